@@ -1,0 +1,1 @@
+"""What every room needs: user errors, path rules, tree names, reductions over a device axis, keys."""

@@ -1,0 +1,43 @@
+"""Ordered rules: the one way in which parameters and sites are selected anywhere in the project."""
+
+import fnmatch
+from collections.abc import Iterable, Sequence
+from typing import Generic, NamedTuple, TypeVar
+
+from core.errors import UserError, nearest
+
+T = TypeVar("T")
+
+
+class Match(NamedTuple, Generic[T]):
+  """The setting that a name received, and the rule it came from (its index and its glob)."""
+
+  setting: T
+  index: int
+  glob: str
+
+
+def match(rules: Sequence[tuple[str, T]], names: Iterable[str], what: str = "rule") -> dict[str, Match[T]]:
+  """Gives each name the setting of the first rule whose glob it matches; names without a rule are left out.
+
+  Args:
+    rules: ordered (glob, setting) pairs; `*` crosses `/`, matching is case-sensitive.
+    names: the names there are, such as parameter paths (`head/kernel`).
+    what: how an error calls a rule, such as "quantization rule".
+
+  Raises:
+    UserError: a rule matches nothing, or everything it matches was taken by an earlier rule.
+  """
+  names = list(names)
+  found: dict[str, Match[T]] = {}
+  for index, (glob, setting) in enumerate(rules):
+    hits = [name for name in names if fnmatch.fnmatchcase(name, glob)]
+    fresh = [name for name in hits if name not in found]
+    if not hits:
+      near = nearest(glob.strip("*/"), names) or names[:3]
+      raise UserError(f"{what} {glob!r} matches nothing; names near it: {', '.join(near) or 'none'}")
+    if not fresh:
+      earlier = found[hits[0]].glob
+      raise UserError(f"{what} {glob!r} never applies: an earlier rule, {earlier!r}, takes {', '.join(hits[:3])}")
+    found.update({name: Match(setting, index, glob) for name in fresh})
+  return {name: found[name] for name in names if name in found}
