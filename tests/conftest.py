@@ -1,0 +1,78 @@
+"""Settings of every test: four virtual CPU devices, a compilation cache, strict dtypes.
+
+They are set as environment variables, before jax is imported, so that the programs which tests start get them too.
+"""
+
+import os
+import pathlib
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+DATA_DIR = "LEANAX_DATA_DIR"
+NO_DATA = f"no real data: {DATA_DIR} does not name a directory that holds"
+
+# A collective that waits for a device which never comes ends the process after a minute, and not after many.
+XLA_FLAGS = {
+  "--xla_force_host_platform_device_count": "4",
+  "--xla_cpu_collective_call_warn_stuck_timeout_seconds": "20",
+  "--xla_cpu_collective_call_terminate_timeout_seconds": "60",
+}
+
+
+def _set_environment() -> None:
+  given = os.environ.get("XLA_FLAGS", "")
+  extra = [f"{flag}={value}" for flag, value in XLA_FLAGS.items() if flag not in given]
+  os.environ["XLA_FLAGS"] = " ".join([given, *extra]).strip()
+  settings = {
+    "JAX_PLATFORMS": "cpu",
+    "JAX_NUMPY_DTYPE_PROMOTION": "strict",
+    "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache"),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    "TF_CPP_MIN_LOG_LEVEL": "2",
+  }
+  for name, value in settings.items():
+    os.environ.setdefault(name, value)
+
+
+_set_environment()
+
+PACKAGES = ("core", "graph", "kd", "quant", "sparsity", "lowrank", "zoo", "engine", "deploy", "pipeline")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+  parser.addoption("--check-types", action="store_true", help="check annotations, array shapes too, at each call")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+  if config.getoption("--check-types"):
+    import jaxtyping
+
+    import tests.typecheck  # noqa: F401  (imported now, for the hook names it by text)
+
+    jaxtyping.install_import_hook(PACKAGES, "tests.typecheck.check")
+
+
+@pytest.fixture
+def real_data():
+  """The directory of one real data set by name; the test is skipped, loudly, where it is not at hand."""
+
+  def find(name: str) -> pathlib.Path:
+    folder = os.environ.get(DATA_DIR, "")
+    path = pathlib.Path(folder) / name
+    if not folder or not path.is_dir():
+      pytest.skip(f"{NO_DATA} {name!r}")
+    return path
+
+  return find
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+  """Says which tests had no data, with the cure: a skipped test must not pass for a green one."""
+  skipped = [r for r in terminalreporter.getreports("skipped") if NO_DATA in str(r.longrepr)]
+  if skipped:
+    terminalreporter.section("NOT TESTED: real data is missing", red=True, bold=True)
+    for report in skipped:
+      terminalreporter.write_line(f"  {report.nodeid}: {report.longrepr[2].removeprefix('Skipped: ')}")
+    terminalreporter.write_line(f"Set {DATA_DIR} to a directory with mnist/ and fashion_mnist/ (the original files).")
