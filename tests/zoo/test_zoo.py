@@ -1,0 +1,54 @@
+"""The parameter counts that the literature gives, and the three spellings of one network."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from zoo.convnet import ConvNet
+from zoo.lenet import LeNet5, LeNet300
+from zoo.mlp import MLP, plain_mlp
+from zoo.resnet import ResNet
+
+
+def parameters(variables):
+  return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+
+
+@pytest.mark.parametrize(("model", "shape", "count"), [
+  (LeNet300(), (28, 28, 1), 266_610),
+  (LeNet5(), (28, 28, 1), 431_080),
+  (ResNet((3, 3, 3)), (32, 32, 3), 272_474),  # ResNet-20 with two projections (269,722 without)
+  (ConvNet((4, 8), (16,)), (8, 8, 1), 40 + 296 + 32 * 16 + 16 + 170),
+])  # fmt: skip
+def test_parameter_counts(model, shape, count):
+  variables = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((2, *shape), jnp.float32))
+  assert parameters(variables) == count
+
+
+def test_linen_nnx_and_plain_mlp_are_the_same_network():
+  from flax import nnx
+
+  from zoo.mlp_nnx import MLP as NnxMLP
+
+  x = jax.random.normal(jax.random.key(1), (3, 4, 4, 1))
+  linen = MLP((7, 5), 3)
+  variables = linen.init(jax.random.key(0), x)
+  layers = [variables["params"][f"Dense_{i}"] for i in range(3)]
+  _, apply = plain_mlp((7, 5), 3)
+  np.testing.assert_array_equal(linen.apply(variables, x), apply(layers, x))
+  other = NnxMLP(16, (7, 5), 3, rngs=nnx.Rngs(0))
+  for layer, values in zip(other.layers, layers, strict=True):
+    layer.kernel[...] = values["kernel"]
+    layer.bias[...] = values["bias"]
+  np.testing.assert_allclose(linen.apply(variables, x), other(x), rtol=1e-6, atol=1e-6)
+
+
+def test_resnet_moves_its_batch_statistics_in_training_only():
+  model = ResNet((1, 1), (4, 8))
+  x = jax.random.normal(jax.random.key(0), (4, 8, 8, 1))
+  variables = model.init(jax.random.key(1), x)
+  assert model.apply(variables, x).shape == (4, 10)
+  _, moved = model.apply(variables, x, train=True, mutable=["batch_stats"])
+  before, after = jax.tree.leaves(variables["batch_stats"]), jax.tree.leaves(moved["batch_stats"])
+  assert all((a != b).any() for a, b in zip(before, after, strict=True))

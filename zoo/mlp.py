@@ -1,0 +1,54 @@
+"""Dense stacks in linen, nnx and as a plain function: the same network three times, for users of each."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+
+class MLP(nn.Module):
+  """Dense layers with ReLU between them.
+
+  Attributes:
+    widths: units of the hidden layers.
+    classes: number of logits.
+  """
+
+  widths: Sequence[int] = (300, 100)
+  classes: int = 10
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """(batch, ...) inputs, flattened, to (batch, classes) logits."""
+    x = x.reshape(x.shape[0], -1)
+    for width in self.widths:
+      x = nn.relu(nn.Dense(width)(x))
+    return nn.Dense(self.classes)(x)
+
+
+def plain_mlp(widths: Sequence[int] = (300, 100), classes: int = 10) -> tuple[Callable[..., Any], Callable[..., Any]]:
+  """The same network as a pair of plain functions.
+
+  Returns:
+    `init(key, x) -> params`, a list of {"kernel", "bias"}, and `apply(params, x) -> logits`.
+  """
+
+  def init(key: jax.Array, x: jax.Array) -> list[dict[str, jax.Array]]:
+    sizes = [math.prod(x.shape[1:]), *widths, classes]
+    keys = jax.random.split(key, len(sizes) - 1)
+    scale = jax.nn.initializers.lecun_normal()
+    return [
+      {"kernel": scale(key, (fan_in, fan_out), jnp.float32), "bias": jnp.zeros(fan_out)}
+      for key, fan_in, fan_out in zip(keys, sizes[:-1], sizes[1:], strict=True)
+    ]
+
+  def apply(params: list[dict[str, jax.Array]], x: jax.Array) -> jax.Array:
+    x = x.reshape(x.shape[0], -1)
+    for layer in params[:-1]:
+      x = jax.nn.relu(x @ layer["kernel"] + layer["bias"])
+    return x @ params[-1]["kernel"] + params[-1]["bias"]
+
+  return init, apply

@@ -1,0 +1,30 @@
+"""The dense stack in flax.nnx; apart from the linen one because importing nnx takes a second."""
+
+from collections.abc import Sequence
+
+import jax
+from flax import nnx
+
+
+class MLP(nnx.Module):
+  """Dense layers with ReLU between them.
+
+  Args:
+    features: size of one flattened input; nnx modules know their input's size when they are made.
+    widths: units of the hidden layers.
+    classes: number of logits.
+    rngs: nnx random streams.
+  """
+
+  def __init__(self, features: int, widths: Sequence[int] = (300, 100), classes: int = 10, *, rngs: nnx.Rngs):
+    sizes = [features, *widths, classes]
+    self.layers = nnx.List(
+      [nnx.Linear(fan_in, fan_out, rngs=rngs) for fan_in, fan_out in zip(sizes[:-1], sizes[1:], strict=True)]
+    )
+
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """(batch, ...) inputs, flattened, to (batch, classes) logits."""
+    x = x.reshape(x.shape[0], -1)
+    for layer in list(self.layers)[:-1]:
+      x = nnx.relu(layer(x))
+    return self.layers[-1](x)
