@@ -1,0 +1,91 @@
+"""What a data set is here: three splits of uint8 images with labels and ids, checked, as numpy arrays on the host."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Int32, UInt8
+
+from core.errors import UserError
+
+
+class Split(NamedTuple):
+  """One split on the host.
+
+  Attributes:
+    images: (N, height, width, channels) uint8, 0 to 255.
+    labels: (N,) class numbers.
+    ids: (N,) numbers that are unique over all splits of the set; augmentation is a function of them.
+    classes: the classes' names, in the order of the labels.
+    name: such as "digits/train".
+  """
+
+  images: UInt8[np.ndarray, "n h w c"]
+  labels: Int32[np.ndarray, "n"]
+  ids: Int32[np.ndarray, "n"]
+  classes: tuple[str, ...]
+  name: str
+
+  def take(self, rows: np.ndarray | slice, name: str) -> "Split":
+    """The split of these rows, which keep their ids."""
+    return self._replace(images=self.images[rows], labels=self.labels[rows], ids=self.ids[rows], name=name)
+
+
+class Dataset(NamedTuple):
+  """The three splits of a set: fit on `train`, choose on `validation`, report on `test`."""
+
+  train: Split
+  validation: Split
+  test: Split
+
+
+def make_split(images: np.ndarray, labels: np.ndarray, ids: np.ndarray, classes: tuple[str, ...], name: str) -> Split:
+  """A checked split.
+
+  Raises:
+    UserError: the images are no uint8 (N, H, W, C) array, the counts differ, or a label is not a class number.
+  """
+  if images.dtype != np.uint8 or images.ndim != 4:
+    raise UserError(f"{name}: images must be uint8 (N, H, W, C), not {images.dtype} of shape {images.shape}")
+  if not len(images) == len(labels) == len(ids):
+    raise UserError(f"{name}: {len(images)} images, {len(labels)} labels and {len(ids)} ids; the counts must be equal")
+  labels = np.asarray(labels)
+  wrong = np.flatnonzero((labels < 0) | (labels >= len(classes)))
+  if wrong.size:
+    row = int(wrong[0])
+    raise UserError(f"{name}: example {row} has label {labels[row]}; expected 0 to {len(classes) - 1}")
+  return Split(images, labels.astype(np.int32), np.asarray(ids, np.int32), classes, name)
+
+
+def hold_out(split: Split, validation: int | float, name: str) -> tuple[Split, Split]:
+  """Divides a training split: its last examples become the validation split.
+
+  The order of a prepared set is already a fixed shuffle, so that its end is a fair sample.
+
+  Args:
+    split: the whole training split.
+    validation: how many examples (int), or which share of them (float below 1).
+    name: the set's name.
+
+  Raises:
+    UserError: fewer than one example would be left to train on.
+  """
+  count = round(validation * len(split.labels)) if isinstance(validation, float) else validation
+  if not 0 <= count < len(split.labels):
+    raise UserError(
+      f"data.validation: {validation!r} of the {len(split.labels)} training examples of {name} cannot be held out;"
+      " expected a number of examples below that, or a share from 0.0 to below 1.0"
+    )
+  cut = len(split.labels) - count
+  return split.take(slice(0, cut), f"{name}/train"), split.take(slice(cut, None), f"{name}/validation")
+
+
+def device_arrays(split: Split, device: jax.Device | jax.sharding.Sharding | None = None) -> Mapping[str, jax.Array]:
+  """Puts a split on a device (or shards or replicates it): the `arrays` that the functions of `order` take.
+
+  Returns:
+    {"image": (N, H, W, C) uint8, "label": (N,) int32, "id": (N,) int32}. More arrays of N rows, such as a teacher's
+    cached logits, may be added under names of their own; they are gathered along.
+  """
+  return jax.device_put({"image": split.images, "label": split.labels, "id": split.ids}, device)
