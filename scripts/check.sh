@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# Set-up, lint, types and tests: what must be green before a change is merged.
+#   bash scripts/check.sh [--all] [pytest arguments ...]        --all adds the slow tests
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
+source scripts/environment.sh
+
+marks="not slow and not peers"
+if [ "${1:-}" = --all ]; then
+  marks="not peers"
+  shift
+fi
+use_environment .venv litert,test || exit 1
+
+failed=()
+step() {
+  local name=$1 start=$SECONDS
+  shift
+  echo "== $name"
+  if "$@"; then
+    echo "== $name: good ($((SECONDS - start)) s)"
+  else
+    echo "== $name: FAILED ($((SECONDS - start)) s)"
+    failed+=("$name")
+  fi
+}
+
+step "lint" ruff check .
+step "format" ruff format --check .
+step "types" pyrefly check
+step "tests" python -m pytest -q -m "$marks" --durations=15 "$@"
+
+if [ ${#failed[@]} -gt 0 ]; then
+  printf '== not good:'
+  printf ' %s' "${failed[@]}"
+  echo
+  exit 1
+fi
+echo "== all good"

@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# Compares our methods with other libraries' own code, in an environment of its own (torch and qwix are large).
+#   bash scripts/check_peers.sh [pytest arguments ...]
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source scripts/environment.sh
+
+use_environment .venv-peers litert,test requirements/peers.txt
+python -m pytest -q -m peers tests/peers "$@"
