@@ -1,0 +1,23 @@
+"""Knowledge distillation: pure losses between a student's and a teacher's outputs, one a file.
+
+loss = kd.hinton(temperature=4.0)
+per_example, _, _ = loss(student_logits, teacher_logits)
+"""
+
+from kd.base import Loss, Outputs, cross_entropy, lift, log_softmax
+from kd.hard_labels import hard_labels
+from kd.hinton import hinton
+from kd.logit_l2 import logit_l2
+from kd.soft_labels import soft_labels
+
+__all__ = [
+  "Loss",
+  "Outputs",
+  "cross_entropy",
+  "hard_labels",
+  "hinton",
+  "lift",
+  "log_softmax",
+  "logit_l2",
+  "soft_labels",
+]

@@ -1,0 +1,125 @@
+"""The form of every distillation loss, and the arithmetic on logits that they share.
+
+A loss is a pure function
+
+    loss(student, teacher, batch, *, aux, aux_state, key, axis_name, where) -> (per_example, aux_state, logs)
+
+`student` and `teacher` are logits (batch, classes), or `Outputs` where a loss reads intermediate activations too.
+`aux` holds what the loss trains (a regressor), `aux_state` what it remembers (a memory bank), `where` the classes
+that count. The result is one number an example; whoever calls takes the mean over the batch of all devices. A loss on
+logits alone is written `f(student_logits, teacher_logits)` and lifted.
+
+All probabilities are kept as logarithms: a logit gap of 10,000 is finite in any dtype, for the arithmetic is done in
+float32 or wider.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from core.errors import UserError
+
+Logits = Float[Array, "batch classes"]
+PerExample = Float[Array, " batch"]
+Where = Bool[Array, "#batch classes"] | Bool[Array, " classes"]
+
+
+class Outputs(NamedTuple):
+  """What a network gave for a batch: its logits, and intermediate activations by tensor name."""
+
+  logits: Array
+  taps: Mapping[str, Array] = {}
+
+
+@runtime_checkable
+class Loss(Protocol):
+  """The full signature of a loss; see the module's docstring."""
+
+  def __call__(
+    self,
+    student: Outputs | Array,
+    teacher: Outputs | Array | None,
+    batch: Mapping[str, Any] | None = None,
+    *,
+    aux: Any = None,
+    aux_state: Any = None,
+    key: Array | None = None,
+    axis_name: str | None = None,
+    where: Array | None = None,
+  ) -> tuple[Array, Any, dict[str, Array]]: ...
+
+
+def logits_of(outputs: Outputs | Array) -> Array:
+  """The logits, whichever way a network's outputs are given."""
+  return outputs.logits if isinstance(outputs, Outputs) else outputs
+
+
+def teacher_logits(teacher: Outputs | Array | None, loss: str) -> Array:
+  """The teacher's logits as constants.
+
+  Raises:
+    UserError: there is no teacher.
+  """
+  if teacher is None:
+    raise UserError(f"the loss {loss!r} needs a teacher: give a teacher stage or cached 'teacher_logits' in the batch")
+  return jax.lax.stop_gradient(logits_of(teacher))
+
+
+def lift(f: Callable[..., Array], name: str = "") -> Loss:
+  """Gives a loss on logits alone the full signature; the teacher receives exactly zero gradient.
+
+  Args:
+    f: `f(student_logits, teacher_logits) -> (batch,)`, or with a third argument `where` if it knows masked classes.
+    name: how errors call it.
+  """
+  name = name or getattr(f, "__name__", "loss")
+  knows_where = len(inspect.signature(f).parameters) > 2
+
+  def loss(student, teacher, batch=None, *, aux=None, aux_state=None, key=None, axis_name=None, where=None):
+    del batch, aux, key, axis_name
+    student, teacher = logits_of(student), teacher_logits(teacher, name)
+    if student.shape != teacher.shape:
+      raise UserError(
+        f"the loss {name!r} compares logits of one shape; "
+        f"got {student.shape} of the student, {teacher.shape} of the teacher"
+      )
+    if where is not None and not knows_where:
+      raise UserError(f"the loss {name!r} does not know masked classes: it has no argument 'where'")
+    per_example = f(student, teacher, where) if knows_where else f(student, teacher)
+    return per_example, aux_state, {}
+
+  loss.__name__ = name
+  return loss
+
+
+def widen(logits: Array) -> Array:
+  """The logits in float32, or as they are where they are wider."""
+  return logits if jnp.finfo(logits.dtype).bits >= 32 else logits.astype(jnp.float32)
+
+
+def log_softmax(logits: Logits, where: Where | None = None) -> Logits:
+  """Logarithms of the softmax over the classes that count; the others get 0, and so add nothing to a divergence.
+
+  A class that does not count may hold anything, infinities too.
+  """
+  logits = widen(logits)
+  if where is not None:
+    # Not -inf: its differences are NaN, and so is the gradient of what is selected away.
+    logits = jnp.where(where, logits, jnp.finfo(logits.dtype).min / 2)
+  out = jax.nn.log_softmax(logits, axis=-1)
+  return out if where is None else jnp.where(where, out, 0.0)
+
+
+def cross_entropy(probabilities: Logits, log_q: Logits) -> PerExample:
+  """-sum_c p_c log q_c, where classes with p_c = 0 add nothing even if log q_c is -inf."""
+  used = probabilities > 0
+  return -jnp.sum(jnp.where(used, probabilities, 0.0) * jnp.where(used, log_q, 0.0), axis=-1)
+
+
+def pick(log_q: Logits, labels: Int[Array, " batch"]) -> PerExample:
+  """The entry of each row that its label names."""
+  return jnp.take_along_axis(log_q, labels[:, None], axis=-1)[:, 0]
