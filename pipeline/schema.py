@@ -1,0 +1,140 @@
+"""The keys of an experiment, with their defaults: a config names what it sets, and every other key stands here.
+
+The whole tree is filled in before the command line is read, so that any key can be changed there, and a misspelt key in a config file is
+found whatever it was meant to change. This module imports no jax.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+
+from core.errors import UserError, unknown
+
+OPTIMIZER = {
+  "name": "adam",  # a file or function of engine/optim
+  "learning_rate": 1e-3,
+  "schedule": "cosine",  # or "constant", "step"
+  "warmup_steps": 0,
+  "decay_steps": (),  # of "step": where the rate is multiplied by decay_rate, as shares of the stage
+  "decay_rate": 0.1,
+  "momentum": 0.9,  # of sgd
+  "weight_decay": 0.0,  # of kernels only
+  "clip_norm": 0.0,  # 0: no clipping
+  "accumulate": 1,  # micro-batches an update
+  "scale_learning_rate": 1e-3,  # of learned quantization scales
+  "ema": 0.0,  # decay of the average of the weights; 0: no average
+}
+
+STAGE = {
+  "model": "student",  # a key of `models`
+  "start": "",  # the stage whose parameters this one starts from; "" starts afresh
+  "teacher": "",  # the stage whose logits this one learns from
+  "cache_teacher": True,  # compute the teacher's logits once, where augmentation allows
+  "epochs": 10,
+  "batch_size": 64,
+  "augment": (),  # such as ("shift", "flip"), files of engine/data
+  "precision": "float32",  # of the computation; "bfloat16" keeps float32 masters
+  "optimizer": OPTIMIZER,
+  "objective": None,  # {a loss of kd: {"weight": share, its keywords}}
+  "sparsity": None,  # {"name": a method of sparsity, its keywords}
+  "quant": None,  # {"rules": ((site glob, "w8a8"), ...), ...}
+}
+
+MODEL = {
+  "name": "",  # "zoo.lenet:LeNet5" or "my_package.nets:Net"
+  "kwargs": {},
+  "weights": "",  # pretrained weights: a .safetensors or .msgpack file, or an orbax directory
+  "key_map": (),  # ((pattern, replacement), ...) from the file's names to ours
+}
+
+EXPERIMENT = {
+  "name": "",
+  "seed": 0,
+  "data": {"name": "", "dir": "", "validation": 0.1, "kwargs": {}, "mean": (0.0,), "std": (1.0,)},
+  "models": None,
+  "stages": None,
+  "run": (),  # the names of the stages, in order
+  "parallel": "jit",  # or "pmap", "mesh", "shard_map": over all local devices
+  "steps_per_call": 0,  # steps of a loop inside one compiled call; 0: chosen by the device and the model
+  "checkpoint_every": 0,  # steps; 0: at the end of each stage only
+  "keep": 2,  # checkpoints a stage
+  "latency_runs": 200,  # measured runs of each exported file
+}
+
+FREE = ("kwargs", "objective", "sparsity", "quant")  # groups whose keys belong to the functions that they name
+
+
+def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+  """The experiment with every key that there is.
+
+  Raises:
+    UserError: a key that does not exist, a stage in `run` that is not described, or no stage at all.
+  """
+  given = config.to_dict()
+  tree = _fill(given, EXPERIMENT, "")
+  for group, defaults in (("models", MODEL), ("stages", STAGE)):
+    if not isinstance(given.get(group), Mapping) or not given[group]:
+      raise UserError(f"config key {group!r} is missing; expected a group with an entry for each of the {group}")
+    tree[group] = {name: _fill(value, defaults, f"{group}.{name}") for name, value in given[group].items()}
+  for stage in tree["stages"].values():
+    stage["objective"] = stage["objective"] or {"hard_labels": {"weight": 1.0}}
+    stage["sparsity"] = stage["sparsity"] or {"name": ""}
+    stage["quant"] = stage["quant"] or {"rules": ()}
+  return ml_collections.ConfigDict(tree)
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+  """Refuses what no single key shows: stages that refer to models or stages which are not there, or come later.
+
+  Raises:
+    UserError: the key, and what it may be.
+  """
+  if not config.run:
+    raise UserError("config key 'run' is empty; expected the names of the stages in their order")
+  done: list[str] = []
+  for name in config.run:
+    if name not in config.stages:
+      raise unknown("stage in 'run'", name, config.stages)
+    stage = config.stages[name]
+    if stage.model not in config.models:
+      raise unknown(f"model in 'stages.{name}.model'", stage.model, config.models)
+    for key in ("start", "teacher"):
+      if stage[key] and stage[key] not in done:
+        expected = f"one that runs before it: {', '.join(done)}" if done else "none, as it is the first"
+        raise UserError(f"config key 'stages.{name}.{key}' names stage {stage[key]!r}; expected {expected}")
+    if stage.start and config.stages[stage.start].model != stage.model:
+      raise UserError(
+        f"stage {name!r} trains {stage.model!r} but starts from {stage.start!r}, which holds another model"
+      )
+    if stage.epochs < 0 or stage.batch_size < 1:
+      raise UserError(f"'stages.{name}': epochs must be at least 0 and batch_size at least 1")
+    done.append(name)
+
+
+def _fill(given: Mapping[str, Any], defaults: Mapping[str, Any], where: str) -> dict[str, Any]:
+  if not isinstance(given, Mapping):
+    raise UserError(f"config key {where!r} must be a group, got {given!r}")
+  for key in given:
+    if key not in defaults:
+      known = [f"{where}.{name}".lstrip(".") for name in defaults]
+      raise unknown("config key", f"{where}.{key}".lstrip("."), known)
+  filled = dict(defaults)
+  for key, value in given.items():
+    default = defaults[key]
+    if isinstance(default, Mapping) and key not in FREE:
+      filled[key] = _fill(value, default, f"{where}.{key}".lstrip("."))
+    else:
+      filled[key] = _like(value, default, f"{where}.{key}".lstrip("."))
+  return filled
+
+
+def _like(value: Any, default: Any, where: str) -> Any:
+  """The value, if it has the default's type (an int may stand for a float)."""
+  if default is None or type(value) is type(default):
+    return value
+  if isinstance(default, float) and type(value) is int:
+    return float(value)
+  if isinstance(default, float) and type(value) is float:
+    return value
+  raise UserError(f"config key {where!r} expects {type(default).__name__}, got {value!r}")

@@ -1,0 +1,160 @@
+"""Configs: what an override means, and the one sentence for each mistake."""
+
+import math
+
+import ml_collections
+import pytest
+
+from core.errors import UserError
+from pipeline import config as configs
+
+
+def example() -> ml_collections.ConfigDict:
+  return ml_collections.ConfigDict(
+    {
+      "seed": 0,
+      "name": "lenet",
+      "flag": True,
+      "optimizer": {"learning_rate": 0.1, "betas": (0.9, 0.99), "temperature": 4.0},
+      "hidden": (300, 100),
+      "rules": (("*/kernel", "w4a8"), ("*", "w8a8")),
+      "mixed": ("cosine", 10),
+      "words": ("a", "b"),
+      "empty": (),
+      "limit": ml_collections.config_dict.placeholder(int),
+      "anything": None,
+      "stages": ({"name": "train", "steps": 3}, {"name": "qat", "steps": 5}),
+    }
+  )
+
+
+@pytest.mark.parametrize(
+  ("key", "text", "value"),
+  [
+    ("seed", "7", 7),
+    ("seed", "1_000", 1000),
+    ("name", "7", "7"),
+    ("flag", "false", False),
+    ("flag", "1", True),
+    ("optimizer.learning_rate", "1e-3", 1e-3),
+    ("optimizer.learning_rate", "1", 1.0),
+    ("optimizer.betas", "(0.5, 1)", (0.5, 1.0)),
+    ("optimizer.betas", "0.5,0.6", (0.5, 0.6)),
+    ("hidden", "(64,)", (64,)),
+    ("hidden", "64", (64,)),
+    ("rules", "(('*', 'w8a8'),)", (("*", "w8a8"),)),
+    ("mixed", "('step', 20)", ("step", 20)),
+    ("words", "x,y,z", ("x", "y", "z")),
+    ("words", "(x, y)", ("x", "y")),
+    ("empty", "(1, 'x')", (1, "x")),
+    ("limit", "5", 5),
+    ("limit", "none", None),
+    ("anything", "0.5", 0.5),
+    ("anything", "text", "text"),
+  ],
+)
+def test_an_override_keeps_the_type(key, text, value):
+  config = configs.override(example(), [(key, text)])
+  found = dict(configs.leaves(config))[key]
+  assert found == value
+  assert type(found) is type(value)
+  if isinstance(value, tuple):
+    assert [type(f) for f in found] == [type(v) for v in value]
+
+
+def test_groups_in_a_sequence_are_named_by_index():
+  config = configs.override(example(), [("stages.0.steps", "30"), ("stages[1].steps", "50")])
+  assert [stage["steps"] for stage in config.stages] == [30, 50]
+
+
+def test_the_result_is_locked():
+  with pytest.raises((AttributeError, KeyError)):
+    configs.override(example(), []).sed = 1
+
+
+@pytest.mark.parametrize(
+  ("key", "text", "sentence"),
+  [
+    ("sed", "1", "unknown config key 'sed'; did you mean 'seed'"),
+    ("optimizer.temperatur", "1", "unknown config key 'optimizer.temperatur'; did you mean 'optimizer.temperature'"),
+    ("stages.2.steps", "1", "unknown config key 'stages.2.steps'; did you mean"),
+    ("nope.x", "1", "unknown config key 'nope.x'; expected one of anything, empty,"),
+    ("seed.x", "1", "unknown config key 'seed.x'"),
+    ("seed", "abc", "config key 'seed' expects an int, got 'abc'"),
+    ("seed", "1.5", "config key 'seed' expects an int, got '1.5'"),
+    ("flag", "maybe", "config key 'flag' expects true or false, got 'maybe'"),
+    ("optimizer", "3", "config key 'optimizer' is a group; set one of its keys: optimizer.betas,"),
+    ("optimizer.learning_rate", "nan", "config key 'optimizer.learning_rate' expects a finite number, got 'nan'"),
+    ("optimizer.learning_rate", "-inf", "expects a finite number"),
+    ("optimizer.betas", "abc", "config key 'optimizer.betas' expects a float in its place, got 'abc'"),
+    ("optimizer.betas", "(1e999,)", "config key 'optimizer.betas' expects a float in its place, got inf"),
+    ("optimizer.betas[0]", "0.5", "is one element of 'optimizer.betas'; give the whole value"),
+    ("hidden", "(1.5, 2)", "config key 'hidden' expects an int in its place, got 1.5"),
+    ("hidden", "(True,)", "config key 'hidden' expects an int in its place, got True"),
+    ("rules", "(('*',),)", "config key 'rules' expects 2 values like ('*/kernel', 'w4a8'), got ('*',)"),
+    ("mixed", "('step',)", "config key 'mixed' expects 2 values like ('cosine', 10), got 1"),
+    ("limit", "abc", "config key 'limit' expects an int, got 'abc'"),
+  ],
+)
+def test_a_mistake_is_one_sentence(key, text, sentence):
+  with pytest.raises(UserError) as caught:
+    configs.override(example(), [(key, text)])
+  assert sentence in str(caught.value)
+  assert "\n" not in str(caught.value)
+
+
+def test_a_key_given_twice_is_refused():
+  with pytest.raises(UserError, match=r"'stages.0.steps' is given twice"):
+    configs.override(example(), [("stages.0.steps", "1"), ("stages[0].steps", "2")])
+
+
+def write(folder, text, name="experiment.py"):
+  path = folder / name
+  path.write_text(text)
+  return str(path)
+
+
+def test_load_passes_the_argument(tmp_path):
+  path = write(
+    tmp_path,
+    "import ml_collections\ndef get_config(size='full'):\n  return ml_collections.ConfigDict({'size': size})\n",
+  )
+  assert configs.load(path).size == "full"
+  assert configs.load(path + ":smoke").size == "smoke"
+  assert [p.name for p in tmp_path.iterdir()] == ["experiment.py"]  # no __pycache__ beside a user's config
+
+
+@pytest.mark.parametrize(
+  ("text", "sentence"),
+  [
+    ("x = 1\nimport nonesuch_module\n", "experiment.py:2: ModuleNotFoundError: No module named 'nonesuch_module'"),
+    ("def get_config(:\n", "experiment.py:1: "),
+    (
+      "def get_config():\n  return undefined_name\n",
+      "experiment.py:2: NameError: name 'undefined_name' is not defined",
+    ),
+    ("def get_config():\n  return {'a': 1}\n", "get_config() must return a ConfigDict, got dict"),
+    ("a = 1\n", "has no function get_config()"),
+  ],
+)
+def test_a_bug_in_the_file_is_named_by_line(tmp_path, text, sentence):
+  with pytest.raises(UserError) as caught:
+    configs.load(write(tmp_path, text))
+  assert sentence in str(caught.value)
+  assert "\n" not in str(caught.value)
+
+
+def test_load_names_the_file_that_was_meant(tmp_path):
+  path = write(tmp_path, "def get_config():\n  pass\n", "digits.py")
+  with pytest.raises(UserError, match="did you mean .*digits.py"):
+    configs.load(str(tmp_path / "digit.py"))
+  with pytest.raises(UserError, match="does not exist"):
+    configs.load(str(tmp_path / "nowhere" / "digits.py"))
+  with pytest.raises(UserError, match="takes no argument, got 'smoke'"):
+    configs.load(path + ":smoke")
+
+
+def test_literals_never_run_code():
+  config = configs.override(example(), [("anything", "__import__('os').getcwd()")])
+  assert config.anything == "__import__('os').getcwd()"
+  assert math.isclose(configs.override(example(), [("anything", "1e-3")]).anything, 1e-3)

@@ -1,0 +1,125 @@
+"""Command lines, run as a user runs them: the sentence, the exit status, and that jax was not even imported."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from pipeline import flags
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+PROGRAM = '''"""Compresses a model."""
+import sys
+from absl import flags as absl_flags
+from core.errors import UserError
+from pipeline import flags
+
+_WORKDIR = absl_flags.DEFINE_string("workdir", None, "Where results go.", required=True)
+
+def main(config):
+  assert not [name for name in sys.modules if name.split(".")[0] in ("jax", "numpy", "flax")], "heavy imports"
+  if config.seed == 13:
+    raise UserError("thirteen is not a seed")
+  if config.seed == 14:
+    raise ValueError("a bug of ours")
+  print("ran", config.seed, config.optimizer.learning_rate, config.verbose, _WORKDIR.value)
+
+if __name__ == "__main__":
+  flags.run(main)
+'''
+
+CONFIG = """
+import ml_collections
+
+def get_config(size="full"):
+  return ml_collections.ConfigDict(
+    {"seed": 0, "size": size, "verbose": False, "optimizer": {"learning_rate": 0.1, "temperature": 4.0}})
+"""
+
+
+@pytest.fixture
+def run(tmp_path):
+  (tmp_path / "program.py").write_text(PROGRAM)
+  (tmp_path / "experiment.py").write_text(CONFIG)
+
+  def call(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+      [sys.executable, "program.py", *arguments],
+      cwd=tmp_path,
+      env={**os.environ, "PYTHONPATH": str(ROOT)},
+      capture_output=True,
+      text=True,
+      check=False,
+      timeout=60,
+    )
+
+  return call
+
+
+GOOD = ("--config=experiment.py", "--workdir=w")
+
+
+@pytest.mark.parametrize(
+  ("arguments", "output"),
+  [
+    (GOOD, "ran 0 0.1 False w"),
+    ((*GOOD, "--config.seed=3", "--config.optimizer.learning_rate", "0.5"), "ran 3 0.5 False w"),
+    (("--config.seed=-3", *GOOD, "--config.verbose"), "ran -3 0.1 True w"),
+    (("--config", "experiment.py:smoke", "--workdir", "w", "--config.verbose", "--config.seed=1"), "ran 1 0.1 True w"),
+  ],
+)
+def test_a_right_line_runs(run, arguments, output):
+  result = run(*arguments)
+  assert (result.returncode, result.stdout.strip(), result.stderr) == (0, output, "")
+
+
+@pytest.mark.parametrize(
+  ("arguments", "sentence"),
+  [
+    ((*GOOD, "--config.sed=3"), "unknown config key 'sed'; did you mean 'seed'"),
+    (
+      (*GOOD, "--config.optimizer.temperatur=3"),
+      "unknown config key 'optimizer.temperatur'; did you mean 'optimizer.temperature'",
+    ),
+    ((*GOOD, "--config.seed=abc"), "config key 'seed' expects an int, got 'abc'"),
+    (
+      (*GOOD, "--config.optimizer.learning_rate=nan"),
+      "config key 'optimizer.learning_rate' expects a finite number, got 'nan'",
+    ),
+    ((*GOOD, "stray"), "unexpected word 'stray'; options are written --name=value"),
+    ((*GOOD, "--wrkdir=x"), "unknown flag '--wrkdir'; did you mean '--workdir'?"),
+    ((*GOOD, "--config=experiment.py"), "--config is given twice"),
+    (("--config=experiment.py",), "--workdir is missing: Where results go."),
+    (("--workdir=w",), "--config is missing: Path of the experiment's config, as in configs/digits.py."),
+    (("--config=experimnt.py", "--workdir=w"), "unknown config file 'experimnt.py'; did you mean 'experiment.py'"),
+    (("--config=x/y.py", "--workdir=w"), "config file 'x/y.py' does not exist"),
+    ((*GOOD, "--config.seed=13"), "thirteen is not a seed"),
+  ],
+)
+def test_a_mistake_is_one_sentence_and_status_2(run, arguments, sentence):
+  result = run(*arguments)
+  assert (result.returncode, result.stdout) == (2, "")
+  assert result.stderr.startswith(f"error: {sentence}")
+  assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_bug_of_ours_keeps_its_traceback(run):
+  result = run(*GOOD, "--config.seed=14")
+  assert result.returncode == 1
+  assert "Traceback" in result.stderr
+
+
+def test_help_exits_0_and_shows_the_keys(run):
+  plain, full = run("--help"), run("--config=experiment.py", "--help")
+  assert plain.returncode == full.returncode == 0
+  assert "Compresses a model." in plain.stdout
+  assert "--workdir: Where results go." in plain.stdout
+  assert "optimizer.learning_rate = 0.1" in full.stdout
+
+
+def test_split_takes_overrides_from_anywhere():
+  line = flags.split(["prog", "--config.a=1", "--x", "-config.b.c", "2", "--config=f", "--config.d"])
+  assert line == flags.Line([("a", "1"), ("b.c", "2"), ("d", "true")], ["prog", "--x", "--config=f"])

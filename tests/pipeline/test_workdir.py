@@ -1,0 +1,59 @@
+"""A directory belongs to one config."""
+
+import json
+
+import ml_collections
+import pytest
+
+from core.errors import UserError
+from pipeline import workdir
+
+
+def example(**changes):
+  return ml_collections.ConfigDict(
+    {"seed": 0, "hidden": (3, 4), "optimizer": {"name": "adam"}, "limit": None, **changes}
+  )
+
+
+def test_resolved_is_plain_json():
+  plain = workdir.resolved(example())
+  assert plain == {"seed": 0, "hidden": [3, 4], "optimizer": {"name": "adam"}, "limit": None}
+  assert json.loads(json.dumps(plain)) == plain
+
+
+@pytest.mark.parametrize("value", [float("nan"), print, {1, 2}])
+def test_what_json_cannot_hold_is_named(value):
+  config = example()
+  with config.unlocked():
+    config.optimizer = {"name": (1, value)}
+  with pytest.raises(UserError, match=r"config key 'optimizer.name.1' must be a plain value"):
+    workdir.resolved(config)
+
+
+def test_fingerprint_depends_on_every_value_and_on_nothing_else():
+  assert workdir.fingerprint(example()) == workdir.fingerprint(json.loads(json.dumps(workdir.resolved(example()))))
+  assert len({workdir.fingerprint(example(**c)) for c in ({}, {"seed": 1}, {"hidden": (3, 5)}, {"limit": 0})}) == 4
+
+
+def test_claim_writes_once_and_then_compares(tmp_path):
+  folder = tmp_path / "a" / "b"
+  assert (
+    workdir.claim(folder, example())
+    == workdir.claim(folder, example())
+    == json.loads((folder / "config.json").read_text())
+  )
+  with pytest.raises(
+    UserError, match=r"holds a run of another config: seed is 0 there and 1 in yours; use another --workdir"
+  ):
+    workdir.claim(folder, example(seed=1))
+  with pytest.raises(UserError, match=r"extra is only in yours"):
+    workdir.claim(folder, example(extra=1))
+  (folder / "config.json").write_text("{")
+  with pytest.raises(UserError, match="is not JSON"):
+    workdir.claim(folder, example())
+
+
+def test_claim_says_when_it_cannot_write(tmp_path):
+  (tmp_path / "file").write_text("")
+  with pytest.raises(UserError, match="cannot be written"):
+    workdir.claim(tmp_path / "file" / "x", example())
