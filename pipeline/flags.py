@@ -15,13 +15,15 @@ nan), so the overrides are taken out of the command line here, and pipeline/conf
 import contextlib
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, NamedTuple
 
+import ml_collections
 from absl import app, flags
 
 from core.errors import UserError, unknown
 from pipeline import config as configs
+from pipeline import schema
 
 FAULT = 2  # the exit status of a user's mistake
 HELP = ("--help", "-help", "-h", "--helpfull", "--helpshort")
@@ -51,7 +53,7 @@ def run(main: Callable[..., Any], *, config: bool = True) -> None:
         sys.exit(0)
       _parse_flags(line.rest)
       if config:
-        holder["config"] = configs.override(configs.load(str(flags.FLAGS["config"].value)), line.changes)
+        holder["config"] = experiment(str(flags.FLAGS["config"].value), line.changes)
       return line.rest[:1]
 
   def called(_: Sequence[str]) -> Any:
@@ -62,7 +64,7 @@ def run(main: Callable[..., Any], *, config: bool = True) -> None:
 
 
 @contextlib.contextmanager
-def _sentences() -> Iterator[None]:
+def _sentences() -> Generator[None]:
   """Ends the program with a sentence and no traceback where a UserError passes."""
   try:
     yield
@@ -70,6 +72,18 @@ def _sentences() -> Iterator[None]:
     sys.stdout.flush()
     print(f"error: {error}", file=sys.stderr)
     sys.exit(FAULT)
+
+
+def experiment(spec: str, changes: Sequence[tuple[str, str]] = ()) -> ml_collections.ConfigDict:
+  """The whole config of an experiment, checked and locked: its file, every key that the file leaves out, the changes.
+
+  Args:
+    spec: as in `configs/digits.py` or `configs/mnist.py:smoke`.
+    changes: (dotted key, text) pairs.
+  """
+  config = configs.override(schema.complete(configs.load(spec)), changes)
+  schema.check(config)
+  return config
 
 
 def split(argv: Sequence[str]) -> Line:
@@ -125,7 +139,7 @@ def usage(line: Line) -> str:
   text = [(program.__doc__ or "").strip(), "", "Flags:", *rows]
   spec = [word.partition("=")[2] for word in line.rest if word.startswith("--config=")]
   if spec:
-    config = configs.override(configs.load(spec[0]), line.changes)
+    config = experiment(spec[0], line.changes)
     text += ["", f"Keys of {spec[0]}, each changed by --config.KEY=VALUE:"]
     text += [f"  {key} = {value!r}" for key, value in configs.leaves(config)]
   elif "config" in flags.FLAGS:

@@ -25,7 +25,8 @@ def main(config):
     raise UserError("thirteen is not a seed")
   if config.seed == 14:
     raise ValueError("a bug of ours")
-  print("ran", config.seed, config.optimizer.learning_rate, config.verbose, _WORKDIR.value)
+  stage = config.stages.train
+  print("ran", config.name, config.seed, stage.optimizer.learning_rate, stage.cache_teacher, _WORKDIR.value)
 
 if __name__ == "__main__":
   flags.run(main)
@@ -34,9 +35,10 @@ if __name__ == "__main__":
 CONFIG = """
 import ml_collections
 
-def get_config(size="full"):
+def get_config(name="full"):
+  stage = {"model": "net", "optimizer": {"learning_rate": 0.1}}
   return ml_collections.ConfigDict(
-    {"seed": 0, "size": size, "verbose": False, "optimizer": {"learning_rate": 0.1, "temperature": 4.0}})
+    {"name": name, "models": {"net": {"name": "zoo.lenet:LeNet5"}}, "stages": {"train": stage}, "run": ("train",)})
 """
 
 
@@ -65,10 +67,13 @@ GOOD = ("--config=experiment.py", "--workdir=w")
 @pytest.mark.parametrize(
   ("arguments", "output"),
   [
-    (GOOD, "ran 0 0.1 False w"),
-    ((*GOOD, "--config.seed=3", "--config.optimizer.learning_rate", "0.5"), "ran 3 0.5 False w"),
-    (("--config.seed=-3", *GOOD, "--config.verbose"), "ran -3 0.1 True w"),
-    (("--config", "experiment.py:smoke", "--workdir", "w", "--config.verbose", "--config.seed=1"), "ran 1 0.1 True w"),
+    (GOOD, "ran full 0 0.1 True w"),
+    ((*GOOD, "--config.seed=3", "--config.stages.train.optimizer.learning_rate", "0.5"), "ran full 3 0.5 True w"),
+    (("--config.seed=-3", *GOOD, "--config.stages.train.cache_teacher=no"), "ran full -3 0.1 False w"),
+    (
+      ("--config", "experiment.py:smoke", "--workdir", "w", "--config.stages.train.cache_teacher", "--config.seed=1"),
+      "ran smoke 1 0.1 True w",
+    ),
   ],
 )
 def test_a_right_line_runs(run, arguments, output):
@@ -81,13 +86,13 @@ def test_a_right_line_runs(run, arguments, output):
   [
     ((*GOOD, "--config.sed=3"), "unknown config key 'sed'; did you mean 'seed'"),
     (
-      (*GOOD, "--config.optimizer.temperatur=3"),
-      "unknown config key 'optimizer.temperatur'; did you mean 'optimizer.temperature'",
+      (*GOOD, "--config.stages.train.optimizer.momentm=3"),
+      "unknown config key 'stages.train.optimizer.momentm'; did you mean 'stages.train.optimizer.momentum'",
     ),
     ((*GOOD, "--config.seed=abc"), "config key 'seed' expects an int, got 'abc'"),
     (
-      (*GOOD, "--config.optimizer.learning_rate=nan"),
-      "config key 'optimizer.learning_rate' expects a finite number, got 'nan'",
+      (*GOOD, "--config.stages.train.optimizer.learning_rate=nan"),
+      "config key 'stages.train.optimizer.learning_rate' expects a finite number, got 'nan'",
     ),
     ((*GOOD, "stray"), "unexpected word 'stray'; options are written --name=value"),
     ((*GOOD, "--wrkdir=x"), "unknown flag '--wrkdir'; did you mean '--workdir'?"),
@@ -96,6 +101,7 @@ def test_a_right_line_runs(run, arguments, output):
     (("--workdir=w",), "--config is missing: Path of the experiment's config, as in configs/digits.py."),
     (("--config=experimnt.py", "--workdir=w"), "unknown config file 'experimnt.py'; did you mean 'experiment.py'"),
     (("--config=x/y.py", "--workdir=w"), "config file 'x/y.py' does not exist"),
+    ((*GOOD, "--config.run=trian"), "unknown stage in 'run' 'trian'; did you mean 'train'?"),
     ((*GOOD, "--config.seed=13"), "thirteen is not a seed"),
   ],
 )
@@ -117,7 +123,7 @@ def test_help_exits_0_and_shows_the_keys(run):
   assert plain.returncode == full.returncode == 0
   assert "Compresses a model." in plain.stdout
   assert "--workdir: Where results go." in plain.stdout
-  assert "optimizer.learning_rate = 0.1" in full.stdout
+  assert "stages.train.optimizer.learning_rate = 0.1" in full.stdout
 
 
 def test_split_takes_overrides_from_anywhere():
