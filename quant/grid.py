@@ -1,0 +1,177 @@
+"""Number grids: real values as small integers, and the rounding that training simulates.
+
+    q = clip(round_half_even(x * (1 / s)) + z, qmin, qmax),   x̂ = s * (q - z)
+
+Sources: the affine grid of Jacob et al. (arXiv:1712.05877) and Nagel et al. (arXiv:2106.08295). The range always
+contains 0, and 0 is exact, so a pruned weight stays zero. Symmetric grids are narrow by default, ±(2^(b-1) - 1): the
+largest value then falls on a code and not on a tie, and negation is exact. We multiply by the reciprocal because XLA
+and the runtimes do so whether one writes a division or not; written out, the codes are the same in every program.
+
+Gradients are straight-through with the clip mask: 1 where the rounded code is inside the grid, else 0. (LSQ takes its
+mask before rounding; here the ends of an observed range, the largest weight of each channel among them, keep their
+gradient.)
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from core.errors import UserError
+
+WIDTHS = (2, 3, 4, 5, 6, 7, 8, 16)
+
+# A channel far below its layer's largest (all zero, or scaled away by a folded batch norm) gets this share of the
+# largest channel's step, so that its int32 bias at s_x * s_w neither overflows nor loses its resolution.
+CHANNEL_FLOOR = 2.0**-12
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Grid:
+  """A uniform grid; a pytree whose leaves are `scale` and `zero_point`.
+
+  Attributes:
+    scale: the step, () or (channels,) along `axis`; positive.
+    zero_point: int32, the code of 0, of the scale's shape or ().
+    bits: width, one of `WIDTHS`.
+    signed: codes are two's complement; otherwise they start at 0.
+    narrow: a signed grid leaves out its lowest code, so that it is symmetric.
+    axis: the channels' axis for a vector scale, None for one scale.
+  """
+
+  scale: jax.Array
+  zero_point: jax.Array
+  bits: int = dataclasses.field(metadata={"static": True})
+  signed: bool = dataclasses.field(default=True, metadata={"static": True})
+  narrow: bool = dataclasses.field(default=False, metadata={"static": True})
+  axis: int | None = dataclasses.field(default=None, metadata={"static": True})
+
+  @property
+  def qmin(self) -> int:
+    return limits(self.bits, self.signed, self.narrow)[0]
+
+  @property
+  def qmax(self) -> int:
+    return limits(self.bits, self.signed, self.narrow)[1]
+
+
+def limits(bits: int, signed: bool = True, narrow: bool = False) -> tuple[int, int]:
+  """The lowest and the highest code of a grid.
+
+  Raises:
+    UserError: a width that is not served, or an unsigned narrow grid.
+  """
+  if bits not in WIDTHS:
+    raise UserError(f"a grid of {bits} bits is not served; expected one of {', '.join(map(str, WIDTHS))}")
+  if not signed:
+    if narrow:
+      raise UserError("an unsigned grid has no narrow range; expected signed=True or narrow=False")
+    return 0, 2**bits - 1
+  return -(2 ** (bits - 1)) + int(narrow), 2 ** (bits - 1) - 1
+
+
+def symmetric(largest: jax.Array, bits: int, *, narrow: bool = True, axis: int | None = None) -> Grid:
+  """The grid with zero point 0 whose highest code is `largest`, a magnitude: () or (channels,).
+
+  The lowest code of a grid that is not narrow lies one step beyond -largest. Channels far below the largest get
+  `CHANNEL_FLOOR` of its step, and a tensor of zeros gets the range 1.
+  """
+  qmax = limits(bits, True, narrow)[1]
+  scale = _positive(largest) / qmax
+  if scale.ndim:
+    scale = jnp.maximum(scale, jnp.max(_floored(largest)) * CHANNEL_FLOOR / qmax)
+  return Grid(scale, jnp.zeros(scale.shape, jnp.int32), bits, True, narrow, axis)
+
+
+def affine(low: jax.Array, high: jax.Array, bits: int, *, signed: bool = True, axis: int | None = None) -> Grid:
+  """The grid over [low, high], widened to contain 0; both are () or (channels,).
+
+  A range above 0 (after a ReLU) has its zero point at the lowest code. The rounded zero point moves the ends by at most
+  half a step. An empty range gets the length 1.
+  """
+  qmin, qmax = limits(bits, signed)
+  low, high = jnp.minimum(low, 0), jnp.maximum(high, 0)
+  scale = _positive(high - low) / (qmax - qmin)
+  zero_point = jnp.clip(qmin - jnp.round(low / scale), qmin, qmax).astype(jnp.int32)
+  return Grid(scale, zero_point, bits, signed, False, axis)
+
+
+def _positive(extent: jax.Array) -> jax.Array:
+  """The extent, or 1 where it is zero: any step serves values that are all zero."""
+  extent = jnp.asarray(extent)
+  return jnp.where(extent > 0, _floored(extent), jnp.ones_like(extent))
+
+
+def _floored(extent: jax.Array) -> jax.Array:
+  # Far above the smallest normal number, so that neither the step nor its reciprocal leaves the normal range.
+  return jnp.maximum(extent, jnp.asarray(1e-30, extent.dtype))
+
+
+def broadcast(values: jax.Array, ndim: int, axis: int | None) -> jax.Array:
+  """A vector along `axis` as an array of `ndim` axes that broadcasts; a scalar is returned as it is."""
+  if values.ndim == 0:
+    return values
+  if axis is None:
+    raise UserError(f"a grid with {values.shape[0]} scales needs the axis that they lie along")
+  shape = [1] * ndim
+  shape[axis] = values.shape[0]
+  return values.reshape(shape)
+
+
+def compute_dtype(x: jax.Array, scale: jax.Array) -> Any:
+  """The type in which a tensor is divided by its scale: the wider of the two."""
+  return max((x.dtype, scale.dtype), key=lambda dtype: jnp.finfo(dtype).bits)
+
+
+def steps(x: jax.Array, scale: jax.Array) -> jax.Array:
+  """`x` in steps of the grid, not rounded: x * (1 / s) in the wider type of the two."""
+  dtype = compute_dtype(x, scale)
+  # The barrier keeps XLA from folding the reciprocal of a constant, or of an exponential, into another rounding.
+  scale = jax.lax.optimization_barrier(scale.astype(dtype))
+  return x.astype(dtype) * (1 / scale)
+
+
+def _rounded(x: jax.Array, scale: jax.Array, zero_point: jax.Array) -> jax.Array:
+  return jnp.round(steps(x, scale)) + zero_point.astype(compute_dtype(x, scale))
+
+
+def codes(x: jax.Array, grid: Grid) -> jax.Array:
+  """The integer codes of `x`, int32, of its shape."""
+  scale, zero_point = (broadcast(v, x.ndim, grid.axis) for v in (grid.scale, grid.zero_point))
+  return jnp.clip(_rounded(x, scale, zero_point), grid.qmin, grid.qmax).astype(jnp.int32)
+
+
+def dequantize(q: jax.Array, grid: Grid, dtype: Any = None) -> jax.Array:
+  """The real values s * (q - z) of integer codes, in `dtype` (the scale's by default)."""
+  scale, zero_point = (broadcast(v, q.ndim, grid.axis) for v in (grid.scale, grid.zero_point))
+  values = scale * (q.astype(jnp.int32) - zero_point).astype(scale.dtype)
+  return values if dtype is None else values.astype(dtype)
+
+
+def fake_quant(x: jax.Array, grid: Grid) -> jax.Array:
+  """`x` rounded to the grid, in its own type and shape; straight-through gradient for `x`, none for the grid."""
+  scale, zero_point = (broadcast(v, x.ndim, grid.axis) for v in (grid.scale, grid.zero_point))
+  return _fake_quant((grid.qmin, grid.qmax), x, scale, zero_point)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _fake_quant(ends: tuple[int, int], x: jax.Array, scale: jax.Array, zero_point: jax.Array) -> jax.Array:
+  return _fake_quant_forward(ends, x, scale, zero_point)[0]
+
+
+def _fake_quant_forward(ends, x, scale, zero_point):
+  raw = _rounded(x, scale, zero_point)
+  q = jnp.clip(raw, *ends)
+  dtype = compute_dtype(x, scale)
+  return (scale.astype(dtype) * (q - zero_point.astype(dtype))).astype(x.dtype), raw == q
+
+
+def _fake_quant_backward(ends, inside, cotangent):
+  del ends
+  return jnp.where(inside, cotangent, jnp.zeros_like(cotangent)), None, None
+
+
+_fake_quant.defvjp(_fake_quant_forward, _fake_quant_backward)

@@ -1,0 +1,47 @@
+"""What an observer gathers of a tensor, and how one batch is measured, the same for one device and for many."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from core import axis
+
+
+class Range(NamedTuple):
+  """What was seen of a tensor; every field float32 of shape () but `count`.
+
+  Attributes:
+    low: the lowest value, as the observer sums batches up.
+    high: the highest value, likewise.
+    magnitude: the mean magnitude, from which LSQ starts.
+    count: int32, how many batches were seen; 0 means that the other fields hold nothing yet.
+  """
+
+  low: jax.Array
+  high: jax.Array
+  magnitude: jax.Array
+  count: jax.Array
+
+
+Observer = Callable[..., Range]  # observer(range, x, axis_name=None) -> Range
+
+
+def empty() -> Range:
+  """The range of a tensor that was never seen."""
+  zero = jnp.zeros((), jnp.float32)
+  return Range(zero, zero, zero, jnp.zeros((), jnp.int32))
+
+
+def measure(x: jax.Array, axis_name: str | None = None) -> Range:
+  """The range of one batch over all the devices of `axis_name`, each with an equal share of it. No gradient passes."""
+  x = jax.lax.stop_gradient(x).astype(jnp.float32)
+  low, high = axis.pmin(jnp.min(x), axis_name), axis.pmax(jnp.max(x), axis_name)
+  return Range(low, high, axis.pmean(jnp.mean(jnp.abs(x)), axis_name), jnp.ones((), jnp.int32))
+
+
+def first_or(state: Range, batch: Range, later: Range) -> Range:
+  """`batch` itself when nothing was seen before, else `later`; the count goes up by one."""
+  chosen = jax.tree.map(lambda a, b: jnp.where(state.count == 0, a, b), batch, later)
+  return chosen._replace(count=state.count + 1)
