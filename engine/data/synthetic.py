@@ -1,8 +1,8 @@
 """Generated images with classes that can be learned: for tests, benchmarks and first steps without any file.
 
-Each class is a coarse random pattern; an example is its class's pattern, moved by up to `shift` pixels around the border,
-plus uniform noise, clipped to 0..255. All arithmetic is on integers and numpy's frozen `RandomState` draws the numbers,
-so that the same arguments give the same bytes with every version of numpy.
+Each class is a coarse random pattern; an example is its class's pattern, moved by up to `shift` pixels (wrapping
+around), plus uniform noise, clipped to 0..255. All arithmetic is on integers and numpy's frozen `RandomState` draws the
+numbers, so that the same arguments give the same bytes with every version of numpy.
 """
 
 import numpy as np

@@ -1,0 +1,100 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from core.errors import UserError
+from engine.data import augment
+from engine.data.augment import Augment
+
+RANDOM = np.random.RandomState(0)
+IMAGES = jnp.asarray(RANDOM.randint(1, 256, (400, 5, 6, 2), np.uint8))
+IDS = jnp.arange(400) + 1000
+
+
+def windows(image, rows, columns, mode):
+  """All outcomes of a random window, by (row, column), with plain numpy."""
+  padded = np.pad(image, ((rows, rows), (columns, columns), (0, 0)), mode)
+  height, width = image.shape[:2]
+  return {(r, c): padded[r : r + height, c : c + width] for r in range(2 * rows + 1) for c in range(2 * columns + 1)}
+
+
+@pytest.mark.parametrize(("fill", "mode"), [("zero", "constant"), ("edge", "edge"), ("reflect", "reflect")])
+def test_window_is_one_of_the_possible_and_all_are_equally_likely(fill, mode):
+  keys = augment.keys_of(0, 0, IDS, "crop")
+  out = np.asarray(augment.random_window(keys, IMAGES, (1, 2), fill))
+  seen = []
+  for image, cut in zip(np.asarray(IMAGES), out):
+    hits = [place for place, window in windows(image, 1, 2, mode).items() if np.array_equal(window, cut)]
+    assert len(hits) == 1
+    seen.append(hits[0])
+  counts = np.unique(np.array(seen), axis=0, return_counts=True)[1]
+  assert len(counts) == 15
+  assert stats.chisquare(counts).pvalue > 0.001
+
+
+def test_crop_of_nothing_is_the_identity():
+  keys = augment.keys_of(0, 0, IDS, "crop")
+  np.testing.assert_array_equal(augment.random_window(keys, IMAGES, (0, 0)), IMAGES)
+
+
+def test_flip_mirrors_half():
+  out = np.asarray(augment.random_flip(augment.keys_of(0, 0, IDS, "flip"), IMAGES))
+  same = (out == np.asarray(IMAGES)).all((1, 2, 3))
+  np.testing.assert_array_equal(out[~same], np.asarray(IMAGES)[~same][:, :, ::-1])
+  assert stats.binomtest(int(same.sum()), 400).pvalue > 0.001
+
+
+SPEC = Augment(crop=1, shift=(0, 2), flip=True, seed=4)
+
+
+def test_depends_on_id_view_and_seed_only():
+  whole = augment.move(IMAGES, IDS, 3, SPEC)
+  order = jnp.asarray(RANDOM.permutation(400))
+  np.testing.assert_array_equal(augment.move(IMAGES[order], IDS[order], 3, SPEC), whole[order])
+  np.testing.assert_array_equal(augment.move(IMAGES[:7], IDS[:7], 3, SPEC), whole[:7])
+  traced = jax.jit(augment.move, static_argnums=3)(IMAGES, IDS, jnp.int32(3), SPEC)
+  np.testing.assert_array_equal(traced, whole)
+  for other in (augment.move(IMAGES, IDS, 2, SPEC), augment.move(IMAGES, IDS, 3, Augment(1, (0, 2), True, seed=5))):
+    assert (other == whole).all((1, 2, 3)).mean() < 0.2
+
+
+def test_streams_are_independent():
+  """Switching the flip on does not change the crops."""
+  crops = np.asarray(augment.move(IMAGES, IDS, 0, Augment(crop=1)))
+  both = np.asarray(augment.move(IMAGES, IDS, 0, Augment(crop=1, flip=True)))
+  assert all(np.array_equal(b, c) or np.array_equal(b, c[:, ::-1]) for b, c in zip(both, crops))
+
+
+@pytest.mark.parametrize("alpha", [0.2, 1.0])
+def test_mixup_draws_are_beta_and_uniform(alpha):
+  ids = jnp.arange(4000)
+  rows, weights = augment.mixup_draw(ids, 0, Augment(mixup=alpha), 10)
+  assert stats.kstest(np.asarray(weights, np.float64), stats.beta(alpha, alpha).cdf).pvalue > 0.001
+  assert stats.chisquare(np.bincount(rows, minlength=10)).pvalue > 0.001
+  np.testing.assert_array_equal(augment.mixup_draw(ids[5:9], 0, Augment(mixup=alpha), 10)[0], rows[5:9])
+
+
+def test_mix_by_hand():
+  ones = jnp.ones((2, 1, 1, 1))
+  np.testing.assert_allclose(augment.mix(ones, 5 * ones, jnp.asarray([1.0, 0.25])).ravel(), [1.0, 4.0])
+
+
+@pytest.mark.parametrize(
+  ("spec", "sentence"),
+  [
+    (Augment(fill="zeros"), "augment.fill 'zeros'; did you mean 'zero'"),
+    (Augment(crop=5), r"augment\.crop is 5; expected 0 to below the images' 5x6"),
+    (Augment(shift=(1, -1)), r"augment\.shift is \(1, -1\)"),
+    (Augment(mixup=-0.1), r"augment\.mixup is -0\.1"),
+    (Augment(views=0), r"augment\.views is 0"),
+  ],
+)
+def test_impossible_specs(spec, sentence):
+  with pytest.raises(UserError, match=sentence):
+    augment.check(spec, (5, 6, 2))
+
+
+def test_possible_spec():
+  augment.check(SPEC, (5, 6, 2))
