@@ -1,0 +1,423 @@
+"""One pass over a program: where values come from, which equations are operations, and what they are called.
+
+Linear in the number of equations. Names come from the variables' leaves, which every framework has, and are the same
+in a training
+and in an evaluation trace, because only operations that both have are counted.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from jax.extend import core as jex
+
+from graph import versions
+from graph.ops import Op, Operand, conv_macs, dot_axes, dot_macs, is_float, is_spatial_mean, leaf_moves, moves
+from graph.program import Body, Node, Program, Ref
+
+_FAR = -(1 << 40)  # roots below it are arguments of a scan's body, or lookups in a table, and no operations
+
+
+@dataclass(slots=True, eq=False)
+class Value:
+  """What is known of a value.
+
+  Attributes:
+    data: depends on the inputs, and not on the variables and constants alone.
+    leaves: the variables' leaves it depends on (empty for data).
+    exact: the leaf whose own numbers it holds.
+    roots: the nearest operations it comes from (inputs count down from -1).
+    base: the number of the value whose numbers it holds: the identity of an activation.
+    producer: the node it comes from.
+  """
+
+  aval: Any
+  data: bool = False
+  leaves: frozenset[int] = frozenset()
+  exact: int | None = None
+  roots: frozenset[int] = frozenset()
+  base: int = -1
+  producer: Node | None = None
+
+
+class Site(NamedTuple):
+  """An operation, the node where it ends, and the numbers of its inputs in that node's body."""
+
+  op: Op
+  node: Node | None
+  refs: tuple[Ref, ...]
+
+
+class Scope(NamedTuple):
+  """Where a node stands: inside which scans, how often it runs, why it cannot be replaced."""
+
+  scans: tuple[int, ...] = ()
+  repeats: Any = 1
+  frozen: str | None = None
+
+
+class Analysis:
+  """The operations of a program.
+
+  Attributes:
+    sites: every operation whose kind is not "other", in order; the last one is "output".
+    at: the same by the index of the node where they end.
+    values: what is known of each value, by its number after `resolve`.
+    tensors: names of activations by the number of the value.
+    scan_names: for each scan's node the operations' and tensors' names inside it.
+    flat: the nodes that compute, in order; calls, checkpoints and custom rules are looked through.
+  """
+
+  def __init__(self, program: Program):
+    self.program = program
+    self.same: list[Ref] = list(range(len(program.avals)))
+    self.values: dict[int, Value] = {}
+    self.sites: list[Site] = []
+    self.at: dict[int, Site] = {}
+    self.tensors: dict[int, str] = {}
+    self.scan_names: dict[int, set[str]] = {}
+    self.flat: list[Node] = []
+    self.scopes: dict[int, Scope] = {}
+    self._scope = Scope()
+    self._names: Counter[str] = Counter()
+    self._tensor_counts: Counter[str] = Counter()
+    self._labels: dict[int, str] = {}
+    self._site_scopes: list[Scope] = []
+    self._run_program()
+
+  def resolve(self, ref: Ref) -> Ref:
+    return ref if isinstance(ref, jex.Literal) else self.same[ref]
+
+  def value(self, ref: Ref) -> Value:
+    ref = self.resolve(ref)
+    return Value(ref.aval) if isinstance(ref, jex.Literal) else self.values[ref]
+
+  # Walking the program.
+
+  def _run_program(self) -> None:
+    body, leaves = self.program.body, len(self.program.leaves)
+    self._constants(body)
+    for index, number in enumerate(body.inputs):
+      aval = self.program.avals[number]
+      if index < leaves:
+        self.values[number] = Value(aval, leaves=frozenset((index,)), exact=index, base=number)
+      else:
+        self.values[number] = Value(aval, data=True, roots=frozenset((leaves - index - 1,)), base=number)
+    self._run(body)
+    self._output(body.outputs)
+
+  def _constants(self, body: Body) -> None:
+    for number, _ in body.consts:
+      self.values[number] = Value(self.program.avals[number], base=number)
+
+  def _run(self, body: Body) -> None:
+    for node in body.nodes:
+      self.scopes[node.index] = self._scope
+      if node.form in ("jit", "remat", "rule"):
+        self._through(node)
+      elif node.form == "scan":
+        self._scan(node)
+      elif node.form in ("cond", "while"):
+        self._branches(node)
+      else:
+        self._plain(node)
+
+  def _through(self, node: Node) -> None:
+    """Calls, checkpoints and custom rules: arguments and results are the same values inside and outside."""
+    before = self._scope
+    if node.form == "rule":
+      self._scope = before._replace(frozen=before.frozen or f"inside a {node.primitive.removesuffix('_call')} rule")
+    elif node.form == "remat" and node.params["differentiated"]:
+      self._scope = before._replace(frozen=before.frozen or "inside a checkpoint that was differentiated")
+    inner = node.bodies[0]
+    self._enter(inner, [self.resolve(ref) for ref in node.inputs])
+    for number, ref in zip(node.outputs, inner.outputs, strict=True):
+      self.same[number] = self.resolve(ref)
+    self._scope = before
+
+  def _enter(self, body: Body, refs: Sequence[Ref]) -> None:
+    self._constants(body)
+    for number, ref in zip(body.inputs, refs, strict=True):
+      self.same[number] = ref
+    self._run(body)
+
+  def _scan(self, node: Node) -> None:
+    before, body = self._scope, node.bodies[0]
+    self._scope = Scope((*before.scans, node.index), before.repeats * node.params["length"], before.frozen)
+    self.scan_names[node.index] = set()
+    consts, carry, _ = node.split
+    operands = [self.value(ref) for ref in node.inputs]
+    data = any(v.data for v in operands)
+    mixed = frozenset().union(*(v.leaves for v in operands))
+    self._constants(body)
+    for place, (number, outer) in enumerate(zip(body.inputs, operands, strict=True)):
+      carried = consts <= place < consts + carry
+      known = Value(self.program.avals[number], outer.data, outer.leaves, outer.exact, base=number)
+      if carried:  # what comes round again may depend on everything
+        known.data, known.leaves, known.exact = data, mixed, None
+      if known.data:
+        known.leaves, known.exact, known.roots = frozenset(), None, frozenset((_FAR - number,))
+      self.values[number] = known
+    self._run(body)
+    self._scope = before
+    self._results(node, [[self.value(ref)] for ref in body.outputs])
+    self.flat.append(node)
+
+  def _branches(self, node: Node) -> None:
+    before = self._scope
+    if node.form == "cond":
+      for body in node.bodies:
+        self._enter(body, [self.resolve(ref) for ref in node.inputs[1:]])
+      self._results(
+        node, list(zip(*([self.value(r) for r in b.outputs] for b in node.bodies), strict=True)), node.inputs[:1]
+      )
+    else:
+      self._scope = Scope((*before.scans, node.index), before.repeats, before.frozen or "inside a while loop")
+      self.scan_names[node.index] = set()
+      conds, consts, _ = node.split
+      data = any(self.value(ref).data for ref in node.inputs)
+      for body, first in zip(node.bodies, (node.inputs[:conds], node.inputs[conds : conds + consts]), strict=True):
+        for number in body.inputs[len(first) :]:
+          roots = frozenset((_FAR - number,)) if data else frozenset()
+          self.values[number] = Value(self.program.avals[number], data, roots=roots, base=number)
+        self._enter(body, [*(self.resolve(ref) for ref in first), *body.inputs[len(first) :]])
+      self._scope = before
+      self._results(node, [[self.value(ref)] for ref in node.bodies[1].outputs], node.inputs)
+    self.flat.append(node)
+
+  def _results(self, node: Node, sources: Sequence[Sequence[Value]], also: Sequence[Ref] = ()) -> None:
+    """Outputs that come from these values inside; `also` are operands that everything depends on."""
+    extra = [self.value(ref) for ref in also]
+    for number, inside in zip(node.outputs, sources, strict=True):
+      self._store(number, node, [*inside, *extra])
+
+  def _store(self, number: int, node: Node, sources: Sequence[Value]) -> Value:
+    data = any(v.data for v in sources)
+    known = Value(self.program.avals[number], data, base=number, producer=node)
+    if data:
+      known.roots = frozenset().union(*(v.roots for v in sources if v.data))
+    else:
+      known.leaves = frozenset().union(*(v.leaves for v in sources))
+    self.values[number] = known
+    return known
+
+  def _plain(self, node: Node) -> None:
+    operands = [self.value(ref) for ref in node.inputs]
+    self.flat.append(node)
+    for number in node.outputs:
+      known = self._store(number, node, operands)
+      first = operands[0] if operands else None
+      if first is None or not isinstance(getattr(first.aval, "shape", None), tuple):
+        continue
+      if not known.data and leaf_moves(node.primitive, first.aval, known.aval):
+        known.exact = first.exact
+      elif known.data and first.data and moves(node.primitive, first.aval, known.aval):
+        known.base = first.base
+      elif known.data and node.primitive == "gather" and len(first.leaves) == 1:
+        known.roots = frozenset((_FAR - number,))
+        self._labels[_FAR - number] = self.program.leaves[next(iter(first.leaves))]
+    recognise = _RECOGNISE.get(node.primitive)
+    if recognise is not None:
+      recognise(self, node, operands)
+
+  # Naming.
+
+  def label(self, roots: frozenset[int]) -> str | None:
+    """The name of the latest operation among the roots; one inside a scan is marked when it is seen from outside."""
+    if not roots:
+      return None
+    last = max(roots)
+    if last >= 0:
+      scans = self._site_scopes[last].scans
+      name = self.sites[last].op.name
+      return name if scans == self._scope.scans[: len(scans)] else f"{name}:scanned"
+    if last > _FAR:
+      return "input" if last == -1 else f"input_{-last - 1}"
+    return self._labels.get(last)
+
+  def _unique(self, name: str) -> str:
+    count = self._names[name]
+    self._names[name] += 1
+    return f"{name}#{count}" if count else name
+
+  def _in_scope(self, name: str) -> None:
+    for scan in self._scope.scans:
+      self.scan_names[scan].add(name)
+
+  def _leaf(self, known: Value) -> int | None:
+    if known.data or not known.leaves:
+      return None
+    if known.exact is not None:
+      return known.exact
+    sizes = {leaf: math.prod(self.program.avals[self.program.body.inputs[leaf]].shape) for leaf in known.leaves}
+    return min(sizes, key=lambda leaf: (-sizes[leaf], leaf))
+
+  def _tensor(self, ref: Ref, reader: str) -> str | None:
+    known = self.value(ref)
+    if not known.data:
+      return None
+    if known.base not in self.tensors:
+      label = self.label(known.roots)
+      if label is None:
+        name = f"{reader}:in"
+      else:
+        name = label if label.startswith("input") and max(known.roots) < 0 else f"{label}:out"
+      count = self._tensor_counts[name]
+      self._tensor_counts[name] += 1
+      self.tensors[known.base] = f"{name}#{count}" if count else name
+    name = self.tensors[known.base]
+    self._in_scope(name)
+    return name
+
+  def operand(self, ref: Ref, tensor: str | None) -> Operand:
+    known = self.value(ref)
+    leaf = self._leaf(known)
+    return Operand(
+      None if leaf is None else self.program.leaves[leaf],
+      tensor,
+      tuple(getattr(known.aval, "shape", ())),
+      getattr(known.aval, "dtype", None),
+      known.exact is not None,
+    )
+
+  # Operations.
+
+  def _add_site(
+    self, kind: str, node: Node, refs: Sequence[Ref], name: str, tensors: dict[int, str] | None = None, **more: Any
+  ) -> Op:
+    """Records an operation; `tensors` gives names of inputs that are not to be named by the usual rule."""
+    name = self._unique(name)
+    given = tensors or {}
+    tensor_names = [given.get(i) or self._tensor(ref, f"{name}:{i}" if i else name) for i, ref in enumerate(refs)]
+    inputs = tuple(self.operand(ref, tensor) for ref, tensor in zip(refs, tensor_names, strict=True))
+    outputs = tuple(self.operand(number, None) for number in node.outputs)
+    more.setdefault("site", name)
+    more.setdefault("params", node.params)
+    call = more.pop("call", None) or _binder(node)
+    op = Op(name, kind, inputs, outputs, repeats=self._scope.repeats, frozen=self._scope.frozen, call=call, **more)
+    self._in_scope(name)
+    site = Site(op, node, tuple(refs))
+    self.at[node.index] = site
+    self.sites.append(site)
+    self._site_scopes.append(self._scope)
+    return op
+
+  def _new_root(self, node: Node) -> None:
+    for number in node.outputs:
+      self.values[number].roots = frozenset((len(self.sites) - 1,))
+
+  def _contraction(self, node: Node, operands: list[Value]) -> None:
+    """Dots and convolutions that the inputs reach; those of parameters alone are arithmetic on parameters."""
+    if not any(v.data for v in operands):
+      return
+    kernels = [i for i, v in enumerate(operands) if not v.data]
+    kernel = kernels[0] if kernels else None
+    out, (lhs, rhs) = self.program.avals[node.outputs[0]], (operands[0].aval, operands[1].aval)
+    if node.primitive == "dot_general":
+      kind, macs = "dot", dot_macs(node.params, lhs, rhs)
+      axis = None if kernel is None else dot_axes(node.params, kernel, len(operands[kernel].aval.shape))
+    else:
+      kind, macs = "conv", conv_macs(node.params, lhs, rhs, out)
+      axis = node.params["dimension_numbers"].rhs_spec[0] if kernel == 1 else None
+    leaf = None if kernel is None else self._leaf(operands[kernel])
+    if leaf is None:
+      producer = self.label(frozenset().union(*(v.roots for v in operands)))
+      name = f"{producer}:{kind}" if producer else kind
+    else:
+      name = self.program.leaves[leaf]
+    self._add_site(
+      kind, node, node.inputs, name, channel_axis=axis, kernel_index=kernel, macs=macs * self._scope.repeats
+    )
+    self._new_root(node)
+
+  def _sum(self, node: Node, operands: list[Value]) -> None:
+    """A bias, or two activations added."""
+    a, b = operands
+    if a.data and b.data:
+      # x + f(x) with an elementwise f (gelu) has one root; a residual joins two.
+      if a.aval.shape == b.aval.shape and is_float(a.aval) and a.roots != b.roots and a.aval.shape:
+        producer = self.label(a.roots | b.roots)
+        self._add_site("add", node, node.inputs, f"{producer}:add" if producer else "add")
+        self._new_root(node)
+      return
+    place = 0 if a.data else 1
+    data, other = operands[place], operands[1 - place]
+    source = self.values[data.base].producer if data.data else None
+    site = self.at.get(source.index) if source is not None else None
+    if other.exact is None or site is None or site.op.kind not in ("dot", "conv"):
+      return
+    leaf = self.program.avals[self.program.body.inputs[other.exact]]
+    wide = [n for n in other.aval.shape if n != 1]
+    if len(wide) > 1 or math.prod(wide) not in (1, math.prod(leaf.shape[-1:])) or not leaf.shape:
+      return
+    self._add_site(
+      "bias", node, node.inputs, self.program.leaves[other.exact], {place: f"{site.op.name}:acc"}, site=site.op.name
+    )
+
+  def _max_pool(self, node: Node, operands: list[Value]) -> None:
+    if operands[0].data and len(node.outputs) == 1:
+      producer = self.label(operands[0].roots)
+      self._add_site("max_pool", node, node.inputs, f"{producer}:max_pool" if producer else "max_pool")
+      self.values[node.outputs[0]].base = operands[0].base
+
+  def _mean(self, node: Node, operands: list[Value]) -> None:
+    """A sum over positions or windows divided by their number."""
+    summed, divisor = operands
+    source = summed.producer
+    if source is None or source.home is not node.home or not summed.data or divisor.data or divisor.leaves:
+      return
+    over = self.value(source.inputs[0])
+    if source.primitive == "reduce_window_sum":
+      kind = "avg_pool"
+    elif source.primitive == "reduce_sum" and is_spatial_mean(source.params, over.aval.shape, node.inputs[1]):
+      kind = "mean"
+    else:
+      return
+    producer = self.label(over.roots)
+    name = f"{producer}:{kind}" if producer else kind
+    divide, by = _binder(node), node.inputs[1]
+    total = _binder(source)
+    if isinstance(by, jex.Literal):
+      self._add_site(
+        kind, node, source.inputs[:1], name, params=source.params, call=lambda x: divide(*total(x), by.val)
+      )
+    else:
+      refs = (source.inputs[0], by)
+      self._add_site(kind, node, refs, name, params=source.params, call=lambda x, count: divide(*total(x), count))
+    self._new_root(node)
+
+  def _output(self, refs: Sequence[Ref]) -> None:
+    leaves = {name: index for index, name in enumerate(self.program.leaves)}
+    inputs = []
+    for path, ref in zip(self.program.out_names, refs, strict=True):
+      updated = next((leaf for leaf in _endings(path) if leaf in leaves), None)
+      operand = self.operand(ref, None)
+      if updated is None:
+        operand = operand._replace(tensor=self._tensor(ref, "output"))
+      else:
+        operand = operand._replace(leaf=updated)
+      inputs.append(operand)
+    op = Op("output", "output", tuple(inputs), tuple(inputs), {}, "output")
+    self.sites.append(Site(op, None, tuple(refs)))
+
+
+def _endings(path: str) -> list[str]:
+  """`1/params/a/b` as itself, `params/a/b`, `a/b`, `b`: the names it may have among the variables."""
+  parts = path.split("/")
+  return ["/".join(parts[i:]) for i in range(len(parts))]
+
+
+def _binder(node: Node) -> Any:
+  return lambda *inputs: versions.rebind(node.eqn, inputs)
+
+
+_RECOGNISE = {
+  "dot_general": Analysis._contraction,
+  "conv_general_dilated": Analysis._contraction,
+  "add": Analysis._sum,
+  "add_any": Analysis._sum,
+  "reduce_window_max": Analysis._max_pool,
+  "div": Analysis._mean,
+}

@@ -1,0 +1,47 @@
+"""The traced function as its users see it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from graph.ops import Op
+from graph.program import Node, Program, Ref, read
+from graph.sites import Analysis
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+  """A function traced at given shapes: `ops` and `sites` by name, in order; `analysis` and `program` hold the
+  equations.
+  """
+
+  analysis: Analysis
+
+  @property
+  def program(self) -> Program:
+    return self.analysis.program
+
+  @cached_property
+  def sites(self) -> dict[str, Op]:
+    """The operations of interest: every kind but "other"; the last is "output"."""
+    return {site.op.name: site.op for site in self.analysis.sites}
+
+  @property
+  def total(self) -> int:
+    """Multiply-accumulates of one call."""
+    return sum(op.macs for op in self.sites.values())
+
+  @property
+  def flat(self) -> list[Node]:
+    """The nodes that compute, in order; calls, checkpoints and custom rules are looked through, scans are whole."""
+    return self.analysis.flat
+
+  def resolve(self, ref: Ref) -> Ref:
+    """The number of a value after looking through calls, or a Literal."""
+    return self.analysis.resolve(ref)
+
+
+def trace(fn: Callable[..., Any], variables: Any, *inputs: Any) -> Graph:
+  """Looks at `fn(variables, *inputs)` without running it; arrays or `jax.ShapeDtypeStruct`, any framework."""
+  return Graph(Analysis(read(fn, variables, *inputs)))

@@ -1,0 +1,151 @@
+"""Names, kinds, operands and counts of traced models."""
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import graph
+from tests.graph import models
+
+
+def kinds(found):
+  return {name: op.kind for name, op in found.sites.items()}
+
+
+def test_names_and_kinds_of_a_conv_net():
+  case = models.conv_net()
+  found = graph.trace(case.fn, case.variables, case.x)
+  block = "Conv_1/kernel:add"
+  assert kinds(found) == {
+    "Conv_0/kernel": "conv",
+    "Conv_1/kernel": "conv",
+    "Conv_1/bias": "bias",
+    block: "add",
+    f"{block}:max_pool": "max_pool",
+    f"{block}:avg_pool": "avg_pool",
+    f"{block}:avg_pool:mean": "mean",
+    "Dense_0/kernel": "dot",
+    "Dense_0/bias": "bias",
+    "output": "output",
+  }
+  assert found.sites["Conv_1/bias"].site == "Conv_1/kernel"
+  tensors = {name: [o.tensor for o in op.inputs if o.tensor] for name, op in found.sites.items()}
+  assert tensors["Conv_0/kernel"] == ["input"]
+  assert tensors["Conv_1/kernel"] == ["Conv_0/kernel:out"]
+  assert tensors["Conv_1/bias"] == ["Conv_1/kernel:acc"]
+  assert tensors[block] == ["Conv_1/kernel:out", "Conv_0/kernel:out"]
+  assert tensors[f"{block}:max_pool"] == tensors[f"{block}:avg_pool"] == [f"{block}:out"]
+  assert tensors["output"] == ["Dense_0/kernel:out"]
+  assert found.sites["Conv_1/kernel"].channel_axis == 3
+  assert found.sites["Conv_1/kernel"].kernel_index == 1
+
+
+@pytest.mark.parametrize("name", models.CASES)
+def test_names_are_the_same_in_training_and_evaluation(name):
+  case = models.CASES[name]()
+  one, other = (graph.trace(fn, case.variables, case.x) for fn in (case.fn, case.train))
+  assert kinds(one) == kinds(other)
+  for site in one.sites:
+    assert [o.tensor for o in one.sites[site].inputs] == [o.tensor for o in other.sites[site].inputs][
+      : len(one.sites[site].inputs)
+    ]
+
+
+def test_names_of_nnx_and_of_a_plain_function():
+  case = models.nnx_conv_net()
+  found = graph.trace(case.fn, case.variables, case.x)
+  assert kinds(found) == {
+    "conv/kernel": "conv",
+    "block/kernel": "conv",
+    "block/bias": "bias",
+    "block/kernel:add": "add",
+    "block/kernel:add:mean": "mean",
+    "head/kernel": "dot",
+    "head/bias": "bias",
+    "output": "output",
+  }
+  case = models.plain()
+  found = graph.trace(case.fn, case.variables, case.x)
+  assert kinds(found) == {"first/w": "dot", "first/b": "bias", "last": "dot", "output": "output"}
+  assert (found.sites["first/w"].kernel_index, found.sites["first/w"].channel_axis) == (0, 0)
+  assert (found.sites["last"].kernel_index, found.sites["last"].channel_axis) == (1, 1)
+
+
+def test_shapes_are_enough():
+  case = models.conv_net()
+  shapes = jax.eval_shape(lambda v: v, case.variables)
+  assert kinds(graph.trace(case.fn, shapes, jax.ShapeDtypeStruct(case.x.shape, case.x.dtype))) == kinds(
+    graph.trace(case.fn, case.variables, case.x)
+  )
+
+
+def test_macs_by_hand():
+  case = models.conv_net()
+  found = graph.trace(case.fn, case.variables, case.x)
+  macs = {name: op.macs for name, op in found.sites.items() if op.macs}
+  assert macs == {"Conv_0/kernel": 2 * 64 * 4 * 27, "Conv_1/kernel": 2 * 64 * 4 * 9 * 2, "Dense_0/kernel": 2 * 4 * 3}
+  assert found.total == sum(macs.values())
+
+
+def test_macs_of_depthwise_and_transposed_convolutions():
+  class Net(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+      x = nn.Conv(6, (3, 3), feature_group_count=3, use_bias=False, padding="VALID")(x)
+      return nn.ConvTranspose(5, (2, 2), strides=(2, 2), use_bias=False)(x)
+
+  x = models.images(1)
+  found = graph.trace(Net().apply, Net().init(jax.random.key(0), x), x)
+  assert found.sites["Conv_0/kernel"].macs == 6 * 6 * 6 * 9
+  assert found.sites["ConvTranspose_0/kernel"].macs == 36 * 6 * 4 * 5
+  assert found.sites["ConvTranspose_0/kernel"].channel_axis == 3
+
+
+def test_shared_kernels_and_leafless_dots():
+  def fn(variables, x):
+    w = variables["params"]["w"]
+    q, k = x @ w, jnp.tanh(x) @ w
+    return q @ k.T
+
+  found = graph.trace(fn, {"params": {"w": jnp.ones((4, 4))}}, jnp.ones((3, 4)))
+  assert kinds(found) == {"w": "dot", "w#1": "dot", "w#1:dot": "dot", "output": "output"}
+  assert [o.tensor for o in found.sites["w#1"].inputs][:1] == ["input#1"]
+  assert found.sites["w#1:dot"].kernel_index is None
+  assert [o.tensor for o in found.sites["w#1:dot"].inputs] == ["w:out", "w#1:out"]
+
+
+def test_arithmetic_on_a_kernel_keeps_its_name():
+  def fn(variables, x):
+    w = variables["params"]["w"]
+    scaled = (w - w.mean()) / 2.0
+    both = scaled * variables["params"]["gain"][0]
+    return x @ scaled + x @ both
+
+  variables = {"params": {"gain": jnp.ones(1), "w": jnp.ones((4, 4))}}
+  found = graph.trace(fn, variables, jnp.ones((3, 4)))
+  assert [(name, op.inputs[1].leaf, op.inputs[1].exact) for name, op in found.sites.items() if op.kind == "dot"] == [
+    ("w", "w", False),
+    ("w#1", "w", False),
+  ]
+
+
+def test_an_activation_function_is_not_a_residual():
+  found = graph.trace(lambda v, x: jax.nn.gelu(x @ v["w"]), {"w": jnp.ones((4, 4))}, jnp.ones((3, 4)))
+  assert kinds(found) == {"w": "dot", "output": "output"}
+
+
+def test_a_layer_norm_is_not_a_pool():
+  model, x = nn.LayerNorm(), jnp.ones((2, 5, 4))
+  assert kinds(graph.trace(model.apply, model.init(jax.random.key(0), x), x)) == {"output": "output"}
+
+
+def test_op_bind_is_the_original_operation():
+  case = models.conv_net()
+  found = graph.trace(case.fn, case.variables, case.x)
+  op = found.sites["Conv_1/kernel:add:avg_pool:mean"]
+  x = np.arange(math.prod(op.inputs[0].shape), dtype=np.float32).reshape(op.inputs[0].shape)
+  np.testing.assert_array_equal(op.bind(jnp.asarray(x))[0], x.mean((1, 2)))
