@@ -1,0 +1,225 @@
+"""The exact k-th largest magnitude without sorting, and top-k masks with a stated tie rule.
+
+Magnitudes of IEEE floats are ordered as their bit patterns without the sign, so the k-th largest is found digit by
+digit from the top (radix select): one histogram of a digit's values among the entries that agree with the digits found
+so far, counted in int32, then the digit in which the k-th lies. Two passes find a float32, one a bfloat16. Histograms
+of several leaves, or of several devices, add up, so that ranking across leaves needs no concatenation. NaN counts as
+larger than infinity: it is kept and stays visible.
+
+On a CPU a histogram is a scatter-add; elsewhere, where scatters collide, the same pattern is found bit by bit with one
+count a bit.
+
+Tie rule: among equal magnitudes the earlier leaf, then the earlier device, then the lower flat index is kept.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from core import axis as device_axis
+from core.errors import UserError
+
+WIDTHS = {"float16": 15, "bfloat16": 15, "float32": 31, "float64": 63}
+MOST_DIGIT_BITS = 16  # 65,536 counters stay in a core's second-level cache
+BLOCK = 4096
+
+
+class Kth(NamedTuple):
+  """The k-th largest magnitude: its bit pattern, and how many entries are strictly larger and equal (int32)."""
+
+  pattern: jax.Array
+  above: jax.Array
+  equal: jax.Array
+
+
+def kth_magnitude(leaves: Any, k: int | jax.Array, *, axis_name: str | None = None) -> jax.Array:
+  """The k-th largest magnitude (k = 1 is the largest) over all entries of a tree, exactly.
+
+  Args:
+    leaves: an array or a tree of arrays, float16, bfloat16, float32 or float64; at most 2^31 - 1 entries together.
+    k: a Python int, or an int32 scalar when it is computed inside the step.
+    axis_name: the device axis over which each device holds a part of every leaf; None when leaves are whole.
+
+  Returns:
+    A scalar of the leaves' common dtype. Under vmap the batch is walked by `lax.map`.
+
+  Raises:
+    UserError: another dtype, too many entries, or a Python k outside 1..entries.
+  """
+  xs = jax.tree.leaves(leaves)
+  dtype = _common_dtype(xs)
+  _check_count(xs, k, 1, axis_name)
+
+  @jax.custom_batching.sequential_vmap
+  def run(k: jax.Array, *xs: jax.Array) -> jax.Array:
+    return _from_pattern(_select([_pattern(x, dtype) for x in xs], k, WIDTHS[dtype.name], axis_name).pattern, dtype)
+
+  return run(jnp.asarray(k, jnp.int32), *map(jax.lax.stop_gradient, xs))
+
+
+def topk_mask(leaves: Any, keep: int | jax.Array, *, axis_name: str | None = None) -> Any:
+  """The mask of the `keep` entries of largest magnitude over a whole tree, exactly, ties by the rule above.
+
+  Args:
+    leaves: as for `kth_magnitude`.
+    keep: a Python int or an int32 scalar, 0..entries.
+    axis_name: as for `kth_magnitude`; `keep` then counts over all devices.
+
+  Returns:
+    A tree of bool arrays like `leaves`.
+
+  Raises:
+    UserError: as `kth_magnitude`.
+  """
+  xs, treedef = jax.tree.flatten(leaves)
+  dtype = _common_dtype(xs)
+  _check_count(xs, keep, 0, axis_name)
+
+  @jax.custom_batching.sequential_vmap
+  def run(keep: jax.Array, *xs: jax.Array) -> list[jax.Array]:
+    patterns = [_pattern(x, dtype) for x in xs]
+    kth = _select(patterns, keep, WIDTHS[dtype.name], axis_name)
+    ends = _tie_ends(xs, kth, keep, dtype, axis_name)
+    return [_kept(p, kth.pattern, end).reshape(x.shape) for p, end, x in zip(patterns, ends, xs, strict=True)]
+
+  return treedef.unflatten(run(jnp.asarray(keep, jnp.int32), *map(jax.lax.stop_gradient, xs)))
+
+
+def _common_dtype(xs: list[jax.Array]) -> jnp.dtype:
+  """The narrowest float that holds every leaf exactly."""
+  if not xs or not all(x.size for x in xs):
+    raise UserError("a threshold needs a tree of arrays that are not empty")
+  names = {x.dtype.name for x in xs}
+  for name in names - set(WIDTHS):
+    raise UserError(f"a threshold needs float leaves ({', '.join(WIDTHS)}), not {name}")
+  if len(names) > 1:
+    names = {"float64"} & names or {"float32"}
+  return jnp.dtype(names.pop())
+
+
+def _check_count(xs: list[jax.Array], k: int | jax.Array, least: int, axis_name: str | None) -> None:
+  size = sum(x.size for x in xs) * device_axis.size(axis_name)
+  if size >= 2**31:
+    raise UserError(
+      f"a threshold over {size} entries needs counts beyond int32; rank at most {2**31 - 1} entries together"
+    )
+  if isinstance(k, int) and not least <= k <= size:
+    raise UserError(f"a threshold over {size} entries needs a count in {least}..{size}, not {k}")
+
+
+def _pattern(x: jax.Array, dtype: jnp.dtype) -> jax.Array:
+  """The flat bit patterns of |x| as non-negative ints (int32, or int64 for float64)."""
+  bits = jax.lax.bitcast_convert_type(x.astype(dtype).reshape(-1), f"uint{8 * dtype.itemsize}")
+  cleared = bits & jnp.asarray(2 ** WIDTHS[dtype.name] - 1, bits.dtype)
+  return cleared.astype(jnp.int64 if dtype.itemsize == 8 else jnp.int32)
+
+
+def _from_pattern(pattern: jax.Array, dtype: jnp.dtype) -> jax.Array:
+  return jax.lax.bitcast_convert_type(pattern.astype(f"uint{8 * dtype.itemsize}"), dtype)
+
+
+def _kept(pattern: jax.Array, kth: jax.Array, end: jax.Array) -> jax.Array:
+  return (pattern > kth) | ((pattern == kth) & (jax.lax.iota(jnp.int32, pattern.size) < end))
+
+
+def _select(patterns: list[jax.Array], k: jax.Array, width: int, axis_name: str | None) -> Kth:
+  def radix(k: jax.Array, *patterns: jax.Array) -> Kth:
+    return _radix_select(patterns, k, width, axis_name)
+
+  def bisect(k: jax.Array, *patterns: jax.Array) -> Kth:
+    return _bit_select(patterns, k, width, axis_name)
+
+  return jax.lax.platform_dependent(k, *patterns, cpu=radix, default=bisect)
+
+
+def _radix_select(patterns: tuple[jax.Array, ...], k: jax.Array, width: int, axis_name: str | None) -> Kth:
+  prefix, above = jnp.zeros((), patterns[0].dtype), jnp.zeros((), jnp.int32)
+  low = width
+  while low:
+    size = min(MOST_DIGIT_BITS, low)
+    low -= size
+    counts = [_histogram(p, None if low + size == width else prefix, low, size) for p in patterns]
+    histogram = device_axis.psum(sum(counts[1:], counts[0]), axis_name)
+    at_least = above + jnp.cumsum(histogram[::-1], dtype=jnp.int32)[::-1]
+    digit = jnp.maximum(jnp.sum(at_least >= k, dtype=jnp.int32) - 1, 0)
+    above = at_least[digit] - histogram[digit]
+    prefix = (prefix << size) | digit.astype(prefix.dtype)
+  return Kth(prefix, above, histogram[digit])
+
+
+def _histogram(pattern: jax.Array, prefix: jax.Array | None, low: int, size: int) -> jax.Array:
+  """Counts of the digit of `size` bits at bit `low` among entries whose higher bits are `prefix` (all when None)."""
+  digit = ((pattern >> low) & (2**size - 1)).astype(jnp.uint32)  # unsigned: no index from the end to look for
+  if prefix is not None:
+    digit = jnp.where((pattern >> (low + size)) == prefix, digit, 2**size)  # out of range: dropped
+  return jnp.zeros(2**size, jnp.int32).at[digit].add(1, mode="drop")
+
+
+def _bit_select(patterns: tuple[jax.Array, ...], k: jax.Array, width: int, axis_name: str | None) -> Kth:
+  def count(test: Any) -> jax.Array:
+    return device_axis.psum(sum((jnp.sum(test(p), dtype=jnp.int32) for p in patterns), jnp.int32(0)), axis_name)
+
+  def bit(i: jax.Array, found: jax.Array) -> jax.Array:
+    candidate = found | (jnp.ones((), found.dtype) << (width - 1 - i).astype(found.dtype))
+    return jnp.where(count(lambda p: p >= candidate) >= k, candidate, found)
+
+  found = jax.lax.fori_loop(0, width, bit, jnp.zeros((), patterns[0].dtype))
+  return Kth(found, count(lambda p: p > found), count(lambda p: p == found))
+
+
+def _tie_ends(
+  xs: tuple[jax.Array, ...], kth: Kth, keep: jax.Array, dtype: jnp.dtype, axis_name: str | None
+) -> list[jax.Array]:
+  """Per leaf, the flat position before which entries equal to the threshold are kept."""
+  wanted = keep - kth.above
+
+  def search() -> list[jax.Array]:
+    # From the leaves, not from patterns made outside: what a branch reads is written to memory first.
+    leaves = [_Ties(x.reshape(-1), lambda part: _pattern(part, dtype) == kth.pattern) for x in xs]
+    blocks = [ties.counts() for ties in leaves]
+    here = jnp.stack([jnp.sum(counts, dtype=jnp.int32) for counts in blocks])
+    total = device_axis.psum(here, axis_name)
+    before = jnp.cumsum(total, dtype=jnp.int32) - total
+    if axis_name is not None:
+      every = jax.lax.all_gather(here, axis_name)
+      earlier = jnp.arange(len(every)) < jax.lax.axis_index(axis_name)
+      before += jnp.sum(jnp.where(earlier[:, None], every, 0), axis=0, dtype=jnp.int32)
+    ranks = jnp.clip(wanted - before, 0, here)
+    return [ties.end(counts, rank) for ties, counts, rank in zip(leaves, blocks, ranks, strict=True)]
+
+  def all_of_them() -> list[jax.Array]:
+    return [jnp.full((), 2**31 - 1, jnp.int32)] * len(xs)
+
+  if axis_name is not None:  # the ends differ by device: the two branches of a cond could not have one type
+    return search()
+  return jax.lax.cond(wanted == kth.equal, all_of_them, search)
+
+
+class _Ties(NamedTuple):
+  """The entries of a flat leaf for which `test` holds; the leaf is read once, and one block of it again."""
+
+  flat: jax.Array
+  test: Callable[[jax.Array], jax.Array]
+
+  @property
+  def block(self) -> int:
+    return min(BLOCK, self.flat.size)
+
+  def counts(self) -> jax.Array:
+    """How many entries hold, by block; the last block is what remains, and may be empty."""
+    whole = self.flat.size // self.block * self.block
+    rows = self.test(self.flat[:whole]).reshape(-1, self.block)
+    rest = self.test(self.flat[whole:])
+    return jnp.append(jnp.sum(rows, axis=1, dtype=jnp.int32), jnp.sum(rest, dtype=jnp.int32))
+
+  def end(self, counts: jax.Array, rank: jax.Array) -> jax.Array:
+    """The position after the `rank`-th entry that holds, 0 when rank is 0."""
+    ends = jnp.cumsum(counts, dtype=jnp.int32)
+    block = jnp.sum(ends < rank, dtype=jnp.int32)
+    start = jnp.minimum(block * self.block, self.flat.size - self.block)
+    ours = start + jax.lax.iota(jnp.int32, self.block) >= block * self.block
+    holds = self.test(jax.lax.dynamic_slice(self.flat, (start,), (self.block,))) & ours
+    inside = ends[block] - counts[block] + jnp.cumsum(holds, dtype=jnp.int32)
+    return jnp.where(rank > 0, start + jnp.sum(inside < rank, dtype=jnp.int32) + 1, 0)
