@@ -1,0 +1,127 @@
+"""The one train step: a pure function from a state and a batch to the next state and its metrics."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array
+
+import kd
+from core import axis, keys
+from core.errors import UserError
+from engine import optim
+from engine.average import average
+from engine.forward import Forward
+from engine.objective import Objective, batch_mean
+from engine.state import TrainState
+from engine.statistics import refuse_local_statistics
+
+Metrics = dict[str, Array]
+Step = Callable[..., tuple[TrainState, Metrics]]
+
+
+def make_train_step(
+  forward: Forward,
+  objective: Objective,
+  tx: optax.GradientTransformation,
+  *,
+  teacher: Callable[[Any, Array], Array | kd.Outputs] | None = None,
+  ema: float | None = None,
+  accumulate: int = 1,
+  seed: int = 0,
+  per_device_statistics: bool = False,
+) -> Step:
+  """Puts a model, an objective and an optimizer together.
+
+  Args:
+    forward: the student; see `engine.forward`.
+    objective: see `engine.objective`.
+    tx: the optimizer over {"params", "qparams", "aux"}. A transformation that prunes is its outermost part.
+    teacher: `teacher(teacher_variables, image) -> logits`. Without one, `batch["teacher_logits"]` is used where it is
+      there.
+    ema: decay of the averages kept in `state.ema`.
+    accumulate: micro-batches an update; `state.step` counts batches, the optimizer's `step` updates.
+    seed: of dropout and of the losses' randomness.
+    per_device_statistics: allow a model whose batch statistics are each device's own; they are averaged after the step.
+
+  Returns:
+    `step(state, batch, teacher_variables=None, *, axis_name=None, seed=seed) -> (state, metrics)`, pure. The batch is
+    {"image", "label", ...}; under an axis it is this device's equal share, and states and metrics are the same on all
+    devices.
+  """
+  tx = optim.accumulated(tx, accumulate)
+
+  def step(state, batch, teacher_variables=None, *, axis_name=None, seed=seed):
+    key = keys.step_key(seed, state.step, "step")
+    taught = teacher_outputs(teacher, teacher_variables, batch)
+
+    def loss_of(trained):
+      variables = {"params": trained["params"], **state.model_state}
+      logits, model_state, quant_state = run(variables, trained["qparams"], state.quant_state, batch["image"])
+      student, about = kd.Outputs(logits), {"aux": trained["aux"], "aux_state": state.aux_state}
+      about |= {"step": state.step // accumulate, "key": key, "axis_name": axis_name}
+      loss, aux_state, logs = objective(student, taught, batch, **about)
+      return loss, (model_state, quant_state, aux_state, {"loss": loss, **accuracy(logits, batch, axis_name), **logs})
+
+    def run(*args):
+      return forward(*args, train=True, key=_device_key(key, axis_name), axis_name=axis_name)
+
+    if axis_name is not None and not per_device_statistics:
+      refuse_local_statistics(run, state.variables, state.qparams, state.quant_state, batch["image"])
+    shared = _vary(state.trained, axis_name)
+    grads, (model_state, quant_state, aux_state, metrics) = jax.grad(loss_of, has_aux=True)(shared)
+    grads, metrics = axis.pmean((grads, metrics), axis_name)
+    if per_device_statistics:
+      model_state = axis.pmean(model_state, axis_name)
+
+    count = {"step": state.step // accumulate, "micro": state.step % accumulate}
+    updates, opt_state = tx.update(grads, state.opt_state, state.trained, **count)
+    trained: Any = optax.apply_updates(state.trained, updates)
+    averages = average(state.ema, {**trained, "model_state": model_state}, ema, accumulate, **count)
+    kept = {"model_state": model_state, "quant_state": quant_state, "aux_state": aux_state}
+    state = state.replace(step=state.step + 1, **trained, **kept, opt_state=opt_state, ema=averages)
+    return state, {**metrics, "grad_norm": optax.tree.norm(grads)}
+
+  return step
+
+
+def teacher_outputs(teacher: Callable | None, variables: Any, batch: Mapping[str, Any]) -> kd.Outputs | None:
+  """What the teacher says of a batch: run now, or read from the batch, never both.
+
+  Raises:
+    UserError: the batch has cached logits and there is a teacher to run as well.
+  """
+  cached = batch.get("teacher_logits")
+  if teacher is not None and cached is not None:
+    raise UserError("the batch holds 'teacher_logits' and there is a teacher to run: expected one of them")
+  if teacher is not None:
+    if variables is None:
+      raise UserError("the step has a teacher and got no teacher_variables")
+    cached = teacher(variables, batch["image"])
+  if cached is None or isinstance(cached, kd.Outputs):
+    return jax.lax.stop_gradient(cached)
+  return kd.Outputs(jax.lax.stop_gradient(cached))
+
+
+def accuracy(logits: Array, batch: Mapping[str, Any], axis_name: str | None) -> Metrics:
+  """The share of examples whose largest logit is their label's, where the batch has labels."""
+  if "label" not in batch:
+    return {}
+  right = jnp.argmax(logits, -1).astype(batch["label"].dtype) == batch["label"]
+  return {"accuracy": batch_mean(right.astype(jnp.float32), batch.get("valid"), axis_name)}
+
+
+def _vary(tree: Any, axis_name: str | None) -> Any:
+  """Marks values as each device's own, so that the gradient is local and the mean over devices is written once, by us.
+
+  Without it replication checking sums gradients itself, and a custom gradient rule that mixes parameters with data
+  does not type-check.
+  """
+  return tree if axis_name is None else jax.lax.pcast(tree, axis_name, to="varying")
+
+
+def _device_key(key: Array, axis_name: str | None) -> Array:
+  """The model's own dropout has to differ between devices; it agrees with one device's in distribution only."""
+  return key if axis_name is None else jax.random.fold_in(key, jax.lax.axis_index(axis_name))
