@@ -1,0 +1,103 @@
+"""The table of a compression, one row a stage, for the terminal, for Markdown and for the report."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+Row = Mapping[str, Any]
+ABSENT = "–"
+
+
+class Column(NamedTuple):
+  """A column: the row's key, a short head, how a value is written, and what it means in one sentence."""
+
+  key: str
+  head: str
+  write: Callable[[Any], str]
+  meaning: str
+
+
+def percent(value: float) -> str:
+  """0.98333 as 98.33 %."""
+  return f"{100 * value:.2f} %"
+
+
+def count(value: float) -> str:
+  """12345 as 12,345."""
+  return f"{value:,.0f}"
+
+
+def size(value: float) -> str:
+  """Bytes as B, kB or MB (of 1,000) to three digits."""
+  for unit, scale in (("B", 1), ("kB", 1_000), ("MB", 1_000_000), ("GB", 1_000_000_000)):
+    shown = value / scale
+    if shown < 999.5 or unit == "GB":
+      return (
+        f"{shown:.0f} {unit}" if unit == "B" or shown >= 99.95 else f"{shown:.{1 if shown >= 9.995 else 2}f} {unit}"
+      )
+  return ""
+
+
+def microseconds(value: float) -> str:
+  """Microseconds to three digits."""
+  return f"{value:,.0f} µs" if value >= 99.95 else f"{value:.1f} µs"
+
+
+COLUMNS = (
+  Column("name", "stage", str, "A stage of the compression; each begins where an earlier one ended."),
+  Column("accuracy", "JAX", percent, "Accuracy of the JAX model on the test split, as training computes it."),
+  Column("file_accuracy", "file", percent, "Accuracy of the exported file on the test split, run in the real runtime."),
+  Column(
+    "agreement", "agrees", percent, "Share of the test split on which the exported file decides as the teacher does."
+  ),
+  Column(
+    "parameters", "parameters", count, "Weights, biases and batch-norm parameters that the model needs to predict."
+  ),
+  Column("nonzero", "non-zero", count, "Parameters that are not zero."),
+  Column("macs", "MACs", count, "Multiply-accumulate operations for one example, zeros counted."),
+  Column("file_bytes", "file size", size, "Size of the exported file (1 kB is 1,000 bytes)."),
+  Column("latency_us", "latency", microseconds, "Median time of one example in the runtime, on one thread."),
+  Column(
+    "codes_differ",
+    "codes off",
+    count,
+    "Output codes of the test split in which the training's simulation and the integer reference differ.",
+  ),
+)
+
+
+def used(rows: Sequence[Row]) -> list[Column]:
+  """The columns for which some row has a value."""
+  return [column for column in COLUMNS if any(row.get(column.key) is not None for row in rows)]
+
+
+def cell(row: Row, column: Column) -> str:
+  """One value as text; a dash where the row has none."""
+  value = row.get(column.key)
+  return ABSENT if value is None else column.write(value)
+
+
+def format_table(rows: Sequence[Row]) -> str:
+  """The table for a terminal: names to the left, numbers to the right.
+
+  Args:
+    rows: mappings with the keys of COLUMNS; what is missing or None is shown as a dash, and a column without values is
+      left out.
+  """
+  columns = used(rows)
+  grid = [[column.head for column in columns], *([cell(row, column) for column in columns] for row in rows)]
+  widths = [max(len(line[k]) for line in grid) for k in range(len(columns))]
+  text = [
+    "  ".join(c.ljust(w) if k == 0 else c.rjust(w) for k, (c, w) in enumerate(zip(line, widths))) for line in grid
+  ]
+  return "\n".join([text[0], "─" * len(text[0]), *text[1:]])
+
+
+def format_markdown(rows: Sequence[Row]) -> str:
+  """The same table in Markdown."""
+  columns = used(rows)
+  lines = [
+    [column.head for column in columns],
+    ["---" if column.key == "name" else "---:" for column in columns],
+    *([cell(row, column).replace("|", "\\|") for column in columns] for row in rows),
+  ]
+  return "\n".join("| " + " | ".join(line) + " |" for line in lines)
