@@ -1,0 +1,205 @@
+"""The house rules that no single file shows: who imports whom, where heavy libraries load, how large things grow."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+METHODS = {"core", "graph"}  # what the rooms of methods may use of ours; never each other
+
+# package: (what it may import of ours, third parties beside jax, numpy and jaxtyping)
+TABLE: dict[str, tuple[set[str], set[str]]] = {
+  "core": (set(), set()),
+  "graph": ({"core"}, set()),
+  "kd": (METHODS, {"optax", "chex"}),
+  "quant": (METHODS, {"optax", "chex"}),
+  "sparsity": (METHODS, {"optax", "chex"}),
+  "lowrank": (METHODS, {"optax", "chex"}),
+  "zoo": (set(), {"flax"}),
+  "engine": (
+    {"core", "graph", "kd", "quant", "sparsity", "lowrank", "zoo"},
+    {"absl", "array_record", "flax", "grain", "ml_collections", "optax", "orbax", "PIL", "safetensors", "sklearn"}
+    | {"tensorboardX", "tensorflow_datasets", "tqdm", "msgpack", "importlib_resources"},
+  ),
+  "deploy": (
+    {"core", "graph", "quant", "sparsity", "lowrank"},
+    {"ai_edge_litert", "flatbuffers", "onnx", "onnxruntime"},
+  ),
+  "pipeline": (
+    {"core", "graph", "kd", "quant", "sparsity", "lowrank", "zoo", "engine", "deploy"},
+    {"absl", "flax", "ml_collections", "optax", "tqdm"},
+  ),
+  "configs": (set(), {"ml_collections"}),
+  "scripts": (
+    {"core", "graph", "kd", "quant", "sparsity", "lowrank", "zoo", "engine", "deploy", "pipeline"},
+    {"absl", "ml_collections"},
+  ),
+}
+EVERYWHERE = {"jax", "numpy", "jaxtyping"}
+HEAVY = {"orbax", "tensorflow_datasets", "grain", "array_record", "sklearn", "tensorboardX", "safetensors", "PIL"}
+HEAVY |= {"ai_edge_litert", "flatbuffers", "onnx", "onnxruntime"}
+LIGHT = ("core.errors", "pipeline.flags", "pipeline.workdir", "pipeline.report")  # these answer before jax could load
+
+FILE_LINES, FUNCTION_LINES, SCRIPT_LINES = 350, 80, 80
+
+
+class Import(NamedTuple):
+  """One import: the module's dotted name, its line, and whether it runs when the file is imported."""
+
+  name: str
+  line: int
+  eager: bool
+
+
+def sources() -> list[pathlib.Path]:
+  return [path for package in TABLE for path in sorted((ROOT / package).rglob("*.py"))]
+
+
+FILES = {str(path.relative_to(ROOT)): path for path in sources()}
+
+
+def imports(path: pathlib.Path) -> Iterator[Import]:
+  def walk(node: ast.AST, eager: bool) -> Iterator[Import]:
+    for child in ast.iter_child_nodes(node):
+      if isinstance(child, ast.Import):
+        yield from (Import(alias.name, child.lineno, eager) for alias in child.names)
+      elif isinstance(child, ast.ImportFrom):
+        assert child.level == 0, f"{path}:{child.lineno} imports relatively"
+        assert child.module is not None
+        yield Import(child.module, child.lineno, eager)
+        yield from (Import(f"{child.module}.{alias.name}", child.lineno, eager) for alias in child.names)
+      typing_only = isinstance(child, ast.If) and ast.unparse(child.test).endswith("TYPE_CHECKING")
+      inside = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+      yield from walk(child, eager and not inside and not typing_only)
+
+  yield from walk(ast.parse(path.read_text(encoding="utf-8")), True)
+
+
+def top(name: str) -> str:
+  return name.partition(".")[0]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_imports_follow_the_table(name):
+  package = top(name.replace("/", "."))
+  ours, others = TABLE[package]
+  allowed = {package, *ours, *others, *sys.stdlib_module_names}
+  if package != "configs":
+    allowed |= EVERYWHERE
+  if name == "core/errors.py":
+    allowed = set(sys.stdlib_module_names)
+  wrong = [f"{name}:{i.line} imports {i.name}" for i in imports(FILES[name]) if top(i.name) not in allowed]
+  assert not wrong
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_heavy_libraries_load_where_they_are_used(name):
+  eager = [
+    f"{name}:{i.line} imports {i.name} at the top" for i in imports(FILES[name]) if i.eager and top(i.name) in HEAVY
+  ]
+  assert not eager
+
+
+def test_only_public_jax():
+  everywhere = [*FILES.values(), *(p for d in ("tests", "benchmarks", "examples") for p in (ROOT / d).rglob("*.py"))]
+  wrong = [f"{path.relative_to(ROOT)}:{i.line}" for path in everywhere for i in imports(path) if "jax._src" in i.name]
+  assert not wrong
+
+
+def test_one_file_says_pmap():
+  named = [name for name, path in FILES.items() if "jax.pmap" in path.read_text(encoding="utf-8")]
+  assert set(named) <= {"engine/parallel.py", "graph/versions.py"}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_files_and_functions_keep_their_size(name):
+  text = FILES[name].read_text(encoding="utf-8")
+  most = SCRIPT_LINES if name.startswith("scripts/") and name.count("/") == 1 else FILE_LINES
+  assert text.count("\n") <= most, f"{name} has {text.count(chr(10))} lines"
+  for node in ast.walk(ast.parse(text)):
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+      lines = (node.end_lineno or node.lineno) - node.lineno + 1
+      assert lines <= FUNCTION_LINES, f"{name}:{node.lineno} {node.name} has {lines} lines"
+
+
+def modules_of(package: str) -> dict[str, pathlib.Path]:
+  """Dotted name to file, for a package and all below it."""
+  found = {}
+  for path in sorted((ROOT / package).rglob("*.py")):
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+  return found
+
+
+@pytest.mark.parametrize("package", ["kd", "quant", "sparsity", "lowrank"])
+def test_every_file_of_methods_is_imported_by_its_package(package):
+  """A method that its package does not import is found by nobody, neither by a config nor by the conformance tests."""
+  known = modules_of(package)
+  reached, waiting = set(), [package]
+  while waiting:
+    name = waiting.pop()
+    if name in known and name not in reached:
+      reached.add(name)
+      waiting += [i.name for i in imports(known[name]) if i.eager]
+  assert sorted(set(known) - reached) == []
+
+
+METHOD_FILES = [name for name in FILES if name.split("/")[0] in ("kd", "quant", "sparsity", "lowrank")]
+
+
+@pytest.mark.parametrize("name", METHOD_FILES)
+def test_a_method_is_exported_under_its_name(name):
+  """A file that has a function of its own name is a method, and its package exports it, unless a sibling uses it."""
+  path = FILES[name]
+  functions = [
+    node.name for node in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(node, ast.FunctionDef)
+  ]
+  if path.stem in functions:
+    module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    users = {i.name for sibling in path.parent.glob("*.py") for i in imports(sibling)}
+    assert f"{module}.{path.stem}" in users, f"add `from {module} import {path.stem}` to the package's __init__"
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_modules_and_public_functions_have_a_docstring(name):
+  tree = ast.parse(FILES[name].read_text(encoding="utf-8"))
+  package = top(name.replace("/", "."))
+  if not tree.body and name.endswith("__init__.py"):
+    return
+  assert ast.get_docstring(tree), f"{name} does not say what it is"
+  if package in ("configs", "scripts"):
+    return
+  public = [n for n in tree.body if isinstance(n, ast.FunctionDef | ast.ClassDef) and not n.name.startswith("_")]
+  assert [f"{name}:{node.lineno} {node.name}" for node in public if not ast.get_docstring(node)] == []
+
+
+def test_light_modules_load_neither_jax_nor_numpy():
+  code = f"import sys, {', '.join(LIGHT)}; print([m for m in ('jax', 'numpy', 'flax', 'optax') if m in sys.modules])"
+  result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+  assert result.stdout.strip() == "[]"
+
+
+def test_what_is_imported_is_required_by_setup():
+  text = (ROOT / "setup.py").read_text(encoding="utf-8").lower()
+  names = {"PIL": "pillow", "absl": "absl-py", "orbax": "orbax-checkpoint", "sklearn": "scikit-learn"}
+  names |= {"tensorflow_datasets": "tensorflow-datasets", "ai_edge_litert": "ai-edge-litert"}
+  used = {top(i.name) for path in FILES.values() for i in imports(path)} - set(sys.stdlib_module_names) - set(TABLE)
+  missing = sorted(name for name in used if f'"{names.get(name, name).lower()}' not in text)
+  assert missing == []
+
+
+def test_the_rules_can_fail(tmp_path):
+  """The reader of imports sees what it must: nested, renamed, conditional and typing-only ones."""
+  path = tmp_path / "bad.py"
+  path.write_text(
+    "from typing import TYPE_CHECKING\nimport engine.loop as x\nif TYPE_CHECKING:\n  import onnx\n"
+    "def f():\n  from jax import _src\n  import orbax.checkpoint\ntry:\n  import grain\nexcept ImportError:\n  pass\n"
+  )
+  found = {(i.name, i.eager) for i in imports(path)}
+  assert ("engine.loop", True) in found and ("onnx", False) in found
+  assert ("jax._src", False) in found and ("orbax.checkpoint", False) in found and ("grain", True) in found
