@@ -57,7 +57,8 @@ def batch_mean(per_example: Array, valid: Array | None, axis_name: str | None) -
 def weighted(terms: Sequence[Term]) -> Objective:
   """The objective sum_k weight_k * mean over the batch of loss_k.
 
-  The batch may hold `valid`, (batch,) bools that leave padding out of the mean, and `where`, the classes that count.
+  The batch may hold "where", (batch,) bools that leave padding out of the mean, and "class_where", bools that
+  broadcast to the logits, the classes that count.
 
   Args:
     terms: at least one; names differ.
@@ -77,15 +78,15 @@ def weighted(terms: Sequence[Term]) -> Objective:
         aux_state=aux_state.get(term.name),
         key=jax.random.fold_in(key, index),
         axis_name=axis_name,
-        where=batch.get("where"),
+        where=batch.get("class_where"),
       )
       if after is not None:
         states[term.name] = after
-      value = batch_mean(per_example, batch.get("valid"), axis_name)
+      value = batch_mean(per_example, batch.get("where"), axis_name)
       weight = term.weight(step) if callable(term.weight) else term.weight
       total = total.astype(value.dtype) + weight * value
       logs[term.name] = value
-      logs |= {f"{term.name}/{k}": batch_mean(v, batch.get("valid"), axis_name) for k, v in notes.items()}
+      logs |= {f"{term.name}/{k}": batch_mean(v, batch.get("where"), axis_name) for k, v in notes.items()}
     return total, states, logs
 
   return objective

@@ -4,7 +4,7 @@ The order inside is: clip the gradient's norm, the method, weight decay of kerne
 schedule. A transformation that prunes wraps all of it, and only the accumulation of gradients may wrap that.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,8 +14,6 @@ from jaxtyping import Array
 
 from core.errors import UserError, unknown
 from engine.labels import LABELS, labels
-
-Schedule = Callable[[Array], Array]
 
 
 def schedule(
@@ -27,7 +25,7 @@ def schedule(
   end: float = 0.0,
   milestones: Sequence[int] = (),
   factor: float = 0.1,
-) -> Schedule:
+) -> optax.Schedule:
   """A learning rate as a function of the optimizer's step, the first of which is 0.
 
   Args:
@@ -44,7 +42,7 @@ def schedule(
   if warmup > steps:
     raise UserError(f"schedule: warmup is {warmup} steps of {steps} in all; expected fewer")
 
-  def rate(step: Array) -> Array:
+  def rate(step: jax.typing.ArrayLike) -> Array:
     step = jnp.asarray(step, jnp.float32)
     if name == "cosine":
       share = jnp.clip((step - warmup) / max(steps - warmup, 1), 0.0, 1.0)
@@ -155,7 +153,8 @@ def accumulated(tx: optax.GradientTransformation, every: int) -> optax.GradientT
   def init(params: Any) -> AccumulateState:
     return AccumulateState(jax.tree.map(jnp.zeros_like, params), tx.init(params))
 
-  def update(updates, state, params=None, *, micro, **extra):
+  def update(updates, state, params=None, **extra):
+    micro = extra.pop("micro")
     count = (micro + 1).astype(jnp.float32)
     mean = jax.tree.map(lambda m, g: m + (g - m) / count.astype(g.dtype), state.gradients, updates)
 
@@ -168,8 +167,8 @@ def accumulated(tx: optax.GradientTransformation, every: int) -> optax.GradientT
 
     return jax.lax.cond(micro == every - 1, due, wait, mean, state.inner)
 
-  def plain(updates, state, params=None, *, micro=None, **extra):
-    del micro
+  def plain(updates, state, params=None, **extra):
+    extra.pop("micro", None)
     return tx.update(updates, state, params, **extra)
 
   if every == 1:

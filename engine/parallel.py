@@ -59,6 +59,53 @@ def parallelize(
   return _dividing(run, mesh)
 
 
+def resident(
+  fn: Callable[..., Any], mode: str = "jit", devices: Sequence[jax.Device] | None = None
+) -> Callable[..., Any]:
+  """Compiles a function whose arguments are the same on all devices, and which takes its own part of the data.
+
+  Args:
+    fn: `fn(*args, axis_name=None, split=None)`. Under "pmap" and "shard_map" it has an axis name, and picks its part by
+      its place on the axis; `split` of "mesh" is a sharding to hold the leading axis of a batch to.
+    mode: one of `MODES`.
+    devices: as of `parallelize`.
+
+  Returns:
+    `call(*args)`, with results that are the same on all devices.
+  """
+  if mode not in MODES:
+    raise unknown("parallel mode", mode, MODES)
+  devices = list(jax.local_devices() if devices is None else devices)
+  if mode == "jit":
+    return jax.jit(fn)
+  mesh = Mesh(np.array(devices), (AXIS,))
+  everywhere = NamedSharding(mesh, EVERYWHERE)
+  named = functools.partial(fn, axis_name=AXIS)
+  if mode == "pmap":
+    run = _pmap_resident(named, mesh)
+  elif mode == "mesh":
+    run = jax.jit(functools.partial(fn, split=NamedSharding(mesh, SPLIT)), out_shardings=everywhere)
+  else:
+    run = jax.jit(jax.shard_map(named, mesh=mesh, in_specs=EVERYWHERE, out_specs=EVERYWHERE, check_vma=True))
+  return lambda *args: run(*jax.device_put(args, everywhere))
+
+
+def _pmap_resident(named: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
+  places = jax.device_put(np.arange(mesh.size), NamedSharding(mesh, SPLIT))  # pmap wants something to map over
+
+  @functools.cache  # by the number of arguments: a new pmap would compile again
+  def of(count: int) -> Callable[..., Any]:
+    return jax.pmap(
+      lambda _, *args: named(*args),
+      axis_name=AXIS,
+      in_axes=(0,) + (None,) * count,
+      out_axes=None,  # pyrefly: ignore
+      devices=list(mesh.devices.flat),
+    )
+
+  return lambda *args: of(len(args))(places, *args)
+
+
 def checked(named: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
   """The step under `shard_map` with replication checking, for tracing as well as for running."""
   return jax.shard_map(

@@ -110,7 +110,7 @@ def accuracy(logits: Array, batch: Mapping[str, Any], axis_name: str | None) -> 
   if "label" not in batch:
     return {}
   right = jnp.argmax(logits, -1).astype(batch["label"].dtype) == batch["label"]
-  return {"accuracy": batch_mean(right.astype(jnp.float32), batch.get("valid"), axis_name)}
+  return {"accuracy": batch_mean(right.astype(jnp.float32), batch.get("where"), axis_name)}
 
 
 def _vary(tree: Any, axis_name: str | None) -> Any:

@@ -2,6 +2,8 @@
 
     loss_i = -log softmax(student_i)[label_i]
 
+Of a mixed example (mixup: arXiv:1710.09412) the two labels' losses are averaged with the weights of their images.
+
 Reduction: one number an example. The temperature is 1, as in section 2 of arXiv:1503.02531. The teacher is not read.
 """
 
@@ -10,12 +12,20 @@ from kd.base import Loss, log_softmax, logits_of, pick
 
 
 def hard_labels() -> Loss:
-  """Cross-entropy with `batch["label"]`, (batch,) integers."""
+  """Cross-entropy with `batch["label"]`, (batch,) integers.
+
+  Where the batch holds "mix", (batch,) weights of the label, the rest of the weight is that of `batch["mix_label"]`.
+  """
 
   def loss(student, teacher=None, batch=None, *, aux=None, aux_state=None, key=None, axis_name=None, where=None):
     del teacher, aux, key, axis_name
     if batch is None or "label" not in batch:
       raise UserError("the loss 'hard_labels' needs a batch with 'label': (batch,) integers")
-    return -pick(log_softmax(logits_of(student), where), batch["label"]), aux_state, {}
+    log_q = log_softmax(logits_of(student), where)
+    per_example = -pick(log_q, batch["label"])
+    if "mix" in batch:
+      weight = batch["mix"].astype(log_q.dtype)
+      per_example = weight * per_example - (1 - weight) * pick(log_q, batch["mix_label"])
+    return per_example, aux_state, {}
 
   return loss

@@ -113,6 +113,16 @@ def test_soft_labels_of_one_class_are_hard_labels():
   np.testing.assert_allclose(soft, hard, rtol=1e-6)
 
 
+def test_a_mixed_example_has_two_labels():
+  s = jnp.asarray(pair(5)[0], jnp.float32)
+  batch = {"label": jnp.asarray(labels(), jnp.int32), "mix_label": jnp.asarray((labels() + 1) % CLASSES, jnp.int32)}
+  batch["mix"] = jnp.linspace(0.0, 1.0, BATCH)
+  one_hot = lambda k: jax.nn.one_hot(batch[k], CLASSES)
+  target = batch["mix"][:, None] * one_hot("label") + (1 - batch["mix"][:, None]) * one_hot("mix_label")
+  soft = kd.soft_labels(source="batch")(s, None, {"soft_label": target})[0]
+  np.testing.assert_allclose(kd.hard_labels()(s, None, batch)[0], soft, rtol=1e-5)
+
+
 @pytest.mark.parametrize("name", ["hinton", "hinton_1", "logit_l2", "logit_l2_mean"])
 def test_zero_with_zero_gradient_where_student_is_teacher(name):
   _, t = pair(6)

@@ -1,0 +1,34 @@
+"""Training: the state, the one step, optimizers, parallel modes and the loop.
+
+tx = engine.optimizer("adamw", engine.schedule("cosine", 1e-3, steps))
+step = engine.make_train_step(forward, objective, tx, teacher=teacher)
+state, history = engine.fit(step, engine.create(variables, tx), get_batch, data, steps=steps)
+"""
+
+from engine.evaluate import accuracy, agreement, logits
+from engine.labels import labels
+from engine.loop import Hook, fit
+from engine.objective import Term, weighted
+from engine.optim import optimizer, schedule
+from engine.parallel import parallelize
+from engine.state import TrainState, create
+from engine.statistics import find_local_statistics
+from engine.step import make_train_step
+
+__all__ = [
+  "Hook",
+  "Term",
+  "TrainState",
+  "accuracy",
+  "agreement",
+  "create",
+  "find_local_statistics",
+  "fit",
+  "labels",
+  "logits",
+  "make_train_step",
+  "optimizer",
+  "parallelize",
+  "schedule",
+  "weighted",
+]

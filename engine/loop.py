@@ -1,0 +1,206 @@
+"""The training loop: a bounded number of steps in flight, hooks at fixed steps, a stop where the loss is not finite.
+
+The data lies on the devices as a whole, and each step makes its batch from (seed, step) inside the compiled function.
+Several steps a call pay on accelerators; on CPU a convolution inside a compiled loop runs on one thread, several
+times slower, so there a call is a step.
+"""
+
+import collections
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from core.errors import UserError
+from engine import parallel
+from engine.state import TrainState
+from engine.step import Step
+
+GetBatch = Callable[..., dict[str, Array]]
+History = dict[str, np.ndarray]
+Run = Callable[..., tuple[TrainState, dict[str, Array]]]
+
+# More than about 32 unfinished steps on several CPU devices can starve their collectives until the process is aborted.
+IN_FLIGHT = 8
+STEPS_PER_CALL = 32
+
+
+class Hook(NamedTuple):
+  """Something to do every so many steps, and after the last one.
+
+  Attributes:
+    every: it is called when the number of finished steps is a multiple of this.
+    call: `call(step, state, metrics)`: the number of finished steps, the state after them, and each metric of the
+      steps since the last
+      call, (steps,). All of them were finite.
+  """
+
+  every: int
+  call: Callable[[int, TrainState, History], None]
+
+
+def fit(
+  step: Step,
+  state: TrainState,
+  get_batch: GetBatch,
+  data: Any,
+  *,
+  steps: int,
+  seed: int = 0,
+  teacher_variables: Any = None,
+  mode: str = "jit",
+  devices: Sequence[jax.Device] | None = None,
+  hooks: Sequence[Hook] = (),
+  tick: Callable[[int], None] | None = None,
+  steps_per_call: int | None = None,
+  in_flight: int = IN_FLIGHT,
+) -> tuple[TrainState, History]:
+  """Trains from `state.step` up to `steps`; a state that is there already is returned as it is.
+
+  Args:
+    step: of `make_train_step`.
+    state: a fresh one or a restored one: the run goes on as if it had never stopped.
+    get_batch: `get_batch(data, step, *, seed, part)`, pure: part k of n, given as (k, n), of the batch of a step.
+    data: arrays that lie on the devices, whatever `get_batch` reads.
+    steps: batches to have seen at the end.
+    seed: of the order, of dropout and of the losses' randomness.
+    teacher_variables: of the step's teacher.
+    mode: see `engine.parallel`.
+    devices: all local ones by default.
+    hooks: checkpoints, metrics, evaluations, in this order.
+    tick: called with the number of steps begun, after each call, without waiting; for a progress bar.
+    steps_per_call: so many steps are compiled into one call; 1 on CPU by default, and 32 elsewhere.
+    in_flight: calls that may be unfinished.
+
+  Returns:
+    The last state, and each metric of each step, (steps,).
+
+  Raises:
+    UserError: the loss or the gradient is not finite; hooks were last called before that step. Or the batch does not
+      divide.
+  """
+  length = _steps_per_call(steps_per_call, devices)
+  run = compiled(step, get_batch, mode=mode, devices=devices, length=length)
+  _check_batch(get_batch, data, mode, devices)
+  arguments = (data, teacher_variables, jnp.asarray(seed, jnp.int32))
+  return drive(run, state, arguments, steps=steps, hooks=hooks, tick=tick, length=length, in_flight=in_flight)
+
+
+def several(step: Step, get_batch: GetBatch, length: int) -> Run:
+  """`run(state, count, data, teacher_variables, seed)`: `count` steps, at most `length`, each with its own batch.
+
+  The count is an argument, so that all numbers of steps are one compiled function and give the same bits.
+  """
+
+  def one(state, data, teacher_variables, seed, axis_name, split):
+    part = (0, 1) if axis_name is None else (jax.lax.axis_index(axis_name), jax.lax.axis_size(axis_name))
+    batch = get_batch(data, state.step, seed=seed, part=part)
+    if split is not None:
+      batch = jax.lax.with_sharding_constraint(batch, jax.tree.map(lambda _: split, batch))
+    return step(state, batch, teacher_variables, axis_name=axis_name, seed=seed)
+
+  def run(state, count, data, teacher_variables, seed, *, axis_name=None, split=None):
+    def once(state):
+      return one(state, data, teacher_variables, seed, axis_name, split)
+
+    if length == 1:
+      state, metrics = once(state)
+      return state, jax.tree.map(lambda m: m[None], metrics)
+
+    def body(i, carry):
+      state, filled = carry
+      state, metrics = once(state)
+      return state, jax.tree.map(lambda f, m: f.at[i].set(m), filled, metrics)
+
+    empty = jax.tree.map(lambda m: jnp.zeros((length,), m.dtype), jax.eval_shape(once, state)[1])
+    return jax.lax.fori_loop(0, count, body, (state, empty))
+
+  return run
+
+
+def compiled(
+  step: Step, get_batch: GetBatch, *, mode: str = "jit", devices: Sequence[jax.Device] | None = None, length: int = 1
+) -> Run:
+  """`several`, compiled for devices."""
+  return parallel.resident(several(step, get_batch, length), mode, devices)
+
+
+def drive(
+  run: Run,
+  state: TrainState,
+  arguments: tuple[Any, ...],
+  *,
+  steps: int,
+  hooks: Sequence[Hook] = (),
+  tick: Callable[[int], None] | None = None,
+  length: int = 1,
+  in_flight: int = IN_FLIGHT,
+) -> tuple[TrainState, History]:
+  """Calls `run(state, count, *arguments)` until `steps` are done; the steps are the last axis of metrics. See `fit`."""
+  done = int(state.step)
+  flying: collections.deque[tuple[int, int, dict[str, Array]]] = collections.deque()
+  kept: list[History] = []
+
+  def land(most: int) -> None:
+    while len(flying) > most:
+      begun, count, metrics = flying.popleft()
+      values = {name: np.asarray(m)[..., :count] for name, m in jax.device_get(metrics).items()}
+      refuse_non_finite(values, begun)
+      kept.append(values)
+
+  called = {index: 0 for index in range(len(hooks))}
+  while done < steps:
+    stop = min([steps, done + length, *((done // hook.every + 1) * hook.every for hook in hooks)])
+    state, metrics = run(state, jnp.asarray(stop - done, jnp.int32), *arguments)
+    flying.append((done, stop - done, metrics))
+    done = stop
+    if tick is not None:
+      tick(done)
+    due = [i for i, hook in enumerate(hooks) if done % hook.every == 0 or done == steps]
+    land(0 if due else in_flight - 1)
+    for index in due:
+      hooks[index].call(done, state, joined(kept[called[index] :]))
+      called[index] = len(kept)
+  land(0)
+  return state, joined(kept)
+
+
+def joined(parts: Sequence[History]) -> History:
+  """Metrics of consecutive calls as one array each."""
+  return {name: np.concatenate([part[name] for part in parts], axis=-1) for name in parts[0]} if parts else {}
+
+
+def refuse_non_finite(metrics: History, begun: int) -> None:
+  """Raises a UserError that names the first step whose loss or gradient is not finite.
+
+  Args:
+    metrics: (..., steps).
+    begun: steps finished before the first of them.
+  """
+  for name in ("loss", "grad_norm"):
+    bad = np.argwhere(~np.isfinite(metrics[name]).reshape(-1, metrics[name].shape[-1]))
+    if bad.size:
+      row, column = min(bad.tolist(), key=lambda at: at[1])
+      run = f" of run {row}" if metrics[name].ndim > 1 else ""
+      value = metrics[name].reshape(-1, metrics[name].shape[-1])[row, column]
+      raise UserError(
+        f"training stopped: {name} is {value} at step {begun + column + 1}{run}; "
+        "checkpoints of earlier steps are kept; expected finite numbers (a lower learning rate or clip_norm may help)"
+      )
+
+
+def _steps_per_call(given: int | None, devices: Sequence[jax.Device] | None) -> int:
+  if given is not None and given < 1:
+    raise UserError(f"steps_per_call is {given}; expected 1 or more")
+  platform = (jax.local_devices() if devices is None else devices)[0].platform
+  return given or (1 if platform == "cpu" else STEPS_PER_CALL)
+
+
+def _check_batch(get_batch: GetBatch, data: Any, mode: str, devices: Sequence[jax.Device] | None) -> None:
+  """Refuses a batch that does not divide, before anything is compiled."""
+  shapes = jax.eval_shape(lambda data: get_batch(data, jnp.zeros((), jnp.int32), seed=0, part=(0, 1)), data)
+  count = 1 if mode == "jit" else len(jax.local_devices() if devices is None else devices)
+  parallel.share(shapes, count)

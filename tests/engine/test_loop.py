@@ -1,0 +1,176 @@
+"""The loop: resumption, bounds, hooks, what stops it, and several seeds at once."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from core.errors import UserError
+from engine import evaluate, loop, optim, parallel, seeds, state
+from engine.loop import Hook, fit
+from engine.step import make_train_step
+from tests.engine import nets
+
+EXAMPLES, BATCH = 64, 8
+
+
+def data():
+  rng = np.random.default_rng(0)
+  x = rng.normal(size=(EXAMPLES, nets.FEATURES)).astype(np.float32)
+  return {
+    "image": jnp.asarray(x),
+    "label": jnp.asarray((x @ rng.normal(size=(nets.FEATURES, 3))).argmax(-1), jnp.int32),
+  }
+
+
+def get_batch(data, step, *, seed, part):
+  """Rows drawn from (seed, step); part k of n of them."""
+  rows = jax.random.randint(jax.random.fold_in(jax.random.key(seed), step), (BATCH,), 0, EXAMPLES)
+  index, count = part
+  rows = jax.lax.dynamic_slice(rows, (index * (BATCH // count),), (BATCH // count,))
+  return {name: array[rows] for name, array in data.items()}
+
+
+def setup(**kwargs):
+  tx = optim.optimizer("sgd", optim.schedule("cosine", 0.2, 20, warmup=3))
+  step = make_train_step(nets.student, nets.distillation(), tx, teacher=nets.teacher, ema=0.9, **kwargs)
+  return step, state.create(nets.variables(), tx, ema=0.9)
+
+
+def go(steps, start=None, **kwargs):
+  step, fresh = setup()
+  return fit(step, start or fresh, get_batch, data(), steps=steps, teacher_variables=nets.variables(1), **kwargs)
+
+
+def same(a, b):
+  return all(bool((np.asarray(x) == np.asarray(y)).all()) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b)))
+
+
+@pytest.mark.parametrize("steps_per_call", [1, 5])
+def test_a_stopped_run_goes_on_bit_for_bit(steps_per_call):
+  whole, history = go(12, steps_per_call=steps_per_call)
+  half, early = go(7, steps_per_call=steps_per_call)
+  half = jax.tree.map(lambda a: jnp.asarray(np.asarray(a)), half)
+  resumed, late = go(12, half, steps_per_call=steps_per_call)
+  assert same(whole, resumed) and int(whole.step) == 12
+  assert history["loss"].shape == (12,) and history["loss"][-1] < history["loss"][0]
+  for name, values in history.items():
+    np.testing.assert_array_equal(values, np.concatenate([early[name], late[name]]))
+  finished, nothing = go(12, whole, steps_per_call=steps_per_call)
+  assert same(finished, whole) and nothing == {}
+
+
+def test_steps_a_call_change_nothing_but_rounding():
+  one, several = go(10, steps_per_call=1), go(10, steps_per_call=4)
+  assert nets.largest_gap(one[0], several[0]) < 1e-6
+
+
+@pytest.mark.parametrize("steps_per_call", [1, 3])
+@pytest.mark.parametrize("mode", parallel.MODES)
+def test_modes_give_the_same_run(mode, steps_per_call):
+  here, there = go(6), go(6, mode=mode, steps_per_call=steps_per_call)
+  assert nets.largest_gap(here[0], there[0]) < 5e-6
+  np.testing.assert_allclose(here[1]["loss"], there[1]["loss"], rtol=1e-5)
+
+
+def test_a_batch_that_does_not_divide_is_refused_before_compiling():
+  with pytest.raises(UserError, match="a batch of 8 examples does not divide over 3 devices"):
+    go(1, mode="pmap", devices=jax.devices()[:3])
+
+
+@pytest.mark.parametrize("steps_per_call", [1, 4])
+def test_hooks_see_finished_steps_and_their_metrics(steps_per_call):
+  seen, ticks = [], []
+  hooks = [
+    Hook(3, lambda step, state, metrics: seen.append(("a", step, int(state.step), len(metrics["loss"])))),
+    Hook(5, lambda step, state, metrics: seen.append(("b", step, int(state.step), len(metrics["loss"])))),
+  ]
+  go(11, hooks=hooks, tick=ticks.append, steps_per_call=steps_per_call)
+  first = [("a", 3, 3, 3), ("b", 5, 5, 5), ("a", 6, 6, 3), ("a", 9, 9, 3), ("b", 10, 10, 5)]
+  assert seen == [*first, ("a", 11, 11, 2), ("b", 11, 11, 1)]
+  assert ticks[-1] == 11 and (steps_per_call > 1 or ticks == list(range(1, 12)))
+
+
+@pytest.mark.parametrize("over", ["loss", "grad_norm"])
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(over):
+  saved = []
+
+  def step(s, batch, teacher, *, axis_name, seed):
+    bad = jnp.where(s["step"] == 6, jnp.nan, 1.0)
+    return {"step": s["step"] + 1}, {"loss": jnp.ones(()), "grad_norm": jnp.ones(())} | {over: bad}
+
+  class State(dict):
+    step = property(lambda self: self["step"])
+
+  jax.tree_util.register_pytree_node(State, lambda s: ((s["step"],), None), lambda _, c: State(step=c[0]))
+  wrapped = lambda s, *args, **kwargs: (State(out[0]), out[1]) if (out := step(s, *args, **kwargs)) else None
+  with pytest.raises(UserError, match=f"{over} is nan at step 7; checkpoints of earlier steps are kept"):
+    hook = Hook(2, lambda done, *_: saved.append(done))
+    fit(wrapped, State(step=jnp.zeros((), jnp.int32)), get_batch, data(), steps=50, hooks=[hook])
+  assert saved == [2, 4, 6]
+
+
+def test_steps_in_flight_are_bounded(monkeypatch):
+  begun, unfinished = [], []
+  monkeypatch.setattr(loop, "refuse_non_finite", lambda metrics, at: unfinished.append(len(begun) - at))
+
+  def run(state, count):
+    begun.append(count)
+    return state.replace(step=state.step + 1), {"loss": np.ones(1), "grad_norm": np.ones(1)}
+
+  loop.drive(run, setup()[1], (), steps=40, in_flight=8)
+  assert max(unfinished) == 8 and len(unfinished) == 40
+
+
+@pytest.mark.parametrize("steps_per_call", [1, 3])
+@pytest.mark.parametrize("over", seeds.WAYS)
+def test_seeds_at_once_are_the_runs_one_by_one(over, steps_per_call):
+  step, _ = setup()
+  tx = optim.optimizer("sgd", optim.schedule("cosine", 0.2, 20, warmup=3))
+
+  def create(seed):
+    noise = jax.random.normal(jax.random.key(seed), (3,))
+    variables = nets.variables()
+    variables["params"]["last"]["bias"] = noise
+    return state.create(variables, tx, ema=0.9)
+
+  chosen = [3, 11]
+  shared = {"steps": 6, "teacher_variables": nets.variables(1), "steps_per_call": steps_per_call}
+  many, history = seeds.fit(step, seeds.start(create, chosen), get_batch, data(), seeds=chosen, over=over, **shared)
+  assert many.step.shape == () and history["loss"].shape == (2, 6)
+  for index, seed in enumerate(chosen):
+    alone, losses = fit(step, create(jnp.int32(seed)), get_batch, data(), seed=seed, **shared)
+    assert nets.largest_gap(seeds.pick(many, index), alone) < 1e-6
+    np.testing.assert_allclose(history["loss"][index], losses["loss"], rtol=1e-5)
+  assert nets.largest_gap(seeds.pick(many, 0).params, seeds.pick(many, 1).params) > 1e-2
+
+
+def test_seeds_name_the_run_that_is_not_finite():
+  losses = np.ones((3, 4))
+  losses[1, 2] = np.inf
+  with pytest.raises(UserError, match="loss is inf at step 13 of run 1"):
+    loop.refuse_non_finite({"loss": losses, "grad_norm": np.ones((3, 4))}, 10)
+  with pytest.raises(UserError, match="unknown way to run several seeds 'vmp'; did you mean 'vmap'"):
+    seeds.batched(lambda *a: a, "vmp")
+
+
+def test_evaluation_covers_the_split_once():
+  images = np.asarray(nets.batch(23)["image"])
+  calls = []
+
+  def fn(variables, x):
+    calls.append(x.shape)
+    return nets.teacher(variables, x)
+
+  got = evaluate.logits(fn, nets.variables(), images, batch_size=10)
+  np.testing.assert_allclose(got, nets.teacher(nets.variables(), images), atol=1e-6)
+  assert got.shape == (23, 3) and calls == [(10, nets.FEATURES)]
+  assert evaluate.logits(fn, nets.variables(), images[:4]).shape == (4, 3)
+  with pytest.raises(UserError, match="no images"):
+    evaluate.logits(fn, nets.variables(), images[:0])
+
+
+def test_accuracy_and_agreement_by_hand():
+  a, b = np.eye(4, 3), np.eye(4, 3)[[0, 1, 0, 3]]
+  assert evaluate.accuracy(a, np.array([0, 1, 2, 2])) == 0.75
+  assert evaluate.agreement(a, b) == 0.75
