@@ -1,0 +1,107 @@
+"""Progress: plain lines with rate and time left, a bar on a terminal, log lines whole beside it."""
+
+import fcntl
+import io
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
+
+from engine.progress import Progress, clock_text
+
+
+class Clock:
+  now = 0.0
+
+  def __call__(self):
+    return self.now
+
+
+def test_plain_lines():
+  stream, clock = io.StringIO(), Clock()
+  with Progress(100, start=20, label="train", every=10, stream=stream, clock=clock) as progress:
+    for step in range(21, 101):
+      clock.now += 0.5
+      progress.update(step, {"loss": 1 / step})
+  lines = stream.getvalue().splitlines()
+  assert lines[0] == "train: step 40/100, 2 steps/s, 0:30 left, loss 0.025"
+  assert lines[1:3] == [
+    "train: step 60/100, 2 steps/s, 0:20 left, loss 0.01667",
+    "train: step 80/100, 2 steps/s, 0:10 left, loss 0.0125",
+  ]
+  assert lines[3:] == ["train: step 100/100, 2 steps/s, 0:00 left, loss 0.01"]
+
+
+def test_values_are_not_touched_unless_shown():
+  class Untouchable:
+    def __float__(self):
+      raise AssertionError("waited for a device")
+
+  with Progress(10, stream=io.StringIO(), clock=Clock()) as progress:
+    progress.update(1, {"loss": Untouchable()})
+
+
+def test_times():
+  assert [clock_text(s) for s in (0, 7.2, 750, 3723)] == ["0:00", "0:07", "12:30", "1:02:03"]
+
+
+PROGRAM = """
+import sys, time, warnings
+from absl import app, logging
+from engine.progress import Progress
+
+def main(argv):
+  with Progress(40, label="train") as progress:
+    for step in range(1, 41):
+      time.sleep(0.02)
+      progress.update(step, {"loss": 0.5})
+      if step % 10 == 0:
+        logging.warning("logged at %d", step)
+        print("printed at", step, file=sys.stderr)
+  print("after the bar", file=sys.stderr)
+
+app.run(main)
+"""
+
+
+def on_terminal(program):
+  """What a program shows on a terminal of its own."""
+  ours, theirs = pty.openpty()
+  fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
+  with subprocess.Popen([sys.executable, "-c", program], stderr=theirs, stdout=theirs) as process:
+    os.close(theirs)
+    shown = b""
+    while True:
+      try:
+        part = os.read(ours, 65536)
+      except OSError:  # the terminal's other end is closed
+        break
+      if not part:
+        break
+      shown += part
+  os.close(ours)
+  assert process.returncode == 0, shown.decode()
+  return shown.decode()
+
+
+def test_log_lines_and_bar_on_a_terminal():
+  shown = on_terminal(PROGRAM)
+  # What stands on each row in the end: a carriage return starts the row again.
+  rows = [row.rstrip("\r").split("\r")[-1].rstrip() for row in shown.split("\n")]
+  logged = [row for row in rows if "logged at" in row]
+  assert len(logged) == 4
+  assert all(re.fullmatch(r"W\d+ .*\] logged at \d+", row) for row in logged), rows
+  assert [row for row in rows if "printed" in row] == [f"printed at {step}" for step in (10, 20, 30, 40)], rows
+  assert any(re.search(r"train: 100%.*40/40 \[.*, loss 0.5\]", row) for row in rows), rows
+  assert re.search(r"it/s", shown)
+  assert "after the bar" in rows
+
+
+def test_log_lines_elsewhere():
+  out = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
+  lines = out.stderr.splitlines()
+  assert [line for line in lines if line.startswith("train: step")][-1].startswith("train: step 40/40, ")
+  assert sum("logged at" in line for line in lines) == 4
