@@ -2,17 +2,17 @@
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from core.errors import UserError, unknown
-from engine.data import digits, synthetic
+from engine.data import digits, prepared, stock, synthetic
 from engine.data.splits import Dataset
 
-LOADERS: dict[str, Callable[..., Dataset]] = {
-  "digits": digits.load,
-  "synthetic": synthetic.load,
-}
+PLAIN: dict[str, Callable[..., Dataset]] = {"digits": digits.load, "synthetic": synthetic.load}
+WITH_ARGUMENT: dict[str, Callable[..., Dataset]] = {"tfds": prepared.load_tfds, "folder": prepared.load_folder}
+EXAMPLES = (*PLAIN, *(f"tfds:{name}" for name in stock.NAMES), "folder:DIRECTORY", "tfds:DIRECTORY")
 
 
 def load(
@@ -28,27 +28,35 @@ def load(
   Args:
     name: one of
       - "digits": scikit-learn's embedded 8x8 digits, with a fixed stratified split;
-      - "synthetic": generated; options `shape`, `classes`, `train`, `validation`, `test`, `noise`, `shift`, `seed`.
-    data_dir: where original files are looked for; sets that need none ignore it.
-    cache_dir: where prepared sets are kept; sets that need none ignore it.
+      - "synthetic": generated; options `shape`, `classes`, `train`, `validation`, `test`, `noise`, `shift`, `seed`;
+      - "tfds:NAME" or "tfds:DIRECTORY": a set of TensorFlow Datasets; option `size`; see `prepared.load_tfds`;
+      - "folder:DIRECTORY": a user's own images; options `size`, `channels`; see `prepared.load_folder`.
+    data_dir: where original files and prepared sets are looked for; LEANAX_DATA_DIR when not given. Sets that need no
+      files ignore it.
+    cache_dir: where we prepare sets; LEANAX_CACHE_DIR, else ~/.cache/leanax, when not given.
     validation: examples to hold out of the training split (a number, or a share below 1.0).
-    **options: keyword arguments of that set's own `load`; None is the same as not given.
+    **options: keyword arguments of that kind of set; None is the same as not given.
 
   Raises:
     UserError: a name, option or file that is wrong, in one sentence.
   """
-  if name not in LOADERS:
-    raise unknown("data set", name, LOADERS)
-  loader = LOADERS[name]
+  loader = _loader(name)
   known = inspect.signature(loader).parameters
   folders = {"data_dir": data_dir, "cache_dir": cache_dir}
   given = {key: value for key, value in {**options, "validation": validation}.items() if value is not None}
+  allowed = set(known) - set(folders) - {"argument"}
   for key in given:
-    if key not in known:
-      allowed = sorted(set(known) - set(folders))
-      raise (
-        unknown(f"option of data set {name!r}", key, allowed)
-        if allowed
-        else UserError(f"data set {name!r} takes no option {key!r}: its splits are fixed")
-      )
+    if key not in allowed:
+      if not allowed:
+        raise UserError(f"data set {name!r} takes no option {key!r}: its splits are fixed")
+      raise unknown(f"option of data set {name!r}", key, allowed)
   return loader(**given, **{key: value for key, value in folders.items() if key in known})
+
+
+def _loader(name: str) -> Callable[..., Dataset]:
+  kind, colon, argument = name.partition(":")
+  if not colon and kind in PLAIN:
+    return PLAIN[kind]
+  if argument and kind in WITH_ARGUMENT:
+    return partial(WITH_ARGUMENT[kind], argument)
+  raise unknown("data set", name, EXAMPLES)

@@ -4,14 +4,25 @@ import engine.data
 from core.errors import UserError
 
 
-def test_unknown_set_names_the_nearest():
-  with pytest.raises(UserError, match="unknown data set 'digitz'; did you mean 'digits'"):
-    engine.data.load("digitz")
+@pytest.mark.parametrize(
+  ("name", "near"), [("digitz", "digits"), ("tfds_mnist", "tfds:mnist"), ("fashion_mnist", "tfds:fashion_mnist")]
+)
+def test_unknown_set_names_the_nearest(name, near):
+  with pytest.raises(UserError, match=f"unknown data set '{name}'; did you mean .*'{near}'"):
+    engine.data.load(name)
+
+
+@pytest.mark.parametrize("name", ["digits:1", "tfds:", "folder", ""])
+def test_malformed_names(name):
+  with pytest.raises(UserError, match=f"unknown data set '{name}'"):
+    engine.data.load(name)
 
 
 def test_unknown_option_names_the_nearest():
   with pytest.raises(UserError, match="'synthetic' 'clases'; did you mean 'classes'"):
     engine.data.load("synthetic", clases=3)
+  with pytest.raises(UserError, match="'tfds:mnist' 'sizes'; did you mean 'size'"):
+    engine.data.load("tfds:mnist", sizes=(3, 3))
 
 
 def test_folders_are_ignored_by_sets_without_files(tmp_path):
