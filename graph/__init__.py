@@ -1,7 +1,10 @@
 """The traced model: one view of any JAX function, which the other packages read and edit."""
 
-from graph.emit import rewrite
+from graph.edit import edit, shapes
+from graph.fold import fold_batch_norms
 from graph.ops import Op, Operand
+from graph.rewriting import rewrite
+from graph.taps import taps
 from graph.view import Graph, trace
 
-__all__ = ["Graph", "Op", "Operand", "rewrite", "trace"]
+__all__ = ["Graph", "Op", "Operand", "edit", "fold_batch_norms", "rewrite", "shapes", "taps", "trace"]

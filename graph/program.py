@@ -5,7 +5,7 @@ model is the same
 object), so numbers can be compared across the whole program.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -71,6 +71,12 @@ class Program(NamedTuple):
   out_tree: Any
 
 
+class Missing(NamedTuple):
+  """Stands for a leaf that an edit has removed, where nothing reads it."""
+
+  leaf: str
+
+
 def leaf_name(path: tuple[Any, ...]) -> str:
   """`params/Dense_0/kernel` as `Dense_0/kernel`; other collections keep their name."""
   return path_name(path).removeprefix("params/")
@@ -91,12 +97,22 @@ def read(fn: Callable[..., Any], variables: Any, *inputs: Any) -> Program:
   return Program(body, reader.nodes, reader.avals, leaf_names(variables), out_names, jax.tree.structure(out))
 
 
-def walk(body: Body) -> Iterator[Node]:
-  """Every node of a body and of the bodies inside it, inner nodes before the one that holds them."""
-  for node in body.nodes:
-    for inner in node.bodies:
-      yield from walk(inner)
-    yield node
+def touched(program: Program, chosen: Collection[int]) -> set[int]:
+  """The nodes that are chosen, or hold one that is."""
+  found = set(chosen)
+  for node in program.nodes:  # inner nodes come first
+    if any(inner.index in found for body in node.bodies for inner in body.nodes):
+      found.add(node.index)
+  return found
+
+
+def inside(node: Node) -> set[int]:
+  """The indices of every node that a node holds."""
+  found: set[int] = set()
+  for body in node.bodies:
+    for inner in body.nodes:
+      found |= {inner.index} | inside(inner)
+  return found
 
 
 class _Reader:

@@ -1,226 +1,80 @@
-"""One pass over a program: where values come from, which equations are operations, and what they are called.
+"""Which equations of a program are operations, and what they are called.
 
-Linear in the number of equations. Names come from the variables' leaves, which every framework has, and are the same
+Names come from the variables' leaves, which every framework has, and are the same
 in a training
 and in an evaluation trace, because only operations that both have are counted.
 """
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from jax.extend import core as jex
 
 from graph import versions
-from graph.ops import Op, Operand, conv_macs, dot_axes, dot_macs, is_float, is_spatial_mean, leaf_moves, moves
-from graph.program import Body, Node, Program, Ref
-
-_FAR = -(1 << 40)  # roots below it are arguments of a scan's body, or lookups in a table, and no operations
-
-
-@dataclass(slots=True, eq=False)
-class Value:
-  """What is known of a value.
-
-  Attributes:
-    data: depends on the inputs, and not on the variables and constants alone.
-    leaves: the variables' leaves it depends on (empty for data).
-    exact: the leaf whose own numbers it holds.
-    roots: the nearest operations it comes from (inputs count down from -1).
-    base: the number of the value whose numbers it holds: the identity of an activation.
-    producer: the node it comes from.
-  """
-
-  aval: Any
-  data: bool = False
-  leaves: frozenset[int] = frozenset()
-  exact: int | None = None
-  roots: frozenset[int] = frozenset()
-  base: int = -1
-  producer: Node | None = None
+from graph.flow import FAR, Flow, Scope, Value
+from graph.ops import Op, Operand, conv_macs, dot_axes, dot_macs, is_float, is_spatial_mean
+from graph.program import Node, Program, Ref
 
 
 class Site(NamedTuple):
-  """An operation, the node where it ends, and the numbers of its inputs in that node's body."""
+  """An operation, the node where it ends (None for "output"), and the numbers of its inputs in that node's body."""
 
   op: Op
-  node: Node | None
+  node: Any
   refs: tuple[Ref, ...]
 
 
-class Scope(NamedTuple):
-  """Where a node stands: inside which scans, how often it runs, why it cannot be replaced."""
-
-  scans: tuple[int, ...] = ()
-  repeats: Any = 1
-  frozen: str | None = None
-
-
-class Analysis:
+class Analysis(Flow):
   """The operations of a program.
 
   Attributes:
     sites: every operation whose kind is not "other", in order; the last one is "output".
     at: the same by the index of the node where they end.
-    values: what is known of each value, by its number after `resolve`.
     tensors: names of activations by the number of the value.
     scan_names: for each scan's node the operations' and tensors' names inside it.
-    flat: the nodes that compute, in order; calls, checkpoints and custom rules are looked through.
   """
 
   def __init__(self, program: Program):
-    self.program = program
-    self.same: list[Ref] = list(range(len(program.avals)))
-    self.values: dict[int, Value] = {}
+    super().__init__(program)
     self.sites: list[Site] = []
     self.at: dict[int, Site] = {}
     self.tensors: dict[int, str] = {}
-    self.scan_names: dict[int, set[str]] = {}
-    self.flat: list[Node] = []
-    self.scopes: dict[int, Scope] = {}
-    self._scope = Scope()
+    self.scan_names: dict[int, set[str]] = defaultdict(set)
     self._names: Counter[str] = Counter()
     self._tensor_counts: Counter[str] = Counter()
-    self._labels: dict[int, str] = {}
     self._site_scopes: list[Scope] = []
-    self._run_program()
+    self.run()
+    self._output(program.body.outputs)
 
-  def resolve(self, ref: Ref) -> Ref:
-    return ref if isinstance(ref, jex.Literal) else self.same[ref]
+  def recognise(self, node: Node, operands: list[Value]) -> None:
+    found = _RECOGNISE.get(node.primitive)
+    if found is not None:
+      found(self, node, operands)
 
-  def value(self, ref: Ref) -> Value:
-    ref = self.resolve(ref)
-    return Value(ref.aval) if isinstance(ref, jex.Literal) else self.values[ref]
-
-  # Walking the program.
-
-  def _run_program(self) -> None:
-    body, leaves = self.program.body, len(self.program.leaves)
-    self._constants(body)
-    for index, number in enumerate(body.inputs):
-      aval = self.program.avals[number]
-      if index < leaves:
-        self.values[number] = Value(aval, leaves=frozenset((index,)), exact=index, base=number)
-      else:
-        self.values[number] = Value(aval, data=True, roots=frozenset((leaves - index - 1,)), base=number)
-    self._run(body)
-    self._output(body.outputs)
-
-  def _constants(self, body: Body) -> None:
-    for number, _ in body.consts:
-      self.values[number] = Value(self.program.avals[number], base=number)
-
-  def _run(self, body: Body) -> None:
-    for node in body.nodes:
-      self.scopes[node.index] = self._scope
-      if node.form in ("jit", "remat", "rule"):
-        self._through(node)
-      elif node.form == "scan":
-        self._scan(node)
-      elif node.form in ("cond", "while"):
-        self._branches(node)
-      else:
-        self._plain(node)
-
-  def _through(self, node: Node) -> None:
-    """Calls, checkpoints and custom rules: arguments and results are the same values inside and outside."""
-    before = self._scope
-    if node.form == "rule":
-      self._scope = before._replace(frozen=before.frozen or f"inside a {node.primitive.removesuffix('_call')} rule")
-    elif node.form == "remat" and node.params["differentiated"]:
-      self._scope = before._replace(frozen=before.frozen or "inside a checkpoint that was differentiated")
-    inner = node.bodies[0]
-    self._enter(inner, [self.resolve(ref) for ref in node.inputs])
-    for number, ref in zip(node.outputs, inner.outputs, strict=True):
-      self.same[number] = self.resolve(ref)
-    self._scope = before
-
-  def _enter(self, body: Body, refs: Sequence[Ref]) -> None:
-    self._constants(body)
-    for number, ref in zip(body.inputs, refs, strict=True):
-      self.same[number] = ref
-    self._run(body)
-
-  def _scan(self, node: Node) -> None:
-    before, body = self._scope, node.bodies[0]
-    self._scope = Scope((*before.scans, node.index), before.repeats * node.params["length"], before.frozen)
-    self.scan_names[node.index] = set()
-    consts, carry, _ = node.split
-    operands = [self.value(ref) for ref in node.inputs]
-    data = any(v.data for v in operands)
-    mixed = frozenset().union(*(v.leaves for v in operands))
-    self._constants(body)
-    for place, (number, outer) in enumerate(zip(body.inputs, operands, strict=True)):
-      carried = consts <= place < consts + carry
-      known = Value(self.program.avals[number], outer.data, outer.leaves, outer.exact, base=number)
-      if carried:  # what comes round again may depend on everything
-        known.data, known.leaves, known.exact = data, mixed, None
-      if known.data:
-        known.leaves, known.exact, known.roots = frozenset(), None, frozenset((_FAR - number,))
-      self.values[number] = known
-    self._run(body)
-    self._scope = before
-    self._results(node, [[self.value(ref)] for ref in body.outputs])
-    self.flat.append(node)
-
-  def _branches(self, node: Node) -> None:
-    before = self._scope
-    if node.form == "cond":
-      for body in node.bodies:
-        self._enter(body, [self.resolve(ref) for ref in node.inputs[1:]])
-      self._results(
-        node, list(zip(*([self.value(r) for r in b.outputs] for b in node.bodies), strict=True)), node.inputs[:1]
-      )
-    else:
-      self._scope = Scope((*before.scans, node.index), before.repeats, before.frozen or "inside a while loop")
-      self.scan_names[node.index] = set()
-      conds, consts, _ = node.split
-      data = any(self.value(ref).data for ref in node.inputs)
-      for body, first in zip(node.bodies, (node.inputs[:conds], node.inputs[conds : conds + consts]), strict=True):
-        for number in body.inputs[len(first) :]:
-          roots = frozenset((_FAR - number,)) if data else frozenset()
-          self.values[number] = Value(self.program.avals[number], data, roots=roots, base=number)
-        self._enter(body, [*(self.resolve(ref) for ref in first), *body.inputs[len(first) :]])
-      self._scope = before
-      self._results(node, [[self.value(ref)] for ref in node.bodies[1].outputs], node.inputs)
-    self.flat.append(node)
-
-  def _results(self, node: Node, sources: Sequence[Sequence[Value]], also: Sequence[Ref] = ()) -> None:
-    """Outputs that come from these values inside; `also` are operands that everything depends on."""
-    extra = [self.value(ref) for ref in also]
-    for number, inside in zip(node.outputs, sources, strict=True):
-      self._store(number, node, [*inside, *extra])
-
-  def _store(self, number: int, node: Node, sources: Sequence[Value]) -> Value:
-    data = any(v.data for v in sources)
-    known = Value(self.program.avals[number], data, base=number, producer=node)
-    if data:
-      known.roots = frozenset().union(*(v.roots for v in sources if v.data))
-    else:
-      known.leaves = frozenset().union(*(v.leaves for v in sources))
-    self.values[number] = known
-    return known
-
-  def _plain(self, node: Node) -> None:
-    operands = [self.value(ref) for ref in node.inputs]
-    self.flat.append(node)
-    for number in node.outputs:
-      known = self._store(number, node, operands)
-      first = operands[0] if operands else None
-      if first is None or not isinstance(getattr(first.aval, "shape", None), tuple):
+  def every_site(self) -> dict[int, Site]:
+    """Every operation by the index of the node where it ends, those of kind "other" too, in order."""
+    counts: Counter[str] = Counter()
+    found: dict[int, Site] = {}
+    for node in self.flat:
+      if node.index in self.at:
+        found[node.index] = self.at[node.index]
         continue
-      if not known.data and leaf_moves(node.primitive, first.aval, known.aval):
-        known.exact = first.exact
-      elif known.data and first.data and moves(node.primitive, first.aval, known.aval):
-        known.base = first.base
-      elif known.data and node.primitive == "gather" and len(first.leaves) == 1:
-        known.roots = frozenset((_FAR - number,))
-        self._labels[_FAR - number] = self.program.leaves[next(iter(first.leaves))]
-    recognise = _RECOGNISE.get(node.primitive)
-    if recognise is not None:
-      recognise(self, node, operands)
+      scope = self.scope = self.scopes[node.index]
+      values = [self.value(ref) for ref in node.inputs]
+      producer = self.label(frozenset().union(*(v.roots for v in values)))
+      name = f"{producer}|{node.primitive}" if producer else node.primitive
+      counts[name] += 1
+      name = f"{name}#{counts[name] - 1}" if counts[name] > 1 else name
+      inputs = tuple(self.operand(r, self.tensors.get(v.base)) for r, v in zip(node.inputs, values, strict=True))
+      outputs = tuple(self.operand(number, None) for number in node.outputs)
+      more = {"repeats": scope.repeats, "frozen": scope.frozen, "call": _binder(node)}
+      found[node.index] = Site(Op(name, "other", inputs, outputs, node.params, name, **more), node, node.inputs)
+      for scan in scope.scans:
+        self.scan_names[scan].add(name)
+    self.scope = Scope()
+    return found
 
   # Naming.
 
@@ -232,10 +86,10 @@ class Analysis:
     if last >= 0:
       scans = self._site_scopes[last].scans
       name = self.sites[last].op.name
-      return name if scans == self._scope.scans[: len(scans)] else f"{name}:scanned"
-    if last > _FAR:
+      return name if scans == self.scope.scans[: len(scans)] else f"{name}:scanned"
+    if last > FAR:
       return "input" if last == -1 else f"input_{-last - 1}"
-    return self._labels.get(last)
+    return self.labels.get(last)
 
   def _unique(self, name: str) -> str:
     count = self._names[name]
@@ -243,7 +97,7 @@ class Analysis:
     return f"{name}#{count}" if count else name
 
   def _in_scope(self, name: str) -> None:
-    for scan in self._scope.scans:
+    for scan in self.scope.scans:
       self.scan_names[scan].add(name)
 
   def _leaf(self, known: Value) -> int | None:
@@ -296,12 +150,12 @@ class Analysis:
     more.setdefault("site", name)
     more.setdefault("params", node.params)
     call = more.pop("call", None) or _binder(node)
-    op = Op(name, kind, inputs, outputs, repeats=self._scope.repeats, frozen=self._scope.frozen, call=call, **more)
+    op = Op(name, kind, inputs, outputs, repeats=self.scope.repeats, frozen=self.scope.frozen, call=call, **more)
     self._in_scope(name)
     site = Site(op, node, tuple(refs))
     self.at[node.index] = site
     self.sites.append(site)
-    self._site_scopes.append(self._scope)
+    self._site_scopes.append(self.scope)
     return op
 
   def _new_root(self, node: Node) -> None:
@@ -328,7 +182,7 @@ class Analysis:
     else:
       name = self.program.leaves[leaf]
     self._add_site(
-      kind, node, node.inputs, name, channel_axis=axis, kernel_index=kernel, macs=macs * self._scope.repeats
+      kind, node, node.inputs, name, channel_axis=axis, kernel_index=kernel, macs=macs * self.scope.repeats
     )
     self._new_root(node)
 

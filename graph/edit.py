@@ -1,0 +1,140 @@
+"""Edits as data: a function that is traced again at each call and evaluated with parts replaced.
+
+An edit is a dict that JSON can hold. The original function is traced at the caller's batch size and at the original
+shapes of the variables, so a model's hard-coded widths do not matter; what the edits leave without a reader is dropped.
+"""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+from jax.extend import core as jex
+
+from core.errors import UserError, unknown
+from graph import fold
+from graph.affine import Users
+from graph.emit import Emitter, Replacement
+from graph.program import Body, Missing, Node, inside, leaf_name, read, touched
+from graph.sites import Analysis
+
+Edit = dict[str, Any]
+Shapes = list[list[Any]]
+
+
+def shapes(variables: Any) -> Shapes:
+  """The shapes of nested dicts of arrays as data: `[[path, shape, dtype], ...]`.
+
+  Raises:
+    UserError: the variables are not nested dicts.
+  """
+  found = []
+  for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
+    if not all(isinstance(key, jax.tree_util.DictKey) for key in path):
+      raise UserError(
+        f"the variables have to be nested dicts of arrays, but {leaf_name(path)!r} is in another container"
+      )
+    found.append([[key.key for key in path], list(leaf.shape), str(leaf.dtype)])
+  return found
+
+
+def insert(tree: dict[Any, Any], path: Sequence[Any], leaf: Any) -> None:
+  """Puts a leaf into nested dicts, in place."""
+  for key in path[:-1]:
+    tree = tree.setdefault(key, {})
+  tree[path[-1]] = leaf
+
+
+def leaves_by_name(variables: Any) -> dict[str, Any]:
+  """The leaves of variables by the names that the graph gives them."""
+  return {leaf_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(variables)}
+
+
+def edit(fn: Callable[..., Any], edits: Sequence[Edit], original: Shapes) -> Callable[..., Any]:
+  """The edited function: `fn2(variables, *inputs) -> out` of the edited variables.
+
+  Args:
+    fn: the original function of the original variables.
+    edits: what to change, as `fold_batch_norms` returns it.
+    original: `shapes(variables)` of the original variables.
+
+  Raises:
+    UserError: an unknown edit; or, when it is called, a function that is not the one the edits were made for.
+  """
+  for one in edits:
+    if one.get("edit") not in _EDITS:
+      raise unknown("edit", str(one.get("edit")), _EDITS)
+
+  def edited(variables: Any, *inputs: Any) -> Any:
+    given = leaves_by_name(variables)
+    structs: dict[Any, Any] = {}
+    for path, shape, dtype in original:
+      name = "/".join(map(str, path)).removeprefix("params/")
+      insert(structs, path, jax.ShapeDtypeStruct(tuple(shape), given[name].dtype if name in given else dtype))
+    analysis = Analysis(read(fn, structs, *inputs))
+    program = analysis.program
+    replaced: dict[int, Replacement] = {}
+    users = Users(analysis)
+    for one in edits:
+      replaced.update(_EDITS[one["edit"]](users, one, given))
+    live, _ = needed(analysis, replaced)
+    emitter = Emitter(analysis, edits=replaced, live=live, touched=touched(program, replaced))
+    values = [given.get(name, Missing(name)) for name in program.leaves]
+    out, _ = emitter.run(program.body, [*values, *jax.tree.leaves(inputs)], {})
+    lost = next((v for v in out if isinstance(v, Missing)), None)
+    if lost is not None:
+      raise UserError(f"{lost.leaf!r} was removed by an edit, but the function returns it")
+    return jax.tree.unflatten(program.out_tree, out)
+
+  return edited
+
+
+_EDITS: dict[str, Callable[[Users, Edit, Mapping[str, Any]], dict[int, Replacement]]] = {
+  "fold_batch_norm": fold.replacement
+}
+
+
+def needed(analysis: Analysis, replaced: Mapping[int, Replacement]) -> tuple[set[int], set[int]]:
+  """The nodes and the values that the outputs depend on after these replacements."""
+  back = _Backwards(analysis, replaced, touched(analysis.program, replaced), set(), set())
+  for ref in analysis.program.body.outputs:
+    back.need(ref)
+  back.body(analysis.program.body)
+  return back.nodes, back.values
+
+
+class _Backwards(NamedTuple):
+  analysis: Analysis
+  replaced: Mapping[int, Replacement]
+  opened: Collection[int]
+  nodes: set[int]
+  values: set[int]
+
+  def need(self, ref: Any) -> None:
+    for one in (ref, self.analysis.resolve(ref)):
+      if not isinstance(one, jex.Literal):
+        self.values.add(one)
+
+  def body(self, body: Body) -> None:
+    for node in reversed(body.nodes):
+      wanted = any(number in self.values for number in node.outputs) or bool(node.eqn.effects)
+      if node.form in ("jit", "remat") and node.index in self.opened and node.index not in self.replaced:
+        self.through(node, wanted)
+      elif wanted:
+        self.nodes.add(node.index)
+        edit = self.replaced.get(node.index)
+        if edit is None:
+          self.nodes.update(inside(node))
+        for ref in node.inputs if edit is None else edit.refs:
+          self.need(ref)
+
+  def through(self, node: Node, wanted: bool) -> None:
+    inner = node.bodies[0]
+    for number, ref in zip(node.outputs, inner.outputs, strict=True):
+      if number in self.values:
+        self.need(ref)
+    self.body(inner)
+    for number, ref in zip(inner.inputs, node.inputs, strict=True):
+      if number in self.values:
+        self.need(ref)
+    if wanted or any(one.index in self.nodes for one in inner.nodes):
+      self.nodes.add(node.index)

@@ -1,0 +1,198 @@
+"""One pass over a program: where each value comes from. Linear in the number of equations."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from jax.extend import core as jex
+
+from graph.ops import leaf_moves, moves
+from graph.program import Body, Node, Program, Ref
+
+FAR = -(1 << 40)  # roots below it are arguments of a scan's body, or lookups in a table, and no operations
+
+
+@dataclass(slots=True, eq=False)
+class Value:
+  """What is known of a value.
+
+  Attributes:
+    data: depends on the inputs, and not on the variables and constants alone.
+    leaves: the variables' leaves it depends on (empty for data).
+    exact: the leaf whose own numbers it holds.
+    roots: the nearest operations it comes from (inputs count down from -1).
+    base: the number of the value whose numbers it holds: the identity of an activation.
+    producer: the node it comes from.
+  """
+
+  aval: Any
+  data: bool = False
+  leaves: frozenset[int] = frozenset()
+  exact: int | None = None
+  roots: frozenset[int] = frozenset()
+  base: int = -1
+  producer: Node | None = None
+
+
+class Scope(NamedTuple):
+  """Where a node stands: inside which scans, how often it runs, why it cannot be replaced."""
+
+  scans: tuple[int, ...] = ()
+  repeats: Any = 1
+  frozen: str | None = None
+
+
+class Flow:
+  """What is known of a program's values.
+
+  Attributes:
+    values: by number, after `resolve`.
+    constants: the constants of every body by number.
+    flat: the nodes that compute, in order; calls, checkpoints and custom rules are looked through.
+    scopes: where each node stands, by its index.
+    labels: names of roots that are no operations.
+  """
+
+  def __init__(self, program: Program):
+    self.program = program
+    self.same: list[Ref] = list(range(len(program.avals)))
+    self.values: dict[int, Value] = {}
+    self.constants: dict[int, Any] = {}
+    self.flat: list[Node] = []
+    self.scopes: dict[int, Scope] = {}
+    self.scope = Scope()
+    self.labels: dict[int, str] = {}
+
+  def recognise(self, node: Node, operands: list[Value]) -> None:
+    """Called for each plain node after its values are known."""
+
+  def resolve(self, ref: Ref) -> Ref:
+    """The number of a value after looking through calls, checkpoints and rules, or a Literal."""
+    return ref if isinstance(ref, jex.Literal) else self.same[ref]
+
+  def value(self, ref: Ref) -> Value:
+    ref = self.resolve(ref)
+    return Value(ref.aval) if isinstance(ref, jex.Literal) else self.values[ref]
+
+  def run(self) -> None:
+    """Walks the whole program, in order."""
+    body, leaves = self.program.body, len(self.program.leaves)
+    self._constants(body)
+    for index, number in enumerate(body.inputs):
+      aval = self.program.avals[number]
+      if index < leaves:
+        self.values[number] = Value(aval, leaves=frozenset((index,)), exact=index, base=number)
+      else:
+        self.values[number] = Value(aval, data=True, roots=frozenset((leaves - index - 1,)), base=number)
+    self._run(body)
+
+  def _constants(self, body: Body) -> None:
+    for number, value in body.consts:
+      self.constants[number] = value
+      self.values[number] = Value(self.program.avals[number], base=number)
+
+  def _run(self, body: Body) -> None:
+    for node in body.nodes:
+      self.scopes[node.index] = self.scope
+      if node.form in ("jit", "remat", "rule"):
+        self._through(node)
+      elif node.form == "scan":
+        self._scan(node)
+      elif node.form in ("cond", "while"):
+        self._branches(node)
+      else:
+        self._plain(node)
+
+  def _through(self, node: Node) -> None:
+    """Calls, checkpoints and custom rules: arguments and results are the same values inside and outside."""
+    before = self.scope
+    if node.form == "rule":
+      self.scope = before._replace(frozen=before.frozen or f"inside a {node.primitive.removesuffix('_call')} rule")
+    elif node.form == "remat" and node.params["differentiated"]:
+      self.scope = before._replace(frozen=before.frozen or "inside a checkpoint that was differentiated")
+    inner = node.bodies[0]
+    self._enter(inner, [self.resolve(ref) for ref in node.inputs])
+    for number, ref in zip(node.outputs, inner.outputs, strict=True):
+      self.same[number] = self.resolve(ref)
+    self.scope = before
+
+  def _enter(self, body: Body, refs: Sequence[Ref]) -> None:
+    self._constants(body)
+    for number, ref in zip(body.inputs, refs, strict=True):
+      self.same[number] = ref
+    self._run(body)
+
+  def _scan(self, node: Node) -> None:
+    before, body = self.scope, node.bodies[0]
+    self.scope = Scope((*before.scans, node.index), before.repeats * node.params["length"], before.frozen)
+    consts, carry, _ = node.split
+    operands = [self.value(ref) for ref in node.inputs]
+    data = any(v.data for v in operands)
+    mixed = frozenset().union(*(v.leaves for v in operands))
+    self._constants(body)
+    for place, (number, outer) in enumerate(zip(body.inputs, operands, strict=True)):
+      carried = consts <= place < consts + carry
+      known = Value(self.program.avals[number], outer.data, outer.leaves, outer.exact, base=number)
+      if carried:  # what comes round again may depend on everything
+        known.data, known.leaves, known.exact = data, mixed, None
+      if known.data:
+        known.leaves, known.exact, known.roots = frozenset(), None, frozenset((FAR - number,))
+      self.values[number] = known
+    self._run(body)
+    self.scope = before
+    self._results(node, [[self.value(ref)] for ref in body.outputs])
+    self.flat.append(node)
+
+  def _branches(self, node: Node) -> None:
+    before = self.scope
+    if node.form == "cond":
+      for body in node.bodies:
+        self._enter(body, [self.resolve(ref) for ref in node.inputs[1:]])
+      self._results(
+        node, list(zip(*([self.value(r) for r in b.outputs] for b in node.bodies), strict=True)), node.inputs[:1]
+      )
+    else:
+      self.scope = Scope((*before.scans, node.index), before.repeats, before.frozen or "inside a while loop")
+      conds, consts, _ = node.split
+      data = any(self.value(ref).data for ref in node.inputs)
+      for body, first in zip(node.bodies, (node.inputs[:conds], node.inputs[conds : conds + consts]), strict=True):
+        for number in body.inputs[len(first) :]:
+          roots = frozenset((FAR - number,)) if data else frozenset()
+          self.values[number] = Value(self.program.avals[number], data, roots=roots, base=number)
+        self._enter(body, [*(self.resolve(ref) for ref in first), *body.inputs[len(first) :]])
+      self.scope = before
+      self._results(node, [[self.value(ref)] for ref in node.bodies[1].outputs], node.inputs)
+    self.flat.append(node)
+
+  def _results(self, node: Node, sources: Sequence[Sequence[Value]], also: Sequence[Ref] = ()) -> None:
+    """Outputs that come from these values inside; `also` are operands that everything depends on."""
+    extra = [self.value(ref) for ref in also]
+    for number, inside in zip(node.outputs, sources, strict=True):
+      self._store(number, node, [*inside, *extra])
+
+  def _store(self, number: int, node: Node, sources: Sequence[Value]) -> Value:
+    data = any(v.data for v in sources)
+    known = Value(self.program.avals[number], data, base=number, producer=node)
+    if data:
+      known.roots = frozenset().union(*(v.roots for v in sources if v.data))
+    else:
+      known.leaves = frozenset().union(*(v.leaves for v in sources))
+    self.values[number] = known
+    return known
+
+  def _plain(self, node: Node) -> None:
+    operands = [self.value(ref) for ref in node.inputs]
+    self.flat.append(node)
+    for number in node.outputs:
+      known = self._store(number, node, operands)
+      first = operands[0] if operands else None
+      if first is None or not isinstance(getattr(first.aval, "shape", None), tuple):
+        continue
+      if not known.data and leaf_moves(node.primitive, first.aval, known.aval):
+        known.exact = first.exact
+      elif known.data and first.data and moves(node.primitive, first.aval, known.aval):
+        known.base = first.base
+      elif known.data and node.primitive == "gather" and len(first.leaves) == 1:
+        known.roots = frozenset((FAR - number,))
+        self.labels[FAR - number] = self.program.leaves[next(iter(first.leaves))]
+    self.recognise(node, operands)

@@ -1,0 +1,154 @@
+"""Batch norms folded into the layer before them, whatever their spelling."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import graph
+from core.errors import UserError
+from core.trees import named_leaves
+from tests.graph import models
+
+
+def check(fn, variables, x, folded):
+  fn2, variables2, edits = graph.fold_batch_norms(fn, variables, x[:1])
+  assert [e["site"] for e in edits] == folded
+  np.testing.assert_allclose(fn2(variables2, x), fn(variables, x), rtol=1e-5, atol=1e-5)
+  stored = json.loads(json.dumps([edits, graph.shapes(variables)]))
+  np.testing.assert_array_equal(graph.edit(fn, *stored)(variables2, x), fn2(variables2, x))
+  return fn2, variables2, edits
+
+
+def test_linen():
+  case = models.conv_net()
+  fn2, variables2, _ = check(case.fn, case.variables, case.x, ["Conv_0/kernel", "Conv_1/kernel"])
+  layers = [("Conv_0", "kernel"), ("Conv_0", "bias"), ("Conv_1", "kernel"), ("Conv_1", "bias")]
+  layers += [("Dense_0", "kernel"), ("Dense_0", "bias")]
+  assert set(named_leaves(variables2)) == {"/".join(("params", *layer)) for layer in layers}
+  found = graph.trace(fn2, variables2, case.x)
+  assert [name for name, op in found.sites.items() if op.kind == "bias"] == [
+    "Conv_0/bias",
+    "Conv_1/bias",
+    "Dense_0/bias",
+  ]
+  assert found.sites["Conv_0/bias"].site == "Conv_0/kernel"
+  primitives = [node.primitive for node in found.flat]
+  assert "rsqrt" not in primitives and "sub" not in primitives
+  again = graph.rewrite(fn2, lambda op, inputs, extras: None)
+  np.testing.assert_array_equal(again({}, variables2, case.x)[0], fn2(variables2, case.x))
+  gradient = jax.jit(jax.grad(lambda v: jnp.sum(fn2(v, case.x) ** 2)))(variables2)
+  assert all(jnp.any(g != 0) for g in jax.tree.leaves(gradient))
+
+
+def test_fold_by_hand():
+  case = models.conv_net()
+  _, variables2, _ = graph.fold_batch_norms(case.fn, case.variables, case.x)
+  p, s = case.variables["params"], case.variables["batch_stats"]["BatchNorm_1"]
+  slope = np.asarray(p["BatchNorm_1"]["scale"]) / np.sqrt(np.asarray(s["var"]) + 1e-5)
+  offset = (np.asarray(p["Conv_1"]["bias"]) - np.asarray(s["mean"])) * slope + np.asarray(p["BatchNorm_1"]["bias"])
+  np.testing.assert_allclose(variables2["params"]["Conv_1"]["kernel"], p["Conv_1"]["kernel"] * slope, rtol=1e-5)
+  np.testing.assert_allclose(variables2["params"]["Conv_1"]["bias"], offset, rtol=1e-5, atol=1e-6)
+
+
+def test_nnx():
+  case = models.nnx_conv_net()
+  _, variables2, _ = check(case.fn, case.variables, case.x, ["conv/kernel"])
+  assert "conv/bias" in {name.removeprefix("params/") for name in named_leaves(variables2)}
+
+
+def norm_textbook(y, p):
+  return (y - p["m"]) / jnp.sqrt(p["v"] + 1e-3) * p["g"] + p["b"]
+
+
+def norm_precomputed(y, p):
+  a = p["g"] * jax.lax.rsqrt(p["v"] + 1e-3)
+  return p["b"] - (-y * a) - p["m"] * a
+
+
+def norm_channels_first(y, p):
+  s = (3, 1, 1)
+  y = y.transpose(0, 3, 1, 2)
+  y = y * (p["g"] / jnp.sqrt(p["v"] + 1e-3)).reshape(s) + (p["b"] - p["m"] * p["g"] / jnp.sqrt(p["v"] + 1e-3)).reshape(
+    s
+  )
+  return y.transpose(0, 2, 3, 1)
+
+
+def norm_flat(y, p):
+  return norm_textbook(y.reshape(-1, y.shape[-1]), p).reshape(y.shape)
+
+
+@jax.jit
+def norm_called(y, p):
+  return jax.jit(norm_precomputed)(y, p)
+
+
+@pytest.mark.parametrize("norm", [norm_textbook, norm_precomputed, norm_channels_first, norm_flat, norm_called])
+@pytest.mark.parametrize("remat", [False, True])
+def test_spellings(norm, remat):
+  keys = jax.random.split(jax.random.key(0), 6)
+  stats = {k: jax.random.uniform(key, (3,)) + 0.5 for k, key in zip("gbmv", keys)}
+  variables = {
+    "params": {"a": {"kernel": jax.random.normal(keys[4], (3, 3, 3, 3))}, "w": jax.random.normal(keys[5], (3, 2))},
+    "bn": stats,
+  }
+
+  def block(variables, x):
+    kernel = variables["params"]["a"]["kernel"].transpose(3, 2, 0, 1)
+    y = jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "OIHW", "NHWC"))
+    return jax.nn.relu(norm(y, variables["bn"]))
+
+  def fn(variables, x):
+    y = jax.checkpoint(block)(variables, x) if remat else block(variables, x)
+    return y.mean((1, 2)) @ variables["params"]["w"]
+
+  fn2, variables2, _ = check(fn, variables, models.images(2), ["a/kernel"])
+  assert set(named_leaves(variables2)) == {"params/a/kernel", "params/a/bias", "params/w"}
+  assert graph.trace(fn2, variables2, models.images(2)).sites["a/bias"].site == "a/kernel"
+
+
+def test_what_is_not_a_batch_norm_stays():
+  def fn(variables, x):
+    p = variables["params"]
+    y = x @ p["shared"] * p["gain"]  # the kernel is read twice
+    z = y @ p["last"] / 2.0 + p["positions"]  # not the same at every position
+    return z + x @ p["shared"], y @ p["tail"] + p["bias"]  # a plain bias
+
+  keys = jax.random.split(jax.random.key(0), 6)
+  shapes = {"shared": (3, 3), "gain": (3,), "last": (3, 3), "positions": (2, 3), "tail": (3, 4), "bias": (4,)}
+  variables = {"params": {name: jax.random.normal(key, shape) for (name, shape), key in zip(shapes.items(), keys)}}
+  _, variables2, edits = graph.fold_batch_norms(fn, variables, jnp.ones((2, 3)))
+  assert edits == []
+  jax.tree.map(np.testing.assert_array_equal, variables, variables2)
+
+
+def test_mistakes_are_named():
+  case = models.conv_net()
+  fn2, variables2, edits = graph.fold_batch_norms(case.fn, case.variables, case.x)
+  with pytest.raises(UserError, match=r"no batch norm after 'Conv_0/kernel'"):
+    graph.edit(case.train, edits, graph.shapes(case.variables))(variables2, case.x)
+  with pytest.raises(UserError, match=r"unknown edit 'fold_batch_nrm'; did you mean 'fold_batch_norm'"):
+    graph.edit(case.fn, [{"edit": "fold_batch_nrm"}], [])
+  del variables2["params"]["Conv_0"]["bias"]
+  with pytest.raises(UserError, match=r"lack 'Conv_0/bias'"):
+    fn2(variables2, case.x)
+  with pytest.raises(UserError, match=r"nested dicts of arrays, but 'a/0' is in"):
+    graph.shapes({"a": [jnp.ones(1)]})
+
+
+def test_taps():
+  case = models.conv_net()
+  names = ["input", "Conv_0/kernel", "Conv_0/kernel:out", "Conv_1/kernel:add:out"]
+  out, found = jax.jit(graph.taps(case.fn, names))(case.variables, case.x)
+  np.testing.assert_array_equal(out, jax.jit(case.fn)(case.variables, case.x))
+  np.testing.assert_array_equal(found["input"], case.x)
+  assert found["Conv_0/kernel"].min() < 0 <= found["Conv_0/kernel:out"].min()
+  kernel = case.variables["params"]["Conv_0"]["kernel"]
+  conv = jax.lax.conv_general_dilated(case.x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+  np.testing.assert_allclose(found["Conv_0/kernel"], conv, rtol=1e-5, atol=1e-5)
+  assert found["Conv_1/kernel:add:out"].shape == (2, 8, 8, 4)
+  with pytest.raises(UserError, match="did you mean 'Conv_0/kernel'"):
+    graph.taps(case.fn, ["Conv_0/kernal"])(case.variables, case.x)
