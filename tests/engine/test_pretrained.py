@@ -110,6 +110,7 @@ def test_key_map_and_transposes(tmp_path):
     ({"extra": np.ones(2)}, {}, "w.safetensors holds 'extra', which the model does not use"),
     ({"fc.bias": None, "extra": np.ones(2)}, {}, "no array for 'head/bias' of the model; .* holds 'extra', which"),
     ({"fc.bias": np.ones(6, np.float32)}, {}, r"'head/bias' has shape \(6,\); the model's has \(5,\)"),
+    ({"fc.weight": np.ones((4, 5))}, {}, r"'head/kernel' has shape \(5, 4\); the model's has \(4, 5\)"),
     ({"fc.bias": np.ones(5, np.int32)}, {}, "'head/bias' has dtype int32; the model's has float32"),
     ({"head/bias": np.ones(5)}, {}, "'fc.bias' and 'head/bias' of .* both become 'head/bias'"),
     ({"fc.weight": np.ones((5, 4, 1))}, {}, r"axes \(1, 0\) do not fit 'fc.weight' of \(5, 4, 1\)"),
