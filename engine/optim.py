@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
+import sparsity
 from core.errors import UserError, unknown
 from engine.labels import LABELS, labels
 
@@ -127,6 +128,22 @@ def _leniently(tx: optax.GradientTransformation) -> optax.GradientTransformation
       return tx.update(updates, state, params, **extra)
 
   return optax.GradientTransformationExtraArgs(tx.init, update)
+
+
+def check_order(opt_state: Any) -> None:
+  """Refuses an optimizer that changes what a sparse method emits: its pruned entries would not be zero.
+
+  Raises:
+    UserError: the sparse method is neither outermost nor inside optax's wrappers that hold updates back whole.
+  """
+  while isinstance(opt_state, AccumulateState | optax.ApplyIfFiniteState | optax.MultiStepsState):
+    inner = {AccumulateState: "inner", optax.ApplyIfFiniteState: "inner_state"}.get(type(opt_state), "inner_opt_state")
+    opt_state = getattr(opt_state, inner)
+  if not isinstance(opt_state, sparsity.SparsityState) and sparsity.masks(opt_state) is not None:
+    raise UserError(
+      "a sparse method has to be the outermost part of the optimizer, with clipping, decay and schedules inside it: "
+      "sparsity.magnitude(optimizer, ...)"
+    )
 
 
 class AccumulateState(NamedTuple):

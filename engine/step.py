@@ -54,6 +54,7 @@ def make_train_step(
   tx = optim.accumulated(tx, accumulate)
 
   def step(state, batch, teacher_variables=None, *, axis_name=None, seed=seed):
+    optim.check_order(state.opt_state)
     key = keys.step_key(seed, state.step, "step")
     taught = teacher_outputs(teacher, teacher_variables, batch)
 
