@@ -1,0 +1,30 @@
+"""Which check of the battery a method does not pass, and why. Everything that is not here must pass.
+
+An exception must be true: a listed check that passes after all fails the tests, so the table cannot grow stale.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+
+# (package, method, check) -> reason
+EXCEPTIONS: dict[tuple[str, str, str], str] = {
+  ("kd", "hard_labels", "reads_the_teacher"): "it is the classification loss, and reads labels only",
+  ("kd", "hard_labels", "zero_at_the_teacher"): "it is the classification loss, and reads labels only",
+  ("kd", "hard_labels", "flat_at_the_teacher"): "it is the classification loss, and reads labels only",
+  ("kd", "soft_labels", "zero_at_the_teacher"): "a cross-entropy: its least value is the teacher's entropy",
+  ("kd", "logit_l2", "shift_invariant"): "it regresses the logits themselves (arXiv:1312.6184, equation 1)",
+}
+
+
+def cases(package: str, methods: Iterable[str], check: str) -> list[Any]:
+  """The parameters of one check: every method, the excepted ones marked to fail with their reason."""
+  return [
+    pytest.param(
+      name, marks=pytest.mark.xfail(reason=EXCEPTIONS[package, name, check], strict=True, raises=AssertionError)
+    )
+    if (package, name, check) in EXCEPTIONS
+    else name
+    for name in methods
+  ]
