@@ -1,7 +1,7 @@
 """Reductions over a device axis; with `axis_name=None` each is the identity of one device.
 
-Whatever crosses examples (batch norm, observers, gradients, relational losses) goes through here, so that a batch split over devices
-means the same as the whole batch on one.
+Whatever crosses examples (batch norm, observers, gradients, relational losses) goes through here, so that a batch split
+over devices means the same as the whole batch on one.
 """
 
 from typing import Any

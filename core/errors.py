@@ -1,4 +1,4 @@
-"""A user's mistake is one sentence. This file imports the standard library only, so that it is free to import anywhere."""
+"""A user's mistake is one sentence. This file imports the standard library only, so anything may import it."""
 
 import difflib
 from collections.abc import Iterable

@@ -9,7 +9,7 @@ from core.errors import unknown
 
 
 def methods(package: ModuleType) -> dict[str, Callable[..., Any]]:
-  """{"hinton": kd.hinton, ...}: each submodule of `package` that its `__init__` exports a function of the same name from."""
+  """{"hinton": kd.hinton, ...}: the submodules whose name is also that of a function which the package exports."""
   names = (module.name for module in pkgutil.iter_modules(package.__path__))
   found = {name: getattr(package, name, None) for name in names}
   return {name: value for name, value in found.items() if callable(value)}

@@ -19,7 +19,7 @@ from collections.abc import Callable, Generator, Sequence
 from typing import Any, NamedTuple
 
 import ml_collections
-from absl import app, flags
+from absl import app, flags, logging
 
 from core.errors import UserError, unknown
 from pipeline import config as configs
@@ -57,6 +57,8 @@ def run(main: Callable[..., Any], *, config: bool = True) -> None:
       return line.rest[:1]
 
   def called(_: Sequence[str]) -> Any:
+    if not flags.FLAGS["verbosity"].present:
+      logging.set_verbosity(logging.WARNING)  # libraries tell much that is of no use to a user
     with _sentences():
       return main(*holder.values())
 

@@ -1,7 +1,7 @@
 """The keys of an experiment, with their defaults: a config names what it sets, and every other key stands here.
 
-The whole tree is filled in before the command line is read, so that any key can be changed there, and a misspelt key in a config file is
-found whatever it was meant to change. This module imports no jax.
+The whole tree is filled in before the command line is read, so that any key can be changed there, and a misspelt key in
+a config file is found whatever it was meant to change. This module imports no jax.
 """
 
 from collections.abc import Mapping
@@ -12,18 +12,19 @@ import ml_collections
 from core.errors import UserError, unknown
 
 OPTIMIZER = {
-  "name": "adam",  # a file or function of engine/optim
-  "learning_rate": 1e-3,
+  "name": "adam",  # or "sgd", "adamw"
+  "learning_rate": 1e-3,  # the highest
   "schedule": "cosine",  # or "constant", "step"
   "warmup_steps": 0,
-  "decay_steps": (),  # of "step": where the rate is multiplied by decay_rate, as shares of the stage
-  "decay_rate": 0.1,
-  "momentum": 0.9,  # of sgd
+  "milestones": (),  # of "step": where the rate is multiplied by `decay`, as shares of the stage
+  "decay": 0.1,
+  "momentum": 0.9,  # of "sgd"
+  "nesterov": False,  # of "sgd"
   "weight_decay": 0.0,  # of kernels only
-  "clip_norm": 0.0,  # 0: no clipping
+  "clip_norm": 0.0,  # largest norm of the gradient; 0 for no clipping
+  "scale_rate": 1.0,  # what the rate is multiplied by for learned quantization scales
   "accumulate": 1,  # micro-batches an update
-  "scale_learning_rate": 1e-3,  # of learned quantization scales
-  "ema": 0.0,  # decay of the average of the weights; 0: no average
+  "ema": 0.0,  # decay of the averages of the weights; 0 for none
 }
 
 STAGE = {
@@ -33,12 +34,24 @@ STAGE = {
   "cache_teacher": True,  # compute the teacher's logits once, where augmentation allows
   "epochs": 10,
   "batch_size": 64,
-  "augment": (),  # such as ("shift", "flip"), files of engine/data
+  "augment": {
+    "crop": 0,  # pad by so many pixels, then cut at random
+    "shift": (0, 0),  # move by up to (rows, columns) pixels
+    "flip": False,  # mirror left and right
+    "mixup": 0.0,  # alpha of the Beta distribution
+    "fill": "zero",  # beyond the border: or "edge", "reflect"
+    "views": 0,  # random versions of an image, reused epoch after epoch; 0 for a new one each epoch
+  },
+  "per_device_statistics": False,  # let batch norms use each device's own part of the batch
   "precision": "float32",  # of the computation; "bfloat16" keeps float32 masters
   "optimizer": OPTIMIZER,
   "objective": None,  # {a loss of kd: {"weight": share, its keywords}}
   "sparsity": None,  # {"name": a method of sparsity, its keywords}
-  "quant": None,  # {"rules": ((site glob, "w8a8"), ...), ...}
+  "quant": {
+    "rules": (),  # ((site glob, setting such as "w8a8 learned"), ...); () trains in float
+    "ends": "w8a8",  # least widths of the first and the last site
+    "calibration_batches": 8,
+  },
 }
 
 MODEL = {
@@ -51,18 +64,25 @@ MODEL = {
 EXPERIMENT = {
   "name": "",
   "seed": 0,
-  "data": {"name": "", "dir": "", "validation": 0.1, "kwargs": {}, "mean": (0.0,), "std": (1.0,)},
+  "data": {
+    "name": "",  # "digits", "tfds:mnist", "folder:PATH", ...
+    "dir": "",  # where original files are looked for
+    "validation": 0.0,  # share of the training examples that is held out; 0 for the set's own choice
+    "kwargs": {},
+  },
+  "preprocess": {"scale": 1 / 255, "mean": (0.0,), "std": (1.0,)},  # (pixel * scale - mean) / std
   "models": None,
   "stages": None,
   "run": (),  # the names of the stages, in order
   "parallel": "jit",  # or "pmap", "mesh", "shard_map": over all local devices
   "steps_per_call": 0,  # steps of a loop inside one compiled call; 0: chosen by the device and the model
-  "checkpoint_every": 0,  # steps; 0: at the end of each stage only
-  "keep": 2,  # checkpoints a stage
+  "checkpoint_every": 1000,  # steps
+  "keep": 2,  # checkpoints of a stage
+  "evaluations": 20,  # of the validation split, a stage
   "latency_runs": 200,  # measured runs of each exported file
 }
 
-FREE = ("kwargs", "objective", "sparsity", "quant")  # groups whose keys belong to the functions that they name
+FREE = ("kwargs", "objective", "sparsity")  # groups whose keys belong to the functions that they name
 
 
 def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
@@ -80,7 +100,6 @@ def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   for stage in tree["stages"].values():
     stage["objective"] = stage["objective"] or {"hard_labels": {"weight": 1.0}}
     stage["sparsity"] = stage["sparsity"] or {"name": ""}
-    stage["quant"] = stage["quant"] or {"rules": ()}
   return ml_collections.ConfigDict(tree)
 
 

@@ -1,7 +1,7 @@
 """The two nets of LeCun, Bottou, Bengio and Haffner, "Gradient-based learning applied to document recognition", 1998.
 
-As is usual in the pruning literature since Han et al. 2015 (arXiv:1506.02626) they have ReLU units, and LeNet-5 is the variant with
-20 and 50 filters and 500 hidden units ("LeNet-5-Caffe", 431,080 parameters on 28x28 images).
+As is usual in the pruning literature since Han et al. 2015 (arXiv:1506.02626) they have ReLU units, and LeNet-5 is the
+variant with 20 and 50 filters and 500 hidden units ("LeNet-5-Caffe", 431,080 parameters on 28x28 images).
 """
 
 import flax.linen as nn

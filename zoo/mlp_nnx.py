@@ -1,5 +1,6 @@
 """The dense stack in flax.nnx; apart from the linen one because importing nnx takes a second."""
 
+import itertools
 from collections.abc import Sequence
 
 import jax
@@ -18,9 +19,7 @@ class MLP(nnx.Module):
 
   def __init__(self, features: int, widths: Sequence[int] = (300, 100), classes: int = 10, *, rngs: nnx.Rngs):
     sizes = [features, *widths, classes]
-    self.layers = nnx.List(
-      [nnx.Linear(fan_in, fan_out, rngs=rngs) for fan_in, fan_out in zip(sizes[:-1], sizes[1:], strict=True)]
-    )
+    self.layers = nnx.List([nnx.Linear(fan_in, fan_out, rngs=rngs) for fan_in, fan_out in itertools.pairwise(sizes)])
 
   def __call__(self, x: jax.Array) -> jax.Array:
     """(batch, ...) inputs, flattened, to (batch, classes) logits."""

@@ -1,4 +1,4 @@
-"""Small residual nets with batch norm, after He et al., "Deep Residual Learning", 2016 (arXiv:1512.03385), section 4.2."""
+"""Small residual nets with batch norm, after He et al., "Deep Residual Learning" (arXiv:1512.03385), section 4.2."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ import jax
 
 
 class Block(nn.Module):
-  """Two 3x3 convolutions with batch norm and a shortcut, which is a strided 1x1 convolution where shapes differ (option B)."""
+  """Two 3x3 convolutions with batch norm, and a shortcut: a strided 1x1 convolution where shapes differ (option B)."""
 
   width: int
   stride: int

@@ -12,4 +12,6 @@ def test_unknown_name_without_a_near_one_lists_all():
 
 
 def test_nearest_falls_back_to_the_last_segment():
-  assert nearest("optimiser.learnin_rate", ["stages.teacher.optimizer.learning_rate", "data.name"])[0].endswith("learning_rate")
+  assert nearest("optimiser.learnin_rate", ["stages.teacher.optimizer.learning_rate", "data.name"])[0].endswith(
+    "learning_rate"
+  )

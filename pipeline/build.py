@@ -1,0 +1,156 @@
+"""From names in a config to functions: the only place that does so, with every keyword checked before any compilation."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from types import ModuleType
+from typing import Any
+
+import jax.numpy as jnp
+import optax
+
+import kd
+import quant
+import sparsity
+from core.errors import UserError, unknown
+from core.methods import method
+from engine import model as models
+from engine import objective as objectives
+from engine import optim
+from engine.data import Augment, Input, Preprocess
+from engine.model import Model
+
+SCHEDULES = {"cubic": sparsity.cubic, "one_shot": sparsity.one_shot}
+
+
+def call(where: str, fn: Callable[..., Any], given: Mapping[str, Any], *positional: Any) -> Any:
+  """`fn(*positional, **given)`, once its signature has every keyword and nothing it needs is missing.
+
+  Raises:
+    UserError: a keyword that `fn` does not take (the nearest is named), or one that it needs; `where` names the config
+      group.
+  """
+  parameters = list(inspect.signature(fn).parameters.values())[len(positional) :]
+  names = {p.name: p for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
+  for key in given:
+    if key not in names:
+      raise unknown("config key", f"{where}.{key}", [f"{where}.{name}" for name in names])
+  for name, parameter in names.items():
+    if parameter.default is parameter.empty and name not in given:
+      raise UserError(f"config key '{where}.{name}' is missing")
+  try:
+    return fn(*positional, **given)
+  except (TypeError, ValueError) as error:
+    raise UserError(f"config group {where!r}: {' '.join(str(error).split())}") from error
+
+
+def named(where: str, package: ModuleType, group: Mapping[str, Any], *positional: Any) -> Any:
+  """The method `group["name"]` of a package, called with the group's other keys."""
+  if "name" not in group:
+    raise UserError(f"config key '{where}.name' is missing; expected a method of {package.__name__}")
+  return call(where, method(package, group["name"]), {k: v for k, v in group.items() if k != "name"}, *positional)
+
+
+def model(entry: Mapping[str, Any]) -> Model:
+  """The model that an entry of `models` describes."""
+  return models.load(entry["name"], dict(entry["kwargs"]))
+
+
+def objective(stage: str, group: Mapping[str, Any]) -> objectives.Objective:
+  """The weighted sum that a stage minimises: `{loss of kd: {"weight": share, its keywords}}`."""
+  terms = []
+  for name, given in group.items():
+    where = f"stages.{stage}.objective.{name}"
+    if not isinstance(given, Mapping):
+      raise UserError(f"config key {where!r} must be a group such as {{'weight': 1.0}}, got {given!r}")
+    loss = call(where, method(kd, name), {key: value for key, value in given.items() if key != "weight"})
+    terms.append(objectives.Term(name, loss, float(given.get("weight", 1.0))))
+  return objectives.weighted(terms)
+
+
+def needs_teacher(group: Mapping[str, Any]) -> bool:
+  """Whether an objective has a loss that compares with a teacher."""
+  return any(name != "hard_labels" for name in group)
+
+
+def transformation(stage: str, config: Any, steps: int) -> optax.GradientTransformationExtraArgs:
+  """A stage's optimizer over `steps` updates, wrapped by its sparsity method if it has one.
+
+  Args:
+    stage: its name, for errors.
+    config: the stage's groups.
+    steps: updates of the whole stage.
+  """
+  given = config.optimizer
+  rate = optim.schedule(
+    given.schedule,
+    given.learning_rate,
+    steps,
+    warmup=given.warmup_steps,
+    milestones=[round(share * steps) for share in given.milestones],
+    factor=given.decay,
+  )
+  inner = optim.optimizer(
+    given.name,
+    rate,
+    momentum=given.momentum,
+    nesterov=given.nesterov,
+    weight_decay=given.weight_decay,
+    clip_norm=given.clip_norm or None,
+    rates=None if given.scale_rate == 1.0 else {"scale": given.scale_rate},
+  )
+  group = config.sparsity.to_dict()
+  if not group.get("name"):
+    return inner
+  where = f"stages.{stage}.sparsity"
+  schedule = group.get("schedule")
+  if isinstance(schedule, Mapping):
+    name = schedule.get("name", "")
+    if name not in SCHEDULES:
+      raise unknown(f"schedule in '{where}.schedule.name'", name, SCHEDULES)
+    group["schedule"] = call(f"{where}.schedule", SCHEDULES[name], _in_steps(schedule, steps))
+  return named(where, sparsity, group, inner)
+
+
+def _in_steps(schedule: Mapping[str, Any], steps: int) -> dict[str, Any]:
+  """A schedule whose "start" and "end" are shares of the stage, with both in updates."""
+  shares = ("start", "end", "at")
+  return {key: round(value * steps) if key in shares else value for key, value in schedule.items() if key != "name"}
+
+
+def policy(stage: str, config: Any) -> quant.Policy | None:
+  """A stage's quantization policy, or None where it trains in float."""
+  del stage
+  return quant.policy(tuple(config.quant.rules), config.quant.ends) if config.quant.rules else None
+
+
+def inputs(config: Any, stage: Any) -> Input:
+  """How a stage's batches are made."""
+  changes = stage.augment.to_dict()
+  return Input(
+    batch_size=stage.batch_size,
+    seed=config.seed,
+    preprocess=Preprocess(**config.preprocess.to_dict()),
+    augment=Augment(**{**changes, "views": changes["views"] or None, "seed": config.seed}),
+    dtype=jnp.float32,
+  )
+
+
+def check(config: Any) -> None:
+  """Builds everything that needs no data once, so that a mistake anywhere is found before the first stage trains.
+
+  Raises:
+    UserError: as the functions above.
+  """
+  for name, entry in config.models.items():
+    if not entry.name:
+      raise UserError(f"config key 'models.{name}.name' is missing; expected such as 'zoo.lenet:LeNet5'")
+    model(entry)
+  for name in config.run:
+    stage = config.stages[name]
+    objective(name, stage.objective.to_dict())
+    transformation(name, stage, 1000)
+    policy(name, stage)
+    if needs_teacher(stage.objective) and not stage.teacher:
+      raise UserError(
+        f"config key 'stages.{name}.teacher' is empty, but its objective compares with a teacher's logits"
+      )

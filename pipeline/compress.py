@@ -1,0 +1,77 @@
+"""The whole job: the stages of an experiment in order, a row of the table for each, and the report."""
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engine import data as rooms
+from pipeline import build, schema, workdir
+from pipeline.environment import environment
+from pipeline.measure import measure
+from pipeline.report import write_report
+from pipeline.stage import Context, curves, run_stage
+from pipeline.tables import format_table
+from pipeline.trained import Trained
+
+
+def compress(config: Any, folder: str | Path) -> dict[str, Any]:
+  """Runs every stage of `config.run` that is not finished yet, and writes result.json and report.html.
+
+  Args:
+    config: an experiment (`pipeline.schema`).
+    folder: the run's directory; a finished stage is read from it, an unfinished one goes on at its last checkpoint.
+
+  Returns:
+    What result.json holds; see `pipeline.report`.
+  """
+  schema.check(config)
+  build.check(config)
+  resolved = workdir.claim(folder, config)
+  folder = Path(folder)
+  data = rooms.load(
+    config.data.name, data_dir=config.data.dir or None, validation=config.data.validation or None, **config.data.kwargs
+  )
+  context = Context(config, folder, data)
+  done: dict[str, Trained] = {}
+  rows: list[dict[str, Any]] = []
+  for name in config.run:
+    done[name] = run_stage(name, context, done)
+    rows.append(_row(name, context, done[name], rows))
+    result = {
+      "title": config.name or "A compressed network",
+      "command": " ".join(["python -m scripts.compress", *sys.argv[1:]]),
+      "examples": len(data.test.labels),
+      "config": resolved,
+      "environment": environment(),
+      "rows": [{key: value for key, value in row.items() if key != "decisions"} for row in rows],
+      "curves": {stage: curves(stage, context) for stage in done},
+    }
+    _write(folder / "result.json", result)
+    write_report(folder / "report.html", result)
+  print(format_table(result["rows"]))
+  print(f"\nreport: {folder / 'report.html'}")
+  return result
+
+
+def _row(name: str, context: Context, trained: Trained, rows: list[dict[str, Any]]) -> dict[str, Any]:
+  """The stage's row, measured once and kept beside its file."""
+  kept = context.folder / "files" / f"{name}.json"
+  if kept.is_file():
+    return json.loads(kept.read_text(encoding="utf-8"))
+  taught = np.array(rows[0]["decisions"]) if rows else None
+  row = measure(
+    trained, context.data.test, context.folder / "files" / f"{name}.tflite", taught, context.config.latency_runs
+  )
+  row = {"name": name, **row}
+  _write(kept, row)
+  return row
+
+
+def _write(path: Path, data: Mapping[str, Any]) -> None:
+  partial = path.with_name(path.name + ".partial")
+  partial.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+  partial.replace(path)

@@ -1,0 +1,38 @@
+"""What a figure was measured on: the processor's model and instruction sets, cores, accelerator, and versions."""
+
+import importlib.metadata
+import os
+import platform
+import re
+from pathlib import Path
+from typing import Any
+
+SETS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "amx_bf16", "asimd", "asimddp", "i8mm", "sve")
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "ai-edge-litert")
+
+
+def environment() -> dict[str, Any]:
+  """Plain data for a report or a benchmark's JSON; no names of hosts, no paths."""
+  import jax
+
+  info = Path("/proc/cpuinfo")
+  text = info.read_text(encoding="utf-8", errors="replace") if info.is_file() else ""
+  model = re.search(r"^(?:model name|Model)\s*:\s*(.+)$", text, re.MULTILINE)
+  flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", text, re.MULTILINE)
+  known = flags.group(1).split() if flags else []
+  devices = jax.devices()
+  return {
+    "processor": model.group(1).strip() if model else platform.processor() or platform.machine(),
+    "instruction_sets": [name for name in SETS if name in known],
+    "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+    "devices": f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})",
+    "python": platform.python_version(),
+    "versions": {name: _version(name) for name in PACKAGES if _version(name)},
+  }
+
+
+def _version(package: str) -> str:
+  try:
+    return importlib.metadata.version(package)
+  except importlib.metadata.PackageNotFoundError:
+    return ""

@@ -1,0 +1,243 @@
+"""One stage of an experiment: from what earlier stages left to a trained model, resumable at any step."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+import engine
+from core import keys
+from core.errors import UserError
+from engine import checkpoint, forward, metrics, progress
+from engine import data as rooms
+from engine.data import Dataset, Input, Preprocess, batches
+from engine.state import TrainState
+from pipeline import build
+from pipeline import trained as models
+from pipeline.trained import Functions, Recipe, Trained
+
+
+class Context(NamedTuple):
+  """What all stages of a run share: the experiment, its directory and its data."""
+
+  config: Any
+  folder: Path
+  data: Dataset
+
+
+def run_stage(name: str, context: Context, done: Mapping[str, Trained]) -> Trained:
+  """Trains a stage, or goes on where it stopped, or reads what it left.
+
+  Args:
+    name: a key of the experiment's stages.
+    context: the run.
+    done: what earlier stages left.
+  """
+  path = context.folder / "models" / f"{name}.safetensors"
+  if path.is_file():
+    return models.load(path)[0]
+  stage = context.config.stages[name]
+  spec = build.inputs(context.config, stage)
+  arrays = rooms.device_arrays(context.data.train)
+  batches.check(spec, arrays)
+  trained = calibrated(stage, begin(stage, context, done), arrays, spec)
+  parts = models.functions(trained.recipe)
+  teacher, taught, arrays, spec = teaching(stage, done, arrays, spec)
+
+  steps = stage.epochs * rooms.steps_per_epoch(len(context.data.train.labels), stage.batch_size)
+  tx = build.transformation(name, stage, max(steps // stage.optimizer.accumulate, 1))
+  ema = stage.optimizer.ema or None
+  step = engine.make_train_step(
+    forward_of(stage, parts),
+    build.objective(name, stage.objective.to_dict()),
+    tx,
+    teacher=teacher,
+    ema=ema,
+    accumulate=stage.optimizer.accumulate,
+    per_device_statistics=stage.per_device_statistics,
+  )
+  state = engine.create(
+    trained.variables,
+    tx,
+    qparams=trained.qparams,
+    quant_state=trained.quant_state,
+    ema=ema,
+    accumulate=stage.optimizer.accumulate,
+  )
+  state = _fit(name, context, step, state, trained.recipe, spec, arrays, taught, steps).averaged
+  trained = trained._replace(variables=state.variables, qparams=state.qparams, quant_state=state.quant_state)
+  models.save(path, jax.device_get(trained), stage=name)
+  return trained
+
+
+def begin(stage: Any, context: Context, done: Mapping[str, Trained]) -> Trained:
+  """The model before the first step: an earlier stage's, or a fresh one with pretrained weights if it has some."""
+  if stage.start:
+    return done[stage.start]._replace(qparams={}, quant_state={})
+  entry, split = context.config.models[stage.model], context.data.train
+  preprocess = context.config.preprocess.to_dict()
+  recipe = Recipe(entry.name, entry.kwargs.to_dict(), split.images.shape[1:], split.classes, preprocess)
+  init = models.functions(recipe).model.init
+  variables = jax.jit(init)(keys.step_key(context.config.seed, 0, f"init {stage.model}"), models.example(recipe))
+  if entry.weights:
+    from engine import pretrained
+
+    variables = pretrained.load(entry.weights, variables, key_map=tuple(entry.key_map))
+  return Trained(recipe, variables, {}, {})
+
+
+def calibrated(stage: Any, trained: Trained, arrays: Mapping[str, jax.Array], spec: Input) -> Trained:
+  """The model with grids from calibration batches, its batch norms folded; itself where the stage trains in float."""
+  if not stage.quant.rules:
+    return trained
+  trained = models.fold(trained)
+  recipe = trained.recipe._replace(rules=tuple(map(tuple, stage.quant.rules)), ends=stage.quant.ends)
+  quantized = models.functions(recipe).quantized
+  assert quantized is not None
+  plain = dataclasses.replace(spec, augment=rooms.Augment())
+  batch = jax.jit(lambda arrays, step: rooms.train_batch_at(arrays, step, plain)["image"])
+  qparams, quant_state = quantized.init(trained.variables, batch(arrays, 0))
+  observe = jax.jit(lambda state, variables, x: quantized.observe(state, variables, x)[1])
+  for step in range(stage.quant.calibration_batches):
+    quant_state = observe(quant_state, trained.variables, batch(arrays, step))
+  qparams, quant_state = quantized.freeze(qparams, quant_state, trained.variables)
+  return Trained(recipe, trained.variables, qparams, quant_state)
+
+
+Teacher = Callable[[Any, jax.Array], jax.Array]
+
+
+def teaching(
+  stage: Any, done: Mapping[str, Trained], arrays: Mapping[str, jax.Array], spec: Input
+) -> tuple[Teacher | None, Any, Mapping[str, jax.Array], Input]:
+  """The stage's teacher: its logits stored beside the examples where they do not change, else a function for the step.
+
+  Returns:
+    (teacher, its variables, arrays, spec); the first two are None where the logits are stored or there is no teacher.
+  """
+  if not stage.teacher:
+    return None, None, arrays, spec
+  source = done[stage.teacher]
+  parts = models.functions(source.recipe)
+  trees = (source.variables, source.qparams, source.quant_state)
+  if Preprocess(**source.recipe.preprocess) != spec.preprocess:
+    raise UserError(
+      f"stage {stage.teacher!r} was trained with another preprocessing than its student's; expected the same"
+    )
+
+  def teacher(trees: Any, x: jax.Array) -> jax.Array:
+    return models.logits(parts, trees, x)
+
+  still = spec.augment == rooms.Augment(seed=spec.augment.seed)
+  views = 1 if still else spec.augment.views
+  if not stage.cache_teacher or views is None:
+    return teacher, trees, arrays, spec
+  stored = [_stored(teacher, trees, arrays, view, spec) for view in range(views)]
+  if still:
+    return None, None, {**arrays, "teacher_logits": stored[0]}, spec
+  spec = dataclasses.replace(spec, per_view=(*spec.per_view, "teacher_logits"))
+  return None, None, {**arrays, "teacher_logits": jax.numpy.stack(stored, 1)}, spec
+
+
+def _stored(teacher: Teacher, trees: Any, arrays: Mapping[str, jax.Array], view: int, spec: Input) -> jax.Array:
+  """(N, classes) logits of all examples as one view shows them."""
+  count = len(arrays["id"])
+  size = min(512, count)
+  run = jax.jit(lambda trees, arrays, rows: teacher(trees, rooms.examples_at(arrays, rows, view, spec)["image"]))
+  rows = np.arange(-(-count // size) * size).clip(max=count - 1).reshape(-1, size)
+  return jax.numpy.concatenate([run(trees, arrays, part) for part in rows])[:count]
+
+
+def forward_of(stage: Any, parts: Functions) -> forward.Forward:
+  """The student's forward function in training: the model itself, its edited function, or its simulated integers."""
+  if parts.quantized is not None:
+    return forward.quantized(parts.quantized.apply)
+  apply = parts.model.apply
+  if parts.edited:
+
+    def apply(variables: Any, x: jax.Array, **_: Any) -> tuple[jax.Array, Any]:
+      return parts.fn(variables, x), {name: tree for name, tree in variables.items() if name != "params"}
+
+  return forward.plain(forward.bfloat16(apply) if stage.precision == "bfloat16" else apply)
+
+
+def _fit(
+  name: str,
+  context: Context,
+  step: Callable[..., Any],
+  state: TrainState,
+  recipe: Recipe,
+  spec: Input,
+  arrays: Mapping[str, jax.Array],
+  taught: Any,
+  steps: int,
+) -> TrainState:
+  """Trains up to `steps` from the last checkpoint there is, writing metrics and checkpoints on the way."""
+  config = context.config
+  offset = first_step(name, context)
+  evaluate = models.forward(recipe)
+  validation = context.data.validation
+
+  def get_batch(data: Any, step: Any, *, seed: Any, part: Any) -> Any:
+    return rooms.train_batch_at(data, step, dataclasses.replace(spec, seed=seed), part)
+
+  folder = context.folder / "checkpoints" / name
+  with checkpoint.Checkpoints(folder, keep=config.keep, config={"stage": name}) as checkpoints:
+    if checkpoints.latest() is not None:
+      state = checkpoints.restore(state).state
+    begun = int(state.step)
+    with (
+      metrics.Writer(context.folder, after=offset + begun) as writer,
+      progress.Progress(steps, start=begun, label=name) as bar,
+    ):
+
+      def log(step: int, state: TrainState, history: Mapping[str, np.ndarray]) -> None:
+        now = state.averaged
+        logits = engine.logits(evaluate, (now.variables, now.qparams, now.quant_state), validation.images)
+        values = {key: float(series.mean()) for key, series in history.items()}
+        values["train_accuracy"] = values.pop("accuracy")
+        values["validation_accuracy"] = engine.accuracy(logits, validation.labels)
+        writer.write(offset + step, {f"{name}/{key}": value for key, value in values.items()})
+
+      def save(step: int, state: TrainState, _: Any) -> None:
+        if step < steps:
+          checkpoints.save(step, state)
+
+      hooks = [engine.Hook(max(steps // config.evaluations, 1), log), engine.Hook(config.checkpoint_every, save)]
+      state, _ = engine.fit(
+        step,
+        state,
+        get_batch,
+        arrays,
+        steps=steps,
+        seed=config.seed,
+        teacher_variables=taught,
+        mode=config.parallel,
+        hooks=hooks,
+        tick=bar.update,
+        steps_per_call=config.steps_per_call or None,
+      )
+  return state
+
+
+def first_step(name: str, context: Context) -> int:
+  """The steps of the stages before this one: where it begins in the run's metrics.jsonl."""
+  total = 0
+  for earlier in context.config.run[: context.config.run.index(name)]:
+    stage = context.config.stages[earlier]
+    total += stage.epochs * rooms.steps_per_epoch(len(context.data.train.labels), stage.batch_size)
+  return total
+
+
+def curves(name: str, context: Context) -> dict[str, list[tuple[int, float]]]:
+  """A stage's series from metrics.jsonl, by name: (step of the stage, value)."""
+  offset = first_step(name, context)
+  found: dict[str, list[tuple[int, float]]] = {}
+  for line in metrics.read(context.folder):
+    for key, value in line.items():
+      if key.startswith(f"{name}/"):
+        found.setdefault(key.removeprefix(f"{name}/"), []).append((line["step"] - offset, value))
+  return found

@@ -1,0 +1,149 @@
+"""What a stage leaves behind: a model as plain data and trees, from which its functions are made again at any time.
+
+A model is an import path with keywords, a list of edits of its traced function, a quantization policy, and parameters.
+All of it is saved in one file, so that a compressed model loads for inference without the config that trained it.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import graph
+import quant
+from core.errors import UserError
+from engine import evaluate, model_file
+from engine import model as models
+from engine.data import Preprocess, normalise
+
+
+class Recipe(NamedTuple):
+  """What a model is, apart from its numbers; plain JSON data.
+
+  Attributes:
+    name: the model's import path.
+    kwargs: its keywords.
+    image: (height, width, channels) of its input.
+    classes: the classes' names.
+    preprocess: {"scale", "mean", "std"}, from pixels to its input.
+    edits: changes of its traced function (`graph.edit`).
+    rules: (site glob, setting) pairs; none for a float model.
+    ends: least widths of the first and the last site.
+  """
+
+  name: str
+  kwargs: Mapping[str, Any]
+  image: tuple[int, ...]
+  classes: tuple[str, ...]
+  preprocess: Mapping[str, Any]
+  edits: tuple[Any, ...] = ()
+  rules: tuple[tuple[str, str], ...] = ()
+  ends: str = "w8a8"
+
+
+class Trained(NamedTuple):
+  """A recipe and its trees: the variables ({"params": ...} and other collections), and those of the quantizers."""
+
+  recipe: Recipe
+  variables: Any
+  qparams: Any
+  quant_state: Any
+
+
+class Functions(NamedTuple):
+  """The functions of a recipe.
+
+  Attributes:
+    model: the model as its user wrote it; `model.apply` trains it.
+    fn: `fn(variables, x) -> logits`, the model with its edits, for inference; x is preprocessed.
+    quantized: `quant.quantize` of it, or None.
+    edited: whether `fn` is the model with edits.
+  """
+
+  model: models.Model
+  fn: Callable[..., jax.Array]
+  quantized: quant.Quantized | None
+  edited: bool
+
+
+def functions(recipe: Recipe) -> Functions:
+  """Makes the functions that a recipe describes; nothing is run."""
+  model = models.load(recipe.name, dict(recipe.kwargs))
+
+  def plain(variables: Any, x: jax.Array) -> jax.Array:
+    return model.apply(variables, x)[0]
+
+  fn = plain
+  if recipe.edits:
+    shapes = jax.eval_shape(model.init, jax.random.key(0), example(recipe))
+    fn = graph.edit(plain, recipe.edits, shapes)
+  policy = quant.policy(recipe.rules, recipe.ends or None) if recipe.rules else None
+  return Functions(model, fn, None if policy is None else quant.quantize(fn, policy), bool(recipe.edits))
+
+
+def logits(parts: Functions, trees: tuple[Any, Any, Any], x: jax.Array) -> jax.Array:
+  """The logits of preprocessed inputs, integers simulated; `trees` are (variables, qparams, quant_state)."""
+  variables, qparams, quant_state = trees
+  if parts.quantized is None:
+    return parts.fn(variables, x)
+  return parts.quantized.apply(qparams, quant_state, variables, x)[0]
+
+
+def example(recipe: Recipe, batch: int = 1) -> jax.Array:
+  """A batch of the model's input, all zeros."""
+  return jnp.zeros((batch, *recipe.image), jnp.float32)
+
+
+def forward(recipe: Recipe) -> Callable[[Any, jax.Array], jax.Array]:
+  """`((variables, qparams, quant_state), uint8 images) -> logits`, to be jitted: preprocessing, then `logits`."""
+  parts = functions(recipe)
+  spec = Preprocess(**recipe.preprocess)
+  return lambda trees, images: logits(parts, trees, normalise(images, spec))
+
+
+def fold(trained: Trained) -> Trained:
+  """The same model with its batch norms folded into convolutions and dense layers; itself where it has none.
+
+  Batch norms are found in the evaluation trace; from then on the model is one for inference, without dropout.
+  """
+  if trained.recipe.edits or "batch_stats" not in trained.variables:
+    return trained
+  fn = functions(trained.recipe).fn
+  _, variables, edits = graph.fold_batch_norms(fn, trained.variables, example(trained.recipe))
+  return trained._replace(recipe=trained.recipe._replace(edits=tuple(edits)), variables=variables)
+
+
+def save(path: str | Path, trained: Trained, **more: Any) -> None:
+  """Writes the model to one file; `more` is JSON data that is kept with it."""
+  trees = {"variables": trained.variables, "qparams": trained.qparams, "quant_state": trained.quant_state}
+  model_file.save_tree(path, trees, {"recipe": trained.recipe._asdict(), **more})
+
+
+def load(path: str | Path) -> tuple[Trained, dict[str, Any]]:
+  """Reads what `save` wrote: the model, and the JSON data that was kept with it.
+
+  Raises:
+    UserError: no such file, a damaged one, or one that holds no model.
+  """
+  trees, meta = model_file.load_tree(path)
+  if "recipe" not in meta:
+    raise UserError(f"{str(path)!r} holds arrays but no model; expected a file that a stage has written")
+  given = meta.pop("recipe")
+  tuples = {key: _tuples(given[key]) for key in ("image", "classes", "rules", "edits")}
+  recipe = Recipe(**{**given, **tuples, "preprocess": {k: _tuples(v) for k, v in given["preprocess"].items()}})
+  recipe = recipe._replace(edits=tuple(given["edits"]), kwargs={k: _tuples(v) for k, v in recipe.kwargs.items()})
+  return Trained(recipe, trees["variables"], trees.get("qparams", {}), trees.get("quant_state", {})), meta
+
+
+def _tuples(value: Any) -> Any:
+  """JSON's lists as the tuples that they were."""
+  return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
+
+
+def predict(trained: Trained, images: np.ndarray) -> np.ndarray:
+  """(N, classes) logits of (N, height, width, channels) uint8 images."""
+  trees = (trained.variables, trained.qparams, trained.quant_state)
+  return evaluate.logits(forward(trained.recipe), trees, images)

@@ -1,0 +1,24 @@
+"""Compresses a network end to end: trains, distils, prunes, quantizes, exports, measures, and writes report.html.
+
+    python -m scripts.compress --config=configs/digits.py --workdir=runs/digits
+
+The same command again goes on where the run stopped.
+"""
+
+from typing import Any
+
+from absl import flags
+
+from pipeline import flags as program
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "Where the run's results go, such as runs/digits.", required=True)
+
+
+def main(config: Any) -> None:
+  from pipeline.compress import compress
+
+  compress(config, _WORKDIR.value)
+
+
+if __name__ == "__main__":
+  program.run(main)
