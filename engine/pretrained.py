@@ -1,4 +1,4 @@
-"""Pretrained weights from files of other programs, and the preprocessing that belongs to them.
+"""Pretrained weights from files of other programs.
 
 A key map turns the file's names into the model's by regular expressions, applied in order; what is left over on either
 side, and every shape that differs, is an error that names it: weights that were quietly not loaded cost days.
@@ -64,7 +64,7 @@ def load(
       leaf, or a shape or the kind of dtype differs.
   """
   path = Path(path)
-  arrays = _rename(read(path), [Rename(*rule) for rule in key_map], path)
+  arrays = _rename(read(path), [_rule(rule) for rule in key_map], path)
   flat = {name.removeprefix("params/"): leaf for name, leaf in named_leaves(target).items()}
   kept = rules.match([(glob, True) for glob in keep], flat, "keep rule")
   ignored = rules.match([(glob, True) for glob in ignore], arrays, "ignore rule")
@@ -96,47 +96,18 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
   return dict(sorted(found.items()))
 
 
-class Preprocessing(NamedTuple):
-  """What a model expects of its images: `(image * scale - mean) / std`, channels last.
-
-  shape: (height, width, channels); mean, std: one number a channel, or one for all; classes: their names in the order
-  of the logits, or empty.
-  """
-
-  shape: tuple[int, ...]
-  mean: tuple[float, ...] = (0.0,)
-  std: tuple[float, ...] = (1.0,)
-  scale: float = 1 / 255
-  classes: tuple[str, ...] = ()
-
-  def to_json(self) -> dict[str, Any]:
-    """Plain values, to be saved with the model."""
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in self._asdict().items()}
-
-  @classmethod
-  def from_json(cls, data: Mapping[str, Any]) -> "Preprocessing":
-    """The inverse of `to_json`, checked.
-
-    Raises:
-      UserError: a field is unknown or missing, or numbers do not fit the channels.
-    """
-    if odd := [name for name in data if name not in cls._fields] or ["shape"] * ("shape" not in data):
-      raise UserError(f"preprocessing: {odd[0]!r} is unknown or missing; expected {', '.join(cls._fields)}")
-    fields: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in data.items()}
-    found = cls(**fields)
-    for name in ("mean", "std"):
-      if len(getattr(found, name)) not in (1, found.shape[-1]):
-        raise UserError(
-          f"preprocessing: {name!r} has {len(getattr(found, name))} numbers; expected 1 or {found.shape[-1]}"
-        )
-    return found
-
-  def __call__(self, images: jax.Array | np.ndarray) -> jax.Array:
-    """(batch, height, width, channels) of any number type to float32, ready for the model."""
-    if tuple(images.shape[1:]) != self.shape:
-      raise UserError(f"images have shape {tuple(images.shape[1:])}; the model was trained on {self.shape}")
-    scaled = jnp.asarray(images).astype(jnp.float32) * jnp.float32(self.scale)
-    return (scaled - jnp.asarray(self.mean, jnp.float32)) / jnp.asarray(self.std, jnp.float32)
+def _rule(rule: Any) -> Rename:
+  """A rule as it may stand in a config, checked."""
+  try:
+    pattern, replacement, transpose = (*rule, None)[:3]
+    re.compile(pattern)
+    if len(rule) > 3 or not (replacement is None or isinstance(replacement, str)):
+      raise TypeError
+    return Rename(pattern, replacement, None if transpose is None else tuple(int(axis) for axis in transpose))
+  except (re.error, TypeError, ValueError) as error:
+    raise UserError(
+      f"key map rule {rule!r}: expected (regular expression, replacement or None[, axes such as (1, 0)])"
+    ) from error
 
 
 def _rename(arrays: Mapping[str, np.ndarray], key_map: Sequence[Rename], path: Path) -> dict[str, np.ndarray]:
@@ -152,7 +123,7 @@ def _rename(arrays: Mapping[str, np.ndarray], key_map: Sequence[Rename], path: P
         if sorted(rule.transpose) != list(range(array.ndim)):
           raise UserError(f"key map rule {rule.pattern!r}: axes {rule.transpose} do not fit {old!r} of {array.shape}")
         array = array.transpose(rule.transpose)
-      name = None if rule.replacement is None else re.sub(rule.pattern, rule.replacement, name)
+      name = None if rule.replacement is None else _replaced(rule.pattern, rule.replacement, name)
     if name is None:
       continue
     name = name.removeprefix("params/")
@@ -162,6 +133,13 @@ def _rename(arrays: Mapping[str, np.ndarray], key_map: Sequence[Rename], path: P
   if idle := [rule.pattern for index, rule in enumerate(key_map) if index not in used]:
     raise UserError(f"key map rule {idle[0]!r} matches nothing in {path}; names there: {_listed(list(arrays))}")
   return found
+
+
+def _replaced(pattern: str, replacement: str, name: str) -> str:
+  try:
+    return re.sub(pattern, replacement, name)
+  except (re.error, IndexError) as error:
+    raise UserError(f"key map rule {pattern!r}: {replacement!r} does not fit it ({error})") from error
 
 
 def _fit(path: Path, name: str, array: np.ndarray, leaf: Any) -> jax.Array:

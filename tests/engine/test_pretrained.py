@@ -10,8 +10,7 @@ from flax import serialization
 
 from core.errors import UserError
 from core.trees import named_leaves
-from engine.model_file import load_tree, save_tree
-from engine.pretrained import CONV, LINEAR, Preprocessing, Rename, load, read
+from engine.pretrained import CONV, LINEAR, Rename, load, read
 
 RNG = np.random.default_rng(0)
 
@@ -158,19 +157,17 @@ def test_files_that_cannot_be_read(tmp_path):
     read(tmp_path / "empty.safetensors")
 
 
-def test_preprocessing_is_saved_with_the_model(tmp_path):
-  ours = Preprocessing((2, 2, 3), (0.5, 0.4, 0.3), (0.25, 0.2, 0.1), classes=("cat", "dog"))
-  save_tree(tmp_path / "m.safetensors", {"w": np.ones(2)}, {"preprocessing": ours.to_json()})
-  again = Preprocessing.from_json(load_tree(tmp_path / "m.safetensors")[1]["preprocessing"])
-  assert again == ours
-  images = RNG.integers(0, 256, (4, 2, 2, 3), dtype=np.uint8)
-  want = (images / 255 - np.array(ours.mean)) / np.array(ours.std)
-  np.testing.assert_allclose(again(images), want, rtol=1e-5, atol=1e-6)
-  with pytest.raises(UserError, match=r"images have shape \(3, 2, 3\); the model was trained on \(2, 2, 3\)"):
-    again(np.zeros((1, 3, 2, 3)))
-  with pytest.raises(UserError, match="preprocessing: 'means' is unknown or missing; expected shape, mean, std"):
-    Preprocessing.from_json({"shape": [2, 2, 3], "means": [0.0]})
-  with pytest.raises(UserError, match="'shape' is unknown or missing"):
-    Preprocessing.from_json({"mean": [0.0]})
-  with pytest.raises(UserError, match="'mean' has 2 numbers; expected 1 or 3"):
-    Preprocessing.from_json({"shape": [2, 2, 3], "mean": [0.0, 1.0]})
+@pytest.mark.parametrize(
+  ("rule", "says"),
+  [
+    (("(", "x"), "key map rule .*: expected \\(regular expression, replacement or None"),
+    (("x", 3), "key map rule .*: expected"),
+    (("x", "y", (1, 0), 5), "key map rule .*: expected"),
+    ((), "key map rule .*: expected"),
+    (("a", r"\2"), r"key map rule 'a': '\\\\2' does not fit it \(invalid group reference"),
+  ],
+)
+def test_rules_are_checked(tmp_path, rule, says):
+  safetensors.numpy.save_file({"a": np.ones(2)}, tmp_path / "w.safetensors")
+  with pytest.raises(UserError, match=says):
+    load(tmp_path / "w.safetensors", target(), [rule])
