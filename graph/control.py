@@ -18,7 +18,7 @@ Result = tuple[Sequence[Any], dict[str, Any]]
 
 def _remat(emitter: "Emitter", node: Node, values: list[Any], extras: "Extras") -> Result:
   if node.params["differentiated"]:
-    emitter.guard(node, extras)
+    emitter.guard(node, [(node.bodies[0], values)], extras)
     return versions.rebind(node.eqn, tuple(values)), {}
   there = [not isinstance(v, Missing) for v in values]
 
@@ -94,22 +94,23 @@ def _kept(extras: "Extras", key: str, shape: Any) -> Any:
 
 
 def _while(emitter: "Emitter", node: Node, values: list[Any], extras: "Extras") -> Result:
-  emitter.guard(node, extras)
-  if not emitter.everything:
-    return versions.rebind(node.eqn, tuple(values)), {}
   conds, consts, _ = node.split
   test, body = node.bodies
+  for_test, for_body, carry = values[:conds], values[conds : conds + consts], values[conds + consts :]
+  emitter.guard(node, [(test, [*for_test, *carry]), (body, [*for_body, *carry])], extras)
+  if not emitter.everything:
+    return versions.rebind(node.eqn, tuple(values)), {}
   avals = [emitter.analysis.program.avals[n] for n in body.inputs[consts:]]
-  first = tuple(_typed(v, a) for v, a in zip(values[conds + consts :], avals, strict=True))
+  first = tuple(_typed(v, a) for v, a in zip(carry, avals, strict=True))
   return jax.lax.while_loop(
-    lambda carried: emitter.run(test, [*values[:conds], *carried], extras)[0][0],
-    lambda carried: tuple(emitter.run(body, [*values[conds : conds + consts], *carried], extras)[0]),
+    lambda carried: emitter.run(test, [*for_test, *carried], extras)[0][0],
+    lambda carried: tuple(emitter.run(body, [*for_body, *carried], extras)[0]),
     first,
   ), {}
 
 
 def _rule(emitter: "Emitter", node: Node, values: list[Any], extras: "Extras") -> Result:
-  emitter.guard(node, extras)
+  emitter.guard(node, [(node.bodies[0], values)], extras)
   if not emitter.everything:
     return versions.rebind(node.eqn, tuple(values)), {}
   return rules.rebuild(emitter, node, values), {}

@@ -14,7 +14,7 @@ from jax.extend import core as jex
 from core.errors import UserError
 from graph import control, versions
 from graph.ops import Op
-from graph.program import Body, Missing, Node
+from graph.program import Body, Missing, Node, inside
 from graph.sites import Analysis, Site
 
 Extras = dict[str, Any]
@@ -101,13 +101,13 @@ class Emitter:
       raise UserError(f"{lost.leaf!r} was removed by an edit, but {node.primitive!r} still reads it")
     return versions.rebind(node.eqn, tuple(values)), {}
 
-  def guard(self, node: Node, extras: Extras) -> None:
+  def guard(self, node: Node, bodies: Sequence[tuple[Body, Sequence[Any]]], extras: Extras) -> None:
     """Makes sure that the visitor leaves alone what is inside a node that cannot be built anew."""
+    if not inside(node) & self.chosen.keys():
+      return
     refusing = Emitter(self.analysis, self._refuse, self.chosen, touched=self.touched)
-    for body in node.bodies:
-      avals = (self.analysis.program.avals[number] for number in body.inputs)
-      structs = [jax.ShapeDtypeStruct(a.shape, a.dtype, weak_type=a.weak_type) for a in avals]
-      jax.eval_shape(lambda *xs, body=body: refusing.run(body, xs, extras)[0], *structs)
+    for body, inputs in bodies:
+      jax.eval_shape(lambda *xs, body=body: refusing.run(body, xs, extras)[0], *inputs)
 
   def _refuse(self, op: Op, inputs: tuple[Any, ...], extras: Extras) -> None:
     if call_visit(self.visit, op, inputs, extras) is not None:

@@ -27,6 +27,12 @@ class Graph:
     """The operations of interest: every kind but "other"; the last is "output"."""
     return {site.op.name: site.op for site in self.analysis.sites}
 
+  @cached_property
+  def ops(self) -> dict[str, Op]:
+    """Every operation, those of kind "other" too, in order; a custom rule's and a scan's are listed as well."""
+    every = [site.op for site in self.analysis.every_site().values()]
+    return {op.name: op for op in [*every, self.analysis.sites[-1].op]}
+
   @property
   def total(self) -> int:
     """Multiply-accumulates of one call."""
