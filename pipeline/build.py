@@ -1,4 +1,4 @@
-"""From names in a config to functions: the only place that does so, with every keyword checked before any compilation."""
+"""From names in a config to functions: nowhere else, and with every keyword checked before anything compiles."""
 
 import inspect
 from collections.abc import Callable, Mapping

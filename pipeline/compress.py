@@ -10,11 +10,10 @@ import numpy as np
 
 from engine import data as rooms
 from pipeline import build, schema, workdir
-from pipeline.environment import environment
+from pipeline.environment import environment, use_compilation_cache
 from pipeline.measure import measure
 from pipeline.report import write_report
 from pipeline.stage import Context, curves, run_stage
-from pipeline.tables import format_table
 from pipeline.trained import Trained
 
 
@@ -28,33 +27,43 @@ def compress(config: Any, folder: str | Path) -> dict[str, Any]:
   Returns:
     What result.json holds; see `pipeline.report`.
   """
-  schema.check(config)
-  build.check(config)
-  resolved = workdir.claim(folder, config)
-  folder = Path(folder)
-  data = rooms.load(
-    config.data.name, data_dir=config.data.dir or None, validation=config.data.validation or None, **config.data.kwargs
-  )
-  context = Context(config, folder, data)
+  context = open_run(config, folder)
+  resolved = workdir.resolved(config)
   done: dict[str, Trained] = {}
   rows: list[dict[str, Any]] = []
+  result: dict[str, Any] = {}
   for name in config.run:
     done[name] = run_stage(name, context, done)
     rows.append(_row(name, context, done[name], rows))
     result = {
       "title": config.name or "A compressed network",
       "command": " ".join(["python -m scripts.compress", *sys.argv[1:]]),
-      "examples": len(data.test.labels),
+      "examples": len(context.data.test.labels),
       "config": resolved,
       "environment": environment(),
       "rows": [{key: value for key, value in row.items() if key != "decisions"} for row in rows],
       "curves": {stage: curves(stage, context) for stage in done},
     }
-    _write(folder / "result.json", result)
-    write_report(folder / "report.html", result)
-  print(format_table(result["rows"]))
-  print(f"\nreport: {folder / 'report.html'}")
+    _write(context.folder / "result.json", result)
+    write_report(context.folder / "report.html", result)
   return result
+
+
+def open_run(config: Any, folder: str | Path) -> Context:
+  """Checks an experiment wholly, makes `folder` its home, and loads its data; nothing is compiled yet.
+
+  Raises:
+    UserError: a mistake in the config, a directory of another config, data that is not there.
+  """
+  schema.check(config)
+  build.check(config)
+  workdir.claim(folder, config)
+  use_compilation_cache()
+  given = config.data
+  data = rooms.load(
+    given.name, data_dir=given.dir or None, validation=given.validation or None, **given.kwargs.to_dict()
+  )
+  return Context(config, Path(folder), data)
 
 
 def _row(name: str, context: Context, trained: Trained, rows: list[dict[str, Any]]) -> dict[str, Any]:

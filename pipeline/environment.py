@@ -23,12 +23,23 @@ def environment() -> dict[str, Any]:
   devices = jax.devices()
   return {
     "processor": model.group(1).strip() if model else platform.processor() or platform.machine(),
-    "instruction_sets": [name for name in SETS if name in known],
+    "instruction sets": " ".join(name for name in SETS if name in known),
     "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
     "devices": f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})",
     "python": platform.python_version(),
     "versions": {name: _version(name) for name in PACKAGES if _version(name)},
   }
+
+
+def use_compilation_cache() -> None:
+  """Lets programs that were compiled once be loaded from disk, small ones too; JAX_COMPILATION_CACHE_DIR says where."""
+  import jax
+
+  if jax.config.jax_compilation_cache_dir is None:
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    jax.config.update("jax_compilation_cache_dir", str(cache / "leanax" / "jax"))
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+  jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def _version(package: str) -> str:

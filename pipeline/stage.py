@@ -10,7 +10,7 @@ import numpy as np
 
 import engine
 from core import keys
-from core.errors import UserError
+from core.errors import UserError, unknown
 from engine import checkpoint, forward, metrics, progress
 from engine import data as rooms
 from engine.data import Dataset, Input, Preprocess, batches
@@ -77,9 +77,7 @@ def begin(stage: Any, context: Context, done: Mapping[str, Trained]) -> Trained:
   """The model before the first step: an earlier stage's, or a fresh one with pretrained weights if it has some."""
   if stage.start:
     return done[stage.start]._replace(qparams={}, quant_state={})
-  entry, split = context.config.models[stage.model], context.data.train
-  preprocess = context.config.preprocess.to_dict()
-  recipe = Recipe(entry.name, entry.kwargs.to_dict(), split.images.shape[1:], split.classes, preprocess)
+  entry, recipe = context.config.models[stage.model], begin_recipe(stage.model, context.config, context.data.train)
   init = models.functions(recipe).model.init
   variables = jax.jit(init)(keys.step_key(context.config.seed, 0, f"init {stage.model}"), models.example(recipe))
   if entry.weights:
@@ -87,6 +85,12 @@ def begin(stage: Any, context: Context, done: Mapping[str, Trained]) -> Trained:
 
     variables = pretrained.load(entry.weights, variables, key_map=tuple(entry.key_map))
   return Trained(recipe, variables, {}, {})
+
+
+def begin_recipe(model: str, config: Any, split: rooms.Split) -> Recipe:
+  """The recipe of a model of the experiment, before any stage has changed it."""
+  entry = config.models[model]
+  return Recipe(entry.name, entry.kwargs.to_dict(), split.images.shape[1:], split.classes, config.preprocess.to_dict())
 
 
 def calibrated(stage: Any, trained: Trained, arrays: Mapping[str, jax.Array], spec: Input) -> Trained:
@@ -241,3 +245,19 @@ def curves(name: str, context: Context) -> dict[str, list[tuple[int, float]]]:
       if key.startswith(f"{name}/"):
         found.setdefault(key.removeprefix(f"{name}/"), []).append((line["step"] - offset, value))
   return found
+
+
+def run_with_needs(name: str, context: Context, done: dict[str, Trained]) -> Trained:
+  """Runs a stage after those that it starts from or learns from; `done` is filled on the way.
+
+  Raises:
+    UserError: the experiment has no such stage.
+  """
+  if name not in context.config.run:
+    raise unknown("stage", name, context.config.run)
+  stage = context.config.stages[name]
+  for need in (stage.start, stage.teacher):
+    if need and need not in done:
+      run_with_needs(need, context, done)
+  done[name] = run_stage(name, context, done)
+  return done[name]

@@ -16,8 +16,11 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run's results go, suc
 
 def main(config: Any) -> None:
   from pipeline.compress import compress
+  from pipeline.tables import format_table
 
-  compress(config, _WORKDIR.value)
+  result = compress(config, _WORKDIR.value)
+  print(format_table(result["rows"]))
+  print(f"\nreport: {_WORKDIR.value}/report.html")
 
 
 if __name__ == "__main__":

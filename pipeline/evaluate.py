@@ -1,0 +1,68 @@
+"""Models of a run, found and evaluated without training anything."""
+
+import json
+from pathlib import Path
+
+import ml_collections
+import numpy as np
+
+import deploy
+from core.errors import UserError, unknown
+from engine import data as rooms
+from pipeline import trained as models
+from pipeline.workdir import SAVED
+
+
+def saved_config(folder: str | Path) -> ml_collections.ConfigDict:
+  """The config of a run, from its directory.
+
+  Raises:
+    UserError: the directory holds no run.
+  """
+  file = Path(folder) / SAVED
+  if not file.is_file():
+    raise UserError(f"{str(folder)!r} holds no run: there is no {SAVED} in it")
+  return ml_collections.ConfigDict(json.loads(file.read_text(encoding="utf-8")))
+
+
+def find_model(folder: str | Path, stage: str = "") -> tuple[str, Path]:
+  """(stage, file) of a finished stage's model; the last one if none is named.
+
+  Raises:
+    UserError: no such stage, or it is not finished.
+  """
+  run = saved_config(folder).run
+  paths = {name: Path(folder) / "models" / f"{name}.safetensors" for name in run}
+  finished = [name for name in run if paths[name].is_file()]
+  if not finished:
+    raise UserError(f"{str(folder)!r} holds no finished stage")
+  if stage and stage not in finished:
+    raise unknown("finished stage", stage, finished)
+  name = stage or finished[-1]
+  return name, paths[name]
+
+
+def evaluate(folder: str | Path, model: str = "") -> list[tuple[str, float, int]]:
+  """(name, accuracy, examples) on the test split of a run's data, of a file or of all finished stages.
+
+  Args:
+    folder: the run's directory.
+    model: a .safetensors file that a stage wrote, or a .tflite file from anywhere.
+  """
+  config = saved_config(folder)
+  given = config.data
+  test = rooms.load(
+    given.name, data_dir=given.dir or None, validation=given.validation or None, **given.kwargs.to_dict()
+  ).test
+  finished = [name for name in config.run if (Path(folder) / "models" / f"{name}.safetensors").is_file()]
+  files = {model: Path(model)} if model else {name: find_model(folder, name)[1] for name in finished}
+  if not files:
+    raise UserError(f"{str(folder)!r} holds no finished stage")
+  found = []
+  for name, path in files.items():
+    if path.suffix == ".tflite":
+      logits = deploy.litert.Model(path).run(test.images)
+    else:
+      logits = models.predict(models.load(path)[0], test.images)
+    found.append((name, float(np.mean(logits.argmax(-1) == test.labels)), len(test.labels)))
+  return found

@@ -1,0 +1,29 @@
+"""Size and latency of exported files in the real runtime, the files interleaved in one run.
+
+python -m scripts.benchmark --model=runs/digits/files/teacher.tflite --model=runs/digits/files/int8.tflite
+"""
+
+from absl import flags
+
+from pipeline import flags as program
+
+_MODEL = flags.DEFINE_multi_string("model", None, "A .tflite file; give the flag once for each.", required=True)
+_THREADS = flags.DEFINE_integer("threads", 1, "Threads that the runtime may use.")
+_ROUNDS = flags.DEFINE_integer("rounds", 20, "How often each file has its turn.")
+_JSON = flags.DEFINE_string("json", "", "A file for the figures.")
+
+
+def main() -> None:
+  import json
+  from pathlib import Path
+
+  from pipeline.benchmark import benchmark, table
+
+  result = benchmark(_MODEL.value, threads=_THREADS.value, rounds=_ROUNDS.value)
+  print(table(result))
+  if _JSON.value:
+    Path(_JSON.value).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+  program.run(main, config=False)

@@ -1,0 +1,23 @@
+"""Evaluates a model of a run on its test split: a stage's, or any file (.safetensors of a stage, or .tflite).
+
+python -m scripts.evaluate --workdir=runs/digits
+python -m scripts.evaluate --workdir=runs/digits --model=runs/digits/files/int8.tflite
+"""
+
+from absl import flags
+
+from pipeline import flags as program
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "The directory of a run; its config names the data.", required=True)
+_MODEL = flags.DEFINE_string("model", "", "A file to evaluate; without one, every stage's model.")
+
+
+def main() -> None:
+  from pipeline.evaluate import evaluate
+
+  for name, accuracy, examples in evaluate(_WORKDIR.value, _MODEL.value):
+    print(f"{name}: {100 * accuracy:.2f} % of {examples}")
+
+
+if __name__ == "__main__":
+  program.run(main, config=False)

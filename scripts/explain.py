@@ -1,0 +1,18 @@
+"""Prints every site of an experiment's models: shapes, cost, and what each stage does to it and by which rule.
+
+python -m scripts.explain --config=configs/digits.py
+"""
+
+from typing import Any
+
+from pipeline import flags as program
+
+
+def main(config: Any) -> None:
+  from pipeline.explain import explain
+
+  print(explain(config))
+
+
+if __name__ == "__main__":
+  program.run(main)

@@ -1,0 +1,30 @@
+"""Writes a stage's model as a file for a runtime.
+
+python -m scripts.export --workdir=runs/digits --stage=int8 --out=digits.tflite
+"""
+
+from absl import flags
+
+from pipeline import flags as program
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "The directory of a run.", required=True)
+_STAGE = flags.DEFINE_string("stage", "", "Whose model; the last finished stage's if none is named.")
+_FORMAT = flags.DEFINE_enum("format", "tflite", ["tflite"], "The file's format.")
+_OUT = flags.DEFINE_string("out", None, "The file to write.", required=True)
+
+
+def main() -> None:
+  from pathlib import Path
+
+  from pipeline.evaluate import find_model
+  from pipeline.measure import export
+  from pipeline.trained import load
+
+  name, path = find_model(_WORKDIR.value, _STAGE.value)
+  _, content = export(load(path)[0])
+  Path(_OUT.value).write_bytes(content)
+  print(f"{_OUT.value}: stage {name}, {_FORMAT.value}, {len(content):,} bytes")
+
+
+if __name__ == "__main__":
+  program.run(main, config=False)

@@ -1,0 +1,23 @@
+"""Repeats a table of the documentation: its runs over several seeds, with intervals.
+
+python -m scripts.reproduce --table=digits --workdir=runs/table_digits
+"""
+
+from absl import flags
+
+from pipeline import flags as program
+
+_TABLE = flags.DEFINE_string("table", None, "Which table, such as digits.", required=True)
+_PRESET = flags.DEFINE_enum("preset", "cpu", ["cpu", "paper"], "The size of the experiment.")
+_SEEDS = flags.DEFINE_integer("seeds", 5, "How many seeds.", lower_bound=2)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Where the runs go; one that stopped goes on.", required=True)
+
+
+def main() -> None:
+  from pipeline.reproduce import reproduce
+
+  print(reproduce(_TABLE.value, _PRESET.value, _SEEDS.value, _WORKDIR.value))
+
+
+if __name__ == "__main__":
+  program.run(main, config=False)

@@ -1,0 +1,29 @@
+"""Trains one stage of an experiment (and the stages that it starts from or learns from, where they are missing).
+
+    python -m scripts.train --config=configs/digits.py --stage=teacher --workdir=runs/digits
+
+The same command again goes on where it stopped; `python -m scripts.compress` with the same workdir does the rest.
+"""
+
+from typing import Any
+
+from absl import flags
+
+from pipeline import flags as program
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "Where the run's results go, such as runs/digits.", required=True)
+_STAGE = flags.DEFINE_string("stage", None, "The stage to train, one of the config's 'run'.", required=True)
+
+
+def main(config: Any) -> None:
+  from pipeline.compress import open_run
+  from pipeline.stage import curves, run_with_needs
+
+  context = open_run(config, _WORKDIR.value)
+  run_with_needs(_STAGE.value, context, {})
+  last = {name: series[-1][1] for name, series in curves(_STAGE.value, context).items()}
+  print(", ".join(f"{name} {value:.4g}" for name, value in last.items()))
+
+
+if __name__ == "__main__":
+  program.run(main)
