@@ -57,7 +57,7 @@ class Analysis(Flow):
     """Every operation by the index of the node where it ends, those of kind "other" too, in order."""
     counts: Counter[str] = Counter()
     found: dict[int, Site] = {}
-    for node in self.flat:
+    for place, node in enumerate(self.flat):
       if node.index in self.at:
         found[node.index] = self.at[node.index]
         continue
@@ -69,7 +69,7 @@ class Analysis(Flow):
       name = f"{name}#{counts[name] - 1}" if counts[name] > 1 else name
       inputs = tuple(self.operand(r, self.tensors.get(v.base)) for r, v in zip(node.inputs, values, strict=True))
       outputs = tuple(self.operand(number, None) for number in node.outputs)
-      more = {"repeats": scope.repeats, "frozen": scope.frozen, "call": _binder(node)}
+      more = {"repeats": scope.repeats, "frozen": scope.frozen, "call": _binder(node), "nodes": (place,)}
       found[node.index] = Site(Op(name, "other", inputs, outputs, node.params, name, **more), node, node.inputs)
       for scan in scope.scans:
         self.scan_names[scan].add(name)
@@ -149,6 +149,7 @@ class Analysis(Flow):
     outputs = tuple(self.operand(number, None) for number in node.outputs)
     more.setdefault("site", name)
     more.setdefault("params", node.params)
+    more.setdefault("nodes", (len(self.flat) - 1,))
     call = more.pop("call", None) or _binder(node)
     op = Op(name, kind, inputs, outputs, repeats=self.scope.repeats, frozen=self.scope.frozen, call=call, **more)
     self._in_scope(name)
@@ -241,6 +242,9 @@ class Analysis(Flow):
       refs = (source.inputs[0], by)
       self._add_site(kind, node, refs, name, params=source.params, call=lambda x, count: divide(*total(x), count))
     self._new_root(node)
+
+  def _places(self, *nodes: Node) -> tuple[int, ...]:
+    return tuple(len(self.flat) - 1 - self.flat[::-1].index(node) for node in nodes)
 
   def _output(self, refs: Sequence[Ref]) -> None:
     leaves = {name: index for index, name in enumerate(self.program.leaves)}

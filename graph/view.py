@@ -1,10 +1,11 @@
 """The traced function as its users see it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from graph import cost
 from graph.ops import Op
 from graph.program import Node, Program, Ref, read
 from graph.sites import Analysis
@@ -38,9 +39,17 @@ class Graph:
     """Multiply-accumulates of one call."""
     return sum(op.macs for op in self.sites.values())
 
+  def table(self, bits: Mapping[str, tuple[int, int]] | None = None) -> list[cost.Row]:
+    """The costs of each operation of interest as plain data; `bits`: (weight, activation) widths by name."""
+    return cost.table(self.sites.values(), bits)
+
   @property
   def flat(self) -> list[Node]:
-    """The nodes that compute, in order; calls, checkpoints and custom rules are looked through, scans are whole."""
+    """The nodes that compute, in order; calls, checkpoints and custom rules are looked through.
+
+    A node's `inputs` are numbers or Literals, to be passed through `resolve`; its `outputs` are numbers. What is inside
+    a scan, branch or loop stands before the node that holds it. `versions.rebind(node.eqn, inputs)` computes one.
+    """
     return self.analysis.flat
 
   def resolve(self, ref: Ref) -> Ref:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import graph
+from graph import versions
 from tests.graph import models
 
 
@@ -149,3 +150,20 @@ def test_op_bind_is_the_original_operation():
   op = found.sites["Conv_1/kernel:add:avg_pool:mean"]
   x = np.arange(math.prod(op.inputs[0].shape), dtype=np.float32).reshape(op.inputs[0].shape)
   np.testing.assert_array_equal(op.bind(jnp.asarray(x))[0], x.mean((1, 2)))
+
+
+def test_the_flat_program_computes_the_function():
+  case = models.conv_net()
+  found = graph.trace(case.fn, case.variables, case.x)
+  env = dict(zip(found.program.body.inputs, jax.tree.leaves((case.variables, case.x))))
+
+  def get(ref):
+    ref = found.resolve(ref)
+    return env[ref] if isinstance(ref, int) else ref.val
+
+  for node in found.flat:
+    env.update(zip(node.outputs, versions.rebind(node.eqn, tuple(map(get, node.inputs)))))
+  np.testing.assert_array_equal(get(found.program.body.outputs[0]), case.fn(case.variables, case.x))
+  mean = found.sites["Conv_1/kernel:add:avg_pool:mean"]
+  assert [found.flat[place].primitive for place in mean.nodes] == ["reduce_sum", "div"]
+  assert found.flat[found.sites["Dense_0/kernel"].nodes[0]].primitive == "dot_general"
