@@ -235,16 +235,16 @@ class Analysis(Flow):
     divide, by = _binder(node), node.inputs[1]
     total = _binder(source)
     if isinstance(by, jex.Literal):
-      self._add_site(
-        kind, node, source.inputs[:1], name, params=source.params, call=lambda x: divide(*total(x), by.val)
-      )
+      refs, call = source.inputs[:1], lambda x: divide(*total(x), by.val)
     else:
-      refs = (source.inputs[0], by)
-      self._add_site(kind, node, refs, name, params=source.params, call=lambda x, count: divide(*total(x), count))
+      refs, call = (source.inputs[0], by), lambda x, count: divide(*total(x), count)
+    places = (self._place(source), self._place(node))
+    self._add_site(kind, node, refs, name, params=source.params, call=call, nodes=places)
     self._new_root(node)
 
-  def _places(self, *nodes: Node) -> tuple[int, ...]:
-    return tuple(len(self.flat) - 1 - self.flat[::-1].index(node) for node in nodes)
+  def _place(self, node: Node) -> int:
+    """Where a node is in `flat`, searched from the end because it was just there."""
+    return next(place for place in range(len(self.flat) - 1, -1, -1) if self.flat[place] is node)
 
   def _output(self, refs: Sequence[Ref]) -> None:
     leaves = {name: index for index, name in enumerate(self.program.leaves)}
