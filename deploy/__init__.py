@@ -3,6 +3,7 @@
 from deploy import litert, reference
 from deploy.compare import Mismatch, compare, parity
 from deploy.ir import Network, Preprocessing
+from deploy.lift import lift
 from deploy.size import Sizes, sizes
 
-__all__ = ["Mismatch", "Network", "Preprocessing", "Sizes", "compare", "litert", "parity", "reference", "sizes"]
+__all__ = ["Mismatch", "Network", "Preprocessing", "Sizes", "compare", "lift", "litert", "parity", "reference", "sizes"]

@@ -123,7 +123,10 @@ class Reshape(Layer):
 
 @dataclass(frozen=True)
 class Relu(Layer):
-  """max(x, 0) that could not be fused, because its input is read by others too."""
+  """The larger of x and 0 where it could not be fused, because its input is read by others too.
+
+  An int8 one reads codes, so its result is rounded once more than in a simulation that rounds only what it makes.
+  """
 
 
 @dataclass(frozen=True)
@@ -139,14 +142,15 @@ class Dequantize(Layer):
 class Preprocessing(NamedTuple):
   """How raw images become the network's input: (x * scale - mean) / std, a mean and std for all or one a channel."""
 
-  scale: float = 1.0
   mean: tuple[float, ...] = (0.0,)
   std: tuple[float, ...] = (1.0,)
+  scale: float = 1 / 255
 
   def apply(self, images: np.ndarray) -> np.ndarray:
-    """(N, H, W, C) raw images to float32 inputs."""
-    scaled = images.astype(np.float32) * np.float32(self.scale)
-    return (scaled - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
+    """(N, H, W, C) raw images to float32 inputs: one float32 product and one sum a pixel."""
+    std = np.asarray(self.std, np.float64)
+    factor, offset = self.scale / std, -np.asarray(self.mean, np.float64) / std
+    return images.astype(np.float32) * factor.astype(np.float32) + offset.astype(np.float32)
 
 
 class Network(NamedTuple):
@@ -199,8 +203,11 @@ def values(constant: Tensor) -> np.ndarray:
 
 
 def quantize(x: np.ndarray, tensor: Tensor) -> np.ndarray:
-  """Float values to a tensor's int8 codes: clip(round_half_even(x / scale) + zero_point, -128, 127), in float32."""
-  steps = np.rint(np.asarray(x, np.float32) / np.float32(tensor.scale))
+  """Float values to a tensor's int8 codes: clip(round_half_even(x * (1 / scale)) + zero_point, -128, 127), in float32.
+
+  The reciprocal is rounded first, as XLA and the runtimes do it; a quotient would fall on another code now and then.
+  """
+  steps = np.rint(np.asarray(x, np.float32) * (np.float32(1) / np.float32(tensor.scale)))
   return np.clip(steps + np.float32(tensor.zero_point), QMIN, QMAX).astype(np.int8)
 
 

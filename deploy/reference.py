@@ -75,10 +75,18 @@ def run(
   return merged if keep else merged[network.output]
 
 
+def step(
+  layer: ir.Layer, inputs: list[np.ndarray], tensors: dict[str, ir.Tensor], requantize: str = "float32"
+) -> np.ndarray:
+  """One layer on given inputs."""
+  return _LAYERS[type(layer)](layer, inputs, _Context(tensors, *MODES[requantize]))
+
+
 def quantize(x: np.ndarray, tensor: ir.Tensor) -> np.ndarray:
-  """clip(round_half_even(x / s) + z, -128, 127), the quotient in float32 as the number contract has it."""
+  """The codes clip(round_half_even(x * (1 / s)) + z, -128, 127), with the reciprocal and the product in float32."""
   assert tensor.scale is not None
-  steps = np.round(x.astype(np.float32) / tensor.scale).astype(np.float64)
+  inverse = np.reciprocal(tensor.scale.astype(np.float32))
+  steps = np.round(np.multiply(x.astype(np.float32), inverse)).astype(np.float64)
   return _codes(steps, tensor)
 
 

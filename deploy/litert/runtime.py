@@ -71,8 +71,9 @@ class Model:
     """Images to float32 outputs, the way an application uses the file.
 
     Args:
-      images: (N, ...); uint8 ones go through the file's preprocessing, float ones are taken as preprocessed already,
-        int8 ones as codes. Float inputs are quantized, and int8 outputs dequantized, by the file's own parameters.
+      images: (N, ...); uint8 ones go through the file's preprocessing if it has one, float ones are taken as
+        preprocessed already, int8 ones as codes. Floats are quantized, and int8 outputs dequantized, by the file's own
+        parameters.
       batch: how many are run at once.
     """
     made = [self.codes(self.inputs(images[start : start + batch])) for start in range(0, len(images), batch)]
@@ -84,7 +85,7 @@ class Model:
     if images.dtype == np.int8 and self.input.dtype == "int8":
       return images
     if images.dtype == np.uint8:
-      images = (self.preprocessing or ir.Preprocessing()).apply(images)
+      images = images.astype(np.float32) if self.preprocessing is None else self.preprocessing.apply(images)
     return ir.quantize(images, self.input) if self.input.dtype == "int8" else images.astype(np.float32)
 
   def latency(self, runs: int = 200, warm_up: int = 20) -> Latency:
@@ -131,7 +132,7 @@ def _open(content: bytes, name: str) -> ir.Preprocessing | None:
       if entry.Name() == METADATA.encode():
         data = model.Buffers(entry.Buffer()).DataAsNumpy().tobytes()
         found = json.loads(data)["preprocessing"]
-        return ir.Preprocessing(float(found["scale"]), tuple(found["mean"]), tuple(found["std"]))
+        return ir.Preprocessing(tuple(found["mean"]), tuple(found["std"]), float(found["scale"]))
   except Exception:
     raise UserError(f"{name} is damaged: its tables cannot be read") from None
   return None

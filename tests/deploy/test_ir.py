@@ -30,7 +30,7 @@ def test_round_trip_of_codes():
 
 
 def test_preprocessing():
-  done = ir.Preprocessing(1 / 255, (0.5,), (0.25,)).apply(np.array([0, 255], np.uint8))
+  done = ir.Preprocessing((0.5,), (0.25,), 1 / 255).apply(np.array([0, 255], np.uint8))
   assert done.dtype == np.float32
   assert done.tolist() == [-2.0, 2.0]
 

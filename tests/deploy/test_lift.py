@@ -1,0 +1,228 @@
+"""Models of the zoo and small functions, lifted, written, and run in the real runtime."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import deploy
+import graph
+from core.errors import UserError
+from deploy import ir, litert, recognise, reference
+from quant.quantize import quantize
+from zoo.lenet import LeNet5, LeNet300
+from zoo.mlp_nnx import MLP
+from zoo.resnet import ResNet
+
+
+def linen(module, shape, seed=0):
+  x = jax.random.normal(jax.random.key(seed), (64, *shape))
+  return module.apply, module.init(jax.random.key(seed + 1), x[:1]), x
+
+
+def lenet300():
+  return linen(LeNet300(), (8, 8, 1))
+
+
+def lenet5():
+  return linen(LeNet5(), (20, 20, 1))
+
+
+def resnet():
+  fn, variables, x = linen(ResNet((1, 1), (8, 16)), (12, 12, 3))
+  stats = jax.tree.map(lambda a: a + 0.3 * jax.random.uniform(jax.random.key(7), a.shape), variables["batch_stats"])
+  fn, variables, _ = graph.fold_batch_norms(fn, {**variables, "batch_stats": stats}, x[:1])
+  return fn, variables, x
+
+
+def nnx_mlp():
+  definition, state = nnx.split(MLP(64, (20, 12), rngs=nnx.Rngs(0)))
+  return lambda v, x: nnx.merge(definition, v)(x), state, jax.random.normal(jax.random.key(0), (64, 8, 8, 1))
+
+
+class Mixed(nn.Module):
+  """Each layer the IR has, a ReLU behind its pool, a padding of its own, and perhaps a ReLU of what others read too."""
+
+  alone: bool = True
+
+  @nn.compact
+  def __call__(self, x):
+    x = nn.relu(nn.Conv(4, (3, 3))(jnp.pad(x, ((0, 0), (1, 0), (0, 2), (0, 0)))))
+    x = nn.relu(nn.max_pool(nn.Conv(6, (3, 3), strides=2)(x), (2, 2), (1, 1), padding="SAME"))
+    y = nn.Conv(6, (3, 3), feature_group_count=6, kernel_dilation=2)(x)
+    x = nn.Conv(6, (1, 1), use_bias=False)(nn.relu(y) if self.alone else y) + y + x
+    x = jax.lax.reduce_window(nn.relu(x), 0.0, jax.lax.add, (1, 2, 2, 1), (1, 2, 2, 1), "VALID") / 4.0
+    x = nn.Dropout(0.5, deterministic=True)(x).mean((1, 2))
+    return nn.Dense(7)(x)
+
+
+def mixed():
+  return linen(Mixed(), (13, 12, 2))
+
+
+def sole():
+  return linen(Mixed(alone=False), (13, 12, 2))
+
+
+@pytest.mark.parametrize("make", [nnx_mlp, resnet, mixed])
+def test_float_files_compute_what_the_model_does(make):
+  fn, variables, x = make()
+  network = deploy.lift(fn, variables, x)
+  expected = np.asarray(fn(variables, x))
+  np.testing.assert_allclose(reference.run(network, np.asarray(x)), expected, atol=2e-5)
+  for kernels in ("xnnpack", "reference"):
+    got = litert.Model(litert.write(network), kernels=kernels).run(np.asarray(x))
+    np.testing.assert_allclose(got, expected, atol=2e-5)
+
+
+# How many codes may differ: sums of floats in the simulation are not exact, and a ReLU of its own rounds once more.
+SHARES = {lenet300: 0.0, lenet5: 0.01, resnet: 0.01, sole: 0.01, mixed: 0.3}
+
+
+@pytest.mark.parametrize("make", SHARES)
+def test_int8_files_compute_what_was_simulated(make):
+  fn, variables, x = make()
+  model = quantize(fn, "w8a8")
+  qparams, state = model.init(variables, x)
+  _, state = model.observe(state, variables, x)
+  qparams, state = model.freeze(qparams, state)
+  grids = model.grids(qparams, state, variables, x)
+  network = deploy.lift(fn, variables, jax.ShapeDtypeStruct(x.shape, x.dtype), grids)
+  assert network.quantized
+  simulated, _ = model.apply(qparams, state, variables, x)
+  found = deploy.parity(network, litert.Model(litert.write(network)), np.asarray(x), np.asarray(simulated))
+  print(make.__name__, {pair: str(mismatch) for pair, mismatch in found.items()})
+  assert found["reference/runtime"].count == 0
+  assert found["simulation/reference"].max_steps <= 2
+  assert found["simulation/reference"].count <= SHARES[make] * found["simulation/reference"].total
+
+
+def test_pruned_weights_stay_zero_through_all_of_it():
+  fn, variables, x = lenet300()
+  mask = jax.tree.map(lambda w: jax.random.bernoulli(jax.random.key(3), 0.2, w.shape), variables)
+  variables = jax.tree.map(lambda w, m: jnp.where(m, w, jnp.zeros_like(w)), variables, mask)
+  model = quantize(fn, "w8a8")
+  qparams, state = model.init(variables, x)
+  network = deploy.lift(fn, variables, x, model.grids(qparams, state, variables, x))
+  pruned = sum(int((leaf == 0).sum()) for leaf in jax.tree.leaves(variables) if leaf.ndim == 2)
+  stored = [array for array in litert.constants(litert.write(network)) if array.dtype == np.int8]
+  assert sum(array.size for array in stored) == 64 * 300 + 300 * 100 + 100 * 10
+  assert sum(int((array == 0).sum()) for array in stored) >= pruned > 30_000
+
+
+def test_a_relu_behind_its_pool_is_fused_before_it():
+  fn, variables, x = mixed()
+  layers = deploy.lift(fn, variables, x).layers
+  assert [type(layer).__name__ for layer in layers[:3]] == ["Conv2D", "Conv2D", "MaxPool"]
+  assert layers[1].relu
+  assert layers[0].padding == ((2, 1), (1, 3))
+  assert sum(isinstance(layer, ir.Relu) for layer in layers) == 1
+
+
+def test_names_are_those_of_the_graph():
+  fn, variables, x = lenet5()
+  network = deploy.lift(fn, variables, x)
+  assert network.input == "input"
+  assert {"Conv_0/kernel", "Conv_0/kernel:out", "Dense_1/kernel", "Dense_1/kernel:out"} <= set(network.tensors)
+  assert network.tensors["Conv_1/kernel"].data.shape == (5, 5, 20, 50)
+
+
+def test_factors_behind_a_layer_go_into_its_weights():
+  variables = {"w": jnp.arange(6.0).reshape(3, 2), "b": jnp.ones(2)}
+  fn = lambda v, x: ((x @ v["w"] - v["b"]) * jnp.array([2.0, -3.0]) + 1.0) / jnp.array([4.0, 5.0])
+  network = deploy.lift(fn, variables, jnp.zeros((1, 3)))
+  assert len(network.layers) == 1
+  x = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+  np.testing.assert_allclose(reference.run(network, x), fn(variables, x), rtol=1e-5, atol=1e-6)
+  with pytest.raises(UserError, match="cannot lift 'mul'.*fold batch norms first"):
+    deploy.lift(fn, variables, jnp.zeros((1, 3)), grids={})
+
+
+W = jnp.ones((4, 4))
+REFUSED = {
+  "'tanh'": lambda v, x: jnp.tanh(x @ v),
+  "'exp'": lambda v, x: jnp.exp(x @ v),
+  "only max(x, 0)": lambda v, x: jnp.maximum(x @ v, 0.5),
+  "'sub'": lambda v, x: x @ v - x,
+  "'mul'": lambda v, x: (x @ v) * x,
+  "'scan'": lambda v, x: jax.lax.scan(lambda c, _: (c @ v, None), x, None, length=2)[0],
+  "'transpose'": lambda v, x: (x @ v).reshape(-1, 2, 2).transpose(0, 2, 1),
+  "it mixes the examples": lambda v, x: (x @ v).reshape(-1),
+  "both operands depend": lambda v, x: jax.lax.dot_general(x @ v, x @ v, (((1,), (1,)), ((), ()))),
+  "the constant is not one number a channel": lambda v, x: x @ v + jnp.arange(8.0).reshape(2, 4),
+  "turns float32 into bfloat16": lambda v, x: (x @ v).astype(jnp.bfloat16),
+  "right behind a convolution or dense layer": lambda v, x: x + 1.0,
+  "divided by the number": lambda v, x: (x @ v).reshape(-1, 2, 2, 1).sum((1, 2)),
+  "by something else": lambda v, x: (x @ v).reshape(-1, 2, 2, 1).sum((1, 2)) / 3.0,
+  "returns 2 arrays": lambda v, x: (x, x @ v),
+}
+
+
+@pytest.mark.parametrize("reason", REFUSED)
+def test_what_is_no_layer_is_refused_by_name(reason):
+  with pytest.raises(UserError) as caught:
+    deploy.lift(REFUSED[reason], W, jnp.zeros((2, 4)))
+  assert reason in str(caught.value)
+  assert "\n" not in str(caught.value)
+  if "returns" not in reason:
+    assert "test_lift.py:" in str(caught.value)
+
+
+def test_a_convolution_in_another_layout_is_refused():
+  conv = lambda v, x: jax.lax.conv_general_dilated(x, v, (1, 1), "SAME")
+  with pytest.raises(UserError, match=r"must be \(N, H, W, C\)"):
+    deploy.lift(conv, jnp.ones((2, 3, 3, 3)), jnp.zeros((1, 3, 8, 8)))
+
+
+def test_a_wrongly_recognised_layer_is_caught(monkeypatch):
+  fn, variables, x = lenet5()
+  true = recognise._conv
+
+  def shifted(lifter, node):
+    true(lifter, node)
+    lifter.drafts[-1].kernel = np.roll(lifter.drafts[-1].kernel, 1, axis=0)
+
+  monkeypatch.setitem(recognise._TABLE, "conv_general_dilated", shifted)
+  with pytest.raises(UserError, match="cannot lift 'conv_general_dilated'.* computes something else"):
+    deploy.lift(fn, variables, x)
+
+
+GRIDS = {
+  "the activation 'input' has 4 bits": ("input", {"bits": 4}),
+  "the activation 'input' is on a narrow grid": ("input", {"narrow": True}),
+  "the activation 'Dense_0/kernel:out' has no grid": ("Dense_0/kernel:out", None),
+  "the kernel 'Dense_1/kernel' has no grid": ("Dense_1/kernel", None),
+  "the kernel 'Dense_1/kernel' is on an unsigned": ("Dense_1/kernel", {"signed": False, "narrow": False}),
+  "the kernel 'Dense_1/kernel' has 7 scales": ("Dense_1/kernel", {"scale": np.ones(7, np.float32)}),
+}
+
+
+@pytest.mark.parametrize("reason", GRIDS)
+def test_grids_that_the_runtime_lacks_are_refused(reason):
+  fn, variables, x = lenet300()
+  model = quantize(fn, "w8a8")
+  grids = model.grids(*model.init(variables, x), variables, x)
+  name, change = GRIDS[reason]
+  grids = {k: g for k, g in grids.items() if k != name or change is not None}
+  if change is not None:
+    grids[name] = dataclasses.replace(grids[name], **change)
+  with pytest.raises(UserError) as caught:
+    deploy.lift(fn, variables, x, grids)
+  assert reason in str(caught.value)
+
+
+def test_narrow_weights_and_unsigned_activations_are_served():
+  fn, variables, x = lenet300()
+  model = quantize(fn, "w4a8")
+  grids = model.grids(*model.init(variables, x), variables, x)
+  network = deploy.lift(fn, variables, x, grids)
+  codes = network.tensors["Dense_1/kernel"].data
+  assert (codes.min(), codes.max()) == (-7, 7)
+  hidden = dataclasses.replace(grids["Dense_0/kernel:out"], signed=False, zero_point=np.array(0))
+  again = deploy.lift(fn, variables, x, {**grids, "Dense_0/kernel:out": hidden})
+  assert again.tensors["Dense_0/kernel:out"].zero_point == -128
+  assert (reference.run(network, np.asarray(x)) == reference.run(again, np.asarray(x))).all()
