@@ -2,22 +2,20 @@
 
 import fnmatch
 from collections.abc import Iterable, Sequence
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from core.errors import UserError, nearest
 
-T = TypeVar("T")
 
-
-class Match(NamedTuple, Generic[T]):
+class Match(NamedTuple):
   """The setting that a name received, and the rule it came from (its index and its glob)."""
 
-  setting: T
+  setting: Any
   index: int
   glob: str
 
 
-def match(rules: Sequence[tuple[str, T]], names: Iterable[str], what: str = "rule") -> dict[str, Match[T]]:
+def match(rules: Sequence[tuple[str, Any]], names: Iterable[str], what: str = "rule") -> dict[str, Match]:
   """Gives each name the setting of the first rule whose glob it matches; names without a rule are left out.
 
   Args:
@@ -29,7 +27,7 @@ def match(rules: Sequence[tuple[str, T]], names: Iterable[str], what: str = "rul
     UserError: a rule matches nothing, or everything it matches was taken by an earlier rule.
   """
   names = list(names)
-  found: dict[str, Match[T]] = {}
+  found: dict[str, Match] = {}
   for index, (glob, setting) in enumerate(rules):
     hits = [name for name in names if fnmatch.fnmatchcase(name, glob)]
     fresh = [name for name in hits if name not in found]

@@ -13,10 +13,11 @@ import quant
 import sparsity
 from core.errors import UserError, unknown
 from core.methods import method
+from engine import data as rooms
 from engine import model as models
 from engine import objective as objectives
 from engine import optim
-from engine.data import Augment, Input, Preprocess
+from engine.data import Augment, Dataset, Input, Preprocess
 from engine.model import Model
 
 SCHEDULES = {"cubic": sparsity.cubic, "one_shot": sparsity.one_shot}
@@ -121,6 +122,17 @@ def policy(stage: str, config: Any) -> quant.Policy | None:
   """A stage's quantization policy, or None where it trains in float."""
   del stage
   return quant.policy(tuple(config.quant.rules), config.quant.ends) if config.quant.rules else None
+
+
+def dataset(config: Any) -> Dataset:
+  """The experiment's data, cut to its limit."""
+  given = config.data
+  found = rooms.load(
+    given.name, data_dir=given.dir or None, validation=given.validation or None, **given.kwargs.to_dict()
+  )
+  if not given.limit:
+    return found
+  return Dataset(*(split.take(slice(given.limit), split.name) for split in found))
 
 
 def inputs(config: Any, stage: Any) -> Input:

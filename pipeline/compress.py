@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from engine import data as rooms
 from pipeline import build, schema, workdir
 from pipeline.environment import environment, use_compilation_cache
 from pipeline.measure import measure
@@ -59,11 +58,7 @@ def open_run(config: Any, folder: str | Path) -> Context:
   build.check(config)
   workdir.claim(folder, config)
   use_compilation_cache()
-  given = config.data
-  data = rooms.load(
-    given.name, data_dir=given.dir or None, validation=given.validation or None, **given.kwargs.to_dict()
-  )
-  return Context(config, Path(folder), data)
+  return Context(config, Path(folder), build.dataset(config))
 
 
 def _row(name: str, context: Context, trained: Trained, rows: list[dict[str, Any]]) -> dict[str, Any]:

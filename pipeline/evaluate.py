@@ -8,7 +8,7 @@ import numpy as np
 
 import deploy
 from core.errors import UserError, unknown
-from engine import data as rooms
+from pipeline import build
 from pipeline import trained as models
 from pipeline.workdir import SAVED
 
@@ -50,10 +50,7 @@ def evaluate(folder: str | Path, model: str = "") -> list[tuple[str, float, int]
     model: a .safetensors file that a stage wrote, or a .tflite file from anywhere.
   """
   config = saved_config(folder)
-  given = config.data
-  test = rooms.load(
-    given.name, data_dir=given.dir or None, validation=given.validation or None, **given.kwargs.to_dict()
-  ).test
+  test = build.dataset(config).test
   finished = [name for name in config.run if (Path(folder) / "models" / f"{name}.safetensors").is_file()]
   files = {model: Path(model)} if model else {name: find_model(folder, name)[1] for name in finished}
   if not files:

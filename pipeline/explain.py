@@ -15,10 +15,7 @@ from pipeline.tables import count
 def explain(config: Any) -> str:
   """Two kinds of tables: each model's sites with their cost, and for each stage that quantizes the sites' settings."""
   build.check(config)
-  given = config.data
-  split = rooms.load(
-    given.name, data_dir=given.dir or None, validation=given.validation or None, **given.kwargs.to_dict()
-  ).train
+  split = build.dataset(config).train
   parts = []
   for name in config.models:
     recipe = begin_recipe(name, config, split)

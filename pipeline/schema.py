@@ -68,6 +68,7 @@ EXPERIMENT = {
     "name": "",  # "digits", "tfds:mnist", "folder:PATH", ...
     "dir": "",  # where original files are looked for
     "validation": 0.0,  # share of the training examples that is held out; 0 for the set's own choice
+    "limit": 0,  # at most so many examples of each split; 0 for all
     "kwargs": {},
   },
   "preprocess": {"scale": 1 / 255, "mean": (0.0,), "std": (1.0,)},  # (pixel * scale - mean) / std

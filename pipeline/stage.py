@@ -83,7 +83,7 @@ def begin(stage: Any, context: Context, done: Mapping[str, Trained]) -> Trained:
   if entry.weights:
     from engine import pretrained
 
-    variables = pretrained.load(entry.weights, variables, key_map=tuple(entry.key_map))
+    variables = pretrained.load(entry.weights, variables, [pretrained.Rename(*rule) for rule in entry.key_map])
   return Trained(recipe, variables, {}, {})
 
 
@@ -210,7 +210,9 @@ def _fit(
         if step < steps:
           checkpoints.save(step, state)
 
-      hooks = [engine.Hook(max(steps // config.evaluations, 1), log), engine.Hook(config.checkpoint_every, save)]
+      # A checkpoint falls on a log line, so that the lines after a resume average the same steps as the unbroken run's.
+      every = max(steps // config.evaluations, 1)
+      hooks = [engine.Hook(every, log), engine.Hook(every * max(round(config.checkpoint_every / every), 1), save)]
       state, _ = engine.fit(
         step,
         state,
