@@ -2,13 +2,14 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import ml_collections
 import numpy as np
 
 import deploy
 from core.errors import UserError, unknown
-from pipeline import build
+from pipeline import build, schema
 from pipeline import trained as models
 from pipeline.workdir import SAVED
 
@@ -22,7 +23,18 @@ def saved_config(folder: str | Path) -> ml_collections.ConfigDict:
   file = Path(folder) / SAVED
   if not file.is_file():
     raise UserError(f"{str(folder)!r} holds no run: there is no {SAVED} in it")
-  return ml_collections.ConfigDict(json.loads(file.read_text(encoding="utf-8")))
+  try:
+    given = _tuples(json.loads(file.read_text(encoding="utf-8")))
+  except ValueError:
+    raise UserError(f"{str(file)!r} is not JSON; was it changed by hand?") from None
+  return schema.complete(ml_collections.ConfigDict(given))
+
+
+def _tuples(value: Any) -> Any:
+  """JSON's lists as the tuples of a config."""
+  if isinstance(value, list):
+    return tuple(map(_tuples, value))
+  return {key: _tuples(child) for key, child in value.items()} if isinstance(value, dict) else value
 
 
 def find_model(folder: str | Path, stage: str = "") -> tuple[str, Path]:
