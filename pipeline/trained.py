@@ -7,6 +7,7 @@ All of it is saved in one file, so that a compressed model loads for inference w
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import quote, unquote
 
 import jax
 import jax.numpy as jnp
@@ -118,7 +119,9 @@ def fold(trained: Trained) -> Trained:
 
 def save(path: str | Path, trained: Trained, **more: Any) -> None:
   """Writes the model to one file; `more` is JSON data that is kept with it."""
-  trees = {"variables": trained.variables, "qparams": trained.qparams, "quant_state": trained.quant_state}
+  # Quantizers are named by paths; escaped, their names are not taken for levels of a tree.
+  flat = ({quote(name, safe=""): entry for name, entry in tree.items()} for tree in trained[2:])
+  trees = dict(zip(("variables", "qparams", "quant_state"), (trained.variables, *flat), strict=True))
   model_file.save_tree(path, trees, {"recipe": trained.recipe._asdict(), **more})
 
 
@@ -135,7 +138,8 @@ def load(path: str | Path) -> tuple[Trained, dict[str, Any]]:
   tuples = {key: _tuples(given[key]) for key in ("image", "classes", "rules", "edits")}
   recipe = Recipe(**{**given, **tuples, "preprocess": {k: _tuples(v) for k, v in given["preprocess"].items()}})
   recipe = recipe._replace(edits=tuple(given["edits"]), kwargs={k: _tuples(v) for k, v in recipe.kwargs.items()})
-  return Trained(recipe, trees["variables"], trees.get("qparams", {}), trees.get("quant_state", {})), meta
+  flat = ({unquote(name): entry for name, entry in trees.get(key, {}).items()} for key in ("qparams", "quant_state"))
+  return Trained(recipe, trees["variables"], *flat), meta
 
 
 def _tuples(value: Any) -> Any:
