@@ -1,7 +1,35 @@
-"""Quantization: number grids, gradient estimators, observers, and training and calibration on top of the traced model."""
+"""Quantization: number grids, gradient estimators, observers, and quantized models on top of the traced one.
 
-from quant import observers
+model = quant.quantize(apply_fn, "w8a8 learned")          # apply_fn(variables, *inputs) -> out, of any framework
+qparams, state = model.init(variables, images)
+logits, state = model.apply(qparams, state, variables, images)
+"""
+
+from quant import latent, observers
 from quant.grid import Grid, affine, codes, dequantize, fake_quant, limits, symmetric
+from quant.latent import latent_weights
 from quant.lsq import lsq
+from quant.policy import Policy, Setting, int8, parse, policy, weights
+from quant.quantize import Quantized, quantize
 
-__all__ = ["Grid", "affine", "codes", "dequantize", "fake_quant", "limits", "lsq", "observers", "symmetric"]
+__all__ = [
+  "Grid",
+  "Policy",
+  "Quantized",
+  "Setting",
+  "affine",
+  "codes",
+  "dequantize",
+  "fake_quant",
+  "int8",
+  "latent",
+  "latent_weights",
+  "limits",
+  "lsq",
+  "observers",
+  "parse",
+  "policy",
+  "quantize",
+  "symmetric",
+  "weights",
+]

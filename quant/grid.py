@@ -80,9 +80,9 @@ def symmetric(largest: jax.Array, bits: int, *, narrow: bool = True, axis: int |
   `CHANNEL_FLOOR` of its step, and a tensor of zeros gets the range 1.
   """
   qmax = limits(bits, True, narrow)[1]
-  scale = _positive(largest) / qmax
+  scale = _positive(largest) * (1 / qmax)  # not divided: XLA would do so in some programs only
   if scale.ndim:
-    scale = jnp.maximum(scale, jnp.max(_floored(largest)) * CHANNEL_FLOOR / qmax)
+    scale = jnp.maximum(scale, jnp.max(_floored(largest)) * (CHANNEL_FLOOR / qmax))
   return Grid(scale, jnp.zeros(scale.shape, jnp.int32), bits, True, narrow, axis)
 
 
@@ -94,7 +94,7 @@ def affine(low: jax.Array, high: jax.Array, bits: int, *, signed: bool = True, a
   """
   qmin, qmax = limits(bits, signed)
   low, high = jnp.minimum(low, 0), jnp.maximum(high, 0)
-  scale = _positive(high - low) / (qmax - qmin)
+  scale = _positive(high - low) * (1 / (qmax - qmin))
   zero_point = jnp.clip(qmin - jnp.round(low / scale), qmin, qmax).astype(jnp.int32)
   return Grid(scale, zero_point, bits, signed, False, axis)
 
@@ -154,24 +154,25 @@ def dequantize(q: jax.Array, grid: Grid, dtype: Any = None) -> jax.Array:
 def fake_quant(x: jax.Array, grid: Grid) -> jax.Array:
   """`x` rounded to the grid, in its own type and shape; straight-through gradient for `x`, none for the grid."""
   scale, zero_point = (broadcast(v, x.ndim, grid.axis) for v in (grid.scale, grid.zero_point))
-  return _fake_quant((grid.qmin, grid.qmax), x, scale, zero_point)
+  return round_to((grid.qmin, grid.qmax), x, scale, zero_point)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _fake_quant(ends: tuple[int, int], x: jax.Array, scale: jax.Array, zero_point: jax.Array) -> jax.Array:
-  return _fake_quant_forward(ends, x, scale, zero_point)[0]
+def round_to(ends: tuple[int, int], x: jax.Array, scale: jax.Array, zero_point: jax.Array) -> jax.Array:
+  """`fake_quant` between any two codes, for a scale and an int32 zero point that broadcast against `x`."""
+  return _round_forward(ends, x, scale, zero_point)[0]
 
 
-def _fake_quant_forward(ends, x, scale, zero_point):
+def _round_forward(ends, x, scale, zero_point):
   raw = _rounded(x, scale, zero_point)
   q = jnp.clip(raw, *ends)
   dtype = compute_dtype(x, scale)
   return (scale.astype(dtype) * (q - zero_point.astype(dtype))).astype(x.dtype), raw == q
 
 
-def _fake_quant_backward(ends, inside, cotangent):
+def _round_backward(ends, inside, cotangent):
   del ends
   return jnp.where(inside, cotangent, jnp.zeros_like(cotangent)), None, None
 
 
-_fake_quant.defvjp(_fake_quant_forward, _fake_quant_backward)
+round_to.defvjp(_round_forward, _round_backward)

@@ -1,0 +1,224 @@
+"""Policies: which site gets which grid, from ordered rules, and why.
+
+A setting is written as text (`"w4a8"`, `"w4a4 learned"`, `"w8 per_tensor"`, `"float"`), as a dict of a config, or as a
+`Setting`. Rules are (site glob, setting), the first that matches wins. The first and the last site that hold a
+kernel, and the model's output, get the widths of `ends` at least, as papers do (8 bits unless told otherwise).
+"""
+
+import dataclasses
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from core import rules as core_rules
+from core.errors import UserError, unknown
+from core.methods import method, methods
+from quant import observers
+from quant.grid import limits
+from quant.observers import Observer
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+  """How one site is quantized.
+
+  Attributes:
+    weights: width of the kernel's grid, None to leave it in float.
+    activations: width of the grids of what the site reads, None to leave them in float.
+    learned: scales are trained with LSQ; otherwise they stay as frozen.
+    per_channel: the kernel has one scale an output channel, otherwise one.
+    narrow: the kernel's grid leaves out its lowest code. The grid of the LSQ paper is not narrow.
+    start: where learned scales start: "lsq", the paper's 2 mean|v| / sqrt(Q_P); "range", the observed range; "auto",
+      the paper's up to 4 bits and the range above, where the paper's would be several times wider than the data.
+    observer: what gathers the ranges of activations, a name in `quant.observers`.
+    options: the observer's keywords.
+  """
+
+  weights: int | None = None
+  activations: int | None = None
+  learned: bool = False
+  per_channel: bool = True
+  narrow: bool = True
+  start: str = "auto"
+  observer: str = "min_max"
+  options: tuple[tuple[str, Any], ...] = ()
+
+  def make_observer(self) -> Observer:
+    return method(observers, self.observer)(**dict(self.options))
+
+  def starts_from_range(self, bits: int) -> bool:
+    return not self.learned or self.start == "range" or (self.start == "auto" and bits > 4)
+
+  def __str__(self) -> str:
+    """The setting as `parse` reads it."""
+    widths = "".join(f"{k}{bits}" for k, bits in (("w", self.weights), ("a", self.activations)) if bits is not None)
+    plain = Setting(self.weights, self.activations)
+    words = [word for word, change in _WORDS.items() if _differs(self, plain, change)]
+    start = [] if self.start == plain.start else [f"start={self.start}"]
+    observer = [] if (self.observer, self.options) == (plain.observer, ()) else [_call(self.observer, self.options)]
+    return " ".join([widths or "float", *words, *start, *observer])
+
+
+_WORDS: dict[str, dict[str, Any]] = {
+  "learned": {"learned": True},
+  "static": {"learned": False},
+  "per_tensor": {"per_channel": False},
+  "per_channel": {"per_channel": True},
+  "full": {"narrow": False},
+  "narrow": {"narrow": True},
+}
+_STARTS = ("auto", "lsq", "range")
+_WIDTHS = re.compile(r"(?:w(\d+))?(?:a(\d+))?")
+
+
+def _differs(setting: Setting, plain: Setting, change: Mapping[str, Any]) -> bool:
+  return any(getattr(setting, k) == v != getattr(plain, k) for k, v in change.items())
+
+
+def _call(name: str, options: tuple[tuple[str, Any], ...]) -> str:
+  return name + (f"({','.join(f'{k}={v}' for k, v in options)})" if options else "")
+
+
+def parse(spec: "str | Mapping[str, Any] | Setting") -> Setting:
+  """The setting that a text, a config's dict or a setting means.
+
+  A text is a width part, `w<bits>`, `a<bits>`, both, or `float`, then words in any order: `learned`, `per_tensor`,
+  `full` (not narrow), `start=lsq|range|auto`, and an observer, `min_max` or `ema(rate=0.1)`.
+
+  Raises:
+    UserError: a word, width, key or value that is not known.
+  """
+  if isinstance(spec, Setting):
+    return _checked(spec)
+  if isinstance(spec, str):
+    return _checked(_from_text(spec))
+  given = {str(k): v for k, v in dict(spec).items()}
+  names = [field.name for field in dataclasses.fields(Setting)]
+  for key in given:
+    if key not in names:
+      raise unknown("key of a quantization setting", key, names)
+  if isinstance(given.get("options"), Mapping):
+    given["options"] = tuple(sorted(given["options"].items()))
+  return _checked(Setting(**given))
+
+
+def _from_text(text: str) -> Setting:
+  widths, *words = text.split() or [""]
+  found = _WIDTHS.fullmatch(widths)
+  if widths != "float" and not (found and widths):
+    raise UserError(f"quantization setting {text!r} does not begin with widths; expected such as w8a8, w4 or float")
+  weights, activations = (None, None) if found is None else (int(g) if g else None for g in found.groups())
+  setting = Setting(weights, activations)
+  for word in words:
+    setting = dataclasses.replace(setting, **_word(word, text))
+  return setting
+
+
+def _word(word: str, text: str) -> dict[str, Any]:
+  if word in _WORDS:
+    return _WORDS[word]
+  if word.startswith("start="):
+    return {"start": word.removeprefix("start=")}
+  name, _, options = word.partition("(")
+  if name not in _observer_names():
+    raise unknown(f"word in the quantization setting {text!r}:", name, [*_WORDS, *_observer_names(), "start=lsq"])
+  pairs = [pair.partition("=") for pair in options.removesuffix(")").split(",") if pair]
+  try:
+    return {"observer": name, "options": tuple((k.strip(), float(v)) for k, _, v in pairs)}
+  except ValueError:
+    raise UserError(f"quantization setting {text!r}: {word!r} does not read like ema(rate=0.1)") from None
+
+
+def _observer_names() -> list[str]:
+  return sorted(methods(observers))
+
+
+def _checked(setting: Setting) -> Setting:
+  for bits in (setting.weights, setting.activations):
+    if bits is not None:
+      limits(bits)
+  if setting.start not in _STARTS:
+    raise unknown("start of a learned scale", setting.start, _STARTS)
+  try:
+    setting.make_observer()
+  except TypeError as error:
+    raise UserError(f"observer {setting.observer!r} does not take {dict(setting.options)}: {error}") from None
+  return setting
+
+
+def int8(**changes: Any) -> Setting:
+  """8-bit weights and activations; keywords are fields of `Setting`."""
+  return _checked(Setting(weights=8, activations=8, **changes))
+
+
+def weights(bits: int, **changes: Any) -> Setting:
+  """Weights of `bits` bits, activations in float; keywords are fields of `Setting`."""
+  return _checked(Setting(weights=bits, **changes))
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+  """Ordered (site glob, setting) rules, and the widths of the first and the last site (None: as the rules say)."""
+
+  rules: tuple[tuple[str, Setting], ...]
+  ends: Setting | None
+
+
+class Explained(NamedTuple):
+  """A site's setting, and where it comes from."""
+
+  setting: Setting
+  rule: str
+
+
+def policy(rules: Any, ends: Any = "w8a8") -> Policy:
+  """A policy from rules and the widths of the ends.
+
+  Args:
+    rules: a sequence of (site glob, setting), a mapping from glob to setting in order, one setting for every site, or a
+      policy, which is returned as it is.
+    ends: the least widths of the first and the last site with a kernel and of the output; None for none.
+  """
+  if isinstance(rules, Policy):
+    return rules
+  if isinstance(rules, str | Setting):
+    rules = [("*", rules)]
+  pairs: Sequence[Any] = list(rules.items()) if isinstance(rules, Mapping) else list(rules)
+  for pair in pairs:
+    if isinstance(pair, str) or len(pair) != 2:
+      raise UserError(f"quantization rule {pair!r} is not a pair; expected (site glob, setting)")
+  return Policy(tuple((str(glob), parse(setting)) for glob, setting in pairs), None if ends is None else parse(ends))
+
+
+def explain(
+  policy: Policy, sites: Iterable[str], kernels: Sequence[str], output: str = "output"
+) -> dict[str, Explained]:
+  """Each site's setting and the rule it came from; sites without a rule are left out and stay in float.
+
+  Args:
+    policy: the rules.
+    sites: names of all sites of the model.
+    kernels: those that hold a kernel, in the order in which they run.
+    output: the site of the model's outputs.
+
+  Raises:
+    UserError: a rule matches nothing or never applies.
+  """
+  found = core_rules.match(policy.rules, sites, "quantization rule")
+  result = {name: Explained(match.setting, match.glob) for name, match in found.items()}
+  if policy.ends is not None:
+    for name in dict.fromkeys([*kernels[:1], *kernels[-1:], output]):
+      if name in result:
+        setting, rule = result[name]
+        raised = dataclasses.replace(
+          setting,
+          weights=_at_least(setting.weights, policy.ends.weights),
+          activations=_at_least(setting.activations, policy.ends.activations),
+        )
+        result[name] = Explained(raised, rule if raised == setting else f"{rule} (ends)")
+  return result
+
+
+def _at_least(bits: int | None, end: int | None) -> int | None:
+  """The wider of the two; what stays in float stays so."""
+  return bits if bits is None or end is None else max(bits, end)

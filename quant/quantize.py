@@ -1,0 +1,240 @@
+"""A model with simulated integers: quantizers placed on the traced function, its scales and ranges as plain trees.
+
+Grids stand at the consumers: whatever a dot, a convolution, a residual sum, a mean or the output reads is rounded
+there, with one quantizer a tensor, however many sites read it. Kernels are symmetric, by default narrow, one scale an
+output channel; activations affine, one scale a tensor, 0 always in the range, so that after a ReLU the zero point is
+the lowest code. Max-pools, reshapes and transposes keep a tensor's name and so its grid: rounding is monotone and
+commutes with them. Biases are rounded to int32 steps of s_x * s_w (arXiv:1712.05877, section 2.4), with a straight-
+through gradient.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+import graph
+from core import axis
+from core.errors import UserError
+from graph import Op
+from quant.grid import Grid, affine, broadcast, limits, round_to, symmetric
+from quant.lsq import gradient_scale, initial_scale, lsq, to_parameter, to_scale
+from quant.observers import empty
+from quant.plan import KernelQuantizer, Plan, TensorQuantizer, make_plan
+from quant.policy import Explained
+from quant.policy import policy as make_policy
+
+State = dict[str, Any]
+Quantizer = TensorQuantizer | KernelQuantizer
+
+_INT32 = (-(2**31), 2**31 - 1)
+
+
+class Quantized(NamedTuple):
+  """A quantized model; every member is a pure function.
+
+  `qparams` (logarithms of trained scales) and `quant_state` are flat dicts by the name of a kernel's leaf
+  (`Dense_0/kernel`) or of a tensor (`Dense_0/kernel:out`); inside a scan their arrays have a leading layer axis.
+
+  Attributes:
+    init: `(variables, *inputs) -> (qparams, quant_state)`: shapes, and start values from these inputs.
+    observe: `(quant_state, variables, *inputs, axis_name=None) -> (out, quant_state)`: the float model; ranges seen.
+    freeze: `(qparams, quant_state, variables=None) -> (qparams, quant_state)`: puts the ranges seen so far into use.
+      Those of the kernels are the ranges of the last `observe`; the variables are not needed.
+    apply: `(qparams, quant_state, variables, *inputs, axis_name=None) -> (out, quant_state)`: the simulated integers.
+      With static scales it costs elementwise work only; `quant_state` is handed back as it came.
+    grids: `(qparams, quant_state, variables, *inputs) -> {name: Grid}`: the grids that `apply` uses.
+    explain: `(variables, *inputs) -> {site: (setting, rule)}`.
+  """
+
+  init: Callable[..., tuple[dict[str, jax.Array], State]]
+  observe: Callable[..., tuple[Any, State]]
+  freeze: Callable[..., tuple[dict[str, jax.Array], State]]
+  apply: Callable[..., tuple[Any, State]]
+  grids: Callable[..., dict[str, Grid]]
+  explain: Callable[..., dict[str, Explained]]
+
+
+def quantize(fn: Callable[..., Any], policy: Any) -> Quantized:
+  """Quantizes `fn(variables, *inputs) -> out`, a model of any framework, unchanged.
+
+  Args:
+    fn: the model; fold its batch norms first where the integers are to be exported.
+    policy: a `Policy`, or what `quant.policy` makes one from, such as "w8a8 learned".
+  """
+  chosen = make_policy(policy)
+  plans: dict[Any, Plan] = {}
+
+  def plan_of(variables: Any, *inputs: Any) -> Plan:
+    leaves, tree = jax.tree.flatten((variables, inputs))
+    key = (tree, tuple((leaf.shape, leaf.dtype) for leaf in map(_array, leaves)))
+    if key not in plans:
+      plans[key] = make_plan(graph.trace(fn, variables, *inputs), chosen)
+    return plans[key]
+
+  def run(visit: Any, plan: Plan, extras: State, variables: Any, inputs: tuple[Any, ...]) -> tuple[Any, State]:
+    names = plan.visited
+    return graph.rewrite(fn, visit, select=lambda op: op.name in names)(extras, variables, *inputs)
+
+  def observe(quant_state: State, variables: Any, *inputs: Any, axis_name: str | None = None) -> tuple[Any, State]:
+    plan = plan_of(variables, *inputs)
+    if quant_state:
+      _check(plan, quant_state)
+    return run(_observing(plan, axis_name), plan, quant_state, variables, inputs)
+
+  def init(variables: Any, *inputs: Any) -> tuple[dict[str, jax.Array], State]:
+    plan = plan_of(variables, *inputs)
+    _, state = jax.jit(observe)({}, variables, *inputs)
+    start = {name: jnp.ones(()) for name, quantizer in plan.quantizers.items() if quantizer.learned}
+    qparams, state = freeze(start, state)
+    return qparams, {name: _forget(entry) for name, entry in state.items()}
+
+  def apply(
+    qparams: dict[str, jax.Array], quant_state: State, variables: Any, *inputs: Any, axis_name: str | None = None
+  ) -> tuple[Any, State]:
+    del axis_name  # no grid follows the data while it is in use
+    plan = plan_of(variables, *inputs)
+    _check(plan, quant_state)
+    out, _ = run(_rounding(plan), plan, _in_use(qparams, quant_state), variables, inputs)
+    return out, quant_state
+
+  def grids(qparams: dict[str, jax.Array], quant_state: State, variables: Any, *inputs: Any) -> dict[str, Grid]:
+    used = _in_use(qparams, quant_state)
+    return {name: _grid(q, used[name]) for name, q in plan_of(variables, *inputs).quantizers.items()}
+
+  def explain(variables: Any, *inputs: Any) -> dict[str, Explained]:
+    return dict(plan_of(variables, *inputs).explained)
+
+  return Quantized(init, observe, freeze, apply, grids, explain)
+
+
+def freeze(
+  qparams: dict[str, jax.Array], quant_state: State, variables: Any = None
+) -> tuple[dict[str, jax.Array], State]:
+  """Puts the grids of the ranges seen so far into use; trained scales start anew from them."""
+  del variables
+  state = {name: {**entry, "used": entry["seen"]} for name, entry in quant_state.items()}
+  return {name: to_parameter(state[name]["used"]["scale"]) for name in qparams}, state
+
+
+def _check(plan: Plan, quant_state: State) -> None:
+  """Refuses a state whose grids are not those of the model as it was traced."""
+  extra = sorted(quant_state.keys() ^ plan.quantizers.keys())
+  if extra:
+    have = "holds" if extra[0] in quant_state else "has no"
+    raise UserError(
+      f"the quantizer state {have} grid {extra[0]!r}, and this model {_have(plan, extra[0])}; run init on it"
+    )
+
+
+def _have(plan: Plan, name: str) -> str:
+  return "needs it" if name in plan.quantizers else "has no such tensor or kernel"
+
+
+def _array(leaf: Any) -> Any:
+  return leaf if hasattr(leaf, "dtype") else jnp.asarray(leaf)
+
+
+def _forget(entry: State) -> State:
+  """The entry with its range unseen, so that the first real batch sets it."""
+  return entry if "range" not in entry else {**entry, "range": jax.tree.map(jnp.zeros_like, entry["range"])}
+
+
+def _observing(plan: Plan, axis_name: str | None) -> Any:
+  """The visitor that lets the float model run and writes down ranges, and the grids that they give."""
+
+  def visit(op: Op, inputs: tuple[Any, ...], extras: State) -> tuple[tuple[Any, ...], State]:
+    updates: State = {}
+    for index, x in enumerate(inputs):
+      quantizer = plan.at.get((op.name, index))
+      if quantizer is None or quantizer.reader != (op.name, index):
+        continue
+      if isinstance(quantizer, KernelQuantizer):
+        seen = _kernel_start(quantizer, x, axis_name)
+        updates[quantizer.key] = {"seen": seen, "used": extras.get(quantizer.key, {"used": seen})["used"]}
+      else:
+        old = extras.get(quantizer.key, {"range": empty()})
+        found = quantizer.setting.make_observer()(old["range"], x, axis_name)
+        seen = _tensor_start(quantizer, found)
+        updates[quantizer.key] = {"range": found, "seen": seen, "used": old.get("used", seen)}
+    return op.bind(*inputs), updates
+
+  return visit
+
+
+def _kernel_start(quantizer: KernelQuantizer, kernel: jax.Array, axis_name: str | None) -> State:
+  """The kernel's scale, from its largest magnitudes, or as LSQ starts; equal on all devices, and known to be."""
+  channels = quantizer.axis
+  others = tuple(i for i in range(kernel.ndim) if channels is None or i != channels % kernel.ndim)
+  magnitude = jnp.abs(jax.lax.stop_gradient(kernel).astype(jnp.float32))
+  if quantizer.setting.starts_from_range(quantizer.bits):
+    largest = axis.pmax(jnp.max(magnitude, others), axis_name)
+    return {"scale": symmetric(largest, quantizer.bits, narrow=quantizer.setting.narrow).scale}
+  start = initial_scale(axis.pmax(jnp.mean(magnitude, others), axis_name), float(quantizer.limits[1]))
+  return {"scale": jnp.where(start > 0, start, jnp.ones_like(start))}
+
+
+def _tensor_start(quantizer: TensorQuantizer, found: Any) -> State:
+  """The activation's scale and zero point, from its range; the scale perhaps as LSQ starts."""
+  grid = affine(found.low, found.high, quantizer.bits)
+  scale = grid.scale
+  if not quantizer.setting.starts_from_range(quantizer.bits):
+    upper = jnp.maximum(grid.qmax - grid.zero_point, 1).astype(jnp.float32)
+    start = initial_scale(found.magnitude, upper)
+    scale = jnp.where(start > 0, start, jnp.ones_like(start))
+  return {"scale": scale, "zero_point": grid.zero_point}
+
+
+def _in_use(qparams: dict[str, jax.Array], quant_state: State) -> State:
+  """Scale (and zero point) of each quantizer, the trained scales in place of the frozen ones."""
+  trained = {name: {"scale": to_scale(parameter)} for name, parameter in qparams.items()}
+  return {name: {**entry["used"], **trained.get(name, {})} for name, entry in quant_state.items()}
+
+
+def _rounding(plan: Plan) -> Any:
+  """The visitor that rounds what each site reads, and each bias."""
+
+  def visit(op: Op, inputs: tuple[Any, ...], extras: State) -> tuple[tuple[Any, ...], State]:
+    bias = plan.biases.get(op.name)
+    values = list(inputs)
+    if bias is not None:
+      step = extras[bias.tensor]["scale"] * extras[bias.kernel]["scale"]
+      values[bias.operand] = _round_bias(values[bias.operand], step)
+    for index, x in enumerate(inputs):
+      quantizer = plan.at.get((op.name, index))
+      if quantizer is not None:
+        values[index] = _round(quantizer, x, extras[quantizer.key])
+    return op.bind(*values), {}
+
+  return visit
+
+
+def _round(quantizer: Quantizer, x: jax.Array, used: State) -> jax.Array:
+  """One operand on its grid."""
+  kernel = isinstance(quantizer, KernelQuantizer)
+  lower, upper = quantizer.limits if kernel else limits(quantizer.bits)
+  scale = broadcast(used["scale"], x.ndim, quantizer.axis if kernel else None)
+  zero_point = jnp.zeros((), jnp.int32) if kernel else used["zero_point"]
+  if not quantizer.learned:
+    return round_to((lower, upper), x, scale, zero_point)
+  # The weights that share a scale, or the features of one example (the leading axis is the batch).
+  count = x.size // scale.size if kernel else x.size // x.shape[0]
+  low, high = lower - zero_point, upper - zero_point
+  factor = gradient_scale(count, jnp.maximum(high, 1).astype(jnp.float32))
+  return lsq(x, scale, low, high, factor)
+
+
+def _round_bias(bias: jax.Array, step: jax.Array) -> jax.Array:
+  """A bias to int32 steps of s_x * s_w; its one axis longer than 1 is that of the channels."""
+  wide = [place for place, length in enumerate(bias.shape) if length > 1]
+  step = jax.lax.stop_gradient(broadcast(step, bias.ndim, wide[0]) if wide and step.ndim else step.reshape(()))
+  return round_to(_INT32, bias, step, jnp.zeros((), jnp.int32))
+
+
+def _grid(quantizer: Quantizer, used: State) -> Grid:
+  scale = used["scale"]
+  if isinstance(quantizer, TensorQuantizer):
+    return Grid(scale, used["zero_point"], quantizer.bits, True, False, None)
+  zero_point = jnp.zeros(scale.shape, jnp.int32)
+  return Grid(scale, zero_point, quantizer.bits, True, quantizer.setting.narrow, quantizer.axis)

@@ -1,0 +1,145 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from core.errors import UserError
+from core.trees import named_leaves
+from quant.latent import _round_up, finalize, latent_weights, nearest, project
+from quant.policy import parse, policy
+
+
+def params_of(seed=0):
+  rng = np.random.default_rng(seed)
+  draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
+  return {"a": {"kernel": draw(9, 7), "bias": draw(7)}, "b": {"kernel": draw(3, 3, 2, 5)}}
+
+
+def run(tx, params, steps, seed=1, **extra):
+  rng = np.random.default_rng(seed)
+  state = tx.init(params)
+
+  @jax.jit
+  def step(params, state, grads):
+    with jax.numpy_dtype_promotion("standard"):  # optax's Adam raises a float to an int
+      updates, state = tx.update(grads, state, params, **extra)
+    return optax.apply_updates(params, updates), state
+
+  for _ in range(steps):
+    grads = jax.tree.map(lambda p: jnp.asarray(rng.normal(size=p.shape), jnp.float32), params)
+    params, state = step(params, state, grads)
+    yield params, state
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_the_parameters_are_the_quantized_latents_bit_for_bit(bits):
+  tx = latent_weights(optax.adam(0.02), f"w{bits}")
+  for params, state in run(tx, project(params_of(), f"w{bits}"), 100):
+    expected = finalize(params, state, f"w{bits}")
+    jax.tree.map(np.testing.assert_array_equal, params, expected)
+    assert sorted(state.latents) == ["a/kernel", "b/kernel"]
+  kernel = np.asarray(params["a"]["kernel"])
+  assert all(len(np.unique(kernel[:, c])) <= 2**bits - 1 for c in range(7))
+  assert np.any(kernel != np.asarray(state.latents["a/kernel"]))
+
+
+def test_the_latents_are_what_the_inner_optimizer_alone_would_give():
+  """The gradients do not depend on the parameters here, so latents and a plain run see the same ones."""
+  params = project(params_of(), "w4")
+  for (_, state), (plain, _) in zip(
+    run(latent_weights(optax.adamw(0.01), "w4"), params, 5), run(optax.adamw(0.01), params, 5)
+  ):
+    plain = named_leaves(plain)
+    for name, latent in state.latents.items():
+      np.testing.assert_array_equal(latent, plain[name])
+
+
+def test_leaves_without_a_rule_are_trained_as_ever():
+  rules = [("b/*", "w4")]
+  params = project(params_of(), rules)
+  for (quantized, state), (plain, _) in zip(
+    run(latent_weights(optax.sgd(0.1), rules), params, 3), run(optax.sgd(0.1), params, 3)
+  ):
+    assert list(state.latents) == ["b/kernel"]
+    jax.tree.map(np.testing.assert_array_equal, quantized["a"], plain["a"])
+
+
+def test_small_steps_add_up_in_the_latents():
+  """A hundred steps, each far below half a grid step, move a code in the end: the reason for latents."""
+  params = project({"kernel": jnp.asarray([[1.0, 1.0], [0.0, 0.0]])}, "w4")
+  tx = latent_weights(optax.sgd(1.0), "w4")
+  state = tx.init(params)
+  grads = {"kernel": jnp.asarray([[0.0, 0.0], [-0.001, 0.0]])}
+  for _ in range(100):
+    updates, state = tx.update(grads, state, params)
+    params = optax.apply_updates(params, updates)
+  assert float(params["kernel"][1, 0]) > 0 and float(params["kernel"][1, 1]) == 0
+
+
+def test_pruned_latents_stay_exactly_zero():
+  def prune(updates, state, params):
+    return jax.tree.map(
+      lambda u, p: jnp.where(jnp.arange(p.size).reshape(p.shape) % 3 == 0, -p, u), updates, params
+    ), state
+
+  inner = optax.chain(optax.adam(0.01), optax.GradientTransformation(lambda p: optax.EmptyState(), prune))
+  for params, _ in run(latent_weights(inner, "w4"), project(params_of(), "w4"), 5):
+    for leaf in (params["a"]["kernel"], params["b"]["kernel"]):
+      assert not np.any(np.asarray(leaf).reshape(-1)[::3])
+
+
+def test_extra_arguments_reach_the_inner_optimizer():
+  def update(updates, state, params=None, *, step, **extra):
+    del params, extra
+    return jax.tree.map(lambda g: -g * step, updates), state
+
+  inner = optax.GradientTransformationExtraArgs(lambda p: optax.EmptyState(), update)
+  tx = latent_weights(inner, "w8")
+  params = project(params_of(), "w8")
+  zero = jax.tree.map(jnp.ones_like, params)
+  _, state = tx.update(zero, tx.init(params), params, step=jnp.float32(0), value=1.0)
+  np.testing.assert_array_equal(state.latents["a/kernel"], params["a"]["kernel"])
+
+
+def test_under_multi_steps_and_apply_if_finite():
+  inner = latent_weights(optax.sgd(0.1), "w4")
+  tx = optax.apply_if_finite(optax.MultiSteps(inner, 2).gradient_transformation(), 3)
+  for params, state in run(tx, project(params_of(), "w4"), 6):
+    latent_state = state.inner_state.inner_opt_state
+    jax.tree.map(np.testing.assert_array_equal, params, finalize(params, latent_state, "w4"))
+
+
+def test_scales_are_rounded_up():
+  x = jnp.asarray(np.random.default_rng(0).random(1000) + 1e-3, jnp.float32)
+  for bits in (2, 8):
+    rounded = np.asarray(_round_up(x, bits + 3))
+    assert np.all(rounded >= x) and np.all(rounded <= x * (1 + 2.0 ** -(24 - bits - 4)))
+    mantissa = np.frexp(rounded.astype(np.float64))[0] * 2 ** (24 - bits - 3)
+    np.testing.assert_array_equal(mantissa, np.round(mantissa))
+  exact = nearest(jnp.asarray([[1.0], [-3.5], [7.0]]), parse("w4"))
+  np.testing.assert_array_equal(exact, [[1.0], [-4.0], [7.0]])  # half to even
+
+
+@pytest.mark.parametrize("spec", ["w2", "w3 full", "w4 per_tensor", "w8"])
+def test_projecting_twice_is_projecting_once(spec):
+  for seed in range(20):
+    once = project(params_of(seed), spec)
+    jax.tree.map(np.testing.assert_array_equal, project(once, spec), once)
+
+
+def test_mistakes_are_named():
+  params = params_of()
+  with pytest.raises(UserError, match="ends=None"):
+    latent_weights(optax.sgd(0.1), policy("w4"))
+  with pytest.raises(UserError, match="expected weights of 2 to 8 bits"):
+    latent_weights(optax.sgd(0.1), "w16")
+  with pytest.raises(UserError, match="expected weights of 2 to 8 bits"):
+    latent_weights(optax.sgd(0.1), "w4a8")
+  with pytest.raises(UserError, match="matches nothing"):
+    latent_weights(optax.sgd(0.1), {"c/*": "w4"}).init(params)
+  with pytest.raises(UserError, match="expected float32"):
+    latent_weights(optax.sgd(0.1), "w4").init(jax.tree.map(lambda p: p.astype(jnp.bfloat16), params))
+  tx = latent_weights(optax.sgd(0.1), "w4")
+  with pytest.raises(ValueError, match="needs params"):
+    tx.update(params, tx.init(params))

@@ -1,0 +1,98 @@
+import jax
+import pytest
+
+from core.errors import UserError
+from quant.policy import Setting, explain, int8, parse, policy, weights
+
+SITES = ["a/kernel", "b/kernel", "b/kernel:add", "c/kernel", "head/kernel", "output"]
+KERNELS = [name for name in SITES if name.endswith("kernel")]
+
+
+def test_texts_dicts_and_settings_mean_the_same():
+  expected = Setting(4, 8, learned=True, per_channel=False, observer="ema", options=(("rate", 0.1),))
+  assert parse("w4a8 learned per_tensor ema(rate=0.1)") == expected
+  spec = {
+    "weights": 4,
+    "activations": 8,
+    "learned": True,
+    "per_channel": False,
+    "observer": "ema",
+    "options": {"rate": 0.1},
+  }
+  assert parse(spec) == expected
+  assert parse(expected) is expected
+  assert parse("float") == Setting() and parse("w3") == weights(3) and parse("w8a8") == int8()
+  assert parse("w2a2 learned full start=lsq") == Setting(2, 2, learned=True, narrow=False, start="lsq")
+
+
+@pytest.mark.parametrize("text", ["w4a8", "float", "a8", "w2a2 learned full start=lsq", "w8 per_tensor ema(rate=0.1)"])
+def test_a_setting_prints_as_it_is_read(text):
+  assert str(parse(text)) == text
+
+
+@pytest.mark.parametrize(
+  "spec, sentence",
+  [
+    ("", "does not begin with widths"),
+    ("learned", "does not begin with widths"),
+    ("w9a8", "a grid of 9 bits"),
+    ("w4a8 lerned", "did you mean 'learned'"),
+    ("w4a8 ema(rat=0.1)", "does not take"),
+    ("w4a8 ema(rate=fast)", "does not read like"),
+    ("w4a8 start=mean", "unknown start of a learned scale 'mean'"),
+    ({"weight": 4}, "did you mean 'weights'"),
+    ({"weights": 4, "observer": "minmax"}, "did you mean 'min_max'"),
+  ],
+)
+def test_mistakes_are_named(spec, sentence):
+  with pytest.raises(UserError) as raised:
+    parse(spec)
+  assert sentence in str(raised.value)
+
+
+def test_the_ends_get_eight_bits_and_say_so():
+  found = explain(policy("w4a4 learned"), SITES, KERNELS)
+  assert {k: (v.setting.weights, v.setting.activations) for k, v in found.items()} == {
+    "a/kernel": (8, 8),
+    "b/kernel": (4, 4),
+    "b/kernel:add": (4, 4),
+    "c/kernel": (4, 4),
+    "head/kernel": (8, 8),
+    "output": (8, 8),
+  }
+  assert found["a/kernel"].rule == "* (ends)" and found["b/kernel"].rule == "*"
+  assert all(v.setting.learned for v in found.values())
+
+
+def test_the_ends_can_be_given_or_left():
+  assert explain(policy("w4a4", ends=None), SITES, KERNELS)["a/kernel"].setting == parse("w4a4")
+  assert explain(policy("w2a2", ends="w4"), SITES, KERNELS)["a/kernel"].setting == parse("w4a2")
+  assert explain(policy("w8a16"), SITES, KERNELS)["a/kernel"].setting == parse("w8a16")
+  assert explain(policy("w4"), SITES, KERNELS)["head/kernel"].setting == parse("w8")
+
+
+def test_the_first_rule_wins_and_sites_without_one_stay_float():
+  found = explain(policy({"b/*": "float", "?/kernel": "w4a8"}, ends=None), SITES, KERNELS)
+  assert {k: (str(v.setting), v.rule) for k, v in found.items()} == {
+    "a/kernel": ("w4a8", "?/kernel"),
+    "b/kernel": ("float", "b/*"),
+    "b/kernel:add": ("float", "b/*"),
+    "c/kernel": ("w4a8", "?/kernel"),
+  }
+  found = explain(policy([("a/kernel", "float"), ("*", "w4a4")]), SITES, KERNELS)
+  assert found["a/kernel"].setting == parse("float") and found["a/kernel"].rule == "a/kernel"
+
+
+def test_a_rule_without_a_site_is_an_error():
+  with pytest.raises(UserError, match="quantization rule 'haed/\\*' matches nothing"):
+    explain(policy({"haed/*": "w8a8", "*": "w4a4"}), SITES, KERNELS)
+  with pytest.raises(UserError, match="never applies"):
+    explain(policy([("*", "w4a4"), ("a/*", "w8a8")]), SITES, KERNELS)
+  with pytest.raises(UserError, match="is not a pair"):
+    policy(["w4"])
+
+
+def test_a_policy_of_a_policy_is_itself():
+  one = policy("w4a4")
+  assert policy(one) is one
+  assert jax.tree.leaves(one) == [one]
