@@ -36,10 +36,10 @@ class Axis(NamedTuple):
 
 
 class Line(NamedTuple):
-  """A named line through (x, y) points."""
+  """A named line through (x, y) points; y is None where there is no value."""
 
   name: str
-  points: Sequence[tuple[float, float]]
+  points: Sequence[tuple[float, float | None]]
   style: int = 0
 
 
@@ -78,23 +78,23 @@ def lines(series: Iterable[Line], x: Axis, y: Axis, title: str, floor: float | N
     title: what the chart shows, for those who cannot see it.
     floor: the least value that the upward axis begins with; lines are cut there.
   """
-  shown = [line._replace(points=_thin(_drawable(line.points, x, y), MOST_POINTS)) for line in series]
-  shown = [line for line in shown if line.points]
+  drawn = [(line, _thin(_drawable(line.points, x, y), MOST_POINTS)) for line in series]
+  shown = [(line, points) for line, points in drawn if points]
   if not shown:
     return ""
-  points = [(px, py if floor is None else max(py, floor)) for line in shown for px, py in line.points]
+  points = [(px, py if floor is None else max(py, floor)) for _, values in shown for px, py in values]
   frame = _Frame.around(points, x, y, pad=0.0)
   wide, high = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
   inner = f'<svg x="{LEFT}" y="{TOP}" width="{wide}" height="{high}" viewBox="{LEFT} {TOP} {wide} {high}">'
   body, ends = [frame.axes(), inner], []  # the inner drawing cuts off what leaves it
-  for line in shown:
-    places = [frame.place(*point) for point in line.points]
+  for line, values in shown:
+    places = [frame.place(*value) for value in values]
     path = "M" + " L".join(f"{px:.1f} {py:.1f}" for px, py in places)
     body.append(
       f'<path d="{path}" fill="none" stroke="{colour(line.style)}" stroke-width="1.8" stroke-linejoin="round"/>'
     )
     ends.append(mark(places[-1][0], min(places[-1][1], HEIGHT - BOTTOM), line.style, 5.0))
-    for value in _thin(line.points, MOST_HOVERS):
+    for value in _thin(values, MOST_HOVERS):
       px, py = frame.place(*value)
       hover = escape(f"{line.name}: {y.write(value[1])} at {x.write(value[0])} {x.label}")
       body.append(f'<circle class="hover" cx="{px:.1f}" cy="{py:.1f}" r="6"><title>{hover}</title></circle>')
@@ -155,11 +155,11 @@ def _label_place(name: str, x: float, y: float, taken: Sequence[Box]) -> tuple[B
   return min(tries, key=cost)
 
 
-def _drawable(points: Iterable[tuple[float, float]], x: Axis, y: Axis) -> list[tuple[float, float]]:
-  def good(value: float | None, axis: Axis) -> bool:
-    return value is not None and math.isfinite(value) and (value > 0 or not axis.log)
+def _drawable(points: Iterable[tuple[float, float | None]], x: Axis, y: Axis) -> list[tuple[float, float]]:
+  def good(value: float, axis: Axis) -> bool:
+    return math.isfinite(value) and (value > 0 or not axis.log)
 
-  return [(px, py) for px, py in points if good(px, x) and good(py, y)]
+  return [(px, py) for px, py in points if py is not None and good(px, x) and good(py, y)]
 
 
 def _thin(points: Sequence[tuple[float, float]], most: int) -> list[tuple[float, float]]:

@@ -193,7 +193,8 @@ def _series(
 
 def _floor(series: Sequence[charts.Line]) -> float | None:
   """Where an accuracy axis begins: low enough for where training ends up, not for where it comes from."""
-  ends = [line.points[-1][1] for line in series if line.points[-1][1] is not None]
+  lasts = [line.points[-1][1] for line in series]
+  ends = [last for last in lasts if last is not None]
   return 1 - max(0.05, 4 * (1 - min(ends))) if ends else None
 
 
