@@ -135,7 +135,7 @@ def _select(patterns: list[jax.Array], k: jax.Array, width: int, axis_name: str 
 
 
 def _radix_select(patterns: tuple[jax.Array, ...], k: jax.Array, width: int, axis_name: str | None) -> Kth:
-  prefix, above = jnp.zeros((), patterns[0].dtype), jnp.zeros((), jnp.int32)
+  prefix, above, equal = jnp.zeros((), patterns[0].dtype), jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)
   low = width
   while low:
     size = min(MOST_DIGIT_BITS, low)
@@ -144,9 +144,10 @@ def _radix_select(patterns: tuple[jax.Array, ...], k: jax.Array, width: int, axi
     histogram = device_axis.psum(sum(counts[1:], counts[0]), axis_name)
     at_least = above + jnp.cumsum(histogram[::-1], dtype=jnp.int32)[::-1]
     digit = jnp.maximum(jnp.sum(at_least >= k, dtype=jnp.int32) - 1, 0)
-    above = at_least[digit] - histogram[digit]
+    equal = histogram[digit]
+    above = at_least[digit] - equal
     prefix = (prefix << size) | digit.astype(prefix.dtype)
-  return Kth(prefix, above, histogram[digit])
+  return Kth(prefix, above, equal)
 
 
 def _histogram(pattern: jax.Array, prefix: jax.Array | None, low: int, size: int) -> jax.Array:

@@ -49,6 +49,13 @@ def test_equals_lexsort(dtype, ties, n):
       assert np.float64(kth(x, keep)) == np.sort(np.abs(x.astype(np.float64)))[n - keep]
 
 
+@pytest.mark.parametrize("size", [threshold.BLOCK - 1, threshold.BLOCK, 2 * threshold.BLOCK + 5])
+def test_all_equal_keeps_the_first(size):
+  for keep in (0, 1, size // 2, threshold.BLOCK - 1, 2 * threshold.BLOCK + 1, 2 * threshold.BLOCK, size - 1, size):
+    if keep <= size:
+      np.testing.assert_array_equal(topk_mask(jnp.full(size, -2.0), keep), np.arange(size) < keep)
+
+
 @hypothesis.given(
   x=hnp.arrays(np.float32, st.integers(1, 40), elements=st.floats(width=32, allow_nan=False)), share=st.floats(0, 1)
 )

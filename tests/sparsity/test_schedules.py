@@ -1,0 +1,49 @@
+"""Schedules against the paper's formula."""
+
+import numpy as np
+import pytest
+
+import sparsity
+from core.errors import UserError
+
+
+def test_one_shot():
+  schedule = sparsity.one_shot(at=5)
+  assert [schedule.density(t, 0.2) for t in (0, 4, 5, 6, 1000)] == [1, 1, 0.2, 0.2, 0.2]
+
+
+@pytest.mark.parametrize(("initial", "final"), [(1.0, 0.1), (0.7, 0.25)])
+def test_cubic_is_the_papers(initial, final):
+  schedule = sparsity.cubic(100, 200, every=20, initial=initial)
+  assert schedule.steps == (100, 120, 140, 160, 180, 200)
+  s_i, s_f = 1 - np.float64(initial), 1 - np.float64(final)
+  for k, step in enumerate(schedule.steps):
+    s_t = s_f + (s_i - s_f) * (1 - k * 20 / (5 * 20)) ** 3
+    assert schedule.density(step, final) == pytest.approx(1 - s_t, abs=1e-12)
+    assert schedule.density(step + 19, final) == schedule.density(step, final)
+  assert schedule.density(99, final) == 1 and schedule.density(10**9, final) == final
+
+
+def test_worked_case():
+  # Half way, (1/2)^3 = 1/8 of the way is left: 0.2 + 0.8 / 8.
+  assert sparsity.cubic(0, 10, 5).density(5, 0.2) == pytest.approx(0.3)
+
+
+def test_the_end_is_reached_off_the_grid():
+  schedule = sparsity.cubic(0, 99, 50)
+  assert schedule.steps == (0, 50, 99) and schedule.density(99, 0.1) == 0.1
+  assert sparsity.cubic(7, 7).steps == (7,) and sparsity.cubic(7, 7).density(7, 0.1) == 0.1
+
+
+def test_a_layer_that_stays_denser_than_the_start():
+  assert sparsity.cubic(0, 10, 5, initial=0.5).densities(0.8) == [0.8, 0.8, 0.8]
+
+
+def test_refuses():
+  for bad in [dict(start=-1, end=4), dict(start=5, end=4), dict(start=0, end=4, every=0)]:
+    with pytest.raises(UserError, match="needs 0 <= start <= end, every >= 1"):
+      sparsity.cubic(**bad)
+  with pytest.raises(UserError, match="initial=0"):
+    sparsity.cubic(0, 4, initial=0)
+  with pytest.raises(UserError, match=r"one_shot\(at=-1\)"):
+    sparsity.one_shot(-1)
