@@ -1,5 +1,6 @@
 """The traced model: one view of any JAX function, which the other packages read and edit."""
 
+from graph.cut import keep_channels
 from graph.edit import edit, shapes
 from graph.fold import fold_batch_norms
 from graph.ops import Op, Operand
@@ -7,4 +8,4 @@ from graph.rewriting import rewrite
 from graph.taps import taps
 from graph.view import Graph, trace
 
-__all__ = ["Graph", "Op", "Operand", "edit", "fold_batch_norms", "rewrite", "shapes", "taps", "trace"]
+__all__ = ["Graph", "Op", "Operand", "edit", "fold_batch_norms", "keep_channels", "rewrite", "shapes", "taps", "trace"]

@@ -11,13 +11,14 @@ import jax
 from jax.extend import core as jex
 
 from core.errors import UserError, unknown
-from graph import fold
+from graph import cut, fold
 from graph.affine import Users
 from graph.emit import Emitter, Replacement
 from graph.program import Body, Missing, Node, inside, leaf_name, read, touched
 from graph.sites import Analysis
 
 Edit = dict[str, Any]
+EDITS = ("fold_batch_norm", "keep_channels")
 Shapes = list[list[Any]]
 
 
@@ -61,8 +62,11 @@ def edit(fn: Callable[..., Any], edits: Sequence[Edit], original: Shapes) -> Cal
     UserError: an unknown edit; or, when it is called, a function that is not the one the edits were made for.
   """
   for one in edits:
-    if one.get("edit") not in _EDITS:
-      raise unknown("edit", str(one.get("edit")), _EDITS)
+    if one.get("edit") not in EDITS:
+      raise unknown("edit", str(one.get("edit")), EDITS)
+  keep = next((one["keep"] for one in edits if one["edit"] == "keep_channels"), None)
+  if keep is not None and len(edits) > 1:
+    raise UserError("an edit that keeps channels stands alone; make the other edits first, and cut their function")
 
   def edited(variables: Any, *inputs: Any) -> Any:
     given = leaves_by_name(variables)
@@ -72,25 +76,21 @@ def edit(fn: Callable[..., Any], edits: Sequence[Edit], original: Shapes) -> Cal
       insert(structs, path, jax.ShapeDtypeStruct(tuple(shape), given[name].dtype if name in given else dtype))
     analysis = Analysis(read(fn, structs, *inputs))
     program = analysis.program
-    replaced: dict[int, Replacement] = {}
-    users = Users(analysis)
+    values = [given.get(name, Missing(name)) for name in program.leaves] + jax.tree.leaves(inputs)
+    if keep is not None:
+      return jax.tree.unflatten(program.out_tree, cut.run(analysis, keep, values))
+    users, replaced = Users(analysis), {}
     for one in edits:
-      replaced.update(_EDITS[one["edit"]](users, one, given))
+      replaced.update(fold.replacement(users, one, given))
     live, _ = needed(analysis, replaced)
     emitter = Emitter(analysis, edits=replaced, live=live, touched=touched(program, replaced))
-    values = [given.get(name, Missing(name)) for name in program.leaves]
-    out, _ = emitter.run(program.body, [*values, *jax.tree.leaves(inputs)], {})
+    out, _ = emitter.run(program.body, values, {})
     lost = next((v for v in out if isinstance(v, Missing)), None)
     if lost is not None:
       raise UserError(f"{lost.leaf!r} was removed by an edit, but the function returns it")
     return jax.tree.unflatten(program.out_tree, out)
 
   return edited
-
-
-_EDITS: dict[str, Callable[[Users, Edit, Mapping[str, Any]], dict[int, Replacement]]] = {
-  "fold_batch_norm": fold.replacement
-}
 
 
 def needed(analysis: Analysis, replaced: Mapping[int, Replacement]) -> tuple[set[int], set[int]]:

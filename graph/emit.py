@@ -39,6 +39,8 @@ class Emitter:
     live: the nodes to evaluate; None evaluates all.
     everything: builds every node that holds others anew.
     touched: the nodes to open: those that hold one that is chosen or edited.
+    constants: other values of some constants, by number.
+    sizes: what was cut from each value (`cut.Sizes`); None when shapes are the original ones.
     watch: names under which values are written into the extras, by number.
   """
 
@@ -50,6 +52,8 @@ class Emitter:
   everything: bool = False
   touched: Collection[int] = ()
   watch: Mapping[int, Sequence[str]] = field(default_factory=dict)
+  constants: Mapping[int, Any] = field(default_factory=dict)
+  sizes: Any = None
 
   def run(
     self, body: Body, inputs: Sequence[Any], extras: Extras, env: dict[int, Any] | None = None
@@ -59,7 +63,7 @@ class Emitter:
     `env` holds values by number; a call's body shares it with its surroundings, so that an edit may reach across.
     """
     env = {} if env is None else env
-    env.update(body.consts)
+    env.update((number, self.constants.get(number, value)) for number, value in body.consts)
     env.update(zip(body.inputs, inputs, strict=True))
     written: Extras = {}
     self._watched([*(number for number, _ in body.consts), *body.inputs], env, written)

@@ -107,11 +107,11 @@ def _split(form: str, params: Mapping[str, Any], operands: int) -> tuple[int, ..
   return split
 
 
-def rebind(eqn: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-  """The equation as it stands, on other values of the same shapes; its custom rules are kept.
+def rebind(eqn: Any, inputs: tuple[Any, ...], changed: Mapping[str, Any] | None = None) -> tuple[Any, ...]:
+  """The equation as it stands, or with some parameters changed, on other values; its custom rules are kept.
 
   The context manager restores what was set around the equation (compute type, metadata, how random bits are made).
   """
   with eqn.ctx.manager:
-    out = eqn.primitive.bind(*inputs, **eqn.primitive.get_bind_params(eqn.params))
+    out = eqn.primitive.bind(*inputs, **eqn.primitive.get_bind_params({**eqn.params, **(changed or {})}))
   return tuple(out) if eqn.primitive.multiple_results else (out,)

@@ -1,0 +1,189 @@
+"""Channels physically removed: equal to the net in which nobody reads them."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import graph
+from core.errors import UserError
+from core.trees import named_leaves
+from tests.graph import models
+
+KEEP = {"stem/kernel": [0, 2, 5], "mid/kernel": [1, 3, 4, 7]}
+
+
+@jax.custom_jvp
+def softsign(x):
+  return x / (1.0 + jnp.abs(x))
+
+
+@softsign.defjvp
+def softsign_rule(primals, tangents):
+  (x,), (t,) = primals, tangents
+  ones = jnp.broadcast_to(jnp.float32(1.5), x.shape)  # a shape in the rule, and a gradient that is not the function's
+  return softsign(x), t * ones / jnp.square(1.0 + jnp.abs(x))
+
+
+@jax.custom_vjp
+def scaled(x, gain):
+  return x * gain.reshape(1, 1, 1, gain.size)
+
+
+def scaled_forward(x, gain):
+  return scaled(x, gain), (x, gain)
+
+
+def scaled_backward(residuals, g):
+  x, gain = residuals
+  wide = jax.lax.broadcast_in_dim(gain, x.shape, (3,))
+  return 2.0 * g * wide, jnp.sum(g * x, (0, 1, 2)).reshape(gain.shape)
+
+
+scaled.defvjp(scaled_forward, scaled_backward)
+
+
+def conv(x, w):
+  return jax.lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def net(variables, x, key=None):
+  """A stem, scanned and checkpointed layers that keep its width, a batch norm in training mode, a depthwise layer."""
+  p = variables["params"]
+  x = softsign(conv(x, p["stem"]["kernel"]) + p["stem"]["bias"])
+
+  @jax.checkpoint
+  def block(x, w):
+    y = jax.nn.relu(conv(x, w["kernel"]) + jax.lax.broadcast_in_dim(w["bias"], x.shape, (3,)))
+    return scaled(x + y, w["gain"])
+
+  x = jax.lax.scan(lambda x, w: (block(x, w), None), x, p["layers"])[0]
+  x = conv(x, p["mid"]["kernel"])
+  x = jax.nn.silu((x - x.mean((0, 1, 2))) * jax.lax.rsqrt(x.var((0, 1, 2)) + 1e-3))
+  x = jax.lax.conv_general_dilated(
+    x, p["depth"]["kernel"], (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=8
+  )
+  if key is not None:
+    x = jnp.where(jax.random.bernoulli(key, 0.5, x.shape), x / 0.5, jnp.zeros(x.shape))
+  x = jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
+  return x.mean((1, 2)) @ p["head"]["kernel"]
+
+
+def variables():
+  shapes = {
+    "stem": {"kernel": (3, 3, 3, 6), "bias": (6,)},
+    "layers": {"kernel": (2, 3, 3, 6, 6), "bias": (2, 6), "gain": (2, 6)},
+    "mid": {"kernel": (3, 3, 6, 8)},
+    "depth": {"kernel": (3, 3, 1, 8)},
+    "head": {"kernel": (8, 5)},
+  }
+  leaves, tree = jax.tree.flatten(shapes, is_leaf=lambda s: isinstance(s, tuple))
+  keys = jax.random.split(jax.random.key(0), len(leaves))
+  return {"params": jax.tree.unflatten(tree, [0.3 * jax.random.normal(k, s) for k, s in zip(keys, leaves)])}
+
+
+def masked(v):
+  """Zero weights for whatever is read from a removed channel."""
+  six, eight = (jnp.zeros(n).at[jnp.array(KEEP[site])].set(1.0) for n, site in ((6, "stem/kernel"), (8, "mid/kernel")))
+  p = jax.tree.map(lambda leaf: leaf, v["params"])
+  p["layers"]["kernel"] = p["layers"]["kernel"] * six[:, None]
+  p["mid"]["kernel"] = p["mid"]["kernel"] * six[:, None]
+  p["head"]["kernel"] = p["head"]["kernel"] * eight[:, None]
+  return {"params": p}
+
+
+@pytest.mark.parametrize("dropout", [False, True])
+def test_removed_equals_masked_and_gradients_too(dropout):
+  v, x = variables(), models.images(2)
+  more = (jax.random.key(5),) if dropout else ()
+  fn2, small, edits = graph.keep_channels(net, v, KEEP, x, *more)
+  assert {name: leaf.shape for name, leaf in named_leaves(small["params"]).items()} == {
+    "stem/kernel": (3, 3, 3, 3),
+    "stem/bias": (3,),
+    "layers/kernel": (2, 3, 3, 3, 3),
+    "layers/bias": (2, 3),
+    "layers/gain": (2, 3),
+    "mid/kernel": (3, 3, 3, 4),
+    "depth/kernel": (3, 3, 1, 4),
+    "head/kernel": (4, 5),
+  }
+  np.testing.assert_allclose(fn2(small, x, *more), net(masked(v), x, *more), rtol=1e-5, atol=1e-6)
+  stored = graph.edit(net, *json.loads(json.dumps([edits, graph.shapes(v)])))
+  wider = models.images(3)
+  np.testing.assert_allclose(stored(small, wider), net(masked(v), wider), rtol=1e-5, atol=1e-6)
+
+  def loss(fn):
+    return jax.jit(jax.grad(lambda v, x: jnp.sum(jnp.sin(fn(v, x, *more)) ** 2), (0, 1)))
+
+  small_gradient, by_x = loss(fn2)(small, x)
+  whole_gradient, expected_by_x = loss(lambda v, x, *more: net(masked(v), x, *more))(v, x)
+  np.testing.assert_allclose(by_x, expected_by_x, rtol=1e-4, atol=1e-5)
+  _, expected, _ = graph.keep_channels(net, whole_gradient, KEEP, x, *more)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), small_gradient, expected)
+  assert all(jnp.any(g != 0) for g in jax.tree.leaves(small_gradient))
+
+
+def test_the_cut_function_traces_again():
+  fn2, small, _ = graph.keep_channels(net, variables(), KEEP, models.images(1))
+  found, whole = (graph.trace(f, v, models.images(1)) for f, v in ((fn2, small), (net, variables())))
+  assert list(found.sites) == list(whole.sites)
+  assert found.sites["stem/kernel"].macs == 64 * 9 * 3 * 3
+  assert found.sites["depth/kernel"].macs * 2 == whole.sites["depth/kernel"].macs
+
+
+def test_batch_norm_in_training_mode():
+  case, keep = models.nnx_conv_net(), [0, 3]
+  fn2, small, _ = graph.keep_channels(case.train, case.variables, {"conv/kernel": keep}, case.x)
+  ones = jnp.zeros(4).at[jnp.array(keep)].set(1.0)[:, None]
+  whole = jax.tree.map(lambda leaf: leaf, case.variables)
+  for layer in ("block", "head"):
+    whole["params"][layer]["kernel"] = whole["params"][layer]["kernel"] * ones
+  logits, state = fn2(small, case.x)
+  expected, expected_state = case.train(whole, case.x)
+  np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-6)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b[jnp.array(keep)], rtol=1e-5), state, expected_state)
+
+
+def test_grouped_convolutions_are_refused_by_name():
+  case = models.conv_net()
+  with pytest.raises(UserError, match="'Conv_0/kernel' cannot be removed: .* through 'conv_general_dilated'"):
+    graph.keep_channels(case.fn, case.variables, {"Conv_0/kernel": [0, 1]}, case.x)
+
+
+def dense_dense(between):
+  def fn(variables, x):
+    return between(x @ variables["a"]) @ variables["b"]
+
+  return fn, {"a": jnp.ones((3, 4)), "b": jnp.ones((4, 2))}
+
+
+@pytest.mark.parametrize(
+  "between, name",
+  [
+    (lambda x: x - x.sum(1, keepdims=True), "reduce_sum"),
+    (lambda x: x.reshape(-1, 2).reshape(-1, 4), "reshape"),
+    (lambda x: jnp.concatenate([x[:, 2:], x[:, :2]], 1), "slice"),
+    (lambda x: jnp.sort(x, 1), "sort"),
+    (lambda x: jax.lax.linalg.qr(x)[0][:, :4] @ jnp.ones((4, 4)) * x, "qr|householder"),
+  ],
+)
+def test_what_cannot_be_followed_is_refused_by_name(between, name):
+  fn, v = dense_dense(between)
+  with pytest.raises(UserError, match=rf"the channels of 'a' cannot be removed: .* through '.*({name})"):
+    graph.keep_channels(fn, v, {"a": [0, 1]}, jnp.ones((5, 3)))
+
+
+def test_mistakes_are_named():
+  fn, v = dense_dense(jax.nn.relu)
+  x = jnp.ones((5, 3))
+  with pytest.raises(UserError, match="unknown site 'aa'; did you mean 'a'"):
+    graph.keep_channels(fn, v, {"aa": [0]}, x)
+  with pytest.raises(UserError, match=r"'a' have to be ascending indices below 4, got \[1, 4\]"):
+    graph.keep_channels(fn, v, {"a": [1, 4]}, x)
+  with pytest.raises(UserError, match="'b' cannot be removed: the function returns them"):
+    graph.keep_channels(fn, v, {"b": [0]}, x)
+  fn2, small, _ = graph.keep_channels(fn, v, {"a": [0, 3]}, x)
+  with pytest.raises(UserError, match=r"'a' has the shape \(3, 4\), expected \(3, 2\)"):
+    fn2({**small, "a": v["a"]}, x)
