@@ -60,6 +60,17 @@ def test_depends_on_id_view_and_seed_only():
     assert (other == whole).all((1, 2, 3)).mean() < 0.2
 
 
+@pytest.mark.parametrize("change", [{"crop": 1}, {"shift": (2, 2)}, {"flip": True}])
+def test_each_change_differs_by_id_by_view_and_by_seed(change):
+  """One image as 400 examples shows every outcome, and others in another view or under another seed."""
+  one = jnp.broadcast_to(IMAGES[:1], IMAGES.shape)
+  moved = np.asarray(augment.move(one, IDS, 0, Augment(**change)))
+  assert len(np.unique(moved, axis=0)) == (2 if "flip" in change else 9 if "crop" in change else 25)
+  for view, seed in ((1, 0), (0, 1)):
+    other = np.asarray(augment.move(one, IDS, view, Augment(**change, seed=seed)))
+    assert (other == moved).all((1, 2, 3)).mean() < 0.65
+
+
 def test_streams_are_independent():
   """Switching the flip on does not change the crops."""
   crops = np.asarray(augment.move(IMAGES, IDS, 0, Augment(crop=1)))

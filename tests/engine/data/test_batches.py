@@ -62,6 +62,16 @@ def test_mixup_equals_numpy():
   np.testing.assert_array_equal(batch["mix"], weights)
 
 
+def test_a_mixup_partner_looks_as_its_own_example_does():
+  spec = replace(SPEC, augment=replace(SPEC.augment, crop=2))
+  alone = batches.examples_at(ARRAYS, jnp.arange(50), 1, replace(spec, augment=replace(spec.augment, mixup=0.0)))
+  mixed = batches.examples_at(ARRAYS, jnp.arange(50), 1, spec)
+  others, weights = mixup_draw(ARRAYS["id"], 1, spec.augment, 50)
+  weight = weights[:, None, None, None]
+  want = weight * alone["image"] + (1 - weight) * alone["image"][others]
+  np.testing.assert_allclose(mixed["image"], want, atol=1e-5)
+
+
 def test_views_repeat_so_that_a_teachers_outputs_can_be_stored():
   spec = replace(SPEC, augment=replace(SPEC.augment, views=2), per_view=("teacher_logits",))
   views = [batches.examples_at(ARRAYS, jnp.arange(50), view, replace(spec, per_view=())) for view in range(2)]

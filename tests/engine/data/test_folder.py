@@ -64,6 +64,9 @@ def test_a_changed_folder_is_prepared_again(root, tmp_path):
   new = write(root / "test" / "cat" / "new.png")
   data = load(root, tmp_path)
   assert any(np.array_equal(image, new) for image in data.test.images)
+  altered = write(root / "test" / "cat" / "new.png", pixels=255 - new)
+  data = load(root, tmp_path)
+  assert any(np.array_equal(image, altered) for image in data.test.images)
 
 
 def test_grey(root, tmp_path):
