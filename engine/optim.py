@@ -136,9 +136,15 @@ def check_order(opt_state: Any) -> None:
   Raises:
     UserError: the sparse method is neither outermost nor inside optax's wrappers that hold updates back whole.
   """
-  while isinstance(opt_state, AccumulateState | optax.ApplyIfFiniteState | optax.MultiStepsState):
-    inner = {AccumulateState: "inner", optax.ApplyIfFiniteState: "inner_state"}.get(type(opt_state), "inner_opt_state")
-    opt_state = getattr(opt_state, inner)
+  while True:
+    if isinstance(opt_state, AccumulateState):
+      opt_state = opt_state.inner
+    elif isinstance(opt_state, optax.ApplyIfFiniteState):
+      opt_state = opt_state.inner_state
+    elif isinstance(opt_state, optax.MultiStepsState):
+      opt_state = opt_state.inner_opt_state
+    else:
+      break
   if not isinstance(opt_state, sparsity.SparsityState) and sparsity.masks(opt_state) is not None:
     raise UserError(
       "a sparse method has to be the outermost part of the optimizer, with clipping, decay and schedules inside it: "

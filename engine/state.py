@@ -28,7 +28,7 @@ class TrainState(struct.PyTreeNode):
     ema: averages of {"params", "qparams", "model_state"}, or None.
   """
 
-  step: jax.Array
+  step: Any  # a jax.Array; a shape, an axis or a sharding where the state is a tree of those
   params: Tree
   qparams: Tree
   aux: Tree

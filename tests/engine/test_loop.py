@@ -96,17 +96,11 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(over):
   saved = []
 
   def step(s, batch, teacher, *, axis_name, seed):
-    bad = jnp.where(s["step"] == 6, jnp.nan, 1.0)
-    return {"step": s["step"] + 1}, {"loss": jnp.ones(()), "grad_norm": jnp.ones(())} | {over: bad}
+    bad = jnp.where(s.step == 6, jnp.nan, 1.0)
+    return s.replace(step=s.step + 1), {"loss": jnp.ones(()), "grad_norm": jnp.ones(())} | {over: bad}
 
-  class State(dict):
-    step = property(lambda self: self["step"])
-
-  jax.tree_util.register_pytree_node(State, lambda s: ((s["step"],), None), lambda _, c: State(step=c[0]))
-  wrapped = lambda s, *args, **kwargs: (State(out[0]), out[1]) if (out := step(s, *args, **kwargs)) else None
   with pytest.raises(UserError, match=f"{over} is nan at step 7; checkpoints of earlier steps are kept"):
-    hook = Hook(2, lambda done, *_: saved.append(done))
-    fit(wrapped, State(step=jnp.zeros((), jnp.int32)), get_batch, data(), steps=50, hooks=[hook])
+    fit(step, setup()[1], get_batch, data(), steps=50, hooks=[Hook(2, lambda done, *_: saved.append(done))])
   assert saved == [2, 4, 6]
 
 
