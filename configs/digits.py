@@ -1,4 +1,4 @@
-"""Handwritten digits, 8x8: a teacher, and a student of an eighth of its size, pruned and in eight bits.
+"""Handwritten digits, 8x8: a teacher, and a student of a fifteenth of its size, pruned and in eight bits.
 
     python -m scripts.compress --config=configs/digits.py --workdir=runs/digits
 
@@ -16,8 +16,8 @@ def get_config() -> ConfigDict:
     "name": "digits",
     "data": {"name": "digits"},
     "models": {
-      "teacher": {"name": "zoo.convnet:ConvNet", "kwargs": {"widths": (32, 64), "dense": (128,)}},
-      "student": {"name": "zoo.convnet:ConvNet", "kwargs": {"widths": (12, 24), "dense": (32,)}},
+      "teacher": {"name": "zoo.convnet:ConvNet", "kwargs": {"widths": (64, 128), "dense": (256,)}},
+      "student": {"name": "zoo.convnet:ConvNet", "kwargs": {"widths": (16, 32), "dense": (64,)}},
     },
     "stages": {
       "teacher": {

@@ -32,7 +32,7 @@ TABLE: dict[str, tuple[set[str], set[str]]] = {
   ),
   "pipeline": (
     {"core", "graph", "kd", "quant", "sparsity", "lowrank", "zoo", "engine", "deploy"},
-    {"absl", "flax", "ml_collections", "optax", "tqdm"},
+    {"absl", "flax", "ml_collections", "optax", "scipy", "tqdm"},
   ),
   "configs": (set(), {"ml_collections"}),
   "scripts": (
