@@ -58,23 +58,20 @@ def latent_weights(inner: optax.GradientTransformation, policy: Any) -> optax.Gr
     latents = {name: jnp.array(leaf) for name, leaf in named_leaves(params).items() if name in chosen}
     return LatentState(latents, inner_args.init(params))
 
-  def update(updates: Any, state: LatentState, params: Any = None, **extra: Any) -> tuple[Any, LatentState]:
+  def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, LatentState]:
     if params is None:
-      raise ValueError("latent_weights needs params; call update(grads, state, params)")
+      raise UserError("latent_weights needs the parameters: tx.update(gradients, state, params)")
     chosen = settings(params)
     full = map_named(state.latents.get, params)
     updates, inner_state = inner_args.update(updates, state.inner, full, **extra)
     moved = named_leaves(optax.apply_updates(full, updates))
-    # Behind barriers: the compiler must not work a latent out twice with two roundings, once for its largest magnitude,
-    # nor join s * code - p into one multiply-add, which rounds otherwise than s * code.
+    # Behind a barrier: the compiler must not work a latent out twice, with two roundings, once for the largest.
     latents = jax.lax.optimization_barrier({name: moved[name] for name in state.latents})
 
     def to_grid(name: str, update: jax.Array, param: jax.Array) -> jax.Array:
       if name not in chosen:
         return update
-      # Behind a barrier, or the compiler joins s * code - p into one multiply-add, which rounds otherwise than s *
-      # code.
-      return jax.lax.optimization_barrier(nearest(latents[name], chosen[name])) - param
+      return nearest(latents[name], chosen[name]) - param
 
     return map_named(to_grid, updates, params), LatentState(latents, inner_state)
 

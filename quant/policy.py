@@ -92,7 +92,7 @@ def parse(spec: "str | Mapping[str, Any] | Setting") -> Setting:
     return _checked(spec)
   if isinstance(spec, str):
     return _checked(_from_text(spec))
-  given = {str(k): v for k, v in dict(spec).items()}
+  given = dict(spec)
   names = [field.name for field in dataclasses.fields(Setting)]
   for key in given:
     if key not in names:

@@ -22,7 +22,11 @@ def ema(rate: float = 0.01) -> Observer:
 
   def observe(state: Range, x: jax.Array, axis_name: str | None = None) -> Range:
     batch = measure(x, axis_name)
-    averages = (mean + rate * (new - mean) for mean, new in zip(state[:3], batch[:3]))
-    return first_or(state, batch, Range(*averages, state.count))
+
+    def average(mean: jax.Array, new: jax.Array) -> jax.Array:
+      return mean + rate * (new - mean)
+
+    low, high = average(state.low, batch.low), average(state.high, batch.high)
+    return first_or(state, batch, Range(low, high, average(state.magnitude, batch.magnitude), state.count))
 
   return observe

@@ -141,5 +141,5 @@ def test_mistakes_are_named():
   with pytest.raises(UserError, match="expected float32"):
     latent_weights(optax.sgd(0.1), "w4").init(jax.tree.map(lambda p: p.astype(jnp.bfloat16), params))
   tx = latent_weights(optax.sgd(0.1), "w4")
-  with pytest.raises(ValueError, match="needs params"):
+  with pytest.raises(UserError, match="needs the parameters"):
     tx.update(params, tx.init(params))

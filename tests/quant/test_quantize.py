@@ -297,6 +297,41 @@ def test_static_scales_add_no_reduction():
   assert text.count("round_nearest_even") == 10  # functions of one shape are shared
 
 
+def test_a_bias_is_an_integer_in_steps_of_both_scales():
+  def fn(variables, x):
+    return x @ variables["params"]["w"] + variables["params"]["b"]
+
+  x = 100 * data((3, 4))
+  variables = {"params": {"w": 50 * data((4, 6), 1), "b": 40 * data((6,), 2)}}
+  model = quantize(fn, {"output": "float", "*": "w4a4"})
+  qparams, state = model.init(variables, x)
+  grids = model.grids(qparams, state, variables, x)
+  step = np.asarray(grids["input"].scale) * np.asarray(grids["w"].scale)
+  b = np.asarray(variables["params"]["b"])
+  assert np.all(np.abs(b / step - np.round(b / step)) > 1e-3)  # they are between the steps
+  zero = jnp.zeros((1, 4))
+  found, pull = jax.vjp(lambda v: model.apply(qparams, state, v, zero)[0], variables)
+  np.testing.assert_allclose(found[0], step * np.round(b / step), rtol=1e-6)
+  np.testing.assert_array_equal(pull(jnp.ones((1, 6)))[0]["params"]["b"], np.ones(6))  # straight through
+
+
+def test_a_tensor_that_two_sites_read_has_the_wider_grid():
+  def fn(variables, x):
+    p = variables["params"]
+    h = jax.nn.relu(x @ p["a"])
+    return h @ p["b"] + h @ p["c"]
+
+  x, variables = data((3, 4)), {"params": {n: data((4, 4), i) for i, n in enumerate("abc")}}
+  for rules in ({"b": "w4a4", "c": "w8a8", "*": "w8a8"}, {"b": "w8a8", "c": "w4a4", "*": "w8a8"}):
+    model = quantize(fn, policy(rules, ends=None))
+    qparams, state = model.init(variables, x)
+    grids = model.grids(qparams, state, variables, x)
+    assert grids["a:out"].bits == 8 and sorted((grids["b"].bits, grids["c"].bits)) == [4, 8]
+    assert int(state["a:out"]["range"].count) == 0
+    _, state = model.observe(state, variables, x)
+    assert int(state["a:out"]["range"].count) == 1  # observed once, though read twice
+
+
 def test_a_leaf_used_twice_has_one_grid_and_any_batch_size_works():
   def tied(variables, x):
     w = variables["params"]["w"]
