@@ -1,10 +1,11 @@
 """The traced model: one view of any JAX function, which the other packages read and edit."""
 
 from graph.cut import keep_channels
-from graph.edit import edit, shapes
+from graph.edit import edit
 from graph.fold import fold_batch_norms
 from graph.ops import Op, Operand
 from graph.rewriting import rewrite
+from graph.shapes import shapes
 from graph.taps import taps
 from graph.view import Graph, trace
 

@@ -19,6 +19,7 @@ from graph.affine import out_axis
 from graph.axes import Axes, Axis, is_depthwise
 from graph.emit import Emitter, Replacement
 from graph.program import Node, read, touched
+from graph.shapes import build, leaves_by_name, shapes
 from graph.sites import Analysis
 
 Keep = Mapping[str, Sequence[int]]
@@ -134,7 +135,7 @@ def keep_channels(
 
   Args:
     fn: `fn(variables, *inputs) -> out`.
-    variables: nested dicts of arrays.
+    variables: nested dicts and lists of arrays.
     keep: ascending indices of the kept channels by the site's name; sites joined by a residual are cut alike.
     *inputs: an example.
 
@@ -142,16 +143,16 @@ def keep_channels(
     `(fn2, variables2, edits)`: `fn2(variables2, *inputs)` with smaller leaves; `edit(fn, edits, shapes(variables))` is
     fn2 again.
   """
-  from graph.edit import edit, insert, leaves_by_name, shapes
+  from graph.edit import edit
 
   original = shapes(variables)
   analysis = Analysis(read(fn, variables, *inputs))
   sizes, given = sizes_of(analysis, keep), leaves_by_name(variables)
-  result: dict[Any, Any] = {}
+  small = []
   for (path, _, _), name, number in zip(original, analysis.program.leaves, analysis.program.body.inputs, strict=False):
-    insert(result, path, sizes.take(number, given[name]))
+    small.append((path, sizes.take(number, given[name])))
   edits = [{"edit": "keep_channels", "keep": {name: [int(i) for i in indices] for name, indices in keep.items()}}]
-  return edit(fn, edits, original), result, edits
+  return edit(fn, edits, original), build(small), edits
 
 
 def run(analysis: Analysis, keep: Keep, values: Sequence[Any]) -> list[Any]:

@@ -14,40 +14,12 @@ from core.errors import UserError, unknown
 from graph import cut, fold
 from graph.affine import Users
 from graph.emit import Emitter, Replacement
-from graph.program import Body, Missing, Node, inside, leaf_name, read, touched
+from graph.program import Body, Missing, Node, inside, read, touched
+from graph.shapes import Path, Shapes, build, leaves_by_name, name_of
 from graph.sites import Analysis
 
 Edit = dict[str, Any]
 EDITS = ("fold_batch_norm", "keep_channels")
-Shapes = list[list[Any]]
-
-
-def shapes(variables: Any) -> Shapes:
-  """The shapes of nested dicts of arrays as data: `[[path, shape, dtype], ...]`.
-
-  Raises:
-    UserError: the variables are not nested dicts.
-  """
-  found = []
-  for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
-    if not all(isinstance(key, jax.tree_util.DictKey) for key in path):
-      raise UserError(
-        f"the variables have to be nested dicts of arrays, but {leaf_name(path)!r} is in another container"
-      )
-    found.append([[key.key for key in path], list(leaf.shape), str(leaf.dtype)])
-  return found
-
-
-def insert(tree: dict[Any, Any], path: Sequence[Any], leaf: Any) -> None:
-  """Puts a leaf into nested dicts, in place."""
-  for key in path[:-1]:
-    tree = tree.setdefault(key, {})
-  tree[path[-1]] = leaf
-
-
-def leaves_by_name(variables: Any) -> dict[str, Any]:
-  """The leaves of variables by the names that the graph gives them."""
-  return {leaf_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(variables)}
 
 
 def edit(fn: Callable[..., Any], edits: Sequence[Edit], original: Shapes) -> Callable[..., Any]:
@@ -70,10 +42,12 @@ def edit(fn: Callable[..., Any], edits: Sequence[Edit], original: Shapes) -> Cal
 
   def edited(variables: Any, *inputs: Any) -> Any:
     given = leaves_by_name(variables)
-    structs: dict[Any, Any] = {}
-    for path, shape, dtype in original:
-      name = "/".join(map(str, path)).removeprefix("params/")
-      insert(structs, path, jax.ShapeDtypeStruct(tuple(shape), given[name].dtype if name in given else dtype))
+
+    def struct(path: Path, shape: Sequence[int], dtype: Any) -> jax.ShapeDtypeStruct:
+      leaf = given.get(name_of(path))  # the caller may have cast the variables
+      return jax.ShapeDtypeStruct(tuple(shape), dtype if leaf is None else leaf.dtype)
+
+    structs = build((path, struct(path, shape, dtype)) for path, shape, dtype in original)
     analysis = Analysis(read(fn, structs, *inputs))
     program = analysis.program
     values = [given.get(name, Missing(name)) for name in program.leaves] + jax.tree.leaves(inputs)

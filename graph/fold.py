@@ -17,6 +17,7 @@ from graph import versions
 from graph.affine import AFFINE, Chain, Users, find_chain, foldable, measure, out_axis
 from graph.emit import Replacement
 from graph.program import read
+from graph.shapes import build, leaves_by_name, name_of, shapes
 from graph.sites import Analysis
 
 
@@ -30,7 +31,7 @@ def fold_batch_norms(
 
   Args:
     fn: `fn(variables, *inputs) -> out` in evaluation mode.
-    variables: nested dicts of arrays.
+    variables: nested dicts and lists of arrays.
     *inputs: an example; a batch of one is enough.
 
   Returns:
@@ -38,21 +39,22 @@ def fold_batch_norms(
     kernels in variables2 are scaled, biases new (`<module>/bias`) or replaced, the batch norms' leaves gone.
     `edit(fn, edits, shapes(variables))` is fn2 again.
   """
-  from graph.edit import edit, insert, leaves_by_name, needed, shapes
+  from graph.edit import edit, needed
 
-  original = shapes(variables)
   analysis = Analysis(read(fn, variables, *inputs))
   users, given = Users(analysis), leaves_by_name(variables)
-  paths = {"/".join(map(str, path)).removeprefix("params/"): path for path, _, _ in original}
   chains = [chain for site in analysis.sites if (chain := foldable(users, site)) is not None]
+  if not chains:
+    return fn, variables, []
+  original = shapes(variables)
+  paths = {name_of(path): path for path, _, _ in original}
   measured = measure(analysis, chains, given)
   edits: list[dict[str, Any]] = []
   changed = dict(given)
   for chain, (offset, kernel, flat) in zip(chains, measured, strict=True):
-    if not flat:
+    if not flat or isinstance(paths[_kernel(chain)][-1], dict):  # a list has no place for a bias of its own
       continue
-    leaf = chain.site.op.inputs[chain.site.op.kernel_index or 0].leaf
-    assert leaf is not None
+    leaf = _kernel(chain)
     bias = _bias_name(analysis, users, chain, leaf, changed)
     paths.setdefault(bias, [*paths[leaf][:-1], *bias.split("/")[-1:]])
     changed[leaf] = (given[leaf] * kernel).astype(given[leaf].dtype)
@@ -67,10 +69,14 @@ def fold_batch_norms(
   for name, number in zip(analysis.program.leaves, analysis.program.body.inputs, strict=False):
     if number in read_before and number not in values and name not in (e["bias"] for e in edits):
       del changed[name]
-  result: dict[Any, Any] = {}
-  for name, value in changed.items():
-    insert(result, paths[name], value)
+  result = build((paths[name], value) for name, value in changed.items())
   return edit(fn, edits, original), result, edits
+
+
+def _kernel(chain: Chain) -> str:
+  leaf = chain.site.op.inputs[chain.site.op.kernel_index or 0].leaf
+  assert leaf is not None
+  return leaf
 
 
 def _bias_name(analysis: Analysis, users: Users, chain: Chain, kernel: str, taken: Mapping[str, Any]) -> str:

@@ -135,8 +135,21 @@ def test_mistakes_are_named():
   del variables2["params"]["Conv_0"]["bias"]
   with pytest.raises(UserError, match=r"lack 'Conv_0/bias'"):
     fn2(variables2, case.x)
-  with pytest.raises(UserError, match=r"nested dicts of arrays, but 'a/0' is in"):
-    graph.shapes({"a": [jnp.ones(1)]})
+  with pytest.raises(UserError, match="nested dicts and lists of arrays, but 'a/0/0' is in neither"):
+    graph.shapes({"a": jax.tree_util.Partial(abs, jnp.ones(1))})
+
+
+def test_variables_in_lists():
+  def fn(variables, x):
+    for layer in variables:
+      x = norm_textbook(x @ layer["w"], layer["bn"])
+    return x
+
+  keys = jax.random.split(jax.random.key(0), 5)
+  norm = {k: jax.random.uniform(key, (3,)) + 0.5 for k, key in zip("gbmv", keys)}
+  layers = [{"w": jax.random.normal(keys[4], (3, 3)), "bn": norm}] * 2
+  _, variables2, _ = check(fn, layers, jnp.ones((2, 3)), ["0/w", "1/w"])
+  assert list(named_leaves(variables2)) == ["0/bias", "0/w", "1/bias", "1/w"]
 
 
 def test_taps():
