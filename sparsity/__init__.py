@@ -11,7 +11,7 @@ from sparsity.packed import Packed, pack, unpack
 from sparsity.schedules import Schedule, cubic, one_shot
 from sparsity.slots import map_slots
 from sparsity.state import Leaf, SparsityState, apply_masks, check, masks, summary
-from sparsity.threshold import kth_magnitude, topk_mask
+from sparsity.threshold import kth_magnitude, topk_mask, topk_masks
 from sparsity.wrapper import wrap
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
   "schedules",
   "summary",
   "topk_mask",
+  "topk_masks",
   "uniform",
   "unpack",
   "wrap",

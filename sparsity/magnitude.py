@@ -19,7 +19,7 @@ from sparsity.allocation import check_density, count
 from sparsity.packed import pack
 from sparsity.schedules import Schedule, one_shot
 from sparsity.select import KERNELS, Setting, select
-from sparsity.threshold import topk_mask
+from sparsity.threshold import topk_mask, topk_masks
 from sparsity.wrapper import wrap
 
 Allocation = str | Callable[[allocations.Shapes, float], dict[str, float]]
@@ -100,12 +100,13 @@ def magnitude(
     del gradients
     leaves, treedef = jax.tree.flatten(params)
     made = treedef.flatten_up_to(masks)
-    for group in groups(params):
-      level = jnp.asarray(group.levels)[wanted - 1]
-      ranked = [leaves[i] for i in group.leaves]
-      new = topk_mask(ranked, level) if threshold is None else [_reaches(x, level) for x in ranked]
-      for i, mask in zip(group.leaves, new, strict=True):
-        made[i] = pack(mask, pack_axis)
+    plan = {group.leaves: jnp.asarray(group.levels)[wanted - 1] for group in groups(params)}
+    if threshold is None:
+      new = _largest(leaves, plan)
+    else:
+      new = {i: _reaches(leaves[i], level) for (i,), level in plan.items()}
+    for i, mask in new.items():
+      made[i] = pack(mask, pack_axis)
     return treedef.unflatten(made)
 
   return wrap(inner, start, due, renew)
@@ -142,6 +143,18 @@ def _count_groups(
     return np.asarray([count(size, d) for d in schedule.densities(density)], np.int32)
 
   return [Group(leaves, counts(leaves, d)) for leaves, d in final.items() if d < 1 or schedule.initial < 1]
+
+
+def _largest(leaves: list[jax.Array], plan: dict[tuple[int, ...], jax.Array]) -> dict[int, jax.Array]:
+  """The masks of the groups in `plan`, {leaves that are ranked as one: how many of them to keep}, by leaf."""
+  new: dict[int, jax.Array] = {}
+  alone = [group for group in plan if len(group) == 1]
+  if alone:
+    masks = topk_masks([leaves[i] for (i,) in alone], jnp.stack([plan[group] for group in alone]))
+    new |= {i: mask for (i,), mask in zip(alone, masks, strict=True)}
+  for group in (group for group in plan if len(group) > 1):
+    new |= dict(zip(group, topk_mask([leaves[i] for i in group], plan[group]), strict=True))
+  return new
 
 
 def _reaches(x: jax.Array, level: jax.Array) -> jax.Array:

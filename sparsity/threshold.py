@@ -6,17 +6,18 @@ so far, counted in int32, then the digit in which the k-th lies. Two passes find
 of several leaves, or of several devices, add up, so that ranking across leaves needs no concatenation. NaN counts as
 larger than infinity: it is kept and stays visible.
 
-On a CPU a histogram is a scatter-add; elsewhere, where scatters collide, the same pattern is found bit by bit with one
-count a bit.
+On a CPU a histogram is a scatter-add. For small leaves, and on accelerators, where scatters collide, the same pattern
+is found bit by bit with one count a bit.
 
 Tie rule: among equal magnitudes the earlier leaf, then the earlier device, then the lower flat index is kept.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from core import axis as device_axis
 from core.errors import UserError
@@ -24,6 +25,7 @@ from core.errors import UserError
 WIDTHS = {"float16": 15, "bfloat16": 15, "float32": 31, "float64": 63}
 MOST_DIGIT_BITS = 16  # 65,536 counters stay in a core's second-level cache
 BLOCK = 4096
+SMALL = 2**16  # up to so many entries one count a bit is no slower, and quicker to compile
 
 
 class Kth(NamedTuple):
@@ -87,6 +89,34 @@ def topk_mask(leaves: Any, keep: int | jax.Array, *, axis_name: str | None = Non
   return treedef.unflatten(run(jnp.asarray(keep, jnp.int32), *map(jax.lax.stop_gradient, xs)))
 
 
+def topk_masks(leaves: Sequence[jax.Array], keep: jax.Array) -> list[jax.Array]:
+  """`topk_mask` of each leaf by itself.
+
+  Leaves of like size are padded and share one program, so that compiling does not grow with the number of layers. A
+  padding of zeros at the end is never kept: by the tie rule it comes after all of the leaf's own entries.
+
+  Args:
+    leaves: as for `kth_magnitude`.
+    keep: (leaves,) int32, how many entries of each to keep, 0..its entries.
+
+  Returns:
+    Bool arrays like the leaves.
+  """
+  alike: dict[tuple[str, int], list[int]] = {}
+  for i, x in enumerate(leaves):
+    alike.setdefault((x.dtype.name, (max(x.size, SMALL) - 1).bit_length()), []).append(i)
+  masks: dict[int, jax.Array] = {}
+  for members in alike.values():
+    if len(members) == 1:
+      masks |= {i: topk_mask(leaves[i], keep[i]) for i in members}
+      continue
+    size = max(leaves[i].size for i in members)
+    rows = jnp.stack([jnp.pad(leaves[i].reshape(-1), (0, size - leaves[i].size)) for i in members])
+    made = jax.vmap(topk_mask)(rows, keep[np.asarray(members)])
+    masks |= {i: row[: leaves[i].size].reshape(leaves[i].shape) for i, row in zip(members, made, strict=True)}
+  return [masks[i] for i in range(len(leaves))]
+
+
 def _common_dtype(xs: list[jax.Array]) -> jnp.dtype:
   """The narrowest float that holds every leaf exactly."""
   if not xs or not all(x.size for x in xs):
@@ -128,10 +158,12 @@ def _select(patterns: list[jax.Array], k: jax.Array, width: int, axis_name: str 
   def radix(k: jax.Array, *patterns: jax.Array) -> Kth:
     return _radix_select(patterns, k, width, axis_name)
 
-  def bisect(k: jax.Array, *patterns: jax.Array) -> Kth:
+  def bitwise(k: jax.Array, *patterns: jax.Array) -> Kth:
     return _bit_select(patterns, k, width, axis_name)
 
-  return jax.lax.platform_dependent(k, *patterns, cpu=radix, default=bisect)
+  if sum(p.size for p in patterns) <= SMALL:
+    return bitwise(k, *patterns)
+  return jax.lax.platform_dependent(k, *patterns, cpu=radix, default=bitwise)
 
 
 def _radix_select(patterns: tuple[jax.Array, ...], k: jax.Array, width: int, axis_name: str | None) -> Kth:
@@ -141,13 +173,31 @@ def _radix_select(patterns: tuple[jax.Array, ...], k: jax.Array, width: int, axi
     size = min(MOST_DIGIT_BITS, low)
     low -= size
     counts = [_histogram(p, None if low + size == width else prefix, low, size) for p in patterns]
-    histogram = device_axis.psum(sum(counts[1:], counts[0]), axis_name)
-    at_least = above + jnp.cumsum(histogram[::-1], dtype=jnp.int32)[::-1]
-    digit = jnp.maximum(jnp.sum(at_least >= k, dtype=jnp.int32) - 1, 0)
-    equal = histogram[digit]
-    above = at_least[digit] - equal
-    prefix = (prefix << size) | digit.astype(prefix.dtype)
+    falling = device_axis.psum(sum(counts[1:], counts[0]), axis_name)[::-1]
+    place, larger = _reach(falling, k - above)
+    equal = falling[place]
+    above += larger
+    prefix = (prefix << size) | (2**size - 1 - place).astype(prefix.dtype)
   return Kth(prefix, above, equal)
+
+
+def _reach(counts: jax.Array, rank: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """The first place at which the running sum of `counts` reaches `rank`, and the sum before it; (0, 0) for rank 0.
+
+  A bisection: to compile, a running sum costs several times as much.
+  """
+  places = jax.lax.iota(jnp.int32, counts.size)
+  bits = max(counts.size - 1, 1).bit_length()
+
+  def before(place: jax.Array) -> jax.Array:
+    return jnp.sum(jnp.where(places < place, counts, jnp.zeros((), counts.dtype)), dtype=jnp.int32)
+
+  def bit(i: jax.Array, place: jax.Array) -> jax.Array:
+    candidate = place | (jnp.int32(1) << (bits - 1 - i))
+    return jnp.where((candidate < counts.size) & (before(candidate) < rank), candidate, place)
+
+  place = jax.lax.fori_loop(0, bits, bit, (jnp.sum(counts[:1], dtype=jnp.int32) + rank) * 0)
+  return place, before(place)
 
 
 def _histogram(pattern: jax.Array, prefix: jax.Array | None, low: int, size: int) -> jax.Array:
@@ -166,7 +216,9 @@ def _bit_select(patterns: tuple[jax.Array, ...], k: jax.Array, width: int, axis_
     candidate = found | (jnp.ones((), found.dtype) << (width - 1 - i).astype(found.dtype))
     return jnp.where(count(lambda p: p >= candidate) >= k, candidate, found)
 
-  found = jax.lax.fori_loop(0, width, bit, jnp.zeros((), patterns[0].dtype))
+  # The start varies over devices as the result will: replication checking asks that of a loop.
+  start = count(lambda p: p < 0).astype(patterns[0].dtype)
+  found = jax.lax.fori_loop(0, width, bit, start)
   return Kth(found, count(lambda p: p > found), count(lambda p: p == found))
 
 
@@ -191,7 +243,7 @@ def _tie_ends(
     return [ties.end(counts, rank) for ties, counts, rank in zip(leaves, blocks, ranks, strict=True)]
 
   def all_of_them() -> list[jax.Array]:
-    return [jnp.full((), 2**31 - 1, jnp.int32)] * len(xs)
+    return [wanted * 0 + (2**31 - 1)] * len(xs)
 
   if axis_name is not None:  # the ends differ by device: the two branches of a cond could not have one type
     return search()
@@ -206,7 +258,7 @@ class _Ties(NamedTuple):
 
   @property
   def block(self) -> int:
-    return min(BLOCK, self.flat.size)
+    return self.flat.size if self.flat.size <= SMALL else BLOCK
 
   def counts(self) -> jax.Array:
     """How many entries hold, by block; the last block is what remains, and may be empty."""
@@ -217,10 +269,9 @@ class _Ties(NamedTuple):
 
   def end(self, counts: jax.Array, rank: jax.Array) -> jax.Array:
     """The position after the `rank`-th entry that holds, 0 when rank is 0."""
-    ends = jnp.cumsum(counts, dtype=jnp.int32)
-    block = jnp.sum(ends < rank, dtype=jnp.int32)
+    block, before = _reach(counts, rank)
     start = jnp.minimum(block * self.block, self.flat.size - self.block)
     ours = start + jax.lax.iota(jnp.int32, self.block) >= block * self.block
     holds = self.test(jax.lax.dynamic_slice(self.flat, (start,), (self.block,))) & ours
-    inside = ends[block] - counts[block] + jnp.cumsum(holds, dtype=jnp.int32)
-    return jnp.where(rank > 0, start + jnp.sum(inside < rank, dtype=jnp.int32) + 1, 0)
+    place, _ = _reach(holds, rank - before)
+    return jnp.where(rank > 0, start + place + 1, 0)

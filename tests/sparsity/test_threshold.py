@@ -39,7 +39,7 @@ def test_worked_case():
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("ties", [False, True])
-@pytest.mark.parametrize("n", [7, 3 * threshold.BLOCK + 5])
+@pytest.mark.parametrize("n", [7, threshold.SMALL + 3 * threshold.BLOCK + 5])
 def test_equals_lexsort(dtype, ties, n):
   x = values(np.random.default_rng(n), n, dtype, ties)
   kth = jax.jit(sparsity.kth_magnitude)
@@ -49,9 +49,9 @@ def test_equals_lexsort(dtype, ties, n):
       assert np.float64(kth(x, keep)) == np.sort(np.abs(x.astype(np.float64)))[n - keep]
 
 
-@pytest.mark.parametrize("size", [threshold.BLOCK - 1, threshold.BLOCK, 2 * threshold.BLOCK + 5])
+@pytest.mark.parametrize("size", [1, 13, threshold.SMALL, threshold.SMALL + threshold.BLOCK, threshold.SMALL + 5])
 def test_all_equal_keeps_the_first(size):
-  for keep in (0, 1, size // 2, threshold.BLOCK - 1, 2 * threshold.BLOCK + 1, 2 * threshold.BLOCK, size - 1, size):
+  for keep in {0, 1, size // 2, *(threshold.SMALL + i for i in (-1, 0, 1)), size - 1, size}:
     if keep <= size:
       np.testing.assert_array_equal(topk_mask(jnp.full(size, -2.0), keep), np.arange(size) < keep)
 
@@ -102,6 +102,15 @@ def test_both_selections_agree():
       assert a == b
 
 
+def test_many_leaves_each_by_itself():
+  rng = np.random.default_rng(7)
+  shapes, keep = [(7, 3), (threshold.SMALL + 9,), (1,), (2, 2, 9)], [5, 60_000, 1, 36]
+  xs = [values(rng, shape, np.float32, True) for shape in shapes] + [values(rng, (8,), np.float16, True)]
+  masks = jax.jit(sparsity.topk_masks)(xs, jnp.array([*keep, 0], jnp.int32))
+  for x, k, mask in zip(xs, [*keep, 0], masks, strict=True):
+    np.testing.assert_array_equal(mask, oracle_masks([x], k)[0])
+
+
 @pytest.mark.parametrize("check_vma", [True, False])
 def test_parts_on_devices_rank_as_the_whole(check_vma):
   devices = jax.device_count()
@@ -120,6 +129,15 @@ def test_parts_on_devices_rank_as_the_whole(check_vma):
   for mask, expected in zip(masks, oracle_masks([x, y], 77), strict=True):
     np.testing.assert_array_equal(mask, expected)
   assert kth == np.sort(np.abs(np.concatenate([x, y]).reshape(-1)))[-77]
+
+
+def test_each_device_may_rank_its_own():
+  x = values(np.random.default_rng(6), (jax.device_count(), 11), np.float32, True)
+  part = jax.sharding.PartitionSpec("d")
+  mesh = jax.sharding.Mesh(np.array(jax.devices()), ("d",))
+  run = jax.jit(jax.shard_map(lambda x: sparsity.topk_mask(x, 4), mesh=mesh, in_specs=part, out_specs=part))
+  for row, mask in zip(x, run(x), strict=True):
+    np.testing.assert_array_equal(mask, oracle_masks([row], 4)[0])
 
 
 def test_batched_values_and_counts():
