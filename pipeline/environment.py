@@ -35,7 +35,7 @@ def use_compilation_cache() -> None:
   """Lets programs that were compiled once be loaded from disk, small ones too; JAX_COMPILATION_CACHE_DIR says where."""
   import jax
 
-  if jax.config.jax_compilation_cache_dir is None:
+  if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     jax.config.update("jax_compilation_cache_dir", str(cache / "leanax" / "jax"))
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)

@@ -41,8 +41,8 @@ class Recipe(NamedTuple):
   classes: tuple[str, ...]
   preprocess: Mapping[str, Any]
   edits: tuple[Any, ...] = ()
-  rules: tuple[tuple[str, str], ...] = ()
-  ends: str = "w8a8"
+  rules: tuple[tuple[str, Any], ...] = ()
+  ends: Any = "w8a8"
 
 
 class Trained(NamedTuple):
@@ -135,16 +135,17 @@ def load(path: str | Path) -> tuple[Trained, dict[str, Any]]:
   if "recipe" not in meta:
     raise UserError(f"{str(path)!r} holds arrays but no model; expected a file that a stage has written")
   given = meta.pop("recipe")
-  tuples = {key: _tuples(given[key]) for key in ("image", "classes", "rules", "edits")}
-  recipe = Recipe(**{**given, **tuples, "preprocess": {k: _tuples(v) for k, v in given["preprocess"].items()}})
-  recipe = recipe._replace(edits=tuple(given["edits"]), kwargs={k: _tuples(v) for k, v in recipe.kwargs.items()})
+  fields: dict[str, Any] = {name: value if name == "edits" else _tuples(value) for name, value in given.items()}
+  recipe = Recipe(**{**fields, "edits": tuple(fields["edits"])})
   flat = ({unquote(name): entry for name, entry in trees.get(key, {}).items()} for key in ("qparams", "quant_state"))
   return Trained(recipe, trees["variables"], *flat), meta
 
 
 def _tuples(value: Any) -> Any:
   """JSON's lists as the tuples that they were."""
-  return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
+  if isinstance(value, Mapping):
+    return {key: _tuples(child) for key, child in value.items()}
+  return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def predict(trained: Trained, images: np.ndarray) -> np.ndarray:
