@@ -47,7 +47,6 @@ class Traced:
     self.input, self.output = body.inputs[len(leaves)], self.graph.resolve(body.outputs[0])
     self.nodes = self._live()
     self.uses = Counter(n for node in self.nodes for n in self.data(node))
-    self.uses[self.output] += 1
 
   def _live(self) -> list[Node]:
     found, todo = {}, [self.output]

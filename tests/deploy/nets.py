@@ -18,7 +18,7 @@ class Maker:
     grid = {}
     if self.quantized:
       scale = np.float32(spread * self.rng.uniform(0.7, 1.3) / 40)
-      zero = -128 if relu else int(self.rng.integers(-30, 31))
+      zero = int(self.rng.choice([-128, -90])) if relu else int(self.rng.integers(-30, 31))
       grid = {"dtype": "int8", "scale": np.array(scale), "zero_point": zero}
       if like is not None:
         grid = {k: getattr(self.tensors[like], k) for k in ("dtype", "scale", "zero_point")}

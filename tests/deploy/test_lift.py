@@ -222,6 +222,11 @@ def test_narrow_weights_and_unsigned_activations_are_served():
   network = deploy.lift(fn, variables, x, grids)
   codes = network.tensors["Dense_1/kernel"].data
   assert (codes.min(), codes.max()) == (-7, 7)
+  close = dataclasses.replace(
+    grids["Dense_1/kernel"], scale=grids["Dense_1/kernel"].scale / 4
+  )  # as learned ones may be
+  codes = deploy.lift(fn, variables, x, {**grids, "Dense_1/kernel": close}).tensors["Dense_1/kernel"].data
+  assert (codes.min(), codes.max()) == (-7, 7)
   hidden = dataclasses.replace(grids["Dense_0/kernel:out"], signed=False, zero_point=np.array(0))
   again = deploy.lift(fn, variables, x, {**grids, "Dense_0/kernel:out": hidden})
   assert again.tensors["Dense_0/kernel:out"].zero_point == -128
