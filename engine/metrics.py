@@ -30,12 +30,14 @@ class Writer:
     workdir: where metrics.jsonl and the folder tensorboard/ stand; created if it is missing.
     after: the step that is resumed from; later lines are cut. None starts anew.
     tensorboard: whether to write event files too.
+    part: the part of the run that is resumed, such as a stage: only lines with a number named `part/...` are cut, and
+      its event files have a folder of their own. "" for the whole run.
   """
 
-  def __init__(self, workdir: str | Path, *, after: int | None = None, tensorboard: bool = True):
+  def __init__(self, workdir: str | Path, *, after: int | None = None, tensorboard: bool = True, part: str = ""):
     self.path = Path(workdir) / NAME
     self.path.parent.mkdir(parents=True, exist_ok=True)
-    cut(self.path, -1 if after is None else after)
+    cut(self.path, -1 if after is None else after, part)
     self._file = self.path.open("ab")
     self._events: Any = None
     if tensorboard:
@@ -44,7 +46,8 @@ class Writer:
       # purge_step hides what an earlier process wrote for the steps that will be done again
       purge = 0 if after is None else after + 1
       suffix = f".{os.getpid()}.{purge}"  # else two writers of the same second would share a file name
-      self._events = SummaryWriter(str(self.path.parent / "tensorboard"), purge_step=purge, filename_suffix=suffix)
+      folder = self.path.parent / "tensorboard" / part
+      self._events = SummaryWriter(str(folder), purge_step=purge, filename_suffix=suffix)
 
   def write(self, step: int, values: Mapping[str, Any], *, volatile: Mapping[str, Any] | None = None) -> None:
     """Writes named numbers of one step.
@@ -102,11 +105,14 @@ def read(path: str | Path) -> list[dict[str, Any]]:
   return found
 
 
-def cut(path: Path, after: int) -> None:
-  """Drops the lines of steps beyond `after`, and an unfinished last line."""
+def cut(path: Path, after: int, part: str = "") -> None:
+  """Drops the lines of steps beyond `after`, those of one part of the run or all, and an unfinished last line."""
   if not path.exists():
     return
-  kept = b"".join(raw for line, raw in _lines(path) if line["step"] <= after)
+  prefix = f"{part}/" if part else ""
+  kept = b"".join(
+    raw for line, raw in _lines(path) if line["step"] <= after or not any(name.startswith(prefix) for name in line)
+  )
   if len(kept) == path.stat().st_size:
     return
   part = path.with_name(path.name + ".part")

@@ -48,7 +48,8 @@ def save_tree(path: str | Path, tree: Any, meta: Mapping[str, Any] | None = None
   about = json.loads(json.dumps({"format": FORMAT, "meta": dict(meta or {}), "leaves": leaves.describe(tree)}))
   arrays = {name: leaves.to_host(leaves.stored(leaf)) for name, leaf in named_leaves(tree).items()}
   text = json.dumps(about, sort_keys=True)
-  entry = {KEY: text, f"{KEY}.crc32": str(zlib.crc32(text.encode()))}
+  # One entry: safetensors writes several in any order, and equal trees are to be equal files.
+  entry = {KEY: f"{zlib.crc32(text.encode())} {text}"}
   data = safetensors.numpy.save({name: np.ascontiguousarray(a).reshape(a.shape) for name, a in arrays.items()}, entry)
   path.parent.mkdir(parents=True, exist_ok=True)
   part = path.with_name(f"{path.name}.{os.getpid()}.part")
@@ -76,8 +77,8 @@ def load_tree(path: str | Path, target: Any = None) -> tuple[Any, dict[str, Any]
   arrays, metadata = read_safetensors(path)
   if KEY not in metadata:
     raise UserError(f"{path} is no model that this program saved; expected a file written by it")
-  text = metadata[KEY]
-  if str(zlib.crc32(text.encode())) != metadata.get(f"{KEY}.crc32"):
+  checksum, _, text = metadata[KEY].partition(" ")
+  if str(zlib.crc32(text.encode())) != checksum:
     raise UserError(f"{path} is damaged: its description does not match its checksum")
   about = json.loads(text)
   if about["format"] > FORMAT:

@@ -20,6 +20,7 @@ from engine import optim
 from engine.data import Augment, Dataset, Input, Preprocess
 from engine.model import Model
 
+PRECISIONS = ("float32", "bfloat16")
 SCHEDULES = {"cubic": sparsity.cubic, "one_shot": sparsity.one_shot}
 
 
@@ -121,15 +122,21 @@ def _in_steps(schedule: Mapping[str, Any], steps: int) -> dict[str, Any]:
 def policy(stage: str, config: Any) -> quant.Policy | None:
   """A stage's quantization policy, or None where it trains in float."""
   del stage
-  return quant.policy(tuple(config.quant.rules), config.quant.ends) if config.quant.rules else None
+  return quant.policy(tuple(config.quant.rules), config.quant.ends or None) if config.quant.rules else None
 
 
 def dataset(config: Any) -> Dataset:
   """The experiment's data, cut to its limit."""
   given = config.data
-  found = rooms.load(
-    given.name, data_dir=given.dir or None, validation=given.validation or None, **given.kwargs.to_dict()
-  )
+  options = given.kwargs.to_dict()
+  for key, instead in (("name", "data.name"), ("data_dir", "data.dir"), ("cache_dir", "LEANAX_CACHE_DIR")):
+    if key in options:
+      raise UserError(f"config key 'data.kwargs.{key}' is not a keyword of a data set; expected {instead} to say it")
+  if given.validation:
+    if "validation" in options:
+      raise UserError("config keys 'data.validation' and 'data.kwargs.validation' are both set; expected one of them")
+    options["validation"] = given.validation
+  found = rooms.load(given.name, data_dir=given.dir or None, **options)
   if not given.limit:
     return found
   return Dataset(*(split.take(slice(given.limit), split.name) for split in found))
@@ -162,6 +169,13 @@ def check(config: Any) -> None:
     objective(name, stage.objective.to_dict())
     transformation(name, stage, 1000)
     policy(name, stage)
+    if stage.precision not in PRECISIONS:
+      raise unknown(f"precision in 'stages.{name}.precision'", stage.precision, PRECISIONS)
+    if stage.quant.rules and stage.precision != "float32":
+      raise UserError(
+        f"config key 'stages.{name}.precision' is {stage.precision!r}, but a stage with quant.rules simulates its "
+        "integers in float32"
+      )
     if needs_teacher(stage.objective) and not stage.teacher:
       raise UserError(
         f"config key 'stages.{name}.teacher' is empty, but its objective compares with a teacher's logits"

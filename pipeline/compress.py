@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import build, schema, workdir
+from deploy.litert.flat import schema as schema_of_files
+from pipeline import build, check, schema, workdir
 from pipeline.environment import environment, use_compilation_cache
 from pipeline.measure import measure
 from pipeline.report import write_report
@@ -26,6 +27,7 @@ def compress(config: Any, folder: str | Path) -> dict[str, Any]:
   Returns:
     What result.json holds; see `pipeline.report`.
   """
+  schema_of_files()  # hours of training are not to end where the files cannot be written
   context = open_run(config, folder)
   resolved = workdir.resolved(config)
   done: dict[str, Trained] = {}
@@ -56,9 +58,11 @@ def open_run(config: Any, folder: str | Path) -> Context:
   """
   schema.check(config)
   build.check(config)
-  workdir.claim(folder, config)
+  data = build.dataset(config)
+  check.check(config, data)
+  workdir.claim(folder, config)  # last, so that a config with a mistake does not own the directory
   use_compilation_cache()
-  return Context(config, Path(folder), build.dataset(config))
+  return Context(config, Path(folder), data)
 
 
 def _row(name: str, context: Context, trained: Trained, rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import jax
 
 import graph
 from engine import data as rooms
-from pipeline import build
+from pipeline import build, check
 from pipeline import trained as models
 from pipeline.stage import begin_recipe
 from pipeline.tables import count
@@ -15,7 +15,9 @@ from pipeline.tables import count
 def explain(config: Any) -> str:
   """Two kinds of tables: each model's sites with their cost, and for each stage that quantizes the sites' settings."""
   build.check(config)
-  split = build.dataset(config).train
+  data = build.dataset(config)
+  check.check(config, data)
+  split = data.train
   parts = []
   for name in config.models:
     recipe = begin_recipe(name, config, split)

@@ -4,6 +4,8 @@ The whole tree is filled in before the command line is read, so that any key can
 a config file is found whatever it was meant to change. This module imports no jax.
 """
 
+import functools
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -83,6 +85,23 @@ EXPERIMENT = {
   "latency_runs": 200,  # measured runs of each exported file
 }
 
+LEAST = {
+  "evaluations": 1,
+  "checkpoint_every": 1,
+  "keep": 1,
+  "latency_runs": 1,
+  "steps_per_call": 0,
+  "data.limit": 0,
+  "data.validation": 0,
+}
+STAGE_LEAST = {
+  "epochs": 0,
+  "batch_size": 1,
+  "optimizer.warmup_steps": 0,
+  "optimizer.accumulate": 1,
+  "quant.calibration_batches": 1,
+}
+
 FREE = ("kwargs", "objective", "sparsity")  # groups whose keys belong to the functions that they name
 
 
@@ -101,7 +120,7 @@ def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   for stage in tree["stages"].values():
     stage["objective"] = stage["objective"] or {"hard_labels": {"weight": 1.0}}
     stage["sparsity"] = stage["sparsity"] or {"name": ""}
-  return ml_collections.ConfigDict(tree)
+  return ml_collections.ConfigDict(_unshared(tree))
 
 
 def check(config: ml_collections.ConfigDict) -> None:
@@ -112,11 +131,17 @@ def check(config: ml_collections.ConfigDict) -> None:
   """
   if not config.run:
     raise UserError("config key 'run' is empty; expected the names of the stages in their order")
+  _at_least(config, LEAST, "")
   done: list[str] = []
   for name in config.run:
     if name not in config.stages:
       raise unknown("stage in 'run'", name, config.stages)
+    if name in done:
+      raise UserError(f"stage {name!r} stands twice in 'run'; expected each stage once")
+    if not re.fullmatch(r"[\w-]+", name):
+      raise UserError(f"stage {name!r} names files; expected letters, digits, '_' and '-' only")
     stage = config.stages[name]
+    _at_least(stage, STAGE_LEAST, f"stages.{name}.")
     if stage.model not in config.models:
       raise unknown(f"model in 'stages.{name}.model'", stage.model, config.models)
     for key in ("start", "teacher"):
@@ -127,9 +152,21 @@ def check(config: ml_collections.ConfigDict) -> None:
       raise UserError(
         f"stage {name!r} trains {stage.model!r} but starts from {stage.start!r}, which holds another model"
       )
-    if stage.epochs < 0 or stage.batch_size < 1:
-      raise UserError(f"'stages.{name}': epochs must be at least 0 and batch_size at least 1")
     done.append(name)
+
+
+def _at_least(group: Any, least: Mapping[str, int], where: str) -> None:
+  for key, bound in least.items():
+    value = functools.reduce(lambda owner, name: owner[name], key.split("."), group)
+    if value < bound:
+      raise UserError(f"config key '{where}{key}' is {value}; expected at least {bound}")
+
+
+def _unshared(value: Any) -> Any:
+  """A copy in which no group is another one: a file may name a group twice, but a change is meant for one of them."""
+  if isinstance(value, Mapping):
+    return {key: _unshared(child) for key, child in value.items()}
+  return type(value)(map(_unshared, value)) if isinstance(value, tuple | list) else value
 
 
 def _fill(given: Mapping[str, Any], defaults: Mapping[str, Any], where: str) -> dict[str, Any]:

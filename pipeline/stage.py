@@ -76,14 +76,15 @@ def run_stage(name: str, context: Context, done: Mapping[str, Trained]) -> Train
 def begin(stage: Any, context: Context, done: Mapping[str, Trained]) -> Trained:
   """The model before the first step: an earlier stage's, or a fresh one with pretrained weights if it has some."""
   if stage.start:
-    return done[stage.start]._replace(qparams={}, quant_state={})
+    earlier = done[stage.start]
+    return Trained(earlier.recipe._replace(rules=()), earlier.variables, {}, {})
   entry, recipe = context.config.models[stage.model], begin_recipe(stage.model, context.config, context.data.train)
   init = models.functions(recipe).model.init
   variables = jax.jit(init)(keys.step_key(context.config.seed, 0, f"init {stage.model}"), models.example(recipe))
   if entry.weights:
     from engine import pretrained
 
-    variables = pretrained.load(entry.weights, variables, [pretrained.Rename(*rule) for rule in entry.key_map])
+    variables = pretrained.load(entry.weights, variables, entry.key_map)
   return Trained(recipe, variables, {}, {})
 
 
@@ -194,7 +195,7 @@ def _fit(
       state = checkpoints.restore(state).state
     begun = int(state.step)
     with (
-      metrics.Writer(context.folder, after=offset + begun) as writer,
+      metrics.Writer(context.folder, after=offset + begun, part=name) as writer,
       progress.Progress(steps, start=begun, label=name) as bar,
     ):
 

@@ -1,0 +1,100 @@
+"""What can be known of an experiment before anything compiles: its models are traced on shapes, never run.
+
+A mistake in the last stage is so found before the first one trains.
+"""
+
+import dataclasses
+import os
+import traceback
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+import quant
+from core.errors import UserError, unknown
+from engine import parallel, pretrained
+from engine.data import Dataset, batches
+from pipeline import build
+from pipeline import trained as models
+from pipeline.stage import begin_recipe
+
+INSTALLED = ("site-packages", "dist-packages", str(Path(os.__file__).parent), "<")
+
+
+def check(config: Any, data: Dataset) -> None:
+  """Traces the models of all stages, and places every rule on them.
+
+  Raises:
+    UserError: a model that cannot be called with the data's images or has other outputs than its classes, weights that
+      are not the model's, a rule that matches nothing, a batch that does not fit the data or the devices.
+  """
+  if config.parallel not in parallel.MODES:
+    raise unknown("parallel mode in 'parallel'", config.parallel, parallel.MODES)
+  variables = {
+    name: model(name, config, data) for name in dict.fromkeys(config.stages[stage].model for stage in config.run)
+  }
+  for name in config.run:
+    stage(name, config, data, variables[config.stages[name].model])
+
+
+def model(name: str, config: Any, data: Dataset) -> Any:
+  """The shapes of a model's variables, once it is known to take the data's images and to tell their classes apart."""
+  entry, recipe = config.models[name], begin_recipe(name, config, data.train)
+  example = jax.ShapeDtypeStruct((1, *recipe.image), jnp.float32)
+  parts = models.functions(recipe)
+  try:
+    variables = jax.eval_shape(lambda x: parts.model.init(jax.random.key(0), x), example)
+    outputs = jax.eval_shape(parts.fn, variables, example)
+  except UserError:
+    raise
+  except Exception as error:  # the user's code may raise anything
+    raise UserError(
+      f"model {name!r}, {entry.name!r} with {recipe.kwargs}, cannot be called with images of {recipe.image}: "
+      f"{type(error).__name__}: {_first_line(error)}{_where(error)}"
+    ) from error
+  expected = (1, len(recipe.classes))
+  shape = getattr(outputs, "shape", None)
+  if shape != expected:
+    raise UserError(
+      f"model {name!r}, {entry.name!r}, gives outputs of shape {shape} for one image; expected {expected}, a logit for "
+      f"each class of {config.data.name!r}"
+    )
+  if entry.weights:
+    pretrained.load(entry.weights, variables, entry.key_map)
+  return variables
+
+
+def stage(name: str, config: Any, data: Dataset, variables: Any) -> None:
+  """Places a stage's rules on its model and its batches on the data and the devices."""
+  given = config.stages[name]
+  spec = build.inputs(config, given)
+  split = data.train
+  arrays = {"image": split.images, "label": split.labels, "id": split.ids}
+  shapes: Any = {key: jax.ShapeDtypeStruct(array.shape, array.dtype) for key, array in arrays.items()}
+  try:
+    batches.check(dataclasses.replace(spec, per_view=()), shapes)
+    if config.parallel != "jit":
+      parallel.share(jax.ShapeDtypeStruct((given.batch_size,), jnp.int32), len(jax.local_devices()))
+    policy = build.policy(name, given)
+    if policy is not None:
+      recipe = begin_recipe(given.model, config, split)
+      example = jax.ShapeDtypeStruct((1, *recipe.image), jnp.float32)
+      # Folding batch norms, which needs numbers, leaves the sites that can be quantized and their names as they are.
+      quant.quantize(models.functions(recipe).fn, policy).explain(variables, example)
+    if policy is None or "batch_stats" not in variables:  # folding gives biases that no rule can be compared with here
+      jax.eval_shape(build.transformation(name, given, 1000).init, variables["params"])
+  except UserError as error:
+    raise UserError(f"stage {name!r}: {error}") from error
+
+
+def _first_line(error: Exception) -> str:
+  return (str(error).strip() or "no reason given").splitlines()[0]
+
+
+def _where(error: Exception) -> str:
+  """The innermost line of the user's code, or of ours."""
+  frames = traceback.extract_tb(error.__traceback__)
+  own = [frame for frame in frames if not any(part in frame.filename for part in INSTALLED)]
+  return f" ({own[-1].filename}:{own[-1].lineno})" if own else ""

@@ -1,0 +1,231 @@
+"""The whole main job, tiny: what it leaves, that a second call trains nothing, that a stopped one ends the same."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+import deploy
+import engine
+from engine import metrics
+from pipeline import measure, stage, trained
+from pipeline.compress import compress
+from tests.integration import jobs
+
+FIGURES = {"accuracy", "file_accuracy", "agreement", "parameters", "nonzero", "macs", "file_bytes", "latency_us"}
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("job")
+  return folder, compress(jobs.experiment(), folder)
+
+
+def models(folder):
+  return {name: (folder / "models" / f"{name}.safetensors").read_bytes() for name in jobs.STAGES}
+
+
+def test_a_row_for_every_stage_with_every_figure(job):
+  folder, result = job
+  rows = result["rows"]
+  assert tuple(row["name"] for row in rows) == jobs.STAGES
+  for row in rows:
+    assert row.keys() >= FIGURES, row["name"]
+    assert all(row[key] is not None for key in FIGURES)
+    assert ("codes_differ" in row) == (row["name"] == "int8")
+    assert "decisions" not in row
+  teacher, alone, _, pruned, int8 = rows
+  sizes = [36 * 32 + 32 + 32 * 16 + 16 + 16 * 4 + 4, 36 * 8 + 8 + 8 * 4 + 4]
+  assert [teacher["parameters"], alone["parameters"]] == sizes
+  assert [teacher["macs"], alone["macs"]] == [36 * 32 + 32 * 16 + 16 * 4, 36 * 8 + 8 * 4]
+  kept = round(0.4 * 36 * 8) + round(0.4 * 8 * 4)
+  for row in (pruned, int8):  # biases may be zero or not
+    assert kept <= row["nonzero"] <= kept + 12
+  assert int8["file_bytes"] < alone["file_bytes"] < teacher["file_bytes"]
+  assert teacher["agreement"] == 1.0
+  assert teacher["accuracy"] > 0.7
+  assert int8["accuracy"] > 0.5  # chance is 0.25
+  written = json.loads((folder / "result.json").read_text())
+  assert written == json.loads(json.dumps(result))
+
+
+def test_the_curves_and_the_events_are_there(job):
+  folder, result = job
+  lines = metrics.read(folder)
+  assert [line["step"] for line in lines] == list(range(2, 5 * jobs.STEPS + 1, 2))
+  assert set(result["curves"]) == set(jobs.STAGES)
+  for name, curves in result["curves"].items():
+    assert [step for step, _ in curves["loss"]] == list(range(2, jobs.STEPS + 1, 2)), name
+    assert {"train_accuracy", "validation_accuracy", "grad_norm"} <= curves.keys()
+    events = list((folder / "tensorboard" / name).iterdir())
+    assert events and all(path.stat().st_size > 200 for path in events)
+  assert result["curves"]["pruned"].keys() >= {"hinton", "hard_labels"}
+  assert "<svg" in (folder / "report.html").read_text()
+  assert all(name in (folder / "report.html").read_text() for name in jobs.STAGES)
+
+
+def test_the_files_run_in_the_real_runtime_as_the_row_says(job):
+  folder, result = job
+  test = stage_data().test
+  for row in result["rows"]:
+    file = deploy.litert.Model(folder / "files" / f"{row['name']}.tflite")
+    assert file.bytes == row["file_bytes"]
+    hits = file.run(test.images).argmax(-1) == test.labels  # raw pixels: the file knows its preprocessing
+    assert float(np.mean(hits)) == row["file_accuracy"], row["name"]
+    assert file.input.dtype == ("int8" if row["name"] == "int8" else "float32")
+
+
+def stage_data():
+  from pipeline import build
+
+  return build.dataset(jobs.experiment())
+
+
+def test_evaluate_prints_what_the_rows_say(job):
+  folder, result = job
+  printed = jobs.program("evaluate", f"--workdir={folder}")
+  assert printed.returncode == 0, printed.stderr
+  assert printed.stdout.splitlines() == [
+    f"{row['name']}: {100 * row['accuracy']:.2f} % of 64" for row in result["rows"]
+  ]
+  file = folder / "files" / "int8.tflite"
+  printed = jobs.program("evaluate", f"--workdir={folder}", f"--model={file}")
+  assert printed.stdout == f"{file}: {100 * result['rows'][-1]['file_accuracy']:.2f} % of 64\n"
+
+
+def test_pruned_weights_are_integer_zeros_in_the_file(job):
+  folder, _ = job
+  student, _ = trained.load(folder / "models" / "int8.safetensors")
+  found = {a.shape: a for a in deploy.litert.constants((folder / "files" / "int8.tflite").read_bytes())}
+  for layer in student.variables["params"].values():
+    kernel = np.asarray(layer["kernel"])
+    codes = found[kernel.T.shape]  # the file has (out, in)
+    assert codes.dtype == np.int8
+    pruned = kernel.T == 0
+    assert 0.55 < pruned.mean() < 0.65
+    assert not codes[pruned].any()
+    assert codes[~pruned].any()
+
+
+def test_simulation_reference_and_runtime_agree_on_a_dense_stack(job):
+  folder, result = job
+  parity = result["rows"][-1]["parity"]
+  assert parity["reference/runtime"]["count"] == 0
+  assert parity["reference/runtime"]["total"] == 64 * 4
+  assert parity["simulation/reference"]["count"] == result["rows"][-1]["codes_differ"] == 0
+  # The file's codes are those of the reference on other images too, as they come from the model that was saved.
+  network, content = measure.export(trained.load(folder / "models" / "int8.safetensors")[0])
+  assert content == (folder / "files" / "int8.tflite").read_bytes()
+  images = np.random.default_rng(0).normal(size=(40, 6, 6, 1)).astype(np.float32)
+  assert deploy.parity(network, deploy.litert.Model(content), images)["reference/runtime"].count == 0
+
+
+def test_a_second_call_trains_and_measures_nothing(job, monkeypatch):
+  folder, result = job
+  before = {
+    path: path.read_bytes() for path in folder.rglob("*") if path.suffix in (".safetensors", ".jsonl", ".tflite")
+  }
+
+  def never(*_, **__):
+    raise AssertionError("a finished stage was trained or measured again")
+
+  monkeypatch.setattr(engine, "fit", never)
+  monkeypatch.setattr("pipeline.compress.measure", never)
+  again = compress(jobs.experiment(), folder)
+  assert again["rows"] == result["rows"]
+  assert again["curves"] == result["curves"]
+  assert before == {path: path.read_bytes() for path in before}
+
+
+def test_a_second_run_elsewhere_gives_the_same_bytes(job, tmp_path):
+  folder, _ = job
+  compress(jobs.experiment(), tmp_path)
+  assert models(tmp_path) == models(folder)
+  for name in ("metrics.jsonl", "config.json"):
+    assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
+  for name in jobs.STAGES:
+    file = f"files/{name}.tflite"
+    assert (tmp_path / file).read_bytes() == (folder / file).read_bytes()
+
+
+class Stopped(Exception):
+  """What the tests throw into a run."""
+
+
+def stopping(monkeypatch, name, at):
+  """Makes the training of a stage stop after so many steps, before what is written of that step."""
+  fit = engine.fit
+
+  def stop(step, state, metrics):
+    raise Stopped
+
+  def broken(*arguments, hooks, **keywords):
+    return fit(*arguments, hooks=[*hooks, engine.Hook(at, stop)] if broken.armed == name else hooks, **keywords)
+
+  begun = stage._fit
+
+  def known(name, *arguments):
+    broken.armed = name
+    return begun(name, *arguments)
+
+  monkeypatch.setattr(stage, "_fit", known)
+  monkeypatch.setattr(engine, "fit", broken)
+
+
+@pytest.mark.parametrize(("name", "at"), [("teacher", 3), ("pruned", 7), ("int8", 11)])
+def test_a_stopped_run_ends_as_the_unbroken_one(job, tmp_path, monkeypatch, name, at):
+  folder, result = job
+  with monkeypatch.context() as patch:
+    stopping(patch, name, at)
+    with pytest.raises(Stopped):
+      compress(jobs.experiment(), tmp_path)
+  assert not (tmp_path / "models" / f"{name}.safetensors").exists()
+  assert (tmp_path / "checkpoints" / name / "4").exists() == (at > 4)
+  again = compress(jobs.experiment(), tmp_path)
+  assert models(tmp_path) == models(folder)
+  assert (tmp_path / "metrics.jsonl").read_bytes() == (folder / "metrics.jsonl").read_bytes()
+  same = FIGURES - {"latency_us"}
+  assert [{k: row[k] for k in same} for row in again["rows"]] == [{k: row[k] for k in same} for row in result["rows"]]
+
+
+def test_stages_trained_out_of_order_lose_no_curve(job, tmp_path):
+  """`scripts.train --stage=distilled` leaves out "alone", which comes before it; compress then trains that one."""
+  folder, result = job
+  from pipeline.compress import open_run
+
+  done = {}
+  stage.run_with_needs("distilled", open_run(jobs.experiment(), tmp_path), done)
+  assert set(done) == {"teacher", "distilled"}
+  again = compress(jobs.experiment(), tmp_path)
+  assert again["curves"] == result["curves"]
+  assert models(tmp_path) == models(folder)
+
+
+def test_a_float_stage_may_follow_an_int8_one(job, tmp_path):
+  folder, _ = job
+  stages = {**jobs.EXPERIMENT["stages"], "float": {**jobs.STAGE, "start": "int8"}}
+  changes = {"stages": stages, "run": (*jobs.STAGES, "float")}
+  for name in ("models", "files"):
+    shutil.copytree(folder / name, tmp_path / name)
+  shutil.copy(folder / "metrics.jsonl", tmp_path)
+  result = compress(jobs.experiment(**changes), tmp_path)
+  last = result["rows"][-1]
+  assert last["name"] == "float" and "codes_differ" not in last
+  assert deploy.litert.Model(tmp_path / "files" / "float.tflite").input.dtype == "float32"
+
+
+def test_other_seeds_give_other_models(job, tmp_path):
+  folder, _ = job
+  compress(jobs.experiment(run=("teacher",), seed=1), tmp_path)
+  teacher = (tmp_path / "models" / "teacher.safetensors").read_bytes()
+  assert teacher != models(folder)["teacher"]
+
+
+@pytest.mark.parametrize("mode", ["pmap", "mesh", "shard_map"])
+def test_the_parallel_modes_train_the_same_teacher(job, tmp_path, mode):
+  folder, _ = job
+  compress(jobs.experiment(run=("teacher",), parallel=mode), tmp_path)
+  ours, theirs = (trained.load(path / "models" / "teacher.safetensors")[0].variables for path in (tmp_path, folder))
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-5), ours, theirs)

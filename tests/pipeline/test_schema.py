@@ -1,0 +1,98 @@
+"""The keys of an experiment: filled in, typed, and no group shared between stages."""
+
+import pytest
+from ml_collections import ConfigDict
+
+from core.errors import UserError
+from pipeline import config as configs
+from pipeline import schema
+
+SHARED = {"hinton": {"weight": 1.0, "temperature": 4.0}}
+
+
+def given(**changes):
+  return ConfigDict({
+    "name": "x",
+    "data": {"name": "digits"},
+    "models": {"a": {"name": "zoo.mlp:MLP"}, "b": {"name": "zoo.mlp:MLP"}},
+    "stages": {
+      "first": {"model": "a"},
+      "second": {"model": "b", "teacher": "first", "objective": SHARED},
+      "third": {"model": "b", "teacher": "first", "start": "second", "objective": SHARED},
+    },
+    "run": ("first", "second", "third"),
+    **changes,
+  })  # fmt: skip
+
+
+def test_what_a_config_leaves_out_has_its_default():
+  config = schema.complete(given())
+  schema.check(config)
+  assert config.stages.first.optimizer.name == "adam"
+  assert config.stages.first.objective.to_dict() == {"hard_labels": {"weight": 1.0}}
+  assert config.stages.third.sparsity.name == ""
+  assert config.keep == schema.EXPERIMENT["keep"]
+
+
+@pytest.mark.parametrize(
+  ("key", "text"),
+  [
+    ("stages.second.objective.hinton.temperature", "2"),  # shared by the file
+    ("stages.second.quant.calibration_batches", "3"),  # shared by the defaults
+    ("stages.first.augment.crop", "1"),
+    ("models.a.weights", "x"),
+  ],
+)
+def test_a_change_is_for_one_stage_alone(key, text):
+  before = dict(configs.leaves(schema.complete(given())))
+  after = dict(configs.leaves(configs.override(schema.complete(given()), [(key, text)])))
+  assert [name for name in after if after[name] != before[name]] == [key]
+  assert dict(configs.leaves(schema.complete(given()))) == before  # the next experiment starts from the defaults
+
+
+@pytest.mark.parametrize(
+  ("changes", "sentence"),
+  [
+    ({"modles": {}}, "unknown config key 'modles'; did you mean 'models'?"),
+    ({"data": {"nmae": "digits"}}, "unknown config key 'data.nmae'; did you mean 'data.name'"),
+    ({"models": {}}, "config key 'models' is missing; expected a group with an entry for each of the models"),
+    ({"stages": {"first": {"modle": "a"}}}, "unknown config key 'stages.first.modle'; did you mean"),
+    ({"stages": {"first": 3}}, "config key 'stages.first' must be a group, got 3"),
+    ({"stages": {"first": {"epochs": 2.5}}}, "config key 'stages.first.epochs' expects int, got 2.5"),
+    ({"stages": {"first": {"optimizer": {"learning_rate": "fast"}}}}, "expects float, got 'fast'"),
+    ({"seed": True}, "config key 'seed' expects int, got True"),
+  ],
+)
+def test_a_mistake_in_the_file_is_one_sentence(changes, sentence):
+  with pytest.raises(UserError) as caught:
+    schema.complete(given(**changes))
+  assert sentence in str(caught.value)
+  assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+  ("changes", "sentence"),
+  [
+    ({"run": ()}, "config key 'run' is empty; expected the names of the stages in their order"),
+    ({"run": ("frist",)}, "unknown stage in 'run' 'frist'; did you mean 'first'?"),
+    ({"run": ("first", "first")}, "stage 'first' stands twice in 'run'"),
+    ({"stages": {"first": {"model": "c"}}, "run": ("first",)}, "unknown model in 'stages.first.model' 'c'"),
+    ({"run": ("second", "first")}, "'stages.second.teacher' names stage 'first'; expected none, as it is the first"),
+    ({"run": ("first", "third")}, "'stages.third.start' names stage 'second'; expected one that runs before it: first"),
+    (
+      {"stages": {"first": {"model": "a"}, "second": {"model": "b", "start": "first"}}, "run": ("first", "second")},
+      "stage 'second' trains 'b' but starts from 'first', which holds another model",
+    ),
+    (
+      {"stages": {"first": {"model": "a", "epochs": -1}}, "run": ("first",)},
+      "'stages.first.epochs' is -1; expected at",
+    ),
+    ({"evaluations": 0}, "config key 'evaluations' is 0; expected at least 1"),
+    ({"keep": 0}, "config key 'keep' is 0; expected at least 1"),
+    ({"stages": {"a/b": {"model": "a"}}, "run": ("a/b",)}, "stage 'a/b'"),
+  ],
+)
+def test_what_no_single_key_shows_is_found(changes, sentence):
+  with pytest.raises(UserError) as caught:
+    schema.check(schema.complete(given(**changes)))
+  assert sentence in str(caught.value)
