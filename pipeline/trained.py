@@ -16,6 +16,7 @@ import numpy as np
 import graph
 import quant
 from core.errors import UserError
+from core.trees import map_named, named_leaves
 from engine import evaluate, model_file
 from engine import model as models
 from engine.data import Preprocess, normalise
@@ -79,10 +80,15 @@ def functions(recipe: Recipe) -> Functions:
 
   fn = plain
   if recipe.edits:
-    shapes = jax.eval_shape(model.init, jax.random.key(0), example(recipe))
-    fn = graph.edit(plain, recipe.edits, shapes)
+    fn = graph.edit(plain, recipe.edits, graph.shapes(_shapes(model, recipe)))
   policy = quant.policy(recipe.rules, recipe.ends or None) if recipe.rules else None
   return Functions(model, fn, None if policy is None else quant.quantize(fn, policy), bool(recipe.edits))
+
+
+def _shapes(model: models.Model, recipe: Recipe) -> Any:
+  """The variables of a recipe's model without its edits, as shapes; nothing is run."""
+  image = jax.ShapeDtypeStruct((1, *recipe.image), jnp.float32)
+  return jax.eval_shape(lambda x: model.init(jax.random.key(0), x), image)
 
 
 def logits(parts: Functions, trees: tuple[Any, Any, Any], x: jax.Array) -> jax.Array:
@@ -138,7 +144,21 @@ def load(path: str | Path) -> tuple[Trained, dict[str, Any]]:
   fields: dict[str, Any] = {name: value if name == "edits" else _tuples(value) for name, value in given.items()}
   recipe = Recipe(**{**fields, "edits": tuple(fields["edits"])})
   flat = ({unquote(name): entry for name, entry in trees.get(key, {}).items()} for key in ("qparams", "quant_state"))
-  return Trained(recipe, trees["variables"], *flat), meta
+  return Trained(recipe, _as_written(recipe, trees["variables"], str(path)), *flat), meta
+
+
+def _as_written(recipe: Recipe, variables: Any, path: str) -> Any:
+  """Nested dicts from a file in the containers of the user's model, such as lists; an edited function needs none."""
+  if recipe.edits:
+    return variables
+  saved = named_leaves(variables)
+  target = _shapes(models.load(recipe.name, dict(recipe.kwargs)), recipe)
+  if changed := saved.keys() ^ named_leaves(target).keys():
+    has = "holds" if min(changed) in saved else "lacks"
+    raise UserError(
+      f"{path} {has} {min(changed)!r}; model {recipe.name!r} is not what it was when the file was written"
+    )
+  return map_named(lambda name, _: saved[name], target)
 
 
 def _tuples(value: Any) -> Any:

@@ -33,19 +33,21 @@ def plain_mlp(widths: Sequence[int] = (300, 100), classes: int = 10) -> tuple[Ca
   """The same network as a pair of plain functions.
 
   Returns:
-    `init(key, x) -> params`, a list of {"kernel", "bias"}, and `apply(params, x) -> logits`.
+    `init(key, x) -> {"params": a list of {"kernel", "bias"}}`, and `apply(variables, x) -> logits`.
   """
 
-  def init(key: jax.Array, x: jax.Array) -> list[dict[str, jax.Array]]:
+  def init(key: jax.Array, x: jax.Array) -> dict[str, list[dict[str, jax.Array]]]:
     sizes = [math.prod(x.shape[1:]), *widths, classes]
     keys = jax.random.split(key, len(sizes) - 1)
     scale = jax.nn.initializers.lecun_normal()
-    return [
+    params = [
       {"kernel": scale(key, (fan_in, fan_out), jnp.float32), "bias": jnp.zeros(fan_out)}
       for key, fan_in, fan_out in zip(keys, sizes[:-1], sizes[1:], strict=True)
     ]
+    return {"params": params}
 
-  def apply(params: list[dict[str, jax.Array]], x: jax.Array) -> jax.Array:
+  def apply(variables: dict[str, list[dict[str, jax.Array]]], x: jax.Array) -> jax.Array:
+    params = variables["params"]
     x = x.reshape(x.shape[0], -1)
     for layer in params[:-1]:
       x = jax.nn.relu(x @ layer["kernel"] + layer["bias"])

@@ -36,7 +36,7 @@ def test_linen_nnx_and_plain_mlp_are_the_same_network():
   variables = linen.init(jax.random.key(0), x)
   layers = [variables["params"][f"Dense_{i}"] for i in range(3)]
   _, apply = plain_mlp((7, 5), 3)
-  np.testing.assert_array_equal(linen.apply(variables, x), apply(layers, x))
+  np.testing.assert_array_equal(linen.apply(variables, x), apply({"params": layers}, x))
   other = NnxMLP(16, (7, 5), 3, rngs=nnx.Rngs(0))
   for layer, values in zip(other.layers, layers, strict=True):
     layer.kernel[...] = values["kernel"]
