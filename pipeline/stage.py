@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 import engine
+import quant
 from core import keys
 from core.errors import UserError, unknown
 from engine import checkpoint, forward, metrics, progress
@@ -109,7 +110,23 @@ def calibrated(stage: Any, trained: Trained, arrays: Mapping[str, jax.Array], sp
   for step in range(stage.quant.calibration_batches):
     quant_state = observe(quant_state, trained.variables, batch(arrays, step))
   qparams, quant_state = quantized.freeze(qparams, quant_state, trained.variables)
-  return Trained(recipe, trained.variables, qparams, quant_state)
+  return Trained(recipe, trained.variables, qparams, pixel_grid(quantized, qparams, quant_state, trained, spec))
+
+
+def pixel_grid(quantized: quant.Quantized, qparams: Any, quant_state: Any, trained: Trained, spec: Input) -> Any:
+  """The quantizers' state with the grid of the network's input set to that of its pixels.
+
+  A pixel is an integer already. A grid from the range of some calibration batches would round it anew, and
+  where pixels have few levels some of them would fall exactly between two codes, which rounding errors then decide.
+  """
+  name = "input"
+  if name not in quant_state:
+    return quant_state
+  bits = quantized.grids(qparams, quant_state, trained.variables, models.example(trained.recipe))[name].bits
+  ends = np.array([[0.0], [255.0]]) * spec.preprocess.scale
+  ends = (ends - np.array(spec.preprocess.mean)) / np.array(spec.preprocess.std)
+  grid = quant.affine(np.float32(ends.min()), np.float32(ends.max()), bits)
+  return {**quant_state, name: {**quant_state[name], "used": {"scale": grid.scale, "zero_point": grid.zero_point}}}
 
 
 Teacher = Callable[[Any, jax.Array], jax.Array]
