@@ -21,7 +21,6 @@ from engine.data import Augment, Dataset, Input, Preprocess
 from engine.model import Model
 
 PRECISIONS = ("float32", "bfloat16")
-SCHEDULES = {"cubic": sparsity.cubic, "one_shot": sparsity.one_shot}
 
 
 def call(where: str, fn: Callable[..., Any], given: Mapping[str, Any], *positional: Any) -> Any:
@@ -106,17 +105,14 @@ def transformation(stage: str, config: Any, steps: int) -> optax.GradientTransfo
   where = f"stages.{stage}.sparsity"
   schedule = group.get("schedule")
   if isinstance(schedule, Mapping):
-    name = schedule.get("name", "")
-    if name not in SCHEDULES:
-      raise unknown(f"schedule in '{where}.schedule.name'", name, SCHEDULES)
-    group["schedule"] = call(f"{where}.schedule", SCHEDULES[name], _in_steps(schedule, steps))
+    group["schedule"] = named(f"{where}.schedule", sparsity.schedules, _in_steps(schedule, steps))
   return named(where, sparsity, group, inner)
 
 
 def _in_steps(schedule: Mapping[str, Any], steps: int) -> dict[str, Any]:
   """A schedule whose "start" and "end" are shares of the stage, with both in updates."""
   shares = ("start", "end", "at")
-  return {key: round(value * steps) if key in shares else value for key, value in schedule.items() if key != "name"}
+  return {key: round(value * steps) if key in shares else value for key, value in schedule.items()}
 
 
 def policy(stage: str, config: Any) -> quant.Policy | None:

@@ -1,0 +1,53 @@
+"""What starting costs: `--help`, mistakes in a config, the digits job with an empty and with a filled compilation cache.
+
+    python -m benchmarks.start_up
+
+CPU seconds of whole processes (user and system, all threads), the least of several runs; the job once with each cache.
+"""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from pipeline.environment import environment
+
+COMPRESS = [sys.executable, "-m", "scripts.compress"]
+CONFIG = "--config=configs/digits.py"
+
+
+def run(command: list[str], status: int, **variables: str) -> tuple[float, float]:
+  """(CPU seconds, wall seconds) of a process that has to end with `status`."""
+  before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+  done = subprocess.run(command, env={**os.environ, **variables}, capture_output=True, text=True, check=False)
+  wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+  if done.returncode != status:
+    raise SystemExit(f"{' '.join(command)} ended with {done.returncode}: {done.stderr}")
+  return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, wall
+
+
+def main() -> None:
+  figures: dict[str, float] = {}
+  for name, words, status in (
+    ("--help", ["--help"], 0),
+    ("a misspelt key", [CONFIG, "--workdir=unused", "--config.sed=1"], 2),
+    ("an unknown method", [CONFIG, "--workdir=unused", "--config.stages.pruned.sparsity.name=magnitud"], 2),
+  ):
+    figures[f"{name}, CPU s"] = min(run([*COMPRESS, *words], status)[0] for _ in range(5))
+  with tempfile.TemporaryDirectory() as folder:
+    for name in ("first", "second"):
+      words = [CONFIG, f"--workdir={folder}/{name}"]
+      cpu, wall = run([*COMPRESS, *words], 0, JAX_COMPILATION_CACHE_DIR=f"{folder}/cache")
+      figures |= {f"digits, {name} start, CPU s": cpu, f"digits, {name} start, wall s": wall}
+  result = {"command": "python -m benchmarks.start_up", "environment": environment(), "figures": figures}
+  Path("benchmarks/results/start_up_cpu.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+  for name, value in figures.items():
+    print(f"{name:32} {value:8.2f}")
+
+
+if __name__ == "__main__":
+  main()
