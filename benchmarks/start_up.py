@@ -1,4 +1,4 @@
-"""What starting costs: `--help`, mistakes in a config, the digits job with an empty and with a filled compilation cache.
+"""What starting costs: `--help`, a mistake in a config, the digits job with an empty and a filled compilation cache.
 
     python -m benchmarks.start_up
 

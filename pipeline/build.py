@@ -140,12 +140,13 @@ def dataset(config: Any) -> Dataset:
 
 def inputs(config: Any, stage: Any) -> Input:
   """How a stage's batches are made."""
-  changes = stage.augment.to_dict()
+  changes: dict[str, Any] = stage.augment.to_dict()
+  changes |= {"views": changes["views"] or None, "seed": config.seed}
   return Input(
     batch_size=stage.batch_size,
     seed=config.seed,
     preprocess=Preprocess(**config.preprocess.to_dict()),
-    augment=Augment(**{**changes, "views": changes["views"] or None, "seed": config.seed}),
+    augment=Augment(**changes),
     dtype=jnp.float32,
   )
 

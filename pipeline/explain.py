@@ -1,5 +1,6 @@
 """What an experiment will do to each site of its models, and by which rule, before anything trains."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -57,7 +58,7 @@ def stage(name: str, config: Any, split: rooms.Split) -> str:
   return f"stage {name}\n{columns(rows)}"
 
 
-def columns(rows: list[tuple[str, ...]]) -> str:
+def columns(rows: Sequence[Sequence[str]]) -> str:
   """Rows as columns of equal width."""
   widths = [max(len(row[index]) for row in rows) for index in range(len(rows[0]))]
   return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)

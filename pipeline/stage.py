@@ -125,7 +125,8 @@ def pixel_grid(quantized: quant.Quantized, qparams: Any, quant_state: Any, train
   bits = quantized.grids(qparams, quant_state, trained.variables, models.example(trained.recipe))[name].bits
   ends = np.array([[0.0], [255.0]]) * spec.preprocess.scale
   ends = (ends - np.array(spec.preprocess.mean)) / np.array(spec.preprocess.std)
-  grid = quant.affine(np.float32(ends.min()), np.float32(ends.max()), bits)
+  low, high = (jax.numpy.float32(end) for end in (ends.min(), ends.max()))
+  grid = quant.affine(low, high, bits)
   return {**quant_state, name: {**quant_state[name], "used": {"scale": grid.scale, "zero_point": grid.zero_point}}}
 
 

@@ -142,7 +142,8 @@ def load(path: str | Path) -> tuple[Trained, dict[str, Any]]:
     raise UserError(f"{str(path)!r} holds arrays but no model; expected a file that a stage has written")
   given = meta.pop("recipe")
   fields: dict[str, Any] = {name: value if name == "edits" else _tuples(value) for name, value in given.items()}
-  recipe = Recipe(**{**fields, "edits": tuple(fields["edits"])})
+  fields["edits"] = tuple(fields["edits"])
+  recipe = Recipe(**fields)
   flat = ({unquote(name): entry for name, entry in trees.get(key, {}).items()} for key in ("qparams", "quant_state"))
   return Trained(recipe, _as_written(recipe, trees["variables"], str(path)), *flat), meta
 
