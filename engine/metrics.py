@@ -115,9 +115,9 @@ def cut(path: Path, after: int, part: str = "") -> None:
   )
   if len(kept) == path.stat().st_size:
     return
-  part = path.with_name(path.name + ".part")
-  part.write_bytes(kept)
-  part.replace(path)  # at once: a kill in between leaves the old file or the new one
+  partial = path.with_name(path.name + ".part")
+  partial.write_bytes(kept)
+  partial.replace(path)  # at once: a kill in between leaves the old file or the new one
 
 
 def _lines(path: Path) -> list[tuple[dict[str, Any], bytes]]:
