@@ -10,10 +10,11 @@ from jax.extend import core as jex
 
 KINDS = ("dot", "conv", "bias", "add", "max_pool", "avg_pool", "mean", "output", "other")
 
+# Equations that declare the device axes which a value varies over, and change nothing else.
+VARIES = frozenset(("pvary", "pcast"))
 # Equations that hand on the numbers of their first operand, perhaps at another place or in another float type.
-MOVES = frozenset(("reshape", "transpose", "squeeze", "expand_dims", "copy", "copy_p", "stop_gradient")) | frozenset(
-  ("sharding_constraint", "pvary", "pcast", "reshard")
-)
+MOVES = VARIES | {"reshape", "transpose", "squeeze", "expand_dims", "copy", "copy_p", "stop_gradient"}
+MOVES |= {"sharding_constraint", "reshard"}
 # The same for parameters, where it does not matter that only a part goes on, or a part several times.
 LEAF_MOVES = MOVES | {"slice", "dynamic_slice", "rev", "broadcast_in_dim", "reduce_precision", "split", "name"}
 
@@ -117,10 +118,10 @@ def leaf_moves(primitive: str, source: Any, result: Any) -> bool:
   return primitive in LEAF_MOVES or (primitive == "convert_element_type" and is_float(source) and is_float(result))
 
 
-def is_spatial_mean(params: Mapping[str, Any], shape: tuple[int, ...], divisor: Any) -> bool:
+def is_spatial_mean(params: Mapping[str, Any], shape: tuple[int, ...], divisor: jex.Literal | None) -> bool:
   """Whether a sum over these axes, divided by this, is the mean of each example's channel over its positions."""
   axes = tuple(params["axes"])
-  if not isinstance(divisor, jex.Literal) or 0 in axes or not axes or len(axes) != len(shape) - 2:
+  if divisor is None or 0 in axes or not axes or len(axes) != len(shape) - 2:
     return False
   channels_first = len(shape) == 4 and axes == (2, 3)
   if len(shape) - 1 in axes and not channels_first:

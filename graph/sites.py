@@ -1,8 +1,7 @@
 """Which equations of a program are operations, and what they are called.
 
-Names come from the variables' leaves, which every framework has, and are the same
-in a training
-and in an evaluation trace, because only operations that both have are counted.
+Names come from the variables' leaves, which every framework has. They are the same in a training and in an evaluation
+trace, and inside and outside of shard_map, because only operations that all of these have are counted.
 """
 
 import math
@@ -14,7 +13,7 @@ from jax.extend import core as jex
 
 from graph import versions
 from graph.flow import FAR, Flow, Scope, Value
-from graph.ops import Op, Operand, conv_macs, dot_axes, dot_macs, is_float, is_spatial_mean
+from graph.ops import VARIES, Op, Operand, conv_macs, dot_axes, dot_macs, is_float, is_spatial_mean
 from graph.program import Node, Program, Ref
 
 
@@ -223,24 +222,38 @@ class Analysis(Flow):
     source = summed.producer
     if source is None or source.home is not node.home or not summed.data or divisor.data or divisor.leaves:
       return
-    over = self.value(source.inputs[0])
+    over, (by, casts) = self.value(source.inputs[0]), self._literal(node.inputs[1])
     if source.primitive == "reduce_window_sum":
       kind = "avg_pool"
-    elif source.primitive == "reduce_sum" and is_spatial_mean(source.params, over.aval.shape, node.inputs[1]):
+    elif source.primitive == "reduce_sum" and is_spatial_mean(source.params, over.aval.shape, by):
       kind = "mean"
     else:
       return
     producer = self.label(over.roots)
     name = f"{producer}:{kind}" if producer else kind
-    divide, by = _binder(node), node.inputs[1]
-    total = _binder(source)
-    if isinstance(by, jex.Literal):
-      refs, call = source.inputs[:1], lambda x: divide(*total(x), by.val)
-    else:
-      refs, call = (source.inputs[0], by), lambda x, count: divide(*total(x), count)
+    refs = source.inputs[:1] if by is not None else (source.inputs[0], node.inputs[1])
+
+    def call(x: Any, count: Any = None) -> tuple[Any, ...]:
+      if by is not None:
+        count = by.val
+        for cast in casts:
+          (count,) = versions.rebind(cast.eqn, (count,))
+      return versions.rebind(node.eqn, (*versions.rebind(source.eqn, (x,)), count))
+
     places = (self._place(source), self._place(node))
     self._add_site(kind, node, refs, name, params=source.params, call=call, nodes=places)
     self._new_root(node)
+
+  def _literal(self, ref: Ref) -> tuple[jex.Literal | None, list[Node]]:
+    """The literal that a value is, and the nodes between: types, and inside shard_map the axes that it varies over."""
+    casts: list[Node] = []
+    while not isinstance(ref := self.resolve(ref), jex.Literal):
+      node = self.values[ref].producer
+      if node is None or node.primitive not in (*VARIES, "convert_element_type"):
+        return None, []
+      casts.insert(0, node)
+      ref = node.inputs[0]
+    return ref, casts
 
   def _place(self, node: Node) -> int:
     """Where a node is in `flat`, searched from the end because it was just there."""

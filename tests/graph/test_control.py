@@ -281,6 +281,30 @@ def test_across_devices(mode, everything):
   jax.tree.map(np.testing.assert_array_equal, step(lambda v, x: again({}, v, x)[0]), step(across))
 
 
+@pytest.mark.parametrize("name", ["conv_net", "nnx_conv_net"])
+def test_sites_are_the_same_inside_of_shard_map(name):
+  """There constants pass through an equation that declares the device axes they vary over."""
+  case = models.CASES[name]()
+  outside = graph.trace(case.fn, case.variables, case.x[:1]).sites
+  mesh = jax.make_mesh((4,), ("devices",), axis_types=(jax.sharding.AxisType.Auto,))
+  found = []
+
+  def double_means(op, inputs, extras):
+    return (op.bind(inputs[0] * 2.0), {}) if op.kind in ("mean", "avg_pool") else None
+
+  def inner(variables, x):
+    found.append(graph.trace(case.fn, variables, x).sites)
+    return graph.rewrite(case.fn, double_means)({}, variables, x)[0]
+
+  x = jnp.tile(case.x, (2, 1, 1, 1))
+  mapped = jax.jit(jax.shard_map(inner, mesh=mesh, in_specs=(P(), P("devices")), out_specs=P("devices")))
+  expected = graph.rewrite(case.fn, double_means)({}, case.variables, x)[0]
+  np.testing.assert_allclose(mapped(case.variables, x), expected, rtol=1e-5)
+  assert {n: (op.kind, op.inputs) for n, op in found[0].items()} == {
+    n: (op.kind, op.inputs) for n, op in outside.items()
+  }
+
+
 def test_an_unknown_layout_is_refused_by_name():
   from graph import versions
 

@@ -200,13 +200,7 @@ def test_observing_changes_nothing_until_freeze():
   assert float(new_qparams["Dense_0/kernel:out"]) > float(qparams["Dense_0/kernel:out"])
 
 
-@pytest.mark.parametrize(
-  "mean",
-  [
-    False,
-    pytest.param(True, marks=pytest.mark.xfail(reason="under shard_map no mean is recognised", strict=False)),
-  ],
-)
+@pytest.mark.parametrize("mean", [False, True])
 def test_one_device_equals_four(mean):
   x = data((8, 8, 8, 3))
   variables, model, qparams, state = make(Net(mean), x, "w8a8 learned ema(rate=0.3)")
