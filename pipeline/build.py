@@ -40,7 +40,7 @@ def call(where: str, fn: Callable[..., Any], given: Mapping[str, Any], *position
       raise UserError(f"config key '{where}.{name}' is missing")
   try:
     return fn(*positional, **given)
-  except (TypeError, ValueError) as error:
+  except (TypeError, ValueError, UserError) as error:
     raise UserError(f"config group {where!r}: {' '.join(str(error).split())}") from error
 
 

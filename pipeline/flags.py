@@ -15,6 +15,7 @@ nan), so the overrides are taken out of the command line here, and pipeline/conf
 import contextlib
 import re
 import sys
+import warnings
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, NamedTuple
 
@@ -59,10 +60,16 @@ def run(main: Callable[..., Any], *, config: bool = True) -> None:
   def called(_: Sequence[str]) -> Any:
     if not flags.FLAGS["verbosity"].present:
       logging.set_verbosity(logging.WARNING)  # libraries tell much that is of no use to a user
+    warnings.formatwarning = _warning  # the module's own place for it
     with _sentences():
       return main(*holder.values())
 
   app.run(called, flags_parser=parse)
+
+
+def _warning(message: Warning | str, *_: Any, **__: Any) -> str:
+  """A warning as a user reads it: without the line of code that it came from."""
+  return f"warning: {message}\n"
 
 
 @contextlib.contextmanager
