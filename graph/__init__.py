@@ -7,6 +7,18 @@ from graph.ops import Op, Operand
 from graph.rewriting import rewrite
 from graph.shapes import shapes
 from graph.taps import taps
-from graph.view import Graph, trace
+from graph.view import Graph, trace, training_only
 
-__all__ = ["Graph", "Op", "Operand", "edit", "fold_batch_norms", "keep_channels", "rewrite", "shapes", "taps", "trace"]
+__all__ = [
+  "Graph",
+  "Op",
+  "Operand",
+  "edit",
+  "fold_batch_norms",
+  "keep_channels",
+  "rewrite",
+  "shapes",
+  "taps",
+  "trace",
+  "training_only",
+]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from core.errors import UserError
 from graph import cost
 from graph.ops import Op
 from graph.program import Node, Program, Ref, read
@@ -60,3 +61,24 @@ class Graph:
 def trace(fn: Callable[..., Any], variables: Any, *inputs: Any) -> Graph:
   """Looks at `fn(variables, *inputs)` without running it; arrays or `jax.ShapeDtypeStruct`, any framework."""
   return Graph(Analysis(read(fn, variables, *inputs)))
+
+
+def training_only(training: Graph, evaluation: Graph) -> tuple[str, ...]:
+  """Names of the sites that only the training trace has, in order; all others are the same in both.
+
+  Uses of a shared leaf are counted in order, so one that is used more often in training has its last uses marked.
+
+  Raises:
+    UserError: a site's kind, leaf, or the name of a tensor that it reads differs between the two, so that its name does
+      not stand for one thing.
+  """
+  one, other = training.sites, evaluation.sites
+  for name in one.keys() & other.keys() - {"output"}:  # a training step may return more
+    here, there = _what(one[name]), _what(other[name])
+    if here != there:
+      raise UserError(f"the site {name!r} is {here} in training, but {there} in evaluation")
+  return tuple(name for name in one if name not in other)
+
+
+def _what(op: Op) -> str:
+  return f"{op.kind!r} of {', '.join(operand.tensor or operand.leaf or 'a constant' for operand in op.inputs)}"

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import graph
+from core.errors import UserError
 from graph import versions
 from tests.graph import models
 
@@ -54,6 +55,34 @@ def test_names_are_the_same_in_training_and_evaluation(name):
     assert [o.tensor for o in one.sites[site].inputs] == [o.tensor for o in other.sites[site].inputs][
       : len(one.sites[site].inputs)
     ]
+  assert graph.training_only(other, one) == graph.training_only(one, other) == ()
+
+
+def head(variables, x, second):
+  """With a second head, which GoogLeNet has in training alone."""
+  x = jax.nn.relu(x @ variables["trunk"])
+  early = x @ variables["second"] if second else None
+  return x @ variables["last"], early
+
+
+HEAD = {"trunk": jnp.ones((3, 4)), "second": jnp.ones((4, 2)), "last": jnp.ones((4, 2))}
+
+
+def test_sites_that_exist_only_in_training():
+  one, other = (graph.trace(lambda v, x, s=s: head(v, x, s), HEAD, jnp.ones((2, 3))) for s in (True, False))
+  assert graph.training_only(one, other) == ("second",)
+  assert graph.training_only(other, one) == ()
+
+
+def test_a_name_that_means_another_thing_in_training_is_refused():
+  def fn(variables, x, train):
+    early = jnp.tanh(x @ variables["a"]) @ variables["w"] if train else None
+    return x @ variables["w"], early
+
+  variables = {"a": jnp.eye(4), "w": jnp.eye(4)}
+  one, other = (graph.trace(lambda v, x, t=t: fn(v, x, t), variables, jnp.ones((2, 4))) for t in (True, False))
+  with pytest.raises(UserError, match="'w' is 'dot' of a:out, w in training, but 'dot' of input, w in evaluation"):
+    graph.training_only(one, other)
 
 
 def test_names_of_nnx_and_of_a_plain_function():
