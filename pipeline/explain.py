@@ -1,4 +1,4 @@
-"""What an experiment will do to each site of its models, and by which rule, before anything trains."""
+"""What an experiment will do to each site of its models, what that costs, and by which rule, before anything trains."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,10 +7,11 @@ import jax
 
 import graph
 from engine import data as rooms
+from engine.parallel import AXIS
 from pipeline import build, check
 from pipeline import trained as models
 from pipeline.stage import begin_recipe
-from pipeline.tables import count
+from pipeline.tables import count, size
 
 
 def explain(config: Any) -> str:
@@ -22,23 +23,44 @@ def explain(config: Any) -> str:
   parts = []
   for name in config.models:
     recipe = begin_recipe(name, config, split)
-    functions = models.functions(recipe)
-    variables = jax.eval_shape(functions.model.init, jax.random.key(0), models.example(recipe))
-    parts.append(sites(name, graph.trace(functions.fn, variables, models.example(recipe))))
+    parts.append(sites(name, *traces(recipe)))
   for name in config.run:
     parts.append(stage(name, config, split))
   return "\n\n".join(part for part in parts if part)
 
 
-def sites(name: str, traced: graph.Graph) -> str:
-  """One model's sites: kind, shapes and multiply-accumulates of one example."""
-  rows = [("site", "kind", "output", "MACs", "reads")]
-  for op in traced.sites.values():
+def traces(recipe: models.Recipe) -> tuple[graph.Graph, graph.Graph]:
+  """A model traced on one example as it is evaluated, and as it is trained."""
+  functions, x = models.functions(recipe), models.example(recipe)
+  variables = jax.eval_shape(functions.model.init, jax.random.key(0), x)
+  found: list[graph.Graph] = []
+
+  def train(variables: Any, x: jax.Array) -> Any:
+    return functions.model.apply(variables, x, train=True, key=jax.random.key(0))
+
+  def with_axis(index: jax.Array) -> jax.Array:  # a model may take statistics over the devices
+    found.append(graph.trace(train, variables, x))
+    return index
+
+  jax.eval_shape(jax.vmap(with_axis, axis_name=AXIS), jax.ShapeDtypeStruct((1,), "int32"))
+  return graph.trace(functions.fn, variables, x), found[0]
+
+
+def sites(name: str, traced: graph.Graph, trained: graph.Graph) -> str:
+  """One model's sites: kind, shapes and costs of one example; those that only training has are marked."""
+  extra = graph.training_only(trained, traced)
+  rows: list[tuple[str, ...]] = [
+    ("site", "kind", "output", "MACs", "bit-operations", "weights", "activations", "reads")
+  ]
+  for row in [*traced.table(), *(row for row in trained.table() if row["name"] in extra)]:
+    op = (trained if row["name"] in extra else traced).sites[row["name"]]
     if op.kind == "output":
       continue
-    shape = "x".join(map(str, op.outputs[0].shape))
+    kind = f"{op.kind} (training only)" if op.name in extra else op.kind
+    shape = "x".join(map(str, row["output_shape"]))
+    costs = (count(row["macs"]), count(row["bit_operations"]), size(row["weight_bytes"]), size(row["activation_bytes"]))
     reads = ", ".join(operand.tensor or operand.leaf or "a constant" for operand in op.inputs)
-    rows.append((op.name, op.kind, shape, count(op.macs) if op.macs else "", reads))
+    rows.append((op.name, kind, shape, *(cost if cost not in ("0", "0 B") else "" for cost in costs), reads))
   return f"model {name}: {count(traced.total)} MACs\n{columns(rows)}"
 
 
@@ -54,8 +76,15 @@ def stage(name: str, config: Any, split: rooms.Split) -> str:
   quantized = models.functions(folded.recipe._replace(rules=policy.rules, ends=policy.ends)).quantized
   assert quantized is not None
   found = quantized.explain(folded.variables, models.example(recipe))
-  rows = [("site", "setting", "rule"), *((site, str(setting), rule) for site, (setting, rule) in found.items())]
-  return f"stage {name}\n{columns(rows)}"
+  traced = graph.trace(models.functions(folded.recipe).fn, folded.variables, models.example(recipe))
+  bits = {site: (setting.weights or 32, setting.activations or 32) for site, (setting, _) in found.items()}
+  costs = {row["name"]: row for row in traced.table(bits)}
+  rows = [("site", "setting", "bit-operations", "weights", "rule")]
+  for site, (setting, rule) in found.items():
+    macs = count(costs[site]["bit_operations"]) if costs[site]["macs"] else ""
+    rows.append((site, str(setting), macs, size(costs[site]["weight_bytes"]) if macs else "", rule))
+  before, after = (sum(row["bit_operations"] for row in table) for table in (traced.table(), costs.values()))
+  return f"stage {name}: {count(after)} bit-operations, {count(before)} in float\n{columns(rows)}"
 
 
 def columns(rows: Sequence[Sequence[str]]) -> str:

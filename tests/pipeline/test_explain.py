@@ -1,0 +1,38 @@
+"""What is printed of a model before anything trains."""
+
+import jax
+import jax.numpy as jnp
+
+import graph
+from engine.parallel import AXIS
+from pipeline import explain, trained
+
+RESNET = {"blocks": (1,), "widths": (4,), "classes": 3, "axis_name": AXIS}
+
+
+def lines(text):
+  """The cells of each line, by its first."""
+  return {cells[0]: cells[1:] for cells in ([c for c in line.split("  ") if c] for line in text.splitlines())}
+
+
+def test_costs_of_sites_and_those_that_only_training_has():
+  def fn(variables, x, train):
+    h = jax.nn.relu(x @ variables["trunk"])
+    return h @ variables["last"], h @ variables["second"] if train else None
+
+  variables = {"trunk": jnp.ones((3, 4)), "second": jnp.ones((4, 2)), "last": jnp.ones((4, 2))}
+  evaluated, as_trained = (
+    graph.trace(lambda v, x, train=train: fn(v, x, train), variables, jnp.ones((1, 3))) for train in (False, True)
+  )
+  found = lines(explain.sites("net", evaluated, as_trained))
+  assert list(found) == ["model net: 20 MACs", "site", "trunk", "last", "second"]
+  assert [cell.strip() for cell in found["trunk"]] == ["dot", "1x4", "12", "12,288", "48 B", "16 B", "input, trunk"]
+  assert found["second"][0] == "dot (training only)" and found["last"][0].strip() == "dot"
+
+
+def test_a_model_with_statistics_over_the_devices_is_traced_as_it_trains():
+  recipe = trained.Recipe("zoo.resnet:ResNet", RESNET, (8, 8, 1), ("0", "1", "2"), {})
+  evaluated, as_trained = explain.traces(recipe)
+  assert graph.training_only(as_trained, evaluated) == ()
+  assert any(node.primitive == "psum" for node in as_trained.flat)
+  assert not any(node.primitive == "psum" for node in evaluated.flat)
