@@ -2,7 +2,6 @@
 
 import json
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +44,7 @@ def compress(config: Any, folder: str | Path) -> dict[str, Any]:
       "rows": [{key: value for key, value in row.items() if key != "decisions"} for row in rows],
       "curves": {stage: curves(stage, context) for stage in done},
     }
-    _write(context.folder / "result.json", result)
+    workdir.write(context.folder / "result.json", json.dumps(result, indent=1) + "\n")
     write_report(context.folder / "report.html", result)
   return result
 
@@ -75,11 +74,5 @@ def _row(name: str, context: Context, trained: Trained, rows: list[dict[str, Any
     trained, context.data.test, context.folder / "files" / f"{name}.tflite", taught, context.config.latency_runs
   )
   row = {"name": name, **row}
-  _write(kept, row)
+  workdir.write(kept, json.dumps(row, indent=1) + "\n")
   return row
-
-
-def _write(path: Path, data: Mapping[str, Any]) -> None:
-  partial = path.with_name(path.name + ".partial")
-  partial.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
-  partial.replace(path)

@@ -57,11 +57,9 @@ def claim(workdir: str | os.PathLike[str], config: Any) -> dict[str, Any]:
   if not file.exists():
     try:
       folder.mkdir(parents=True, exist_ok=True)
-      partial = file.with_suffix(".json.partial")
-      partial.write_text(json.dumps(mine, indent=2) + "\n", encoding="utf-8")
-      partial.replace(file)
     except OSError as error:
       raise UserError(f"workdir {str(folder)!r} cannot be written: {error.strerror}") from error
+    write(file, json.dumps(mine, indent=2) + "\n")
     return mine
   try:
     saved = json.loads(file.read_text(encoding="utf-8"))
@@ -72,6 +70,21 @@ def claim(workdir: str | os.PathLike[str], config: Any) -> dict[str, Any]:
       f"workdir {str(folder)!r} holds a run of another config: {_difference(saved, mine)}; use another --workdir"
     )
   return mine
+
+
+def write(path: str | os.PathLike[str], content: str | bytes) -> None:
+  """Writes a file, wholly or not at all.
+
+  Raises:
+    UserError: it cannot be written.
+  """
+  path = pathlib.Path(path)
+  partial = path.with_name(path.name + ".partial")
+  try:
+    partial.write_bytes(content.encode() if isinstance(content, str) else content)
+    partial.replace(path)
+  except OSError as error:
+    raise UserError(f"{str(path)!r} cannot be written: {error.strerror}") from error
 
 
 def _difference(saved: Any, mine: Any) -> str:

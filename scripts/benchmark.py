@@ -8,21 +8,21 @@ from absl import flags
 from pipeline import flags as program
 
 _MODEL = flags.DEFINE_multi_string("model", None, "A .tflite file; give the flag once for each.", required=True)
-_THREADS = flags.DEFINE_integer("threads", 1, "Threads that the runtime may use.")
-_ROUNDS = flags.DEFINE_integer("rounds", 20, "How often each file has its turn.")
+_THREADS = flags.DEFINE_integer("threads", 1, "Threads that the runtime may use.", lower_bound=1)
+_ROUNDS = flags.DEFINE_integer("rounds", 20, "How often each file has its turn.", lower_bound=1)
 _JSON = flags.DEFINE_string("json", "", "A file for the figures.")
 
 
 def main() -> None:
   import json
-  from pathlib import Path
 
   from pipeline.benchmark import benchmark, table
+  from pipeline.workdir import write
 
   result = benchmark(_MODEL.value, threads=_THREADS.value, rounds=_ROUNDS.value)
   print(table(result))
   if _JSON.value:
-    Path(_JSON.value).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write(_JSON.value, json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -14,15 +14,14 @@ _OUT = flags.DEFINE_string("out", None, "The file to write.", required=True)
 
 
 def main() -> None:
-  from pathlib import Path
-
   from pipeline.evaluate import find_model
   from pipeline.measure import export
   from pipeline.trained import load
+  from pipeline.workdir import write
 
   name, path = find_model(_WORKDIR.value, _STAGE.value)
   _, content = export(load(path)[0])
-  Path(_OUT.value).write_bytes(content)
+  write(_OUT.value, content)
   print(f"{_OUT.value}: stage {name}, {_FORMAT.value}, {len(content):,} bytes")
 
 

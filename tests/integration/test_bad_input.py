@@ -118,7 +118,7 @@ MISTAKES = {
   ),
   "model value": (
     {"models__student__kwargs": {"widths": ("eight",), "classes": 4}},
-    "model 'student', 'zoo.mlp:MLP' with {'classes': 4, 'widths': ('eight',)}, cannot be called with images of (6, 6, 1)",
+    "model 'student', 'zoo.mlp:MLP' with {'classes': 4, 'widths': ('eight',)}, cannot be called with images of (6",
   ),
   "classes": (
     {"models__student__kwargs": {"widths": (8,), "classes": 5}},

@@ -1,0 +1,110 @@
+"""Each program run as a user runs it: what it prints, and the one sentence for what it cannot do."""
+
+import json
+
+import pytest
+
+from pipeline.compress import compress
+from tests.integration import jobs
+
+RUN = ("teacher", "alone")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+  """A finished run of two stages, and its config file."""
+  folder = tmp_path_factory.mktemp("scripts")
+  config = jobs.write(folder / "tiny.py", run=RUN)
+  compress(jobs.experiment(run=RUN), folder / "run")
+  return config, folder / "run"
+
+
+def good(name, *arguments):
+  result = jobs.program(name, *arguments)
+  assert result.returncode == 0, result.stderr
+  assert "Warning" not in result.stderr and "Traceback" not in result.stderr, result.stderr
+  return result.stdout
+
+
+def test_compress_prints_its_table_and_where_the_report_is(run):
+  config, folder = run
+  printed = good("compress", f"--config={config}", f"--workdir={folder}").splitlines()
+  assert printed[0].split()[:4] == ["stage", "JAX", "file", "agrees"]
+  assert [line.split()[0] for line in printed[2:4]] == list(RUN)
+  assert printed[-1] == f"report: {folder}/report.html"
+
+
+def test_train_prints_the_last_numbers_of_the_stage(run, tmp_path):
+  config, folder = run
+  printed = good("train", f"--config={config}", f"--workdir={tmp_path}", "--stage=teacher")
+  assert printed.startswith("grad_norm ") and "validation_accuracy " in printed
+  trained = (tmp_path / "models" / "teacher.safetensors").read_bytes()
+  assert trained == (folder / "models" / "teacher.safetensors").read_bytes()
+
+
+def test_evaluate_prints_a_line_a_stage(run):
+  _, folder = run
+  printed = good("evaluate", f"--workdir={folder}").splitlines()
+  assert [line.split(":")[0] for line in printed] == list(RUN)
+  assert all(line.endswith(" % of 64") for line in printed)
+
+
+def test_export_writes_the_file_that_the_job_wrote(run, tmp_path):
+  _, folder = run
+  printed = good("export", f"--workdir={folder}", "--stage=teacher", f"--out={tmp_path / 'x.tflite'}")
+  content = (folder / "files" / "teacher.tflite").read_bytes()
+  assert (tmp_path / "x.tflite").read_bytes() == content
+  assert printed == f"{tmp_path / 'x.tflite'}: stage teacher, tflite, {len(content):,} bytes\n"
+
+
+def test_explain_prints_sites_and_settings(tmp_path):
+  rules = {"rules": (("Dense_0*", "w4a8"), ("*", "w8a8"))}
+  printed = good("explain", f"--config={jobs.write(tmp_path / 'c.py', stages__int8__quant=rules)}")
+  student = printed[printed.index("model student") :]
+  assert student.startswith(f"model student: {36 * 8 + 8 * 4} MACs\n")
+  assert [line.split()[0] for line in student.splitlines()[2:6]] == [
+    "Dense_0/kernel", "Dense_0/bias", "Dense_1/kernel", "Dense_1/bias"
+  ]  # fmt: skip
+  stage = printed[printed.index("stage int8") :].splitlines()
+  assert stage[2].split()[0] == "Dense_0/kernel" and stage[2].endswith("Dense_0* (ends)")  # raised to 8 bits
+  assert stage[3].split()[0] == "Dense_1/kernel" and stage[3].endswith("*")
+
+
+def test_benchmark_prints_and_writes_figures(run, tmp_path):
+  _, folder = run
+  files = [f"--model={folder}/files/{name}.tflite" for name in RUN]
+  printed = good("benchmark", *files, "--rounds=2", f"--json={tmp_path / 'b.json'}").splitlines()
+  assert [line.split()[0] for line in printed[:3]] == ["file", "teacher.tflite", "alone.tflite"]
+  assert printed[1].endswith(" 1.00")
+  figures = json.loads((tmp_path / "b.json").read_text())
+  assert [row["name"] for row in figures["models"]] == ["teacher.tflite", "alone.tflite"]
+  assert figures["models"][0]["ratio"] == 1.0
+
+
+@pytest.mark.parametrize(
+  ("name", "arguments", "sentence"),
+  [
+    ("evaluate", ["--workdir={tmp}"], "'{tmp}' holds no run: there is no config.json in it"),
+    ("evaluate", ["--workdir={run}", "--model={tmp}/x.tflite"], "cannot read the LiteRT file '{tmp}/x.tflite'"),
+    ("evaluate", ["--workdir={run}", "--model={tmp}/x.safetensors"], "there is no file {tmp}/x.safetensors"),
+    ("evaluate", ["--workdir={run}", "--model={run}/config.json"], "config.json"),
+    ("evaluate", ["--workdir={run}", "--modle=x"], "unknown flag '--modle'; did you mean '--model'"),
+    ("export", ["--workdir={run}", "--stage=alon", "--out={tmp}/x"], "finished stage 'alon'; did you mean 'alone'"),
+    ("export", ["--workdir={run}"], "--out is missing: The file to write."),
+    ("export", ["--workdir={run}", "--out={tmp}/nowhere/x.tflite"], "'{tmp}/nowhere/x.tflite' cannot be written: "),
+    ("benchmark", ["--model={tmp}/x.tflite"], "cannot read the LiteRT file '{tmp}/x.tflite'"),
+    ("benchmark", ["--model={run}/config.json"], "is not a LiteRT (.tflite) file"),
+    ("benchmark", [], "--model is missing: "),
+    ("benchmark", ["--model={run}/files/alone.tflite", "--rounds=0"], "rounds"),
+    ("train", ["--config={config}", "--workdir={tmp}", "--stage=techer"], "stage 'techer'; did you mean 'teacher'?"),
+    ("explain", ["--config={config}", "--config.models.student.name=zoo.mlp:MPL"], "'MPL'; did you mean 'MLP'?"),
+    ("reproduce", ["--table=digts", "--workdir={tmp}"], "unknown table 'digts'; did you mean 'digits'?"),
+    ("reproduce", ["--table=digits", "--workdir={tmp}", "--seeds=1"], "seeds"),
+  ],
+)  # fmt: skip
+def test_a_mistake_is_one_sentence(run, tmp_path, name, arguments, sentence):
+  names = {"config": run[0], "run": run[1], "tmp": tmp_path}
+  result = jobs.program(name, *(word.format(**names) for word in arguments))
+  assert (result.returncode, result.stdout) == (2, ""), result.stderr
+  assert len(result.stderr.splitlines()) == 1, result.stderr
+  assert result.stderr.startswith("error: ") and sentence.format(**names) in result.stderr
