@@ -25,6 +25,7 @@ from core.errors import UserError
 WIDTHS = {"float16": 15, "bfloat16": 15, "float32": 31, "float64": 63}
 MOST_DIGIT_BITS = 16  # 65,536 counters stay in a core's second-level cache
 BLOCK = 4096
+CHUNK = 2**17
 SMALL = 2**16  # up to so many entries one count a bit is no slower, and quicker to compile
 
 
@@ -56,7 +57,7 @@ def kth_magnitude(leaves: Any, k: int | jax.Array, *, axis_name: str | None = No
 
   @jax.custom_batching.sequential_vmap
   def run(k: jax.Array, *xs: jax.Array) -> jax.Array:
-    return _from_pattern(_select([_pattern(x, dtype) for x in xs], k, WIDTHS[dtype.name], axis_name).pattern, dtype)
+    return _from_pattern(_select(xs, k, dtype, axis_name).pattern, dtype)
 
   return run(jnp.asarray(k, jnp.int32), *map(jax.lax.stop_gradient, xs))
 
@@ -81,10 +82,9 @@ def topk_mask(leaves: Any, keep: int | jax.Array, *, axis_name: str | None = Non
 
   @jax.custom_batching.sequential_vmap
   def run(keep: jax.Array, *xs: jax.Array) -> list[jax.Array]:
-    patterns = [_pattern(x, dtype) for x in xs]
-    kth = _select(patterns, keep, WIDTHS[dtype.name], axis_name)
+    kth = _select(xs, keep, dtype, axis_name)
     ends = _tie_ends(xs, kth, keep, dtype, axis_name)
-    return [_kept(p, kth.pattern, end).reshape(x.shape) for p, end, x in zip(patterns, ends, xs, strict=True)]
+    return [_kept(_pattern(x, dtype), kth.pattern, end).reshape(x.shape) for x, end in zip(xs, ends, strict=True)]
 
   return treedef.unflatten(run(jnp.asarray(keep, jnp.int32), *map(jax.lax.stop_gradient, xs)))
 
@@ -92,8 +92,8 @@ def topk_mask(leaves: Any, keep: int | jax.Array, *, axis_name: str | None = Non
 def topk_masks(leaves: Sequence[jax.Array], keep: jax.Array) -> list[jax.Array]:
   """`topk_mask` of each leaf by itself.
 
-  Leaves of like size are padded and share one program, so that compiling does not grow with the number of layers. A
-  padding of zeros at the end is never kept: by the tie rule it comes after all of the leaf's own entries.
+  Small leaves are padded and share one program, so that compiling does not grow with their number. A padding of zeros
+  at the end is never kept: by the tie rule it comes after all of the leaf's own entries.
 
   Args:
     leaves: as for `kth_magnitude`.
@@ -102,14 +102,14 @@ def topk_masks(leaves: Sequence[jax.Array], keep: jax.Array) -> list[jax.Array]:
   Returns:
     Bool arrays like the leaves.
   """
-  alike: dict[tuple[str, int], list[int]] = {}
-  for i, x in enumerate(leaves):
-    alike.setdefault((x.dtype.name, (max(x.size, SMALL) - 1).bit_length()), []).append(i)
+  small: dict[str, list[int]] = {}
   masks: dict[int, jax.Array] = {}
-  for members in alike.values():
-    if len(members) == 1:
-      masks |= {i: topk_mask(leaves[i], keep[i]) for i in members}
-      continue
+  for i, x in enumerate(leaves):
+    if x.size <= SMALL:
+      small.setdefault(x.dtype.name, []).append(i)
+    else:
+      masks[i] = topk_mask(x, keep[i])
+  for members in small.values():
     size = max(leaves[i].size for i in members)
     rows = jnp.stack([jnp.pad(leaves[i].reshape(-1), (0, size - leaves[i].size)) for i in members])
     made = jax.vmap(topk_mask)(rows, keep[np.asarray(members)])
@@ -143,7 +143,11 @@ def _pattern(x: jax.Array, dtype: jnp.dtype) -> jax.Array:
   """The flat bit patterns of |x| as non-negative ints (int32, or int64 for float64)."""
   bits = jax.lax.bitcast_convert_type(x.astype(dtype).reshape(-1), f"uint{8 * dtype.itemsize}")
   cleared = bits & jnp.asarray(2 ** WIDTHS[dtype.name] - 1, bits.dtype)
-  return cleared.astype(jnp.int64 if dtype.itemsize == 8 else jnp.int32)
+  return cleared.astype(_pattern_dtype(dtype))
+
+
+def _pattern_dtype(dtype: jnp.dtype) -> jnp.dtype:
+  return jnp.dtype("int64" if dtype.itemsize == 8 else "int32")
 
 
 def _from_pattern(pattern: jax.Array, dtype: jnp.dtype) -> jax.Array:
@@ -154,30 +158,32 @@ def _kept(pattern: jax.Array, kth: jax.Array, end: jax.Array) -> jax.Array:
   return (pattern > kth) | ((pattern == kth) & (jax.lax.iota(jnp.int32, pattern.size) < end))
 
 
-def _select(patterns: list[jax.Array], k: jax.Array, width: int, axis_name: str | None) -> Kth:
-  def radix(k: jax.Array, *patterns: jax.Array) -> Kth:
-    return _radix_select(patterns, k, width, axis_name)
+def _select(xs: tuple[jax.Array, ...], k: jax.Array, dtype: jnp.dtype, axis_name: str | None) -> Kth:
+  def radix(k: jax.Array, *xs: jax.Array) -> Kth:
+    return _radix_select(xs, k, dtype, axis_name)
 
-  def bitwise(k: jax.Array, *patterns: jax.Array) -> Kth:
-    return _bit_select(patterns, k, width, axis_name)
+  def bitwise(k: jax.Array, *xs: jax.Array) -> Kth:
+    return _bit_select(xs, k, dtype, axis_name)
 
-  if sum(p.size for p in patterns) <= SMALL:
-    return bitwise(k, *patterns)
-  return jax.lax.platform_dependent(k, *patterns, cpu=radix, default=bitwise)
+  if sum(x.size for x in xs) <= SMALL:
+    return bitwise(k, *xs)
+  return jax.lax.platform_dependent(k, *xs, cpu=radix, default=bitwise)
 
 
-def _radix_select(patterns: tuple[jax.Array, ...], k: jax.Array, width: int, axis_name: str | None) -> Kth:
-  prefix, above, equal = jnp.zeros((), patterns[0].dtype), jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)
-  low = width
+def _radix_select(xs: tuple[jax.Array, ...], k: jax.Array, dtype: jnp.dtype, axis_name: str | None) -> Kth:
+  low = WIDTHS[dtype.name]
+  prefix, above, equal = jnp.zeros((), _pattern_dtype(dtype)), jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)
+  first = True
   while low:
     size = min(MOST_DIGIT_BITS, low)
     low -= size
-    counts = [_histogram(p, None if low + size == width else prefix, low, size) for p in patterns]
+    counts = [_histogram(x, dtype, None if first else prefix, low, size) for x in xs]
     falling = device_axis.psum(sum(counts[1:], counts[0]), axis_name)[::-1]
     place, larger = _reach(falling, k - above)
     equal = falling[place]
     above += larger
     prefix = (prefix << size) | (2**size - 1 - place).astype(prefix.dtype)
+    first = False
   return Kth(prefix, above, equal)
 
 
@@ -200,24 +206,43 @@ def _reach(counts: jax.Array, rank: jax.Array) -> tuple[jax.Array, jax.Array]:
   return place, before(place)
 
 
-def _histogram(pattern: jax.Array, prefix: jax.Array | None, low: int, size: int) -> jax.Array:
-  """Counts of the digit of `size` bits at bit `low` among entries whose higher bits are `prefix` (all when None)."""
-  digit = ((pattern >> low) & (2**size - 1)).astype(jnp.uint32)  # unsigned: no index from the end to look for
-  if prefix is not None:
-    digit = jnp.where((pattern >> (low + size)) == prefix, digit, 2**size)  # out of range: dropped
-  return jnp.zeros(2**size, jnp.int32).at[digit].add(1, mode="drop")
+def _histogram(x: jax.Array, dtype: jnp.dtype, prefix: jax.Array | None, low: int, size: int) -> jax.Array:
+  """Counts of the digit of `size` bits at bit `low` among entries whose higher bits are `prefix` (all when None).
+
+  By chunks: digits of a whole leaf would be written to memory, and a step that holds a mask update, done or not, would
+  own that memory.
+  """
+
+  def add(counts: jax.Array, part: jax.Array) -> jax.Array:
+    pattern = _pattern(part, dtype)
+    digit = ((pattern >> low) & (2**size - 1)).astype(jnp.uint32)  # unsigned: no index from the end to look for
+    if prefix is not None:
+      digit = jnp.where((pattern >> (low + size)) == prefix, digit, 2**size)  # out of range: dropped
+    return counts.at[digit].add(1, mode="drop")
+
+  flat = x.reshape(-1)
+  chunks = flat.size // CHUNK
+
+  def chunk(i: jax.Array, counts: jax.Array) -> jax.Array:
+    return add(counts, jax.lax.dynamic_slice(flat, (i * CHUNK,), (CHUNK,)))
+
+  rest = add(jnp.zeros(2**size, jnp.int32), flat[chunks * CHUNK :])
+  return jax.lax.fori_loop(0, chunks, chunk, rest) if chunks else rest
 
 
-def _bit_select(patterns: tuple[jax.Array, ...], k: jax.Array, width: int, axis_name: str | None) -> Kth:
-  def count(test: Any) -> jax.Array:
-    return device_axis.psum(sum((jnp.sum(test(p), dtype=jnp.int32) for p in patterns), jnp.int32(0)), axis_name)
+def _bit_select(xs: tuple[jax.Array, ...], k: jax.Array, dtype: jnp.dtype, axis_name: str | None) -> Kth:
+  def count(test: Callable[[jax.Array], jax.Array]) -> jax.Array:
+    counts = [jnp.sum(test(_pattern(x, dtype)), dtype=jnp.int32) for x in xs]
+    return device_axis.psum(sum(counts[1:], counts[0]), axis_name)
+
+  width = WIDTHS[dtype.name]
 
   def bit(i: jax.Array, found: jax.Array) -> jax.Array:
     candidate = found | (jnp.ones((), found.dtype) << (width - 1 - i).astype(found.dtype))
     return jnp.where(count(lambda p: p >= candidate) >= k, candidate, found)
 
   # The start varies over devices as the result will: replication checking asks that of a loop.
-  start = count(lambda p: p < 0).astype(patterns[0].dtype)
+  start = count(lambda p: p < 0).astype(_pattern_dtype(dtype))
   found = jax.lax.fori_loop(0, width, bit, start)
   return Kth(found, count(lambda p: p > found), count(lambda p: p == found))
 
