@@ -73,24 +73,44 @@ def needs_teacher(group: Mapping[str, Any]) -> bool:
   return any(name != "hard_labels" for name in group)
 
 
-def transformation(stage: str, config: Any, steps: int) -> optax.GradientTransformationExtraArgs:
-  """A stage's optimizer over `steps` updates, wrapped by its sparsity method if it has one.
+def steps(stage: Any, examples: int) -> int:
+  """The steps of a stage, that is batches, over a training split of so many examples."""
+  return stage.epochs * rooms.steps_per_epoch(examples, stage.batch_size)
+
+
+def transformation(stage: str, config: Any, batches: int) -> optax.GradientTransformationExtraArgs:
+  """A stage's optimizer, wrapped by its sparsity method if it has one.
 
   Args:
     stage: its name, for errors.
     config: the stage's groups.
-    steps: updates of the whole stage.
+    batches: of the whole stage; its schedules go over the updates, of which there is one for `accumulate` batches.
   """
-  given = config.optimizer
+  updates = max(batches // config.optimizer.accumulate, 1)
+  try:
+    inner = _optimizer(config.optimizer, updates)
+  except UserError as error:
+    raise UserError(f"config group 'stages.{stage}.optimizer': {error}") from error
+  group = config.sparsity.to_dict()
+  if not group.get("name"):
+    return inner
+  where = f"stages.{stage}.sparsity"
+  schedule = group.get("schedule")
+  if isinstance(schedule, Mapping):
+    group["schedule"] = named(f"{where}.schedule", sparsity.schedules, _in_steps(schedule, updates))
+  return named(where, sparsity, group, inner)
+
+
+def _optimizer(given: Any, updates: int) -> optax.GradientTransformationExtraArgs:
   rate = optim.schedule(
     given.schedule,
     given.learning_rate,
-    steps,
+    updates,
     warmup=given.warmup_steps,
-    milestones=[round(share * steps) for share in given.milestones],
+    milestones=[round(share * updates) for share in given.milestones],
     factor=given.decay,
   )
-  inner = optim.optimizer(
+  return optim.optimizer(
     given.name,
     rate,
     momentum=given.momentum,
@@ -99,14 +119,6 @@ def transformation(stage: str, config: Any, steps: int) -> optax.GradientTransfo
     clip_norm=given.clip_norm or None,
     rates=None if given.scale_rate == 1.0 else {"scale": given.scale_rate},
   )
-  group = config.sparsity.to_dict()
-  if not group.get("name"):
-    return inner
-  where = f"stages.{stage}.sparsity"
-  schedule = group.get("schedule")
-  if isinstance(schedule, Mapping):
-    group["schedule"] = named(f"{where}.schedule", sparsity.schedules, _in_steps(schedule, steps))
-  return named(where, sparsity, group, inner)
 
 
 def _in_steps(schedule: Mapping[str, Any], steps: int) -> dict[str, Any]:
@@ -164,7 +176,6 @@ def check(config: Any) -> None:
   for name in config.run:
     stage = config.stages[name]
     objective(name, stage.objective.to_dict())
-    transformation(name, stage, 1000)
     policy(name, stage)
     if stage.precision not in PRECISIONS:
       raise unknown(f"precision in 'stages.{name}.precision'", stage.precision, PRECISIONS)

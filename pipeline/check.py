@@ -73,18 +73,23 @@ def stage(name: str, config: Any, data: Dataset, variables: Any) -> None:
   split = data.train
   arrays = {"image": split.images, "label": split.labels, "id": split.ids}
   shapes: Any = {key: jax.ShapeDtypeStruct(array.shape, array.dtype) for key, array in arrays.items()}
+  policy = build.policy(name, given)
   try:
     batches.check(dataclasses.replace(spec, per_view=()), shapes)
+    steps = build.steps(given, len(split.labels))
     if config.parallel != "jit":
       parallel.share(jax.ShapeDtypeStruct((given.batch_size,), jnp.int32), len(jax.local_devices()))
-    policy = build.policy(name, given)
     if policy is not None:
       recipe = begin_recipe(given.model, config, split)
       example = jax.ShapeDtypeStruct((1, *recipe.image), jnp.float32)
       # Folding batch norms, which needs numbers, leaves the sites that can be quantized and their names as they are.
       quant.quantize(models.functions(recipe).fn, policy).explain(variables, example)
+  except UserError as error:
+    raise UserError(f"stage {name!r}: {error}") from error
+  tx = build.transformation(name, given, steps)
+  try:
     if policy is None or "batch_stats" not in variables:  # folding gives biases that no rule can be compared with here
-      jax.eval_shape(build.transformation(name, given, 1000).init, variables["params"])
+      jax.eval_shape(tx.init, variables["params"])
   except UserError as error:
     raise UserError(f"stage {name!r}: {error}") from error
 

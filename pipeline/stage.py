@@ -48,8 +48,8 @@ def run_stage(name: str, context: Context, done: Mapping[str, Trained]) -> Train
   parts = models.functions(trained.recipe)
   teacher, taught, arrays, spec = teaching(stage, done, arrays, spec)
 
-  steps = stage.epochs * rooms.steps_per_epoch(len(context.data.train.labels), stage.batch_size)
-  tx = build.transformation(name, stage, max(steps // stage.optimizer.accumulate, 1))
+  steps = build.steps(stage, len(context.data.train.labels))
+  tx = build.transformation(name, stage, steps)
   ema = stage.optimizer.ema or None
   step = engine.make_train_step(
     forward_of(stage, parts),
@@ -250,11 +250,8 @@ def _fit(
 
 def first_step(name: str, context: Context) -> int:
   """The steps of the stages before this one: where it begins in the run's metrics.jsonl."""
-  total = 0
-  for earlier in context.config.run[: context.config.run.index(name)]:
-    stage = context.config.stages[earlier]
-    total += stage.epochs * rooms.steps_per_epoch(len(context.data.train.labels), stage.batch_size)
-  return total
+  config, examples = context.config, len(context.data.train.labels)
+  return sum(build.steps(config.stages[earlier], examples) for earlier in config.run[: config.run.index(name)])
 
 
 def curves(name: str, context: Context) -> dict[str, list[tuple[int, float]]]:

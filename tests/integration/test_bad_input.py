@@ -68,6 +68,10 @@ MISTAKES = {
     "unknown method of sparsity 'magnitud'; did you mean 'magnitude'?",
   ),
   "optimizer": (stage("alone", optimizer={"name": "adan"}), "'adan'; did you mean 'adam'"),
+  "warm-up": (
+    stage("alone", optimizer={"warmup_steps": 13}),
+    "config group 'stages.alone.optimizer': schedule: warmup is 13 steps of 12 in all; expected fewer",
+  ),
   "loss keyword": (
     stage("distilled", objective={"hinton": {"temprature": 2.0}}),
     "'stages.distilled.objective.hinton.temprature'; did you mean 'stages.distilled.objective.hinton.temperature'?",
@@ -312,7 +316,8 @@ def test_the_weights_of_another_model(tmp_path, refused):
   refused(lambda: jobs.experiment(models__student=entry), tmp_path / "run", "expected (regular expression, replacement")
 
 
-def test_damaged_original_files_of_a_set(tmp_path, refused):
+def test_damaged_original_files_of_a_set(tmp_path, refused, monkeypatch):
+  monkeypatch.setenv("LEANAX_CACHE_DIR", str(tmp_path / "cache"))
   (tmp_path / "mnist").mkdir()
   for names in stock.FILES.values():
     for name in names:

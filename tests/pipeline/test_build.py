@@ -1,0 +1,110 @@
+"""Names in a config become functions: what they compute, and what is refused."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import sparsity
+from core.errors import UserError
+from pipeline import build
+from tests.integration import jobs
+
+
+def method(a, *, b=2.0):
+  if a < 0:
+    raise ValueError("a is\nnegative")
+  return a * b
+
+
+def test_call_checks_keywords_before_it_calls():
+  assert build.call("g", method, {"a": 3.0, "b": 5.0}) == 15.0
+  assert build.call("g", method, {}, 3.0) == 6.0
+  for given, sentence in [
+    ({"a": 1.0, "bb": 1}, "unknown config key 'g.bb'; did you mean 'g.b'"),
+    ({"b": 1.0}, "config key 'g.a' is missing"),
+    ({"a": -1.0}, "config group 'g': a is negative"),
+    ({"a": "x", "b": "y"}, "config group 'g': '<' not supported"),
+  ]:
+    with pytest.raises(UserError) as caught:
+      build.call("g", method, given)
+    assert str(caught.value).startswith(sentence)
+
+
+def test_an_objective_is_the_weighted_sum_of_its_losses():
+  rng = np.random.default_rng(0)
+  student, teacher = (jnp.asarray(rng.normal(size=(5, 3)), jnp.float32) for _ in range(2))
+  batch = {"label": jnp.array([0, 1, 2, 0, 1], jnp.int32)}
+  options = {"aux": {}, "aux_state": {}, "key": jax.random.key(0), "axis_name": None, "step": jnp.int32(0)}
+
+  def value(group, logits):
+    return build.objective("s", group)(student, logits, batch, **options)[0]
+
+  both = value({"hard_labels": {"weight": 0.25}, "logit_l2": {"weight": 2.0}}, teacher)
+  hard, l2 = value({"hard_labels": {}}, None), value({"logit_l2": {}}, teacher)
+  np.testing.assert_allclose(both, 0.25 * hard + 2.0 * l2, rtol=1e-6)
+  np.testing.assert_allclose(
+    hard, optax.softmax_cross_entropy_with_integer_labels(student, batch["label"]).mean(), rtol=1e-6
+  )
+  assert not build.needs_teacher({"hard_labels": {}})
+  assert build.needs_teacher({"hard_labels": {}, "hinton": {}})
+
+
+def test_schedules_are_shares_of_the_stages_updates():
+  """With two batches an update, a schedule from 0.25 to 0.5 of 40 batches goes over the updates 5 to 10."""
+  group = {"name": "magnitude", "density": 0.5, "schedule": {"name": "cubic", "start": 0.25, "end": 0.5, "every": 5}}
+  stage = jobs.experiment(
+    stages__alone__sparsity=group, stages__alone__optimizer={"accumulate": 2, "name": "sgd", "learning_rate": 0.0}
+  ).stages.alone
+  tx = build.transformation("alone", stage, 40)
+  params = {"a": {"kernel": jnp.arange(1.0, 11.0, dtype=jnp.float32)}}
+  state, kept = tx.init(params), []
+  for step in range(12):
+    updates, state = tx.update(jax.tree.map(jnp.zeros_like, params), state, params, step=jnp.int32(step))
+    params = optax.apply_updates(params, updates)
+    kept.append(int(jnp.count_nonzero(params["a"]["kernel"])))
+  made = sparsity.cubic(5, 10, every=5)
+  assert kept[:5] == [10] * 5
+  assert kept[10:] == [5, 5]
+  assert [kept[step] for step in made.steps] == [max(1, round(10 * d)) for d in made.densities(0.5)]
+
+
+def test_a_learning_rate_follows_its_schedule():
+  given = {"name": "sgd", "momentum": 0.0, "learning_rate": 0.5, "schedule": "step", "milestones": (0.5,), "decay": 0.1}
+  stage = jobs.experiment(stages__alone__optimizer=given).stages.alone
+  tx = build.transformation("alone", stage, 8)
+  params = {"w": jnp.ones(1)}
+  state, sizes = tx.init(params), []
+  for _ in range(8):
+    updates, state = tx.update({"w": jnp.ones(1)}, state, params)
+    sizes.append(-float(updates["w"][0]))
+  np.testing.assert_allclose(sizes, [0.5] * 4 + [0.05] * 4, rtol=1e-6)
+
+
+def test_a_limit_cuts_each_split_and_keeps_ids():
+  whole, cut = (build.dataset(jobs.experiment(data__limit=limit)) for limit in (0, 40))
+  assert [len(split.labels) for split in whole] == [128, 32, 64]
+  assert [len(split.labels) for split in cut] == [40, 32, 40]
+  np.testing.assert_array_equal(cut.test.ids, whole.test.ids[:40])
+  np.testing.assert_array_equal(cut.train.images, whole.train.images[:40])
+
+
+def test_batches_are_made_as_the_stage_says():
+  config = jobs.experiment(
+    seed=7,
+    preprocess={"mean": (0.5,), "std": (0.25,)},
+    stages__alone__augment={"shift": (1, 2), "views": 3},
+  )
+  spec = build.inputs(config, config.stages.alone)
+  assert (spec.batch_size, spec.seed, spec.augment.seed) == (32, 7, 7)
+  assert (spec.augment.shift, spec.augment.views) == ((1, 2), 3)
+  assert spec.preprocess.mean == (0.5,)
+  assert build.inputs(config, config.stages.teacher).augment.views is None
+
+
+def test_ends_may_be_left_to_the_rules():
+  quant = {"rules": (("*", "w4a8"),), "ends": ""}
+  policy = build.policy("int8", jobs.experiment(stages__int8__quant=quant).stages.int8)
+  assert policy is not None and policy.ends is None
+  assert build.policy("alone", jobs.experiment().stages.alone) is None

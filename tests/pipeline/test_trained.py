@@ -1,0 +1,99 @@
+"""What a stage leaves: saved and loaded the same, folded the same, and what is refused."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import quant
+from core.errors import UserError
+from core.trees import named_leaves
+from engine.model_file import save_tree
+from pipeline import trained
+
+PREPROCESS = {"scale": 1 / 255, "mean": (0.3,), "std": (0.2,)}
+RESNET = trained.Recipe(
+  "zoo.resnet:ResNet", {"blocks": (1,), "widths": (4,), "classes": 3}, (8, 8, 1), ("a", "b", "c"), PREPROCESS
+)
+IMAGES = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 1)).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def resnet():
+  variables = jax.jit(trained.functions(RESNET).model.init)(jax.random.key(0), trained.example(RESNET))
+  stats = jax.tree.map(lambda a: a + 0.3, variables["batch_stats"])  # as after some training
+  return trained.Trained(RESNET, {**variables, "batch_stats": stats}, {}, {})
+
+
+@pytest.fixture(scope="module")
+def int8(resnet):
+  folded = trained.fold(resnet)
+  recipe = folded.recipe._replace(rules=(("*", "w8a8 learned"),))
+  quantized = trained.functions(recipe).quantized
+  assert quantized is not None
+  x = jax.random.normal(jax.random.key(1), (4, 8, 8, 1))
+  qparams, state = quantized.init(folded.variables, x)
+  _, state = quantized.observe(state, folded.variables, x)
+  return trained.Trained(recipe, folded.variables, *quantized.freeze(qparams, state, folded.variables))
+
+
+def test_predict_preprocesses(resnet):
+  x = (IMAGES / np.float32(255) - np.float32(0.3)) / np.float32(0.2)
+  expected = trained.functions(RESNET).fn(resnet.variables, jnp.asarray(x, jnp.float32))
+  np.testing.assert_allclose(trained.predict(resnet, IMAGES), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_folding_changes_the_form_and_not_the_logits(resnet):
+  folded = trained.fold(resnet)
+  assert not trained.functions(RESNET).edited and trained.functions(folded.recipe).edited
+  assert "batch_stats" not in folded.variables
+  np.testing.assert_allclose(trained.predict(folded, IMAGES), trained.predict(resnet, IMAGES), rtol=1e-4, atol=1e-4)
+  assert trained.fold(folded) is folded
+  json.dumps(folded.recipe._asdict())
+
+
+@pytest.mark.parametrize("which", ["resnet", "int8"])
+def test_a_file_gives_back_the_model(which, tmp_path, request):
+  model = request.getfixturevalue(which)
+  path = tmp_path / "m.safetensors"
+  trained.save(path, model, stage="s", note=[1])
+  loaded, more = trained.load(path)
+  assert more == {"stage": "s", "note": [1]}
+  assert loaded.recipe == model.recipe
+  assert loaded.qparams.keys() == model.qparams.keys()
+  assert loaded.quant_state.keys() == model.quant_state.keys()
+  ours, theirs = named_leaves(tuple(loaded[1:])), named_leaves(tuple(model[1:]))
+  assert ours.keys() == theirs.keys()
+  for name, leaf in theirs.items():
+    np.testing.assert_array_equal(ours[name], leaf, err_msg=name)
+  np.testing.assert_array_equal(trained.predict(loaded, IMAGES), trained.predict(model, IMAGES))
+  first = path.read_bytes()
+  for _ in range(4):  # equal models are equal files
+    trained.save(path, loaded, stage="s", note=[1])
+    assert path.read_bytes() == first
+
+
+def test_integers_are_simulated_where_there_are_rules(int8):
+  logits = trained.predict(int8, IMAGES)
+  grid = trained.functions(int8.recipe).quantized.grids(
+    int8.qparams, int8.quant_state, int8.variables, trained.example(int8.recipe)
+  )
+  (output,) = [g for name, g in grid.items() if name == "Dense_0/kernel:out"]
+  np.testing.assert_allclose(quant.fake_quant(logits, output), logits, rtol=0, atol=1e-6)
+  assert len(np.unique(logits)) <= 256
+
+
+def test_what_is_no_model_is_refused(tmp_path, resnet):
+  save_tree(tmp_path / "arrays.safetensors", {"a": np.zeros(2)})
+  with pytest.raises(UserError, match="holds arrays but no model; expected a file that a stage has written"):
+    trained.load(tmp_path / "arrays.safetensors")
+  with pytest.raises(UserError, match="there is no file"):
+    trained.load(tmp_path / "none.safetensors")
+  changed = resnet._replace(recipe=RESNET._replace(kwargs={**RESNET.kwargs, "blocks": (2,)}))
+  trained.save(tmp_path / "changed.safetensors", changed)
+  with pytest.raises(
+    UserError, match=r"lacks .*model 'zoo.resnet:ResNet' is not what it was when the file was written"
+  ):
+    trained.load(tmp_path / "changed.safetensors")
