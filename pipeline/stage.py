@@ -158,20 +158,26 @@ def teaching(
   views = 1 if still else spec.augment.views
   if not stage.cache_teacher or views is None:
     return teacher, trees, arrays, spec
-  stored = [_stored(teacher, trees, arrays, view, spec) for view in range(views)]
+  stored = _stored(teacher, trees, arrays, views, spec)
   if still:
     return None, None, {**arrays, "teacher_logits": stored[0]}, spec
   spec = dataclasses.replace(spec, per_view=(*spec.per_view, "teacher_logits"))
   return None, None, {**arrays, "teacher_logits": jax.numpy.stack(stored, 1)}, spec
 
 
-def _stored(teacher: Teacher, trees: Any, arrays: Mapping[str, jax.Array], view: int, spec: Input) -> jax.Array:
-  """(N, classes) logits of all examples as one view shows them."""
+def _stored(teacher: Teacher, trees: Any, arrays: Mapping[str, jax.Array], views: int, spec: Input) -> list[jax.Array]:
+  """(N, classes) logits of all examples, as each view shows them."""
   count = len(arrays["id"])
   size = min(512, count)
-  run = jax.jit(lambda trees, arrays, rows: teacher(trees, rooms.examples_at(arrays, rows, view, spec)["image"]))
+
+  @jax.jit
+  def run(trees: Any, arrays: Mapping[str, jax.Array], rows: jax.Array, view: jax.Array) -> jax.Array:
+    return teacher(trees, rooms.examples_at(arrays, rows, view, spec)["image"])
+
   rows = np.arange(-(-count // size) * size).clip(max=count - 1).reshape(-1, size)
-  return jax.numpy.concatenate([run(trees, arrays, part) for part in rows])[:count]
+  return [
+    jax.numpy.concatenate([run(trees, arrays, part, np.int32(view)) for part in rows])[:count] for view in range(views)
+  ]
 
 
 def forward_of(stage: Any, parts: Functions) -> forward.Forward:

@@ -1,0 +1,37 @@
+"""Files side by side: paired ratios, and the table; clocks are not tested, but what is made of their numbers is."""
+
+import pytest
+
+import deploy
+from pipeline import benchmark
+
+
+class Timed:
+  """Stands for a file in the runtime: its rounds take the times that its name says."""
+
+  def __init__(self, file, threads):
+    self.times, self.bytes, self.threads = iter(map(float, file.split("-"))), 1234, threads
+
+  def latency(self, runs, warm_up):
+    wall = next(self.times)
+    return deploy.litert.Latency(wall - 1, wall, wall / 2, runs, self.threads)
+
+
+def test_ratios_are_paired_within_a_round(monkeypatch):
+  monkeypatch.setattr(deploy.litert, "Model", Timed)
+  # The machine is ten times slower in the second round; the pairs say two, and the medians alone would say four.
+  result = benchmark.benchmark(["8-80-8", "4-40-20"], threads=2, rounds=3)
+  first, second = result["models"]
+  assert (first["wall_us"], first["cpu_us"], first["ratio"]) == (8.0, 4.0, 1.0)
+  assert (second["wall_us"], second["cpu_us"], second["ratio"]) == (20.0, 2.0, 2.0)
+  assert result["threads"] == 2 and result["environment"]["cores"] >= 1
+  text = benchmark.table(result).splitlines()
+  assert text[1].split() == ["8-80-8", "1.23", "kB", "8.0", "µs", "4.0", "µs", "1.00"]
+  assert text[2].endswith("2.00")
+
+
+def test_a_file_given_twice_is_measured_once(monkeypatch):
+  monkeypatch.setattr(deploy.litert, "Model", Timed)
+  result = benchmark.benchmark(["8-8", "8-8"], rounds=2)
+  assert [row["name"] for row in result["models"]] == ["8-8"]
+  assert result["models"][0]["ratio"] == pytest.approx(1.0)

@@ -1,0 +1,111 @@
+"""One stage: its teacher, its state when it stops, its grids, and where it stands in the run's metrics."""
+
+import jax
+import numpy as np
+import pytest
+
+import engine
+from core.errors import UserError
+from engine import data as rooms
+from pipeline import build, stage, trained
+from pipeline.compress import open_run
+from tests.integration import jobs
+
+
+def run_of(tmp_path, **changes):
+  return open_run(jobs.experiment(run=("teacher", "distilled"), **changes), tmp_path)
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+  context = run_of(tmp_path_factory.mktemp("teacher"))
+  return stage.run_stage("teacher", context, {})
+
+
+def distilled(tmp_path, teacher, **changes):
+  context = run_of(tmp_path, **{f"stages__distilled__{key}": value for key, value in changes.items()})
+  return stage.run_stage("distilled", context, {"teacher": teacher}), context
+
+
+@pytest.mark.parametrize("augment", [{}, {"shift": (1, 1), "views": 2, "mixup": 0.3}], ids=["still", "views"])
+def test_stored_logits_are_those_of_the_teacher_in_the_step(tmp_path, teacher, augment):
+  (stored, first), (live, second) = (
+    distilled(tmp_path / str(cache), teacher, augment=augment, cache_teacher=cache) for cache in (True, False)
+  )
+  spec = build.inputs(first.config, first.config.stages.distilled)
+  arrays = rooms.device_arrays(first.data.train)
+  function, variables, arrays, _ = stage.teaching(first.config.stages.distilled, {"teacher": teacher}, arrays, spec)
+  assert function is None and variables is None
+  assert arrays["teacher_logits"].shape == ((128, 2, 4) if augment else (128, 4))
+  one, two = (dict(stage.curves("distilled", context)["hinton"]) for context in (first, second))
+  np.testing.assert_allclose(list(one.values()), list(two.values()), rtol=1e-4)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-3), stored.variables, live.variables)
+
+
+def test_logits_are_not_stored_where_images_change_in_each_epoch(tmp_path, teacher):
+  context = run_of(tmp_path, stages__distilled__augment={"shift": (1, 1)})
+  given = context.config.stages.distilled
+  arrays = rooms.device_arrays(context.data.train)
+  function, trees, after, _ = stage.teaching(given, {"teacher": teacher}, arrays, build.inputs(context.config, given))
+  assert function is not None and "teacher_logits" not in after
+  x = rooms.normalise(context.data.test.images[:5], rooms.Preprocess())
+  np.testing.assert_array_equal(function(trees, x), trained.functions(teacher.recipe).fn(teacher.variables, x))
+
+
+class Stopped(Exception):
+  pass
+
+
+EVERYTHING = {
+  "augment": {"shift": (1, 1), "mixup": 0.3},
+  "optimizer": {
+    "name": "sgd", "learning_rate": 0.1, "nesterov": True, "warmup_steps": 2, "clip_norm": 1.0, "accumulate": 2,
+    "ema": 0.8, "weight_decay": 1e-3,
+  },
+  "sparsity": {"name": "magnitude", "density": 0.5, "schedule": {"name": "cubic", "start": 0.0, "end": 0.9, "every": 1}},
+}  # fmt: skip
+
+
+def test_a_stage_with_everything_in_its_state_goes_on_as_if_unbroken(tmp_path, teacher, monkeypatch):
+  whole, _ = distilled(tmp_path / "whole", teacher, **EVERYTHING)
+  fit = engine.fit
+
+  def stop(step, state, metrics):
+    raise Stopped
+
+  with monkeypatch.context() as patch:
+    patch.setattr(engine, "fit", lambda *a, hooks, **k: fit(*a, hooks=[*hooks, engine.Hook(9, stop)], **k))
+    with pytest.raises(Stopped):
+      distilled(tmp_path / "broken", teacher, **EVERYTHING)
+  assert (tmp_path / "broken" / "checkpoints" / "distilled" / "8").is_dir()  # and step 9 is lost
+  again, _ = distilled(tmp_path / "broken", teacher, **EVERYTHING)
+  jax.tree.map(np.testing.assert_array_equal, again.variables, whole.variables)
+  for name in ("metrics.jsonl", "models/distilled.safetensors"):
+    assert (tmp_path / "broken" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+  kernel = np.asarray(again.variables["params"]["Dense_0"]["kernel"])
+  assert np.count_nonzero(kernel) == kernel.size // 2  # the averages that are saved are pruned as well
+
+
+def test_bfloat16_trains_float32_masters(tmp_path, teacher):
+  model, context = distilled(tmp_path, teacher, precision="bfloat16")
+  assert {leaf.dtype for leaf in jax.tree.leaves(model.variables)} == {np.dtype(np.float32)}
+  exact = distilled(tmp_path / "exact", teacher)[0]
+  kernels = [m.variables["params"]["Dense_0"]["kernel"] for m in (model, exact)]
+  assert 0 < np.abs(kernels[0] - kernels[1]).max() < 0.2
+  assert dict(stage.curves("distilled", context)["loss"])[12] > 0
+
+
+def test_a_run_knows_where_each_stage_begins(tmp_path):
+  config = jobs.experiment(run=("teacher", "distilled", "pruned"), stages__distilled__epochs=5)
+  context = stage.Context(config, tmp_path, build.dataset(config))
+  assert [stage.first_step(name, context) for name in config.run] == [0, 12, 32]
+
+
+def test_needs_come_first_and_nothing_else_runs(tmp_path, monkeypatch):
+  context = stage.Context(jobs.experiment(), tmp_path, None)  # pyrefly: ignore
+  ran = []
+  monkeypatch.setattr(stage, "run_stage", lambda name, context, done: ran.append(name))
+  stage.run_with_needs("int8", context, {})
+  assert ran == ["teacher", "distilled", "pruned", "int8"]
+  with pytest.raises(UserError, match="unknown stage 'int9'; did you mean 'int8'"):
+    stage.run_with_needs("int9", context, {})
