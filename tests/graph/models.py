@@ -1,11 +1,15 @@
 """Small models of each framework, as `fn(variables, *inputs)` with their variables and an input."""
 
+import functools
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
+
+from core.trees import map_named
 
 
 class Case(NamedTuple):
@@ -50,23 +54,40 @@ class NnxConvNet(nnx.Module):
     return self.head(x.mean((1, 2)))
 
 
-def shake(variables):
-  """Other numbers in every leaf, positive where they have to be, so that no batch norm is the identity."""
-  leaves, tree = jax.tree.flatten(variables)
-  keys = jax.random.split(jax.random.key(7), len(leaves))
-  moved = [leaf + 0.3 * jax.random.uniform(key, leaf.shape, leaf.dtype) for leaf, key in zip(leaves, keys)]
-  return jax.tree.unflatten(tree, moved)
+# Numbers are drawn by numpy: the initialisers' random bits take longer to compile than all else in these tests.
+
+
+def normal(seed, *shape):
+  return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+
+def fill(shapes):
+  """Numbers for every leaf, scales and variances around one, so that no batch norm is the identity."""
+  rng = np.random.default_rng(0)
+
+  def leaf(name, like):
+    near = 1.0 if name.endswith(("scale", "var")) else 0.0
+    return jnp.asarray(near + 0.3 * rng.uniform(-1.0, 1.0, like.shape), like.dtype)
+
+  return map_named(leaf, shapes)
+
+
+def made(model, x):
+  """Variables of a linen module."""
+  return fill(jax.eval_shape(model.init, jax.random.key(0), x))
 
 
 def images(batch=2):
-  return jax.random.normal(jax.random.key(1), (batch, 8, 8, 3), jnp.float32)
+  return normal(1, batch, 8, 8, 3)
 
 
+@functools.cache
 def mlp() -> Case:
   model, x = MLP(), images()
-  return Case(model.apply, model.apply, shake(model.init(jax.random.key(0), x)), x)
+  return Case(model.apply, model.apply, made(model, x), x)
 
 
+@functools.cache
 def conv_net() -> Case:
   model, x = ConvNet(), images()
 
@@ -76,12 +97,13 @@ def conv_net() -> Case:
   # nn.avg_pool divides by an int, which strict promotion forbids.
   relaxed = jax.numpy_dtype_promotion("standard")
   with relaxed:
-    variables = shake(model.init(jax.random.key(0), x))
+    variables = made(model, x)
   return Case(relaxed(model.apply), relaxed(train), variables, x)
 
 
+@functools.cache
 def nnx_conv_net() -> Case:
-  definition, params, stats = nnx.split(NnxConvNet(nnx.Rngs(0)), nnx.Param, nnx.BatchStat)
+  definition, params, stats = nnx.split(nnx.eval_shape(lambda: NnxConvNet(nnx.Rngs(0))), nnx.Param, nnx.BatchStat)
 
   def apply(variables, x, train=False):
     state = [nnx.State(variables["params"]), nnx.State(variables["batch_stats"])]
@@ -91,7 +113,7 @@ def nnx_conv_net() -> Case:
     return (out, {"batch_stats": nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))}) if train else out
 
   variables = {"params": nnx.to_pure_dict(params), "batch_stats": nnx.to_pure_dict(stats)}
-  return Case(apply, lambda v, x: apply(v, x, True), shake(variables), images())
+  return Case(apply, lambda v, x: apply(v, x, True), fill(variables), images())
 
 
 def _filled(like, state):
@@ -100,13 +122,13 @@ def _filled(like, state):
   return filled
 
 
+@functools.cache
 def plain() -> Case:
   """A function of a dict and an array, its kernel on the left and transposed."""
-  keys = jax.random.split(jax.random.key(0), 2)
   variables = {
     "params": {
-      "first": {"w": jax.random.normal(keys[0], (5, 192)), "b": jnp.ones(5)},
-      "last": jax.random.normal(keys[1], (5, 3)),
+      "first": {"w": normal(0, 5, 192), "b": jnp.ones(5)},
+      "last": normal(1, 5, 3),
     }
   }
 

@@ -1,6 +1,5 @@
 """Scans, checkpoints, branches, loops and custom rules, left alone, replaced inside, and built anew."""
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,7 +16,7 @@ def nothing(op, inputs, extras):
 
 
 def dense(key, *shape):
-  return jax.random.normal(jax.random.key(key), shape) / 2
+  return models.normal(key, *shape) / 2
 
 
 def layer(w, b, x):
@@ -154,7 +153,7 @@ def test_what_is_in_a_loop_cannot_be_read_but_what_a_rule_returns_can():
   np.testing.assert_array_equal(graph.taps(in_a_rule, ["w"])(variables, X)[1]["w"], X @ variables["w"])
 
 
-# Everything taken apart and built anew.
+# Custom rules, of which test_everything.py uses the function `rules`.
 
 
 @jax.custom_vjp
@@ -192,67 +191,20 @@ def rules(variables, x):
   return jax.nn.softmax(x) + jax.nn.logsumexp(x, axis=1, keepdims=True)
 
 
-class Remat(nn.Module):
-  """linen's own lifted transforms: layers scanned with checkpoints, dropout inside."""
-
-  @nn.compact
-  def __call__(self, x, train=False):
-    class Layer(nn.Module):
-      @nn.compact
-      def __call__(self, x, _):
-        x = x + nn.relu(nn.Dense(4)(nn.LayerNorm()(x)))
-        return nn.Dropout(0.5, deterministic=not train)(x), None
-
-    layers = nn.scan(
-      nn.remat(Layer), variable_axes={"params": 0}, split_rngs={"params": True, "dropout": True}, length=3
-    )
-    return nn.Dense(2)(layers()(x, None)[0])
-
-
-def linen_scan():
-  model = Remat()
-  train = lambda v, x: model.apply(v, x, True, rngs={"dropout": jax.random.key(3)})
-  return models.Case(model.apply, train, models.shake(model.init(jax.random.key(0), X)), X)
-
-
 EVERYTHING = {
   **models.CASES,
   "scan": lambda: models.Case(scanned(False), scanned(True), LAYERS, X),
   "rules": lambda: models.Case(rules, rules, LAYERS, X),
-  "linen_scan": linen_scan,
 }
 
 
-def loss(fn):
-  def total(variables, x):
-    out = fn(variables, x)
-    return sum(jnp.sum(jnp.sin(leaf) ** 2) for leaf in jax.tree.leaves(out)), out
-
-  return jax.value_and_grad(total, (0, 1), has_aux=True)
-
-
-@pytest.mark.parametrize("mode", ["fn", "train"])
 @pytest.mark.parametrize("name", EVERYTHING)
-def test_everything_built_anew_is_bitwise_the_same(name, mode):
+def test_everything_is_shown(name):
   case = EVERYTHING[name]()
-  fn = getattr(case, mode)
   seen = []
-
-  def visit(op, inputs, extras):
-    seen.append(op.name)
-
-  again = graph.rewrite(fn, visit, everything=True)
-  expected = jax.jit(loss(fn))(case.variables, case.x)
-  result = jax.jit(loss(lambda v, x: again({}, v, x)[0]))(case.variables, case.x)
-  jax.tree.map(np.testing.assert_array_equal, result, expected)
-  assert {op for op in graph.trace(fn, case.variables, case.x).ops} == set(seen)
-
-
-def test_everything_under_vmap():
-  again = graph.rewrite(rules, nothing, everything=True)
-  xs = dense(4, 3, 5, 4)
-  run = lambda fn: jax.jit(jax.vmap(loss(fn), (None, 0)))(LAYERS, xs)
-  jax.tree.map(np.testing.assert_array_equal, run(lambda v, x: again({}, v, x)[0]), run(rules))
+  again = graph.rewrite(case.train, lambda op, inputs, extras: seen.append(op.name), everything=True)
+  jax.eval_shape(again, {}, case.variables, case.x)
+  assert set(graph.trace(case.train, case.variables, case.x).ops) == set(seen)
 
 
 def across(variables, x):

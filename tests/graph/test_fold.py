@@ -16,9 +16,11 @@ from tests.graph import models
 def check(fn, variables, x, folded):
   fn2, variables2, edits = graph.fold_batch_norms(fn, variables, x[:1])
   assert [e["site"] for e in edits] == folded
-  np.testing.assert_allclose(fn2(variables2, x), fn(variables, x), rtol=1e-5, atol=1e-5)
   stored = json.loads(json.dumps([edits, graph.shapes(variables)]))
-  np.testing.assert_array_equal(graph.edit(fn, *stored)(variables2, x), fn2(variables2, x))
+  every = jax.jit(lambda v, v2, x: (fn(v, x), fn2(v2, x), graph.edit(fn, *stored)(v2, x)))
+  expected, out, again = every(variables, variables2, x)
+  np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-5)
+  np.testing.assert_array_equal(again, out)
   return fn2, variables2, edits
 
 
@@ -38,7 +40,8 @@ def test_linen():
   primitives = [node.primitive for node in found.flat]
   assert "rsqrt" not in primitives and "sub" not in primitives
   again = graph.rewrite(fn2, lambda op, inputs, extras: None)
-  np.testing.assert_array_equal(again({}, variables2, case.x)[0], fn2(variables2, case.x))
+  out, expected = jax.jit(lambda v, x: (again({}, v, x)[0], fn2(v, x)))(variables2, case.x)
+  np.testing.assert_array_equal(out, expected)
   gradient = jax.jit(jax.grad(lambda v: jnp.sum(fn2(v, case.x) ** 2)))(variables2)
   assert all(jnp.any(g != 0) for g in jax.tree.leaves(gradient))
 
@@ -89,10 +92,9 @@ def norm_called(y, p):
 @pytest.mark.parametrize("norm", [norm_textbook, norm_precomputed, norm_channels_first, norm_flat, norm_called])
 @pytest.mark.parametrize("remat", [False, True])
 def test_spellings(norm, remat):
-  keys = jax.random.split(jax.random.key(0), 6)
-  stats = {k: jax.random.uniform(key, (3,)) + 0.5 for k, key in zip("gbmv", keys)}
+  stats = {k: jnp.abs(models.normal(i, 3)) + 0.5 for i, k in enumerate("gbmv")}
   variables = {
-    "params": {"a": {"kernel": jax.random.normal(keys[4], (3, 3, 3, 3))}, "w": jax.random.normal(keys[5], (3, 2))},
+    "params": {"a": {"kernel": models.normal(4, 3, 3, 3, 3)}, "w": models.normal(5, 3, 2)},
     "bn": stats,
   }
 
@@ -117,9 +119,8 @@ def test_what_is_not_a_batch_norm_stays():
     z = y @ p["last"] / 2.0 + p["positions"]  # not the same at every position
     return z + x @ p["shared"], y @ p["tail"] + p["bias"]  # a plain bias
 
-  keys = jax.random.split(jax.random.key(0), 6)
   shapes = {"shared": (3, 3), "gain": (3,), "last": (3, 3), "positions": (2, 3), "tail": (3, 4), "bias": (4,)}
-  variables = {"params": {name: jax.random.normal(key, shape) for (name, shape), key in zip(shapes.items(), keys)}}
+  variables = {"params": {name: models.normal(i, *shape) for i, (name, shape) in enumerate(shapes.items())}}
   _, variables2, edits = graph.fold_batch_norms(fn, variables, jnp.ones((2, 3)))
   assert edits == []
   jax.tree.map(np.testing.assert_array_equal, variables, variables2)
@@ -145,9 +146,8 @@ def test_variables_in_lists():
       x = norm_textbook(x @ layer["w"], layer["bn"])
     return x
 
-  keys = jax.random.split(jax.random.key(0), 5)
-  norm = {k: jax.random.uniform(key, (3,)) + 0.5 for k, key in zip("gbmv", keys)}
-  layers = [{"w": jax.random.normal(keys[4], (3, 3)), "bn": norm}] * 2
+  norm = {k: jnp.abs(models.normal(i, 3)) + 0.5 for i, k in enumerate("gbmv")}
+  layers = [{"w": models.normal(4, 3, 3), "bn": norm}] * 2
   _, variables2, _ = check(fn, layers, jnp.ones((2, 3)), ["0/w", "1/w"])
   assert list(named_leaves(variables2)) == ["0/bias", "0/w", "1/bias", "1/w"]
 
