@@ -176,6 +176,8 @@ def check(config: Any) -> None:
   for name in config.run:
     stage = config.stages[name]
     objective(name, stage.objective.to_dict())
+    if stage.sparsity.name:  # its keywords are checked where the stage's number of updates is known
+      method(sparsity, stage.sparsity.name)
     policy(name, stage)
     if stage.precision not in PRECISIONS:
       raise unknown(f"precision in 'stages.{name}.precision'", stage.precision, PRECISIONS)

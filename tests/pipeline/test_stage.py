@@ -62,7 +62,7 @@ EVERYTHING = {
     "name": "sgd", "learning_rate": 0.1, "nesterov": True, "warmup_steps": 2, "clip_norm": 1.0, "accumulate": 2,
     "ema": 0.8, "weight_decay": 1e-3,
   },
-  "sparsity": {"name": "magnitude", "density": 0.5, "schedule": {"name": "cubic", "start": 0.0, "end": 0.9, "every": 1}},
+  "sparsity": {**jobs.EXPERIMENT["stages"]["pruned"]["sparsity"], "density": 0.5},
 }  # fmt: skip
 
 
