@@ -176,8 +176,7 @@ def check(config: Any) -> None:
   for name in config.run:
     stage = config.stages[name]
     objective(name, stage.objective.to_dict())
-    if stage.sparsity.name:  # its keywords are checked where the stage's number of updates is known
-      method(sparsity, stage.sparsity.name)
+    _check_sparsity(f"stages.{name}.sparsity", stage.sparsity.to_dict())
     policy(name, stage)
     if stage.precision not in PRECISIONS:
       raise unknown(f"precision in 'stages.{name}.precision'", stage.precision, PRECISIONS)
@@ -190,3 +189,11 @@ def check(config: Any) -> None:
       raise UserError(
         f"config key 'stages.{name}.teacher' is empty, but its objective compares with a teacher's logits"
       )
+
+
+def _check_sparsity(where: str, group: Mapping[str, Any]) -> None:
+  """Refuses an unknown method; its keywords are checked where the stage's number of updates is known."""
+  if group.get("name"):
+    method(sparsity, group["name"])
+  elif set(group) - {"name"}:
+    raise UserError(f"config key '{where}.name' is missing; expected a method of sparsity")

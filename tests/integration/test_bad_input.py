@@ -67,6 +67,10 @@ MISTAKES = {
     stage("pruned", sparsity={"name": "magnitud", "density": 0.4}),
     "unknown method of sparsity 'magnitud'; did you mean 'magnitude'?",
   ),
+  "no sparse method": (
+    stage("pruned", sparsity={"density": 0.4}),
+    "config key 'stages.pruned.sparsity.name' is missing; expected a method of sparsity",
+  ),
   "optimizer": (stage("alone", optimizer={"name": "adan"}), "'adan'; did you mean 'adam'"),
   "warm-up": (
     stage("alone", optimizer={"warmup_steps": 13}),
