@@ -31,6 +31,8 @@ class Traced:
   BATCH = 2  # not 1, so that the batch is told apart from other axes
 
   def __init__(self, fn: Callable[..., Any], variables: Any, example: Any) -> None:
+    if not hasattr(example, "shape") and any(hasattr(leaf, "shape") for leaf in jax.tree.leaves(example)):
+      raise UserError(f"an example input is one array, because a file has one input; got a {type(example).__name__}")
     shape = tuple(np.shape(example)) if not hasattr(example, "shape") else tuple(example.shape)
     if len(shape) < 2:
       raise UserError(f"an example input needs a batch axis and at least one more; its shape is {shape}")

@@ -172,6 +172,12 @@ def test_what_is_no_layer_is_refused_by_name(reason):
     assert "test_lift.py:" in str(caught.value)
 
 
+def test_several_inputs_are_refused():
+  example = {"nodes": jnp.ones((2, 3)), "edges": jnp.ones((4, 5))}
+  with pytest.raises(UserError, match="one array, because a file has one input; got a dict"):
+    deploy.lift(lambda v, x: x["nodes"] @ v, jnp.ones((3, 4)), example)
+
+
 def test_a_convolution_in_another_layout_is_refused():
   conv = lambda v, x: jax.lax.conv_general_dilated(x, v, (1, 1), "SAME")
   with pytest.raises(UserError, match=r"must be \(N, H, W, C\)"):
