@@ -40,6 +40,7 @@ class Progress:
     self._bar: Any = None
     self._open = contextlib.ExitStack()
     self._begun = self._shown = clock()
+    self._first: float | None = None
 
   def __enter__(self) -> "Progress":
     self._begun = self._shown = self._clock()
@@ -71,16 +72,24 @@ class Progress:
         self._bar.set_postfix_str(_text(values), refresh=False)
       return
     now = self._clock()
-    if now - self._shown >= self._every or step >= self._total:
+    if self._first is None:  # the first update comes after compiling, which says nothing of the rate
+      self._first = self._shown = now
+      self._start = step
+      print(f"{self._head(step)}, the first after {now - self._begun:.1f} s", file=self._stream, flush=True)
+    elif now - self._shown >= self._every or step >= self._total:
       self._shown = now
       print(self._line(step, now, values or {}), file=self._stream, flush=True)
 
   def _line(self, step: int, now: float, values: Mapping[str, Any]) -> str:
-    rate = (step - self._start) / max(now - self._begun, 1e-9)
+    assert self._first is not None
+    rate = (step - self._start) / max(now - self._first, 1e-9)
     left = clock_text((self._total - step) / rate) if rate > 0 else "?"
-    label = f"{self._label}: " if self._label else ""
     numbers = f", {_text(values)}" if values else ""
-    return f"{label}step {step}/{self._total}, {rate:.3g} steps/s, {left} left{numbers}"
+    return f"{self._head(step)}, {rate:.3g} steps/s, {left} left{numbers}"
+
+  def _head(self, step: int) -> str:
+    label = f"{self._label}: " if self._label else ""
+    return f"{label}step {step}/{self._total}"
 
 
 def clock_text(seconds: float) -> str:
