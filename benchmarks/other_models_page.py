@@ -1,0 +1,76 @@
+"""The page docs/models.md, from the results of `benchmarks.other_models`."""
+
+from collections.abc import Sequence
+from typing import Any
+
+HEAD = """# Models by others
+
+Is it true that leanax reads and edits any Flax model through its jaxpr? These {count} models were chosen from public
+repositories before any of them was tried, and all are listed, those that fail too. They are built at small sizes with
+random weights (their kernels, biases and norms moved away from 0 and 1) and checked on the CPU, jax {jax}, flax {flax}.
+
+Clone the repositories side by side into one directory, `pip install transformers jraph ml_collections einops
+tensorflow tensorflow_datasets tensorboard h5py jaxtyping` beside leanax's own requirements, and run
+
+    python -m benchmarks.other_models --sources DIR
+
+| check | what is compared |
+| --- | --- |
+| traced | `graph.trace` names every kernel by the parameter that it comes from |
+| same text | `graph.rewrite` with nothing visited lowers to the identical StableHLO, evaluation and training |
+| rebuilt | every equation built anew (`everything=True`): outputs and gradients bitwise equal, in both modes |
+| names | operations and activations have the same names in training as in evaluation |
+| kernels | a visitor that rounds kernels equals the function of rounded parameters, outputs and gradients |
+| w8a8 | `quant.quantize(fn, "w8a8")`: init, observe, freeze, apply; outputs within 10% of the float ones |
+| folded | `graph.fold_batch_norms`: outputs equal to 1e-5 |
+| lifted | `deploy.lift` (after folding) and the reference interpreter: outputs equal to 1e-4 |
+
+"-" means that the check does not apply: no batch norm, no training mode, several inputs to lift. Kernels that are
+arithmetic on parameters (standardised, concatenated) and tables that are looked up as well are left out of "kernels".
+
+Known limits that these models show:
+
+- `everything=True` opens jitted helpers (`jnp.std` in the standardised convolutions of BiT and the hybrid). The outputs
+  are bitwise equal, but the gradients that meet at such a call are added in another order and differ in the last bit
+  (1e-7); with the calls kept the gradients are bitwise equal. Edits that open no such call are not concerned.
+- A kernel concatenated from several parameters (the gates of flax's LSTM) has one name, one of theirs, and one grid.
+- Under `jax.vmap` over groups of a batch, a batch norm's statistics in training look like means over positions, and
+  so the names differ from those in evaluation; inside a device axis (`shard_map`) they do not.
+- Files hold convolutional and dense networks. What has no layer there (attention, gates, transposed convolutions) is
+  refused by the name of the operation, and its line where jax knows it.
+"""
+
+
+def page(results: Sequence[dict[str, Any]], versions: dict[str, str], checks: Sequence[str]) -> str:
+  lines = [HEAD.format(count=len(results), **versions), "| model | sites | MACs | " + " | ".join(checks) + " |"]
+  lines.append("| --- | ---: | ---: |" + " --- |" * len(checks))
+  for one in results:
+    if "not built" in one:
+      lines.append(f"| {one['name']} | not built |" + " |" * (len(checks) + 1))
+      continue
+    notes, statuses = one["notes"], [one["checks"][name]["status"] for name in checks]
+    marks = [f"**{status}**" if status == "fail" else status for status in statuses]
+    lines.append(f"| {one['name']} | {notes.get('sites', '')} | {notes.get('macs', 0):,} | " + " | ".join(marks) + " |")
+  lines += ["", "## Remarks", ""]
+  for one in results:
+    lines.append(f"**{one['name']}**: {one['repository']}, `{one['file']}`, {one['version']}.")
+    lines += [f"- {line}" for line in _remarks(one)] + [""]
+  return "\n".join(lines)
+
+
+def _remarks(one: dict[str, Any]) -> list[str]:
+  if "not built" in one:
+    return [f"not built: `{one['not built']}`"]
+  notes = one["notes"]
+  found = [f"{notes.get('rounded kernels', 0)} of {notes.get('kernels', 0)} kernels rounded in the check of kernels"]
+  if notes.get("not kernels"):
+    names, most = notes["not kernels"], 4
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    first = ", ".join(f"`{name}`" for name in names[:most])
+    found.append(f"leaves of two or more axes that give no kernel its name: {first}{more}")
+  if "quantizers" in notes:
+    found.append(f"{notes['quantizers']} quantizers, relative error {notes['w8a8 error']}")
+  for name, check in one["checks"].items():
+    if check.get("remark") and not (name == "w8a8" and check["status"] == "pass"):
+      found.append(f"{name}, {check['status']}: {check['remark']}")
+  return found
