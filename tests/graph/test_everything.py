@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.extend import core as jex
 from jax.sharding import PartitionSpec as P
 
 import graph
@@ -131,8 +132,10 @@ TRAINED = {"ResNet", *SMALL} - {"custom rules"}  # the others are the same funct
 
 
 def through(op, inputs, extras):
-  """Every equation is taken apart and bound by the visitor, where that is possible."""
-  return None if op.frozen or op.kind == "output" else (op.bind(*inputs), {})
+  """Binds every equation where that is possible; those that hold others are left to be opened."""
+  if op.frozen or op.kind == "output" or any(True for _ in jex.jaxprs_in_params(op.params)):
+    return None
+  return op.bind(*inputs), {}
 
 
 def gradients(fn: Callable[..., Any], axis: str | None) -> Callable[..., Any]:
