@@ -30,7 +30,7 @@ arithmetic on parameters (standardised, concatenated) and tables that are looked
 
 Known limits that these models show:
 
-- `everything=True` opens jitted helpers (`jnp.std` in the standardised convolutions of BiT and the hybrid). The outputs
+- `everything=True` opens jitted helpers (`jnp.std` and others, in BiT, the hybrid and the diffusion model). The outputs
   are bitwise equal, but the gradients that meet at such a call are added in another order and differ in the last bit
   (1e-7); with the calls kept the gradients are bitwise equal. Edits that open no such call are not concerned.
 - A kernel concatenated from several parameters (the gates of flax's LSTM) has one name, one of theirs, and one grid.
