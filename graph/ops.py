@@ -24,8 +24,7 @@ class Operand(NamedTuple):
 
   Attributes:
     leaf: the leaf of the variables that it comes from, through casts, transposes, reshapes and slices, or through
-      arithmetic in
-      which it is the sole leaf (of several, the largest); None for a value that depends on the inputs.
+      arithmetic in which it is the sole leaf (of several, the largest); None for a value that depends on the inputs.
     tensor: the name of the activation; None for parameters and constants.
     exact: the leaf's own numbers, and not arithmetic on them.
   """
@@ -43,14 +42,12 @@ class Op:
 
   Attributes:
     name: unique; the leaf's path for an operation that consumes one (`Dense_0/kernel`, `#1` appended on the second
-      use), otherwise
-      from the producers (`Dense_1/kernel:add`).
+      use), otherwise from the producers (`Dense_1/kernel:add`).
     kind: one of `KINDS`.
     params: the equation's parameters (of the sum, for a mean or an average pool).
     site: for a bias the name of the dot or convolution that it is added to, otherwise the operation's own name.
     channel_axis: output-channel axis of the kernel operand as it stands in this equation; None without a kernel, or
-      with several
-      such axes.
+      with several such axes.
     kernel_index: which input is the kernel.
     macs: multiply-accumulates of all its runs (a scan's body runs `repeats` times), at the traced batch size.
     frozen: why it cannot be replaced ("inside a while loop"), or None.

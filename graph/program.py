@@ -1,8 +1,7 @@
 """A traced function as plain data: nodes with numbered values, nested where the jaxpr is nested.
 
-Every value of every call gets its own number, also when a jaxpr object is shared between calls (each `relu` of a
-model is the same
-object), so numbers can be compared across the whole program.
+Every value of every call gets its own number, also when a jaxpr object is shared between calls (each `relu` of a model
+is the same object), so numbers can be compared across the whole program.
 """
 
 from collections.abc import Callable, Collection, Sequence

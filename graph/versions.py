@@ -1,8 +1,7 @@
 """What each version of jax keeps in the equations that hold other equations; the one file that knows.
 
 A layout that is not listed here is refused by name: a parameter that is read wrongly gives silently wrong gradients,
-so nothing is
-guessed. Tried with jax 0.10.2 and jax 0.12.0.
+so nothing is guessed. Tried with jax 0.10.2 and jax 0.12.0.
 """
 
 from collections.abc import Mapping
