@@ -5,16 +5,14 @@
 CPU seconds of whole processes (user and system, all threads), the least of several runs; the job once with each cache.
 """
 
-import json
 import os
 import resource
 import subprocess
 import sys
 import tempfile
 import time
-from pathlib import Path
 
-from pipeline.environment import environment
+from benchmarks.common import load, write
 
 COMPRESS = [sys.executable, "-m", "scripts.compress"]
 CONFIG = "--config=configs/digits.py"
@@ -32,19 +30,20 @@ def run(command: list[str], status: int, **variables: str) -> tuple[float, float
 
 def main() -> None:
   figures: dict[str, float] = {}
+  before = load()
   for name, words, status in (
     ("--help", ["--help"], 0),
     ("a misspelt key", [CONFIG, "--workdir=unused", "--config.sed=1"], 2),
     ("an unknown method", [CONFIG, "--workdir=unused", "--config.stages.pruned.sparsity.name=magnitud"], 2),
   ):
-    figures[f"{name}, CPU s"] = min(run([*COMPRESS, *words], status)[0] for _ in range(5))
+    figures[f"{name}, CPU s"] = round(min(run([*COMPRESS, *words], status)[0] for _ in range(5)), 2)
   with tempfile.TemporaryDirectory() as folder:
     for name in ("first", "second"):
       words = [CONFIG, f"--workdir={folder}/{name}"]
       cpu, wall = run([*COMPRESS, *words], 0, JAX_COMPILATION_CACHE_DIR=f"{folder}/cache")
-      figures |= {f"digits, {name} start, CPU s": cpu, f"digits, {name} start, wall s": wall}
-  result = {"command": "python -m benchmarks.start_up", "environment": environment(), "figures": figures}
-  Path("benchmarks/results/start_up_cpu.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+      figures |= {f"digits, {name} start, CPU s": round(cpu, 1), f"digits, {name} start, wall s": round(wall, 1)}
+  out, what = "benchmarks/results/start_up_cpu.json", "CPU and wall seconds of whole processes"
+  write(out, what, "python -m benchmarks.start_up", before, {"figures": figures})
   for name, value in figures.items():
     print(f"{name:32} {value:8.2f}")
 

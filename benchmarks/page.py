@@ -1,0 +1,109 @@
+"""Writes docs/benchmarks.md from the JSON files of benchmarks/results; no figure on the page is typed by hand.
+
+python -m benchmarks.page
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path("benchmarks/results")
+INTRODUCTION = """# Benchmarks
+
+Each table is made by the command above it, from one run in which everything it compares takes turns; ratios are medians
+over the turns. `python -m benchmarks.page` writes this page from the JSON files in `benchmarks/results`.
+"""
+
+
+def read(name: str) -> dict[str, Any] | None:
+  """A result, or None where it was never measured."""
+  file = RESULTS / f"{name}.json"
+  return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
+  lines = [f"| {' | '.join(head)} |", f"| --- |{' ---: |' * (len(head) - 1)}"]
+  return [*lines, *(f"| {' | '.join(map(str, row))} |" for row in rows), ""]
+
+
+def machine(result: dict[str, Any]) -> str:
+  """What a result was measured on, in a line."""
+  about = result.get("environment")
+  if about is None:
+    processor, sets, cores = result["processor"]["model"], result["processor"]["flags"], result["processor"]["cores"]
+    known = " ".join(name for name in sets if name in ("avx2", "avx512f", "avx512_vnni", "amx_int8"))
+  else:
+    processor, known, cores = about["processor"], about["instruction sets"], about["cores"]
+  jax = (about or result)["versions"]["jax"]
+  busy = result.get("load_average")
+  busy = f"{busy['start']} to {busy['end']}" if isinstance(busy, dict) else busy
+  return f"{processor} ({known}), {cores} cores, jax {jax}; load average of the machine {busy}."
+
+
+def step_cost(result: dict[str, Any]) -> list[str]:
+  rows = [
+    (model.upper(), name, row["wall_ratio"], row["cpu_ratio"], row.get("target", ""))
+    for model, cases in result["models"].items()
+    for name, row in cases.items()
+  ]
+  return [
+    "The MLP is 784-1024-1024-10 at batch 512, the CNN has convolutions of 32, 64 and 64 channels, batch 64 of 28x28;",
+    "SGD with momentum, the engine's own compiled step. The plain step is measured twice, which shows the noise.",
+    "",
+    *table(("model", "step", "wall ratio", "CPU ratio", "at most"), rows),
+  ]
+
+
+def threshold(result: dict[str, Any]) -> list[str]:
+  rows = [
+    (f"{int(count):,}", name, row["wall_ms"], row["sort_over_this_wall"], row["sort_over_this_cpu"])
+    for count, cases in result["entries"].items()
+    for name, row in cases.items()
+  ]
+  return table(("weights", "form", "ms", "times faster (wall)", "times faster (CPU)"), rows)
+
+
+def rates(result: dict[str, Any]) -> list[str]:
+  rows = [
+    (size, name, f"{row['median']:,}", f"{row['best']:,}")
+    for size, cases in result["rates"].items()
+    for name, row in cases.items()
+  ]
+  return [
+    "28x28x1 unless said; examples a second, median and best round.",
+    "",
+    *table(("batch", "pipeline", "median", "best"), rows),
+  ]
+
+
+def figures(result: dict[str, Any]) -> list[str]:
+  return table(("", "measured"), list(result["figures"].items()))
+
+
+SECTIONS = (
+  ("step_cost_cpu", "What a method costs a training step", step_cost),
+  ("threshold_cpu", "Exact magnitude thresholds against a sort", threshold),
+  ("compile_cost_cpu", "The rewrite of a traced model", figures),
+  ("start_up_cpu", "Starting", figures),
+  ("input_cpu", "Input", rates),
+)
+
+
+def page() -> str:
+  """The page as text."""
+  lines = [INTRODUCTION]
+  for name, title, body in SECTIONS:
+    result = read(name)
+    if result is not None:
+      lines += [f"## {title}", "", f"`{result['command']}`", "", *body(result), machine(result), ""]
+  return "\n".join(lines)
+
+
+def main() -> None:
+  Path("docs/benchmarks.md").write_text(page(), encoding="utf-8")
+  print("docs/benchmarks.md")
+
+
+if __name__ == "__main__":
+  main()
