@@ -29,8 +29,9 @@ def to_parameter(scale: jax.Array) -> jax.Array:
 
 def to_scale(parameter: jax.Array) -> jax.Array:
   """The positive scale of a trained parameter."""
-  # Behind a barrier, or XLA turns x / exp(t) into x * exp(-t), whose codes differ from those of the scale handed out.
-  return jax.lax.optimization_barrier(jnp.exp(parameter))
+  # Between barriers, or XLA turns x / exp(t) into x * exp(-t), and folds the exponential of a constant with another
+  # rounding than it computes: the codes would differ from those of the scale handed out.
+  return jax.lax.optimization_barrier(jnp.exp(jax.lax.optimization_barrier(parameter)))
 
 
 def initial_scale(mean_magnitude: jax.Array, upper: jax.Array | float) -> jax.Array:

@@ -34,6 +34,11 @@ class TensorQuantizer(NamedTuple):
   setting: Setting
   learned: bool
 
+  @property
+  def outside(self) -> bool:
+    """It is the network's input, which comes from outside."""
+    return _INPUT.fullmatch(self.key) is not None
+
 
 class KernelQuantizer(NamedTuple):
   """The grid of one kernel: symmetric, one scale a channel along `axis`, or one for all (None)."""

@@ -216,6 +216,10 @@ def _round(quantizer: Quantizer, x: jax.Array, used: State) -> jax.Array:
   lower, upper = quantizer.limits if kernel else limits(quantizer.bits)
   scale = broadcast(used["scale"], x.ndim, quantizer.axis if kernel else None)
   zero_point = jnp.zeros((), jnp.int32) if kernel else used["zero_point"]
+  if isinstance(quantizer, TensorQuantizer) and quantizer.outside:
+    # A runtime is given rounded numbers: the compiler must not merge the preprocessing's factor with 1 / s, for pixels
+    # have few values, and some lie on ties of the grid.
+    x = jax.lax.optimization_barrier(x)
   if not quantizer.learned:
     return round_to((lower, upper), x, scale, zero_point)
   # The weights that share a scale, or the features of one example (the leading axis is the batch).

@@ -8,7 +8,7 @@ from jax.sharding import AxisType, PartitionSpec
 from core.errors import UserError
 from core.trees import map_named
 from quant.grid import dequantize, fake_quant
-from quant.lsq import lsq
+from quant.lsq import lsq, to_scale
 from quant.policy import policy
 from quant.quantize import quantize
 
@@ -443,3 +443,21 @@ def test_mistakes_are_named():
     quantize(lambda v, x: x @ v["params"]["input"], "w8a8").init({"params": {"input": data((4, 4))}}, x)
   with pytest.raises(UserError, match="matches nothing"):
     quantize(lambda v, x: x @ v["params"]["w"], {"conv*": "w8"}).init(variables, x)
+
+
+def test_pixels_on_ties_get_the_codes_of_the_input_that_a_runtime_is_given():
+  """Preprocessing in the same program: merged with the grid's 1 / s it would round 8 of 16 levels the other way."""
+  pixels = (np.arange(4 * 64).reshape(4, 64) % 17 * 15).astype(np.uint8)
+  normalise = lambda pixels: pixels.astype(jnp.float32) * np.float32(1 / 255)
+  x, variables = jax.jit(normalise)(pixels), {"params": {"w": jnp.eye(64)}}
+  model = quantize(lambda v, x: x @ v["params"]["w"], policy({"output": "float", "*": "w8a8"}, ends=None))
+  qparams, state = model.init(variables, x)
+  assert float(np.asarray(x).max() * 255) < 254  # so that the levels are not whole steps
+  together = jax.jit(lambda state, variables, p: model.apply(qparams, state, variables, normalise(p))[0])
+  apart = jax.jit(lambda state, variables, x: model.apply(qparams, state, variables, x)[0])
+  np.testing.assert_array_equal(together(state, variables, pixels), apart(state, variables, x))
+
+
+def test_a_learned_scale_is_the_same_as_an_argument_and_as_a_constant():
+  parameters = jnp.asarray(np.random.default_rng(0).normal(size=4096) * 3 - 4, jnp.float32)
+  np.testing.assert_array_equal(jax.jit(lambda: to_scale(parameters))(), jax.jit(to_scale)(parameters))
