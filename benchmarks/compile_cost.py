@@ -4,8 +4,8 @@ python -m benchmarks.compile_cost [--rounds 3] [--out=benchmarks/results/compile
 
 The step is the engine's, of a small ResNet whose batch norms are folded, with learned steps. The share of the rewrite
 is the time of tracing the model's operations and interpreting it with the quantizers, less the time of tracing the
-model itself, over trace + lower + compile of the whole step. The persistent compilation cache is off. Rounds are
-median; every one starts with cleared caches.
+model itself, over trace + lower + compile of the whole step. The persistent compilation cache is off. They are
+medians; every one starts with cleared caches.
 """
 
 import argparse
@@ -37,7 +37,7 @@ def measure(rounds: int) -> dict[str, float]:
   module = ResNet(blocks=(3, 3, 3))
   x = jnp.zeros((128, 32, 32, 3))
   variables = jax.jit(module.init)(jax.random.key(0), x)
-  fn, variables, _ = graph.fold_batch_norms(lambda v, x: module.apply(v, x), variables, x)
+  fn, variables, _ = graph.fold_batch_norms(module.apply, variables, x)
   qparams, state = quant.quantize(fn, "w8a8 learned").init(variables, x)
   batch = {"image": x, "label": jnp.zeros((128,), jnp.int32)}
   tx = engine.optimizer("sgd", 0.01)
@@ -74,7 +74,7 @@ def main() -> None:
   results = measure(options.rounds)
   what = "CPU seconds of the first compile of a quantized ResNet-20 step at batch 128, and the rewrite's share of them"
   command = "python -m benchmarks.compile_cost"
-  write(options.out, what, command, before, {"rounds": options.rounds, "results": results})
+  write(options.out, what, command, before, {"rounds": options.rounds, "figures": results})
   for name, value in results.items():
     print(f"{name:16} {value:>8}")
 
