@@ -50,7 +50,8 @@ def wrap(
 
   # The names of optax's protocol: what comes in as `updates` are gradients.
   def init(params: Any) -> SparsityState:
-    return SparsityState(start(params), jnp.zeros((), jnp.int32), inner.init(params))
+    # Without a schedule the masks of the start are all that will ever be made.
+    return SparsityState(start(params), jnp.asarray(due is None, jnp.int32), inner.init(params))
 
   def update(
     updates: Any, state: Any, params: Any = None, *, step: Any = None, **extra: Any
