@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax.extend import core as jex
 
 from core.errors import UserError
+from graph import versions
 
 PRIME = 1009
 COLLECTIVES = ("psum", "psum_invariant", "pmax", "pmin", "all_gather", "all_gather_invariant", "pmean", "psum2")
@@ -81,10 +82,11 @@ def _follow_inner(eqn: Any, inner: list[Any], inputs: list[Found], place: str) -
   if name == "cond":
     inputs = inputs[1:]
   if name == "scan":  # what a step leaves in the carry reaches the next
-    carry = slice(eqn.params["num_consts"], eqn.params["num_consts"] + eqn.params["num_carry"])
+    consts, carried, _ = versions.layout(eqn).split
+    carry = slice(consts, consts + carried)
     while True:
       outputs = _follow(inner[0], inputs, place)
-      grown = [a | b for a, b in zip(inputs[carry], outputs[: eqn.params["num_carry"]])]
+      grown = [a | b for a, b in zip(inputs[carry], outputs[:carried])]
       if grown == inputs[carry]:
         return outputs
       inputs[carry] = grown
