@@ -2,7 +2,9 @@
 
 import json
 import os
-from collections.abc import Mapping
+import random
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,3 +28,26 @@ def write(out: str, what: str, command: str, load_before: float | None, results:
   path = Path(out)
   path.parent.mkdir(parents=True, exist_ok=True)
   path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+def in_turns(
+  calls: Mapping[str, Callable[[], Any]], rounds: int, warm_up: int = 0
+) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+  """Wall and CPU seconds of each call, by name, a value a round; every round runs all of them in a random order.
+
+  Args:
+    calls: functions that return when their work is done.
+    rounds: that are measured.
+    warm_up: rounds before them that are not.
+  """
+  wall, cpu = ({name: [] for name in calls} for _ in range(2))
+  for turn in range(-warm_up, rounds):
+    order = list(calls)
+    random.Random(turn).shuffle(order)
+    for name in order:
+      start, busy = time.perf_counter(), time.process_time()
+      calls[name]()
+      if turn >= 0:
+        wall[name].append(time.perf_counter() - start)
+        cpu[name].append(time.process_time() - busy)
+  return wall, cpu

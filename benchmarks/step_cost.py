@@ -10,9 +10,7 @@ this process computed, on all cores, and not what it waited for.
 """
 
 import argparse
-import random
 import statistics
-import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -24,7 +22,7 @@ import engine
 import kd
 import quant
 import sparsity
-from benchmarks.common import load, write
+from benchmarks.common import in_turns, load, write
 from engine import forward, loop
 from zoo.convnet import ConvNet
 from zoo.mlp import MLP
@@ -97,16 +95,7 @@ def make(case: Case, variant: Variant) -> Callable[[], Any]:
 
 def measure(case: Case, rounds: int, warm_up: int = 3) -> dict[str, dict[str, float]]:
   calls = {name: make(case, variant) for name, variant in VARIANTS.items()}
-  wall, cpu = ({name: [] for name in calls} for _ in range(2))
-  for turn in range(-warm_up, rounds):
-    order = list(calls)
-    random.Random(turn).shuffle(order)
-    for name in order:
-      start, busy = time.perf_counter(), time.process_time()
-      calls[name]()
-      if turn >= 0:
-        wall[name].append(time.perf_counter() - start)
-        cpu[name].append(time.process_time() - busy)
+  wall, cpu = in_turns(calls, rounds, warm_up)
   return {
     name: {
       "wall_ms": round(1e3 * statistics.median(wall[name]), 2),

@@ -11,9 +11,7 @@ import argparse
 import json
 import os
 import platform
-import random
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import sparsity
+from benchmarks.common import in_turns
 from benchmarks.input import processor
 
 DENSITY = 0.2
@@ -51,15 +50,8 @@ def measure(size: int, rounds: int) -> dict[str, Any]:
     if int(jnp.sum(results[name], dtype=jnp.int32)) != keep:
       raise AssertionError(f"{name}: another count than {keep}")
   del results
-  wall, cpu = ({name: [] for name in calls} for _ in range(2))
-  for turn in range(rounds):
-    order = list(calls)
-    random.Random(turn).shuffle(order)
-    for name in order:
-      start, busy = time.perf_counter(), time.process_time()
-      jax.block_until_ready(calls[name](x, tied))
-      wall[name].append(time.perf_counter() - start)
-      cpu[name].append(time.process_time() - busy)
+  waiting = {name: lambda call=call: jax.block_until_ready(call(x, tied)) for name, call in calls.items()}
+  wall, cpu = in_turns(waiting, rounds)
   return {
     name: {
       "wall_ms": round(1e3 * statistics.median(wall[name]), 2),

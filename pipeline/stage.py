@@ -123,9 +123,12 @@ def pixel_grid(quantized: quant.Quantized, qparams: Any, quant_state: Any, train
   if name not in quant_state:
     return quant_state
   bits = quantized.grids(qparams, quant_state, trained.variables, models.example(trained.recipe))[name].bits
-  ends = np.array([[0.0], [255.0]]) * spec.preprocess.scale
-  ends = (ends - np.array(spec.preprocess.mean)) / np.array(spec.preprocess.std)
-  low, high = (jax.numpy.float32(end) for end in (ends.min(), ends.max()))
+  levels = (np.arange(256.0)[:, None] * spec.preprocess.scale - spec.preprocess.mean) / np.array(spec.preprocess.std)
+  # Centred pixels would all be ties at a step of one level; a step up to 3 % wider keeps them off.
+  steps = np.ptp(np.append(levels, 0.0)) / (2**bits - 1) * (1 + np.arange(16) / 512)
+  off = [np.abs(np.mod(levels / step, 1.0) - 0.5).min() for step in steps]
+  wider = steps[int(np.argmax(off))] / steps[0]
+  low, high = (jax.numpy.float32(end * wider) for end in (levels.min(), levels.max()))
   grid = quant.affine(low, high, bits)
   return {**quant_state, name: {**quant_state[name], "used": {"scale": grid.scale, "zero_point": grid.zero_point}}}
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import engine
+import quant
 from core.errors import UserError
 from engine import data as rooms
 from pipeline import build, stage, trained
@@ -109,3 +110,24 @@ def test_needs_come_first_and_nothing_else_runs(tmp_path, monkeypatch):
   assert ran == ["teacher", "distilled", "pruned", "int8"]
   with pytest.raises(UserError, match="unknown stage 'int9'; did you mean 'int8'"):
     stage.run_with_needs("int9", context, {})
+
+
+@pytest.mark.parametrize("preprocess", [{}, {"mean": (0.5,), "std": (0.25,)}], ids=["unit", "centred"])
+def test_pixels_are_not_rounded_on_ties(tmp_path, teacher, preprocess):
+  """Images of few levels must not be rounded on their way in, whatever range the calibration batches had."""
+  context = run_of(tmp_path, preprocess=preprocess)
+  given = context.config.stages.int8
+  spec = build.inputs(context.config, given)
+  split = context.data.train
+  dark = {**rooms.device_arrays(split), "image": jax.numpy.asarray(split.images // 2)}
+  made = stage.calibrated(given, teacher, dark, spec)
+  quantized = trained.functions(made.recipe).quantized
+  grid = quantized.grids(made.qparams, made.quant_state, made.variables, trained.example(made.recipe))["input"]
+  levels = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
+  codes = quant.codes(rooms.normalise(levels, spec.preprocess), grid)
+  places = np.asarray(rooms.normalise(levels, spec.preprocess), np.float64) / float(grid.scale)
+  assert np.abs(np.mod(places, 1.0) - 0.5).min() > 1e-3  # no level is a tie, which rounding errors would decide
+  if preprocess:  # 256 levels and the number 0 between two of them do not fit into 256 codes
+    assert len(np.unique(codes)) >= 248
+  else:
+    np.testing.assert_array_equal(np.ravel(codes), np.arange(-128, 128))
