@@ -82,7 +82,7 @@ def fit(
     UserError: the loss or the gradient is not finite; hooks were last called before that step. Or the batch does not
       divide.
   """
-  length = _steps_per_call(steps_per_call, devices)
+  length = steps_a_call(steps_per_call, devices)
   run = compiled(step, get_batch, mode=mode, devices=devices, length=length)
   _check_batch(get_batch, data, mode, devices)
   arguments = (data, teacher_variables, jnp.asarray(seed, jnp.int32))
@@ -192,7 +192,8 @@ def refuse_non_finite(metrics: History, begun: int) -> None:
       )
 
 
-def _steps_per_call(given: int | None, devices: Sequence[jax.Device] | None) -> int:
+def steps_a_call(given: int | None, devices: Sequence[jax.Device] | None = None) -> int:
+  """How many steps are compiled into one call: as given, or what suits the device."""
   if given is not None and given < 1:
     raise UserError(f"steps_per_call is {given}; expected 1 or more")
   platform = (jax.local_devices() if devices is None else devices)[0].platform

@@ -5,7 +5,7 @@ far slower than one seed after another (`map`), and there a plain loop over `fit
 see `engine.loop`. The configuration says which.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -32,9 +32,15 @@ def start(create: Callable[[Array], TrainState], seeds: Sequence[int]) -> TrainS
   return states.replace(step=states.step[0])
 
 
+def stack(trees: Sequence[Any]) -> Any:
+  """Trees of the same form as one, with a leading axis on every leaf, except on the step of train states."""
+  stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+  return stacked.replace(step=trees[0].step) if isinstance(stacked, TrainState) else stacked
+
+
 def pick(states: TrainState, index: int) -> TrainState:
   """The state of one run."""
-  return jax.tree.map(lambda a: a[index], states.replace(step=jnp.broadcast_to(states.step, (index + 1,))))
+  return jax.tree.map(lambda a: a[index], states.replace(step=None)).replace(step=states.step)
 
 
 def fit(
@@ -46,10 +52,11 @@ def fit(
   seeds: Sequence[int],
   steps: int,
   over: str = "vmap",
+  own: Mapping[str, Array] = {},
   teacher_variables: Any = None,
   hooks: Sequence[Hook] = (),
   tick: Callable[[int], None] | None = None,
-  steps_per_call: int = 1,
+  steps_per_call: int | None = None,
   in_flight: int = loop.IN_FLIGHT,
 ) -> tuple[TrainState, History]:
   """`engine.loop.fit` of several seeds on one device; metrics are (seeds, steps).
@@ -58,42 +65,40 @@ def fit(
     step: of `make_train_step`.
     states: of `start`.
     get_batch: as of `engine.loop.fit`; each run gets its own seed.
-    data: shared by all.
+    data: shared by all, a mapping.
     seeds: one a run.
     steps: of each run.
     over: "vmap" or "map".
-    teacher_variables: one teacher for all.
+    own: what each run has beside the data, with the runs as leading axis.
+    teacher_variables: a teacher a run, with the runs as leading axis.
     hooks: their states and metrics have the runs as leading axis.
     tick: as of `engine.loop.fit`.
     steps_per_call: steps compiled into one call.
     in_flight: calls that may be unfinished.
   """
-  run = jax.jit(batched(loop.several(step, get_batch, steps_per_call), over))
-  arguments = (data, teacher_variables, jnp.asarray(seeds, jnp.int32))
-  return loop.drive(
-    run, states, arguments, steps=steps, hooks=hooks, tick=tick, length=steps_per_call, in_flight=in_flight
-  )
+  length = loop.steps_a_call(steps_per_call)
+  run = jax.jit(batched(loop.several(step, get_batch, length), over))
+  arguments = (data, (own, teacher_variables, jnp.asarray(seeds, jnp.int32)))
+  return loop.drive(run, states, arguments, steps=steps, hooks=hooks, tick=tick, length=length, in_flight=in_flight)
 
 
-def batched(run: Run, over: str) -> Run:
-  """The same run of several states, whose step is one."""
+def batched(run: Run, over: str) -> Callable[..., tuple[TrainState, dict[str, Array]]]:
+  """The same run of several states, whose step is one: `run(states, count, data, (own, teacher_variables, seeds))`."""
   if over not in WAYS:
     raise unknown("way to run several seeds", over, WAYS)
 
-  def vmapped(states, count, data, teacher_variables, seeds):
-    axes = jax.tree.map(lambda _: 0, states).replace(step=None)
-
-    def each(state, seed):
-      return run(state, count, data, teacher_variables, seed)
-
-    return jax.vmap(each, in_axes=(axes, 0), out_axes=(axes, 0))(states, seeds)
-
-  def mapped(states, count, data, teacher_variables, seeds):
-    def each(rest, seed):
-      state, metrics = run(rest.replace(step=states.step), count, data, teacher_variables, seed)
+  def together(states, count, data, each):
+    def one(rest, each):
+      own, teacher_variables, seed = each
+      state, metrics = run(rest.replace(step=states.step), count, {**data, **own}, teacher_variables, seed)
       return state.replace(step=None), state.step, metrics
 
-    rests, ends, metrics = jax.lax.map(lambda args: each(*args), (states.replace(step=None), seeds))
-    return rests.replace(step=ends[0]), metrics
+    rests = states.replace(step=None)
+    if over == "vmap":
+      rests, end, metrics = jax.vmap(one, out_axes=(0, None, 0))(rests, each)
+    else:
+      rests, ends, metrics = jax.lax.map(lambda args: one(*args), (rests, each))
+      end = ends[0]
+    return rests.replace(step=end), metrics
 
-  return vmapped if over == "vmap" else mapped
+  return together

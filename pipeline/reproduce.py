@@ -1,7 +1,7 @@
 """Tables of the documentation, repeated over seeds: means with 95 % intervals of Student's t, drops paired by seed."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +9,8 @@ import numpy as np
 
 from core.errors import UserError, unknown
 from pipeline import flags
-from pipeline.compress import compress
 from pipeline.environment import environment
+from pipeline.seeds import compress_seeds
 from pipeline.tables import percent, size
 
 
@@ -23,18 +23,27 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
   return float(x.mean()), float(half)
 
 
-def compression(config: str, title: str, seeds: Sequence[int], folder: Path) -> dict[str, Any]:
-  """The whole job once a seed; the data's split is the same in all, everything else differs.
+def compression(config: str, title: str, seeds: int, folder: Path) -> dict[str, Any]:
+  """The whole job of a config file, once a seed; the data's split is the same in all, everything else differs.
 
   Returns:
-    {"title", "environment", "seeds", "stages": [{"name", "accuracy": [a seed], ...}], "drop": {"values", "mean",
+    {"title", "config", "examples"} and what `summary` returns.
+  """
+  results = compress_seeds(flags.experiment(config, [("seeds", str(seeds))]), folder)
+  return {"title": title, "config": config, **summary(results)}
+
+
+def summary(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+  """The runs of several seeds side by side.
+
+  Args:
+    results: what `compress` returns, a seed.
+
+  Returns:
+    {"examples", "environment", "seeds", "stages": [{"name", "accuracy": [a seed], ...}], "drop": {"values", "mean",
     "half"}, "bytes": {"first", "last", "ratio"}}: drop is from the first stage's exported file to the last one's, on
     the test split, in points.
   """
-  results = []
-  for seed in seeds:
-    experiment = flags.experiment(config, [("seed", str(seed))])
-    results.append(compress(experiment, folder / f"seed{seed}"))
   stages = [
     {
       "name": row["name"],
@@ -50,24 +59,23 @@ def compression(config: str, title: str, seeds: Sequence[int], folder: Path) -> 
   mean, half = interval(drops)
   ratio = np.mean(first["file_bytes"]) / np.mean(last["file_bytes"])
   return {
-    "title": title,
-    "config": config,
     "examples": results[0]["examples"],
     "environment": environment(),
-    "seeds": list(seeds),
+    "seeds": [result["config"]["seed"] for result in results],
     "stages": stages,
     "drop": {"values": drops, "mean": mean, "half": half},
     "bytes": {"first": first["file_bytes"], "last": last["file_bytes"], "ratio": float(ratio)},
   }
 
 
-def markdown(table: dict[str, Any], command: str) -> str:
+def page(table: dict[str, Any], command: str) -> str:
   """A table as a page of the documentation shows it."""
+  return f"## {table['title']}\n\n`{command}`\n\n{markdown(table)}"
+
+
+def markdown(table: Mapping[str, Any]) -> str:
+  """The means over seeds of `summary`."""
   lines = [
-    f"## {table['title']}",
-    "",
-    f"`{command}`",
-    "",
     "| stage | JAX model | exported file | agrees with the teacher | non-zero | file |",
     "| --- | --- | --- | --- | --- | --- |",
   ]
@@ -88,7 +96,7 @@ def markdown(table: dict[str, Any], command: str) -> str:
   return "\n".join(lines)
 
 
-TABLES: dict[str, dict[str, Callable[[Sequence[int], Path], dict[str, Any]]]] = {
+TABLES: dict[str, dict[str, Callable[[int, Path], dict[str, Any]]]] = {
   "digits": {
     "cpu": lambda seeds, folder: compression("configs/digits.py", "Digits, from teacher to int8", seeds, folder)
   },
@@ -106,10 +114,9 @@ def reproduce(name: str, preset: str, seeds: int, folder: str | Path) -> str:
   if preset not in TABLES[name]:
     raise UserError(f"table {name!r} has no preset {preset!r}; it has {', '.join(TABLES[name])}")
   folder = Path(folder)
-  folder.mkdir(parents=True, exist_ok=True)
-  table = TABLES[name][preset](range(seeds), folder)
+  table = TABLES[name][preset](seeds, folder)
   command = f"python -m scripts.reproduce --table={name} --preset={preset} --seeds={seeds} --workdir=runs/table_{name}"
-  page = markdown(table, command)
+  text = page(table, command)
   (folder / "table.json").write_text(json.dumps({"command": command, **table}, indent=1) + "\n", encoding="utf-8")
-  (folder / "table.md").write_text(page + "\n", encoding="utf-8")
-  return page
+  (folder / "table.md").write_text(text + "\n", encoding="utf-8")
+  return text

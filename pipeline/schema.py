@@ -66,6 +66,8 @@ MODEL = {
 EXPERIMENT = {
   "name": "",
   "seed": 0,
+  "seeds": 1,  # so many runs, of seed, seed + 1, ...
+  "seeds_over": "loop",  # one run after the other; or "vmap", "map": all in the same compiled steps
   "data": {
     "name": "",  # "digits", "tfds:mnist", "folder:PATH", ...
     "dir": "",  # where original files are looked for
@@ -86,6 +88,7 @@ EXPERIMENT = {
 }
 
 LEAST = {
+  "seeds": 1,
   "evaluations": 1,
   "checkpoint_every": 1,
   "keep": 1,

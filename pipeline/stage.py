@@ -1,7 +1,8 @@
 """One stage of an experiment: from what earlier stages left to a trained model, resumable at any step."""
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ import engine
 import quant
 from core import keys
 from core.errors import UserError, unknown
-from engine import checkpoint, forward, metrics, progress
+from engine import checkpoint, forward, metrics, progress, seeds
 from engine import data as rooms
 from engine.data import Dataset, Input, Preprocess, batches
 from engine.state import TrainState
@@ -37,41 +38,79 @@ def run_stage(name: str, context: Context, done: Mapping[str, Trained]) -> Train
     context: the run.
     done: what earlier stages left.
   """
-  path = context.folder / "models" / f"{name}.safetensors"
-  if path.is_file():
-    return models.load(path)[0]
+  return run_stages(name, [context], [done])[0]
+
+
+def run_stages(
+  name: str, contexts: Sequence[Context], done: Sequence[Mapping[str, Trained]], over: str = ""
+) -> list[Trained]:
+  """`run_stage` of several runs that differ in their seeds only, trained together.
+
+  Args:
+    name: a key of the experiments' stages.
+    contexts: the runs; checkpoints of several lie in the directory that holds theirs.
+    done: what earlier stages left, a run.
+    over: "vmap" or "map" (`engine.seeds`) where there are several.
+  """
+  paths = [context.folder / "models" / f"{name}.safetensors" for context in contexts]
+  if all(path.is_file() for path in paths):
+    return [models.load(path)[0] for path in paths]
+  ready = [_prepare(name, context, before) for context, before in zip(contexts, done, strict=True)]
+  left = []
+  for path, one, state in zip(paths, ready, _fit(name, contexts, ready, over), strict=True):
+    state = state.averaged
+    trained = one.trained._replace(variables=state.variables, qparams=state.qparams, quant_state=state.quant_state)
+    models.save(path, jax.device_get(trained), stage=name)
+    left.append(trained)
+  return left
+
+
+class _Ready(NamedTuple):
+  """A stage before its first step.
+
+  Attributes:
+    trained: the model.
+    step: the train step.
+    state: the state.
+    spec: how batches are made of
+    arrays: the training split on the device, and
+    own: what this run alone has beside it.
+    taught: the variables of a teacher that is run in the step, or None.
+    steps: of the stage.
+  """
+
+  trained: Trained
+  step: Callable[..., Any]
+  state: TrainState
+  spec: Input
+  arrays: Mapping[str, jax.Array]
+  own: Mapping[str, jax.Array]
+  taught: Any
+  steps: int
+
+
+def _prepare(name: str, context: Context, done: Mapping[str, Trained]) -> _Ready:
   stage = context.config.stages[name]
   spec = build.inputs(context.config, stage)
   arrays = rooms.device_arrays(context.data.train)
   batches.check(spec, arrays)
   trained = calibrated(stage, begin(stage, context, done), arrays, spec)
-  parts = models.functions(trained.recipe)
-  teacher, taught, arrays, spec = teaching(stage, done, arrays, spec)
-
+  teacher, taught, own, spec = teaching(stage, done, arrays, spec)
   steps = build.steps(stage, len(context.data.train.labels))
   tx = build.transformation(name, stage, steps)
-  ema = stage.optimizer.ema or None
+  ema, accumulate = stage.optimizer.ema or None, stage.optimizer.accumulate
   step = engine.make_train_step(
-    forward_of(stage, parts),
+    forward_of(stage, models.functions(trained.recipe)),
     build.objective(name, stage.objective.to_dict()),
     tx,
     teacher=teacher,
     ema=ema,
-    accumulate=stage.optimizer.accumulate,
+    accumulate=accumulate,
     per_device_statistics=stage.per_device_statistics,
   )
-  state = engine.create(
-    trained.variables,
-    tx,
-    qparams=trained.qparams,
-    quant_state=trained.quant_state,
-    ema=ema,
-    accumulate=stage.optimizer.accumulate,
-  )
-  state = _fit(name, context, step, state, trained.recipe, spec, arrays, taught, steps).averaged
-  trained = trained._replace(variables=state.variables, qparams=state.qparams, quant_state=state.quant_state)
-  models.save(path, jax.device_get(trained), stage=name)
-  return trained
+  quantizers = {"qparams": trained.qparams, "quant_state": trained.quant_state}
+  state = engine.create(trained.variables, tx, **quantizers, ema=ema, accumulate=accumulate)
+  return _Ready(trained, step, state, spec, arrays, own, taught, steps)
 
 
 def begin(stage: Any, context: Context, done: Mapping[str, Trained]) -> Trained:
@@ -142,10 +181,11 @@ def teaching(
   """The stage's teacher: its logits stored beside the examples where they do not change, else a function for the step.
 
   Returns:
-    (teacher, its variables, arrays, spec); the first two are None where the logits are stored or there is no teacher.
+    (teacher, its variables, the stored logits, spec); the first two are None where the logits are stored or there is no
+    teacher.
   """
   if not stage.teacher:
-    return None, None, arrays, spec
+    return None, None, {}, spec
   source = done[stage.teacher]
   parts = models.functions(source.recipe)
   trees = (source.variables, source.qparams, source.quant_state)
@@ -160,12 +200,12 @@ def teaching(
   still = spec.augment == rooms.Augment(seed=spec.augment.seed)
   views = 1 if still else spec.augment.views
   if not stage.cache_teacher or views is None:
-    return teacher, trees, arrays, spec
+    return teacher, trees, {}, spec
   stored = _stored(teacher, trees, arrays, views, spec)
   if still:
-    return None, None, {**arrays, "teacher_logits": stored[0]}, spec
+    return None, None, {"teacher_logits": stored[0]}, spec
   spec = dataclasses.replace(spec, per_view=(*spec.per_view, "teacher_logits"))
-  return None, None, {**arrays, "teacher_logits": jax.numpy.stack(stored, 1)}, spec
+  return None, None, {"teacher_logits": jax.numpy.stack(stored, 1)}, spec
 
 
 def _stored(teacher: Teacher, trees: Any, arrays: Mapping[str, jax.Array], views: int, spec: Input) -> list[jax.Array]:
@@ -196,65 +236,66 @@ def forward_of(stage: Any, parts: Functions) -> forward.Forward:
   return forward.plain(forward.bfloat16(apply) if stage.precision == "bfloat16" else apply)
 
 
-def _fit(
-  name: str,
-  context: Context,
-  step: Callable[..., Any],
-  state: TrainState,
-  recipe: Recipe,
-  spec: Input,
-  arrays: Mapping[str, jax.Array],
-  taught: Any,
-  steps: int,
-) -> TrainState:
-  """Trains up to `steps` from the last checkpoint there is, writing metrics and checkpoints on the way."""
-  config = context.config
-  offset = first_step(name, context)
-  evaluate = models.forward(recipe)
-  validation = context.data.validation
+def _fit(name: str, contexts: Sequence[Context], ready: Sequence[_Ready], over: str) -> list[TrainState]:
+  """Trains up to the last step from the last checkpoint there is, writing metrics and checkpoints on the way."""
+  context, (trained, step, state, spec, arrays, own, taught, steps) = contexts[0], ready[0]
+  config, validation = context.config, context.data.validation
+  offset, chosen = first_step(name, context), [each.config.seed for each in contexts]
+  evaluate = models.forward(trained.recipe)
+  folder = context.folder / "checkpoints" / name
+  if over:
+    folder = context.folder.parent / "checkpoints" / name
+    state = seeds.stack([one.state for one in ready])
+    own, taught = seeds.stack([(one.own, one.taught) for one in ready])
 
   def get_batch(data: Any, step: Any, *, seed: Any, part: Any) -> Any:
-    return rooms.train_batch_at(data, step, dataclasses.replace(spec, seed=seed), part)
+    augment = dataclasses.replace(spec.augment, seed=seed)
+    return rooms.train_batch_at(data, step, dataclasses.replace(spec, seed=seed, augment=augment), part)
 
-  folder = context.folder / "checkpoints" / name
-  with checkpoint.Checkpoints(folder, keep=config.keep, config={"stage": name}) as checkpoints:
+  def of_each(state: TrainState) -> list[TrainState]:
+    return [seeds.pick(state, index) for index in range(len(contexts))] if over else [state]
+
+  with contextlib.ExitStack() as opened:
+    checkpoints = opened.enter_context(checkpoint.Checkpoints(folder, keep=config.keep, config={"stage": name}))
     if checkpoints.latest() is not None:
       state = checkpoints.restore(state).state
     begun = int(state.step)
-    with (
-      metrics.Writer(context.folder, after=offset + begun, part=name) as writer,
-      progress.Progress(steps, start=begun, label=name) as bar,
-    ):
+    bar = opened.enter_context(progress.Progress(steps, start=begun, label=name))
+    writers = [opened.enter_context(metrics.Writer(each.folder, after=offset + begun, part=name)) for each in contexts]
 
-      def log(step: int, state: TrainState, history: Mapping[str, np.ndarray]) -> None:
-        now = state.averaged
+    def log(step: int, state: TrainState, history: Mapping[str, np.ndarray]) -> None:
+      for index, (writer, now) in enumerate(zip(writers, of_each(state), strict=True)):
+        now = now.averaged
         logits = engine.logits(evaluate, (now.variables, now.qparams, now.quant_state), validation.images)
-        values = {key: float(series.mean()) for key, series in history.items()}
+        values = {key: float((series[index] if over else series).mean()) for key, series in history.items()}
         values["train_accuracy"] = values.pop("accuracy")
         values["validation_accuracy"] = engine.accuracy(logits, validation.labels)
         writer.write(offset + step, {f"{name}/{key}": value for key, value in values.items()})
 
-      def save(step: int, state: TrainState, _: Any) -> None:
-        if step < steps:
-          checkpoints.save(step, state)
+    def save(step: int, state: TrainState, _: Any) -> None:
+      if step < steps:
+        checkpoints.save(step, state)
 
-      # A checkpoint falls on a log line, so that the lines after a resume average the same steps as the unbroken run's.
-      every = max(steps // config.evaluations, 1)
-      hooks = [engine.Hook(every, log), engine.Hook(every * max(round(config.checkpoint_every / every), 1), save)]
+    # A checkpoint falls on a log line, so that the lines after a resume average the same steps as the unbroken run's.
+    every = max(steps // config.evaluations, 1)
+    hooks = [engine.Hook(every, log), engine.Hook(every * max(round(config.checkpoint_every / every), 1), save)]
+    shared: Any = {"steps": steps, "hooks": hooks, "tick": bar.update, "steps_per_call": config.steps_per_call or None}
+    if over:
+      state, _ = seeds.fit(
+        step, state, get_batch, arrays, own=own, teacher_variables=taught, seeds=chosen, over=over, **shared
+      )
+    else:
       state, _ = engine.fit(
         step,
         state,
         get_batch,
-        arrays,
-        steps=steps,
-        seed=config.seed,
+        {**arrays, **own},
+        seed=chosen[0],
         teacher_variables=taught,
         mode=config.parallel,
-        hooks=hooks,
-        tick=bar.update,
-        steps_per_call=config.steps_per_call or None,
+        **shared,
       )
-  return state
+  return of_each(state)
 
 
 def first_step(name: str, context: Context) -> int:

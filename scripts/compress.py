@@ -2,7 +2,7 @@
 
     python -m scripts.compress --config=configs/digits.py --workdir=runs/digits
 
-The same command again goes on where the run stopped.
+The same command again goes on where the run stopped. With --config.seeds=5 it makes five runs, and prints their means.
 """
 
 from typing import Any
@@ -16,8 +16,14 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run's results go, suc
 
 def main(config: Any) -> None:
   from pipeline.compress import compress
+  from pipeline.reproduce import markdown, summary
+  from pipeline.seeds import compress_seeds
   from pipeline.tables import format_table
 
+  if config.seeds > 1:
+    print(markdown(summary(compress_seeds(config, _WORKDIR.value))))
+    print(f"\nreports: {_WORKDIR.value}/seed*/report.html")
+    return
   result = compress(config, _WORKDIR.value)
   print(format_table(result["rows"]))
   print(f"\nreport: {_WORKDIR.value}/report.html")

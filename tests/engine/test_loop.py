@@ -129,11 +129,26 @@ def test_seeds_at_once_are_the_runs_one_by_one(over, steps_per_call):
     return state.create(variables, tx, ema=0.9)
 
   chosen = [3, 11]
-  shared = {"steps": 6, "teacher_variables": nets.variables(1), "steps_per_call": steps_per_call}
-  many, history = seeds.fit(step, seeds.start(create, chosen), get_batch, data(), seeds=chosen, over=over, **shared)
+  shared = {"steps": 6, "steps_per_call": steps_per_call}
+  teachers = [nets.variables(1), nets.variables(2)]
+  own = {"label": jnp.stack([data()["label"], data()["label"][::-1]])}
+  many, history = seeds.fit(
+    step,
+    seeds.start(create, chosen),
+    get_batch,
+    data(),
+    own=own,
+    teacher_variables=seeds.stack(teachers),
+    seeds=chosen,
+    over=over,
+    **shared,
+  )
   assert many.step.shape == () and history["loss"].shape == (2, 6)
   for index, seed in enumerate(chosen):
-    alone, losses = fit(step, create(jnp.int32(seed)), get_batch, data(), seed=seed, **shared)
+    mine = {**data(), "label": own["label"][index]}
+    alone, losses = fit(
+      step, create(jnp.int32(seed)), get_batch, mine, seed=seed, teacher_variables=teachers[index], **shared
+    )
     assert nets.largest_gap(seeds.pick(many, index), alone) < 1e-6
     np.testing.assert_allclose(history["loss"][index], losses["loss"], rtol=1e-5)
   assert nets.largest_gap(seeds.pick(many, 0).params, seeds.pick(many, 1).params) > 1e-2

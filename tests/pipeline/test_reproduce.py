@@ -20,32 +20,37 @@ def test_the_interval_by_hand():
 
 def results(config, folder):
   """Made-up results: the last file is worse by 1, 2, 3, ... points."""
-  points = int(config.seed) + 1
   base = {"accuracy": 0.9, "agreement": 1.0, "nonzero": 100, "file_bytes": 4000, "codes_differ": None}
-  rows = [
-    {**base, "name": "teacher", "file_accuracy": 0.9 + points / 100},
-    {**base, "name": "int8", "file_accuracy": 0.9, "file_bytes": 200, "codes_differ": 3},
+  folder.mkdir(parents=True, exist_ok=True)
+  return [
+    {
+      "rows": [
+        {**base, "name": "teacher", "file_accuracy": 0.9 + points / 100},
+        {**base, "name": "int8", "file_accuracy": 0.9, "file_bytes": 200, "codes_differ": 3},
+      ],
+      "config": {"seed": points - 1},
+      "examples": 50,
+    }
+    for points in range(1, config.seeds + 1)
   ]
-  assert folder.name == f"seed{config.seed}"
-  return {"rows": rows, "examples": 50}
 
 
 def test_drops_are_paired_by_seed(tmp_path, monkeypatch):
-  monkeypatch.setattr(reproduce, "compress", results)
+  monkeypatch.setattr(reproduce, "compress_seeds", results)
   config = jobs.write(tmp_path / "tiny.py")
-  table = reproduce.compression(str(config), "A table", range(3), tmp_path)
+  table = reproduce.compression(str(config), "A table", 3, tmp_path)
   np.testing.assert_allclose(table["drop"]["values"], [1, 2, 3])
   assert table["drop"]["mean"] == pytest.approx(2.0)
   assert table["bytes"]["ratio"] == 20.0
   assert table["stages"][1]["codes_differ"] == [3, 3, 3]
-  page = reproduce.markdown(table, "python -m scripts.reproduce")
+  page = reproduce.page(table, "python -m scripts.reproduce")
   assert "| teacher | 90.00 % ± 0.00 | 92.00 % ± 2.48 |" in page
   assert "Paired drop from the first to the last file: 2.00 ± 2.48 points (worst seed 3.00)" in page
   assert "20.0 times smaller" in page
 
 
 def test_a_table_is_written_and_unknown_ones_are_refused(tmp_path, monkeypatch):
-  monkeypatch.setattr(reproduce, "compress", results)
+  monkeypatch.setattr(reproduce, "compress_seeds", results)
   config = str(jobs.write(tmp_path / "tiny.py"))
   monkeypatch.setitem(
     reproduce.TABLES, "tiny", {"cpu": lambda seeds, folder: reproduce.compression(config, "Tiny", seeds, folder)}

@@ -1,0 +1,104 @@
+"""Several seeds of one experiment: trained together they are the runs one by one, and go on where they stopped."""
+
+import json
+
+import numpy as np
+import pytest
+
+from core.errors import UserError
+from core.trees import named_leaves
+from pipeline import schema, stage, trained
+from pipeline.compress import compress, open_run
+from pipeline.seeds import check, compress_seeds, single
+from tests.integration import jobs
+
+
+def model(folder, name="int8"):
+  return trained.load(folder / "models" / f"{name}.safetensors")[0]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+  """The run of the second seed by itself."""
+  folder = tmp_path_factory.mktemp("alone")
+  return folder, compress(jobs.experiment(seed=1), folder)
+
+
+@pytest.mark.parametrize("over", ["loop", "vmap", "map"])
+def test_seeds_together_are_the_runs_one_by_one(tmp_path, alone, over):
+  results = compress_seeds(jobs.experiment(seeds=2, seeds_over=over), tmp_path)
+  assert [result["config"]["seed"] for result in results] == [0, 1]
+  folder, result = alone
+  for name in jobs.STAGES:
+    mine, its = (named_leaves(model(run, name).variables) for run in (tmp_path / "seed1", folder))
+    for leaf, array in its.items():
+      # The last bit of a sum can move a value over the edge between two codes, and integers then go another way.
+      gap = 0 if over == "loop" else 0.5 if name == "int8" else 2e-4
+      np.testing.assert_allclose(mine[leaf], array, rtol=1e-6, atol=gap, err_msg=f"{name} {leaf}")
+  lines = [(run / "metrics.jsonl").read_text().splitlines() for run in (tmp_path / "seed1", folder)]
+  for mine, its in zip(*lines, strict=True):
+    mine, its = json.loads(mine), json.loads(its)
+    assert mine.keys() == its.keys()
+    for key in its:
+      if key.endswith("/loss"):
+        assert mine[key] == pytest.approx(its[key], rel=0.1 if key.startswith("int8") else 1e-3)
+  first, second = (named_leaves(model(tmp_path / seed).variables) for seed in ("seed0", "seed1"))
+  assert all(np.any(array != second[leaf]) for leaf, array in first.items())
+  assert [row["name"] for row in results[1]["rows"]] == [row["name"] for row in result["rows"]]
+
+
+def test_a_stopped_run_of_several_seeds_goes_on(tmp_path, monkeypatch):
+  config = jobs.experiment(run=("teacher", "distilled"), seeds=2, seeds_over="map")
+  whole = compress_seeds(config, tmp_path / "whole")
+  save = stage.checkpoint.Checkpoints.save
+
+  def stopping(self, step, *args):
+    save(self, step, *args)
+    if step == 8:
+      self.__exit__(None, None, None)
+      raise KeyboardInterrupt
+
+  with monkeypatch.context() as patch:
+    patch.setattr(stage.checkpoint.Checkpoints, "save", stopping)
+    with pytest.raises(KeyboardInterrupt):
+      compress_seeds(config, tmp_path / "stopped")
+  assert not (tmp_path / "stopped" / "seed0" / "models" / "teacher.safetensors").exists()
+  again = compress_seeds(config, tmp_path / "stopped")
+  for mine, its in zip(again, whole, strict=True):
+    assert mine["curves"] == its["curves"]
+    assert [row["accuracy"] for row in mine["rows"]] == [row["accuracy"] for row in its["rows"]]
+
+
+def test_a_live_teacher_is_each_runs_own(tmp_path):
+  changes = {"run": ("teacher", "distilled"), "stages__distilled__cache_teacher": False}
+  compress_seeds(jobs.experiment(seeds=2, seeds_over="vmap", **changes), tmp_path / "live")
+  compress_seeds(jobs.experiment(seeds=2, seeds_over="vmap", run=changes["run"]), tmp_path / "cached")
+  for seed in ("seed0", "seed1"):
+    live, cached = (named_leaves(model(tmp_path / way / seed, "distilled").variables) for way in ("live", "cached"))
+    for leaf, array in live.items():
+      np.testing.assert_allclose(array, cached[leaf], atol=1e-5)
+
+
+def test_the_experiment_of_each_seed():
+  configs = single(jobs.experiment(seed=5, seeds=3, seeds_over="vmap"))
+  assert [(one.seed, one.seeds, one.seeds_over) for one in configs] == [(5, 1, "loop"), (6, 1, "loop"), (7, 1, "loop")]
+
+
+@pytest.mark.parametrize(
+  "changes, sentence",
+  [
+    ({"seeds_over": "vmp"}, "unknown way in 'seeds_over' 'vmp'; did you mean 'vmap'"),
+    ({"seeds_over": "map", "parallel": "pmap"}, "'seeds_over' is 'map', which runs on one device"),
+  ],
+)
+def test_mistakes_are_named(changes, sentence):
+  with pytest.raises(UserError, match=sentence):
+    check(jobs.experiment(seeds=2, **changes))
+
+
+def test_a_directory_of_one_seed_is_not_one_of_several(tmp_path):
+  open_run(jobs.experiment(run=("teacher",)), tmp_path)
+  with pytest.raises(UserError, match="holds a run of another config: seeds is 1 there and 2 in yours"):
+    compress_seeds(jobs.experiment(run=("teacher",), seeds=2), tmp_path)
+  with pytest.raises(UserError, match="config key 'seeds'"):
+    schema.check(jobs.experiment(seeds=0))
