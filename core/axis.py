@@ -7,6 +7,7 @@ over devices means the same as the whole batch on one.
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 
 def psum(tree: Any, axis_name: str | None) -> Any:
@@ -32,3 +33,14 @@ def pmin(tree: Any, axis_name: str | None) -> Any:
 def size(axis_name: str | None) -> int:
   """How many devices the axis has (1 without one)."""
   return 1 if axis_name is None else jax.lax.axis_size(axis_name)
+
+
+def gather(x: jax.Array, axis_name: str | None) -> jax.Array:
+  """The rows of all devices, in the order of the whole batch; a gradient goes back to the device that a row is from."""
+  return x if axis_name is None else jax.lax.all_gather(x, axis_name, axis=0, tiled=True)
+
+
+def rows(count: int, axis_name: str | None) -> jax.Array:
+  """Where this device's `count` rows stand among those of all devices, int32."""
+  here = jnp.arange(count, dtype=jnp.int32)
+  return here if axis_name is None else here + count * jax.lax.axis_index(axis_name)

@@ -4,20 +4,29 @@ loss = kd.hinton(temperature=4.0)
 per_example, _, _ = loss(student_logits, teacher_logits)
 """
 
-from kd.base import Loss, Outputs, cross_entropy, lift, log_softmax
+from kd.at import at
+from kd.base import Loss, Outputs, cross_entropy, kl, lift, log_softmax
 from kd.hard_labels import hard_labels
 from kd.hinton import hinton
 from kd.logit_l2 import logit_l2
 from kd.soft_labels import soft_labels
+from kd.sp import sp
+from kd.taps import About, TapLoss, on_pairs
 
 __all__ = [
+  "About",
   "Loss",
   "Outputs",
+  "TapLoss",
+  "at",
   "cross_entropy",
   "hard_labels",
   "hinton",
+  "kl",
   "lift",
   "log_softmax",
   "logit_l2",
+  "on_pairs",
   "soft_labels",
+  "sp",
 ]

@@ -2,12 +2,13 @@
 
 A loss is a pure function
 
-    loss(student, teacher, batch, *, aux, aux_state, key, axis_name, where) -> (per_example, aux_state, logs)
+    loss(student, teacher, batch, *, aux, aux_state, key, axis_name, where, step) -> (per_example, aux_state, logs)
 
 `student` and `teacher` are logits (batch, classes), or `Outputs` where a loss reads intermediate activations too.
 `aux` holds what the loss trains (a regressor), `aux_state` what it remembers (a memory bank), `where` the classes
-that count. The result is one number an example; whoever calls takes the mean over the batch of all devices. A loss on
-logits alone is written `f(student_logits, teacher_logits)` and lifted.
+that count, `batch["where"]` the examples that count. The result is one number an example; whoever calls takes the mean
+over the batch of all devices. A loss on logits alone is written `f(student_logits, teacher_logits)` and lifted; one
+that reads activations is made by `kd.taps`.
 
 All probabilities are kept as logarithms: a logit gap of 10,000 is finite in any dtype, for the arithmetic is done in
 float32 or wider.
@@ -50,6 +51,7 @@ class Loss(Protocol):
     key: Array | None = None,
     axis_name: str | None = None,
     where: Array | None = None,
+    step: Array | int = 0,
   ) -> tuple[Array, Any, dict[str, Array]]: ...
 
 
@@ -73,14 +75,19 @@ def lift(f: Callable[..., Array], name: str = "") -> Loss:
   """Gives a loss on logits alone the full signature; the teacher receives exactly zero gradient.
 
   Args:
-    f: `f(student_logits, teacher_logits) -> (batch,)`, or with a third argument `where` if it knows masked classes.
+    f: `f(student_logits, teacher_logits) -> (batch,)`, with a third argument `where` if it knows masked classes, and
+      with keyword arguments of those that it reads among `batch`, `step`, `axis_name`.
     name: how errors call it.
   """
   name = name or getattr(f, "__name__", "loss")
-  knows_where = len(inspect.signature(f).parameters) > 2
+  parameters = inspect.signature(f).parameters.values()
+  knows_where = sum(p.kind is not p.KEYWORD_ONLY for p in parameters) > 2
+  reads = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
 
-  def loss(student, teacher, batch=None, *, aux=None, aux_state=None, key=None, axis_name=None, where=None):
-    del batch, aux, key, axis_name
+  def loss(student, teacher, batch=None, *, aux=None, aux_state=None, key=None, axis_name=None, where=None, step=0):
+    del aux, key
+    known = {"batch": batch or {}, "step": step, "axis_name": axis_name}
+    more = {name: known[name] for name in reads}
     student, teacher = logits_of(student), teacher_logits(teacher, name)
     if student.shape != teacher.shape:
       raise UserError(
@@ -89,11 +96,40 @@ def lift(f: Callable[..., Array], name: str = "") -> Loss:
       )
     if where is not None and not knows_where:
       raise UserError(f"the loss {name!r} does not know masked classes: it has no argument 'where'")
-    per_example = f(student, teacher, where) if knows_where else f(student, teacher)
+    per_example = f(student, teacher, where, **more) if knows_where else f(student, teacher, **more)
     return per_example, aux_state, {}
 
   loss.__name__ = name
   return loss
+
+
+Schedule = float | Callable[[Array], Array]
+
+
+def at(value: Schedule, step: Array | int) -> Any:
+  """A number, or a schedule's number at a step."""
+  return value(jnp.asarray(step)) if callable(value) else value
+
+
+def positive(loss: str, key: str, value: Schedule) -> None:
+  """Refuses a number that is not above 0; a schedule is checked when it is made.
+
+  Raises:
+    UserError: names the loss and the key.
+  """
+  if not callable(value) and not value > 0:
+    raise UserError(f"{loss}: {key} is {value}; expected a number above 0")
+
+
+def labels_of(batch: Mapping[str, Any], loss: str) -> Array:
+  """The labels of a batch.
+
+  Raises:
+    UserError: it has none.
+  """
+  if "label" not in batch:
+    raise UserError(f"the loss {loss!r} needs labels, and the batch has no 'label'")
+  return batch["label"]
 
 
 def widen(logits: Array) -> Array:
@@ -112,6 +148,13 @@ def log_softmax(logits: Logits, where: Where | None = None) -> Logits:
     logits = jnp.where(where, logits, jnp.finfo(logits.dtype).min / 2)
   out = jax.nn.log_softmax(logits, axis=-1)
   return out if where is None else jnp.where(where, out, 0.0)
+
+
+def kl(log_p: Logits, log_q: Logits) -> PerExample:
+  """sum_c p_c (log p_c - log q_c) of logarithms as `log_softmax` gives them; a class with p_c = 0 adds nothing."""
+  p = jnp.exp(log_p)
+  used = p > 0  # a class that the teacher excludes (logit -inf) would give 0 * inf
+  return jnp.sum(jnp.where(used, p, 0.0) * (jnp.where(used, log_p, 0.0) - jnp.where(used, log_q, 0.0)), axis=-1)
 
 
 def cross_entropy(probabilities: Logits, log_q: Logits) -> PerExample:

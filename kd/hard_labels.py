@@ -17,8 +17,10 @@ def hard_labels() -> Loss:
   Where the batch holds "mix", (batch,) weights of the label, the rest of the weight is that of `batch["mix_label"]`.
   """
 
-  def loss(student, teacher=None, batch=None, *, aux=None, aux_state=None, key=None, axis_name=None, where=None):
-    del teacher, aux, key, axis_name
+  def loss(
+    student, teacher=None, batch=None, *, aux=None, aux_state=None, key=None, axis_name=None, where=None, step=0
+  ):
+    del teacher, aux, key, axis_name, step
     if batch is None or "label" not in batch:
       raise UserError("the loss 'hard_labels' needs a batch with 'label': (batch,) integers")
     log_q = log_softmax(logits_of(student), where)

@@ -8,27 +8,21 @@ and is 0 where student and teacher agree. The paper advises to multiply by T^2 s
 its size as T changes: here it always is. Reduction: a sum over the classes, one number an example.
 """
 
-import jax.numpy as jnp
+from jaxtyping import Array
 
-from core.errors import UserError
-from kd.base import Logits, Loss, PerExample, Where, lift, log_softmax, widen
+from kd.base import Logits, Loss, PerExample, Schedule, Where, at, kl, lift, log_softmax, positive, widen
 
 
-def hinton(temperature: float = 4.0) -> Loss:
+def hinton(temperature: Schedule = 4.0) -> Loss:
   """Hinton's loss.
 
   Args:
-    temperature: T > 0, of both softmaxes.
+    temperature: T > 0, of both softmaxes, or a schedule of it.
   """
-  if not temperature > 0:
-    raise UserError(f"hinton: temperature is {temperature}; expected a number above 0")
+  positive("hinton", "temperature", temperature)
 
-  def divergence(student: Logits, teacher: Logits, where: Where | None) -> PerExample:
-    log_p = log_softmax(widen(teacher) / temperature, where)
-    log_q = log_softmax(widen(student) / temperature, where)
-    p = jnp.exp(log_p)
-    used = p > 0  # a class that the teacher excludes (logit -inf) would give 0 * inf
-    terms = jnp.where(used, p, 0.0) * (jnp.where(used, log_p, 0.0) - jnp.where(used, log_q, 0.0))
-    return temperature**2 * jnp.sum(terms, axis=-1)
+  def divergence(student: Logits, teacher: Logits, where: Where | None, *, step: Array | int) -> PerExample:
+    t = at(temperature, step)
+    return t**2 * kl(log_softmax(widen(teacher) / t, where), log_softmax(widen(student) / t, where))
 
   return lift(divergence, "hinton")

@@ -28,8 +28,10 @@ def soft_labels(temperature: float = 1.0, source: str = "teacher") -> Loss:
   if source not in ("teacher", "batch"):
     raise unknown("source of soft labels", source, ("teacher", "batch"))
 
-  def loss(student, teacher=None, batch=None, *, aux=None, aux_state=None, key=None, axis_name=None, where=None):
-    del aux, key, axis_name
+  def loss(
+    student, teacher=None, batch=None, *, aux=None, aux_state=None, key=None, axis_name=None, where=None, step=0
+  ):
+    del aux, key, axis_name, step
     log_q = log_softmax(widen(logits_of(student)) / temperature, where)
     if source == "teacher":
       p = jnp.exp(log_softmax(widen(teacher_logits(teacher, "soft_labels")) / temperature, where))

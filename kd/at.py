@@ -1,0 +1,39 @@
+"""Attention transfer: Zagoruyko and Komodakis, "Paying More Attention to Attention" (arXiv:1612.03928), section 3.1.
+
+    Q = sum_c |f_c|^p, one number a place;   loss_i = mean over places of (Q_s / ||Q_s|| - Q_t / ||Q_t||)^2
+
+Variant: the mean over places of the squared distance, as the authors' code has it; equation 2 of the paper writes the
+unsquared norm of the same difference (`paper=True`). The channels may differ; of two maps of different size, the larger
+is averaged down. Reduction: one number an example, summed over pairs of taps.
+"""
+
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from core.errors import UserError
+from kd.maps import align, flat_space, norm, unit
+from kd.taps import About, Names, TapLoss, on_pairs
+
+
+def at(student: Names, teacher: Names, power: int = 2, paper: bool = False) -> TapLoss:
+  """Attention transfer.
+
+  Args:
+    student: taps of maps (batch, height, width, channels) or token sequences.
+    teacher: as many of the teacher.
+    power: p >= 1, of the activations' magnitudes.
+    paper: the norm of equation 2 in place of the mean square.
+  """
+  if power < 1:
+    raise UserError(f"at: power is {power}; expected 1 or more")
+
+  def attention(x: Array) -> Array:
+    return unit(jnp.mean(jnp.abs(flat_space(x)) ** power, -1))
+
+  def distance(s: Array, t: Array, aux: None, about: About) -> Array:
+    del aux, about
+    s, t = align("at", s, t)
+    gap = attention(s) - attention(t)
+    return norm(gap) if paper else jnp.mean(gap**2, -1)
+
+  return on_pairs("at", distance, student, teacher)

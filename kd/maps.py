@@ -1,0 +1,92 @@
+"""What losses on feature maps share: sizes made equal, norms that are safe at zero, small trained projectors.
+
+Maps are (batch, height, width, channels); vectors and token sequences are maps without some of the axes between.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from core import axis
+from core.errors import UserError
+from kd.taps import About
+
+
+def flat_space(x: Array) -> Float[Array, "batch places channels"]:
+  """The axes between batch and channels as one; a vector is one place."""
+  return x.reshape(x.shape[0], -1, x.shape[-1])
+
+
+def unit(x: Array, axes: int | tuple[int, ...] = -1) -> Array:
+  """The array over its Euclidean norm along `axes`; 0 with gradient 0 where the norm is 0."""
+  square = jnp.sum(x * x, axes, keepdims=True)
+  alive = square > 0
+  return jnp.where(alive, x / jnp.sqrt(jnp.where(alive, square, 1.0)), 0.0)
+
+
+def norm(x: Array, axes: int | tuple[int, ...] = -1) -> Array:
+  """The Euclidean norm along `axes`, with gradient 0 where it is 0."""
+  square = jnp.sum(x * x, axes)
+  alive = square > 0
+  return jnp.where(alive, jnp.sqrt(jnp.where(alive, square, 1.0)), 0.0)
+
+
+def pool_to(x: Float[Array, "batch height width channels"], size: tuple[int, int]) -> Array:
+  """Average pooling to any smaller size: output i covers the inputs floor(i n / m) to ceil((i + 1) n / m)."""
+  for place, length in ((1, size[0]), (2, size[1])):
+    if x.shape[place] != length:
+      x = jnp.moveaxis(
+        jnp.tensordot(x, jnp.asarray(_bins(x.shape[place], length), x.dtype), ((place,), (0,))), -1, place
+      )
+  return x
+
+
+def _bins(wide: int, narrow: int) -> np.ndarray:
+  """(wide, narrow): the weights of the means."""
+  out = np.zeros((wide, narrow))
+  for i in range(narrow):
+    begin, end = i * wide // narrow, -(-(i + 1) * wide // narrow)
+    out[begin:end, i] = 1 / (end - begin)
+  return out
+
+
+def align(loss: str, student: Array, teacher: Array) -> tuple[Array, Array]:
+  """Maps of one height and width: the larger is averaged down to the smaller. Vectors stay as they are.
+
+  Raises:
+    UserError: one is a map and the other is not.
+  """
+  if student.ndim != teacher.ndim:
+    raise UserError(
+      f"{loss}: a tap of shape {student.shape[1:]} of the student cannot be compared with one of {teacher.shape[1:]} "
+      "of the teacher"
+    )
+  if student.ndim != 4:
+    return student, teacher
+  size = min(student.shape[1], teacher.shape[1]), min(student.shape[2], teacher.shape[2])
+  return pool_to(student, size), pool_to(teacher, size)
+
+
+def linear_init(key: Array, inputs: int, outputs: int, dtype: jnp.dtype = jnp.float32) -> dict[str, Array]:
+  """A linear map of the channels (a 1x1 convolution of a map): {"kernel": (inputs, outputs), "bias"}, He et al."""
+  kernel = jax.random.normal(key, (inputs, outputs), dtype) * np.sqrt(2.0 / inputs).astype(dtype)
+  return {"kernel": kernel, "bias": jnp.zeros((outputs,), dtype)}
+
+
+def linear(aux: dict[str, Array], x: Array) -> Array:
+  """The map of `linear_init`, on the last axis."""
+  return x @ aux["kernel"].astype(x.dtype) + aux["bias"].astype(x.dtype)
+
+
+def batch_normalise(x: Array, about: About, epsilon: float = 1e-5) -> Array:
+  """Each channel to mean 0 and variance 1 over the examples of all devices that count; no running statistics."""
+  axes = tuple(range(x.ndim - 1))
+  valid = about.batch.get("where")
+  weight = jnp.ones(x.shape[:1], x.dtype) if valid is None else valid.astype(x.dtype)
+  weight = jnp.broadcast_to(weight.reshape(-1, *(1,) * (x.ndim - 1)), (*x.shape[:-1], 1))
+  total = axis.psum(jnp.sum(weight), about.axis_name)
+  x = jnp.where(weight > 0, x, 0.0)
+  mean = axis.psum(jnp.sum(weight * x, axes), about.axis_name) / total
+  variance = axis.psum(jnp.sum(weight * (x - mean) ** 2, axes), about.axis_name) / total
+  return (x - mean) * jax.lax.rsqrt(variance + epsilon)

@@ -1,0 +1,53 @@
+"""Losses between examples: every device compares its own rows with the rows of all devices.
+
+A relation's loss is a mean over pairs of examples. It is returned as one number for each row, scaled so that the mean
+over the rows that count is the loss; so a batch split over devices, or padded, means the same as the whole batch.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from core import axis
+from kd.taps import About
+
+
+class Rows(NamedTuple):
+  """Embeddings of a batch.
+
+  Attributes:
+    mine: (b, features), this device's.
+    all: (B, features), those of all devices.
+    valid: (B,) bools, which of them count.
+    count: how many count, in the embeddings' dtype, at least 1.
+    index: (b,) int32, where mine stand among all.
+  """
+
+  mine: Array
+  all: Array
+  valid: Array
+  count: Array
+  index: Array
+
+  @property
+  def counts(self) -> Array:
+    """(b,) bools: which of this device's rows count."""
+    return self.valid[self.index]
+
+
+def rows(x: Array, about: About) -> Rows:
+  """Activations (batch, ...) as rows; what does not count is 0, so that it is finite whatever padding holds."""
+  flat = x.reshape(x.shape[0], -1)
+  valid = about.batch.get("where")
+  valid = jnp.ones(x.shape[0], bool) if valid is None else valid
+  flat = jnp.where(valid[:, None], flat, 0.0)
+  everywhere = axis.gather(valid, about.axis_name)
+  count = jnp.maximum(jnp.sum(everywhere.astype(flat.dtype)), 1.0)
+  return Rows(flat, axis.gather(flat, about.axis_name), everywhere, count, axis.rows(x.shape[0], about.axis_name))
+
+
+def others(rows: Rows) -> Array:
+  """(b, B) bools: the pairs of two different examples that both count."""
+  apart = rows.index[:, None] != jnp.arange(rows.all.shape[0], dtype=jnp.int32)
+  return apart & rows.valid & rows.counts[:, None]

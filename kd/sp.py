@@ -1,0 +1,32 @@
+"""Similarity-preserving distillation: Tung and Mori, "Similarity-Preserving Knowledge Distillation"
+(arXiv:1907.09682), equations 2 to 4.
+
+    G = F F^T, its rows divided by their norms;   loss = ||G_t - G_s||_F^2 / B^2
+
+F has a flattened activation a row. The batch is that of all devices. Reduction: row i gives sum_j (...)^2 / B, whose
+mean is the loss; summed over pairs of taps.
+"""
+
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from kd.maps import unit
+from kd.relations import rows
+from kd.taps import About, Names, TapLoss, on_pairs
+
+
+def sp(student: Names, teacher: Names) -> TapLoss:
+  """Similarity-preserving distillation.
+
+  Args:
+    student: taps of any shape.
+    teacher: as many of the teacher; shapes may differ.
+  """
+
+  def similarity(s: Array, t: Array, aux: None, about: About) -> Array:
+    del aux
+    mine, its = rows(s, about), rows(t, about)
+    gap = unit(mine.mine @ mine.all.T) - unit(its.mine @ its.all.T)
+    return jnp.sum(gap**2, -1) / mine.count
+
+  return on_pairs("sp", similarity, student, teacher)
