@@ -53,8 +53,8 @@ def check(loss, oracle, s, t, **kwargs):
   np.testing.assert_allclose(single, want, rtol=1e-5, atol=1e-5 * np.abs(want).max())
   with jax.enable_x64(True):
     np.testing.assert_allclose(value(loss, s, t, **kwargs), want, rtol=1e-12, atol=1e-12 * np.abs(want).max())
-    gradient = jax.grad(lambda s: value(loss, kd.Outputs(jnp.asarray(logits(0)), {"tap": s}), t, **kwargs).sum())(
-      jnp.asarray(s)
+    gradient = np.asarray(
+      jax.grad(lambda s: value(loss, kd.Outputs(jnp.asarray(logits(0)), {"tap": s}), t, **kwargs).sum())(jnp.asarray(s))
     )
   rng, h = np.random.default_rng(9), 1e-6
   for _ in range(4):
