@@ -4,22 +4,27 @@ loss = kd.hinton(temperature=4.0)
 per_example, _, _ = loss(student_logits, teacher_logits)
 """
 
+from kd.ab import ab
 from kd.at import at
 from kd.base import Loss, Outputs, cross_entropy, kl, lift, log_softmax
+from kd.fitnet import fitnet
 from kd.hard_labels import hard_labels
 from kd.hinton import hinton
 from kd.logit_l2 import logit_l2
 from kd.soft_labels import soft_labels
 from kd.sp import sp
 from kd.taps import About, TapLoss, on_pairs
+from kd.vid import vid
 
 __all__ = [
   "About",
   "Loss",
   "Outputs",
   "TapLoss",
+  "ab",
   "at",
   "cross_entropy",
+  "fitnet",
   "hard_labels",
   "hinton",
   "kl",
@@ -29,4 +34,5 @@ __all__ = [
   "on_pairs",
   "soft_labels",
   "sp",
+  "vid",
 ]

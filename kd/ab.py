@@ -1,0 +1,41 @@
+"""Activation boundaries: Heo et al., "Knowledge Transfer via Distillation of Activation Boundaries Formed by Hidden
+Neurons" (arXiv:1811.03233), section 3.
+
+    loss_i = sum over places and channels of  max(0, m + r(s))^2  where t <= 0,   max(0, m - r(s))^2  where t > 0
+
+s and t are taps before the ReLU; m is the margin; r, learned, is the connector, a 1x1 convolution with batch
+normalisation. Only the sign of the teacher's neurons is read. Of two maps of different size the larger is averaged
+down before. Reduction: a sum, the paper's squared norm, one number an example, summed over pairs of taps. The authors'
+code multiplies it by 3 / 1000 and halves it once more for every stage before the last: weights of terms do that. The
+paper trains with this loss first and distils afterwards: schedules of weights do that.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from kd.base import positive
+from kd.layers import Layer, layer, layer_init, match
+from kd.taps import About, Names, TapLoss, on_pairs
+
+
+def ab(student: Names, teacher: Names, margin: float = 1.0) -> TapLoss:
+  """Distillation of activation boundaries.
+
+  Args:
+    student: taps before a ReLU, of maps, token sequences or vectors.
+    teacher: as many of the teacher.
+    margin: m > 0.
+  """
+  positive("ab", "margin", margin)
+
+  def crossed(s: Array, t: Array, aux: Layer, about: About) -> Array:
+    s, t = match("ab", s, t)
+    s = layer(aux, s, about)
+    gap = jax.nn.relu(margin + jnp.where(t > 0, -s, s))
+    return jnp.sum(gap.reshape(gap.shape[0], -1) ** 2, -1)
+
+  def init(key: Array, s: Array, t: Array) -> Layer:
+    return layer_init(key, s.shape[-1], t.shape[-1], normalise=True)
+
+  return on_pairs("ab", crossed, student, teacher, init)

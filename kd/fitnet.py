@@ -1,0 +1,37 @@
+"""FitNets' hints: Romero et al., "FitNets: Hints for Thin Deep Nets" (arXiv:1412.6550), equation 3.
+
+    loss_i = mean over places and channels of (r(f_s) - f_t)^2
+
+r is a learned regressor of the student's channels. Variant: r is a 1x1 convolution (a linear map of vectors and
+tokens), and of two maps of different size the larger is averaged down before; the paper's regressor is a convolution
+whose window makes the sizes equal. With `normalise` a batch normalisation and a ReLU follow, as in the common
+re-implementation, which suits hints taken after a ReLU. The paper writes half of a sum, and trains the hint as a stage
+before the distillation: a weight schedule does that. Reduction: a mean, one number an example, summed over pairs of
+taps.
+"""
+
+import jax
+from jaxtyping import Array
+
+from kd.layers import Layer, layer, layer_init, match, mean_square
+from kd.taps import About, Names, TapLoss, on_pairs
+
+
+def fitnet(student: Names, teacher: Names, normalise: bool = False) -> TapLoss:
+  """FitNets' hints.
+
+  Args:
+    student: taps of maps, token sequences or vectors.
+    teacher: as many of the teacher.
+    normalise: batch normalisation (of the batch of all devices) and ReLU in the regressor.
+  """
+
+  def distance(s: Array, t: Array, aux: Layer, about: About) -> Array:
+    s, t = match("fitnet", s, t)
+    s = layer(aux, s, about)
+    return mean_square((jax.nn.relu(s) if normalise else s) - t)
+
+  def init(key: Array, s: Array, t: Array) -> Layer:
+    return layer_init(key, s.shape[-1], t.shape[-1], normalise=normalise)
+
+  return on_pairs("fitnet", distance, student, teacher, init)

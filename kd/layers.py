@@ -1,0 +1,133 @@
+"""Small trained parts of losses: convolutions with a bias or a batch normalisation, and a teacher's own classifier.
+
+What is trained is float32 and is cast to the activations' dtype where it is used.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from core.errors import UserError, unknown
+from kd.maps import align, batch_normalise, linear_init
+from kd.taps import About
+
+Layer = dict[str, Array]
+Normalise = Callable[[Array], Array]
+
+
+def layer_init(key: Array, inputs: int, outputs: int, size: int = 1, normalise: bool = False) -> Layer:
+  """A convolution of `size` x `size`, stride 1, He et al.; of size 1 a linear map of the channels of anything.
+
+  Args:
+    key: of the kernel.
+    inputs: channels.
+    outputs: channels.
+    size: odd, 1 or the side of the window.
+    normalise: with a batch normalisation, {"kernel", "scale", "offset"}, in place of {"kernel", "bias"}.
+  """
+  out = linear_init(key, size * size * inputs, outputs)
+  if size > 1:
+    out["kernel"] = out["kernel"].reshape(size, size, inputs, outputs)
+  if normalise:
+    out = {"kernel": out["kernel"], "scale": jnp.ones_like(out["bias"]), "offset": out["bias"]}
+  return out
+
+
+def layer(aux: Layer, x: Array, about: About | Normalise) -> Array:
+  """Applies a layer of `layer_init`.
+
+  Args:
+    aux: the layer.
+    x: (batch, ..., channels); (batch, height, width, channels) for a window.
+    about: gives the examples that count and the device axis to the batch normalisation, or is the function that brings
+      the channels to mean 0 and variance 1.
+  """
+  aux = {name: leaf.astype(x.dtype) for name, leaf in aux.items()}
+  if aux["kernel"].ndim == 2:
+    x = x @ aux["kernel"]
+  else:
+    x = jax.lax.conv_general_dilated(x, aux["kernel"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+  if "bias" in aux:
+    return x + aux["bias"]
+  normalise = partial(batch_normalise, about=about) if isinstance(about, About) else about
+  return normalise(x) * aux["scale"] + aux["offset"]
+
+
+def match(loss: str, student: Array, teacher: Array) -> tuple[Array, Array]:
+  """`kd.maps.align` of activations that a layer of channels makes comparable: all other sizes must agree.
+
+  Raises:
+    UserError: the numbers of tokens differ, or one is a map and the other is not.
+  """
+  student, teacher = align(loss, student, teacher)
+  if student.shape[1:-1] != teacher.shape[1:-1]:
+    raise UserError(
+      f"{loss}: a tap of {student.shape[1]} tokens of the student cannot be compared with one of {teacher.shape[1]} "
+      "of the teacher"
+    )
+  return student, teacher
+
+
+def maps_only(loss: str, *taps: Any) -> None:
+  """Refuses what a window cannot slide over.
+
+  Raises:
+    UserError: names the loss and the shape.
+  """
+  for tap in taps:
+    if len(tap.shape) != 4:
+      raise UserError(f"{loss}: a tap has shape {tap.shape[1:]}; expected a map (height, width, channels)")
+
+
+def mean_square(gap: Array) -> Array:
+  """(batch,): the mean of the squares of each example."""
+  return jnp.mean(gap.reshape(gap.shape[0], -1) ** 2, -1)
+
+
+def module_of(loss: str, key: str, variables: Any, path: str, leaves: tuple[str, ...]) -> Layer:
+  """A copy of one module's leaves among the teacher's parameters.
+
+  Args:
+    loss: how errors call the loss.
+    key: which of its arguments names the module.
+    variables: {"params": tree, ...} of the teacher.
+    path: of the module, joined by "/".
+    leaves: those that it must have.
+
+  Raises:
+    UserError: there are no parameters, or no such module.
+  """
+  params = variables.get("params") if isinstance(variables, Mapping) else None
+  if params is None:
+    raise UserError(f"the loss {loss!r} copies {path!r} of the teacher's parameters: give its init teacher_variables")
+  found = {name: module for name, module in _modules(params, "") if all(leaf in module for leaf in leaves)}
+  if path not in found:
+    if not found:
+      raise UserError(f"{loss}: {key} is {path!r}; the teacher has no module with {' and '.join(leaves)}")
+    raise unknown(f"{key} of the loss {loss!r}", path, found)
+  # A copy, for the training state may be donated and the teacher's parameters must live on.
+  return {name: jnp.array(leaf, copy=True) for name, leaf in found[path].items() if not isinstance(leaf, Mapping)}
+
+
+def _modules(tree: Mapping[str, Any], path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+  yield path, tree
+  for name, branch in tree.items():
+    if isinstance(branch, Mapping):
+      yield from _modules(branch, f"{path}/{name}" if path else name)
+
+
+def classifier_of(loss: str, variables: Any, path: str) -> Layer:
+  """A copy of a linear classifier of the teacher, {"kernel": (features, classes), "bias": (classes,)}.
+
+  Raises:
+    UserError: there is none at this path.
+  """
+  module = module_of(loss, "classifier", variables, path, ("kernel",))
+  kernel = module["kernel"]
+  if kernel.ndim != 2:
+    raise UserError(f"{loss}: classifier {path!r} has a kernel of shape {kernel.shape}; expected (features, classes)")
+  return {"kernel": kernel, "bias": module.get("bias", jnp.zeros(kernel.shape[1], kernel.dtype))}
