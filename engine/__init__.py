@@ -8,7 +8,7 @@ state, history = engine.fit(step, engine.create(variables, tx), get_batch, data,
 from engine.evaluate import accuracy, agreement, logits
 from engine.labels import labels
 from engine.loop import Hook, fit
-from engine.objective import Term, weighted
+from engine.objective import Term, Weighted, weighted
 from engine.optim import optimizer, schedule
 from engine.parallel import parallelize
 from engine.state import TrainState, create
@@ -19,6 +19,7 @@ __all__ = [
   "Hook",
   "Term",
   "TrainState",
+  "Weighted",
   "accuracy",
   "agreement",
   "create",

@@ -3,14 +3,17 @@
 forward(variables, qparams, quant_state, x, *, train, key, axis_name) -> (logits, model_state, quant_state)
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-Forward = Callable[..., tuple[Array, Any, Any]]
+import graph
+import kd
+
+Forward = Callable[..., tuple[Array | kd.Outputs, Any, Any]]
 
 
 def plain(apply: Callable[..., tuple[Array, Any]], preprocess: Callable[[Array], Array] | None = None) -> Forward:
@@ -47,6 +50,21 @@ def quantized(
     return logits, {name: tree for name, tree in variables.items() if name != "params"}, quant_state
 
   return forward
+
+
+def tapped(forward: Forward, names: Sequence[str]) -> Forward:
+  """The same forward function, whose logits come as `kd.Outputs` with the named intermediates (`graph.taps`)."""
+  if not names:
+    return forward
+
+  def run(variables, qparams, quant_state, x, *, train, key, axis_name):
+    def fn(variables, x):  # the rest is closed over: an activation is named by the parameters that made it
+      return forward(variables, qparams, quant_state, x, train=train, key=key, axis_name=axis_name)
+
+    (logits, model_state, quant_state), found = graph.taps(fn, names)(variables, x)
+    return kd.Outputs(logits, found), model_state, quant_state
+
+  return run
 
 
 def bfloat16(apply: Callable[..., tuple[Array, Any]]) -> Callable[..., tuple[Array, Any]]:

@@ -1,6 +1,7 @@
 """What is minimised: a weighted sum of losses, each logged under its name."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -9,9 +10,10 @@ from jaxtyping import Array
 
 import kd
 from core import axis
-from core.errors import UserError
+from core.errors import UserError, unknown
 
 Weight = float | Callable[[Array], Array]
+MASKS = ("all", "labelled", "unlabelled")
 
 
 class Term(NamedTuple):
@@ -21,11 +23,13 @@ class Term(NamedTuple):
     name: it is logged under this name, and owns `aux[name]` and `aux_state[name]`.
     loss: a loss of `kd`.
     weight: a number, or a function of the step.
+    mask: which examples count: "all", or those whose label is known ("labelled") or is -1 ("unlabelled").
   """
 
   name: str
   loss: kd.Loss
   weight: Weight = 1.0
+  mask: str = "all"
 
 
 @runtime_checkable
@@ -54,7 +58,98 @@ def batch_mean(per_example: Array, valid: Array | None, axis_name: str | None) -
   return jnp.sum(jnp.where(valid, per_example, 0.0)) / jnp.where(count > 0, count, 1.0)
 
 
-def weighted(terms: Sequence[Term]) -> Objective:
+def counted(batch: Mapping[str, Any], mask: str) -> Array | None:
+  """(batch,) bools: the examples that count under a mask; None where all do."""
+  valid = batch.get("where")
+  if mask == "all" or "label" not in batch:
+    return valid
+  known = batch["label"] >= 0
+  chosen = known if mask == "labelled" else ~known
+  return chosen if valid is None else chosen & valid
+
+
+@dataclass(frozen=True)
+class Weighted:
+  """The objective of `weighted`.
+
+  Attributes:
+    terms: its losses.
+  """
+
+  terms: tuple[Term, ...]
+
+  @property
+  def student(self) -> tuple[str, ...]:
+    """The taps that its losses read of the student."""
+    return self._taps("student")
+
+  @property
+  def teacher(self) -> tuple[str, ...]:
+    """Those of the teacher."""
+    return self._taps("teacher")
+
+  def _taps(self, whose: str) -> tuple[str, ...]:
+    losses = [term.loss for term in self.terms if isinstance(term.loss, kd.TapLoss)]
+    return tuple(dict.fromkeys(tap for loss in losses for tap in getattr(loss, whose)))
+
+  def init(
+    self, key: Array, student: kd.Outputs, teacher: kd.Outputs | None, teacher_variables: Any = None
+  ) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(aux, aux_state) of the losses that train or remember something, by term name.
+
+    Args:
+      key: of what is drawn at random.
+      student: its outputs as shapes.
+      teacher: its outputs as shapes.
+      teacher_variables: its parameters, of which a loss may keep some.
+    """
+    aux, aux_state = {}, {}
+    for index, term in enumerate(self.terms):
+      if not isinstance(term.loss, kd.TapLoss) or term.loss.init is None:
+        continue
+      started = term.loss.init(jax.random.fold_in(key, index), student, teacher, teacher_variables)  # pyrefly: ignore
+      trained, kept = started
+      aux |= {} if trained is None else {term.name: trained}
+      aux_state |= {} if kept is None else {term.name: kept}
+    return aux, aux_state
+
+  def __call__(
+    self,
+    student: kd.Outputs,
+    teacher: kd.Outputs | None,
+    batch: Mapping[str, Any],
+    *,
+    step: Array,
+    aux: Mapping[str, Any],
+    aux_state: Mapping[str, Any],
+    key: Array,
+    axis_name: str | None,
+  ) -> tuple[Array, dict[str, Any], dict[str, Array]]:
+    total, states, logs = jnp.zeros((), jnp.float32), dict(aux_state), {}
+    for index, term in enumerate(self.terms):
+      valid = counted(batch, term.mask)
+      per_example, after, notes = term.loss(
+        student,
+        teacher,
+        batch if valid is None else {**batch, "where": valid},
+        aux=aux.get(term.name),
+        aux_state=aux_state.get(term.name),
+        key=jax.random.fold_in(key, index),
+        axis_name=axis_name,
+        where=batch.get("class_where"),
+        step=step,
+      )
+      if after is not None:
+        states[term.name] = after
+      value = batch_mean(per_example, valid, axis_name)
+      weight = term.weight(step) if callable(term.weight) else term.weight
+      total = total.astype(value.dtype) + weight * value
+      logs[term.name] = value
+      logs |= {f"{term.name}/{k}": batch_mean(v, valid, axis_name) for k, v in notes.items()}
+    return total, states, logs
+
+
+def weighted(terms: Sequence[Term]) -> Weighted:
   """The objective sum_k weight_k * mean over the batch of loss_k.
 
   The batch may hold "where", (batch,) bools that leave padding out of the mean, and "class_where", bools that
@@ -66,27 +161,7 @@ def weighted(terms: Sequence[Term]) -> Objective:
   names = [term.name for term in terms]
   if not names or len(set(names)) < len(names):
     raise UserError(f"an objective needs terms of different names; got {', '.join(names) or 'none'}")
-
-  def objective(student, teacher, batch, *, step, aux, aux_state, key, axis_name):
-    total, states, logs = jnp.zeros((), jnp.float32), dict(aux_state), {}
-    for index, term in enumerate(terms):
-      per_example, after, notes = term.loss(
-        student,
-        teacher,
-        batch,
-        aux=aux.get(term.name),
-        aux_state=aux_state.get(term.name),
-        key=jax.random.fold_in(key, index),
-        axis_name=axis_name,
-        where=batch.get("class_where"),
-      )
-      if after is not None:
-        states[term.name] = after
-      value = batch_mean(per_example, batch.get("where"), axis_name)
-      weight = term.weight(step) if callable(term.weight) else term.weight
-      total = total.astype(value.dtype) + weight * value
-      logs[term.name] = value
-      logs |= {f"{term.name}/{k}": batch_mean(v, batch.get("where"), axis_name) for k, v in notes.items()}
-    return total, states, logs
-
-  return objective
+  for term in terms:
+    if term.mask not in MASKS:
+      raise unknown(f"mask of term {term.name!r}", term.mask, MASKS)
+  return Weighted(tuple(terms))

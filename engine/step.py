@@ -14,7 +14,7 @@ from core.errors import UserError
 from engine import optim
 from engine.average import average
 from engine.forward import Forward
-from engine.objective import Objective, batch_mean
+from engine.objective import Objective, batch_mean, counted
 from engine.state import TrainState
 from engine.statistics import refuse_local_statistics
 
@@ -28,6 +28,7 @@ def make_train_step(
   tx: optax.GradientTransformation,
   *,
   teacher: Callable[[Any, Array], Array | kd.Outputs] | None = None,
+  itself: bool = False,
   ema: float | None = None,
   accumulate: int = 1,
   seed: int = 0,
@@ -41,6 +42,7 @@ def make_train_step(
     tx: the optimizer over {"params", "qparams", "aux"}. A transformation that prunes is its outermost part.
     teacher: `teacher(teacher_variables, image) -> logits`. Without one, `batch["teacher_logits"]` is used where it is
       there.
+    itself: the teacher is the student with the averages of its own weights, `ema`, in evaluation mode.
     ema: decay of the averages kept in `state.ema`.
     accumulate: micro-batches an update; `state.step` counts batches, the optimizer's `step` updates.
     seed: of dropout and of the losses' randomness.
@@ -56,15 +58,29 @@ def make_train_step(
   def step(state, batch, teacher_variables=None, *, axis_name=None, seed=seed):
     optim.check_order(state.opt_state)
     key = keys.step_key(seed, state.step, "step")
-    taught = teacher_outputs(teacher, teacher_variables, batch)
+    if itself:
+      now = state.averaged
+      taught = teacher_outputs(
+        lambda args, x: forward(*args, x, train=False, key=key, axis_name=axis_name)[0],
+        (now.variables, now.qparams, now.quant_state),
+        batch,
+      )
+    else:
+      taught = teacher_outputs(teacher, teacher_variables, batch)
 
     def loss_of(trained):
       variables = {"params": trained["params"], **state.model_state}
-      logits, model_state, quant_state = run(variables, trained["qparams"], state.quant_state, batch["image"])
-      student, about = kd.Outputs(logits), {"aux": trained["aux"], "aux_state": state.aux_state}
+      student, model_state, quant_state = run(variables, trained["qparams"], state.quant_state, batch["image"])
+      student = student if isinstance(student, kd.Outputs) else kd.Outputs(student)
+      about = {"aux": trained["aux"], "aux_state": state.aux_state}
       about |= {"step": state.step // accumulate, "key": key, "axis_name": axis_name}
       loss, aux_state, logs = objective(student, taught, batch, **about)
-      return loss, (model_state, quant_state, aux_state, {"loss": loss, **accuracy(logits, batch, axis_name), **logs})
+      return loss, (
+        model_state,
+        quant_state,
+        aux_state,
+        {"loss": loss, **accuracy(student.logits, batch, axis_name), **logs},
+      )
 
     def run(*args):
       return forward(*args, train=True, key=_device_key(key, axis_name), axis_name=axis_name)
@@ -107,11 +123,11 @@ def teacher_outputs(teacher: Callable | None, variables: Any, batch: Mapping[str
 
 
 def accuracy(logits: Array, batch: Mapping[str, Any], axis_name: str | None) -> Metrics:
-  """The share of examples whose largest logit is their label's, where the batch has labels."""
+  """The share of the labelled examples whose largest logit is their label's, where the batch has labels."""
   if "label" not in batch:
     return {}
   right = jnp.argmax(logits, -1).astype(batch["label"].dtype) == batch["label"]
-  return {"accuracy": batch_mean(right.astype(jnp.float32), batch.get("where"), axis_name)}
+  return {"accuracy": batch_mean(right.astype(jnp.float32), counted(batch, "labelled"), axis_name)}
 
 
 def _vary(tree: Any, axis_name: str | None) -> Any:

@@ -132,6 +132,11 @@ def labels_of(batch: Mapping[str, Any], loss: str) -> Array:
   return batch["label"]
 
 
+def needs_teacher(loss: Loss) -> bool:
+  """Whether a loss compares with a teacher; what does not say so does."""
+  return getattr(loss, "needs_teacher", True)
+
+
 def widen(logits: Array) -> Array:
   """The logits in float32, or as they are where they are wider."""
   return logits if jnp.finfo(logits.dtype).bits >= 32 else logits.astype(jnp.float32)

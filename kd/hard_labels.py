@@ -30,4 +30,5 @@ def hard_labels() -> Loss:
       per_example = weight * per_example - (1 - weight) * pick(log_q, batch["mix_label"])
     return per_example, aux_state, {}
 
+  loss.needs_teacher = False  # pyrefly: ignore
   return loss

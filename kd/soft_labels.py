@@ -41,4 +41,5 @@ def soft_labels(temperature: float = 1.0, source: str = "teacher") -> Loss:
       p = jax.lax.stop_gradient(batch["soft_label"]).astype(log_q.dtype)
     return temperature**2 * cross_entropy(p, log_q), aux_state, {}
 
+  loss.needs_teacher = source == "teacher"  # pyrefly: ignore
   return loss

@@ -6,6 +6,7 @@ from types import ModuleType
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 import kd
@@ -17,8 +18,10 @@ from engine import data as rooms
 from engine import model as models
 from engine import objective as objectives
 from engine import optim
-from engine.data import Augment, Dataset, Input, Preprocess
+from engine.data import Augment, Dataset, Input, Preprocess, Split
+from engine.data.splits import label_some
 from engine.model import Model
+from pipeline import schema
 
 PRECISIONS = ("float32", "bfloat16")
 
@@ -56,21 +59,42 @@ def model(entry: Mapping[str, Any]) -> Model:
   return models.load(entry["name"], dict(entry["kwargs"]))
 
 
-def objective(stage: str, group: Mapping[str, Any]) -> objectives.Objective:
-  """The weighted sum that a stage minimises: `{loss of kd: {"weight": share, its keywords}}`."""
+OF_TERM = ("loss", "weight", "mask")
+
+
+def objective(stage: str, group: Mapping[str, Any], updates: int = 1) -> objectives.Weighted:
+  """The weighted sum that a stage minimises: `{loss of kd: {"weight": share, "mask": which, its keywords}}`.
+
+  Args:
+    stage: its name, for errors.
+    group: its terms. A term with a key "loss" may have any name. A weight or keyword may be a schedule of
+      `kd.schedules`, whose "start", "end" and "at" are shares of the stage.
+    updates: of the whole stage.
+  """
   terms = []
   for name, given in group.items():
     where = f"stages.{stage}.objective.{name}"
     if not isinstance(given, Mapping):
       raise UserError(f"config key {where!r} must be a group such as {{'weight': 1.0}}, got {given!r}")
-    loss = call(where, method(kd, name), {key: value for key, value in given.items() if key != "weight"})
-    terms.append(objectives.Term(name, loss, float(given.get("weight", 1.0))))
+    numbers = {key: _number(f"{where}.{key}", value, updates) for key, value in given.items()}
+    keywords = {key: value for key, value in numbers.items() if key not in OF_TERM}
+    loss = call(where, method(kd, given.get("loss", name)), keywords)
+    weight = numbers.get("weight", 1.0)
+    weight = weight if callable(weight) else float(weight)
+    terms.append(objectives.Term(name, loss, weight, given.get("mask", "all")))
   return objectives.weighted(terms)
 
 
-def needs_teacher(group: Mapping[str, Any]) -> bool:
+def _number(where: str, value: Any, updates: int) -> Any:
+  """A value of a term, or the schedule that a group stands for."""
+  if not isinstance(value, Mapping):
+    return value
+  return named(where, kd.schedules, _in_steps(value, updates))
+
+
+def needs_teacher(objective: objectives.Weighted) -> bool:
   """Whether an objective has a loss that compares with a teacher."""
-  return any(name != "hard_labels" for name in group)
+  return any(kd.needs_teacher(term.loss) for term in objective.terms)
 
 
 def steps(stage: Any, examples: int) -> int:
@@ -127,6 +151,25 @@ def _in_steps(schedule: Mapping[str, Any], steps: int) -> dict[str, Any]:
   return {key: round(value * steps) if key in shares else value for key, value in schedule.items()}
 
 
+def examples(config: Any, stage: Any, split: Split) -> Split:
+  """The training examples of a stage: of some classes only, and with labels for some only (the others get -1).
+
+  Raises:
+    UserError: a class that the data does not have, more labels than examples, or nothing left.
+  """
+  given = stage.examples
+  for key in ("only", "without"):
+    for number in given[key]:
+      if not 0 <= number < len(split.classes):
+        raise UserError(f"'examples.{key}' names class {number}; expected 0 to {len(split.classes) - 1}")
+  keep = np.isin(split.labels, given.only or range(len(split.classes))) & ~np.isin(split.labels, given.without)
+  if not keep.all():
+    split = split.take(np.flatnonzero(keep), split.name)
+  if not len(split.labels):
+    raise UserError("'examples' leaves no example to train on")
+  return label_some(split, given.labelled, config.seed, given.unlabelled) if given.labelled else split
+
+
 def policy(stage: str, config: Any) -> quant.Policy | None:
   """A stage's quantization policy, or None where it trains in float."""
   del stage
@@ -175,7 +218,7 @@ def check(config: Any) -> None:
     model(entry)
   for name in config.run:
     stage = config.stages[name]
-    objective(name, stage.objective.to_dict())
+    minimised = objective(name, stage.objective.to_dict())
     _check_sparsity(f"stages.{name}.sparsity", stage.sparsity.to_dict())
     policy(name, stage)
     if stage.precision not in PRECISIONS:
@@ -185,10 +228,10 @@ def check(config: Any) -> None:
         f"config key 'stages.{name}.precision' is {stage.precision!r}, but a stage with quant.rules simulates its "
         "integers in float32"
       )
-    if needs_teacher(stage.objective) and not stage.teacher:
-      raise UserError(
-        f"config key 'stages.{name}.teacher' is empty, but its objective compares with a teacher's logits"
-      )
+    if stage.teacher == schema.ITSELF and not stage.optimizer.ema:
+      raise UserError(f"config key 'stages.{name}.teacher' is 'itself', which needs 'stages.{name}.optimizer.ema'")
+    if needs_teacher(minimised) and not stage.teacher:
+      raise UserError(f"config key 'stages.{name}.teacher' is empty, but its objective compares with a teacher")
 
 
 def _check_sparsity(where: str, group: Mapping[str, Any]) -> None:

@@ -12,11 +12,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+import graph
 import quant
 from core.errors import UserError, unknown
 from engine import parallel, pretrained
 from engine.data import Dataset, batches
-from pipeline import build
+from pipeline import build, schema, teaching
 from pipeline import trained as models
 from pipeline.stage import begin_recipe
 
@@ -70,7 +71,11 @@ def stage(name: str, config: Any, data: Dataset, variables: Any) -> None:
   """Places a stage's rules on its model and its batches on the data and the devices."""
   given = config.stages[name]
   spec = build.inputs(config, given)
-  split = data.train
+  try:
+    split = build.examples(config, given, data.train)
+    _teaching(name, config, data, variables)
+  except UserError as error:
+    raise UserError(f"stage {name!r}: {error}") from error
   arrays = {"image": split.images, "label": split.labels, "id": split.ids}
   shapes: Any = {key: jax.ShapeDtypeStruct(array.shape, array.dtype) for key, array in arrays.items()}
   policy = build.policy(name, given)
@@ -92,6 +97,43 @@ def stage(name: str, config: Any, data: Dataset, variables: Any) -> None:
       jax.eval_shape(tx.init, variables["params"])
   except UserError as error:
     raise UserError(f"stage {name!r}: {error}") from error
+
+
+def _teaching(name: str, config: Any, data: Dataset, variables: Any) -> None:
+  """Compares a stage's teachers with its student, and finds every activation that its losses read."""
+  given = config.stages[name]
+  objective = build.objective(name, given.objective.to_dict())
+  student = begin_recipe(given.model, config, data.train)
+  recipes, shapes = [], []
+  for teacher in teaching.names(given):
+    if teacher.endswith(schema.FILE):
+      loaded = models.load(teacher)[0]
+      recipes.append(loaded.recipe)
+      shapes.append(loaded.variables)
+    else:
+      recipes.append(begin_recipe(config.stages[teacher].model, config, data.train))
+      shapes.append(None)
+  if recipes:
+    teaching.check(given, recipes, student, objective)
+  _find("student", objective.student, student, variables)
+  if objective.teacher and not recipes:
+    raise UserError(f"its objective reads {objective.teacher[0]!r} of a teacher, and 'teacher' names no other model")
+  if objective.teacher:
+    _find("teacher", objective.teacher, recipes[0], shapes[0])
+
+
+def _find(whose: str, taps: Any, recipe: models.Recipe, variables: Any) -> None:
+  """Traces a model and looks the taps up in it; a misspelt one is answered with the nearest names."""
+  if not taps:
+    return
+  parts = models.functions(recipe)
+  example = jax.ShapeDtypeStruct((1, *recipe.image), jnp.float32)
+  if variables is None:
+    variables = jax.eval_shape(lambda x: parts.model.init(jax.random.key(0), x), example)
+  try:
+    jax.eval_shape(graph.taps(parts.fn, taps), variables, example)
+  except UserError as error:
+    raise UserError(f"the objective's taps of the {whose}: {error}") from error
 
 
 def _first_line(error: Exception) -> str:

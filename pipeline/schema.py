@@ -32,8 +32,18 @@ OPTIMIZER = {
 STAGE = {
   "model": "student",  # a key of `models`
   "start": "",  # the stage whose parameters this one starts from; "" starts afresh
-  "teacher": "",  # the stage whose logits this one learns from
+  "teacher": "",  # the stage that this one learns from, or a .safetensors file of one; several, "a, b", are an
+  # ensemble; "itself": the average of its own weights, which needs optimizer.ema
+  "ensemble": "probabilities",  # what several teachers are a mean of; or "logits"
+  "teacher_mode": "eval",  # or "train": batch norms use the batch's statistics, and their averages stay as they are
+  "teacher_classes": (),  # the teacher's class for each of the student's, where theirs are others
   "cache_teacher": True,  # compute the teacher's logits once, where augmentation allows
+  "examples": {
+    "labelled": 0,  # keep so many labels, equally many of each class; 0 for all
+    "unlabelled": True,  # keep the other examples, without labels
+    "only": (),  # the classes that are trained on; () for all
+    "without": (),  # classes that are left out
+  },
   "epochs": 10,
   "batch_size": 64,
   "augment": {
@@ -47,7 +57,8 @@ STAGE = {
   "per_device_statistics": False,  # let batch norms use each device's own part of the batch
   "precision": "float32",  # of the computation; "bfloat16" keeps float32 masters
   "optimizer": OPTIMIZER,
-  "objective": None,  # {a loss of kd: {"weight": share, its keywords}}
+  "objective": None,  # {a loss of kd: {"weight": share or schedule, "mask": "labelled", its keywords}}; with the key
+  # "loss", a term may have another name than its loss
   "sparsity": None,  # {"name": a method of sparsity, its keywords}
   "quant": {
     "rules": (),  # ((site glob, setting such as "w8a8 learned"), ...); () trains in float
@@ -100,6 +111,7 @@ LEAST = {
 STAGE_LEAST = {
   "epochs": 0,
   "batch_size": 1,
+  "examples.labelled": 0,
   "optimizer.warmup_steps": 0,
   "optimizer.accumulate": 1,
   "quant.calibration_batches": 1,
@@ -147,15 +159,34 @@ def check(config: ml_collections.ConfigDict) -> None:
     _at_least(stage, STAGE_LEAST, f"stages.{name}.")
     if stage.model not in config.models:
       raise unknown(f"model in 'stages.{name}.model'", stage.model, config.models)
-    for key in ("start", "teacher"):
-      if stage[key] and stage[key] not in done:
-        expected = f"one that runs before it: {', '.join(done)}" if done else "none, as it is the first"
-        raise UserError(f"config key 'stages.{name}.{key}' names stage {stage[key]!r}; expected {expected}")
+    for key, given in (("start", [stage.start] if stage.start else []), ("teacher", teacher_stages(stage))):
+      for other in given:
+        if other not in done:
+          expected = f"one that runs before it: {', '.join(done)}" if done else "none, as it is the first"
+          raise UserError(f"config key 'stages.{name}.{key}' names stage {other!r}; expected {expected}")
+    for key, choices in CHOICES.items():
+      if stage[key] not in choices:
+        raise unknown(f"choice in 'stages.{name}.{key}'", stage[key], choices)
     if stage.start and config.stages[stage.start].model != stage.model:
       raise UserError(
         f"stage {name!r} trains {stage.model!r} but starts from {stage.start!r}, which holds another model"
       )
     done.append(name)
+
+
+ITSELF = "itself"
+FILE = ".safetensors"
+CHOICES = {"ensemble": ("probabilities", "logits"), "teacher_mode": ("eval", "train")}
+
+
+def teachers(stage: Any) -> list[str]:
+  """The stages and files that a stage learns from."""
+  return [name.strip() for name in stage.teacher.split(",") if name.strip()]
+
+
+def teacher_stages(stage: Any) -> list[str]:
+  """The stages among them."""
+  return [name for name in teachers(stage) if name != ITSELF and not name.endswith(FILE)]
 
 
 def _at_least(group: Any, least: Mapping[str, int], where: str) -> None:

@@ -10,14 +10,15 @@ import jax
 import numpy as np
 
 import engine
+import kd
 import quant
 from core import keys
-from core.errors import UserError, unknown
+from core.errors import unknown
 from engine import checkpoint, forward, metrics, progress, seeds
 from engine import data as rooms
-from engine.data import Dataset, Input, Preprocess, batches
+from engine.data import Dataset, Input, batches
 from engine.state import TrainState
-from pipeline import build
+from pipeline import build, schema, teaching
 from pipeline import trained as models
 from pipeline.trained import Functions, Recipe, Trained
 
@@ -90,27 +91,73 @@ class _Ready(NamedTuple):
 
 
 def _prepare(name: str, context: Context, done: Mapping[str, Trained]) -> _Ready:
-  stage = context.config.stages[name]
+  stage, data = context.config.stages[name], context.data
   spec = build.inputs(context.config, stage)
-  arrays = rooms.device_arrays(context.data.train)
+  examples = build.examples(context.config, stage, data.train)
+  arrays = rooms.device_arrays(examples)
   batches.check(spec, arrays)
   trained = calibrated(stage, begin(stage, context, done), arrays, spec)
-  teacher, taught, own, spec = teaching(stage, done, arrays, spec)
-  steps = build.steps(stage, len(context.data.train.labels))
+  steps = build.steps(stage, len(examples.labels))
+  accumulate, ema = stage.optimizer.accumulate, stage.optimizer.ema or None
+  objective = build.objective(name, stage.objective.to_dict(), max(steps // accumulate, 1))
+  student = forward.tapped(forward_of(stage, models.functions(trained.recipe)), objective.student)
+  taught_by = teaching.sources(stage, done)
+  teaching.check(stage, [one.recipe for one in taught_by], trained.recipe, objective)
+  if taught_by:
+    same = {other: one for other, one in done.items() if one.recipe.name == trained.recipe.name}
+    same = {other: one for other, one in same.items() if one.recipe.kwargs == trained.recipe.kwargs}
+    teaching.warn_of_a_worse_teacher(name, stage, taught_by, same, data.validation)
+  taught = teaching.make(stage, taught_by, arrays, spec, objective.teacher)
   tx = build.transformation(name, stage, steps)
-  ema, accumulate = stage.optimizer.ema or None, stage.optimizer.accumulate
   step = engine.make_train_step(
-    forward_of(stage, models.functions(trained.recipe)),
-    build.objective(name, stage.objective.to_dict()),
+    student,
+    objective,
     tx,
-    teacher=teacher,
+    teacher=taught.teacher,
+    itself=stage.teacher == schema.ITSELF,
     ema=ema,
     accumulate=accumulate,
     per_device_statistics=stage.per_device_statistics,
   )
-  quantizers = {"qparams": trained.qparams, "quant_state": trained.quant_state}
-  state = engine.create(trained.variables, tx, **quantizers, ema=ema, accumulate=accumulate)
-  return _Ready(trained, step, state, spec, arrays, own, taught, steps)
+  aux, aux_state = _started(context, student, objective, trained, taught, taught_by)
+  state = engine.create(
+    trained.variables,
+    tx,
+    qparams=trained.qparams,
+    quant_state=trained.quant_state,
+    aux=aux,
+    aux_state=aux_state,
+    ema=ema,
+    accumulate=accumulate,
+  )
+  return _Ready(trained, step, state, taught.spec, arrays, taught.own, taught.variables, steps)
+
+
+def _started(
+  context: Context,
+  student: forward.Forward,
+  objective: engine.Weighted,
+  trained: Trained,
+  taught: teaching.Teaching,
+  taught_by: Sequence[Trained],
+) -> tuple[Any, Any]:
+  """(aux, aux_state) of the losses, made for the shapes of what they read."""
+  if not any(isinstance(term.loss, kd.TapLoss) and term.loss.init for term in objective.terms):
+    return {}, {}
+  x = models.example(trained.recipe, 2)
+  key = keys.step_key(context.config.seed, 0, "losses")
+  trees = trained.variables, trained.qparams, trained.quant_state
+  mine = jax.eval_shape(lambda trees, x: student(*trees, x, train=True, key=key, axis_name=None)[0], trees, x)
+  its = None
+  if taught.teacher is not None:
+    its = jax.eval_shape(taught.teacher, taught.variables, x)
+  elif taught_by:
+    its = jax.ShapeDtypeStruct((2, len(trained.recipe.classes)), jax.numpy.float32)
+  return objective.init(key, _outputs(mine), _outputs(its), taught_by[0].variables if taught_by else None)
+
+
+def _outputs(shapes: Any) -> Any:
+  return shapes if shapes is None or isinstance(shapes, kd.Outputs) else kd.Outputs(shapes)
 
 
 def begin(stage: Any, context: Context, done: Mapping[str, Trained]) -> Trained:
@@ -170,57 +217,6 @@ def pixel_grid(quantized: quant.Quantized, qparams: Any, quant_state: Any, train
   low, high = (jax.numpy.float32(end * wider) for end in (levels.min(), levels.max()))
   grid = quant.affine(low, high, bits)
   return {**quant_state, name: {**quant_state[name], "used": {"scale": grid.scale, "zero_point": grid.zero_point}}}
-
-
-Teacher = Callable[[Any, jax.Array], jax.Array]
-
-
-def teaching(
-  stage: Any, done: Mapping[str, Trained], arrays: Mapping[str, jax.Array], spec: Input
-) -> tuple[Teacher | None, Any, Mapping[str, jax.Array], Input]:
-  """The stage's teacher: its logits stored beside the examples where they do not change, else a function for the step.
-
-  Returns:
-    (teacher, its variables, the stored logits, spec); the first two are None where the logits are stored or there is no
-    teacher.
-  """
-  if not stage.teacher:
-    return None, None, {}, spec
-  source = done[stage.teacher]
-  parts = models.functions(source.recipe)
-  trees = (source.variables, source.qparams, source.quant_state)
-  if Preprocess(**source.recipe.preprocess) != spec.preprocess:
-    raise UserError(
-      f"stage {stage.teacher!r} was trained with another preprocessing than its student's; expected the same"
-    )
-
-  def teacher(trees: Any, x: jax.Array) -> jax.Array:
-    return models.logits(parts, trees, x)
-
-  still = spec.augment == rooms.Augment(seed=spec.augment.seed)
-  views = 1 if still else spec.augment.views
-  if not stage.cache_teacher or views is None:
-    return teacher, trees, {}, spec
-  stored = _stored(teacher, trees, arrays, views, spec)
-  if still:
-    return None, None, {"teacher_logits": stored[0]}, spec
-  spec = dataclasses.replace(spec, per_view=(*spec.per_view, "teacher_logits"))
-  return None, None, {"teacher_logits": jax.numpy.stack(stored, 1)}, spec
-
-
-def _stored(teacher: Teacher, trees: Any, arrays: Mapping[str, jax.Array], views: int, spec: Input) -> list[jax.Array]:
-  """(N, classes) logits of all examples, as each view shows them."""
-  count = len(arrays["id"])
-  size = min(512, count)
-
-  @jax.jit
-  def run(trees: Any, arrays: Mapping[str, jax.Array], rows: jax.Array, view: jax.Array) -> jax.Array:
-    return teacher(trees, rooms.examples_at(arrays, rows, view, spec)["image"])
-
-  rows = np.arange(-(-count // size) * size).clip(max=count - 1).reshape(-1, size)
-  return [
-    jax.numpy.concatenate([run(trees, arrays, part, np.int32(view)) for part in rows])[:count] for view in range(views)
-  ]
 
 
 def forward_of(stage: Any, parts: Functions) -> forward.Forward:
@@ -300,8 +296,9 @@ def _fit(name: str, contexts: Sequence[Context], ready: Sequence[_Ready], over: 
 
 def first_step(name: str, context: Context) -> int:
   """The steps of the stages before this one: where it begins in the run's metrics.jsonl."""
-  config, examples = context.config, len(context.data.train.labels)
-  return sum(build.steps(config.stages[earlier], examples) for earlier in config.run[: config.run.index(name)])
+  config, train = context.config, context.data.train
+  before = [config.stages[earlier] for earlier in config.run[: config.run.index(name)]]
+  return sum(build.steps(stage, len(build.examples(config, stage, train).labels)) for stage in before)
 
 
 def curves(name: str, context: Context) -> dict[str, list[tuple[int, float]]]:
@@ -324,7 +321,7 @@ def run_with_needs(name: str, context: Context, done: dict[str, Trained]) -> Tra
   if name not in context.config.run:
     raise unknown("stage", name, context.config.run)
   stage = context.config.stages[name]
-  for need in (stage.start, stage.teacher):
+  for need in (stage.start, *schema.teacher_stages(stage)):
     if need and need not in done:
       run_with_needs(need, context, done)
   done[name] = run_stage(name, context, done)

@@ -81,6 +81,33 @@ def hold_out(split: Split, validation: int | float, name: str) -> tuple[Split, S
   return split.take(slice(0, cut), f"{name}/train"), split.take(slice(cut, None), f"{name}/validation")
 
 
+def label_some(split: Split, count: int, seed: int, unlabelled: bool = True) -> Split:
+  """The split with `count` labels, equally many of each class that it has, drawn by `seed`.
+
+  Args:
+    split: all of whose labels are known.
+    count: labels to keep; what does not divide goes to the first classes.
+    seed: of the draw.
+    unlabelled: keep the other examples, with label -1; else they are left out.
+
+  Raises:
+    UserError: a class has fewer examples.
+  """
+  present = np.unique(split.labels)
+  shares = np.full(len(present), count // len(present)) + (np.arange(len(present)) < count % len(present))
+  rng = np.random.default_rng(seed)
+  chosen = []
+  for number, share in zip(present, shares, strict=True):
+    rows = np.flatnonzero(split.labels == number)
+    if share > len(rows):
+      raise UserError(f"{split.name}: {share} labels of class {number} are asked for, and it has {len(rows)} examples")
+    chosen.append(rng.permutation(rows)[:share])
+  kept = np.sort(np.concatenate(chosen))
+  if not unlabelled:
+    return split.take(kept, split.name)
+  return split._replace(labels=np.where(np.isin(np.arange(len(split.labels)), kept), split.labels, -1).astype(np.int32))
+
+
 def device_arrays(split: Split, device: jax.Device | jax.sharding.Sharding | None = None) -> Mapping[str, jax.Array]:
   """Puts a split on a device (or shards or replicates it): the `arrays` that the functions of `order` take.
 

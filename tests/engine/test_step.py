@@ -105,7 +105,7 @@ def test_padding_counts_for_nothing():
 
 
 def test_objectives_own_their_auxiliary_state():
-  def loss(student, teacher, batch, *, aux, aux_state, key, axis_name, where):
+  def loss(student, teacher, batch, *, aux, aux_state, **_):
     gap = student.logits - aux["bias"]
     return (gap**2).sum(-1), {"calls": aux_state["calls"] + 1}, {"size": jnp.abs(gap).sum(-1)}
 

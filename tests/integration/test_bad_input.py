@@ -111,7 +111,7 @@ MISTAKES = {
   "rule no pair": (stage("int8", quant={"rules": (("*",),)}), "expected (site glob, setting)"),
   "teacher": (
     stage("distilled", teacher=None),
-    "'stages.distilled.teacher' is empty, but its objective compares with a teacher's logits",
+    "'stages.distilled.teacher' is empty, but its objective compares with a teacher",
   ),
   "late teacher": (stage("alone", teacher="distilled"), "expected one that runs before it: teacher"),
   "model name": (

@@ -47,8 +47,8 @@ def test_an_objective_is_the_weighted_sum_of_its_losses():
   np.testing.assert_allclose(
     hard, optax.softmax_cross_entropy_with_integer_labels(student, batch["label"]).mean(), rtol=1e-6
   )
-  assert not build.needs_teacher({"hard_labels": {}})
-  assert build.needs_teacher({"hard_labels": {}, "hinton": {}})
+  assert not build.needs_teacher(build.objective("s", {"hard_labels": {}}))
+  assert build.needs_teacher(build.objective("s", {"hard_labels": {}, "hinton": {}}))
 
 
 def test_schedules_are_shares_of_the_stages_updates():

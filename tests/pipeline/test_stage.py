@@ -8,7 +8,7 @@ import engine
 import quant
 from core.errors import UserError
 from engine import data as rooms
-from pipeline import build, stage, trained
+from pipeline import build, stage, teaching, trained
 from pipeline.compress import open_run
 from tests.integration import jobs
 
@@ -35,9 +35,9 @@ def test_stored_logits_are_those_of_the_teacher_in_the_step(tmp_path, teacher, a
   )
   spec = build.inputs(first.config, first.config.stages.distilled)
   arrays = rooms.device_arrays(first.data.train)
-  function, variables, arrays, _ = stage.teaching(first.config.stages.distilled, {"teacher": teacher}, arrays, spec)
+  function, variables, own, _ = teaching.make(first.config.stages.distilled, [teacher], arrays, spec, ())
   assert function is None and variables is None
-  assert arrays["teacher_logits"].shape == ((128, 2, 4) if augment else (128, 4))
+  assert own["teacher_logits"].shape == ((128, 2, 4) if augment else (128, 4))
   one, two = (dict(stage.curves("distilled", context)["hinton"]) for context in (first, second))
   np.testing.assert_allclose(list(one.values()), list(two.values()), rtol=1e-4)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-3), stored.variables, live.variables)
@@ -47,8 +47,8 @@ def test_logits_are_not_stored_where_images_change_in_each_epoch(tmp_path, teach
   context = run_of(tmp_path, stages__distilled__augment={"shift": (1, 1)})
   given = context.config.stages.distilled
   arrays = rooms.device_arrays(context.data.train)
-  function, trees, after, _ = stage.teaching(given, {"teacher": teacher}, arrays, build.inputs(context.config, given))
-  assert function is not None and "teacher_logits" not in after
+  function, trees, own, _ = teaching.make(given, [teacher], arrays, build.inputs(context.config, given), ())
+  assert function is not None and not own
   x = rooms.normalise(context.data.test.images[:5], rooms.Preprocess())
   np.testing.assert_array_equal(function(trees, x), trained.functions(teacher.recipe).fn(teacher.variables, x))
 

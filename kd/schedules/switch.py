@@ -1,0 +1,10 @@
+"""One number, then another."""
+
+import jax.numpy as jnp
+
+from kd.schedules.base import Number
+
+
+def switch(low: float, high: float, at: float) -> Number:
+  """`low` before update `at`, `high` from then on."""
+  return lambda step: jnp.where(jnp.asarray(step) < at, jnp.float32(low), jnp.float32(high))

@@ -1,0 +1,186 @@
+"""Who teaches a stage, and how: trained models as one function, or their logits stored beside the examples."""
+
+import dataclasses
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import engine
+import graph
+import kd
+from core.errors import UserError
+from engine import data as rooms
+from engine.data import Input, Preprocess
+from pipeline import schema
+from pipeline import trained as models
+from pipeline.trained import Functions, Recipe, Trained
+
+Teacher = Callable[[Any, jax.Array], jax.Array | kd.Outputs]
+
+
+class Teaching(NamedTuple):
+  """A stage's teacher.
+
+  Attributes:
+    teacher: `teacher(variables, x) -> logits or kd.Outputs`, to be run in the step; None where its logits are stored.
+    variables: its first argument.
+    own: the stored logits, by the name that they have in a batch.
+    spec: how batches are made, those logits included.
+  """
+
+  teacher: Teacher | None
+  variables: Any
+  own: Mapping[str, jax.Array]
+  spec: Input
+
+
+def names(stage: Any) -> list[str]:
+  """The stages and files that a stage learns from; none where it is its own teacher."""
+  return [name for name in schema.teachers(stage) if name != schema.ITSELF]
+
+
+def sources(stage: Any, done: Mapping[str, Trained]) -> list[Trained]:
+  """The models that a stage learns from; none where it has no teacher, or is its own."""
+  return [models.load(name)[0] if name.endswith(schema.FILE) else done[name] for name in names(stage)]
+
+
+def reads_logits(objective: engine.Weighted) -> bool:
+  """Whether some loss compares the teacher's logits, and not only its activations."""
+  losses = [term.loss for term in objective.terms if kd.needs_teacher(term.loss)]
+  return any(not (isinstance(loss, kd.TapLoss) and loss.teacher) for loss in losses)
+
+
+def check(stage: Any, recipes: Sequence[Recipe], student: Recipe, objective: engine.Weighted) -> None:
+  """Refuses teachers that see other pixels than their student, or know other classes.
+
+  Args:
+    stage: the stage's config.
+    recipes: of its teachers.
+    student: the student's.
+    objective: what the student minimises.
+
+  Raises:
+    UserError: says how they differ.
+  """
+  for name, recipe in zip(names(stage), recipes, strict=True):
+    if Preprocess(**recipe.preprocess) != Preprocess(**student.preprocess):
+      raise UserError(f"teacher {name!r} was trained with another preprocessing than its student's; expected the same")
+    if recipe.image != student.image:
+      raise UserError(f"teacher {name!r} reads images of {recipe.image}, and its student of {student.image}")
+    known, wanted = len(recipe.classes), len(student.classes)
+    chosen = tuple(stage.teacher_classes)
+    if chosen and (len(chosen) != wanted or not all(0 <= number < known for number in chosen)):
+      raise UserError(
+        f"'teacher_classes' is {chosen}; expected {wanted} numbers from 0 to {known - 1}: teacher {name!r}'s class for "
+        "each of the student's"
+      )
+    if not chosen and known != wanted and reads_logits(objective):
+      raise UserError(
+        f"teacher {name!r} tells {known} classes apart and its student {wanted}; expected 'teacher_classes', the "
+        "teacher's class for each of the student's, or losses that read activations only"
+      )
+
+
+def make(
+  stage: Any, taught_by: Sequence[Trained], arrays: Mapping[str, jax.Array], spec: Input, taps: Sequence[str]
+) -> Teaching:
+  """Stores the logits of a stage's teachers where that is possible and wanted, else gives them as one function.
+
+  Args:
+    stage: its config.
+    taught_by: `sources` of it; none for no teacher.
+    arrays: its training examples on the device.
+    spec: how batches are made.
+    taps: activations of the teacher that its losses read; these are computed in the step.
+  """
+  if not taught_by:
+    return Teaching(None, None, {}, spec)
+  parts = [models.functions(one.recipe) for one in taught_by]
+  trees = [(one.variables, one.qparams, one.quant_state) for one in taught_by]
+  teacher = together([member(part, stage.teacher_mode, taps) for part in parts], stage)
+  still = spec.augment == rooms.Augment(seed=spec.augment.seed)
+  views = 1 if still else spec.augment.views
+  if taps or not stage.cache_teacher or views is None or stage.teacher_mode == "train":
+    return Teaching(teacher, trees, {}, spec)
+  stored = _stored(teacher, trees, arrays, views, spec)
+  if still:
+    return Teaching(None, None, {"teacher_logits": stored[0]}, spec)
+  spec = dataclasses.replace(spec, per_view=(*spec.per_view, "teacher_logits"))
+  return Teaching(None, None, {"teacher_logits": jnp.stack(stored, 1)}, spec)
+
+
+def member(parts: Functions, mode: str, taps: Sequence[str]) -> Teacher:
+  """One teacher's function of its trees, (variables, qparams, quant_state), and preprocessed images."""
+
+  def teacher(trees: Any, x: jax.Array) -> jax.Array | kd.Outputs:
+    variables, qparams, quant_state = trees
+
+    def fn(variables: Any, x: jax.Array) -> jax.Array:
+      if mode == "train":
+        return parts.model.apply(variables, x, train=True, key=jax.random.key(0))[0]
+      return models.logits(parts, (variables, qparams, quant_state), x)
+
+    return kd.Outputs(*graph.taps(fn, taps)(variables, x)) if taps else fn(variables, x)
+
+  return teacher
+
+
+def together(members: Sequence[Teacher], stage: Any) -> Teacher:
+  """Several teachers as one, with the logits of the student's classes only.
+
+  The mean of their probabilities is given as its logarithm; of the activations, the first teacher's count.
+  """
+
+  def teacher(trees: Any, x: jax.Array) -> jax.Array | kd.Outputs:
+    said = [one(tree, x) for one, tree in zip(members, trees, strict=True)]
+    found = [one.logits if isinstance(one, kd.Outputs) else one for one in said]
+    if len(found) == 1:
+      logits = found[0]
+    elif stage.ensemble == "logits":
+      logits = sum(found[1:], found[0]) / len(found)
+    else:
+      logits = jax.nn.logsumexp(jnp.stack([jax.nn.log_softmax(one) for one in found]), 0) - np.log(len(found))
+    if stage.teacher_classes:
+      logits = logits[:, np.asarray(stage.teacher_classes)]
+    return said[0]._replace(logits=logits) if isinstance(said[0], kd.Outputs) else logits
+
+  return teacher
+
+
+def _stored(teacher: Teacher, trees: Any, arrays: Mapping[str, jax.Array], views: int, spec: Input) -> list[jax.Array]:
+  """(N, classes) logits of all examples, as each view shows them."""
+  count = len(arrays["id"])
+  size = min(512, count)
+
+  @jax.jit
+  def run(trees: Any, arrays: Mapping[str, jax.Array], rows: jax.Array, view: jax.Array) -> Any:
+    return teacher(trees, rooms.examples_at(arrays, rows, view, spec)["image"])
+
+  rows = np.arange(-(-count // size) * size).clip(max=count - 1).reshape(-1, size)
+  return [jnp.concatenate([run(trees, arrays, part, np.int32(view)) for part in rows])[:count] for view in range(views)]
+
+
+def warn_of_a_worse_teacher(
+  name: str, stage: Any, taught_by: Sequence[Trained], others: Mapping[str, Trained], validation: rooms.Split
+) -> str:
+  """Says so on stderr, and returns it, where an earlier stage of the same model is better than the teacher."""
+  if not taught_by:
+    return ""
+
+  def accuracy(trained: Trained) -> float:
+    return engine.accuracy(models.predict(trained, validation.images), validation.labels)
+
+  best = max((accuracy(one), stage) for stage, one in others.items()) if others else (0.0, "")
+  its = max(accuracy(one) for one in taught_by)
+  if its >= best[0]:
+    return ""
+  text = (
+    f"WARNING: stage {name!r}: its teacher {stage.teacher!r} has a validation accuracy of {100 * its:.2f} %, and the "
+    f"student itself reached {100 * best[0]:.2f} % in stage {best[1]!r}: it learns from a worse one"
+  )
+  print(text, file=sys.stderr, flush=True)
+  return text

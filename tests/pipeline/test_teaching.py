@@ -1,0 +1,195 @@
+"""Teachers of every kind, losses on activations, and stages that see a part of the examples or of the labels."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import kd
+from core.errors import UserError
+from engine import data as rooms
+from pipeline import build, stage, teaching, trained
+from pipeline.compress import compress, open_run
+from tests.integration import jobs
+
+HIDDEN = {"student": "Dense_0/kernel:out", "teacher": "Dense_1/kernel:out"}
+
+
+def run_of(folder, **changes):
+  return open_run(jobs.experiment(**{"run": ("teacher", "distilled"), **changes}), folder)
+
+
+def train(context):
+  done = {}
+  for name in context.config.run:
+    done[name] = stage.run_stage(name, context, done)
+  return done
+
+
+def test_a_loss_on_activations_trains_what_it_needs_and_leaves_it_behind(tmp_path):
+  objective = {"hard_labels": {}, "sp": {"weight": 10.0, **HIDDEN}, "at": {"weight": 1.0, **HIDDEN}}
+  context = run_of(tmp_path, stages__distilled__objective=objective)
+  done = train(context)
+  series = stage.curves("distilled", context)
+  assert {"sp", "at", "hard_labels"} <= set(series)
+  assert series["sp"][-1][1] < series["sp"][0][1]
+  assert set(done["distilled"].variables["params"]) == {"Dense_0", "Dense_1"}
+
+
+def test_a_quantized_student_is_tapped_too(tmp_path):
+  changes = {"stages__int8__objective": {"hard_labels": {}, "sp": HIDDEN}, "run": jobs.STAGES}
+  rows = compress(jobs.experiment(**changes), tmp_path)["rows"]
+  assert rows[-1]["codes_differ"] is not None and rows[-1]["accuracy"] > 0.5
+
+
+def two_teachers(folder):
+  stages = dict(jobs.EXPERIMENT["stages"])
+  stages["second"] = {**stages["teacher"], "objective": {"hard_labels": {"weight": 0.5}}}
+  stages["distilled"] = {**stages["distilled"], "teacher": "teacher, second"}
+  return stages
+
+
+@pytest.mark.parametrize("ensemble", ["probabilities", "logits"])
+def test_an_ensemble_is_the_mean_of_its_members(tmp_path, ensemble):
+  context = run_of(
+    tmp_path,
+    stages=two_teachers(tmp_path),
+    run=("teacher", "second", "distilled"),
+    stages__distilled__ensemble=ensemble,
+  )
+  done = train(context)
+  given = context.config.stages.distilled
+  sources = teaching.sources(given, done)
+  spec = build.inputs(context.config, given)
+  arrays = rooms.device_arrays(context.data.train)
+  stored = teaching.make(given, sources, arrays, spec, ()).own["teacher_logits"]
+  images = rooms.normalise(context.data.train.images, rooms.Preprocess())
+  each = [trained.functions(one.recipe).fn(one.variables, images) for one in sources]
+  if ensemble == "logits":
+    np.testing.assert_allclose(stored, (each[0] + each[1]) / 2, atol=1e-5)
+  else:
+    mean = (jax.nn.softmax(each[0]) + jax.nn.softmax(each[1])) / 2
+    np.testing.assert_allclose(jax.nn.softmax(stored), mean, atol=1e-6)
+
+
+def test_the_average_of_its_own_weights_is_a_teacher(tmp_path):
+  changes = {"stages__distilled__teacher": "itself", "run": ("distilled",)}
+  with pytest.raises(UserError, match="'stages.distilled.teacher' is 'itself', which needs 'stages.distilled.optim"):
+    run_of(tmp_path / "without", **changes)
+  context = run_of(tmp_path / "with", **changes, stages__distilled__optimizer={"ema": 0.9, "learning_rate": 0.05})
+  train(context)
+  values = [value for _, value in stage.curves("distilled", context)["hinton"]]
+  assert all(value > 0 for value in values[1:])
+
+
+def test_a_teacher_from_a_file(tmp_path):
+  train(run_of(tmp_path / "teacher", run=("teacher",)))
+  file = str(tmp_path / "teacher" / "models" / "teacher.safetensors")
+  one = train(run_of(tmp_path / "file", run=("distilled",), stages__distilled__teacher=file))
+  two = train(run_of(tmp_path / "stage"))
+  for mine, its in zip(*(jax.tree.leaves(done["distilled"].variables) for done in (one, two)), strict=True):
+    np.testing.assert_array_equal(mine, its)
+
+
+def test_teachers_that_do_not_fit_are_refused(tmp_path):
+  train(run_of(tmp_path / "teacher", run=("teacher",)))
+  file = str(tmp_path / "teacher" / "models" / "teacher.safetensors")
+  fewer = {
+    "run": ("distilled",),
+    "stages__distilled__teacher": file,
+    "data__kwargs__classes": 3,
+    "models__student__kwargs__classes": 3,
+  }
+  with pytest.raises(UserError, match="tells 4 classes apart and its student 3; expected 'teacher_classes'"):
+    run_of(tmp_path / "a", **fewer)
+  with pytest.raises(UserError, match=r"'teacher_classes' is \(0, 4, 1\); expected 3 numbers from 0 to 3"):
+    run_of(tmp_path / "b", **fewer, stages__distilled__teacher_classes=(0, 4, 1))
+  train(run_of(tmp_path / "c", **fewer, stages__distilled__teacher_classes=(3, 0, 1)))
+  across = {**fewer, "stages__distilled__objective": {"hard_labels": {}, "sp": HIDDEN}}
+  done = train(run_of(tmp_path / "d", **across))  # another task: activations only
+  assert len(done["distilled"].recipe.classes) == 3
+  with pytest.raises(UserError, match="another preprocessing"):
+    run_of(tmp_path / "e", run=("distilled",), stages__distilled__teacher=file, preprocess__mean=(0.5,))
+  with pytest.raises(UserError, match="there is no file no/such.safetensors"):
+    run_of(tmp_path / "f", run=("distilled",), stages__distilled__teacher="no/such.safetensors")
+
+
+def test_a_misspelt_tap_is_answered_with_the_nearest(tmp_path):
+  wrong = {"sp": {"student": "Dense_0/kernl:out", "teacher": "Dense_1/kernel:out"}}
+  with pytest.raises(UserError, match="taps of the student: unknown .* 'Dense_0/kernl:out'; did you mean 'Dense_0/ker"):
+    run_of(tmp_path, stages__distilled__objective=wrong)
+  with pytest.raises(UserError, match="its objective reads 'Dense_1/kernel:out' of a teacher, and 'teacher' names no"):
+    run_of(
+      tmp_path,
+      stages__distilled__objective={"sp": HIDDEN},
+      stages__distilled__teacher="itself",
+      stages__distilled__optimizer={"ema": 0.9},
+    )
+
+
+def test_a_worse_teacher_is_a_loud_warning(tmp_path, capsys):
+  changes = {"run": ("teacher", "alone", "distilled"), "stages__teacher__epochs": 0}
+  train(run_of(tmp_path, **changes))
+  assert "WARNING: stage 'distilled': its teacher 'teacher' has a validation accuracy of" in capsys.readouterr().err
+
+
+def test_a_part_of_the_labels(tmp_path):
+  context = run_of(tmp_path)
+  given = context.config.stages.distilled
+  given.examples.labelled = 12
+  split = build.examples(context.config, given, context.data.train)
+  assert len(split.labels) == 128 and (split.labels >= 0).sum() == 12
+  assert [(split.labels == number).sum() for number in range(4)] == [3, 3, 3, 3]
+  given.examples.unlabelled = False
+  assert len(build.examples(context.config, given, context.data.train).labels) == 12
+  given.examples.labelled = 4000
+  with pytest.raises(UserError, match="1000 labels of class 0 are asked for"):
+    build.examples(context.config, given, context.data.train)
+
+
+def test_a_part_of_the_classes(tmp_path):
+  context = run_of(tmp_path)
+  given = context.config.stages.distilled
+  given.examples.without = (1,)
+  assert set(build.examples(context.config, given, context.data.train).labels) == {0, 2, 3}
+  given.examples.only = (1, 2)
+  assert set(build.examples(context.config, given, context.data.train).labels) == {2}
+  given.examples.only = (7,)
+  with pytest.raises(UserError, match="'examples.only' names class 7; expected 0 to 3"):
+    build.examples(context.config, given, context.data.train)
+
+
+def test_unlabelled_examples_teach_through_the_teacher_only(tmp_path):
+  objective = {"hard_labels": {"mask": "labelled"}, "hinton": {"weight": 1.0}}
+  changes = {"stages__distilled__objective": objective, "stages__distilled__examples": {"labelled": 8}}
+  context = run_of(tmp_path, **changes)
+  done = train(context)
+  assert np.isfinite([value for _, value in stage.curves("distilled", context)["hard_labels"]]).all()
+  assert done["distilled"].recipe.classes
+
+
+def test_masks_by_hand():
+  terms = build.objective("s", {"hard_labels": {"mask": "labelled"}, "hot": {"loss": "hinton", "mask": "unlabelled"}})
+  student, teacher = (jnp.asarray(np.random.default_rng(k).normal(size=(4, 3)), jnp.float32) for k in (0, 1))
+  batch = {"label": jnp.array([2, -1, 0, -1], jnp.int32)}
+  about = {"aux": {}, "aux_state": {}, "key": jax.random.key(0), "axis_name": None, "step": jnp.int32(0)}
+  loss, _, logs = terms(kd.Outputs(student), kd.Outputs(teacher), batch, **about)
+  rows = jnp.array([0, 2])
+  hard = kd.hard_labels()(student[rows], None, {"label": batch["label"][rows]})[0].mean()
+  hot = kd.hinton()(student[1::2], teacher[1::2])[0].mean()
+  np.testing.assert_allclose([logs["hard_labels"], logs["hot"], loss], [hard, hot, hard + hot], rtol=1e-6)
+  with pytest.raises(UserError, match="unknown mask of term 'hinton' 'labeled'; did you mean 'labelled'"):
+    build.objective("s", {"hinton": {"mask": "labeled"}})
+
+
+def test_weights_and_temperatures_follow_schedules():
+  group = {
+    "hinton": {"weight": {"name": "linear", "low": 0.0, "high": 2.0, "start": 0.0, "end": 0.5}, "temperature": 2.0}
+  }
+  terms = build.objective("s", group, updates=100)
+  student, teacher = jnp.zeros((1, 2)), jnp.ones((1, 2)).at[0, 0].set(3.0)
+  about = {"aux": {}, "aux_state": {}, "key": jax.random.key(0), "axis_name": None}
+  values = [terms(kd.Outputs(student), kd.Outputs(teacher), {}, **about, step=jnp.int32(k))[0] for k in (0, 25, 50, 99)]
+  np.testing.assert_allclose(np.array(values) / values[2], [0, 0.5, 1, 1], atol=1e-6)
+  with pytest.raises(UserError, match="stages.s.objective.hinton.weight.*unknown|unknown.*linar"):
+    build.objective("s", {"hinton": {"weight": {"name": "linar"}}})
