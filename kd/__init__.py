@@ -7,10 +7,13 @@ per_example, _, _ = loss(student_logits, teacher_logits)
 from kd.ab import ab
 from kd.at import at
 from kd.base import Loss, Outputs, cross_entropy, kl, lift, log_softmax
+from kd.ctkd import ctkd
+from kd.dist import dist
 from kd.fitnet import fitnet
 from kd.hard_labels import hard_labels
 from kd.hinton import hinton
 from kd.logit_l2 import logit_l2
+from kd.mlkd import mlkd
 from kd.soft_labels import soft_labels
 from kd.sp import sp
 from kd.taps import About, TapLoss, on_pairs
@@ -24,6 +27,8 @@ __all__ = [
   "ab",
   "at",
   "cross_entropy",
+  "ctkd",
+  "dist",
   "fitnet",
   "hard_labels",
   "hinton",
@@ -31,6 +36,7 @@ __all__ = [
   "lift",
   "log_softmax",
   "logit_l2",
+  "mlkd",
   "on_pairs",
   "soft_labels",
   "sp",

@@ -153,7 +153,8 @@ def test_split_over_devices(name):
 
   split = jax.jit(jax.shard_map(local, mesh=mesh, in_specs=P("devices"), out_specs=P("devices")))
   per_example, gradient = split(student, teacher, data)
-  np.testing.assert_allclose(per_example, value(name, student, teacher), rtol=1e-6, atol=1e-7)
+  # Not closer: at a temperature of 16 a divergence is what is left of terms a hundred times its size.
+  np.testing.assert_allclose(per_example, value(name, student, teacher), rtol=1e-5, atol=1e-7)
   np.testing.assert_allclose(gradient, jax.grad(partial(total, name))(student, teacher), rtol=1e-5, atol=1e-7)
 
 

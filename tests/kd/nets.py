@@ -61,3 +61,29 @@ def check(loss, oracle, s, t, **kwargs):
     direction = rng.normal(size=s.shape)
     slope = (oracle(s + h * direction, t).sum() - oracle(s - h * direction, t).sum()) / (2 * h)
     np.testing.assert_allclose((gradient * direction).sum(), slope, rtol=1e-6, atol=1e-7)
+
+
+def check_logits(loss, oracle, s, t, **kwargs):
+  """As `check`, of a loss on logits.
+
+  Args:
+    loss: on logits alone.
+    oracle: `oracle(s, t) -> (batch,)` in float64 numpy.
+    s: (batch, classes) float64, the student's logits.
+    t: the teacher's.
+    **kwargs: to the loss, such as aux.
+  """
+  data = kwargs.pop("batch", batch())
+  want = oracle(s, t)
+  single = loss(jnp.asarray(s, jnp.float32), jnp.asarray(t, jnp.float32), data, **kwargs)[0]
+  np.testing.assert_allclose(single, want, rtol=1e-5, atol=1e-5 * np.abs(want).max())
+  with jax.enable_x64(True):
+    mine, its = jnp.asarray(s), jnp.asarray(t)
+    per_example = loss(mine, its, data, **kwargs)[0]
+    np.testing.assert_allclose(per_example, want, rtol=1e-12, atol=1e-12 * np.abs(want).max())
+    gradient = np.asarray(jax.grad(lambda s: loss(s, its, data, **kwargs)[0].sum())(mine))
+  rng, h = np.random.default_rng(9), 1e-6
+  for _ in range(4):
+    direction = rng.normal(size=s.shape)
+    slope = (oracle(s + h * direction, t).sum() - oracle(s - h * direction, t).sum()) / (2 * h)
+    np.testing.assert_allclose((gradient * direction).sum(), slope, rtol=1e-6, atol=1e-7)

@@ -1,0 +1,67 @@
+"""A learned temperature that makes the task harder: Li, Li, Yang, Zhao, Song, Luo, Li, Yang, "Curriculum Temperature
+for Knowledge Distillation" (arXiv:2211.16231), equations 3 to 6, the global temperature.
+
+    T = low + span * sigmoid(g);   loss_i = T^2 KL(softmax(teacher_i / T) || softmax(student_i / T))
+
+g is one trained number. Its gradient is reversed and scaled by
+
+    lambda(step) = largest * (1 - cos(pi min(step / steps, 1))) / 2
+
+so that training maximises the loss over T, more and more. g starts at 1, low is 1 and span 20, as in the authors' code.
+Their curriculum moves once an epoch, over 10 epochs; here it moves each step. Reduction: a sum over the classes, one
+number an example. The temperature is logged.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from core.errors import UserError
+from kd.base import Outputs, kl, log_softmax, positive
+from kd.taps import About, TapLoss
+
+
+def ctkd(steps: int = 7820, low: float = 1.0, span: float = 20.0, largest: float = 1.0) -> TapLoss:
+  """Hinton's loss at a temperature that is trained against the student.
+
+  Args:
+    steps: updates until the reversed gradient has its full size; the default is the authors' 10 epochs of 50,000
+      examples in batches of 64.
+    low: the temperature is above it.
+    span: and below low + span.
+    largest: the size of the reversed gradient at the end; 0 keeps the temperature where it starts.
+  """
+  for key, value in {"steps": steps, "low": low, "span": span}.items():
+    positive("ctkd", key, value)
+  if largest < 0:
+    raise UserError(f"ctkd: largest is {largest}; expected 0 or more")
+
+  def loss(s: Outputs, t: Outputs, about: About) -> tuple[Array, Any, dict[str, Array]]:
+    if s.logits.shape != t.logits.shape:
+      raise UserError(
+        f"the loss 'ctkd' compares logits of one shape; got {s.logits.shape} of the student, {t.logits.shape} of the "
+        "teacher"
+      )
+    dtype = s.logits.dtype
+    share = jnp.minimum(jnp.asarray(about.step, dtype) / steps, 1.0)
+    strength = largest * 0.5 * (1 - jnp.cos(np.pi * share))
+    g = reverse(about.aux["temperature"].astype(dtype), strength)
+    temperature = low + span * jax.nn.sigmoid(g)
+    log_q, log_p = (log_softmax(x / temperature, about.where) for x in (s.logits, t.logits))
+    logs = {"temperature": jnp.full(s.logits.shape[:1], temperature)}
+    return temperature**2 * kl(log_p, log_q), about.aux_state, jax.lax.stop_gradient(logs)
+
+  def init(key: Array, s: Outputs, t: Outputs, variables: Any) -> tuple[Any, Any]:
+    del key, s, t, variables
+    return {"temperature": jnp.ones((), jnp.float32)}, None
+
+  return TapLoss("ctkd", loss, init=init)
+
+
+def reverse(x: Array, strength: Array) -> Array:
+  """The same number, whose gradient comes back times -strength (Ganin and Lempitsky, arXiv:1409.7495)."""
+  kept = jax.lax.stop_gradient(x)
+  return kept - jax.lax.stop_gradient(strength) * (x - kept)

@@ -1,0 +1,66 @@
+"""Multi-level logit distillation: Jin, Wang, Lin, "Multi-Level Logit Distillation" (CVPR 2023), equations 3 to 8.
+
+    p = softmax(teacher / T),  q = softmax(student / T),  B examples, C classes
+    loss = sum over T of  T^2 mean_i KL(p_i || q_i)                 instances
+                        + ||p p' - q q'||_F^2 / B                   the batch's Gram
+                        + ||p' p - q' q||_F^2 / C                   the classes' Gram
+
+Variant: no masks. The authors' code multiplies scalars that are reduced already by the share of the less confident
+examples (about 1/2), and takes part of its terms from a second, stronger view; a sum over views is the caller's, one
+term a view. T^2 stands before the instances alone, as in their code. The Grams are not divided further, as in the
+paper: that of the classes grows with B^2. The batch is that of all devices. Reduction: row i has its own divergence and
+its row of the batch's Gram; every row gets the one number of the classes.
+"""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+
+from core.errors import UserError
+from kd.base import Logits, Loss, PerExample, Where, kl, lift, log_softmax, positive, widen
+from kd.relations import rows
+from kd.taps import About
+
+
+def mlkd(
+  temperatures: Sequence[float] = (2.0, 3.0, 4.0, 5.0, 6.0),
+  instance: float = 1.0,
+  batch_gram: float = 1.0,
+  class_gram: float = 1.0,
+) -> Loss:
+  """Divergences and Gram matrices of the softened logits.
+
+  Args:
+    temperatures: over which is summed.
+    instance: weight of the divergences.
+    batch_gram: weight of the Gram between examples.
+    class_gram: weight of the Gram between classes.
+  """
+  if not temperatures:
+    raise UserError("mlkd: temperatures is empty; expected one or more")
+  for temperature in temperatures:
+    positive("mlkd", "temperatures", temperature)
+
+  def levels(
+    student: Logits, teacher: Logits, where: Where | None, *, batch: dict, axis_name: str | None
+  ) -> PerExample:
+    about = About(batch, axis_name=axis_name)
+    used = True if where is None else where
+
+    def level(t: float) -> PerExample:
+      log_q, log_p = log_softmax(widen(student) / t, where), log_softmax(widen(teacher) / t, where)
+      q, p = (rows(jnp.where(used, jnp.exp(x), 0.0), about) for x in (log_q, log_p))
+      between = jnp.sum((p.mine @ p.all.T - q.mine @ q.all.T) ** 2, -1)
+      classes = jnp.sum((p.all.T @ p.all - q.all.T @ q.all) ** 2) / _classes(used, log_q)
+      return instance * t**2 * kl(log_p, log_q) + batch_gram * between + class_gram * classes
+
+    parts = [level(float(t)) for t in temperatures]
+    return sum(parts[1:], parts[0])
+
+  return lift(levels, "mlkd")
+
+
+def _classes(used: Where | bool, like: Logits) -> Logits:
+  """How many classes count in any example."""
+  shown = jnp.any(jnp.broadcast_to(used, like.shape), 0)
+  return jnp.maximum(jnp.sum(shown.astype(like.dtype)), 1.0)

@@ -1,0 +1,68 @@
+"""DIST against scipy's correlations, by hand, and at its limits."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.special
+import scipy.stats
+
+import kd
+from core.errors import UserError
+from tests.kd.nets import batch, check_logits, logits
+
+
+def oracle(s, t, beta=1.0, gamma=1.0, tau=1.0, squared=True):
+  q, p = (scipy.special.softmax(x / tau, -1) for x in (s, t))
+  inter = np.array([1 - scipy.stats.pearsonr(a, b).statistic for a, b in zip(q, p, strict=True)])
+  intra = 1 - np.mean([scipy.stats.pearsonr(a, b).statistic for a, b in zip(q.T, p.T, strict=True)])
+  return (tau**2 if squared else 1) * (beta * inter + gamma * intra)
+
+
+@pytest.mark.parametrize(
+  "settings", [{}, {"tau": 4.0}, {"beta": 0.5, "gamma": 2.0, "tau": 3.0, "squared": False}, {"beta": 0.0}]
+)
+def test_value_and_gradient_are_the_papers(settings):
+  check_logits(kd.dist(**settings), lambda s, t: oracle(s, t, **settings), logits(0), logits(1))
+
+
+def test_by_hand():
+  # Two classes: rows correlate by 1 or -1, and columns of two examples too. Example 0 agrees, example 1 does not;
+  # each class is likelier for example 0 in the teacher and equally likely for both in the student: correlation 0.
+  s, t = jnp.array([[1.0, 0.0], [1.0, 0.0]]), jnp.array([[1.0, 0.0], [0.0, 1.0]])
+  np.testing.assert_allclose(kd.dist()(s, t)[0], [0 + 1, 2 + 1], rtol=1e-6)
+
+
+def test_any_increasing_line_of_the_probabilities_is_a_match():
+  """The relation ignores scale and offset, so a student whose probabilities are mixed with uniform ones is right."""
+  p = scipy.special.softmax(logits(3), -1)
+  mixed = 0.3 * p + 0.7 / p.shape[1]
+  np.testing.assert_allclose(kd.dist()(jnp.float32(np.log(mixed)), jnp.float32(np.log(p)))[0], 0.0, atol=1e-5)
+
+
+def test_a_rare_class_counts_as_much_as_another():
+  s, t = logits(0), logits(1)
+  s[:, 0] -= 30
+  t[:, 0] -= 30
+  got = kd.dist(beta=0.0)(jnp.float32(s), jnp.float32(t))[0]
+  np.testing.assert_allclose(got, oracle(s, t, beta=0.0), rtol=1e-4)
+
+
+def test_examples_and_classes_that_do_not_count_are_not_there():
+  s, t = logits(0), logits(1)
+  valid, classes = np.array([1, 1, 0, 1, 1, 0], bool), np.array([1, 0, 1, 1, 1], bool)
+  data = batch(where=jnp.asarray(valid))
+  got = kd.dist(tau=2.0)(jnp.float32(s), jnp.float32(t), data, where=jnp.asarray(classes))[0]
+  want = oracle(s[valid][:, classes], t[valid][:, classes], tau=2.0)
+  np.testing.assert_allclose(np.asarray(got)[valid], want, rtol=1e-5)
+
+
+def test_constant_logits_are_worth_one_and_have_no_gradient_of_their_own():
+  flat, t = jnp.zeros((6, 5)), jnp.float32(logits(1))
+  np.testing.assert_allclose(kd.dist()(flat, t)[0], 2.0, rtol=1e-6)
+  assert jnp.all(jnp.isfinite(jax.grad(lambda s: kd.dist()(s, t)[0].sum())(flat)))
+
+
+def test_mistakes_are_named():
+  with pytest.raises(UserError, match="dist: tau is 0; expected a number above 0"):
+    kd.dist(tau=0)
