@@ -1,4 +1,4 @@
-"""Handwritten digits, 8x8: a teacher, and a student of a fifteenth of its size, pruned and in eight bits.
+"""Handwritten digits, 8x8: a teacher, and a student of a ninth of its size, pruned and in eight bits.
 
     python -m scripts.compress --config=configs/digits.py --workdir=runs/digits
 
@@ -16,7 +16,7 @@ def get_config() -> ConfigDict:
     "name": "digits",
     "data": {"name": "digits"},
     "models": {
-      "teacher": {"name": "zoo.convnet:ConvNet", "kwargs": {"widths": (64, 128), "dense": (256,)}},
+      "teacher": {"name": "zoo.convnet:ConvNet", "kwargs": {"widths": (48, 96), "dense": (192,)}},
       "student": {"name": "zoo.convnet:ConvNet", "kwargs": {"widths": (16, 32), "dense": (64,)}},
     },
     "stages": {
