@@ -14,6 +14,7 @@ from kd.hard_labels import hard_labels
 from kd.hinton import hinton
 from kd.logit_l2 import logit_l2
 from kd.mlkd import mlkd
+from kd.reverse_kl import reverse_kl
 from kd.soft_labels import soft_labels
 from kd.sp import sp
 from kd.taps import About, TapLoss, on_pairs
@@ -38,6 +39,7 @@ __all__ = [
   "logit_l2",
   "mlkd",
   "on_pairs",
+  "reverse_kl",
   "soft_labels",
   "sp",
   "vid",

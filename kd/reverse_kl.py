@@ -1,0 +1,28 @@
+"""Reverse Kullback-Leibler divergence: the student's expectation in place of the teacher's, as in Gu et al., "MiniLLM"
+(arXiv:2306.08543), equation 1, here exact for one classification.
+
+    loss_i = T^2 * sum_c q_c (log q_c - log p_c),   p = softmax(teacher_i / T),  q = softmax(student_i / T)
+
+It punishes probability where the teacher has none, so a small student keeps to some of the teacher's classes where
+`hinton` spreads over all. T^2 as in `hinton`; the paper has T = 1. Reduction: a sum over the classes, one number an
+example.
+"""
+
+from jaxtyping import Array
+
+from kd.base import Logits, Loss, PerExample, Schedule, Where, at, kl, lift, log_softmax, positive, widen
+
+
+def reverse_kl(temperature: Schedule = 1.0) -> Loss:
+  """Reverse divergence, KL(student || teacher).
+
+  Args:
+    temperature: T > 0, of both softmaxes, or a schedule of it.
+  """
+  positive("reverse_kl", "temperature", temperature)
+
+  def divergence(student: Logits, teacher: Logits, where: Where | None, *, step: Array | int) -> PerExample:
+    t = at(temperature, step)
+    return t**2 * kl(log_softmax(widen(student) / t, where), log_softmax(widen(teacher) / t, where))
+
+  return lift(divergence, "reverse_kl")
