@@ -12,6 +12,7 @@ from kd.dist import dist
 from kd.fitnet import fitnet
 from kd.hard_labels import hard_labels
 from kd.hinton import hinton
+from kd.jsd import jsd
 from kd.logit_l2 import logit_l2
 from kd.mlkd import mlkd
 from kd.reverse_kl import reverse_kl
@@ -33,6 +34,7 @@ __all__ = [
   "fitnet",
   "hard_labels",
   "hinton",
+  "jsd",
   "kl",
   "lift",
   "log_softmax",
