@@ -19,6 +19,7 @@ from kd.reverse_kl import reverse_kl
 from kd.soft_labels import soft_labels
 from kd.sp import sp
 from kd.taps import About, TapLoss, on_pairs
+from kd.total_variation import total_variation
 from kd.vid import vid
 
 __all__ = [
@@ -44,5 +45,6 @@ __all__ = [
   "reverse_kl",
   "soft_labels",
   "sp",
+  "total_variation",
   "vid",
 ]

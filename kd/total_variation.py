@@ -1,0 +1,30 @@
+"""Total variation distance of the two outputs: Wen et al., "f-Divergence Minimization for Sequence-Level Knowledge
+Distillation" (arXiv:2307.15190), the divergence with f(t) = |t - 1| / 2.
+
+    loss_i = T / 2 * sum_c |p_c - q_c|,   p = softmax(teacher_i / T),  q = softmax(student_i / T)
+
+At T = 1, the paper's, it is at most 1. The factor is T, not T^2: the distance is of first order in the difference of
+the logits, so T keeps the size of its gradient. That gradient jumps where p_c = q_c; there it is taken as 0. Reduction:
+a sum over the classes, one number an example.
+"""
+
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from kd.base import Logits, Loss, PerExample, Schedule, Where, at, lift, log_softmax, positive, widen
+
+
+def total_variation(temperature: Schedule = 1.0) -> Loss:
+  """Total variation distance.
+
+  Args:
+    temperature: T > 0, of both softmaxes, or a schedule of it.
+  """
+  positive("total_variation", "temperature", temperature)
+
+  def distance(student: Logits, teacher: Logits, where: Where | None, *, step: Array | int) -> PerExample:
+    t = at(temperature, step)
+    p, q = jnp.exp(log_softmax(widen(teacher) / t, where)), jnp.exp(log_softmax(widen(student) / t, where))
+    return 0.5 * t * jnp.sum(jnp.abs(p - q), axis=-1)  # classes that do not count have p = q = 1
+
+  return lift(distance, "total_variation")
