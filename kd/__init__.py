@@ -16,6 +16,7 @@ from kd.jsd import jsd
 from kd.logit_l2 import logit_l2
 from kd.mlkd import mlkd
 from kd.reverse_kl import reverse_kl
+from kd.skew_kl import skew_kl
 from kd.soft_labels import soft_labels
 from kd.sp import sp
 from kd.taps import About, TapLoss, on_pairs
@@ -43,6 +44,7 @@ __all__ = [
   "mlkd",
   "on_pairs",
   "reverse_kl",
+  "skew_kl",
   "soft_labels",
   "sp",
   "total_variation",

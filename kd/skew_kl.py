@@ -1,0 +1,37 @@
+"""Skew divergences: Ko et al., "DistiLLM: Towards Streamlined Distillation for Large Language Models"
+(arXiv:2402.03898), section 3.1.
+
+    skew KL:          loss_i = T^2 * KL(p || alpha p + (1 - alpha) q)
+    skew reverse KL:  loss_i = T^2 * KL(q || (1 - alpha) p + alpha q)
+    p = softmax(teacher_i / T),  q = softmax(student_i / T)
+
+The share alpha of a divergence's own first argument in its mixture bounds it, by log(1 / alpha), and the size of its
+gradient. As alpha tends to 0 these are `hinton` and `reverse_kl`. Variant: the whole divergence; the authors' code
+leaves out the teacher's entropy in the first form, which has no gradient. The mixture is made of logarithms. T^2 as in
+`hinton`; the paper has T = 1. Reduction: a sum over the classes, one number an example.
+"""
+
+from jaxtyping import Array
+
+from kd.base import Logits, Loss, PerExample, Schedule, Where, at, kl, lift, log_softmax, positive, widen
+from kd.logits import fraction, log_mixture
+
+
+def skew_kl(alpha: float = 0.1, reverse: bool = False, temperature: Schedule = 1.0) -> Loss:
+  """Skew divergence.
+
+  Args:
+    alpha: above 0 and below 1; the paper's is 0.1.
+    reverse: the skew reverse KL in place of the skew KL.
+    temperature: T > 0, of both softmaxes, or a schedule of it.
+  """
+  fraction("skew_kl", "alpha", alpha)
+  positive("skew_kl", "temperature", temperature)
+
+  def divergence(student: Logits, teacher: Logits, where: Where | None, *, step: Array | int) -> PerExample:
+    t = at(temperature, step)
+    log_p, log_q = log_softmax(widen(teacher) / t, where), log_softmax(widen(student) / t, where)
+    first, second = (log_q, log_p) if reverse else (log_p, log_q)
+    return t**2 * kl(first, log_mixture(first, second, alpha, where))
+
+  return lift(divergence, "skew_kl")
