@@ -9,6 +9,7 @@ from kd.at import at
 from kd.base import Loss, Outputs, cross_entropy, kl, lift, log_softmax
 from kd.ctkd import ctkd
 from kd.dist import dist
+from kd.dkd import dkd
 from kd.fitnet import fitnet
 from kd.hard_labels import hard_labels
 from kd.hinton import hinton
@@ -33,6 +34,7 @@ __all__ = [
   "cross_entropy",
   "ctkd",
   "dist",
+  "dkd",
   "fitnet",
   "hard_labels",
   "hinton",

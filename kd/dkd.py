@@ -1,0 +1,50 @@
+"""Decoupled distillation: Zhao et al., "Decoupled Knowledge Distillation" (arXiv:2203.08679), equation 7.
+
+    loss_i = T^2 * [alpha TCKD + beta NCKD]
+    TCKD = KL of the two outcomes (label, any other class);   NCKD = KL over the other classes, renormalised
+    of p = softmax(teacher_i / T) and q = softmax(student_i / T)
+
+With alpha = 1 and beta = 1 - p_label this is `hinton` (equation 6): the paper frees NCKD of that weight, which is small
+where the teacher is sure. Sums over the other classes are of logarithms, so nothing is lost at a large gap. T^2 is that
+of the authors' code; their warm-up is a schedule of the term's weight. A mixed example has the average of its two
+labels' losses, where the paper says nothing. Reduction: sums over the classes, one number an example.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from kd.base import Logits, Loss, PerExample, Schedule, Where, at, kl, lift, log_softmax, pick, positive, widen
+from kd.logits import by_label, is_label, log_sum, not_negative
+
+
+def dkd(alpha: float = 1.0, beta: float = 8.0, temperature: Schedule = 4.0) -> Loss:
+  """Decoupled distillation; needs `batch["label"]`.
+
+  Args:
+    alpha: 0 or more, the weight of the target's part.
+    beta: 0 or more, the weight of the other classes' part; the paper has 1 to 10, by pair of networks.
+    temperature: T > 0, of all softmaxes, or a schedule of it.
+  """
+  not_negative("dkd", "alpha", alpha)
+  not_negative("dkd", "beta", beta)
+  positive("dkd", "temperature", temperature)
+
+  def divergence(
+    student: Logits, teacher: Logits, where: Where | None, *, batch: Mapping[str, Any], step: Array | int
+  ) -> PerExample:
+    t = at(temperature, step)
+    student, teacher = widen(student) / t, widen(teacher) / t
+    log_p, log_q = log_softmax(teacher, where), log_softmax(student, where)
+
+    def parts(labels: Array) -> PerExample:
+      others = ~is_label(labels, student)
+      others = others if where is None else others & where
+      target = kl(*(jnp.stack([pick(log, labels), log_sum(log, others)], axis=-1) for log in (log_p, log_q)))
+      return alpha * target + beta * kl(log_softmax(teacher, others), log_softmax(student, others))
+
+    return t**2 * by_label(parts, batch, "dkd")
+
+  return lift(divergence, "dkd")
