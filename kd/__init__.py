@@ -16,6 +16,7 @@ from kd.hinton import hinton
 from kd.jsd import jsd
 from kd.logit_l2 import logit_l2
 from kd.mlkd import mlkd
+from kd.nkd import nkd
 from kd.reverse_kl import reverse_kl
 from kd.skew_kl import skew_kl
 from kd.soft_labels import soft_labels
@@ -44,6 +45,7 @@ __all__ = [
   "log_softmax",
   "logit_l2",
   "mlkd",
+  "nkd",
   "on_pairs",
   "reverse_kl",
   "skew_kl",

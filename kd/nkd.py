@@ -1,0 +1,61 @@
+"""Normalised distillation: Yang et al., "From Knowledge Distillation to Self-Knowledge Distillation: A Unified Approach
+with Normalized Loss and Customized Soft Labels" (arXiv:2303.13005), the loss NKD.
+
+    loss_i = -p_label log q_label  -  gamma T^2 sum over other classes of N(p)_c log N(q)_c
+
+p and q are the softmaxes of teacher and student at temperature 1, N(p) and N(q) those over the classes other than the
+label at temperature T. Both parts are cross-entropies, so the loss is not 0 where student and teacher agree; and the
+first is least at q_label = 1. The paper adds `hard_labels` to it. A mixed example has the average of its two labels'
+losses, where the paper says nothing. Reduction: a sum over the classes, one number an example.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from kd.base import (
+  Logits,
+  Loss,
+  PerExample,
+  Schedule,
+  Where,
+  at,
+  cross_entropy,
+  lift,
+  log_softmax,
+  pick,
+  positive,
+  widen,
+)
+from kd.logits import by_label, is_label, not_negative
+
+
+def nkd(gamma: float = 1.5, temperature: Schedule = 1.0) -> Loss:
+  """Normalised distillation; needs `batch["label"]`.
+
+  Args:
+    gamma: 0 or more, the weight of the other classes' part.
+    temperature: T > 0, of the softmaxes over the other classes, or a schedule of it.
+  """
+  not_negative("nkd", "gamma", gamma)
+  positive("nkd", "temperature", temperature)
+
+  def entropy(
+    student: Logits, teacher: Logits, where: Where | None, *, batch: Mapping[str, Any], step: Array | int
+  ) -> PerExample:
+    t = at(temperature, step)
+    student, teacher = widen(student), widen(teacher)
+    log_p, log_q = log_softmax(teacher, where), log_softmax(student, where)
+
+    def parts(labels: Array) -> PerExample:
+      others = ~is_label(labels, student)
+      others = others if where is None else others & where
+      target = -jnp.exp(pick(log_p, labels)) * pick(log_q, labels)
+      n_p = jnp.exp(log_softmax(teacher / t, others))
+      return target + gamma * t**2 * cross_entropy(n_p, log_softmax(student / t, others))
+
+    return by_label(parts, batch, "nkd")
+
+  return lift(entropy, "nkd")
