@@ -24,6 +24,7 @@ from kd.sp import sp
 from kd.taps import About, TapLoss, on_pairs
 from kd.total_variation import total_variation
 from kd.vid import vid
+from kd.wsld import wsld
 
 __all__ = [
   "About",
@@ -53,4 +54,5 @@ __all__ = [
   "sp",
   "total_variation",
   "vid",
+  "wsld",
 ]

@@ -19,6 +19,8 @@ EXCEPTIONS: dict[tuple[str, str, str], str] = {
   ("kd", "logit_l2", "shift_invariant"): "it regresses the logits themselves (arXiv:1312.6184, equation 1)",
   ("kd", "nkd", "zero_at_the_teacher"): "two cross-entropies: the least value is not 0",
   ("kd", "nkd", "flat_at_the_teacher"): "its first part asks for certainty of the label, whatever the teacher says",
+  ("kd", "wsld", "zero_at_the_teacher"): "a cross-entropy: its least value is the teacher's entropy",
+  ("kd", "wsld", "gradient_is_the_finite_difference"): "an example's weight is a constant of the gradient",
 }
 
 

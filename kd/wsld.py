@@ -1,0 +1,58 @@
+"""Weighted soft labels: Zhou et al., "Rethinking Soft Labels for Knowledge Distillation: A Bias-Variance Tradeoff
+Perspective" (arXiv:2102.00650), section 4.
+
+    loss_i = (1 - exp(-s_i / t_i)) * T^2 * cross-entropy(softmax(teacher_i / T), softmax(student_i / T))
+
+s_i and t_i are the student's and the teacher's own cross-entropies with the label at temperature 1: an example that
+the student knows better than the teacher weighs less. The weight is a constant of the gradient, so the cross-entropy
+has the gradient of `hinton`; it is not 0 where student and teacher agree. As in the authors' code 1e-7 is added to t_i.
+The paper adds `hard_labels`, and weighs this term by 2.5. A mixed example has the average of its two labels' losses,
+where the paper says nothing. Reduction: a sum over the classes, one number an example.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from kd.base import (
+  Logits,
+  Loss,
+  PerExample,
+  Schedule,
+  Where,
+  at,
+  cross_entropy,
+  lift,
+  log_softmax,
+  pick,
+  positive,
+  widen,
+)
+from kd.logits import by_label
+
+
+def wsld(temperature: Schedule = 2.0) -> Loss:
+  """Weighted soft labels; needs `batch["label"]`.
+
+  Args:
+    temperature: T > 0, of the soft labels' softmaxes, or a schedule of it.
+  """
+  positive("wsld", "temperature", temperature)
+
+  def entropy(
+    student: Logits, teacher: Logits, where: Where | None, *, batch: Mapping[str, Any], step: Array | int
+  ) -> PerExample:
+    t = at(temperature, step)
+    student, teacher = widen(student), widen(teacher)
+    soft = cross_entropy(jnp.exp(log_softmax(teacher / t, where)), log_softmax(student / t, where))
+    log_p, log_q = log_softmax(teacher, where), log_softmax(jax.lax.stop_gradient(student), where)
+
+    def weight(labels: Array) -> PerExample:
+      return -jnp.expm1(pick(log_q, labels) / (1e-7 - pick(log_p, labels)))
+
+    return t**2 * soft * by_label(weight, batch, "wsld")
+
+  return lift(entropy, "wsld")
