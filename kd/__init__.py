@@ -15,6 +15,7 @@ from kd.hard_labels import hard_labels
 from kd.hinton import hinton
 from kd.jsd import jsd
 from kd.logit_l2 import logit_l2
+from kd.logit_standardisation import logit_standardisation
 from kd.mlkd import mlkd
 from kd.nkd import nkd
 from kd.reverse_kl import reverse_kl
@@ -45,6 +46,7 @@ __all__ = [
   "lift",
   "log_softmax",
   "logit_l2",
+  "logit_standardisation",
   "mlkd",
   "nkd",
   "on_pairs",

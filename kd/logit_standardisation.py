@@ -1,0 +1,43 @@
+"""Distillation of standardised logits: Sun et al., "Logit Standardization in Knowledge Distillation"
+(arXiv:2403.01427), algorithm 1.
+
+    z = (logits_i - their mean) / (their standard deviation + eps)
+    loss_i = T^2 * KL(softmax(z_teacher / T) || softmax(z_student / T))
+
+Both networks' logits are brought to mean 0 and deviation 1 over the classes that count, so that the student need not
+match their size: the loss does not change if an example's logits are multiplied or shifted. Variant: that of the
+authors' code, a deviation with n - 1 in the denominator and eps added to the deviation, not to the variance. An example
+of equal logits has z = 0 and no gradient through its deviation. The paper weighs the term by 9 (and `hard_labels` by
+0.1). Reduction: a sum over the classes, one number an example.
+"""
+
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from kd.base import Logits, Loss, PerExample, Schedule, Where, at, kl, lift, log_softmax, positive, widen
+from kd.maps import norm
+
+
+def logit_standardisation(temperature: Schedule = 2.0, eps: float = 1e-7) -> Loss:
+  """Distillation of standardised logits.
+
+  Args:
+    temperature: T > 0, of both softmaxes of the standardised logits, or a schedule of it.
+    eps: above 0, added to the standard deviation.
+  """
+  positive("logit_standardisation", "temperature", temperature)
+  positive("logit_standardisation", "eps", eps)
+
+  def standard(logits: Logits, where: Where | None) -> Logits:
+    logits = widen(logits)
+    used = jnp.ones(logits.shape, bool) if where is None else jnp.broadcast_to(where, logits.shape)
+    count = jnp.sum(used, axis=-1, keepdims=True).astype(logits.dtype)
+    logits = jnp.where(used, logits, 0.0)
+    centred = jnp.where(used, logits - jnp.sum(logits, axis=-1, keepdims=True) / jnp.maximum(count, 1.0), 0.0)
+    return centred / (norm(centred)[:, None] / jnp.sqrt(jnp.maximum(count - 1, 1.0)) + eps)
+
+  def divergence(student: Logits, teacher: Logits, where: Where | None, *, step: Array | int) -> PerExample:
+    t = at(temperature, step)
+    return t**2 * kl(log_softmax(standard(teacher, where) / t, where), log_softmax(standard(student, where) / t, where))
+
+  return lift(divergence, "logit_standardisation")
