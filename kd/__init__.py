@@ -23,6 +23,7 @@ from kd.skew_kl import skew_kl
 from kd.soft_labels import soft_labels
 from kd.sp import sp
 from kd.taps import About, TapLoss, on_pairs
+from kd.topk import topk
 from kd.total_variation import total_variation
 from kd.vid import vid
 from kd.wsld import wsld
@@ -54,6 +55,7 @@ __all__ = [
   "skew_kl",
   "soft_labels",
   "sp",
+  "topk",
   "total_variation",
   "vid",
   "wsld",
