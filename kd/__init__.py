@@ -14,6 +14,7 @@ from kd.fitnet import fitnet
 from kd.hard_labels import hard_labels
 from kd.hinton import hinton
 from kd.jsd import jsd
+from kd.label_smoothing import label_smoothing
 from kd.logit_l2 import logit_l2
 from kd.logit_standardisation import logit_standardisation
 from kd.mlkd import mlkd
@@ -44,6 +45,7 @@ __all__ = [
   "hinton",
   "jsd",
   "kl",
+  "label_smoothing",
   "lift",
   "log_softmax",
   "logit_l2",

@@ -21,6 +21,9 @@ EXCEPTIONS: dict[tuple[str, str, str], str] = {
   ("kd", "nkd", "flat_at_the_teacher"): "its first part asks for certainty of the label, whatever the teacher says",
   ("kd", "wsld", "zero_at_the_teacher"): "a cross-entropy: its least value is the teacher's entropy",
   ("kd", "wsld", "gradient_is_the_finite_difference"): "an example's weight is a constant of the gradient",
+  ("kd", "label_smoothing", "reads_the_teacher"): "it is a classification loss, and reads labels only",
+  ("kd", "label_smoothing", "zero_at_the_teacher"): "it is a classification loss, and reads labels only",
+  ("kd", "label_smoothing", "flat_at_the_teacher"): "it is a classification loss, and reads labels only",
 }
 
 
