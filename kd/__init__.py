@@ -24,6 +24,7 @@ from kd.skew_kl import skew_kl
 from kd.soft_labels import soft_labels
 from kd.sp import sp
 from kd.taps import About, TapLoss, on_pairs
+from kd.tf_kd import tf_kd
 from kd.topk import topk
 from kd.total_variation import total_variation
 from kd.vid import vid
@@ -57,6 +58,7 @@ __all__ = [
   "skew_kl",
   "soft_labels",
   "sp",
+  "tf_kd",
   "topk",
   "total_variation",
   "vid",

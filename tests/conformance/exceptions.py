@@ -24,6 +24,9 @@ EXCEPTIONS: dict[tuple[str, str, str], str] = {
   ("kd", "label_smoothing", "reads_the_teacher"): "it is a classification loss, and reads labels only",
   ("kd", "label_smoothing", "zero_at_the_teacher"): "it is a classification loss, and reads labels only",
   ("kd", "label_smoothing", "flat_at_the_teacher"): "it is a classification loss, and reads labels only",
+  ("kd", "tf_kd", "reads_the_teacher"): "its teacher is a virtual one, made of the labels",
+  ("kd", "tf_kd", "zero_at_the_teacher"): "its teacher is a virtual one, made of the labels",
+  ("kd", "tf_kd", "flat_at_the_teacher"): "its teacher is a virtual one, made of the labels",
 }
 
 
