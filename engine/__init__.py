@@ -5,7 +5,7 @@ step = engine.make_train_step(forward, objective, tx, teacher=teacher)
 state, history = engine.fit(step, engine.create(variables, tx), get_batch, data, steps=steps)
 """
 
-from engine.evaluate import accuracy, agreement, logits
+from engine.evaluate import accuracy, agreement, calibration_error, divergence, logits
 from engine.labels import labels
 from engine.loop import Hook, fit
 from engine.objective import Term, Weighted, weighted
@@ -22,7 +22,9 @@ __all__ = [
   "Weighted",
   "accuracy",
   "agreement",
+  "calibration_error",
   "create",
+  "divergence",
   "find_local_statistics",
   "fit",
   "labels",

@@ -1,4 +1,4 @@
-"""What a model says of a whole split, and two numbers about it."""
+"""What a model says of a whole split, and numbers about it."""
 
 from collections.abc import Callable
 from typing import Any
@@ -48,6 +48,32 @@ def accuracy(logits: Logits, labels: Int[np.ndarray, " examples"] | Int[Array, "
   return float(np.mean(np.argmax(np.asarray(logits), -1) == np.asarray(labels)))
 
 
-def agreement(logits: Logits, others: Logits) -> float:
-  """The share of examples for which two models name the same class."""
-  return float(np.mean(np.argmax(np.asarray(logits), -1) == np.argmax(np.asarray(others), -1)))
+def agreement(logits: Logits, others: Logits, among: int = 1) -> float:
+  """The share of examples whose class, as a model names it, is among the `among` most likely ones of another model."""
+  best = np.argsort(-np.asarray(others), -1, kind="stable")[:, :among]
+  return float(np.mean(np.any(best == np.argmax(np.asarray(logits), -1)[:, None], -1)))
+
+
+def divergence(logits: Logits, others: Logits) -> float:
+  """The mean of KL(others || logits) over the examples, in nats, at temperature 1."""
+  log_p, log_q = (_log_softmax(np.asarray(x, np.float64)) for x in (others, logits))
+  return float(np.mean(np.sum(np.exp(log_p) * (log_p - log_q), -1)))
+
+
+def calibration_error(
+  logits: Logits, labels: Int[np.ndarray, " examples"] | Int[Array, " examples"], bins: int = 15
+) -> float:
+  """Expected calibration error: how far confidence and accuracy differ, over equal bins of the confidence.
+
+  C. Guo et al., "On Calibration of Modern Neural Networks" (arXiv:1706.04599), equation 3.
+  """
+  p = np.exp(_log_softmax(np.asarray(logits, np.float64)))
+  confidence, right = p.max(-1), p.argmax(-1) == np.asarray(labels)
+  place = np.minimum((confidence * bins).astype(int), bins - 1)
+  gaps = [abs(np.sum(confidence[place == k] - right[place == k])) for k in range(bins)]
+  return float(np.sum(gaps) / len(right))
+
+
+def _log_softmax(x: np.ndarray) -> np.ndarray:
+  x = x - x.max(-1, keepdims=True)
+  return x - np.log(np.exp(x).sum(-1, keepdims=True))

@@ -78,6 +78,7 @@ EXPERIMENT = {
   "name": "",
   "seed": 0,
   "seeds": 1,  # so many runs, of seed, seed + 1, ...
+  "shared": (),  # stages that are trained once, with the first seed, for all seeds
   "seeds_over": "loop",  # one run after the other; or "vmap", "map": all in the same compiled steps
   "data": {
     "name": "",  # "digits", "tfds:mnist", "folder:PATH", ...
@@ -147,6 +148,9 @@ def check(config: ml_collections.ConfigDict) -> None:
   if not config.run:
     raise UserError("config key 'run' is empty; expected the names of the stages in their order")
   _at_least(config, LEAST, "")
+  for name in config.shared:
+    if name not in config.run:
+      raise unknown("stage in 'shared'", name, config.run)
   done: list[str] = []
   for name in config.run:
     if name not in config.stages:
@@ -155,23 +159,28 @@ def check(config: ml_collections.ConfigDict) -> None:
       raise UserError(f"stage {name!r} stands twice in 'run'; expected each stage once")
     if not re.fullmatch(r"[\w-]+", name):
       raise UserError(f"stage {name!r} names files; expected letters, digits, '_' and '-' only")
-    stage = config.stages[name]
-    _at_least(stage, STAGE_LEAST, f"stages.{name}.")
-    if stage.model not in config.models:
-      raise unknown(f"model in 'stages.{name}.model'", stage.model, config.models)
-    for key, given in (("start", [stage.start] if stage.start else []), ("teacher", teacher_stages(stage))):
-      for other in given:
-        if other not in done:
-          expected = f"one that runs before it: {', '.join(done)}" if done else "none, as it is the first"
-          raise UserError(f"config key 'stages.{name}.{key}' names stage {other!r}; expected {expected}")
-    for key, choices in CHOICES.items():
-      if stage[key] not in choices:
-        raise unknown(f"choice in 'stages.{name}.{key}'", stage[key], choices)
-    if stage.start and config.stages[stage.start].model != stage.model:
-      raise UserError(
-        f"stage {name!r} trains {stage.model!r} but starts from {stage.start!r}, which holds another model"
-      )
+    _check_stage(name, config, done)
     done.append(name)
+
+
+def _check_stage(name: str, config: Any, done: list[str]) -> None:
+  stage = config.stages[name]
+  _at_least(stage, STAGE_LEAST, f"stages.{name}.")
+  if stage.model not in config.models:
+    raise unknown(f"model in 'stages.{name}.model'", stage.model, config.models)
+  for key, given in (("start", [stage.start] if stage.start else []), ("teacher", teacher_stages(stage))):
+    for other in given:
+      if other not in done:
+        expected = f"one that runs before it: {', '.join(done)}" if done else "none, as it is the first"
+        raise UserError(f"config key 'stages.{name}.{key}' names stage {other!r}; expected {expected}")
+  for key, choices in CHOICES.items():
+    if stage[key] not in choices:
+      raise unknown(f"choice in 'stages.{name}.{key}'", stage[key], choices)
+  if stage.start and config.stages[stage.start].model != stage.model:
+    raise UserError(f"stage {name!r} trains {stage.model!r} but starts from {stage.start!r}, which holds another model")
+  alone = [other for other in (stage.start, *teacher_stages(stage)) if other and other not in config.shared]
+  if name in config.shared and alone:
+    raise UserError(f"stage {name!r} is in 'shared' and needs stage {alone[0]!r}, which is not; expected both")
 
 
 ITSELF = "itself"

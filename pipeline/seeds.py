@@ -1,5 +1,6 @@
 """Several seeds of one experiment: each a run in a directory of its own, trained in turn or all at once."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import ml_collections
 from core.errors import UserError, unknown
 from engine import seeds
 from pipeline.compress import compress, open_run
-from pipeline.stage import Context, run_stages
+from pipeline.stage import Context, model_file, run_stages
 from pipeline.trained import Trained
 
 WAYS = ("loop", *seeds.WAYS)
@@ -18,21 +19,55 @@ def compress_seeds(config: Any, folder: str | Path) -> list[dict[str, Any]]:
   """The whole job of the seeds `config.seed`, `config.seed + 1`, ..., `config.seeds` of them.
 
   Args:
-    config: an experiment; `seeds_over` says whether the seeds are trained one after the other ("loop"), or each stage
-      of all of them in the same compiled steps ("vmap", "map").
+    config: an experiment.
     folder: the run of a seed is in `folder/seedK`, as if `compress` had been called for it alone.
 
   Returns:
     What `compress` returns, a seed.
   """
+  return [compress(run.config, run.folder) for run, _ in train_seeds(config, folder)]
+
+
+def train_seeds(config: Any, folder: str | Path) -> list[tuple[Context, dict[str, Trained]]]:
+  """Trains all stages of all seeds, without exporting anything.
+
+  Args:
+    config: an experiment; `seeds_over` says whether the seeds are trained one after the other ("loop"), or each stage
+      of all of them in the same compiled steps ("vmap", "map"). The stages in `shared` are trained with the first seed,
+      and are the same for all.
+    folder: where the runs go; finished stages are read from it.
+
+  Returns:
+    Each seed's run, and what its stages left.
+  """
   check(config)
-  context = open_run(config, folder)
-  runs = [context._replace(config=one, folder=context.folder / f"seed{one.seed}") for one in single(config)]
+  whole = open_run(config, folder)
+  runs = [whole._replace(config=one, folder=whole.folder / f"seed{one.seed}") for one in single(config)]
   for run in runs:
     open_run(run.config, run.folder)
-  if config.seeds_over != "loop":
-    train_together(runs, config.seeds_over)
-  return [compress(run.config, run.folder) for run in runs]
+  done: list[dict[str, Trained]] = [{} for _ in runs]
+  for name in config.run:
+    if name in config.shared:
+      run_stages(name, runs[:1], done[:1])
+      _share(name, runs)
+    if config.seeds_over != "loop" and name not in config.shared:
+      left = run_stages(name, runs, done, config.seeds_over)
+    else:
+      left = [run_stages(name, [run], [before])[0] for run, before in zip(runs, done, strict=True)]
+    for before, trained in zip(done, left, strict=True):
+      before[name] = trained
+  return list(zip(runs, done, strict=True))
+
+
+def _share(name: str, runs: list[Context]) -> None:
+  """Gives every run the first one's model of a stage."""
+  first, *others = (model_file(run.folder, name) for run in runs)
+  for file in others:
+    if not file.is_file():
+      file.parent.mkdir(parents=True, exist_ok=True)
+      partial = file.with_suffix(".partial")
+      shutil.copyfile(first, partial)
+      partial.replace(file)
 
 
 def check(config: Any) -> None:
@@ -54,11 +89,3 @@ def single(config: Any) -> list[ml_collections.ConfigDict]:
   """The experiment of each seed."""
   values = {**config.to_dict(), "seeds": 1, "seeds_over": "loop"}
   return [ml_collections.ConfigDict({**values, "seed": config.seed + k}) for k in range(config.seeds)]
-
-
-def train_together(runs: list[Context], over: str) -> None:
-  """Leaves every stage's model in each run's directory."""
-  done: list[dict[str, Trained]] = [{} for _ in runs]
-  for name in runs[0].config.run:
-    for before, trained in zip(done, run_stages(name, runs, done, over), strict=True):
-      before[name] = trained

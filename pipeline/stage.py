@@ -53,7 +53,7 @@ def run_stages(
     done: what earlier stages left, a run.
     over: "vmap" or "map" (`engine.seeds`) where there are several.
   """
-  paths = [context.folder / "models" / f"{name}.safetensors" for context in contexts]
+  paths = [model_file(context.folder, name) for context in contexts]
   if all(path.is_file() for path in paths):
     return [models.load(path)[0] for path in paths]
   ready = [_prepare(name, context, before) for context, before in zip(contexts, done, strict=True)]
@@ -64,6 +64,11 @@ def run_stages(
     models.save(path, jax.device_get(trained), stage=name)
     left.append(trained)
   return left
+
+
+def model_file(folder: Path, name: str) -> Path:
+  """Where a stage leaves its model."""
+  return folder / "models" / f"{name}.safetensors"
 
 
 class _Ready(NamedTuple):

@@ -183,3 +183,16 @@ def test_accuracy_and_agreement_by_hand():
   a, b = np.eye(4, 3), np.eye(4, 3)[[0, 1, 0, 3]]
   assert evaluate.accuracy(a, np.array([0, 1, 2, 2])) == 0.75
   assert evaluate.agreement(a, b) == 0.75
+  others = np.array([[3.0, 2.0, 1.0], [3.0, 2.0, 1.0], [3.0, 2.0, 1.0], [0.0, 0.0, 0.0]])
+  assert [evaluate.agreement(a, others, k) for k in (1, 2, 3)] == [0.5, 0.75, 1.0]
+
+
+def test_divergence_and_calibration_by_hand():
+  # p = (3/4, 1/4), q = (1/2, 1/2): KL = log 2 - H(p).
+  p, q = np.log([[3.0, 1.0]]), np.zeros((1, 2))
+  np.testing.assert_allclose(evaluate.divergence(q, p), 0.75 * np.log(1.5) + 0.25 * np.log(0.5))
+  assert evaluate.divergence(p + 5, p) == pytest.approx(0, abs=1e-12)
+  # Confidence 3/4 four times, right twice: off by 1/4. Confidence 1/2 once, right: off by 1/2.
+  logits = np.concatenate([np.repeat(p, 4, 0), q])
+  labels = np.array([0, 0, 1, 1, 0])
+  np.testing.assert_allclose(evaluate.calibration_error(logits, labels), (4 * 0.25 + 0.5) / 5)

@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 
@@ -9,7 +10,7 @@ from core.errors import UserError
 from core.trees import named_leaves
 from pipeline import schema, stage, trained
 from pipeline.compress import compress, open_run
-from pipeline.seeds import check, compress_seeds, single
+from pipeline.seeds import check, compress_seeds, single, train_seeds
 from tests.integration import jobs
 
 
@@ -77,6 +78,20 @@ def test_a_live_teacher_is_each_runs_own(tmp_path):
     live, cached = (named_leaves(model(tmp_path / way / seed, "distilled").variables) for way in ("live", "cached"))
     for leaf, array in live.items():
       np.testing.assert_allclose(array, cached[leaf], atol=1e-5)
+
+
+def test_a_shared_stage_is_trained_once(tmp_path, capfd):
+  config = jobs.experiment(run=("teacher", "distilled"), seeds=2, seeds_over="vmap", shared=("teacher",))
+  (_, first), (_, second) = train_seeds(config, tmp_path)
+  assert capfd.readouterr().err.count("teacher: step 12/12") == 1
+  for mine, its in zip(*(jax.tree.leaves(done["teacher"].variables) for done in (first, second)), strict=True):
+    np.testing.assert_array_equal(mine, its)
+  leaves = zip(*(jax.tree.leaves(done["distilled"].variables) for done in (first, second)), strict=True)
+  assert all(np.any(mine != its) for mine, its in leaves)
+  with pytest.raises(UserError, match="unknown stage in 'shared' 'techer'; did you mean 'teacher'"):
+    jobs.experiment(shared=("techer",))
+  with pytest.raises(UserError, match="stage 'distilled' is in 'shared' and needs stage 'teacher', which is not"):
+    jobs.experiment(shared=("distilled",))
 
 
 def test_the_experiment_of_each_seed():
