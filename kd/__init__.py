@@ -7,6 +7,7 @@ per_example, _, _ = loss(student_logits, teacher_logits)
 from kd.ab import ab
 from kd.at import at
 from kd.base import Loss, Outputs, cross_entropy, kl, lift, log_softmax
+from kd.cc import cc
 from kd.ctkd import ctkd
 from kd.dist import dist
 from kd.dkd import dkd
@@ -19,7 +20,9 @@ from kd.logit_l2 import logit_l2
 from kd.logit_standardisation import logit_standardisation
 from kd.mlkd import mlkd
 from kd.nkd import nkd
+from kd.pkt import pkt
 from kd.reverse_kl import reverse_kl
+from kd.rkd import rkd
 from kd.skew_kl import skew_kl
 from kd.soft_labels import soft_labels
 from kd.sp import sp
@@ -37,6 +40,7 @@ __all__ = [
   "TapLoss",
   "ab",
   "at",
+  "cc",
   "cross_entropy",
   "ctkd",
   "dist",
@@ -54,7 +58,9 @@ __all__ = [
   "mlkd",
   "nkd",
   "on_pairs",
+  "pkt",
   "reverse_kl",
+  "rkd",
   "skew_kl",
   "soft_labels",
   "sp",

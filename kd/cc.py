@@ -1,0 +1,92 @@
+"""Correlation congruence: Peng, Jin, Liu, Zhou, Wu, Liu, Zhang, Zhang, "Correlation Congruence for Knowledge
+Distillation" (arXiv:1904.01802). Two losses go by this name:
+
+form="kernel", equations 5 to 8: a Gaussian kernel of normalised embeddings, as its Taylor series of some order P,
+
+    K_ij = sum over p from 0 to P of exp(-2 gamma) (2 gamma)^p / p! (e_i . e_j)^p;   loss = ||K_s - K_t||_F^2 / B^2
+
+form="consecutive", the code that the authors gave to a widely used benchmark, on embeddings of one width:
+
+    d_i = |e_s,i - e_t,i|;   loss = mean over i of sum_c d_ic d_(i+1)c
+
+which depends on the order of the batch. A third, a norm in place of its square, is not here. With `width`, both
+networks' activations pass through linear maps that are trained with the student, as that benchmark does. The batch is
+that of all devices. Reduction: row i has its row of K, or the pair that it begins; the mean is the loss. Summed over
+pairs of taps.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from core.errors import UserError, unknown
+from kd.base import positive
+from kd.maps import linear, linear_init, unit
+from kd.relations import Rows, rows
+from kd.taps import About, Names, TapLoss, on_pairs
+
+FORMS = ("kernel", "consecutive")
+
+
+def cc(
+  student: Names,
+  teacher: Names,
+  form: str = "kernel",
+  gamma: float = 0.4,
+  order: int = 2,
+  width: int = 0,
+) -> TapLoss:
+  """Correlation congruence.
+
+  Args:
+    student: taps of any shape.
+    teacher: as many of the teacher.
+    form: "kernel" or "consecutive".
+    gamma: of the Gaussian kernel.
+    order: P, of its Taylor series.
+    width: of trained linear embeddings of both; 0 compares the activations as they are.
+  """
+  if form not in FORMS:
+    raise unknown("form of cc", form, FORMS)
+  positive("cc", "gamma", gamma)
+  if order < 1 or width < 0:
+    raise UserError(f"cc: order is {order} and width {width}; expected 1 or more and 0 or more")
+
+  def init(key: Array, s: Array, t: Array) -> dict:
+    k, j = jax.random.split(key)
+    return {
+      "student": linear_init(k, math.prod(s.shape[1:]), width),
+      "teacher": linear_init(j, math.prod(t.shape[1:]), width),
+    }
+
+  def congruence(s: Array, t: Array, aux: dict | None, about: About) -> Array:
+    s, t = s.reshape(len(s), -1), t.reshape(len(t), -1)
+    if aux is not None:
+      s, t = linear(aux["student"], s), linear(aux["teacher"], t)
+    if form == "consecutive":
+      if s.shape != t.shape:
+        raise UserError(f"cc: embeddings are {s.shape[1]} and {t.shape[1]} wide; expected one width, or give 'width'")
+      return _consecutive(rows(jnp.abs(s - t), about))
+    mine, its = rows(unit(s), about), rows(unit(t), about)
+    gap = _kernel(mine.mine @ mine.all.T, gamma, order) - _kernel(its.mine @ its.all.T, gamma, order)
+    return jnp.sum(jnp.where(mine.valid, gap, 0.0) ** 2, -1) / mine.count
+
+  return on_pairs("cc", congruence, student, teacher, init if width else None)
+
+
+def _kernel(cosine: Array, gamma: float, order: int) -> Array:
+  """The Taylor series of exp(-gamma ||a - b||^2) of unit vectors, whose cosine it is given."""
+  terms = [math.exp(-2 * gamma) * (2 * gamma) ** p / math.factorial(p) for p in range(order + 1)]
+  return sum((term * cosine**p for p, term in enumerate(terms) if p), jnp.full_like(cosine, terms[0]))
+
+
+def _consecutive(gaps: Rows) -> Array:
+  """Each example's product with the next one that counts; 0 for the last."""
+  total = gaps.all.shape[0]
+  places = jnp.argsort(~gaps.valid, stable=True).astype(jnp.int32)  # those that count, in their order
+  rank = jnp.cumsum(gaps.valid.astype(jnp.int32))[gaps.index]  # of the next one
+  product = jnp.sum(gaps.mine * gaps.all[places[jnp.minimum(rank, total - 1)]], -1)
+  begins = gaps.counts & (rank.astype(gaps.count.dtype) < gaps.count)
+  return jnp.where(begins, product, 0.0) * gaps.count / jnp.maximum(gaps.count - 1, 1.0)

@@ -1,0 +1,41 @@
+"""Probabilistic knowledge transfer: Passalis and Tefas, "Learning Deep Representations with Probabilistic Knowledge
+Transfer" (arXiv:1803.10837), equations 3 to 6, with the cosine kernel.
+
+    K_ij = (1 + cos(x_i, x_j)) / 2,   P_i. = K_i. / sum_j K_ij;   loss = sum_ij P^t_ij (log P^t_ij - log P^s_ij) / B^2
+
+Variant: as in the authors' code, the mean over B^2 pairs in place of the paper's sum, and j = i among the neighbours,
+which the paper leaves out. They add 1e-7 within the logarithm; here all is logarithms, and 1 + cos is kept above one
+rounding of 1. An example whose activation is 0 has cosine 0 with all. The batch is that of all devices. Reduction: row
+i has its own divergence over B; the mean is the loss. Summed over pairs of taps.
+"""
+
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from kd.base import kl, log_softmax
+from kd.maps import unit
+from kd.relations import rows
+from kd.taps import About, Names, TapLoss, on_pairs
+
+
+def pkt(student: Names, teacher: Names) -> TapLoss:
+  """Probabilistic knowledge transfer.
+
+  Args:
+    student: taps of any shape; the paper's are vectors.
+    teacher: as many of the teacher; shapes may differ.
+  """
+
+  def neighbours(x: Array, about: About) -> tuple[Array, Array]:
+    """Logarithms of P of this device's rows, 0 where a neighbour does not count, and how many count."""
+    these = rows(unit(x.reshape(len(x), -1)), about)
+    cosine = these.mine @ these.all.T
+    kernel = jnp.maximum(1 + cosine, jnp.finfo(cosine.dtype).eps)
+    return log_softmax(jnp.log(kernel), these.valid), these.count
+
+  def divergence(s: Array, t: Array, aux: None, about: About) -> Array:
+    del aux
+    (log_q, count), (log_p, _) = neighbours(s, about), neighbours(t, about)
+    return kl(log_p, log_q) / count
+
+  return on_pairs("pkt", divergence, student, teacher)

@@ -1,0 +1,61 @@
+"""Relational knowledge distillation: Park, Kim, Lu, Cho, "Relational Knowledge Distillation" (arXiv:1904.05068),
+equations 5 to 10.
+
+    d_ij   = ||x_i - x_j|| / mean over i != j of ||x_i - x_j||
+    a_ijk  = cosine of the angle at i of the triangle (j, i, k)
+    loss   = distance * mean over ij of h(d^s - d^t) + angle * mean over ijk of h(a^s - a^t)
+    h(x)   = x^2 / 2 if |x| <= 1, else |x| - 1/2  (Huber)
+
+The means are over all B^2 pairs and B^3 triples, those of an example with itself too, which add 0: so the authors' code
+has it. Their mean distance is over distances above 0; that is the same unless examples coincide. Differences are taken
+directly: a distance made of squared norms loses all its digits in float32 where the mean is large. This holds an array
+of B x B x features, so let it read vectors. The batch is that of all devices. Reduction: row i has the pairs and
+triangles at i; the mean is the loss. Summed over pairs of taps.
+"""
+
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from core import axis
+from core.errors import UserError
+from kd.maps import norm, unit
+from kd.relations import others, rows
+from kd.taps import About, Names, TapLoss, on_pairs
+
+
+def rkd(student: Names, teacher: Names, distance: float = 25.0, angle: float = 50.0) -> TapLoss:
+  """Distances and angles between examples.
+
+  Args:
+    student: taps of any shape; the paper's are vectors.
+    teacher: as many of the teacher; shapes may differ.
+    distance: weight of the distances.
+    angle: weight of the angles.
+  """
+  if min(distance, angle) < 0 or distance + angle == 0:
+    raise UserError(f"rkd: distance is {distance} and angle {angle}; expected weights of 0 or more, and one above 0")
+
+  def relations(x: Array, about: About) -> tuple[Array, Array, Array]:
+    """Distances (b, B), cosines (b, B, B) and how many examples count."""
+    these = rows(x, about)
+    pairs = others(these)
+    edges = jnp.where(pairs[..., None], these.all[None] - these.mine[:, None], 0.0)
+    lengths = norm(edges)
+    mean = axis.psum(jnp.sum(lengths), about.axis_name) / jnp.maximum(these.count * (these.count - 1), 1.0)
+    directions = unit(edges)
+    cosines = jnp.einsum("ijf,ikf->ijk", directions, directions)
+    return lengths / jnp.where(mean > 0, mean, 1.0), cosines, these.count
+
+  def gap(s: Array, t: Array, aux: None, about: About) -> Array:
+    del aux
+    (d_s, a_s, count), (d_t, a_t, _) = relations(s, about), relations(t, about)
+    lengths = jnp.sum(huber(d_s - d_t), -1) / count
+    return distance * lengths + angle * jnp.sum(huber(a_s - a_t), (-1, -2)) / count**2
+
+  return on_pairs("rkd", gap, student, teacher)
+
+
+def huber(x: Array) -> Array:
+  """x^2 / 2 near 0, |x| - 1/2 beyond 1."""
+  size = jnp.abs(x)
+  return jnp.where(size <= 1, 0.5 * x * x, size - 0.5)
