@@ -9,17 +9,20 @@ from kd.at import at
 from kd.base import Loss, Outputs, cross_entropy, kl, lift, log_softmax
 from kd.cc import cc
 from kd.ctkd import ctkd
+from kd.cwd import cwd
 from kd.dist import dist
 from kd.dkd import dkd
 from kd.fitnet import fitnet
 from kd.hard_labels import hard_labels
 from kd.hinton import hinton
+from kd.ickd import ickd
 from kd.jsd import jsd
 from kd.label_smoothing import label_smoothing
 from kd.logit_l2 import logit_l2
 from kd.logit_standardisation import logit_standardisation
 from kd.mlkd import mlkd
 from kd.nkd import nkd
+from kd.nst import nst
 from kd.pkt import pkt
 from kd.reverse_kl import reverse_kl
 from kd.rkd import rkd
@@ -43,11 +46,13 @@ __all__ = [
   "cc",
   "cross_entropy",
   "ctkd",
+  "cwd",
   "dist",
   "dkd",
   "fitnet",
   "hard_labels",
   "hinton",
+  "ickd",
   "jsd",
   "kl",
   "label_smoothing",
@@ -57,6 +62,7 @@ __all__ = [
   "logit_standardisation",
   "mlkd",
   "nkd",
+  "nst",
   "on_pairs",
   "pkt",
   "reverse_kl",

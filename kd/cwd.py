@@ -1,0 +1,47 @@
+"""Channel-wise distillation: Shu, Liu, Gao, Yan, Shen, "Channel-wise Knowledge Distillation for Dense Prediction"
+(arXiv:2011.13256), equations 3 and 4.
+
+    p_c = softmax over places of teacher_c / T,   q_c the student's
+    loss_i = T^2 / channels * sum_c KL(p_c || q_c)
+
+Where the numbers of channels differ, the student's pass a trained 1x1 projector to the teacher's; it has no bias, which
+a softmax over places could not see. Of two maps of different size, the larger is averaged down. Reduction: a sum over
+the places and a mean over the channels, one number an example, summed over pairs of taps.
+"""
+
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from core.errors import UserError
+from kd.base import kl, log_softmax, positive
+from kd.maps import align, flat_space, linear_init
+from kd.taps import About, Names, TapLoss, on_pairs
+
+
+def cwd(student: Names, teacher: Names, temperature: float = 4.0) -> TapLoss:
+  """Channel-wise distillation.
+
+  Args:
+    student: taps of maps (batch, height, width, channels) or token sequences.
+    teacher: as many of the teacher.
+    temperature: T > 0 of both softmaxes.
+  """
+  positive("cwd", "temperature", temperature)
+
+  def log_places(x: Array) -> Array:
+    return log_softmax(jnp.swapaxes(flat_space(x), -1, -2) / temperature)
+
+  def divergence(s: Array, t: Array, aux: dict[str, Array], about: About) -> Array:
+    del about
+    if aux:
+      s = s @ aux["kernel"].astype(s.dtype)
+    log_q, log_p = (log_places(x) for x in align("cwd", s, t))
+    if log_q.shape != log_p.shape or log_p.shape[-1] < 2:
+      raise UserError(f"cwd: maps of {log_q.shape[-1]} and {log_p.shape[-1]} places; expected one number of 2 or more")
+    return temperature**2 * jnp.mean(kl(log_p, log_q), -1)
+
+  def init(key: Array, s: Array, t: Array) -> dict[str, Array]:
+    same = s.shape[-1] == t.shape[-1]
+    return {} if same else {"kernel": linear_init(key, s.shape[-1], t.shape[-1])["kernel"]}
+
+  return on_pairs("cwd", divergence, student, teacher, init)

@@ -1,0 +1,38 @@
+"""Inter-channel correlation: Liu, Huang, Lin, Xie, Wang, Chang, Liang, "Exploring Inter-Channel Correlation for
+Diversity-Preserved Knowledge Distillation" (ICCV 2021, arXiv:2202.03680), the form for classification.
+
+    F (channels, places),  G = F F', its rows divided by their norms;   loss_i = ||G_s - G_t||_F^2 / channels
+
+The student's channels first pass a trained 1x1 projector to the teacher's number of channels. Variant: the authors'
+CIFAR-100 code, which divides by the channels once and normalises G's rows. Their projector ends in a batch
+normalisation; here it is the linear map alone, with a bias, so that examples stay apart. Maps may differ in size, for G
+does not know the places. Reduction: one number an example, summed over pairs of taps.
+"""
+
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from kd.maps import flat_space, linear, linear_init, unit
+from kd.taps import About, Names, TapLoss, on_pairs
+
+
+def ickd(student: Names, teacher: Names) -> TapLoss:
+  """Inter-channel correlation.
+
+  Args:
+    student: taps of maps (batch, height, width, channels) or token sequences.
+    teacher: as many of the teacher; sizes and channels may differ.
+  """
+
+  def correlation(x: Array) -> Array:
+    x = flat_space(x)
+    return unit(jnp.einsum("bpc,bpd->bcd", x, x))
+
+  def gap(s: Array, t: Array, aux: dict[str, Array], about: About) -> Array:
+    del about
+    return jnp.sum((correlation(linear(aux, s)) - correlation(t)) ** 2, (-1, -2)) / t.shape[-1]
+
+  def init(key: Array, s: Array, t: Array) -> dict[str, Array]:
+    return linear_init(key, s.shape[-1], t.shape[-1])
+
+  return on_pairs("ickd", gap, student, teacher, init)

@@ -1,0 +1,39 @@
+"""Neuron selectivity transfer: Huang and Wang, "Like What You Like: Knowledge Distill via Neuron Selectivity Transfer"
+(arXiv:1707.01219), equations 5 to 8, with the polynomial kernel of degree 2 and offset 0.
+
+    f_c, the map of channel c over its norm, is one sample of a distribution over places;  k(f, g) = (f . g)^2
+    loss_i = mean_cc' k(t_c, t_c') + mean_cc' k(s_c, s_c') - 2 mean_cc' k(s_c, t_c')
+
+This squared maximum mean discrepancy does not pair channels, so their numbers may differ. Of two maps of different
+size, the larger is averaged down. Reduction: one number an example, summed over pairs of taps.
+"""
+
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from core.errors import UserError
+from kd.maps import align, flat_space, unit
+from kd.taps import About, Names, TapLoss, on_pairs
+
+
+def nst(student: Names, teacher: Names) -> TapLoss:
+  """Neuron selectivity transfer.
+
+  Args:
+    student: taps of maps (batch, height, width, channels) or token sequences.
+    teacher: as many of the teacher; channels may differ.
+  """
+
+  def discrepancy(s: Array, t: Array, aux: None, about: About) -> Array:
+    del aux, about
+    s, t = (unit(flat_space(x), -2) for x in align("nst", s, t))
+    if s.shape[1] != t.shape[1] or s.shape[1] < 2:
+      raise UserError(f"nst: maps of {s.shape[1]} and {t.shape[1]} places; expected one number of 2 or more")
+    return kernel(t, t) + kernel(s, s) - 2 * kernel(s, t)
+
+  return on_pairs("nst", discrepancy, student, teacher)
+
+
+def kernel(f: Array, g: Array) -> Array:
+  """The mean over pairs of channels of the kernel, of (batch, places, channels)."""
+  return jnp.mean(jnp.einsum("bpc,bpd->bcd", f, g) ** 2, (-1, -2))
