@@ -5,9 +5,9 @@ Regularization" (arXiv:1909.11723), section 5, Tf-KD_reg.
     loss_i = KL(softmax(p / T) || q)                                   the authors' code, and the default
     loss_i = T^2 * KL(softmax(log p / T) || softmax(student_i / T))    `soften_student=True`
 
-Peers differ in what the temperature does. The authors' code, which gave the paper's figures, takes the probabilities
-themselves for logits, so that at T = 20 the target is close to uniform, leaves the student at T = 1, and divides by K,
-which its factor of 100 on CIFAR-100 undoes: that factor and that division are left out here. The other form is
+Peers differ in what the temperature does. The authors' code takes the probabilities themselves for
+logits, so that at T = 20 the target is close to uniform, leaves the student at T = 1, and divides by K, which its
+factor of 100 on CIFAR-100 undoes: that factor and that division are left out here. The other form is
 `hinton`'s with log p as the teacher's logits, both sides softened. The paper gives this term the weight 0.1, and
 `hard_labels` 0.9.
 
