@@ -13,6 +13,7 @@ from kd.cwd import cwd
 from kd.dist import dist
 from kd.dkd import dkd
 from kd.fitnet import fitnet
+from kd.fsp import fsp
 from kd.hard_labels import hard_labels
 from kd.hinton import hinton
 from kd.ickd import ickd
@@ -50,6 +51,7 @@ __all__ = [
   "dist",
   "dkd",
   "fitnet",
+  "fsp",
   "hard_labels",
   "hinton",
   "ickd",

@@ -102,6 +102,18 @@ def named(names: Names) -> tuple[str, ...]:
   return (names,) if isinstance(names, str) else tuple(names)
 
 
+def paired(name: str, student: Names, teacher: Names) -> tuple[tuple[str, ...], tuple[str, ...]]:
+  """Tap names of both networks as tuples of one length.
+
+  Raises:
+    UserError: the numbers of taps differ, or there are none.
+  """
+  mine, its = named(student), named(teacher)
+  if len(mine) != len(its) or not mine:
+    raise UserError(f"{name}: {len(mine)} taps of the student and {len(its)} of the teacher; expected pairs")
+  return mine, its
+
+
 def on_pairs(
   name: str,
   f: Callable[[Array, Array, Any, About], Array],
@@ -121,9 +133,7 @@ def on_pairs(
   Raises:
     UserError: the numbers of taps differ, or there are none.
   """
-  mine, its = named(student), named(teacher)
-  if len(mine) != len(its) or not mine:
-    raise UserError(f"{name}: {len(mine)} taps of the student and {len(its)} of the teacher; expected pairs")
+  mine, its = paired(name, student, teacher)
 
   def fn(s: Outputs, t: Outputs, about: About) -> tuple[Array, Any, dict[str, Array]]:
     parts = [

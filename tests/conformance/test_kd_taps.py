@@ -24,7 +24,9 @@ TEACHER = {"early": (8, 8, 4), "map": (4, 4, 10), "late": (2, 2, 12), "vector": 
 VARIABLES = {"params": {"head": {"kernel": jnp.ones((16, CLASSES)), "bias": jnp.zeros((CLASSES,))}}}
 LOSSES = {name: make for name, make in methods(kd).items() if "student" in inspect.signature(make).parameters}
 # loss -> (taps of the student, taps of the teacher, further arguments)
-TAPS: dict[str, tuple] = {}
+TAPS: dict[str, tuple] = {
+  "fsp": (("early", "twin"), ("early", "twin"), {}),
+}
 CHECKS = []
 
 
