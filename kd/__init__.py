@@ -18,6 +18,7 @@ from kd.hard_labels import hard_labels
 from kd.hinton import hinton
 from kd.ickd import ickd
 from kd.jsd import jsd
+from kd.kdsvd import kdsvd
 from kd.label_smoothing import label_smoothing
 from kd.logit_l2 import logit_l2
 from kd.logit_standardisation import logit_standardisation
@@ -56,6 +57,7 @@ __all__ = [
   "hinton",
   "ickd",
   "jsd",
+  "kdsvd",
   "kl",
   "label_smoothing",
   "lift",

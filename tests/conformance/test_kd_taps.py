@@ -26,6 +26,7 @@ LOSSES = {name: make for name, make in methods(kd).items() if "student" in inspe
 # loss -> (taps of the student, taps of the teacher, further arguments)
 TAPS: dict[str, tuple] = {
   "fsp": (("early", "twin"), ("early", "twin"), {}),
+  "kdsvd": (("early", "twin"), ("early", "twin"), {}),
 }
 CHECKS = []
 
