@@ -22,6 +22,7 @@ from kd.kdsvd import kdsvd
 from kd.label_smoothing import label_smoothing
 from kd.logit_l2 import logit_l2
 from kd.logit_standardisation import logit_standardisation
+from kd.mgd import mgd
 from kd.mlkd import mlkd
 from kd.nkd import nkd
 from kd.nst import nst
@@ -64,6 +65,7 @@ __all__ = [
   "log_softmax",
   "logit_l2",
   "logit_standardisation",
+  "mgd",
   "mlkd",
   "nkd",
   "nst",

@@ -1,0 +1,64 @@
+"""Masked generative distillation: Yang et al., "Masked Generative Distillation" (arXiv:2205.01529), equations 2 to 5.
+
+    loss_i = sum over places and channels of (g(mask_i * r(f_s)) - f_t)^2,   g = 3x3 convolution, ReLU, 3x3 convolution
+
+r, a learned 1x1 convolution, is there where the channels differ. The mask is 0 with probability `hidden`, anew for
+every step and example, and the same for any split of the batch: its key is folded with the example's "id". It covers
+whole places, or whole channels (`masked="channels"`, as the authors classify images); taps of one shape share it.
+Variant: of two maps of different size the larger is averaged down. Reduction: a sum, one number an example, summed over
+pairs of taps; the paper's weights (2e-5, 7e-5 for classification) belong to this sum.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from core.errors import UserError
+from kd.layers import layer, layer_init, maps_only, match
+from kd.taps import About, Names, TapLoss, on_pairs
+
+
+def mgd(student: Names, teacher: Names, hidden: float = 0.5, masked: str = "places") -> TapLoss:
+  """Masked generative distillation.
+
+  Args:
+    student: taps of maps.
+    teacher: as many of the teacher.
+    hidden: the share that is masked, between 0 and 1.
+    masked: "places" or "channels".
+  """
+  if not 0 < hidden < 1:
+    raise UserError(f"mgd: hidden is {hidden}; expected a number above 0 and below 1")
+  if masked not in ("places", "channels"):
+    raise UserError(f"mgd: masked is {masked!r}; expected 'places' or 'channels'")
+
+  def distance(s: Array, t: Array, aux: dict, about: About) -> Array:
+    s, t = match("mgd", s, t)
+    if "reduce" in aux:
+      s = layer(aux["reduce"], s, about)
+    shape = (*s.shape[1:3], 1) if masked == "places" else (1, 1, s.shape[3])
+    s = layer(aux["first"], s * seen(about, shape, hidden).astype(s.dtype), about)
+    gap = layer(aux["second"], jax.nn.relu(s), about) - t
+    return jnp.sum(gap**2, (1, 2, 3))
+
+  def init(key: Array, s: Array, t: Array) -> dict:
+    maps_only("mgd", s, t)
+    mine, its = s.shape[-1], t.shape[-1]
+    keys = jax.random.split(key, 3)
+    blocks = {"first": layer_init(keys[0], its, its, 3), "second": layer_init(keys[1], its, its, 3)}
+    return blocks if mine == its else {"reduce": layer_init(keys[2], mine, its), **blocks}
+
+  return on_pairs("mgd", distance, student, teacher, init)
+
+
+def seen(about: About, shape: tuple[int, ...], hidden: float) -> Array:
+  """(batch, *shape) bools: what each example shows.
+
+  Raises:
+    UserError: there is no key, or no "id" in the batch.
+  """
+  if about.key is None or "id" not in about.batch:
+    raise UserError("the loss 'mgd' masks at random: give it a 'key', and a batch with 'id'")
+  keys = jax.vmap(lambda example: jax.random.fold_in(about.key, example))(about.batch["id"])
+  # float32 whatever the activations are, so that the masks are the same in any precision
+  return jax.vmap(lambda key: jax.random.uniform(key, shape, jnp.float32) >= hidden)(keys)
