@@ -14,6 +14,7 @@ from kd.dist import dist
 from kd.dkd import dkd
 from kd.fitnet import fitnet
 from kd.fsp import fsp
+from kd.ft import ft
 from kd.hard_labels import hard_labels
 from kd.hinton import hinton
 from kd.ickd import ickd
@@ -54,6 +55,7 @@ __all__ = [
   "dkd",
   "fitnet",
   "fsp",
+  "ft",
   "hard_labels",
   "hinton",
   "ickd",

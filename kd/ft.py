@@ -1,0 +1,104 @@
+"""Factor transfer: Kim, Park, Kwak, "Paraphrasing Complex Network: Network Compression via Factor Transfer"
+(arXiv:1802.04977), equations 1 to 3.
+
+    loss_i = mean |F_t / ||F_t|| - F_s / ||F_s|||  +  w * mean (decoder(encoder(f_t)) - f_t)^2,
+    F_t = encoder(f_t),  F_s = translator(f_s)
+
+The paraphraser is an autoencoder of the teacher's map, three 3x3 convolutions each way with leaky ReLUs; the translator
+is three of the student's map with batch normalisation. The paraphraser learns here, from the second term alone: the
+first takes F_t as a constant, and the second never reaches the student. The paper trains it before the student:
+`pretrain` steps with the second term only, after which the paraphraser stands still and only the first is left. Logs
+"reconstruction", the second term without w.
+
+Variant: `form="factors"` is the paper's, the flattened factors over their norms; `form="attention"` is another that is
+in use, where the channel mean of the squared factors takes their place. Of two factors of different size the larger is
+averaged down. Reduction: a mean of the paper's L1 norm (p = 1), one number an example, summed over pairs of taps.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from core.errors import UserError
+from kd.base import Outputs, positive
+from kd.layers import Layer, layer, layer_init, maps_only, mean_square
+from kd.maps import align, unit
+from kd.taps import About, Names, TapLoss, paired
+
+
+def ft(
+  student: Names,
+  teacher: Names,
+  form: str = "factors",
+  rate: float = 0.5,
+  reconstruction: float = 1.0,
+  pretrain: int = 0,
+) -> TapLoss:
+  """Factor transfer.
+
+  Args:
+    student: taps of maps.
+    teacher: as many of the teacher.
+    form: "factors" or "attention".
+    rate: the factor's channels over the teacher's, above 0.
+    reconstruction: w, above 0.
+    pretrain: steps in which only the paraphraser learns, and after which it does not; 0: it learns throughout.
+  """
+  mine, its = paired("ft", student, teacher)
+  positive("ft", "rate", rate)
+  positive("ft", "reconstruction", reconstruction)
+  if pretrain < 0:
+    raise UserError(f"ft: pretrain is {pretrain}; expected a number of steps, 0 or more")
+  if form not in ("factors", "attention"):
+    raise UserError(f"ft: form is {form!r}; expected 'factors' or 'attention'")
+
+  def described(factor: Array) -> Array:
+    factor = factor if form == "factors" else jnp.mean(factor**2, -1, keepdims=True)
+    return unit(factor.reshape(factor.shape[0], -1))
+
+  def transfer(s: Array, factor: Array, aux: dict, about: About) -> Array:
+    mine, its = align("ft", stack(aux["translator"], s, about), jax.lax.stop_gradient(factor))
+    return jnp.mean(jnp.abs(described(mine) - described(its)), -1)
+
+  def fn(s: Outputs, t: Outputs, about: About):
+    transfers, rebuilt = [], []
+    for aux, a, b in zip(about.aux, mine, its, strict=True):
+      factor = stack(aux["encoder"], t.taps[b], about)
+      rebuilt.append(mean_square(stack(aux["decoder"], factor, about) - t.taps[b]))
+      transfers.append(transfer(s.taps[a], factor, aux, about))
+    error = sum(rebuilt[1:], rebuilt[0])
+    first = jnp.asarray(about.step) < pretrain
+    student = jnp.where(first, 0.0, sum(transfers[1:], transfers[0]))
+    paraphraser = jnp.where(first | (pretrain == 0), reconstruction * error, 0.0)
+    return student + paraphraser, about.aux_state, {"reconstruction": error}
+
+  def init(key: Array, s: Outputs, t: Outputs, variables):
+    del variables
+    out = []
+    for k, a, b in zip(jax.random.split(key, len(mine)), mine, its, strict=True):
+      maps_only("ft", s.taps[a], t.taps[b])
+      keys = jax.random.split(k, 3)
+      wide, narrow = t.taps[b].shape[-1], max(1, int(t.taps[b].shape[-1] * rate))
+      out.append(
+        {
+          "encoder": stack_init(keys[0], (wide, wide, narrow, narrow)),
+          "decoder": stack_init(keys[1], (narrow, narrow, wide, wide)),
+          "translator": stack_init(keys[2], (s.taps[a].shape[-1],) * 2 + (narrow, narrow), normalise=True),
+        }
+      )
+    return out, None
+
+  return TapLoss("ft", fn, mine, its, init)
+
+
+def stack_init(key: Array, sizes: tuple[int, ...], normalise: bool = False) -> list[Layer]:
+  """3x3 convolutions from each number of channels to the next."""
+  keys = jax.random.split(key, len(sizes) - 1)
+  return [layer_init(k, a, b, 3, normalise) for k, a, b in zip(keys, sizes[:-1], sizes[1:], strict=True)]
+
+
+def stack(aux: list[Layer], x: Array, about: About) -> Array:
+  """The convolutions of `stack_init`, each with a leaky ReLU of slope 0.1."""
+  for part in aux:
+    x = jax.nn.leaky_relu(layer(part, x, about), 0.1)
+  return x
