@@ -40,6 +40,19 @@ def gather(x: jax.Array, axis_name: str | None) -> jax.Array:
   return x if axis_name is None else jax.lax.all_gather(x, axis_name, axis=0, tiled=True)
 
 
+def share(tree: Any, axis_name: str | None) -> Any:
+  """The rows of all devices as `gather` gives them, for states: replication checking knows that they are the same."""
+
+  def spread(x: jax.Array) -> jax.Array:
+    whole = jnp.zeros((x.shape[0] * size(axis_name), *x.shape[1:]), x.dtype)
+    return whole.at[rows(x.shape[0], axis_name)].set(x)
+
+  def sum_of(x: jax.Array) -> jax.Array:
+    return psum(spread(x.astype(jnp.int32)), axis_name).astype(bool) if x.dtype == bool else psum(spread(x), axis_name)
+
+  return tree if axis_name is None else jax.tree.map(sum_of, tree)
+
+
 def rows(count: int, axis_name: str | None) -> jax.Array:
   """Where this device's `count` rows stand among those of all devices, int32."""
   here = jnp.arange(count, dtype=jnp.int32)

@@ -8,6 +8,7 @@ from kd.ab import ab
 from kd.at import at
 from kd.base import Loss, Outputs, cross_entropy, kl, lift, log_softmax
 from kd.cc import cc
+from kd.crd import crd
 from kd.ctkd import ctkd
 from kd.cwd import cwd
 from kd.dist import dist
@@ -48,6 +49,7 @@ __all__ = [
   "ab",
   "at",
   "cc",
+  "crd",
   "cross_entropy",
   "ctkd",
   "cwd",

@@ -27,6 +27,7 @@ LOSSES = {name: make for name, make in methods(kd).items() if "student" in inspe
 TAPS: dict[str, tuple] = {
   "fsp": (("early", "twin"), ("early", "twin"), {}),
   "kdsvd": (("early", "twin"), ("early", "twin"), {}),
+  "crd": (("vector",), ("vector",), {"examples": 16, "negatives": 8, "width": 5}),
 }
 CHECKS = []
 

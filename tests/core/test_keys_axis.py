@@ -42,3 +42,13 @@ def test_reductions_over_an_axis():
   total, mean, largest, smallest, size = reduced(x)
   assert float(total[0]) == float(x.sum()) and float(mean[0]) == float(x.mean())
   assert float(largest[0]) == float(x.max()) and float(smallest[0]) == 0.0 and int(size[0]) == x.shape[0]
+
+
+def test_shared_rows_are_those_of_all_devices_and_known_to_be_the_same():
+  devices = jax.sharding.Mesh(np.asarray(jax.devices()), ("d",))
+  split, same = jax.sharding.PartitionSpec("d"), jax.sharding.PartitionSpec()
+  count = 2 * len(jax.devices())
+  tree = {"x": jnp.arange(3.0 * count).reshape(count, 3), "valid": jnp.arange(count) % 3 > 0}
+  shared = jax.jit(jax.shard_map(lambda t: axis.share(t, "d"), mesh=devices, in_specs=split, out_specs=same))(tree)
+  jax.tree.map(np.testing.assert_array_equal, shared, tree)
+  assert shared["valid"].dtype == bool and axis.share(tree, None) is tree

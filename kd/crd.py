@@ -1,0 +1,128 @@
+"""Contrastive representation distillation: Tian, Krishnan, Isola, "Contrastive Representation Distillation"
+(arXiv:1910.10699), equations 17 to 19, with two memory banks.
+
+    v = W f / ||W f||, one trained W for each network;   n examples, K negatives, tau the temperature
+    P(v, w) = exp(v . w / tau) / Z,   h = P / (P + K / n)
+    loss_i = - log h(s_i, bank_t[i]) - sum over negatives j of log(1 - h(s_i, bank_t[j]))
+             - log h(t_i, bank_s[i]) - sum over negatives j of log(1 - h(t_i, bank_s[j]))
+    bank[i] <- normalised(m bank[i] + (1 - m) v_i),  after the loss
+
+The numbers are logarithms throughout; the authors add 1e-7 to a denominator. Three choices differ from their code:
+
+- Negatives are any other examples, drawn uniformly for each example from its id: the same for any split of the batch.
+  The authors draw among all examples here, and among those of other classes in their CIFAR-100 runs.
+- Z is a constant. They take n times the mean of exp(v . w / tau) over the first batch; the banks are random then, so
+  this is an estimate of n 0F1(width / 2; 1 / (4 tau^2)), the mean over the unit sphere, which is used here.
+- The banks start as random unit vectors, where theirs start uniform in a cube of about that size.
+
+The banks are the same on all devices: each adds the rows of all. Where an id comes twice in a batch, the last row
+stands. Reduction: a sum over the negatives and the two anchors, one number an example.
+"""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from core import axis
+from core.errors import UserError
+from core.keys import example_keys
+from kd.base import Outputs, positive
+from kd.maps import linear, linear_init, unit
+from kd.taps import About, Names, TapLoss, named
+
+Bank = Float[Array, "examples width"]
+
+
+def crd(
+  student: Names,
+  teacher: Names,
+  examples: int,
+  negatives: int = 16384,
+  width: int = 128,
+  temperature: float = 0.07,
+  momentum: float = 0.5,
+) -> TapLoss:
+  """Contrastive representation distillation.
+
+  Args:
+    student: one tap of any shape; the paper's is the vector before the last layer.
+    teacher: one of the teacher.
+    examples: n, above every "id" of the training data; another id makes the loss NaN. The banks have
+      2 * examples * width numbers.
+    negatives: K, for each example.
+    width: of the embeddings.
+    temperature: tau > 0.
+    momentum: m, from 0 to below 1.
+  """
+  if len(named(student)) != 1 or len(named(teacher)) != 1:
+    raise UserError("crd: expected one tap of the student and one of the teacher")
+  if examples < 2:
+    raise UserError(f"crd: examples is {examples}; expected 2 or more")
+  for key, value in {"negatives": negatives, "width": width, "temperature": temperature}.items():
+    positive("crd", key, value)
+  if not 0 <= momentum < 1:
+    raise UserError(f"crd: momentum is {momentum}; expected 0 to below 1")
+  (mine,), (its,) = named(student), named(teacher)
+  log_z = math.log(examples) + log_mean(width, temperature)
+  log_noise = math.log(negatives / examples)
+
+  def contrast(v: Array, bank: Bank, index: Array) -> Array:
+    """The loss of anchors v (b, width) against rows of a bank, the first of index (b, 1 + K) their own."""
+    scores = v @ jax.lax.stop_gradient(bank).astype(v.dtype).T  # smaller than the rows themselves, taken K times
+    logits = jnp.take_along_axis(scores, index, 1, mode="fill", fill_value=jnp.nan) / temperature - log_z - log_noise
+    return jax.nn.softplus(-logits[:, 0]) + jnp.sum(jax.nn.softplus(logits[:, 1:]), -1)
+
+  def loss(s: Outputs, t: Outputs, about: About) -> tuple[Array, Any, dict[str, Array]]:
+    if about.key is None or "id" not in about.batch:
+      raise UserError("the loss 'crd' draws negatives and remembers examples: it needs a 'key', and 'id' in the batch")
+    ids, valid, banks = about.batch["id"], about.batch.get("where"), about.aux_state
+    valid = jnp.ones(ids.shape, bool) if valid is None else valid
+    ids = jnp.where(valid, jnp.where(ids < 0, examples, ids), 0).astype(jnp.int32)
+    index = jnp.concatenate([ids[:, None], draw(about.key, ids, negatives, examples)], 1)
+    v = {"student": embed(about.aux["student"], s.taps[mine]), "teacher": embed(about.aux["teacher"], t.taps[its])}
+    per_example = contrast(v["student"], banks["teacher"], index) + contrast(v["teacher"], banks["student"], index)
+    v, ids, valid = jax.lax.stop_gradient(axis.share((v, ids, valid), about.axis_name))
+    return per_example, {name: remember(banks[name], v[name], ids, valid, momentum) for name in v}, {}
+
+  def init(key: Array, s: Outputs, t: Outputs, variables: Any) -> tuple[Any, Any]:
+    del variables
+    keys = jax.random.split(key, 4)
+    taps = {"student": s.taps[mine], "teacher": t.taps[its]}
+    aux = {
+      name: linear_init(k, math.prod(x.shape[1:]), width) for k, (name, x) in zip(keys, taps.items(), strict=False)
+    }
+    banks = {n: unit(jax.random.normal(k, (examples, width), jnp.float32)) for k, n in zip(keys[2:], taps, strict=True)}
+    return aux, banks
+
+  return TapLoss("crd", loss, (mine,), (its,), init)
+
+
+def embed(aux: dict[str, Array], x: Array) -> Float[Array, "batch width"]:
+  """Activations as unit vectors."""
+  return unit(linear(aux, x.reshape(len(x), -1)))
+
+
+def draw(key: Array, ids: Int[Array, " batch"], count: int, examples: int) -> Int[Array, "batch count"]:
+  """Ids of negatives of each example: any other example's, with replacement, whatever batch it is in."""
+  other = jax.vmap(lambda k: jax.random.randint(k, (count,), 0, examples - 1, jnp.int32))(example_keys(key, ids))
+  return other + (other >= ids[:, None]).astype(jnp.int32)
+
+
+def remember(bank: Bank, v: Array, ids: Array, valid: Array, momentum: float) -> Bank:
+  """The bank after a batch of all devices; what does not count is left out, and of equal ids the last row stands."""
+  place = jnp.arange(len(ids), dtype=jnp.int32)
+  again = (ids[:, None] == ids) & (place[:, None] < place) & valid
+  new = unit(momentum * bank[ids] + (1 - momentum) * v.astype(bank.dtype))
+  return bank.at[jnp.where(valid & ~jnp.any(again, 1), ids, len(bank))].set(new, mode="drop")
+
+
+def log_mean(width: int, temperature: float) -> float:
+  """The logarithm of the mean of exp(v . w / tau) over unit vectors w: the series of 0F1(width / 2; 1 / (4 tau^2))."""
+  a, log_x = width / 2, -2 * math.log(2 * temperature)
+  last = 50 + 4 * int(math.exp(log_x / 2))  # the largest term is near the root of the argument, or before
+  terms = [k * log_x - math.lgamma(k + 1) - math.lgamma(k + a) + math.lgamma(a) for k in range(last)]
+  return float(np.logaddexp.reduce(terms))
