@@ -1,33 +1,67 @@
-"""Tables of the documentation, repeated over seeds: means with 95 % intervals of Student's t, drops paired by seed."""
+"""Tables of the documentation, repeated over seeds: means with 95 % intervals of Student's t, paired by seed."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from core.errors import UserError, unknown
-from pipeline import flags
+from pipeline import flags, students
 from pipeline.environment import environment
 from pipeline.seeds import compress_seeds
-from pipeline.tables import percent, size
+from pipeline.tables import interval, percent, size
+from pipeline.workdir import write
 
 
-def interval(values: Sequence[float]) -> tuple[float, float]:
-  """(mean, half width) of the 95 % interval of Student's t over independent runs."""
-  from scipy import stats
+class Part(NamedTuple):
+  """One table of a page.
 
-  x = np.asarray(values, np.float64)
-  half = stats.t.ppf(0.975, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x))
-  return float(x.mean()), float(half)
+  Attributes:
+    config: a config file, perhaps with an argument.
+    title: its heading.
+    against: of a table of students, the stage that the others are compared with; of a compression, None.
+    note: what a reader has to know, after the table.
+  """
+
+  config: str
+  title: str
+  against: str | None = ""
+  note: str = ""
+
+
+SIZES = ("cpu", "paper")
+TABLES: dict[str, dict[str, tuple[Part, ...]]] = {
+  "digits": {"cpu": (Part("configs/digits.py", "Digits, from teacher to int8", None),)},
+  "hinton2015_mnist": {
+    size: (
+      Part(f"configs/kd_hinton.py:{size}", "Soft targets on MNIST: students with two layers of 800 units", "hard"),
+      Part(f"configs/kd_hinton.py:sweep_{size}", "Temperatures for students with two layers of 30 units", "hard"),
+    )
+    for size in SIZES
+  },
+  "kd_few_labels": {
+    "cpu": (
+      Part("configs/kd_few_labels.py:digits", "A hundred labels of the digits", "alone"),
+      Part("configs/kd_few_labels.py:mnist", "A hundred labels of MNIST", "alone"),
+    )
+  },
+  "tutorial_mnist": {
+    size: (Part(f"configs/kd_tutorial.py:{size}", "A ResNet-18 and two convolutions on MNIST", "alone"),)
+    for size in SIZES
+  },
+  "kd_bits_fashion": {
+    size: (Part(f"configs/kd_bits.py:{size}", "Temperature and bit width on Fashion-MNIST", "float"),) for size in SIZES
+  },
+}
 
 
 def compression(config: str, title: str, seeds: int, folder: Path) -> dict[str, Any]:
   """The whole job of a config file, once a seed; the data's split is the same in all, everything else differs.
 
   Returns:
-    {"title", "config", "examples"} and what `summary` returns.
+    {"title", "config"} and what `summary` returns.
   """
   results = compress_seeds(flags.experiment(config, [("seeds", str(seeds))]), folder)
   return {"title": title, "config": config, **summary(results)}
@@ -68,11 +102,6 @@ def summary(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
   }
 
 
-def page(table: dict[str, Any], command: str) -> str:
-  """A table as a page of the documentation shows it."""
-  return f"## {table['title']}\n\n`{command}`\n\n{markdown(table)}"
-
-
 def markdown(table: Mapping[str, Any]) -> str:
   """The means over seeds of `summary`."""
   lines = [
@@ -96,11 +125,15 @@ def markdown(table: Mapping[str, Any]) -> str:
   return "\n".join(lines)
 
 
-TABLES: dict[str, dict[str, Callable[[int, Path], dict[str, Any]]]] = {
-  "digits": {
-    "cpu": lambda seeds, folder: compression("configs/digits.py", "Digits, from teacher to int8", seeds, folder)
-  },
-}
+def run_part(part: Part, seeds: int, folder: Path) -> tuple[dict[str, Any], str]:
+  """One table as data and as Markdown."""
+  if part.against is None:
+    table = compression(part.config, part.title, seeds, folder)
+    text = markdown(table)
+  else:
+    table = students.students(part.config, part.title, seeds, folder, part.against)
+    text = students.markdown(table)
+  return table, f"{text}\n\n{part.note}" if part.note else text
 
 
 def reproduce(name: str, preset: str, seeds: int, folder: str | Path) -> str:
@@ -114,9 +147,15 @@ def reproduce(name: str, preset: str, seeds: int, folder: str | Path) -> str:
   if preset not in TABLES[name]:
     raise UserError(f"table {name!r} has no preset {preset!r}; it has {', '.join(TABLES[name])}")
   folder = Path(folder)
-  table = TABLES[name][preset](seeds, folder)
+  parts = TABLES[name][preset]
   command = f"python -m scripts.reproduce --table={name} --preset={preset} --seeds={seeds} --workdir=runs/table_{name}"
-  text = page(table, command)
-  (folder / "table.json").write_text(json.dumps({"command": command, **table}, indent=1) + "\n", encoding="utf-8")
-  (folder / "table.md").write_text(text + "\n", encoding="utf-8")
-  return text
+  tables, lines = [], []
+  for index, part in enumerate(parts):
+    table, text = run_part(part, seeds, folder / f"part{index}" if len(parts) > 1 else folder)
+    tables.append(table)
+    lines += [f"## {part.title}", "", f"`{command}`", "", text, ""]
+  page = "\n".join(lines)
+  data = {"command": command, "preset": preset, **(tables[0] if len(tables) == 1 else {"parts": tables})}
+  write(folder / "table.json", json.dumps(data, indent=1) + "\n")
+  write(folder / "table.md", page)
+  return page

@@ -15,17 +15,21 @@ class MLP(nn.Module):
   Attributes:
     widths: units of the hidden layers.
     classes: number of logits.
+    dropout: share of the hidden units that is dropped in training.
   """
 
   widths: Sequence[int] = (300, 100)
   classes: int = 10
+  dropout: float = 0.0
 
   @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
+  def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
     """(batch, ...) inputs, flattened, to (batch, classes) logits."""
     x = x.reshape(x.shape[0], -1)
     for width in self.widths:
       x = nn.relu(nn.Dense(width)(x))
+      if self.dropout:
+        x = nn.Dropout(self.dropout, deterministic=not train)(x)
     return nn.Dense(self.classes)(x)
 
 

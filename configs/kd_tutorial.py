@@ -1,0 +1,45 @@
+"""The field's worked example on MNIST: a ResNet-18 teaches two convolutions, by logit regression or by Hinton's loss.
+
+    python -m scripts.reproduce --table=tutorial_mnist --workdir=runs/tutorial
+
+The regression is cross-entropy plus 0.1 times the sum over classes of the squared difference of the logits; `logit_l2`
+is half that sum. `cpu` trains on 4,000 examples, `paper` on all.
+"""
+
+from ml_collections import ConfigDict
+
+# argument: (training examples, 0 for all; the teacher's epochs; the students')
+SIZES = {"cpu": (4_000, 3, 8), "paper": (0, 20, 20)}
+
+
+def get_config(argument: str = "cpu") -> ConfigDict:
+  if argument not in SIZES:
+    raise ValueError(f"unknown argument {argument!r}; expected one of {', '.join(SIZES)}")
+  limit, taught, learned = SIZES[argument]
+  student = {"epochs": learned, "batch_size": 64, "optimizer": {"learning_rate": 1e-3}}
+  distilled = {**student, "teacher": "teacher"}
+  stages = {
+    "teacher": {"model": "teacher", "epochs": taught, "batch_size": 64, "optimizer": {"learning_rate": 1e-3}},
+    "alone": student,
+    "logit_l2": {**distilled, "objective": {"hard_labels": {}, "logit_l2": {"weight": 0.2}}},
+    "hinton_T2": {
+      **distilled,
+      "objective": {"hard_labels": {"weight": 0.5}, "hinton": {"weight": 0.5, "temperature": 2.0}},
+    },
+    "hinton_T4": {
+      **distilled,
+      "objective": {"hard_labels": {"weight": 0.5}, "hinton": {"weight": 0.5, "temperature": 4.0}},
+    },
+  }
+  return ConfigDict({
+    "name": f"ResNet-18 to two convolutions, MNIST ({argument})",
+    "data": {"name": "tfds:mnist", "limit": limit},
+    "evaluations": 2,
+    "models": {
+      "teacher": {"name": "zoo.resnet:ResNet", "kwargs": {"blocks": (2, 2, 2, 2), "widths": (64, 128, 256, 512)}},
+      "student": {"name": "zoo.convnet:ConvNet", "kwargs": {"widths": (64, 128), "dense": ()}},
+    },
+    "stages": stages,
+    "run": tuple(stages),
+    "shared": ("teacher",),
+  })  # fmt: skip

@@ -1,0 +1,40 @@
+"""Tables of students: what is judged, how biases are matched to the prior, and the page."""
+
+import json
+
+import numpy as np
+import pytest
+import scipy.special
+
+from pipeline import reproduce, students
+from tests.integration import jobs
+
+
+def test_the_prior_is_matched():
+  logits = np.random.default_rng(0).normal(size=(200, 5))
+  shift = students.match_prior(logits, [1, 3], 0.6)
+  logits[:, [1, 3]] += shift
+  assert scipy.special.softmax(logits, -1)[:, [1, 3]].sum(-1).mean() == pytest.approx(0.6, abs=1e-9)
+
+
+def test_a_table_of_students(tmp_path, monkeypatch):
+  stages = {
+    **jobs.EXPERIMENT["stages"],
+    "without": {**jobs.EXPERIMENT["stages"]["distilled"], "examples": {"without": (2,)}},
+  }
+  config = jobs.write(
+    tmp_path / "tiny.py", run=("teacher", "alone", "distilled", "without"), shared=("teacher",), stages=stages
+  )
+  part = reproduce.Part(str(config), "Tiny students", "distilled", "A note.")
+  monkeypatch.setitem(reproduce.TABLES, "tiny", {"cpu": (part, part._replace(title="Again", against=""))})
+  page = reproduce.reproduce("tiny", "cpu", 2, tmp_path / "out")
+  table = json.loads((tmp_path / "out" / "table.json").read_text())["parts"][0]
+  rows = {row["name"]: row for row in table["stages"]}
+  assert list(rows) == ["teacher", "alone", "distilled", "without"]
+  assert rows["teacher"]["accuracy"][0] == rows["teacher"]["accuracy"][1] and "agreement" not in rows["alone"]
+  assert {"agreement", "agreement_5", "divergence", "calibration", "validation"} <= set(rows["distilled"])
+  assert all(value == 1.0 for value in rows["distilled"]["agreement_5"])  # of four classes
+  assert len(rows["without"]["matched"]) == 2 and np.all(np.array(rows["without"]["shift"]) > 0)
+  assert "## Tiny students" in page and "## Again" in page and "A note." in page
+  assert "| stage | test accuracy, % | minus distilled | biases matched to the prior, % |" in page
+  assert page.count("2 seeds; teacher: one run for all seeds; 128 training and 64 test examples") == 2
