@@ -4,9 +4,10 @@ loss = kd.hinton(temperature=4.0)
 per_example, _, _ = loss(student_logits, teacher_logits)
 """
 
+from kd import schedules
 from kd.ab import ab
 from kd.at import at
-from kd.base import Loss, Outputs, cross_entropy, kl, lift, log_softmax
+from kd.base import Loss, Outputs, cross_entropy, kl, lift, log_softmax, needs_teacher
 from kd.cc import cc
 from kd.crd import crd
 from kd.ctkd import ctkd
@@ -28,12 +29,16 @@ from kd.mgd import mgd
 from kd.mlkd import mlkd
 from kd.nkd import nkd
 from kd.nst import nst
+from kd.ofd import ofd
 from kd.pkt import pkt
 from kd.reverse_kl import reverse_kl
+from kd.review import review
 from kd.rkd import rkd
+from kd.simkd import simkd, simkd_logits
 from kd.skew_kl import skew_kl
 from kd.soft_labels import soft_labels
 from kd.sp import sp
+from kd.srrl import srrl
 from kd.taps import About, TapLoss, on_pairs
 from kd.tf_kd import tf_kd
 from kd.topk import topk
@@ -71,15 +76,22 @@ __all__ = [
   "logit_standardisation",
   "mgd",
   "mlkd",
+  "needs_teacher",
   "nkd",
   "nst",
+  "ofd",
   "on_pairs",
   "pkt",
   "reverse_kl",
+  "review",
   "rkd",
+  "schedules",
+  "simkd",
+  "simkd_logits",
   "skew_kl",
   "soft_labels",
   "sp",
+  "srrl",
   "tf_kd",
   "topk",
   "total_variation",
