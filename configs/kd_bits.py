@@ -18,7 +18,7 @@ def get_config(argument: str = "cpu") -> ConfigDict:
   if argument not in SIZES:
     raise ValueError(f"unknown argument {argument!r}; expected one of {', '.join(SIZES)}")
   limit, taught, learned, quantized = SIZES[argument]
-  stages = {
+  stages: dict[str, dict] = {
     "teacher": {"model": "teacher", "epochs": taught, "batch_size": 128, "optimizer": {"learning_rate": 1e-3}},
     "float": {"epochs": learned, "batch_size": 128, "optimizer": {"learning_rate": 2e-3}},
   }

@@ -24,7 +24,7 @@ def get_config(argument: str = "digits") -> ConfigDict:
   few = {"epochs": updates // 2, "batch_size": LABELS // 2, "optimizer": rates}
   few |= {"examples": {"labelled": LABELS, "unlabelled": False}}
   both = {"hard_labels": {"weight": 0.1}, "hinton": {"weight": 0.9, "temperature": 4.0}}
-  stages = {
+  stages: dict[str, dict] = {
     "teacher": {"model": "teacher", "epochs": taught, "batch_size": BATCH, "optimizer": rates},
     "alone": few,
     "same_100": {**few, "teacher": "teacher", "objective": both},

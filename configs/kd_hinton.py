@@ -25,7 +25,7 @@ def get_config(argument: str = "cpu") -> ConfigDict:
   limit, taught, learned = SIZES[size]
   student = {"epochs": learned, "batch_size": 128, "optimizer": {"learning_rate": 1e-3}}
   distilled = {**student, "teacher": "teacher", "objective": soft(20.0)}
-  stages = {
+  stages: dict[str, dict] = {
     "teacher": {
       "model": "teacher",
       "epochs": taught,

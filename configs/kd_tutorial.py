@@ -18,7 +18,7 @@ def get_config(argument: str = "cpu") -> ConfigDict:
   limit, taught, learned = SIZES[argument]
   student = {"epochs": learned, "batch_size": 64, "optimizer": {"learning_rate": 1e-3}}
   distilled = {**student, "teacher": "teacher"}
-  stages = {
+  stages: dict[str, dict] = {
     "teacher": {"model": "teacher", "epochs": taught, "batch_size": 64, "optimizer": {"learning_rate": 1e-3}},
     "alone": student,
     "logit_l2": {**distilled, "objective": {"hard_labels": {}, "logit_l2": {"weight": 0.2}}},

@@ -196,7 +196,7 @@ def dataset(config: Any) -> Dataset:
 def inputs(config: Any, stage: Any) -> Input:
   """How a stage's batches are made."""
   changes: dict[str, Any] = stage.augment.to_dict()
-  changes |= {"views": changes["views"] or None, "seed": config.seed}
+  changes |= {"views": changes["views"] or None, "seed": config.seed if changes["seed"] < 0 else changes["seed"]}
   return Input(
     batch_size=stage.batch_size,
     seed=config.seed,

@@ -61,7 +61,7 @@ def open_run(config: Any, folder: str | Path) -> Context:
   check.check(config, data)
   workdir.claim(folder, config)  # last, so that a config with a mistake does not own the directory
   use_compilation_cache()
-  return Context(config, Path(folder), data)
+  return Context(config, Path(folder), data, Path(folder))
 
 
 def _row(name: str, context: Context, trained: Trained, rows: list[dict[str, Any]]) -> dict[str, Any]:

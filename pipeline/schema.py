@@ -37,7 +37,9 @@ STAGE = {
   "ensemble": "probabilities",  # what several teachers are a mean of; or "logits"
   "teacher_mode": "eval",  # or "train": batch norms use the batch's statistics, and their averages stay as they are
   "teacher_classes": (),  # the teacher's class for each of the student's, where theirs are others
-  "cache_teacher": True,  # compute the teacher's logits once, where augmentation allows
+  "cache_teacher": True,  # compute the teacher's logits once, where augmentation allows, and keep them on disk
+  "cache_form": "float32",  # or "float16", "int8"
+  "cache_top_k": 0,  # keep the largest logits only, and the mass of the rest; 0 for all
   "examples": {
     "labelled": 0,  # keep so many labels, equally many of each class; 0 for all
     "unlabelled": True,  # keep the other examples, without labels
@@ -53,6 +55,7 @@ STAGE = {
     "mixup": 0.0,  # alpha of the Beta distribution
     "fill": "zero",  # beyond the border: or "edge", "reflect"
     "views": 0,  # random versions of an image, reused epoch after epoch; 0 for a new one each epoch
+    "seed": -1,  # of the random changes; -1 for the run's own; with a fixed one, seeds share a teacher's stored logits
   },
   "per_device_statistics": False,  # let batch norms use each device's own part of the batch
   "precision": "float32",  # of the computation; "bfloat16" keeps float32 masters
@@ -113,6 +116,7 @@ STAGE_LEAST = {
   "epochs": 0,
   "batch_size": 1,
   "examples.labelled": 0,
+  "cache_top_k": 0,
   "optimizer.warmup_steps": 0,
   "optimizer.accumulate": 1,
   "quant.calibration_batches": 1,
@@ -185,7 +189,11 @@ def _check_stage(name: str, config: Any, done: list[str]) -> None:
 
 ITSELF = "itself"
 FILE = ".safetensors"
-CHOICES = {"ensemble": ("probabilities", "logits"), "teacher_mode": ("eval", "train")}
+CHOICES = {
+  "cache_form": ("float32", "float16", "int8"),
+  "ensemble": ("probabilities", "logits"),
+  "teacher_mode": ("eval", "train"),
+}
 
 
 def teachers(stage: Any) -> list[str]:

@@ -24,11 +24,19 @@ from pipeline.trained import Functions, Recipe, Trained
 
 
 class Context(NamedTuple):
-  """What all stages of a run share: the experiment, its directory and its data."""
+  """What all stages of a run share: the experiment, its directory and its data.
+
+  Attributes:
+    config: the experiment.
+    folder: the run's directory.
+    data: its data.
+    shared: where what runs of several seeds may share is kept.
+  """
 
   config: Any
   folder: Path
   data: Dataset
+  shared: Path
 
 
 def run_stage(name: str, context: Context, done: Mapping[str, Trained]) -> Trained:
@@ -78,20 +86,16 @@ class _Ready(NamedTuple):
     trained: the model.
     step: the train step.
     state: the state.
-    spec: how batches are made of
-    arrays: the training split on the device, and
-    own: what this run alone has beside it.
-    taught: the variables of a teacher that is run in the step, or None.
+    arrays: the training examples on the device.
+    taught: its teacher, and how batches are made.
     steps: of the stage.
   """
 
   trained: Trained
   step: Callable[..., Any]
   state: TrainState
-  spec: Input
   arrays: Mapping[str, jax.Array]
-  own: Mapping[str, jax.Array]
-  taught: Any
+  taught: teaching.Teaching
   steps: int
 
 
@@ -112,7 +116,7 @@ def _prepare(name: str, context: Context, done: Mapping[str, Trained]) -> _Ready
     same = {other: one for other, one in done.items() if one.recipe.name == trained.recipe.name}
     same = {other: one for other, one in same.items() if one.recipe.kwargs == trained.recipe.kwargs}
     teaching.warn_of_a_worse_teacher(name, stage, taught_by, same, data.validation)
-  taught = teaching.make(stage, taught_by, arrays, spec, objective.teacher)
+  taught = teaching.make(stage, taught_by, arrays, spec, objective.teacher, context.shared / "teacher_logits")
   tx = build.transformation(name, stage, steps)
   step = engine.make_train_step(
     student,
@@ -135,7 +139,7 @@ def _prepare(name: str, context: Context, done: Mapping[str, Trained]) -> _Ready
     ema=ema,
     accumulate=accumulate,
   )
-  return _Ready(trained, step, state, taught.spec, arrays, taught.own, taught.variables, steps)
+  return _Ready(trained, step, state, arrays, taught, steps)
 
 
 def _started(
@@ -239,19 +243,25 @@ def forward_of(stage: Any, parts: Functions) -> forward.Forward:
 
 def _fit(name: str, contexts: Sequence[Context], ready: Sequence[_Ready], over: str) -> list[TrainState]:
   """Trains up to the last step from the last checkpoint there is, writing metrics and checkpoints on the way."""
-  context, (trained, step, state, spec, arrays, own, taught, steps) = contexts[0], ready[0]
+  context, (trained, step, state, arrays, taught, steps) = contexts[0], ready[0]
   config, validation = context.config, context.data.validation
   offset, chosen = first_step(name, context), [each.config.seed for each in contexts]
   evaluate = models.forward(trained.recipe)
-  folder = context.folder / "checkpoints" / name
+  folder, own, variables, spec = context.folder / "checkpoints" / name, taught.own, taught.variables, taught.spec
   if over:
     folder = context.folder.parent / "checkpoints" / name
     state = seeds.stack([one.state for one in ready])
-    own, taught = seeds.stack([(one.own, one.taught) for one in ready])
+    variables = seeds.stack([one.taught.variables for one in ready])
+    if len({one.taught.store for one in ready}) == 1:  # one teacher for all: its logits are held once
+      arrays, own = {**arrays, **own}, {}
+    else:
+      own = seeds.stack([one.taught.own for one in ready])
+  follows = config.stages[name].augment.seed < 0
 
   def get_batch(data: Any, step: Any, *, seed: Any, part: Any) -> Any:
-    augment = dataclasses.replace(spec.augment, seed=seed)
-    return rooms.train_batch_at(data, step, dataclasses.replace(spec, seed=seed, augment=augment), part)
+    augment = dataclasses.replace(spec.augment, seed=seed) if follows else spec.augment
+    batch = rooms.train_batch_at(data, step, dataclasses.replace(spec, seed=seed, augment=augment), part)
+    return {**batch, "teacher_logits": taught.decode(batch)} if taught.decode else batch
 
   def of_each(state: TrainState) -> list[TrainState]:
     return [seeds.pick(state, index) for index in range(len(contexts))] if over else [state]
@@ -283,7 +293,7 @@ def _fit(name: str, contexts: Sequence[Context], ready: Sequence[_Ready], over: 
     shared: Any = {"steps": steps, "hooks": hooks, "tick": bar.update, "steps_per_call": config.steps_per_call or None}
     if over:
       state, _ = seeds.fit(
-        step, state, get_batch, arrays, own=own, teacher_variables=taught, seeds=chosen, over=over, **shared
+        step, state, get_batch, arrays, own=own, teacher_variables=variables, seeds=chosen, over=over, **shared
       )
     else:
       state, _ = engine.fit(
@@ -292,7 +302,7 @@ def _fit(name: str, contexts: Sequence[Context], ready: Sequence[_Ready], over: 
         get_batch,
         {**arrays, **own},
         seed=chosen[0],
-        teacher_variables=taught,
+        teacher_variables=variables,
         mode=config.parallel,
         **shared,
       )

@@ -3,6 +3,7 @@
 import dataclasses
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +15,7 @@ import graph
 import kd
 from core.errors import UserError
 from engine import data as rooms
+from engine import teacher_cache, teacher_key
 from engine.data import Input, Preprocess
 from pipeline import schema
 from pipeline import trained as models
@@ -28,14 +30,18 @@ class Teaching(NamedTuple):
   Attributes:
     teacher: `teacher(variables, x) -> logits or kd.Outputs`, to be run in the step; None where its logits are stored.
     variables: its first argument.
-    own: the stored logits, by the name that they have in a batch.
-    spec: how batches are made, those logits included.
+    own: what is stored, by the name that it has in a batch.
+    spec: how batches are made, what is stored included.
+    store: the name of the store; empty where nothing is stored.
+    decode: from a batch's part of what is stored to its "teacher_logits", inside jit; None where nothing is stored.
   """
 
   teacher: Teacher | None
   variables: Any
   own: Mapping[str, jax.Array]
   spec: Input
+  store: str = ""
+  decode: Callable[[Mapping[str, jax.Array]], jax.Array] | None = None
 
 
 def names(stage: Any) -> list[str]:
@@ -86,7 +92,12 @@ def check(stage: Any, recipes: Sequence[Recipe], student: Recipe, objective: eng
 
 
 def make(
-  stage: Any, taught_by: Sequence[Trained], arrays: Mapping[str, jax.Array], spec: Input, taps: Sequence[str]
+  stage: Any,
+  taught_by: Sequence[Trained],
+  arrays: Mapping[str, jax.Array],
+  spec: Input,
+  taps: Sequence[str],
+  folder: Path,
 ) -> Teaching:
   """Stores the logits of a stage's teachers where that is possible and wanted, else gives them as one function.
 
@@ -96,21 +107,32 @@ def make(
     arrays: its training examples on the device.
     spec: how batches are made.
     taps: activations of the teacher that its losses read; these are computed in the step.
+    folder: where stores lie, each in a folder of its own; one that is there already is used.
   """
   if not taught_by:
     return Teaching(None, None, {}, spec)
   parts = [models.functions(one.recipe) for one in taught_by]
   trees = [(one.variables, one.qparams, one.quant_state) for one in taught_by]
   teacher = together([member(part, stage.teacher_mode, taps) for part in parts], stage)
-  still = spec.augment == rooms.Augment(seed=spec.augment.seed)
-  views = 1 if still else spec.augment.views
-  if taps or not stage.cache_teacher or views is None or stage.teacher_mode == "train":
+  endless = spec.augment.views is None and not teacher_key.is_still(spec.augment)
+  if taps or endless or not stage.cache_teacher or stage.teacher_mode == "train":
     return Teaching(teacher, trees, {}, spec)
-  stored = _stored(teacher, trees, arrays, views, spec)
-  if still:
-    return Teaching(None, None, {"teacher_logits": stored[0]}, spec)
-  spec = dataclasses.replace(spec, per_view=(*spec.per_view, "teacher_logits"))
-  return Teaching(None, None, {"teacher_logits": jnp.stack(stored, 1)}, spec)
+  who = [[one.recipe._asdict() for one in taught_by], stage.ensemble, list(stage.teacher_classes)]
+  classes = jax.eval_shape(teacher, trees, models.example(taught_by[0].recipe)).shape[-1]
+  named = teacher_key.teacher_hash(trees, who), arrays, spec, classes, stage.cache_form, stage.cache_top_k or None
+  key = teacher_key.key_of(*named)
+
+  @jax.jit
+  def run(trees: Any, arrays: Mapping[str, jax.Array], rows: jax.Array, view: jax.Array) -> Any:
+    return teacher(trees, rooms.examples_at(arrays, rows, view, spec)["image"])
+
+  def logits_of(rows: np.ndarray, view: int) -> Any:
+    return run(trees, arrays, rows, np.int32(view))
+
+  mix_of = teacher_cache.mixing(arrays, spec)
+  store = teacher_cache.build(folder / key.name, key, logits_of, mix_of=mix_of)
+  spec = dataclasses.replace(spec, per_view=(*spec.per_view, *store.per_view))
+  return Teaching(None, None, jax.device_put(dict(store.arrays)), spec, key.name, store.decode)
 
 
 def member(parts: Functions, mode: str, taps: Sequence[str]) -> Teacher:
@@ -149,19 +171,6 @@ def together(members: Sequence[Teacher], stage: Any) -> Teacher:
     return said[0]._replace(logits=logits) if isinstance(said[0], kd.Outputs) else logits
 
   return teacher
-
-
-def _stored(teacher: Teacher, trees: Any, arrays: Mapping[str, jax.Array], views: int, spec: Input) -> list[jax.Array]:
-  """(N, classes) logits of all examples, as each view shows them."""
-  count = len(arrays["id"])
-  size = min(512, count)
-
-  @jax.jit
-  def run(trees: Any, arrays: Mapping[str, jax.Array], rows: jax.Array, view: jax.Array) -> Any:
-    return teacher(trees, rooms.examples_at(arrays, rows, view, spec)["image"])
-
-  rows = np.arange(-(-count // size) * size).clip(max=count - 1).reshape(-1, size)
-  return [jnp.concatenate([run(trees, arrays, part, np.int32(view)) for part in rows])[:count] for view in range(views)]
 
 
 def warn_of_a_worse_teacher(

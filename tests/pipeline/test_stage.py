@@ -35,9 +35,9 @@ def test_stored_logits_are_those_of_the_teacher_in_the_step(tmp_path, teacher, a
   )
   spec = build.inputs(first.config, first.config.stages.distilled)
   arrays = rooms.device_arrays(first.data.train)
-  function, variables, own, _ = teaching.make(first.config.stages.distilled, [teacher], arrays, spec, ())
-  assert function is None and variables is None
-  assert own["teacher_logits"].shape == ((128, 2, 4) if augment else (128, 4))
+  taught = teaching.make(first.config.stages.distilled, [teacher], arrays, spec, (), tmp_path / "logits")
+  assert taught.teacher is None and taught.variables is None
+  assert taught.own["teacher_logits"].shape == ((128, 2, 4) if augment else (128, 4))
   one, two = (dict(stage.curves("distilled", context)["hinton"]) for context in (first, second))
   np.testing.assert_allclose(list(one.values()), list(two.values()), rtol=1e-4)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-3), stored.variables, live.variables)
@@ -47,7 +47,7 @@ def test_logits_are_not_stored_where_images_change_in_each_epoch(tmp_path, teach
   context = run_of(tmp_path, stages__distilled__augment={"shift": (1, 1)})
   given = context.config.stages.distilled
   arrays = rooms.device_arrays(context.data.train)
-  function, trees, own, _ = teaching.make(given, [teacher], arrays, build.inputs(context.config, given), ())
+  function, trees, own, *_ = teaching.make(given, [teacher], arrays, build.inputs(context.config, given), (), tmp_path)
   assert function is not None and not own
   x = rooms.normalise(context.data.test.images[:5], rooms.Preprocess())
   np.testing.assert_array_equal(function(trees, x), trained.functions(teacher.recipe).fn(teacher.variables, x))
@@ -98,12 +98,12 @@ def test_bfloat16_trains_float32_masters(tmp_path, teacher):
 
 def test_a_run_knows_where_each_stage_begins(tmp_path):
   config = jobs.experiment(run=("teacher", "distilled", "pruned"), stages__distilled__epochs=5)
-  context = stage.Context(config, tmp_path, build.dataset(config))
+  context = stage.Context(config, tmp_path, build.dataset(config), tmp_path)
   assert [stage.first_step(name, context) for name in config.run] == [0, 12, 32]
 
 
 def test_needs_come_first_and_nothing_else_runs(tmp_path, monkeypatch):
-  context = stage.Context(jobs.experiment(), tmp_path, None)  # pyrefly: ignore
+  context = stage.Context(jobs.experiment(), tmp_path, None, tmp_path)  # pyrefly: ignore
   ran = []
   monkeypatch.setattr(stage, "run_stage", lambda name, context, done: ran.append(name))
   stage.run_with_needs("int8", context, {})

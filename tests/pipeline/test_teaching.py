@@ -10,6 +10,7 @@ from core.errors import UserError
 from engine import data as rooms
 from pipeline import build, stage, teaching, trained
 from pipeline.compress import compress, open_run
+from pipeline.seeds import train_seeds
 from tests.integration import jobs
 
 HIDDEN = {"student": "Dense_0/kernel:out", "teacher": "Dense_1/kernel:out"}
@@ -62,7 +63,7 @@ def test_an_ensemble_is_the_mean_of_its_members(tmp_path, ensemble):
   sources = teaching.sources(given, done)
   spec = build.inputs(context.config, given)
   arrays = rooms.device_arrays(context.data.train)
-  stored = teaching.make(given, sources, arrays, spec, ()).own["teacher_logits"]
+  stored = teaching.make(given, sources, arrays, spec, (), tmp_path / "logits").own["teacher_logits"]
   images = rooms.normalise(context.data.train.images, rooms.Preprocess())
   each = [trained.functions(one.recipe).fn(one.variables, images) for one in sources]
   if ensemble == "logits":
@@ -193,3 +194,28 @@ def test_weights_and_temperatures_follow_schedules():
   np.testing.assert_allclose(np.array(values) / values[2], [0, 0.5, 1, 1], atol=1e-6)
   with pytest.raises(UserError, match="stages.s.objective.hinton.weight.*unknown|unknown.*linar"):
     build.objective("s", {"hinton": {"weight": {"name": "linar"}}})
+
+
+@pytest.mark.parametrize("form, top_k", [("float16", 0), ("int8", 0), ("float32", 2)])
+def test_compact_logits_teach_nearly_as_well(tmp_path, form, top_k):
+  compact = {"stages__distilled__cache_form": form, "stages__distilled__cache_top_k": top_k}
+  one, two = run_of(tmp_path / "compact", **compact), run_of(tmp_path / "whole")
+  train(one), train(two)
+  mine, its = (dict(stage.curves("distilled", context)["hard_labels"]) for context in (one, two))
+  np.testing.assert_allclose(list(mine.values()), list(its.values()), rtol=0.25 if top_k else 0.02)
+
+
+def test_seeds_share_a_teachers_logits(tmp_path, capsys):
+  """One store where the teacher is shared and the random changes have a seed of their own, and one a seed otherwise."""
+  views = {"shift": (1, 1), "views": 2}
+  for fixed, stores in ((5, 1), (-1, 2)):
+    config = jobs.experiment(
+      run=("teacher", "distilled"),
+      seeds=2,
+      seeds_over="vmap",
+      shared=("teacher",),
+      stages__distilled__augment={**views, "seed": fixed},
+    )
+    train_seeds(config, tmp_path / str(fixed))
+    assert len(list((tmp_path / str(fixed) / "teacher_logits").iterdir())) == stores
+    assert capsys.readouterr().err.count("teacher cache: 128 examples x 2 views x 4 classes as float32") == stores
