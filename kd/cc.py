@@ -16,6 +16,7 @@ pairs of taps.
 """
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -54,7 +55,7 @@ def cc(
   if order < 1 or width < 0:
     raise UserError(f"cc: order is {order} and width {width}; expected 1 or more and 0 or more")
 
-  def init(key: Array, s: Array, t: Array) -> dict:
+  def init(key: Array, s: Any, t: Any) -> dict:
     k, j = jax.random.split(key)
     return {
       "student": linear_init(k, math.prod(s.shape[1:]), width),

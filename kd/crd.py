@@ -115,6 +115,7 @@ def draw(key: Array, ids: Int[Array, " batch"], count: int, examples: int) -> In
 def remember(bank: Bank, v: Array, ids: Array, valid: Array, momentum: float) -> Bank:
   """The bank after a batch of all devices; what does not count is left out, and of equal ids the last row stands."""
   place = jnp.arange(len(ids), dtype=jnp.int32)
+  # Written once each: an accelerator has no order among rows that go to one place.
   again = (ids[:, None] == ids) & (place[:, None] < place) & valid
   new = unit(momentum * bank[ids] + (1 - momentum) * v.astype(bank.dtype))
   return bank.at[jnp.where(valid & ~jnp.any(again, 1), ids, len(bank))].set(new, mode="drop")

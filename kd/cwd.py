@@ -9,6 +9,8 @@ a softmax over places could not see. Of two maps of different size, the larger i
 the places and a mean over the channels, one number an example, summed over pairs of taps.
 """
 
+from typing import Any
+
 import jax.numpy as jnp
 from jaxtyping import Array
 
@@ -29,7 +31,9 @@ def cwd(student: Names, teacher: Names, temperature: float = 4.0) -> TapLoss:
   positive("cwd", "temperature", temperature)
 
   def log_places(x: Array) -> Array:
-    return log_softmax(jnp.swapaxes(flat_space(x), -1, -2) / temperature)
+    """(batch * channels, places)."""
+    maps = jnp.swapaxes(flat_space(x), -1, -2)
+    return log_softmax(maps.reshape(-1, maps.shape[-1]) / temperature)
 
   def divergence(s: Array, t: Array, aux: dict[str, Array], about: About) -> Array:
     del about
@@ -38,9 +42,9 @@ def cwd(student: Names, teacher: Names, temperature: float = 4.0) -> TapLoss:
     log_q, log_p = (log_places(x) for x in align("cwd", s, t))
     if log_q.shape != log_p.shape or log_p.shape[-1] < 2:
       raise UserError(f"cwd: maps of {log_q.shape[-1]} and {log_p.shape[-1]} places; expected one number of 2 or more")
-    return temperature**2 * jnp.mean(kl(log_p, log_q), -1)
+    return temperature**2 * jnp.mean(kl(log_p, log_q).reshape(len(t), -1), -1)
 
-  def init(key: Array, s: Array, t: Array) -> dict[str, Array]:
+  def init(key: Array, s: Any, t: Any) -> dict[str, Array]:
     same = s.shape[-1] == t.shape[-1]
     return {} if same else {"kernel": linear_init(key, s.shape[-1], t.shape[-1])["kernel"]}
 

@@ -12,6 +12,9 @@ correlation does not change with a scale, so each row and column of probabilitie
 never too rare to count. The batch is that of all devices. Reduction: every row gets the one number of intra.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
@@ -33,7 +36,7 @@ def dist(beta: float = 1.0, gamma: float = 1.0, tau: float = 1.0, squared: bool 
   positive("dist", "tau", tau)
 
   def relation(
-    student: Logits, teacher: Logits, where: Where | None, *, batch: dict, axis_name: str | None
+    student: Logits, teacher: Logits, where: Where | None, *, batch: Mapping[str, Any], axis_name: str | None
   ) -> PerExample:
     log_q, log_p = log_softmax(widen(student) / tau, where), log_softmax(widen(teacher) / tau, where)
     used = jnp.ones(log_q.shape, bool) if where is None else jnp.broadcast_to(where, log_q.shape)

@@ -9,6 +9,8 @@ normalisation; here it is the linear map alone, with a bias, so that examples st
 does not know the places. Reduction: one number an example, summed over pairs of taps.
 """
 
+from typing import Any
+
 import jax.numpy as jnp
 from jaxtyping import Array
 
@@ -32,7 +34,7 @@ def ickd(student: Names, teacher: Names) -> TapLoss:
     del about
     return jnp.sum((correlation(linear(aux, s)) - correlation(t)) ** 2, (-1, -2)) / t.shape[-1]
 
-  def init(key: Array, s: Array, t: Array) -> dict[str, Array]:
+  def init(key: Array, s: Any, t: Any) -> dict[str, Array]:
     return linear_init(key, s.shape[-1], t.shape[-1])
 
   return on_pairs("ickd", gap, student, teacher, init)

@@ -12,9 +12,11 @@ paper: that of the classes grows with B^2. The batch is that of all devices. Red
 its row of the batch's Gram; every row gets the one number of the classes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax.numpy as jnp
+from jaxtyping import Array
 
 from core.errors import UserError
 from kd.base import Logits, Loss, PerExample, Where, kl, lift, log_softmax, positive, widen
@@ -42,7 +44,7 @@ def mlkd(
     positive("mlkd", "temperatures", temperature)
 
   def levels(
-    student: Logits, teacher: Logits, where: Where | None, *, batch: dict, axis_name: str | None
+    student: Logits, teacher: Logits, where: Where | None, *, batch: Mapping[str, Any], axis_name: str | None
   ) -> PerExample:
     about = About(batch, axis_name=axis_name)
     used = True if where is None else where
@@ -60,7 +62,7 @@ def mlkd(
   return lift(levels, "mlkd")
 
 
-def _classes(used: Where | bool, like: Logits) -> Logits:
+def _classes(used: Where | bool, like: Logits) -> Array:
   """How many classes count in any example."""
   shown = jnp.any(jnp.broadcast_to(used, like.shape), 0)
   return jnp.maximum(jnp.sum(shown.astype(like.dtype)), 1.0)
