@@ -47,6 +47,13 @@ TABLES: dict[str, dict[str, tuple[Part, ...]]] = {
       Part("configs/kd_few_labels.py:mnist", "A hundred labels of MNIST", "alone"),
     )
   },
+  "kd_methods_fashion": {
+    size: (Part(f"configs/kd_fashion.py:{size}", "Every loss, Fashion-MNIST", "hinton"),) for size in SIZES
+  },
+  "kd_tuning_fashion": {
+    size: (Part(f"configs/kd_fashion.py:tune_{size}", "Weight and temperature of plain distillation", "alone"),)
+    for size in SIZES
+  },
   "tutorial_mnist": {
     size: (Part(f"configs/kd_tutorial.py:{size}", "A ResNet-18 and two convolutions on MNIST", "alone"),)
     for size in SIZES
