@@ -1,0 +1,86 @@
+"""Overhaul of feature distillation: Heo et al., "A Comprehensive Overhaul of Feature Distillation" (arXiv:1904.01866),
+equations 2 to 5.
+
+    T = max(f_t, m_c),   S = r(f_s)
+    loss_i = sum over places and channels of (S - T)^2, but 0 where S <= T <= 0
+
+Taps are before the ReLU. r, learned, is a 1x1 convolution with batch normalisation. The margin m_c < 0 of a channel is
+the mean of the teacher's negative responses. It follows from the batch normalisation that gave the tap, whose output is
+taken as normal with mean "bias" and deviation "scale": m = bias - scale phi(bias / scale) / Phi(-bias / scale), and
+-3 scale where less than one response in a thousand is negative, as the authors' code has it. Without one it is measured
+on each batch of all devices. Of two maps of different size the larger is averaged down before. Reduction: a sum, one
+number an example, summed over pairs of taps. The authors' code divides it by 1000, halves it once more for every stage
+before the last, and runs the teacher's batch normalisations on batch statistics.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from core import axis
+from core.errors import UserError
+from kd.base import Outputs
+from kd.layers import Layer, layer, layer_init, match, module_of
+from kd.taps import About, Names, TapLoss, named, paired
+
+
+def ofd(student: Names, teacher: Names, batch_norm: Names | None = None) -> TapLoss:
+  """Overhaul of feature distillation.
+
+  Args:
+    student: taps before a ReLU, of maps, token sequences or vectors.
+    teacher: as many of the teacher.
+    batch_norm: for each tap of the teacher the path of the batch normalisation among its parameters, such as
+      "Block_2/BatchNorm_1"; None to measure the margins on the batch.
+  """
+  mine, its = paired("ofd", student, teacher)
+  norms = None if batch_norm is None else named(batch_norm)
+  if norms is not None and len(norms) != len(its):
+    raise UserError(f"ofd: {len(norms)} paths of batch_norm for {len(its)} taps of the teacher; expected one for each")
+
+  def distance(s: Array, t: Array, aux: Layer, margin: Array, about: About) -> Array:
+    s, t = match("ofd", s, t)
+    s, t = layer(aux, s, about), jnp.maximum(t, margin.astype(t.dtype))
+    gap = jnp.where((s <= t) & (t <= 0), 0.0, s - t)
+    return jnp.sum(gap.reshape(gap.shape[0], -1) ** 2, -1)
+
+  def fn(s: Outputs, t: Outputs, about: About):
+    margins = [measured(t.taps[b], about) for b in its] if norms is None else about.aux_state["margin"]
+    parts = [
+      distance(s.taps[a], t.taps[b], aux, margin, about)
+      for a, b, aux, margin in zip(mine, its, about.aux, margins, strict=True)
+    ]
+    return sum(parts[1:], parts[0]), about.aux_state, {}
+
+  def init(key: Array, s: Outputs, t: Outputs, variables):
+    keys = jax.random.split(key, len(mine))
+    aux = [
+      layer_init(k, s.taps[a].shape[-1], t.taps[b].shape[-1], normalise=True)
+      for k, a, b in zip(keys, mine, its, strict=True)
+    ]
+    if norms is None:
+      return aux, None
+    modules = [module_of("ofd", "batch_norm", variables, path, ("scale", "bias")) for path in norms]
+    return aux, {"margin": [negative_mean(module["bias"], module["scale"]) for module in modules]}
+
+  return TapLoss("ofd", fn, mine, its, init)
+
+
+def negative_mean(mean: Array, scale: Array) -> Array:
+  """E[x | x < 0] of a normal x of this mean and deviation |scale|; -3 |scale| where P(x < 0) is 0.001 or less."""
+  deviation = jnp.maximum(jnp.abs(scale), jnp.finfo(scale.dtype).tiny)
+  below = jax.scipy.stats.norm.cdf(-mean / deviation)
+  often = below > 0.001
+  drop = deviation * jax.scipy.stats.norm.pdf(mean / deviation) / jnp.where(often, below, 1.0)
+  return jnp.where(often, mean - drop, -3 * deviation)
+
+
+def measured(t: Array, about: About) -> Array:
+  """(channels,): the mean of the negative responses of a batch, 0 where there are none."""
+  valid = about.batch.get("where")
+  negative = t < 0
+  if valid is not None:
+    negative &= valid.reshape(-1, *(1,) * (t.ndim - 1))
+  axes = tuple(range(t.ndim - 1))
+  total = axis.psum(jnp.sum(jnp.where(negative, t, 0.0), axes), about.axis_name)
+  return total / jnp.maximum(axis.psum(jnp.sum(negative.astype(t.dtype), axes), about.axis_name), 1.0)
