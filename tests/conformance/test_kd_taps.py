@@ -28,6 +28,7 @@ TAPS: dict[str, tuple] = {
   "fsp": (("early", "twin"), ("early", "twin"), {}),
   "kdsvd": (("early", "twin"), ("early", "twin"), {}),
   "crd": (("vector",), ("vector",), {"examples": 16, "negatives": 8, "width": 5}),
+  "review": (("early", "map", "late", "vector"), ("early", "map", "late", "vector"), {}),
 }
 CHECKS = []
 

@@ -1,0 +1,96 @@
+"""Knowledge review: Chen et al., "Distilling Knowledge via Knowledge Review" (arXiv:2104.09044), section 3.
+
+Taps are given from early to late and walked from late to early. At each,
+
+    x = r(f_s);   y = the x carried from the later tap;   (a, b) = sigmoid(g([x, y]));   x <- a x + b y
+    loss += context(o(x), f_t)
+
+where r, g are learned 1x1 convolutions, o is a 3x3 one, r and o with batch normalisation (of the batch of all devices);
+the last tap has no y. y is brought to the size of x, and x to that of f_t, by the nearest neighbour. `context` is the
+hierarchical context loss: the mean squares of the gap of both maps averaged down to 4x4, 2x2 and 1x1, where that is
+smaller, added to that at full size with weights 1/2, 1/4, 1/8 in turn, over the sum of the weights. A vector counts
+as a map of one place. Reduction: a mean, one number an example, summed over taps. The authors raise its weight from 0
+in the first 20 epochs: a schedule does that.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from core.errors import UserError
+from kd.base import Outputs, positive
+from kd.layers import layer, layer_init, maps_only, mean_square
+from kd.maps import pool_to
+from kd.taps import About, Names, TapLoss, paired
+
+
+def review(student: Names, teacher: Names, width: int | None = None) -> TapLoss:
+  """Knowledge review.
+
+  Args:
+    student: two or more taps of maps, from early to late; the last ones may be vectors.
+    teacher: as many of the teacher.
+    width: channels of what is carried from tap to tap; by default those of the student's last tap, 512 at most.
+  """
+  mine, its = paired("review", student, teacher)
+  if len(mine) < 2:
+    raise UserError("review: 1 tap of each network; expected 2 or more, from early to late")
+  positive("review", "width", 1 if width is None else width)
+
+  def fn(s: Outputs, t: Outputs, about: About):
+    carried, parts = None, []
+    for a, b, aux in reversed(list(zip(mine, its, about.aux, strict=True))):
+      x, goal = layer(aux["reduce"], as_map(s.taps[a]), about), as_map(t.taps[b])
+      if carried is not None:
+        x = fused(aux["gates"], x, nearest(carried, x.shape[1:3]), about)
+      carried = nearest(x, goal.shape[1:3])
+      parts.append(context(layer(aux["out"], carried, about), goal))
+    return sum(parts[1:], parts[0]), about.aux_state, {}
+
+  def init(key: Array, s: Outputs, t: Outputs, variables):
+    del variables
+    inner = width or min(512, s.taps[mine[-1]].shape[-1])
+    out = []
+    for index, (k, a, b) in enumerate(zip(jax.random.split(key, len(mine)), mine, its, strict=True)):
+      keys = jax.random.split(k, 3)
+      aux = {
+        "reduce": layer_init(keys[0], s.taps[a].shape[-1], inner, normalise=True),
+        "out": layer_init(keys[1], inner, t.taps[b].shape[-1], 3, normalise=True),
+      }
+      out.append(aux if index == len(mine) - 1 else {**aux, "gates": layer_init(keys[2], 2 * inner, 2)})
+    return out, None
+
+  return TapLoss("review", fn, mine, its, init)
+
+
+def as_map(x: Array) -> Array:
+  """A vector as a map of one place."""
+  x = x[:, None, None] if x.ndim == 2 else x
+  maps_only("review", x)
+  return x
+
+
+def fused(aux: dict[str, Array], x: Array, y: Array, about: About) -> Array:
+  """Two maps weighted at each place by gates of both."""
+  gates = jax.nn.sigmoid(layer(aux, jnp.concatenate([x, y], -1), about))
+  return x * gates[..., :1] + y * gates[..., 1:]
+
+
+def nearest(x: Array, size: tuple[int, ...]) -> Array:
+  """A map of another size: place i is that of floor(i old / new)."""
+  for place, length in ((1, size[0]), (2, size[1])):
+    if x.shape[place] != length:
+      x = jnp.take(x, jnp.arange(length, dtype=jnp.int32) * x.shape[place] // length, place)
+  return x
+
+
+def context(s: Array, t: Array) -> Array:
+  """The hierarchical context loss of two maps of one shape."""
+  total, weight, weights = mean_square(s - t), 1.0, 1.0
+  for side in (4, 2, 1):
+    if side < s.shape[1]:
+      weight /= 2
+      weights += weight
+      size = side, min(side, s.shape[2])
+      total += weight * mean_square(pool_to(s, size) - pool_to(t, size))
+  return total / weights
