@@ -29,6 +29,7 @@ TAPS: dict[str, tuple] = {
   "kdsvd": (("early", "twin"), ("early", "twin"), {}),
   "crd": (("vector",), ("vector",), {"examples": 16, "negatives": 8, "width": 5}),
   "review": (("early", "map", "late", "vector"), ("early", "map", "late", "vector"), {}),
+  "srrl": (("vector",), ("vector",), {"classifier": "head"}),
 }
 CHECKS = []
 

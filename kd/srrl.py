@@ -1,0 +1,73 @@
+"""Softmax regression representation learning: Yang et al., "Knowledge distillation via softmax regression
+representation learning" (ICLR 2021), section 3.
+
+    h = r(f_s);   loss_i = a mean (h - f_t)^2 + b mean over classes of (W h - W f_t)^2
+
+f are the features before the classifiers, W with its bias is the teacher's classifier, frozen: a copy of it is kept in
+aux_state. r, learned, is a linear map with batch normalisation and ReLU. `form="kl"` compares the two softmaxes by
+KL(teacher ‖ student) in place of the squares; the paper has both and prefers the squares. Maps are compared place by
+place, the larger averaged down, and are averaged over the places before W. Logs "matching" and "regression", the two
+terms without a and b. Reduction: means, one number an example.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from core.errors import UserError
+from kd.base import Outputs, kl, log_softmax
+from kd.layers import classifier_of, layer, layer_init, match, mean_square
+from kd.maps import flat_space, linear
+from kd.taps import About, Names, TapLoss, paired
+
+
+def srrl(
+  student: Names,
+  teacher: Names,
+  classifier: str = "Dense_0",
+  matching: float = 1.0,
+  regression: float = 1.0,
+  form: str = "l2",
+) -> TapLoss:
+  """Softmax regression representation learning.
+
+  Args:
+    student: one tap, the student's features before its classifier.
+    teacher: one tap, what the teacher's classifier reads.
+    classifier: path of the teacher's classifier among its parameters.
+    matching: a, 0 or more.
+    regression: b, 0 or more.
+    form: "l2" or "kl".
+  """
+  mine, its = paired("srrl", student, teacher)
+  if len(mine) > 1:
+    raise UserError(f"srrl: {len(mine)} taps of each network; expected 1, the features before the classifier")
+  if form not in ("l2", "kl"):
+    raise UserError(f"srrl: form is {form!r}; expected 'l2' or 'kl'")
+  if matching < 0 or regression < 0:
+    raise UserError(f"srrl: matching is {matching} and regression {regression}; expected 0 or more")
+
+  def compare(s: Array, t: Array, where: Array | None) -> Array:
+    if form == "kl":
+      return kl(log_softmax(t, where), log_softmax(s, where))
+    where = jnp.ones(s.shape, bool) if where is None else jnp.broadcast_to(where, s.shape)
+    return jnp.sum(jnp.where(where, s - t, 0.0) ** 2, -1) / jnp.sum(where.astype(s.dtype), -1)
+
+  def fn(s: Outputs, t: Outputs, about: About):
+    x, goal = match("srrl", s.taps[mine[0]], t.taps[its[0]])
+    x = jax.nn.relu(layer(about.aux, x, about))
+    predicted, wanted = (linear(about.aux_state, jnp.mean(flat_space(f), 1)) for f in (x, goal))
+    logs = {"matching": mean_square(x - goal), "regression": compare(predicted, wanted, about.where)}
+    return matching * logs["matching"] + regression * logs["regression"], about.aux_state, logs
+
+  def init(key: Array, s: Outputs, t: Outputs, variables):
+    kept = classifier_of("srrl", variables, classifier)
+    features = t.taps[its[0]].shape[-1]
+    if kept["kernel"].shape[0] != features:
+      raise UserError(
+        f"srrl: the classifier {classifier!r} reads {kept['kernel'].shape[0]} features and the teacher's tap has "
+        f"{features}; expected the tap that it reads"
+      )
+    return layer_init(key, s.taps[mine[0]].shape[-1], features, normalise=True), kept
+
+  return TapLoss("srrl", fn, mine, its, init)
