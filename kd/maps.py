@@ -81,12 +81,22 @@ def linear(aux: dict[str, Array], x: Array) -> Array:
 
 def batch_normalise(x: Array, about: About, epsilon: float = 1e-5) -> Array:
   """Each channel to mean 0 and variance 1 over the examples of all devices that count; no running statistics."""
+  mean, variance = moments(x, about)
+  return (_counted(x, about)[0] - mean) * jax.lax.rsqrt(variance + epsilon)
+
+
+def moments(x: Array, about: About) -> tuple[Array, Array]:
+  """Each channel's mean and variance, (channels,) both, over the examples of all devices that count."""
   axes = tuple(range(x.ndim - 1))
+  x, weight = _counted(x, about)
+  total = axis.psum(jnp.sum(weight), about.axis_name)
+  mean = axis.psum(jnp.sum(weight * x, axes), about.axis_name) / total
+  return mean, axis.psum(jnp.sum(weight * (x - mean) ** 2, axes), about.axis_name) / total
+
+
+def _counted(x: Array, about: About) -> tuple[Array, Array]:
+  """The array with 0 for examples that do not count, and (batch, ..., 1) ones for those that do."""
   valid = about.batch.get("where")
   weight = jnp.ones(x.shape[:1], x.dtype) if valid is None else valid.astype(x.dtype)
   weight = jnp.broadcast_to(weight.reshape(-1, *(1,) * (x.ndim - 1)), (*x.shape[:-1], 1))
-  total = axis.psum(jnp.sum(weight), about.axis_name)
-  x = jnp.where(weight > 0, x, 0.0)
-  mean = axis.psum(jnp.sum(weight * x, axes), about.axis_name) / total
-  variance = axis.psum(jnp.sum(weight * (x - mean) ** 2, axes), about.axis_name) / total
-  return (x - mean) * jax.lax.rsqrt(variance + epsilon)
+  return jnp.where(weight > 0, x, 0.0), weight
