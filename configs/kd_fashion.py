@@ -4,10 +4,11 @@
     python -m scripts.reproduce --table=kd_tuning_fashion --workdir=runs/kd_tuning
 
 `cpu` trains on the first 10,000 examples, `paper` on all. The row to beat is `hinton`, whose weight and temperature
-were chosen on the validation split among those of the second command, at the same number of updates. The other losses stand
-beside the labels' cross-entropy with the weights that their papers or the field's benches use (RepDistiller,
+were chosen on the validation split among those of the second command, at the same number of updates. The other losses
+stand beside the labels' cross-entropy with the weights that their papers or the field's benches use (RepDistiller,
 mdistiller); none was tuned here. Losses on activations read the second convolution, or the hidden dense layer where
-they need one vector an example. Left out: `fsp`, which needs a teacher and a student of the same widths.
+they need one vector an example. Left out: `fsp`, which needs a teacher and a student of the same widths, and `simkd`,
+whose student is put together anew.
 """
 
 from ml_collections import ConfigDict
