@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 BITS = (2, 3, 4, 8)
 TEMPERATURES = (1.0, 2.0, 5.0, 10.0)
 # argument: (training examples, 0 for all; epochs of teacher, float student, quantized students)
-SIZES = {"cpu": (10_000, 12, 10, 4), "paper": (0, 30, 30, 15)}
+SIZES = {"cpu": (5_000, 25, 15, 6), "paper": (0, 30, 30, 15)}
 
 
 def get_config(argument: str = "cpu") -> ConfigDict:
@@ -42,8 +42,8 @@ def get_config(argument: str = "cpu") -> ConfigDict:
     "data": {"name": "tfds:fashion_mnist", "limit": limit},
     "evaluations": 2,
     "models": {
-      "teacher": {"name": "zoo.convnet:ConvNet", "kwargs": {"widths": (32, 64), "dense": (128,)}},
-      "student": {"name": "zoo.convnet:ConvNet", "kwargs": {"widths": (8, 16), "dense": (32,)}},
+      "teacher": {"name": "zoo.convnet:ConvNet", "kwargs": {"widths": (16, 32), "dense": (64,)}},
+      "student": {"name": "zoo.convnet:ConvNet", "kwargs": {"widths": (4, 8), "dense": (32,)}},
     },
     "stages": stages,
     "run": tuple(stages),
