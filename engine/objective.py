@@ -68,6 +68,11 @@ def counted(batch: Mapping[str, Any], mask: str) -> Array | None:
   return chosen if valid is None else chosen & valid
 
 
+def weight_at(term: Term, step: Array) -> Any:
+  """A term's weight at a step."""
+  return term.weight(step) if callable(term.weight) else term.weight
+
+
 @dataclass(frozen=True)
 class Weighted:
   """The objective of `weighted`.
@@ -87,6 +92,16 @@ class Weighted:
   def teacher(self) -> tuple[str, ...]:
     """Those of the teacher."""
     return self._taps("teacher")
+
+  def parts(self, logs: Mapping[str, Array], step: Array) -> dict[str, Array]:
+    """What each term adds to the loss, weight times value, from the logs of the same step."""
+    return {term.name: weight_at(term, step) * logs[term.name] for term in self.terms}
+
+  def task(self, logs: Mapping[str, Array], step: Array) -> Array:
+    """The part of the loss that is of the terms without a teacher, from the logs of the same step."""
+    parts = self.parts(logs, step)
+    own = [parts[term.name] for term in self.terms if not kd.needs_teacher(term.loss)]
+    return sum(own, jnp.zeros((), jnp.float32).astype(own[0].dtype if own else jnp.float32))
 
   def _taps(self, whose: str) -> tuple[str, ...]:
     losses = [term.loss for term in self.terms if isinstance(term.loss, kd.TapLoss)]
@@ -142,7 +157,7 @@ class Weighted:
       if after is not None:
         states[term.name] = after
       value = batch_mean(per_example, valid, axis_name)
-      weight = term.weight(step) if callable(term.weight) else term.weight
+      weight = weight_at(term, step)
       total = total.astype(value.dtype) + weight * value
       logs[term.name] = value
       logs |= {f"{term.name}/{k}": batch_mean(v, valid, axis_name) for k, v in notes.items()}

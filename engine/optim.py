@@ -12,9 +12,12 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
+import kd
 import sparsity
 from core.errors import UserError, unknown
 from engine.labels import LABELS, labels
+
+OPTIMIZERS = ("sgd", "adam", "adamw", "dot")
 
 
 def schedule(
@@ -63,6 +66,7 @@ def optimizer(
   learning_rate: optax.ScalarOrSchedule,
   *,
   momentum: float = 0.9,
+  delta: float = 0.075,
   nesterov: bool = False,
   b1: float = 0.9,
   b2: float = 0.999,
@@ -72,14 +76,15 @@ def optimizer(
   rates: Mapping[str, float] | None = None,
   overrides: Sequence[tuple[str, str]] = (),
 ) -> optax.GradientTransformationExtraArgs:
-  """SGD with momentum, Adam or AdamW, with decay of kernels only and a learning rate for each label.
+  """SGD with momentum, Adam, AdamW or DOT, with decay of kernels only and a learning rate for each label.
 
   Args:
     name: "sgd" (weight decay joins the gradient, before the momentum), "adam" (none), "adamw" (apart from it:
-      arXiv:1711.05101).
+      arXiv:1711.05101), "dot" (as "sgd", with a momentum of its own for the teacher's gradient: `kd.dot`).
     learning_rate: a number, or a function of the optimizer's step.
-    momentum: of "sgd".
-    nesterov: of "sgd".
+    momentum: of "sgd" and "dot".
+    delta: of "dot", how far its two momenta are from `momentum`.
+    nesterov: of "sgd" and "dot".
     b1: of "adam" and "adamw", decay of the mean gradient.
     b2: the same, of its square.
     eps: the same, added to the root of the square.
@@ -88,8 +93,8 @@ def optimizer(
     rates: factors on the learning rate by label ("scale" and "aux" are the useful ones), 1 where not given.
     overrides: rules that change labels; see `labels`.
   """
-  if name not in ("sgd", "adam", "adamw"):
-    raise unknown("optimizer", name, ("sgd", "adam", "adamw"))
+  if name not in OPTIMIZERS:
+    raise unknown("optimizer", name, OPTIMIZERS)
   if name == "adam" and weight_decay:
     raise UserError("optimizer 'adam' has no weight decay; 'adamw' has")
   rates = dict(rates or {})
@@ -100,15 +105,34 @@ def optimizer(
   def kernels(tree: Any) -> Any:
     return jax.tree.map(lambda label: label == "kernel", labels(tree, overrides))
 
+  def of_the_model(tree: Any) -> Any:  # what a loss trains is reached by that loss alone
+    return jax.tree.map(lambda label: label != "aux", labels(tree, overrides))
+
   decay = [optax.add_decayed_weights(weight_decay, mask=kernels)] if weight_decay else []
   adam = [optax.scale_by_adam(b1=b1, b2=b2, eps=eps)]
   sgd = [optax.trace(momentum, nesterov=nesterov)] if momentum else []
-  parts = {"sgd": [*decay, *sgd], "adam": adam, "adamw": [*adam, *decay]}[name]
+  parts = {"sgd": [*decay, *sgd], "adam": adam, "adamw": [*adam, *decay], "dot": []}[name]
+  if name == "dot":
+    about: Any = {"weight_decay": weight_decay, "mask": kernels, "nesterov": nesterov}
+    parts = [kd.scale_by_dot(momentum, delta, **about, both=of_the_model)]
   clip = [] if clip_norm is None else [optax.clip_by_global_norm(clip_norm)]
   by_label = [_scale_by_label(rates, overrides)] if rates else []
-  return optax.with_extra_args_support(
-    optax.chain(*clip, *parts, *by_label, optax.scale_by_learning_rate(learning_rate))
-  )
+  last = [*by_label, optax.scale_by_learning_rate(learning_rate)]
+  if name == "dot" and clip_norm is not None:
+    return _clip_both(clip_norm, optax.chain(*parts, *last))
+  return optax.with_extra_args_support(optax.chain(*clip, *parts, *last))
+
+
+def _clip_both(largest: float, inner: optax.GradientTransformationExtraArgs) -> optax.GradientTransformationExtraArgs:
+  """Clips the whole gradient's norm, and its part `task` by the same factor."""
+  clip = optax.clip_by_global_norm(largest)
+
+  def update(updates, state, params=None, *, task=None, **extra):
+    norm = optax.tree.norm(updates)
+    task = jax.tree.map(lambda t: jnp.where(norm < largest, t, t / norm.astype(t.dtype) * largest), task)
+    return inner.update(clip.update(updates, optax.EmptyState())[0], state, params, task=task, **extra)
+
+  return optax.GradientTransformationExtraArgs(inner.init, update)
 
 
 def _scale_by_label(rates: Mapping[str, float], overrides: Sequence[tuple[str, str]]) -> optax.GradientTransformation:
@@ -153,7 +177,10 @@ def check_order(opt_state: Any) -> None:
 
 
 class AccumulateState(NamedTuple):
-  """The mean gradient of the micro-batches so far, and the state of what is inside."""
+  """The mean gradient of the micro-batches so far, and the state of what is inside.
+
+  For an optimizer that wants `task=` the first is a pair: the mean of that one, too.
+  """
 
   gradients: Any
   inner: Any
@@ -174,19 +201,24 @@ def accumulated(tx: optax.GradientTransformation, every: int) -> optax.GradientT
     raise UserError(f"accumulate is {every}; expected a number of batches, 1 or more")
 
   def init(params: Any) -> AccumulateState:
-    return AccumulateState(jax.tree.map(jnp.zeros_like, params), tx.init(params))
+    inner = tx.init(params)
+    zeros = jax.tree.map(jnp.zeros_like, (params, params) if kd.wants_task(inner) else params)
+    return AccumulateState(zeros, inner)
 
   def update(updates, state, params=None, **extra):
     micro = extra.pop("micro")
     count = (micro + 1).astype(jnp.float32)
-    mean = jax.tree.map(lambda m, g: m + (g - m) / count.astype(g.dtype), state.gradients, updates)
+    split = kd.wants_task(state.inner)
+    given = (updates, extra.pop("task")) if split else updates
+    mean = jax.tree.map(lambda m, g: m + (g - m) / count.astype(g.dtype), state.gradients, given)
 
     def due(mean, inner):
-      out, inner = tx.update(mean, inner, params, **extra)
+      whole, more = (mean[0], {"task": mean[1]}) if split else (mean, {})
+      out, inner = tx.update(whole, inner, params, **extra, **more)
       return out, AccumulateState(jax.tree.map(jnp.zeros_like, mean), inner)
 
     def wait(mean, inner):
-      return jax.tree.map(jnp.zeros_like, mean), AccumulateState(mean, inner)
+      return jax.tree.map(jnp.zeros_like, mean[0] if split else mean), AccumulateState(mean, inner)
 
     return jax.lax.cond(micro == every - 1, due, wait, mean, state.inner)
 

@@ -14,7 +14,7 @@ from core.errors import UserError
 from engine import optim
 from engine.average import average
 from engine.forward import Forward
-from engine.objective import Objective, batch_mean, counted
+from engine.objective import Objective, Weighted, batch_mean, counted
 from engine.state import TrainState
 from engine.statistics import refuse_local_statistics
 
@@ -39,7 +39,8 @@ def make_train_step(
   Args:
     forward: the student; see `engine.forward`.
     objective: see `engine.objective`.
-    tx: the optimizer over {"params", "qparams", "aux"}. A transformation that prunes is its outermost part.
+    tx: the optimizer over {"params", "qparams", "aux"}. A transformation that prunes is its outermost part. One that
+      wants it (`kd.dot`) also gets `task`, the gradient of the terms without a teacher, for another backward pass.
     teacher: `teacher(teacher_variables, image) -> logits`. Without one, `batch["teacher_logits"]` is used where it is
       there.
     itself: the teacher is the student with the averages of its own weights, `ema`, in evaluation mode.
@@ -58,33 +59,10 @@ def make_train_step(
   def step(state, batch, teacher_variables=None, *, axis_name=None, seed=seed):
     optim.check_order(state.opt_state)
     key = keys.step_key(seed, state.step, "step")
-    if itself:
-      now = state.averaged
-      taught = teacher_outputs(
-        lambda args, x: forward(*args, x, train=False, key=key, axis_name=axis_name)[0],
-        (now.variables, now.qparams, now.quant_state),
-        batch,
-      )
-    else:
-      taught = teacher_outputs(teacher, teacher_variables, batch)
-
-    def loss_of(trained):
-      variables = {"params": trained["params"], **state.model_state}
-      student, model_state, quant_state = run(variables, trained["qparams"], state.quant_state, batch["image"])
-      student = student if isinstance(student, kd.Outputs) else kd.Outputs(student)
-      about = {"aux": trained["aux"], "aux_state": state.aux_state}
-      about |= {"step": state.step // accumulate, "key": key, "axis_name": axis_name}
-      loss, aux_state, logs = objective(student, taught, batch, **about)
-      return loss, (
-        model_state,
-        quant_state,
-        aux_state,
-        {"loss": loss, **accuracy(student.logits, batch, axis_name), **logs},
-      )
-
-    def run(*args):
-      return forward(*args, train=True, key=_device_key(key, axis_name), axis_name=axis_name)
-
+    of_itself = own_averages(forward, state, key, axis_name) if itself else None
+    taught = teacher_outputs(of_itself or teacher, () if itself else teacher_variables, batch)
+    run = in_training(forward, key, axis_name)
+    loss_of = minimised(run, objective, state, taught, batch, accumulate=accumulate, key=key, axis_name=axis_name)
     if axis_name is not None and not per_device_statistics:
       refuse_local_statistics(run, state.variables, state.qparams, state.quant_state, batch["image"])
     shared = _vary(state.trained, axis_name)
@@ -94,7 +72,10 @@ def make_train_step(
       model_state = axis.pmean(model_state, axis_name)
 
     count = {"step": state.step // accumulate, "micro": state.step % accumulate}
-    updates, opt_state = tx.update(grads, state.opt_state, state.trained, **count)
+    task = {}
+    if kd.wants_task(state.opt_state):
+      task = {"task": axis.pmean(jax.grad(task_of(loss_of, objective, count["step"]))(shared), axis_name)}
+    updates, opt_state = tx.update(grads, state.opt_state, state.trained, **count, **task)
     trained: Any = optax.apply_updates(state.trained, updates)
     averages = average(state.ema, {**trained, "model_state": model_state}, ema, accumulate, **count)
     kept = {"model_state": model_state, "quant_state": quant_state, "aux_state": aux_state}
@@ -102,6 +83,74 @@ def make_train_step(
     return state, {**metrics, "grad_norm": optax.tree.norm(grads)}
 
   return step
+
+
+def in_training(forward: Forward, key: Array, axis_name: str | None) -> Callable[..., tuple[Any, Any, Any]]:
+  """`run(variables, qparams, quant_state, x)`: the student as the step runs it, with the step's randomness."""
+
+  def run(*args):
+    return forward(*args, train=True, key=_device_key(key, axis_name), axis_name=axis_name)
+
+  return run
+
+
+def minimised(
+  run: Callable[..., tuple[Any, Any, Any]],
+  objective: Objective,
+  state: TrainState,
+  taught: kd.Outputs | None,
+  batch: Mapping[str, Any],
+  *,
+  accumulate: int,
+  key: Array,
+  axis_name: str | None,
+) -> Callable[[Any], tuple[Array, tuple[Any, Any, Any, Metrics]]]:
+  """`loss_of(trained) -> (loss, (model_state, quant_state, aux_state, metrics))` of a batch.
+
+  Args:
+    run: of `in_training`.
+    objective: as of `make_train_step`.
+    state: everything that is not trained is taken from it.
+    taught: what the teacher says of the batch.
+    batch: see `make_train_step`.
+    accumulate: micro-batches an update.
+    key: of the step.
+    axis_name: the device axis, or None.
+  """
+
+  def loss_of(trained):
+    variables = {"params": trained["params"], **state.model_state}
+    student, model_state, quant_state = run(variables, trained["qparams"], state.quant_state, batch["image"])
+    student = student if isinstance(student, kd.Outputs) else kd.Outputs(student)
+    about = {"aux": trained["aux"], "aux_state": state.aux_state}
+    about |= {"step": state.step // accumulate, "key": key, "axis_name": axis_name}
+    loss, aux_state, logs = objective(student, taught, batch, **about)
+    return loss, (
+      model_state,
+      quant_state,
+      aux_state,
+      {"loss": loss, **accuracy(student.logits, batch, axis_name), **logs},
+    )
+
+  return loss_of
+
+
+def task_of(loss_of: Callable[..., Any], objective: Objective, step: Array) -> Callable[[Any], Array]:
+  """The part of a loss that is of the terms without a teacher; the forward passes of both are compiled as one."""
+  if not isinstance(objective, Weighted):
+    raise UserError("the optimizer wants the task's gradient: expected an objective of terms, as engine.weighted gives")
+  return lambda trained: objective.task(loss_of(trained)[1][3], step)
+
+
+def own_averages(forward: Forward, state: TrainState, key: Array, axis_name: str | None) -> Callable[[Any, Array], Any]:
+  """The student with the averages of its own weights, in evaluation mode, as a teacher; it needs no variables."""
+  now = state.averaged
+
+  def teacher(_, x):
+    args = now.variables, now.qparams, now.quant_state
+    return forward(*args, x, train=False, key=key, axis_name=axis_name)[0]
+
+  return teacher
 
 
 def teacher_outputs(teacher: Callable | None, variables: Any, batch: Mapping[str, Any]) -> kd.Outputs | None:

@@ -43,6 +43,7 @@ from kd.taps import About, TapLoss, on_pairs
 from kd.tf_kd import tf_kd
 from kd.topk import topk
 from kd.total_variation import total_variation
+from kd.trainers import dot, scale_by_dot, wants_task
 from kd.vid import vid
 from kd.wsld import wsld
 
@@ -60,6 +61,7 @@ __all__ = [
   "cwd",
   "dist",
   "dkd",
+  "dot",
   "fitnet",
   "fsp",
   "ft",
@@ -85,6 +87,7 @@ __all__ = [
   "reverse_kl",
   "review",
   "rkd",
+  "scale_by_dot",
   "schedules",
   "simkd",
   "simkd_logits",
@@ -96,5 +99,6 @@ __all__ = [
   "topk",
   "total_variation",
   "vid",
+  "wants_task",
   "wsld",
 ]

@@ -138,6 +138,7 @@ def _optimizer(given: Any, updates: int) -> optax.GradientTransformationExtraArg
     given.name,
     rate,
     momentum=given.momentum,
+    delta=given.delta,
     nesterov=given.nesterov,
     weight_decay=given.weight_decay,
     clip_norm=given.clip_norm or None,
@@ -230,6 +231,12 @@ def check(config: Any) -> None:
       )
     if stage.teacher == schema.ITSELF and not stage.optimizer.ema:
       raise UserError(f"config key 'stages.{name}.teacher' is 'itself', which needs 'stages.{name}.optimizer.ema'")
+    taught = [kd.needs_teacher(term.loss) for term in minimised.terms]
+    if stage.optimizer.name == "dot" and (all(taught) or not any(taught)):
+      raise UserError(
+        f"config key 'stages.{name}.optimizer.name' is 'dot', which tells a task's gradient from a teacher's; expected "
+        "an objective with losses of both kinds, such as hard_labels and hinton"
+      )
     if needs_teacher(minimised) and not stage.teacher:
       raise UserError(f"config key 'stages.{name}.teacher' is empty, but its objective compares with a teacher")
 

@@ -14,14 +14,15 @@ import ml_collections
 from core.errors import UserError, unknown
 
 OPTIMIZER = {
-  "name": "adam",  # or "sgd", "adamw"
+  "name": "adam",  # or "sgd", "adamw", "dot"
   "learning_rate": 1e-3,  # the highest
   "schedule": "cosine",  # or "constant", "step"
   "warmup_steps": 0,
   "milestones": (),  # of "step": where the rate is multiplied by `decay`, as shares of the stage
   "decay": 0.1,
-  "momentum": 0.9,  # of "sgd"
-  "nesterov": False,  # of "sgd"
+  "momentum": 0.9,  # of "sgd" and "dot"
+  "delta": 0.075,  # of "dot": how far the momenta of the task and the teacher are from it, below and above
+  "nesterov": False,  # of "sgd" and "dot"
   "weight_decay": 0.0,  # of kernels only
   "clip_norm": 0.0,  # largest norm of the gradient; 0 for no clipping
   "scale_rate": 1.0,  # what the rate is multiplied by for learned quantization scales

@@ -10,6 +10,7 @@ it; clipping, weight decay and partitions go inside. Only wrappers that pass its
 (MultiSteps, apply_if_finite) may enclose it; `sparsity.check` tests that.
 
 To the inner optimizer a pruned entry is a parameter that is zero, with zero gradient and zero slots (see slots.py).
+Further arguments are passed on as they are, but for `task=`, which is a gradient too.
 What it then writes into the slots is zero as well, but for optimizers that add something (noise, an epsilon).
 
 `step` counts optimizer updates so far, never micro-batches: MultiSteps calls what it wraps on every micro-step and
@@ -97,6 +98,8 @@ def _masked_update(
 
   # Before the inner update: after it, the old slots would have to be copied, for 3 % of an MLP's step.
   slots = map_slots(lambda i, slot: keep(flat[i], slot), params, slots)
+  if extra.get("task") is not None:  # a part of the gradients, for an optimizer that tells it from the rest
+    extra = {**extra, "task": masked(extra["task"])}
   updates, slots = inner.update(masked(gradients), slots, masked(params), **extra)
   return treedef.unflatten(map(final, flat, treedef.flatten_up_to(updates), leaves)), slots
 
