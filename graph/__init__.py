@@ -4,6 +4,7 @@ from graph.cut import keep_channels
 from graph.edit import edit
 from graph.fold import fold_batch_norms
 from graph.ops import Op, Operand
+from graph.parts import Made, axis_parts
 from graph.rewriting import rewrite
 from graph.shapes import shapes
 from graph.taps import taps
@@ -11,8 +12,10 @@ from graph.view import Graph, trace, training_only
 
 __all__ = [
   "Graph",
+  "Made",
   "Op",
   "Operand",
+  "axis_parts",
   "edit",
   "fold_batch_norms",
   "keep_channels",

@@ -23,11 +23,17 @@ _TYPES = "convert_element_type bitcast_convert_type reduce_precision stop_gradie
 ELEMENTWISE = frozenset(" ".join((_ARITHMETIC, _FUNCTIONS, _LOGIC, _TYPES)).split(" "))
 _PAIRWISE = frozenset(("optimization_barrier", "psum", "psum_invariant", "pmax", "pmin", "ppermute"))
 _SOURCES = frozenset(("iota", "random_bits", "random_seed", "random_wrap", "random_unwrap", "random_fold_in"))
-_REDUCTIONS = frozenset(f"reduce_{kind}" for kind in ("sum", "max", "min", "prod", "and", "or")) | {"argmax", "argmin"}
+ORDERLESS = frozenset(f"reduce_{kind}" for kind in ("sum", "max", "min", "prod", "and", "or"))
+_REDUCTIONS = ORDERLESS | {"argmax", "argmin"}
 
 
 class Axes:
-  """Sets of axes that go together (union-find), and why some cannot be followed."""
+  """Sets of axes that go together (union-find), and why some cannot be followed.
+
+  Attributes:
+    blocked: the first equation that a set cannot be followed through.
+    reasons: all of them.
+  """
 
   def __init__(self, program: Program):
     self.program = program
@@ -36,8 +42,10 @@ class Axes:
     for node in program.nodes:
       self._node(node)
     self.blocked: dict[Axis, str] = {}
+    self.reasons: dict[Axis, set[str]] = {}
     for axis, reason in self._blocks:
       self.blocked.setdefault(self.find(axis), reason)
+      self.reasons.setdefault(self.find(axis), set()).add(reason)
 
   def find(self, axis: Axis) -> Axis:
     """The representative of an axis's set."""
@@ -151,10 +159,13 @@ def _squeeze(axes: Axes, node: Node) -> None:
     axes.link(node.inputs[0], axis, node.outputs[0], place)
 
 
-def _reshape(axes: Axes, node: Node) -> None:
-  """Runs of axes with equal products; a run of one axis on each side, ones aside, is that axis."""
-  source, result = node.inputs[0], node.outputs[0]
-  a, b = ([(i, n) for i, n in enumerate(axes.shape(ref)) if n != 1] for ref in (source, result))
+Run = list[tuple[int, int]]  # (axis, size) of neighbours
+
+
+def runs(source: tuple[int, ...], result: tuple[int, ...]) -> list[tuple[Run, Run]]:
+  """The shortest runs of axes, ones aside, that a reshape turns into each other."""
+  a, b = ([(i, n) for i, n in enumerate(shape) if n != 1] for shape in (source, result))
+  found = []
   while a and b:
     left, right = [a.pop(0)], [b.pop(0)]
     p, q = left[0][1], right[0][1]
@@ -165,6 +176,14 @@ def _reshape(axes: Axes, node: Node) -> None:
       else:
         right.append(b.pop(0))
         q *= right[-1][1]
+    found.append((left, right))
+  return found
+
+
+def _reshape(axes: Axes, node: Node) -> None:
+  """Runs of axes with equal products; a run of one axis on each side, ones aside, is that axis."""
+  source, result = node.inputs[0], node.outputs[0]
+  for left, right in runs(axes.shape(source), axes.shape(result)):
     if len(left) == len(right) == 1:
       axes.link(source, left[0][0], result, right[0][0])
       continue
