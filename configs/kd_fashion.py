@@ -7,8 +7,8 @@
 were chosen on the validation split among those of the second command, at the same number of updates. The other losses
 stand beside the labels' cross-entropy with the weights that their papers or the field's benches use (RepDistiller,
 mdistiller); none was tuned here. Losses on activations read the second convolution, or the hidden dense layer where
-they need one vector an example. Left out: `fsp`, which needs a teacher and a student of the same widths, and `simkd`,
-whose student is put together anew.
+they need one vector an example. Left out: `fsp` and `kdsvd`, which need a teacher and a student of the same widths, and
+`simkd`, whose student is put together anew.
 """
 
 from ml_collections import ConfigDict
@@ -56,7 +56,6 @@ METHODS = {
   "ab": (LABELS, 1.0, pair(BEFORE_RELU)),
   "ft": (LABELS, 200.0, pair(MAP)),
   "nst": (LABELS, 50.0, pair(MAP)),
-  "kdsvd": (LABELS, 1.0, {"student": (EARLY, MAP), "teacher": (EARLY, MAP)}),
   "crd": (LABELS, 0.8, {**pair(VECTOR), "examples": 60_000, "negatives": 1024}),
   "ofd": (LABELS, 0.001, pair(BEFORE_RELU)),
   "review": (LABELS, 1.0, {"student": (EARLY, MAP), "teacher": (EARLY, MAP)}),

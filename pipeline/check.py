@@ -12,7 +12,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+import engine
 import graph
+import kd
 import quant
 from core.errors import UserError, unknown
 from engine import parallel, pretrained
@@ -115,25 +117,53 @@ def _teaching(name: str, config: Any, data: Dataset, variables: Any) -> None:
       shapes.append(None)
   if recipes:
     teaching.check(given, recipes, student, objective)
-  _find("student", objective.student, student, variables)
+  mine, its = _outputs("student", objective.student, student, variables), None
   if objective.teacher and not recipes:
     raise UserError(f"its objective reads {objective.teacher[0]!r} of a teacher, and 'teacher' names no other model")
-  if objective.teacher:
-    _find("teacher", objective.teacher, recipes[0], shapes[0])
+  taught_by = None
+  if recipes:
+    taught_by = _variables(recipes[0]) if shapes[0] is None else shapes[0]
+    its = _outputs("teacher", objective.teacher, recipes[0], taught_by)
+    chosen = len(given.teacher_classes) or its.logits.shape[-1]
+    its = its._replace(logits=jax.ShapeDtypeStruct((BATCH, chosen), its.logits.dtype))
+  elif given.teacher:
+    its = mine._replace(taps={})
+  _trace(objective, mine, its, taught_by)
 
 
-def _find(whose: str, taps: Any, recipe: models.Recipe, variables: Any) -> None:
-  """Traces a model and looks the taps up in it; a misspelt one is answered with the nearest names."""
-  if not taps:
-    return
-  parts = models.functions(recipe)
-  example = jax.ShapeDtypeStruct((1, *recipe.image), jnp.float32)
-  if variables is None:
-    variables = jax.eval_shape(lambda x: parts.model.init(jax.random.key(0), x), example)
+BATCH = 4
+
+
+def _variables(recipe: models.Recipe) -> Any:
+  """A model's variables as shapes."""
+  init = models.functions(recipe).model.init
+  return jax.eval_shape(lambda x: init(jax.random.key(0), x), _images(recipe))
+
+
+def _images(recipe: models.Recipe) -> Any:
+  return jax.ShapeDtypeStruct((BATCH, *recipe.image), jnp.float32)
+
+
+def _outputs(whose: str, taps: Any, recipe: models.Recipe, variables: Any) -> Any:
+  """A model's outputs as shapes; a misspelt tap is answered with the nearest names."""
+  fn = models.functions(recipe).fn
   try:
-    jax.eval_shape(graph.taps(parts.fn, taps), variables, example)
+    return kd.Outputs(*jax.eval_shape(graph.taps(fn, taps), variables, _images(recipe)))
   except UserError as error:
     raise UserError(f"the objective's taps of the {whose}: {error}") from error
+
+
+def _trace(objective: engine.Weighted, student: Any, teacher: Any, teacher_variables: Any) -> None:
+  """Traces what a stage minimises on shapes: a loss that cannot compare these two networks says so now."""
+  batch = {key: jnp.zeros((BATCH,), jnp.int32) for key in ("label", "id")}
+
+  def run(student: Any, teacher: Any, variables: Any) -> Any:
+    key = jax.random.key(0)
+    aux, aux_state = objective.init(key, student, teacher, variables)
+    about = {"step": jnp.zeros((), jnp.int32), "aux": aux, "aux_state": aux_state, "key": key, "axis_name": None}
+    return objective(student, teacher, batch, **about)[0]
+
+  jax.eval_shape(run, student, teacher, teacher_variables)
 
 
 def _first_line(error: Exception) -> str:

@@ -61,7 +61,7 @@ SPARSE = {"name": "magnitude", "density": 0.4}
 MISTAKES = {
   "loss": (
     stage("distilled", objective={"hintn": {"weight": 1.0}}),
-    "unknown method of kd 'hintn'; did you mean 'hinton'?",
+    "unknown method of kd 'hintn'; did you mean 'hinton'",
   ),
   "sparse method": (
     stage("pruned", sparsity={"name": "magnitud", "density": 0.4}),

@@ -219,3 +219,12 @@ def test_seeds_share_a_teachers_logits(tmp_path, capsys):
     train_seeds(config, tmp_path / str(fixed))
     assert len(list((tmp_path / str(fixed) / "teacher_logits").iterdir())) == stores
     assert capsys.readouterr().err.count("teacher cache: 128 examples x 2 views x 4 classes as float32") == stores
+
+
+def test_a_loss_that_cannot_compare_the_two_says_so_before_anything_is_trained(tmp_path):
+  with pytest.raises(UserError, match="stage 'distilled': kdsvd: 1 tap of each network; expected 2 or more|kdsvd: "):
+    run_of(tmp_path, stages__distilled__objective={"kdsvd": {**HIDDEN, "vectors": 1}})
+  wrong = {"srrl": {**HIDDEN, "classifier": "Dense_9"}}
+  with pytest.raises(UserError, match="stage 'distilled': unknown classifier of the loss 'srrl' 'Dense_9'"):
+    run_of(tmp_path, stages__distilled__objective=wrong)
+  assert not (tmp_path / "models").exists()
