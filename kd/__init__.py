@@ -7,7 +7,7 @@ per_example, _, _ = loss(student_logits, teacher_logits)
 from kd import schedules
 from kd.ab import ab
 from kd.at import at
-from kd.base import Loss, Outputs, cross_entropy, kl, lift, log_softmax, needs_teacher
+from kd.base import Loss, Outputs, cross_entropy, kl, lift, log_softmax, needs_teacher, relational
 from kd.cc import cc
 from kd.crd import crd
 from kd.ctkd import ctkd
@@ -84,6 +84,7 @@ __all__ = [
   "ofd",
   "on_pairs",
   "pkt",
+  "relational",
   "reverse_kl",
   "review",
   "rkd",

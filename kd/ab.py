@@ -38,4 +38,4 @@ def ab(student: Names, teacher: Names, margin: float = 1.0) -> TapLoss:
   def init(key: Array, s: Array, t: Array) -> Layer:
     return layer_init(key, s.shape[-1], t.shape[-1], normalise=True)
 
-  return on_pairs("ab", crossed, student, teacher, init)
+  return on_pairs("ab", crossed, student, teacher, init, relational=True)

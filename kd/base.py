@@ -71,13 +71,14 @@ def teacher_logits(teacher: Outputs | Array | None, loss: str) -> Array:
   return jax.lax.stop_gradient(logits_of(teacher))
 
 
-def lift(f: Callable[..., Array], name: str = "") -> Loss:
+def lift(f: Callable[..., Array], name: str = "", relational: bool = False) -> Loss:
   """Gives a loss on logits alone the full signature; the teacher receives exactly zero gradient.
 
   Args:
     f: `f(student_logits, teacher_logits) -> (batch,)`, with a third argument `where` if it knows masked classes, and
       with keyword arguments of those that it reads among `batch`, `step`, `axis_name`.
     name: how errors call it.
+    relational: whether an example's number depends on the other examples of its batch.
   """
   name = name or getattr(f, "__name__", "loss")
   parameters = inspect.signature(f).parameters.values()
@@ -100,6 +101,7 @@ def lift(f: Callable[..., Array], name: str = "") -> Loss:
     return per_example, aux_state, {}
 
   loss.__name__ = name
+  loss.relational = relational  # pyrefly: ignore
   return loss
 
 
@@ -135,6 +137,14 @@ def labels_of(batch: Mapping[str, Any], loss: str) -> Array:
 def needs_teacher(loss: Loss) -> bool:
   """Whether a loss compares with a teacher; what does not say so does."""
   return getattr(loss, "needs_teacher", True)
+
+
+def relational(loss: Loss) -> bool:
+  """Whether an example's number depends on the other examples of its batch; what does not say so does not.
+
+  Relations between examples do that, and statistics of the batch: such a loss means another thing on a micro-batch.
+  """
+  return getattr(loss, "relational", False)
 
 
 def widen(logits: Array) -> Array:

@@ -74,7 +74,7 @@ def cc(
     gap = _kernel(mine.mine @ mine.all.T, gamma, order) - _kernel(its.mine @ its.all.T, gamma, order)
     return jnp.sum(jnp.where(mine.valid, gap, 0.0) ** 2, -1) / mine.count
 
-  return on_pairs("cc", congruence, student, teacher, init if width else None)
+  return on_pairs("cc", congruence, student, teacher, init if width else None, relational=True)
 
 
 def _kernel(cosine: Array, gamma: float, order: int) -> Array:

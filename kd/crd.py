@@ -15,6 +15,7 @@ The numbers are logarithms throughout; the authors add 1e-7 to a denominator. Th
   this is an estimate of n 0F1(width / 2; 1 / (4 tau^2)), the mean over the unit sphere, which is used here.
 - The banks start as random unit vectors, where theirs start uniform in a cube of about that size.
 
+An example's number depends on the banks and not on the other examples of its batch, so this loss is not `relational`.
 The banks are the same on all devices: each adds the rows of all. Where an id comes twice in a batch, the last row
 stands. Reduction: a sum over the negatives and the two anchors, one number an example.
 """

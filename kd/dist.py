@@ -49,7 +49,7 @@ def dist(beta: float = 1.0, gamma: float = 1.0, tau: float = 1.0, squared: bool 
     intra = 1 - jnp.sum(jnp.where(present, columns, 0.0)) / classes
     return (tau**2 if squared else 1.0) * (beta * inter + gamma * intra)
 
-  return lift(relation, "dist")
+  return lift(relation, "dist", relational=True)
 
 
 def _correlation(a: Array, b: Array, used: Array, along: int) -> Array:

@@ -34,4 +34,4 @@ def fitnet(student: Names, teacher: Names, normalise: bool = False) -> TapLoss:
   def init(key: Array, s: Array, t: Array) -> Layer:
     return layer_init(key, s.shape[-1], t.shape[-1], normalise=normalise)
 
-  return on_pairs("fitnet", distance, student, teacher, init)
+  return on_pairs("fitnet", distance, student, teacher, init, relational=normalise)

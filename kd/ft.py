@@ -88,7 +88,7 @@ def ft(
       )
     return out, None
 
-  return TapLoss("ft", fn, mine, its, init)
+  return TapLoss("ft", fn, mine, its, init, relational=True)
 
 
 def stack_init(key: Array, sizes: tuple[int, ...], normalise: bool = False) -> list[Layer]:

@@ -59,7 +59,7 @@ def mlkd(
     parts = [level(float(t)) for t in temperatures]
     return sum(parts[1:], parts[0])
 
-  return lift(levels, "mlkd")
+  return lift(levels, "mlkd", relational=True)
 
 
 def _classes(used: Where | bool, like: Logits) -> Array:

@@ -63,7 +63,7 @@ def ofd(student: Names, teacher: Names, batch_norm: Names | None = None) -> TapL
     modules = [module_of("ofd", "batch_norm", variables, path, ("scale", "bias")) for path in norms]
     return aux, {"margin": [negative_mean(module["bias"], module["scale"]) for module in modules]}
 
-  return TapLoss("ofd", fn, mine, its, init)
+  return TapLoss("ofd", fn, mine, its, init, relational=True)
 
 
 def negative_mean(mean: Array, scale: Array) -> Array:

@@ -38,4 +38,4 @@ def pkt(student: Names, teacher: Names) -> TapLoss:
     (log_q, count), (log_p, _) = neighbours(s, about), neighbours(t, about)
     return kl(log_p, log_q) / count
 
-  return on_pairs("pkt", divergence, student, teacher)
+  return on_pairs("pkt", divergence, student, teacher, relational=True)

@@ -60,7 +60,7 @@ def review(student: Names, teacher: Names, width: int | None = None) -> TapLoss:
       out.append(aux if index == len(mine) - 1 else {**aux, "gates": layer_init(keys[2], 2 * inner, 2)})
     return out, None
 
-  return TapLoss("review", fn, mine, its, init)
+  return TapLoss("review", fn, mine, its, init, relational=True)
 
 
 def as_map(x: Array) -> Array:

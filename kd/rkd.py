@@ -52,7 +52,7 @@ def rkd(student: Names, teacher: Names, distance: float = 25.0, angle: float = 5
     lengths = jnp.sum(huber(d_s - d_t), -1) / count
     return distance * lengths + angle * jnp.sum(huber(a_s - a_t), (-1, -2)) / count**2
 
-  return on_pairs("rkd", gap, student, teacher)
+  return on_pairs("rkd", gap, student, teacher, relational=True)
 
 
 def huber(x: Array) -> Array:

@@ -64,7 +64,7 @@ def simkd(student: Names, teacher: Names, factor: int = 2, momentum: float = 0.9
     aux = [layer_init(k, a, b, n, True) for k, a, b, n in zip(keys, sizes[:-1], sizes[1:], sides, strict=True)]
     return aux, [{"mean": jnp.zeros_like(a["offset"]), "variance": jnp.ones_like(a["scale"])} for a in aux]
 
-  return TapLoss("simkd", fn, mine, its, init)
+  return TapLoss("simkd", fn, mine, its, init, relational=True)
 
 
 def project(aux: Sequence[Layer], x: Array, normalise: Sequence[Normalise]) -> Array:

@@ -29,4 +29,4 @@ def sp(student: Names, teacher: Names) -> TapLoss:
     gap = unit(mine.mine @ mine.all.T) - unit(its.mine @ its.all.T)
     return jnp.sum(gap**2, -1) / mine.count
 
-  return on_pairs("sp", similarity, student, teacher)
+  return on_pairs("sp", similarity, student, teacher, relational=True)

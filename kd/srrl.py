@@ -70,4 +70,4 @@ def srrl(
       )
     return layer_init(key, s.taps[mine[0]].shape[-1], features, normalise=True), kept
 
-  return TapLoss("srrl", fn, mine, its, init)
+  return TapLoss("srrl", fn, mine, its, init, relational=True)

@@ -55,6 +55,7 @@ class TapLoss:
     init: `init(key, student, teacher, teacher_variables) -> (aux, aux_state)`, from `Outputs` of shapes
       (`jax.ShapeDtypeStruct`); None for a loss without.
     needs_teacher: whether it cannot do without one.
+    relational: whether an example's number depends on the other examples of its batch; see `kd.relational`.
   """
 
   name: str
@@ -63,6 +64,7 @@ class TapLoss:
   teacher: tuple[str, ...] = ()
   init: Init | None = None
   needs_teacher: bool = True
+  relational: bool = False
 
   def __call__(
     self,
@@ -120,6 +122,8 @@ def on_pairs(
   student: Names,
   teacher: Names,
   init: Callable[[Array, Any, Any], Any] | None = None,
+  *,
+  relational: bool = False,
 ) -> TapLoss:
   """A loss on pairs of activations, summed over the pairs.
 
@@ -129,6 +133,7 @@ def on_pairs(
     student: taps of the student.
     teacher: as many taps of the teacher.
     init: `init(key, student_shape, teacher_shape) -> aux` of one pair; None for a loss that trains nothing.
+    relational: whether an example's number depends on the other examples of its batch.
 
   Raises:
     UserError: the numbers of taps differ, or there are none.
@@ -148,4 +153,4 @@ def on_pairs(
     keys = jax.random.split(key, len(mine))
     return [init(k, s.taps[a], t.taps[b]) for k, a, b in zip(keys, mine, its, strict=True)], None
 
-  return TapLoss(name, fn, mine, its, None if init is None else start)
+  return TapLoss(name, fn, mine, its, None if init is None else start, relational=relational)

@@ -14,8 +14,6 @@ EXCEPTIONS: dict[tuple[str, str, str], str] = {
   ("kd", "hard_labels", "zero_at_the_teacher"): "it is the classification loss, and reads labels only",
   ("kd", "hard_labels", "flat_at_the_teacher"): "it is the classification loss, and reads labels only",
   ("kd", "soft_labels", "zero_at_the_teacher"): "a cross-entropy: its least value is the teacher's entropy",
-  ("kd", "dist", "one_number_an_example"): "its second relation is between the examples of a batch",
-  ("kd", "mlkd", "one_number_an_example"): "its Gram matrices compare the examples of a batch",
   ("kd", "logit_l2", "shift_invariant"): "it regresses the logits themselves (arXiv:1312.6184, equation 1)",
   ("kd", "nkd", "zero_at_the_teacher"): "two cross-entropies: the least value is not 0",
   ("kd", "nkd", "flat_at_the_teacher"): "its first part asks for certainty of the label, whatever the teacher says",

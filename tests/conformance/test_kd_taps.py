@@ -98,6 +98,18 @@ def test_reads_the_teacher(name):
 
 
 @every_loss
+def test_relational_says_whether_other_examples_matter(name):
+  """Other examples change an example's number where the loss is relational, and nowhere else."""
+  loss = make(name)
+  student, teacher = pair()
+  others = outputs(5), outputs(6, TEACHER)
+  changed = [jax.tree.map(lambda a, b: a.at[1:].set(3 * b[1:]), *both) for both in zip((student, teacher), others)]
+  begin = start(loss)
+  same = np.allclose(value(loss, *changed, **begin)[0], value(loss, student, teacher, **begin)[0], rtol=1e-5, atol=0)
+  assert kd.relational(loss) is not same
+
+
+@every_loss
 def test_the_teacher_gets_exactly_no_gradient(name):
   loss = make(name)
   student, teacher = pair()

@@ -46,3 +46,7 @@ def test_mistakes_are_named():
     kd.fitnet("tap", ("tap", "other"))
   with pytest.raises(UserError, match="fitnet: a tap of shape .* of the student cannot be compared with one of"):
     value(kd.fitnet("tap", "tap"), maps(0, (4, 4, 3)), maps(1, (5,)), aux=[{}])
+
+
+def test_is_relational_where_it_normalises():
+  assert kd.relational(kd.fitnet("tap", "tap", normalise=True)) and not kd.relational(kd.fitnet("tap", "tap"))
