@@ -103,6 +103,11 @@ class Weighted:
     own = [parts[term.name] for term in self.terms if not kd.needs_teacher(term.loss)]
     return sum(own, jnp.zeros((), jnp.float32).astype(own[0].dtype if own else jnp.float32))
 
+  @property
+  def relational(self) -> tuple[str, ...]:
+    """The names of its terms in which an example's number depends on the other examples of the batch."""
+    return tuple(term.name for term in self.terms if kd.relational(term.loss))
+
   def _taps(self, whose: str) -> tuple[str, ...]:
     losses = [term.loss for term in self.terms if isinstance(term.loss, kd.TapLoss)]
     return tuple(dict.fromkeys(tap for loss in losses for tap in getattr(loss, whose)))

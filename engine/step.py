@@ -45,7 +45,8 @@ def make_train_step(
       there.
     itself: the teacher is the student with the averages of its own weights, `ema`, in evaluation mode.
     ema: decay of the averages kept in `state.ema`.
-    accumulate: micro-batches an update; `state.step` counts batches, the optimizer's `step` updates.
+    accumulate: micro-batches an update; `state.step` counts batches, the optimizer's `step` updates. A loss that is
+      `kd.relational` would see micro-batches in place of the batch, so it is refused where there are several.
     seed: of dropout and of the losses' randomness.
     per_device_statistics: allow a model whose batch statistics are each device's own; they are averaged after the step.
 
@@ -55,6 +56,11 @@ def make_train_step(
     devices.
   """
   tx = optim.accumulated(tx, accumulate)
+  if accumulate > 1 and isinstance(objective, Weighted) and objective.relational:
+    raise UserError(
+      f"the term {objective.relational[0]!r} compares the examples of a batch, or takes statistics of them, and "
+      f"accumulate is {accumulate}: it would see micro-batches; expected accumulate 1"
+    )
 
   def step(state, batch, teacher_variables=None, *, axis_name=None, seed=seed):
     optim.check_order(state.opt_state)

@@ -229,6 +229,12 @@ def check(config: Any) -> None:
         f"config key 'stages.{name}.precision' is {stage.precision!r}, but a stage with quant.rules simulates its "
         "integers in float32"
       )
+    if stage.optimizer.accumulate > 1 and minimised.relational:
+      raise UserError(
+        f"config key 'stages.{name}.optimizer.accumulate' is {stage.optimizer.accumulate}, but the term "
+        f"{minimised.relational[0]!r} compares the examples of a batch, or takes statistics of them, and would see "
+        "micro-batches; expected 1"
+      )
     if stage.teacher == schema.ITSELF and not stage.optimizer.ema:
       raise UserError(f"config key 'stages.{name}.teacher' is 'itself', which needs 'stages.{name}.optimizer.ema'")
     taught = [kd.needs_teacher(term.loss) for term in minimised.terms]

@@ -136,6 +136,14 @@ def test_accumulation_equals_the_large_batch():
   assert nets.largest_gap(s.ema, t.ema) < 1e-5
 
 
+def test_a_loss_between_examples_is_refused_where_it_would_see_micro_batches():
+  objective = weighted([Term("hard", kd.hard_labels()), Term("between", kd.dist())])
+  assert objective.relational == ("between",)
+  make_train_step(nets.student, objective, optim.optimizer("sgd", 0.1), teacher=nets.teacher)
+  with pytest.raises(UserError, match="the term 'between' compares .* accumulate is 2: .*; expected accumulate 1"):
+    make_train_step(nets.student, objective, optim.optimizer("sgd", 0.1), teacher=nets.teacher, accumulate=2)
+
+
 def test_the_optimizer_counts_updates_not_batches():
   seen = []
 

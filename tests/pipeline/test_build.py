@@ -108,3 +108,11 @@ def test_ends_may_be_left_to_the_rules():
   policy = build.policy("int8", jobs.experiment(stages__int8__quant=quant).stages.int8)
   assert policy is not None and policy.ends is None
   assert build.policy("alone", jobs.experiment().stages.alone) is None
+
+
+def test_a_loss_between_examples_is_refused_where_it_would_see_micro_batches():
+  objective = {"hard_labels": {}, "relations": {"loss": "dist"}}
+  stage = {"stages__distilled__objective": objective, "stages__distilled__teacher": "teacher"}
+  build.check(jobs.experiment(**stage))
+  with pytest.raises(UserError, match="'stages.distilled.optimizer.accumulate' is 4, .* 'relations' .*; expected 1"):
+    build.check(jobs.experiment(**stage, stages__distilled__optimizer={"accumulate": 4}))
