@@ -109,7 +109,8 @@ def counterparts(
       in order. Paths are those within a collection, so one pair moves parameters and statistics.
 
   Raises:
-    UserError: a pair that matches nothing, or a leaf that has no counterpart.
+    UserError: a pair that matches nothing, a leaf that has no counterpart, or, where neither `pick` nor `pairs` say
+      what is left out, a leaf of the teacher's that is nobody's.
   """
   moved: dict[str, str | None] = {}
   if pick is not None:
@@ -131,6 +132,11 @@ def counterparts(
     if other is None or (collection, other) not in there:
       raise _missing(_name(collection, path), other and _name(collection, other), there)
     out[_name(collection, path)] = _name(collection, other)
+  if pick is None and not pairs and (left := sorted(_name(*key) for key in there if _name(*key) not in out.values())):
+    raise UserError(
+      f"no leaf of the student is cut out of its teacher's {left[0]!r}; expected a student with the same leaves, or "
+      "'cut.way' as 'layers', or 'cut.map'"
+    )
   if idle := [pair[0] for index, pair in enumerate(pairs) if index not in used]:
     paths = {"/".join(path.split("/")[:depth]) for _, path in _leaves(student) for depth in range(1, 9)}
     near = nearest(idle[0].strip("*/"), sorted(paths))

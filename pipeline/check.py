@@ -19,7 +19,7 @@ import quant
 from core.errors import UserError, unknown
 from engine import parallel, pretrained
 from engine.data import Dataset, batches
-from pipeline import build, schema, teaching
+from pipeline import build, cutting, schema, teaching
 from pipeline import trained as models
 from pipeline.stage import begin_recipe
 
@@ -31,7 +31,8 @@ def check(config: Any, data: Dataset) -> None:
 
   Raises:
     UserError: a model that cannot be called with the data's images or has other outputs than its classes, weights that
-      are not the model's, a rule that matches nothing, a batch that does not fit the data or the devices.
+      are not the model's, a rule that matches nothing, a batch that does not fit the data or the devices, a student
+      that cannot be cut out of its teacher.
   """
   if config.parallel not in parallel.MODES:
     raise unknown("parallel mode in 'parallel'", config.parallel, parallel.MODES)
@@ -40,6 +41,10 @@ def check(config: Any, data: Dataset) -> None:
   }
   for name in config.run:
     stage(name, config, data, variables[config.stages[name].model])
+    if config.stages[name].cut["from"]:
+      pair = config.stages[name].model, config.stages[config.stages[name].cut["from"]].model
+      recipes = tuple(begin_recipe(one, config, data.train) for one in pair)
+      cutting.check(name, config, recipes, *(variables[one] for one in pair))
 
 
 def model(name: str, config: Any, data: Dataset) -> Any:

@@ -33,6 +33,12 @@ OPTIMIZER = {
 STAGE = {
   "model": "student",  # a key of `models`
   "start": "",  # the stage whose parameters this one starts from; "" starts afresh
+  "cut": {
+    "from": "",  # the stage whose model this one's, a smaller one of the same family, is cut out of, instead of `start`
+    "way": "width",  # the leading channels; or "layers": whole blocks
+    "keep": "alternate",  # which blocks: or "first", "effect" (those without which the validation loss rises most)
+    "map": (),  # ((student's path, teacher's path), ...) of leaves, "*" for anything, where names are not enough
+  },
   "teacher": "",  # the stage that this one learns from, or a .safetensors file of one; several, "a, b", are an
   # ensemble; "itself": the average of its own weights, which needs optimizer.ema
   "ensemble": "probabilities",  # what several teachers are a mean of; or "logits"
@@ -173,17 +179,21 @@ def _check_stage(name: str, config: Any, done: list[str]) -> None:
   _at_least(stage, STAGE_LEAST, f"stages.{name}.")
   if stage.model not in config.models:
     raise unknown(f"model in 'stages.{name}.model'", stage.model, config.models)
-  for key, given in (("start", [stage.start] if stage.start else []), ("teacher", teacher_stages(stage))):
-    for other in given:
+  given = {"start": [stage.start], "cut.from": [stage.cut["from"]], "teacher": teacher_stages(stage)}
+  for key, others in given.items():
+    for other in filter(None, others):
       if other not in done:
         expected = f"one that runs before it: {', '.join(done)}" if done else "none, as it is the first"
         raise UserError(f"config key 'stages.{name}.{key}' names stage {other!r}; expected {expected}")
   for key, choices in CHOICES.items():
-    if stage[key] not in choices:
-      raise unknown(f"choice in 'stages.{name}.{key}'", stage[key], choices)
+    value = functools.reduce(lambda owner, part: owner[part], key.split("."), stage)
+    if value not in choices:
+      raise unknown(f"choice in 'stages.{name}.{key}'", value, choices)
+  if stage.cut["from"] and (stage.start or config.models[stage.model].weights):
+    raise UserError(f"stage {name!r} has 'cut.from' and 'start' or weights of its model; expected one of them")
   if stage.start and config.stages[stage.start].model != stage.model:
     raise UserError(f"stage {name!r} trains {stage.model!r} but starts from {stage.start!r}, which holds another model")
-  alone = [other for other in (stage.start, *teacher_stages(stage)) if other and other not in config.shared]
+  alone = [other for other in needs(stage) if other not in config.shared]
   if name in config.shared and alone:
     raise UserError(f"stage {name!r} is in 'shared' and needs stage {alone[0]!r}, which is not; expected both")
 
@@ -192,6 +202,8 @@ ITSELF = "itself"
 FILE = ".safetensors"
 CHOICES = {
   "cache_form": ("float32", "float16", "int8"),
+  "cut.keep": ("alternate", "first", "effect"),
+  "cut.way": ("width", "layers"),
   "ensemble": ("probabilities", "logits"),
   "teacher_mode": ("eval", "train"),
 }
@@ -205,6 +217,11 @@ def teachers(stage: Any) -> list[str]:
 def teacher_stages(stage: Any) -> list[str]:
   """The stages among them."""
   return [name for name in teachers(stage) if name != ITSELF and not name.endswith(FILE)]
+
+
+def needs(stage: Any) -> list[str]:
+  """The stages that a stage begins with or learns from."""
+  return [name for name in (stage.start, stage.cut["from"], *teacher_stages(stage)) if name]
 
 
 def _at_least(group: Any, least: Mapping[str, int], where: str) -> None:

@@ -18,7 +18,7 @@ from engine import checkpoint, forward, metrics, progress, seeds
 from engine import data as rooms
 from engine.data import Dataset, Input, batches
 from engine.state import TrainState
-from pipeline import build, schema, teaching
+from pipeline import build, cutting, schema, teaching
 from pipeline import trained as models
 from pipeline.trained import Functions, Recipe, Trained
 
@@ -170,7 +170,7 @@ def _outputs(shapes: Any) -> Any:
 
 
 def begin(stage: Any, context: Context, done: Mapping[str, Trained]) -> Trained:
-  """The model before the first step: an earlier stage's, or a fresh one with pretrained weights if it has some."""
+  """The model before the first step: an earlier stage's, one cut out of it, or a fresh one, perhaps pretrained."""
   if stage.start:
     earlier = done[stage.start]
     return Trained(earlier.recipe._replace(rules=()), earlier.variables, {}, {})
@@ -181,6 +181,10 @@ def begin(stage: Any, context: Context, done: Mapping[str, Trained]) -> Trained:
     from engine import pretrained
 
     variables = pretrained.load(entry.weights, variables, entry.key_map)
+  if stage.cut["from"]:
+    teacher = done[stage.cut["from"]]
+    pick = cutting.picker(stage.cut, teacher, context.data.validation)
+    variables = cutting.cut(stage.cut, recipe, variables, teacher, pick)
   return Trained(recipe, variables, {}, {})
 
 
@@ -336,8 +340,8 @@ def run_with_needs(name: str, context: Context, done: dict[str, Trained]) -> Tra
   if name not in context.config.run:
     raise unknown("stage", name, context.config.run)
   stage = context.config.stages[name]
-  for need in (stage.start, *schema.teacher_stages(stage)):
-    if need and need not in done:
+  for need in schema.needs(stage):
+    if need not in done:
       run_with_needs(need, context, done)
   done[name] = run_stage(name, context, done)
   return done[name]

@@ -155,6 +155,8 @@ def test_what_cannot_be_cut_is_refused_by_name():
     UserError, match="'Dense_3/bias' has no counterpart among its teacher's leaves; near it: .*Dense_"
   ):
     narrow(build(mlp, widths=(6, 5, 5)), teacher)
+  with pytest.raises(UserError, match="no leaf of the student is cut out of its teacher's 'Dense_2/bias'; expected"):
+    narrow(build(mlp, widths=(6,)), teacher)  # its head would be cut out of a hidden layer
   name = f"{__name__}:two_branches"
   with pytest.raises(UserError, match="'a' of shape .* axis 1 cannot be followed through 'concatenate'"):
     narrow(build(name, widths=(2, 6)), build(name))
@@ -163,7 +165,7 @@ def test_what_cannot_be_cut_is_refused_by_name():
     narrow(build("zoo.convnet:ConvNet", **net, pool=1), build("zoo.convnet:ConvNet", **net))
   shapes = (build(mlp, widths=(6, 5))[1], build(mlp, widths=(4, 5))[1])
   with pytest.raises(UserError, match="'Dense_0/bias' of shape .* cannot be copied .*; expected the same shape"):
-    cutting.fill(shapes[1], shapes[0], cutting.counterparts(shapes[1], shapes[0]))
+    cutting.fill(shapes[1], shapes[0], cutting.counterparts(shapes[1], shapes[0], cutting.first))
 
 
 DEEP, SHALLOW = ({"blocks": (3, 2), "widths": (4, 6)}, {"blocks": (1, 1), "widths": (4, 6)})
