@@ -14,6 +14,7 @@ from engine.parallel import parallelize
 from engine.state import TrainState, create
 from engine.statistics import find_local_statistics
 from engine.step import make_train_step
+from engine.term_norms import term_norm, term_norms
 
 __all__ = [
   "Hook",
@@ -33,5 +34,7 @@ __all__ = [
   "optimizer",
   "parallelize",
   "schedule",
+  "term_norm",
+  "term_norms",
   "weighted",
 ]

@@ -71,7 +71,7 @@ def make_train_step(
     loss_of = minimised(run, objective, state, taught, batch, accumulate=accumulate, key=key, axis_name=axis_name)
     if axis_name is not None and not per_device_statistics:
       refuse_local_statistics(run, state.variables, state.qparams, state.quant_state, batch["image"])
-    shared = _vary(state.trained, axis_name)
+    shared = vary(state.trained, axis_name)
     grads, (model_state, quant_state, aux_state, metrics) = jax.grad(loss_of, has_aux=True)(shared)
     grads, metrics = axis.pmean((grads, metrics), axis_name)
     if per_device_statistics:
@@ -185,7 +185,7 @@ def accuracy(logits: Array, batch: Mapping[str, Any], axis_name: str | None) -> 
   return {"accuracy": batch_mean(right.astype(jnp.float32), counted(batch, "labelled"), axis_name)}
 
 
-def _vary(tree: Any, axis_name: str | None) -> Any:
+def vary(tree: Any, axis_name: str | None) -> Any:
   """Marks values as each device's own, so that the gradient is local and the mean over devices is written once, by us.
 
   Without it replication checking sums gradients itself, and a custom gradient rule that mixes parameters with data
