@@ -1,0 +1,111 @@
+"""Deep mutual learning: students of one architecture that are each other's teachers, as an axis of the step.
+
+Zhang, Xiang, Hospedales, Lu: "Deep Mutual Learning", CVPR 2018, arXiv:1706.00384. Each peer minimises its losses
+without a teacher, and those with one against the mean probabilities of the other peers, which are constants. With
+`kd.hinton` at temperature 1 that is KL(other || own) for two peers, as in the paper. For more, the paper takes the mean
+of the divergences from each, and tries the divergence from their mean, which is what we do: the gradients are the same,
+the values are not. All peers move at once, by what they said before the step; in the paper's algorithm they take turns.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+import kd
+from core.errors import UserError
+from engine.objective import Weighted
+from engine.state import TrainState
+from engine.step import Step
+
+PEERS = "peers"
+# Far from the seeds that people give to runs, so that a peer is not another run's; peer 0 has the run's own.
+APART = 1_000_003
+
+
+class Mutual(Weighted):
+  """An objective of one peer, to be called under `together`; the teacher that it is given has to be None."""
+
+  def __call__(self, student, teacher, batch, **about):
+    if teacher is not None:
+      raise UserError("peers teach each other: expected no teacher beside them, and no 'teacher_logits' in the batch")
+    return super().__call__(student, kd.Outputs(others(student.logits, batch.get("class_where"))), batch, **about)
+
+
+def others(logits: Array, where: Array | None = None) -> Array:
+  """(batch, classes) logarithms of the mean probabilities of all peers but this one, as constants.
+
+  Args:
+    logits: (batch, classes) of this peer, under a mapped axis `PEERS`.
+    where: the classes that count.
+  """
+  jax.lax.axis_size(PEERS)  # a NameError where nothing is mapped, and a peer would be alone
+  return _of_others(jax.lax.stop_gradient(kd.log_softmax(logits, where)))
+
+
+# A rule for the mapped axis and not a collective over it, which fails under shard_map's check of replication.
+@jax.custom_batching.custom_vmap
+def _of_others(log_p: Array) -> Array:
+  return log_p
+
+
+@_of_others.def_vmap
+def _of_others_mapped(peers: int, mapped: list[bool], log_p: Array) -> tuple[Array, bool]:
+  del mapped
+  own = jnp.eye(peers, dtype=bool)[:, :, None, None]
+  mean = jax.nn.logsumexp(jnp.where(own, -jnp.inf, log_p), axis=1)
+  return mean - jnp.log(jnp.asarray(peers - 1, log_p.dtype)), True
+
+
+def mapped(fn: Callable[..., Any], peers: int) -> Callable[..., Any]:
+  """A function of one peer's state as one of all of them; each result has the peers as leading axis.
+
+  Args:
+    fn: `fn(state, batch, teacher_variables=None, *, axis_name=None, seed=0, **more)`, such as `engine.term_norm` gives.
+    peers: how many, 2 or more.
+
+  Returns:
+    The same function of the states (`engine.seeds.stack`), which see one batch. Peer 0 has the seed that is given, the
+    others seeds of their own.
+  """
+  if peers < 2:
+    raise UserError(f"mutual learning of {peers} peers; expected 2 or more")
+
+  def together(states, batch, teacher_variables=None, *, axis_name=None, seed=0, **more):
+    def one(rest: TrainState, seed: Array) -> Any:
+      state = rest.replace(step=states.step)
+      return fn(state, batch, teacher_variables, axis_name=axis_name, seed=seed, **more)
+
+    seeds = jnp.asarray(seed, jnp.int32) + APART * jnp.arange(peers, dtype=jnp.int32)
+    return jax.vmap(one, axis_name=PEERS)(states.replace(step=None), seeds)
+
+  return together
+
+
+def together(step: Step, peers: int) -> Step:
+  """The step of all peers: `together(states, batch, ...) -> (states, metrics)`, metrics being the peers' means.
+
+  Args:
+    step: of `make_train_step` with the objective `Mutual`.
+    peers: how many.
+  """
+
+  def without_count(*args: Any, **kwargs: Any) -> Any:
+    state, metrics = step(*args, **kwargs)
+    return state.replace(step=None), metrics
+
+  every = mapped(without_count, peers)
+
+  def run(states, batch, teacher_variables=None, *, axis_name=None, seed=0):
+    rests, metrics = every(states, batch, teacher_variables, axis_name=axis_name, seed=seed)
+    return rests.replace(step=states.step + 1), jax.tree.map(lambda m: jnp.mean(m, axis=0), metrics)
+
+  return run
+
+
+def mean(fn: Callable[..., Array], peers: int) -> Callable[..., Array]:
+  """The mean over the peers of a function such as `engine.term_norm` gives."""
+  every = mapped(fn, peers)
+  return lambda *args, **kwargs: jnp.mean(every(*args, **kwargs), axis=0)

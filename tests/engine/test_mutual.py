@@ -1,0 +1,171 @@
+"""Mutual learning against a loop over two models and against numpy, and what a peer is."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import scipy.special
+
+import engine
+import kd
+import sparsity
+from core.errors import UserError
+from engine import mutual, optim, parallel, seeds, state
+from engine.forward import plain
+from engine.objective import Term, weighted
+from engine.step import make_train_step
+from tests.engine import nets
+
+TERMS = (Term("hard", kd.hard_labels(), 0.5), Term("peer", kd.hinton(1.0), 2.0))
+
+
+def start(tx, peers, **kwargs):
+  return seeds.stack([state.create(nets.variables(k), tx, **kwargs) for k in range(peers)])
+
+
+def train(tx, peers, forward=nets.student, mode="jit", steps=3, **kwargs):
+  step = mutual.together(make_train_step(forward, mutual.Mutual(TERMS), tx, **kwargs), peers)
+  run = parallel.parallelize(step, mode)
+  s = start(tx, peers, **{k: kwargs[k] for k in ("ema", "accumulate") if k in kwargs})
+  for i in range(steps):
+    s, metrics = run(s, nets.batch(8, i))
+  return s, metrics
+
+
+@pytest.mark.parametrize("peers", [2, 3])
+def test_it_is_a_loop_over_models_that_get_the_others_logits(peers):
+  """Two or more ordinary states with batch norms, each taught by what the others said in the same training mode."""
+  tx = optim.optimizer("sgd", 0.1, weight_decay=0.01)
+  got, metrics = train(tx, peers, ema=0.9)
+  step = make_train_step(nets.student, weighted(TERMS), tx, ema=0.9)
+  models = [state.create(nets.variables(k), tx, ema=0.9) for k in range(peers)]
+  for i in range(3):
+    batch = nets.batch(8, i)
+    said = [jax.nn.softmax(nets.mlp(m.variables, batch["image"], train=True, key=None)[0]) for m in models]
+    moved = []
+    for k, model in enumerate(models):
+      mean = sum(p for j, p in enumerate(said) if j != k) / (peers - 1)
+      moved.append(step(model, batch | {"teacher_logits": jnp.log(mean)}))
+    models, logs = [m for m, _ in moved], [log for _, log in moved]
+  for k, model in enumerate(models):
+    mine = seeds.pick(got, k)
+    for name in ("params", "model_state", "opt_state", "ema"):
+      assert nets.largest_gap(getattr(mine, name), getattr(model, name)) < 1e-5, name
+  for name in logs[0]:
+    np.testing.assert_allclose(metrics[name], np.mean([log[name] for log in logs]), rtol=1e-4)
+  assert int(got.step) == 3 and nets.largest_gap(seeds.pick(got, 0).params, seeds.pick(got, 1).params) > 0.01
+
+
+def test_two_linear_peers_in_float64():
+  """The paper's equations by numpy: each moves by its labels, and by its distance from what the other said."""
+  rng = np.random.default_rng(0)
+  w = [rng.normal(size=(4, 3)) for _ in range(2)]
+  tx = optax.sgd(0.1)
+  forward = plain(lambda v, x, **_: (x @ v["params"]["kernel"], {}))
+  step = jax.jit(mutual.together(make_train_step(forward, mutual.Mutual(TERMS), tx), 2))
+  s = seeds.stack([state.create({"params": {"kernel": jnp.asarray(one, jnp.float32)}}, tx) for one in w])
+  for i in range(3):
+    batch = nets.batch(8, i)
+    x, onehot = np.asarray(batch["image"], np.float64), np.eye(3)[np.asarray(batch["label"])]
+    p = [scipy.special.softmax(x @ one, -1) for one in w]
+    losses = [
+      -0.5 * np.log((p[k] * onehot).sum(-1)).mean() + 2 * scipy.special.rel_entr(p[1 - k], p[k]).sum(-1).mean()
+      for k in range(2)
+    ]
+    w = [w[k] - 0.1 * x.T @ (0.5 * (p[k] - onehot) + 2 * (p[k] - p[1 - k])) / 8 for k in range(2)]
+    s, metrics = step(s, batch)
+    np.testing.assert_allclose(metrics["loss"], np.mean(losses), rtol=1e-5)
+  np.testing.assert_allclose(s.params["kernel"], w, rtol=1e-5, atol=1e-6)
+
+
+def test_the_mean_of_the_divergences_has_the_gradient_of_that_from_the_mean():
+  logits = jnp.asarray(np.random.default_rng(0).normal(size=(3, 5, 4)), jnp.float32)
+
+  def from_the_mean(logits):
+    return jax.vmap(lambda z: kd.hinton(1.0)(z, mutual.others(z))[0].mean(), axis_name=mutual.PEERS)(logits).sum()
+
+  def mean_of_each(logits):
+    pairs = [kd.hinton(1.0)(logits[k], logits[j])[0].mean() for k in range(3) for j in range(3) if j != k]
+    return sum(pairs) / 2
+
+  np.testing.assert_allclose(jax.grad(from_the_mean)(logits), jax.grad(mean_of_each)(logits), atol=1e-6)
+  assert float(from_the_mean(logits)) < float(mean_of_each(logits))
+
+
+def test_gaps_of_ten_thousand_are_finite_and_classes_may_not_count():
+  far = jnp.zeros((3, 2, 4)).at[:, :, 0].set(jnp.array([1e4, -1e4, 0.0])[:, None])
+  where = jnp.array([True, True, True, False])
+  for mask in (None, where):
+    said = jax.vmap(lambda z, m=mask: mutual.others(z, m), axis_name=mutual.PEERS)(far)
+    assert bool(jnp.isfinite(said).all())
+  alone = jax.vmap(mutual.others, axis_name=mutual.PEERS)(far[:2])
+  np.testing.assert_array_equal(alone, jax.nn.log_softmax(far[:2])[::-1])
+
+
+def test_like_peers_are_a_model_alone():
+  """Peers that start alike say the same, so that the distance between them has no gradient."""
+  tx = optim.optimizer("sgd", 0.1)
+  step = mutual.together(make_train_step(nets.student, mutual.Mutual(TERMS), tx), 2)
+  alone = jax.jit(make_train_step(nets.student, weighted(TERMS[:1]), tx))
+  one = state.create(nets.variables(), tx)
+  s = seeds.stack([one, one])
+  for i in range(3):
+    s, _ = jax.jit(step)(s, nets.batch(8, i))
+    one, _ = alone(one, nets.batch(8, i))
+  assert nets.largest_gap(seeds.pick(s, 1).params, one.params) < 1e-6
+
+
+@pytest.mark.parametrize("mode", ["pmap", "shard_map", "mesh"])
+def test_devices_give_the_same_numbers(mode):
+  tx = optim.optimizer("sgd", 0.1)
+  one, many = (train(tx, 2, mode=way) for way in ("jit", mode))
+  assert nets.largest_gap(one[0].params, many[0].params) < 1e-5
+  np.testing.assert_allclose(many[1]["loss"], one[1]["loss"], rtol=1e-5)
+
+
+def test_each_peer_has_masks_and_randomness_of_its_own():
+  def with_dropout(variables, x, *, train, key):
+    return nets.mlp(variables, jnp.where(jax.random.bernoulli(key, 0.5, x.shape), x, 0.0), train=train, key=key)
+
+  tx = sparsity.magnitude(optim.optimizer("dot", 0.1), density=0.5, schedule=sparsity.one_shot(1))
+  s, _ = train(tx, 2, plain(with_dropout), accumulate=2, steps=6)
+  kernels = s.params["first"]["kernel"]
+  assert [int(np.count_nonzero(kernel)) for kernel in kernels] == [16, 16]
+  assert np.any((kernels[0] == 0) != (kernels[1] == 0))
+  drawn = mutual.mapped(lambda state, batch, _, *, axis_name, seed: jax.random.key_data(jax.random.key(seed)), 2)
+  first, second = drawn(s, None, seed=3)
+  np.testing.assert_array_equal(first, jax.random.key_data(jax.random.key(3)))
+  assert np.any(first != second)
+
+
+def test_seeds_of_peers_train_together():
+  tx = optim.optimizer("sgd", 0.1)
+  step = mutual.together(make_train_step(nets.smooth, mutual.Mutual(TERMS), tx), 2)
+  batches = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(nets.batch(8, i) for i in range(3)))
+  get_batch = lambda data, step, *, seed, part: jax.tree.map(lambda v: v[step], data)
+  both = seeds.stack([start(tx, 2), start(tx, 2)])
+  together, history = seeds.fit(step, both, get_batch, batches, seeds=(0, 1), steps=3)
+  alone, series = engine.fit(step, start(tx, 2), get_batch, batches, steps=3)
+  assert nets.largest_gap(seeds.pick(together, 1).params, alone.params) < 1e-6
+  np.testing.assert_allclose(history["loss"][1], series["loss"], rtol=1e-5)
+
+
+def test_the_norms_of_terms_are_the_peers_mean():
+  tx = optim.optimizer("sgd", 0.1)
+  objective = mutual.Mutual(TERMS[1:])
+  step = mutual.together(make_train_step(nets.student, objective, tx), 2)
+  norm = mutual.mean(engine.term_norm(nets.student, objective), 2)
+  norms = engine.term_norms(norm, objective, lambda data, step, *, seed, part: data)
+  s = start(tx, 2)
+  found = norms(0, s, nets.batch())
+  np.testing.assert_allclose(found["peer/grad_norm"], step(s, nets.batch())[1]["grad_norm"], rtol=1e-6)
+
+
+def test_mistakes_are_named():
+  tx = optim.optimizer("sgd", 0.1)
+  with pytest.raises(UserError, match="mutual learning of 1 peers; expected 2 or more"):
+    mutual.together(make_train_step(nets.student, mutual.Mutual(TERMS), tx), 1)
+  step = mutual.together(make_train_step(nets.student, mutual.Mutual(TERMS), tx, teacher=nets.teacher), 2)
+  with pytest.raises(UserError, match="peers teach each other: expected no teacher"):
+    step(start(tx, 2), nets.batch(), nets.variables())
