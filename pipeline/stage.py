@@ -113,8 +113,8 @@ def _prepare(name: str, context: Context, done: Mapping[str, Trained]) -> _Ready
   taught_by = teaching.sources(stage, done)
   teaching.check(stage, [one.recipe for one in taught_by], trained.recipe, objective)
   if taught_by:
-    same = {other: one for other, one in done.items() if one.recipe.name == trained.recipe.name}
-    same = {other: one for other, one in same.items() if one.recipe.kwargs == trained.recipe.kwargs}
+    own = [other for other in done if not context.config.stages[other].teacher]
+    same = {other: done[other] for other in own if done[other].recipe[:2] == trained.recipe[:2]}
     teaching.warn_of_a_worse_teacher(name, stage, taught_by, same, data.validation)
   taught = teaching.make(stage, taught_by, arrays, spec, objective.teacher, context.shared / "teacher_logits")
   tx = build.transformation(name, stage, steps)

@@ -52,8 +52,10 @@ def students(spec: str, title: str, seeds: int, folder: Path, against: str = "")
   runs = train_seeds(config, folder)
   found: dict[str, list[dict[str, float]]] = {name: [] for name in config.run}
   for run, done in runs:
+    taught = {name for stage in config.run for name in schema.teacher_stages(config.stages[stage])}
+    said = {name: models.predict(done[name], run.data.test.images) for name in taught}
     for name in config.run:
-      found[name].append(judge(name, run.config, done, run.data.validation, run.data.test))
+      found[name].append(judge(name, run.config, done, said, run.data.validation, run.data.test))
   stages = [{"name": name, **{key: [row[key] for row in rows] for key in rows[0]}} for name, rows in found.items()]
   return {
     "title": title,
@@ -68,8 +70,24 @@ def students(spec: str, title: str, seeds: int, folder: Path, against: str = "")
   }
 
 
-def judge(name: str, config: Any, done: Mapping[str, Trained], validation: Split, test: Split) -> dict[str, float]:
-  """A stage's figures on the test split; `COLUMNS` says which there are. Validation accuracy is given as well."""
+def judge(
+  name: str,
+  config: Any,
+  done: Mapping[str, Trained],
+  said: Mapping[str, np.ndarray],
+  validation: Split,
+  test: Split,
+) -> dict[str, float]:
+  """A stage's figures on the test split; `COLUMNS` says which there are. Validation accuracy is given as well.
+
+  Args:
+    name: the stage.
+    config: the experiment.
+    done: what its stages left.
+    said: the teachers' logits of the test split.
+    validation: where biases are matched to the prior.
+    test: what is judged on.
+  """
   stage = config.stages[name]
   logits = models.predict(done[name], test.images)
   held_out = models.predict(done[name], validation.images)
@@ -85,8 +103,8 @@ def judge(name: str, config: Any, done: Mapping[str, Trained], validation: Split
     logits[:, missing] += shift
     row |= {"matched": engine.accuracy(logits, test.labels), "shift": shift}
   teachers = schema.teacher_stages(stage)
-  if teachers and teachers[0] in done:
-    taught = models.predict(done[teachers[0]], test.images)
+  if teachers:
+    taught = said[teachers[0]]
     row |= {
       "agreement": engine.agreement(logits, taught),
       "agreement_5": engine.agreement(logits, taught, 5),

@@ -4,6 +4,8 @@ A model is an import path with keywords, a list of edits of its traced function,
 All of it is saved in one file, so that a compressed model loads for inference without the config that trained it.
 """
 
+import functools
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -105,7 +107,16 @@ def example(recipe: Recipe, batch: int = 1) -> jax.Array:
 
 
 def forward(recipe: Recipe) -> Callable[[Any, jax.Array], jax.Array]:
-  """`((variables, qparams, quant_state), uint8 images) -> logits`, to be jitted: preprocessing, then `logits`."""
+  """`((variables, qparams, quant_state), uint8 images) -> logits`, to be jitted: preprocessing, then `logits`.
+
+  Equal recipes give the same function object, so that models which differ in their numbers only are compiled once.
+  """
+  return _forward(json.dumps(recipe._asdict(), sort_keys=True))
+
+
+@functools.lru_cache(maxsize=32)
+def _forward(text: str) -> Callable[[Any, jax.Array], jax.Array]:
+  recipe = _recipe(json.loads(text))
   parts = functions(recipe)
   spec = Preprocess(**recipe.preprocess)
   return lambda trees, images: logits(parts, trees, normalise(images, spec))
@@ -140,12 +151,16 @@ def load(path: str | Path) -> tuple[Trained, dict[str, Any]]:
   trees, meta = model_file.load_tree(path)
   if "recipe" not in meta:
     raise UserError(f"{str(path)!r} holds arrays but no model; expected a file that a stage has written")
-  given = meta.pop("recipe")
-  fields: dict[str, Any] = {name: value if name == "edits" else _tuples(value) for name, value in given.items()}
-  fields["edits"] = tuple(fields["edits"])
-  recipe = Recipe(**fields)
+  recipe = _recipe(meta.pop("recipe"))
   flat = ({unquote(name): entry for name, entry in trees.get(key, {}).items()} for key in ("qparams", "quant_state"))
   return Trained(recipe, _as_written(recipe, trees["variables"], str(path)), *flat), meta
+
+
+def _recipe(given: Mapping[str, Any]) -> Recipe:
+  """A recipe from JSON data."""
+  fields: dict[str, Any] = {name: value if name == "edits" else _tuples(value) for name, value in given.items()}
+  fields["edits"] = tuple(fields["edits"])
+  return Recipe(**fields)
 
 
 def _as_written(recipe: Recipe, variables: Any, path: str) -> Any:
