@@ -1,4 +1,4 @@
-"""The classification loss itself, cross-entropy with the true class, as a term beside distillation.
+"""The classification loss itself, cross-entropy with the true class, as a term beside distillation. No paper.
 
     loss_i = -log softmax(student_i)[label_i]
 

@@ -1,5 +1,5 @@
 """Distillation of the teacher's most likely classes, with everything else as one: the form for teachers of which only
-the k best logits are kept.
+the k best logits are kept. No paper: it is what such a store still tells exactly.
 
     loss_i = T^2 * [sum over the k classes of p_c (log p_c - log q_c) + p_rest (log p_rest - log q_rest)]
     p = softmax(teacher_i / T),  q = softmax(student_i / T),  p_rest = the sum of p over the other classes

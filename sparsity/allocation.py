@@ -18,7 +18,7 @@ def count(entries: int, density: float) -> int:
 
 
 def uniform(shapes: Shapes, density: float) -> dict[str, float]:
-  """The same density everywhere."""
+  """The same density everywhere. No paper."""
   return dict.fromkeys(shapes, density)
 
 

@@ -1,4 +1,7 @@
-"""Keeps the zeros that parameters have when training starts: for stages that follow pruning (fine-tuning, QAT)."""
+"""Keeps the zeros that parameters have when training starts: for stages that follow pruning (fine-tuning, QAT).
+
+No paper.
+"""
 
 from collections.abc import Sequence
 from typing import Any

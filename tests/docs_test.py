@@ -1,6 +1,7 @@
 """The examples in README.md and docs/ run as they stand.
 
-The python blocks of a page run one after the other in one namespace; a text block after one is what it prints.
+The python blocks of a page run one after the other in one namespace; a text block after one is what it prints. What
+pages link to is there, and the page of methods is the one that the packages give.
 """
 
 import contextlib
@@ -13,6 +14,10 @@ import jax.numpy as jnp
 import optax
 import pytest
 
+import kd
+import sparsity
+from benchmarks import methods_page
+from core.methods import methods
 from zoo import mlp
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -50,3 +55,33 @@ def test_examples_run(page):
     with contextlib.redirect_stdout(printed):
       exec(compile("\n" * line + block[1], str(page), "exec"), names)
     assert block[2] is None or printed.getvalue() == block[2], f"{page.name}, line {line}, prints something else"
+
+
+LINK = re.compile(r"\]\((?!https?://|#)([^)#\s]+)")
+LINKING = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", LINKING, ids=lambda path: path.name)
+def test_links_lead_somewhere(page):
+  links = LINK.findall(page.read_text("utf-8"))
+  assert [link for link in links if not (page.parent / link).exists()] == []
+  assert links or page.name not in ("README.md", "methods.md")
+
+
+def test_the_page_of_methods_is_generated():
+  assert methods_page.page() == methods_page.PAGE.read_text("utf-8"), "run python -m benchmarks.methods_page"
+
+
+METHODS = [method for family in methods_page.families() for method in family.methods]
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.key)
+def test_a_method_says_what_it_is_and_where_it_comes_from(method):
+  assert methods_page.source(method), f"{method.file}: name the paper in the docstring, or write 'No paper'"
+  assert methods_page.sentence(method)
+  assert methods_page.test_of(method) is not None, f"{method.key} has no test"
+
+
+def test_the_page_of_methods_has_them():
+  assert {"kd.hinton", "kd.trainers.dot", "quant.lsq", "sparsity.magnitude"} <= {method.key for method in METHODS}
+  assert {method.key.rpartition(".")[2] for method in METHODS} >= set(methods(kd)) | set(methods(sparsity))

@@ -1,4 +1,4 @@
-"""Half a cosine between two numbers."""
+"""Half a cosine between two numbers. No paper."""
 
 import jax.numpy as jnp
 

@@ -1,4 +1,4 @@
-"""A straight line between two numbers, such as the warm-up of a term's weight."""
+"""A straight line between two numbers, such as the warm-up of a term's weight. No paper."""
 
 from kd.schedules.base import Number, share
 

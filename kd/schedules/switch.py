@@ -1,4 +1,4 @@
-"""One number, then another."""
+"""One number, then another. No paper."""
 
 import jax.numpy as jnp
 

@@ -1,4 +1,4 @@
-"""One-shot pruning: the whole way in one step."""
+"""One-shot pruning: the whole way in one step. No paper."""
 
 from core.errors import UserError
 from sparsity.schedules.base import Schedule

@@ -1,0 +1,237 @@
+"""Writes docs/methods.md from the packages, their docstrings, the configs and the results; no row is typed by hand.
+
+python -m benchmarks.methods_page
+"""
+
+import ast
+import functools
+import inspect
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import kd
+import quant
+import sparsity
+from core.errors import UserError
+from core.methods import methods
+from pipeline import flags
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs/methods.md"
+HEAD = """# Methods
+
+Every method that the packages export, found by walking them; `python -m benchmarks.methods_page` writes this page. The
+first sentence and the source are those of the method's file, which says the equations and where we differ.
+
+"configs" are the files of `configs/` that use it as they stand, "tables" those of `docs/results` that do: with seeds,
+intervals and the command. **unproven** means that no table shows yet what it does for a student; that it computes what
+its paper says is what its test is for.
+"""
+OF_LOSSES = """
+What the marks of a loss say, with its default arguments:
+
+- *teacher*: it compares with a teacher; without the mark it reads labels only.
+- *activations*: it reads taps beside the logits. Its teacher runs in the step, for only logits are stored.
+- *relational*: an example's number depends on the other examples of its batch (`kd.relational`), by a relation between
+  examples or by a batch normalisation in what the loss trains. Such a loss is taken over the batch of all devices, and
+  refused where `optimizer.accumulate` would give it micro-batches. `crd` is not: its negatives come from a memory.
+  `fitnet` is with `normalise=True`.
+- *trains*: it has parameters of its own (`aux`), which the stage's optimizer trains beside the student's. `cc` has with
+  `width`.
+"""
+NO_PAPER = "No paper"
+VENUES = re.compile(r"\b((?:CVPR|ICCV|ECCV|ICLR|ICML|NeurIPS|NIPS|AAAI|BMVC|WACV) \d{4})\b")
+ARXIV = re.compile(r"arXiv:(\d{4}\.\d{4,5})")
+# Methods that share a file with others, whose name the walk over files cannot find.
+MORE = {"quant": ("fake_quant", "latent_weights"), "sparsity": ("erk", "uniform")}
+
+
+class Method(NamedTuple):
+  """A row: the package that exports it, its name and its function."""
+
+  package: ModuleType
+  name: str
+  function: Callable[..., Any]
+
+  @property
+  def key(self) -> str:
+    return f"{self.package.__name__}.{self.name}"
+
+  @property
+  def file(self) -> Path:
+    return Path(inspect.getfile(self.function)).resolve().relative_to(ROOT)
+
+  @property
+  def own_file(self) -> bool:
+    return self.file.stem == self.name
+
+  @property
+  def doc(self) -> str:
+    """What says what it is and where it comes from: its file, or its own docstring where it shares the file."""
+    module = ast.get_docstring(ast.parse((ROOT / self.file).read_text("utf-8"))) or ""
+    own = inspect.getdoc(self.function) or ""
+    return module if self.own_file else f"{own}\n\n{module}"
+
+
+class Family(NamedTuple):
+  """A section of the page."""
+
+  title: str
+  methods: list[Method]
+  marks: bool = False
+
+
+def of(package: ModuleType, chosen: Callable[[Callable[..., Any]], bool] = lambda _: True) -> list[Method]:
+  """The methods of a package which `chosen` takes."""
+  found = {**methods(package), **{name: getattr(package, name) for name in MORE.get(package.__name__, ())}}
+  return [Method(package, name, function) for name, function in sorted(found.items()) if chosen(function)]
+
+
+def parameters(function: Callable[..., Any]) -> list[str]:
+  return list(inspect.signature(function).parameters)
+
+
+def families() -> list[Family]:
+  """All methods. Of quant, what rounds numbers or wraps an optimizer; policies and `quantize` place these."""
+  return [
+    Family("Distillation: losses on logits", of(kd, lambda f: "student" not in parameters(f)), marks=True),
+    Family("Distillation: losses on activations", of(kd, lambda f: "student" in parameters(f)), marks=True),
+    Family("Distillation: optimizers", of(kd.trainers)),
+    Family("Distillation: schedules of weights and temperatures", of(kd.schedules)),
+    Family("Quantization", of(quant, lambda f: parameters(f)[0] in ("x", "inner"))),
+    Family("Quantization: observers", of(quant.observers)),
+    Family("Sparsity", of(sparsity)),
+    Family("Sparsity: schedules", of(sparsity.schedules)),
+  ]
+
+
+def sentence(method: Method) -> str:
+  """The docstring's beginning, up to what explains it or names its authors."""
+  text = " ".join(method.doc.split("\n\n")[0].split())
+  return re.split(r"[:;] | \(|\.(?: |$)", text)[0]
+
+
+def source(method: Method) -> str:
+  """The paper as a link or a venue; "none" where the docstring says so, and "" where it says nothing."""
+  own = method.doc if method.own_file else inspect.getdoc(method.function) or ""
+  if NO_PAPER in own:
+    return "none"
+  for part in (method.doc.split("\n\n")[0], method.doc):
+    if found := ARXIV.search(part):
+      return f"[arXiv:{found[1]}](https://arxiv.org/abs/{found[1]})"
+    if found := VENUES.search(part):
+      return found[1]
+  return ""
+
+
+def test_of(method: Method) -> Path | None:
+  """The test of its own, or of its file, or of its folder; else the one that names it most."""
+  room = ROOT / "tests" / method.file.parts[0]
+  for stem in (method.name, method.file.stem, method.file.parent.name):
+    if (room / f"test_{stem}.py").is_file():
+      return (room / f"test_{stem}.py").relative_to(ROOT)
+  count, file = max((file.read_text("utf-8").count(f"{method.key}("), file) for file in sorted(room.glob("test_*.py")))
+  return file.relative_to(ROOT) if count else None
+
+
+def made(function: Callable[..., Any]) -> kd.Loss:
+  """A loss with its default arguments, and taps of any name."""
+  needed = [p.name for p in inspect.signature(function).parameters.values() if p.default is p.empty]
+  for taps in (("a",), ("a", "b")):
+    known = {"student": taps, "teacher": taps, "examples": 2}
+    try:
+      return function(**{name: known[name] for name in needed})
+    except UserError:
+      continue
+  raise UserError(f"{function.__name__} needs other arguments than {', '.join(known)}")
+
+
+def marks(method: Method) -> list[str]:
+  """Of a loss: teacher, activations, relational, trains."""
+  loss = made(method.function)
+  flags = kd.needs_teacher(loss), bool(getattr(loss, "student", ())), kd.relational(loss), getattr(loss, "init", None)
+  return ["•" if flag else "" for flag in flags]
+
+
+def used_by(stage: Any) -> Iterator[str]:
+  """The keys of the methods that a stage of a complete config names, `kd.hinton` and the like."""
+  objective, sparse, rules = stage.objective.to_dict(), stage.sparsity.to_dict(), stage.quant.rules
+  for name, given in objective.items():
+    yield f"kd.{given.get('loss', name)}"
+    yield from (f"kd.schedules.{value['name']}" for value in given.values() if isinstance(value, Mapping))
+  yield f"kd.trainers.{stage.optimizer.name}"
+  if name := sparse.get("name"):
+    yield f"sparsity.{name}"
+    keywords = inspect.signature(getattr(sparsity, name)).parameters
+    yield from (f"sparsity.{sparse.get(key, keywords[key].default)}" for key in ("allocation",) if key in keywords)
+    yield f"sparsity.schedules.{(sparse.get('schedule') or {}).get('name')}"
+  for setting in (quant.parse(text) for _, text in rules):
+    yield "quant.lsq" if setting.learned else "quant.fake_quant"
+    yield f"quant.observers.{setting.observer}"
+
+
+@functools.cache
+def of_config(spec: str) -> dict[str, frozenset[str]]:
+  """The methods of each stage that a config runs."""
+  config = flags.experiment(str(ROOT / spec), [])
+  return {name: frozenset(used_by(config.stages[name])) for name in config.run}
+
+
+def configs() -> dict[str, set[str]]:
+  """The methods of each config file, as it is without an argument."""
+  files = sorted((ROOT / "configs").glob("*.py"))
+  return {f.stem: set().union(*of_config(str(f.relative_to(ROOT))).values()) for f in files}
+
+
+def tables() -> dict[str, set[str]]:
+  """The methods of each table of results: those of the stages that are rows of it."""
+  found: dict[str, set[str]] = {}
+  for file in sorted((ROOT / "docs/results").glob("*.json")):
+    table = json.loads(file.read_text("utf-8"))
+    parts = [part for part in table.get("parts", [table]) if "config" in part and "stages" in part]
+    for part in parts:
+      stages = of_config(part["config"])
+      rows = {row["name"] for row in part["stages"]} & set(stages)
+      found.setdefault(file.stem, set()).update(*(stages[name] for name in rows))
+  return found
+
+
+def row(method: Method, marked: bool, where: Mapping[str, set[str]], proven: Mapping[str, set[str]]) -> list[str]:
+  """The cells of a method."""
+  test = test_of(method)
+  name = f"[`{method.name}`](../{method.file})" + (f" ([test](../{test}))" if test else "")
+  used = [f"[{name}](../configs/{name}.py)" for name, keys in where.items() if method.key in keys]
+  shown = [f"[{name}](results/{name}.json)" for name, keys in proven.items() if method.key in keys]
+  cells = [name, sentence(method), source(method), *(marks(method) if marked else [])]
+  return [*cells, ", ".join(used), ", ".join(shown) or "unproven"]
+
+
+def page() -> str:
+  """The page as text."""
+  where, proven = configs(), tables()
+  lines = [HEAD.rstrip(), OF_LOSSES]
+  for family in families():
+    head = ["method", "what it is", "source"]
+    head += ["teacher", "activations", "relational", "trains"] if family.marks else []
+    head += ["configs", "tables"]
+    lines += [f"## {family.title}", "", *_table(head, [row(m, family.marks, where, proven) for m in family.methods])]
+  return "\n".join(lines)
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+  centred = {"teacher", "activations", "relational", "trains"}
+  lines = [f"| {' | '.join(head)} |", f"| {' | '.join(':---:' if cell in centred else '---' for cell in head)} |"]
+  return [*lines, *(f"| {' | '.join(cell.replace('|', '∣') for cell in row)} |" for row in rows), ""]
+
+
+def main() -> None:
+  PAGE.write_text(page(), encoding="utf-8")
+  print(PAGE.relative_to(ROOT))
+
+
+if __name__ == "__main__":
+  main()
