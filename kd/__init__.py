@@ -8,6 +8,7 @@ from kd import schedules
 from kd.ab import ab
 from kd.at import at
 from kd.base import Loss, Outputs, cross_entropy, kl, lift, log_softmax, needs_teacher, relational
+from kd.byot import byot
 from kd.cc import cc
 from kd.crd import crd
 from kd.ctkd import ctkd
@@ -54,6 +55,7 @@ __all__ = [
   "TapLoss",
   "ab",
   "at",
+  "byot",
   "cc",
   "crd",
   "cross_entropy",

@@ -22,6 +22,8 @@ EXCEPTIONS: dict[tuple[str, str, str], str] = {
   ("kd", "label_smoothing", "reads_the_teacher"): "it is a classification loss, and reads labels only",
   ("kd", "label_smoothing", "zero_at_the_teacher"): "it is a classification loss, and reads labels only",
   ("kd", "label_smoothing", "flat_at_the_teacher"): "it is a classification loss, and reads labels only",
+  ("kd", "byot", "the_student_learns"): "the deepest tap is what the branches learn from, a constant",
+  ("kd", "byot", "gradient_is_the_finite_difference"): "its own logits and its deepest tap are constants",
   ("kd", "tf_kd", "reads_the_teacher"): "its teacher is a virtual one, made of the labels",
   ("kd", "tf_kd", "zero_at_the_teacher"): "its teacher is a virtual one, made of the labels",
   ("kd", "tf_kd", "flat_at_the_teacher"): "its teacher is a virtual one, made of the labels",

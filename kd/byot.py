@@ -1,0 +1,77 @@
+"""Self distillation from deep to shallow: Zhang et al., "Be Your Own Teacher: Improve the Performance of Convolutional
+Neural Networks via Self Distillation" (arXiv:1905.08094), section 3.
+
+    loss_i = sum over branches b of  (1 - alpha) (-log q_b[label])  +  alpha T^2 KL(p || q_b)  +  lambda |F_b - F|^2
+
+p and q_b are the softmaxes at temperature T of the network's own logits and of the branch's (the first term's has
+temperature 1); F is the mean over places of the deepest tap, F_b the branch's features, from which its logits are a
+linear map. p and F are constants: the branches are pulled, and what is below them. There is no teacher; the deepest
+classifier's own term of the labels is `hard_labels` beside this loss, and its weight is the user's.
+
+Variant: a branch is a 1x1 convolution to the deepest tap's channels, a ReLU, the mean over places, and the linear
+classifier. The paper's bottlenecks are blocks of convolutions with batch norms that bring the map to the deepest size;
+ours have no statistics, so an example's number does not depend on the others. The factor T^2 keeps the gradient's size,
+as in `hinton`. Branches are left behind after training. Reduction: sums over channels and classes, one number an
+example, summed over the branches.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from core.errors import UserError
+from kd.base import Outputs, Schedule, at, kl, log_softmax, pick, positive
+from kd.layers import layer, layer_init
+from kd.logits import by_label, not_negative
+from kd.maps import flat_space
+from kd.taps import About, Names, TapLoss, named
+
+
+def byot(student: Names, alpha: float = 0.3, lam: float = 0.03, temperature: Schedule = 3.0) -> TapLoss:
+  """Be your own teacher.
+
+  Args:
+    student: two or more taps from shallow to deep, of maps, token sequences or vectors; each but the last gets a
+      branch, and the last is what the branches' features are compared with.
+    alpha: share of the divergence from the deepest classifier, from 0 to 1; the labels have the rest.
+    lam: weight of the features, 0 or more.
+    temperature: T > 0, of both softmaxes of the divergence, or a schedule of it.
+  """
+  *shallow, deepest = named(student) or ("",)
+  if not shallow:
+    raise UserError(f"byot: {len(named(student))} taps; expected two or more, from shallow to deep")
+  if not 0 <= alpha <= 1:
+    raise UserError(f"byot: alpha is {alpha}; expected a number from 0 to 1")
+  not_negative("byot", "lam", lam)
+  positive("byot", "temperature", temperature)
+
+  def fn(s: Outputs, t: Any, about: About) -> tuple[Array, Any, dict[str, Array]]:
+    del t
+    own, goal = jax.lax.stop_gradient((s.logits, flat_space(s.taps[deepest]).mean(1)))
+    heat = at(temperature, about.step)
+    log_p = log_softmax(own / heat, about.where)
+
+    def branch(aux: dict[str, Any], tap: Array) -> Array:
+      features = jax.nn.relu(layer(aux["bottleneck"], flat_space(tap), about)).mean(1)
+      logits = layer(aux["classifier"], features, about)
+      log_q = log_softmax(logits, about.where)
+      labels = -by_label(lambda labels: pick(log_q, labels), about.batch, "byot")
+      divergence = heat**2 * kl(log_p, log_softmax(logits / heat, about.where))
+      return (1 - alpha) * labels + alpha * divergence + lam * jnp.sum((features - goal) ** 2, -1)
+
+    parts = [branch(aux, s.taps[name]) for aux, name in zip(about.aux, shallow, strict=True)]
+    return sum(parts[1:], parts[0]), about.aux_state, {}
+
+  def init(key: Array, s: Outputs, t: Any, variables: Any) -> tuple[Any, Any]:
+    del t, variables
+    width, classes = s.taps[deepest].shape[-1], s.logits.shape[-1]
+    out = []
+    for name, one in zip(shallow, jax.random.split(key, len(shallow)), strict=True):
+      first, last = jax.random.split(one)
+      branch = {"bottleneck": layer_init(first, s.taps[name].shape[-1], width)}
+      out.append({**branch, "classifier": layer_init(last, width, classes)})
+    return out, None
+
+  return TapLoss("byot", fn, (*shallow, deepest), (), init, needs_teacher=False)
