@@ -61,6 +61,13 @@ TABLES: dict[str, dict[str, tuple[Part, ...]]] = {
   "kd_bits_fashion": {
     size: (Part(f"configs/kd_bits.py:{size}", "Temperature and bit width on Fashion-MNIST", "float"),) for size in SIZES
   },
+  "kd_cut": {
+    size: (
+      Part(f"configs/kd_cut.py:{size}", "A quarter of the channels on Fashion-MNIST", "random_hinton"),
+      Part(f"configs/kd_cut.py:layers_{size}", "Half of the blocks on Fashion-MNIST", "random_hinton"),
+    )
+    for size in SIZES
+  },
 }
 
 
