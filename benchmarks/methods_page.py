@@ -35,7 +35,7 @@ OF_LOSSES = """
 What the marks of a loss say, with its default arguments:
 
 - *teacher*: it compares with a teacher; without the mark it reads labels only.
-- *activations*: it reads taps beside the logits. Its teacher runs in the step, for only logits are stored.
+- *activations*: it reads taps beside the logits. A teacher that it reads so runs in the step, for only logits are stored.
 - *relational*: an example's number depends on the other examples of its batch (`kd.relational`), by a relation between
   examples or by a batch normalisation in what the loss trains. Such a loss is taken over the batch of all devices, and
   refused where `optimizer.accumulate` would give it micro-batches. `crd` is not: its negatives come from a memory.
@@ -46,6 +46,7 @@ What the marks of a loss say, with its default arguments:
 NO_PAPER = "No paper"
 VENUES = re.compile(r"\b((?:CVPR|ICCV|ECCV|ICLR|ICML|NeurIPS|NIPS|AAAI|BMVC|WACV) \d{4})\b")
 ARXIV = re.compile(r"arXiv:(\d{4}\.\d{4,5})")
+MOST = 3  # configs that a row names
 # Methods that share a file with others, whose name the walk over files cannot find.
 MORE = {"quant": ("fake_quant", "latent_weights"), "sparsity": ("erk", "uniform")}
 
@@ -207,6 +208,7 @@ def row(method: Method, marked: bool, where: Mapping[str, set[str]], proven: Map
   used = [f"[{name}](../configs/{name}.py)" for name, keys in where.items() if method.key in keys]
   shown = [f"[{name}](results/{name}.json)" for name, keys in proven.items() if method.key in keys]
   cells = [name, sentence(method), source(method), *(marks(method) if marked else [])]
+  used = [*used[:MOST], "others"] if len(used) > MOST else used
   return [*cells, ", ".join(used), ", ".join(shown) or "unproven"]
 
 

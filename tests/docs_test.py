@@ -11,13 +11,16 @@ import re
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 
 import kd
 import sparsity
 from benchmarks import methods_page
+from core.errors import UserError
 from core.methods import methods
+from pipeline import build, check, schema
 from zoo import mlp
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -33,6 +36,7 @@ def reader() -> dict[str, object]:
     "optax": optax,
     "apply": model.apply,
     "variables": variables,
+    "teacher_variables": model.init(jax.random.key(1), x),
     "x": x,
     "student_logits": logits,
     "teacher_logits": 2.0 * logits,
@@ -85,3 +89,34 @@ def test_a_method_says_what_it_is_and_where_it_comes_from(method):
 def test_the_page_of_methods_has_them():
   assert {"kd.hinton", "kd.trainers.dot", "quant.lsq", "sparsity.magnitude"} <= {method.key for method in METHODS}
   assert {method.key.rpartition(".")[2] for method in METHODS} >= set(methods(kd)) | set(methods(sparsity))
+
+
+def test_the_loss_of_the_readme_is_one_that_a_config_finds(tmp_path, monkeypatch):
+  """The file that README shows, put beside those of kd, is a method with its keywords, weight and name checked."""
+  text = next(b[1] for b in BLOCK.finditer((ROOT / "README.md").read_text("utf-8")) if "def log_gap" in b[1])
+  (tmp_path / "log_gap.py").write_text(text)
+  names: dict[str, object] = {"__name__": "kd.log_gap"}
+  exec(compile(text, "log_gap.py", "exec"), names)
+  monkeypatch.setattr(kd, "__path__", [*kd.__path__, str(tmp_path)])
+  monkeypatch.setattr(kd, "log_gap", names["log_gap"], raising=False)
+  objective = build.objective("distilled", {"hard_labels": {}, "log_gap": {"weight": 0.5, "power": 2.0}})
+  assert [term.name for term in objective.terms] == ["hard_labels", "log_gap"]
+  loss, far = objective.terms[1].loss, jnp.asarray([[0.0, 2.0]])
+  per_example = loss(far, 0 * far)[0]
+  q = jax.nn.log_softmax(far) - jnp.log(0.5)
+  np.testing.assert_allclose(per_example, jnp.sum(q**2, -1), rtol=1e-6)
+  assert jnp.all(jax.grad(lambda t: loss(far, t)[0].sum())(0 * far) == 0) and not kd.relational(loss)
+  with pytest.raises(UserError, match="log_gap.powre'; did you mean 'stages.distilled.objective.log_gap.power'"):
+    build.objective("distilled", {"log_gap": {"powre": 2.0}})
+
+
+def test_the_config_of_the_page_of_distillation_is_accepted():
+  """All its stages, with their taps and masks, pass what is checked before anything trains."""
+  names: dict[str, object] = {}
+  for block in BLOCK.finditer((ROOT / "docs/kd.md").read_text("utf-8")):
+    exec(block[1], names)
+  config = schema.complete(names["get_config"]())
+  assert len(config.run) > 8
+  schema.check(config)
+  build.check(config)
+  check.check(config, build.dataset(config))
