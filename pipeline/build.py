@@ -243,8 +243,28 @@ def check(config: Any) -> None:
         f"config key 'stages.{name}.optimizer.name' is 'dot', which tells a task's gradient from a teacher's; expected "
         "an objective with losses of both kinds, such as hard_labels and hinton"
       )
-    if needs_teacher(minimised) and not stage.teacher:
+    if stage.peers > 1:
+      _check_peers(name, config, any(taught))
+    elif needs_teacher(minimised) and not stage.teacher:
       raise UserError(f"config key 'stages.{name}.teacher' is empty, but its objective compares with a teacher")
+
+
+def _check_peers(name: str, config: Any, taught: bool) -> None:
+  """Refuses peers that have another teacher, that have nothing to learn from each other, or that start alike."""
+  stage = config.stages[name]
+  for key, given, why in (
+    ("teacher", stage.teacher, "its peers teach each other: expected none"),
+    ("start", stage.start, "all peers would start alike: expected none"),
+    ("cut.from", stage.cut["from"], "all peers would start alike: expected none"),
+    ("model", config.models[stage.model].weights and stage.model, "all peers would start alike: expected no 'weights'"),
+  ):
+    if given:
+      raise UserError(f"config key 'stages.{name}.{key}' is {given!r}, and {why}")
+  if not taught:
+    raise UserError(
+      f"config key 'stages.{name}.peers' is {stage.peers}; expected an objective with a loss that compares with a "
+      "teacher, such as hinton with temperature 1"
+    )
 
 
 def _check_sparsity(where: str, group: Mapping[str, Any]) -> None:

@@ -131,7 +131,7 @@ def _teaching(name: str, config: Any, data: Dataset, variables: Any) -> None:
     its = _outputs("teacher", objective.teacher, recipes[0], taught_by)
     chosen = len(given.teacher_classes) or its.logits.shape[-1]
     its = its._replace(logits=jax.ShapeDtypeStruct((BATCH, chosen), its.logits.dtype))
-  elif given.teacher:
+  elif given.teacher or given.peers > 1:
     its = mine._replace(taps={})
   _trace(objective, mine, its, taught_by)
 

@@ -42,6 +42,7 @@ STAGE = {
   "teacher": "",  # the stage that this one learns from, or a .safetensors file of one; several, "a, b", are an
   # ensemble; "itself": the average of its own weights, which needs optimizer.ema
   "ensemble": "probabilities",  # what several teachers are a mean of; or "logits"
+  "peers": 1,  # so many students from different seeds that are each other's teachers; the stage leaves the first
   "teacher_mode": "eval",  # or "train": batch norms use the batch's statistics, and their averages stay as they are
   "teacher_classes": (),  # the teacher's class for each of the student's, where theirs are others
   "cache_teacher": True,  # compute the teacher's logits once, where augmentation allows, and keep them on disk
@@ -121,6 +122,7 @@ LEAST = {
 }
 STAGE_LEAST = {
   "epochs": 0,
+  "peers": 1,
   "batch_size": 1,
   "examples.labelled": 0,
   "cache_top_k": 0,

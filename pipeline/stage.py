@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +10,6 @@ import jax
 import numpy as np
 
 import engine
-import kd
 import quant
 from core import keys
 from core.errors import unknown
@@ -18,8 +17,9 @@ from engine import checkpoint, forward, metrics, progress, seeds
 from engine import data as rooms
 from engine.data import Dataset, Input, batches
 from engine.state import TrainState
-from pipeline import build, cutting, schema, teaching
+from pipeline import build, cutting, learning, schema, teaching
 from pipeline import trained as models
+from pipeline.learning import Learning
 from pipeline.trained import Functions, Recipe, Trained
 
 
@@ -67,7 +67,7 @@ def run_stages(
   ready = [_prepare(name, context, before) for context, before in zip(contexts, done, strict=True)]
   left = []
   for path, one, state in zip(paths, ready, _fit(name, contexts, ready, over), strict=True):
-    state = state.averaged
+    state = one.learning.left(state)
     trained = one.trained._replace(variables=state.variables, qparams=state.qparams, quant_state=state.quant_state)
     models.save(path, jax.device_get(trained), stage=name)
     left.append(trained)
@@ -84,16 +84,14 @@ class _Ready(NamedTuple):
 
   Attributes:
     trained: the model.
-    step: the train step.
-    state: the state.
+    learning: how it is trained, and its state.
     arrays: the training examples on the device.
     taught: its teacher, and how batches are made.
     steps: of the stage.
   """
 
   trained: Trained
-  step: Callable[..., Any]
-  state: TrainState
+  learning: Learning
   arrays: Mapping[str, jax.Array]
   taught: teaching.Teaching
   steps: int
@@ -105,10 +103,10 @@ def _prepare(name: str, context: Context, done: Mapping[str, Trained]) -> _Ready
   examples = build.examples(context.config, stage, data.train)
   arrays = rooms.device_arrays(examples)
   batches.check(spec, arrays)
-  trained = calibrated(stage, begin(stage, context, done), arrays, spec)
+  begun = [calibrated(stage, begin(stage, context, done, peer), arrays, spec) for peer in range(stage.peers)]
+  trained = begun[0]
   steps = build.steps(stage, len(examples.labels))
-  accumulate, ema = stage.optimizer.accumulate, stage.optimizer.ema or None
-  objective = build.objective(name, stage.objective.to_dict(), max(steps // accumulate, 1))
+  objective = build.objective(name, stage.objective.to_dict(), max(steps // stage.optimizer.accumulate, 1))
   student = forward.tapped(forward_of(stage, models.functions(trained.recipe)), objective.student)
   taught_by = teaching.sources(stage, done)
   teaching.check(stage, [one.recipe for one in taught_by], trained.recipe, objective)
@@ -117,66 +115,21 @@ def _prepare(name: str, context: Context, done: Mapping[str, Trained]) -> _Ready
     same = {other: done[other] for other in own if done[other].recipe[:2] == trained.recipe[:2]}
     teaching.warn_of_a_worse_teacher(name, stage, taught_by, same, data.validation)
   taught = teaching.make(stage, taught_by, arrays, spec, objective.teacher, context.shared / "teacher_logits")
-  tx = build.transformation(name, stage, steps)
-  step = engine.make_train_step(
-    student,
-    objective,
-    tx,
-    teacher=taught.teacher,
-    itself=stage.teacher == schema.ITSELF,
-    ema=ema,
-    accumulate=accumulate,
-    per_device_statistics=stage.per_device_statistics,
-  )
-  aux, aux_state = _started(context, student, objective, trained, taught, taught_by)
-  state = engine.create(
-    trained.variables,
-    tx,
-    qparams=trained.qparams,
-    quant_state=trained.quant_state,
-    aux=aux,
-    aux_state=aux_state,
-    ema=ema,
-    accumulate=accumulate,
-  )
-  return _Ready(trained, step, state, arrays, taught, steps)
+  made = learning.make(name, context.config, begun, student, objective, taught, taught_by, steps)
+  return _Ready(trained, made, arrays, taught, steps)
 
 
-def _started(
-  context: Context,
-  student: forward.Forward,
-  objective: engine.Weighted,
-  trained: Trained,
-  taught: teaching.Teaching,
-  taught_by: Sequence[Trained],
-) -> tuple[Any, Any]:
-  """(aux, aux_state) of the losses, made for the shapes of what they read."""
-  if not any(isinstance(term.loss, kd.TapLoss) and term.loss.init for term in objective.terms):
-    return {}, {}
-  x = models.example(trained.recipe, 2)
-  key = keys.step_key(context.config.seed, 0, "losses")
-  trees = trained.variables, trained.qparams, trained.quant_state
-  mine = jax.eval_shape(lambda trees, x: student(*trees, x, train=True, key=key, axis_name=None)[0], trees, x)
-  its = None
-  if taught.teacher is not None:
-    its = jax.eval_shape(taught.teacher, taught.variables, x)
-  elif taught_by:
-    its = jax.ShapeDtypeStruct((2, len(trained.recipe.classes)), jax.numpy.float32)
-  return objective.init(key, _outputs(mine), _outputs(its), taught_by[0].variables if taught_by else None)
+def begin(stage: Any, context: Context, done: Mapping[str, Trained], peer: int = 0) -> Trained:
+  """The model before the first step: an earlier stage's, one cut out of it, or a fresh one, perhaps pretrained.
 
-
-def _outputs(shapes: Any) -> Any:
-  return shapes if shapes is None or isinstance(shapes, kd.Outputs) else kd.Outputs(shapes)
-
-
-def begin(stage: Any, context: Context, done: Mapping[str, Trained]) -> Trained:
-  """The model before the first step: an earlier stage's, one cut out of it, or a fresh one, perhaps pretrained."""
+  Peers (`engine.mutual`) are fresh ones, each with other random numbers.
+  """
   if stage.start:
     earlier = done[stage.start]
     return Trained(earlier.recipe._replace(rules=()), earlier.variables, {}, {})
   entry, recipe = context.config.models[stage.model], begin_recipe(stage.model, context.config, context.data.train)
   init = models.functions(recipe).model.init
-  variables = jax.jit(init)(keys.step_key(context.config.seed, 0, f"init {stage.model}"), models.example(recipe))
+  variables = jax.jit(init)(keys.step_key(context.config.seed, peer, f"init {stage.model}"), models.example(recipe))
   if entry.weights:
     from engine import pretrained
 
@@ -247,14 +200,15 @@ def forward_of(stage: Any, parts: Functions) -> forward.Forward:
 
 def _fit(name: str, contexts: Sequence[Context], ready: Sequence[_Ready], over: str) -> list[TrainState]:
   """Trains up to the last step from the last checkpoint there is, writing metrics and checkpoints on the way."""
-  context, (trained, step, state, arrays, taught, steps) = contexts[0], ready[0]
+  context, (trained, learns, arrays, taught, steps) = contexts[0], ready[0]
+  step, state, terms = learns.step, learns.state, learns.objective.terms
   config, validation = context.config, context.data.validation
   offset, chosen = first_step(name, context), [each.config.seed for each in contexts]
   evaluate = models.forward(trained.recipe)
   folder, own, variables, spec = context.folder / "checkpoints" / name, taught.own, taught.variables, taught.spec
   if over:
     folder = context.folder.parent / "checkpoints" / name
-    state = seeds.stack([one.state for one in ready])
+    state = seeds.stack([one.learning.state for one in ready])
     variables = seeds.stack([one.taught.variables for one in ready])
     if len({one.taught.store for one in ready}) == 1:  # one teacher for all: its logits are held once
       arrays, own = {**arrays, **own}, {}
@@ -278,13 +232,18 @@ def _fit(name: str, contexts: Sequence[Context], ready: Sequence[_Ready], over: 
     bar = opened.enter_context(progress.Progress(steps, start=begun, label=name))
     writers = [opened.enter_context(metrics.Writer(each.folder, after=offset + begun, part=name)) for each in contexts]
 
+    norms = engine.term_norms(learns.norm, learns.objective, get_batch, mode="jit" if over else config.parallel)
+
     def log(step: int, state: TrainState, history: Mapping[str, np.ndarray]) -> None:
-      for index, (writer, now) in enumerate(zip(writers, of_each(state), strict=True)):
-        now = now.averaged
+      for index, (writer, whole, one) in enumerate(zip(writers, of_each(state), ready, strict=True)):
+        now = learns.left(whole)
         logits = engine.logits(evaluate, (now.variables, now.qparams, now.quant_state), validation.images)
         values = {key: float((series[index] if over else series).mean()) for key, series in history.items()}
         values["train_accuracy"] = values.pop("accuracy")
         values["validation_accuracy"] = engine.accuracy(logits, validation.labels)
+        if len(terms) > 1:
+          examples = {**one.arrays, **one.taught.own}
+          values |= norms(step - 1, whole, examples, one.taught.variables, seed=chosen[index])
         writer.write(offset + step, {f"{name}/{key}": value for key, value in values.items()})
 
     def save(step: int, state: TrainState, _: Any) -> None:

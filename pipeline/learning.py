@@ -1,0 +1,116 @@
+"""How a stage learns: its step, the state before the first one and the norms of its terms, of one student or peers."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+import engine
+import kd
+from core import keys
+from engine import forward, mutual, seeds
+from engine.state import TrainState
+from pipeline import build, schema, teaching
+from pipeline import trained as models
+from pipeline.trained import Trained
+
+
+class Learning(NamedTuple):
+  """What is trained, and by which function.
+
+  Attributes:
+    step: the train step.
+    state: the state before the first one; of peers (`engine.mutual`) all, on a leading axis.
+    objective: what is minimised.
+    norm: `engine.term_norm` of it.
+    peers: how many students there are.
+  """
+
+  step: Callable[..., Any]
+  state: TrainState
+  objective: engine.Weighted
+  norm: Callable[..., jax.Array]
+  peers: int
+
+  def left(self, state: TrainState) -> TrainState:
+    """What is evaluated and left of a state: its averages if it has some, and the first of several peers."""
+    return (seeds.pick(state, 0) if self.peers > 1 else state).averaged
+
+
+def make(
+  name: str,
+  config: Any,
+  begun: Sequence[Trained],
+  student: forward.Forward,
+  objective: engine.Weighted,
+  taught: teaching.Teaching,
+  taught_by: Sequence[Trained],
+  steps: int,
+) -> Learning:
+  """Puts a stage's parts together.
+
+  Args:
+    name: the stage's.
+    config: the experiment's.
+    begun: the model before the first step, or each of its peers.
+    student: its function, tapped as the objective needs it.
+    objective: what one student minimises.
+    taught: its teacher.
+    taught_by: the models behind it.
+    steps: of the stage.
+  """
+  stage = config.stages[name]
+  tx = build.transformation(name, stage, steps)
+  objective = mutual.Mutual(objective.terms) if len(begun) > 1 else objective
+  accumulate, ema = stage.optimizer.accumulate, stage.optimizer.ema or None
+  about: Any = {"teacher": taught.teacher, "itself": stage.teacher == schema.ITSELF, "accumulate": accumulate}
+  step = engine.make_train_step(
+    student, objective, tx, **about, ema=ema, per_device_statistics=stage.per_device_statistics
+  )
+  norm = engine.term_norm(student, objective, **about)
+  aux, aux_state = _started(config.seed, student, objective, begun[0], taught, taught_by)
+  states = [
+    engine.create(
+      one.variables,
+      tx,
+      qparams=one.qparams,
+      quant_state=one.quant_state,
+      aux=aux,
+      aux_state=aux_state,
+      ema=ema,
+      accumulate=accumulate,
+    )
+    for one in begun
+  ]
+  if len(begun) == 1:
+    return Learning(step, states[0], objective, norm, 1)
+  count = len(begun)
+  return Learning(mutual.together(step, count), seeds.stack(states), objective, mutual.mean(norm, count), count)
+
+
+def _started(
+  seed: int,
+  student: forward.Forward,
+  objective: engine.Weighted,
+  trained: Trained,
+  taught: teaching.Teaching,
+  taught_by: Sequence[Trained],
+) -> tuple[Any, Any]:
+  """(aux, aux_state) of the losses, made for the shapes of what they read."""
+  if not any(isinstance(term.loss, kd.TapLoss) and term.loss.init for term in objective.terms):
+    return {}, {}
+  x = models.example(trained.recipe, 2)
+  key = keys.step_key(seed, 0, "losses")
+  trees = trained.variables, trained.qparams, trained.quant_state
+  mine = jax.eval_shape(lambda trees, x: student(*trees, x, train=True, key=key, axis_name=None)[0], trees, x)
+  its = None
+  if taught.teacher is not None:
+    its = jax.eval_shape(taught.teacher, taught.variables, x)
+  elif taught_by or isinstance(objective, mutual.Mutual):
+    its = jax.ShapeDtypeStruct((2, len(trained.recipe.classes)), jnp.float32)
+  return objective.init(key, _outputs(mine), _outputs(its), taught_by[0].variables if taught_by else None)
+
+
+def _outputs(shapes: Any) -> Any:
+  return shapes if shapes is None or isinstance(shapes, kd.Outputs) else kd.Outputs(shapes)
