@@ -35,7 +35,7 @@ OF_LOSSES = """
 What the marks of a loss say, with its default arguments:
 
 - *teacher*: it compares with a teacher; without the mark it reads labels only.
-- *activations*: it reads taps beside the logits. A teacher that it reads so runs in the step, for only logits are stored.
+- *activations*: it reads taps beside the logits. A teacher so read runs in the step, for only logits are stored.
 - *relational*: an example's number depends on the other examples of its batch (`kd.relational`), by a relation between
   examples or by a batch normalisation in what the loss trains. Such a loss is taken over the batch of all devices, and
   refused where `optimizer.accumulate` would give it micro-batches. `crd` is not: its negatives come from a memory.
