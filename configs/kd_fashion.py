@@ -71,7 +71,7 @@ def get_config(argument: str = "cpu") -> ConfigDict:
   if size not in SIZES:
     raise ValueError(f"unknown argument {argument!r}; expected one of cpu, paper, tune_cpu, tune_paper")
   limit, taught, learned = SIZES[size]
-  rates = {"learning_rate": 2e-3, "warmup_steps": 20}
+  rates = {"learning_rate": 1e-2, "warmup_steps": 20}
   student = {"epochs": learned, "batch_size": 128, "optimizer": rates}
   distilled = {**student, "teacher": "teacher"}
   teacher = {"model": "teacher", "epochs": taught, "batch_size": 128, "optimizer": rates}

@@ -50,6 +50,9 @@ TABLES: dict[str, dict[str, tuple[Part, ...]]] = {
   "kd_methods_fashion": {
     size: (Part(f"configs/kd_fashion.py:{size}", "Every loss, Fashion-MNIST", "hinton"),) for size in SIZES
   },
+  "kd_teachers": {
+    size: (Part(f"configs/kd_teachers.py:{size}", "Kinds of teachers on Fashion-MNIST", "alone"),) for size in SIZES
+  },
   "kd_tuning_fashion": {
     size: (Part(f"configs/kd_fashion.py:tune_{size}", "Weight and temperature of plain distillation", "alone"),)
     for size in SIZES
