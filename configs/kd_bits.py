@@ -41,6 +41,7 @@ def get_config(argument: str = "cpu") -> ConfigDict:
     "name": f"temperature and bits, Fashion-MNIST ({argument})",
     "data": {"name": "tfds:fashion_mnist", "limit": limit},
     "evaluations": 2,
+    "gradient_norms": False,
     "models": {
       "teacher": {"name": "zoo.convnet:ConvNet", "kwargs": {"widths": (16, 32), "dense": (64,)}},
       "student": {"name": "zoo.convnet:ConvNet", "kwargs": {"widths": (4, 8), "dense": (32,)}},

@@ -46,6 +46,7 @@ def get_config(argument: str = "cpu") -> ConfigDict:
     "name": f"students cut out of their teacher, Fashion-MNIST ({argument})",
     "data": {"name": "tfds:fashion_mnist", "limit": limit},
     "evaluations": 4,
+    "gradient_norms": False,
     "models": BLOCKS if layers else CONVOLUTIONS,
     "stages": stages,
     "run": tuple(stages),

@@ -101,6 +101,7 @@ def get_config(argument: str = "cpu") -> ConfigDict:
     "name": f"distillation losses, Fashion-MNIST ({argument})",
     "data": {"name": "tfds:fashion_mnist", "limit": limit},
     "evaluations": 2,
+    "gradient_norms": False,
     "models": {
       "teacher": {"name": "zoo.convnet:ConvNet", "kwargs": {"widths": (16, 32), "dense": (64,)}},
       "resnet": {"name": "zoo.resnet:ResNet", "kwargs": {"blocks": (1, 1), "widths": (8, 16)}},

@@ -41,6 +41,7 @@ def get_config(argument: str = "digits") -> ConfigDict:
     "name": f"{LABELS} labels of {argument}",
     "data": data,
     "evaluations": 4,
+    "gradient_norms": False,
     "models": {
       "teacher": {"name": "zoo.mlp:MLP", "kwargs": {"widths": wide, "dropout": 0.2}},
       "student": {"name": "zoo.mlp:MLP", "kwargs": {"widths": narrow}},

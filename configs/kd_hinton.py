@@ -51,6 +51,7 @@ def get_config(argument: str = "cpu") -> ConfigDict:
     "name": f"Hinton et al. 2015, MNIST ({argument})",
     "data": {"name": "tfds:mnist", "limit": limit},
     "evaluations": 4,
+    "gradient_norms": False,
     "models": {
       "teacher": {"name": "zoo.mlp:MLP", "kwargs": {"widths": (1200, 1200), "dropout": 0.5}},
       "student": {"name": "zoo.mlp:MLP", "kwargs": {"widths": (30, 30) if sweep else (800, 800)}},

@@ -44,6 +44,7 @@ def get_config(argument: str = "cpu") -> ConfigDict:
     "name": f"kinds of teachers, Fashion-MNIST ({argument})",
     "data": {"name": "tfds:fashion_mnist", "limit": limit},
     "evaluations": 2,
+    "gradient_norms": False,
     "models": {
       "teacher": {"name": "zoo.convnet:ConvNet", "kwargs": {"widths": (16, 32), "dense": (64,)}},
       "assistant": {"name": "zoo.convnet:ConvNet", "kwargs": {"widths": (8, 16), "dense": (48,)}},

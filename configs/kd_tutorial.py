@@ -35,6 +35,7 @@ def get_config(argument: str = "cpu") -> ConfigDict:
     "name": f"ResNet-18 to two convolutions, MNIST ({argument})",
     "data": {"name": "tfds:mnist", "limit": limit},
     "evaluations": 2,
+    "gradient_norms": False,
     "models": {
       "teacher": {"name": "zoo.resnet:ResNet", "kwargs": {"blocks": (2, 2, 2, 2), "widths": (64, 128, 256, 512)}},
       "student": {"name": "zoo.convnet:ConvNet", "kwargs": {"widths": (64, 128), "dense": ()}},

@@ -106,6 +106,7 @@ EXPERIMENT = {
   "steps_per_call": 0,  # steps of a loop inside one compiled call; 0: chosen by the device and the model
   "checkpoint_every": 1000,  # steps
   "keep": 2,  # checkpoints of a stage
+  "gradient_norms": True,  # log the norm of each term's gradient, where a stage minimises several
   "evaluations": 20,  # of the validation split, a stage
   "latency_runs": 200,  # measured runs of each exported file
 }

@@ -200,20 +200,16 @@ def forward_of(stage: Any, parts: Functions) -> forward.Forward:
 
 def _fit(name: str, contexts: Sequence[Context], ready: Sequence[_Ready], over: str) -> list[TrainState]:
   """Trains up to the last step from the last checkpoint there is, writing metrics and checkpoints on the way."""
-  context, (trained, learns, arrays, taught, steps) = contexts[0], ready[0]
+  context, (trained, learns, _, taught, steps) = contexts[0], ready[0]
   step, state, terms = learns.step, learns.state, learns.objective.terms
   config, validation = context.config, context.data.validation
   offset, chosen = first_step(name, context), [each.config.seed for each in contexts]
   evaluate = models.forward(trained.recipe)
-  folder, own, variables, spec = context.folder / "checkpoints" / name, taught.own, taught.variables, taught.spec
+  folder, variables, spec = context.folder / "checkpoints" / name, taught.variables, taught.spec
   if over:
     folder = context.folder.parent / "checkpoints" / name
     state = seeds.stack([one.learning.state for one in ready])
     variables = seeds.stack([one.taught.variables for one in ready])
-    if len({one.taught.store for one in ready}) == 1:  # one teacher for all: its logits are held once
-      arrays, own = {**arrays, **own}, {}
-    else:
-      own = seeds.stack([one.taught.own for one in ready])
   follows = config.stages[name].augment.seed < 0
 
   def get_batch(data: Any, step: Any, *, seed: Any, part: Any) -> Any:
@@ -241,9 +237,8 @@ def _fit(name: str, contexts: Sequence[Context], ready: Sequence[_Ready], over: 
         values = {key: float((series[index] if over else series).mean()) for key, series in history.items()}
         values["train_accuracy"] = values.pop("accuracy")
         values["validation_accuracy"] = engine.accuracy(logits, validation.labels)
-        if len(terms) > 1:
-          examples = {**one.arrays, **one.taught.own}
-          values |= norms(step - 1, whole, examples, one.taught.variables, seed=chosen[index])
+        if len(terms) > 1 and config.gradient_norms:
+          values |= norms(step - 1, whole, _examples(one), one.taught.variables, seed=chosen[index])
         writer.write(offset + step, {f"{name}/{key}": value for key, value in values.items()})
 
     def save(step: int, state: TrainState, _: Any) -> None:
@@ -255,21 +250,35 @@ def _fit(name: str, contexts: Sequence[Context], ready: Sequence[_Ready], over: 
     hooks = [engine.Hook(every, log), engine.Hook(every * max(round(config.checkpoint_every / every), 1), save)]
     shared: Any = {"steps": steps, "hooks": hooks, "tick": bar.update, "steps_per_call": config.steps_per_call or None}
     if over:
+      data, own = _apart([_examples(one) for one in ready])
       state, _ = seeds.fit(
-        step, state, get_batch, arrays, own=own, teacher_variables=variables, seeds=chosen, over=over, **shared
+        step, state, get_batch, data, own=own, teacher_variables=variables, seeds=chosen, over=over, **shared
       )
     else:
       state, _ = engine.fit(
         step,
         state,
         get_batch,
-        {**arrays, **own},
+        _examples(ready[0]),
         seed=chosen[0],
         teacher_variables=variables,
         mode=config.parallel,
         **shared,
       )
   return of_each(state)
+
+
+def _examples(ready: _Ready) -> dict[str, jax.Array]:
+  """A run's training examples, with what its teacher said of them where that is stored."""
+  return {**ready.arrays, **ready.taught.own}
+
+
+def _apart(runs: Sequence[Mapping[str, jax.Array]]) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+  """(arrays that are the same in all runs, held once; the others, with the runs as leading axis)."""
+  first = runs[0]
+  same = {name for name in first if all(np.array_equal(first[name], one[name]) for one in runs[1:])}
+  data = {name: first[name] for name in first if name in same}
+  return data, seeds.stack([{name: one[name] for name in one if name not in same} for one in runs])
 
 
 def first_step(name: str, context: Context) -> int:

@@ -32,7 +32,6 @@ class Teaching(NamedTuple):
     variables: its first argument.
     own: what is stored, by the name that it has in a batch.
     spec: how batches are made, what is stored included.
-    store: the name of the store; empty where nothing is stored.
     decode: from a batch's part of what is stored to its "teacher_logits", inside jit; None where nothing is stored.
   """
 
@@ -40,7 +39,6 @@ class Teaching(NamedTuple):
   variables: Any
   own: Mapping[str, jax.Array]
   spec: Input
-  store: str = ""
   decode: Callable[[Mapping[str, jax.Array]], jax.Array] | None = None
 
 
@@ -132,7 +130,7 @@ def make(
   mix_of = teacher_cache.mixing(arrays, spec)
   store = teacher_cache.build(folder / key.name, key, logits_of, mix_of=mix_of)
   spec = dataclasses.replace(spec, per_view=(*spec.per_view, *store.per_view))
-  return Teaching(None, None, jax.device_put(dict(store.arrays)), spec, key.name, store.decode)
+  return Teaching(None, None, jax.device_put(dict(store.arrays)), spec, store.decode)
 
 
 def member(parts: Functions, mode: str, taps: Sequence[str]) -> Teacher:

@@ -80,6 +80,24 @@ def test_a_live_teacher_is_each_runs_own(tmp_path):
       np.testing.assert_allclose(array, cached[leaf], atol=1e-5)
 
 
+@pytest.mark.parametrize("unlabelled", [True, False])
+def test_each_seed_has_its_own_labels(tmp_path, unlabelled):
+  """What differs between the runs' examples is each run's own, and so is what its teacher said of them."""
+  few = {"labelled": 32, "unlabelled": unlabelled}
+  objective = {"hard_labels": {"mask": "labelled"}, "hinton": {"weight": 1.0}}
+  changes = {
+    "run": ("teacher", "distilled"),
+    "stages__distilled__examples": few,
+    "stages__distilled__objective": objective,
+    "stages__distilled__batch_size": 16,
+  }
+  together = train_seeds(jobs.experiment(seeds=2, seeds_over="vmap", **changes), tmp_path / "vmap")
+  alone = train_seeds(jobs.experiment(seeds=2, **changes), tmp_path / "loop")
+  for (_, mine), (_, its) in zip(together, alone, strict=True):
+    for one, other in zip(*(jax.tree.leaves(done["distilled"].variables) for done in (mine, its)), strict=True):
+      np.testing.assert_allclose(one, other, rtol=1e-5, atol=2e-4)
+
+
 def test_a_shared_stage_is_trained_once(tmp_path, capfd):
   config = jobs.experiment(run=("teacher", "distilled"), seeds=2, seeds_over="vmap", shared=("teacher",))
   (_, first), (_, second) = train_seeds(config, tmp_path)

@@ -1,0 +1,157 @@
+"""The cost of each distillation loss in the train step: its time over that of Hinton's loss, in the same step.
+
+python -m benchmarks.kd_cost [--losses at crd ...] [--rounds 40] [--out=benchmarks/results/kd_cost_cpu.json]
+
+Every row is the engine's own compiled step of one student, `hard_labels` plus the loss, as `kd`'s defaults make it. A
+loss on logits is compared with `hinton` on the same cached logits; one that reads activations needs the teacher's, so
+it is compared with `hinton` beside the same live teacher; one without a teacher with `hard_labels` alone. The losses
+of `kd` are found by walking it. All rows take turns within a round (`benchmarks.common.in_turns`), and a ratio is the
+median over rounds. "arithmetic" is the ratio of the floating point operations that XLA counts in the two steps; where
+it is above `SLACK`, or the loss compares all pairs of examples, no target is set.
+"""
+
+import argparse
+import inspect
+import statistics
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import engine
+import graph
+import kd
+from benchmarks.common import in_turns, load, write
+from benchmarks.step_cost import ratio
+from core.methods import methods
+from engine import forward, loop
+from zoo.convnet import ConvNet
+
+BATCH, CLASSES, EXAMPLES = 64, 10, 50_000
+STUDENT, TEACHER = ConvNet((16, 32), (64,)), ConvNet((32, 64), (128,))
+EARLY, LATE, VECTOR = "Conv_0/kernel:out", "Conv_1/kernel:out", "Dense_0/kernel:out"
+NONE, CACHED, LIVE, DOT = "no teacher", "hinton, cached logits", "hinton, live teacher", "hinton, cached logits, DOT"
+# Taps of the student and of the teacher, and further arguments; the last map of both where there are none.
+TAPS: dict[str, tuple[Any, Any]] = {
+  "fsp": ((LATE, LATE), (EARLY, EARLY)),  # of equal channels
+  "kdsvd": ((LATE, LATE), (EARLY, EARLY)),
+  "review": ((EARLY, LATE, VECTOR), (EARLY, LATE, VECTOR)),
+  "byot": ((EARLY, LATE, VECTOR), None),
+  **{name: (VECTOR, VECTOR) for name in ("cc", "crd", "pkt", "rkd", "srrl")},
+}
+MORE: dict[str, dict[str, Any]] = {"crd": {"examples": EXAMPLES}, "srrl": {"classifier": "Dense_1"}, "topk": {"k": 5}}
+PAIRS = ("cc", "crd", "dist", "mlkd", "pkt", "rkd", "sp")  # the batch, or a memory, with itself
+SLACK, TARGETS = 1.05, {CACHED: 1.05}
+TARGET = 1.10
+
+
+class Variant(NamedTuple):
+  """A row: a loss beside `hard_labels`, and the row that it is compared with."""
+
+  loss: kd.Loss | None
+  over: str
+  live: bool = False
+  optimizer: str = "sgd"
+
+
+def variants(losses: Sequence[str] = ()) -> dict[str, Variant]:
+  """All rows, or those of some losses and what they are compared with."""
+  out = {
+    NONE: Variant(None, NONE),
+    f"{NONE}, again": Variant(None, NONE),
+    CACHED: Variant(kd.hinton(), NONE),
+    LIVE: Variant(kd.hinton(), NONE, live=True),
+    DOT: Variant(kd.hinton(), CACHED, optimizer="dot"),
+  }
+  for name, make in methods(kd).items():
+    if name in ("hard_labels", "hinton") or (losses and name not in losses):
+      continue
+    takes, more = inspect.signature(make).parameters, MORE.get(name, {})
+    student, teacher = TAPS.get(name, (LATE, LATE))
+    taps = {key: tap for key, tap in (("student", student), ("teacher", teacher)) if key in takes}
+    loss = make(**taps, **more)
+    live = "teacher" in taps
+    out[name] = Variant(loss, LIVE if live else CACHED if kd.needs_teacher(loss) else NONE, live)
+  return out
+
+
+def make(variant: Variant) -> tuple[Callable[[], Any], float]:
+  """A function that makes one step and waits for it, and the step's floating point operations."""
+  rng = np.random.default_rng(0)
+  batch = {
+    "image": jnp.asarray(rng.normal(size=(BATCH, 28, 28, 1)), jnp.float32),
+    "label": jnp.asarray(rng.integers(0, CLASSES, BATCH), jnp.int32),
+    "id": jnp.arange(BATCH, dtype=jnp.int32),
+  }
+  if not variant.live and variant.loss is not None and kd.needs_teacher(variant.loss):
+    batch["teacher_logits"] = jnp.asarray(rng.normal(size=(BATCH, CLASSES)), jnp.float32)
+  terms = [engine.Term("hard_labels", kd.hard_labels())]
+  terms += [] if variant.loss is None else [engine.Term("loss", variant.loss)]
+  objective = engine.weighted(terms)
+  variables, its = (jax.jit(net.init)(jax.random.key(k), batch["image"]) for k, net in enumerate((STUDENT, TEACHER)))
+
+  def tapped(net: ConvNet, names: Sequence[str]) -> Callable[..., kd.Outputs]:
+    return lambda v, x: kd.Outputs(*graph.taps(net.apply, names)(v, x))
+
+  student, teacher = tapped(STUDENT, objective.student), tapped(TEACHER, objective.teacher)
+  shapes = [jax.eval_shape(f, v, batch["image"]) for f, v in ((student, variables), (teacher, its))]
+  aux, aux_state = objective.init(jax.random.key(2), shapes[0], shapes[1], its)
+  tx = engine.optimizer(variant.optimizer, 0.001, momentum=0.9)
+  step = engine.make_train_step(
+    forward.plain(lambda v, x, **_: (student(v, x), {})), objective, tx, teacher=teacher if variant.live else None
+  )
+  run = loop.compiled(step, lambda data, step, seed, part: data)
+  held = [engine.create(variables, tx, aux=aux, aux_state=aux_state)]
+  arguments = jnp.ones((), jnp.int32), batch, its if variant.live else None, jnp.zeros((), jnp.int32)
+  operations = run.lower(held[0], *arguments).cost_analysis()["flops"]  # pyrefly: ignore
+
+  def once() -> Any:
+    held[0], metrics = run(held[0], *arguments)
+    jax.block_until_ready((held[0], metrics))
+
+  return once, operations
+
+
+def measure(rows: dict[str, Variant], rounds: int, warm_up: int = 3) -> dict[str, dict[str, Any]]:
+  """Each row's times, and its ratios over the row that it is compared with."""
+  made = {name: make(variant) for name, variant in rows.items()}
+  wall, cpu = in_turns({name: once for name, (once, _) in made.items()}, rounds, warm_up)
+  out = {}
+  for name, variant in rows.items():
+    over = variant.over
+    arithmetic = made[name][1] / made[over][1]
+    target = TARGETS.get(name) or (TARGET if over in (CACHED, LIVE) else None)
+    known = target is not None and arithmetic <= SLACK and name not in PAIRS
+    out[name] = {
+      "over": over,
+      "wall_ms": round(1e3 * statistics.median(wall[name]), 2),
+      "cpu_ms": round(1e3 * statistics.median(cpu[name]), 2),
+      "wall_ratio": ratio(wall[name], wall[over]),
+      "cpu_ratio": ratio(cpu[name], cpu[over]),
+      "arithmetic": round(arithmetic, 3),
+      "pairs": name in PAIRS,
+      **({"target": target} if known else {}),
+    }
+  return out
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description="A distillation loss's step over that of Hinton's loss.")
+  parser.add_argument("--losses", nargs="+", default=(), help="names in kd; all by default")
+  parser.add_argument("--rounds", type=int, default=40)
+  parser.add_argument("--out", default="benchmarks/results/kd_cost_cpu.json")
+  options = parser.parse_args()
+  before = load()
+  rows = measure(variants(options.losses), options.rounds)
+  what = "a step's time over that of the step named in 'over' in the same round, median over rounds"
+  write(options.out, what, "python -m benchmarks.kd_cost", before, {"rounds": options.rounds, "rows": rows})
+  print(f"{'':28} {'over':24} {'wall ms':>8} {'cpu ms':>8} {'wall':>7} {'cpu':>7} {'ops':>7} {'target':>7}")
+  for name, row in rows.items():
+    numbers = f"{row['wall_ms']:>8.2f} {row['cpu_ms']:>8.2f} {row['wall_ratio']:>7.3f} {row['cpu_ratio']:>7.3f}"
+    print(f"{name:28} {row['over']:24} {numbers} {row['arithmetic']:>7.3f} {row.get('target', ''):>7}")
+
+
+if __name__ == "__main__":
+  main()
