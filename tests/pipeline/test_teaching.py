@@ -228,3 +228,21 @@ def test_a_loss_that_cannot_compare_the_two_says_so_before_anything_is_trained(t
   with pytest.raises(UserError, match="stage 'distilled': unknown classifier of the loss 'srrl' 'Dense_9'"):
     run_of(tmp_path, stages__distilled__objective=wrong)
   assert not (tmp_path / "models").exists()
+
+
+@pytest.mark.parametrize(
+  "mode", [pytest.param("mesh", marks=pytest.mark.slow), pytest.param("pmap", marks=pytest.mark.slow), "shard_map"]
+)
+def test_relations_are_those_of_the_whole_batch_on_four_devices(tmp_path, mode):
+  objective = {
+    "hard_labels": {},
+    "sp": {"weight": 10.0, **HIDDEN},
+    "rkd": HIDDEN,
+    "crd": {"weight": 0.1, **HIDDEN, "examples": 256, "negatives": 8, "width": 4},
+  }
+  contexts = [run_of(tmp_path / each, stages__distilled__objective=objective, parallel=each) for each in ("jit", mode)]
+  one, four = (train(context)["distilled"] for context in contexts)
+  for mine, its in zip(*map(jax.tree.leaves, (one.variables, four.variables)), strict=True):
+    np.testing.assert_allclose(mine, its, atol=1e-4)
+  alone, split = (dict(stage.curves("distilled", context)["sp"]) for context in contexts)
+  np.testing.assert_allclose(list(split.values()), list(alone.values()), rtol=1e-3)
