@@ -1,6 +1,6 @@
 """The cost of each distillation loss in the train step: its time over that of Hinton's loss, in the same step.
 
-python -m benchmarks.kd_cost [--losses at crd ...] [--rounds 40] [--out=benchmarks/results/kd_cost_cpu.json]
+python -m benchmarks.kd_cost [--losses at crd ...] [--rounds 30] [--out=benchmarks/results/kd_cost_cpu.json]
 
 Every row is the engine's own compiled step of one student, `hard_labels` plus the loss, as `kd`'s defaults make it. A
 loss on logits is compared with `hinton` on the same cached logits; one that reads activations needs the teacher's, so
@@ -77,34 +77,48 @@ def variants(losses: Sequence[str] = ()) -> dict[str, Variant]:
   return out
 
 
-def make(variant: Variant) -> tuple[Callable[[], Any], float]:
-  """A function that makes one step and waits for it, and the step's floating point operations."""
+class Common(NamedTuple):
+  """What all rows share: a batch, and the parameters of both networks."""
+
+  batch: dict[str, jax.Array]
+  student: Any
+  teacher: Any
+
+
+def common() -> Common:
   rng = np.random.default_rng(0)
   batch = {
     "image": jnp.asarray(rng.normal(size=(BATCH, 28, 28, 1)), jnp.float32),
     "label": jnp.asarray(rng.integers(0, CLASSES, BATCH), jnp.int32),
     "id": jnp.arange(BATCH, dtype=jnp.int32),
+    "teacher_logits": jnp.asarray(rng.normal(size=(BATCH, CLASSES)), jnp.float32),
   }
-  if not variant.live and variant.loss is not None and kd.needs_teacher(variant.loss):
-    batch["teacher_logits"] = jnp.asarray(rng.normal(size=(BATCH, CLASSES)), jnp.float32)
+  return Common(batch, *(jax.jit(net.init)(jax.random.key(0), batch["image"]) for net in (STUDENT, TEACHER)))
+
+
+def tapped(net: ConvNet, names: Sequence[str]) -> Callable[..., kd.Outputs]:
+  return lambda variables, x: kd.Outputs(*graph.taps(net.apply, names)(variables, x))
+
+
+def make(variant: Variant, given: Common) -> tuple[Callable[[], Any], float]:
+  """A function that makes one step and waits for it, and the step's floating point operations."""
+  cached = not variant.live and variant.loss is not None and kd.needs_teacher(variant.loss)
+  batch = {name: array for name, array in given.batch.items() if cached or name != "teacher_logits"}
   terms = [engine.Term("hard_labels", kd.hard_labels())]
   terms += [] if variant.loss is None else [engine.Term("loss", variant.loss)]
   objective = engine.weighted(terms)
-  variables, its = (jax.jit(net.init)(jax.random.key(k), batch["image"]) for k, net in enumerate((STUDENT, TEACHER)))
-
-  def tapped(net: ConvNet, names: Sequence[str]) -> Callable[..., kd.Outputs]:
-    return lambda v, x: kd.Outputs(*graph.taps(net.apply, names)(v, x))
-
-  student, teacher = tapped(STUDENT, objective.student), tapped(TEACHER, objective.teacher)
-  shapes = [jax.eval_shape(f, v, batch["image"]) for f, v in ((student, variables), (teacher, its))]
-  aux, aux_state = objective.init(jax.random.key(2), shapes[0], shapes[1], its)
+  teacher = tapped(TEACHER, objective.teacher)
+  shapes = [
+    jax.eval_shape(run, variables, batch["image"])
+    for run, variables in ((tapped(STUDENT, objective.student), given.student), (teacher, given.teacher))
+  ]
+  aux, aux_state = objective.init(jax.random.key(2), shapes[0], shapes[1], given.teacher)
   tx = engine.optimizer(variant.optimizer, 0.001, momentum=0.9)
-  step = engine.make_train_step(
-    forward.plain(lambda v, x, **_: (student(v, x), {})), objective, tx, teacher=teacher if variant.live else None
-  )
+  apply = forward.tapped(forward.plain(lambda v, x, **_: (STUDENT.apply(v, x), {})), objective.student)
+  step = engine.make_train_step(apply, objective, tx, teacher=teacher if variant.live else None)
   run = loop.compiled(step, lambda data, step, seed, part: data)
-  held = [engine.create(variables, tx, aux=aux, aux_state=aux_state)]
-  arguments = jnp.ones((), jnp.int32), batch, its if variant.live else None, jnp.zeros((), jnp.int32)
+  held = [engine.create(given.student, tx, aux=aux, aux_state=aux_state)]
+  arguments = jnp.ones((), jnp.int32), batch, given.teacher if variant.live else None, jnp.zeros((), jnp.int32)
   operations = run.lower(held[0], *arguments).cost_analysis()["flops"]  # pyrefly: ignore
 
   def once() -> Any:
@@ -116,7 +130,8 @@ def make(variant: Variant) -> tuple[Callable[[], Any], float]:
 
 def measure(rows: dict[str, Variant], rounds: int, warm_up: int = 3) -> dict[str, dict[str, Any]]:
   """Each row's times, and its ratios over the row that it is compared with."""
-  made = {name: make(variant) for name, variant in rows.items()}
+  given = common()
+  made = {name: make(variant, given) for name, variant in rows.items()}
   wall, cpu = in_turns({name: once for name, (once, _) in made.items()}, rounds, warm_up)
   out = {}
   for name, variant in rows.items():
@@ -140,7 +155,7 @@ def measure(rows: dict[str, Variant], rounds: int, warm_up: int = 3) -> dict[str
 def main() -> None:
   parser = argparse.ArgumentParser(description="A distillation loss's step over that of Hinton's loss.")
   parser.add_argument("--losses", nargs="+", default=(), help="names in kd; all by default")
-  parser.add_argument("--rounds", type=int, default=40)
+  parser.add_argument("--rounds", type=int, default=30)
   parser.add_argument("--out", default="benchmarks/results/kd_cost_cpu.json")
   options = parser.parse_args()
   before = load()
