@@ -30,19 +30,21 @@ from engine import forward, loop
 from zoo.convnet import ConvNet
 
 BATCH, CLASSES, EXAMPLES = 64, 10, 50_000
-STUDENT, TEACHER = ConvNet((16, 32), (64,)), ConvNet((32, 64), (128,))
+STUDENT: Any = ConvNet((16, 32), (64,))
+TEACHER: Any = ConvNet((32, 64), (128,))
 EARLY, LATE, VECTOR = "Conv_0/kernel:out", "Conv_1/kernel:out", "Dense_0/kernel:out"
 NONE, CACHED, LIVE, DOT = "no teacher", "hinton, cached logits", "hinton, live teacher", "hinton, cached logits, DOT"
 # Taps of the student and of the teacher, and further arguments; the last map of both where there are none.
 TAPS: dict[str, tuple[Any, Any]] = {
   "fsp": ((LATE, LATE), (EARLY, EARLY)),  # of equal channels
-  "kdsvd": ((LATE, LATE), (EARLY, EARLY)),
   "review": ((EARLY, LATE, VECTOR), (EARLY, LATE, VECTOR)),
   "byot": ((EARLY, LATE, VECTOR), None),
   **{name: (VECTOR, VECTOR) for name in ("cc", "crd", "pkt", "rkd", "srrl")},
 }
 MORE: dict[str, dict[str, Any]] = {"crd": {"examples": EXAMPLES}, "srrl": {"classifier": "Dense_1"}, "topk": {"k": 5}}
 PAIRS = ("cc", "crd", "dist", "mlkd", "pkt", "rkd", "sp")  # the batch, or a memory, with itself
+# In jaxlib 0.10.2 two batched eigendecompositions at a time wait for each other for ever on a pool of two threads.
+LEFT_OUT = ("hard_labels", "hinton", "kdsvd")
 SLACK, TARGETS = 1.05, {CACHED: 1.05}
 TARGET = 1.10
 
@@ -66,7 +68,7 @@ def variants(losses: Sequence[str] = ()) -> dict[str, Variant]:
     DOT: Variant(kd.hinton(), CACHED, optimizer="dot"),
   }
   for name, make in methods(kd).items():
-    if name in ("hard_labels", "hinton") or (losses and name not in losses):
+    if name in LEFT_OUT or (losses and name not in losses):
       continue
     takes, more = inspect.signature(make).parameters, MORE.get(name, {})
     student, teacher = TAPS.get(name, (LATE, LATE))
@@ -96,7 +98,7 @@ def common() -> Common:
   return Common(batch, *(jax.jit(net.init)(jax.random.key(0), batch["image"]) for net in (STUDENT, TEACHER)))
 
 
-def tapped(net: ConvNet, names: Sequence[str]) -> Callable[..., kd.Outputs]:
+def tapped(net: Any, names: Sequence[str]) -> Callable[..., kd.Outputs]:
   return lambda variables, x: kd.Outputs(*graph.taps(net.apply, names)(variables, x))
 
 
