@@ -36,15 +36,14 @@ EARLY, LATE, VECTOR = "Conv_0/kernel:out", "Conv_1/kernel:out", "Dense_0/kernel:
 NONE, CACHED, LIVE, DOT = "no teacher", "hinton, cached logits", "hinton, live teacher", "hinton, cached logits, DOT"
 # Taps of the student and of the teacher, and further arguments; the last map of both where there are none.
 TAPS: dict[str, tuple[Any, Any]] = {
-  "fsp": ((LATE, LATE), (EARLY, EARLY)),  # of equal channels
+  **{name: ((LATE, LATE), (EARLY, EARLY)) for name in ("fsp", "kdsvd")},  # of equal channels
   "review": ((EARLY, LATE, VECTOR), (EARLY, LATE, VECTOR)),
   "byot": ((EARLY, LATE, VECTOR), None),
   **{name: (VECTOR, VECTOR) for name in ("cc", "crd", "pkt", "rkd", "srrl")},
 }
 MORE: dict[str, dict[str, Any]] = {"crd": {"examples": EXAMPLES}, "srrl": {"classifier": "Dense_1"}, "topk": {"k": 5}}
 PAIRS = ("cc", "crd", "dist", "mlkd", "pkt", "rkd", "sp")  # the batch, or a memory, with itself
-# In jaxlib 0.10.2 two batched eigendecompositions at a time wait for each other for ever on a pool of two threads.
-LEFT_OUT = ("hard_labels", "hinton", "kdsvd")
+LEFT_OUT = ("hard_labels", "hinton")
 SLACK, TARGETS = 1.05, {CACHED: 1.05}
 TARGET = 1.10
 
