@@ -103,7 +103,7 @@ def right_vectors(x: Array, count: int) -> tuple[Array, Array]:
 
 @jax.custom_jvp
 def _eigh(x: Array) -> tuple[Array, Array]:
-  # One matrix a call. In jaxlib 0.10.2 two batched calls at a time wait for each other for ever on a pool of two threads.
+  # One matrix a call: in jaxlib 0.10.2 two batched calls at a time wait for ever for each other on two threads.
   values, vectors = jax.lax.map(jnp.linalg.eigh, x)
   return values, vectors
 
