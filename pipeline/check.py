@@ -160,15 +160,15 @@ def _outputs(whose: str, taps: Any, recipe: models.Recipe, variables: Any) -> An
 
 def _trace(objective: engine.Weighted, student: Any, teacher: Any, teacher_variables: Any) -> None:
   """Traces what a stage minimises on shapes: a loss that cannot compare these two networks says so now."""
-  batch = {key: jnp.zeros((BATCH,), jnp.int32) for key in ("label", "id")}
+  batch = {key: jax.ShapeDtypeStruct((BATCH,), jnp.int32) for key in ("label", "id")}
 
-  def run(student: Any, teacher: Any, variables: Any) -> Any:
+  def run(student: Any, teacher: Any, variables: Any, batch: Any) -> Any:
     key = jax.random.key(0)
     aux, aux_state = objective.init(key, student, teacher, variables)
     about = {"step": jnp.zeros((), jnp.int32), "aux": aux, "aux_state": aux_state, "key": key, "axis_name": None}
     return objective(student, teacher, batch, **about)[0]
 
-  jax.eval_shape(run, student, teacher, teacher_variables)
+  jax.eval_shape(run, student, teacher, teacher_variables, batch)
 
 
 def _first_line(error: Exception) -> str:
