@@ -127,7 +127,7 @@ def _teaching(name: str, config: Any, data: Dataset, variables: Any) -> None:
     raise UserError(f"its objective reads {objective.teacher[0]!r} of a teacher, and 'teacher' names no other model")
   taught_by = None
   if recipes:
-    taught_by = _variables(recipes[0]) if shapes[0] is None else shapes[0]
+    taught_by = models.variable_shapes(recipes[0]) if shapes[0] is None else shapes[0]
     its = _outputs("teacher", objective.teacher, recipes[0], taught_by)
     chosen = len(given.teacher_classes) or its.logits.shape[-1]
     its = its._replace(logits=jax.ShapeDtypeStruct((BATCH, chosen), its.logits.dtype))
@@ -139,21 +139,11 @@ def _teaching(name: str, config: Any, data: Dataset, variables: Any) -> None:
 BATCH = 4
 
 
-def _variables(recipe: models.Recipe) -> Any:
-  """A model's variables as shapes."""
-  init = models.functions(recipe).model.init
-  return jax.eval_shape(lambda x: init(jax.random.key(0), x), _images(recipe))
-
-
-def _images(recipe: models.Recipe) -> Any:
-  return jax.ShapeDtypeStruct((BATCH, *recipe.image), jnp.float32)
-
-
 def _outputs(whose: str, taps: Any, recipe: models.Recipe, variables: Any) -> Any:
   """A model's outputs as shapes; a misspelt tap is answered with the nearest names."""
-  fn = models.functions(recipe).fn
+  fn, images = models.functions(recipe).fn, jax.ShapeDtypeStruct((BATCH, *recipe.image), jnp.float32)
   try:
-    return kd.Outputs(*jax.eval_shape(graph.taps(fn, taps), variables, _images(recipe)))
+    return kd.Outputs(*jax.eval_shape(graph.taps(fn, taps), variables, images))
   except UserError as error:
     raise UserError(f"the objective's taps of the {whose}: {error}") from error
 

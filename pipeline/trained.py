@@ -82,13 +82,14 @@ def functions(recipe: Recipe) -> Functions:
 
   fn = plain
   if recipe.edits:
-    fn = graph.edit(plain, recipe.edits, graph.shapes(_shapes(model, recipe)))
+    fn = graph.edit(plain, recipe.edits, graph.shapes(variable_shapes(recipe)))
   policy = quant.policy(recipe.rules, recipe.ends or None) if recipe.rules else None
   return Functions(model, fn, None if policy is None else quant.quantize(fn, policy), bool(recipe.edits))
 
 
-def _shapes(model: models.Model, recipe: Recipe) -> Any:
+def variable_shapes(recipe: Recipe) -> Any:
   """The variables of a recipe's model without its edits, as shapes; nothing is run."""
+  model = models.load(recipe.name, dict(recipe.kwargs))
   image = jax.ShapeDtypeStruct((1, *recipe.image), jnp.float32)
   return jax.eval_shape(lambda x: model.init(jax.random.key(0), x), image)
 
@@ -168,7 +169,7 @@ def _as_written(recipe: Recipe, variables: Any, path: str) -> Any:
   if recipe.edits:
     return variables
   saved = named_leaves(variables)
-  target = _shapes(models.load(recipe.name, dict(recipe.kwargs)), recipe)
+  target = variable_shapes(recipe)
   if changed := saved.keys() ^ named_leaves(target).keys():
     has = "holds" if min(changed) in saved else "lacks"
     raise UserError(

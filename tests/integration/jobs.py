@@ -78,6 +78,23 @@ def experiment(**changes):
   return config
 
 
+def opened(folder, **changes):
+  """A run of the experiment, cut to a teacher and its student unless `run` says otherwise; nothing is trained."""
+  from pipeline.compress import open_run
+
+  return open_run(experiment(**{"run": ("teacher", "distilled"), **changes}), folder)
+
+
+def train(context):
+  """What every stage of a run leaves, by name."""
+  from pipeline import stage
+
+  done = {}
+  for name in context.config.run:
+    done[name] = stage.run_stage(name, context, done)
+  return done
+
+
 def write(path, **changes):
   """The experiment as a config file."""
   text = pprint.pformat(values(**changes), sort_dicts=False)

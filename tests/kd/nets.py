@@ -39,7 +39,7 @@ def value(loss, s, t, **kwargs):
 
 
 def check(loss, oracle, s, t, **kwargs):
-  """The loss is the oracle's to 1e-12 in float64 and 1e-5 in float32, and so is its gradient by finite differences.
+  """A loss on one tap a network is the oracle's, and so is its gradient; see `agree`.
 
   Args:
     loss: made with taps called "tap".
@@ -48,42 +48,29 @@ def check(loss, oracle, s, t, **kwargs):
     t: the teacher's.
     **kwargs: to the loss, such as aux.
   """
-  want = oracle(s, t)
-  single = value(loss, s, t, **kwargs)
-  np.testing.assert_allclose(single, want, rtol=1e-5, atol=1e-5 * np.abs(want).max())
-  with jax.enable_x64(True):
-    np.testing.assert_allclose(value(loss, s, t, **kwargs), want, rtol=1e-12, atol=1e-12 * np.abs(want).max())
-    gradient = np.asarray(
-      jax.grad(lambda s: value(loss, kd.Outputs(jnp.asarray(logits(0)), {"tap": s}), t, **kwargs).sum())(jnp.asarray(s))
-    )
-  rng, h = np.random.default_rng(9), 1e-6
-  for _ in range(4):
-    direction = rng.normal(size=s.shape)
-    slope = (oracle(s + h * direction, t).sum() - oracle(s - h * direction, t).sum()) / (2 * h)
-    np.testing.assert_allclose((gradient * direction).sum(), slope, rtol=1e-6, atol=1e-7)
+
+  def call(s):
+    return value(loss, kd.Outputs(jnp.asarray(logits(0), s.dtype), {"tap": s}), t, **kwargs)
+
+  agree(call, lambda s: oracle(s, t), s)
 
 
 def check_logits(loss, oracle, s, t, **kwargs):
-  """As `check`, of a loss on logits.
-
-  Args:
-    loss: on logits alone.
-    oracle: `oracle(s, t) -> (batch,)` in float64 numpy.
-    s: (batch, classes) float64, the student's logits.
-    t: the teacher's.
-    **kwargs: to the loss, such as aux.
-  """
+  """As `check`, of a loss on logits (batch, classes)."""
   data = kwargs.pop("batch", batch())
-  want = oracle(s, t)
-  single = loss(jnp.asarray(s, jnp.float32), jnp.asarray(t, jnp.float32), data, **kwargs)[0]
-  np.testing.assert_allclose(single, want, rtol=1e-5, atol=1e-5 * np.abs(want).max())
+  agree(lambda s: loss(s, jnp.asarray(t, s.dtype), data, **kwargs)[0], lambda s: oracle(s, t), s)
+
+
+def agree(call, oracle, s):
+  """`call(s)` is `oracle(s)`, (batch,), to 1e-12 in float64 and 1e-5 in float32; its gradient by finite differences."""
+  want = oracle(s)
+  largest = np.abs(want).max()
+  np.testing.assert_allclose(call(jnp.asarray(s, jnp.float32)), want, rtol=1e-5, atol=1e-5 * largest)
   with jax.enable_x64(True):
-    mine, its = jnp.asarray(s), jnp.asarray(t)
-    per_example = loss(mine, its, data, **kwargs)[0]
-    np.testing.assert_allclose(per_example, want, rtol=1e-12, atol=1e-12 * np.abs(want).max())
-    gradient = np.asarray(jax.grad(lambda s: loss(s, its, data, **kwargs)[0].sum())(mine))
+    np.testing.assert_allclose(call(jnp.asarray(s)), want, rtol=1e-12, atol=1e-12 * largest)
+    gradient = np.asarray(jax.grad(lambda s: call(s).sum())(jnp.asarray(s)))
   rng, h = np.random.default_rng(9), 1e-6
   for _ in range(4):
     direction = rng.normal(size=s.shape)
-    slope = (oracle(s + h * direction, t).sum() - oracle(s - h * direction, t).sum()) / (2 * h)
+    slope = (oracle(s + h * direction).sum() - oracle(s - h * direction).sum()) / (2 * h)
     np.testing.assert_allclose((gradient * direction).sum(), slope, rtol=1e-6, atol=1e-7)

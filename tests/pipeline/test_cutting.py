@@ -6,7 +6,6 @@ import pytest
 
 from core.errors import UserError
 from pipeline import cutting, stage, trained
-from pipeline.compress import open_run
 from tests.integration import jobs
 
 NET = {"name": "zoo.resnet:ResNet", "kwargs": {"widths": (4,), "classes": 4}}
@@ -18,18 +17,11 @@ def deep(blocks):
 
 def run_of(folder, cut, **changes):
   given = {"run": ("teacher", "cut"), "stages__cut": {**jobs.STAGE, "epochs": 0, "cut": {"from": "teacher", **cut}}}
-  return open_run(jobs.experiment(**{**given, **changes}), folder)
-
-
-def train(context):
-  done = {}
-  for name in context.config.run:
-    stage.run_with_needs(name, context, done)
-  return done
+  return jobs.opened(folder, **{**given, **changes})
 
 
 def test_a_narrower_student_begins_with_its_teachers_leading_channels(tmp_path):
-  done = train(run_of(tmp_path, {}, models__student__kwargs__widths=(8, 16)))
+  done = jobs.train(run_of(tmp_path, {}, models__student__kwargs__widths=(8, 16)))
   whole, small = (done[name].variables["params"] for name in ("teacher", "cut"))
   np.testing.assert_array_equal(small["Dense_1"]["kernel"], whole["Dense_1"]["kernel"][:8])
   np.testing.assert_array_equal(small["Dense_0"]["kernel"], whole["Dense_0"]["kernel"][:, :8])
@@ -38,7 +30,7 @@ def test_a_narrower_student_begins_with_its_teachers_leading_channels(tmp_path):
 def test_it_trains_on_and_its_teacher_lives(tmp_path):
   distilled = {**jobs.STAGE, "teacher": "teacher", "objective": jobs.DISTIL, "cut": {"from": "teacher"}}
   changes = {"models__student__kwargs__widths": (8, 16), "stages__cut": distilled}
-  done = train(run_of(tmp_path, {}, **changes))
+  done = jobs.train(run_of(tmp_path, {}, **changes))
   images = np.zeros((2, 6, 6, 1), np.uint8)
   assert np.isfinite(trained.predict(done["teacher"], images)).all()
   kernels = [done[name].variables["params"]["Dense_1"]["kernel"] for name in ("teacher", "cut")]
@@ -64,7 +56,7 @@ def blocks_of(folder, cut):
   "cut, block", [({"keep": "first"}, 0), ({"keep": "alternate"}, 0), ({"map": (("Block_0/*", "Block_2/*"),)}, 2)]
 )
 def test_blocks_are_dropped(tmp_path, cut, block):
-  done = train(blocks_of(tmp_path, cut))
+  done = jobs.train(blocks_of(tmp_path, cut))
   for kind in ("params", "batch_stats"):
     mine, its = done["cut"].variables[kind]["Block_0"], done["teacher"].variables[kind][f"Block_{block}"]
     jax.tree.map(np.testing.assert_array_equal, mine, its)
@@ -99,7 +91,7 @@ def test_a_stack_without_shortcuts_has_no_effects_to_compare(tmp_path):
   }
   context = run_of(tmp_path, {"way": "layers", "keep": "effect"}, **changes)
   with pytest.raises(UserError, match="without 'Dense_1' the teacher says the same of every image; expected residual"):
-    train(context)
+    jobs.train(context)
 
 
 MISTAKES = [

@@ -9,22 +9,17 @@ import quant
 from core.errors import UserError
 from engine import data as rooms
 from pipeline import build, stage, teaching, trained
-from pipeline.compress import open_run
 from tests.integration import jobs
-
-
-def run_of(tmp_path, **changes):
-  return open_run(jobs.experiment(run=("teacher", "distilled"), **changes), tmp_path)
 
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory):
-  context = run_of(tmp_path_factory.mktemp("teacher"))
+  context = jobs.opened(tmp_path_factory.mktemp("teacher"))
   return stage.run_stage("teacher", context, {})
 
 
 def distilled(tmp_path, teacher, **changes):
-  context = run_of(tmp_path, **{f"stages__distilled__{key}": value for key, value in changes.items()})
+  context = jobs.opened(tmp_path, **{f"stages__distilled__{key}": value for key, value in changes.items()})
   return stage.run_stage("distilled", context, {"teacher": teacher}), context
 
 
@@ -44,7 +39,7 @@ def test_stored_logits_are_those_of_the_teacher_in_the_step(tmp_path, teacher, a
 
 
 def test_logits_are_not_stored_where_images_change_in_each_epoch(tmp_path, teacher):
-  context = run_of(tmp_path, stages__distilled__augment={"shift": (1, 1)})
+  context = jobs.opened(tmp_path, stages__distilled__augment={"shift": (1, 1)})
   given = context.config.stages.distilled
   arrays = rooms.device_arrays(context.data.train)
   function, trees, own, *_ = teaching.make(given, [teacher], arrays, build.inputs(context.config, given), (), tmp_path)
@@ -129,7 +124,7 @@ def test_needs_come_first_and_nothing_else_runs(tmp_path, monkeypatch):
 @pytest.mark.parametrize("preprocess", [{}, {"mean": (0.5,), "std": (0.25,)}], ids=["unit", "centred"])
 def test_pixels_are_not_rounded_on_ties(tmp_path, teacher, preprocess):
   """Images of few levels must not be rounded on their way in, whatever range the calibration batches had."""
-  context = run_of(tmp_path, preprocess=preprocess)
+  context = jobs.opened(tmp_path, preprocess=preprocess)
   given = context.config.stages.int8
   spec = build.inputs(context.config, given)
   split = context.data.train

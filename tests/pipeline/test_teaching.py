@@ -9,28 +9,17 @@ import kd
 from core.errors import UserError
 from engine import data as rooms
 from pipeline import build, stage, teaching, trained
-from pipeline.compress import compress, open_run
+from pipeline.compress import compress
 from pipeline.seeds import train_seeds
 from tests.integration import jobs
 
 HIDDEN = {"student": "Dense_0/kernel:out", "teacher": "Dense_1/kernel:out"}
 
 
-def run_of(folder, **changes):
-  return open_run(jobs.experiment(**{"run": ("teacher", "distilled"), **changes}), folder)
-
-
-def train(context):
-  done = {}
-  for name in context.config.run:
-    done[name] = stage.run_stage(name, context, done)
-  return done
-
-
 def test_a_loss_on_activations_trains_what_it_needs_and_leaves_it_behind(tmp_path):
   objective = {"hard_labels": {}, "sp": {"weight": 10.0, **HIDDEN}, "at": {"weight": 1.0, **HIDDEN}}
-  context = run_of(tmp_path, stages__distilled__objective=objective)
-  done = train(context)
+  context = jobs.opened(tmp_path, stages__distilled__objective=objective)
+  done = jobs.train(context)
   series = stage.curves("distilled", context)
   assert {"sp", "at", "hard_labels"} <= set(series)
   assert series["sp"][-1][1] < series["sp"][0][1]
@@ -52,13 +41,13 @@ def two_teachers(folder):
 
 @pytest.mark.parametrize("ensemble", ["probabilities", "logits"])
 def test_an_ensemble_is_the_mean_of_its_members(tmp_path, ensemble):
-  context = run_of(
+  context = jobs.opened(
     tmp_path,
     stages=two_teachers(tmp_path),
     run=("teacher", "second", "distilled"),
     stages__distilled__ensemble=ensemble,
   )
-  done = train(context)
+  done = jobs.train(context)
   given = context.config.stages.distilled
   sources = teaching.sources(given, done)
   spec = build.inputs(context.config, given)
@@ -76,24 +65,24 @@ def test_an_ensemble_is_the_mean_of_its_members(tmp_path, ensemble):
 def test_the_average_of_its_own_weights_is_a_teacher(tmp_path):
   changes = {"stages__distilled__teacher": "itself", "run": ("distilled",)}
   with pytest.raises(UserError, match="'stages.distilled.teacher' is 'itself', which needs 'stages.distilled.optim"):
-    run_of(tmp_path / "without", **changes)
-  context = run_of(tmp_path / "with", **changes, stages__distilled__optimizer={"ema": 0.9, "learning_rate": 0.05})
-  train(context)
+    jobs.opened(tmp_path / "without", **changes)
+  context = jobs.opened(tmp_path / "with", **changes, stages__distilled__optimizer={"ema": 0.9, "learning_rate": 0.05})
+  jobs.train(context)
   values = [value for _, value in stage.curves("distilled", context)["hinton"]]
   assert all(value > 0 for value in values[1:])
 
 
 def test_a_teacher_from_a_file(tmp_path):
-  train(run_of(tmp_path / "teacher", run=("teacher",)))
+  jobs.train(jobs.opened(tmp_path / "teacher", run=("teacher",)))
   file = str(tmp_path / "teacher" / "models" / "teacher.safetensors")
-  one = train(run_of(tmp_path / "file", run=("distilled",), stages__distilled__teacher=file))
-  two = train(run_of(tmp_path / "stage"))
+  one = jobs.train(jobs.opened(tmp_path / "file", run=("distilled",), stages__distilled__teacher=file))
+  two = jobs.train(jobs.opened(tmp_path / "stage"))
   for mine, its in zip(*(jax.tree.leaves(done["distilled"].variables) for done in (one, two)), strict=True):
     np.testing.assert_array_equal(mine, its)
 
 
 def test_teachers_that_do_not_fit_are_refused(tmp_path):
-  train(run_of(tmp_path / "teacher", run=("teacher",)))
+  jobs.train(jobs.opened(tmp_path / "teacher", run=("teacher",)))
   file = str(tmp_path / "teacher" / "models" / "teacher.safetensors")
   fewer = {
     "run": ("distilled",),
@@ -102,25 +91,25 @@ def test_teachers_that_do_not_fit_are_refused(tmp_path):
     "models__student__kwargs__classes": 3,
   }
   with pytest.raises(UserError, match="tells 4 classes apart and its student 3; expected 'teacher_classes'"):
-    run_of(tmp_path / "a", **fewer)
+    jobs.opened(tmp_path / "a", **fewer)
   with pytest.raises(UserError, match=r"'teacher_classes' is \(0, 4, 1\); expected 3 numbers from 0 to 3"):
-    run_of(tmp_path / "b", **fewer, stages__distilled__teacher_classes=(0, 4, 1))
-  train(run_of(tmp_path / "c", **fewer, stages__distilled__teacher_classes=(3, 0, 1)))
+    jobs.opened(tmp_path / "b", **fewer, stages__distilled__teacher_classes=(0, 4, 1))
+  jobs.train(jobs.opened(tmp_path / "c", **fewer, stages__distilled__teacher_classes=(3, 0, 1)))
   across = {**fewer, "stages__distilled__objective": {"hard_labels": {}, "sp": HIDDEN}}
-  done = train(run_of(tmp_path / "d", **across))  # another task: activations only
+  done = jobs.train(jobs.opened(tmp_path / "d", **across))  # another task: activations only
   assert len(done["distilled"].recipe.classes) == 3
   with pytest.raises(UserError, match="another preprocessing"):
-    run_of(tmp_path / "e", run=("distilled",), stages__distilled__teacher=file, preprocess__mean=(0.5,))
+    jobs.opened(tmp_path / "e", run=("distilled",), stages__distilled__teacher=file, preprocess__mean=(0.5,))
   with pytest.raises(UserError, match="there is no file no/such.safetensors"):
-    run_of(tmp_path / "f", run=("distilled",), stages__distilled__teacher="no/such.safetensors")
+    jobs.opened(tmp_path / "f", run=("distilled",), stages__distilled__teacher="no/such.safetensors")
 
 
 def test_a_misspelt_tap_is_answered_with_the_nearest(tmp_path):
   wrong = {"sp": {"student": "Dense_0/kernl:out", "teacher": "Dense_1/kernel:out"}}
   with pytest.raises(UserError, match="taps of the student: unknown .* 'Dense_0/kernl:out'; did you mean 'Dense_0/ker"):
-    run_of(tmp_path, stages__distilled__objective=wrong)
+    jobs.opened(tmp_path, stages__distilled__objective=wrong)
   with pytest.raises(UserError, match="its objective reads 'Dense_1/kernel:out' of a teacher, and 'teacher' names no"):
-    run_of(
+    jobs.opened(
       tmp_path,
       stages__distilled__objective={"sp": HIDDEN},
       stages__distilled__teacher="itself",
@@ -130,12 +119,12 @@ def test_a_misspelt_tap_is_answered_with_the_nearest(tmp_path):
 
 def test_a_worse_teacher_is_a_loud_warning(tmp_path, capsys):
   changes = {"run": ("teacher", "alone", "distilled"), "stages__teacher__epochs": 0}
-  train(run_of(tmp_path, **changes))
+  jobs.train(jobs.opened(tmp_path, **changes))
   assert "WARNING: stage 'distilled': its teacher 'teacher' has a validation accuracy of" in capsys.readouterr().err
 
 
 def test_a_part_of_the_labels(tmp_path):
-  context = run_of(tmp_path)
+  context = jobs.opened(tmp_path)
   given = context.config.stages.distilled
   given.examples.labelled = 12
   split = build.examples(context.config, given, context.data.train)
@@ -149,7 +138,7 @@ def test_a_part_of_the_labels(tmp_path):
 
 
 def test_a_part_of_the_classes(tmp_path):
-  context = run_of(tmp_path)
+  context = jobs.opened(tmp_path)
   given = context.config.stages.distilled
   given.examples.without = (1,)
   assert set(build.examples(context.config, given, context.data.train).labels) == {0, 2, 3}
@@ -163,8 +152,8 @@ def test_a_part_of_the_classes(tmp_path):
 def test_unlabelled_examples_teach_through_the_teacher_only(tmp_path):
   objective = {"hard_labels": {"mask": "labelled"}, "hinton": {"weight": 1.0}}
   changes = {"stages__distilled__objective": objective, "stages__distilled__examples": {"labelled": 8}}
-  context = run_of(tmp_path, **changes)
-  done = train(context)
+  context = jobs.opened(tmp_path, **changes)
+  done = jobs.train(context)
   assert np.isfinite([value for _, value in stage.curves("distilled", context)["hard_labels"]]).all()
   assert done["distilled"].recipe.classes
 
@@ -199,8 +188,8 @@ def test_weights_and_temperatures_follow_schedules():
 @pytest.mark.parametrize("form, top_k", [("float16", 0), ("int8", 0), ("float32", 2)])
 def test_compact_logits_teach_nearly_as_well(tmp_path, form, top_k):
   compact = {"stages__distilled__cache_form": form, "stages__distilled__cache_top_k": top_k}
-  one, two = run_of(tmp_path / "compact", **compact), run_of(tmp_path / "whole")
-  train(one), train(two)
+  one, two = jobs.opened(tmp_path / "compact", **compact), jobs.opened(tmp_path / "whole")
+  jobs.train(one), jobs.train(two)
   mine, its = (dict(stage.curves("distilled", context)["hard_labels"]) for context in (one, two))
   np.testing.assert_allclose(list(mine.values()), list(its.values()), rtol=0.25 if top_k else 0.02)
 
@@ -223,10 +212,10 @@ def test_seeds_share_a_teachers_logits(tmp_path, capsys):
 
 def test_a_loss_that_cannot_compare_the_two_says_so_before_anything_is_trained(tmp_path):
   with pytest.raises(UserError, match="stage 'distilled': kdsvd: 1 tap of each network; expected 2 or more|kdsvd: "):
-    run_of(tmp_path, stages__distilled__objective={"kdsvd": {**HIDDEN, "vectors": 1}})
+    jobs.opened(tmp_path, stages__distilled__objective={"kdsvd": {**HIDDEN, "vectors": 1}})
   wrong = {"srrl": {**HIDDEN, "classifier": "Dense_9"}}
   with pytest.raises(UserError, match="stage 'distilled': unknown classifier of the loss 'srrl' 'Dense_9'"):
-    run_of(tmp_path, stages__distilled__objective=wrong)
+    jobs.opened(tmp_path, stages__distilled__objective=wrong)
   assert not (tmp_path / "models").exists()
 
 
@@ -240,8 +229,10 @@ def test_relations_are_those_of_the_whole_batch_on_four_devices(tmp_path, mode):
     "rkd": HIDDEN,
     "crd": {"weight": 0.1, **HIDDEN, "examples": 256, "negatives": 8, "width": 4},
   }
-  contexts = [run_of(tmp_path / each, stages__distilled__objective=objective, parallel=each) for each in ("jit", mode)]
-  one, four = (train(context)["distilled"] for context in contexts)
+  contexts = [
+    jobs.opened(tmp_path / each, stages__distilled__objective=objective, parallel=each) for each in ("jit", mode)
+  ]
+  one, four = (jobs.train(context)["distilled"] for context in contexts)
   for mine, its in zip(*map(jax.tree.leaves, (one.variables, four.variables)), strict=True):
     np.testing.assert_allclose(mine, its, atol=1e-4)
   alone, split = (dict(stage.curves("distilled", context)["sp"]) for context in contexts)

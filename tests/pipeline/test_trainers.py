@@ -8,20 +8,8 @@ import pytest
 
 from core.errors import UserError
 from pipeline import stage
-from pipeline.compress import open_run
 from pipeline.seeds import train_seeds
 from tests.integration import jobs
-
-
-def run_of(folder, **changes):
-  return open_run(jobs.experiment(**{"run": ("teacher", "distilled"), **changes}), folder)
-
-
-def train(context):
-  done = {}
-  for name in context.config.run:
-    done[name] = stage.run_stage(name, context, done)
-  return done
 
 
 def kernel(done):
@@ -31,8 +19,8 @@ def kernel(done):
 def test_dot_trains_a_stage_and_is_sgd_without_a_difference(tmp_path):
   def one(folder, **optimizer):
     given = {"learning_rate": 0.05, "accumulate": 2, "clip_norm": 1.0, "weight_decay": 1e-3, **optimizer}
-    context = run_of(tmp_path / folder, stages__distilled__optimizer=given)
-    return kernel(train(context)), stage.curves("distilled", context)
+    context = jobs.opened(tmp_path / folder, stages__distilled__optimizer=given)
+    return kernel(jobs.train(context)), stage.curves("distilled", context)
 
   dot, series = one("dot", name="dot")
   assert series["loss"][-1][1] < series["loss"][0][1]
@@ -45,9 +33,9 @@ def test_dot_trains_a_stage_and_is_sgd_without_a_difference(tmp_path):
 def test_dot_needs_losses_of_both_kinds(tmp_path):
   for objective in ({"hard_labels": {}}, {"hinton": {}}):
     with pytest.raises(UserError, match="'stages.distilled.optimizer.name' is 'dot'.*losses of both kinds"):
-      run_of(tmp_path, stages__distilled__optimizer={"name": "dot"}, stages__distilled__objective=objective)
+      jobs.opened(tmp_path, stages__distilled__optimizer={"name": "dot"}, stages__distilled__objective=objective)
   with pytest.raises(UserError, match="config group 'stages.distilled.optimizer': dot: momentum is 0.9 and delta 0.2"):
-    train(run_of(tmp_path, stages__distilled__optimizer={"name": "dot", "delta": 0.2}))
+    jobs.train(jobs.opened(tmp_path, stages__distilled__optimizer={"name": "dot", "delta": 0.2}))
 
 
 def norms_of(context, name="distilled"):
@@ -55,8 +43,8 @@ def norms_of(context, name="distilled"):
 
 
 def test_norms_of_terms_are_logged_and_change_nothing(tmp_path, monkeypatch):
-  context = run_of(tmp_path / "logged")
-  done = train(context)
+  context = jobs.opened(tmp_path / "logged")
+  done = jobs.train(context)
   found = norms_of(context)
   assert set(found) == {"hard_labels/grad_norm", "hinton/grad_norm"}
   steps = [step for step, _ in stage.curves("distilled", context)["loss"]]
@@ -64,8 +52,8 @@ def test_norms_of_terms_are_logged_and_change_nothing(tmp_path, monkeypatch):
     assert [step for step, _ in series] == steps and all(value > 0 for _, value in series)
   assert not norms_of(context, "teacher")  # a single term has the norm of the step
   monkeypatch.setattr(stage.engine, "term_norms", lambda *args, **kwargs: lambda *args, **kwargs: {})
-  without = run_of(tmp_path / "without")
-  np.testing.assert_array_equal(kernel(done), kernel(train(without)))
+  without = jobs.opened(tmp_path / "without")
+  np.testing.assert_array_equal(kernel(done), kernel(jobs.train(without)))
   lines = [(one.folder / "metrics.jsonl").read_text().splitlines() for one in (context, without)]
   for mine, its in zip(*lines, strict=True):
     kept = {key: value for key, value in json.loads(mine).items() if key.count("/") < 2}
@@ -76,8 +64,8 @@ def test_norms_of_terms_are_logged_and_change_nothing(tmp_path, monkeypatch):
 @pytest.mark.parametrize("parallel", ["shard_map", "pmap"])
 def test_norms_of_terms_are_those_of_one_device(tmp_path, parallel):
   changes = {"stages__distilled__augment": {"shift": (1, 1)}}  # so the teacher runs in the step
-  one, many = (run_of(tmp_path / way, parallel=way, **changes) for way in ("jit", parallel))
-  train(one), train(many)
+  one, many = (jobs.opened(tmp_path / way, parallel=way, **changes) for way in ("jit", parallel))
+  jobs.train(one), jobs.train(many)
   for key, series in norms_of(one).items():
     np.testing.assert_allclose([v for _, v in norms_of(many)[key]], [v for _, v in series], rtol=2e-3)
 
@@ -87,7 +75,7 @@ MUTUAL = {"hard_labels": {}, "hinton": {"temperature": 1.0}}
 
 def peers_of(folder, count=2, **changes):
   given = {"run": ("alone",), "stages__alone__objective": MUTUAL, "stages__alone__peers": count}
-  return run_of(folder, **given, **changes)
+  return jobs.opened(folder, **given, **changes)
 
 
 def test_peers_train_and_leave_the_first(tmp_path):
@@ -135,13 +123,15 @@ def test_peers_that_cannot_learn_from_each_other_are_refused(tmp_path):
   with pytest.raises(UserError, match="'stages.alone.peers' is 0; expected at least 1"):
     peers_of(tmp_path, 0)
   with pytest.raises(UserError, match="'stages.alone.peers' is 2; expected an objective with a loss that compares"):
-    run_of(tmp_path, run=("alone",), stages__alone__peers=2)
+    jobs.opened(tmp_path, run=("alone",), stages__alone__peers=2)
   with pytest.raises(UserError, match="'stages.distilled.teacher' is 'teacher', and its peers teach each other"):
-    run_of(tmp_path, stages__distilled__peers=2)
+    jobs.opened(tmp_path, stages__distilled__peers=2)
   with pytest.raises(UserError, match="'stages.alone.start' is 'first', and all peers would start alike"):
     stages = {**jobs.EXPERIMENT["stages"], "first": jobs.STAGE}
     stages["alone"] = {**jobs.STAGE, "start": "first", "peers": 2, "objective": MUTUAL}
-    run_of(tmp_path, stages=stages, run=("first", "alone"))
+    jobs.opened(tmp_path, stages=stages, run=("first", "alone"))
   with pytest.raises(UserError, match="reads 'Dense_0/kernel:out' of a teacher, and 'teacher' names no other model"):
     hidden = {"student": "Dense_0/kernel:out", "teacher": "Dense_0/kernel:out"}
-    run_of(tmp_path, run=("alone",), stages__alone__peers=2, stages__alone__objective={"hard_labels": {}, "sp": hidden})
+    jobs.opened(
+      tmp_path, run=("alone",), stages__alone__peers=2, stages__alone__objective={"hard_labels": {}, "sp": hidden}
+    )
