@@ -237,3 +237,11 @@ def test_relations_are_those_of_the_whole_batch_on_four_devices(tmp_path, mode):
     np.testing.assert_allclose(mine, its, atol=1e-4)
   alone, split = (dict(stage.curves("distilled", context)["sp"]) for context in contexts)
   np.testing.assert_allclose(list(split.values()), list(alone.values()), rtol=1e-3)
+
+
+def test_the_teachers_logits_of_the_students_classes(tmp_path):
+  given = jobs.opened(tmp_path).config.stages.distilled
+  given.teacher_classes = (3, 0, 1)
+  said = jnp.arange(8.0).reshape(2, 4)
+  teacher = teaching.together([lambda tree, x: x], given)
+  np.testing.assert_array_equal(teacher([None], said), [[3, 0, 1], [7, 4, 5]])
