@@ -51,11 +51,14 @@ def students(spec: str, title: str, seeds: int, folder: Path, against: str = "")
   config = flags.experiment(spec, [("seeds", str(seeds))])
   runs = train_seeds(config, folder)
   found: dict[str, list[dict[str, float]]] = {name: [] for name in config.run}
-  for run, done in runs:
-    taught = {name for stage in config.run for name in schema.teacher_stages(config.stages[stage])}
-    said = {name: models.predict(done[name], run.data.test.images) for name in taught}
+  taught = {name for stage in config.run for name in schema.teacher_stages(config.stages[stage])}
+  said: dict[str, np.ndarray] = {}
+  for index, (run, done) in enumerate(runs):
+    once = set(config.shared) if index else set()  # one model for all seeds, judged with the first
+    said |= {name: models.predict(done[name], run.data.test.images) for name in taught - once}
     for name in config.run:
-      found[name].append(judge(name, run.config, done, said, run.data.validation, run.data.test))
+      row = judge(name, run.config, done, said, run.data.validation, run.data.test) if name not in once else None
+      found[name].append(row or found[name][0])
   stages = [{"name": name, **{key: [row[key] for row in rows] for key in rows[0]}} for name, rows in found.items()]
   return {
     "title": title,
