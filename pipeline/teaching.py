@@ -128,7 +128,8 @@ def make(
     return run(trees, arrays, rows, np.int32(view))
 
   mix_of = teacher_cache.mixing(arrays, spec)
-  store = teacher_cache.build(folder / key.name, key, logits_of, mix_of=mix_of)
+  # In batches as large as the student's, for a matrix product may round otherwise at another size.
+  store = teacher_cache.build(folder / key.name, key, logits_of, mix_of=mix_of, batch=spec.batch_size)
   spec = dataclasses.replace(spec, per_view=(*spec.per_view, *store.per_view))
   return Teaching(None, None, jax.device_put(dict(store.arrays)), spec, store.decode)
 

@@ -34,8 +34,9 @@ def test_stored_logits_are_those_of_the_teacher_in_the_step(tmp_path, teacher, a
   assert taught.teacher is None and taught.variables is None
   assert taught.own["teacher_logits"].shape == ((128, 2, 4) if augment else (128, 4))
   one, two = (dict(stage.curves("distilled", context)["hinton"]) for context in (first, second))
-  np.testing.assert_allclose(list(one.values()), list(two.values()), rtol=1e-4)
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-3), stored.variables, live.variables)
+  # The weights have the same bits; the sum that is logged is fused, and so rounded, otherwise.
+  np.testing.assert_allclose(list(one.values()), list(two.values()), rtol=1e-6)
+  jax.tree.map(np.testing.assert_array_equal, stored.variables, live.variables)
 
 
 def test_logits_are_not_stored_where_images_change_in_each_epoch(tmp_path, teacher):
