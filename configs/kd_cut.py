@@ -17,14 +17,14 @@ BLOCKS = {
   "student": {"name": "zoo.resnet:ResNet", "kwargs": {"blocks": (1, 1), "widths": (8, 16)}},
 }
 # argument: (training examples, 0 for all; epochs of the teacher and of the students)
-SIZES = {"cpu": (10_000, 12, 6), "paper": (0, 30, 30)}
+SIZES = {"cpu": (10_000, 12, 6), "layers_cpu": (5_000, 12, 6), "paper": (0, 30, 30), "layers_paper": (0, 30, 30)}
 
 
 def get_config(argument: str = "cpu") -> ConfigDict:
-  layers, size = argument.startswith("layers_"), argument.removeprefix("layers_")
-  if size not in SIZES:
-    raise ValueError(f"unknown argument {argument!r}; expected one of cpu, paper, layers_cpu, layers_paper")
-  limit, taught, learned = SIZES[size]
+  if argument not in SIZES:
+    raise ValueError(f"unknown argument {argument!r}; expected one of {', '.join(SIZES)}")
+  layers = argument.startswith("layers_")
+  limit, taught, learned = SIZES[argument]
   student = {"epochs": learned, "batch_size": 128, "optimizer": {"learning_rate": 2e-3}}
   distilled = {
     **student,

@@ -7,8 +7,10 @@
 were chosen on the validation split among those of the second command, at the same number of updates. The other losses
 stand beside the labels' cross-entropy with the weights that their papers or the field's benches use (RepDistiller,
 mdistiller); none was tuned here. Losses on activations read the second convolution, or the hidden dense layer where
-they need one vector an example. Left out: `fsp` and `kdsvd`, which need a teacher and a student of the same widths, and
-`simkd`, whose student is put together anew.
+they need one vector an example. `fsp` and `kdsvd` compare maps of the same channels: they learn from `deep`, which is
+as wide as the student where they look, and are to be compared with `hinton_deep`. `simkd` is trained without labels,
+and its student has the teacher's classifier. `byot` has no teacher. `dot` is `hinton_sgd` with the optimizer of
+`kd.dot`, at the learning rate of its paper's CIFAR recipe.
 """
 
 from ml_collections import ConfigDict
@@ -28,6 +30,7 @@ def pair(tap):
 
 LABELS = {"hard_labels": {"weight": 1.0}}
 SOFT = {"hard_labels": {"weight": 0.1}}
+BOTH = {**LABELS, "hinton": {"weight": 1.0, "temperature": 2.0}}
 # loss: what it is minimised with, its weight, its keywords
 METHODS = {
   "soft_labels": (SOFT, 0.9, {"temperature": 4.0}),
@@ -63,7 +66,14 @@ METHODS = {
   "mgd": (LABELS, 0.5, pair(MAP)),
   "cwd": (LABELS, 1.0, pair(MAP)),
   "ickd": (LABELS, 1.0, pair(MAP)),
+  "simkd": ({}, 1.0, pair(VECTOR)),
+  "byot": (LABELS, 1.0, {"student": (EARLY, MAP, VECTOR)}),
 }
+SAME_WIDTHS = {  # the papers' losses on maps of the same channels
+  "fsp": (LABELS, 50.0, {"student": (EARLY, MAP), "teacher": (EARLY, MAP)}),
+  "kdsvd": (LABELS, 1.0, {"student": (EARLY, MAP), "teacher": (EARLY, MAP)}),
+}
+ALONE = ("byot",)  # without a teacher
 
 
 def get_config(argument: str = "cpu") -> ConfigDict:
@@ -88,9 +98,18 @@ def get_config(argument: str = "cpu") -> ConfigDict:
   else:
     stages["bad"] = {**teacher, "epochs": 2, "optimizer": {}, "examples": {"labelled": 256, "unlabelled": False}}
     stages["resnet"] = {**teacher, "model": "resnet", "epochs": max(taught // 4, 1)}
+    stages["deep"] = {**teacher, "model": "deep"}
     stages["hinton"] = {**distilled, "objective": hinton(*TUNED)}
     for name, (beside, weight, keywords) in METHODS.items():
-      stages[name] = {**distilled, "objective": {**beside, name: {"weight": weight, **keywords}}}
+      objective = {"objective": {**beside, name: {"weight": weight, **keywords}}}
+      stages[name] = {**(student if name in ALONE else distilled), **objective}
+    by_deep = {**distilled, "teacher": "deep"}
+    stages["hinton_deep"] = {**by_deep, "objective": hinton(*TUNED)}
+    for name, (beside, weight, keywords) in SAME_WIDTHS.items():
+      stages[name] = {**by_deep, "objective": {**beside, name: {"weight": weight, **keywords}}}
+    sgd = {"name": "sgd", "learning_rate": 0.05, "momentum": 0.9, "warmup_steps": 20}
+    stages["hinton_sgd"] = {**stages["hinton"], "objective": BOTH, "optimizer": sgd}
+    stages["dot"] = {**stages["hinton_sgd"], "optimizer": {**sgd, "name": "dot", "delta": 0.075}}
     stages["hinton_bad_teacher"] = {**stages["hinton"], "teacher": "bad"}
     stages["at_other_family"] = {
       **distilled,
@@ -105,9 +124,10 @@ def get_config(argument: str = "cpu") -> ConfigDict:
     "models": {
       "teacher": {"name": "zoo.convnet:ConvNet", "kwargs": {"widths": (16, 32), "dense": (64,)}},
       "resnet": {"name": "zoo.resnet:ResNet", "kwargs": {"blocks": (1, 1), "widths": (8, 16)}},
+      "deep": {"name": "zoo.convnet:ConvNet", "kwargs": {"widths": (4, 8, 32, 32), "dense": (64,)}},
       "student": {"name": "zoo.convnet:ConvNet", "kwargs": {"widths": (4, 8), "dense": (32,)}},
     },
     "stages": stages,
     "run": tuple(stages),
-    "shared": ("teacher",) if tune else ("teacher", "bad", "resnet"),
+    "shared": ("teacher",) if tune else ("teacher", "bad", "resnet", "deep"),
   })  # fmt: skip
