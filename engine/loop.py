@@ -16,6 +16,7 @@ from jaxtyping import Array
 
 from core.errors import UserError
 from engine import parallel
+from engine.objective import EMPTY
 from engine.state import TrainState
 from engine.step import Step
 
@@ -149,6 +150,7 @@ def drive(
       begun, count, metrics = flying.popleft()
       values = {name: np.asarray(m)[..., :count] for name, m in jax.device_get(metrics).items()}
       refuse_non_finite(values, begun)
+      refuse_empty(values, begun)
       kept.append(values)
 
   called = {index: 0 for index in range(len(hooks))}
@@ -190,6 +192,15 @@ def refuse_non_finite(metrics: History, begun: int) -> None:
         f"training stopped: {name} is {value} at step {begun + column + 1}{run}; "
         "checkpoints of earlier steps are kept; expected finite numbers (a lower learning rate or clip_norm may help)"
       )
+
+
+def refuse_empty(metrics: History, begun: int) -> None:
+  """Raises a UserError that names the first step whose batch is masked as a whole; arguments as above."""
+  if "left" not in metrics:
+    return
+  empty = np.flatnonzero((metrics["left"] == 0).reshape(-1, metrics["left"].shape[-1]).any(0))
+  if empty.size:
+    raise UserError(f"training stopped at step {begun + empty[0] + 1}: {EMPTY}; checkpoints of earlier steps are kept")
 
 
 def steps_a_call(given: int | None, devices: Sequence[jax.Device] | None = None) -> int:

@@ -64,8 +64,32 @@ def counted(batch: Mapping[str, Any], mask: str) -> Array | None:
   if mask == "all" or "label" not in batch:
     return valid
   known = batch["label"] >= 0
+  if "mix_label" in batch:  # an example that is mixed with an unlabelled one has no label for a part of its image
+    known &= batch["mix_label"] >= 0
   chosen = known if mask == "labelled" else ~known
   return chosen if valid is None else chosen & valid
+
+
+def left(batch: Mapping[str, Any], axis_name: str | None) -> Array | None:
+  """How many examples of the batch of all devices count, with some class that counts; None where nothing is masked.
+
+  Raises:
+    UserError: none does, and the masks are known: inside jit the number is all that can be had.
+  """
+  examples, classes = batch.get("where"), batch.get("class_where")
+  if examples is None and classes is None:
+    return None
+  some = jnp.ones((), bool) if classes is None else jnp.any(classes, axis=-1)
+  counted = some if examples is None else examples & some
+  number = axis.psum(jnp.sum(counted.astype(jnp.int32)), axis_name)
+  if not isinstance(number, jax.core.Tracer) and not number:
+    raise UserError(EMPTY)
+  return number
+
+
+EMPTY = (
+  "the batch is masked as a whole: expected 'where' to leave an example, and 'class_where' a class of it, that counts"
+)
 
 
 def weight_at(term: Term, step: Array) -> Any:
@@ -146,6 +170,7 @@ class Weighted:
     axis_name: str | None,
   ) -> tuple[Array, dict[str, Any], dict[str, Array]]:
     total, states, logs = jnp.zeros((), jnp.float32), dict(aux_state), {}
+    left(batch, axis_name)
     for index, term in enumerate(self.terms):
       valid = counted(batch, term.mask)
       per_example, after, notes = term.loss(

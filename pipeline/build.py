@@ -247,6 +247,15 @@ def check(config: Any) -> None:
       _check_peers(name, config, any(taught))
     elif needs_teacher(minimised) and not stage.teacher:
       raise UserError(f"config key 'stages.{name}.teacher' is empty, but its objective compares with a teacher")
+    elif stage.teacher and not needs_teacher(minimised):
+      raise UserError(
+        f"config key 'stages.{name}.teacher' is {stage.teacher!r}, but no loss of its objective compares with a teacher"
+      )
+    if stage.teacher_mode == "train" and config.parallel not in ("jit", "mesh"):
+      raise UserError(
+        f"config key 'stages.{name}.teacher_mode' is 'train': the teacher's statistics would be of each device's part "
+        f"of the batch; expected 'parallel' to be 'jit' or 'mesh', got {config.parallel!r}"
+      )
 
 
 def _check_peers(name: str, config: Any, taught: bool) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 import engine
 import graph
@@ -118,7 +119,8 @@ def _teaching(name: str, config: Any, data: Dataset, variables: Any) -> None:
       recipes.append(loaded.recipe)
       shapes.append(loaded.variables)
     else:
-      recipes.append(begin_recipe(config.stages[teacher].model, config, data.train))
+      taught = begin_recipe(config.stages[teacher].model, config, data.train)
+      recipes.append(taught._replace(rules=tuple(config.stages[teacher].quant.rules)))
       shapes.append(None)
   if recipes:
     teaching.check(given, recipes, student, objective)
@@ -134,6 +136,26 @@ def _teaching(name: str, config: Any, data: Dataset, variables: Any) -> None:
   elif given.teacher or given.peers > 1:
     its = mine._replace(taps={})
   _trace(objective, mine, its, taught_by)
+  split = build.examples(config, given, data.train)
+  for term in objective.terms:
+    try:
+      _trace(engine.weighted([term]), mine, its, taught_by, labels=False)
+      reads = False
+    except (UserError, KeyError):  # it was traced with labels before
+      reads = True
+    _masked(term, split.labels >= 0, reads)
+
+
+def _masked(term: engine.Term, labelled: np.ndarray, reads_labels: bool) -> None:
+  """Refuses a term that counts no example of its stage, and one that reads labels where there are none."""
+  counted = {"labelled": labelled, "unlabelled": ~labelled}
+  if term.mask in counted and not counted[term.mask].any():
+    raise UserError(f"the term {term.name!r} counts {term.mask} examples, and the stage has none")
+  if reads_labels and term.mask != "labelled" and not labelled.all():
+    raise UserError(
+      f"the term {term.name!r} reads labels, which {np.sum(~labelled)} examples of the stage lack; expected "
+      '"mask": "labelled"'
+    )
 
 
 BATCH = 4
@@ -148,9 +170,9 @@ def _outputs(whose: str, taps: Any, recipe: models.Recipe, variables: Any) -> An
     raise UserError(f"the objective's taps of the {whose}: {error}") from error
 
 
-def _trace(objective: engine.Weighted, student: Any, teacher: Any, teacher_variables: Any) -> None:
+def _trace(objective: engine.Weighted, student: Any, teacher: Any, teacher_variables: Any, labels: bool = True) -> None:
   """Traces what a stage minimises on shapes: a loss that cannot compare these two networks says so now."""
-  batch = {key: jax.ShapeDtypeStruct((BATCH,), jnp.int32) for key in ("label", "id")}
+  batch = {key: jax.ShapeDtypeStruct((BATCH,), jnp.int32) for key in ("label", "id") if labels or key == "id"}
 
   def run(student: Any, teacher: Any, variables: Any, batch: Any) -> Any:
     key = jax.random.key(0)

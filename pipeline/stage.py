@@ -111,12 +111,18 @@ def _prepare(name: str, context: Context, done: Mapping[str, Trained]) -> _Ready
   taught_by = teaching.sources(stage, done)
   teaching.check(stage, [one.recipe for one in taught_by], trained.recipe, objective)
   if taught_by:
-    own = [other for other in done if not context.config.stages[other].teacher]
-    same = {other: done[other] for other in own if done[other].recipe[:2] == trained.recipe[:2]}
+    same = {other: one for other, one in _untaught(context).items() if one.recipe[:2] == trained.recipe[:2]}
     teaching.warn_of_a_worse_teacher(name, stage, taught_by, same, data.validation)
   taught = teaching.make(stage, taught_by, arrays, spec, objective.teacher, context.shared / "teacher_logits")
   made = learning.make(name, context.config, begun, student, objective, taught, taught_by, steps)
   return _Ready(trained, made, arrays, taught, steps)
+
+
+def _untaught(context: Context) -> dict[str, Trained]:
+  """What the finished stages without a teacher left."""
+  stages = context.config.stages
+  files = {name: model_file(context.folder, name) for name in context.config.run if not stages[name].teacher}
+  return {name: models.load(path)[0] for name, path in files.items() if path.is_file()}
 
 
 def begin(stage: Any, context: Context, done: Mapping[str, Trained], peer: int = 0) -> Trained:

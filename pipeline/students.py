@@ -8,7 +8,7 @@ import numpy as np
 
 import engine
 from engine.data import Split
-from pipeline import flags, schema
+from pipeline import flags, schema, teaching
 from pipeline import trained as models
 from pipeline.environment import environment
 from pipeline.seeds import train_seeds
@@ -51,11 +51,13 @@ def students(spec: str, title: str, seeds: int, folder: Path, against: str = "")
   config = flags.experiment(spec, [("seeds", str(seeds))])
   runs = train_seeds(config, folder)
   found: dict[str, list[dict[str, float]]] = {name: [] for name in config.run}
-  taught = {name for stage in config.run for name in schema.teacher_stages(config.stages[stage])}
+  taught = {name for stage in config.run for name in teaching.names(config.stages[stage])}
   said: dict[str, np.ndarray] = {}
   for index, (run, done) in enumerate(runs):
     once = set(config.shared) if index else set()  # one model for all seeds, judged with the first
-    said |= {name: models.predict(done[name], run.data.test.images) for name in taught - once}
+    for name in taught - once:
+      teacher = models.load(name)[0] if name.endswith(schema.FILE) else done[name]
+      said[name] = models.predict(teacher, run.data.test.images)
     for name in config.run:
       row = judge(name, run.config, done, said, run.data.validation, run.data.test) if name not in once else None
       found[name].append(row or found[name][0])
@@ -87,7 +89,7 @@ def judge(
     name: the stage.
     config: the experiment.
     done: what its stages left.
-    said: the teachers' logits of the test split.
+    said: each teacher's logits of the test split.
     validation: where biases are matched to the prior.
     test: what is judged on.
   """
@@ -105,9 +107,9 @@ def judge(
     shift = match_prior(held_out, missing, prior)
     moved = logits + shift * np.isin(np.arange(logits.shape[-1]), missing)
     row |= {"matched": engine.accuracy(moved, test.labels), "shift": shift}
-  teachers = schema.teacher_stages(stage)
-  if teachers:
-    taught = said[teachers[0]]
+  teachers = teaching.names(stage)
+  taught = np.asarray(teaching.combined([said[one] for one in teachers], stage)) if teachers else logits[:, :0]
+  if taught.shape == logits.shape:  # activations alone can be learnt from a teacher of other classes
     row |= {
       "agreement": engine.agreement(logits, taught),
       "agreement_5": engine.agreement(logits, taught, 5),

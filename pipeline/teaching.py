@@ -75,6 +75,11 @@ def check(stage: Any, recipes: Sequence[Recipe], student: Recipe, objective: eng
       raise UserError(f"teacher {name!r} was trained with another preprocessing than its student's; expected the same")
     if recipe.image != student.image:
       raise UserError(f"teacher {name!r} reads images of {recipe.image}, and its student of {student.image}")
+    if stage.teacher_mode == "train" and (recipe.rules or recipe.edits):
+      raise UserError(
+        f"'teacher_mode' is 'train', and teacher {name!r} is quantized or has folded batch norms, which have no "
+        "training mode; expected 'eval'"
+      )
     known, wanted = len(recipe.classes), len(student.classes)
     chosen = tuple(stage.teacher_classes)
     if chosen and (len(chosen) != wanted or not all(0 <= number < known for number in chosen)):
@@ -86,6 +91,12 @@ def check(stage: Any, recipes: Sequence[Recipe], student: Recipe, objective: eng
       raise UserError(
         f"teacher {name!r} tells {known} classes apart and its student {wanted}; expected 'teacher_classes', the "
         "teacher's class for each of the student's, or losses that read activations only"
+      )
+    if not chosen and recipe.classes != student.classes and reads_logits(objective):
+      first = next(pair for pair in zip(recipe.classes, student.classes, strict=True) if pair[0] != pair[1])
+      raise UserError(
+        f"teacher {name!r} has another class in the place of one of its student's, {first[0]!r} for {first[1]!r}; "
+        "expected 'teacher_classes', the teacher's class for each of the student's"
       )
 
 
@@ -142,7 +153,7 @@ def member(parts: Functions, mode: str, taps: Sequence[str]) -> Teacher:
 
     def fn(variables: Any, x: jax.Array) -> jax.Array:
       if mode == "train":
-        return parts.model.apply(variables, x, train=True, key=jax.random.key(0))[0]
+        return parts.model.apply(variables, x, train=True)[0]
       return models.logits(parts, (variables, qparams, quant_state), x)
 
     return kd.Outputs(*graph.taps(fn, taps)(variables, x)) if taps else fn(variables, x)
@@ -158,32 +169,38 @@ def together(members: Sequence[Teacher], stage: Any) -> Teacher:
 
   def teacher(trees: Any, x: jax.Array) -> jax.Array | kd.Outputs:
     said = [one(tree, x) for one, tree in zip(members, trees, strict=True)]
-    found = [one.logits if isinstance(one, kd.Outputs) else one for one in said]
-    if len(found) == 1:
-      logits = found[0]
-    elif stage.ensemble == "logits":
-      logits = sum(found[1:], found[0]) / len(found)
-    else:
-      logits = jax.nn.logsumexp(jnp.stack([jax.nn.log_softmax(one) for one in found]), 0) - np.log(len(found))
-    if stage.teacher_classes:
-      logits = logits[:, np.asarray(stage.teacher_classes)]
+    logits = combined([one.logits if isinstance(one, kd.Outputs) else one for one in said], stage)
     return said[0]._replace(logits=logits) if isinstance(said[0], kd.Outputs) else logits
 
   return teacher
 
 
+def combined(found: Sequence[Any], stage: Any) -> jax.Array:
+  """The logits of several teachers as a stage learns from them, those of the student's classes."""
+  if len(found) == 1:
+    logits = found[0]
+  elif stage.ensemble == "logits":
+    logits = sum(found[1:], found[0]) / len(found)
+  else:
+    logits = jax.nn.logsumexp(jnp.stack([jax.nn.log_softmax(one) for one in found]), 0) - np.log(len(found))
+  return logits[:, np.asarray(stage.teacher_classes)] if stage.teacher_classes else logits
+
+
 def warn_of_a_worse_teacher(
   name: str, stage: Any, taught_by: Sequence[Trained], others: Mapping[str, Trained], validation: rooms.Split
 ) -> str:
-  """Says so on stderr, and returns it, where an earlier stage of the same model is better than the teacher."""
-  if not taught_by:
+  """Says so on stderr, and returns it, where an earlier stage of the same model is better than the teachers together.
+
+  A teacher of other classes, whose activations alone are learnt from, cannot be worse in this sense.
+  """
+  if not taught_by or not others:
     return ""
-
-  def accuracy(trained: Trained) -> float:
-    return engine.accuracy(models.predict(trained, validation.images), validation.labels)
-
-  best = max((accuracy(one), stage) for stage, one in others.items()) if others else (0.0, "")
-  its = max(accuracy(one) for one in taught_by)
+  said = np.asarray(combined([models.predict(one, validation.images) for one in taught_by], stage))
+  if said.shape[-1] != len(validation.classes):
+    return ""
+  own = {other: models.predict(one, validation.images) for other, one in others.items()}
+  best = max((engine.accuracy(logits, validation.labels), other) for other, logits in own.items())
+  its = engine.accuracy(said, validation.labels)
   if its >= best[0]:
     return ""
   text = (

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import kd
 from core.errors import UserError
 from engine import evaluate, loop, optim, parallel, seeds, state
 from engine.loop import Hook, fit
@@ -102,6 +103,26 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(over):
   with pytest.raises(UserError, match=f"{over} is nan at step 7; checkpoints of earlier steps are kept"):
     fit(step, setup()[1], get_batch, data(), steps=50, hooks=[Hook(2, lambda done, *_: saved.append(done))])
   assert saved == [2, 4, 6]
+
+
+def test_a_batch_that_is_masked_as_a_whole_is_named():
+  step, fresh = setup()
+
+  def masked(data, step, *, seed, part):
+    return {**get_batch(data, step, seed=seed, part=part), "where": jnp.full((BATCH // part[1],), step != 3)}
+
+  for mode in ("jit", "shard_map"):
+    with pytest.raises(UserError, match="stopped at step 4: the batch is masked as a whole: expected 'where' to leave"):
+      fit(step, fresh, masked, data(), steps=6, teacher_variables=nets.variables(1), mode=mode)
+  eager = masked(data(), 3, seed=0, part=(0, 1))
+  about = {"step": jnp.int32(0), "aux": {}, "aux_state": {}, "key": jax.random.key(0), "axis_name": None}
+  logits = kd.Outputs(jnp.zeros((BATCH, 3)))
+  with pytest.raises(UserError, match="the batch is masked as a whole"):
+    nets.distillation()(logits, logits, eager, **about)
+  with pytest.raises(UserError, match="the batch is masked as a whole"):
+    nets.distillation()(
+      logits, logits, {**get_batch(data(), 0, seed=0, part=(0, 1)), "class_where": jnp.zeros(3, bool)}, **about
+    )
 
 
 def test_steps_in_flight_are_bounded(monkeypatch):

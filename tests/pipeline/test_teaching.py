@@ -100,6 +100,15 @@ def test_teachers_that_do_not_fit_are_refused(tmp_path):
   assert len(done["distilled"].recipe.classes) == 3
   with pytest.raises(UserError, match="another preprocessing"):
     jobs.opened(tmp_path / "e", run=("distilled",), stages__distilled__teacher=file, preprocess__mean=(0.5,))
+  with pytest.raises(UserError, match="no training mode; expected 'eval'"):
+    qat = {"start": "distilled", "quant": {"rules": (("*", "w8a8"),)}, "epochs": 1, "batch_size": 32}
+    late = {**qat, "start": "", "quant": {"rules": ()}, "teacher": "int8", "teacher_mode": "train"}
+    late["objective"] = {"hinton": {"weight": 1.0}}
+    jobs.opened(tmp_path / "g", stages__int8=qat, stages__late=late, run=("teacher", "distilled", "int8", "late"))
+  with pytest.raises(UserError, match="'stages.distilled.teacher_mode' is 'train': the teacher's statistics would be"):
+    jobs.opened(tmp_path / "h", stages__distilled__teacher_mode="train", parallel="pmap")
+  with pytest.raises(UserError, match="is 'teacher', but no loss of its objective compares with a teacher"):
+    jobs.opened(tmp_path / "i", stages__distilled__objective={"hard_labels": {}})
   with pytest.raises(UserError, match="there is no file no/such.safetensors"):
     jobs.opened(tmp_path / "f", run=("distilled",), stages__distilled__teacher="no/such.safetensors")
 
@@ -119,8 +128,28 @@ def test_a_misspelt_tap_is_answered_with_the_nearest(tmp_path):
 
 def test_a_worse_teacher_is_a_loud_warning(tmp_path, capsys):
   changes = {"run": ("teacher", "alone", "distilled"), "stages__teacher__epochs": 0}
-  jobs.train(jobs.opened(tmp_path, **changes))
+  context = jobs.opened(tmp_path, **changes)
+  stage.run_with_needs("alone", context, {})
+  assert "WARNING" not in capsys.readouterr().err
+  stage.run_with_needs("distilled", context, {})  # as a program of its own, that knows the other stage by its file
   assert "WARNING: stage 'distilled': its teacher 'teacher' has a validation accuracy of" in capsys.readouterr().err
+
+
+def test_several_teachers_are_judged_together_and_in_the_students_classes(tmp_path, monkeypatch):
+  context = jobs.opened(tmp_path)
+  labels = context.data.validation.labels
+  good, bad = (20.0 * np.eye(4, dtype=np.float32)[(labels + off) % 4] for off in (0, 1))
+  said = {"good": good, "bad": 2 * bad, "own": good * (np.arange(len(labels)) % 2)[:, None]}
+  monkeypatch.setattr(teaching.models, "predict", lambda one, _: said[one])
+  given = context.config.stages.distilled
+  given.ensemble = "logits"
+
+  def warned(*teachers):
+    return teaching.warn_of_a_worse_teacher("x", given, teachers, {"own": "own"}, context.data.validation)
+
+  assert not warned("good") and warned("bad") and warned("good", "bad")
+  given.teacher_classes = (1, 2, 3, 0)
+  assert not warned("bad") and warned("good")
 
 
 def test_a_part_of_the_labels(tmp_path):
@@ -156,6 +185,27 @@ def test_unlabelled_examples_teach_through_the_teacher_only(tmp_path):
   done = jobs.train(context)
   assert np.isfinite([value for _, value in stage.curves("distilled", context)["hard_labels"]]).all()
   assert done["distilled"].recipe.classes
+
+
+@pytest.mark.parametrize(
+  "objective, examples, message",
+  [
+    (
+      {"hard_labels": {}, "hinton": {}},
+      {"labelled": 12},
+      "'hard_labels' reads labels, which 116 examples of the stage",
+    ),
+    ({"nkd": {"mask": "unlabelled"}}, {"labelled": 12}, "'nkd' reads labels, which 116 examples of the stage lack"),
+    (
+      {"hard_labels": {}, "hinton": {"mask": "unlabelled"}},
+      {},
+      "'hinton' counts unlabelled examples, and the stage ha",
+    ),
+  ],
+)
+def test_a_term_has_examples_and_the_labels_that_it_reads(tmp_path, objective, examples, message):
+  with pytest.raises(UserError, match=f"stage 'distilled': the term {message}"):
+    jobs.opened(tmp_path, stages__distilled__objective=objective, stages__distilled__examples=examples)
 
 
 def test_masks_by_hand():
@@ -237,6 +287,18 @@ def test_relations_are_those_of_the_whole_batch_on_four_devices(tmp_path, mode):
     np.testing.assert_allclose(mine, its, atol=1e-4)
   alone, split = (dict(stage.curves("distilled", context)["sp"]) for context in contexts)
   np.testing.assert_allclose(list(split.values()), list(alone.values()), rtol=1e-3)
+
+
+def test_a_teacher_of_other_classes_is_refused_though_there_are_as_many(tmp_path):
+  context = jobs.opened(tmp_path)
+  recipe = stage.begin_recipe("teacher", context.config, context.data.train)
+  other = recipe._replace(classes=(*recipe.classes[:3], "zebra"))
+  objective = build.objective("distilled", {"hinton": {}})
+  given = context.config.stages.distilled
+  with pytest.raises(UserError, match="has another class in the place of one of its student's, 'zebra' for 'class_3'"):
+    teaching.check(given, [other], recipe, objective)
+  given.teacher_classes = (0, 1, 2, 3)
+  teaching.check(given, [other], recipe, objective)
 
 
 def test_the_teachers_logits_of_the_students_classes(tmp_path):
