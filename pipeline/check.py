@@ -130,6 +130,8 @@ def _teaching(name: str, config: Any, data: Dataset, variables: Any) -> None:
   taught_by = None
   if recipes:
     taught_by = models.variable_shapes(recipes[0]) if shapes[0] is None else shapes[0]
+    if given.teacher_mode == "train":
+      _in_training(teaching.names(given)[0], recipes[0], taught_by)
     its = _outputs("teacher", objective.teacher, recipes[0], taught_by)
     chosen = len(given.teacher_classes) or its.logits.shape[-1]
     its = its._replace(logits=jax.ShapeDtypeStruct((BATCH, chosen), its.logits.dtype))
@@ -168,6 +170,18 @@ def _outputs(whose: str, taps: Any, recipe: models.Recipe, variables: Any) -> An
     return kd.Outputs(*jax.eval_shape(graph.taps(fn, taps), variables, images))
   except UserError as error:
     raise UserError(f"the objective's taps of the {whose}: {error}") from error
+
+
+def _in_training(name: str, recipe: models.Recipe, variables: Any) -> None:
+  """Refuses a teacher that cannot be run as in training without random numbers, which would be a student's."""
+  model, images = models.functions(recipe).model, jax.ShapeDtypeStruct((BATCH, *recipe.image), jnp.float32)
+  try:
+    jax.eval_shape(lambda variables, x: model.apply(variables, x, train=True)[0], variables, images)
+  except Exception as error:  # the user's code may raise anything
+    raise UserError(
+      f"'teacher_mode' is 'train', and teacher {name!r} cannot be run so: {type(error).__name__}: "
+      f"{_first_line(error)}; a teacher with dropout can be run in mode 'eval' only"
+    ) from error
 
 
 def _trace(objective: engine.Weighted, student: Any, teacher: Any, teacher_variables: Any, labels: bool = True) -> None:

@@ -81,6 +81,35 @@ def test_a_teacher_from_a_file(tmp_path):
     np.testing.assert_array_equal(mine, its)
 
 
+def test_statistics_of_the_batch_and_none_kept(tmp_path):
+  """Mode "train": the teacher's batch norms use the batch, and its averages stay as they are; dropout is refused."""
+  norms = {
+    "models__teacher": {"name": "zoo.resnet:ResNet", "kwargs": {"blocks": (1,), "widths": (4,), "classes": 4}},
+    "stages__distilled__teacher_mode": "train",
+  }
+  context = jobs.opened(tmp_path / "norms", **norms)
+  before = jobs.train(context)["teacher"]
+  given, spec = context.config.stages.distilled, build.inputs(context.config, context.config.stages.distilled)
+  arrays = rooms.device_arrays(context.data.train)
+  taught = teaching.make(given, [before], arrays, spec, (), tmp_path / "logits")
+  batch = rooms.train_batch_at(arrays, 0, spec)
+  said = taught.teacher(taught.variables, batch["image"])
+  whole, after = trained.functions(before.recipe).model.apply(before.variables, batch["image"], train=True)
+  np.testing.assert_array_equal(said, whole)
+  assert np.abs(said - trained.functions(before.recipe).fn(before.variables, batch["image"])).max() > 1e-3
+  kept = trained.load(stage.model_file(context.folder, "teacher"))[0].variables["batch_stats"]
+  jax.tree.map(np.testing.assert_array_equal, kept, taught.variables[0][0]["batch_stats"])
+  assert not (tmp_path / "logits").exists() and after
+  dropout = {
+    **norms,
+    "models__teacher": {"name": "zoo.mlp:MLP", "kwargs": {"widths": (8,), "dropout": 0.5, "classes": 4}},
+  }
+  with pytest.raises(
+    UserError, match="teacher 'teacher' cannot be run so: .*; a teacher with dropout can be run in mo"
+  ):
+    jobs.opened(tmp_path / "dropout", **dropout)
+
+
 def test_teachers_that_do_not_fit_are_refused(tmp_path):
   jobs.train(jobs.opened(tmp_path / "teacher", run=("teacher",)))
   file = str(tmp_path / "teacher" / "models" / "teacher.safetensors")
