@@ -3,6 +3,7 @@
 from graph.cut import keep_channels
 from graph.edit import edit
 from graph.fold import fold_batch_norms
+from graph.live import leaves_read, live
 from graph.ops import Op, Operand
 from graph.parts import Made, axis_parts
 from graph.rewriting import rewrite
@@ -19,6 +20,8 @@ __all__ = [
   "edit",
   "fold_batch_norms",
   "keep_channels",
+  "leaves_read",
+  "live",
   "rewrite",
   "shapes",
   "taps",

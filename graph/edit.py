@@ -67,9 +67,14 @@ def edit(fn: Callable[..., Any], edits: Sequence[Edit], original: Shapes) -> Cal
   return edited
 
 
-def needed(analysis: Analysis, replaced: Mapping[int, Replacement]) -> tuple[set[int], set[int]]:
-  """The nodes and the values that the outputs depend on after these replacements."""
-  back = _Backwards(analysis, replaced, touched(analysis.program, replaced), set(), set())
+def needed(
+  analysis: Analysis, replaced: Mapping[int, Replacement], opened: Collection[int] = ()
+) -> tuple[set[int], set[int]]:
+  """The nodes and the values that the outputs depend on after these replacements.
+
+  Calls are looked into where a replacement is in them, or where they are among those `opened`; other calls are whole.
+  """
+  back = _Backwards(analysis, replaced, touched(analysis.program, {*replaced, *opened}), set(), set())
   for ref in analysis.program.body.outputs:
     back.need(ref)
   back.body(analysis.program.body)
