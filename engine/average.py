@@ -16,7 +16,7 @@ def average(
   are copied. An entry that the optimizer pruned is zero in the average too.
 
   Args:
-    ema: {"params", "qparams", "model_state"} or None.
+    ema: {"params", "qparams", "model_state", ...} or None.
     values: the same trees after the update, and possibly more.
     decay: None keeps the averages as they are.
     accumulate: micro-batches an update; the averages move when the optimizer does.

@@ -25,7 +25,7 @@ class TrainState(struct.PyTreeNode):
     quant_state: what quantizers know and do not train: observed ranges, fixed grids.
     aux_state: what losses remember.
     opt_state: of the optimizer over {"params", "qparams", "aux"}; masks live here.
-    ema: averages of {"params", "qparams", "model_state"}, or None.
+    ema: averages of {"params", "qparams", "model_state"}, perhaps of {"aux", "aux_state"} too, or None.
   """
 
   step: Any  # a jax.Array; a shape, an axis or a sharding where the state is a tree of those
@@ -64,6 +64,7 @@ def create(
   aux_state: Tree | None = None,
   ema: float | None = None,
   accumulate: int = 1,
+  average_aux: bool = False,
 ) -> TrainState:
   """The state before the first step.
 
@@ -76,10 +77,13 @@ def create(
     aux_state: what they remember, by term name.
     ema: the decay that `make_train_step` gets, or None for no averages.
     accumulate: as `make_train_step` gets it.
+    average_aux: average what the losses train and remember too, where the student is deployed with it.
   """
   trained = {"params": variables["params"], "qparams": qparams or {}, "aux": aux or {}}
   model_state = {name: tree for name, tree in variables.items() if name != "params"}
   averages = {"params": trained["params"], "qparams": trained["qparams"], "model_state": model_state}
+  if average_aux:
+    averages |= {"aux": trained["aux"], "aux_state": aux_state or {}}
   return TrainState(
     step=jnp.zeros((), jnp.int32),
     **trained,

@@ -83,8 +83,8 @@ def make_train_step(
       task = {"task": axis.pmean(jax.grad(task_of(loss_of, objective, count["step"]))(shared), axis_name)}
     updates, opt_state = tx.update(grads, state.opt_state, state.trained, **count, **task)
     trained: Any = optax.apply_updates(state.trained, updates)
-    averages = average(state.ema, {**trained, "model_state": model_state}, ema, accumulate, **count)
     kept = {"model_state": model_state, "quant_state": quant_state, "aux_state": aux_state}
+    averages = average(state.ema, {**trained, **kept}, ema, accumulate, **count)
     state = state.replace(step=state.step + 1, **trained, **kept, opt_state=opt_state, ema=averages)
     number = left(batch, axis_name)
     metrics |= {} if number is None else {"left": number}  # the loop stops where a mask leaves nothing

@@ -35,7 +35,7 @@ from kd.pkt import pkt
 from kd.reverse_kl import reverse_kl
 from kd.review import review
 from kd.rkd import rkd
-from kd.simkd import simkd, simkd_logits
+from kd.simkd import simkd, simkd_head, simkd_logits
 from kd.skew_kl import skew_kl
 from kd.soft_labels import soft_labels
 from kd.sp import sp
@@ -93,6 +93,7 @@ __all__ = [
   "scale_by_dot",
   "schedules",
   "simkd",
+  "simkd_head",
   "simkd_logits",
   "skew_kl",
   "soft_labels",

@@ -120,6 +120,39 @@ def _modules(tree: Mapping[str, Any], path: str) -> Iterator[tuple[str, Mapping[
       yield from _modules(branch, f"{path}/{name}" if path else name)
 
 
+def last_layer(loss: str, variables: Any, features: int, classes: int, exactly: bool = True) -> str:
+  """The path of the one linear layer of the teacher that maps its features to its classes.
+
+  Args:
+    loss: how errors call it.
+    variables: {"params": tree, ...} of the teacher.
+    features: its inputs.
+    classes: its outputs.
+    exactly: or that many and more.
+
+  Raises:
+    UserError: there is none, or there are several.
+  """
+  params = variables.get("params") if isinstance(variables, Mapping) else None
+  modules = _modules(params, "") if isinstance(params, Mapping) else ()
+  dense = {path: module["kernel"].shape for path, module in modules if _is_dense(module)}
+  fits = [path for path, (a, b) in dense.items() if a == features and (b == classes or (not exactly and b > classes))]
+  if len(fits) == 1:
+    return fits[0]
+  wanted = f"{features} features, as the teacher's tap has them, and gives {classes}{'' if exactly else ' or more'}"
+  if fits:
+    raise UserError(f"{loss}: {' and '.join(fits)} read {wanted} classes; name the teacher's with the key 'classifier'")
+  has = ", ".join(f"{path} ({a} to {b})" for path, (a, b) in dense.items()) or "none"
+  raise UserError(
+    f"{loss}: no linear layer of the teacher reads {wanted} classes; it has {has}. Expected the tap that its last "
+    "layer reads, the last map before its mean or the last hidden layer"
+  )
+
+
+def _is_dense(module: Mapping[str, Any]) -> bool:
+  return "kernel" in module and not isinstance(module["kernel"], Mapping) and len(module["kernel"].shape) == 2
+
+
 def classifier_of(loss: str, variables: Any, path: str) -> Layer:
   """A copy of a linear classifier of the teacher, {"kernel": (features, classes), "bias": (classes,)}.
 

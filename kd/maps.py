@@ -3,6 +3,8 @@
 Maps are (batch, height, width, channels); vectors and token sequences are maps without some of the axes between.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -64,8 +66,13 @@ def align(loss: str, student: Array, teacher: Array) -> tuple[Array, Array]:
     )
   if student.ndim != 4:
     return student, teacher
-  size = min(student.shape[1], teacher.shape[1]), min(student.shape[2], teacher.shape[2])
+  size = common_size(student, teacher)
   return pool_to(student, size), pool_to(teacher, size)
+
+
+def common_size(student: Any, teacher: Any) -> tuple[int, int]:
+  """The height and width at which two maps, or their shapes, are compared."""
+  return min(student.shape[1], teacher.shape[1]), min(student.shape[2], teacher.shape[2])
 
 
 def linear_init(key: Array, inputs: int, outputs: int, dtype: jnp.dtype = jnp.float32) -> dict[str, Array]:

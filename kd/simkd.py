@@ -5,27 +5,32 @@
 
 f_t are the teacher's features before its classifier (W, b), most often the last map before the pooling. p, learned, is
 a bottleneck: 1x1 to 1/factor of the teacher's channels, 3x3, 1x1 to all of them, each with batch normalisation and ReLU
-(all three are linear maps for vectors and tokens). It belongs to the student that is deployed, so running means of
-its batch statistics are kept in aux_state; `simkd_logits` uses them. Of two maps of different size the larger is
-averaged down before. The paper trains with this loss alone. Reduction: a mean, one number an example.
+(all three are linear maps for vectors and tokens). Of two maps of different size the larger is averaged down before.
+The paper trains with this loss alone. Reduction: a mean, one number an example.
+
+The student that is deployed is its own trunk up to its tap, then p, then W and b. Running means of p's batch statistics
+are kept in aux_state; `simkd_head` folds them into p's kernels and biases, and `simkd_logits` is what then follows the
+trunk. A stage that minimises this loss leaves that model, without the layers behind the tap, which nothing trained.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from core.errors import UserError
 from kd.base import Outputs, positive
-from kd.layers import Layer, Normalise, layer, layer_init, match, mean_square
-from kd.maps import batch_normalise, flat_space, linear, moments, pool_to
+from kd.layers import Layer, Normalise, classifier_of, last_layer, layer, layer_init, match, mean_square
+from kd.maps import batch_normalise, linear, moments, pool_to
 from kd.taps import About, Names, TapLoss, paired
 
 EPSILON = 1e-5  # of the batch normalisations
 
 
-def simkd(student: Names, teacher: Names, factor: int = 2, momentum: float = 0.9) -> TapLoss:
+def simkd(student: Names, teacher: Names, factor: int = 2, momentum: float = 0.9, classifier: str = "") -> TapLoss:
   """Reused teacher classifier.
 
   Args:
@@ -33,6 +38,8 @@ def simkd(student: Names, teacher: Names, factor: int = 2, momentum: float = 0.9
     teacher: one tap, the teacher's features before its classifier, pooled or not.
     factor: how much narrower the bottleneck is than the teacher's features.
     momentum: of the running means, between 0 and 1.
+    classifier: path of the teacher's classifier among its parameters; "" for its one linear layer that reads as many
+      features as the tap has and gives the student's classes.
   """
   mine, its = paired("simkd", student, teacher)
   if len(mine) > 1:
@@ -64,7 +71,18 @@ def simkd(student: Names, teacher: Names, factor: int = 2, momentum: float = 0.9
     aux = [layer_init(k, a, b, n, True) for k, a, b, n in zip(keys, sizes[:-1], sizes[1:], sides, strict=True)]
     return aux, [{"mean": jnp.zeros_like(a["offset"]), "variance": jnp.ones_like(a["scale"])} for a in aux]
 
-  return TapLoss("simkd", fn, mine, its, init, relational=True)
+  def head(aux: Any, aux_state: Any, variables: Any, classes: int, chosen: Sequence[int] = ()) -> dict[str, Layer]:
+    wide, least = aux[-1]["kernel"].shape[-1], max(chosen) + 1 if chosen else classes
+    path = classifier or last_layer("simkd", variables, wide, least, exactly=not chosen)
+    reads, gives = classifier_of("simkd", variables, path)["kernel"].shape
+    if reads != wide or (gives < least if chosen else gives != classes):
+      raise UserError(
+        f"simkd: the classifier {path!r} maps {reads} features to {gives} classes; the teacher's tap has {wide}, and "
+        f"the student {classes} classes"
+      )
+    return simkd_head(aux, aux_state, variables, path, chosen)
+
+  return TapLoss("simkd", fn, mine, its, init, relational=True, head=head)
 
 
 def project(aux: Sequence[Layer], x: Array, normalise: Sequence[Normalise]) -> Array:
@@ -74,26 +92,62 @@ def project(aux: Sequence[Layer], x: Array, normalise: Sequence[Normalise]) -> A
   return x
 
 
-def simkd_logits(
+LAYERS = ("narrow", "window", "widen")  # the projector's, in a head
+
+
+def simkd_head(
   aux: Sequence[Layer],
   aux_state: Sequence[Mapping[str, Array]],
-  classifier: Layer,
-  features: Array,
-  size: tuple[int, int] | None = None,
-) -> Array:
-  """The student's logits by its projector and the teacher's classifier, each example's own.
+  variables: Any,
+  classifier: str,
+  chosen: Sequence[int] = (),
+) -> dict[str, Layer]:
+  """What the student is deployed with: the projector, its running statistics folded in, and the teacher's classifier.
 
   Args:
     aux: as the loss trained it.
     aux_state: as the loss left it.
-    classifier: {"kernel": (features, classes), "bias": (classes,)}, as `kd.layers.classifier_of` reads it.
-    features: (batch, ..., channels), the student's tap.
-    size: height and width of the teacher's map, where the loss averaged the student's down to it.
+    variables: {"params": tree, ...} of the teacher.
+    classifier: path of its classifier among them.
+    chosen: the classifier's columns that are kept, in this order; () for all.
+
+  Returns:
+    {"narrow", "window", "widen", "classifier"}, {"kernel", "bias"} each; of maps all but the last are convolutions.
   """
+  head = {}
+  for name, part, kept in zip(LAYERS, aux, aux_state, strict=True):
+    slope = part["scale"] * jax.lax.rsqrt(kept["variance"] + EPSILON)
+    kernel = part["kernel"] * slope
+    if aux[1]["kernel"].ndim == 4 and kernel.ndim == 2:
+      kernel = kernel[None, None]
+    head[name] = {"kernel": kernel, "bias": part["offset"] - kept["mean"] * slope}
+  last = classifier_of("simkd", variables, classifier)
+  if chosen:
+    last = {name: leaf[..., np.asarray(chosen)] for name, leaf in last.items()}
+  return {**head, "classifier": last}
 
-  def running(kept: Mapping[str, Array]) -> Normalise:
-    mean, variance = (kept[name].astype(features.dtype) for name in ("mean", "variance"))
-    return lambda x: (x - mean) * jax.lax.rsqrt(variance + EPSILON)
 
-  x = features if size is None else pool_to(features, size)
-  return linear(classifier, jnp.mean(flat_space(project(aux, x, [running(kept) for kept in aux_state])), 1))
+def simkd_logits(head: Mapping[str, Layer], features: Array, size: tuple[int, int] | None = None) -> Array:
+  """The student's logits by its projector and the teacher's classifier, each example's own.
+
+  Args:
+    head: of `simkd_head`.
+    features: (batch, ..., channels), the student's tap.
+    size: height and width of the maps that the loss compared; None for what is no map.
+  """
+  x = features if size is None else _pool(features, size)
+  for name in LAYERS:
+    x = layer(head[name], x, lambda x: x)
+    x = jax.nn.relu(x)
+  return linear(head["classifier"], jnp.mean(x, tuple(range(1, x.ndim - 1))) if x.ndim > 2 else x)
+
+
+def _pool(x: Array, size: tuple[int, int]) -> Array:
+  """`pool_to`, as the average pooling that other runtimes know where the sizes divide."""
+  (high, wide), (below, left) = x.shape[1:3], (x.shape[1] % size[0], x.shape[2] % size[1])
+  if below or left or (high, wide) == tuple(size):
+    return pool_to(x, size)
+  window = (1, high // size[0], wide // size[1], 1)
+  return jax.lax.reduce_window(x, np.zeros((), x.dtype), jax.lax.add, window, window, "VALID") / np.prod(
+    window[1:3]
+  ).astype(x.dtype)

@@ -56,6 +56,9 @@ class TapLoss:
       (`jax.ShapeDtypeStruct`); None for a loss without.
     needs_teacher: whether it cannot do without one.
     relational: whether an example's number depends on the other examples of its batch; see `kd.relational`.
+    head: for a loss that trains what the student is deployed with: `head(aux, aux_state, teacher_variables, classes,
+      chosen) -> parameters` of what reads the student's tap in place of the student's own classifier. `classes` is
+      how many the student has, `chosen` which of the teacher's these are, () for all.
   """
 
   name: str
@@ -65,6 +68,7 @@ class TapLoss:
   init: Init | None = None
   needs_teacher: bool = True
   relational: bool = False
+  head: Callable[..., dict[str, Any]] | None = None
 
   def __call__(
     self,

@@ -6,8 +6,9 @@ A mistake in the last stage is so found before the first one trains.
 import dataclasses
 import os
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,15 +21,19 @@ import quant
 from core.errors import UserError, unknown
 from engine import parallel, pretrained
 from engine.data import Dataset, batches
-from pipeline import build, cutting, schema, teaching
+from pipeline import assembling, build, cutting, schema, teaching
 from pipeline import trained as models
 from pipeline.stage import begin_recipe
+from pipeline.trained import Recipe
 
 INSTALLED = ("site-packages", "dist-packages", str(Path(os.__file__).parent), "<")
 
 
-def check(config: Any, data: Dataset) -> None:
+def check(config: Any, data: Dataset) -> dict[str, Recipe]:
   """Traces the models of all stages, and places every rule on them.
+
+  Returns:
+    The recipe of what each stage will leave, before batch norms are folded and quantizers are added.
 
   Raises:
     UserError: a model that cannot be called with the data's images or has other outputs than its classes, weights that
@@ -40,12 +45,24 @@ def check(config: Any, data: Dataset) -> None:
   variables = {
     name: model(name, config, data) for name in dict.fromkeys(config.stages[stage].model for stage in config.run)
   }
+  left: dict[str, Left] = {}
   for name in config.run:
-    stage(name, config, data, variables[config.stages[name].model])
-    if config.stages[name].cut["from"]:
-      pair = config.stages[name].model, config.stages[config.stages[name].cut["from"]].model
-      recipes = tuple(begin_recipe(one, config, data.train) for one in pair)
-      cutting.check(name, config, recipes, *(variables[one] for one in pair))
+    given = config.stages[name]
+    begun = (
+      left[given.start] if given.start else Left(begin_recipe(given.model, config, data.train), variables[given.model])
+    )
+    left[name] = stage(name, config, data, begun, left)
+    if given.cut["from"]:
+      teacher = left[given.cut["from"]]
+      cutting.check(name, config, (begun.recipe, teacher.recipe), begun.variables, teacher.variables)
+  return {name: one.recipe for name, one in left.items()}
+
+
+class Left(NamedTuple):
+  """What a stage begins with, or leaves: its recipe, and its variables as shapes."""
+
+  recipe: Recipe
+  variables: Any
 
 
 def model(name: str, config: Any, data: Dataset) -> Any:
@@ -75,13 +92,24 @@ def model(name: str, config: Any, data: Dataset) -> Any:
   return variables
 
 
-def stage(name: str, config: Any, data: Dataset, variables: Any) -> None:
-  """Places a stage's rules on its model and its batches on the data and the devices."""
-  given = config.stages[name]
+def stage(name: str, config: Any, data: Dataset, begun: Left, done: Mapping[str, Left]) -> Left:
+  """Places a stage's rules on its model and its batches on the data and the devices.
+
+  Args:
+    name: the stage's.
+    config: the experiment.
+    data: its data.
+    begun: the model before the first step.
+    done: what earlier stages leave.
+
+  Returns:
+    What it leaves.
+  """
+  given, (recipe, variables) = config.stages[name], begun
   spec = build.inputs(config, given)
   try:
     split = build.examples(config, given, data.train)
-    _teaching(name, config, data, variables)
+    left = _teaching(name, config, data, begun, done)
   except UserError as error:
     raise UserError(f"stage {name!r}: {error}") from error
   arrays = {"image": split.images, "label": split.labels, "id": split.ids}
@@ -93,7 +121,6 @@ def stage(name: str, config: Any, data: Dataset, variables: Any) -> None:
     if config.parallel != "jit":
       parallel.share(jax.ShapeDtypeStruct((given.batch_size,), jnp.int32), len(jax.local_devices()))
     if policy is not None:
-      recipe = begin_recipe(given.model, config, split)
       example = jax.ShapeDtypeStruct((1, *recipe.image), jnp.float32)
       # Folding batch norms, which needs numbers, leaves the sites that can be quantized and their names as they are.
       quant.quantize(models.functions(recipe).fn, policy).explain(variables, example)
@@ -105,39 +132,38 @@ def stage(name: str, config: Any, data: Dataset, variables: Any) -> None:
       jax.eval_shape(tx.init, variables["params"])
   except UserError as error:
     raise UserError(f"stage {name!r}: {error}") from error
+  return left
 
 
-def _teaching(name: str, config: Any, data: Dataset, variables: Any) -> None:
-  """Compares a stage's teachers with its student, and finds every activation that its losses read."""
+def _teaching(name: str, config: Any, data: Dataset, begun: Left, done: Mapping[str, Left]) -> Left:
+  """Compares a stage's teachers with its student, and finds every activation that its losses read.
+
+  Returns:
+    What the stage leaves.
+  """
   given = config.stages[name]
   objective = build.objective(name, given.objective.to_dict())
-  student = begin_recipe(given.model, config, data.train)
-  recipes, shapes = [], []
-  for teacher in teaching.names(given):
-    if teacher.endswith(schema.FILE):
-      loaded = models.load(teacher)[0]
-      recipes.append(loaded.recipe)
-      shapes.append(loaded.variables)
-    else:
-      taught = begin_recipe(config.stages[teacher].model, config, data.train)
-      recipes.append(taught._replace(rules=tuple(config.stages[teacher].quant.rules)))
-      shapes.append(None)
-  if recipes:
-    teaching.check(given, recipes, student, objective)
+  student, variables = begun
+  teachers = [
+    Left(*models.load(teacher)[0][:2]) if teacher.endswith(schema.FILE) else _quantized(config, teacher, done[teacher])
+    for teacher in teaching.names(given)
+  ]
+  if teachers:
+    teaching.check(given, [teacher.recipe for teacher in teachers], student, objective)
   mine, its = _outputs("student", objective.student, student, variables), None
-  if objective.teacher and not recipes:
+  if objective.teacher and not teachers:
     raise UserError(f"its objective reads {objective.teacher[0]!r} of a teacher, and 'teacher' names no other model")
   taught_by = None
-  if recipes:
-    taught_by = models.variable_shapes(recipes[0]) if shapes[0] is None else shapes[0]
+  if teachers:
+    taught_by = teachers[0].variables
     if given.teacher_mode == "train":
-      _in_training(teaching.names(given)[0], recipes[0], taught_by)
-    its = _outputs("teacher", objective.teacher, recipes[0], taught_by)
+      _in_training(teaching.names(given)[0], *teachers[0])
+    its = _outputs("teacher", objective.teacher, *teachers[0])
     chosen = len(given.teacher_classes) or its.logits.shape[-1]
     its = its._replace(logits=jax.ShapeDtypeStruct((BATCH, chosen), its.logits.dtype))
   elif given.teacher or given.peers > 1:
     its = mine._replace(taps={})
-  _trace(objective, mine, its, taught_by)
+  aux = _trace(objective, mine, its, taught_by)
   split = build.examples(config, given, data.train)
   for term in objective.terms:
     try:
@@ -146,6 +172,19 @@ def _teaching(name: str, config: Any, data: Dataset, variables: Any) -> None:
     except (UserError, KeyError):  # it was traced with labels before
       reads = True
     _masked(term, split.labels >= 0, reads)
+  folded = bool(given.quant.rules) or (cutting.folds(name, config) and "batch_stats" in variables)
+  model = models.functions(student).model
+  about = student, model, variables, (mine, its), aux, taught_by, given.teacher_classes, folded
+  plan = assembling.plan(objective, *about)
+  if plan is None:
+    return begun
+  whole = student._replace(heads=(*student.heads, plan.head))
+  return Left(whole, models.variable_shapes(whole))
+
+
+def _quantized(config: Any, name: str, left: Left) -> Left:
+  """What a stage leaves, with the rules by which it quantizes."""
+  return left._replace(recipe=left.recipe._replace(rules=tuple(config.stages[name].quant.rules)))
 
 
 def _masked(term: engine.Term, labelled: np.ndarray, reads_labels: bool) -> None:
@@ -184,17 +223,21 @@ def _in_training(name: str, recipe: models.Recipe, variables: Any) -> None:
     ) from error
 
 
-def _trace(objective: engine.Weighted, student: Any, teacher: Any, teacher_variables: Any, labels: bool = True) -> None:
-  """Traces what a stage minimises on shapes: a loss that cannot compare these two networks says so now."""
+def _trace(objective: engine.Weighted, student: Any, teacher: Any, teacher_variables: Any, labels: bool = True) -> Any:
+  """Traces what a stage minimises on shapes: a loss that cannot compare these two networks says so now.
+
+  Returns:
+    (aux, aux_state) as shapes.
+  """
   batch = {key: jax.ShapeDtypeStruct((BATCH,), jnp.int32) for key in ("label", "id") if labels or key == "id"}
 
   def run(student: Any, teacher: Any, variables: Any, batch: Any) -> Any:
     key = jax.random.key(0)
     aux, aux_state = objective.init(key, student, teacher, variables)
     about = {"step": jnp.zeros((), jnp.int32), "aux": aux, "aux_state": aux_state, "key": key, "axis_name": None}
-    return objective(student, teacher, batch, **about)[0]
+    return (aux, aux_state), objective(student, teacher, batch, **about)[0]
 
-  jax.eval_shape(run, student, teacher, teacher_variables, batch)
+  return jax.eval_shape(run, student, teacher, teacher_variables, batch)[0]
 
 
 def _first_line(error: Exception) -> str:

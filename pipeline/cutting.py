@@ -87,7 +87,7 @@ def check(name: str, config: Any, recipes: Sequence[Recipe], student: Any, teach
     UserError: as `cut`; names the stage.
   """
   group = config.stages[name].cut
-  if _folds(group["from"], config) and "batch_stats" in teacher:
+  if folds(group["from"], config) and "batch_stats" in teacher:
     raise UserError(
       f"stage {name!r}: 'cut.from' is {group['from']!r}, whose batch norms are folded; expected a stage without 'quant'"
     )
@@ -98,7 +98,7 @@ def check(name: str, config: Any, recipes: Sequence[Recipe], student: Any, teach
     raise UserError(f"stage {name!r}: {error}") from error
 
 
-def _folds(stage: str, config: Any) -> bool:
+def folds(stage: str, config: Any) -> bool:
   """Whether a stage, or one that it goes on from, trains with quantizers."""
   given = config.stages[stage]
-  return bool(given.quant.rules) or bool(given.start and _folds(given.start, config))
+  return bool(given.quant.rules) or bool(given.start and folds(given.start, config))

@@ -6,7 +6,6 @@ from typing import Any
 import jax
 
 import graph
-from engine import data as rooms
 from engine.parallel import AXIS
 from pipeline import build, check
 from pipeline import trained as models
@@ -18,14 +17,14 @@ def explain(config: Any) -> str:
   """Two kinds of tables: each model's sites with their cost, and for each stage that quantizes the sites' settings."""
   build.check(config)
   data = build.dataset(config)
-  check.check(config, data)
+  recipes = check.check(config, data)
   split = data.train
   parts = []
   for name in config.models:
     recipe = begin_recipe(name, config, split)
     parts.append(sites(name, *traces(recipe)))
   for name in config.run:
-    parts.append(stage(name, config, split))
+    parts.append(stage(name, config, recipes[name]))
   return "\n\n".join(part for part in parts if part)
 
 
@@ -64,12 +63,11 @@ def sites(name: str, traced: graph.Graph, trained: graph.Graph) -> str:
   return f"model {name}: {count(traced.total)} MACs\n{columns(rows)}"
 
 
-def stage(name: str, config: Any, split: rooms.Split) -> str:
+def stage(name: str, config: Any, recipe: models.Recipe) -> str:
   """The settings of a stage's quantization, each with the rule that it came from."""
   policy = build.policy(name, config.stages[name])
   if policy is None:
     return ""
-  recipe = begin_recipe(config.stages[name].model, config, split)
   init = models.functions(recipe).model.init
   variables = jax.jit(init)(jax.random.key(0), models.example(recipe))
   folded = models.fold(models.Trained(recipe, variables, {}, {}))

@@ -11,7 +11,7 @@ import kd
 from core import keys
 from engine import forward, mutual, seeds
 from engine.state import TrainState
-from pipeline import build, schema, teaching
+from pipeline import assembling, build, schema, teaching
 from pipeline import trained as models
 from pipeline.trained import Trained
 
@@ -25,6 +25,8 @@ class Learning(NamedTuple):
     objective: what is minimised.
     norm: `engine.term_norm` of it.
     peers: how many students there are.
+    begun: the model before the first step.
+    plan: how the student is put together anew when it is evaluated or left, where a loss wants that.
   """
 
   step: Callable[..., Any]
@@ -32,10 +34,17 @@ class Learning(NamedTuple):
   objective: engine.Weighted
   norm: Callable[..., jax.Array]
   peers: int
+  begun: Trained
+  plan: assembling.Plan | None = None
 
-  def left(self, state: TrainState) -> TrainState:
+  def left(self, state: TrainState) -> Trained:
     """What is evaluated and left of a state: its averages if it has some, and the first of several peers."""
-    return (seeds.pick(state, 0) if self.peers > 1 else state).averaged
+    state = (seeds.pick(state, 0) if self.peers > 1 else state).averaged
+    recipe, variables = self.begun.recipe, state.variables
+    if self.plan is not None:
+      variables = assembling.join(variables, self.plan.head, self.plan.params(state.aux, state.aux_state))
+      recipe = recipe._replace(heads=(*recipe.heads, self.plan.head))
+    return Trained(recipe, variables, state.qparams, state.quant_state)
 
 
 def make(
@@ -69,7 +78,7 @@ def make(
     student, objective, tx, **about, ema=ema, per_device_statistics=stage.per_device_statistics
   )
   norm = engine.term_norm(student, objective, **about)
-  aux, aux_state = _started(config.seed, student, objective, begun[0], taught, taught_by)
+  aux, aux_state, plan = _started(config.seed, stage, student, objective, begun[0], taught, taught_by)
   states = [
     engine.create(
       one.variables,
@@ -80,26 +89,30 @@ def make(
       aux_state=aux_state,
       ema=ema,
       accumulate=accumulate,
+      average_aux=plan is not None,
     )
     for one in begun
   ]
   if len(begun) == 1:
-    return Learning(step, states[0], objective, norm, 1)
+    return Learning(step, states[0], objective, norm, 1, begun[0], plan)
   count = len(begun)
-  return Learning(mutual.together(step, count), seeds.stack(states), objective, mutual.mean(norm, count), count)
+  return Learning(
+    mutual.together(step, count), seeds.stack(states), objective, mutual.mean(norm, count), count, begun[0]
+  )
 
 
 def _started(
   seed: int,
+  stage: Any,
   student: forward.Forward,
   objective: engine.Weighted,
   trained: Trained,
   taught: teaching.Teaching,
   taught_by: Sequence[Trained],
-) -> tuple[Any, Any]:
-  """(aux, aux_state) of the losses, made for the shapes of what they read."""
+) -> tuple[Any, Any, assembling.Plan | None]:
+  """(aux, aux_state) of the losses, made for the shapes of what they read, and what becomes of them."""
   if not any(isinstance(term.loss, kd.TapLoss) and term.loss.init for term in objective.terms):
-    return {}, {}
+    return {}, {}, None
   x = models.example(trained.recipe, 2)
   key = keys.step_key(seed, 0, "losses")
   trees = trained.variables, trained.qparams, trained.quant_state
@@ -109,7 +122,12 @@ def _started(
     its = jax.eval_shape(taught.teacher, taught.variables, x)
   elif taught_by or isinstance(objective, mutual.Mutual):
     its = jax.ShapeDtypeStruct((2, len(trained.recipe.classes)), jnp.float32)
-  return objective.init(key, _outputs(mine), _outputs(its), taught_by[0].variables if taught_by else None)
+  outputs, teacher = (_outputs(mine), _outputs(its)), taught_by[0].variables if taught_by else None
+  aux = objective.init(key, *outputs, teacher)
+  recipe, model = trained.recipe, models.functions(trained.recipe).model
+  folded = bool(recipe.rules or recipe.edits)
+  about = recipe, model, trained.variables, outputs, aux, teacher, stage.teacher_classes, folded
+  return *aux, assembling.plan(objective, *about)
 
 
 def _outputs(shapes: Any) -> Any:

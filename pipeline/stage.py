@@ -67,8 +67,7 @@ def run_stages(
   ready = [_prepare(name, context, before) for context, before in zip(contexts, done, strict=True)]
   left = []
   for path, one, state in zip(paths, ready, _fit(name, contexts, ready, over), strict=True):
-    state = one.learning.left(state)
-    trained = one.trained._replace(variables=state.variables, qparams=state.qparams, quant_state=state.quant_state)
+    trained = one.learning.left(state)
     models.save(path, jax.device_get(trained), stage=name)
     left.append(trained)
   return left
@@ -83,14 +82,12 @@ class _Ready(NamedTuple):
   """A stage before its first step.
 
   Attributes:
-    trained: the model.
     learning: how it is trained, and its state.
     arrays: the training examples on the device.
     taught: its teacher, and how batches are made.
     steps: of the stage.
   """
 
-  trained: Trained
   learning: Learning
   arrays: Mapping[str, jax.Array]
   taught: teaching.Teaching
@@ -115,7 +112,7 @@ def _prepare(name: str, context: Context, done: Mapping[str, Trained]) -> _Ready
     teaching.warn_of_a_worse_teacher(name, stage, taught_by, same, data.validation)
   taught = teaching.make(stage, taught_by, arrays, spec, objective.teacher, context.shared / "teacher_logits")
   made = learning.make(name, context.config, begun, student, objective, taught, taught_by, steps)
-  return _Ready(trained, made, arrays, taught, steps)
+  return _Ready(made, arrays, taught, steps)
 
 
 def _untaught(context: Context) -> dict[str, Trained]:
@@ -206,11 +203,10 @@ def forward_of(stage: Any, parts: Functions) -> forward.Forward:
 
 def _fit(name: str, contexts: Sequence[Context], ready: Sequence[_Ready], over: str) -> list[TrainState]:
   """Trains up to the last step from the last checkpoint there is, writing metrics and checkpoints on the way."""
-  context, (trained, learns, _, taught, steps) = contexts[0], ready[0]
+  context, (learns, _, taught, steps) = contexts[0], ready[0]
   step, state, terms = learns.step, learns.state, learns.objective.terms
   config, validation = context.config, context.data.validation
   offset, chosen = first_step(name, context), [each.config.seed for each in contexts]
-  evaluate = models.forward(trained.recipe)
   folder, variables, spec = context.folder / "checkpoints" / name, taught.variables, taught.spec
   if over:
     folder = context.folder.parent / "checkpoints" / name
@@ -238,10 +234,11 @@ def _fit(name: str, contexts: Sequence[Context], ready: Sequence[_Ready], over: 
 
     def log(step: int, state: TrainState, history: Mapping[str, np.ndarray]) -> None:
       for index, (writer, whole, one) in enumerate(zip(writers, of_each(state), ready, strict=True)):
-        now = learns.left(whole)
-        logits = engine.logits(evaluate, (now.variables, now.qparams, now.quant_state), validation.images)
+        logits = models.predict(one.learning.left(whole), validation.images)
         values = {key: float((series[index] if over else series).mean()) for key, series in history.items()}
-        values["train_accuracy"] = values.pop("accuracy")
+        accuracy = values.pop("accuracy")
+        if learns.plan is None:  # else it is that of the student's own classifier, which is not what is trained
+          values["train_accuracy"] = accuracy
         values["validation_accuracy"] = engine.accuracy(logits, validation.labels)
         if len(terms) > 1 and config.gradient_norms:
           values |= norms(step - 1, whole, _examples(one), one.taught.variables, seed=chosen[index])

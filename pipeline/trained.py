@@ -22,6 +22,7 @@ from core.trees import map_named, named_leaves
 from engine import evaluate, model_file
 from engine import model as models
 from engine.data import Preprocess, normalise
+from pipeline import assembling
 
 
 class Recipe(NamedTuple):
@@ -36,6 +37,7 @@ class Recipe(NamedTuple):
     edits: changes of its traced function (`graph.edit`).
     rules: (site glob, setting) pairs; none for a float model.
     ends: least widths of the first and the last site.
+    heads: what was put in the place of its classifier, one after the other (`pipeline.assembling`); edits come after.
   """
 
   name: str
@@ -46,6 +48,7 @@ class Recipe(NamedTuple):
   edits: tuple[Any, ...] = ()
   rules: tuple[tuple[str, Any], ...] = ()
   ends: Any = "w8a8"
+  heads: tuple[Mapping[str, Any], ...] = ()
 
 
 class Trained(NamedTuple):
@@ -61,7 +64,7 @@ class Functions(NamedTuple):
   """The functions of a recipe.
 
   Attributes:
-    model: the model as its user wrote it; `model.apply` trains it.
+    model: the model as its user wrote it, with its heads; `model.apply` trains it.
     fn: `fn(variables, x) -> logits`, the model with its edits, for inference; x is preprocessed.
     quantized: `quant.quantize` of it, or None.
     edited: whether `fn` is the model with edits.
@@ -75,7 +78,7 @@ class Functions(NamedTuple):
 
 def functions(recipe: Recipe) -> Functions:
   """Makes the functions that a recipe describes; nothing is run."""
-  model = models.load(recipe.name, dict(recipe.kwargs))
+  model = _model(recipe)
 
   def plain(variables: Any, x: jax.Array) -> jax.Array:
     return model.apply(variables, x)[0]
@@ -87,9 +90,16 @@ def functions(recipe: Recipe) -> Functions:
   return Functions(model, fn, None if policy is None else quant.quantize(fn, policy), bool(recipe.edits))
 
 
+def _model(recipe: Recipe) -> models.Model:
+  model = models.load(recipe.name, dict(recipe.kwargs))
+  for head in recipe.heads:
+    model = assembling.assembled(model, head, recipe.image)
+  return model
+
+
 def variable_shapes(recipe: Recipe) -> Any:
   """The variables of a recipe's model without its edits, as shapes; nothing is run."""
-  model = models.load(recipe.name, dict(recipe.kwargs))
+  model = _model(recipe)
   image = jax.ShapeDtypeStruct((1, *recipe.image), jnp.float32)
   return jax.eval_shape(lambda x: model.init(jax.random.key(0), x), image)
 

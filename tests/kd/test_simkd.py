@@ -9,10 +9,13 @@ from jax.sharding import PartitionSpec as P
 
 import kd
 from core.errors import UserError
+from kd.maps import pool_to
 from tests.kd.nets import BATCH, CLASSES, batch, check, maps, outputs, value
 from tests.kd.oracles import begin, layer64, pool64
 
-HEAD = {"kernel": maps(7, (5, CLASSES))[0], "bias": maps(8, (CLASSES,))[0]}
+HEAD = {"kernel": jnp.asarray(maps(7, (5, 7))[0], jnp.float32), "bias": jnp.asarray(maps(8, (7,))[0], jnp.float32)}
+FIRST = {"kernel": jnp.ones((9, 5)), "bias": jnp.ones(5)}
+TEACHER = {"params": {"net": {"first": FIRST, "last": HEAD}}}
 
 
 def project64(aux, x):
@@ -52,12 +55,59 @@ def test_at_inference_the_teachers_classifier_reads_the_projected_features():
   """After many steps on one batch the running statistics are those of the batch."""
   loss, s, t = kd.simkd("tap", "tap", momentum=0.5), maps(0, (4, 4, 4)), maps(1, (2, 2, 5))
   given = after(loss, begin(loss, s, t), s, t, 40)
-  got = kd.simkd_logits(given["aux"], given["aux_state"], HEAD, jnp.asarray(s, jnp.float32), size=(2, 2))
+  head = loss.head(given["aux"], given["aux_state"], TEACHER, 7)
+  got = kd.simkd_logits(head, jnp.asarray(s, jnp.float32), size=(2, 2))
   want = project64(given["aux"], pool64(s, 2, 2)).mean((1, 2)) @ HEAD["kernel"] + HEAD["bias"]
   np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
   # An example's logits are its own.
-  alone = kd.simkd_logits(given["aux"], given["aux_state"], HEAD, jnp.asarray(s[:1], jnp.float32), size=(2, 2))
+  alone = kd.simkd_logits(head, jnp.asarray(s[:1], jnp.float32), size=(2, 2))
   np.testing.assert_allclose(alone, got[:1], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (5, 4), (3,), ()], ids=["map", "uneven", "tokens", "vector"])
+def test_folded_statistics_give_the_logits_of_equation_4(shape):
+  rng = np.random.default_rng(3)
+  size = (2, 2) if len(shape) == 2 else None
+  loss, s, t = kd.simkd("tap", "tap"), maps(0, (*shape, 4)), maps(1, (*(size or shape), 5))
+  given = begin(loss, s, t)
+  kept = [
+    {"mean": rng.normal(size=a["mean"].shape), "variance": rng.uniform(0.1, 3, a["mean"].shape)}
+    for a in given["aux_state"]
+  ]
+  x = s if size is None else np.asarray(pool_to(jnp.asarray(s, jnp.float32), size), np.float64)
+  for part, seen in zip(given["aux"], kept, strict=True):
+    y = layer64({"kernel": part["kernel"], "bias": 0.0}, x)
+    x = np.maximum((y - seen["mean"]) / np.sqrt(seen["variance"] + 1e-5) * part["scale"] + part["offset"], 0)
+  want = x.reshape(BATCH, -1, 5).mean(1) @ np.float64(HEAD["kernel"]) + np.float64(HEAD["bias"])
+  aux, kept = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), (given["aux"], kept))
+  head = kd.simkd_head(aux, kept, TEACHER, "net/last")
+  np.testing.assert_allclose(kd.simkd_logits(head, jnp.asarray(s, jnp.float32), size), want, rtol=1e-5, atol=1e-5)
+  some = kd.simkd_head(aux, kept, TEACHER, "net/last", (4, 0))
+  np.testing.assert_allclose(
+    kd.simkd_logits(some, jnp.asarray(s, jnp.float32), size), want[:, [4, 0]], rtol=1e-5, atol=1e-5
+  )
+
+
+def test_the_teachers_classifier_is_found_or_named():
+  loss, s, t = kd.simkd("tap", "tap"), maps(0, (4,)), maps(1, (5,))
+  given = begin(loss, s, t)
+  trained = given["aux"], given["aux_state"]
+  np.testing.assert_array_equal(loss.head(*trained, TEACHER, 7)["classifier"]["kernel"], HEAD["kernel"])
+  chosen = loss.head(*trained, TEACHER, 2, (6, 1))["classifier"]["bias"]
+  np.testing.assert_array_equal(chosen, HEAD["bias"][jnp.asarray([6, 1])])
+  with pytest.raises(UserError, match=r"reads 5 features, .* gives 6 classes; it has net/first \(9 to 5\), net/last"):
+    loss.head(*trained, TEACHER, 6)
+  two = {"params": {"a": HEAD, "b": HEAD}}
+  with pytest.raises(
+    UserError, match="simkd: a and b read 5 features, .* name the teacher's with the key 'classifier'"
+  ):
+    loss.head(*trained, two, 7)
+  named = kd.simkd("tap", "tap", classifier="b")
+  np.testing.assert_array_equal(named.head(*trained, two, 7)["classifier"]["kernel"], HEAD["kernel"])
+  with pytest.raises(
+    UserError, match="the classifier 'net/first' maps 9 features to 5 classes; the teacher's tap has 5"
+  ):
+    kd.simkd("tap", "tap", classifier="net/first").head(*trained, TEACHER, 7)
 
 
 def test_running_statistics_move_by_the_momentum():
