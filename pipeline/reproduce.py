@@ -45,7 +45,8 @@ TABLES: dict[str, dict[str, tuple[Part, ...]]] = {
     "cpu": (
       Part("configs/kd_few_labels.py:digits", "A hundred labels of the digits", "alone"),
       Part("configs/kd_few_labels.py:mnist", "A hundred labels of MNIST", "alone"),
-    )
+    ),
+    "paper": (Part("configs/kd_few_labels.py:mnist_paper", "A hundred labels of MNIST", "alone"),),
   },
   "kd_methods_fashion": {
     size: (Part(f"configs/kd_fashion.py:{size}", "Every loss, Fashion-MNIST", "hinton"),) for size in SIZES
