@@ -10,7 +10,7 @@ is averaged down. Reduction: one number an example, summed over pairs of taps.
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from core.errors import UserError
+from core import ranges
 from kd.maps import align, flat_space, norm, unit
 from kd.taps import About, Names, TapLoss, on_pairs
 
@@ -24,8 +24,7 @@ def at(student: Names, teacher: Names, power: int = 2, paper: bool = False) -> T
     power: p >= 1, of the activations' magnitudes.
     paper: the norm of equation 2 in place of the mean square.
   """
-  if power < 1:
-    raise UserError(f"at: power is {power}; expected 1 or more")
+  ranges.check("at: power", power, ranges.at_least(1))
 
   def attention(x: Array) -> Array:
     return unit(jnp.mean(jnp.abs(flat_space(x)) ** power, -1))

@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from core import ranges
 from core.errors import UserError
 
 Logits = Float[Array, "batch classes"]
@@ -113,14 +114,19 @@ def at(value: Schedule, step: Array | int) -> Any:
   return value(jnp.asarray(step)) if callable(value) else value
 
 
-def positive(loss: str, key: str, value: Schedule) -> None:
-  """Refuses a number that is not above 0; a schedule is checked when it is made.
+def positive(loss: str, key: str, value: Schedule, varies: bool = False) -> None:
+  """Refuses what is not a number above 0.
+
+  Args:
+    loss: its name.
+    key: of the argument.
+    value: a number.
+    varies: or a schedule of one; those of `kd.schedules` say their ends, and both are checked.
 
   Raises:
     UserError: names the loss and the key.
   """
-  if not callable(value) and not value > 0:
-    raise UserError(f"{loss}: {key} is {value}; expected a number above 0")
+  ranges.check(f"{loss}: {key}", value, ranges.POSITIVE, varies)
 
 
 def labels_of(batch: Mapping[str, Any], loss: str) -> Array:

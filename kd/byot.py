@@ -21,10 +21,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from core import ranges
 from core.errors import UserError
 from kd.base import Outputs, Schedule, at, kl, log_softmax, pick, positive
 from kd.layers import layer, layer_init
-from kd.logits import by_label, not_negative
+from kd.logits import by_label
 from kd.maps import flat_space
 from kd.taps import About, Names, TapLoss, named
 
@@ -39,13 +40,13 @@ def byot(student: Names, alpha: float = 0.3, lam: float = 0.03, temperature: Sch
     lam: weight of the features, 0 or more.
     temperature: T > 0, of both softmaxes of the divergence, or a schedule of it.
   """
-  *shallow, deepest = named(student) or ("",)
-  if not shallow:
-    raise UserError(f"byot: {len(named(student))} taps; expected two or more, from shallow to deep")
-  if not 0 <= alpha <= 1:
-    raise UserError(f"byot: alpha is {alpha}; expected a number from 0 to 1")
-  not_negative("byot", "lam", lam)
-  positive("byot", "temperature", temperature)
+  taps = named("byot", "student", student)
+  if len(taps) < 2:
+    raise UserError(f"byot: {len(taps)} taps; expected two or more, from shallow to deep")
+  *shallow, deepest = taps
+  ranges.check("byot: alpha", alpha, ranges.SHARE)
+  ranges.check("byot: lam", lam, ranges.NOT_NEGATIVE)
+  positive("byot", "temperature", temperature, varies=True)
 
   def fn(s: Outputs, t: Any, about: About) -> tuple[Array, Any, dict[str, Array]]:
     del t

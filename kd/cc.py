@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from core import ranges
 from core.errors import UserError, unknown
 from kd.base import positive
 from kd.maps import linear, linear_init, unit
@@ -52,8 +53,8 @@ def cc(
   if form not in FORMS:
     raise unknown("form of cc", form, FORMS)
   positive("cc", "gamma", gamma)
-  if order < 1 or width < 0:
-    raise UserError(f"cc: order is {order} and width {width}; expected 1 or more and 0 or more")
+  ranges.check("cc: order", order, ranges.whole(1))
+  ranges.check("cc: width", width, ranges.whole(0))
 
   def init(key: Array, s: Any, t: Any) -> dict:
     k, j = jax.random.split(key)

@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from core import axis
+from core import axis, ranges
 from core.errors import UserError
 from core.keys import example_keys
 from kd.base import Outputs, positive
@@ -59,15 +59,15 @@ def crd(
     temperature: tau > 0.
     momentum: m, from 0 to below 1.
   """
-  if len(named(student)) != 1 or len(named(teacher)) != 1:
+  taps, others = named("crd", "student", student), named("crd", "teacher", teacher)
+  if len(taps) != 1 or len(others) != 1:
     raise UserError("crd: expected one tap of the student and one of the teacher")
-  if examples < 2:
-    raise UserError(f"crd: examples is {examples}; expected 2 or more")
-  for key, value in {"negatives": negatives, "width": width, "temperature": temperature}.items():
-    positive("crd", key, value)
-  if not 0 <= momentum < 1:
-    raise UserError(f"crd: momentum is {momentum}; expected 0 to below 1")
-  (mine,), (its,) = named(student), named(teacher)
+  ranges.check("crd: examples", examples, ranges.whole(2))
+  ranges.check("crd: negatives", negatives, ranges.whole(1))
+  ranges.check("crd: width", width, ranges.whole(1))
+  positive("crd", "temperature", temperature)
+  ranges.check("crd: momentum", momentum, ranges.BELOW_ONE)
+  (mine,), (its,) = taps, others
   log_z = math.log(examples) + log_mean(width, temperature)
   log_noise = math.log(negatives / examples)
 

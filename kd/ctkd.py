@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from core import ranges
 from core.errors import UserError
 from kd.base import Outputs, kl, log_softmax, positive
 from kd.taps import About, TapLoss
@@ -34,10 +35,10 @@ def ctkd(steps: int = 7820, low: float = 1.0, span: float = 20.0, largest: float
     span: and below low + span.
     largest: the size of the reversed gradient at the end; 0 keeps the temperature where it starts.
   """
-  for key, value in {"steps": steps, "low": low, "span": span}.items():
-    positive("ctkd", key, value)
-  if largest < 0:
-    raise UserError(f"ctkd: largest is {largest}; expected 0 or more")
+  ranges.check("ctkd: steps", steps, ranges.whole(1))
+  positive("ctkd", "low", low)
+  positive("ctkd", "span", span)
+  ranges.check("ctkd: largest", largest, ranges.NOT_NEGATIVE)
 
   def loss(s: Outputs, t: Outputs, about: About) -> tuple[Array, Any, dict[str, Array]]:
     if s.logits.shape != t.logits.shape:

@@ -15,34 +15,34 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from core.errors import UserError
-from kd.base import kl, log_softmax, positive
+from kd.base import Schedule, at, kl, log_softmax, positive
 from kd.maps import align, flat_space, linear_init
 from kd.taps import About, Names, TapLoss, on_pairs
 
 
-def cwd(student: Names, teacher: Names, temperature: float = 4.0) -> TapLoss:
+def cwd(student: Names, teacher: Names, temperature: Schedule = 4.0) -> TapLoss:
   """Channel-wise distillation.
 
   Args:
     student: taps of maps (batch, height, width, channels) or token sequences.
     teacher: as many of the teacher.
-    temperature: T > 0 of both softmaxes.
+    temperature: T > 0, of both softmaxes, or a schedule of it.
   """
-  positive("cwd", "temperature", temperature)
+  positive("cwd", "temperature", temperature, varies=True)
 
-  def log_places(x: Array) -> Array:
+  def log_places(x: Array, heat: Any) -> Array:
     """(batch * channels, places)."""
     maps = jnp.swapaxes(flat_space(x), -1, -2)
-    return log_softmax(maps.reshape(-1, maps.shape[-1]) / temperature)
+    return log_softmax(maps.reshape(-1, maps.shape[-1]) / heat)
 
   def divergence(s: Array, t: Array, aux: dict[str, Array], about: About) -> Array:
-    del about
+    heat = at(temperature, about.step)
     if aux:
       s = s @ aux["kernel"].astype(s.dtype)
-    log_q, log_p = (log_places(x) for x in align("cwd", s, t))
+    log_q, log_p = (log_places(x, heat) for x in align("cwd", s, t))
     if log_q.shape != log_p.shape or log_p.shape[-1] < 2:
       raise UserError(f"cwd: maps of {log_q.shape[-1]} and {log_p.shape[-1]} places; expected one number of 2 or more")
-    return temperature**2 * jnp.mean(kl(log_p, log_q).reshape(len(t), -1), -1)
+    return heat**2 * jnp.mean(kl(log_p, log_q).reshape(len(t), -1), -1)
 
   def init(key: Array, s: Any, t: Any) -> dict[str, Array]:
     same = s.shape[-1] == t.shape[-1]

@@ -19,26 +19,35 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from core import axis
-from kd.base import Logits, Loss, PerExample, Where, lift, log_softmax, positive, widen
+from core import axis, ranges
+from kd.base import Logits, Loss, PerExample, Schedule, Where, at, lift, log_softmax, positive, widen
 from kd.maps import unit
 
 
-def dist(beta: float = 1.0, gamma: float = 1.0, tau: float = 1.0, squared: bool = True) -> Loss:
+def dist(beta: float = 1.0, gamma: float = 1.0, tau: Schedule = 1.0, squared: bool = True) -> Loss:
   """Correlations between classes and between examples.
 
   Args:
     beta: weight of the relation between the classes of an example.
     gamma: weight of the relation between the examples of a class.
-    tau: temperature; the authors take 1 on ImageNet, 4 on CIFAR-100.
+    tau: temperature, above 0, or a schedule of it; the authors take 1 on ImageNet, 4 on CIFAR-100.
     squared: multiply by tau^2, as their code does.
   """
-  positive("dist", "tau", tau)
+  ranges.check("dist: beta", beta, ranges.NOT_NEGATIVE)
+  ranges.check("dist: gamma", gamma, ranges.NOT_NEGATIVE)
+  positive("dist", "tau", tau, varies=True)
 
   def relation(
-    student: Logits, teacher: Logits, where: Where | None, *, batch: Mapping[str, Any], axis_name: str | None
+    student: Logits,
+    teacher: Logits,
+    where: Where | None,
+    *,
+    batch: Mapping[str, Any],
+    axis_name: str | None,
+    step: Array | int,
   ) -> PerExample:
-    log_q, log_p = log_softmax(widen(student) / tau, where), log_softmax(widen(teacher) / tau, where)
+    t = at(tau, step)
+    log_q, log_p = log_softmax(widen(student) / t, where), log_softmax(widen(teacher) / t, where)
     used = jnp.ones(log_q.shape, bool) if where is None else jnp.broadcast_to(where, log_q.shape)
     inter = 1 - _correlation(log_q, log_p, used, 1)
     used = used if batch.get("where") is None else used & batch["where"][:, None]
@@ -47,7 +56,7 @@ def dist(beta: float = 1.0, gamma: float = 1.0, tau: float = 1.0, squared: bool 
     present = jnp.any(every, 0)
     classes = jnp.maximum(jnp.sum(present.astype(columns.dtype)), 1.0)
     intra = 1 - jnp.sum(jnp.where(present, columns, 0.0)) / classes
-    return (tau**2 if squared else 1.0) * (beta * inter + gamma * intra)
+    return (t**2 if squared else 1.0) * (beta * inter + gamma * intra)
 
   return lift(relation, "dist", relational=True)
 

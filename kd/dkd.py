@@ -16,8 +16,9 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from core import ranges
 from kd.base import Logits, Loss, PerExample, Schedule, Where, at, kl, lift, log_softmax, pick, positive, widen
-from kd.logits import by_label, is_label, log_sum, not_negative
+from kd.logits import by_label, is_label, log_sum
 
 
 def dkd(alpha: float = 1.0, beta: float = 8.0, temperature: Schedule = 4.0) -> Loss:
@@ -28,9 +29,9 @@ def dkd(alpha: float = 1.0, beta: float = 8.0, temperature: Schedule = 4.0) -> L
     beta: 0 or more, the weight of the other classes' part; the paper has 1 to 10, by pair of networks.
     temperature: T > 0, of all softmaxes, or a schedule of it.
   """
-  not_negative("dkd", "alpha", alpha)
-  not_negative("dkd", "beta", beta)
-  positive("dkd", "temperature", temperature)
+  ranges.check("dkd: alpha", alpha, ranges.NOT_NEGATIVE)
+  ranges.check("dkd: beta", beta, ranges.NOT_NEGATIVE)
+  positive("dkd", "temperature", temperature, varies=True)
 
   def divergence(
     student: Logits, teacher: Logits, where: Where | None, *, batch: Mapping[str, Any], step: Array | int

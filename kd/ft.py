@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from core import ranges
 from core.errors import UserError
 from kd.base import Outputs, positive
 from kd.layers import Layer, layer, layer_init, maps_only, mean_square
@@ -47,8 +48,7 @@ def ft(
   mine, its = paired("ft", student, teacher)
   positive("ft", "rate", rate)
   positive("ft", "reconstruction", reconstruction)
-  if pretrain < 0:
-    raise UserError(f"ft: pretrain is {pretrain}; expected a number of steps, 0 or more")
+  ranges.check("ft: pretrain", pretrain, ranges.whole(0))
   if form not in ("factors", "attention"):
     raise UserError(f"ft: form is {form!r}; expected 'factors' or 'attention'")
 

@@ -19,7 +19,7 @@ def hinton(temperature: Schedule = 4.0) -> Loss:
   Args:
     temperature: T > 0, of both softmaxes, or a schedule of it.
   """
-  positive("hinton", "temperature", temperature)
+  positive("hinton", "temperature", temperature, varies=True)
 
   def divergence(student: Logits, teacher: Logits, where: Where | None, *, step: Array | int) -> PerExample:
     t = at(temperature, step)

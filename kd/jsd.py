@@ -13,8 +13,9 @@ T^2 as in `hinton`; the paper has T = 1. Reduction: a sum over the classes, one 
 
 from jaxtyping import Array
 
+from core import ranges
 from kd.base import Logits, Loss, PerExample, Schedule, Where, at, kl, lift, log_softmax, positive, widen
-from kd.logits import fraction, log_mixture
+from kd.logits import log_mixture
 
 
 def jsd(beta: float = 0.5, temperature: Schedule = 1.0) -> Loss:
@@ -24,8 +25,8 @@ def jsd(beta: float = 0.5, temperature: Schedule = 1.0) -> Loss:
     beta: the teacher's share, above 0 and below 1.
     temperature: T > 0, of both softmaxes, or a schedule of it.
   """
-  fraction("jsd", "beta", beta)
-  positive("jsd", "temperature", temperature)
+  ranges.check("jsd: beta", beta, ranges.INSIDE)
+  positive("jsd", "temperature", temperature, varies=True)
 
   def divergence(student: Logits, teacher: Logits, where: Where | None, *, step: Array | int) -> PerExample:
     t = at(temperature, step)

@@ -24,8 +24,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from core import ranges
 from core.errors import UserError
-from kd.base import Outputs, positive
+from kd.base import Outputs
 from kd.maps import flat_space, unit
 from kd.taps import About, Names, TapLoss, paired
 
@@ -39,7 +40,7 @@ def kdsvd(student: Names, teacher: Names, vectors: int = 1) -> TapLoss:
     vectors: k, how many singular vectors count.
   """
   mine, its = paired("kdsvd", student, teacher)
-  positive("kdsvd", "vectors", vectors)
+  ranges.check("kdsvd: vectors", vectors, ranges.whole(1))
   if len(mine) < 2:
     raise UserError("kdsvd: 1 tap of each network; expected 2 or more, from early to late")
 

@@ -13,7 +13,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from core.errors import UserError
+from core import ranges
 from kd.base import Outputs, log_softmax, pick
 from kd.logits import by_label
 from kd.taps import About, TapLoss
@@ -25,8 +25,7 @@ def label_smoothing(smoothing: float = 0.1) -> TapLoss:
   Args:
     smoothing: epsilon, 0 or more and below 1; 0 is `hard_labels`.
   """
-  if not 0 <= smoothing < 1:
-    raise UserError(f"label_smoothing: smoothing is {smoothing}; expected a number from 0 to below 1")
+  ranges.check("label_smoothing: smoothing", smoothing, ranges.BELOW_ONE)
 
   def fn(student: Outputs, teacher: Any, about: About) -> tuple[Array, Any, dict[str, Array]]:
     del teacher

@@ -25,7 +25,7 @@ def logit_standardisation(temperature: Schedule = 2.0, eps: float = 1e-7) -> Los
     temperature: T > 0, of both softmaxes of the standardised logits, or a schedule of it.
     eps: above 0, added to the standard deviation.
   """
-  positive("logit_standardisation", "temperature", temperature)
+  positive("logit_standardisation", "temperature", temperature, varies=True)
   positive("logit_standardisation", "eps", eps)
 
   def standard(logits: Logits, where: Where | None) -> Logits:

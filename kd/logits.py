@@ -1,5 +1,5 @@
-"""What losses on logits share beside the arithmetic of `kd.base`: labels of mixed examples, sums and mixtures of
-probabilities that are kept as logarithms, checks of arguments.
+"""What losses on logits share beside the arithmetic of `kd.base`: labels of mixed examples, and sums and mixtures of
+probabilities that are kept as logarithms.
 """
 
 import math
@@ -10,28 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
-from core.errors import UserError
 from kd.base import Logits, PerExample, Where, labels_of
-
-
-def fraction(loss: str, key: str, value: float) -> None:
-  """Refuses a number that is not between 0 and 1, both excluded.
-
-  Raises:
-    UserError: names the loss and the key.
-  """
-  if not 0 < value < 1:
-    raise UserError(f"{loss}: {key} is {value}; expected a number above 0 and below 1")
-
-
-def not_negative(loss: str, key: str, value: float) -> None:
-  """Refuses a number below 0.
-
-  Raises:
-    UserError: names the loss and the key.
-  """
-  if not value >= 0:
-    raise UserError(f"{loss}: {key} is {value}; expected 0 or more")
 
 
 def by_label(f: Callable[[Array], PerExample], batch: Mapping[str, Any], loss: str) -> PerExample:

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from core import ranges
 from core.errors import UserError
 from kd.layers import layer, layer_init, maps_only, match
 from kd.taps import About, Names, TapLoss, on_pairs
@@ -27,8 +28,7 @@ def mgd(student: Names, teacher: Names, hidden: float = 0.5, masked: str = "plac
     hidden: the share that is masked, between 0 and 1.
     masked: "places" or "channels".
   """
-  if not 0 < hidden < 1:
-    raise UserError(f"mgd: hidden is {hidden}; expected a number above 0 and below 1")
+  ranges.check("mgd: hidden", hidden, ranges.INSIDE)
   if masked not in ("places", "channels"):
     raise UserError(f"mgd: masked is {masked!r}; expected 'places' or 'channels'")
 

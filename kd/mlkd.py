@@ -18,14 +18,15 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from core import ranges
 from core.errors import UserError
-from kd.base import Logits, Loss, PerExample, Where, kl, lift, log_softmax, positive, widen
+from kd.base import Logits, Loss, PerExample, Schedule, Where, at, kl, lift, log_softmax, positive, widen
 from kd.relations import rows
 from kd.taps import About
 
 
 def mlkd(
-  temperatures: Sequence[float] = (2.0, 3.0, 4.0, 5.0, 6.0),
+  temperatures: Sequence[Schedule] = (2.0, 3.0, 4.0, 5.0, 6.0),
   instance: float = 1.0,
   batch_gram: float = 1.0,
   class_gram: float = 1.0,
@@ -33,30 +34,38 @@ def mlkd(
   """Divergences and Gram matrices of the softened logits.
 
   Args:
-    temperatures: over which is summed.
+    temperatures: over which is summed, each T > 0 or a schedule of it.
     instance: weight of the divergences.
     batch_gram: weight of the Gram between examples.
     class_gram: weight of the Gram between classes.
   """
-  if not temperatures:
-    raise UserError("mlkd: temperatures is empty; expected one or more")
-  for temperature in temperatures:
-    positive("mlkd", "temperatures", temperature)
+  if not isinstance(temperatures, Sequence) or isinstance(temperatures, str) or not temperatures:
+    raise UserError(f"mlkd: temperatures is {temperatures!r}; expected a sequence of one or more, such as (2.0, 4.0)")
+  for index, temperature in enumerate(temperatures):
+    positive("mlkd", f"temperatures[{index}]", temperature, varies=True)
+  for key, weight in {"instance": instance, "batch_gram": batch_gram, "class_gram": class_gram}.items():
+    ranges.check(f"mlkd: {key}", weight, ranges.NOT_NEGATIVE)
 
   def levels(
-    student: Logits, teacher: Logits, where: Where | None, *, batch: Mapping[str, Any], axis_name: str | None
+    student: Logits,
+    teacher: Logits,
+    where: Where | None,
+    *,
+    batch: Mapping[str, Any],
+    axis_name: str | None,
+    step: Array | int,
   ) -> PerExample:
     about = About(batch, axis_name=axis_name)
     used = True if where is None else where
 
-    def level(t: float) -> PerExample:
+    def level(t: Any) -> PerExample:
       log_q, log_p = log_softmax(widen(student) / t, where), log_softmax(widen(teacher) / t, where)
       q, p = (rows(jnp.where(used, jnp.exp(x), 0.0), about) for x in (log_q, log_p))
       between = jnp.sum((p.mine @ p.all.T - q.mine @ q.all.T) ** 2, -1)
       classes = jnp.sum((p.all.T @ p.all - q.all.T @ q.all) ** 2) / _classes(used, log_q)
       return instance * t**2 * kl(log_p, log_q) + batch_gram * between + class_gram * classes
 
-    parts = [level(float(t)) for t in temperatures]
+    parts = [level(at(t, step)) for t in temperatures]
     return sum(parts[1:], parts[0])
 
   return lift(levels, "mlkd", relational=True)

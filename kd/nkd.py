@@ -15,6 +15,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from core import ranges
 from kd.base import (
   Logits,
   Loss,
@@ -29,7 +30,7 @@ from kd.base import (
   positive,
   widen,
 )
-from kd.logits import by_label, is_label, not_negative
+from kd.logits import by_label, is_label
 
 
 def nkd(gamma: float = 1.5, temperature: Schedule = 1.0) -> Loss:
@@ -39,8 +40,8 @@ def nkd(gamma: float = 1.5, temperature: Schedule = 1.0) -> Loss:
     gamma: 0 or more, the weight of the other classes' part.
     temperature: T > 0, of the softmaxes over the other classes, or a schedule of it.
   """
-  not_negative("nkd", "gamma", gamma)
-  positive("nkd", "temperature", temperature)
+  ranges.check("nkd: gamma", gamma, ranges.NOT_NEGATIVE)
+  positive("nkd", "temperature", temperature, varies=True)
 
   def entropy(
     student: Logits, teacher: Logits, where: Where | None, *, batch: Mapping[str, Any], step: Array | int

@@ -34,7 +34,7 @@ def ofd(student: Names, teacher: Names, batch_norm: Names | None = None) -> TapL
       "Block_2/BatchNorm_1"; None to measure the margins on the batch.
   """
   mine, its = paired("ofd", student, teacher)
-  norms = None if batch_norm is None else named(batch_norm)
+  norms = None if batch_norm is None else named("ofd", "batch_norm", batch_norm)
   if norms is not None and len(norms) != len(its):
     raise UserError(f"ofd: {len(norms)} paths of batch_norm for {len(its)} taps of the teacher; expected one for each")
 

@@ -19,7 +19,7 @@ def reverse_kl(temperature: Schedule = 1.0) -> Loss:
   Args:
     temperature: T > 0, of both softmaxes, or a schedule of it.
   """
-  positive("reverse_kl", "temperature", temperature)
+  positive("reverse_kl", "temperature", temperature, varies=True)
 
   def divergence(student: Logits, teacher: Logits, where: Where | None, *, step: Array | int) -> PerExample:
     t = at(temperature, step)

@@ -17,8 +17,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from core import ranges
 from core.errors import UserError
-from kd.base import Outputs, positive
+from kd.base import Outputs
 from kd.layers import layer, layer_init, maps_only, mean_square
 from kd.maps import pool_to
 from kd.taps import About, Names, TapLoss, paired
@@ -35,7 +36,7 @@ def review(student: Names, teacher: Names, width: int | None = None) -> TapLoss:
   mine, its = paired("review", student, teacher)
   if len(mine) < 2:
     raise UserError("review: 1 tap of each network; expected 2 or more, from early to late")
-  positive("review", "width", 1 if width is None else width)
+  ranges.check("review: width", 1 if width is None else width, ranges.whole(1))
 
   def fn(s: Outputs, t: Outputs, about: About):
     carried, parts = None, []

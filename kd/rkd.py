@@ -16,8 +16,8 @@ triangles at i; the mean is the loss. Summed over pairs of taps.
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from core import axis
-from core.errors import UserError
+from core import axis, ranges
+from kd.base import positive
 from kd.maps import norm, unit
 from kd.relations import others, rows
 from kd.taps import About, Names, TapLoss, on_pairs
@@ -32,8 +32,9 @@ def rkd(student: Names, teacher: Names, distance: float = 25.0, angle: float = 5
     distance: weight of the distances.
     angle: weight of the angles.
   """
-  if min(distance, angle) < 0 or distance + angle == 0:
-    raise UserError(f"rkd: distance is {distance} and angle {angle}; expected weights of 0 or more, and one above 0")
+  ranges.check("rkd: distance", distance, ranges.NOT_NEGATIVE)
+  ranges.check("rkd: angle", angle, ranges.NOT_NEGATIVE)
+  positive("rkd", "distance + angle", distance + angle)
 
   def relations(x: Array, about: About) -> tuple[Array, Array, Array]:
     """Distances (b, B), cosines (b, B, B) and how many examples count."""

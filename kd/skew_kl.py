@@ -13,8 +13,9 @@ leaves out the teacher's entropy in the first form, which has no gradient. The m
 
 from jaxtyping import Array
 
+from core import ranges
 from kd.base import Logits, Loss, PerExample, Schedule, Where, at, kl, lift, log_softmax, positive, widen
-from kd.logits import fraction, log_mixture
+from kd.logits import log_mixture
 
 
 def skew_kl(alpha: float = 0.1, reverse: bool = False, temperature: Schedule = 1.0) -> Loss:
@@ -25,8 +26,8 @@ def skew_kl(alpha: float = 0.1, reverse: bool = False, temperature: Schedule = 1
     reverse: the skew reverse KL in place of the skew KL.
     temperature: T > 0, of both softmaxes, or a schedule of it.
   """
-  fraction("skew_kl", "alpha", alpha)
-  positive("skew_kl", "temperature", temperature)
+  ranges.check("skew_kl: alpha", alpha, ranges.INSIDE)
+  positive("skew_kl", "temperature", temperature, varies=True)
 
   def divergence(student: Logits, teacher: Logits, where: Where | None, *, step: Array | int) -> PerExample:
     t = at(temperature, step)

@@ -13,33 +13,33 @@ import jax
 import jax.numpy as jnp
 
 from core.errors import UserError, unknown
-from kd.base import Loss, cross_entropy, log_softmax, logits_of, teacher_logits, widen
+from kd.base import Loss, Schedule, at, cross_entropy, log_softmax, logits_of, positive, teacher_logits, widen
 
 
-def soft_labels(temperature: float = 1.0, source: str = "teacher") -> Loss:
+def soft_labels(temperature: Schedule = 1.0, source: str = "teacher") -> Loss:
   """Cross-entropy with soft labels.
 
   Args:
-    temperature: T > 0, of the student's softmax and of the teacher's.
+    temperature: T > 0, of the student's softmax and of the teacher's, or a schedule of it.
     source: "teacher", or "batch" for `batch["soft_label"]`, (batch, classes) probabilities, used as they are.
   """
-  if not temperature > 0:
-    raise UserError(f"soft_labels: temperature is {temperature}; expected a number above 0")
+  positive("soft_labels", "temperature", temperature, varies=True)
   if source not in ("teacher", "batch"):
     raise unknown("source of soft labels", source, ("teacher", "batch"))
 
   def loss(
     student, teacher=None, batch=None, *, aux=None, aux_state=None, key=None, axis_name=None, where=None, step=0
   ):
-    del aux, key, axis_name, step
-    log_q = log_softmax(widen(logits_of(student)) / temperature, where)
+    del aux, key, axis_name
+    t = at(temperature, step)
+    log_q = log_softmax(widen(logits_of(student)) / t, where)
     if source == "teacher":
-      p = jnp.exp(log_softmax(widen(teacher_logits(teacher, "soft_labels")) / temperature, where))
+      p = jnp.exp(log_softmax(widen(teacher_logits(teacher, "soft_labels")) / t, where))
     elif batch is None or "soft_label" not in batch:
       raise UserError("the loss 'soft_labels' with source 'batch' needs a batch with 'soft_label': (batch, classes)")
     else:
       p = jax.lax.stop_gradient(batch["soft_label"]).astype(log_q.dtype)
-    return temperature**2 * cross_entropy(p, log_q), aux_state, {}
+    return t**2 * cross_entropy(p, log_q), aux_state, {}
 
   loss.needs_teacher = source == "teacher"  # pyrefly: ignore
   return loss

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from core import ranges
 from core.errors import UserError
 from kd.base import Outputs, kl, log_softmax
 from kd.layers import classifier_of, layer, layer_init, match, mean_square
@@ -44,14 +45,14 @@ def srrl(
     raise UserError(f"srrl: {len(mine)} taps of each network; expected 1, the features before the classifier")
   if form not in ("l2", "kl"):
     raise UserError(f"srrl: form is {form!r}; expected 'l2' or 'kl'")
-  if matching < 0 or regression < 0:
-    raise UserError(f"srrl: matching is {matching} and regression {regression}; expected 0 or more")
+  ranges.check("srrl: matching", matching, ranges.NOT_NEGATIVE)
+  ranges.check("srrl: regression", regression, ranges.NOT_NEGATIVE)
 
   def compare(s: Array, t: Array, where: Array | None) -> Array:
     if form == "kl":
       return kl(log_softmax(t, where), log_softmax(s, where))
     where = jnp.ones(s.shape, bool) if where is None else jnp.broadcast_to(where, s.shape)
-    return jnp.sum(jnp.where(where, s - t, 0.0) ** 2, -1) / jnp.sum(where.astype(s.dtype), -1)
+    return jnp.sum(jnp.where(where, s - t, 0.0) ** 2, -1) / jnp.maximum(jnp.sum(where.astype(s.dtype), -1), 1.0)
 
   def fn(s: Outputs, t: Outputs, about: About):
     x, goal = match("srrl", s.taps[mine[0]], t.taps[its[0]])

@@ -103,9 +103,16 @@ class TapLoss:
     return Outputs(widen(logits_of(outputs)), {name: widen(taps[name]) for name in names})
 
 
-def named(names: Names) -> tuple[str, ...]:
-  """Tap names as a tuple."""
-  return (names,) if isinstance(names, str) else tuple(names)
+def named(loss: str, key: str, names: Names) -> tuple[str, ...]:
+  """Names as a tuple.
+
+  Raises:
+    UserError: names the loss and the key: they are no text.
+  """
+  found = tuple(names) if isinstance(names, Sequence) and not isinstance(names, str) else (names,)
+  if not all(isinstance(name, str) for name in found):
+    raise UserError(f"{loss}: {key} is {names!r}; expected a name such as 'Conv_1/kernel:out', or several")
+  return found
 
 
 def paired(name: str, student: Names, teacher: Names) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -114,7 +121,7 @@ def paired(name: str, student: Names, teacher: Names) -> tuple[tuple[str, ...], 
   Raises:
     UserError: the numbers of taps differ, or there are none.
   """
-  mine, its = named(student), named(teacher)
+  mine, its = named(name, "student", student), named(name, "teacher", teacher)
   if len(mine) != len(its) or not mine:
     raise UserError(f"{name}: {len(mine)} taps of the student and {len(its)} of the teacher; expected pairs")
   return mine, its

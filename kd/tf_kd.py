@@ -21,8 +21,9 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from core import ranges
 from kd.base import Outputs, Schedule, at, kl, log_softmax, positive
-from kd.logits import by_label, fraction, is_label
+from kd.logits import by_label, is_label
 from kd.taps import About, TapLoss
 
 
@@ -34,8 +35,8 @@ def tf_kd(correct: float = 0.99, temperature: Schedule = 20.0, soften_student: b
     temperature: T > 0, or a schedule of it.
     soften_student: the second form, both sides at temperature T, in place of the authors' code.
   """
-  fraction("tf_kd", "correct", correct)
-  positive("tf_kd", "temperature", temperature)
+  ranges.check("tf_kd: correct", correct, ranges.INSIDE)
+  positive("tf_kd", "temperature", temperature, varies=True)
 
   def fn(student: Outputs, teacher: Any, about: About) -> tuple[Array, Any, dict[str, Array]]:
     del teacher

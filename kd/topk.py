@@ -1,5 +1,6 @@
 """Distillation of the teacher's most likely classes, with everything else as one: the form for teachers of which only
-the k best logits are kept. No paper: it is what such a store still tells exactly.
+the k best logits are kept. No paper. At temperature 1 such a store still tells it exactly. At another one it does not:
+what is stored is the others' mass at temperature 1, and spread evenly that is too much above 1 and too little below.
 
     loss_i = T^2 * [sum over the k classes of p_c (log p_c - log q_c) + p_rest (log p_rest - log q_rest)]
     p = softmax(teacher_i / T),  q = softmax(student_i / T),  p_rest = the sum of p over the other classes
@@ -14,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from core.errors import UserError
+from core import ranges
 from kd.base import Logits, Loss, PerExample, Schedule, Where, at, kl, lift, log_softmax, positive, widen
 from kd.logits import log_sum
 
@@ -26,9 +27,8 @@ def topk(k: int = 10, temperature: Schedule = 4.0) -> Loss:
     k: 1 or more; all classes where there are no more.
     temperature: T > 0, of both softmaxes, or a schedule of it.
   """
-  if k < 1:
-    raise UserError(f"topk: k is {k}; expected 1 or more")
-  positive("topk", "temperature", temperature)
+  ranges.check("topk: k", k, ranges.whole(1))
+  positive("topk", "temperature", temperature, varies=True)
 
   def divergence(student: Logits, teacher: Logits, where: Where | None, *, step: Array | int) -> PerExample:
     t = at(temperature, step)

@@ -20,7 +20,7 @@ def total_variation(temperature: Schedule = 1.0) -> Loss:
   Args:
     temperature: T > 0, of both softmaxes, or a schedule of it.
   """
-  positive("total_variation", "temperature", temperature)
+  positive("total_variation", "temperature", temperature, varies=True)
 
   def distance(student: Logits, teacher: Logits, where: Where | None, *, step: Array | int) -> PerExample:
     t = at(temperature, step)

@@ -29,6 +29,7 @@ def vid(student: Names, teacher: Names, variance: float = 5.0, eps: float = 1e-5
     eps: added to the learned variance, above 0.
   """
   positive("vid", "eps", eps)
+  positive("vid", "variance", variance)
   positive("vid", "variance - eps", variance - eps)
 
   def negative_log_likelihood(s: Array, t: Array, aux: dict, about: About) -> Array:

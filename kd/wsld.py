@@ -40,7 +40,7 @@ def wsld(temperature: Schedule = 2.0) -> Loss:
   Args:
     temperature: T > 0, of the soft labels' softmaxes, or a schedule of it.
   """
-  positive("wsld", "temperature", temperature)
+  positive("wsld", "temperature", temperature, varies=True)
 
   def entropy(
     student: Logits, teacher: Logits, where: Where | None, *, batch: Mapping[str, Any], step: Array | int

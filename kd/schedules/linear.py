@@ -1,9 +1,8 @@
 """A straight line between two numbers, such as the warm-up of a term's weight. No paper."""
 
-from kd.schedules.base import Number, share
+from kd.schedules.base import Number, ramp
 
 
 def linear(low: float, high: float, start: float, end: float) -> Number:
   """From `low` at update `start` to `high` at `end`, constant before and after."""
-  done = share("linear", start, end)
-  return lambda step: low + (high - low) * done(step)
+  return ramp("linear", low, high, start, end, lambda share: share)

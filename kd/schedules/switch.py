@@ -2,9 +2,11 @@
 
 import jax.numpy as jnp
 
-from kd.schedules.base import Number
+from kd.schedules.base import Number, number
 
 
 def switch(low: float, high: float, at: float) -> Number:
   """`low` before update `at`, `high` from then on."""
-  return lambda step: jnp.where(jnp.asarray(step) < at, jnp.float32(low), jnp.float32(high))
+  return number(
+    "switch", low, high, lambda step: jnp.where(jnp.asarray(step) < at, jnp.float32(low), jnp.float32(high)), at=at
+  )

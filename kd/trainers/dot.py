@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
+from core import ranges
 from core.errors import UserError
 
 Mask = Callable[[Any], Any]
@@ -53,7 +54,9 @@ def scale_by_dot(
   nesterov: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
   """The sum of the two momentum buffers, to be scaled by a learning rate; arguments as of `dot`."""
-  if momentum < abs(delta) or momentum + abs(delta) >= 1:
+  ranges.check("dot: momentum", momentum, ranges.BELOW_ONE)
+  ranges.check("dot: delta", delta, ranges.FINITE)
+  if not (abs(delta) <= momentum and momentum + abs(delta) < 1):
     raise UserError(
       f"dot: momentum is {momentum} and delta {delta}; expected momentum - delta to be at least 0 and momentum + delta "
       "below 1"

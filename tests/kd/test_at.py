@@ -45,7 +45,7 @@ def test_a_scale_does_not_matter():
 
 
 def test_mistakes_are_named():
-  with pytest.raises(UserError, match="at: power is 0; expected 1 or more"):
+  with pytest.raises(UserError, match="at: power is 0; expected a number, 1 or more"):
     kd.at("tap", "tap", power=0)
   with pytest.raises(UserError, match="at: 1 taps of the student and 2 of the teacher; expected pairs"):
     kd.at("tap", ("tap", "other"))

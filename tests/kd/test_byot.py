@@ -107,7 +107,7 @@ def test_mistakes_are_named():
     kd.byot("tap")
   with pytest.raises(UserError, match=r"byot: alpha is 1\.5; expected a number from 0 to 1"):
     kd.byot(("a", "b"), alpha=1.5)
-  with pytest.raises(UserError, match="byot: lam is -1; expected 0 or more"):
+  with pytest.raises(UserError, match="byot: lam is -1; expected a number, 0 or more"):
     kd.byot(("a", "b"), lam=-1)
   with pytest.raises(UserError, match="byot: temperature is 0; expected a number above 0"):
     kd.byot(("a", "b"), temperature=0)

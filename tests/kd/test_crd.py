@@ -157,11 +157,11 @@ def test_training_tells_examples_apart():
 def test_mistakes_are_named():
   with pytest.raises(UserError, match="crd: expected one tap of the student and one of the teacher"):
     kd.crd(("a", "b"), ("a", "b"), examples=4)
-  with pytest.raises(UserError, match="crd: examples is 1; expected 2 or more"):
+  with pytest.raises(UserError, match="crd: examples is 1; expected a whole number, 2 or more"):
     kd.crd("tap", "tap", examples=1)
-  with pytest.raises(UserError, match="crd: negatives is 0; expected a number above 0"):
+  with pytest.raises(UserError, match="crd: negatives is 0; expected a whole number, 1 or more"):
     make(negatives=0)
-  with pytest.raises(UserError, match="crd: momentum is 1; expected 0 to below 1"):
+  with pytest.raises(UserError, match="crd: momentum is 1; expected a number from 0 to below 1"):
     make(momentum=1)
   s, t = maps(0, (5,)), maps(1, (7,))
   given = begin(make(), s, t)

@@ -63,7 +63,7 @@ def test_two_labels_of_a_mixed_example():
 
 
 def test_mistakes_are_one_sentence():
-  with pytest.raises(UserError, match="dkd: alpha is -1; expected 0 or more"):
+  with pytest.raises(UserError, match="dkd: alpha is -1; expected a number, 0 or more"):
     kd.dkd(alpha=-1)
   with pytest.raises(UserError, match="dkd: beta is nan"):
     kd.dkd(beta=float("nan"))

@@ -97,7 +97,7 @@ def test_mistakes_are_named():
     kd.ft("tap", "tap", rate=0)
   with pytest.raises(UserError, match="ft: reconstruction is 0; expected a number above 0"):
     kd.ft("tap", "tap", reconstruction=0)
-  with pytest.raises(UserError, match="ft: pretrain is -1; expected a number of steps, 0 or more"):
+  with pytest.raises(UserError, match="ft: pretrain is -1; expected a whole number, 0 or more"):
     kd.ft("tap", "tap", pretrain=-1)
   with pytest.raises(UserError, match=r"ft: a tap has shape \(3,\); expected a map"):
     begin(kd.ft("tap", "tap"), maps(0, (3,)), maps(0, (3,)))

@@ -98,7 +98,7 @@ def test_equal_and_missing_singular_values_have_finite_gradients():
 def test_mistakes_are_named():
   with pytest.raises(UserError, match="kdsvd: 1 tap of each network; expected 2 or more"):
     kd.kdsvd("tap", "tap")
-  with pytest.raises(UserError, match="kdsvd: vectors is 0; expected a number above 0"):
+  with pytest.raises(UserError, match="kdsvd: vectors is 0; expected a whole number, 1 or more"):
     kd.kdsvd(TWO, TWO, 0)
   two = kd.kdsvd(("tap", "tap"), ("tap", "tap"), 3)
   with pytest.raises(UserError, match="kdsvd: shapes .* expected maps or tokens with the same channels"):

@@ -53,7 +53,7 @@ def test_examples_and_classes_that_do_not_count_are_not_there():
 
 
 def test_mistakes_are_named():
-  with pytest.raises(UserError, match="mlkd: temperatures is empty; expected one or more"):
+  with pytest.raises(UserError, match=r"mlkd: temperatures is \(\); expected a sequence of one or more"):
     kd.mlkd(temperatures=())
-  with pytest.raises(UserError, match="mlkd: temperatures is -1; expected a number above 0"):
+  with pytest.raises(UserError, match=r"mlkd: temperatures\[1\] is -1; expected a number above 0"):
     kd.mlkd(temperatures=(4.0, -1))

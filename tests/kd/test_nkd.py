@@ -58,7 +58,7 @@ def test_two_labels_of_a_mixed_example():
 
 
 def test_mistakes_are_one_sentence():
-  with pytest.raises(UserError, match="nkd: gamma is -1; expected 0 or more"):
+  with pytest.raises(UserError, match="nkd: gamma is -1; expected a number, 0 or more"):
     kd.nkd(gamma=-1)
   with pytest.raises(UserError, match="nkd: temperature is 0"):
     kd.nkd(temperature=0)

@@ -94,7 +94,7 @@ def test_the_width_is_that_of_the_last_tap():
 def test_mistakes_are_named():
   with pytest.raises(UserError, match="review: 1 tap of each network; expected 2 or more, from early to late"):
     kd.review("tap", "tap")
-  with pytest.raises(UserError, match="review: width is 0; expected a number above 0"):
+  with pytest.raises(UserError, match="review: width is 0; expected a whole number, 1 or more"):
     kd.review(("a", "b"), ("a", "b"), width=0)
   loss, x = kd.review(("tap", "tap"), ("tap", "tap")), maps(0, (3, 4))
   with pytest.raises(UserError, match=r"review: a tap has shape \(3, 4\); expected a map"):

@@ -75,7 +75,7 @@ def test_mistakes_are_named():
     kd.srrl(("a", "b"), ("a", "b"))
   with pytest.raises(UserError, match="srrl: form is 'l1'; expected 'l2' or 'kl'"):
     make(form="l1")
-  with pytest.raises(UserError, match="srrl: matching is -1 and regression 1.0; expected 0 or more"):
+  with pytest.raises(UserError, match="srrl: matching is -1; expected a number, 0 or more"):
     make(matching=-1)
   with pytest.raises(UserError, match="unknown classifier of the loss 'srrl' 'head'; did you mean 'net/head'"):
     begin(kd.srrl("tap", "tap", "head"), maps(0, (4,)), maps(1, (3,)), VARIABLES)

@@ -66,7 +66,7 @@ def test_a_class_excluded_by_minus_infinity():
 
 
 def test_mistakes_are_one_sentence():
-  with pytest.raises(UserError, match="topk: k is 0; expected 1 or more"):
+  with pytest.raises(UserError, match="topk: k is 0; expected a whole number, 1 or more"):
     kd.topk(0)
   with pytest.raises(UserError, match="topk: temperature is 0"):
     kd.topk(temperature=0)
