@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class UserError(Exception):
@@ -11,20 +12,33 @@ class UserError(Exception):
   """
 
 
-def nearest(name: str, choices: Iterable[str], most: int = 3) -> list[str]:
-  """The choices that look most like `name`, best first (possibly none)."""
+def nearest(name: str, choices: Iterable[str], most: int = 3, cutoff: float = 0.5) -> list[str]:
+  """The choices that look most like `name`, best first; possibly none, but with `cutoff` 0."""
   choices = list(choices)
-  found = difflib.get_close_matches(name, choices, n=most, cutoff=0.5)
+  found = difflib.get_close_matches(name, choices, n=most, cutoff=cutoff)
   if not found:
     last = {c.rsplit("/", 1)[-1].rsplit(".", 1)[-1]: c for c in choices}
     found = [last[c] for c in difflib.get_close_matches(name.rsplit(".", 1)[-1], last, n=most, cutoff=0.6)]
   return found
 
 
-def unknown(kind: str, name: str, choices: Iterable[str]) -> UserError:
-  """The sentence for a name that does not exist: "unknown loss 'hintn'; did you mean 'hinton'?"."""
+MANY = 12
+
+
+def unknown(kind: str, name: Any, choices: Iterable[str], listed: str = "") -> UserError:
+  """The sentence for a name that does not exist: "unknown loss 'hintn'; did you mean 'hinton'?".
+
+  Args:
+    kind: of what.
+    name: as given; what is no text is none of the choices.
+    choices: the names that there are.
+    listed: where all are described; named in place of a list that would be long.
+  """
   choices = sorted(choices)
-  near = nearest(name, choices)
+  near = nearest(str(name), choices)
   if near:
     return UserError(f"unknown {kind} {name!r}; did you mean {' or '.join(repr(n) for n in near)}?")
+  if listed and len(choices) > MANY:
+    some = ", ".join(map(repr, nearest(str(name), choices, cutoff=0.0)))
+    return UserError(f"unknown {kind} {name!r}; the nearest of {len(choices)} are {some}: see {listed}")
   return UserError(f"unknown {kind} {name!r}; expected one of {', '.join(choices)}")

@@ -27,6 +27,6 @@ def method(package: ModuleType, name: str, more: Mapping[str, Any] | None = None
     core.errors.UserError: there is none; the nearest names are given.
   """
   known = {**methods(package), **(more or {})}
-  if name not in known:
-    raise unknown(f"method of {package.__name__}", name, known)
+  if not isinstance(name, str) or name not in known:
+    raise unknown(f"method of {package.__name__}", name, known, "docs/methods.md")
   return known[name]

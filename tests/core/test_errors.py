@@ -11,6 +11,14 @@ def test_unknown_name_without_a_near_one_lists_all():
   assert str(unknown("loss", "zzz", ["b", "a"])) == "unknown loss 'zzz'; expected one of a, b"
 
 
+def test_an_unlike_name_among_many_has_the_nearest_only():
+  names = [f"method_{index}" for index in range(40)]
+  said = str(unknown("loss", "zzz", names, "docs/methods.md"))
+  assert said.startswith("unknown loss 'zzz'; the nearest of 40 are '") and said.endswith(": see docs/methods.md")
+  assert said.count("method_") == 3
+  assert str(unknown("loss", 3, ["b", "a"])) == "unknown loss 3; expected one of a, b"
+
+
 def test_nearest_falls_back_to_the_last_segment():
   assert nearest("optimiser.learnin_rate", ["stages.teacher.optimizer.learning_rate", "data.name"])[0].endswith(
     "learning_rate"
