@@ -12,12 +12,13 @@ import optax
 import kd
 import quant
 import sparsity
+from core import ranges
 from core.errors import UserError, unknown
 from core.methods import method
 from engine import data as rooms
+from engine import logit_codes, optim
 from engine import model as models
 from engine import objective as objectives
-from engine import optim
 from engine.data import Augment, Dataset, Input, Preprocess, Split
 from engine.data.splits import label_some
 from engine.model import Model
@@ -80,16 +81,26 @@ def objective(stage: str, group: Mapping[str, Any], updates: int = 1) -> objecti
     keywords = {key: value for key, value in numbers.items() if key not in OF_TERM}
     loss = call(where, method(kd, given.get("loss", name)), keywords)
     weight = numbers.get("weight", 1.0)
+    ranges.check(f"config key '{where}.weight'", weight, ranges.NOT_NEGATIVE, varies=True)
     weight = weight if callable(weight) else float(weight)
     terms.append(objectives.Term(name, loss, weight, given.get("mask", "all")))
   return objectives.weighted(terms)
 
 
 def _number(where: str, value: Any, updates: int) -> Any:
-  """A value of a term, or the schedule that a group stands for."""
+  """A value of a term, or the schedule that a group stands for; of a sequence, one for each element."""
+  if isinstance(value, list | tuple):
+    return type(value)(_number(f"{where}[{index}]", each, updates) for index, each in enumerate(value))
   if not isinstance(value, Mapping):
     return value
-  return named(where, kd.schedules, _in_steps(value, updates))
+  given = _in_steps(where, value, updates)
+  if "start" in given and "end" in given:
+    if not value["start"] < value["end"]:
+      raise UserError(
+        f"config key '{where}.start' is {value['start']} and '{where}.end' {value['end']}; expected it to end later"
+      )
+    given["end"] = max(given["end"], given["start"] + 1)  # in few updates both may round to one
+  return named(where, kd.schedules, given)
 
 
 def needs_teacher(objective: objectives.Weighted) -> bool:
@@ -121,7 +132,9 @@ def transformation(stage: str, config: Any, batches: int) -> optax.GradientTrans
   where = f"stages.{stage}.sparsity"
   schedule = group.get("schedule")
   if isinstance(schedule, Mapping):
-    group["schedule"] = named(f"{where}.schedule", sparsity.schedules, _in_steps(schedule, updates))
+    group["schedule"] = named(
+      f"{where}.schedule", sparsity.schedules, _in_steps(f"{where}.schedule", schedule, updates)
+    )
   return named(where, sparsity, group, inner)
 
 
@@ -146,9 +159,15 @@ def _optimizer(given: Any, updates: int) -> optax.GradientTransformationExtraArg
   )
 
 
-def _in_steps(schedule: Mapping[str, Any], steps: int) -> dict[str, Any]:
-  """A schedule whose "start" and "end" are shares of the stage, with both in updates."""
-  shares = ("start", "end", "at")
+def _in_steps(where: str, schedule: Mapping[str, Any], steps: int) -> dict[str, Any]:
+  """A schedule whose "start", "end" and "at" are shares of the stage, with these in updates.
+
+  Raises:
+    UserError: one is no number from 0 to 1.
+  """
+  shares = [key for key in schedule if key in ("start", "end", "at")]
+  for key in shares:
+    ranges.check(f"config key '{where}.{key}', a share of the stage,", schedule[key], ranges.SHARE)
   return {key: round(value * steps) if key in shares else value for key, value in schedule.items()}
 
 
@@ -274,6 +293,23 @@ def _check_peers(name: str, config: Any, taught: bool) -> None:
       f"config key 'stages.{name}.peers' is {stage.peers}; expected an objective with a loss that compares with a "
       "teacher, such as hinton with temperature 1"
     )
+
+
+def check_store(name: str, stage: Any, classes: int) -> None:
+  """Refuses a form in which logits of so many classes cannot be stored.
+
+  Args:
+    name: the stage's, for errors.
+    stage: its config.
+    classes: logits an example.
+
+  Raises:
+    UserError: names the stage's keys.
+  """
+  try:
+    logit_codes.fields(classes, stage.cache_form, stage.cache_top_k or None)
+  except UserError as error:
+    raise UserError(f"config keys 'stages.{name}.cache_form' and 'stages.{name}.cache_top_k': {error}") from error
 
 
 def _check_sparsity(where: str, group: Mapping[str, Any]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import ml_collections
 
+from core import ranges
 from core.errors import UserError, unknown
 
 OPTIMIZER = {
@@ -111,25 +112,32 @@ EXPERIMENT = {
   "latency_runs": 200,  # measured runs of each exported file
 }
 
-LEAST = {
-  "seeds": 1,
-  "evaluations": 1,
-  "checkpoint_every": 1,
-  "keep": 1,
-  "latency_runs": 1,
-  "steps_per_call": 0,
-  "data.limit": 0,
-  "data.validation": 0,
+COUNT, SIZE = ranges.whole(1), ranges.whole(0)
+RANGES = {
+  "seeds": COUNT,
+  "evaluations": COUNT,
+  "checkpoint_every": COUNT,
+  "keep": COUNT,
+  "latency_runs": COUNT,
+  "steps_per_call": SIZE,
+  "data.limit": SIZE,
+  "data.validation": ranges.NOT_NEGATIVE,
 }
-STAGE_LEAST = {
-  "epochs": 0,
-  "peers": 1,
-  "batch_size": 1,
-  "examples.labelled": 0,
-  "cache_top_k": 0,
-  "optimizer.warmup_steps": 0,
-  "optimizer.accumulate": 1,
-  "quant.calibration_batches": 1,
+STAGE_RANGES = {  # of a sequence, its elements'
+  "epochs": SIZE,
+  "peers": COUNT,
+  "batch_size": COUNT,
+  "examples.labelled": SIZE,
+  "examples.only": SIZE,
+  "examples.without": SIZE,
+  "teacher_classes": SIZE,
+  "cache_top_k": SIZE,
+  "augment.shift": SIZE,
+  "optimizer.warmup_steps": SIZE,
+  "optimizer.accumulate": COUNT,
+  "optimizer.milestones": ranges.SHARE,
+  "optimizer.ema": ranges.BELOW_ONE,
+  "quant.calibration_batches": COUNT,
 }
 
 FREE = ("kwargs", "objective", "sparsity")  # groups whose keys belong to the functions that they name
@@ -161,7 +169,7 @@ def check(config: ml_collections.ConfigDict) -> None:
   """
   if not config.run:
     raise UserError("config key 'run' is empty; expected the names of the stages in their order")
-  _at_least(config, LEAST, "")
+  _check_ranges(config, RANGES, "")
   for name in config.shared:
     if name not in config.run:
       raise unknown("stage in 'shared'", name, config.run)
@@ -179,7 +187,7 @@ def check(config: ml_collections.ConfigDict) -> None:
 
 def _check_stage(name: str, config: Any, done: list[str]) -> None:
   stage = config.stages[name]
-  _at_least(stage, STAGE_LEAST, f"stages.{name}.")
+  _check_ranges(stage, STAGE_RANGES, f"stages.{name}.")
   if stage.model not in config.models:
     raise unknown(f"model in 'stages.{name}.model'", stage.model, config.models)
   given = {"start": [stage.start], "cut.from": [stage.cut["from"]], "teacher": teacher_stages(stage)}
@@ -189,9 +197,13 @@ def _check_stage(name: str, config: Any, done: list[str]) -> None:
         expected = f"one that runs before it: {', '.join(done)}" if done else "none, as it is the first"
         raise UserError(f"config key 'stages.{name}.{key}' names stage {other!r}; expected {expected}")
   for key, choices in CHOICES.items():
-    value = functools.reduce(lambda owner, part: owner[part], key.split("."), stage)
+    value = _at(stage, key)
     if value not in choices:
       raise unknown(f"choice in 'stages.{name}.{key}'", value, choices)
+  if ITSELF in teachers(stage) and stage.teacher != ITSELF:
+    raise UserError(
+      f"config key 'stages.{name}.teacher' is {stage.teacher!r}; expected {ITSELF!r} alone, or other teachers only"
+    )
   if stage.cut["from"] and (stage.start or config.models[stage.model].weights):
     raise UserError(f"stage {name!r} has 'cut.from' and 'start' or weights of its model; expected one of them")
   if stage.start and config.stages[stage.start].model != stage.model:
@@ -227,11 +239,16 @@ def needs(stage: Any) -> list[str]:
   return [name for name in (stage.start, stage.cut["from"], *teacher_stages(stage)) if name]
 
 
-def _at_least(group: Any, least: Mapping[str, int], where: str) -> None:
-  for key, bound in least.items():
-    value = functools.reduce(lambda owner, name: owner[name], key.split("."), group)
-    if value < bound:
-      raise UserError(f"config key '{where}{key}' is {value}; expected at least {bound}")
+def _check_ranges(group: Any, table: Mapping[str, ranges.Range], where: str) -> None:
+  for key, expected in table.items():
+    value = _at(group, key)
+    each = {f"{key}[{index}]": x for index, x in enumerate(value)} if isinstance(value, tuple | list) else {key: value}
+    for name, number in each.items():
+      ranges.check(f"config key '{where}{name}'", number, expected)
+
+
+def _at(group: Any, key: str) -> Any:
+  return functools.reduce(lambda owner, name: owner[name], key.split("."), group)
 
 
 def _unshared(value: Any) -> Any:
@@ -241,29 +258,35 @@ def _unshared(value: Any) -> Any:
   return type(value)(map(_unshared, value)) if isinstance(value, tuple | list) else value
 
 
-def _fill(given: Mapping[str, Any], defaults: Mapping[str, Any], where: str) -> dict[str, Any]:
-  if not isinstance(given, Mapping):
-    raise UserError(f"config key {where!r} must be a group, got {given!r}")
+def _fill(given: Any, defaults: Mapping[str, Any], where: str) -> dict[str, Any]:
+  given = _group(given, where)
   for key in given:
     if key not in defaults:
       known = [f"{where}.{name}".lstrip(".") for name in defaults]
       raise unknown("config key", f"{where}.{key}".lstrip("."), known)
   filled = dict(defaults)
   for key, value in given.items():
-    default = defaults[key]
-    if isinstance(default, Mapping) and key not in FREE:
-      filled[key] = _fill(value, default, f"{where}.{key}".lstrip("."))
+    default, place = defaults[key], f"{where}.{key}".lstrip(".")
+    if key in FREE:
+      filled[key] = value if value is default else _group(value, place)
+    elif isinstance(default, Mapping):
+      filled[key] = _fill(value, default, place)
     else:
-      filled[key] = _like(value, default, f"{where}.{key}".lstrip("."))
+      filled[key] = _like(value, default, place)
   return filled
+
+
+def _group(value: Any, where: str) -> Mapping[str, Any]:
+  if not isinstance(value, Mapping):
+    raise UserError(f"config key {where!r} must be a group, got {value!r}")
+  return value
 
 
 def _like(value: Any, default: Any, where: str) -> Any:
   """The value, if it has the default's type (an int may stand for a float)."""
-  if default is None or type(value) is type(default):
-    return value
-  if isinstance(default, float) and type(value) is int:
+  if isinstance(default, float) and type(value) in (int, float):
+    ranges.check(f"config key {where!r}", value, ranges.FINITE)
     return float(value)
-  if isinstance(default, float) and type(value) is float:
+  if default is None or type(value) is type(default):
     return value
   raise UserError(f"config key {where!r} expects {type(default).__name__}, got {value!r}")

@@ -56,6 +56,7 @@ def stage(name, **changes):
 
 
 PRETRAINED = {**jobs.EXPERIMENT["models"]["student"], "weights": "nowhere.safetensors"}
+WARM_UP = {"name": "linear", "low": 0.0, "high": 1.0, "start": 0.0, "end": 0.3}
 SPARSE = {"name": "magnitude", "density": 0.4}
 
 MISTAKES = {
@@ -81,6 +82,21 @@ MISTAKES = {
     "'stages.distilled.objective.hinton.temprature'; did you mean 'stages.distilled.objective.hinton.temperature'?",
   ),
   "loss no group": (stage("alone", objective={"hard_labels": 1.0}), "must be a group such as {'weight': 1.0}, got 1.0"),
+  "objective no group": (stage("alone", objective="hinton"), "'stages.alone.objective' must be a group, got 'hinton'"),
+  "loss no text": (stage("distilled", objective={"a": {"loss": 3}}), "unknown method of kd 3; the nearest of "),
+  "weight": (
+    stage("alone", objective={"hard_labels": {"weight": "a"}}),
+    "config key 'stages.alone.objective.hard_labels.weight' is 'a'; expected a number, 0 or more",
+  ),
+  "weight's schedule": (
+    stage("alone", objective={"hard_labels": {"weight": {**WARM_UP, "start": "x"}}}),
+    "config key 'stages.alone.objective.hard_labels.weight.start', a share of the stage, is 'x'; expected a number",
+  ),
+  "temperature": (
+    stage("distilled", objective={"hinton": {"temperature": WARM_UP}}),
+    "hinton: temperature is a schedule from 0.0 to 1.0; expected a number above 0 at both ends",
+  ),
+  "average": (stage("alone", optimizer={"ema": 2.0}), "'stages.alone.optimizer.ema' is 2.0; expected a number from 0 "),
   "density": (stage("pruned", sparsity={**SPARSE, "density": 1.5}), "'stages.pruned.sparsity': density is 1.5, but"),
   "sparse keyword": (
     stage("pruned", sparsity={**SPARSE, "densty": 1}),

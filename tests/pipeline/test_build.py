@@ -51,6 +51,92 @@ def test_an_objective_is_the_weighted_sum_of_its_losses():
   assert build.needs_teacher(build.objective("s", {"hard_labels": {}, "hinton": {}}))
 
 
+LINEAR = {"name": "linear", "low": 0.0, "high": 1.0, "start": 0.0, "end": 0.5}
+FALLING = {"name": "cosine", "low": 4.0, "high": 0.0, "start": 0.0, "end": 0.5}
+KEY, GROUP = "config key 'stages.s.objective.hinton", "config group 'stages.s.objective.hinton"
+
+
+@pytest.mark.parametrize(
+  ("term", "sentence"),
+  [
+    *(
+      ({"weight": weight}, f"{KEY}.weight' is {weight!r}; expected a number, 0 or more")
+      for weight in ("a", "0.5", None, (1.0,), True, -0.5, np.nan, np.inf)
+    ),
+    (
+      {"weight": {**LINEAR, "low": -1.0}},
+      f"{KEY}.weight' is a schedule from -1.0 to 1.0; expected a number, 0 or more at both ends",
+    ),
+    ({"weight": {**LINEAR, "high": "a"}}, f"{GROUP}.weight': schedule 'linear': high is 'a'; expected a finite number"),
+    ({"weight": {**LINEAR, "nmae": 1}}, "unknown config key 'stages.s.objective.hinton.weight.nmae'"),
+    *(
+      (
+        {"weight": {**LINEAR, "start": start}},
+        f"{KEY}.weight.start', a share of the stage, is {start!r}; expected a number from 0 to 1",
+      )
+      for start in (np.nan, "x", None, -0.1, 1.5, True)
+    ),
+    (
+      {"weight": {"name": "switch", "low": 0.0, "high": 1.0, "at": 100}},
+      f"{KEY}.weight.at', a share of the stage, is 100; expected a number from 0 to 1",
+    ),
+    (
+      {"weight": {**LINEAR, "start": 0.75}},
+      f"{KEY}.weight.start' is 0.75 and 'stages.s.objective.hinton.weight.end' 0.5; expected it to end later",
+    ),
+    ({"weight": {**LINEAR, "name": 3}}, "unknown method of kd.schedules 3; expected one of cosine, linear, switch"),
+    ({"temperature": "4"}, f"{GROUP}': hinton: temperature is '4'; expected a number above 0"),
+    (
+      {"temperature": FALLING},
+      f"{GROUP}': hinton: temperature is a schedule from 4.0 to 0.0; expected a number above 0 at both ends",
+    ),
+    (
+      {"loss": "mlkd", "temperatures": (2.0, FALLING)},
+      f"{GROUP}': mlkd: temperatures[1] is a schedule from 4.0 to 0.0; expected a number above 0 at both ends",
+    ),
+    (
+      {"loss": "dist", "beta": LINEAR},
+      f"{GROUP}': dist: beta is a schedule from 0.0 to 1.0; expected a number, 0 or more",
+    ),
+    (
+      {"loss": "fitnet", "student": 3, "teacher": "a"},
+      f"{GROUP}': fitnet: student is 3; expected a name such as 'Conv_1/kernel:out', or several",
+    ),
+    ({"loss": 3}, "unknown method of kd 3; the nearest of "),
+    ({"loss": ["hinton"]}, "unknown method of kd ['hinton']; did you mean 'hinton'"),
+    ({"loss": "zzz"}, "unknown method of kd 'zzz'; the nearest of "),
+    ({"mask": 3}, "unknown mask of term 'hinton' 3; expected one of all, labelled, unlabelled"),
+  ],
+)
+def test_a_term_that_is_refused(term, sentence):
+  with pytest.raises(UserError) as caught:
+    build.objective("s", {"hard_labels": {}, "hinton": term}, 100)
+  assert str(caught.value).startswith(sentence) and len(str(caught.value)) < 200
+
+
+def test_a_schedule_is_known_before_the_stages_length_and_lasts_an_update_at_least():
+  """A part of a stage that is shorter than an update is one; checks are made of a stage of one update."""
+  for share, updates, after in ((0.3, 1, 1), (0.3, 10, 3), (0.01, 10, 1)):
+    (term,) = build.objective("s", {"hard_labels": {"weight": {**LINEAR, "end": share}}}, updates).terms
+    assert [float(term.weight(jnp.int32(step))) for step in (0, after)] == [0.0, 1.0]
+
+
+@pytest.mark.parametrize(
+  ("changes", "sentence"),
+  [
+    ({"cache_top_k": 4}, "top_k is 4; expected 1 to 3, below the number of classes"),
+    ({"cache_top_k": 2, "cache_form": "int8"}, "top_k stores values as float32 or float16; got form 'int8'"),
+  ],
+)
+def test_a_form_that_the_classes_do_not_fit(changes, sentence):
+  stage = jobs.experiment(**{f"stages__distilled__{key}": value for key, value in changes.items()}).stages.distilled
+  with pytest.raises(UserError) as caught:
+    build.check_store("distilled", stage, 4)
+  keys = "config keys 'stages.distilled.cache_form' and 'stages.distilled.cache_top_k'"
+  assert str(caught.value) == f"{keys}: {sentence}"
+  build.check_store("distilled", jobs.experiment(stages__distilled__cache_top_k=3).stages.distilled, 4)
+
+
 def test_schedules_are_shares_of_the_stages_updates():
   """With two batches an update, a schedule from 0.25 to 0.5 of 40 batches goes over the updates 5 to 10."""
   group = {"name": "magnitude", "density": 0.5, "schedule": {"name": "cubic", "start": 0.25, "end": 0.5, "every": 5}}

@@ -1,5 +1,7 @@
 """The keys of an experiment: filled in, typed, and no group shared between stages."""
 
+import math
+
 import pytest
 from ml_collections import ConfigDict
 
@@ -61,6 +63,13 @@ def test_a_change_is_for_one_stage_alone(key, text):
     ({"stages": {"first": {"epochs": 2.5}}}, "config key 'stages.first.epochs' expects int, got 2.5"),
     ({"stages": {"first": {"optimizer": {"learning_rate": "fast"}}}}, "expects float, got 'fast'"),
     ({"seed": True}, "config key 'seed' expects int, got True"),
+    ({"stages": {"first": {"objective": "hinton"}}}, "'stages.first.objective' must be a group, got 'hinton'"),
+    ({"stages": {"first": {"objective": ""}}}, "'stages.first.objective' must be a group, got ''"),
+    ({"stages": {"first": {"sparsity": 0.5}}}, "'stages.first.sparsity' must be a group, got 0.5"),
+    (
+      {"stages": {"first": {"optimizer": {"learning_rate": math.nan}}}},
+      "config key 'stages.first.optimizer.learning_rate' is nan; expected a finite number",
+    ),
   ],
 )
 def test_a_mistake_in_the_file_is_one_sentence(changes, sentence):
@@ -85,11 +94,30 @@ def test_a_mistake_in_the_file_is_one_sentence(changes, sentence):
     ),
     (
       {"stages": {"first": {"model": "a", "epochs": -1}}, "run": ("first",)},
-      "'stages.first.epochs' is -1; expected at",
+      "'stages.first.epochs' is -1; expected a whole",
     ),
-    ({"evaluations": 0}, "config key 'evaluations' is 0; expected at least 1"),
-    ({"keep": 0}, "config key 'keep' is 0; expected at least 1"),
+    ({"evaluations": 0}, "config key 'evaluations' is 0; expected a whole number, 1 or more"),
+    ({"keep": 0}, "config key 'keep' is 0; expected a whole number, 1 or more"),
     ({"stages": {"a/b": {"model": "a"}}, "run": ("a/b",)}, "stage 'a/b'"),
+    *(
+      (
+        {"stages": {"first": {"model": "a", "optimizer": {"ema": ema}}}, "run": ("first",)},
+        f"config key 'stages.first.optimizer.ema' is {ema}; expected a number from 0 to below 1",
+      )
+      for ema in (2.0, 1.0, -0.5)
+    ),
+    (
+      {"stages": {"first": {"model": "a", "teacher_classes": (0, "b")}}, "run": ("first",)},
+      "config key 'stages.first.teacher_classes[1]' is 'b'; expected a whole number, 0 or more",
+    ),
+    (
+      {"stages": {"first": {"model": "a", "examples": {"only": (1.5,)}}}, "run": ("first",)},
+      "config key 'stages.first.examples.only[0]' is 1.5; expected a whole number, 0 or more",
+    ),
+    (
+      {"stages": {"first": {"model": "a"}, "second": {"model": "b", "teacher": "itself, first"}}},
+      "'stages.second.teacher' is 'itself, first'; expected 'itself' alone, or other teachers only",
+    ),
   ],
 )
 def test_what_no_single_key_shows_is_found(changes, sentence):

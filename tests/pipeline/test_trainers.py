@@ -120,7 +120,7 @@ def test_peers_may_be_quantized_and_sparse(tmp_path):
 
 
 def test_peers_that_cannot_learn_from_each_other_are_refused(tmp_path):
-  with pytest.raises(UserError, match="'stages.alone.peers' is 0; expected at least 1"):
+  with pytest.raises(UserError, match="'stages.alone.peers' is 0; expected a whole number, 1 or more"):
     peers_of(tmp_path, 0)
   with pytest.raises(UserError, match="'stages.alone.peers' is 2; expected an objective with a loss that compares"):
     jobs.opened(tmp_path, run=("alone",), stages__alone__peers=2)
