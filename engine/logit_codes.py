@@ -4,8 +4,11 @@
 | --- | --- | --- |
 | float32 | 4 C | the same bits |
 | float16 | 2 C | each logit rounded to 11 bits; a loss on shifted logits sees the same relative error |
-| int8 | C + 8 | each logit within 1/508 of its example's range: one scale and one offset an example |
+| int8 | C + 8 | each logit within 1/508 of its example's range, and float32's rounding (below) |
 | top_k=k | k values (float32 or float16) and their classes + 4 | the k largest, and the others' mass as one bucket |
+
+The int8 form keeps one scale and one offset an example. Both, and the sum of their parts, are float32: this adds up to
+2^-22 of the example's largest magnitude, which is less than the 1/508 unless logits differ by little and are large.
 
 The bucket is that of aggregating classes: with its logsumexp the distribution over (k classes, "the rest") is exact at
 temperature 1, and its KL never exceeds that of all classes (the data processing inequality). Decoding spreads the

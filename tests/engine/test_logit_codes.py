@@ -59,9 +59,16 @@ def test_float32_is_bitwise(logits):
 def test_errors_stay_within_their_bounds(logits):
   exact = logits.astype(np.float64)
   span, most = np.ptp(exact, axis=1, keepdims=True), np.abs(exact).max(1, keepdims=True)
-  rounding = 4 * np.finfo(np.float32).eps * most + np.finfo(np.float32).tiny * 300
+  rounding = 2**-22 * most + np.finfo(np.float32).tiny * 300
   assert (np.abs(round_trip(logits, "int8") - exact) <= span / 254 / 2 + rounding).all()
   assert (np.abs(round_trip(logits, "float16") - exact) <= np.abs(exact) * 2**-11 + 2**-24).all()
+
+
+def test_large_logits_that_differ_by_little_have_the_rounding_of_float32():
+  logits = np.float32(1e4) + np.random.default_rng(0).uniform(-0.1, 0.1, (100, 10)).astype(np.float32)
+  exact = logits.astype(np.float64)
+  gap, span = np.abs(round_trip(logits, "int8") - exact), np.ptp(exact, axis=1, keepdims=True)
+  assert (gap > span / 508).any() and (gap <= span / 508 + 2**-22 * np.abs(exact).max(1, keepdims=True)).all()
 
 
 @given(LOGITS, LOGITS, st.integers(1, CLASSES - 1))
