@@ -9,8 +9,8 @@ stand beside the labels' cross-entropy with the weights that their papers or the
 mdistiller); none was tuned here. Losses on activations read the second convolution, or the hidden dense layer where
 they need one vector an example. `fsp` and `kdsvd` compare maps of the same channels: they learn from `deep`, which is
 as wide as the student where they look, and are to be compared with `hinton_deep`. `simkd` is trained without labels,
-and its student has the teacher's classifier. `label_smoothing` and `byot` have no teacher. `dot` is `hinton_sgd` with the optimizer of
-`kd.dot`, at the learning rate of its paper's CIFAR recipe.
+and its student has the teacher's classifier. `label_smoothing`, `tf_kd` and `byot` have no teacher. `dot` is
+`hinton_sgd` with the optimizer of `kd.dot`, at the learning rate of its paper's CIFAR recipe.
 """
 
 from ml_collections import ConfigDict
@@ -73,7 +73,7 @@ SAME_WIDTHS = {  # the papers' losses on maps of the same channels
   "fsp": (LABELS, 50.0, {"student": (EARLY, MAP), "teacher": (EARLY, MAP)}),
   "kdsvd": (LABELS, 1.0, {"student": (EARLY, MAP), "teacher": (EARLY, MAP)}),
 }
-ALONE = ("label_smoothing", "byot")  # without a teacher
+ALONE = ("label_smoothing", "tf_kd", "byot")  # without a teacher
 
 
 def get_config(argument: str = "cpu") -> ConfigDict:
