@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 import kd
-from core import axis
+from core import axis, ranges
 from core.errors import UserError, unknown
 
 Weight = float | Callable[[Array], Array]
@@ -209,4 +209,5 @@ def weighted(terms: Sequence[Term]) -> Weighted:
   for term in terms:
     if term.mask not in MASKS:
       raise unknown(f"mask of term {term.name!r}", term.mask, MASKS)
+    ranges.check(f"weight of term {term.name!r}", term.weight, ranges.NOT_NEGATIVE, varies=True)
   return Weighted(tuple(terms))

@@ -160,6 +160,7 @@ def _teaching(name: str, config: Any, data: Dataset, begun: Left, done: Mapping[
       _in_training(teaching.names(given)[0], *teachers[0])
     its = _outputs("teacher", objective.teacher, *teachers[0])
     chosen = len(given.teacher_classes) or its.logits.shape[-1]
+    build.check_store(name, given, chosen)
     its = its._replace(logits=jax.ShapeDtypeStruct((BATCH, chosen), its.logits.dtype))
   elif given.teacher or given.peers > 1:
     its = mine._replace(taps={})
