@@ -93,12 +93,20 @@ def batch_normalise(x: Array, about: About, epsilon: float = 1e-5) -> Array:
 
 
 def moments(x: Array, about: About) -> tuple[Array, Array]:
-  """Each channel's mean and variance, (channels,) both, over the examples of all devices that count."""
+  """Each channel's mean and variance, (channels,) both, over the examples of all devices that count; 0 of none."""
   axes = tuple(range(x.ndim - 1))
   x, weight = _counted(x, about)
-  total = axis.psum(jnp.sum(weight), about.axis_name)
+  total = jnp.maximum(axis.psum(jnp.sum(weight), about.axis_name), 1.0)
   mean = axis.psum(jnp.sum(weight * x, axes), about.axis_name) / total
   return mean, axis.psum(jnp.sum(weight * (x - mean) ** 2, axes), about.axis_name) / total
+
+
+def some_count(about: About) -> Array:
+  """Whether any example of any device counts: a batch may hold none that a term's mask leaves."""
+  valid = about.batch.get("where")
+  if valid is None:
+    return jnp.ones((), bool)
+  return axis.psum(jnp.sum(valid.astype(jnp.int32)), about.axis_name) > 0
 
 
 def _counted(x: Array, about: About) -> tuple[Array, Array]:

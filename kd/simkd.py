@@ -24,7 +24,7 @@ from jaxtyping import Array
 from core.errors import UserError
 from kd.base import Outputs, positive
 from kd.layers import Layer, Normalise, classifier_of, last_layer, layer, layer_init, match, mean_square
-from kd.maps import batch_normalise, linear, moments, pool_to
+from kd.maps import batch_normalise, linear, moments, pool_to, some_count
 from kd.taps import About, Names, TapLoss, paired
 
 EPSILON = 1e-5  # of the batch normalisations
@@ -58,8 +58,12 @@ def simkd(student: Names, teacher: Names, factor: int = 2, momentum: float = 0.9
 
     x, goal = match("simkd", s.taps[mine[0]], t.taps[its[0]])
     gap = project(about.aux, x, [normalise] * 3) - goal
-    kept = jax.tree.map(lambda old, new: momentum * old + (1 - momentum) * new.astype(old.dtype), about.aux_state, seen)
-    return mean_square(gap), kept, {}
+    some = some_count(about)  # where there is none, the means stay as they were
+
+    def after(old: Array, new: Array) -> Array:
+      return jnp.where(some, momentum * old + (1 - momentum) * new.astype(old.dtype), old)
+
+    return mean_square(gap), jax.tree.map(after, about.aux_state, seen), {}
 
   def init(key: Array, s: Outputs, t: Outputs, variables):
     del variables
