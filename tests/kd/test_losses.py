@@ -57,7 +57,7 @@ def test_value_is_the_papers(name):
   s, t = pair()
   got = value(loss, s.astype(np.float32), t.astype(np.float32))
   assert got.shape == (BATCH,) and got.dtype == jnp.float32
-  np.testing.assert_allclose(got, oracle(s, t), rtol=2e-5, atol=1e-6)
+  np.testing.assert_allclose(got, oracle(s, t), rtol=1e-5, atol=0)
   with jax.enable_x64(True):
     np.testing.assert_allclose(value(loss, s, t), oracle(s, t), rtol=1e-12)
 
