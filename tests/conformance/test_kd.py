@@ -16,10 +16,14 @@ from jax.sharding import PartitionSpec as P
 
 import kd
 from core.methods import methods
+from kd.base import Schedule
+from kd.schedules import linear
+from tests.conformance.compare import assert_finite, assert_near, assert_zero, cast, slopes
 from tests.conformance.exceptions import cases
 
 BATCH, CLASSES = 8, 5
 LOSSES = {name: make for name, make in methods(kd).items() if "student" not in inspect.signature(make).parameters}
+OF = {name: inspect.signature(make).parameters for name, make in LOSSES.items()}
 CHECKS = []
 
 
@@ -38,17 +42,35 @@ def batch():
   return {"label": jnp.arange(BATCH, dtype=jnp.int32) % CLASSES, "id": jnp.arange(BATCH, dtype=jnp.int32)}
 
 
+def start(loss, dtype=np.float32):
+  """What it trains and remembers, as keyword arguments."""
+  if getattr(loss, "init", None) is None:
+    return {"aux": None, "aux_state": None}
+  shape = kd.Outputs(jax.ShapeDtypeStruct((BATCH, CLASSES), jnp.float32))
+  aux, aux_state = loss.init(jax.random.key(0), shape, shape, None)
+  return cast({"aux": aux, "aux_state": aux_state}, dtype)
+
+
 def value(name, student, teacher, data=None, **kwargs):
   loss = LOSSES[name]()
-  shape = kd.Outputs(jax.ShapeDtypeStruct((BATCH, CLASSES), jnp.float32))
-  if getattr(loss, "init", None) is not None:
-    aux, aux_state = loss.init(jax.random.key(0), shape, shape, None)
-    kwargs = {"aux": aux, "aux_state": aux_state, **kwargs}
-  return loss(student, teacher, batch() if data is None else data, **kwargs)[0]
+  return loss(student, teacher, batch() if data is None else data, **{**start(loss), **kwargs})[0]
 
 
 def total(name, student, teacher, **kwargs):
   return jnp.sum(value(name, student, teacher, **kwargs))
+
+
+def train(loss, student, teacher, data, **kwargs):
+  """((per_example, aux_state), (gradient of the student, of aux)) of the sum over the examples that count."""
+  begin = start(loss, student.dtype)
+
+  def run(student, aux):
+    per_example, after, _ = loss(student, teacher, data, **{**begin, "aux": aux}, **kwargs)
+    per_example = jnp.where(data.get("where", jnp.ones(per_example.shape, bool)), per_example, 0.0)
+    return jnp.sum(per_example), (per_example, after)
+
+  gradient, numbers = jax.grad(run, (0, 1), has_aux=True)(student, begin["aux"])
+  return numbers, gradient
 
 
 def test_the_walk_finds_them():
@@ -102,8 +124,8 @@ def test_finite_at_a_gap_of_ten_thousand(name, dtype):
   far = jnp.zeros((BATCH, CLASSES), dtype).at[:, 0].set(1e4)
   for student, teacher in ((far, -far), (-far, far), (far, jnp.roll(far, 1, axis=-1)), (far, far)):
     assert jnp.all(jnp.isfinite(value(name, student, teacher)))
-    gradient = jax.grad(partial(total, name))(student.astype(jnp.float32), teacher)
-    assert jnp.all(jnp.isfinite(gradient))
+    gradient = jax.grad(partial(total, name))(student, teacher)
+    assert jnp.all(jnp.isfinite(gradient)) and gradient.dtype == dtype
 
 
 @every_loss
@@ -122,14 +144,46 @@ def test_masked_classes_do_not_exist(name, junk):
 
 
 @every_loss
+def test_an_example_without_classes(name):
+  """All classes of one example masked: its number is 0 unless others have a part in it; no gradient."""
+  loss, where = LOSSES[name](), jnp.ones((BATCH, CLASSES), bool).at[2].set(False)
+  (per_example, _), gradients = train(loss, logits(0), logits(1), batch(), where=where)
+  assert_finite((per_example, gradients))
+  assert_zero(gradients[0][2])
+  if not kd.relational(loss):
+    others = np.arange(BATCH) != 2
+    assert_zero(per_example[2])
+    np.testing.assert_allclose(per_example[others], value(name, logits(0), logits(1))[others], rtol=1e-5)
+
+
+@every_loss
+def test_float32_is_float64(name):
+  """The same numbers in both: values, gradients of the student and of what is trained, to 1e-5 of their size."""
+  single = train(LOSSES[name](), logits(0), logits(1), batch())
+  with jax.enable_x64(True):
+    double = train(LOSSES[name](), *(logits(seed).astype(jnp.float64) for seed in (0, 1)), batch())
+    assert {leaf.dtype for leaf in jax.tree.leaves((double[0][0], double[1]))} == {jnp.dtype(np.float64)}
+  for got, want in zip((*single[0], *single[1]), (*double[0], *double[1]), strict=True):
+    assert_near(got, want, 1e-5)
+
+
+@every_loss
 def test_gradient_is_the_finite_difference(name):
   with jax.enable_x64(True):
     student, teacher = logits(0, np.float64), logits(1, np.float64)
-    gradient = jax.grad(partial(total, name))(student, teacher)
-    for seed in range(3):
-      direction, h = logits(10 + seed, np.float64), 1e-5
-      slope = (total(name, student + h * direction, teacher) - total(name, student - h * direction, teacher)) / (2 * h)
-      np.testing.assert_allclose(jnp.sum(gradient * direction), slope, rtol=1e-7, atol=1e-8)
+    of_student = partial(total, name, teacher=teacher)
+    for along, slope in slopes(of_student, jax.grad(of_student)(student), student, 1e-5):
+      np.testing.assert_allclose(along, slope, rtol=1e-7, atol=1e-8)
+
+
+@every_loss
+def test_gradient_of_what_it_trains_is_the_finite_difference(name):
+  with jax.enable_x64(True):
+    aux = start(LOSSES[name](), np.float64)["aux"]
+    of_aux = lambda aux: total(name, logits(0, np.float64), logits(1, np.float64), aux=aux)
+    if jax.tree.leaves(aux):
+      for along, slope in slopes(of_aux, jax.grad(of_aux)(aux), aux, 1e-5):
+        np.testing.assert_allclose(along, slope, rtol=1e-7, atol=1e-8)
 
 
 @every_loss
@@ -139,33 +193,73 @@ def test_the_teacher_gets_exactly_no_gradient(name):
 
 
 @every_loss
-def test_split_over_devices(name):
-  """Four devices with a quarter of the batch each give the same numbers and gradients as one with all of it."""
-  student, teacher, data = logits(0), logits(1), batch()
-  mesh = Mesh(np.asarray(jax.devices()[:4]), ("devices",))
+@pytest.mark.parametrize("left", [BATCH, 5])
+def test_split_over_devices(name, left):
+  """Four devices with a quarter of the batch each give the same as one with all of it: numbers, both gradients, states.
 
-  def local(s, t, b):
-    def loss(s):
-      per_example = value(name, s, t, b, axis_name="devices")
-      return jnp.sum(per_example), per_example
-
-    gradient, per_example = jax.grad(loss, has_aux=True)(s)
-    return per_example, gradient
-
-  split = jax.jit(jax.shard_map(local, mesh=mesh, in_specs=P("devices"), out_specs=P("devices")))
-  per_example, gradient = split(student, teacher, data)
-  # Not closer: at a temperature of 16 a divergence is what is left of terms a hundred times its size.
-  np.testing.assert_allclose(per_example, value(name, student, teacher), rtol=1e-5, atol=1e-7)
-  np.testing.assert_allclose(gradient, jax.grad(partial(total, name))(student, teacher), rtol=1e-5, atol=1e-7)
+  Where only five examples count, the third device has one that does and the fourth has none.
+  """
+  mesh, devices = Mesh(np.asarray(jax.devices()[:4]), ("devices",)), P("devices")
+  with jax.enable_x64(True):
+    loss, student, teacher, data = LOSSES[name](), logits(0, np.float64), logits(1, np.float64), batch()
+    if left < BATCH:
+      data["where"] = jnp.arange(BATCH) < left
+    local = partial(train, loss, axis_name="devices")
+    split = jax.shard_map(local, mesh=mesh, in_specs=devices, out_specs=((devices, P()), (devices, P())))
+    (per_example, after), gradients = jax.jit(split)(student, teacher, data)
+    (its_per_example, its_after), its_gradients = train(loss, student, teacher, data)
+  for got, want in zip((per_example, after, *gradients), (its_per_example, its_after, *its_gradients), strict=True):
+    assert_near(got, want, 1e-10)
 
 
 @every_loss
 def test_padding_does_not_matter(name):
-  """Examples that `batch["where"]` leaves out may hold anything finite; the mean over the others is as without them."""
-  data = {"label": jnp.arange(2 * BATCH, dtype=jnp.int32) % CLASSES, "where": jnp.arange(2 * BATCH) < BATCH}
-  student, teacher = (jnp.concatenate([logits(seed), 50 * logits(seed + 5)]) for seed in (0, 1))
-  padded = value(name, student, teacher, data)[:BATCH]
-  np.testing.assert_allclose(padded.mean(), value(name, logits(0), logits(1)).mean(), rtol=2e-5)
+  """Examples that `batch["where"]` leaves out may hold anything finite; the others are as without them."""
+  labels = jnp.arange(2 * BATCH, dtype=jnp.int32) % BATCH % CLASSES
+  data = {"label": labels, "where": jnp.arange(2 * BATCH) < BATCH}
+  with jax.enable_x64(True):
+    small, (gradient, _) = train(LOSSES[name](), logits(0, np.float64), logits(1, np.float64), batch())
+    student, teacher = (
+      jnp.concatenate([logits(seed, np.float64), 50 * logits(seed + 5, np.float64)]) for seed in (0, 1)
+    )
+    padded, (wide, _) = train(LOSSES[name](), student, teacher, data)
+    np.testing.assert_allclose(padded[0].sum(), small[0].sum(), rtol=1e-10)
+    assert_near(wide[:BATCH], gradient, 1e-10)
+    assert_zero(wide[BATCH:])
+
+
+@every_loss
+@pytest.mark.parametrize("left", [0, 1])
+def test_finite_where_hardly_any_example_counts(name, left):
+  """A term's mask may leave nothing of a batch: nothing is learned of it then, and nothing remembered."""
+  loss, data = LOSSES[name](), {**batch(), "where": jnp.arange(BATCH) < left}
+  assert_finite(value(name, logits(0), logits(1), data))
+  (per_example, after), gradients = train(loss, logits(0), logits(1), data)
+  assert_finite((per_example, after, gradients))
+  if not left:
+    assert_zero((per_example, gradients))
+    jax.tree.map(np.testing.assert_array_equal, after, start(loss)["aux_state"])
+
+
+@every_loss
+def test_a_mixed_example_has_its_two_labels_numbers(name):
+  """They are averaged with the weights of their images."""
+  data, student, teacher = batch(), logits(0), logits(1)
+  mixed = {**data, "mix": jnp.linspace(0.0, 1.0, BATCH), "mix_label": (data["label"] + 2) % CLASSES}
+  first, second = (value(name, student, teacher, {**data, "label": mixed[of]}) for of in ("label", "mix_label"))
+  (per_example, _), gradients = train(LOSSES[name](), student, teacher, mixed)
+  assert_near(per_example, mixed["mix"] * first + (1 - mixed["mix"]) * second, 1e-5)
+  assert_finite(gradients)
+
+
+@pytest.mark.parametrize("name", [name for name in LOSSES if "temperature" in OF[name]])
+def test_a_temperature_may_follow_a_schedule(name):
+  if OF[name]["temperature"].annotation != Schedule:
+    pytest.skip("its temperature is one number")
+  follows, fixed = LOSSES[name](temperature=linear(1.0, 5.0, 0, 10)), LOSSES[name](temperature=3.0)
+  student, teacher = logits(0), logits(1)
+  got = jax.jit(lambda step: train(follows, student, teacher, batch(), step=step))(jnp.asarray(5, jnp.int32))
+  assert_near(got, train(fixed, student, teacher, batch()), 1e-5)
 
 
 @every_loss

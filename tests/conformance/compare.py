@@ -1,0 +1,43 @@
+"""How trees of arrays are compared: all finite, all zero, near in the norm of the whole, a gradient and its slopes."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def assert_finite(tree: Any) -> None:
+  for leaf in jax.tree.leaves(tree):
+    assert jnp.all(jnp.isfinite(leaf))
+
+
+def assert_zero(tree: Any) -> None:
+  for leaf in jax.tree.leaves(tree):
+    assert jnp.all(leaf == 0)
+
+
+def assert_near(got: Any, want: Any, tolerance: float) -> None:
+  """Each leaf is the other's but for `tolerance` of the norm of the tree; a leaf's own norm may be small by chance."""
+  got, want = ([np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(tree)] for tree in (got, want))
+  size = np.sqrt(sum(np.sum(leaf**2) for leaf in want))
+  for mine, its in zip(got, want, strict=True):
+    assert np.linalg.norm(mine - its) <= tolerance * size, (np.linalg.norm(mine - its) / max(size, 1e-300), tolerance)
+
+
+def cast(tree: Any, dtype: Any) -> Any:
+  """The tree with its floats, and no other leaves, in another dtype."""
+  return jax.tree.map(lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree)
+
+
+def slopes(total: Callable[[Any], Any], gradient: Any, at: Any, h: float = 1e-6) -> list[tuple[float, float]]:
+  """(what the gradient says, the central difference) of `total` at a tree, along three random directions."""
+  out = []
+  for seed in range(3):
+    rng = np.random.default_rng(20 + seed)
+    direction = jax.tree.map(lambda x, rng=rng: jnp.asarray(rng.normal(size=x.shape), x.dtype), at)
+    ends = [total(jax.tree.map(lambda a, d, h=h: a + h * d, at, direction)) for h in (h, -h)]
+    along = sum(jnp.sum(g * d) for g, d in zip(*map(jax.tree.leaves, (gradient, direction)), strict=True))
+    out.append((float(along), float((ends[0] - ends[1]) / (2 * h))))
+  return out
