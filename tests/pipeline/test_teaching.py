@@ -72,6 +72,30 @@ def test_the_average_of_its_own_weights_is_a_teacher(tmp_path):
   assert all(value > 0 for value in values[1:])
 
 
+def test_a_chain_of_teachers(tmp_path):
+  """An assistant between teacher and student, and a student born again: each learns from the one before it."""
+  model = {"name": "zoo.mlp:MLP", "kwargs": {"widths": (16,), "classes": 4}}
+  taught = {**jobs.STAGE, "objective": jobs.DISTIL}
+  context = jobs.opened(
+    tmp_path,
+    models__assistant=model,
+    stages__assistant={**taught, "model": "assistant", "teacher": "teacher"},
+    stages__distilled__teacher="assistant",
+    stages__again={**taught, "teacher": "distilled"},
+    run=("teacher", "assistant", "distilled", "again"),
+  )
+  done: dict[str, trained.Trained] = {}
+  stage.run_with_needs("again", context, done)
+  assert list(done) == ["teacher", "assistant", "distilled", "again"]
+  arrays = rooms.device_arrays(context.data.train)
+  for name, before in (("distilled", "assistant"), ("again", "distilled")):
+    given = context.config.stages[name]
+    own = teaching.make(given, teaching.sources(given, done), arrays, build.inputs(context.config, given), (), tmp_path)
+    np.testing.assert_allclose(
+      own.own["teacher_logits"], trained.predict(done[before], context.data.train.images), atol=1e-5
+    )
+
+
 def test_a_teacher_from_a_file(tmp_path):
   jobs.train(jobs.opened(tmp_path / "teacher", run=("teacher",)))
   file = str(tmp_path / "teacher" / "models" / "teacher.safetensors")
