@@ -49,7 +49,7 @@ def dist(beta: float = 1.0, gamma: float = 1.0, tau: Schedule = 1.0, squared: bo
     t = at(tau, step)
     log_q, log_p = log_softmax(widen(student) / t, where), log_softmax(widen(teacher) / t, where)
     used = jnp.ones(log_q.shape, bool) if where is None else jnp.broadcast_to(where, log_q.shape)
-    inter = 1 - _correlation(log_q, log_p, used, 1)
+    inter = jnp.where(jnp.any(used, 1), 1 - _correlation(log_q, log_p, used, 1), 0.0)
     used = used if batch.get("where") is None else used & batch["where"][:, None]
     every = axis.gather(used, axis_name)
     columns = _correlation(axis.gather(log_q, axis_name), axis.gather(log_p, axis_name), every, 0)

@@ -94,6 +94,13 @@ def test_what_teaches_is_a_constant():
   assert jnp.any(gradient.taps["early"]) and jnp.any(gradient.taps["middle"])
 
 
+def test_an_example_without_classes_is_worth_its_features_alone():
+  loss, whole = kd.byot(tuple(TAPS), lam=0.0), jnp.ones((BATCH, CLASSES), bool)
+  given = start(loss)
+  got, want = (loss(student(), None, batch(), where=w, **given)[0] for w in (whole.at[2].set(False), whole))
+  np.testing.assert_allclose(got, np.where(np.arange(BATCH) == 2, 0.0, want), rtol=1e-5)
+
+
 def test_at_the_deepest_classifiers_opinion_the_divergence_is_zero():
   s = student()._replace(taps={"a": jnp.ones((BATCH, 2)), "b": jnp.ones((BATCH, 2))})
   same = {"bottleneck": {"kernel": jnp.eye(2), "bias": jnp.zeros(2)}}

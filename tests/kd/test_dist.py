@@ -57,6 +57,13 @@ def test_examples_and_classes_that_do_not_count_are_not_there():
   np.testing.assert_allclose(np.asarray(got)[valid], want, rtol=1e-5)
 
 
+def test_an_example_without_classes_is_worth_nothing_of_its_own():
+  where = jnp.ones((6, 5), bool).at[2].set(False)
+  got = kd.dist(gamma=0.0)(jnp.float32(logits(0)), jnp.float32(logits(1)), where=where)[0]
+  want = oracle(logits(0), logits(1), gamma=0.0)
+  np.testing.assert_allclose(got, np.where(np.arange(6) == 2, 0.0, want), rtol=1e-5)
+
+
 def test_constant_logits_are_worth_one_and_have_no_gradient_of_their_own():
   flat, t = jnp.zeros((6, 5)), jnp.float32(logits(1))
   np.testing.assert_allclose(kd.dist()(flat, t)[0], 2.0, rtol=1e-6)

@@ -61,6 +61,14 @@ def test_masked_classes_do_not_exist(form):
   np.testing.assert_allclose(value(loss, s, t, where=where, **given), want, rtol=1e-5)
 
 
+@pytest.mark.parametrize("form", ["l2", "kl"])
+def test_an_example_without_classes_is_worth_0(form):
+  loss, s, t = make(form=form, matching=0.0), maps(0, (4,)), maps(1, (3,))
+  given, where = begin(loss, s, t, VARIABLES), jnp.ones((BATCH, CLASSES), bool).at[2].set(False)
+  want = np.where(np.arange(BATCH) == 2, 0.0, value(loss, s, t, **given))
+  np.testing.assert_allclose(value(loss, s, t, where=where, **given), want, rtol=1e-5)
+
+
 def test_the_classifier_is_a_frozen_copy():
   loss, s, t = make(), maps(0, (4,)), maps(1, (3,))
   given = begin(loss, s, t, VARIABLES)
