@@ -66,7 +66,7 @@ def kd_cost(result: dict[str, Any]) -> list[str]:
     "cached logits, or, where the loss reads activations, beside the same live teacher; over `hard_labels` alone where",
     "it has no teacher. The student has convolutions of 16 and 32 channels and 64 dense units, the teacher twice that;",
     "batch 64 of 28x28. Operations are the ratio that XLA counts: above 1.05 the loss itself computes more, and has no",
-    "target. `kdsvd` is left out: in jaxlib 0.10.2 two batched eigendecompositions can wait for each other for ever.",
+    "target. The eigendecompositions of `kdsvd` are not among the operations that XLA counts.",
     "",
     *table(head, rows[False]),
     "Losses between all pairs of examples, or with a memory of them:",
