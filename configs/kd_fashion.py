@@ -4,13 +4,14 @@
     python -m scripts.reproduce --table=kd_tuning_fashion --workdir=runs/kd_tuning
 
 `cpu` trains on the first 5,000 examples, `paper` on all. The row to beat is `hinton`, whose weight and temperature
-were chosen on the validation split among those of the second command, at the same number of updates. The other losses
-stand beside the labels' cross-entropy with the weights that their papers or the field's benches use (RepDistiller,
-mdistiller); none was tuned here. Losses on activations read the second convolution, or the hidden dense layer where
-they need one vector an example. `fsp` and `kdsvd` compare maps of the same channels: they learn from `deep`, which is
-as wide as the student where they look, and are to be compared with `hinton_deep`. `simkd` is trained without labels,
-and its student has the teacher's classifier. `label_smoothing`, `tf_kd` and `byot` have no teacher. `dot` is
-`hinton_sgd` with the optimizer of `kd.dot`, at the learning rate of its paper's CIFAR recipe.
+were chosen on the validation split among those of the second command, at the same number of updates. So were the
+features' weight of `byot`, whose features are of another size than the paper's, and the learning rates of `hinton_sgd`
+and of `dot`, which is the same with the optimizer of `kd.dot`. The other losses stand beside the labels' cross-entropy
+with the weights that their papers or the field's benches use (RepDistiller, mdistiller); none was tuned here. Losses
+on activations read the second convolution, or the hidden dense layer where they need one vector an example. `fsp` and
+`kdsvd` compare maps of the same channels: they learn from `deep`, which is as wide as the student where they look, and
+are to be compared with `hinton_deep`. `simkd` is trained without labels, and its student has the teacher's classifier.
+`label_smoothing`, `tf_kd` and `byot` have no teacher.
 """
 
 from ml_collections import ConfigDict
@@ -18,7 +19,8 @@ from ml_collections import ConfigDict
 # argument: (training examples, 0 for all; the teacher's epochs; the students')
 SIZES = {"cpu": (5_000, 25, 10), "paper": (0, 60, 60)}
 WEIGHTS, TEMPERATURES = (0.5, 0.9, 1.0), (1.0, 2.0, 4.0, 8.0)
-TUNED = (1.0, 2.0)  # by `tune_cpu`, over two seeds
+RATES, LAMS = (0.05, 0.02, 0.01, 0.005), (0.03, 0.003, 0.0003)
+TUNED, SGD, DOT, LAM = (1.0, 2.0), 0.01, 0.005, 0.0003  # by `tune_cpu`, over two seeds
 
 EARLY, MAP, VECTOR = "Conv_0/kernel:out", "Conv_1/kernel:out", "Dense_0/kernel:out"
 BEFORE_RELU = "Conv_1/bias"
@@ -67,13 +69,26 @@ METHODS = {
   "cwd": (LABELS, 1.0, pair(MAP)),
   "ickd": (LABELS, 1.0, pair(MAP)),
   "simkd": ({}, 1.0, pair(VECTOR)),
-  "byot": (LABELS, 1.0, {"student": (EARLY, MAP, VECTOR)}),
+  "byot": (LABELS, 1.0, {"student": (EARLY, MAP, VECTOR), "lam": LAM}),
 }
 SAME_WIDTHS = {  # the papers' losses on maps of the same channels
   "fsp": (LABELS, 50.0, {"student": (EARLY, MAP), "teacher": (EARLY, MAP)}),
   "kdsvd": (LABELS, 1.0, {"student": (EARLY, MAP), "teacher": (EARLY, MAP)}),
 }
 ALONE = ("label_smoothing", "tf_kd", "byot")  # without a teacher
+
+
+def named(*parts):
+  """A stage's name from words and numbers."""
+  return "".join(part if isinstance(part, str) else f"{part:g}" for part in parts).replace(".", "")
+
+
+def momentum(name, rate):
+  return {"name": name, "learning_rate": rate, "momentum": 0.9, "delta": 0.075, "warmup_steps": 20}
+
+
+def byot(lam):
+  return {**LABELS, "byot": {"weight": 1.0, "student": (EARLY, MAP, VECTOR), "lam": lam}}
 
 
 def get_config(argument: str = "cpu") -> ConfigDict:
@@ -93,8 +108,12 @@ def get_config(argument: str = "cpu") -> ConfigDict:
   if tune:
     for weight in WEIGHTS:
       for temperature in TEMPERATURES:
-        name = f"w{weight:g}_T{temperature:g}".replace(".", "")
-        stages[name] = {**distilled, "objective": hinton(weight, temperature)}
+        stages[named("w", weight, "_T", temperature)] = {**distilled, "objective": hinton(weight, temperature)}
+    for rate in RATES:
+      for optimizer in ("sgd", "dot"):
+        stages[named(optimizer, rate)] = {**distilled, "objective": BOTH, "optimizer": momentum(optimizer, rate)}
+    for lam in LAMS:
+      stages[named("byot", lam)] = {**student, "objective": byot(lam)}
   else:
     stages["bad"] = {**teacher, "epochs": 2, "optimizer": {}, "examples": {"labelled": 256, "unlabelled": False}}
     stages["resnet"] = {**teacher, "model": "resnet", "epochs": max(taught // 4, 1)}
@@ -107,9 +126,8 @@ def get_config(argument: str = "cpu") -> ConfigDict:
     stages["hinton_deep"] = {**by_deep, "objective": hinton(*TUNED)}
     for name, (beside, weight, keywords) in SAME_WIDTHS.items():
       stages[name] = {**by_deep, "objective": {**beside, name: {"weight": weight, **keywords}}}
-    sgd = {"name": "sgd", "learning_rate": 0.05, "momentum": 0.9, "warmup_steps": 20}
-    stages["hinton_sgd"] = {**stages["hinton"], "objective": BOTH, "optimizer": sgd}
-    stages["dot"] = {**stages["hinton_sgd"], "optimizer": {**sgd, "name": "dot", "delta": 0.075}}
+    stages["hinton_sgd"] = {**distilled, "objective": BOTH, "optimizer": momentum("sgd", SGD)}
+    stages["dot"] = {**distilled, "objective": BOTH, "optimizer": momentum("dot", DOT)}
     stages["hinton_bad_teacher"] = {**stages["hinton"], "teacher": "bad"}
     stages["at_other_family"] = {
       **distilled,
