@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from core import ranges
 from core.errors import UserError
 from kd.base import Outputs, positive
 from kd.layers import Layer, Normalise, classifier_of, last_layer, layer, layer_init, match, mean_square
@@ -45,8 +46,7 @@ def simkd(student: Names, teacher: Names, factor: int = 2, momentum: float = 0.9
   if len(mine) > 1:
     raise UserError(f"simkd: {len(mine)} taps of each network; expected 1, the features before the classifier")
   positive("simkd", "factor", factor)
-  if not 0 <= momentum < 1:
-    raise UserError(f"simkd: momentum is {momentum}; expected a number from 0 to below 1")
+  ranges.check("simkd: momentum", momentum, ranges.BELOW_ONE)
 
   def fn(s: Outputs, t: Outputs, about: About):
     seen = []
