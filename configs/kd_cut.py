@@ -25,7 +25,9 @@ def get_config(argument: str = "cpu") -> ConfigDict:
     raise ValueError(f"unknown argument {argument!r}; expected one of {', '.join(SIZES)}")
   layers = argument.startswith("layers_")
   limit, taught, learned = SIZES[argument]
-  student = {"epochs": learned, "batch_size": 128, "optimizer": {"learning_rate": 2e-3}}
+  # Residual nets with batch norm take larger steps.
+  rates = {"learning_rate": 1e-2, "warmup_steps": 20} if layers else {"learning_rate": 2e-3}
+  student = {"epochs": learned, "batch_size": 128, "optimizer": rates}
   distilled = {
     **student,
     "teacher": "teacher",
@@ -33,8 +35,13 @@ def get_config(argument: str = "cpu") -> ConfigDict:
   }
   part = {"cut": {"from": "teacher", "way": "layers" if layers else "width"}}
   stages = {
-    "teacher": {"model": "teacher", "epochs": taught, "batch_size": 128, "optimizer": {"learning_rate": 1e-3}},
-    "cut": {**student, **part, "epochs": 0},
+    "teacher": {
+      "model": "teacher",
+      "epochs": taught,
+      "batch_size": 128,
+      "optimizer": rates if layers else {"learning_rate": 1e-3},
+    },
+    "cut": {**student, **part, "epochs": 0, "optimizer": {}},
     "random_alone": student,
     "cut_alone": {**student, **part},
     "random_hinton": distilled,
