@@ -232,6 +232,10 @@ def test_students_that_differ_in_their_own_seed_share_a_cache():
   assert key_for(replace(SPEC, augment=Augment(seed=5, views=2))) == key_for(STILL)
 
 
+def test_students_with_other_labels_share_a_cache():
+  assert data_hash({**ARRAYS, "label": ARRAYS["label"] * 0 - 1}) == data_hash(ARRAYS)
+
+
 def test_mixing_of_other_weights(tmp_path):
   build(tmp_path, MIXED, chunk=64)
   draw = mix_of(MIXED)

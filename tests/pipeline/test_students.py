@@ -17,6 +17,18 @@ def test_the_prior_is_matched():
   assert scipy.special.softmax(logits, -1)[:, [1, 3]].sum(-1).mean() == pytest.approx(0.6, abs=1e-9)
 
 
+def test_a_student_is_compared_with_all_its_teachers_in_its_own_classes(tmp_path, monkeypatch):
+  context = jobs.opened(tmp_path)
+  rng, test = np.random.default_rng(0), context.data.test
+  said = {name: rng.normal(size=(len(test.labels), 4)).astype(np.float32) for name in ("a", "b", "student")}
+  monkeypatch.setattr(students.models, "predict", lambda one, images: said["student"][: len(images)])
+  given = context.config.stages.distilled
+  given.teacher, given.ensemble, given.teacher_classes = "a, b", "logits", (2, 0, 1, 3)
+  row = students.judge("distilled", context.config, {"distilled": None}, said, context.data.validation, test)
+  mean = ((said["a"] + said["b"]) / 2)[:, [2, 0, 1, 3]]
+  assert row["agreement"] == pytest.approx(np.mean(mean.argmax(-1) == said["student"].argmax(-1)))
+
+
 def test_a_table_of_students(tmp_path, monkeypatch):
   stages = {
     **jobs.EXPERIMENT["stages"],

@@ -271,6 +271,10 @@ def test_masks_by_hand():
   hard = kd.hard_labels()(student[rows], None, {"label": batch["label"][rows]})[0].mean()
   hot = kd.hinton()(student[1::2], teacher[1::2])[0].mean()
   np.testing.assert_allclose([logs["hard_labels"], logs["hot"], loss], [hard, hot, hard + hot], rtol=1e-6)
+  mixed = {**batch, "mix": jnp.full(4, 0.5), "mix_label": jnp.array([-1, 0, 1, -1], jnp.int32)}
+  logs = terms(kd.Outputs(student), kd.Outputs(teacher), mixed, **about)[2]
+  both = {name: mixed[name][2:3] for name in ("label", "mix", "mix_label")}  # the only one with labels for its whole
+  np.testing.assert_allclose(logs["hard_labels"], kd.hard_labels()(student[2:3], None, both)[0].mean(), rtol=1e-6)
   with pytest.raises(UserError, match="unknown mask of term 'hinton' 'labeled'; did you mean 'labelled'"):
     build.objective("s", {"hinton": {"mask": "labeled"}})
 
