@@ -196,9 +196,9 @@ def refuse_non_finite(metrics: History, begun: int) -> None:
 
 def refuse_empty(metrics: History, begun: int) -> None:
   """Raises a UserError that names the first step whose batch is masked as a whole; arguments as above."""
-  if "left" not in metrics:
+  if "examples_left" not in metrics:
     return
-  empty = np.flatnonzero((metrics["left"] == 0).reshape(-1, metrics["left"].shape[-1]).any(0))
+  empty = np.flatnonzero((metrics["examples_left"] == 0).reshape(-1, metrics["examples_left"].shape[-1]).any(0))
   if empty.size:
     raise UserError(f"training stopped at step {begun + empty[0] + 1}: {EMPTY}; checkpoints of earlier steps are kept")
 

@@ -70,8 +70,11 @@ def counted(batch: Mapping[str, Any], mask: str) -> Array | None:
   return chosen if valid is None else chosen & valid
 
 
-def left(batch: Mapping[str, Any], axis_name: str | None) -> Array | None:
-  """How many examples of the batch of all devices count, with some class that counts; None where nothing is masked.
+def examples_left(batch: Mapping[str, Any], axis_name: str | None) -> Array | None:
+  """How many examples count, with some class that counts; None where nothing is masked.
+
+  Returns:
+    A float32 scalar, this device's number times the devices: its mean over these is the number of the whole batch.
 
   Raises:
     UserError: none does, and the masks are known: inside jit the number is all that can be had.
@@ -81,7 +84,7 @@ def left(batch: Mapping[str, Any], axis_name: str | None) -> Array | None:
     return None
   some = jnp.ones((), bool) if classes is None else jnp.any(classes, axis=-1)
   counted = some if examples is None else examples & some
-  number = axis.psum(jnp.sum(counted.astype(jnp.int32)), axis_name)
+  number = jnp.sum(counted.astype(jnp.float32)) * axis.size(axis_name)
   if not isinstance(number, jax.core.Tracer) and not number:
     raise UserError(EMPTY)
   return number
@@ -170,7 +173,8 @@ class Weighted:
     axis_name: str | None,
   ) -> tuple[Array, dict[str, Any], dict[str, Array]]:
     total, states, logs = jnp.zeros((), jnp.float32), dict(aux_state), {}
-    left(batch, axis_name)
+    number = examples_left(batch, axis_name)
+    logs |= {} if number is None else {"examples_left": number}  # the loop stops where it is 0
     for index, term in enumerate(self.terms):
       valid = counted(batch, term.mask)
       per_example, after, notes = term.loss(

@@ -14,7 +14,7 @@ from core.errors import UserError
 from engine import optim
 from engine.average import average
 from engine.forward import Forward
-from engine.objective import Objective, Weighted, batch_mean, counted, left
+from engine.objective import Objective, Weighted, batch_mean, counted
 from engine.state import TrainState
 from engine.statistics import refuse_local_statistics
 
@@ -86,8 +86,6 @@ def make_train_step(
     kept = {"model_state": model_state, "quant_state": quant_state, "aux_state": aux_state}
     averages = average(state.ema, {**trained, **kept}, ema, accumulate, **count)
     state = state.replace(step=state.step + 1, **trained, **kept, opt_state=opt_state, ema=averages)
-    number = left(batch, axis_name)
-    metrics |= {} if number is None else {"left": number}  # the loop stops where a mask leaves nothing
     return state, {**metrics, "grad_norm": optax.tree.norm(grads)}
 
   return step
