@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from kd.base import positive
+from core import ranges
 from kd.layers import Layer, layer, layer_init, match
 from kd.taps import About, Names, TapLoss, on_pairs
 
@@ -27,7 +27,7 @@ def ab(student: Names, teacher: Names, margin: float = 1.0) -> TapLoss:
     teacher: as many of the teacher.
     margin: m > 0.
   """
-  positive("ab", "margin", margin)
+  ranges.check("ab: margin", margin, ranges.POSITIVE)
 
   def crossed(s: Array, t: Array, aux: Layer, about: About) -> Array:
     s, t = match("ab", s, t)

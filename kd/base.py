@@ -22,7 +22,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from core import ranges
 from core.errors import UserError
 
 Logits = Float[Array, "batch classes"]
@@ -112,21 +111,6 @@ Schedule = float | Callable[[Array], Array]
 def at(value: Schedule, step: Array | int) -> Any:
   """A number, or a schedule's number at a step."""
   return value(jnp.asarray(step)) if callable(value) else value
-
-
-def positive(loss: str, key: str, value: Schedule, varies: bool = False) -> None:
-  """Refuses what is not a number above 0.
-
-  Args:
-    loss: its name.
-    key: of the argument.
-    value: a number.
-    varies: or a schedule of one; those of `kd.schedules` say their ends, and both are checked.
-
-  Raises:
-    UserError: names the loss and the key.
-  """
-  ranges.check(f"{loss}: {key}", value, ranges.POSITIVE, varies)
 
 
 def labels_of(batch: Mapping[str, Any], loss: str) -> Array:

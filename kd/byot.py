@@ -23,7 +23,7 @@ from jaxtyping import Array
 
 from core import ranges
 from core.errors import UserError
-from kd.base import Outputs, Schedule, at, kl, log_softmax, pick, positive
+from kd.base import Outputs, Schedule, at, kl, log_softmax, pick
 from kd.layers import layer, layer_init
 from kd.logits import by_label
 from kd.maps import flat_space
@@ -46,7 +46,7 @@ def byot(student: Names, alpha: float = 0.3, lam: float = 0.03, temperature: Sch
   *shallow, deepest = taps
   ranges.check("byot: alpha", alpha, ranges.SHARE)
   ranges.check("byot: lam", lam, ranges.NOT_NEGATIVE)
-  positive("byot", "temperature", temperature, varies=True)
+  ranges.check("byot: temperature", temperature, ranges.POSITIVE, varies=True)
 
   def fn(s: Outputs, t: Any, about: About) -> tuple[Array, Any, dict[str, Array]]:
     del t

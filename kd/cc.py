@@ -24,7 +24,6 @@ from jaxtyping import Array
 
 from core import ranges
 from core.errors import UserError, unknown
-from kd.base import positive
 from kd.maps import linear, linear_init, unit
 from kd.relations import Rows, rows
 from kd.taps import About, Names, TapLoss, on_pairs
@@ -52,7 +51,7 @@ def cc(
   """
   if form not in FORMS:
     raise unknown("form of cc", form, FORMS)
-  positive("cc", "gamma", gamma)
+  ranges.check("cc: gamma", gamma, ranges.POSITIVE)
   ranges.check("cc: order", order, ranges.whole(1))
   ranges.check("cc: width", width, ranges.whole(0))
 

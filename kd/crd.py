@@ -31,7 +31,7 @@ from jaxtyping import Array, Float, Int
 from core import axis, ranges
 from core.errors import UserError
 from core.keys import example_keys
-from kd.base import Outputs, positive
+from kd.base import Outputs
 from kd.maps import linear, linear_init, unit
 from kd.taps import About, Names, TapLoss, named
 
@@ -65,7 +65,7 @@ def crd(
   ranges.check("crd: examples", examples, ranges.whole(2))
   ranges.check("crd: negatives", negatives, ranges.whole(1))
   ranges.check("crd: width", width, ranges.whole(1))
-  positive("crd", "temperature", temperature)
+  ranges.check("crd: temperature", temperature, ranges.POSITIVE)
   ranges.check("crd: momentum", momentum, ranges.BELOW_ONE)
   (mine,), (its,) = taps, others
   log_z = math.log(examples) + log_mean(width, temperature)

@@ -21,7 +21,7 @@ from jaxtyping import Array
 
 from core import ranges
 from core.errors import UserError
-from kd.base import Outputs, kl, log_softmax, positive
+from kd.base import Outputs, kl, log_softmax
 from kd.taps import About, TapLoss
 
 
@@ -36,8 +36,8 @@ def ctkd(steps: int = 7820, low: float = 1.0, span: float = 20.0, largest: float
     largest: the size of the reversed gradient at the end; 0 keeps the temperature where it starts.
   """
   ranges.check("ctkd: steps", steps, ranges.whole(1))
-  positive("ctkd", "low", low)
-  positive("ctkd", "span", span)
+  ranges.check("ctkd: low", low, ranges.POSITIVE)
+  ranges.check("ctkd: span", span, ranges.POSITIVE)
   ranges.check("ctkd: largest", largest, ranges.NOT_NEGATIVE)
 
   def loss(s: Outputs, t: Outputs, about: About) -> tuple[Array, Any, dict[str, Array]]:

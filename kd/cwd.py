@@ -14,8 +14,9 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from core import ranges
 from core.errors import UserError
-from kd.base import Schedule, at, kl, log_softmax, positive
+from kd.base import Schedule, at, kl, log_softmax
 from kd.maps import align, flat_space, linear_init
 from kd.taps import About, Names, TapLoss, on_pairs
 
@@ -28,7 +29,7 @@ def cwd(student: Names, teacher: Names, temperature: Schedule = 4.0) -> TapLoss:
     teacher: as many of the teacher.
     temperature: T > 0, of both softmaxes, or a schedule of it.
   """
-  positive("cwd", "temperature", temperature, varies=True)
+  ranges.check("cwd: temperature", temperature, ranges.POSITIVE, varies=True)
 
   def log_places(x: Array, heat: Any) -> Array:
     """(batch * channels, places)."""

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from core import axis, ranges
-from kd.base import Logits, Loss, PerExample, Schedule, Where, at, lift, log_softmax, positive, widen
+from kd.base import Logits, Loss, PerExample, Schedule, Where, at, lift, log_softmax, widen
 from kd.maps import unit
 
 
@@ -35,7 +35,7 @@ def dist(beta: float = 1.0, gamma: float = 1.0, tau: Schedule = 1.0, squared: bo
   """
   ranges.check("dist: beta", beta, ranges.NOT_NEGATIVE)
   ranges.check("dist: gamma", gamma, ranges.NOT_NEGATIVE)
-  positive("dist", "tau", tau, varies=True)
+  ranges.check("dist: tau", tau, ranges.POSITIVE, varies=True)
 
   def relation(
     student: Logits,

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from core import ranges
-from kd.base import Logits, Loss, PerExample, Schedule, Where, at, kl, lift, log_softmax, pick, positive, widen
+from kd.base import Logits, Loss, PerExample, Schedule, Where, at, kl, lift, log_softmax, pick, widen
 from kd.logits import by_label, is_label, log_sum
 
 
@@ -31,7 +31,7 @@ def dkd(alpha: float = 1.0, beta: float = 8.0, temperature: Schedule = 4.0) -> L
   """
   ranges.check("dkd: alpha", alpha, ranges.NOT_NEGATIVE)
   ranges.check("dkd: beta", beta, ranges.NOT_NEGATIVE)
-  positive("dkd", "temperature", temperature, varies=True)
+  ranges.check("dkd: temperature", temperature, ranges.POSITIVE, varies=True)
 
   def divergence(
     student: Logits, teacher: Logits, where: Where | None, *, batch: Mapping[str, Any], step: Array | int

@@ -21,7 +21,7 @@ from jaxtyping import Array
 
 from core import ranges
 from core.errors import UserError
-from kd.base import Outputs, positive
+from kd.base import Outputs
 from kd.layers import Layer, layer, layer_init, maps_only, mean_square
 from kd.maps import align, unit
 from kd.taps import About, Names, TapLoss, paired
@@ -46,8 +46,8 @@ def ft(
     pretrain: steps in which only the paraphraser learns, and after which it does not; 0: it learns throughout.
   """
   mine, its = paired("ft", student, teacher)
-  positive("ft", "rate", rate)
-  positive("ft", "reconstruction", reconstruction)
+  ranges.check("ft: rate", rate, ranges.POSITIVE)
+  ranges.check("ft: reconstruction", reconstruction, ranges.POSITIVE)
   ranges.check("ft: pretrain", pretrain, ranges.whole(0))
   if form not in ("factors", "attention"):
     raise UserError(f"ft: form is {form!r}; expected 'factors' or 'attention'")

@@ -10,7 +10,8 @@ its size as T changes: here it always is. Reduction: a sum over the classes, one
 
 from jaxtyping import Array
 
-from kd.base import Logits, Loss, PerExample, Schedule, Where, at, kl, lift, log_softmax, positive, widen
+from core import ranges
+from kd.base import Logits, Loss, PerExample, Schedule, Where, at, kl, lift, log_softmax, widen
 
 
 def hinton(temperature: Schedule = 4.0) -> Loss:
@@ -19,7 +20,7 @@ def hinton(temperature: Schedule = 4.0) -> Loss:
   Args:
     temperature: T > 0, of both softmaxes, or a schedule of it.
   """
-  positive("hinton", "temperature", temperature, varies=True)
+  ranges.check("hinton: temperature", temperature, ranges.POSITIVE, varies=True)
 
   def divergence(student: Logits, teacher: Logits, where: Where | None, *, step: Array | int) -> PerExample:
     t = at(temperature, step)

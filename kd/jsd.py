@@ -14,7 +14,7 @@ T^2 as in `hinton`; the paper has T = 1. Reduction: a sum over the classes, one 
 from jaxtyping import Array
 
 from core import ranges
-from kd.base import Logits, Loss, PerExample, Schedule, Where, at, kl, lift, log_softmax, positive, widen
+from kd.base import Logits, Loss, PerExample, Schedule, Where, at, kl, lift, log_softmax, widen
 from kd.logits import log_mixture
 
 
@@ -26,7 +26,7 @@ def jsd(beta: float = 0.5, temperature: Schedule = 1.0) -> Loss:
     temperature: T > 0, of both softmaxes, or a schedule of it.
   """
   ranges.check("jsd: beta", beta, ranges.INSIDE)
-  positive("jsd", "temperature", temperature, varies=True)
+  ranges.check("jsd: temperature", temperature, ranges.POSITIVE, varies=True)
 
   def divergence(student: Logits, teacher: Logits, where: Where | None, *, step: Array | int) -> PerExample:
     t = at(temperature, step)

@@ -14,7 +14,8 @@ of equal logits has z = 0 and no gradient through its deviation. The paper weigh
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from kd.base import Logits, Loss, PerExample, Schedule, Where, at, kl, lift, log_softmax, positive, widen
+from core import ranges
+from kd.base import Logits, Loss, PerExample, Schedule, Where, at, kl, lift, log_softmax, widen
 from kd.maps import norm
 
 
@@ -25,8 +26,8 @@ def logit_standardisation(temperature: Schedule = 2.0, eps: float = 1e-7) -> Los
     temperature: T > 0, of both softmaxes of the standardised logits, or a schedule of it.
     eps: above 0, added to the standard deviation.
   """
-  positive("logit_standardisation", "temperature", temperature, varies=True)
-  positive("logit_standardisation", "eps", eps)
+  ranges.check("logit_standardisation: temperature", temperature, ranges.POSITIVE, varies=True)
+  ranges.check("logit_standardisation: eps", eps, ranges.POSITIVE)
 
   def standard(logits: Logits, where: Where | None) -> Logits:
     logits = widen(logits)

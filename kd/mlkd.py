@@ -20,7 +20,7 @@ from jaxtyping import Array
 
 from core import ranges
 from core.errors import UserError
-from kd.base import Logits, Loss, PerExample, Schedule, Where, at, kl, lift, log_softmax, positive, widen
+from kd.base import Logits, Loss, PerExample, Schedule, Where, at, kl, lift, log_softmax, widen
 from kd.relations import rows
 from kd.taps import About
 
@@ -42,7 +42,7 @@ def mlkd(
   if not isinstance(temperatures, Sequence) or isinstance(temperatures, str) or not temperatures:
     raise UserError(f"mlkd: temperatures is {temperatures!r}; expected a sequence of one or more, such as (2.0, 4.0)")
   for index, temperature in enumerate(temperatures):
-    positive("mlkd", f"temperatures[{index}]", temperature, varies=True)
+    ranges.check(f"mlkd: temperatures[{index}]", temperature, ranges.POSITIVE, varies=True)
   for key, weight in {"instance": instance, "batch_gram": batch_gram, "class_gram": class_gram}.items():
     ranges.check(f"mlkd: {key}", weight, ranges.NOT_NEGATIVE)
 

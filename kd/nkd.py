@@ -27,7 +27,6 @@ from kd.base import (
   lift,
   log_softmax,
   pick,
-  positive,
   widen,
 )
 from kd.logits import by_label, is_label
@@ -41,7 +40,7 @@ def nkd(gamma: float = 1.5, temperature: Schedule = 1.0) -> Loss:
     temperature: T > 0, of the softmaxes over the other classes, or a schedule of it.
   """
   ranges.check("nkd: gamma", gamma, ranges.NOT_NEGATIVE)
-  positive("nkd", "temperature", temperature, varies=True)
+  ranges.check("nkd: temperature", temperature, ranges.POSITIVE, varies=True)
 
   def entropy(
     student: Logits, teacher: Logits, where: Where | None, *, batch: Mapping[str, Any], step: Array | int

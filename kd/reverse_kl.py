@@ -10,7 +10,8 @@ example.
 
 from jaxtyping import Array
 
-from kd.base import Logits, Loss, PerExample, Schedule, Where, at, kl, lift, log_softmax, positive, widen
+from core import ranges
+from kd.base import Logits, Loss, PerExample, Schedule, Where, at, kl, lift, log_softmax, widen
 
 
 def reverse_kl(temperature: Schedule = 1.0) -> Loss:
@@ -19,7 +20,7 @@ def reverse_kl(temperature: Schedule = 1.0) -> Loss:
   Args:
     temperature: T > 0, of both softmaxes, or a schedule of it.
   """
-  positive("reverse_kl", "temperature", temperature, varies=True)
+  ranges.check("reverse_kl: temperature", temperature, ranges.POSITIVE, varies=True)
 
   def divergence(student: Logits, teacher: Logits, where: Where | None, *, step: Array | int) -> PerExample:
     t = at(temperature, step)

@@ -17,7 +17,6 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from core import axis, ranges
-from kd.base import positive
 from kd.maps import norm, unit
 from kd.relations import others, rows
 from kd.taps import About, Names, TapLoss, on_pairs
@@ -34,7 +33,7 @@ def rkd(student: Names, teacher: Names, distance: float = 25.0, angle: float = 5
   """
   ranges.check("rkd: distance", distance, ranges.NOT_NEGATIVE)
   ranges.check("rkd: angle", angle, ranges.NOT_NEGATIVE)
-  positive("rkd", "distance + angle", distance + angle)
+  ranges.check("rkd: distance + angle", distance + angle, ranges.POSITIVE)
 
   def relations(x: Array, about: About) -> tuple[Array, Array, Array]:
     """Distances (b, B), cosines (b, B, B) and how many examples count."""

@@ -23,7 +23,7 @@ from jaxtyping import Array
 
 from core import ranges
 from core.errors import UserError
-from kd.base import Outputs, positive
+from kd.base import Outputs
 from kd.layers import Layer, Normalise, classifier_of, last_layer, layer, layer_init, match, mean_square
 from kd.maps import batch_normalise, linear, moments, pool_to, some_count
 from kd.taps import About, Names, TapLoss, paired
@@ -45,7 +45,7 @@ def simkd(student: Names, teacher: Names, factor: int = 2, momentum: float = 0.9
   mine, its = paired("simkd", student, teacher)
   if len(mine) > 1:
     raise UserError(f"simkd: {len(mine)} taps of each network; expected 1, the features before the classifier")
-  positive("simkd", "factor", factor)
+  ranges.check("simkd: factor", factor, ranges.whole(1))
   ranges.check("simkd: momentum", momentum, ranges.BELOW_ONE)
 
   def fn(s: Outputs, t: Outputs, about: About):

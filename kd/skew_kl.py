@@ -14,7 +14,7 @@ leaves out the teacher's entropy in the first form, which has no gradient. The m
 from jaxtyping import Array
 
 from core import ranges
-from kd.base import Logits, Loss, PerExample, Schedule, Where, at, kl, lift, log_softmax, positive, widen
+from kd.base import Logits, Loss, PerExample, Schedule, Where, at, kl, lift, log_softmax, widen
 from kd.logits import log_mixture
 
 
@@ -27,7 +27,7 @@ def skew_kl(alpha: float = 0.1, reverse: bool = False, temperature: Schedule = 1
     temperature: T > 0, of both softmaxes, or a schedule of it.
   """
   ranges.check("skew_kl: alpha", alpha, ranges.INSIDE)
-  positive("skew_kl", "temperature", temperature, varies=True)
+  ranges.check("skew_kl: temperature", temperature, ranges.POSITIVE, varies=True)
 
   def divergence(student: Logits, teacher: Logits, where: Where | None, *, step: Array | int) -> PerExample:
     t = at(temperature, step)

@@ -12,8 +12,9 @@ classes, one number an example.
 import jax
 import jax.numpy as jnp
 
+from core import ranges
 from core.errors import UserError, unknown
-from kd.base import Loss, Schedule, at, cross_entropy, log_softmax, logits_of, positive, teacher_logits, widen
+from kd.base import Loss, Schedule, at, cross_entropy, log_softmax, logits_of, teacher_logits, widen
 
 
 def soft_labels(temperature: Schedule = 1.0, source: str = "teacher") -> Loss:
@@ -23,7 +24,7 @@ def soft_labels(temperature: Schedule = 1.0, source: str = "teacher") -> Loss:
     temperature: T > 0, of the student's softmax and of the teacher's, or a schedule of it.
     source: "teacher", or "batch" for `batch["soft_label"]`, (batch, classes) probabilities, used as they are.
   """
-  positive("soft_labels", "temperature", temperature, varies=True)
+  ranges.check("soft_labels: temperature", temperature, ranges.POSITIVE, varies=True)
   if source not in ("teacher", "batch"):
     raise unknown("source of soft labels", source, ("teacher", "batch"))
 

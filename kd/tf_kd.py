@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from core import ranges
-from kd.base import Outputs, Schedule, at, kl, log_softmax, positive
+from kd.base import Outputs, Schedule, at, kl, log_softmax
 from kd.logits import by_label, is_label
 from kd.taps import About, TapLoss
 
@@ -36,7 +36,7 @@ def tf_kd(correct: float = 0.99, temperature: Schedule = 20.0, soften_student: b
     soften_student: the second form, both sides at temperature T, in place of the authors' code.
   """
   ranges.check("tf_kd: correct", correct, ranges.INSIDE)
-  positive("tf_kd", "temperature", temperature, varies=True)
+  ranges.check("tf_kd: temperature", temperature, ranges.POSITIVE, varies=True)
 
   def fn(student: Outputs, teacher: Any, about: About) -> tuple[Array, Any, dict[str, Array]]:
     del teacher

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from core import ranges
-from kd.base import Logits, Loss, PerExample, Schedule, Where, at, kl, lift, log_softmax, positive, widen
+from kd.base import Logits, Loss, PerExample, Schedule, Where, at, kl, lift, log_softmax, widen
 from kd.logits import log_sum
 
 
@@ -28,7 +28,7 @@ def topk(k: int = 10, temperature: Schedule = 4.0) -> Loss:
     temperature: T > 0, of both softmaxes, or a schedule of it.
   """
   ranges.check("topk: k", k, ranges.whole(1))
-  positive("topk", "temperature", temperature, varies=True)
+  ranges.check("topk: temperature", temperature, ranges.POSITIVE, varies=True)
 
   def divergence(student: Logits, teacher: Logits, where: Where | None, *, step: Array | int) -> PerExample:
     t = at(temperature, step)

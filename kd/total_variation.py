@@ -11,7 +11,8 @@ a sum over the classes, one number an example.
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from kd.base import Logits, Loss, PerExample, Schedule, Where, at, lift, log_softmax, positive, widen
+from core import ranges
+from kd.base import Logits, Loss, PerExample, Schedule, Where, at, lift, log_softmax, widen
 
 
 def total_variation(temperature: Schedule = 1.0) -> Loss:
@@ -20,7 +21,7 @@ def total_variation(temperature: Schedule = 1.0) -> Loss:
   Args:
     temperature: T > 0, of both softmaxes, or a schedule of it.
   """
-  positive("total_variation", "temperature", temperature, varies=True)
+  ranges.check("total_variation: temperature", temperature, ranges.POSITIVE, varies=True)
 
   def distance(student: Logits, teacher: Logits, where: Where | None, *, step: Array | int) -> PerExample:
     t = at(temperature, step)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from kd.base import positive
+from core import ranges
 from kd.layers import layer, layer_init, match
 from kd.taps import About, Names, TapLoss, on_pairs
 
@@ -28,9 +28,9 @@ def vid(student: Names, teacher: Names, variance: float = 5.0, eps: float = 1e-5
     variance: what every v_c is at first; above eps.
     eps: added to the learned variance, above 0.
   """
-  positive("vid", "eps", eps)
-  positive("vid", "variance", variance)
-  positive("vid", "variance - eps", variance - eps)
+  ranges.check("vid: eps", eps, ranges.POSITIVE)
+  ranges.check("vid: variance", variance, ranges.POSITIVE)
+  ranges.check("vid: variance - eps", variance - eps, ranges.POSITIVE)
 
   def negative_log_likelihood(s: Array, t: Array, aux: dict, about: About) -> Array:
     s, t = match("vid", s, t)

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from core import ranges
 from kd.base import (
   Logits,
   Loss,
@@ -28,7 +29,6 @@ from kd.base import (
   lift,
   log_softmax,
   pick,
-  positive,
   widen,
 )
 from kd.logits import by_label
@@ -40,7 +40,7 @@ def wsld(temperature: Schedule = 2.0) -> Loss:
   Args:
     temperature: T > 0, of the soft labels' softmaxes, or a schedule of it.
   """
-  positive("wsld", "temperature", temperature, varies=True)
+  ranges.check("wsld: temperature", temperature, ranges.POSITIVE, varies=True)
 
   def entropy(
     student: Logits, teacher: Logits, where: Where | None, *, batch: Mapping[str, Any], step: Array | int

@@ -26,6 +26,13 @@ def assert_near(got: Any, want: Any, tolerance: float) -> None:
     assert np.linalg.norm(mine - its) <= tolerance * size, (np.linalg.norm(mine - its) / max(size, 1e-300), tolerance)
 
 
+def assert_float32(single: Any, double: Any) -> None:
+  """((numbers, state), gradients) in float32 are those in float64, to 1e-5 of their size."""
+  assert {leaf.dtype for leaf in jax.tree.leaves((double[0][0], double[1]))} == {jnp.dtype(np.float64)}
+  for got, want in zip((*single[0], *single[1]), (*double[0], *double[1]), strict=True):
+    assert_near(got, want, 1e-5)
+
+
 def cast(tree: Any, dtype: Any) -> Any:
   """The tree with its floats, and no other leaves, in another dtype."""
   return jax.tree.map(lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree)

@@ -18,7 +18,7 @@ import kd
 from core.methods import methods
 from kd.base import Schedule
 from kd.schedules import linear
-from tests.conformance.compare import assert_finite, assert_near, assert_zero, cast, slopes
+from tests.conformance.compare import assert_finite, assert_float32, assert_near, assert_zero, cast, slopes
 from tests.conformance.exceptions import cases
 
 BATCH, CLASSES = 8, 5
@@ -163,9 +163,7 @@ def test_float32_is_float64(name):
   single = train(LOSSES[name](), logits(0), logits(1), batch())
   with jax.enable_x64(True):
     double = train(LOSSES[name](), *(logits(seed).astype(jnp.float64) for seed in (0, 1)), batch())
-    assert {leaf.dtype for leaf in jax.tree.leaves((double[0][0], double[1]))} == {jnp.dtype(np.float64)}
-  for got, want in zip((*single[0], *single[1]), (*double[0], *double[1]), strict=True):
-    assert_near(got, want, 1e-5)
+  assert_float32(single, double)
 
 
 @every_loss
