@@ -114,6 +114,8 @@ def test_a_batch_that_is_masked_as_a_whole_is_named():
   for mode in ("jit", "shard_map"):
     with pytest.raises(UserError, match="stopped at step 4: the batch is masked as a whole: expected 'where' to leave"):
       fit(step, fresh, masked, data(), steps=6, teacher_variables=nets.variables(1), mode=mode)
+    _, history = fit(step, fresh, masked, data(), steps=3, teacher_variables=nets.variables(1), mode=mode)
+    np.testing.assert_array_equal(history["examples_left"], [BATCH] * 3)
   eager = masked(data(), 3, seed=0, part=(0, 1))
   about = {"step": jnp.int32(0), "aux": {}, "aux_state": {}, "key": jax.random.key(0), "axis_name": None}
   logits = kd.Outputs(jnp.zeros((BATCH, 3)))

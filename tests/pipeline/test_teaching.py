@@ -323,6 +323,8 @@ def test_a_loss_that_cannot_compare_the_two_says_so_before_anything_is_trained(t
   wrong = {"srrl": {**HIDDEN, "classifier": "Dense_9"}}
   with pytest.raises(UserError, match="stage 'distilled': unknown classifier of the loss 'srrl' 'Dense_9'"):
     jobs.opened(tmp_path, stages__distilled__objective=wrong)
+  with pytest.raises(UserError, match="'stages.distilled.cache_top_k': top_k is 4; expected 1 to 3"):
+    jobs.opened(tmp_path, stages__distilled__cache_top_k=4)
   assert not (tmp_path / "models").exists()
 
 
