@@ -45,7 +45,7 @@ def simkd(student: Names, teacher: Names, factor: int = 2, momentum: float = 0.9
   mine, its = paired("simkd", student, teacher)
   if len(mine) > 1:
     raise UserError(f"simkd: {len(mine)} taps of each network; expected 1, the features before the classifier")
-  ranges.check("simkd: factor", factor, ranges.whole(1))
+  ranges.check("simkd: factor", factor, ranges.POSITIVE)
   ranges.check("simkd: momentum", momentum, ranges.BELOW_ONE)
 
   def fn(s: Outputs, t: Outputs, about: About):
