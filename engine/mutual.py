@@ -31,18 +31,18 @@ class Mutual(Weighted):
   def __call__(self, student, teacher, batch, **about):
     if teacher is not None:
       raise UserError("peers teach each other: expected no teacher beside them, and no 'teacher_logits' in the batch")
-    return super().__call__(student, kd.Outputs(others(student.logits, batch.get("class_where"))), batch, **about)
+    return super().__call__(student, kd.Outputs(others(student.logits, batch.get("class_mask"))), batch, **about)
 
 
-def others(logits: Array, where: Array | None = None) -> Array:
+def others(logits: Array, class_mask: Array | None = None) -> Array:
   """(batch, classes) logarithms of the mean probabilities of all peers but this one, as constants.
 
   Args:
     logits: (batch, classes) of this peer, under a mapped axis `PEERS`.
-    where: the classes that count.
+    class_mask: the classes that count.
   """
   jax.lax.axis_size(PEERS)  # a NameError where nothing is mapped, and a peer would be alone
-  return _of_others(jax.lax.stop_gradient(kd.log_softmax(logits, where)))
+  return _of_others(jax.lax.stop_gradient(kd.log_softmax(logits, class_mask)))
 
 
 # A rule for the mapped axis and not a collective over it, which fails under shard_map's check of replication.

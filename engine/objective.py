@@ -60,7 +60,7 @@ def batch_mean(per_example: Array, valid: Array | None, axis_name: str | None) -
 
 def counted(batch: Mapping[str, Any], mask: str) -> Array | None:
   """(batch,) bools: the examples that count under a mask; None where all do."""
-  valid = batch.get("where")
+  valid = batch.get("valid")
   if mask == "all" or "label" not in batch:
     return valid
   known = batch["label"] >= 0
@@ -79,7 +79,7 @@ def examples_left(batch: Mapping[str, Any], axis_name: str | None) -> Array | No
   Raises:
     UserError: none does, and the masks are known: inside jit the number is all that can be had.
   """
-  examples, classes = batch.get("where"), batch.get("class_where")
+  examples, classes = batch.get("valid"), batch.get("class_mask")
   if examples is None and classes is None:
     return None
   some = jnp.ones((), bool) if classes is None else jnp.any(classes, axis=-1)
@@ -91,7 +91,7 @@ def examples_left(batch: Mapping[str, Any], axis_name: str | None) -> Array | No
 
 
 EMPTY = (
-  "the batch is masked as a whole: expected 'where' to leave an example, and 'class_where' a class of it, that counts"
+  "the batch is masked as a whole: expected 'valid' to leave an example, and 'class_mask' a class of it, that counts"
 )
 
 
@@ -180,12 +180,12 @@ class Weighted:
       per_example, after, notes = term.loss(
         student,
         teacher,
-        batch if valid is None else {**batch, "where": valid},
+        batch if valid is None else {**batch, "valid": valid},
         aux=aux.get(term.name),
         aux_state=aux_state.get(term.name),
         key=jax.random.fold_in(key, index),
         axis_name=axis_name,
-        where=batch.get("class_where"),
+        class_mask=batch.get("class_mask"),
         step=step,
       )
       if after is not None:
@@ -201,7 +201,7 @@ class Weighted:
 def weighted(terms: Sequence[Term]) -> Weighted:
   """The objective sum_k weight_k * mean over the batch of loss_k.
 
-  The batch may hold "where", (batch,) bools that leave padding out of the mean, and "class_where", bools that
+  The batch may hold "valid", (batch,) bools that leave padding out of the mean, and "class_mask", bools that
   broadcast to the logits, the classes that count.
 
   Args:

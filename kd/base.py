@@ -2,11 +2,11 @@
 
 A loss is a pure function
 
-    loss(student, teacher, batch, *, aux, aux_state, key, axis_name, where, step) -> (per_example, aux_state, logs)
+    loss(student, teacher, batch, *, aux, aux_state, key, axis_name, class_mask, step) -> (per_example, aux_state, logs)
 
 `student` and `teacher` are logits (batch, classes), or `Outputs` where a loss reads intermediate activations too.
-`aux` holds what the loss trains (a regressor), `aux_state` what it remembers (a memory bank), `where` the classes
-that count, `batch["where"]` the examples that count. The result is one number an example; whoever calls takes the mean
+`aux` holds what the loss trains (a regressor), `aux_state` what it remembers (a memory bank), `class_mask` the classes
+that count, `batch["valid"]` the examples that count. The result is one number an example; whoever calls takes the mean
 over the batch of all devices. A loss on logits alone is written `f(student_logits, teacher_logits)` and lifted; one
 that reads activations is made by `kd.taps`.
 
@@ -26,7 +26,7 @@ from core.errors import UserError
 
 Logits = Float[Array, "batch classes"]
 PerExample = Float[Array, " batch"]
-Where = Bool[Array, "#batch classes"] | Bool[Array, " classes"]
+ClassMask = Bool[Array, "#batch classes"] | Bool[Array, " classes"]
 
 
 class Outputs(NamedTuple):
@@ -50,7 +50,7 @@ class Loss(Protocol):
     aux_state: Any = None,
     key: Array | None = None,
     axis_name: str | None = None,
-    where: Array | None = None,
+    class_mask: Array | None = None,
     step: Array | int = 0,
   ) -> tuple[Array, Any, dict[str, Array]]: ...
 
@@ -75,17 +75,19 @@ def lift(f: Callable[..., Array], name: str = "", relational: bool = False) -> L
   """Gives a loss on logits alone the full signature; the teacher receives exactly zero gradient.
 
   Args:
-    f: `f(student_logits, teacher_logits) -> (batch,)`, with a third argument `where` if it knows masked classes, and
+    f: `f(student_logits, teacher_logits) -> (batch,)`, with a third argument `class_mask` if it knows masked classes, and
       with keyword arguments of those that it reads among `batch`, `step`, `axis_name`.
     name: how errors call it.
     relational: whether an example's number depends on the other examples of its batch.
   """
   name = name or getattr(f, "__name__", "loss")
   parameters = inspect.signature(f).parameters.values()
-  knows_where = sum(p.kind is not p.KEYWORD_ONLY for p in parameters) > 2
+  knows_mask = sum(p.kind is not p.KEYWORD_ONLY for p in parameters) > 2
   reads = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
 
-  def loss(student, teacher, batch=None, *, aux=None, aux_state=None, key=None, axis_name=None, where=None, step=0):
+  def loss(
+    student, teacher, batch=None, *, aux=None, aux_state=None, key=None, axis_name=None, class_mask=None, step=0
+  ):
     del aux, key
     known = {"batch": batch or {}, "step": step, "axis_name": axis_name}
     more = {name: known[name] for name in reads}
@@ -95,9 +97,9 @@ def lift(f: Callable[..., Array], name: str = "", relational: bool = False) -> L
         f"the loss {name!r} compares logits of one shape; "
         f"got {student.shape} of the student, {teacher.shape} of the teacher"
       )
-    if where is not None and not knows_where:
-      raise UserError(f"the loss {name!r} does not know masked classes: it has no argument 'where'")
-    per_example = f(student, teacher, where, **more) if knows_where else f(student, teacher, **more)
+    if class_mask is not None and not knows_mask:
+      raise UserError(f"the loss {name!r} does not know masked classes: it has no argument 'class_mask'")
+    per_example = f(student, teacher, class_mask, **more) if knows_mask else f(student, teacher, **more)
     return per_example, aux_state, {}
 
   loss.__name__ = name
@@ -142,17 +144,17 @@ def widen(logits: Array) -> Array:
   return logits if jnp.finfo(logits.dtype).bits >= 32 else logits.astype(jnp.float32)
 
 
-def log_softmax(logits: Logits, where: Where | None = None) -> Logits:
+def log_softmax(logits: Logits, class_mask: ClassMask | None = None) -> Logits:
   """Logarithms of the softmax over the classes that count; the others get 0, and so add nothing to a divergence.
 
   A class that does not count may hold anything, infinities too.
   """
   logits = widen(logits)
-  if where is not None:
+  if class_mask is not None:
     # Not -inf: its differences are NaN, and so is the gradient of what is selected away.
-    logits = jnp.where(where, logits, jnp.finfo(logits.dtype).min / 2)
+    logits = jnp.where(class_mask, logits, jnp.finfo(logits.dtype).min / 2)
   out = jax.nn.log_softmax(logits, axis=-1)
-  return out if where is None else jnp.where(where, out, 0.0)
+  return out if class_mask is None else jnp.where(class_mask, out, 0.0)
 
 
 def kl(log_p: Logits, log_q: Logits) -> PerExample:

@@ -52,14 +52,14 @@ def byot(student: Names, alpha: float = 0.3, lam: float = 0.03, temperature: Sch
     del t
     own, goal = jax.lax.stop_gradient((s.logits, flat_space(s.taps[deepest]).mean(1)))
     heat = at(temperature, about.step)
-    log_p = log_softmax(own / heat, about.where)
+    log_p = log_softmax(own / heat, about.class_mask)
 
     def branch(aux: dict[str, Any], tap: Array) -> Array:
       features = jax.nn.relu(layer(aux["bottleneck"], flat_space(tap), about)).mean(1)
       logits = layer(aux["classifier"], features, about)
-      log_q = log_softmax(logits, about.where)
+      log_q = log_softmax(logits, about.class_mask)
       labels = -by_label(lambda labels: pick(log_q, labels), about.batch, "byot")
-      divergence = heat**2 * kl(log_p, log_softmax(logits / heat, about.where))
+      divergence = heat**2 * kl(log_p, log_softmax(logits / heat, about.class_mask))
       return (1 - alpha) * labels + alpha * divergence + lam * jnp.sum((features - goal) ** 2, -1)
 
     parts = [branch(aux, s.taps[name]) for aux, name in zip(about.aux, shallow, strict=True)]

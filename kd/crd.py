@@ -80,7 +80,7 @@ def crd(
   def loss(s: Outputs, t: Outputs, about: About) -> tuple[Array, Any, dict[str, Array]]:
     if about.key is None or "id" not in about.batch:
       raise UserError("the loss 'crd' draws negatives and remembers examples: it needs a 'key', and 'id' in the batch")
-    ids, valid, banks = about.batch["id"], about.batch.get("where"), about.aux_state
+    ids, valid, banks = about.batch["id"], about.batch.get("valid"), about.aux_state
     valid = jnp.ones(ids.shape, bool) if valid is None else valid
     ids = jnp.where(valid, jnp.where(ids < 0, examples, ids), 0).astype(jnp.int32)
     index = jnp.concatenate([ids[:, None], draw(about.key, ids, negatives, examples)], 1)

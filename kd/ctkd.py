@@ -51,7 +51,7 @@ def ctkd(steps: int = 7820, low: float = 1.0, span: float = 20.0, largest: float
     strength = largest * 0.5 * (1 - jnp.cos(np.pi * share))
     g = reverse(about.aux["temperature"].astype(dtype), strength)
     temperature = low + span * jax.nn.sigmoid(g)
-    log_q, log_p = (log_softmax(x / temperature, about.where) for x in (s.logits, t.logits))
+    log_q, log_p = (log_softmax(x / temperature, about.class_mask) for x in (s.logits, t.logits))
     logs = {"temperature": jnp.full(s.logits.shape[:1], temperature)}
     return temperature**2 * kl(log_p, log_q), about.aux_state, jax.lax.stop_gradient(logs)
 

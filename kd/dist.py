@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from core import axis, ranges
-from kd.base import Logits, Loss, PerExample, Schedule, Where, at, lift, log_softmax, widen
+from kd.base import ClassMask, Logits, Loss, PerExample, Schedule, at, lift, log_softmax, widen
 from kd.maps import unit
 
 
@@ -40,17 +40,17 @@ def dist(beta: float = 1.0, gamma: float = 1.0, tau: Schedule = 1.0, squared: bo
   def relation(
     student: Logits,
     teacher: Logits,
-    where: Where | None,
+    class_mask: ClassMask | None,
     *,
     batch: Mapping[str, Any],
     axis_name: str | None,
     step: Array | int,
   ) -> PerExample:
     t = at(tau, step)
-    log_q, log_p = log_softmax(widen(student) / t, where), log_softmax(widen(teacher) / t, where)
-    used = jnp.ones(log_q.shape, bool) if where is None else jnp.broadcast_to(where, log_q.shape)
+    log_q, log_p = log_softmax(widen(student) / t, class_mask), log_softmax(widen(teacher) / t, class_mask)
+    used = jnp.ones(log_q.shape, bool) if class_mask is None else jnp.broadcast_to(class_mask, log_q.shape)
     inter = jnp.where(jnp.any(used, 1), 1 - _correlation(log_q, log_p, used, 1), 0.0)
-    used = used if batch.get("where") is None else used & batch["where"][:, None]
+    used = used if batch.get("valid") is None else used & batch["valid"][:, None]
     every = axis.gather(used, axis_name)
     columns = _correlation(axis.gather(log_q, axis_name), axis.gather(log_p, axis_name), every, 0)
     present = jnp.any(every, 0)

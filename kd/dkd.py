@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from core import ranges
-from kd.base import Logits, Loss, PerExample, Schedule, Where, at, kl, lift, log_softmax, pick, widen
+from kd.base import ClassMask, Logits, Loss, PerExample, Schedule, at, kl, lift, log_softmax, pick, widen
 from kd.logits import by_label, is_label, log_sum
 
 
@@ -34,15 +34,15 @@ def dkd(alpha: float = 1.0, beta: float = 8.0, temperature: Schedule = 4.0) -> L
   ranges.check("dkd: temperature", temperature, ranges.POSITIVE, varies=True)
 
   def divergence(
-    student: Logits, teacher: Logits, where: Where | None, *, batch: Mapping[str, Any], step: Array | int
+    student: Logits, teacher: Logits, class_mask: ClassMask | None, *, batch: Mapping[str, Any], step: Array | int
   ) -> PerExample:
     t = at(temperature, step)
     student, teacher = widen(student) / t, widen(teacher) / t
-    log_p, log_q = log_softmax(teacher, where), log_softmax(student, where)
+    log_p, log_q = log_softmax(teacher, class_mask), log_softmax(student, class_mask)
 
     def parts(labels: Array) -> PerExample:
       others = ~is_label(labels, student)
-      others = others if where is None else others & where
+      others = others if class_mask is None else others & class_mask
       target = kl(*(jnp.stack([pick(log, labels), log_sum(log, others)], axis=-1) for log in (log_p, log_q)))
       return alpha * target + beta * kl(log_softmax(teacher, others), log_softmax(student, others))
 

@@ -18,12 +18,12 @@ def hard_labels() -> Loss:
   """
 
   def loss(
-    student, teacher=None, batch=None, *, aux=None, aux_state=None, key=None, axis_name=None, where=None, step=0
+    student, teacher=None, batch=None, *, aux=None, aux_state=None, key=None, axis_name=None, class_mask=None, step=0
   ):
     del teacher, aux, key, axis_name, step
     if batch is None or "label" not in batch:
       raise UserError("the loss 'hard_labels' needs a batch with 'label': (batch,) integers")
-    log_q = log_softmax(logits_of(student), where)
+    log_q = log_softmax(logits_of(student), class_mask)
     per_example = -pick(log_q, batch["label"])
     if "mix" in batch:
       weight = batch["mix"].astype(log_q.dtype)

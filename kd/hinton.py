@@ -11,7 +11,7 @@ its size as T changes: here it always is. Reduction: a sum over the classes, one
 from jaxtyping import Array
 
 from core import ranges
-from kd.base import Logits, Loss, PerExample, Schedule, Where, at, kl, lift, log_softmax, widen
+from kd.base import ClassMask, Logits, Loss, PerExample, Schedule, at, kl, lift, log_softmax, widen
 
 
 def hinton(temperature: Schedule = 4.0) -> Loss:
@@ -22,8 +22,8 @@ def hinton(temperature: Schedule = 4.0) -> Loss:
   """
   ranges.check("hinton: temperature", temperature, ranges.POSITIVE, varies=True)
 
-  def divergence(student: Logits, teacher: Logits, where: Where | None, *, step: Array | int) -> PerExample:
+  def divergence(student: Logits, teacher: Logits, class_mask: ClassMask | None, *, step: Array | int) -> PerExample:
     t = at(temperature, step)
-    return t**2 * kl(log_softmax(widen(teacher) / t, where), log_softmax(widen(student) / t, where))
+    return t**2 * kl(log_softmax(widen(teacher) / t, class_mask), log_softmax(widen(student) / t, class_mask))
 
   return lift(divergence, "hinton")

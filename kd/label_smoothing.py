@@ -29,8 +29,8 @@ def label_smoothing(smoothing: float = 0.1) -> TapLoss:
 
   def fn(student: Outputs, teacher: Any, about: About) -> tuple[Array, Any, dict[str, Array]]:
     del teacher
-    log_q = log_softmax(student.logits, about.where)
-    used = jnp.ones(log_q.shape, bool) if about.where is None else jnp.broadcast_to(about.where, log_q.shape)
+    log_q = log_softmax(student.logits, about.class_mask)
+    used = jnp.ones(log_q.shape, bool) if about.class_mask is None else jnp.broadcast_to(about.class_mask, log_q.shape)
     mean = jnp.sum(log_q, axis=-1) / jnp.maximum(jnp.sum(used, axis=-1), 1).astype(log_q.dtype)
     sharp = by_label(lambda labels: pick(log_q, labels), about.batch, "label_smoothing")
     return -(1 - smoothing) * sharp - smoothing * mean, about.aux_state, {}

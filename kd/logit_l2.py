@@ -10,7 +10,7 @@ high temperature, for logits of zero mean in each example.
 import jax.numpy as jnp
 
 from core.errors import unknown
-from kd.base import Logits, Loss, PerExample, Where, lift, widen
+from kd.base import ClassMask, Logits, Loss, PerExample, lift, widen
 
 
 def logit_l2(reduction: str = "sum") -> Loss:
@@ -22,9 +22,9 @@ def logit_l2(reduction: str = "sum") -> Loss:
   if reduction not in ("sum", "mean"):
     raise unknown("reduction", reduction, ("sum", "mean"))
 
-  def distance(student: Logits, teacher: Logits, where: Where | None) -> PerExample:
+  def distance(student: Logits, teacher: Logits, class_mask: ClassMask | None) -> PerExample:
     student, teacher = widen(student), widen(teacher)
-    used = jnp.ones(student.shape, bool) if where is None else jnp.broadcast_to(where, student.shape)
+    used = jnp.ones(student.shape, bool) if class_mask is None else jnp.broadcast_to(class_mask, student.shape)
     gap = jnp.where(used, student, 0.0) - jnp.where(used, teacher, 0.0)
     total = 0.5 * jnp.sum(gap**2, axis=-1)
     if reduction == "sum":

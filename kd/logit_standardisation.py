@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from core import ranges
-from kd.base import Logits, Loss, PerExample, Schedule, Where, at, kl, lift, log_softmax, widen
+from kd.base import ClassMask, Logits, Loss, PerExample, Schedule, at, kl, lift, log_softmax, widen
 from kd.maps import norm
 
 
@@ -29,16 +29,19 @@ def logit_standardisation(temperature: Schedule = 2.0, eps: float = 1e-7) -> Los
   ranges.check("logit_standardisation: temperature", temperature, ranges.POSITIVE, varies=True)
   ranges.check("logit_standardisation: eps", eps, ranges.POSITIVE)
 
-  def standard(logits: Logits, where: Where | None) -> Logits:
+  def standard(logits: Logits, class_mask: ClassMask | None) -> Logits:
     logits = widen(logits)
-    used = jnp.ones(logits.shape, bool) if where is None else jnp.broadcast_to(where, logits.shape)
+    used = jnp.ones(logits.shape, bool) if class_mask is None else jnp.broadcast_to(class_mask, logits.shape)
     count = jnp.sum(used, axis=-1, keepdims=True).astype(logits.dtype)
     logits = jnp.where(used, logits, 0.0)
     centred = jnp.where(used, logits - jnp.sum(logits, axis=-1, keepdims=True) / jnp.maximum(count, 1.0), 0.0)
     return centred / (norm(centred)[:, None] / jnp.sqrt(jnp.maximum(count - 1, 1.0)) + eps)
 
-  def divergence(student: Logits, teacher: Logits, where: Where | None, *, step: Array | int) -> PerExample:
+  def divergence(student: Logits, teacher: Logits, class_mask: ClassMask | None, *, step: Array | int) -> PerExample:
     t = at(temperature, step)
-    return t**2 * kl(log_softmax(standard(teacher, where) / t, where), log_softmax(standard(student, where) / t, where))
+    return t**2 * kl(
+      log_softmax(standard(teacher, class_mask) / t, class_mask),
+      log_softmax(standard(student, class_mask) / t, class_mask),
+    )
 
   return lift(divergence, "logit_standardisation")

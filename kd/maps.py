@@ -103,7 +103,7 @@ def moments(x: Array, about: About) -> tuple[Array, Array]:
 
 def some_count(about: About) -> Array:
   """Whether any example of any device counts: a batch may hold none that a term's mask leaves."""
-  valid = about.batch.get("where")
+  valid = about.batch.get("valid")
   if valid is None:
     return jnp.ones((), bool)
   return axis.psum(jnp.sum(valid.astype(jnp.int32)), about.axis_name) > 0
@@ -111,7 +111,7 @@ def some_count(about: About) -> Array:
 
 def _counted(x: Array, about: About) -> tuple[Array, Array]:
   """The array with 0 for examples that do not count, and (batch, ..., 1) ones for those that do."""
-  valid = about.batch.get("where")
+  valid = about.batch.get("valid")
   weight = jnp.ones(x.shape[:1], x.dtype) if valid is None else valid.astype(x.dtype)
   weight = jnp.broadcast_to(weight.reshape(-1, *(1,) * (x.ndim - 1)), (*x.shape[:-1], 1))
   return jnp.where(weight > 0, x, 0.0), weight

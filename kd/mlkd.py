@@ -20,7 +20,7 @@ from jaxtyping import Array
 
 from core import ranges
 from core.errors import UserError
-from kd.base import Logits, Loss, PerExample, Schedule, Where, at, kl, lift, log_softmax, widen
+from kd.base import ClassMask, Logits, Loss, PerExample, Schedule, at, kl, lift, log_softmax, widen
 from kd.relations import rows
 from kd.taps import About
 
@@ -49,17 +49,17 @@ def mlkd(
   def levels(
     student: Logits,
     teacher: Logits,
-    where: Where | None,
+    class_mask: ClassMask | None,
     *,
     batch: Mapping[str, Any],
     axis_name: str | None,
     step: Array | int,
   ) -> PerExample:
     about = About(batch, axis_name=axis_name)
-    used = True if where is None else where
+    used = True if class_mask is None else class_mask
 
     def level(t: Any) -> PerExample:
-      log_q, log_p = log_softmax(widen(student) / t, where), log_softmax(widen(teacher) / t, where)
+      log_q, log_p = log_softmax(widen(student) / t, class_mask), log_softmax(widen(teacher) / t, class_mask)
       q, p = (rows(jnp.where(used, jnp.exp(x), 0.0), about) for x in (log_q, log_p))
       between = jnp.sum((p.mine @ p.all.T - q.mine @ q.all.T) ** 2, -1)
       classes = jnp.sum((p.all.T @ p.all - q.all.T @ q.all) ** 2) / _classes(used, log_q)
@@ -71,7 +71,7 @@ def mlkd(
   return lift(levels, "mlkd", relational=True)
 
 
-def _classes(used: Where | bool, like: Logits) -> Array:
+def _classes(used: ClassMask | bool, like: Logits) -> Array:
   """How many classes count in any example."""
   shown = jnp.any(jnp.broadcast_to(used, like.shape), 0)
   return jnp.maximum(jnp.sum(shown.astype(like.dtype)), 1.0)

@@ -17,11 +17,11 @@ from jaxtyping import Array
 
 from core import ranges
 from kd.base import (
+  ClassMask,
   Logits,
   Loss,
   PerExample,
   Schedule,
-  Where,
   at,
   cross_entropy,
   lift,
@@ -43,15 +43,15 @@ def nkd(gamma: float = 1.5, temperature: Schedule = 1.0) -> Loss:
   ranges.check("nkd: temperature", temperature, ranges.POSITIVE, varies=True)
 
   def entropy(
-    student: Logits, teacher: Logits, where: Where | None, *, batch: Mapping[str, Any], step: Array | int
+    student: Logits, teacher: Logits, class_mask: ClassMask | None, *, batch: Mapping[str, Any], step: Array | int
   ) -> PerExample:
     t = at(temperature, step)
     student, teacher = widen(student), widen(teacher)
-    log_p, log_q = log_softmax(teacher, where), log_softmax(student, where)
+    log_p, log_q = log_softmax(teacher, class_mask), log_softmax(student, class_mask)
 
     def parts(labels: Array) -> PerExample:
       others = ~is_label(labels, student)
-      others = others if where is None else others & where
+      others = others if class_mask is None else others & class_mask
       target = -jnp.exp(pick(log_p, labels)) * pick(log_q, labels)
       n_p = jnp.exp(log_softmax(teacher / t, others))
       return target + gamma * t**2 * cross_entropy(n_p, log_softmax(student / t, others))

@@ -77,7 +77,7 @@ def negative_mean(mean: Array, scale: Array) -> Array:
 
 def measured(t: Array, about: About) -> Array:
   """(channels,): the mean of the negative responses of a batch, 0 where there are none."""
-  valid = about.batch.get("where")
+  valid = about.batch.get("valid")
   negative = t < 0
   if valid is not None:
     negative &= valid.reshape(-1, *(1,) * (t.ndim - 1))

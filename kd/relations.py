@@ -39,7 +39,7 @@ class Rows(NamedTuple):
 def rows(x: Array, about: About) -> Rows:
   """Activations (batch, ...) as rows; what does not count is 0, so that it is finite whatever padding holds."""
   flat = x.reshape(x.shape[0], -1)
-  valid = about.batch.get("where")
+  valid = about.batch.get("valid")
   valid = jnp.ones(x.shape[0], bool) if valid is None else valid
   flat = jnp.where(valid[:, None], flat, 0.0)
   everywhere = axis.gather(valid, about.axis_name)

@@ -11,7 +11,7 @@ example.
 from jaxtyping import Array
 
 from core import ranges
-from kd.base import Logits, Loss, PerExample, Schedule, Where, at, kl, lift, log_softmax, widen
+from kd.base import ClassMask, Logits, Loss, PerExample, Schedule, at, kl, lift, log_softmax, widen
 
 
 def reverse_kl(temperature: Schedule = 1.0) -> Loss:
@@ -22,8 +22,8 @@ def reverse_kl(temperature: Schedule = 1.0) -> Loss:
   """
   ranges.check("reverse_kl: temperature", temperature, ranges.POSITIVE, varies=True)
 
-  def divergence(student: Logits, teacher: Logits, where: Where | None, *, step: Array | int) -> PerExample:
+  def divergence(student: Logits, teacher: Logits, class_mask: ClassMask | None, *, step: Array | int) -> PerExample:
     t = at(temperature, step)
-    return t**2 * kl(log_softmax(widen(student) / t, where), log_softmax(widen(teacher) / t, where))
+    return t**2 * kl(log_softmax(widen(student) / t, class_mask), log_softmax(widen(teacher) / t, class_mask))
 
   return lift(divergence, "reverse_kl")

@@ -29,13 +29,13 @@ def soft_labels(temperature: Schedule = 1.0, source: str = "teacher") -> Loss:
     raise unknown("source of soft labels", source, ("teacher", "batch"))
 
   def loss(
-    student, teacher=None, batch=None, *, aux=None, aux_state=None, key=None, axis_name=None, where=None, step=0
+    student, teacher=None, batch=None, *, aux=None, aux_state=None, key=None, axis_name=None, class_mask=None, step=0
   ):
     del aux, key, axis_name
     t = at(temperature, step)
-    log_q = log_softmax(widen(logits_of(student)) / t, where)
+    log_q = log_softmax(widen(logits_of(student)) / t, class_mask)
     if source == "teacher":
-      p = jnp.exp(log_softmax(widen(teacher_logits(teacher, "soft_labels")) / t, where))
+      p = jnp.exp(log_softmax(widen(teacher_logits(teacher, "soft_labels")) / t, class_mask))
     elif batch is None or "soft_label" not in batch:
       raise UserError("the loss 'soft_labels' with source 'batch' needs a batch with 'soft_label': (batch, classes)")
     else:

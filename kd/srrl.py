@@ -48,17 +48,19 @@ def srrl(
   ranges.check("srrl: matching", matching, ranges.NOT_NEGATIVE)
   ranges.check("srrl: regression", regression, ranges.NOT_NEGATIVE)
 
-  def compare(s: Array, t: Array, where: Array | None) -> Array:
+  def compare(s: Array, t: Array, class_mask: Array | None) -> Array:
     if form == "kl":
-      return kl(log_softmax(t, where), log_softmax(s, where))
-    where = jnp.ones(s.shape, bool) if where is None else jnp.broadcast_to(where, s.shape)
-    return jnp.sum(jnp.where(where, s - t, 0.0) ** 2, -1) / jnp.maximum(jnp.sum(where.astype(s.dtype), -1), 1.0)
+      return kl(log_softmax(t, class_mask), log_softmax(s, class_mask))
+    class_mask = jnp.ones(s.shape, bool) if class_mask is None else jnp.broadcast_to(class_mask, s.shape)
+    return jnp.sum(jnp.where(class_mask, s - t, 0.0) ** 2, -1) / jnp.maximum(
+      jnp.sum(class_mask.astype(s.dtype), -1), 1.0
+    )
 
   def fn(s: Outputs, t: Outputs, about: About):
     x, goal = match("srrl", s.taps[mine[0]], t.taps[its[0]])
     x = jax.nn.relu(layer(about.aux, x, about))
     predicted, wanted = (linear(about.aux_state, jnp.mean(flat_space(f), 1)) for f in (x, goal))
-    logs = {"matching": mean_square(x - goal), "regression": compare(predicted, wanted, about.where)}
+    logs = {"matching": mean_square(x - goal), "regression": compare(predicted, wanted, about.class_mask)}
     return matching * logs["matching"] + regression * logs["regression"], about.aux_state, logs
 
   def init(key: Array, s: Outputs, t: Outputs, variables):

@@ -21,12 +21,12 @@ class About(NamedTuple):
   """What a loss knows beside the outputs of the two networks.
 
   Attributes:
-    batch: with "label", "id" and, where some examples are padding, "where", (batch,) bools.
+    batch: with "label", "id" and, where some examples are padding, "valid", (batch,) bools.
     aux: what the loss trains, as its `init` made it.
     aux_state: what it remembers.
     key: randomness of this step.
     axis_name: the device axis, or None.
-    where: the classes that count, or None for all.
+    class_mask: the classes that count, or None for all.
     step: the number of updates so far.
   """
 
@@ -35,7 +35,7 @@ class About(NamedTuple):
   aux_state: Any = None
   key: Array | None = None
   axis_name: str | None = None
-  where: Array | None = None
+  class_mask: Array | None = None
   step: Array | int = 0
 
 
@@ -80,7 +80,7 @@ class TapLoss:
     aux_state: Any = None,
     key: Array | None = None,
     axis_name: str | None = None,
-    where: Array | None = None,
+    class_mask: Array | None = None,
     step: Array | int = 0,
   ) -> tuple[Array, Any, dict[str, Array]]:
     if teacher is None and self.needs_teacher:
@@ -93,7 +93,7 @@ class TapLoss:
       )
     mine = self._read(student, self.student, "student")
     its = None if teacher is None else jax.lax.stop_gradient(self._read(teacher, self.teacher, "teacher"))
-    return self.fn(mine, its, About(batch or {}, aux, aux_state, key, axis_name, where, step))
+    return self.fn(mine, its, About(batch or {}, aux, aux_state, key, axis_name, class_mask, step))
 
   def _read(self, outputs: Outputs | Array, names: tuple[str, ...], whose: str) -> Outputs:
     taps = outputs.taps if isinstance(outputs, Outputs) else {}

@@ -40,14 +40,14 @@ def tf_kd(correct: float = 0.99, temperature: Schedule = 20.0, soften_student: b
 
   def fn(student: Outputs, teacher: Any, about: About) -> tuple[Array, Any, dict[str, Array]]:
     del teacher
-    t, logits, where = at(temperature, about.step), student.logits, about.where
-    used = jnp.ones(logits.shape, bool) if where is None else jnp.broadcast_to(where, logits.shape)
+    t, logits, class_mask = at(temperature, about.step), student.logits, about.class_mask
+    used = jnp.ones(logits.shape, bool) if class_mask is None else jnp.broadcast_to(class_mask, logits.shape)
     others = jnp.maximum(jnp.sum(used, axis=-1, keepdims=True) - 1, 1).astype(logits.dtype)
-    log_q = log_softmax(logits / t if soften_student else logits, where)
+    log_q = log_softmax(logits / t if soften_student else logits, class_mask)
 
     def divergence(labels: Array) -> Array:
       log_p = jnp.where(is_label(labels, logits), math.log(correct), math.log1p(-correct) - jnp.log(others))
-      return kl(log_softmax((log_p if soften_student else jnp.exp(log_p)) / t, where), log_q)
+      return kl(log_softmax((log_p if soften_student else jnp.exp(log_p)) / t, class_mask), log_q)
 
     per_example = by_label(divergence, about.batch, "tf_kd")
     return t**2 * per_example if soften_student else per_example, about.aux_state, {}

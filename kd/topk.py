@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from core import ranges
-from kd.base import Logits, Loss, PerExample, Schedule, Where, at, kl, lift, log_softmax, widen
+from kd.base import ClassMask, Logits, Loss, PerExample, Schedule, at, kl, lift, log_softmax, widen
 from kd.logits import log_sum
 
 
@@ -30,10 +30,10 @@ def topk(k: int = 10, temperature: Schedule = 4.0) -> Loss:
   ranges.check("topk: k", k, ranges.whole(1))
   ranges.check("topk: temperature", temperature, ranges.POSITIVE, varies=True)
 
-  def divergence(student: Logits, teacher: Logits, where: Where | None, *, step: Array | int) -> PerExample:
+  def divergence(student: Logits, teacher: Logits, class_mask: ClassMask | None, *, step: Array | int) -> PerExample:
     t = at(temperature, step)
-    log_p, log_q = log_softmax(widen(teacher) / t, where), log_softmax(widen(student) / t, where)
-    counts = jnp.ones(log_p.shape, bool) if where is None else jnp.broadcast_to(where, log_p.shape)
+    log_p, log_q = log_softmax(widen(teacher) / t, class_mask), log_softmax(widen(student) / t, class_mask)
+    counts = jnp.ones(log_p.shape, bool) if class_mask is None else jnp.broadcast_to(class_mask, log_p.shape)
     best = jax.lax.top_k(jnp.where(counts, log_p, -jnp.inf), min(k, log_p.shape[-1]))[1]
     rest = counts.at[jnp.arange(best.shape[0], dtype=best.dtype)[:, None], best].set(False)
 

@@ -19,11 +19,11 @@ from jaxtyping import Array
 
 from core import ranges
 from kd.base import (
+  ClassMask,
   Logits,
   Loss,
   PerExample,
   Schedule,
-  Where,
   at,
   cross_entropy,
   lift,
@@ -43,12 +43,12 @@ def wsld(temperature: Schedule = 2.0) -> Loss:
   ranges.check("wsld: temperature", temperature, ranges.POSITIVE, varies=True)
 
   def entropy(
-    student: Logits, teacher: Logits, where: Where | None, *, batch: Mapping[str, Any], step: Array | int
+    student: Logits, teacher: Logits, class_mask: ClassMask | None, *, batch: Mapping[str, Any], step: Array | int
   ) -> PerExample:
     t = at(temperature, step)
     student, teacher = widen(student), widen(teacher)
-    soft = cross_entropy(jnp.exp(log_softmax(teacher / t, where)), log_softmax(student / t, where))
-    log_p, log_q = log_softmax(teacher, where), log_softmax(jax.lax.stop_gradient(student), where)
+    soft = cross_entropy(jnp.exp(log_softmax(teacher / t, class_mask)), log_softmax(student / t, class_mask))
+    log_p, log_q = log_softmax(teacher, class_mask), log_softmax(jax.lax.stop_gradient(student), class_mask)
 
     def weight(labels: Array) -> PerExample:
       return -jnp.expm1(pick(log_q, labels) / (1e-7 - pick(log_p, labels)))

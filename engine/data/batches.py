@@ -88,9 +88,9 @@ def train_batch_at(
 
 
 def eval_batch_at(arrays: Mapping[str, Array], step: int | Int[Array, ""], spec: Input) -> dict[str, Array]:
-  """The k-th batch of an evaluation, in stored order, without augmentation; "where" (B,) bool says which rows count."""
-  raw, where = order.padded_batch_at({key: arrays[key] for key in ("image", "label", "id")}, step, spec.batch_size)
-  return {**raw, "image": normalise(raw["image"], spec.preprocess, spec.dtype), "where": where}
+  """The k-th batch of an evaluation, in stored order, without augmentation; "valid" (B,) bool says which rows count."""
+  raw, valid = order.padded_batch_at({key: arrays[key] for key in ("image", "label", "id")}, step, spec.batch_size)
+  return {**raw, "image": normalise(raw["image"], spec.preprocess, spec.dtype), "valid": valid}
 
 
 def check(spec: Input, arrays: Mapping[str, Array]) -> None:

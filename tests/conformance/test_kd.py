@@ -67,7 +67,7 @@ def train(loss, student, teacher, data, **kwargs):
 
   def run(student, aux):
     per_example, after, _ = loss(student, teacher, data, **{**begin, "aux": aux}, **kwargs)
-    per_example = jnp.where(data.get("where", jnp.ones(per_example.shape, bool)), per_example, 0.0)
+    per_example = jnp.where(data.get("valid", jnp.ones(per_example.shape, bool)), per_example, 0.0)
     return jnp.sum(per_example), (per_example, after)
 
   gradient, numbers = jax.grad(run, (0, 1), has_aux=True)(student, begin["aux"])
@@ -82,7 +82,7 @@ def test_the_walk_finds_them():
 def test_full_signature(name):
   parameters = inspect.signature(LOSSES[name]()).parameters
   assert list(parameters)[:3] == ["student", "teacher", "batch"]
-  assert {"aux", "aux_state", "key", "axis_name", "where", "step"} <= set(parameters)
+  assert {"aux", "aux_state", "key", "axis_name", "class_mask", "step"} <= set(parameters)
   per_example = value(name, logits(0), logits(1))
   assert per_example.shape == (BATCH,) and per_example.dtype == jnp.float32
 
@@ -133,22 +133,22 @@ def test_finite_at_a_gap_of_ten_thousand(name, dtype):
 @pytest.mark.parametrize("junk", [7.0, np.inf, -np.inf, np.nan])
 def test_masked_classes_do_not_exist(name, junk):
   """With `where=`, a loss is the loss of the classes that count, whatever the others hold; they get zero gradient."""
-  where = jnp.asarray([True, True, False, True, False])
+  class_mask = jnp.asarray([True, True, False, True, False])
   labels = {"label": jnp.asarray([0, 1, 2] * 3, jnp.int32)[:BATCH]}  # among the classes that count
-  kept = np.flatnonzero(where)
+  kept = np.flatnonzero(class_mask)
   whole = {"label": jnp.asarray(kept)[labels["label"]].astype(jnp.int32)}
-  student, teacher = jnp.where(where, logits(0), junk), jnp.where(where, logits(1), junk)
+  student, teacher = jnp.where(class_mask, logits(0), junk), jnp.where(class_mask, logits(1), junk)
   small = value(name, logits(0)[:, kept], logits(1)[:, kept], labels)
-  np.testing.assert_allclose(value(name, student, teacher, whole, where=where), small, rtol=1e-5, atol=1e-6)
-  gradient = jax.grad(lambda s: jnp.sum(value(name, s, teacher, whole, where=where)))(student)
-  assert jnp.all(gradient[:, ~np.asarray(where)] == 0) and jnp.all(jnp.isfinite(gradient))
+  np.testing.assert_allclose(value(name, student, teacher, whole, class_mask=class_mask), small, rtol=1e-5, atol=1e-6)
+  gradient = jax.grad(lambda s: jnp.sum(value(name, s, teacher, whole, class_mask=class_mask)))(student)
+  assert jnp.all(gradient[:, ~np.asarray(class_mask)] == 0) and jnp.all(jnp.isfinite(gradient))
 
 
 @every_loss
 def test_an_example_without_classes(name):
   """All classes of one example masked: its number is 0 unless others have a part in it; no gradient."""
-  loss, where = LOSSES[name](), jnp.ones((BATCH, CLASSES), bool).at[2].set(False)
-  (per_example, _), gradients = train(loss, logits(0), logits(1), batch(), where=where)
+  loss, class_mask = LOSSES[name](), jnp.ones((BATCH, CLASSES), bool).at[2].set(False)
+  (per_example, _), gradients = train(loss, logits(0), logits(1), batch(), class_mask=class_mask)
   assert_finite((per_example, gradients))
   assert_zero(gradients[0][2])
   if not kd.relational(loss):
@@ -202,7 +202,7 @@ def test_split_over_devices(name, left):
   with jax.enable_x64(True):
     loss, student, teacher, data = LOSSES[name](), logits(0, np.float64), logits(1, np.float64), batch()
     if left < BATCH:
-      data["where"] = jnp.arange(BATCH) < left
+      data["valid"] = jnp.arange(BATCH) < left
     local = partial(train, loss, axis_name="devices")
     split = jax.shard_map(local, mesh=mesh, in_specs=devices, out_specs=((devices, P()), (devices, P())))
     (per_example, after), gradients = jax.jit(split)(student, teacher, data)
@@ -213,9 +213,9 @@ def test_split_over_devices(name, left):
 
 @every_loss
 def test_padding_does_not_matter(name):
-  """Examples that `batch["where"]` leaves out may hold anything finite; the others are as without them."""
+  """Examples that `batch["valid"]` leaves out may hold anything finite; the others are as without them."""
   labels = jnp.arange(2 * BATCH, dtype=jnp.int32) % BATCH % CLASSES
-  data = {"label": labels, "where": jnp.arange(2 * BATCH) < BATCH}
+  data = {"label": labels, "valid": jnp.arange(2 * BATCH) < BATCH}
   with jax.enable_x64(True):
     small, (gradient, _) = train(LOSSES[name](), logits(0, np.float64), logits(1, np.float64), batch())
     student, teacher = (
@@ -231,7 +231,7 @@ def test_padding_does_not_matter(name):
 @pytest.mark.parametrize("left", [0, 1])
 def test_finite_where_hardly_any_example_counts(name, left):
   """A term's mask may leave nothing of a batch: nothing is learned of it then, and nothing remembered."""
-  loss, data = LOSSES[name](), {**batch(), "where": jnp.arange(BATCH) < left}
+  loss, data = LOSSES[name](), {**batch(), "valid": jnp.arange(BATCH) < left}
   assert_finite(value(name, logits(0), logits(1), data))
   (per_example, after), gradients = train(loss, logits(0), logits(1), data)
   assert_finite((per_example, after, gradients))

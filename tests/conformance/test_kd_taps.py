@@ -91,7 +91,7 @@ def train(loss, student, teacher, data=None, *, aux, aux_state, axis_name=None, 
   def total(student, aux):
     more = {"aux": aux, "aux_state": aux_state, "axis_name": axis_name, "key": jax.random.key(3)}
     per_example, after, _ = loss(student, teacher, data, **more, **kwargs)
-    counts = data.get("where", jnp.ones(per_example.shape, bool))
+    counts = data.get("valid", jnp.ones(per_example.shape, bool))
     return jnp.sum(jnp.where(counts, per_example, 0.0)), (jnp.where(counts, per_example, 0.0), after)
 
   gradient, numbers = jax.grad(total, (0, 1), has_aux=True)(student, aux)
@@ -103,7 +103,9 @@ def jitted(name):
   """`train` of one loss, compiled once for all checks."""
   loss = make(name)
   return jax.jit(
-    lambda student, teacher, data, begin, where=None: train(loss, student, teacher, data, where=where, **begin)
+    lambda student, teacher, data, begin, class_mask=None: train(
+      loss, student, teacher, data, class_mask=class_mask, **begin
+    )
   )
 
 
@@ -246,7 +248,7 @@ def test_split_over_devices(name, left):
     loss = make(name)
     begin, data = start(loss, np.float64), batch()
     if left < BATCH:
-      data["where"] = jnp.arange(BATCH) < left
+      data["valid"] = jnp.arange(BATCH) < left
     local = partial(train, loss, axis_name="devices", **begin)
     devices = P("devices")
     split = jax.shard_map(local, mesh=mesh, in_specs=devices, out_specs=((devices, P()), (devices, P())))
@@ -258,14 +260,14 @@ def test_split_over_devices(name, left):
 
 @every_loss
 def test_padding_does_not_matter(name):
-  """Examples that `batch["where"]` leaves out may hold anything finite; the others are as without them."""
+  """Examples that `batch["valid"]` leaves out may hold anything finite; the others are as without them."""
   with jax.enable_x64(True):
     loss = make(name)
     begin = start(loss, np.float64)
     small, gradient = jitted(name)(*pair(np.float64), batch(), begin)
     ends = outputs(5, dtype=np.float64), outputs(6, TEACHER, np.float64)
     long = [jax.tree.map(lambda a, b: jnp.concatenate([a, 50 * b]), *both) for both in zip(pair(np.float64), ends)]
-    data = {**batch(2 * BATCH), "where": jnp.arange(2 * BATCH) < BATCH}
+    data = {**batch(2 * BATCH), "valid": jnp.arange(2 * BATCH) < BATCH}
     padded, wide = jitted(name)(*long, data, begin)
     mine, its = (jax.tree.map(lambda a, part=part: a[part], wide[0]) for part in (slice(BATCH), slice(BATCH, None)))
     np.testing.assert_allclose(padded[0].sum(), small[0].sum(), rtol=1e-10)
@@ -279,7 +281,7 @@ def test_padding_does_not_matter(name):
 def test_finite_where_hardly_any_example_counts(name, left):
   """A term's mask may leave nothing of a batch: nothing is learned of it then, and nothing remembered."""
   loss = make(name)
-  begin, data = start(loss), {**batch(), "where": jnp.arange(BATCH) < left}
+  begin, data = start(loss), {**batch(), "valid": jnp.arange(BATCH) < left}
   assert_finite(value(loss, *pair(), data, **begin))
   (per_example, after), gradients = jitted(name)(*pair(), data, begin)
   assert_finite((per_example, after, gradients))
@@ -294,15 +296,15 @@ def test_masked_classes_do_not_exist(name):
   loss = make(name)
   begin = start(loss)
   kept, inside = np.array([0, 1, 3]), jnp.arange(BATCH, dtype=jnp.int32) % 3
-  where = jnp.broadcast_to(jnp.zeros(CLASSES, bool).at[kept].set(True), (BATCH, CLASSES))
+  class_mask = jnp.broadcast_to(jnp.zeros(CLASSES, bool).at[kept].set(True), (BATCH, CLASSES))
   cut = lambda tree: jax.tree.map(lambda a: a[..., kept] if a.shape[-1:] == (CLASSES,) else a, tree)
   small = value(loss, *cut(pair()), {**batch(), "label": inside}, **cut(begin))
-  student, teacher = (o._replace(logits=jnp.where(where, o.logits, jnp.nan)) for o in pair())
+  student, teacher = (o._replace(logits=jnp.where(class_mask, o.logits, jnp.nan)) for o in pair())
   data = {**batch(), "label": jnp.asarray(kept, jnp.int32)[inside]}
-  (per_example, _), gradients = jitted(name)(student, teacher, data, begin, where)
+  (per_example, _), gradients = jitted(name)(student, teacher, data, begin, class_mask)
   assert_near(per_example, small, 1e-5)
   assert_finite(gradients)
-  assert_zero(gradients[0].logits[~where])
+  assert_zero(gradients[0].logits[~class_mask])
 
 
 @every_loss
@@ -310,8 +312,8 @@ def test_an_example_without_classes(name):
   """All classes of one example masked: all is finite, and the others are as they were."""
   loss = make(name)
   begin = start(loss)
-  where = jnp.ones((BATCH, CLASSES), bool).at[2].set(False)
-  (per_example, _), gradients = jitted(name)(*pair(), batch(), begin, where)
+  class_mask = jnp.ones((BATCH, CLASSES), bool).at[2].set(False)
+  (per_example, _), gradients = jitted(name)(*pair(), batch(), begin, class_mask)
   assert_finite((per_example, gradients))
   assert_zero(gradients[0].logits[2])
   others = np.arange(BATCH) != 2

@@ -109,10 +109,10 @@ def test_a_batch_that_is_masked_as_a_whole_is_named():
   step, fresh = setup()
 
   def masked(data, step, *, seed, part):
-    return {**get_batch(data, step, seed=seed, part=part), "where": jnp.full((BATCH // part[1],), step != 3)}
+    return {**get_batch(data, step, seed=seed, part=part), "valid": jnp.full((BATCH // part[1],), step != 3)}
 
   for mode in ("jit", "shard_map"):
-    with pytest.raises(UserError, match="stopped at step 4: the batch is masked as a whole: expected 'where' to leave"):
+    with pytest.raises(UserError, match="stopped at step 4: the batch is masked as a whole: expected 'valid' to leave"):
       fit(step, fresh, masked, data(), steps=6, teacher_variables=nets.variables(1), mode=mode)
     _, history = fit(step, fresh, masked, data(), steps=3, teacher_variables=nets.variables(1), mode=mode)
     np.testing.assert_array_equal(history["examples_left"], [BATCH] * 3)
@@ -123,7 +123,7 @@ def test_a_batch_that_is_masked_as_a_whole_is_named():
     nets.distillation()(logits, logits, eager, **about)
   with pytest.raises(UserError, match="the batch is masked as a whole"):
     nets.distillation()(
-      logits, logits, {**get_batch(data(), 0, seed=0, part=(0, 1)), "class_where": jnp.zeros(3, bool)}, **about
+      logits, logits, {**get_batch(data(), 0, seed=0, part=(0, 1)), "class_mask": jnp.zeros(3, bool)}, **about
     )
 
 

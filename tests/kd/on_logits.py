@@ -65,10 +65,10 @@ def check_mask(loss, oracle, s, t):
   data = {"label": jnp.asarray(kept[inside], jnp.int32)}
   mask = np.isin(np.arange(CLASSES), kept)
   with jax.enable_x64(True):
-    for where in (mask, np.broadcast_to(mask, s.shape)):
-      got = value(loss, junk(s), junk(t), batch=data, where=jnp.asarray(where))
+    for class_mask in (mask, np.broadcast_to(mask, s.shape)):
+      got = value(loss, junk(s), junk(t), batch=data, class_mask=jnp.asarray(class_mask))
       np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-12)
-    total = lambda s: value(loss, s, junk(t), batch=data, where=jnp.asarray(mask)).sum()
+    total = lambda s: value(loss, s, junk(t), batch=data, class_mask=jnp.asarray(mask)).sum()
     gradient = np.asarray(jax.grad(total)(jnp.asarray(junk(s))))
   assert np.isfinite(gradient).all() and (gradient[:, ~mask] == 0).all() and (gradient[:, mask] != 0).any()
 

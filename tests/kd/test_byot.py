@@ -97,7 +97,7 @@ def test_what_teaches_is_a_constant():
 def test_an_example_without_classes_is_worth_its_features_alone():
   loss, whole = kd.byot(tuple(TAPS), lam=0.0), jnp.ones((BATCH, CLASSES), bool)
   given = start(loss)
-  got, want = (loss(student(), None, batch(), where=w, **given)[0] for w in (whole.at[2].set(False), whole))
+  got, want = (loss(student(), None, batch(), class_mask=w, **given)[0] for w in (whole.at[2].set(False), whole))
   np.testing.assert_allclose(got, np.where(np.arange(BATCH) == 2, 0.0, want), rtol=1e-5)
 
 

@@ -78,7 +78,7 @@ def test_by_hand():
 def test_examples_that_do_not_count_are_not_there(form, oracle):
   s, t = maps(0, (7,)), maps(1, (7,))
   valid = np.array([1, 0, 1, 1, 0, 1], bool)
-  got = value(kd.cc("tap", "tap", form), s, t, batch=batch(where=jnp.asarray(valid)))
+  got = value(kd.cc("tap", "tap", form), s, t, batch=batch(valid=jnp.asarray(valid)))
   np.testing.assert_allclose(np.asarray(got)[valid], oracle(s[valid], t[valid]), rtol=1e-5, atol=1e-8)
 
 
@@ -87,15 +87,15 @@ def test_the_consecutive_form_over_devices():
   s, t = (jnp.float32(np.concatenate([maps(seed, (7,)), maps(seed + 5, (7,))])[:8]) for seed in (0, 1))
   loss = kd.cc("tap", "tap", "consecutive")
 
-  def local(s, t, where):
+  def local(s, t, class_mask):
     mine, its = kd.Outputs(s[:, :2], {"tap": s}), kd.Outputs(t[:, :2], {"tap": t})
-    return loss(mine, its, {"where": where}, axis_name="devices")[0]
+    return loss(mine, its, {"valid": class_mask}, axis_name="devices")[0]
 
   spec = jax.sharding.PartitionSpec("devices")
   mesh = jax.sharding.Mesh(np.asarray(jax.devices()[:4]), ("devices",))
-  where = jnp.asarray([1, 1, 1, 0, 0, 0, 1, 1], bool)
-  got = jax.jit(jax.shard_map(local, mesh=mesh, in_specs=spec, out_specs=spec))(s, t, where)
-  kept = np.flatnonzero(where)
+  class_mask = jnp.asarray([1, 1, 1, 0, 0, 0, 1, 1], bool)
+  got = jax.jit(jax.shard_map(local, mesh=mesh, in_specs=spec, out_specs=spec))(s, t, class_mask)
+  kept = np.flatnonzero(class_mask)
   np.testing.assert_allclose(np.asarray(got)[kept], consecutive64(np.float64(s)[kept], np.float64(t)[kept]), rtol=1e-5)
 
 

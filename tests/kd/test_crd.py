@@ -103,13 +103,13 @@ def test_the_banks_move_towards_the_embeddings(momentum):
   given = begin(loss, s, t)
   ids = [4, 19, 0, 7, 4, 2]  # twice 4: the last one stands
   valid = np.array([1, 1, 1, 0, 1, 1], bool)
-  data = {"id": jnp.asarray(ids, jnp.int32), "where": jnp.asarray(valid)}
+  data = {"id": jnp.asarray(ids, jnp.int32), "valid": jnp.asarray(valid)}
   mine, its = outputs({"tap": s}), outputs({"tap": t})
   _, state, _ = loss(mine, its, data, key=KEY, **given)
   want = remembered64(given, s[valid], t[valid], np.asarray(ids)[valid], momentum)
   for which in want:
     np.testing.assert_allclose(state[which], want[which], atol=1e-6)
-  _, state, _ = loss(mine, its, {**data, "where": ~data["where"]}, key=KEY, **given)
+  _, state, _ = loss(mine, its, {**data, "valid": ~data["valid"]}, key=KEY, **given)
   np.testing.assert_array_equal(np.delete(state["student"], 7, 0), np.delete(given["aux_state"]["student"], 7, 0))
 
 
@@ -117,7 +117,7 @@ def test_over_devices_the_banks_are_the_same_as_on_one():
   s, t = (jnp.float32(np.concatenate([maps(seed, (5,)), maps(seed + 5, (5,))])[:8]) for seed in (0, 1))
   loss = make()
   given = jax.tree.map(jnp.float32, begin(loss, np.asarray(s), np.asarray(t)))
-  data = {"id": jnp.asarray([4, 19, 0, 7, 4, 2, 11, 1], jnp.int32), "where": jnp.arange(8) != 6}
+  data = {"id": jnp.asarray([4, 19, 0, 7, 4, 2, 11, 1], jnp.int32), "valid": jnp.arange(8) != 6}
 
   def step(s, t, data, axis_name=None):
     mine, its = kd.Outputs(s, {"tap": s}), kd.Outputs(t, {"tap": t})

@@ -51,15 +51,15 @@ def test_a_rare_class_counts_as_much_as_another():
 def test_examples_and_classes_that_do_not_count_are_not_there():
   s, t = logits(0), logits(1)
   valid, classes = np.array([1, 1, 0, 1, 1, 0], bool), np.array([1, 0, 1, 1, 1], bool)
-  data = batch(where=jnp.asarray(valid))
-  got = kd.dist(tau=2.0)(jnp.float32(s), jnp.float32(t), data, where=jnp.asarray(classes))[0]
+  data = batch(valid=jnp.asarray(valid))
+  got = kd.dist(tau=2.0)(jnp.float32(s), jnp.float32(t), data, class_mask=jnp.asarray(classes))[0]
   want = oracle(s[valid][:, classes], t[valid][:, classes], tau=2.0)
   np.testing.assert_allclose(np.asarray(got)[valid], want, rtol=1e-5)
 
 
 def test_an_example_without_classes_is_worth_nothing_of_its_own():
-  where = jnp.ones((6, 5), bool).at[2].set(False)
-  got = kd.dist(gamma=0.0)(jnp.float32(logits(0)), jnp.float32(logits(1)), where=where)[0]
+  class_mask = jnp.ones((6, 5), bool).at[2].set(False)
+  got = kd.dist(gamma=0.0)(jnp.float32(logits(0)), jnp.float32(logits(1)), class_mask=class_mask)[0]
   want = oracle(logits(0), logits(1), gamma=0.0)
   np.testing.assert_allclose(got, np.where(np.arange(6) == 2, 0.0, want), rtol=1e-5)
 

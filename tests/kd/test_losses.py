@@ -166,16 +166,16 @@ def test_teacher_receives_exactly_zero(name):
 @pytest.mark.parametrize("name", LOSSES)
 def test_masked_classes_are_as_if_cut_out(name, fill):
   s, t = pair(9)
-  where = np.array([True, True, True, True, False])
+  class_mask = np.array([True, True, True, True, False])
   loss = LOSSES[name][0]
   batch = {"label": jnp.asarray(np.arange(BATCH) % 4, jnp.int32)}
   small = loss(jnp.asarray(s[:, :4], jnp.float32), jnp.asarray(t[:, :4], jnp.float32), batch)[0]
   s[:, 4], t[:, 4] = fill, fill
   s, t = jnp.asarray(s, jnp.float32), jnp.asarray(t, jnp.float32)
-  for mask in (where, np.broadcast_to(where, s.shape)):
-    full = loss(s, t, batch, where=jnp.asarray(mask))[0]
+  for mask in (class_mask, np.broadcast_to(class_mask, s.shape)):
+    full = loss(s, t, batch, class_mask=jnp.asarray(mask))[0]
     np.testing.assert_allclose(full, small, rtol=1e-6)
-    grad = jax.grad(lambda s, mask=mask: loss(s, t, batch, where=jnp.asarray(mask))[0].sum())(s)
+    grad = jax.grad(lambda s, mask=mask: loss(s, t, batch, class_mask=jnp.asarray(mask))[0].sum())(s)
     assert bool(jnp.isfinite(grad).all())
     np.testing.assert_array_equal(grad[:, 4], 0.0)
 
@@ -205,7 +205,7 @@ def test_lift_of_a_users_function():
   np.testing.assert_allclose(loss(s, t)[0], np.abs(s - t).sum(-1), rtol=1e-6)
   np.testing.assert_array_equal(jax.grad(lambda t: loss(s, t)[0].sum())(t), 0.0)
   with pytest.raises(UserError, match="'l1' does not know masked classes"):
-    loss(s, t, where=jnp.ones(CLASSES, bool))
+    loss(s, t, class_mask=jnp.ones(CLASSES, bool))
 
 
 def test_mistakes_are_one_sentence():

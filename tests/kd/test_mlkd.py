@@ -47,8 +47,8 @@ def test_by_hand():
 def test_examples_and_classes_that_do_not_count_are_not_there():
   s, t = logits(0), logits(1)
   valid, classes = np.array([1, 1, 0, 1, 1, 0], bool), np.array([1, 0, 1, 1, 1], bool)
-  data = batch(where=jnp.asarray(valid))
-  got = kd.mlkd()(jnp.float32(s), jnp.float32(t), data, where=jnp.asarray(classes))[0]
+  data = batch(valid=jnp.asarray(valid))
+  got = kd.mlkd()(jnp.float32(s), jnp.float32(t), data, class_mask=jnp.asarray(classes))[0]
   np.testing.assert_allclose(np.asarray(got)[valid], oracle(s[valid][:, classes], t[valid][:, classes]), rtol=1e-5)
 
 

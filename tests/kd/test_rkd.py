@@ -74,7 +74,7 @@ def test_shifts_scales_and_rotations_do_not_matter():
 def test_examples_that_do_not_count_are_not_there():
   s, t = maps(0, (7,)), maps(1, (5,))
   valid = np.array([1, 0, 1, 1, 0, 1], bool)
-  got = value(kd.rkd("tap", "tap"), s, t, batch=batch(where=jnp.asarray(valid)))
+  got = value(kd.rkd("tap", "tap"), s, t, batch=batch(valid=jnp.asarray(valid)))
   np.testing.assert_allclose(np.asarray(got)[valid], oracle(s[valid], t[valid]), rtol=1e-5)
 
 

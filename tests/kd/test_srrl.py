@@ -55,18 +55,18 @@ def test_by_hand():
 def test_masked_classes_do_not_exist(form):
   loss, s, t = make(form=form), maps(0, (4,)), maps(1, (3,))
   given, kept = begin(loss, s, t, VARIABLES), np.array([0, 1, 3])
-  where = jnp.isin(jnp.arange(CLASSES), jnp.asarray(kept))
+  class_mask = jnp.isin(jnp.arange(CLASSES), jnp.asarray(kept))
   small = {"kernel": HEAD["kernel"][:, kept], "bias": HEAD["bias"][kept]}
   want = value(loss, s, t, aux=given["aux"], aux_state=small)
-  np.testing.assert_allclose(value(loss, s, t, where=where, **given), want, rtol=1e-5)
+  np.testing.assert_allclose(value(loss, s, t, class_mask=class_mask, **given), want, rtol=1e-5)
 
 
 @pytest.mark.parametrize("form", ["l2", "kl"])
 def test_an_example_without_classes_is_worth_0(form):
   loss, s, t = make(form=form, matching=0.0), maps(0, (4,)), maps(1, (3,))
-  given, where = begin(loss, s, t, VARIABLES), jnp.ones((BATCH, CLASSES), bool).at[2].set(False)
+  given, class_mask = begin(loss, s, t, VARIABLES), jnp.ones((BATCH, CLASSES), bool).at[2].set(False)
   want = np.where(np.arange(BATCH) == 2, 0.0, value(loss, s, t, **given))
-  np.testing.assert_allclose(value(loss, s, t, where=where, **given), want, rtol=1e-5)
+  np.testing.assert_allclose(value(loss, s, t, class_mask=class_mask, **given), want, rtol=1e-5)
 
 
 def test_the_classifier_is_a_frozen_copy():

@@ -88,7 +88,7 @@ def test_views_repeat_so_that_a_teachers_outputs_can_be_stored():
 
 def test_evaluation_is_plain_and_masks_the_end():
   batch = batches.eval_batch_at(ARRAYS, 6, SPEC)
-  assert batch["where"].tolist() == [True] * 2 + [False] * 6
+  assert batch["valid"].tolist() == [True] * 2 + [False] * 6
   np.testing.assert_allclose(batch["image"][:2], (TRAIN.images[48:] / 255 - 0.5) / 0.25, atol=1e-6)
 
 
