@@ -75,8 +75,8 @@ def lift(f: Callable[..., Array], name: str = "", relational: bool = False) -> L
   """Gives a loss on logits alone the full signature; the teacher receives exactly zero gradient.
 
   Args:
-    f: `f(student_logits, teacher_logits) -> (batch,)`, with a third argument `class_mask` if it knows masked classes, and
-      with keyword arguments of those that it reads among `batch`, `step`, `axis_name`.
+    f: `f(student_logits, teacher_logits) -> (batch,)`, with a third argument `class_mask` if it knows masked classes,
+      and with keyword arguments of those that it reads among `batch`, `step`, `axis_name`.
     name: how errors call it.
     relational: whether an example's number depends on the other examples of its batch.
   """
