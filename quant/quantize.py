@@ -18,8 +18,9 @@ import graph
 from core import axis
 from core.errors import UserError
 from graph import Op
-from quant.grid import Grid, affine, broadcast, limits, round_to, symmetric
-from quant.lsq import gradient_scale, initial_scale, lsq, to_parameter, to_scale
+from quant.carrier import CARRIERS, Coded, product, serves
+from quant.grid import Grid, affine, broadcast, limits, round_to, steps_to, symmetric
+from quant.lsq import gradient_scale, initial_scale, lsq, lsq_steps, to_parameter, to_scale
 from quant.observers import empty
 from quant.plan import KernelQuantizer, Plan, TensorQuantizer, make_plan
 from quant.policy import Explained
@@ -56,7 +57,7 @@ class Quantized(NamedTuple):
   explain: Callable[..., dict[str, Explained]]
 
 
-def quantize(fn: Callable[..., Any], policy: Any) -> Quantized:
+def quantize(fn: Callable[..., Any], policy: Any, carrier: str = "float32", half: bool = False) -> Quantized:
   """Quantizes `fn(variables, *inputs) -> out`, a model of any framework, unchanged.
 
   Args:
@@ -96,7 +97,7 @@ def quantize(fn: Callable[..., Any], policy: Any) -> Quantized:
     del axis_name  # no grid follows the data while it is in use
     plan = plan_of(variables, *inputs)
     _check(plan, quant_state)
-    out, _ = run(_rounding(plan), plan, _in_use(qparams, quant_state), variables, inputs)
+    out, _ = run(_rounding(plan, carrier, half), plan, _in_use(qparams, quant_state), variables, inputs)
     return out, quant_state
 
   def grids(qparams: dict[str, jax.Array], quant_state: State, variables: Any, *inputs: Any) -> dict[str, Grid]:
@@ -192,17 +193,21 @@ def _in_use(qparams: dict[str, jax.Array], quant_state: State) -> State:
   return {name: {**entry["used"], **trained.get(name, {})} for name, entry in quant_state.items()}
 
 
-def _rounding(plan: Plan) -> Any:
-  """The visitor that rounds what each site reads, and each bias."""
+def _rounding(plan: Plan, carrier: str, half: bool) -> Any:
+  """The visitor that rounds what each site reads, and each bias; products of codes are taken in the carrier."""
 
   def visit(op: Op, inputs: tuple[Any, ...], extras: State) -> tuple[tuple[Any, ...], State]:
-    bias = plan.biases.get(op.name)
     values = list(inputs)
+    bias = plan.biases.get(op.name)
     if bias is not None:
       step = extras[bias.tensor]["scale"] * extras[bias.kernel]["scale"]
       values[bias.operand] = _round_bias(values[bias.operand], step)
-    for index, x in enumerate(inputs):
-      quantizer = plan.at.get((op.name, index))
+    grids = [plan.at.get((op.name, index)) for index in range(len(inputs))]
+    if op.kind in ("dot", "conv") and all(grids):
+      coded = [_coded(q, x, extras[q.key]) for q, x in zip(grids, inputs, strict=True) if q is not None]
+      if serves(op, [one.scale for one in coded]):
+        return (product(op, coded, carrier, half),), {}
+    for index, (quantizer, x) in enumerate(zip(grids, inputs, strict=True)):
       if quantizer is not None:
         values[index] = _round(quantizer, x, extras[quantizer.key])
     return op.bind(*values), {}
@@ -210,10 +215,22 @@ def _rounding(plan: Plan) -> Any:
   return visit
 
 
-def _round(quantizer: Quantizer, x: jax.Array, used: State) -> jax.Array:
-  """One operand on its grid."""
+class _Placed(NamedTuple):
+  """A quantizer on an operand: the operand, its scale (of its rank or ()), its zero point, the lowest and highest code.
+
+  `factor` is that of the scale's gradient; None where the scale is not trained.
+  """
+
+  x: jax.Array
+  scale: jax.Array
+  zero_point: jax.Array
+  ends: tuple[int, int]
+  factor: jax.Array | None
+
+
+def _on(quantizer: Quantizer, x: jax.Array, used: State) -> _Placed:
   kernel = isinstance(quantizer, KernelQuantizer)
-  lower, upper = quantizer.limits if kernel else limits(quantizer.bits)
+  ends = quantizer.limits if kernel else limits(quantizer.bits)
   scale = broadcast(used["scale"], x.ndim, quantizer.axis if kernel else None)
   zero_point = jnp.zeros((), jnp.int32) if kernel else used["zero_point"]
   if isinstance(quantizer, TensorQuantizer) and quantizer.outside:
@@ -221,12 +238,31 @@ def _round(quantizer: Quantizer, x: jax.Array, used: State) -> jax.Array:
     # have few values, and some lie on ties of the grid.
     x = jax.lax.optimization_barrier(x)
   if not quantizer.learned:
-    return round_to((lower, upper), x, scale, zero_point)
+    return _Placed(x, scale, zero_point, ends, None)
   # The weights that share a scale, or the features of one example (the leading axis is the batch).
   count = x.size // scale.size if kernel else x.size // x.shape[0]
-  low, high = lower - zero_point, upper - zero_point
-  factor = gradient_scale(count, jnp.maximum(high, 1).astype(jnp.float32))
-  return lsq(x, scale, low, high, factor)
+  factor = gradient_scale(count, jnp.maximum(ends[1] - zero_point, 1).astype(jnp.float32))
+  return _Placed(x, scale, zero_point, ends, factor)
+
+
+def _round(quantizer: Quantizer, x: jax.Array, used: State) -> jax.Array:
+  """One operand on its grid."""
+  x, scale, zero_point, ends, factor = _on(quantizer, x, used)
+  if factor is None:
+    return round_to(ends, x, scale, zero_point)
+  return lsq(x, scale, ends[0] - zero_point, ends[1] - zero_point, factor)
+
+
+def _coded(quantizer: Quantizer, x: jax.Array, used: State) -> Coded:
+  """The codes of one operand, less the zero point."""
+  x, scale, zero_point, ends, factor = _on(quantizer, x, used)
+  if factor is None:
+    steps = steps_to(ends, x, scale, zero_point)
+  else:
+    steps = lsq_steps(x, scale, ends[0] - zero_point, ends[1] - zero_point, factor)
+  if isinstance(quantizer, KernelQuantizer):
+    return Coded(steps, scale, None, max(-ends[0], ends[1]))
+  return Coded(steps, scale, zero_point, ends[1] - ends[0])
 
 
 def _round_bias(bias: jax.Array, step: jax.Array) -> jax.Array:
