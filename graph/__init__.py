@@ -6,6 +6,7 @@ from graph.fold import fold_batch_norms
 from graph.live import leaves_read, live
 from graph.ops import Op, Operand
 from graph.parts import Made, axis_parts
+from graph.precise import highest_precision
 from graph.rewriting import rewrite
 from graph.shapes import shapes
 from graph.taps import taps
@@ -19,6 +20,7 @@ __all__ = [
   "axis_parts",
   "edit",
   "fold_batch_norms",
+  "highest_precision",
   "keep_channels",
   "leaves_read",
   "live",

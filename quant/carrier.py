@@ -106,9 +106,9 @@ def _gradients(op: Op, steps: Any, scales: Any, cotangent: jax.Array, kind: Any)
 
 
 def _varying_alike(arrays: Sequence[jax.Array]) -> tuple[jax.Array, ...]:
-  """Inside shard_map a replicated operand is made to vary as the other does, so that its gradient is summed there."""
-  axes = [getattr(jax.typeof(array), "vma", frozenset()) for array in arrays]
-  if axes[0] == axes[1]:
-    return tuple(arrays)
-  empty = [jnp.sum(jax.lax.stop_gradient(array).reshape(-1)[:0]) for array in arrays]  # compiles to nothing
-  return tuple(array + other for array, other in zip(arrays, reversed(empty), strict=True))
+  """Inside shard_map a replicated operand is made to vary as the other does, so that its gradient is summed there.
+
+  That is done by adding an empty sum of the other, outside the custom rule; it compiles to nothing.
+  """
+  empty = [jnp.sum(jax.lax.stop_gradient(array).reshape(-1)[:0]) for array in arrays]
+  return tuple(array + other.astype(array.dtype) for array, other in zip(arrays, reversed(empty), strict=True))

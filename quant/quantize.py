@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 import graph
 from core import axis
-from core.errors import UserError
+from core.errors import UserError, unknown
 from graph import Op
 from quant.carrier import CARRIERS, Coded, product, serves
 from quant.grid import Grid, affine, broadcast, limits, round_to, steps_to, symmetric
@@ -30,6 +30,7 @@ State = dict[str, Any]
 Quantizer = TensorQuantizer | KernelQuantizer
 
 _INT32 = (-(2**31), 2**31 - 1)
+_PRODUCTS = ("dot", "conv")
 
 
 class Quantized(NamedTuple):
@@ -63,7 +64,17 @@ def quantize(fn: Callable[..., Any], policy: Any, carrier: str = "float32", half
   Args:
     fn: the model; fold its batch norms first where the integers are to be exported.
     policy: a `Policy`, or what `quant.policy` makes one from, such as "w8a8 learned".
+    carrier: the type in which products of codes are taken (`quant.carrier`): "float32", "bfloat16" or "int8". All give
+      the same numbers; which is fast depends on the machine. Where only one operand is on a grid the product is one of
+      floats, at the precision of the model's own equation.
+    half: bfloat16 operands in all other products, those with cotangents and those of sites that are left in float.
+      Scales, masters and what lies between the products stay float32.
+
+  Raises:
+    UserError: an unknown carrier.
   """
+  if carrier not in CARRIERS:
+    raise unknown("carrier of codes", str(carrier), CARRIERS)
   chosen = make_policy(policy)
   plans: dict[Any, Plan] = {}
 
@@ -71,12 +82,14 @@ def quantize(fn: Callable[..., Any], policy: Any, carrier: str = "float32", half
     leaves, tree = jax.tree.flatten((variables, inputs))
     key = (tree, tuple((leaf.shape, leaf.dtype) for leaf in map(_array, leaves)))
     if key not in plans:
-      plans[key] = make_plan(graph.trace(fn, variables, *inputs), chosen)
+      traced = graph.trace(fn, variables, *inputs)
+      plans[key] = make_plan(traced, chosen)
+      _check_types(traced, plans[key])
     return plans[key]
 
-  def run(visit: Any, plan: Plan, extras: State, variables: Any, inputs: tuple[Any, ...]) -> tuple[Any, State]:
+  def run(visit: Any, plan: Plan, extras: State, variables: Any, inputs: tuple[Any, ...], kinds: Any = ()) -> Any:
     names = plan.visited
-    return graph.rewrite(fn, visit, select=lambda op: op.name in names)(extras, variables, *inputs)
+    return graph.rewrite(fn, visit, select=lambda op: op.name in names or op.kind in kinds)(extras, variables, *inputs)
 
   def observe(quant_state: State, variables: Any, *inputs: Any, axis_name: str | None = None) -> tuple[Any, State]:
     plan = plan_of(variables, *inputs)
@@ -97,7 +110,8 @@ def quantize(fn: Callable[..., Any], policy: Any, carrier: str = "float32", half
     del axis_name  # no grid follows the data while it is in use
     plan = plan_of(variables, *inputs)
     _check(plan, quant_state)
-    out, _ = run(_rounding(plan, carrier, half), plan, _in_use(qparams, quant_state), variables, inputs)
+    kinds = _PRODUCTS if half else ()
+    out, _ = run(_rounding(plan, carrier, half), plan, _in_use(qparams, quant_state), variables, inputs, kinds)
     return out, quant_state
 
   def grids(qparams: dict[str, jax.Array], quant_state: State, variables: Any, *inputs: Any) -> dict[str, Grid]:
@@ -117,6 +131,18 @@ def freeze(
   del variables
   state = {name: {**entry, "used": entry["seen"]} for name, entry in quant_state.items()}
   return {name: to_parameter(state[name]["used"]["scale"]) for name in qparams}, state
+
+
+def _check_types(traced: graph.Graph, plan: Plan) -> None:
+  """Refuses a model that rounds what is between a product of codes and the next grid."""
+  for name in dict.fromkeys(site for site, _ in plan.at):
+    op = traced.sites[name]
+    kept = op.outputs[0].dtype
+    if op.kind in _PRODUCTS and kept.itemsize < 4 and all((name, index) in plan.at for index in (0, 1)):
+      raise UserError(
+        f"{name!r} is computed in {kept}, but what lies between a product of codes and the next grid stays float32; "
+        "quantize the model in float32, with carrier='bfloat16' and half=True where its products are to be bfloat16"
+      )
 
 
 def _check(plan: Plan, quant_state: State) -> None:
@@ -196,14 +222,17 @@ def _in_use(qparams: dict[str, jax.Array], quant_state: State) -> State:
 def _rounding(plan: Plan, carrier: str, half: bool) -> Any:
   """The visitor that rounds what each site reads, and each bias; products of codes are taken in the carrier."""
 
-  def visit(op: Op, inputs: tuple[Any, ...], extras: State) -> tuple[tuple[Any, ...], State]:
+  def visit(op: Op, inputs: tuple[Any, ...], extras: State) -> tuple[tuple[Any, ...], State] | None:
     values = list(inputs)
     bias = plan.biases.get(op.name)
     if bias is not None:
       step = extras[bias.tensor]["scale"] * extras[bias.kernel]["scale"]
       values[bias.operand] = _round_bias(values[bias.operand], step)
     grids = [plan.at.get((op.name, index)) for index in range(len(inputs))]
-    if op.kind in ("dot", "conv") and all(grids):
+    is_product = op.kind in _PRODUCTS
+    if is_product and half and not any(grids):
+      return None if op.frozen else (_in_bfloat16(op, inputs), {})
+    if is_product and all(grids):
       coded = [_coded(q, x, extras[q.key]) for q, x in zip(grids, inputs, strict=True) if q is not None]
       if serves(op, [one.scale for one in coded]):
         return (product(op, coded, carrier, half),), {}
@@ -213,6 +242,15 @@ def _rounding(plan: Plan, carrier: str, half: bool) -> Any:
     return op.bind(*values), {}
 
   return visit
+
+
+def _in_bfloat16(op: Op, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+  """A float product of operands rounded to bfloat16, in its own type."""
+  if any(operand.dtype != jnp.float32 for operand in op.inputs):
+    return op.bind(*inputs)
+  kind = jnp.dtype(jnp.bfloat16)
+  (out,) = op.bind(*(x.astype(kind) for x in inputs), preferred_element_type=kind)
+  return (out.astype(op.outputs[0].dtype),)
 
 
 class _Placed(NamedTuple):

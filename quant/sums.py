@@ -45,7 +45,9 @@ def placed(op: Op, index: int, values: jax.Array) -> jax.Array:
   """Values along an operand's axes, () or of its rank, as they broadcast against the result."""
   if values.size == 1:
     return values.reshape(())
-  pairs = sorted((out, axis) for axis, out in enumerate(out_axes(op, index)) if values.shape[axis] > 1 and out is not None)
+  pairs = sorted(
+    (out, axis) for axis, out in enumerate(out_axes(op, index)) if values.shape[axis] > 1 and out is not None
+  )
   order, shape = [axis for _, axis in pairs], [1] * len(op.outputs[0].shape)
   for out, axis in pairs:
     shape[out] = values.shape[axis]

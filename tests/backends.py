@@ -43,7 +43,9 @@ def _evaluate(jaxpr, consts, args, bits):
 
 def exact(precision):
   highest = jax.lax.Precision.HIGHEST
-  return precision is not None and all(p == highest for p in (precision if isinstance(precision, tuple) else [precision]))
+  return precision is not None and all(
+    p == highest for p in (precision if isinstance(precision, tuple) else [precision])
+  )
 
 
 def reduced(x, bits):

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,8 +10,10 @@ import pytest
 from jax.sharding import AxisType, PartitionSpec
 
 import graph
+from core.errors import UserError
 from quant.carrier import CARRIERS, Coded, product, serves
-from tests.backends import BITS, rounded
+from quant.quantize import quantize
+from tests.backends import BITS, PRODUCTS, rounded
 
 
 def conv(**more):
@@ -151,9 +154,11 @@ def test_codes_of_sixteen_bits_are_exact(bits_x, bits_w, carrier, worst):
 @pytest.mark.parametrize("carrier", CARRIERS)
 def test_two_activations_each_with_a_zero_point(carrier):
   rng = np.random.default_rng(3)
-  fn = lambda q, k: jnp.einsum("bqhd,bkhd->bhqk", q, k)  # noqa: E731
+  fn = lambda q, k: jnp.einsum("bqhd,bkhd->bhqk", q, k)
   shapes = (2, 5, 3, 8), (2, 4, 3, 8)
-  op = next(o for o in graph.trace(lambda v, q, k: fn(q, k), {}, *map(jnp.zeros, shapes)).sites.values() if o.kind == "dot")
+  op = next(
+    o for o in graph.trace(lambda v, q, k: fn(q, k), {}, *map(jnp.zeros, shapes)).sites.values() if o.kind == "dot"
+  )
   steps = [rng.integers(-100, 156, op.inputs[i].shape) for i in (0, 1)]
   given = [coded(s, 1.0, jnp.asarray(z, jnp.int32), 255) for s, z in zip(steps, (-28, 5), strict=True)]
   steps[1] = np.clip(steps[1], -133, 122)
@@ -242,7 +247,9 @@ def all_eqns(jaxpr):
     if inner is not None:
       found += all_eqns(getattr(inner, "jaxpr", inner))
     else:
-      found.append((eqn.primitive.name, eqn.params, [str(v.aval.dtype) for v in eqn.invars if hasattr(v.aval, "dtype")]))
+      found.append(
+        (eqn.primitive.name, eqn.params, [str(v.aval.dtype) for v in eqn.invars if hasattr(v.aval, "dtype")])
+      )
   return found
 
 
@@ -274,3 +281,64 @@ def test_over_devices_under_vmap_scan_and_twice_differentiated():
   twice = jax.grad(lambda w: (jax.grad(loss)(w, x[0]) ** 2).sum())(w)
   plain = jax.grad(lambda w: ((jax.grad(lambda w: loss(w, x[0], True))(w) / 0.2) ** 2).sum())(w) / 0.2
   np.testing.assert_allclose(twice, plain, rtol=1e-4)
+
+
+class Pair(nn.Module):
+  """A product of codes that is left in float by a rule, and one that is not."""
+
+  dtype: object = None
+
+  @nn.compact
+  def __call__(self, x):
+    x = nn.relu(nn.Conv(6, (3, 3), dtype=self.dtype)(x))
+    x = nn.relu(nn.Dense(8, dtype=self.dtype)(x.mean((1, 2))))
+    return nn.Dense(5, dtype=self.dtype)(x)
+
+
+RULES = [("Dense_0/kernel", "float"), ("*", "w8a8 learned")]
+
+
+def pair():
+  x = jnp.asarray(np.random.default_rng(0).normal(size=(16, 6, 6, 3)), jnp.float32)
+  return Pair().init(jax.random.key(0), x), x
+
+
+def test_bfloat16_products_leave_scales_masters_and_what_meets_grids_in_float32():
+  variables, x = pair()
+  model, half = quantize(Pair().apply, RULES), quantize(Pair().apply, RULES, "bfloat16", half=True)
+  qparams, state = model.init(variables, x)
+  assert jax.tree.all(jax.tree.map(lambda a, b: (a == b).all(), (qparams, state), half.init(variables, x)))
+
+  def loss(trees, model):
+    qparams, variables = trees
+    return (model.apply(qparams, state, variables, x)[0] ** 2).mean()
+
+  grads = {one: jax.jit(jax.grad(lambda t, one=one: loss(t, one)))((qparams, variables)) for one in (model, half)}
+  for got, want in zip(grads[half], grads[model], strict=True):
+    most = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(want))
+    far = [np.abs(g - w).max() for g, w in zip(*map(jax.tree.leaves, (got, want)), strict=True)]
+    assert 0 < max(far) < 0.05 * most
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(got))
+  found = all_eqns(jax.make_jaxpr(lambda v: half.apply(qparams, state, v, x)[0])(variables).jaxpr)
+  products = [(kinds, p["preferred_element_type"]) for name, p, kinds in found if name in PRODUCTS]
+  assert [kinds for kinds, _ in products] == [["bfloat16"] * 2] * 3
+  assert [str(np.dtype(kind)) for _, kind in products] == ["float32", "bfloat16", "float32"]
+  others = {k for name, _, kinds in found if name in ("add", "max", "round") for k in kinds}
+  assert others <= {"float32", "int32"}
+
+
+def test_codes_are_the_same_with_bfloat16_products():
+  variables, x = pair()
+  model, half = (quantize(Pair().apply, "w8a8", *more) for more in ((), ("bfloat16", True)))
+  qparams, state = model.init(variables, x)
+  one, other = (jax.jit(m.apply)(qparams, state, variables, x)[0] for m in (model, half))
+  np.testing.assert_array_equal(one, other)
+
+
+def test_a_model_that_rounds_what_meets_grids_is_refused():
+  variables, x = pair()
+  with pytest.raises(UserError, match="'Conv_0/kernel' is computed in bfloat16.*half=True"):
+    quantize(Pair(jnp.bfloat16).apply, "w8a8").init(variables, x)
+  quantize(Pair(jnp.bfloat16).apply, "w8").init(variables, x)
+  with pytest.raises(UserError, match="unknown carrier of codes 'float16'"):
+    quantize(Pair().apply, "w8a8", "float16")
