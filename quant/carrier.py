@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 
 from graph import Op
+from graph.versions import varying_axes
 from quant.sums import digits, out_axes, placed, total
 
 CARRIERS = ("float32", "bfloat16", "int8")
@@ -73,13 +74,14 @@ def product(op: Op, operands: Sequence[Coded], carrier: str, half: bool = False)
   def scaled(steps: tuple[jax.Array, ...], zeros: Any, scales: Any, factor: jax.Array) -> jax.Array:
     del scales
     coded = [digits(s, z, o.largest, carrier) for s, z, o in zip(steps, zeros, operands, strict=True)]
-    return (total(op, *coded, carrier).astype(wide) * factor).astype(kept)
+    return (total(op, coded, carrier).astype(wide) * factor).astype(kept)
 
   def forward(steps: tuple[jax.Array, ...], zeros: Any, scales: Any, factor: jax.Array) -> tuple[jax.Array, Any]:
     return scaled(steps, zeros, scales, factor), (steps, scales)
 
   def backward(saved: Any, cotangent: jax.Array) -> tuple[Any, ...]:
-    return _gradients(op, *saved, cotangent.astype(wide), kind), None, None, None
+    steps, scales = saved
+    return _gradients(op, steps, scales, cotangent.astype(wide), kind), None, None, None
 
   scaled.defvjp(forward, backward)
   zeros = tuple(operand.zero_point for operand in operands)
@@ -110,5 +112,8 @@ def _varying_alike(arrays: Sequence[jax.Array]) -> tuple[jax.Array, ...]:
 
   That is done by adding an empty sum of the other, outside the custom rule; it compiles to nothing.
   """
+  axes = [varying_axes(array) for array in arrays]
+  if axes[0] == axes[1]:
+    return tuple(arrays)
   empty = [jnp.sum(jax.lax.stop_gradient(array).reshape(-1)[:0]) for array in arrays]
   return tuple(array + other.astype(array.dtype) for array, other in zip(arrays, reversed(empty), strict=True))

@@ -71,11 +71,11 @@ def digits(steps: jax.Array, zero_point: jax.Array | None, largest: int, carrier
   return [Digit(0, low.astype(jnp.int8), zero, 128), Digit(1, (codes >> 8).astype(jnp.int8), high, 128)]
 
 
-def total(op: Op, left: Sequence[Digit], right: Sequence[Digit], carrier: str) -> jax.Array:
-  """The exact sum of products: a number that float32 rounds once, in float32 or int32."""
+def total(op: Op, coded: Sequence[Sequence[Digit]], carrier: str) -> jax.Array:
+  """The exact sum of products of both operands' digits: a number that float32 rounds once, in float32 or int32."""
   sums: dict[int, list[jax.Array]] = {}
-  for a in left:
-    for b in right:
+  for a in coded[0]:
+    for b in coded[1]:
       sums.setdefault(a.power + b.power, []).extend(_products(op, a, b, carrier))
   if len(sums) == 1 and carrier != "int8" and len(sums[0]) <= 2:
     return sum(sums[0][1:], sums[0][0])  # of two whole numbers below 2^24, rounded once
