@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from core.errors import UserError
 from deploy import ir
 from deploy.litert.flat import Flat
 

@@ -20,7 +20,10 @@ LAYERS = {
   "conv padded": lambda maker: maker.conv(5, padding=((0, 2), (1, 1))),
   "conv dilated": lambda maker: maker.conv(5, dilation=(2, 2), bias=False),
   "grouped": lambda maker: (maker.conv(8), maker.conv(6, groups=2, relu=True)),
-  "grouped strided": lambda maker: (maker.conv(6), maker.conv(9, (3, 2), (2, 1), ((0, 2), (1, 1)), groups=3, bias=False)),
+  "grouped strided": lambda maker: (
+    maker.conv(6),
+    maker.conv(9, (3, 2), (2, 1), ((0, 2), (1, 1)), groups=3, bias=False),
+  ),
   "grouped dilated": lambda maker: (maker.conv(8), maker.conv(4, dilation=(2, 1), groups=4)),
   "depthwise": lambda maker: maker.conv(3, groups=3),
   "depthwise doubled": lambda maker: maker.conv(6, groups=3, strides=(2, 2), bias=False),
