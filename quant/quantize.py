@@ -110,8 +110,9 @@ def quantize(fn: Callable[..., Any], policy: Any, carrier: str = "float32", half
     del axis_name  # no grid follows the data while it is in use
     plan = plan_of(variables, *inputs)
     _check(plan, quant_state)
-    kinds = _PRODUCTS if half else ()
-    out, _ = run(_rounding(plan, carrier, half), plan, _in_use(qparams, quant_state), variables, inputs, kinds)
+    used, kinds = _in_use(qparams, quant_state), _PRODUCTS if half else ()
+    given = _round_inputs(plan, inputs, used)
+    out, _ = run(_rounding(plan, carrier, half), plan, used, variables, given, kinds)
     return out, quant_state
 
   def grids(qparams: dict[str, jax.Array], quant_state: State, variables: Any, *inputs: Any) -> dict[str, Grid]:
@@ -219,27 +220,43 @@ def _in_use(qparams: dict[str, jax.Array], quant_state: State) -> State:
   return {name: {**entry["used"], **trained.get(name, {})} for name, entry in quant_state.items()}
 
 
+def _round_inputs(plan: Plan, inputs: tuple[Any, ...], used: State) -> tuple[Any, ...]:
+  """The inputs, those on their grids that a runtime hands to others than sites too."""
+  leaves, tree = jax.tree.flatten(inputs)
+  for place, quantizer in plan.inputs.items():
+    leaves[place] = _round(quantizer, leaves[place], used[quantizer.key])
+  return jax.tree.unflatten(tree, leaves)
+
+
 def _rounding(plan: Plan, carrier: str, half: bool) -> Any:
-  """The visitor that rounds what each site reads, and each bias; products of codes are taken in the carrier."""
+  """The visitor that rounds what each site reads, or makes for others too, and each bias.
+
+  Products of codes are taken in the carrier.
+  """
+  early = plan.rounded_early
 
   def visit(op: Op, inputs: tuple[Any, ...], extras: State) -> tuple[tuple[Any, ...], State] | None:
+    if half and op.kind in _PRODUCTS and op.name not in plan.visited:
+      return None if op.frozen else (_in_bfloat16(op, inputs), {})
     values = list(inputs)
     bias = plan.biases.get(op.name)
     if bias is not None:
       step = extras[bias.tensor]["scale"] * extras[bias.kernel]["scale"]
       values[bias.operand] = _round_bias(values[bias.operand], step)
     grids = [plan.at.get((op.name, index)) for index in range(len(inputs))]
-    is_product = op.kind in _PRODUCTS
-    if is_product and half and not any(grids):
-      return None if op.frozen else (_in_bfloat16(op, inputs), {})
-    if is_product and all(grids):
-      coded = [_coded(q, x, extras[q.key]) for q, x in zip(grids, inputs, strict=True) if q is not None]
-      if serves(op, [one.scale for one in coded]):
-        return (product(op, coded, carrier, half),), {}
-    for index, (quantizer, x) in enumerate(zip(grids, inputs, strict=True)):
-      if quantizer is not None:
-        values[index] = _round(quantizer, x, extras[quantizer.key])
-    return op.bind(*values), {}
+    read = [(q, x, extras[q.key], q.key in early) for q, x in zip(grids, inputs, strict=True) if q is not None]
+    coded = [_coded(*one) for one in read] if op.kind in _PRODUCTS and all(grids) else []
+    if coded and serves(op, [one.scale for one in coded]):
+      outputs: tuple[Any, ...] = (product(op, coded, carrier, half),)
+    else:
+      for index, quantizer in enumerate(grids):
+        if quantizer is not None and quantizer.key not in early:
+          values[index] = _round(quantizer, inputs[index], extras[quantizer.key])
+      outputs = op.bind(*values)
+    if op.name in plan.made:
+      quantizer = plan.made[op.name]
+      outputs = (_round(quantizer, outputs[0], extras[quantizer.key]), *outputs[1:])
+    return outputs, {}
 
   return visit
 
@@ -291,10 +308,10 @@ def _round(quantizer: Quantizer, x: jax.Array, used: State) -> jax.Array:
   return lsq(x, scale, ends[0] - zero_point, ends[1] - zero_point, factor)
 
 
-def _coded(quantizer: Quantizer, x: jax.Array, used: State) -> Coded:
-  """The codes of one operand, less the zero point."""
+def _coded(quantizer: Quantizer, x: jax.Array, used: State, rounded: bool) -> Coded:
+  """The codes of one operand, less the zero point; one that was `rounded` has had its gradient's rule already."""
   x, scale, zero_point, ends, factor = _on(quantizer, x, used)
-  if factor is None:
+  if rounded or factor is None:
     steps = steps_to(ends, x, scale, zero_point)
   else:
     steps = lsq_steps(x, scale, ends[0] - zero_point, ends[1] - zero_point, factor)
