@@ -1,5 +1,6 @@
 """Products of codes against int64 numpy, their gradients against those of the rounded values."""
 
+import sys
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -342,3 +343,40 @@ def test_a_model_that_rounds_what_meets_grids_is_refused():
   quantize(Pair(jnp.bfloat16).apply, "w8").init(variables, x)
   with pytest.raises(UserError, match="unknown carrier of codes 'float16'"):
     quantize(Pair().apply, "w8a8", "float16")
+
+
+class Early(nn.Module):
+  """Every kind of site, and sums that the products and others read: those are on their grids before they are read."""
+
+  @nn.compact
+  def __call__(self, x):
+    x = nn.max_pool(nn.relu(nn.Conv(8, (3, 3))(x)), (2, 2), (2, 2))
+    y = nn.Conv(8, (3, 3), feature_group_count=8)(x)
+    x = nn.Conv(8, (1, 1), use_bias=False)(nn.relu(y)) + y + x
+    return nn.Dense(5)(nn.relu(x).mean((1, 2)))
+
+
+@pytest.mark.parametrize(
+  ("setting", "carrier"), [("w8a8", "int8"), ("w8a8 learned", "float32"), ("w4a4 learned", "bfloat16")]
+)
+def test_gradients_are_those_of_products_of_the_rounded_values(monkeypatch, setting, carrier):
+  rng = np.random.default_rng(0)
+  x = jnp.asarray(rng.normal(size=(8, 8, 8, 3)), jnp.float32)
+  variables = Early().init(jax.random.key(0), x)
+  qparams, state = quantize(Early().apply, setting).init(variables, x)
+
+  def value_and_grads():
+    model = quantize(Early().apply, setting, carrier)
+
+    def loss(trees):
+      qparams, variables, x = trees
+      return (model.apply(qparams, state, variables, x)[0] ** 2).mean()
+
+    return jax.jit(jax.value_and_grad(loss))((qparams, variables, x))
+
+  found, others = value_and_grads()
+  monkeypatch.setattr(sys.modules["quant.quantize"], "serves", lambda op, scales: False)
+  value, grads = value_and_grads()
+  np.testing.assert_allclose(found, value, rtol=1e-5)
+  for got, want in zip(*map(jax.tree.leaves, (others, grads)), strict=True):
+    np.testing.assert_allclose(got, want, rtol=1e-3, atol=2e-5 * max(float(np.abs(want).max()), 1e-3))
