@@ -224,6 +224,11 @@ CHOICES = {
 }
 
 
+def model_code(config: Any) -> set[str]:
+  """The import paths of all models that an experiment names: the code that files may hold models of."""
+  return {entry["name"] for entry in config.models.values()}
+
+
 def teachers(stage: Any) -> list[str]:
   """The stages and files that a stage learns from."""
   return [name.strip() for name in stage.teacher.split(",") if name.strip()]
