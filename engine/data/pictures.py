@@ -13,6 +13,7 @@ their own, CMYK JPEGs that do not say whether they are inverted.
 """
 
 import io
+import struct
 import warnings
 from typing import Any
 
@@ -24,6 +25,7 @@ from engine.data.stock import first_line
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 # By content, whatever the suffix. Pillow would try all that it knows, such as EPS, for which it starts a program.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
+ORIENTATION = 0x0112
 KINDS = "PNG, JPEG, WebP, BMP, GIF or TIFF"
 
 
@@ -39,7 +41,7 @@ def decode_image(data: bytes, mode: str, size: tuple[int, int] | None, place: st
   Raises:
     UserError: the bytes are no image, end too early, or hold what has no pixels of 8 bits.
   """
-  from PIL import Image, ImageOps, UnidentifiedImageError
+  from PIL import Image, UnidentifiedImageError
 
   if not data:
     raise UserError(f"{place}: is not a readable image: it is empty")
@@ -49,7 +51,7 @@ def decode_image(data: bytes, mode: str, size: tuple[int, int] | None, place: st
       warnings.simplefilter("error", Image.DecompressionBombWarning)
       image = Image.open(io.BytesIO(data), formats=FORMATS)
       _check(image)
-      image = _flat(_eight_bits(ImageOps.exif_transpose(image)), mode)
+      image = _flat(_eight_bits(_upright(image)), mode)
       if size is not None and image.size != (size[1], size[0]):
         image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
   except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
@@ -83,6 +85,33 @@ def _check(image: Any) -> None:
     stored = image.tile[0][3]  # pillow compares the transparent colour with pixels that it has scaled to 8 bits
     if stored not in ("1", "L", "RGB"):
       raise ValueError("one colour of it is transparent, and its channels have not 1 or 8 bits; expected alpha instead")
+
+
+def _upright(image: Any) -> Any:
+  """The picture turned as its EXIF orientation says, with its pixels."""
+  from PIL import ImageOps
+
+  image.load()
+  exif = image.getexif()
+  if ORIENTATION not in exif:  # pillow gives all notes up at the first that leads beyond their end
+    exif[ORIENTATION] = _orientation(image.info.get("exif", b""))
+  return ImageOps.exif_transpose(image)
+
+
+def _orientation(notes: bytes) -> int:
+  """The orientation in an EXIF block, read from its first directory alone; 1 where there is none."""
+  notes = notes.removeprefix(b"Exif\0\0")
+  order = {b"II": "<", b"MM": ">"}.get(notes[:2], "<")
+  try:
+    (start,) = struct.unpack_from(f"{order}I", notes, 4)
+    (count,) = struct.unpack_from(f"{order}H", notes, start)
+    for place in range(start + 2, start + 2 + 12 * count, 12):
+      tag, _, _, value = struct.unpack_from(f"{order}HHIH", notes, place)
+      if tag == ORIENTATION:
+        return value
+  except struct.error:  # it ends here
+    pass
+  return 1
 
 
 def _eight_bits(image: Any) -> Any:

@@ -206,6 +206,7 @@ BROKEN = {
   "kwargs no group": {"kwargs": [1]},
   "an unknown field": {"sources": "os:system"},
   "preprocessing": {"preprocess": {"scale": 1.0, "mean": ["__import__('os')"], "std": [1.0]}},
+  "no deviation": {"preprocess": {"scale": 1.0, "mean": [0.0], "std": [0.0]}},
   "an unknown preprocessing": {"preprocess": {"code": "x"}},
   "an image of texts": {"image": ["6", "6", 1]},
   "a negative image": {"image": [-6, 6, 1]},
@@ -227,6 +228,7 @@ BROKEN = {
 }
 
 
+@pytest.mark.filterwarnings("ignore")  # a warning alone would be no refusal
 @pytest.mark.parametrize("change", BROKEN)
 def test_a_description_that_is_none_is_one_sentence(tmp_path, change):
   changes = {"kwargs": {"widths": (8,), "classes": 4}, **BROKEN[change]}

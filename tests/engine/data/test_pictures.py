@@ -47,12 +47,12 @@ def png(pixels, bits, kind, more=b""):
   return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + more + chunk(b"IDAT", body) + chunk(b"IEND", b"")
 
 
-def tiff(pixels, photometric, bits=None, form=1):
-  """An uncompressed TIFF written by hand, of little-endian numbers."""
+def tiff(pixels, photometric, bits=None, form=1, width=None):
+  """An uncompressed TIFF written by hand, of little-endian numbers; packed rows say their width."""
   data = pixels.astype(pixels.dtype.newbyteorder("<")).tobytes()
   channels = 1 if pixels.ndim == 2 else pixels.shape[2]
   bits = bits or pixels.dtype.itemsize * 8
-  tags = [(256, pixels.shape[1]), (257, pixels.shape[0]), (258, bits), (259, 1), (262, photometric), (273, 0)]
+  tags = [(256, width or pixels.shape[1]), (257, pixels.shape[0]), (258, bits), (259, 1), (262, photometric), (273, 0)]
   tags += [(277, channels), (278, pixels.shape[0]), (279, len(data)), (339, form)]
   start = 8 + 2 + 12 * len(tags) + 4
   wide = struct.pack(f"<{channels}H", *[bits] * channels)  # the bits of each channel
@@ -226,11 +226,25 @@ def test_what_has_no_range_is_refused():
     (tiff(DEEP.astype(np.uint32), 1), ""),
     (tiff(DEEP.astype(np.float64), 1, form=3), ""),
     (tiff(np.dstack([DEEP.astype(np.float32)] * 3), 2, form=3), ""),
-    (tiff(np.packbits(np.zeros((5, 88), np.uint8), axis=1), 1, bits=12), ""),
+    (tiff(RANDOM.integers(0, 256, (6, 12), np.uint8), 1, bits=12, width=8), "neither 8 bits nor 16 with white"),
   ):
     with pytest.raises(UserError, match=rf"here\.png: .*{why}") as refused:
       decode(data)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+def test_odd_notes_of_a_camera_are_no_matter(form):
+  """EXIF that ends too early, as in many photographs of the web: what can be read of it counts, without a word."""
+  exif = Image.Exif()
+  exif[0x0112] = 3
+  exif[0x010F] = "a maker whose name is cut off"
+  image = Image.fromarray(np.repeat(np.repeat(COLOUR, 8, 0), 8, 1))
+  options = {"WEBP": {"lossless": True}, "JPEG": {"quality": 100, "subsampling": 0}}.get(form, {})
+  data = saved(image, form, exif=exif.tobytes()[:-12], **options)
+  with pytest.warns(UserWarning, match="(?i)exif|entries|read"):
+    assert 0x010F not in Image.open(io.BytesIO(data)).getexif()
+  np.testing.assert_allclose(decode(data).astype(int), np.asarray(image)[::-1, ::-1], rtol=0, atol=8)
 
 
 def frames():
