@@ -1,5 +1,6 @@
 """Models of a run, found and evaluated without training anything."""
 
+import itertools
 import json
 from collections.abc import Collection
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 
 import deploy
 from core.errors import UserError, unknown
+from engine.data import Split
 from pipeline import build, schema, workdir
 from pipeline import trained as models
 
@@ -71,6 +73,22 @@ def load(folder: str | Path, path: Path, code: Collection[str] = ()) -> models.T
   return models.load(path, model_code(folder, code))[0]
 
 
+def _check(path: Path, recipe: models.Recipe, test: Split) -> None:
+  """Refuses a model of other images or classes than the data's, whose accuracy would mean nothing.
+
+  Raises:
+    UserError: says what differs.
+  """
+  if recipe.image != test.images.shape[1:]:
+    raise UserError(f"{path} reads images of {recipe.image}, and {test.name!r} has {test.images.shape[1:]}")
+  if recipe.classes != test.classes:
+    pairs = itertools.zip_longest(recipe.classes, test.classes)
+    index, (there, here) = next((i, pair) for i, pair in enumerate(pairs) if pair[0] != pair[1])
+    raise UserError(
+      f"{path} is of other classes than {test.name!r}: class {index} is {there!r} there and {here!r} here"
+    )
+
+
 def evaluate(folder: str | Path, model: str = "", code: Collection[str] = ()) -> list[tuple[str, float, int]]:
   """(name, accuracy, examples) on the test split of a run's data, of a file or of all finished stages.
 
@@ -90,6 +108,8 @@ def evaluate(folder: str | Path, model: str = "", code: Collection[str] = ()) ->
     if path.suffix == ".tflite":
       logits = deploy.litert.Model(path).run(test.images)
     else:
-      logits = models.predict(load(folder, path, code), test.images)
+      trained = load(folder, path, code)
+      _check(path, trained.recipe, test)
+      logits = models.predict(trained, test.images)
     found.append((name, float(np.mean(logits.argmax(-1) == test.labels)), len(test.labels)))
   return found

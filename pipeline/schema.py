@@ -41,7 +41,8 @@ STAGE = {
     "map": (),  # ((student's path, teacher's path), ...) of leaves, "*" for anything, where names are not enough
   },
   "teacher": "",  # the stage that this one learns from, or a .safetensors file of one, whose code is zoo's or that of
-  # an entry of `models`; several, "a, b", are an ensemble; "itself": the average of its own weights, which needs optimizer.ema
+  # an entry of `models`; several, "a, b", are an ensemble; "itself": the average of its own weights, which needs
+  # optimizer.ema
   "ensemble": "probabilities",  # what several teachers are a mean of; or "logits"
   "peers": 1,  # so many students from different seeds that are each other's teachers; the stage leaves the first
   "teacher_mode": "eval",  # or "train": batch norms use the batch's statistics, and their averages stay as they are

@@ -143,6 +143,24 @@ def test_a_models_entry_names_the_code_of_a_teacher_s_file(elsewhere, tmp_path):
     assert len(row["agreement"]) == 2
 
 
+def test_a_file_of_other_images_or_classes_is_not_scored(tmp_path):
+  jobs.opened(tmp_path / "run")
+  dense = {"widths": (8,), "classes": 4}
+  file = weights(tmp_path / "model.safetensors", "zoo.mlp:MLP", dense)
+  assert evaluate.evaluate(tmp_path / "run", str(file))[0][2] == 64
+  for changes, sentence in (
+    ({"image": (4, 9, 1)}, r"model\.safetensors reads images of \(4, 9, 1\), and 'synthetic/test' has \(6, 6, 1\)"),
+    (
+      {"classes": CLASSES[::-1]},
+      r"of other classes than 'synthetic/test': class 0 is 'class_3' there and 'class_0' here",
+    ),
+    ({"classes": CLASSES[:3]}, r"class 3 is None there and 'class_3' here"),
+  ):
+    weights(file, "zoo.mlp:MLP", dense, **changes)
+    with pytest.raises(UserError, match=sentence):
+      evaluate.evaluate(tmp_path / "run", str(file))
+
+
 def finished(folder, name="net_of_others:Net"):
   """A run whose first stage is finished, of a model of one's own."""
   changes = {"models": {"student": {"name": name, "kwargs": {}}}, "stages": {"teacher": {}}}
