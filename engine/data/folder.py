@@ -5,8 +5,10 @@ for files beside the splits, such as a README, and for names that begin with a d
 images out through TensorFlow only; this one stores the files' bytes as array_record.
 """
 
+import contextlib
 import hashlib
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -47,7 +49,7 @@ def scan(root: Path) -> Files:
       raise UserError(f"{root / split}: no such directory; expected {root}/{split}/CLASS/*.jpg")
   if strangers:
     raise UserError(
-      f"{_shown(strangers[0])}: is in no split; expected folders called {', '.join(SPLITS)} alone (a name that begins "
+      f"{strangers[0]}: is in no split; expected folders called {', '.join(SPLITS)} alone (a name that begins "
       "with '.' is left out)"
     )
   for split, classes in found.items():
@@ -68,23 +70,19 @@ def _entries(folder: Path) -> list[Path]:
   except OSError as error:
     raise UserError(f"{folder}: cannot be read: {error.strerror}") from error
   for entry in found:
-    if any("\ud800" <= letter <= "\udfff" for letter in entry.name):  # how Python shows bytes that are no UTF-8
-      raise UserError(f"{_shown(entry)}: has a name that is no UTF-8; rename it")
+    # Python shows bytes that are no UTF-8 as surrogates; a name of several lines would be no part of a sentence.
+    if any("\ud800" <= letter <= "\udfff" for letter in entry.name) or len(entry.name.splitlines()) > 1:
+      raise UserError(f"{str(entry)!a}: has a name that is no UTF-8, or of several lines; rename it")
   return found
-
-
-def _shown(path: Path) -> str:
-  """A path that can be printed, whatever bytes its name has."""
-  return str(path) if str(path).isprintable() else ascii(str(path))
 
 
 def _classes(split: Path) -> list[Path]:
   found = _entries(split)
   for entry in found:
     if not entry.is_dir():
-      raise UserError(f"{_shown(entry)}: is in no class; expected folders of images there, {split}/CLASS/*.jpg")
-    if entry.name.strip() != entry.name or len(entry.name.splitlines()) > 1:
-      raise UserError(f"{_shown(entry)!r}: is the name of a class; expected one without blanks around it; rename it")
+      raise UserError(f"{entry}: is in no class; expected folders of images there, {split}/CLASS/*.jpg")
+    if entry.name.strip() != entry.name:
+      raise UserError(f"{str(entry)!r}: is the name of a class; expected one without blanks around it; rename it")
   return found
 
 
@@ -93,10 +91,10 @@ def _images(folder: Path) -> list[Path]:
   for file in files:
     if not file.is_file():
       what = "a folder in a class" if file.is_dir() else "a link that leads nowhere" if file.is_symlink() else "no file"
-      raise UserError(f"{_shown(file)}: is {what}; expected images alone")
+      raise UserError(f"{file}: is {what}; expected images alone")
     if file.suffix.lower() not in SUFFIXES:
       raise UserError(
-        f"{_shown(file)}: is of no kind that is read; expected names that end in {', '.join(SUFFIXES)} (one that "
+        f"{file}: is of no kind that is read; expected names that end in {', '.join(SUFFIXES)} (one that "
         "begins with '.' is left out)"
       )
   return files
@@ -130,7 +128,8 @@ def prepare(root: Path, channels: int, prepared: Path) -> Any:
   if not is_prepared(builder):
     tfds = tensorflow_datasets()
     try:
-      builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
+      with contextlib.redirect_stdout(sys.stderr):  # what TFDS prints is no result of ours
+        builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
     except OSError as error:
       raise UserError(f"{root}: cannot be prepared in {prepared}: {first_line(error)}") from error
   return builder

@@ -227,11 +227,15 @@ def test_animations_and_floats_are_named(root, tmp_path):
 
 def test_names_that_are_no_text(root, tmp_path):
   folder = os.fsencode(root / "train" / "cat")
-  with open(os.path.join(folder, b"\xff\xfe.png"), "wb") as file:
-    file.write(b"x")
-  refused(root, tmp_path, r"has a name that is no UTF-8; rename it")
-  os.unlink(file.name)
-  for name in ("bird ", " bird", "bi\nrd"):
+  for name in (b"\xff\xfe.png", b"a\nb.png", "a\u2028b.png".encode()):
+    with open(os.path.join(folder, name), "wb") as file:
+      file.write(b"x")
+    refused(root, tmp_path, r"train/cat/\S+\.png': has a name that is no UTF-8, or of several lines; rename it")
+    os.unlink(file.name)
+  os.rename(root / "train" / "cat", root / "train" / "c\rt")
+  refused(root, tmp_path, r"has a name that is no UTF-8, or of several lines")
+  os.rename(root / "train" / "c\rt", root / "train" / "cat")
+  for name in ("bird ", " bird"):
     os.rename(root / "train" / "cat", root / "train" / name)
     refused(root, tmp_path, r"is the name of a class; expected one without blanks around it")
     os.rename(root / "train" / name, root / "train" / "cat")
