@@ -8,6 +8,7 @@ from graph.ops import Op, Operand
 from graph.parts import Made, axis_parts
 from graph.rewriting import rewrite
 from graph.shapes import shapes
+from graph.stacked import stacked_axes
 from graph.taps import taps
 from graph.view import Graph, trace, training_only
 
@@ -24,6 +25,7 @@ __all__ = [
   "live",
   "rewrite",
   "shapes",
+  "stacked_axes",
   "taps",
   "trace",
   "training_only",

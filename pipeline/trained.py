@@ -145,6 +145,12 @@ def fold(trained: Trained) -> Trained:
   return trained._replace(recipe=trained.recipe._replace(edits=tuple(edits)), variables=variables)
 
 
+def stacked_axes(recipe: Recipe, variables: Any) -> dict[str, tuple[int, ...]]:
+  """The axes along which the model's parameters hold layers, by leaf; `variables` may be shapes."""
+  found = graph.stacked_axes(functions(recipe).fn, variables, example(recipe))
+  return {name: axes for name, axes in found.items() if name in named_leaves(variables["params"])}
+
+
 def save(path: str | Path, trained: Trained, **more: Any) -> None:
   """Writes the model to one file; `more` is JSON data that is kept with it."""
   # Quantizers are named by paths; escaped, their names are not taken for levels of a tree.
