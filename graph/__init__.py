@@ -4,6 +4,7 @@ from graph.cut import keep_channels
 from graph.edit import edit
 from graph.fold import fold_batch_norms
 from graph.live import leaves_read, live
+from graph.norms import Norm, batch_norms
 from graph.ops import Op, Operand
 from graph.parts import Made, axis_parts
 from graph.rewriting import rewrite
@@ -15,9 +16,11 @@ from graph.view import Graph, trace, training_only
 __all__ = [
   "Graph",
   "Made",
+  "Norm",
   "Op",
   "Operand",
   "axis_parts",
+  "batch_norms",
   "edit",
   "fold_batch_norms",
   "keep_channels",

@@ -85,7 +85,7 @@ def functions(recipe: Recipe) -> Functions:
 
   fn = plain
   if recipe.edits:
-    fn = graph.edit(plain, recipe.edits, graph.shapes(variable_shapes(recipe)))
+    fn = graph.edit(plain, recipe.edits, variable_shapes(recipe))
   policy = quant.policy(recipe.rules, recipe.ends or None) if recipe.rules else None
   return Functions(model, fn, None if policy is None else quant.quantize(fn, policy), bool(recipe.edits))
 
