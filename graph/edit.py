@@ -47,8 +47,8 @@ def edit(fn: Callable[..., Any], edits: Sequence[Edit], original: Shapes | Any) 
 
     def cast(path: Any, leaf: Any) -> jax.ShapeDtypeStruct:
       now = given.get(leaf_name(path))  # the caller may have cast the variables
-      same = getattr(now, "dtype", leaf.dtype) == leaf.dtype
-      return leaf if same else jax.ShapeDtypeStruct(leaf.shape, now.dtype)
+      dtype = getattr(now, "dtype", leaf.dtype)
+      return leaf if dtype == leaf.dtype else jax.ShapeDtypeStruct(leaf.shape, dtype)
 
     traced = jax.tree_util.tree_map_with_path(cast, whole)
     analysis = Analysis(read(fn, traced, *inputs))

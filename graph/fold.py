@@ -110,19 +110,17 @@ def folds(users: Users, variables: Any) -> list[Fold]:
     if not one.flat:
       plan.append(Fold(chain, f"it is not the same at every position of what {op.name!r} gives"))
       continue
-    path = _bias_path(users, chain, paths, kernel, taken, one.offset.shape)
+    path = _own_bias(users, chain, paths, one.offset.shape) or _new_bias(variables, paths[kernel], taken)
     if path is None:
-      plan.append(Fold(chain, f"the kernel of {op.name!r} is in no dict, which could take a bias"))
+      plan.append(Fold(chain, f"the kernel of {op.name!r} has no place beside it for a bias"))
       continue
     taken.add(leaf_name(path))
     plan.append(Fold(chain, "", kernel, one.factor, leaf_name(path), path, one.offset))
   return plan
 
 
-def _bias_path(
-  users: Users, chain: Chain, paths: Mapping[str, Any], kernel: str, taken: Collection[str], sizes: tuple[int, ...]
-) -> tuple[Any, ...] | None:
-  """Where the bias is: the site's own if nothing else reads it, else a new leaf beside the kernel; None: no place."""
+def _own_bias(users: Users, chain: Chain, paths: Mapping[str, Any], sizes: tuple[int, ...]) -> Any:
+  """Where the bias of a chain's site is, if it has one that nothing else reads."""
   analysis = users.analysis
   for node, place in zip(chain.nodes, chain.places, strict=True):
     if node.primitive != "add" or analysis.value(node.inputs[place]).base != chain.site.node.outputs[0]:
@@ -131,14 +129,16 @@ def _bias_path(
     if leaf is None:
       continue
     number = analysis.program.body.inputs[leaf]
-    wide = tuple(n for n in analysis.program.avals[number].shape if n != 1)
-    if len(users.readers[number]) == 1 and wide == tuple(n for n in sizes if n != 1) and wide:
+    wide = [n for n in analysis.program.avals[number].shape if n != 1]
+    if len(users.readers[number]) == 1 and wide and wide == [n for n in sizes if n != 1]:
       return paths[analysis.program.leaves[leaf]]
-  for text in ("bias", "{}_bias", "{}_folded_bias"):
-    path = beside(paths[kernel], text)
-    if path is not None and leaf_name(path) not in taken:
-      return path
   return None
+
+
+def _new_bias(variables: Any, kernel: tuple[Any, ...], taken: Collection[str]) -> Any:
+  """Where a new bias can be, beside the kernel."""
+  found = (beside(variables, kernel, text) for text in ("bias", "{}_bias", "{}_folded_bias"))
+  return next((path for path in found if path is not None and leaf_name(path) not in taken), None)
 
 
 def replacement(users: Users, one: dict[str, Any], given: Mapping[str, Any]) -> dict[int, Replacement]:

@@ -39,8 +39,8 @@ def shapes(variables: Any) -> Shapes:
         f"{leaf_name((*keys, *inner[0][0]) if inner else keys)!r} is in a {kind}"
       )
     for (key,), child in inner or ():
-      step = getattr(key, "key", None) if kind == "dict" else {"index": key.idx}
-      walk(child, [*path, {**step, "of": "tuple"} if kind == "tuple" else step], (*keys, key))
+      step = {"index": key.idx, "of": "tuple"} if kind == "tuple" else {"index": key.idx} if kind == "list" else key.key
+      walk(child, [*path, step], (*keys, key))
 
   walk(variables, [], ())
   return found
@@ -119,27 +119,33 @@ def _inside(tree: Any) -> list[tuple[tuple[Any, ...], Any]] | None:
   return jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda inner: inner is not tree)[0]
 
 
-def beside(path: tuple[Any, ...], text: str) -> tuple[Any, ...] | None:
+def beside(tree: Any, path: tuple[Any, ...], text: str) -> tuple[Any, ...] | None:
   """The path of a new leaf beside another, with `text` (of its own last part, "{}") for its last part.
 
-  In a flat dict the last part of a key "a/kernel", or ("a", "kernel"), is "kernel". None where there is no dict.
+  In a flat dict the last part of a key "a/kernel", or ("a", "kernel"), is "kernel". None where nothing can be added:
+  dicts take any leaf, modules one of a field that is None.
   """
-  key = getattr(path[-1], "key", None) if path else None
+  last = path[-1] if path else None
+  if isinstance(last, jax.tree_util.GetAttrKey):
+    new: Any = jax.tree_util.GetAttrKey(text.format(last.name))
+    free = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda one: one is None)
+    return next((at for at, leaf in free if leaf is None and at == (*path[:-1], new)), None)
+  key = getattr(last, "key", None)
   if isinstance(key, tuple) and key and isinstance(key[-1], str):
-    new: Any = (*key[:-1], text.format(key[-1]))
+    new = (*key[:-1], text.format(key[-1]))
   elif isinstance(key, str):
-    before, slash, last = key.rpartition("/")
-    new = before + slash + text.format(last)
+    before, slash, end = key.rpartition("/")
+    new = before + slash + text.format(end)
   else:
     return None
-  return (*path[:-1], type(path[-1])(new))
+  return (*path[:-1], jax.tree_util.DictKey(new))
 
 
 def changed(tree: Any, leaves: Mapping[tuple[Any, ...], Any]) -> Any:
   """The tree with other leaves, by path; each container stays what it is.
 
   A leaf that is GONE is removed from dicts, and None elsewhere; so are containers that lost all that was in them. New
-  paths add to dicts.
+  paths add to dicts, or fill what is None.
   """
   result = _changed(tree, (), leaves)
   return {} if result is GONE else result
@@ -147,7 +153,7 @@ def changed(tree: Any, leaves: Mapping[tuple[Any, ...], Any]) -> Any:
 
 def _changed(tree: Any, path: tuple[Any, ...], leaves: Mapping[tuple[Any, ...], Any]) -> Any:
   inner = _inside(tree)
-  if inner is None:
+  if not inner:
     return leaves.get(path, tree)
   new = [(key, _changed(child, (*path, *key), leaves)) for key, child in inner]
   known = {(*path, *key) for key, _ in inner}
@@ -161,7 +167,8 @@ def _changed(tree: Any, path: tuple[Any, ...], leaves: Mapping[tuple[Any, ...], 
   kept = {key.key: child for (key,), child in new if child is not GONE}
   items = {key: kept[key] for key in tree if key in kept} | more
   if not isinstance(tree, dict):
-    return type(tree)(items)
+    kind: Any = type(tree)
+    return kind(items)
   result = copy.copy(tree)
   result.clear()
   result.update(items)

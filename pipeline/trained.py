@@ -133,12 +133,17 @@ def _forward(text: str) -> Callable[[Any, jax.Array], jax.Array]:
   return lambda trees, images: logits(parts, trees, normalise(images, spec))
 
 
+def folds(recipe: Recipe, variables: Any) -> bool:
+  """Whether `fold` looks for batch norms in a model with these variables."""
+  return not recipe.edits and "batch_stats" in variables
+
+
 def fold(trained: Trained) -> Trained:
   """The same model with its batch norms folded into convolutions and dense layers; itself where it has none.
 
   Batch norms are found in the evaluation trace; from then on the model is one for inference, without dropout.
   """
-  if trained.recipe.edits or "batch_stats" not in trained.variables:
+  if not folds(trained.recipe, trained.variables):
     return trained
   fn = functions(trained.recipe).fn
   _, variables, edits = graph.fold_batch_norms(fn, trained.variables, example(trained.recipe))

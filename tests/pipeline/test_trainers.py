@@ -121,7 +121,7 @@ def test_peers_may_be_quantized_and_sparse(tmp_path):
 
 def test_each_layer_of_a_scan_is_pruned_by_itself(tmp_path):
   changes = {
-    "models__scanned": {"name": "tests.pipeline.scanned:net", "kwargs": {}},
+    "models__scanned": {"name": "tests.pipeline.nets:scanned", "kwargs": {}},
     "stages__alone__model": "scanned",
     "stages__alone__sparsity": {"name": "magnitude", "density": 0.25, "schedule": {"name": "one_shot", "at": 1.0}},
   }
