@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -157,14 +157,12 @@ class Measured(NamedTuple):
   flat: bool
 
 
-def measure(users: Users, chains: list[Chain], given: Mapping[str, Any]) -> list[Measured]:
-  """Follows the slope and the offset of each chain through its equations; coefficients are the model's own numbers."""
-  analysis = users.analysis
-  env = dict(zip(analysis.program.body.inputs, (given[name] for name in analysis.program.leaves), strict=False))
-  return [_measure_one(users, chain, env) for chain in chains]
+@np.errstate(all="ignore")  # what is not finite is seen by the caller
+def measure(users: Users, chain: Chain, env: dict[int, Any]) -> Measured:
+  """Follows the slope and the offset of a chain through its equations; coefficients are the model's own numbers.
 
-
-def _measure_one(users: Users, chain: Chain, env: dict[int, Any]) -> Measured:
+  `env` holds the variables' leaves by number, and keeps what is computed of them.
+  """
   site, analysis = chain.site, users.analysis
   shape = tuple(analysis.program.avals[site.node.outputs[0]].shape)
   slope, offset = np.broadcast_to(1.0, shape), np.broadcast_to(0.0, shape)

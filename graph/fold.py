@@ -15,7 +15,7 @@ import numpy as np
 
 from core.errors import UserError
 from graph import versions
-from graph.affine import AFFINE, Chain, Users, find_chain, measure, out_axes, refusal
+from graph.affine import AFFINE, Chain, Measured, Users, find_chain, measure, out_axes, refusal
 from graph.emit import Replacement
 from graph.program import leaf_name, read
 from graph.shapes import GONE, beside, changed, leaves_by_name, structs
@@ -52,10 +52,8 @@ def fold_batch_norms(
   edits: list[dict[str, Any]] = []
   values = dict(leaves_by_name(variables))
   for fold, op in found:
-    kernel = values[fold.kernel]
     paths[fold.bias] = fold.path
-    values[fold.kernel] = jnp.asarray((np.asarray(kernel, np.float64) * fold.factor).astype(kernel.dtype))
-    values[fold.bias] = jnp.asarray(fold.offset.astype(kernel.dtype))
+    values |= {name: jnp.asarray(value) for name, value in fold.values.items()}
     names = [node.primitive for node in fold.chain.nodes]
     edits.append({"edit": "fold_batch_norm", "site": op.name, "bias": fold.bias, "chain": names})
   replaced: dict[int, Replacement] = {}
@@ -76,47 +74,51 @@ class Fold(NamedTuple):
   Attributes:
     chain: the chain.
     reason: why it cannot be folded, or "".
-    kernel: the name of the site's leaf.
-    factor: of it, in its shape.
+    values: the new kernel and bias by name.
     bias: the name of the leaf that is the bias afterwards, and `path` where it is.
-    offset: its numbers.
   """
 
   chain: Chain
   reason: str
-  kernel: str = ""
-  factor: Any = None
+  values: Mapping[str, np.ndarray] = {}
   bias: str = ""
   path: tuple[Any, ...] = ()
-  offset: Any = None
 
 
 def folds(users: Users, variables: Any) -> list[Fold]:
   """Every chain after a site that holds a product with variables, in order: how it is folded, or why it is not."""
   analysis, given = users.analysis, leaves_by_name(variables)
   paths = {leaf_name(path): path for path, _ in jax.tree_util.tree_leaves_with_path(variables)}
-  found = [find_chain(users, site) for site in analysis.sites if site.op.kind in ("dot", "conv")]
-  chains = [chain for chain in found if chain is not None]
-  reasons = [refusal(users, chain) for chain in chains]
-  fine = [chain for chain, reason in zip(chains, reasons, strict=True) if not reason]
-  measured = iter(measure(users, fine, given))
   taken, plan = set(given), []
-  for chain, reason in zip(chains, reasons, strict=True):
-    if reason:
+  env = dict(zip(analysis.program.body.inputs, (given[name] for name in analysis.program.leaves), strict=False))
+  for site in analysis.sites:
+    chain = find_chain(users, site) if site.op.kind in ("dot", "conv") else None
+    if chain is None:
+      continue
+    reason = refusal(users, chain)
+    one = None if reason else measure(users, chain, env)
+    if one is None:
       plan.append(Fold(chain, reason))
       continue
-    one, op = next(measured), chain.site.op
-    kernel = op.inputs[op.kernel_index or 0].leaf or ""
-    if not one.flat:
-      plan.append(Fold(chain, f"it is not the same at every position of what {op.name!r} gives"))
-      continue
-    path = _own_bias(users, chain, paths, one.offset.shape) or _new_bias(variables, paths[kernel], taken)
-    if path is None:
-      plan.append(Fold(chain, f"the kernel of {op.name!r} has no place beside it for a bias"))
-      continue
-    taken.add(leaf_name(path))
-    plan.append(Fold(chain, "", kernel, one.factor, leaf_name(path), path, one.offset))
+    name = site.op.inputs[site.op.kernel_index or 0].leaf or ""
+    kernel, bias = _scaled(given[name], one)
+    path = _own_bias(users, chain, paths, bias.shape) or _new_bias(variables, paths[name], taken)
+    if not (np.isfinite(kernel).all() and np.isfinite(bias).all()):
+      plan.append(Fold(chain, f"the numbers would not be finite in {kernel.dtype.name}"))
+    elif not one.flat:
+      plan.append(Fold(chain, f"it is not the same at every position of what {site.op.name!r} gives"))
+    elif path is None:
+      plan.append(Fold(chain, f"the kernel of {site.op.name!r} has no place beside it for a bias"))
+    else:
+      taken.add(leaf_name(path))
+      plan.append(Fold(chain, "", {name: kernel, leaf_name(path): bias}, leaf_name(path), path))
   return plan
+
+
+@np.errstate(all="ignore")  # what is not finite is seen by the caller
+def _scaled(kernel: Any, one: Measured) -> tuple[np.ndarray, np.ndarray]:
+  """The new kernel and bias, in the kernel's type."""
+  return (np.asarray(kernel, np.float64) * one.factor).astype(kernel.dtype), one.offset.astype(kernel.dtype)
 
 
 def _own_bias(users: Users, chain: Chain, paths: Mapping[str, Any], sizes: tuple[int, ...]) -> Any:

@@ -93,6 +93,14 @@ def test_in_a_scan():
       ),
       "it is inside a while loop",
     ),
+    (
+      lambda v, x: textbook(x @ v["w"], {**v["bn"], "m": v["bn"]["m"] / 0}),
+      "the numbers would not be finite in float32",
+    ),
+    (
+      lambda v, x: textbook(x @ v["w"], v["bn"]) + v["bn"]["b"][:, None],
+      "it is not the same at every position of what 'w' gives",
+    ),
     (lambda v, x: textbook(x @ jnp.eye(3), v["bn"]) @ v["w"], "it follows 'input:dot', whose kernel is a constant"),
     (lambda v, x: textbook(x @ x.T @ x, v["bn"]) @ v["w"], "it follows .*, which multiplies two activations"),
     (lambda v, x: textbook(x @ (v["w"] * 2), v["bn"]), "the kernel of 'w' is used more than once, or computed"),
