@@ -12,7 +12,7 @@ from core import trees
 from core.errors import UserError
 
 Setting = bool | float
-Stacked = Sequence[str | tuple[str, int | Sequence[int]]]
+Stacked = str | Sequence[str | tuple[str, int | Sequence[int]]]
 KERNELS: tuple[tuple[str, Setting], ...] = (("*kernel", True),)
 
 
@@ -65,7 +65,7 @@ def select(params: Any, rules: Sequence[tuple[str, Setting]], stacked: Stacked =
     for i, (name, leaf) in enumerate(zip(names, jax.tree.leaves(params), strict=True))
     if name.startswith(prefix)
   }
-  pairs = [(one, 0) if isinstance(one, str) else one for one in stacked]
+  pairs = [(one, 0) if isinstance(one, str) else one for one in ([stacked] if isinstance(stacked, str) else stacked)]
   layered = path_rules.match(pairs, leaves, "the rule of stacked=")
   chosen = {}
   for name, found in path_rules.match(rules, leaves, "sparsity rule").items():

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from core import ranges
 from core.errors import UserError
 from core.trees import path_name
 from sparsity.packed import is_packed, unpack
@@ -133,6 +134,7 @@ def check(tx: Any, params: Any, updates: int = 24) -> None:
   Raises:
     UserError: no sparse method in `tx`, no mask made within `updates` calls, or a pruned entry that is not zero.
   """
+  ranges.check("sparsity.check: updates", updates, ranges.whole(1))
   state = tx.init(params)
   if not find(state):
     raise UserError("the optimizer holds no sparse method; wrap it, as in sparsity.magnitude(optax.adamw(1e-3), ...)")

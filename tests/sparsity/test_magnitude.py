@@ -178,6 +178,8 @@ def test_mistakes_found_at_init():
   with pytest.raises(UserError, match="'temperature', a scalar"):
     sparsity.magnitude(optax.sgd(0.1), density=0.5, rules=[("*", True)]).init({"temperature": jnp.ones(())})
   tx = sparsity.magnitude(optax.sgd(0.1), density=0.5)
+  with pytest.raises(UserError, match=r"sparsity rule '\*' is no pair; expected \(glob, setting\)"):
+    sparsity.magnitude(optax.sgd(0.1), density=0.5, rules="*kernel").init(tree)
   for step in (0.5, jnp.zeros(2, jnp.int32)):
     with pytest.raises(UserError, match="expected the number of optimizer updates so far, a scalar of an integer type"):
       tx.update(tree, tx.init(tree), tree, step=step)

@@ -88,6 +88,8 @@ def test_several_axes_and_densities_by_layer():
 @pytest.mark.parametrize(
   ("stacked", "sentence"),
   [
+    ("blcks/*", "the rule of stacked= 'blcks/\\*' matches nothing; names near it: blocks/kernel"),
+    ([("blocks/*",)], r"the rule of stacked= \('blocks/\*',\) is no pair; expected \(glob, setting\)"),
     (["blcks/*"], "the rule of stacked= 'blcks/\\*' matches nothing; names near it: blocks/kernel"),
     ([("blocks/*", 3)], r"gives 'blocks/\*' the axis 3, but 'blocks/kernel' has the shape \(3, 7, 5\)"),
     ([("blocks/*", (0, 1, 2))], "names every axis of 'blocks/kernel'"),
