@@ -1,7 +1,8 @@
 """From names in a config to functions: nowhere else, and with every keyword checked before anything compiles."""
 
+import glob
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -25,6 +26,7 @@ from engine.model import Model
 from pipeline import schema
 
 PRECISIONS = ("float32", "bfloat16")
+SHARES = ("start", "end", "at")  # what a schedule gives as a share of the stage
 
 
 def call(where: str, fn: Callable[..., Any], given: Mapping[str, Any], *positional: Any) -> Any:
@@ -113,28 +115,48 @@ def steps(stage: Any, examples: int) -> int:
   return stage.epochs * rooms.steps_per_epoch(examples, stage.batch_size)
 
 
-def transformation(stage: str, config: Any, batches: int) -> optax.GradientTransformationExtraArgs:
+def transformation(
+  stage: str, config: Any, batches: int, stacked: Callable[[], Mapping[str, Sequence[int]]] = dict
+) -> optax.GradientTransformationExtraArgs:
   """A stage's optimizer, wrapped by its sparsity method if it has one.
 
   Args:
     stage: its name, for errors.
     config: the stage's groups.
     batches: of the whole stage; its schedules go over the updates, of which there is one for `accumulate` batches.
+    stacked: gives the axes along which leaves hold layers (`graph.stacked_axes`), for a method that wants to know.
+
+  Raises:
+    UserError: besides what is wrong in the groups, a stage without an update that could do what they say.
   """
-  updates = max(batches // config.optimizer.accumulate, 1)
+  updates = batches // config.optimizer.accumulate
+  if batches and not updates:
+    raise UserError(
+      f"config key 'stages.{stage}.optimizer.accumulate' is {config.optimizer.accumulate}, but the stage has {batches} "
+      f"batches, so that it would never update; expected at most {batches}"
+    )
   try:
-    inner = _optimizer(config.optimizer, updates)
+    inner = _optimizer(config.optimizer, max(updates, 1))
   except UserError as error:
     raise UserError(f"config group 'stages.{stage}.optimizer': {error}") from error
   group = config.sparsity.to_dict()
   if not group.get("name"):
     return inner
   where = f"stages.{stage}.sparsity"
+  keywords = inspect.signature(method(sparsity, group["name"])).parameters
+  if "schedule" in keywords and not updates:
+    raise UserError(
+      f"config key 'stages.{stage}.epochs' is {config.epochs}, but {group['name']!r} prunes while the stage trains; "
+      "expected 1 or more"
+    )
   schedule = group.get("schedule")
   if isinstance(schedule, Mapping):
-    group["schedule"] = named(
-      f"{where}.schedule", sparsity.schedules, _in_steps(f"{where}.schedule", schedule, updates)
-    )
+    in_steps = _in_steps(f"{where}.schedule", schedule, updates)
+    # The last update that runs is number updates - 1: what ends with the stage ends there.
+    in_steps |= {key: min(in_steps[key], updates - 1) for key in SHARES if key in in_steps}
+    group["schedule"] = named(f"{where}.schedule", sparsity.schedules, in_steps)
+  if "stacked" in keywords and "stacked" not in group:
+    group["stacked"] = tuple((glob.escape(name), tuple(axes)) for name, axes in stacked().items())
   return named(where, sparsity, group, inner)
 
 
@@ -165,7 +187,7 @@ def _in_steps(where: str, schedule: Mapping[str, Any], steps: int) -> dict[str, 
   Raises:
     UserError: one is no number from 0 to 1.
   """
-  shares = [key for key in schedule if key in ("start", "end", "at")]
+  shares = [key for key in schedule if key in SHARES]
   for key in shares:
     ranges.check(f"config key '{where}.{key}', a share of the stage,", schedule[key], ranges.SHARE)
   return {key: round(value * steps) if key in shares else value for key, value in schedule.items()}

@@ -126,7 +126,7 @@ def stage(name: str, config: Any, data: Dataset, begun: Left, done: Mapping[str,
       quant.quantize(models.functions(recipe).fn, policy).explain(variables, example)
   except UserError as error:
     raise UserError(f"stage {name!r}: {error}") from error
-  tx = build.transformation(name, given, steps)
+  tx = build.transformation(name, given, steps, lambda: models.stacked_axes(recipe, variables))
   try:
     if policy is None or "batch_stats" not in variables:  # folding gives biases that no rule can be compared with here
       jax.eval_shape(tx.init, variables["params"])

@@ -70,7 +70,7 @@ def make(
     steps: of the stage.
   """
   stage = config.stages[name]
-  tx = build.transformation(name, stage, steps)
+  tx = build.transformation(name, stage, steps, lambda: models.stacked_axes(begun[0].recipe, begun[0].variables))
   objective = mutual.Mutual(objective.terms) if len(begun) > 1 else objective
   accumulate, ema = stage.optimizer.accumulate, stage.optimizer.ema or None
   about: Any = {"teacher": taught.teacher, "itself": stage.teacher == schema.ITSELF, "accumulate": accumulate}

@@ -86,7 +86,7 @@ def functions(recipe: Recipe) -> Functions:
 
   fn = plain
   if recipe.edits:
-    fn = graph.edit(plain, recipe.edits, graph.shapes(variable_shapes(recipe)))
+    fn = graph.edit(plain, recipe.edits, variable_shapes(recipe))
   policy = quant.policy(recipe.rules, recipe.ends or None) if recipe.rules else None
   return Functions(model, fn, None if policy is None else quant.quantize(fn, policy), bool(recipe.edits))
 
@@ -134,16 +134,27 @@ def _forward(text: str) -> Callable[[Any, jax.Array], jax.Array]:
   return lambda trees, images: logits(parts, trees, normalise(images, spec))
 
 
+def folds(recipe: Recipe, variables: Any) -> bool:
+  """Whether `fold` looks for batch norms in a model with these variables."""
+  return not recipe.edits and "batch_stats" in variables
+
+
 def fold(trained: Trained) -> Trained:
   """The same model with its batch norms folded into convolutions and dense layers; itself where it has none.
 
   Batch norms are found in the evaluation trace; from then on the model is one for inference, without dropout.
   """
-  if trained.recipe.edits or "batch_stats" not in trained.variables:
+  if not folds(trained.recipe, trained.variables):
     return trained
   fn = functions(trained.recipe).fn
   _, variables, edits = graph.fold_batch_norms(fn, trained.variables, example(trained.recipe))
   return trained._replace(recipe=trained.recipe._replace(edits=tuple(edits)), variables=variables)
+
+
+def stacked_axes(recipe: Recipe, variables: Any) -> dict[str, tuple[int, ...]]:
+  """The axes along which the model's parameters hold layers, by leaf; `variables` may be shapes."""
+  found = graph.stacked_axes(functions(recipe).fn, variables, example(recipe))
+  return {name: axes for name, axes in found.items() if name in named_leaves(variables["params"])}
 
 
 def save(path: str | Path, trained: Trained, **more: Any) -> None:
