@@ -6,7 +6,7 @@ logits (batch, *positions, classes), where every position is an example of its o
 """
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -90,7 +90,7 @@ def class_mask_of(loss: str, class_mask: Any, shape: Shape) -> Bool[Array, "*#le
   fits = mask.shape[-1:] == shape[-1:] and mask.ndim <= len(shape)
   if mask.dtype != bool or not fits or any(a not in (1, b) for a, b in zip(lead, shape)):
     raise UserError(
-      f"the loss {loss!r} expects class_mask to be bools {shape[-1:]} or {(shape[0], shape[-1])}{_or(shape)}; "
+      f"the loss {loss!r} expects class_mask to be bools {shape[-1:]} or {(shape[0], shape[-1])}{_or(shape[1:], shape)}; "
       f"got {_what(mask)}"
     )
   mask = jnp.asarray(mask)
@@ -129,20 +129,76 @@ def labels_of(
     raise UserError(f"the loss {loss!r} needs labels, and the batch has no 'label'")
   about = lead, classes, valid, class_mask
   index, wrong = _index(loss, "label", batch["label"], *about)
+  mix, no_share = mix_of(loss, batch, lead, valid)
+  if mix is None:
+    return Labels(index, wrong=wrong)
+  other, also = _index(loss, "mix_label", batch["mix_label"], *about)
+  wrongs = [w for w in (wrong, also, no_share) if w is not None]
+  return Labels(index, other, mix, functools.reduce(jnp.logical_or, wrongs) if wrongs else None)
+
+
+def mix_of(
+  loss: str, batch: Mapping[str, Any], lead: Shape, valid: Array | None = None
+) -> tuple[Array | None, Array | None]:
+  """The weight of "label" in mixed examples (mixup), the rest is that of "mix_label": (rows,) floats, None without.
+
+  Returns:
+    The weights, and which examples that count have none from 0 to 1; None where it is known that all have.
+
+  Raises:
+    UserError: there is a weight without the other label, or the other way round; or it is no float of the shape `lead`
+      or (batch,); or the weights are known and one is not from 0 to 1.
+  """
   if ("mix" in batch) != ("mix_label" in batch):
     raise UserError(f"the loss {loss!r} expects 'mix' and 'mix_label' together, and the batch has one of them")
   if "mix" not in batch:
-    return Labels(index, wrong=wrong)
-  other, also = _index(loss, "mix_label", batch["mix_label"], *about)
+    return None, None
   mix = _array(batch["mix"])
   if not jnp.issubdtype(mix.dtype, jnp.floating) or not mix.ndim or mix.shape != lead[: mix.ndim]:
     raise UserError(f"the loss {loss!r} expects batch['mix'] to be floats {lead[:1]}{_or(lead)}; got {_what(mix)}")
   mix = spread(jnp.asarray(mix), lead).reshape(-1)
-  no_share = _counted(~((mix >= 0) & (mix <= 1)), valid)
-  if known(no_share) and np.any(no_share):
-    raise UserError(f"the loss {loss!r} expects batch['mix'] to be weights from 0 to 1; got {_some(mix, no_share)}")
-  wrongs = [w for w in (wrong, also, no_share) if w is not None and not known(w)]
-  return Labels(index, other, mix, functools.reduce(jnp.logical_or, wrongs) if wrongs else None)
+  wrong = _counted(~((mix >= 0) & (mix <= 1)), valid)
+  if not known(wrong):
+    return mix, wrong
+  if np.any(wrong):
+    raise UserError(f"the loss {loss!r} expects batch['mix'] to be weights from 0 to 1; got {_some(mix, wrong)}")
+  return mix, None
+
+
+def switches_of(loss: str, batch: Mapping[str, Any], key: str, shape: Shape, valid: Array | None = None) -> Array:
+  """Which outputs are on, (rows, outputs) floats: 0 or 1, or a probability.
+
+  Args:
+    loss: how errors call the loss.
+    batch: its `key` has bools, integers or floats of the logits' shape, or without the last axis where that is 1.
+    key: "label" or "mix_label".
+    shape: of the logits, (batch, *positions, outputs).
+    valid: (rows,) bools, which examples count; None for all.
+
+  Returns:
+    Constants; 0 where an example does not count, and NaN where it does and its number is not from 0 to 1.
+
+  Raises:
+    UserError: the batch has no labels, or of another shape; or they are known and one is not from 0 to 1.
+  """
+  if key not in batch:
+    raise UserError(f"the loss {loss!r} needs labels, and the batch has no {key!r}")
+  given = _array(batch[key])
+  real = any(jnp.issubdtype(given.dtype, kind) for kind in (jnp.floating, jnp.integer, jnp.bool_))
+  if not real or given.shape not in (shape, *([shape[:-1]] if shape[-1] == 1 else [])):
+    also = f" or {shape[:-1]}" if shape[-1] == 1 else ""
+    raise UserError(
+      f"the loss {loss!r} expects batch[{key!r}] to say whether each output is on, bools or numbers from 0 to 1 of the "
+      f"shape {shape}{also}; got {_what(given)}"
+    )
+  given = given.reshape(-1, shape[-1])
+  rows = None if valid is None else valid[:, None]
+  wrong = _counted(~((given >= 0) & (given <= 1)), rows)
+  if known(wrong) and np.any(wrong):
+    raise UserError(f"the loss {loss!r} expects batch[{key!r}] to be from 0 to 1; got {_some(given, wrong)}")
+  on = jnp.asarray(given).astype(jnp.promote_types(given.dtype, jnp.float32))
+  on = jnp.where(wrong, jnp.nan, on)
+  return jax.lax.stop_gradient(on if rows is None else jnp.where(rows, on, 0.0))
 
 
 def labelled(batch: Mapping[str, Any], ignore_label: int = -1) -> Array:
@@ -204,10 +260,10 @@ def _what(x: Any) -> str:
   return f"{x.dtype} {x.shape}"
 
 
-def _or(shape: Sequence[int]) -> str:
-  return "" if len(shape) < 2 else f" or {tuple(shape)}"
+def _or(several: Shape, shape: Shape | None = None) -> str:
+  return f" or {shape or several}" if len(several) > 1 else ""
 
 
 def _some(values: Any, wrong: Any) -> str:
   bad = np.asarray(values)[np.asarray(wrong)]
-  return f"{', '.join(map(str, bad[:3]))}{', ...' if len(bad) > 3 else ''} in {len(bad)} of {len(wrong)} examples"
+  return f"{', '.join(map(str, bad[:3]))}{', ...' if len(bad) > 3 else ''} in {len(bad)} of {np.size(wrong)} places"

@@ -81,8 +81,9 @@ class Inputs(NamedTuple):
 
 
 def widen(logits: Array) -> Array:
-  """The logits in float32, or as they are where they are wider."""
-  return logits if jnp.finfo(logits.dtype).bits >= 32 else logits.astype(jnp.float32)
+  """The logits in float32, or as they are where they are wider, or no floats."""
+  narrow = jnp.issubdtype(logits.dtype, jnp.floating) and jnp.finfo(logits.dtype).bits < 32
+  return logits.astype(jnp.float32) if narrow else logits
 
 
 def read(
