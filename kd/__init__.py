@@ -11,7 +11,6 @@ from kd.base import Loss, Outputs, cross_entropy, kl, lift, log_softmax, needs_t
 from kd.bernoulli_kl import bernoulli_kl
 from kd.byot import byot
 from kd.cc import cc
-from kd.checks import labelled
 from kd.crd import crd
 from kd.ctkd import ctkd
 from kd.cwd import cwd
@@ -27,6 +26,7 @@ from kd.ickd import ickd
 from kd.jsd import jsd
 from kd.kdsvd import kdsvd
 from kd.label_smoothing import label_smoothing
+from kd.labels import labelled
 from kd.logit_l2 import logit_l2
 from kd.logit_standardisation import logit_standardisation
 from kd.mgd import mgd

@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float
 
 from core.errors import UserError
 from kd import checks
+from kd.labels import Labels, labels_of
 
 
 class Inputs(NamedTuple):
@@ -37,9 +38,9 @@ class Inputs(NamedTuple):
   lead: tuple[int, ...]
   batch: Mapping[str, Any]
 
-  def labels(self) -> checks.Labels:
-    """The labels as rows; see `kd.checks.labels_of`."""
-    return checks.labels_of(
+  def labels(self) -> Labels:
+    """The labels as rows; see `kd.labels.labels_of`."""
+    return labels_of(
       self.loss, self.batch, self.lead, self.student.shape[-1], valid=self.valid, class_mask=self.class_mask
     )
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from kd.base import ClassMask, Logits, PerExample
-from kd.checks import Labels
+from kd.labels import Labels
 
 
 def by_label(f: Callable[[Array], PerExample], labels: Labels) -> PerExample:

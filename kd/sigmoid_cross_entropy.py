@@ -10,7 +10,7 @@ a sum over the outputs, one number an example. The temperature is 1. The teacher
 
 import jax.numpy as jnp
 
-from kd import checks
+from kd import checks, labels
 from kd.base import ClassMask, Logits, Loss, PerExample, cross_entropy, lift
 from kd.inputs import Inputs
 from kd.logits import log_bernoulli
@@ -29,10 +29,10 @@ def sigmoid_cross_entropy() -> Loss:
     log_q, shape = log_bernoulli(student, class_mask), (*inputs.lead, student.shape[-1])
 
     def of(key: str) -> PerExample:
-      on = checks.switches_of(name, inputs.batch, key, shape, inputs.valid).astype(student.dtype)
+      on = labels.switches_of(name, inputs.batch, key, shape, inputs.valid).astype(student.dtype)
       return jnp.sum(cross_entropy(jnp.stack([on, 1 - on], axis=-1), log_q), axis=-1)
 
-    mix, wrong = checks.mix_of(name, inputs.batch, inputs.lead, inputs.valid)
+    mix, wrong = labels.mix_of(name, inputs.batch, inputs.lead, inputs.valid)
     if mix is None:
       return of("label")
     mix = mix.astype(student.dtype)
