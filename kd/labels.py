@@ -103,7 +103,7 @@ def mix_of(
 
 
 def switches_of(
-  loss: str, batch: Mapping[str, Any], key: str, shape: checks.Shape, valid: Array | None = None
+  loss: str, batch: Mapping[str, Any], key: str, shape: checks.Shape, dtype: Any, valid: Array | None = None
 ) -> Array:
   """Which outputs are on, (rows, outputs) floats: 0 or 1, or a probability.
 
@@ -112,6 +112,7 @@ def switches_of(
     batch: its `key` has bools, integers or floats of the logits' shape, or without the last axis where that is 1.
     key: "label" or "mix_label".
     shape: of the logits, (batch, *positions, outputs).
+    dtype: of the result.
     valid: (rows,) bools, which examples count; None for all.
 
   Returns:
@@ -135,8 +136,7 @@ def switches_of(
   wrong = checks.counted(~((given >= 0) & (given <= 1)), rows)
   if checks.known(wrong) and np.any(wrong):
     raise UserError(f"the loss {loss!r} expects batch[{key!r}] to be from 0 to 1; got {checks.some(given, wrong)}")
-  on = jnp.asarray(given).astype(jnp.promote_types(given.dtype, jnp.float32))
-  on = jnp.where(wrong, jnp.nan, on)
+  on = jnp.where(wrong, jnp.nan, jnp.asarray(given, dtype))
   return jax.lax.stop_gradient(on if rows is None else jnp.where(rows, on, 0.0))
 
 
