@@ -142,7 +142,7 @@ def test_finite_at_a_gap_of_ten_thousand(name, dtype):
 @every_loss
 @pytest.mark.parametrize("junk", [7.0, np.inf, -np.inf, np.nan])
 def test_masked_classes_do_not_exist(name, junk):
-  """With `class_mask=`, a loss is the loss of the classes that count, whatever the others hold; they get zero gradient."""
+  """With `class_mask`, a loss is that of the classes that count, whatever the others hold; they get zero gradient."""
   class_mask = jnp.asarray([True, True, False, True, False])
   labels = {"label": jnp.asarray([0, 1, 2] * 3, jnp.int32)[:BATCH]}  # among the classes that count
   kept = np.flatnonzero(class_mask)
