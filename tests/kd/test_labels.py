@@ -140,6 +140,11 @@ def test_ignored_positions_are_not_there(ignore):
   assert (np.asarray(gradient)[label == ignore] == 0).all() and (np.asarray(gradient)[label != ignore] != 0).all()
 
 
+def test_a_batch_without_labels():
+  with pytest.raises(UserError, match=r"kd.labelled reads batch\['label'\]"):
+    kd.labelled({})
+
+
 def test_a_mixed_example_has_a_label_where_both_have():
   data = {"label": jnp.asarray([0, -1, 2]), "mix_label": jnp.asarray([1, 1, -1])}
   np.testing.assert_array_equal(kd.labelled(data), [True, False, False])
@@ -151,6 +156,13 @@ def test_soft_labels_of_another_shape(shape):
     UserError, match=r"expects batch\['soft_label'\] to be floats \(5, 5\), as the logits; got float32"
   ):
     kd.soft_labels(source="batch")(jnp.zeros((5, 5)), None, {"soft_label": jnp.full(shape, 0.2)})
+
+
+def test_soft_labels_of_classes_that_do_not_count_may_hold_anything():
+  target, class_mask = jnp.asarray([[0.25, 0.75, jnp.nan]]), jnp.asarray([True, True, False])
+  s = jnp.asarray([[0.0, np.log(3), 9.0]], jnp.float32)
+  got = kd.soft_labels(source="batch")(s, None, {"soft_label": target}, class_mask=class_mask)[0]
+  np.testing.assert_allclose(got, [0.25 * np.log(4) + 0.75 * np.log(4 / 3)], rtol=1e-6)
 
 
 def test_soft_labels_that_are_no_probabilities():

@@ -74,6 +74,15 @@ def test_what_is_no_probability(wrong):
   assert (gradient[2] == 0).all() and np.isfinite(gradient).all()
 
 
+def test_a_label_that_is_not_known_of_an_output_leaves_by_class_mask():
+  s, known = jnp.asarray(logits(3), jnp.float32), np.random.default_rng(6).uniform(size=(BATCH, 5)) < 0.6
+  label = jnp.asarray(np.where(known, ON, -1))
+  run = lambda label: LOSS(s, None, {"label": label}, class_mask=jnp.asarray(known))[0]
+  want = np.where(known, optax.sigmoid_binary_cross_entropy(s, jnp.asarray(ON, jnp.float32)), 0).sum(-1)
+  for numbers in (run(label), jax.jit(run)(label)):
+    np.testing.assert_allclose(numbers, want, rtol=1e-5)
+
+
 def test_mistakes_are_one_sentence():
   s = jnp.zeros((BATCH, 5))
   with pytest.raises(UserError, match="'sigmoid_cross_entropy' needs labels, and the batch has no 'label'"):
