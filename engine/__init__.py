@@ -5,6 +5,7 @@ step = engine.make_train_step(forward, objective, tx, teacher=teacher)
 state, history = engine.fit(step, engine.create(variables, tx), get_batch, data, steps=steps)
 """
 
+from engine.counting import batch_mean, masks_of, of_update
 from engine.evaluate import accuracy, agreement, calibration_error, divergence, logits
 from engine.labels import labels
 from engine.loop import Hook, fit
@@ -23,6 +24,7 @@ __all__ = [
   "Weighted",
   "accuracy",
   "agreement",
+  "batch_mean",
   "calibration_error",
   "create",
   "divergence",
@@ -31,6 +33,8 @@ __all__ = [
   "labels",
   "logits",
   "make_train_step",
+  "masks_of",
+  "of_update",
   "optimizer",
   "parallelize",
   "schedule",

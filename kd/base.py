@@ -30,10 +30,38 @@ ClassMask = Bool[Array, "#batch classes"] | Bool[Array, " classes"]
 
 
 class Outputs(NamedTuple):
-  """What a network gave for a batch: its logits, and intermediate activations by tensor name."""
+  """What a network gave for a batch.
 
-  logits: Array
+  Attributes:
+    logits: its logits; of a network with several outputs their tree. Of an ensemble the logarithms of the mean
+      probabilities at temperature 1.
+    taps: intermediate activations by tensor name.
+    members: of an ensemble whose probabilities are averaged, (batch, members, classes) or (batch, members, *positions,
+      classes): the logits of each, from which `teacher_at` has the mean at any temperature.
+  """
+
+  logits: Any
   taps: Mapping[str, Array] = {}
+  members: Array | None = None
+
+
+def teacher_at(outputs: Outputs | Array, temperature: Any, class_mask: Array | None = None) -> Array:
+  """Logits whose softmax at a temperature is what a teacher says at it: those of an ensemble depend on it.
+
+  Of an ensemble it is T log mean_m softmax(z_m / T): Hinton, Vinyals, Dean (arXiv:1503.02531), section 2, average the
+  members' softened probabilities. Of one network it is its logits.
+
+  Args:
+    outputs: a teacher's.
+    temperature: T > 0.
+    class_mask: the classes that count, among which each member's probabilities add up to 1.
+  """
+  if not isinstance(outputs, Outputs) or outputs.members is None:
+    return logits_of(outputs)
+  mask = class_mask if class_mask is None or class_mask.ndim < 2 else class_mask[:, None]
+  log_p = log_softmax(widen(outputs.members) / temperature, mask)
+  mean = jax.nn.logsumexp(log_p, axis=1) - jnp.log(jnp.asarray(log_p.shape[1], log_p.dtype))
+  return temperature * mean
 
 
 @runtime_checkable
