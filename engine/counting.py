@@ -95,7 +95,7 @@ def batch_mean(
     return jnp.mean(numbers)
   valid = fitted(valid, numbers.shape)
   among = valid if micro_batches == 1 or update is None else fitted(update, (update.shape[0], *numbers.shape[1:]))
-  wide = jnp.promote_types(numbers.dtype, jnp.float32)  # bfloat16 counts no further than 256
+  wide = numbers.dtype if jnp.finfo(numbers.dtype).bits >= 32 else jnp.float32  # bfloat16 counts no further than 256
   count = axis.pmean(jnp.sum(among.astype(wide)) / micro_batches, axis_name)
   total = jnp.sum(jnp.where(valid, numbers, jnp.zeros_like(numbers)).astype(wide))
   return (total / jnp.where(count > 0, count, 1.0)).astype(numbers.dtype)

@@ -26,6 +26,7 @@ class Term(NamedTuple):
     weight: a number, or a function of the step.
     mask: which examples, or positions, count: "all", or those whose label is known ("labelled") or is -1
       ("unlabelled").
+    ignore_label: a label, such as 255 or -100, that leaves its example or position out.
     output: which output it reads of networks that have several: its name in their tree, such as "boxes", "heads/boxes"
       or, of a tuple, "1". A teacher with one output only is read as it is.
   """
@@ -34,7 +35,12 @@ class Term(NamedTuple):
   loss: kd.Loss
   weight: Weight = 1.0
   mask: str = "all"
+  ignore_label: int | None = None
   output: str = ""
+
+  def counted(self, batch: Mapping[str, Any]) -> Array | None:
+    """What counts for it: (batch,) or (batch, *positions) bools, None for everything."""
+    return counted(batch, self.mask, self.ignore_label)
 
 
 @runtime_checkable
@@ -151,12 +157,12 @@ class Weighted:
     logs |= self._of_the_teacher(teacher, batch, axis_name)
     update = whole(batch)
     for index, term in enumerate(self.terms):
-      valid = counted(batch, term.mask, ignored(term.loss))
-      over = valid, axis_name, counted(update.batch, term.mask, ignored(term.loss)), update.micro_batches
+      valid = term.counted(batch)
+      over = valid, axis_name, term.counted(update.batch), update.micro_batches
       per_example, after, notes = term.loss(
         self._read(student, term, valid),
         None if teacher is None else picked(teacher, term.output, term.loss, f"term {term.name!r}", teacher=True),
-        batch if valid is None else {**batch, "valid": valid},
+        batch if valid is None else {**batch, "valid": _for(term.loss, valid)},
         aux=aux.get(term.name),
         aux_state=aux_state.get(term.name),
         key=jax.random.fold_in(key, index),
@@ -190,7 +196,7 @@ class Weighted:
     bad = not_finite(teacher, [term.loss for term in readers], batch.get("class_mask"))
     if bad is None:
       return {}
-    masks = [counted(batch, term.mask, ignored(term.loss)) for term in readers]
+    masks = [term.counted(batch) for term in readers]
     of_each = [bad if valid is None else bad & fitted(valid, bad.shape) for valid in masks]
     most = jnp.max(jnp.stack([jnp.sum(one.astype(jnp.float32)) for one in of_each]))
     return {NOT_FINITE: most * axis.size(axis_name)}
@@ -209,9 +215,9 @@ class Weighted:
 NOT_FINITE = "teacher_not_finite"
 
 
-def ignored(loss: kd.Loss) -> int | None:
-  """The label that a loss was told to ignore."""
-  return getattr(loss, "ignore_label", None)
+def _for(loss: kd.Loss, valid: Array) -> Array:
+  """The mask as a loss reads it: activations have no positions of labels, so one that reads them gets (batch,)."""
+  return fitted(valid, valid.shape[:1]) if isinstance(loss, kd.TapLoss) and loss.student else valid
 
 
 def weighted(terms: Sequence[Term], output: str = "") -> Weighted:

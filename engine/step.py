@@ -15,7 +15,7 @@ from engine import optim
 from engine.average import average
 from engine.counting import batch_mean, counted, filled, refuse_unknown_counts, whole
 from engine.forward import Forward
-from engine.objective import Objective, Weighted, ignored
+from engine.objective import Objective, Weighted
 from engine.outputs import is_one, picked
 from engine.state import TrainState
 from engine.statistics import refuse_local_statistics
@@ -124,8 +124,7 @@ def minimised(
     axis_name: the device axis, or None.
   """
   if isinstance(objective, Weighted):
-    masks = [counted(batch, term.mask, ignored(term.loss)) for term in objective.terms]
-    refuse_unknown_counts(batch, masks, accumulate)
+    refuse_unknown_counts(batch, [term.counted(batch) for term in objective.terms], accumulate)
 
   def loss_of(trained):
     variables = {"params": trained["params"], **state.model_state}
@@ -148,9 +147,9 @@ def _accuracy_of(objective: Objective, student: kd.Outputs, batch: Mapping[str, 
   """The accuracy of the output that an objective names, or of the only one."""
   if not isinstance(objective, Weighted):
     return accuracy(student.logits, batch, axis_name)
-  skipped = [ignored(term.loss) for term in objective.terms]
+  skipped = [term.ignore_label for term in objective.terms if term.ignore_label is not None]
   main = picked(student, objective.output, objective.terms[0].loss, "the objective") if objective.output else student
-  return accuracy(main.logits, batch, axis_name, next((label for label in skipped if label is not None), None))
+  return accuracy(main.logits, batch, axis_name, skipped[0] if skipped else None)
 
 
 def task_of(loss_of: Callable[..., Any], objective: Objective, step: Array) -> Callable[[Any], Array]:
