@@ -38,6 +38,11 @@ class Term(NamedTuple):
   ignore_label: int | None = None
   output: str = ""
 
+  @property
+  def counts_less(self) -> bool:
+    """Whether labels say what counts for it."""
+    return self.mask != "all" or self.ignore_label is not None
+
   def counted(self, batch: Mapping[str, Any]) -> Array | None:
     """What counts for it: (batch,) or (batch, *positions) bools, None for everything."""
     return counted(batch, self.mask, self.ignore_label)
@@ -237,6 +242,10 @@ def weighted(terms: Sequence[Term], output: str = "") -> Weighted:
   for term in terms:
     if term.mask not in MASKS:
       raise unknown(f"mask of term {term.name!r}", term.mask, MASKS)
+    if term.ignore_label is not None and type(term.ignore_label) is not int:
+      raise UserError(f"ignore_label of term {term.name!r} is {term.ignore_label!r}; expected a whole number, or None")
+    if not isinstance(term.output, str):
+      raise UserError(f"output of term {term.name!r} is {term.output!r}; expected a name, such as 'boxes' or '1'")
     ranges.check(f"weight of term {term.name!r}", term.weight, ranges.NOT_NEGATIVE, varies=True)
   read = {term.output for term in terms if term.output}
   return Weighted(tuple(terms), output or (min(read) if len(read) == 1 else ""))

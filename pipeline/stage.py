@@ -219,6 +219,9 @@ def _fit(name: str, contexts: Sequence[Context], ready: Sequence[_Ready], over: 
     batch = rooms.train_batch_at(data, step, dataclasses.replace(spec, seed=seed, augment=augment), part)
     return {**batch, "teacher_logits": taught.decode(batch)} if taught.decode else batch
 
+  accumulate = config.stages[name].optimizer.accumulate
+  get_batch = engine.of_update(get_batch, accumulate) if learns.masked(ready[0].arrays["label"]) else get_batch
+
   def of_each(state: TrainState) -> list[TrainState]:
     return [seeds.pick(state, index) for index in range(len(contexts))] if over else [state]
 
@@ -236,8 +239,10 @@ def _fit(name: str, contexts: Sequence[Context], ready: Sequence[_Ready], over: 
       for index, (writer, whole, one) in enumerate(zip(writers, of_each(state), ready, strict=True)):
         logits = models.predict(one.learning.left(whole), validation.images)
         values = {key: float((series[index] if over else series).mean()) for key, series in history.items()}
-        accuracy = values.pop("accuracy")
-        if learns.plan is None:  # else it is that of the student's own classifier, which is not what is trained
+        accuracy = values.pop("accuracy", None)
+        if (
+          learns.plan is None and accuracy is not None
+        ):  # else it is that of the student's own classifier, which is not what is trained
           values["train_accuracy"] = accuracy
         values["validation_accuracy"] = engine.accuracy(logits, validation.labels)
         if len(terms) > 1 and config.gradient_norms:
@@ -252,6 +257,7 @@ def _fit(name: str, contexts: Sequence[Context], ready: Sequence[_Ready], over: 
     every = max(steps // config.evaluations, 1)
     hooks = [engine.Hook(every, log), engine.Hook(every * max(round(config.checkpoint_every / every), 1), save)]
     shared: Any = {"steps": steps, "hooks": hooks, "tick": bar.update, "steps_per_call": config.steps_per_call or None}
+    shared["teacher_name"] = teaching.called(name, config.stages[name])
     if over:
       data, own = _apart([_examples(one) for one in ready])
       state, _ = seeds.fit(
