@@ -1,10 +1,11 @@
 """Deep mutual learning: students of one architecture that are each other's teachers, as an axis of the step.
 
 Zhang, Xiang, Hospedales, Lu: "Deep Mutual Learning", CVPR 2018, arXiv:1706.00384. Each peer minimises its losses
-without a teacher, and those with one against the mean probabilities of the other peers, which are constants, at the
-temperature of the loss. With `kd.hinton` at temperature 1 that is KL(other || own) for two peers, as in the paper. For more, the paper takes the mean
-of the divergences from each, and tries the divergence from their mean, which is what we do: the gradients are the same,
-the values are not. All peers move at once, by what they said before the step; in the paper's algorithm they take turns.
+without a teacher, and those with one against the mean probabilities of the other peers at the loss's temperature, which
+are constants. With `kd.hinton` at temperature 1 that is KL(other || own) for two peers, as in the paper. For more, the
+paper takes the mean of the divergences from each, and tries the divergence from their mean, which is what we do: the
+gradients are the same, the values are not. All peers move at once, by what they said before the step; in the paper's
+algorithm they take turns.
 """
 
 from collections.abc import Callable

@@ -142,7 +142,7 @@ def make(
   else:
     own = {f"{k}/{name}": array for k, one in enumerate(stored) for name, array in one.arrays.items()}
 
-    def decode(batch: Mapping[str, jax.Array]) -> kd.Outputs:
+    def decode(batch: Mapping[str, jax.Array]) -> jax.Array | kd.Outputs:
       of = [{name: batch[f"{k}/{name}"] for name in one.arrays} for k, one in enumerate(stored)]
       return combined([one.decode(entry) for one, entry in zip(stored, of, strict=True)], stage)
 
@@ -152,7 +152,7 @@ def make(
 
 
 def _groups(stage: Any, teachers: int) -> list[list[int]]:
-  """Which teachers' logits are stored as one: each alone, as their mean depends on the temperature that it is read at."""
+  """Which teachers' logits are stored as one. A mean of probabilities depends on the temperature that it is read at."""
   every = list(range(teachers))
   return [every] if stage.ensemble == "logits" else [[index] for index in every]
 
