@@ -240,9 +240,8 @@ def _fit(name: str, contexts: Sequence[Context], ready: Sequence[_Ready], over: 
         logits = models.predict(one.learning.left(whole), validation.images)
         values = {key: float((series[index] if over else series).mean()) for key, series in history.items()}
         accuracy = values.pop("accuracy", None)
-        if (
-          learns.plan is None and accuracy is not None
-        ):  # else it is that of the student's own classifier, which is not what is trained
+        # With a plan it is that of the student's own classifier, which is not what is trained.
+        if learns.plan is None and accuracy is not None:
           values["train_accuracy"] = accuracy
         values["validation_accuracy"] = engine.accuracy(logits, validation.labels)
         if len(terms) > 1 and config.gradient_norms:

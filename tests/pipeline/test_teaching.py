@@ -63,7 +63,6 @@ def test_an_ensemble_is_the_mean_of_its_members(tmp_path, ensemble):
     np.testing.assert_allclose(np.exp(stored.logits), mean, atol=1e-6)  # losses that read logits get logarithms
     warm = (jax.nn.softmax(each[0] / 3) + jax.nn.softmax(each[1] / 3)) / 2
     np.testing.assert_allclose(jax.nn.softmax(kd.teacher_at(stored, 3.0) / 3), warm, atol=1e-6)
-    assert np.abs(jax.nn.softmax(stored.logits / 3) - warm).max() > 1e-5
     alone = teaching.make(given, sources[:1], arrays, spec, (), tmp_path / "logits")
     np.testing.assert_array_equal(alone.own["teacher_logits"], stored.members[:, 0])
     assert len(list((tmp_path / "logits").iterdir())) == 2  # each teacher's are stored once
