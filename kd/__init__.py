@@ -10,6 +10,7 @@ from kd.at import at
 from kd.base import Loss, Outputs, cross_entropy, kl, lift, log_softmax, needs_teacher, relational, teacher_at
 from kd.byot import byot
 from kd.cc import cc
+from kd.checks import labelled
 from kd.crd import crd
 from kd.ctkd import ctkd
 from kd.cwd import cwd
@@ -74,6 +75,7 @@ __all__ = [
   "kdsvd",
   "kl",
   "label_smoothing",
+  "labelled",
   "lift",
   "log_softmax",
   "logit_l2",

@@ -3,33 +3,39 @@ probabilities that are kept as logarithms.
 """
 
 import math
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
-from kd.base import ClassMask, Logits, PerExample, labels_of
+from kd.base import ClassMask, Logits, PerExample
+from kd.checks import Labels
 
 
-def by_label(f: Callable[[Array], PerExample], batch: Mapping[str, Any], loss: str) -> PerExample:
-  """`f(labels)`, the numbers of a loss that knows the label; of a mixed example (mixup) those of its two labels,
+def by_label(f: Callable[[Array], PerExample], labels: Labels) -> PerExample:
+  """`f(index)`, the numbers of a loss that knows the label; of a mixed example (mixup) those of its two labels,
   averaged with the weights of their images.
-
-  Raises:
-    UserError: the batch has no 'label'.
   """
-  per_example = f(labels_of(batch, loss))
-  if "mix" not in batch:
-    return per_example
-  weight = batch["mix"].astype(per_example.dtype)
-  return weight * per_example + (1 - weight) * f(batch["mix_label"])
+  per_row = f(labels.index)
+  if labels.mix is None or labels.mix_index is None:
+    return per_row
+  weight = labels.mix.astype(per_row.dtype)
+  return weight * per_row + (1 - weight) * f(labels.mix_index)
 
 
-def is_label(labels: Int[Array, " batch"], logits: Logits) -> Bool[Array, "batch classes"]:
-  """Which class of each row is the one that its label names."""
-  return labels[:, None] == jnp.arange(logits.shape[-1], dtype=labels.dtype)
+def is_label(index: Int[Array, " rows"], logits: Logits) -> Bool[Array, "rows classes"]:
+  """Which class of each row is the one that its index names."""
+  return index[:, None] == jnp.arange(logits.shape[-1], dtype=index.dtype)
+
+
+def not_excluded(
+  student: Logits, teacher: Logits | None = None, class_mask: ClassMask | None = None
+) -> Bool[Array, "rows classes"]:
+  """The classes that count and that not every network excludes by a logit of -inf."""
+  some = student != -jnp.inf
+  some = some if teacher is None else some | (teacher != -jnp.inf)
+  return some if class_mask is None else some & class_mask
 
 
 def log_sum(log_p: Logits, used: ClassMask) -> PerExample:
