@@ -29,7 +29,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from core.errors import UserError
-from kd.inputs import read, widen
+from kd.inputs import Inputs, read, widen
 
 __all__ = ["widen"]  # for those that import it from here
 
@@ -67,7 +67,9 @@ def teacher_at(outputs: Outputs | Array, temperature: Any, class_mask: Array | N
   """
   if not isinstance(outputs, Outputs) or outputs.members is None:
     return logits_of(outputs)
-  mask = class_mask if class_mask is None or class_mask.ndim < 2 else class_mask[:, None]
+  mask, rank = class_mask, outputs.members.ndim - 1
+  if mask is not None and mask.ndim > 1:  # between the batch and its positions stands the axis of the members
+    mask = mask.reshape(*mask.shape[:-1], *(1,) * (rank - mask.ndim), mask.shape[-1])[:, None]
   log_p = log_softmax(widen(outputs.members) / temperature, mask)
   mean = jax.nn.logsumexp(log_p, axis=1) - jnp.log(jnp.asarray(log_p.shape[1], log_p.dtype))
   return temperature * mean
@@ -97,19 +99,26 @@ def logits_of(outputs: Outputs | Array) -> Array:
   return outputs.logits if isinstance(outputs, Outputs) else outputs
 
 
-def teacher_logits(teacher: Outputs | Array | None, loss: str) -> Array:
-  """The teacher's logits as constants.
+def teacher_logits(
+  teacher: Outputs | Array | None, loss: str, temperature: Any = 1.0, class_mask: Array | None = None
+) -> Array:
+  """The teacher's logits as constants, of an ensemble those at a temperature: see `teacher_at`.
 
   Raises:
     UserError: there is no teacher.
   """
   if teacher is None:
     raise UserError(f"the loss {loss!r} needs a teacher: give a teacher stage or cached 'teacher_logits' in the batch")
-  return jax.lax.stop_gradient(logits_of(teacher))
+  return jax.lax.stop_gradient(teacher_at(teacher, temperature, class_mask))
 
 
 def lift(
-  f: Callable[..., Array], name: str = "", relational: bool = False, needs_teacher: bool = True, classes: int = 2
+  f: Callable[..., Array],
+  name: str = "",
+  relational: bool = False,
+  needs_teacher: bool = True,
+  classes: int = 2,
+  temperature: "Schedule" = 1.0,
 ) -> Loss:
   """Gives a loss on logits alone the full signature; the teacher receives exactly zero gradient.
 
@@ -117,11 +126,13 @@ def lift(
     f: `f(student_logits, teacher_logits) -> (rows,)` of logits (rows, classes), float32 or wider, with a third argument
       `class_mask` if it knows masked classes. A row is an example, or a position of one. The teacher's are None without
       one. Keyword arguments are given where `f` has them: `labels` (`kd.checks.Labels`: the loss needs labels),
-      `inputs` (`kd.inputs.Inputs`), `step`, `axis_name`, and `batch`, as it was given.
+      `inputs` (`kd.inputs.Inputs`), `step`, `axis_name`, `batch`, as it was given, and `teacher_at`, from a
+      temperature to the teacher's logits at it, for a loss that reads them at several.
     name: how errors call it.
     relational: whether an example's number depends on the other examples of its batch.
     needs_teacher: whether it compares with a teacher.
     classes: the least number of classes that mean something, 2 for softmaxes; 1 where every output stands alone.
+    temperature: at which `f` takes the teacher's softmax: the mean of an ensemble depends on it.
   """
   name = name or getattr(f, "__name__", "loss")
   parameters = inspect.signature(f).parameters.values()
@@ -134,9 +145,12 @@ def lift(
     del aux, key
     if class_mask is not None and not knows_mask:
       raise UserError(f"the loss {name!r} does not know masked classes: it has no argument 'class_mask'")
-    inputs = read(
-      name, logits_of(student), teacher_logits(teacher, name) if needs_teacher else None, batch, class_mask, classes
-    )
+
+    def read_at(t: Any) -> Inputs:
+      its = teacher_logits(teacher, name, t, class_mask) if needs_teacher else None
+      return read(name, logits_of(student), its, batch, class_mask, classes)
+
+    inputs = read_at(at(temperature, step))
     if "batch" in reads and len(inputs.lead) > 1:
       raise UserError(
         f"the loss {name!r} reads the batch itself, so its logits are (batch, classes), and not of more axes; "
@@ -144,6 +158,7 @@ def lift(
       )
     labels = inputs.labels() if "labels" in reads else None
     known = {"labels": labels, "inputs": inputs, "batch": inputs.batch, "step": step, "axis_name": axis_name}
+    known["teacher_at"] = lambda t: read_at(t).teacher
     masks = (inputs.class_mask,) if knows_mask else ()
     per_row = f(inputs.student, inputs.teacher, *masks, **{key: known[key] for key in reads})
     return inputs.numbers(per_row, None if labels is None else labels.wrong), aux_state, {}
@@ -155,6 +170,7 @@ def lift(
 
 
 Schedule = float | Callable[[Array], Array]
+TeacherAt = Callable[[Any], Array]
 
 
 def at(value: Schedule, step: Array | int) -> Any:

@@ -28,4 +28,4 @@ def total_variation(temperature: Schedule = 1.0) -> Loss:
     p, q = jnp.exp(log_softmax(teacher / t, class_mask)), jnp.exp(log_softmax(student / t, class_mask))
     return 0.5 * t * jnp.sum(jnp.abs(p - q), axis=-1)  # classes that do not count have p = q = 1
 
-  return lift(distance, "total_variation")
+  return lift(distance, "total_variation", temperature=temperature)
