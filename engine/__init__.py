@@ -11,6 +11,7 @@ from engine.labels import labels
 from engine.loop import Hook, fit
 from engine.objective import Term, Weighted, weighted
 from engine.optim import optimizer, schedule
+from engine.outputs import is_one
 from engine.parallel import parallelize
 from engine.state import TrainState, create
 from engine.statistics import find_local_statistics
@@ -30,6 +31,7 @@ __all__ = [
   "divergence",
   "find_local_statistics",
   "fit",
+  "is_one",
   "labels",
   "logits",
   "make_train_step",

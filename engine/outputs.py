@@ -48,6 +48,32 @@ def picked(outputs: kd.Outputs, name: str, term: kd.Loss, where: str, teacher: b
   return outputs._replace(logits=found[name])
 
 
+def only(outputs: Any, name: str, where: str) -> Any:
+  """The output that has a model's logits: the named one, or the only one.
+
+  Args:
+    outputs: an array, or a tree of them.
+    name: which, or "".
+    where: how errors call the model.
+
+  Raises:
+    UserError: there are several and none is named, or there is no such output.
+  """
+  found = trees.named_leaves(outputs)
+  if is_one(outputs):
+    if name:
+      raise UserError(f"{where} has one output, an array; expected no 'output', got {name!r}")
+    return outputs
+  if not name:
+    raise UserError(
+      f"{where} has several outputs, {', '.join(map(repr, found))}; expected the one with a logit for each class as its "
+      "'output'"
+    )
+  if name not in found:
+    raise unknown(f"output of {where}", name, found)
+  return found[name]
+
+
 def not_finite(teacher: kd.Outputs, losses: list[kd.Loss], class_mask: Array | None) -> Array | None:
   """(batch,) bools: examples in which the teacher's logits hold NaN or infinity, or no class at all that counts.
 

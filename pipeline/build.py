@@ -63,7 +63,7 @@ def model(entry: Mapping[str, Any]) -> Model:
 OF_TERM = ("loss", "weight", "mask", "ignore_label", "output")
 
 
-def objective(stage: str, group: Mapping[str, Any], updates: int = 1) -> objectives.Weighted:
+def objective(stage: str, group: Mapping[str, Any], updates: int = 1, output: str = "") -> objectives.Weighted:
   """The weighted sum that a stage minimises: `{loss of kd: {"weight": share, "mask": which, its keywords}}`.
 
   "ignore_label" and "output" are those of `engine.Term`, too.
@@ -73,6 +73,7 @@ def objective(stage: str, group: Mapping[str, Any], updates: int = 1) -> objecti
     group: its terms. A term with a key "loss" may have any name. A weight or keyword may be a schedule of
       `kd.schedules`, whose "start", "end" and "at" are shares of the stage.
     updates: of the whole stage.
+    output: what terms read that name no output, of a model with several.
   """
   terms = []
   for name, given in group.items():
@@ -85,9 +86,9 @@ def objective(stage: str, group: Mapping[str, Any], updates: int = 1) -> objecti
     weight = numbers.get("weight", 1.0)
     ranges.check(f"config key '{where}.weight'", weight, ranges.NOT_NEGATIVE, varies=True)
     weight = weight if callable(weight) else float(weight)
-    more = {key: given[key] for key in ("mask", "ignore_label", "output") if key in given}
+    more = {"output": output} | {key: given[key] for key in ("mask", "ignore_label", "output") if key in given}
     terms.append(objectives.Term(name, loss, weight, **more))
-  return objectives.weighted(terms)
+  return objectives.weighted(terms, output)
 
 
 def _number(where: str, value: Any, updates: int) -> Any:

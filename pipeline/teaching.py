@@ -65,6 +65,12 @@ def reads_logits(objective: engine.Weighted) -> bool:
   return any(not (isinstance(loss, kd.TapLoss) and loss.teacher) for loss in losses)
 
 
+def further(objective: engine.Weighted) -> list[str]:
+  """The outputs that losses read of the teacher beside its logits."""
+  read = {term.output for term in objective.terms if kd.needs_teacher(term.loss)}
+  return sorted(read - {objective.output, ""})
+
+
 def check(stage: Any, recipes: Sequence[Recipe], student: Recipe, objective: engine.Weighted) -> None:
   """Refuses teachers that see other pixels than their student, or know other classes.
 
@@ -77,6 +83,15 @@ def check(stage: Any, recipes: Sequence[Recipe], student: Recipe, objective: eng
   Raises:
     UserError: says how they differ.
   """
+  if read := further(objective):
+    if len(recipes) > 1 or stage.peers > 1 or stage.teacher_classes:
+      raise UserError(
+        f"the objective reads the output {read[0]!r} of a teacher; expected one teacher, and no 'teacher_classes'"
+      )
+    if recipes and not recipes[0].output:
+      raise UserError(
+        f"the objective reads the output {read[0]!r} of a teacher, and {names(stage)[0]!r} has one output"
+      )
   for name, recipe in zip(names(stage), recipes, strict=True):
     if Preprocess(**recipe.preprocess) != Preprocess(**student.preprocess):
       raise UserError(f"teacher {name!r} was trained with another preprocessing than its student's; expected the same")
@@ -114,6 +129,7 @@ def make(
   spec: Input,
   taps: Sequence[str],
   folder: Path,
+  all_outputs: bool = False,
 ) -> Teaching:
   """Stores the logits of a stage's teachers where that is possible and wanted, else gives them as one function.
 
@@ -124,14 +140,15 @@ def make(
     spec: how batches are made.
     taps: activations of the teacher that its losses read; these are computed in the step.
     folder: where stores lie, each in a folder of its own; one that is there already is used.
+    all_outputs: whether its losses read more than the teacher's logits (`further`); likewise.
   """
   if not taught_by:
     return Teaching(None, None, {}, spec)
   parts = [models.functions(one.recipe) for one in taught_by]
   trees = [(one.variables, one.qparams, one.quant_state) for one in taught_by]
-  each = [member(part, stage, taps) for part in parts]
+  each = [member(part, stage, taps, all_outputs) for part in parts]
   endless = spec.augment.views is None and not teacher_key.is_still(spec.augment)
-  if taps or endless or not stage.cache_teacher or stage.teacher_mode == "train":
+  if taps or all_outputs or endless or not stage.cache_teacher or stage.teacher_mode == "train":
     return Teaching(together(each, stage), trees, {}, spec)
   stored = [
     _stored(stage, [each[k] for k in group], [taught_by[k] for k in group], arrays, spec, folder)
@@ -184,16 +201,21 @@ def _stored(
   return teacher_cache.build(folder / key.name, key, logits_of, mix_of=mix_of, batch=spec.batch_size)
 
 
-def member(parts: Functions, stage: Any, taps: Sequence[str]) -> Teacher:
-  """One teacher's function of its trees, (variables, qparams, quant_state), and preprocessed images."""
+def member(parts: Functions, stage: Any, taps: Sequence[str], all_outputs: bool = False) -> Teacher:
+  """One teacher's function of its trees, (variables, qparams, quant_state), and preprocessed images.
+
+  It gives the logits, or all outputs of a teacher that has several; with activations where some are named.
+  """
 
   def teacher(trees: Any, x: jax.Array) -> jax.Array | kd.Outputs:
     variables, qparams, quant_state = trees
 
     def fn(variables: Any, x: jax.Array) -> jax.Array:
       if stage.teacher_mode == "train":
-        return parts.model.apply(variables, x, train=True)[0]
-      return models.logits(parts, (variables, qparams, quant_state), x)
+        found = parts.model.apply(variables, x, train=True)[0]
+        return found if all_outputs else engine.outputs.only(found, parts.output, "the teacher")
+      run = models.outputs if all_outputs else models.logits
+      return run(parts, (variables, qparams, quant_state), x)
 
     if not taps:
       return of_the_student(fn(variables, x), stage)
