@@ -66,8 +66,8 @@ def only(outputs: Any, name: str, where: str) -> Any:
     return outputs
   if not name:
     raise UserError(
-      f"{where} has several outputs, {', '.join(map(repr, found))}; expected the one with a logit for each class as its "
-      "'output'"
+      f"{where} has several outputs, {', '.join(map(repr, found))}; expected the one with a logit for each class as "
+      "its 'output'"
     )
   if name not in found:
     raise unknown(f"output of {where}", name, found)

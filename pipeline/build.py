@@ -86,7 +86,9 @@ def objective(stage: str, group: Mapping[str, Any], updates: int = 1, output: st
     weight = numbers.get("weight", 1.0)
     ranges.check(f"config key '{where}.weight'", weight, ranges.NOT_NEGATIVE, varies=True)
     weight = weight if callable(weight) else float(weight)
-    more = {"output": output} | {key: given[key] for key in ("mask", "ignore_label", "output") if key in given}
+    more: dict[str, Any] = {"output": output} | {
+      key: given[key] for key in ("mask", "ignore_label", "output") if key in given
+    }
     terms.append(objectives.Term(name, loss, weight, **more))
   return objectives.weighted(terms, output)
 

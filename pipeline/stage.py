@@ -205,9 +205,8 @@ def forward_of(stage: Any, parts: Functions) -> forward.Forward:
   if parts.edited:
 
     def apply(variables: Any, x: jax.Array, **_: Any) -> tuple[jax.Array, Any]:
-      return models.named(parts.fn(variables, x), parts), {
-        name: tree for name, tree in variables.items() if name != "params"
-      }
+      kept = {name: tree for name, tree in variables.items() if name != "params"}
+      return models.named(parts.fn(variables, x), parts), kept
 
   return forward.plain(forward.bfloat16(apply) if stage.precision == "bfloat16" else apply)
 

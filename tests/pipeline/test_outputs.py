@@ -54,7 +54,7 @@ def test_terms_read_the_outputs_that_they_name(tmp_path):
   assert series["train_accuracy"] and series["validation_accuracy"]
   assert trained.predict(done["distilled"], context.data.test.images).shape[-1] == 4
   again = trained.functions(trained.load(stage.model_file(context.folder, "distilled"))[0].recipe)
-  assert set(trained.outputs(again, (done["distilled"].variables, {}, {}), np.zeros((1, 8, 8, 1), np.float32))) == {
+  assert set(trained.outputs(again, (done["distilled"].variables, {}, {}), np.zeros((1, 6, 6, 1), np.float32))) == {
     "scores",
     "boxes",
   }
@@ -77,7 +77,7 @@ def test_what_is_left_of_several_outputs_is_the_logits(tmp_path):
     ({"stages__distilled__objective__boxes__output": "box"}, "unknown output of term 'boxes'.*boxes"),
     (
       {"models__teacher": {"name": "zoo.mlp:MLP", "kwargs": {"widths": (8,), "classes": 4}}},
-      "'boxes' of a teacher, and",
+      "'boxes' of a teacher, an",
     ),
     ({"stages__distilled__teacher_classes": (0, 1, 2, 3)}, "'boxes' of a teacher; expected one teacher"),
   ],
