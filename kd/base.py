@@ -125,7 +125,7 @@ def lift(
   Args:
     f: `f(student_logits, teacher_logits) -> (rows,)` of logits (rows, classes), float32 or wider, with a third argument
       `class_mask` if it knows masked classes. A row is an example, or a position of one. The teacher's are None without
-      one. Keyword arguments are given where `f` has them: `labels` (`kd.checks.Labels`: the loss needs labels),
+      one. Keyword arguments are given where `f` has them: `labels` (`kd.labels.Labels`: the loss needs labels),
       `inputs` (`kd.inputs.Inputs`), `step`, `axis_name`, `batch`, as it was given, and `teacher_at`, from a
       temperature to the teacher's logits at it, for a loss that reads them at several.
     name: how errors call it.

@@ -15,7 +15,7 @@ from jaxtyping import Array
 
 from core import ranges
 from kd.base import ClassMask, Logits, Loss, PerExample, Schedule, at, kl, lift, log_softmax, pick
-from kd.checks import Labels
+from kd.labels import Labels
 from kd.logits import by_label, is_label, log_sum, not_excluded
 
 

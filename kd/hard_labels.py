@@ -8,7 +8,7 @@ Reduction: one number an example. The temperature is 1, as in section 2 of arXiv
 """
 
 from kd.base import ClassMask, Logits, Loss, PerExample, lift, log_softmax, pick
-from kd.checks import Labels
+from kd.labels import Labels
 from kd.logits import by_label
 
 

@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float
 
 from core.errors import UserError
 from kd import checks
+from kd.labels import Labels, labels_of
 
 
 class Inputs(NamedTuple):
@@ -37,9 +38,9 @@ class Inputs(NamedTuple):
   lead: tuple[int, ...]
   batch: Mapping[str, Any]
 
-  def labels(self) -> checks.Labels:
-    """The labels as rows; see `kd.checks.labels_of`."""
-    return checks.labels_of(
+  def labels(self) -> Labels:
+    """The labels as rows; see `kd.labels.labels_of`."""
+    return labels_of(
       self.loss, self.batch, self.lead, self.student.shape[-1], valid=self.valid, class_mask=self.class_mask
     )
 
@@ -81,8 +82,9 @@ class Inputs(NamedTuple):
 
 
 def widen(logits: Array) -> Array:
-  """The logits in float32, or as they are where they are wider."""
-  return logits if jnp.finfo(logits.dtype).bits >= 32 else logits.astype(jnp.float32)
+  """The logits in float32, or as they are where they are wider, or no floats."""
+  narrow = jnp.issubdtype(logits.dtype, jnp.floating) and jnp.finfo(logits.dtype).bits < 32
+  return logits.astype(jnp.float32) if narrow else logits
 
 
 def read(

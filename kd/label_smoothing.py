@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from core import ranges
 from kd.base import ClassMask, Logits, Loss, PerExample, lift, log_softmax, pick
-from kd.checks import Labels
+from kd.labels import Labels
 from kd.logits import by_label, not_excluded
 
 

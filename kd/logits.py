@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from kd.base import ClassMask, Logits, PerExample
-from kd.checks import Labels
+from kd.labels import Labels
 
 
 def by_label(f: Callable[[Array], PerExample], labels: Labels) -> PerExample:
@@ -38,6 +38,12 @@ def not_excluded(
   return some if class_mask is None else some & class_mask
 
 
+def gap(student: Logits, teacher: Logits, class_mask: ClassMask | None = None) -> Logits:
+  """Student - teacher, and 0 of a class that does not count or that both exclude by -inf."""
+  there = not_excluded(student, teacher, class_mask)
+  return jnp.where(there, student, 0.0) - jnp.where(there, teacher, 0.0)
+
+
 def log_sum(log_p: Logits, used: ClassMask) -> PerExample:
   """Log of the sum of p over the classes `used`; very low, but not -inf, where that is 0: its gradient is then 0."""
   low = jnp.finfo(log_p.dtype).min / 2
@@ -50,3 +56,16 @@ def log_mixture(log_p: Logits, log_q: Logits, share: float, class_mask: ClassMas
   p, q = jnp.where(some, log_p, 0.0), jnp.where(some, log_q, 0.0)
   out = jnp.where(some, jnp.logaddexp(p + math.log(share), q + math.log1p(-share)), -jnp.inf)
   return out if class_mask is None else jnp.where(class_mask, out, 0.0)
+
+
+def log_bernoulli(logits: Logits, class_mask: ClassMask | None = None) -> Float[Array, "rows outputs 2"]:
+  """Logarithms of the probabilities that an output is on, the sigmoid of its logit, and off.
+
+  An output that does not count gets 0 and 0, and so adds nothing to a divergence; a logit of -inf is never on. One of
+  +inf, or NaN, is NaN: no network says that of itself.
+  """
+  never = logits == -jnp.inf
+  counts = jnp.ones((), bool) if class_mask is None else class_mask
+  x = jnp.where(never | ~counts, 0.0, jnp.where(logits == jnp.inf, jnp.nan, logits))
+  on, off = jnp.where(never, -jnp.inf, jax.nn.log_sigmoid(x)), jnp.where(never, 0.0, jax.nn.log_sigmoid(-x))
+  return jnp.where(counts[..., None], jnp.stack([on, off], axis=-1), 0.0)

@@ -21,17 +21,18 @@ def flat_space(x: Array) -> Float[Array, "batch places channels"]:
 
 
 def unit(x: Array, axes: int | tuple[int, ...] = -1) -> Array:
-  """The array over its Euclidean norm along `axes`; 0 with gradient 0 where the norm is 0."""
+  """The array over its Euclidean norm along `axes`; 0 with gradient 0 where that is 0, NaN where it is not finite."""
   square = jnp.sum(x * x, axes, keepdims=True)
-  alive = square > 0
-  return jnp.where(alive, x / jnp.sqrt(jnp.where(alive, square, 1.0)), 0.0)
+  dead = square == 0
+  length = jnp.sqrt(jnp.where(dead, 1.0, square))
+  return jnp.where(dead, 0.0, x / jnp.where(length < jnp.inf, length, jnp.nan))
 
 
 def norm(x: Array, axes: int | tuple[int, ...] = -1) -> Array:
   """The Euclidean norm along `axes`, with gradient 0 where it is 0."""
   square = jnp.sum(x * x, axes)
-  alive = square > 0
-  return jnp.where(alive, jnp.sqrt(jnp.where(alive, square, 1.0)), 0.0)
+  dead = square == 0
+  return jnp.where(dead, 0.0, jnp.sqrt(jnp.where(dead, 1.0, square)))
 
 
 def pool_to(x: Float[Array, "batch height width channels"], size: tuple[int, int]) -> Array:

@@ -22,7 +22,7 @@ from jaxtyping import Array
 
 from core import ranges
 from kd.base import ClassMask, Logits, Loss, PerExample, Schedule, at, kl, lift, log_softmax
-from kd.checks import Labels
+from kd.labels import Labels
 from kd.logits import by_label, is_label, not_excluded
 
 

@@ -28,7 +28,7 @@ from kd.base import (
   log_softmax,
   pick,
 )
-from kd.checks import Labels
+from kd.labels import Labels
 from kd.logits import by_label
 
 
