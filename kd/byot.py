@@ -24,10 +24,13 @@ from jaxtyping import Array
 from core import ranges
 from core.errors import UserError
 from kd.base import Outputs, Schedule, at, kl, log_softmax, pick
-from kd.layers import layer, layer_init
+from kd.layers import layer, layer_init, relu
 from kd.logits import by_label
 from kd.maps import flat_space
+from kd.reads import CHANNELS, Reads, check
 from kd.taps import About, Names, TapLoss, named
+
+READS, LOGITS = "the loss 'byot' reads the logits of the student", Reads("(batch, classes)", (2,))
 
 
 def byot(student: Names, alpha: float = 0.3, lam: float = 0.03, temperature: Schedule = 3.0) -> TapLoss:
@@ -50,12 +53,13 @@ def byot(student: Names, alpha: float = 0.3, lam: float = 0.03, temperature: Sch
 
   def fn(s: Outputs, t: Any, about: About) -> tuple[Array, Any, dict[str, Array]]:
     del t
+    check(READS, s.logits, LOGITS)
     own, goal = jax.lax.stop_gradient((s.logits, flat_space(s.taps[deepest]).mean(1)))
     heat = at(temperature, about.step)
     log_p = log_softmax(own / heat, about.class_mask)
 
     def branch(aux: dict[str, Any], tap: Array) -> Array:
-      features = jax.nn.relu(layer(aux["bottleneck"], flat_space(tap), about)).mean(1)
+      features = relu(layer(aux["bottleneck"], flat_space(tap), about)).mean(1)
       logits = layer(aux["classifier"], features, about)
       log_q = log_softmax(logits, about.class_mask)
       labels = -by_label(lambda labels: pick(log_q, labels), about.batch, "byot")
@@ -67,6 +71,7 @@ def byot(student: Names, alpha: float = 0.3, lam: float = 0.03, temperature: Sch
 
   def init(key: Array, s: Outputs, t: Any, variables: Any) -> tuple[Any, Any]:
     del t, variables
+    check(READS, s.logits, LOGITS)
     width, classes = s.taps[deepest].shape[-1], s.logits.shape[-1]
     out = []
     for name, one in zip(shallow, jax.random.split(key, len(shallow)), strict=True):
@@ -75,4 +80,4 @@ def byot(student: Names, alpha: float = 0.3, lam: float = 0.03, temperature: Sch
       out.append({**branch, "classifier": layer_init(last, width, classes)})
     return out, None
 
-  return TapLoss("byot", fn, (*shallow, deepest), (), init, needs_teacher=False)
+  return TapLoss("byot", fn, (*shallow, deepest), (), init, needs_teacher=False, reads=CHANNELS, logits=("student",))
