@@ -17,7 +17,7 @@ from core import ranges
 from core.errors import UserError
 from kd.layers import layer, layer_init, relu
 from kd.maps import align
-from kd.reads import MAPS
+from kd.reads import MAPS, ids_of
 from kd.taps import About, Names, TapLoss, on_pairs
 
 
@@ -38,6 +38,8 @@ def mgd(student: Names, teacher: Names, hidden: float = 0.5, masked: str = "plac
     s, t = align("mgd", s, t)
     if "reduce" in aux:
       s = layer(aux["reduce"], s, about)
+    if "id" in about.batch:
+      ids_of("mgd", about.batch, s.shape[0])
     shape = (*s.shape[1:3], 1) if masked == "places" else (1, 1, s.shape[3])
     s = layer(aux["first"], s * seen(about, shape, hidden).astype(s.dtype), about)
     gap = layer(aux["second"], relu(s), about) - t

@@ -4,6 +4,7 @@ from collections.abc import Container, Mapping
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+from jaxtyping import Array
 
 from core.errors import UserError
 
@@ -26,14 +27,11 @@ ANYTHING = Reads("(batch, ...)", range(1, 99), channels=False)
 CHANNELS = Reads("(batch, ..., channels)", range(2, 99))
 PLACES = Reads("(batch, height, width, channels) or (batch, tokens, channels)", range(3, 99))
 MAPS = Reads("(batch, height, width, channels)", (4,))
-LOGITS = Reads("(batch, ..., classes)", range(2, 99), channels=False)
 MAPS_OR_VECTORS = Reads("(batch, height, width, channels) or (batch, channels)", (2, 4))
 
 
 def check(where: str, x: Any, expected: Reads) -> None:
   """Refuses an activation, or its shape, that a loss is not written for.
-
-  A map whose last two axes agree and differ from the one before is taken for one with its channels first.
 
   Args:
     where: names it, such as "the loss 'at' reads 'a' of the student".
@@ -50,26 +48,35 @@ def check(where: str, x: Any, expected: Reads) -> None:
     raise UserError(f"{where}, of dtype {dtype}; expected floats")
   if 0 in shape or len(shape) not in expected.ranks:
     raise UserError(f"{where}, of shape {tuple(shape)}; expected {expected.words}{', not empty' * (0 in shape)}")
-  if expected.channels and len(shape) == 4 and shape[1] != shape[2] == shape[3]:
-    raise UserError(f"{where}, of shape {tuple(shape)}, where the channels seem to be first; expected {expected.words}")
 
 
-def check_masks(loss: str, batch: Mapping[str, Any], class_mask: Any, count: int) -> None:
-  """Refuses "valid", "id" and masked classes that are not those of a batch of `count` examples.
+def channels_first(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
+  """Which of the maps that a loss reads seems to have its channels first, if any.
+
+  Such a map's last two axes agree and differ from the one before. So do those of a map that is no square and happens to
+  have as many channels as it is wide: another map of its proportions that does not look so vouches for it.
+  """
+  maps = {name: shape[1:] for name, shape in shapes.items() if len(shape) == 4}
+  odd = {name: shape for name, shape in maps.items() if 1 != shape[0] != shape[1] == shape[2]}
+  sure = [shape for name, shape in maps.items() if name not in odd]
+  for name, (high, wide, _) in odd.items():
+    if not any(abs(high * w - h * wide) < max(high, wide, h, w) for h, w, _ in sure):
+      return name
+  return None
+
+
+def ids_of(loss: str, batch: Mapping[str, Any], count: int) -> Array:
+  """The ids of a batch's examples, (batch,) integers.
 
   Raises:
-    UserError: names the loss, the key and what it is.
+    UserError: there are none, or they are no integers or of another shape.
   """
-  found = {"valid": batch.get("valid"), "id": batch.get("id"), "class_mask": class_mask}
-  for key, x in found.items():
-    kind, words = (jnp.integer, "integers") if key == "id" else (jnp.bool_, "bools")
-    shape, dtype = getattr(x, "shape", None), getattr(x, "dtype", None)
-    of_classes = key == "class_mask" and shape is not None and len(shape) in (1, 2)
-    fits = (len(shape) == 1 or shape[0] in (1, count)) if of_classes else shape == (count,)
-    if x is not None and not (dtype is not None and jnp.issubdtype(dtype, kind) and fits):
-      got = f"a {type(x).__name__}" if dtype is None else f"{dtype} of shape {shape}"
-      wanted = f"(classes,) or ({count}, classes)" if key == "class_mask" else f"({count},), one for each example"
-      raise UserError(f"the loss {loss!r} reads activations, and {key!r} is {got}; expected {words} of shape {wanted}")
+  if "id" not in batch:
+    raise UserError(f"the loss {loss!r} needs a batch with 'id'")
+  ids = jnp.asarray(batch["id"])
+  if not jnp.issubdtype(ids.dtype, jnp.integer) or ids.shape != (count,):
+    raise UserError(f"the loss {loss!r} expects batch['id'] to be integers ({count},); got {ids.dtype} {ids.shape}")
+  return ids
 
 
 def several(loss: str, what: str, number: int, least: int = 2) -> None:

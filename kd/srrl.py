@@ -15,6 +15,7 @@ from jaxtyping import Array
 
 from core import ranges
 from core.errors import UserError
+from kd import checks
 from kd.base import Outputs, kl, log_softmax
 from kd.layers import classifier_of, layer, layer_init, mean_square, relu
 from kd.maps import align, flat_space, linear
@@ -49,6 +50,7 @@ def srrl(
   ranges.check("srrl: regression", regression, ranges.NOT_NEGATIVE)
 
   def compare(s: Array, t: Array, class_mask: Array | None) -> Array:
+    class_mask = checks.class_mask_of("srrl", class_mask, s.shape)
     if form == "kl":
       return kl(log_softmax(t, class_mask), log_softmax(s, class_mask))
     class_mask = jnp.ones(s.shape, bool) if class_mask is None else jnp.broadcast_to(class_mask, s.shape)

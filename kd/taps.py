@@ -18,8 +18,10 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from core.errors import UserError
-from kd.base import Outputs, logits_of, widen
-from kd.reads import ANYTHING, LOGITS, Reads, check, check_masks
+from kd import checks
+from kd.base import Outputs, logits_of
+from kd.inputs import widen
+from kd.reads import ANYTHING, Reads, channels_first, check
 
 Names = str | Sequence[str]
 
@@ -57,8 +59,9 @@ class TapLoss:
 
   Attributes:
     name: how errors call it.
-    fn: `fn(student, teacher, about) -> (per_example, aux_state, logs)`. Activations and logits are float32 or wider;
-      those of the teacher are constants. `teacher` is None where there is none and none is needed.
+    fn: `fn(student, teacher, about) -> (per_example, aux_state, logs)`. Activations are float32 or wider; the teacher's
+      outputs are constants. `teacher` is None where there is none and none is needed. Logits are as they were given,
+      for a network may have several outputs: `kd.inputs.read` checks those of a loss that reads them.
     student: the taps that it reads of the student.
     teacher: those of the teacher.
     init: `init(key, student, teacher, teacher_variables) -> (aux, aux_state)`, from `Outputs` of shapes
@@ -69,8 +72,6 @@ class TapLoss:
       chosen) -> parameters` of what reads the student's tap in place of the student's own classifier. `classes` is
       how many the student has, `chosen` which of the teacher's these are, () for all.
     reads: the shapes of its taps; see `kd.reads`.
-    logits: whose logits it reads too, of "student" and "teacher". All others are None to `fn`, and may be anything: a
-      network may have several outputs.
   """
 
   name: str
@@ -82,7 +83,6 @@ class TapLoss:
   relational: bool = False
   head: Callable[..., dict[str, Any]] | None = None
   reads: Reads = ANYTHING
-  logits: tuple[str, ...] = ()
 
   def __post_init__(self):
     plain = getattr(self.init, "plain", self.init)  # of a loss that `dataclasses.replace` copies
@@ -115,14 +115,15 @@ class TapLoss:
       )
     batch = batch or {}
     count = self._check(student, teacher)
-    check_masks(self.name, batch, class_mask, count)
-    read = partial(self._read, valid=batch.get("valid"))
+    valid = None if count is None else checks.valid_of(self.name, batch, (count,))
+    batch = batch if valid is None else {**batch, "valid": valid}
+    read = partial(self._read, valid=valid)
     mine = read(student, "student")
     its = None if teacher is None else jax.lax.stop_gradient(read(teacher, "teacher"))
     about = About(batch, aux, aux_state, key, axis_name, class_mask, step, self.name)
     per_example, after, logs = self.fn(mine, its, about)
     for what, numbers in {"": per_example, **logs}.items():
-      if jnp.shape(numbers) != (count,):
+      if count is not None and jnp.shape(numbers) != (count,):
         what = what and f" as its log {what!r}"
         raise UserError(
           f"the loss {self.name!r} gives an array of shape {jnp.shape(numbers)}{what}; expected one number per "
@@ -130,8 +131,8 @@ class TapLoss:
         )
     return per_example, after, logs
 
-  def _check(self, student: Any, teacher: Any) -> int:
-    """How many examples the batch has; raises UserError for outputs, or their shapes, that the loss cannot read."""
+  def _check(self, student: Any, teacher: Any) -> int | None:
+    """How many examples its activations have, or None; refuses outputs, or their shapes, that it cannot read."""
     if teacher is None and self.needs_teacher:
       raise UserError(
         f"the loss {self.name!r} needs a teacher: give a teacher stage or cached 'teacher_logits' in the batch"
@@ -145,9 +146,6 @@ class TapLoss:
           raise UserError(f"{where}, whose outputs have no such tap")
         check(where, taps[name], self.reads)
         found[f"{name!r} of the {whose}"] = taps[name].shape
-      if whose in self.logits:
-        check(f"the loss {self.name!r} reads the logits of the {whose}", logits_of(outputs), LOGITS)
-        found[f"the logits of the {whose}"] = logits_of(outputs).shape
     for where, shape in found.items():
       first, like = next(iter(found.items()))
       if shape[0] != like[0]:
@@ -155,7 +153,13 @@ class TapLoss:
           f"the loss {self.name!r} reads {first}, of shape {tuple(like)}, and {where}, of shape {tuple(shape)}; "
           "expected one batch, the first axis of both"
         )
-    return next(iter(found.values()))[0]
+    odd = channels_first(found) if self.reads.channels else None
+    if odd is not None:
+      raise UserError(
+        f"the loss {self.name!r} reads {odd}, of shape {tuple(found[odd])}, where the channels seem to come first; "
+        f"expected {self.reads.words}"
+      )
+    return next(iter(found.values()))[0] if found else None
 
   def _read(self, outputs: Outputs | Array, whose: str, valid: Array | None) -> Outputs:
     def counted(x: Array) -> Array:
@@ -163,7 +167,7 @@ class TapLoss:
       return x if valid is None else jnp.where(valid.reshape(-1, *(1,) * (x.ndim - 1)), x, 0.0)
 
     taps = {name: counted(outputs.taps[name]) for name in getattr(self, whose)}  # pyrefly: ignore
-    return Outputs(counted(logits_of(outputs)) if whose in self.logits else None, taps)  # pyrefly: ignore
+    return Outputs(logits_of(outputs), taps)
 
 
 def named(loss: str, key: str, names: Names) -> tuple[str, ...]:

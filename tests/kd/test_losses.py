@@ -220,7 +220,7 @@ def test_mistakes_are_one_sentence():
     kd.logit_l2("meen")
   with pytest.raises(UserError, match="did you mean 'teacher'"):
     kd.soft_labels(source="teachr")
-  with pytest.raises(UserError, match="needs a batch with 'label'"):
+  with pytest.raises(UserError, match="'hard_labels' needs labels, and the batch has no 'label'"):
     kd.hard_labels()(s)
   with pytest.raises(UserError, match="'soft_label'"):
     kd.soft_labels(source="batch")(s)
