@@ -145,7 +145,9 @@ def _teaching(name: str, config: Any, data: Dataset, begun: Left, done: Mapping[
   student, variables = begun
   objective = build.objective(name, given.objective.to_dict(), output=student.output)
   teachers = [
-    Left(*models.load(teacher)[0][:2]) if teacher.endswith(schema.FILE) else _quantized(config, teacher, done[teacher])
+    Left(*models.load(teacher, schema.model_code(config))[0][:2])
+    if teacher.endswith(schema.FILE)
+    else _quantized(config, teacher, done[teacher])
     for teacher in teaching.names(given)
   ]
   if teachers:

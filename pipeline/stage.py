@@ -63,7 +63,7 @@ def run_stages(
   """
   paths = [model_file(context.folder, name) for context in contexts]
   if all(path.is_file() for path in paths):
-    return [models.load(path)[0] for path in paths]
+    return [models.load(path, schema.model_code(contexts[0].config))[0] for path in paths]
   ready = [_prepare(name, context, before) for context, before in zip(contexts, done, strict=True)]
   left = []
   for path, one, state in zip(paths, ready, _fit(name, contexts, ready, over), strict=True):
@@ -106,7 +106,7 @@ def _prepare(name: str, context: Context, done: Mapping[str, Trained]) -> _Ready
   updates = max(steps // stage.optimizer.accumulate, 1)
   objective = build.objective(name, stage.objective.to_dict(), updates, trained.recipe.output)
   student = forward.tapped(forward_of(stage, models.functions(trained.recipe)), objective.student)
-  taught_by = teaching.sources(stage, done)
+  taught_by = teaching.sources(stage, done, schema.model_code(context.config))
   teaching.check(stage, [one.recipe for one in taught_by], trained.recipe, objective)
   if taught_by:
     same = {other: one for other, one in _untaught(context).items() if one.recipe[:2] == trained.recipe[:2]}
@@ -119,9 +119,9 @@ def _prepare(name: str, context: Context, done: Mapping[str, Trained]) -> _Ready
 
 def _untaught(context: Context) -> dict[str, Trained]:
   """What the finished stages without a teacher left."""
-  stages = context.config.stages
+  stages, code = context.config.stages, schema.model_code(context.config)
   files = {name: model_file(context.folder, name) for name in context.config.run if not stages[name].teacher}
-  return {name: models.load(path)[0] for name, path in files.items() if path.is_file()}
+  return {name: models.load(path, code)[0] for name, path in files.items() if path.is_file()}
 
 
 def begin(stage: Any, context: Context, done: Mapping[str, Trained], peer: int = 0) -> Trained:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,9 +47,15 @@ def names(stage: Any) -> list[str]:
   return [name for name in schema.teachers(stage) if name != schema.ITSELF]
 
 
-def sources(stage: Any, done: Mapping[str, Trained]) -> list[Trained]:
-  """The models that a stage learns from; none where it has no teacher, or is its own."""
-  return [models.load(name)[0] if name.endswith(schema.FILE) else done[name] for name in names(stage)]
+def sources(stage: Any, done: Mapping[str, Trained], code: Collection[str] = ()) -> list[Trained]:
+  """The models that a stage learns from; none where it has no teacher, or is its own.
+
+  Args:
+    stage: the stage's config.
+    done: what earlier stages left.
+    code: the import paths that files may name (`schema.model_code`).
+  """
+  return [models.load(name, code)[0] if name.endswith(schema.FILE) else done[name] for name in names(stage)]
 
 
 def called(name: str, stage: Any) -> str:
