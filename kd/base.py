@@ -54,7 +54,9 @@ class Outputs(NamedTuple):
   members: Array | None = None
 
 
-def teacher_at(outputs: Outputs | Array, temperature: Any, class_mask: Array | None = None) -> Array:
+def teacher_at(
+  outputs: Outputs | Array, temperature: Any, class_mask: Array | None = None, mean: str = "softmax"
+) -> Array:
   """Logits whose softmax at a temperature is what a teacher says at it: those of an ensemble depend on it.
 
   Of an ensemble it is T log mean_m softmax(z_m / T): Hinton, Vinyals, Dean (arXiv:1503.02531), section 2, average the
@@ -64,15 +66,25 @@ def teacher_at(outputs: Outputs | Array, temperature: Any, class_mask: Array | N
     outputs: a teacher's.
     temperature: T > 0.
     class_mask: the classes that count, among which each member's probabilities add up to 1.
+    mean: of which probabilities: "softmax" over the classes, or "sigmoid" of each output, as logits of it; "outputs"
+      for outputs that are numbers and no logits, whose mean it is at any temperature.
+
+  Returns:
+    (batch, *positions, classes).
   """
   if not isinstance(outputs, Outputs) or outputs.members is None:
     return logits_of(outputs)
-  mask, rank = class_mask, outputs.members.ndim - 1
+  z = widen(outputs.members)
+  if mean == "outputs":
+    return jnp.mean(z, axis=1)
+  count = jnp.log(jnp.asarray(z.shape[1], z.dtype))
+  if mean == "sigmoid":
+    yes, no = (jax.nn.logsumexp(jax.nn.log_sigmoid(x / temperature), axis=1) - count for x in (z, -z))
+    return temperature * (yes - no)
+  mask = class_mask
   if mask is not None and mask.ndim > 1:  # between the batch and its positions stands the axis of the members
-    mask = mask.reshape(*mask.shape[:-1], *(1,) * (rank - mask.ndim), mask.shape[-1])[:, None]
-  log_p = log_softmax(widen(outputs.members) / temperature, mask)
-  mean = jax.nn.logsumexp(log_p, axis=1) - jnp.log(jnp.asarray(log_p.shape[1], log_p.dtype))
-  return temperature * mean
+    mask = mask.reshape(*mask.shape[:-1], *(1,) * (z.ndim - 1 - mask.ndim), mask.shape[-1])[:, None]
+  return temperature * (jax.nn.logsumexp(log_softmax(z / temperature, mask), axis=1) - count)
 
 
 @runtime_checkable
@@ -100,7 +112,11 @@ def logits_of(outputs: Outputs | Array) -> Array:
 
 
 def teacher_logits(
-  teacher: Outputs | Array | None, loss: str, temperature: Any = 1.0, class_mask: Array | None = None
+  teacher: Outputs | Array | None,
+  loss: str,
+  temperature: Any = 1.0,
+  class_mask: Array | None = None,
+  mean: str = "softmax",
 ) -> Array:
   """The teacher's logits as constants, of an ensemble those at a temperature: see `teacher_at`.
 
@@ -109,7 +125,7 @@ def teacher_logits(
   """
   if teacher is None:
     raise UserError(f"the loss {loss!r} needs a teacher: give a teacher stage or cached 'teacher_logits' in the batch")
-  return jax.lax.stop_gradient(teacher_at(teacher, temperature, class_mask))
+  return jax.lax.stop_gradient(teacher_at(teacher, temperature, class_mask, mean))
 
 
 def lift(
@@ -119,6 +135,7 @@ def lift(
   needs_teacher: bool = True,
   classes: int = 2,
   temperature: "Schedule" = 1.0,
+  mean: str = "softmax",
 ) -> Loss:
   """Gives a loss on logits alone the full signature; the teacher receives exactly zero gradient.
 
@@ -133,6 +150,7 @@ def lift(
     needs_teacher: whether it compares with a teacher.
     classes: the least number of classes that mean something, 2 for softmaxes; 1 where every output stands alone.
     temperature: at which `f` takes the teacher's softmax: the mean of an ensemble depends on it.
+    mean: what of an ensemble is averaged, as of `teacher_at`.
   """
   name = name or getattr(f, "__name__", "loss")
   parameters = inspect.signature(f).parameters.values()
@@ -147,7 +165,7 @@ def lift(
       raise UserError(f"the loss {name!r} does not know masked classes: it has no argument 'class_mask'")
 
     def read_at(t: Any) -> Inputs:
-      its = teacher_logits(teacher, name, t, class_mask) if needs_teacher else None
+      its = teacher_logits(teacher, name, t, class_mask, mean) if needs_teacher else None
       return read(name, logits_of(student), its, batch, class_mask, classes)
 
     inputs = read_at(at(temperature, step))

@@ -59,7 +59,7 @@ def mlkd(
     step: Array | int,
     teacher_at: TeacherAt,
   ) -> PerExample:
-    about = About({"valid": inputs.valid}, axis_name=axis_name)
+    about = About({"valid": inputs.valid}, axis_name=axis_name, loss="mlkd")
     used = not_excluded(student, teacher, class_mask)
     counts = used if inputs.valid is None else used & inputs.valid[:, None]
     wide = axis.pmax(jnp.any(counts, 0).astype(jnp.int32), axis_name).sum()  # classes of some example of some device

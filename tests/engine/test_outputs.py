@@ -155,6 +155,17 @@ def test_an_ensemble_is_averaged_at_the_temperature(temperature):
   assert kd.teacher_at(alone, temperature) is alone
 
 
+def test_an_ensemble_of_outputs_that_stand_alone():
+  z = np.random.default_rng(0).normal(size=(4, 3, 2)) * 3  # (batch, members, outputs)
+  student = np.random.default_rng(1).normal(size=(4, 2))
+  said = kd.Outputs(jnp.zeros((4, 2)), members=jnp.asarray(z, jnp.float32))
+  of = lambda loss: loss(jnp.asarray(student, jnp.float32), said)[0]
+  p, q = scipy.special.expit(z / 4).mean(1), scipy.special.expit(student / 4)
+  both = scipy.special.rel_entr(p, q) + scipy.special.rel_entr(1 - p, 1 - q)
+  np.testing.assert_allclose(of(kd.bernoulli_kl(4.0)), 16 * both.sum(-1), rtol=1e-4)
+  np.testing.assert_allclose(of(kd.squared_error()), ((student - z.mean(1)) ** 2).sum(-1), rtol=1e-5)
+
+
 def test_members_of_positions_and_excluded_classes():
   z = np.random.default_rng(0).normal(size=(2, 3, 5, 4))  # (batch, members, positions, classes)
   z[..., 1] = -np.inf
@@ -188,10 +199,11 @@ def test_losses_read_an_ensemble_at_their_temperature(name):
 
 
 def test_losses_of_two_temperatures_read_an_ensemble_at_each():
-  z, student, batch = DISAGREE, np.array([[0.5, -1.0, 2.0]]), {"label": jnp.asarray([1])}
+  z, student = (np.repeat(x, 2, axis=0) for x in (DISAGREE, np.array([[0.5, -1.0, 2.0]])))  # two like examples
+  batch = {"label": jnp.asarray([1, 1])}
   p = {t: scipy.special.softmax(z / t, -1).mean(1)[0] for t in (1, 2, 4)}
   q = {t: scipy.special.softmax(student / t, -1)[0] for t in (1, 2, 4)}
-  said = kd.Outputs(jnp.log(jnp.asarray(p[1][None], jnp.float32)), members=jnp.asarray(z, jnp.float32))
+  said = kd.Outputs(jnp.log(jnp.asarray([p[1]] * 2, jnp.float32)), members=jnp.asarray(z, jnp.float32))
   value = lambda loss: float(loss(jnp.asarray(student, jnp.float32), said, batch)[0][0])
   without = lambda x: np.array([x[0], x[2]]) / (x[0] + x[2])
   nkd = -p[1][1] * np.log(q[1][1]) - 1.5 * 16 * np.sum(without(p[4]) * np.log(without(q[4])))
