@@ -213,7 +213,7 @@ def test_losses_of_two_temperatures_read_an_ensemble_at_each():
   each = [t**2 * scipy.special.rel_entr(p[t], q[t]).sum() for t in (2, 4)]
   np.testing.assert_allclose(value(kd.mlkd((2.0, 4.0), batch_gram=0.0, class_gram=0.0)), sum(each), rtol=1e-5)
   curriculum = kd.ctkd()
-  aux, _ = curriculum.init(jax.random.key(0), None, None, None)
+  aux, _ = curriculum.init(jax.random.key(0), kd.Outputs(jnp.asarray(student, jnp.float32)), said, None)
   heat = 1 + 20 / (1 + np.exp(-1.0))
   warm = scipy.special.rel_entr(scipy.special.softmax(z / heat, -1).mean(1), scipy.special.softmax(student / heat, -1))
   found = curriculum(jnp.asarray(student, jnp.float32), said, batch, aux=aux)[0]
