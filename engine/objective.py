@@ -12,7 +12,7 @@ import kd
 from core import axis, ranges
 from core.errors import UserError, unknown
 from engine.counting import MASKS, batch_mean, counted, examples_left, fitted, shielded, whole
-from engine.outputs import not_finite, picked, taps_not_finite
+from engine.outputs import as_outputs, not_finite, picked, taps_not_finite
 
 Weight = float | Callable[[Array], Array]
 
@@ -156,6 +156,7 @@ class Weighted:
     key: Array,
     axis_name: str | None,
   ) -> tuple[Array, dict[str, Any], dict[str, Array]]:
+    student, teacher = as_outputs(student), None if teacher is None else as_outputs(teacher)
     total, states, logs = jnp.zeros((), jnp.float32), dict(aux_state), {}
     number = examples_left(batch, axis_name)
     logs |= {} if number is None else {"examples_left": number}  # the loop stops where it is 0

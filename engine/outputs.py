@@ -16,6 +16,11 @@ def is_one(logits: Any) -> bool:
   return hasattr(logits, "shape") and hasattr(logits, "dtype")
 
 
+def as_outputs(given: Any) -> kd.Outputs:
+  """What a network gave: outputs as they are, and logits, or their tree, alone as outputs without activations."""
+  return given if isinstance(given, kd.Outputs) else kd.Outputs(given)
+
+
 def picked(outputs: kd.Outputs, name: str, term: kd.Loss, where: str, teacher: bool = False) -> kd.Outputs:
   """The outputs as a term reads them: with one output in the place of all.
 

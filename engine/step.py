@@ -16,7 +16,7 @@ from engine.average import average
 from engine.counting import batch_mean, counted, filled, refuse_unknown_counts, whole
 from engine.forward import Forward
 from engine.objective import Objective, Weighted
-from engine.outputs import is_one, picked
+from engine.outputs import as_outputs, is_one, picked
 from engine.state import TrainState
 from engine.statistics import refuse_local_statistics
 
@@ -131,7 +131,7 @@ def minimised(
   def loss_of(trained):
     variables = {"params": trained["params"], **state.model_state}
     student, model_state, quant_state = run(variables, trained["qparams"], state.quant_state, batch["image"])
-    student = student if isinstance(student, kd.Outputs) else kd.Outputs(student)
+    student = as_outputs(student)
     about = {"aux": trained["aux"], "aux_state": state.aux_state}
     about |= {"step": state.step // accumulate, "key": key, "axis_name": axis_name}
     loss, aux_state, logs = objective(student, taught, batch, **about)
@@ -190,7 +190,7 @@ def teacher_outputs(teacher: Callable | None, variables: Any, batch: Mapping[str
   # Behind a barrier: the compiler must not fuse the teacher, or a look-up of what it gave, into the loss with another
   # rounding, so that training from stored logits has the bits of training with the running teacher.
   cached = jax.lax.optimization_barrier(jax.lax.stop_gradient(cached))
-  return cached if isinstance(cached, kd.Outputs) else kd.Outputs(cached)
+  return as_outputs(cached)
 
 
 def accuracy(logits: Any, batch: Mapping[str, Any], axis_name: str | None, ignored: int | None = None) -> Metrics:
