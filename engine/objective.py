@@ -196,16 +196,15 @@ class Weighted:
 
   def _of_the_teacher(self, teacher: Any, batch: Mapping[str, Any], axis_name: str | None) -> dict[str, Array]:
     """How many examples of the batch the teacher's logits are not finite in; the loop stops where it is not 0."""
-    readers = [term for term in self.terms if kd.needs_teacher(term.loss)]
-    if teacher is None or not readers:
-      return {}
-    bad = not_finite(teacher, [term.loss for term in readers], batch.get("class_mask"))
-    if bad is None:
-      return {}
-    masks = [term.counted(batch) for term in readers]
-    of_each = [bad if valid is None else bad & fitted(valid, bad.shape) for valid in masks]
-    most = jnp.max(jnp.stack([jnp.sum(one.astype(jnp.float32)) for one in of_each]))
-    return {NOT_FINITE: most * axis.size(axis_name)}
+    found = []
+    for term in self.terms if teacher is not None else ():
+      # Logits that nobody reads would be computed for this alone.
+      if kd.needs_teacher(term.loss) and not (isinstance(term.loss, kd.TapLoss) and term.loss.teacher):
+        read = picked(teacher, term.output, term.loss, f"term {term.name!r}", teacher=True)
+        bad, valid = not_finite(read, batch.get("class_mask")), term.counted(batch)
+        if bad is not None:
+          found.append(jnp.sum((bad if valid is None else bad & fitted(valid, bad.shape)).astype(jnp.float32)))
+    return {NOT_FINITE: jnp.max(jnp.stack(found)) * axis.size(axis_name)} if found else {}
 
   def _of_activations(
     self, teacher: Any, loss: Array, axis_name: str | None, logs: dict[str, Array]

@@ -79,24 +79,23 @@ def only(outputs: Any, name: str, where: str) -> Any:
   return found[name]
 
 
-def not_finite(teacher: kd.Outputs, losses: list[kd.Loss], class_mask: Array | None) -> Array | None:
-  """(batch,) bools: examples in which the teacher's logits hold NaN or infinity, or no class at all that counts.
+def not_finite(teacher: kd.Outputs, class_mask: Array | None) -> Array | None:
+  """(batch,) bools: examples in which a teacher's logits hold NaN or +inf, or no class at all that counts.
 
-  A class that is excluded by -inf, or by the mask, is no fault. None where no loss reads logits.
+  A class that is excluded by -inf, or by the mask, is no fault. None where it has several outputs, of which none was
+  picked.
 
   Args:
     teacher: its outputs, as constants.
-    losses: those that read it.
     class_mask: the classes that count.
   """
-  if all(isinstance(loss, kd.TapLoss) and loss.teacher for loss in losses):
-    return None  # else logits that nobody reads would be computed for this
-  one = is_one(teacher.logits)
-  mask = class_mask if one and class_mask is not None and class_mask.shape[-1] == teacher.logits.shape[-1] else None
-  bad = [_faulty(leaf, mask) for leaf in jax.tree.leaves(teacher.logits)]
-  if teacher.members is not None:
-    bad.append(_faulty(teacher.members, mask if mask is None or mask.ndim < 2 else mask[:, None]))
-  return jnp.any(jnp.stack(bad), 0)
+  if not is_one(teacher.logits):
+    return None
+  logits = teacher.logits if teacher.logits.ndim > 1 else teacher.logits[:, None]
+  mask = class_mask if class_mask is not None and class_mask.shape[-1] == logits.shape[-1] else None
+  if teacher.members is None:
+    return _faulty(logits, mask)
+  return _faulty(teacher.members, mask if mask is None or mask.ndim < 2 else mask[:, None])
 
 
 def _faulty(logits: Array, class_mask: Array | None) -> Array:

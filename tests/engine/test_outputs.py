@@ -218,3 +218,27 @@ def test_losses_of_two_temperatures_read_an_ensemble_at_each():
   warm = scipy.special.rel_entr(scipy.special.softmax(z / heat, -1).mean(1), scipy.special.softmax(student / heat, -1))
   found = curriculum(jnp.asarray(student, jnp.float32), said, batch, aux=aux)[0]
   np.testing.assert_allclose(found, heat**2 * warm.sum(-1), rtol=2e-5)
+
+
+def test_only_what_is_read_of_a_teacher_has_to_be_finite():
+  """Its other outputs, masked classes and examples may hold anything; an activation is named, too."""
+  batch = nets.batch()
+  said = detector(weights(1), batch["image"])
+  objective = weighted(TERMS[:1])
+  about = {"aux": {}, "aux_state": {}, "key": jax.random.key(0), "axis_name": None, "step": jnp.int32(0)}
+  of = lambda given, **more: objective(outputs(weights(0), batch["image"]), given, batch | more, **about)[2]
+  count = lambda *args, **kwargs: float(of(*args, **kwargs)["teacher_not_finite"])
+  bad = said | {"boxes": said["boxes"] * jnp.nan}
+  assert count(said) == count(bad) == 0
+  assert count(said | {"scores": said["scores"].at[1:3, 0].set(jnp.inf)}) == 2
+  first = said | {"scores": said["scores"].at[:, 0].set(jnp.nan)}
+  assert count(first, class_mask=jnp.asarray([False, True, True])) == 0
+  assert count(first, valid=jnp.arange(8) < 3) == 3
+  members = jnp.stack([said["scores"], said["scores"].at[5].set(jnp.nan)], 1)
+  assert count(kd.Outputs(said["scores"], members=members)) == 1
+  hints = weighted(TERMS[2:])
+  mine, its = outputs(weights(0), batch["image"]), outputs(weights(1), batch["image"])
+  aux, _ = hints.init(jax.random.key(0), mine, its)
+  broken = its._replace(taps={name: x.at[4].set(jnp.nan) for name, x in its.taps.items()})
+  for teacher, expected in ((its, 0), (broken, 1)):
+    assert hints(mine, teacher, batch, **about | {"aux": aux})[2]["teacher_not_finite"] == expected
