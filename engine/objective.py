@@ -160,7 +160,6 @@ class Weighted:
     total, states, logs = jnp.zeros((), jnp.float32), dict(aux_state), {}
     number = examples_left(batch, axis_name)
     logs |= {} if number is None else {"examples_left": number}  # the loop stops where it is 0
-    logs |= self._of_the_teacher(teacher, batch, axis_name)
     update = whole(batch)
     for index, term in enumerate(self.terms):
       valid = term.counted(batch)
@@ -183,6 +182,7 @@ class Weighted:
       total = total.astype(value.dtype) + weight * value
       logs[term.name] = value
       logs |= {f"{term.name}/{k}": batch_mean(v, *over) for k, v in notes.items()}
+    logs |= self._of_the_teacher(teacher, batch, axis_name)
     return total, states, self._of_activations(teacher, total, axis_name, logs)
 
   def _read(self, student: kd.Outputs, term: Term, valid: Array | None) -> kd.Outputs:
