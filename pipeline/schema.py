@@ -85,6 +85,7 @@ MODEL = {
   "kwargs": {},
   "weights": "",  # pretrained weights: a .safetensors or .msgpack file, or an orbax directory
   "key_map": (),  # ((pattern, replacement), ...) from the file's names to ours
+  "output": "",  # of a model with several outputs the one that has the logits, such as "scores"
 }
 
 EXPERIMENT = {

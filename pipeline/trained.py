@@ -21,6 +21,7 @@ from core.errors import UserError
 from core.trees import map_named, named_leaves
 from engine import evaluate, model_file
 from engine import model as models
+from engine import outputs as outputs_of_models
 from engine.data import Preprocess, normalise
 from engine.data.preprocess import from_json
 from pipeline import assembling
@@ -39,6 +40,7 @@ class Recipe(NamedTuple):
     rules: (site glob, setting) pairs; none for a float model.
     ends: least widths of the first and the last site.
     heads: what was put in the place of its classifier, one after the other (`pipeline.assembling`); edits come after.
+    output: of a model with several outputs the one that has the logits; all that is left of it by edits and rules.
   """
 
   name: str
@@ -50,6 +52,7 @@ class Recipe(NamedTuple):
   rules: tuple[tuple[str, Any], ...] = ()
   ends: Any = "w8a8"
   heads: tuple[Mapping[str, Any], ...] = ()
+  output: str = ""
 
 
 class Trained(NamedTuple):
@@ -69,12 +72,14 @@ class Functions(NamedTuple):
     fn: `fn(variables, x) -> logits`, the model with its edits, for inference; x is preprocessed.
     quantized: `quant.quantize` of it, or None.
     edited: whether `fn` is the model with edits.
+    output: the recipe's.
   """
 
   model: models.Model
   fn: Callable[..., jax.Array]
   quantized: quant.Quantized | None
   edited: bool
+  output: str = ""
 
 
 def functions(recipe: Recipe) -> Functions:
@@ -82,13 +87,13 @@ def functions(recipe: Recipe) -> Functions:
   model = _model(recipe)
 
   def plain(variables: Any, x: jax.Array) -> jax.Array:
-    return model.apply(variables, x)[0]
+    return outputs_of_models.only(model.apply(variables, x)[0], recipe.output, f"model {recipe.name!r}")
 
   fn = plain
   if recipe.edits:
     fn = graph.edit(plain, recipe.edits, variable_shapes(recipe))
   policy = quant.policy(recipe.rules, recipe.ends or None) if recipe.rules else None
-  return Functions(model, fn, None if policy is None else quant.quantize(fn, policy), bool(recipe.edits))
+  return Functions(model, fn, None if policy is None else quant.quantize(fn, policy), bool(recipe.edits), recipe.output)
 
 
 def _model(recipe: Recipe) -> models.Model:
@@ -111,6 +116,18 @@ def logits(parts: Functions, trees: tuple[Any, Any, Any], x: jax.Array) -> jax.A
   if parts.quantized is None:
     return parts.fn(variables, x)
   return parts.quantized.apply(qparams, quant_state, variables, x)[0]
+
+
+def outputs(parts: Functions, trees: tuple[Any, Any, Any], x: jax.Array) -> Any:
+  """As `logits`; of a model with several outputs their tree, as far as edits and rules have left them."""
+  if parts.output and parts.quantized is None and not parts.edited:
+    return parts.model.apply(trees[0], x)[0]
+  return named(logits(parts, trees, x), parts)
+
+
+def named(logits: Any, parts: Functions) -> Any:
+  """The only output that is left of a model, under its name where it had several."""
+  return {parts.output: logits} if parts.output else logits
 
 
 def example(recipe: Recipe, batch: int = 1) -> jax.Array:
