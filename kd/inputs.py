@@ -44,6 +44,13 @@ class Inputs(NamedTuple):
       self.loss, self.batch, self.lead, self.student.shape[-1], valid=self.valid, class_mask=self.class_mask
     )
 
+  @property
+  def counts(self) -> Bool[Array, "#rows #classes"] | None:
+    """Bools that broadcast to (rows, classes), which logits count; None for all."""
+    if self.valid is None or self.class_mask is None:
+      return self.class_mask if self.valid is None else self.valid[:, None]
+    return self.valid[:, None] & self.class_mask
+
   def target(self, key: str) -> Float[Array, "rows classes"]:
     """`batch[key]`, floats of the logits' shape, as rows: a constant, 0 in what does not count.
 
@@ -60,7 +67,7 @@ class Inputs(NamedTuple):
         f"got {given.dtype} {given.shape}"
       )
     given = given.reshape(-1, shape[-1]).astype(self.student.dtype)
-    return jax.lax.stop_gradient(_counting(given, self.valid))
+    return jax.lax.stop_gradient(given if self.counts is None else jnp.where(self.counts, given, 0.0))
 
   def numbers(self, per_row: Array, wrong: Array | None = None) -> Float[Array, "*lead"]:
     """The numbers of the rows as those of the examples.

@@ -103,7 +103,7 @@ def mix_of(
 
 
 def switches_of(
-  loss: str, batch: Mapping[str, Any], key: str, shape: checks.Shape, valid: Array | None = None
+  loss: str, batch: Mapping[str, Any], key: str, shape: checks.Shape, dtype: Any, counts: Array | None = None
 ) -> Array:
   """Which outputs are on, (rows, outputs) floats: 0 or 1, or a probability.
 
@@ -112,10 +112,11 @@ def switches_of(
     batch: its `key` has bools, integers or floats of the logits' shape, or without the last axis where that is 1.
     key: "label" or "mix_label".
     shape: of the logits, (batch, *positions, outputs).
-    valid: (rows,) bools, which examples count; None for all.
+    dtype: of the result.
+    counts: bools that broadcast to (rows, outputs), which outputs count; None for all.
 
   Returns:
-    Constants; 0 where an example does not count, and NaN where it does and its number is not from 0 to 1.
+    Constants; 0 where an output does not count, and NaN where it does and its number is not from 0 to 1.
 
   Raises:
     UserError: the batch has no labels, or of another shape; or they are known and one is not from 0 to 1.
@@ -131,13 +132,11 @@ def switches_of(
       f"shape {shape}{also}; got {checks.what(given)}"
     )
   given = given.reshape(-1, shape[-1])
-  rows = None if valid is None else valid[:, None]
-  wrong = checks.counted(~((given >= 0) & (given <= 1)), rows)
+  wrong = checks.counted(~((given >= 0) & (given <= 1)), counts)
   if checks.known(wrong) and np.any(wrong):
     raise UserError(f"the loss {loss!r} expects batch[{key!r}] to be from 0 to 1; got {checks.some(given, wrong)}")
-  on = jnp.asarray(given).astype(jnp.promote_types(given.dtype, jnp.float32))
-  on = jnp.where(wrong, jnp.nan, on)
-  return jax.lax.stop_gradient(on if rows is None else jnp.where(rows, on, 0.0))
+  on = jnp.where(wrong, jnp.nan, jnp.asarray(given, dtype))
+  return jax.lax.stop_gradient(on if counts is None else jnp.where(counts, on, 0.0))
 
 
 def labelled(batch: Mapping[str, Any], ignore_label: int = -1) -> Array:
@@ -147,7 +146,12 @@ def labelled(batch: Mapping[str, Any], ignore_label: int = -1) -> Array:
     batch: with "label", and "mix_label" where examples are mixed: one that is mixed with an ignored one has no label
       for a part of its image.
     ignore_label: the number that stands where there is no label, such as -1, 255 or -100.
+
+  Raises:
+    UserError: the batch has no labels.
   """
+  if "label" not in batch:
+    raise UserError("kd.labelled reads batch['label'], and the batch has no 'label'")
   has = checks.array(batch["label"]) != ignore_label
   return jnp.asarray(has & (checks.array(batch["mix_label"]) != ignore_label) if "mix_label" in batch else has)
 

@@ -65,8 +65,7 @@ def log_bernoulli(logits: Logits, class_mask: ClassMask | None = None) -> Float[
   +inf, or NaN, is NaN: no network says that of itself.
   """
   never = logits == -jnp.inf
-  x = jnp.where(never, 0.0, jnp.where(logits == jnp.inf, jnp.nan, logits))
+  counts = jnp.ones((), bool) if class_mask is None else class_mask
+  x = jnp.where(never | ~counts, 0.0, jnp.where(logits == jnp.inf, jnp.nan, logits))
   on, off = jnp.where(never, -jnp.inf, jax.nn.log_sigmoid(x)), jnp.where(never, 0.0, jax.nn.log_sigmoid(-x))
-  if class_mask is not None:
-    on, off = jnp.where(class_mask, on, 0.0), jnp.where(class_mask, off, 0.0)
-  return jnp.stack([on, off], axis=-1)
+  return jnp.where(counts[..., None], jnp.stack([on, off], axis=-1), 0.0)

@@ -29,7 +29,7 @@ def sigmoid_cross_entropy() -> Loss:
     log_q, shape = log_bernoulli(student, class_mask), (*inputs.lead, student.shape[-1])
 
     def of(key: str) -> PerExample:
-      on = labels.switches_of(name, inputs.batch, key, shape, inputs.valid).astype(student.dtype)
+      on = labels.switches_of(name, inputs.batch, key, shape, student.dtype, inputs.counts)
       return jnp.sum(cross_entropy(jnp.stack([on, 1 - on], axis=-1), log_q), axis=-1)
 
     mix, wrong = labels.mix_of(name, inputs.batch, inputs.lead, inputs.valid)

@@ -24,7 +24,7 @@ def soft_labels(temperature: Schedule = 1.0, source: str = "teacher") -> Loss:
   Args:
     temperature: T > 0, of the student's softmax and of the teacher's, or a schedule of it.
     source: "teacher", or "batch" for `batch["soft_label"]`, (batch, *positions, classes) probabilities, used as they
-      are; one below 0 makes the number of its example NaN.
+      are, of the classes that count; one below 0 makes the number of its example NaN.
   """
   ranges.check("soft_labels: temperature", temperature, ranges.POSITIVE, varies=True)
   if source not in ("teacher", "batch"):

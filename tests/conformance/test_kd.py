@@ -18,7 +18,7 @@ from jax.sharding import PartitionSpec as P
 import kd
 from core.errors import UserError
 from core.methods import methods
-from kd.base import Schedule
+from kd.base import Schedule, logits_of
 from kd.schedules import linear
 from tests.conformance.compare import assert_finite, assert_float32, assert_near, assert_zero, cast, slopes
 from tests.conformance.exceptions import cases
@@ -63,7 +63,7 @@ def start(loss, dtype=np.float32):
 
 def value(name, student, teacher, data=None, **kwargs):
   loss = LOSSES[name]()
-  data = given(loss, batch() if data is None else data, student.shape[-1])
+  data = given(loss, batch() if data is None else data, logits_of(student).shape[-1])
   return loss(student, teacher, data, **{**start(loss), **kwargs})[0]
 
 
@@ -142,7 +142,7 @@ def test_finite_at_a_gap_of_ten_thousand(name, dtype):
 @every_loss
 @pytest.mark.parametrize("junk", [7.0, np.inf, -np.inf, np.nan])
 def test_masked_classes_do_not_exist(name, junk):
-  """With `where=`, a loss is the loss of the classes that count, whatever the others hold; they get zero gradient."""
+  """With `class_mask`, a loss is that of the classes that count, whatever the others hold; they get zero gradient."""
   class_mask = jnp.asarray([True, True, False, True, False])
   labels = {"label": jnp.asarray([0, 1, 2] * 3, jnp.int32)[:BATCH]}  # among the classes that count
   kept = np.flatnonzero(class_mask)
