@@ -55,4 +55,6 @@ def _max_pool(x: Array, size: tuple[int, int]) -> Array:
   height, width = x.shape[1] // size[0], x.shape[2] // size[1]
   if x.shape[1:3] != (height * size[0], width * size[1]):
     raise UserError(f"fsp: a map of {x.shape[1:3]} cannot be max-pooled to {size}; expected a multiple")
-  return jnp.max(no_infinity(x).reshape(x.shape[0], size[0], height, size[1], width, x.shape[3]), (2, 4))
+  x = jnp.where(jnp.isfinite(x), x, jnp.inf)  # XLA's maximum may lose NaN
+  largest = jnp.max(x.reshape(x.shape[0], size[0], height, size[1], width, x.shape[3]), (2, 4))
+  return no_infinity(largest)

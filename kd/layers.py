@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from core.errors import UserError, unknown
-from kd.maps import batch_normalise, check_channels, linear_init, no_infinity
+from kd.maps import batch_normalise, check_channels, linear_init
 from kd.taps import About
 
 Layer = dict[str, Array]
@@ -59,8 +59,8 @@ def layer(aux: Layer, x: Array, about: About | Normalise) -> Array:
 
 
 def relu(x: Array) -> Array:
-  """max(x, 0), but NaN of an infinity: one below 0 would be an ordinary silent neuron."""
-  return jax.nn.relu(no_infinity(x))
+  """max(x, 0) of a finite x; NaN and infinities stay, which XLA's maximum may take for a silent neuron."""
+  return jnp.where((x <= 0) & (x > -jnp.inf), 0.0, x)
 
 
 def mean_square(gap: Array) -> Array:

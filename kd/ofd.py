@@ -42,7 +42,8 @@ def ofd(student: Names, teacher: Names, batch_norm: Names | None = None) -> TapL
 
   def distance(s: Array, t: Array, aux: Layer, margin: Array, about: About) -> Array:
     s, t = align("ofd", s, t)
-    s, t = layer(aux, s, about), jnp.maximum(no_infinity(t), margin.astype(t.dtype))
+    s, t, margin = layer(aux, s, about), no_infinity(t), margin.astype(t.dtype)
+    t = jnp.where(t < margin, margin, t)  # a maximum that keeps NaN
     gap = jnp.where((s <= t) & (t <= 0), 0.0, s - t)
     return jnp.sum(gap.reshape(gap.shape[0], -1) ** 2, -1)
 

@@ -33,7 +33,8 @@ def pkt(student: Names, teacher: Names) -> TapLoss:
     several("pkt", "directions of embeddings whose numbers", x.shape[1])
     these = rows(unit(x), about)
     cosine = these.mine @ these.all.T
-    kernel = jnp.maximum(1 + cosine, jnp.finfo(cosine.dtype).eps)
+    kernel, least = 1 + cosine, jnp.finfo(cosine.dtype).eps
+    kernel = jnp.where(kernel < least, least, kernel)  # a maximum that keeps NaN
     return log_softmax(jnp.log(kernel), these.valid), these.count
 
   def divergence(s: Array, t: Array, aux: None, about: About) -> Array:

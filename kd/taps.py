@@ -89,7 +89,7 @@ class TapLoss:
     if plain is None:
       return
 
-    def init(key: Array, student: Outputs, teacher: Outputs | None, variables: Any = None) -> tuple[Any, Any]:
+    def init(key: Array, student: Outputs, teacher: Any, variables: Any = None) -> tuple[Any, Any]:
       self._check(student, teacher)
       return plain(key, student, teacher, variables)
 
