@@ -52,6 +52,7 @@ class Flow:
     constants: the constants of every body by number.
     flat: the nodes that compute, in order; calls, checkpoints and custom rules are looked through.
     scopes: where each node stands, by its index.
+    handed: what a scan hands to its body, by the number inside: the operand, the scan's length, whether it is sliced.
     labels: names of roots that are no operations.
   """
 
@@ -64,6 +65,7 @@ class Flow:
     self.scopes: dict[int, Scope] = {}
     self.scope = Scope()
     self.labels: dict[int, str] = {}
+    self.handed: dict[int, tuple[Ref, int, bool]] = {}
 
   def recognise(self, node: Node, operands: list[Value]) -> None:
     """Called for each plain node after its values are known."""
@@ -128,15 +130,14 @@ class Flow:
 
   def _scan(self, node: Node) -> None:
     before, body = self.scope, node.bodies[0]
-    self.scope = before._replace(
-      scans=(*before.scans, node.index), repeats=before.repeats * node.params["length"]
-    )
+    self.scope = before._replace(scans=(*before.scans, node.index), repeats=before.repeats * node.params["length"])
     consts, carry, _ = node.split
     operands = [self.value(ref) for ref in node.inputs]
     data = any(v.data for v in operands)
     mixed = frozenset().union(*(v.leaves for v in operands))
     self._constants(body)
     for place, (number, outer) in enumerate(zip(body.inputs, operands, strict=True)):
+      self.handed[number] = (node.inputs[place], node.params["length"], place >= consts)
       carried = consts <= place < consts + carry
       known = Value(self.program.avals[number], outer.data, outer.leaves, outer.exact, base=number)
       if carried:  # what comes round again may depend on everything

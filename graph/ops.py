@@ -52,6 +52,8 @@ class Op:
       with several such axes.
     kernel_index: which input is the kernel.
     moves: for a bias how values in the axes of its site's kernel operand get to the axes of the sum (`graph.channels`).
+    bias: for a bias the function from the leaf to its values in those axes, behind the axes of scans; None where an
+      index known only when it runs takes them out of the leaf.
     branches: the branches that it stands in, from the outside: (index of the cond's node, which branch).
     macs: multiply-accumulates of all its runs (a scan's body runs `repeats` times), at the traced batch size.
     frozen: why it cannot be replaced ("inside a while loop"), or None.
@@ -68,6 +70,7 @@ class Op:
   kernel_index: int | None = None
   macs: int = 0
   moves: Moves = ()
+  bias: Callable[[Any], Any] | None = field(default=None, repr=False)
   branches: tuple[tuple[int, int], ...] = ()
   repeats: int = 1
   frozen: str | None = None

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from jax.extend import core as jex
 
 from graph import versions
-from graph.channels import Moves, follow, produced, varying
+from graph.channels import Moves, follow, produced, reader, varying
 from graph.flow import FAR, Flow, Scope, Value
 from graph.ops import VARIES, Op, Operand, conv_macs, dot_axes, dot_macs, is_float, is_spatial_mean, ragged_macs
 from graph.program import Node, Program, Ref
@@ -75,7 +75,13 @@ class Analysis(Flow):
       name = f"{name}#{counts[name] - 1}" if counts[name] > 1 else name
       inputs = tuple(self.operand(r, self.tensors.get(v.base)) for r, v in zip(node.inputs, values, strict=True))
       outputs = tuple(self.operand(number, None) for number in node.outputs)
-      more = {"repeats": scope.repeats, "frozen": scope.frozen, "branches": scope.branches, "call": _binder(node), "nodes": (place,)}
+      more = {
+        "repeats": scope.repeats,
+        "frozen": scope.frozen,
+        "branches": scope.branches,
+        "call": _binder(node),
+        "nodes": (place,),
+      }
       found[node.index] = Site(Op(name, "other", inputs, outputs, node.params, name, **more), node, node.inputs)
       for scan in scope.scans:
         self.scan_names[scan].add(name)
@@ -221,7 +227,22 @@ class Analysis(Flow):
     if moves is None:
       return
     name, tensors = self.program.leaves[other.exact], {place: f"{site.op.name}:acc"}
-    self._add_site("bias", node, node.inputs, name, tensors, site=site.op.name, moves=moves)
+    more = {"site": site.op.name, "moves": moves, "bias": self._bias_reader(node.inputs[1 - place], moves)}
+    self._add_site("bias", node, node.inputs, name, tensors, **more)
+
+  def _bias_reader(self, ref: Ref, moves: Moves) -> Any:
+    """The function from a bias's leaf to what is added, if that needs nothing but the leaf."""
+    steps: list[Any] = []
+    while True:
+      ref, nodes = self._chain(ref, None)
+      steps = [*nodes, *steps]
+      if ref not in self.handed:
+        break
+      ref, *scan = self.handed[ref]
+      steps.insert(0, tuple(scan))
+    plain = [step for step in steps if isinstance(step, Node)]
+    known = all(len(n.outputs) == 1 and all(isinstance(r, jex.Literal) for r in n.inputs[1:]) for n in plain)
+    return reader(steps, moves) if known else None
 
   def _bias_moves(self, site: Site, node: Node, place: int) -> Moves | None:
     """How output channels get from a site to its sum with a leaf, if the leaf varies along no other axis."""
