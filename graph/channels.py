@@ -4,13 +4,11 @@ A bias is what varies only along the output channels. That is read from the equa
 the sum, and between the leaf and the sum, never from lengths, which may be equal by chance or 1 at some batch size.
 """
 
-import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
+import numpy as np
 
 from graph.axes import runs
 
@@ -18,7 +16,6 @@ Shape = tuple[int, ...]
 # From the kernel's operand, axes that are not channels of length 1, to the sum: ("transpose", permutation) or
 # ("reshape", the shape before, the shape after).
 Moves = tuple[tuple[Any, ...], ...]
-_SAME = ("pvary", "pcast", "sharding_constraint", "reshard")  # the numbers are the same without them
 
 
 def produced(kind: str, params: Mapping[str, Any], kernel: int, shapes: Sequence[Shape]) -> list[int | None]:
@@ -123,33 +120,6 @@ def shape_of(moves: Moves) -> Shape:
   return tuple(lengths[order.index(axis)] for axis in range(len(order)))
 
 
-def reader(steps: Sequence[Any], moves: Moves) -> Callable[[Any], Any]:
-  """The function from a bias's leaf to its values in the axes of the kernel operand, behind those of the scans.
-
-  Args:
-    steps: the nodes that move the leaf to the sum, and for each scan on the way its (length, whether it hands out one
-      slice of the leaf in each iteration).
-    moves: what `follow` gives.
-  """
-
-  def read(steps: Sequence[Any], value: Any) -> Any:
-    for place, step in enumerate(steps):
-      if isinstance(step, tuple):
-        length, slices = step
-        stacked = value if slices else jnp.broadcast_to(value, (length, *value.shape))
-        return jax.vmap(functools.partial(read, steps[place + 1 :]))(stacked)
-      if step.primitive not in _SAME:
-        others = (ref.val for ref in step.inputs[1:])
-        # Not in the equation's own context: the plan that it is from may have been made on another mesh of devices.
-        primitive = step.eqn.primitive
-        value = primitive.bind(value, *others, **primitive.get_bind_params(step.params))
-    shape = to_sum_shape(moves)
-    value = value[tuple(slice(None) if n > 1 else slice(1) for n in shape)]
-    return to_kernel(jnp.broadcast_to(value, shape), moves)
-
-  return functools.partial(read, tuple(steps))
-
-
 def to_sum_shape(moves: Moves) -> Shape:
   """The shape that `to_sum` gives."""
-  return jax.eval_shape(lambda values: to_sum(values, moves), jax.ShapeDtypeStruct(shape_of(moves), jnp.float32)).shape
+  return to_sum(np.empty(shape_of(moves), bool), moves).shape

@@ -151,7 +151,7 @@ class Flow:
     self.flat.append(node)
 
   def _opaque(self, node: Node) -> None:
-    """What is mapped over devices, say: looked at with the operands' leaves and origins, in the shapes of the inside."""
+    """What is mapped over devices, say: looked at in the shapes of the inside, with the operands' leaves."""
     before, body = self.scope, node.bodies[0]
     frozen = before.frozen or f"inside a {node.primitive}"
     self.scope = before._replace(repeats=before.repeats * versions.copies(node.params), frozen=frozen)

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 
 from jax.extend import core as jex
 
-from graph import versions
-from graph.channels import Moves, follow, produced, reader, varying
+from graph import bias, versions
 from graph.flow import FAR, Flow, Scope, Value
 from graph.ops import VARIES, Op, Operand, conv_macs, dot_axes, dot_macs, is_float, is_spatial_mean, ragged_macs
 from graph.program import Node, Program, Ref
+from graph.readers import Readers
 
 
 class Site(NamedTuple):
@@ -45,6 +45,7 @@ class Analysis(Flow):
     self.scan_names: dict[int, set[str]] = defaultdict(set)
     self.skipped: dict[str, str] = {}
     self._alone: list[str] = []
+    self._readers = Readers(program)
     self._names: Counter[str] = Counter()
     self._tensor_counts: Counter[str] = Counter()
     self._site_scopes: list[Scope] = []
@@ -223,52 +224,12 @@ class Analysis(Flow):
     site = self.at.get(source.index) if source is not None else None
     if other.exact is None or site is None:
       return
-    moves = self._bias_moves(site, node, place)
-    if moves is None:
+    channels = bias.moves(self, site, node, place)
+    if channels is None:
       return
     name, tensors = self.program.leaves[other.exact], {place: f"{site.op.name}:acc"}
-    more = {"site": site.op.name, "moves": moves, "bias": self._bias_reader(node.inputs[1 - place], moves)}
+    more = {"site": site.op.name, "moves": channels, "bias": bias.reader(self, node.inputs[1 - place], channels)}
     self._add_site("bias", node, node.inputs, name, tensors, **more)
-
-  def _bias_reader(self, ref: Ref, moves: Moves) -> Any:
-    """The function from a bias's leaf to what is added, if that needs nothing but the leaf."""
-    steps: list[Any] = []
-    while True:
-      ref, nodes = self._chain(ref, None)
-      steps = [*nodes, *steps]
-      if ref not in self.handed:
-        break
-      ref, *scan = self.handed[ref]
-      steps.insert(0, tuple(scan))
-    plain = [step for step in steps if isinstance(step, Node)]
-    known = all(len(n.outputs) == 1 and all(isinstance(r, jex.Literal) for r in n.inputs[1:]) for n in plain)
-    return reader(steps, moves) if known else None
-
-  def _bias_moves(self, site: Site, node: Node, place: int) -> Moves | None:
-    """How output channels get from a site to its sum with a leaf, if the leaf varies along no other axis."""
-    op, avals, out = site.op, self.program.avals, self.program.avals[node.outputs[0]].shape
-    if op.kind not in ("dot", "conv") or op.kernel_index is None:
-      return None
-    first, after = self._chain(node.inputs[place], site.node)
-    leaf, before = self._chain(node.inputs[1 - place], None)
-    shape = avals[leaf].shape
-    if first != site.node.outputs[0] or not shape or self.value(node.inputs[place]).aval.shape != out:
-      return None
-    shapes = [operand.shape for operand in op.inputs]
-    channels = produced(op.kind, op.params, op.kernel_index, shapes)
-    found = follow(channels, shapes[op.kernel_index], after, avals)
-    return found[0] if found is not None and varying(shape, before, avals) <= found[1] else None
-
-  def _chain(self, ref: Ref, until: Node | None) -> tuple[Ref, list[Node]]:
-    """The value that moves alone have brought here, and the moves; none further back than the node `until`."""
-    nodes: list[Node] = []
-    while not isinstance(ref := self.resolve(ref), jex.Literal):
-      node = self.values[ref].producer
-      if node is None or node is until or node.form:
-        break
-      nodes.insert(0, node)
-      ref = node.inputs[0]
-    return ref, nodes
 
   def _max_pool(self, node: Node, operands: list[Value]) -> None:
     if operands[0].data and len(node.outputs) == 1:
@@ -286,6 +247,8 @@ class Analysis(Flow):
     if source.primitive == "reduce_window_sum":
       kind = "avg_pool"
     elif source.primitive == "reduce_sum" and is_spatial_mean(source.params, over.aval.shape, by):
+      if self._readers.only_sum(node.outputs[0], 0):  # an example's share of a batch norm's statistics, under vmap
+        return
       kind = "mean"
     else:
       return

@@ -105,8 +105,8 @@ def make_plan(graph: Graph, policy: Policy) -> Plan:
   """Resolves a policy on a traced model.
 
   Raises:
-    UserError: a rule applies nowhere, or only to what cannot be quantized; a site is to be quantized where no operation can be replaced; a parameter has the
-      name of an activation.
+    UserError: a rule applies nowhere, or only to what cannot be quantized; a site is to be quantized where no operation
+      can be replaced; a parameter has the name of an activation.
   """
   sites = {name: op for name, op in graph.sites.items() if op.kind in SITES}
   explained = _explained(graph, sites, policy)
