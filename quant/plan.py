@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 
 from core.errors import UserError
-from graph import Graph, Op
+from graph import Graph, Op, exposed
 from graph.channels import Moves
 from quant.grid import limits
 from quant.policy import Explained, Policy, Setting, explain
@@ -77,20 +77,34 @@ class BiasQuantizer(NamedTuple):
 
 
 class Plan(NamedTuple):
-  """Quantizers by (site, operand) and biases by site; `explained` has every site's setting and its rule.
+  """Where a model is rounded.
 
-  `observed` has by quantizer the readers at which it is observed: the first, or the first of each branch where no
-  reader stands outside of the branches.
+  Attributes:
+    at: quantizers by (site, operand).
+    biases: by site.
+    explained: every site's setting and its rule.
+    observed: by quantizer the readers at which it is observed: the first, or the first of each branch where no reader
+      stands outside of the branches.
+    made: activations that others than sites read too, such as a ReLU, by the operation that makes them. They are
+      rounded there and not where they are read, because a runtime hands their codes to every reader.
+    inputs: the same of the network's inputs, by their place among the leaves of the inputs.
   """
 
   at: Mapping[Place, TensorQuantizer | KernelQuantizer]
   biases: Mapping[str, BiasQuantizer]
   explained: Mapping[str, Explained]
   observed: Mapping[str, Sequence[Place]]
+  made: Mapping[str, TensorQuantizer]
+  inputs: Mapping[int, TensorQuantizer]
 
   @property
   def visited(self) -> frozenset[str]:
-    return frozenset(name for name, _ in self.at) | frozenset(self.biases)
+    return frozenset(name for name, _ in self.at) | frozenset(self.biases) | frozenset(self.made)
+
+  @property
+  def rounded_early(self) -> frozenset[str]:
+    """The keys of the tensors that are rounded before they are read."""
+    return frozenset(quantizer.key for quantizer in (*self.made.values(), *self.inputs.values()))
 
   @property
   def quantizers(self) -> dict[str, TensorQuantizer | KernelQuantizer]:
@@ -127,7 +141,10 @@ def make_plan(graph: Graph, policy: Policy) -> Plan:
   clash = seen.keys() & tensors.keys()
   if clash:
     raise UserError(f"the parameter {min(clash)!r} has the name of an activation; give the parameter another name")
-  return Plan(at, _biases(graph, at), explained, _observed(sites, at))
+  early = {tensor: maker for tensor, maker in exposed(graph).items() if tensor in tensors}
+  made = {maker.op: tensors[tensor] for tensor, maker in early.items() if maker.op is not None}
+  inputs = {maker.input: tensors[tensor] for tensor, maker in early.items() if maker.input is not None}
+  return Plan(at, _biases(graph, at), explained, _observed(sites, at), made, inputs)
 
 
 def _explained(graph: Graph, sites: Mapping[str, Op], policy: Policy) -> dict[str, Explained]:

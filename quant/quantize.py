@@ -100,7 +100,8 @@ def quantize(fn: Callable[..., Any], policy: Any) -> Quantized:
     del axis_name  # no grid follows the data while it is in use
     plan = plan_of(variables, *inputs)
     _check(plan, quant_state)
-    out, _ = run(_rounding(plan), plan, _in_use(plan, qparams, quant_state, variables), variables, inputs)
+    used = _in_use(plan, qparams, quant_state, variables)
+    out, _ = run(_rounding(plan), plan, used, variables, _round_inputs(plan, inputs, used))
     return out, quant_state
 
   def grids(qparams: dict[str, jax.Array], quant_state: State, variables: Any, *inputs: Any) -> dict[str, Grid]:
@@ -212,8 +213,17 @@ def _in_use(plan: Plan, qparams: dict[str, jax.Array], quant_state: State, varia
   return biases.raised(plan, used, leaves)
 
 
+def _round_inputs(plan: Plan, inputs: tuple[Any, ...], used: State) -> tuple[Any, ...]:
+  """The inputs, those on their grids that a runtime hands to others than sites too."""
+  leaves, tree = jax.tree.flatten(inputs)
+  for place, quantizer in plan.inputs.items():
+    leaves[place] = _round(quantizer, leaves[place], used[quantizer.key])
+  return jax.tree.unflatten(tree, leaves)
+
+
 def _rounding(plan: Plan) -> Any:
-  """The visitor that rounds what each site reads, and each bias."""
+  """The visitor that rounds what each site reads, or makes for others too, and each bias."""
+  early = plan.rounded_early
   kernels: Any = plan.quantizers
 
   def visit(op: Op, inputs: tuple[Any, ...], extras: State) -> tuple[tuple[Any, ...], State]:
@@ -223,9 +233,13 @@ def _rounding(plan: Plan) -> Any:
       values[bias.operand] = biases.rounded(values[bias.operand], bias, kernels[bias.kernel], extras)
     for index, x in enumerate(inputs):
       quantizer = plan.at.get((op.name, index))
-      if quantizer is not None:
+      if quantizer is not None and quantizer.key not in early:
         values[index] = _round(quantizer, x, extras[quantizer.key])
-    return op.bind(*values), {}
+    outputs = op.bind(*values)
+    if op.name in plan.made:
+      quantizer = plan.made[op.name]
+      outputs = (_round(quantizer, outputs[0], extras[quantizer.key]), *outputs[1:])
+    return outputs, {}
 
   return visit
 
