@@ -87,10 +87,11 @@ def coded(steps, scale, zero, largest):
 
 def draw(rng, case, bits_x=8, bits_w=8, worst=False):
   """Codes, less zero for the inputs: (x steps, zero point, w codes, largest of each)."""
-  high_w, zero = 2 ** (bits_w - 1) - 1, -(2 ** (bits_x - 1)) + 3
+  high_w, zero = 2 ** (bits_w - 1) - 1, -(2 ** (bits_x - 1)) + (0 if worst else 3)
   low, high = -(2 ** (bits_x - 1)) - zero, 2 ** (bits_x - 1) - 1 - zero
   if worst:
-    x, w = np.full(case.x, high), np.full(case.w, high_w)
+    # Near the largest, in all of its low bits: a sum beyond 2^24 in float32 alone would be rounded on its way.
+    x, w = rng.integers(high - 3, high + 1, case.x), rng.integers(high_w - 3, high_w + 1, case.w)
   else:
     x, w = rng.integers(low, high + 1, case.x), rng.integers(-high_w, high_w + 1, case.w)
   return x, zero, w, (2**bits_x - 1, high_w)
@@ -317,9 +318,8 @@ def test_bfloat16_products_leave_scales_masters_and_what_meets_grids_in_float32(
   grads = {one: jax.jit(jax.grad(lambda t, one=one: loss(t, one)))((qparams, variables)) for one in (model, half)}
   assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(grads[half]))
   # Gradients of scales are sums of rounding errors: the site in float moves codes, and these another way.
-  got, want = (jax.tree.leaves(grads[one][1]) for one in (half, model))
-  far = max(float(jnp.abs(g - w).max()) for g, w in zip(got, want, strict=True))
-  assert 0 < far < 0.05 * max(float(jnp.abs(w).max()) for w in want)
+  got, want = (np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(grads[one][1])]) for one in (half, model))
+  assert 0 < np.linalg.norm(got - want) < 0.1 * np.linalg.norm(want)
   found = all_eqns(jax.make_jaxpr(lambda v: half.apply(qparams, state, v, x)[0])(variables).jaxpr)
   products = [(kinds, p["preferred_element_type"]) for name, p, kinds in found if name in PRODUCTS]
   assert [kinds for kinds, _ in products] == [["bfloat16"] * 2] * 3
