@@ -62,17 +62,20 @@ def model(entry: Mapping[str, Any]) -> Model:
   return models.load(entry["name"], dict(entry["kwargs"]))
 
 
-OF_TERM = ("loss", "weight", "mask")
+OF_TERM = ("loss", "weight", "mask", "ignore_label", "output")
 
 
-def objective(stage: str, group: Mapping[str, Any], updates: int = 1) -> objectives.Weighted:
+def objective(stage: str, group: Mapping[str, Any], updates: int = 1, output: str = "") -> objectives.Weighted:
   """The weighted sum that a stage minimises: `{loss of kd: {"weight": share, "mask": which, its keywords}}`.
+
+  "ignore_label" and "output" are those of `engine.Term`, too.
 
   Args:
     stage: its name, for errors.
     group: its terms. A term with a key "loss" may have any name. A weight or keyword may be a schedule of
       `kd.schedules`, whose "start", "end" and "at" are shares of the stage.
     updates: of the whole stage.
+    output: what terms read that name no output, of a model with several.
   """
   terms = []
   for name, given in group.items():
@@ -85,8 +88,11 @@ def objective(stage: str, group: Mapping[str, Any], updates: int = 1) -> objecti
     weight = numbers.get("weight", 1.0)
     ranges.check(f"config key '{where}.weight'", weight, ranges.NOT_NEGATIVE, varies=True)
     weight = weight if callable(weight) else float(weight)
-    terms.append(objectives.Term(name, loss, weight, given.get("mask", "all")))
-  return objectives.weighted(terms)
+    more: dict[str, Any] = {"output": output} | {
+      key: given[key] for key in ("mask", "ignore_label", "output") if key in given
+    }
+    terms.append(objectives.Term(name, loss, weight, **more))
+  return objectives.weighted(terms, output)
 
 
 def _number(where: str, value: Any, updates: int) -> Any:
@@ -274,12 +280,10 @@ def check(config: Any) -> None:
         f"config key 'stages.{name}.precision' is {stage.precision!r}, but a stage with quant.rules simulates its "
         "integers in float32"
       )
-    if stage.optimizer.accumulate > 1 and minimised.relational:
-      raise UserError(
-        f"config key 'stages.{name}.optimizer.accumulate' is {stage.optimizer.accumulate}, but the term "
-        f"{minimised.relational[0]!r} compares the examples of a batch, or takes statistics of them, and would see "
-        "micro-batches; expected 1"
-      )
+    try:
+      minimised.refuse_accumulation(stage.optimizer.accumulate)
+    except UserError as error:
+      raise UserError(f"config key 'stages.{name}.optimizer.accumulate': {error}") from error
     if stage.teacher == schema.ITSELF and not stage.optimizer.ema:
       raise UserError(f"config key 'stages.{name}.teacher' is 'itself', which needs 'stages.{name}.optimizer.ema'")
     taught = [kd.needs_teacher(term.loss) for term in minimised.terms]

@@ -37,6 +37,10 @@ class Learning(NamedTuple):
   begun: Trained
   plan: assembling.Plan | None = None
 
+  def masked(self, labels: jax.Array) -> bool:
+    """Whether some example does not count for some term, so that means are over fewer than a batch."""
+    return bool((labels < 0).any()) or any(term.counts_less for term in self.objective.terms)
+
   def left(self, state: TrainState) -> Trained:
     """What is evaluated and left of a state: its averages if it has some, and the first of several peers."""
     state = (seeds.pick(state, 0) if self.peers > 1 else state).averaged

@@ -273,5 +273,5 @@ def test_a_loss_between_examples_is_refused_where_it_would_see_micro_batches():
   objective = {"hard_labels": {}, "relations": {"loss": "dist"}}
   stage = {"stages__distilled__objective": objective, "stages__distilled__teacher": "teacher"}
   build.check(jobs.experiment(**stage))
-  with pytest.raises(UserError, match="'stages.distilled.optimizer.accumulate' is 4, .* 'relations' .*; expected 1"):
+  with pytest.raises(UserError, match="'stages.distilled.optimizer.accumulate': .* 'relations' .* is 4.*; expected"):
     build.check(jobs.experiment(**stage, stages__distilled__optimizer={"accumulate": 4}))
