@@ -7,7 +7,7 @@ per_example, _, _ = loss(student_logits, teacher_logits)
 from kd import schedules
 from kd.ab import ab
 from kd.at import at
-from kd.base import Loss, Outputs, cross_entropy, kl, lift, log_softmax, needs_teacher, relational
+from kd.base import Loss, Outputs, cross_entropy, kl, lift, log_softmax, needs_teacher, relational, teacher_at
 from kd.bernoulli_kl import bernoulli_kl
 from kd.byot import byot
 from kd.cc import cc
@@ -109,6 +109,7 @@ __all__ = [
   "sp",
   "squared_error",
   "srrl",
+  "teacher_at",
   "tf_kd",
   "topk",
   "total_variation",

@@ -29,7 +29,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from core.errors import UserError
-from kd.inputs import read, widen
+from kd.inputs import Inputs, read, widen
 
 __all__ = ["widen"]  # for those that import it from here
 
@@ -39,10 +39,52 @@ ClassMask = Bool[Array, "#rows classes"] | Bool[Array, " classes"]
 
 
 class Outputs(NamedTuple):
-  """What a network gave for a batch: its logits, and intermediate activations by tensor name."""
+  """What a network gave for a batch.
 
-  logits: Array
+  Attributes:
+    logits: its logits; of a network with several outputs their tree. Of an ensemble the logarithms of the mean
+      probabilities at temperature 1.
+    taps: intermediate activations by tensor name.
+    members: of an ensemble whose probabilities are averaged, (batch, members, classes) or (batch, members, *positions,
+      classes): the logits of each, from which `teacher_at` has the mean at any temperature.
+  """
+
+  logits: Any
   taps: Mapping[str, Array] = {}
+  members: Array | None = None
+
+
+def teacher_at(
+  outputs: Outputs | Array, temperature: Any, class_mask: Array | None = None, mean: str = "softmax"
+) -> Array:
+  """Logits whose softmax at a temperature is what a teacher says at it: those of an ensemble depend on it.
+
+  Of an ensemble it is T log mean_m softmax(z_m / T): Hinton, Vinyals, Dean (arXiv:1503.02531), section 2, average the
+  members' softened probabilities. Of one network it is its logits.
+
+  Args:
+    outputs: a teacher's.
+    temperature: T > 0.
+    class_mask: the classes that count, among which each member's probabilities add up to 1.
+    mean: of which probabilities: "softmax" over the classes, or "sigmoid" of each output, as logits of it; "outputs"
+      for outputs that are numbers and no logits, whose mean it is at any temperature.
+
+  Returns:
+    (batch, *positions, classes).
+  """
+  if not isinstance(outputs, Outputs) or outputs.members is None:
+    return logits_of(outputs)
+  z = widen(outputs.members)
+  if mean == "outputs":
+    return jnp.mean(z, axis=1)
+  count = jnp.log(jnp.asarray(z.shape[1], z.dtype))
+  if mean == "sigmoid":
+    yes, no = (jax.nn.logsumexp(jax.nn.log_sigmoid(x / temperature), axis=1) - count for x in (z, -z))
+    return temperature * (yes - no)
+  mask = class_mask
+  if mask is not None and mask.ndim > 1:  # between the batch and its positions stands the axis of the members
+    mask = mask.reshape(*mask.shape[:-1], *(1,) * (z.ndim - 1 - mask.ndim), mask.shape[-1])[:, None]
+  return temperature * (jax.nn.logsumexp(log_softmax(z / temperature, mask), axis=1) - count)
 
 
 @runtime_checkable
@@ -69,19 +111,31 @@ def logits_of(outputs: Outputs | Array) -> Array:
   return outputs.logits if isinstance(outputs, Outputs) else outputs
 
 
-def teacher_logits(teacher: Outputs | Array | None, loss: str) -> Array:
-  """The teacher's logits as constants.
+def teacher_logits(
+  teacher: Outputs | Array | None,
+  loss: str,
+  temperature: Any = 1.0,
+  class_mask: Array | None = None,
+  mean: str = "softmax",
+) -> Array:
+  """The teacher's logits as constants, of an ensemble those at a temperature: see `teacher_at`.
 
   Raises:
     UserError: there is no teacher.
   """
   if teacher is None:
     raise UserError(f"the loss {loss!r} needs a teacher: give a teacher stage or cached 'teacher_logits' in the batch")
-  return jax.lax.stop_gradient(logits_of(teacher))
+  return jax.lax.stop_gradient(teacher_at(teacher, temperature, class_mask, mean))
 
 
 def lift(
-  f: Callable[..., Array], name: str = "", relational: bool = False, needs_teacher: bool = True, classes: int = 2
+  f: Callable[..., Array],
+  name: str = "",
+  relational: bool = False,
+  needs_teacher: bool = True,
+  classes: int = 2,
+  temperature: "Schedule" = 1.0,
+  mean: str = "softmax",
 ) -> Loss:
   """Gives a loss on logits alone the full signature; the teacher receives exactly zero gradient.
 
@@ -89,11 +143,14 @@ def lift(
     f: `f(student_logits, teacher_logits) -> (rows,)` of logits (rows, classes), float32 or wider, with a third argument
       `class_mask` if it knows masked classes. A row is an example, or a position of one. The teacher's are None without
       one. Keyword arguments are given where `f` has them: `labels` (`kd.labels.Labels`: the loss needs labels),
-      `inputs` (`kd.inputs.Inputs`), `step`, `axis_name`, and `batch`, as it was given.
+      `inputs` (`kd.inputs.Inputs`), `step`, `axis_name`, `batch`, as it was given, and `teacher_at`, from a
+      temperature to the teacher's logits at it, for a loss that reads them at several.
     name: how errors call it.
     relational: whether an example's number depends on the other examples of its batch.
     needs_teacher: whether it compares with a teacher.
     classes: the least number of classes that mean something, 2 for softmaxes; 1 where every output stands alone.
+    temperature: at which `f` takes the teacher's softmax: the mean of an ensemble depends on it.
+    mean: what of an ensemble is averaged, as of `teacher_at`.
   """
   name = name or getattr(f, "__name__", "loss")
   parameters = inspect.signature(f).parameters.values()
@@ -106,9 +163,12 @@ def lift(
     del aux, key
     if class_mask is not None and not knows_mask:
       raise UserError(f"the loss {name!r} does not know masked classes: it has no argument 'class_mask'")
-    inputs = read(
-      name, logits_of(student), teacher_logits(teacher, name) if needs_teacher else None, batch, class_mask, classes
-    )
+
+    def read_at(t: Any) -> Inputs:
+      its = teacher_logits(teacher, name, t, class_mask, mean) if needs_teacher else None
+      return read(name, logits_of(student), its, batch, class_mask, classes)
+
+    inputs = read_at(at(temperature, step))
     if "batch" in reads and len(inputs.lead) > 1:
       raise UserError(
         f"the loss {name!r} reads the batch itself, so its logits are (batch, classes), and not of more axes; "
@@ -116,6 +176,7 @@ def lift(
       )
     labels = inputs.labels() if "labels" in reads else None
     known = {"labels": labels, "inputs": inputs, "batch": inputs.batch, "step": step, "axis_name": axis_name}
+    known["teacher_at"] = lambda t: read_at(t).teacher
     masks = (inputs.class_mask,) if knows_mask else ()
     per_row = f(inputs.student, inputs.teacher, *masks, **{key: known[key] for key in reads})
     return inputs.numbers(per_row, None if labels is None else labels.wrong), aux_state, {}
@@ -127,6 +188,7 @@ def lift(
 
 
 Schedule = float | Callable[[Array], Array]
+TeacherAt = Callable[[Any], Array]
 
 
 def at(value: Schedule, step: Array | int) -> Any:

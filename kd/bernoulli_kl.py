@@ -31,4 +31,4 @@ def bernoulli_kl(temperature: Schedule = 4.0) -> Loss:
     log_p, log_q = log_bernoulli(teacher / t, class_mask), log_bernoulli(student / t, class_mask)
     return t**2 * jnp.sum(kl(log_p, log_q), axis=-1)
 
-  return lift(divergence, "bernoulli_kl", classes=1)
+  return lift(divergence, "bernoulli_kl", classes=1, temperature=temperature, mean="sigmoid")

@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Array
 
 from core import ranges
-from kd.base import Outputs, kl, log_softmax
+from kd.base import Outputs, kl, log_softmax, teacher_at
 from kd.inputs import read
 from kd.taps import About, TapLoss
 
@@ -42,15 +42,15 @@ def ctkd(steps: int = 7820, low: float = 1.0, span: float = 20.0, largest: float
 
   def loss(s: Outputs, t: Outputs, about: About) -> tuple[Array, Any, dict[str, Array]]:
     given = read("ctkd", s.logits, t.logits, about.batch, about.class_mask)
-    assert given.teacher is not None
     dtype = given.student.dtype
     share = jnp.minimum(jnp.asarray(about.step, dtype) / steps, 1.0)
     strength = largest * 0.5 * (1 - jnp.cos(np.pi * share))
     g = reverse(about.aux["temperature"].astype(dtype), strength)
     temperature = low + span * jax.nn.sigmoid(g)
-    log_q, log_p = (
-      log_softmax(over(x, temperature, given.class_mask), given.class_mask) for x in (given.student, given.teacher)
-    )
+    its = teacher_at(t, jax.lax.stop_gradient(temperature), about.class_mask)  # of an ensemble a constant of g, too
+    its = read("ctkd", s.logits, its, about.batch, about.class_mask).teacher
+    assert its is not None
+    log_q, log_p = (log_softmax(over(x, temperature, given.class_mask), given.class_mask) for x in (given.student, its))
     logs = {"temperature": jnp.full(given.lead, temperature)}
     return given.numbers(temperature**2 * kl(log_p, log_q)), about.aux_state, jax.lax.stop_gradient(logs)
 

@@ -61,7 +61,7 @@ def dist(beta: float = 1.0, gamma: float = 1.0, tau: Schedule = 1.0, squared: bo
     intra = 1 - jnp.sum(jnp.where(present, columns, 0.0)) / classes
     return (t**2 if squared else 1.0) * (beta * inter + gamma * intra)
 
-  return lift(relation, "dist", relational=True)
+  return lift(relation, "dist", relational=True, temperature=tau)
 
 
 def _correlation(a: Array, b: Array, used: Array, along: int) -> Array:

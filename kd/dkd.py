@@ -46,4 +46,4 @@ def dkd(alpha: float = 1.0, beta: float = 8.0, temperature: Schedule = 4.0) -> L
 
     return t**2 * by_label(parts, labels)
 
-  return lift(divergence, "dkd")
+  return lift(divergence, "dkd", temperature=temperature)

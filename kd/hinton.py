@@ -26,4 +26,4 @@ def hinton(temperature: Schedule = 4.0) -> Loss:
     t = at(temperature, step)
     return t**2 * kl(log_softmax(teacher / t, class_mask), log_softmax(student / t, class_mask))
 
-  return lift(divergence, "hinton")
+  return lift(divergence, "hinton", temperature=temperature)

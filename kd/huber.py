@@ -33,4 +33,4 @@ def huber(delta: float = 1.0, source: str = "teacher") -> Loss:
     near = jnp.minimum(far, delta)
     return jnp.sum(near * (far - 0.5 * near), axis=-1)
 
-  return lift(distance, "huber", needs_teacher=source == "teacher", classes=1)
+  return lift(distance, "huber", needs_teacher=source == "teacher", classes=1, mean="outputs")

@@ -34,4 +34,4 @@ def jsd(beta: float = 0.5, temperature: Schedule = 1.0) -> Loss:
     log_m = log_mixture(log_p, log_q, beta, class_mask)
     return t**2 * (beta * kl(log_p, log_m) + (1 - beta) * kl(log_q, log_m))
 
-  return lift(divergence, "jsd")
+  return lift(divergence, "jsd", temperature=temperature)

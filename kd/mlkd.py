@@ -21,7 +21,7 @@ from jaxtyping import Array
 
 from core import axis, ranges
 from core.errors import UserError
-from kd.base import ClassMask, Logits, Loss, PerExample, Schedule, at, kl, lift, log_softmax
+from kd.base import ClassMask, Logits, Loss, PerExample, Schedule, TeacherAt, at, kl, lift, log_softmax
 from kd.inputs import Inputs
 from kd.logits import not_excluded
 from kd.relations import rows
@@ -57,15 +57,16 @@ def mlkd(
     inputs: Inputs,
     axis_name: str | None,
     step: Array | int,
+    teacher_at: TeacherAt,
   ) -> PerExample:
-    about = About({"valid": inputs.valid}, axis_name=axis_name)
+    about = About({"valid": inputs.valid}, axis_name=axis_name, loss="mlkd")
     used = not_excluded(student, teacher, class_mask)
     counts = used if inputs.valid is None else used & inputs.valid[:, None]
     wide = axis.pmax(jnp.any(counts, 0).astype(jnp.int32), axis_name).sum()  # classes of some example of some device
     wide = jnp.maximum(wide, 1).astype(student.dtype)
 
     def level(t: Any) -> PerExample:
-      log_q, log_p = log_softmax(student / t, class_mask), log_softmax(teacher / t, class_mask)
+      log_q, log_p = log_softmax(student / t, class_mask), log_softmax(teacher_at(t) / t, class_mask)
       q, p = (rows(jnp.where(used, jnp.exp(x), 0.0), about) for x in (log_q, log_p))
       between = jnp.sum((p.mine @ p.all.T - q.mine @ q.all.T) ** 2, -1)
       classes = jnp.sum((p.all.T @ p.all - q.all.T @ q.all) ** 2) / wide

@@ -19,6 +19,7 @@ from kd.base import (
   Loss,
   PerExample,
   Schedule,
+  TeacherAt,
   at,
   cross_entropy,
   lift,
@@ -40,7 +41,13 @@ def nkd(gamma: float = 1.5, temperature: Schedule = 1.0) -> Loss:
   ranges.check("nkd: temperature", temperature, ranges.POSITIVE, varies=True)
 
   def entropy(
-    student: Logits, teacher: Logits, class_mask: ClassMask | None, *, labels: Labels, step: Array | int
+    student: Logits,
+    teacher: Logits,
+    class_mask: ClassMask | None,
+    *,
+    labels: Labels,
+    step: Array | int,
+    teacher_at: TeacherAt,
   ) -> PerExample:
     t = at(temperature, step)
     there = not_excluded(student, teacher, class_mask)
@@ -49,7 +56,7 @@ def nkd(gamma: float = 1.5, temperature: Schedule = 1.0) -> Loss:
     def parts(index: Array) -> PerExample:
       others = there & ~is_label(index, student)
       target = -jnp.exp(pick(log_p, index)) * pick(log_q, index)
-      n_p = jnp.exp(log_softmax(teacher / t, others))
+      n_p = jnp.exp(log_softmax(teacher_at(t) / t, others))
       return target + gamma * t**2 * cross_entropy(n_p, log_softmax(student / t, others))
 
     return by_label(parts, labels)

@@ -26,4 +26,4 @@ def reverse_kl(temperature: Schedule = 1.0) -> Loss:
     t = at(temperature, step)
     return t**2 * kl(log_softmax(student / t, class_mask), log_softmax(teacher / t, class_mask))
 
-  return lift(divergence, "reverse_kl")
+  return lift(divergence, "reverse_kl", temperature=temperature)

@@ -35,4 +35,4 @@ def skew_kl(alpha: float = 0.1, reverse: bool = False, temperature: Schedule = 1
     first, second = (log_q, log_p) if reverse else (log_p, log_q)
     return t**2 * kl(first, log_mixture(first, second, alpha, class_mask))
 
-  return lift(divergence, "skew_kl")
+  return lift(divergence, "skew_kl", temperature=temperature)

@@ -41,4 +41,4 @@ def soft_labels(temperature: Schedule = 1.0, source: str = "teacher") -> Loss:
       p = jnp.exp(log_softmax(teacher / t, class_mask))
     return t**2 * cross_entropy(p, log_softmax(student / t, class_mask))
 
-  return lift(entropy, "soft_labels", needs_teacher=source == "teacher")
+  return lift(entropy, "soft_labels", needs_teacher=source == "teacher", temperature=temperature)

@@ -26,4 +26,4 @@ def squared_error(source: str = "teacher") -> Loss:
   def distance(student: Logits, teacher: Logits | None, class_mask: ClassMask | None, *, inputs: Inputs) -> PerExample:
     return jnp.sum(gap(student, inputs.target("target") if teacher is None else teacher, class_mask) ** 2, axis=-1)
 
-  return lift(distance, "squared_error", needs_teacher=source == "teacher", classes=1)
+  return lift(distance, "squared_error", needs_teacher=source == "teacher", classes=1, mean="outputs")

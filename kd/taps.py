@@ -167,7 +167,7 @@ class TapLoss:
       return x if valid is None else jnp.where(valid.reshape(-1, *(1,) * (x.ndim - 1)), x, 0.0)
 
     taps = {name: counted(outputs.taps[name]) for name in getattr(self, whose)}  # pyrefly: ignore
-    return Outputs(logits_of(outputs), taps)
+    return Outputs(logits_of(outputs), taps, getattr(outputs, "members", None))
 
 
 def named(loss: str, key: str, names: Names) -> tuple[str, ...]:

@@ -43,4 +43,4 @@ def topk(k: int = 10, temperature: Schedule = 4.0) -> Loss:
 
     return t**2 * kl(outcomes(log_p), outcomes(log_q))
 
-  return lift(divergence, "topk")
+  return lift(divergence, "topk", temperature=temperature)

@@ -29,4 +29,4 @@ def total_variation(temperature: Schedule = 1.0) -> Loss:
     gap = p - q  # of classes that do not count 1 - 1
     return 0.5 * t * jnp.sum(gap * jnp.sign(gap), axis=-1)  # not |gap|: its gradient would be a number where it is NaN
 
-  return lift(distance, "total_variation")
+  return lift(distance, "total_variation", temperature=temperature)

@@ -21,6 +21,7 @@ from kd.base import (
   Loss,
   PerExample,
   Schedule,
+  TeacherAt,
   at,
   cross_entropy,
   lift,
@@ -40,10 +41,16 @@ def wsld(temperature: Schedule = 2.0) -> Loss:
   ranges.check("wsld: temperature", temperature, ranges.POSITIVE, varies=True)
 
   def entropy(
-    student: Logits, teacher: Logits, class_mask: ClassMask | None, *, labels: Labels, step: Array | int
+    student: Logits,
+    teacher: Logits,
+    class_mask: ClassMask | None,
+    *,
+    labels: Labels,
+    step: Array | int,
+    teacher_at: TeacherAt,
   ) -> PerExample:
     t = at(temperature, step)
-    soft = cross_entropy(jnp.exp(log_softmax(teacher / t, class_mask)), log_softmax(student / t, class_mask))
+    soft = cross_entropy(jnp.exp(log_softmax(teacher_at(t) / t, class_mask)), log_softmax(student / t, class_mask))
     log_p, log_q = log_softmax(teacher, class_mask), log_softmax(jax.lax.stop_gradient(student), class_mask)
 
     def weight(index: Array) -> PerExample:

@@ -1,13 +1,14 @@
 """Which quantizer stands where: a policy resolved on a traced model, as plain data."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 
 from core.errors import UserError
 from graph import Graph, Op, exposed
+from graph.channels import Moves
 from quant.grid import limits
 from quant.policy import Explained, Policy, Setting, explain
 
@@ -17,19 +18,20 @@ SITES = ("dot", "conv", "add", "mean", "avg_pool", "output")
 _INPUT = re.compile(r"input(_\d+)?(#\d+)?")
 
 
+Place = tuple[str, int]  # a site, one of its operands
+
+
 class TensorQuantizer(NamedTuple):
   """The grid of one activation: affine, one for the tensor.
 
   Attributes:
     key: the tensor's name.
-    reader: the first (site, operand) that reads it; there it is observed, once.
     bits: the widest that its readers ask for.
     setting: that reader's setting.
     learned: its scale is trained.
   """
 
   key: str
-  reader: tuple[str, int]
   bits: int
   setting: Setting
   learned: bool
@@ -44,7 +46,6 @@ class KernelQuantizer(NamedTuple):
   """The grid of one kernel: symmetric, one scale a channel along `axis`, or one for all (None)."""
 
   key: str
-  reader: tuple[str, int]
   bits: int
   setting: Setting
   learned: bool
@@ -56,11 +57,23 @@ class KernelQuantizer(NamedTuple):
 
 
 class BiasQuantizer(NamedTuple):
-  """A bias in int32 steps of s_x * s_w: the operand it is, and the quantizers of its site's operands."""
+  """A bias in int32 steps of s_x * s_w.
+
+  Attributes:
+    operand: which operand of the sum it is.
+    leaf: its leaf.
+    tensor: the quantizer of what its site reads.
+    kernel: that of its site's kernel, a `KernelQuantizer`.
+    moves: how a value for each output channel gets from the kernel operand's axes to those of the sum.
+    read: from the leaf to values in those axes, behind the axes of scans; None where only the leaf as a whole is known.
+  """
 
   operand: int
+  leaf: str
   tensor: str
   kernel: str
+  moves: Moves
+  read: Callable[[Any], Any] | None
 
 
 class Plan(NamedTuple):
@@ -70,14 +83,17 @@ class Plan(NamedTuple):
     at: quantizers by (site, operand).
     biases: by site.
     explained: every site's setting and its rule.
+    observed: by quantizer the readers at which it is observed: the first, or the first of each branch where no reader
+      stands outside of the branches.
     made: activations that others than sites read too, such as a ReLU, by the operation that makes them. They are
       rounded there and not where they are read, because a runtime hands their codes to every reader.
     inputs: the same of the network's inputs, by their place among the leaves of the inputs.
   """
 
-  at: Mapping[tuple[str, int], TensorQuantizer | KernelQuantizer]
+  at: Mapping[Place, TensorQuantizer | KernelQuantizer]
   biases: Mapping[str, BiasQuantizer]
   explained: Mapping[str, Explained]
+  observed: Mapping[str, Sequence[Place]]
   made: Mapping[str, TensorQuantizer]
   inputs: Mapping[int, TensorQuantizer]
 
@@ -103,18 +119,17 @@ def make_plan(graph: Graph, policy: Policy) -> Plan:
   """Resolves a policy on a traced model.
 
   Raises:
-    UserError: a rule applies nowhere; a site is to be quantized where no operation can be replaced; a parameter has the
-      name of an activation.
+    UserError: a rule applies nowhere, or only to what cannot be quantized; a site is to be quantized where no operation
+      can be replaced; a parameter has the name of an activation.
   """
   sites = {name: op for name, op in graph.sites.items() if op.kind in SITES}
-  kernels = [name for name, op in sites.items() if op.kernel_index is not None]
-  explained = explain(policy, sites, kernels)
+  explained = _explained(graph, sites, policy)
   chosen = {name: explained[name].setting for name in sites if name in explained}
   for name, setting in chosen.items():
     if sites[name].frozen and (setting.weights or setting.activations):
       raise UserError(f"{name!r} cannot be quantized: it is {sites[name].frozen}; give it the setting 'float'")
   tensors = _tensors(sites, chosen)
-  at: dict[tuple[str, int], TensorQuantizer | KernelQuantizer] = {}
+  at: dict[Place, TensorQuantizer | KernelQuantizer] = {}
   seen: dict[str, tuple[Any, ...]] = {}
   for name, setting in chosen.items():
     for index, operand in enumerate(sites[name].inputs):
@@ -129,7 +144,55 @@ def make_plan(graph: Graph, policy: Policy) -> Plan:
   early = {tensor: maker for tensor, maker in exposed(graph).items() if tensor in tensors}
   made = {maker.op: tensors[tensor] for tensor, maker in early.items() if maker.op is not None}
   inputs = {maker.input: tensors[tensor] for tensor, maker in early.items() if maker.input is not None}
-  return Plan(at, _biases(graph, at), explained, made, inputs)
+  return Plan(at, _biases(graph, at), explained, _observed(sites, at), made, inputs)
+
+
+def _explained(graph: Graph, sites: Mapping[str, Op], policy: Policy) -> dict[str, Explained]:
+  """Each site's setting; what cannot be quantized, or holds no parameter and is named by no rule, stays in float."""
+  left = graph.skipped | {name: why for name, op in graph.sites.items() if (why := _unserved(op)) is not None}
+  constant = {name for name, op in sites.items() if op.kernel_index is not None and _kernel_leaf(op) is None}
+  kernels = [n for n, op in sites.items() if op.kernel_index is not None and n not in constant and n not in left]
+  explained = explain(policy, dict.fromkeys((*sites, *left)), kernels)
+  served: dict[str, bool] = {}
+  for name, (setting, rule) in explained.items():
+    rule = rule.removesuffix(" (ends)")
+    everything = not rule.strip("*?")
+    why = left.get(name, "its kernel is a constant" if name in constant and everything else None)
+    if why is None or (setting.weights is None and setting.activations is None):
+      served[rule] = True
+      continue
+    explained[name] = Explained(Setting(), f"{rule}, but {why}")
+    served.setdefault(rule, everything)
+  for rule, any_served in served.items():
+    if not any_served:
+      name, why = next((n, left[n]) for n, (_, text) in explained.items() if text.startswith(f"{rule}, but "))
+      raise UserError(f"the quantization rule {rule!r} means {name!r}, which cannot be quantized: {why}")
+  return explained
+
+
+def _unserved(op: Op) -> str | None:
+  """Why an operation cannot be on a grid, if it cannot."""
+  if op.kind == "ragged_dot":
+    return "ragged dots are not served"
+  if op.kind not in ("dot", "conv"):
+    return None
+  other = next((operand.dtype for operand in op.inputs if not _is_float(operand.dtype)), None)
+  return None if other is None else f"it multiplies {other} numbers"
+
+
+def _kernel_leaf(op: Op) -> str | None:
+  return None if op.kernel_index is None else op.inputs[op.kernel_index].leaf
+
+
+def _observed(sites: Mapping[str, Op], at: Mapping[Place, Any]) -> dict[str, list[Place]]:
+  """A tensor that only branches read is seen by whichever of them runs."""
+  found: dict[str, list[Place]] = {}
+  for place, quantizer in at.items():
+    path, others = sites[place[0]].branches, found.setdefault(quantizer.key, [])
+    if not any(path[: len(outer)] == outer for outer in (sites[name].branches for name, _ in others)):
+      others[:] = [one for one in others if sites[one[0]].branches[: len(path)] != path]
+      others.append(place)
+  return found
 
 
 def _tensors(sites: Mapping[str, Op], chosen: Mapping[str, Setting]) -> dict[str, TensorQuantizer]:
@@ -143,8 +206,7 @@ def _tensors(sites: Mapping[str, Op], chosen: Mapping[str, Setting]) -> dict[str
       old = found.get(operand.tensor)
       if old is None or old.bits < bits:
         learned = setting.learned and not _INPUT.fullmatch(operand.tensor)
-        reader = (name, index) if old is None else old.reader
-        found[operand.tensor] = TensorQuantizer(operand.tensor, reader, bits, setting, learned)
+        found[operand.tensor] = TensorQuantizer(operand.tensor, bits, setting, learned)
   return found
 
 
@@ -155,7 +217,7 @@ def _kernel(op: Op, index: int, setting: Setting, bits: int, seen: dict[str, tup
   use = (op.inputs[index].shape, axis, setting)
   key = leaf if seen.get(leaf, use) == use else op.name
   seen.setdefault(key, use)
-  return KernelQuantizer(key, (op.name, index), bits, setting, setting.learned, axis)
+  return KernelQuantizer(key, bits, setting, setting.learned, axis)
 
 
 def _biases(graph: Graph, at: Mapping[tuple[str, int], Any]) -> dict[str, BiasQuantizer]:
@@ -167,7 +229,8 @@ def _biases(graph: Graph, at: Mapping[tuple[str, int], Any]) -> dict[str, BiasQu
     kernel = graph.sites[op.site].kernel_index
     operand = next(i for i, value in enumerate(op.inputs) if value.tensor is None)
     if kernel is not None and (op.site, kernel) in at and (op.site, 1 - kernel) in at:
-      found[name] = BiasQuantizer(operand, at[op.site, 1 - kernel].key, at[op.site, kernel].key)
+      keys = at[op.site, 1 - kernel].key, at[op.site, kernel].key
+      found[name] = BiasQuantizer(operand, op.inputs[operand].leaf or name, *keys, op.moves, op.bias)
   return found
 
 
