@@ -13,7 +13,7 @@ from jax.extend import core as jex
 
 from graph import versions
 from graph.flow import FAR, Flow, Scope, Value
-from graph.ops import VARIES, Op, Operand, conv_macs, dot_axes, dot_macs, is_float, is_spatial_mean
+from graph.ops import VARIES, Op, Operand, conv_macs, dot_macs, is_float, is_spatial_mean, kernel_axes
 from graph.program import Node, Program, Ref
 
 
@@ -133,6 +133,7 @@ class Analysis(Flow):
       tuple(getattr(known.aval, "shape", ())),
       getattr(known.aval, "dtype", None),
       known.exact is not None,
+      known.view,
     )
 
   # Operations.
@@ -171,19 +172,19 @@ class Analysis(Flow):
     out, (lhs, rhs) = self.program.avals[node.outputs[0]], (operands[0].aval, operands[1].aval)
     if node.primitive == "dot_general":
       kind, macs = "dot", dot_macs(node.params, lhs, rhs)
-      axis = None if kernel is None else dot_axes(node.params, kernel, len(operands[kernel].aval.shape))
     else:
       kind, macs = "conv", conv_macs(node.params, lhs, rhs, out)
-      axis = node.params["dimension_numbers"].rhs_spec[0] if kernel == 1 else None
+    axis, axes = None, ()
+    if kernel is not None:
+      axis, axes = kernel_axes(node.primitive, node.params, kernel, len(operands[kernel].aval.shape))
     leaf = None if kernel is None else self._leaf(operands[kernel])
     if leaf is None:
       producer = self.label(frozenset().union(*(v.roots for v in operands)))
       name = f"{producer}:{kind}" if producer else kind
     else:
       name = self.program.leaves[leaf]
-    self._add_site(
-      kind, node, node.inputs, name, channel_axis=axis, kernel_index=kernel, macs=macs * self.scope.repeats
-    )
+    more = {"channel_axis": axis, "channel_axes": axes, "kernel_index": kernel, "macs": macs * self.scope.repeats}
+    self._add_site(kind, node, node.inputs, name, **more)
     self._new_root(node)
 
   def _sum(self, node: Node, operands: list[Value]) -> None:
