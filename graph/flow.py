@@ -16,8 +16,30 @@ from graph.program import Body, Node, Program, Ref
 
 # What an index may be worked out with: small integers, whatever framework wrote them.
 INDEX_ARITHMETIC = frozenset(
-  "add broadcast_in_dim clamp concatenate convert_element_type eq ge gt iota le lt max min mul ne neg rem reshape "
-  "select_n slice squeeze sub".split()
+  [
+    "add",
+    "broadcast_in_dim",
+    "clamp",
+    "concatenate",
+    "convert_element_type",
+    "eq",
+    "ge",
+    "gt",
+    "iota",
+    "le",
+    "lt",
+    "max",
+    "min",
+    "mul",
+    "ne",
+    "neg",
+    "rem",
+    "reshape",
+    "select_n",
+    "slice",
+    "squeeze",
+    "sub",
+  ]
 )
 FAR = -(1 << 40)  # roots below it are arguments of a scan's body, or lookups in a table, and no operations
 

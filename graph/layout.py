@@ -11,7 +11,7 @@ import numpy as np
 
 
 class Digit(NamedTuple):
-  """A part of an operand's axis: `length` steps of `stride` along an axis of the leaf; None repeats the same numbers."""
+  """A part of an operand's axis: `length` steps of `stride` along an axis of the leaf; axis None stays where it is."""
 
   axis: int | None
   stride: int
@@ -252,7 +252,9 @@ def _gather(view: View, params: Any, shape: tuple[int, ...], place: int, indices
   if cut is None:
     return None
   kept = iter(cut.axes)
-  return cut.replaced([next(kept) if i in numbers.offset_dims else spread if n != 1 else () for i, n in enumerate(shape)])
+  return cut.replaced(
+    [next(kept) if i in numbers.offset_dims else spread if n != 1 else () for i, n in enumerate(shape)]
+  )
 
 
 _SAME = frozenset(

@@ -18,7 +18,16 @@ VARIES = frozenset(("pvary", "pcast"))
 MOVES = VARIES | {"reshape", "transpose", "squeeze", "expand_dims", "copy", "copy_p", "stop_gradient"}
 MOVES |= {"sharding_constraint", "reshard"}
 # The same for parameters, where it does not matter that only a part goes on, or a part several times.
-LEAF_MOVES = MOVES | {"slice", "dynamic_slice", "rev", "broadcast_in_dim", "reduce_precision", "split", "unstack", "name"}
+LEAF_MOVES = MOVES | {
+  "slice",
+  "dynamic_slice",
+  "rev",
+  "broadcast_in_dim",
+  "reduce_precision",
+  "split",
+  "unstack",
+  "name",
+}
 
 
 class Operand(NamedTuple):
@@ -80,7 +89,9 @@ class Op:
     return inputs if self.call is None else self.call(*inputs)
 
 
-def kernel_axes(primitive: str, params: Mapping[str, Any], kernel: int, ndim: int) -> tuple[int | None, tuple[int, ...]]:
+def kernel_axes(
+  primitive: str, params: Mapping[str, Any], kernel: int, ndim: int
+) -> tuple[int | None, tuple[int, ...]]:
   """Of a dot's or a convolution's kernel operand: `Op.channel_axis` and `Op.channel_axes`."""
   if primitive == "dot_general":
     contract, batch = params["dimension_numbers"]

@@ -8,8 +8,10 @@ import jax
 
 from core.errors import UserError
 from graph import Graph, Op
-from quant.grid import limits
+from quant.kernels import KernelQuantizer, kernels, notes
 from quant.policy import Explained, Policy, Setting, explain
+from quant.policy import policy as make_policy
+from quant.sharing import Use
 
 SITES = ("dot", "conv", "add", "mean", "avg_pool", "output")
 
@@ -40,23 +42,8 @@ class TensorQuantizer(NamedTuple):
     return _INPUT.fullmatch(self.key) is not None
 
 
-class KernelQuantizer(NamedTuple):
-  """The grid of one kernel: symmetric, one scale a channel along `axis`, or one for all (None)."""
-
-  key: str
-  reader: tuple[str, int]
-  bits: int
-  setting: Setting
-  learned: bool
-  axis: int | None
-
-  @property
-  def limits(self) -> tuple[int, int]:
-    return limits(self.bits, True, self.setting.narrow)
-
-
 class BiasQuantizer(NamedTuple):
-  """A bias in int32 steps of s_x * s_w: the operand it is, and the quantizers of its site's operands."""
+  """A bias in int32 steps of s_x * s_w: the operand it is, the tensor that its site reads, and the site itself."""
 
   operand: int
   tensor: str
@@ -64,11 +51,14 @@ class BiasQuantizer(NamedTuple):
 
 
 class Plan(NamedTuple):
-  """Quantizers by (site, operand) and biases by site; `explained` has every site's setting and its rule."""
+  """Quantizers by (site, operand) and biases by site; `explained` has every site's setting and its rule; `uses` says
+  where a kernel's operand lies in its leaf, and which of its axes are kept.
+  """
 
   at: Mapping[tuple[str, int], TensorQuantizer | KernelQuantizer]
   biases: Mapping[str, BiasQuantizer]
   explained: Mapping[str, Explained]
+  uses: Mapping[tuple[str, int], Use]
 
   @property
   def visited(self) -> frozenset[str]:
@@ -91,26 +81,28 @@ def make_plan(graph: Graph, policy: Policy) -> Plan:
       name of an activation.
   """
   sites = {name: op for name, op in graph.sites.items() if op.kind in SITES}
-  kernels = [name for name, op in sites.items() if op.kernel_index is not None]
-  explained = explain(policy, sites, kernels)
+  holding = [name for name, op in sites.items() if op.kernel_index is not None]
+  explained = explain(policy, sites, holding)
   chosen = {name: explained[name].setting for name in sites if name in explained}
   for name, setting in chosen.items():
     if sites[name].frozen and (setting.weights or setting.activations):
       raise UserError(f"{name!r} cannot be quantized: it is {sites[name].frozen}; give it the setting 'float'")
   tensors = _tensors(sites, chosen)
+  kernels_at = kernels(graph, chosen)
   at: dict[tuple[str, int], TensorQuantizer | KernelQuantizer] = {}
-  seen: dict[str, tuple[Any, ...]] = {}
   for name, setting in chosen.items():
     for index, operand in enumerate(sites[name].inputs):
       if index == sites[name].kernel_index:
-        if setting.weights is not None:
-          at[name, index] = _kernel(sites[name], index, setting, setting.weights, seen)
+        if (name, index) in kernels_at:
+          at[name, index] = kernels_at[name, index][0]
       elif setting.activations is not None and operand.tensor in tensors:
         at[name, index] = tensors[operand.tensor]
-  clash = seen.keys() & tensors.keys()
+  clash = {quantizer.key for quantizer, _ in kernels_at.values()} & tensors.keys()
   if clash:
     raise UserError(f"the parameter {min(clash)!r} has the name of an activation; give the parameter another name")
-  return Plan(at, _biases(graph, at), explained)
+  uses = {place: use for place, (_, use) in kernels_at.items() if use is not None}
+  noted = {name: explained[name]._replace(note=note) for name, note in notes(at, uses).items()}
+  return Plan(at, _biases(graph, at), {**explained, **noted}, uses)
 
 
 def _tensors(sites: Mapping[str, Op], chosen: Mapping[str, Setting]) -> dict[str, TensorQuantizer]:
@@ -129,14 +121,37 @@ def _tensors(sites: Mapping[str, Op], chosen: Mapping[str, Setting]) -> dict[str
   return found
 
 
-def _kernel(op: Op, index: int, setting: Setting, bits: int, seen: dict[str, tuple[Any, ...]]) -> KernelQuantizer:
-  """The quantizer of a kernel; one for all sites that use the same leaf in the same way."""
-  axis = op.channel_axis if setting.per_channel else None
-  leaf = op.inputs[index].leaf or op.name
-  use = (op.inputs[index].shape, axis, setting)
-  key = leaf if seen.get(leaf, use) == use else op.name
-  seen.setdefault(key, use)
-  return KernelQuantizer(key, (op.name, index), bits, setting, setting.learned, axis)
+def kernel_axes(graph: Graph, policy: Any) -> dict[str, KernelQuantizer]:
+  """How each leaf that is a kernel is quantized: what `latent_weights` takes as `axes`.
+
+  Args:
+    graph: `graph.trace` of the model.
+    policy: as for `quantize`; rules without a width for weights leave a leaf out. Ends are not raised unless it is a
+      `Policy` that says so.
+
+  Returns:
+    For each leaf its quantizer, of which `shape` and `axis` count.
+
+  Raises:
+    UserError: a leaf has two grids, or a kernel is computed from leaves instead of read from one.
+  """
+  plan = make_plan(graph, make_policy(policy, ends=None))
+  found: dict[str, KernelQuantizer] = {}
+  for (name, index), quantizer in plan.at.items():
+    if not isinstance(quantizer, KernelQuantizer):
+      continue
+    leaf = graph.sites[name].inputs[index].leaf
+    if quantizer.leaf is None:
+      raise UserError(
+        f"the kernel of {name!r} is not simply read from {leaf or 'a leaf'!r}: it is computed, or a part with "
+        "scales of its own; give it the setting 'float'"
+      )
+    if found.setdefault(quantizer.leaf, quantizer).key != quantizer.key:
+      raise UserError(
+        f"{leaf!r} has two grids, {found[quantizer.leaf].key!r} and {quantizer.key!r}, and cannot lie on both; give it "
+        "'per_tensor' or 'float'"
+      )
+  return found
 
 
 def _biases(graph: Graph, at: Mapping[tuple[str, int], Any]) -> dict[str, BiasQuantizer]:
@@ -148,7 +163,12 @@ def _biases(graph: Graph, at: Mapping[tuple[str, int], Any]) -> dict[str, BiasQu
     kernel = graph.sites[op.site].kernel_index
     operand = next(i for i, value in enumerate(op.inputs) if value.tensor is None)
     if kernel is not None and (op.site, kernel) in at and (op.site, 1 - kernel) in at:
-      found[name] = BiasQuantizer(operand, at[op.site, 1 - kernel].key, at[op.site, kernel].key)
+      per_channel = at[op.site, kernel].setting.per_channel
+      if (
+        per_channel and len(graph.sites[op.site].channel_axes) > 1
+      ):  # a step for each combination of them; the bias has one axis
+        continue
+      found[name] = BiasQuantizer(operand, at[op.site, 1 - kernel].key, op.site)
   return found
 
 

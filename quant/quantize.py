@@ -1,11 +1,11 @@
 """A model with simulated integers: quantizers placed on the traced function, its scales and ranges as plain trees.
 
 Grids stand at the consumers: whatever a dot, a convolution, a residual sum, a mean or the output reads is rounded
-there, with one quantizer a tensor, however many sites read it. Kernels are symmetric, by default narrow, one scale an
-output channel; activations affine, one scale a tensor, 0 always in the range, so that after a ReLU the zero point is
-the lowest code. Max-pools, reshapes and transposes keep a tensor's name and so its grid: rounding is monotone and
-commutes with them. Biases are rounded to int32 steps of s_x * s_w (arXiv:1712.05877, section 2.4), with a straight-
-through gradient.
+there, with one quantizer a tensor, however many sites read it. Kernels are symmetric, by default narrow, one scale for
+each combination of output and batch axes, written in the axes of their leaf: uses of slices of one leaf share its grid.
+Activations are affine, one scale a tensor, 0 always in the range, so that after a ReLU the zero point is the lowest
+code. Max-pools, reshapes and transposes keep a tensor's name and so its grid: rounding is monotone and commutes with
+them. Biases are rounded to int32 steps of s_x * s_w (arXiv:1712.05877, section 2.4), with a straight-through gradient.
 """
 
 from collections.abc import Callable
@@ -18,12 +18,15 @@ import graph
 from core import axis
 from core.errors import UserError
 from graph import Op
+from graph.program import leaf_names
 from quant.grid import Grid, affine, broadcast, limits, round_to, symmetric
+from quant.kernels import KernelQuantizer
 from quant.lsq import gradient_scale, initial_scale, lsq, to_parameter, to_scale
 from quant.observers import empty
-from quant.plan import KernelQuantizer, Plan, TensorQuantizer, make_plan
+from quant.plan import Plan, TensorQuantizer, make_plan
 from quant.policy import Explained
 from quant.policy import policy as make_policy
+from quant.sharing import of_operand
 
 State = dict[str, Any]
 Quantizer = TensorQuantizer | KernelQuantizer
@@ -44,8 +47,10 @@ class Quantized(NamedTuple):
       Those of the kernels are the ranges of the last `observe`; the variables are not needed.
     apply: `(qparams, quant_state, variables, *inputs, axis_name=None) -> (out, quant_state)`: the simulated integers.
       With static scales it costs elementwise work only; `quant_state` is handed back as it came.
-    grids: `(qparams, quant_state, variables, *inputs) -> {name: Grid}`: the grids that `apply` uses.
-    explain: `(variables, *inputs) -> {site: (setting, rule)}`.
+    grids: `(qparams, quant_state, variables, *inputs) -> {name: Grid}`: the grids that `apply` uses. A kernel's is for
+      the leaf, as the variables hold it, by the leaf's name; where a site has another grid, by the site's. Of a kernel
+      that is computed it is for the operand.
+    explain: `(variables, *inputs) -> {site: (setting, rule, note)}`; the note tells what a file makes of the kernel.
   """
 
   init: Callable[..., tuple[dict[str, jax.Array], State]]
@@ -81,7 +86,8 @@ def quantize(fn: Callable[..., Any], policy: Any) -> Quantized:
     plan = plan_of(variables, *inputs)
     if quant_state:
       _check(plan, quant_state)
-    return run(_observing(plan, axis_name), plan, quant_state, variables, inputs)
+    out, state = run(_observing(plan, axis_name), plan, quant_state, variables, inputs)
+    return out, {**state, **_leaf_grids(plan, quant_state, variables, axis_name)}
 
   def init(variables: Any, *inputs: Any) -> tuple[dict[str, jax.Array], State]:
     plan = plan_of(variables, *inputs)
@@ -96,12 +102,15 @@ def quantize(fn: Callable[..., Any], policy: Any) -> Quantized:
     del axis_name  # no grid follows the data while it is in use
     plan = plan_of(variables, *inputs)
     _check(plan, quant_state)
-    out, _ = run(_rounding(plan), plan, _in_use(qparams, quant_state), variables, inputs)
+    out, _ = run(_rounding(plan), plan, _at_sites(plan, _in_use(qparams, quant_state)), variables, inputs)
     return out, quant_state
 
   def grids(qparams: dict[str, jax.Array], quant_state: State, variables: Any, *inputs: Any) -> dict[str, Grid]:
     used = _in_use(qparams, quant_state)
-    return {name: _grid(q, used[name]) for name, q in plan_of(variables, *inputs).quantizers.items()}
+    plan = plan_of(variables, *inputs)
+    found = {name: _grid(q, used[name]) for name, q in plan.quantizers.items()}
+    later = {site: q for (site, _), q in plan.at.items() if isinstance(q, KernelQuantizer) and q.key != q.leaf}
+    return {**found, **{site: found[q.key] for site, q in later.items()}}
 
   def explain(variables: Any, *inputs: Any) -> dict[str, Explained]:
     return dict(plan_of(variables, *inputs).explained)
@@ -151,6 +160,8 @@ def _observing(plan: Plan, axis_name: str | None) -> Any:
       if quantizer is None or quantizer.reader != (op.name, index):
         continue
       if isinstance(quantizer, KernelQuantizer):
+        if quantizer.leaf is not None:
+          continue
         seen = _kernel_start(quantizer, x, axis_name)
         updates[quantizer.key] = {"seen": seen, "used": extras.get(quantizer.key, {"used": seen})["used"]}
       else:
@@ -163,14 +174,25 @@ def _observing(plan: Plan, axis_name: str | None) -> Any:
   return visit
 
 
+def _leaf_grids(plan: Plan, quant_state: State, variables: Any, axis_name: str | None) -> State:
+  """The entries of the kernels that are written in their leaf's axes, from the leaves themselves."""
+  leaves = dict(zip(leaf_names(variables), jax.tree.leaves(variables), strict=True))
+  found = {}
+  for key, quantizer in plan.quantizers.items():
+    if isinstance(quantizer, KernelQuantizer) and quantizer.leaf is not None:
+      seen = _kernel_start(quantizer, jnp.asarray(leaves[quantizer.leaf]).reshape(quantizer.shape), axis_name)
+      found[key] = {"seen": seen, "used": quant_state.get(key, {"used": seen})["used"]}
+  return found
+
+
 def _kernel_start(quantizer: KernelQuantizer, kernel: jax.Array, axis_name: str | None) -> State:
   """The kernel's scale, from its largest magnitudes, or as LSQ starts; equal on all devices, and known to be."""
-  channels = quantizer.axis
-  others = tuple(i for i in range(kernel.ndim) if channels is None or i != channels % kernel.ndim)
+  others = tuple(i for i in range(kernel.ndim) if i not in quantizer.axis)
+  layers = tuple(place for place, i in enumerate(quantizer.axis) if i in quantizer.apart)
   magnitude = jnp.abs(jax.lax.stop_gradient(kernel).astype(jnp.float32))
   if quantizer.setting.starts_from_range(quantizer.bits):
     largest = axis.pmax(jnp.max(magnitude, others), axis_name)
-    return {"scale": symmetric(largest, quantizer.bits, narrow=quantizer.setting.narrow).scale}
+    return {"scale": symmetric(largest, quantizer.bits, narrow=quantizer.setting.narrow, layers=layers).scale}
   start = initial_scale(axis.pmax(jnp.mean(magnitude, others), axis_name), float(quantizer.limits[1]))
   return {"scale": jnp.where(start > 0, start, jnp.ones_like(start))}
 
@@ -192,6 +214,21 @@ def _in_use(qparams: dict[str, jax.Array], quant_state: State) -> State:
   return {name: {**entry["used"], **trained.get(name, {})} for name, entry in quant_state.items()}
 
 
+def _at_sites(plan: Plan, used: State) -> State:
+  """The same, with the scales of each kernel by its site: as they broadcast against the operand there."""
+  found: State = {}
+  for (site, index), quantizer in plan.at.items():
+    if isinstance(quantizer, KernelQuantizer):
+      scale, use = used[quantizer.key]["scale"], plan.uses.get((site, index))
+      if quantizer.scales is not None and use is not None:
+        scale = of_operand(scale, quantizer.scales, use)
+      elif quantizer.axis:  # behind the axes of scans around it
+        kept = [n if i in quantizer.axis else 1 for i, n in enumerate(quantizer.shape)]
+        scale = scale.reshape(*scale.shape[: scale.ndim - len(quantizer.axis)], *kept)
+      found[site] = {"scale": scale}
+  return {**used, **found}
+
+
 def _rounding(plan: Plan) -> Any:
   """The visitor that rounds what each site reads, and each bias."""
 
@@ -204,7 +241,8 @@ def _rounding(plan: Plan) -> Any:
     for index, x in enumerate(inputs):
       quantizer = plan.at.get((op.name, index))
       if quantizer is not None:
-        values[index] = _round(quantizer, x, extras[quantizer.key])
+        kernel = isinstance(quantizer, KernelQuantizer)
+        values[index] = _round(quantizer, x, extras[op.name if kernel else quantizer.key])
     return op.bind(*values), {}
 
   return visit
@@ -214,7 +252,7 @@ def _round(quantizer: Quantizer, x: jax.Array, used: State) -> jax.Array:
   """One operand on its grid."""
   kernel = isinstance(quantizer, KernelQuantizer)
   lower, upper = quantizer.limits if kernel else limits(quantizer.bits)
-  scale = broadcast(used["scale"], x.ndim, quantizer.axis if kernel else None)
+  scale = used["scale"]
   zero_point = jnp.zeros((), jnp.int32) if kernel else used["zero_point"]
   if isinstance(quantizer, TensorQuantizer) and quantizer.outside:
     # A runtime is given rounded numbers: the compiler must not merge the preprocessing's factor with 1 / s, for pixels
@@ -223,7 +261,7 @@ def _round(quantizer: Quantizer, x: jax.Array, used: State) -> jax.Array:
   if not quantizer.learned:
     return round_to((lower, upper), x, scale, zero_point)
   # The weights that share a scale, or the features of one example (the leading axis is the batch).
-  count = x.size // scale.size if kernel else x.size // x.shape[0]
+  count = quantizer.count if isinstance(quantizer, KernelQuantizer) else x.size // x.shape[0]
   low, high = lower - zero_point, upper - zero_point
   factor = gradient_scale(count, jnp.maximum(high, 1).astype(jnp.float32))
   return lsq(x, scale, low, high, factor)
@@ -232,6 +270,7 @@ def _round(quantizer: Quantizer, x: jax.Array, used: State) -> jax.Array:
 def _round_bias(bias: jax.Array, step: jax.Array) -> jax.Array:
   """A bias to int32 steps of s_x * s_w; its one axis longer than 1 is that of the channels."""
   wide = [place for place, length in enumerate(bias.shape) if length > 1]
+  step = step.reshape(-1) if step.size > 1 else step.reshape(())
   step = jax.lax.stop_gradient(broadcast(step, bias.ndim, wide[0]) if wide and step.ndim else step.reshape(()))
   return round_to(_INT32, bias, step, jnp.zeros((), jnp.int32))
 
@@ -240,5 +279,9 @@ def _grid(quantizer: Quantizer, used: State) -> Grid:
   scale = used["scale"]
   if isinstance(quantizer, TensorQuantizer):
     return Grid(scale, used["zero_point"], quantizer.bits, True, False, None)
+  scans = scale.ndim - len(quantizer.axis)
+  axes = (*range(scans), *(scans + i for i in quantizer.axis))
+  shape = (*scale.shape[:scans], *quantizer.shape)
+  place = axes[0] if len(axes) == 1 else axes or None
   zero_point = jnp.zeros(scale.shape, jnp.int32)
-  return Grid(scale, zero_point, quantizer.bits, True, quantizer.setting.narrow, quantizer.axis)
+  return Grid(scale, zero_point, quantizer.bits, True, quantizer.setting.narrow, place, shape)
