@@ -89,8 +89,8 @@ def _merged(digits: Sequence[Digit]) -> list[Digit]:
 
 def _reshape(view: View, params: Any, shape: tuple[int, ...], place: int, indices: Any) -> View | None:
   del place, indices
-  if params.get("dimensions") is not None:
-    return None
+  if params.get("dimensions") is not None:  # a transpose before it
+    view = view.replaced([view.axes[i] for i in params["dimensions"]])
   if [n for n in shape if n != 1] == [n for n in map(_length, view.axes) if n != 1]:  # axes of length 1 come and go
     wide = iter(axis for axis in view.axes if _length(axis) != 1)
     narrow = iter(axis for axis in view.axes if _length(axis) == 1)
@@ -194,7 +194,7 @@ def _transpose(view: View, params: Any, shape: tuple[int, ...], place: int, indi
 
 def _broadcast(view: View, params: Any, shape: tuple[int, ...], place: int, indices: Any) -> View:
   del place, indices
-  axes = [(Digit(None, 0, n),) if n != 1 else () for n in shape]
+  axes: list[Digits] = [(Digit(None, 0, n),) if n != 1 else () for n in shape]
   for source, target in enumerate(params["broadcast_dimensions"]):
     if _length(view.axes[source]) == shape[target]:
       axes[target] = view.axes[source]

@@ -142,7 +142,7 @@ def broadcast(values: jax.Array, ndim: int, axis: int | tuple[int, ...] | None) 
 def _laid_out(x: jax.Array, grid: Grid) -> tuple[jax.Array, jax.Array, jax.Array]:
   """What is rounded in the shape that the grid's axes count, and its scale and zero point that broadcast to it."""
   if grid.shape is not None:
-    if not _splits(x.shape, grid.shape):
+    if not splits(x.shape, grid.shape):
       raise UserError(
         f"a grid written for the shape {grid.shape} was given an array of shape {x.shape}; expected the leaf itself, "
         "not transposed or sliced"
@@ -152,7 +152,7 @@ def _laid_out(x: jax.Array, grid: Grid) -> tuple[jax.Array, jax.Array, jax.Array
   return x, scale, zero_point
 
 
-def _splits(shape: tuple[int, ...], finer: tuple[int, ...]) -> bool:
+def splits(shape: tuple[int, ...], finer: tuple[int, ...]) -> bool:
   """Whether `finer` is `shape` with some axes split into neighbours."""
   left = list(finer)
   for length in shape:

@@ -40,8 +40,8 @@ class KernelQuantizer(NamedTuple):
   scales: Scales | None = None
 
   @property
-  def count(self) -> int:
-    """How many weights share a scale."""
+  def weights_per_scale(self) -> int:
+    """How many weights share one scale, the N of LSQ."""
     return math.prod(n for i, n in enumerate(self.shape) if i not in self.axis)
 
   @property
@@ -110,7 +110,8 @@ def notes(at: Mapping[tuple[str, int], Any], uses: Mapping[tuple[str, int], Use]
   for (name, index), quantizer in at.items():
     if not isinstance(quantizer, KernelQuantizer):
       continue
-    said, use, leaf = [], uses.get((name, index)), quantizer.leaf
+    said: list[str] = []
+    use, leaf = uses.get((name, index)), quantizer.leaf
     if leaf is not None and use is not None:
       others = [(q, u) for q, u in before.get(leaf, []) if q.key != quantizer.key]
       before.setdefault(leaf, []).append((quantizer, use))
@@ -119,6 +120,10 @@ def notes(at: Mapping[tuple[str, int], Any], uses: Mapping[tuple[str, int], Use]
         said.append(f"a grid of its own beside that of {twice!r}: a file stores {leaf!r} once for each")
       elif others:
         said.append(f"a grid of its own for its part of {leaf!r}")
+    if leaf is None:
+      said.append(
+        "a grid for the kernel as the site reads it: it is computed, or cut out unevenly, and no leaf is on it"
+      )
     channels = [n for i, n in zip(quantizer.axis, _lengths(quantizer), strict=True) if i not in quantizer.apart]
     if len(channels) > 1:
       said.append(

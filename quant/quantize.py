@@ -261,7 +261,7 @@ def _round(quantizer: Quantizer, x: jax.Array, used: State) -> jax.Array:
   if not quantizer.learned:
     return round_to((lower, upper), x, scale, zero_point)
   # The weights that share a scale, or the features of one example (the leading axis is the batch).
-  count = quantizer.count if isinstance(quantizer, KernelQuantizer) else x.size // x.shape[0]
+  count = quantizer.weights_per_scale if isinstance(quantizer, KernelQuantizer) else x.size // x.shape[0]
   low, high = lower - zero_point, upper - zero_point
   factor = gradient_scale(count, jnp.maximum(high, 1).astype(jnp.float32))
   return lsq(x, scale, low, high, factor)
