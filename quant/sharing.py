@@ -148,3 +148,14 @@ def _spans(view: View) -> list[tuple[int, int]]:
       reach = (n - 1) * step
       spans[axis] = (low + min(reach, 0), high + max(reach, 0))
   return spans
+
+
+def written(leaf: Sequence[int], shape: Sequence[int], axis: Sequence[int]) -> Scales:
+  """How scales lie along these axes of `shape`, which is a leaf's shape with some axes split."""
+  rest, splits = list(shape), []
+  for length in leaf:
+    parts = [rest.pop(0)]
+    while math.prod(parts) < length:
+      parts.append(rest.pop(0))
+    splits.append(tuple(parts))
+  return Scales(tuple(shape), tuple(splits), tuple(axis), ())
