@@ -5,6 +5,7 @@ in int32 steps of s_x * s_w. Grids narrower than 8 bits serve for weights, whose
 runtime has only full 8-bit ranges for activations.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -38,14 +39,21 @@ def to_int8(network: ir.Network, grids: Mapping[str, Any]) -> ir.Network:
 
 
 def _activations(network: ir.Network, grids: Mapping[str, Any]) -> dict[str, Any]:
-  """The grid of each activation; pools and reshapes have one for what they read and what they make."""
+  """The grid of each activation; pools and reshapes have one for what they read and what they make.
+
+  What only a ReLU reads may be rounded to the ReLU's own grid: rounding is monotone, and 0 is on the grid.
+  """
   shared = [layer for layer in network.layers if isinstance(layer, ir.MaxPool | ir.Reshape)]
+  uses = Counter(name for layer in network.layers for name in layer.inputs)
+  back = [
+    layer for layer in network.layers if layer in shared or (isinstance(layer, ir.Relu) and uses[layer.inputs[0]] == 1)
+  ]
   names = [network.input, *(layer.output for layer in network.layers)]
   found = {name: grids[name] for name in names if name in grids}
   for layer in shared:
     if layer.inputs[0] in found:
       found.setdefault(layer.output, found[layer.inputs[0]])
-  for layer in reversed(shared):
+  for layer in reversed(back):
     if layer.output in found:
       found.setdefault(layer.inputs[0], found[layer.output])
   for name in names:

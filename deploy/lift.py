@@ -6,7 +6,7 @@ it stands for; a difference is an error and not a worse file.
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -56,8 +56,9 @@ def lift(
 
 def _network(traced: Traced, drafts: list[Draft], output: int) -> ir.Network:
   """The drafts as layers, every tensor float32; a layer with weights has the name of its kernel's leaf."""
-  layer_names, names = _Names(), _Names()
-  source = names(traced.tensor(traced.input) or "input")
+  ends = [traced.input, *(draft.end for draft in drafts)]
+  layer_names, names = _Names(), _Names(name for n in ends if (name := traced.tensor(n)) is not None)
+  source = traced.tensor(traced.input) or names("input")
   found, tensors, layers = {traced.input: source}, {}, []
   tensors[source] = ir.Tensor(source, (None, *traced.aval(traced.input).shape[1:]))
   for draft in drafts:
@@ -70,7 +71,7 @@ def _network(traced: Traced, drafts: list[Draft], output: int) -> ir.Network:
       fields["relu"] = draft.relu
     # A pool or a reshape holds its input's numbers, and the graph gives it its input's name: it needs one of its own.
     own = traced.tensor(draft.end)
-    out = found[draft.end] = names(f"{name}:out" if own is None or own in tensors else own)
+    out = found[draft.end] = names(f"{name}:out") if own is None or own in tensors else own
     tensors[out] = ir.Tensor(out, (None, *traced.aval(draft.end).shape[1:]))
     layers.append(draft.kind(name, inputs, out, **fields))
   return ir.Network(tuple(layers), tensors, source, found[output])
@@ -87,10 +88,10 @@ def _weights(draft: Draft, name: str, tensors: dict[str, ir.Tensor]) -> dict[str
 
 
 class _Names:
-  """Hands out each name once; a name that was given already gets a number."""
+  """Hands out each name once, and none of those `taken`; a name that was given already gets a number."""
 
-  def __init__(self) -> None:
-    self._given: Counter[str] = Counter()
+  def __init__(self, taken: Iterable[str] = ()) -> None:
+    self._given: Counter[str] = Counter(set(taken))
 
   def __call__(self, name: str) -> str:
     count = self._given[name]

@@ -102,7 +102,7 @@ def _add(lifter: Lifter, node: Node, sign: int = 1) -> None:
   place, constant = found
   draft = lifter.open(lifter.operand(node, place), ir.Conv2D, ir.Dense)
   if draft is None or (sign < 0 and place == 1):
-    raise traced.refuse(node, "a constant can be added only right behind a convolution or dense layer")
+    raise _misplaced(lifter, node, "a constant that is added")
   assert draft.kernel is not None
   bias = _channels(constant, draft.kernel.shape[-1])
   if bias is None:
@@ -110,6 +110,15 @@ def _add(lifter: Lifter, node: Node, sign: int = 1) -> None:
   bias = bias if sign > 0 else -bias
   draft.bias = bias if draft.bias is None else draft.bias + bias
   lifter.extend(draft, node)
+
+
+def _misplaced(lifter: Lifter, node: Node, what: str) -> UserError:
+  """The refusal of a constant that no layer with weights takes in."""
+  place = "right behind a convolution or dense layer"
+  why = f"{what} can stand only {place}"
+  if lifter.traced.in_norm(node):
+    why = f"it is part of a batch norm that does not stand {place}, and the exported formats have no layer for it"
+  return lifter.traced.refuse(node, why)
 
 
 def _subtract(lifter: Lifter, node: Node) -> None:
@@ -133,8 +142,11 @@ def _scale(lifter: Lifter, node: Node) -> None:
     lifter.extend(draft, node)
     return
   draft = lifter.open(number, ir.Conv2D, ir.Dense)
-  if draft is None or not lifter.foldable:
-    raise traced.refuse(node, "a factor must stand right behind a layer with weights; fold batch norms first")
+  if draft is None:
+    raise _misplaced(lifter, node, "a factor")
+  if not lifter.foldable:
+    what = "a batch norm" if traced.in_norm(node) else "a factor"
+    raise traced.refuse(node, f"{what} must be folded into the weights before grids are made: graph.fold_batch_norms")
   assert draft.kernel is not None
   factor = _channels(constant, draft.kernel.shape[-1])
   if factor is None:
@@ -161,6 +173,10 @@ def _max(lifter: Lifter, node: Node) -> None:
   if pool is not None and before is not None:
     before.relu = before.early = pool.positive = True
     lifter.extend(pool, node)
+    return
+  rectified = lifter.ends.get(lifter.number(number))
+  if rectified is not None and (rectified.relu or rectified.kind is ir.Relu) and lifter.sole(number):
+    lifter.extend(rectified, node)
     return
   lifter.start(Draft(ir.Relu, "", (lifter.finished(number, node),), node.outputs[0], node))
 

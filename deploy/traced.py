@@ -15,6 +15,7 @@ from core.errors import UserError
 from graph.program import Body, Node
 from graph.versions import rebind
 
+_AFFINE = ("add", "sub", "mul", "div")
 _OURS = (Path(__file__).parent, Path(graph.__file__).parent)
 
 
@@ -102,9 +103,36 @@ class Traced:
       return values[node.outputs.index(ref)]
     return np.asarray(self._known[ref])
 
+  def leaves(self, node: Node) -> list[str]:
+    """The names of the variables' leaves that an equation's constant operands are made of."""
+    found = sorted(set().union(*(self.graph.analysis.value(ref).leaves for ref in node.inputs)))
+    return [self.graph.program.leaves[leaf] for leaf in found]
+
+  def in_norm(self, node: Node) -> bool:
+    """Whether an equation that reads variables is part of a batch norm: a root of variables is in it or follows it."""
+    if not self.leaves(node):
+      return False
+    for _ in range(4):  # x - mean, * scale / sqrt(variance + epsilon), + bias, however they are spelled
+      if any(self._rooted(ref) for ref in node.inputs if not self.is_data(ref)):
+        return True
+      after = [n for n in self.nodes if set(self.data(n)) & set(node.outputs)]
+      if len(after) != 1 or after[0].primitive not in _AFFINE:
+        return False
+      node = after[0]
+    return False
+
+  def _rooted(self, ref: Any) -> bool:
+    node = self._producer.get(self.graph.resolve(ref)) if not isinstance(self.graph.resolve(ref), jex.Literal) else None
+    if node is None:
+      return False
+    root = node.primitive in ("sqrt", "rsqrt") and bool(self.leaves(node))
+    return root or any(self._rooted(inner) for inner in node.inputs)
+
   def refuse(self, node: Node, why: str) -> UserError:
     """The sentence for an equation that cannot be lifted: its primitive, its line in the user's code, the reason."""
-    return UserError(f"cannot lift {node.primitive!r}{_line(node)}: {why}")
+    leaves = self.leaves(node)
+    reads = f" (it reads {', '.join(map(repr, leaves))})" if leaves and node.primitive in _AFFINE else ""
+    return UserError(f"cannot lift {node.primitive!r}{_line(node)}{reads}: {why}")
 
 
 def _constants(body: Body) -> dict[int, Any]:

@@ -65,6 +65,8 @@ def make_train_step(
   def step(state, batch, teacher_variables=None, *, axis_name=None, seed=seed):
     optim.check_order(state.opt_state)
     key = keys.step_key(seed, state.step, "step")
+    # The batch is made once: fused into each of its readers its pixels could be rounded otherwise for one than another.
+    batch = jax.lax.optimization_barrier(batch)
     of_itself = own_averages(forward, state, key, axis_name) if itself else None
     taught = teacher_outputs(of_itself or teacher, () if itself else teacher_variables, batch)
     run = in_training(forward, key, axis_name)
@@ -172,9 +174,12 @@ def teacher_outputs(teacher: Callable | None, variables: Any, batch: Mapping[str
     if variables is None:
       raise UserError("the step has a teacher and got no teacher_variables")
     cached = teacher(variables, batch["image"])
-  if cached is None or isinstance(cached, kd.Outputs):
-    return jax.lax.stop_gradient(cached)
-  return kd.Outputs(jax.lax.stop_gradient(cached))
+  if cached is None:
+    return None
+  # Behind a barrier: the compiler must not fuse the teacher, or a look-up of what it gave, into the loss with another
+  # rounding, so that training from stored logits has the bits of training with the running teacher.
+  cached = jax.lax.optimization_barrier(jax.lax.stop_gradient(cached))
+  return cached if isinstance(cached, kd.Outputs) else kd.Outputs(cached)
 
 
 def accuracy(logits: Array, batch: Mapping[str, Any], axis_name: str | None) -> Metrics:

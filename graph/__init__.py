@@ -4,6 +4,7 @@ from graph.cut import keep_channels
 from graph.edit import edit
 from graph.fold import fold_batch_norms
 from graph.live import leaves_read, live
+from graph.makers import Maker, exposed
 from graph.ops import Op, Operand
 from graph.parts import Made, axis_parts
 from graph.rewriting import rewrite
@@ -14,10 +15,12 @@ from graph.view import Graph, trace, training_only
 __all__ = [
   "Graph",
   "Made",
+  "Maker",
   "Op",
   "Operand",
   "axis_parts",
   "edit",
+  "exposed",
   "fold_batch_norms",
   "keep_channels",
   "leaves_read",

@@ -191,8 +191,9 @@ class Analysis(Flow):
     """A bias, or two activations added."""
     a, b = operands
     if a.data and b.data:
-      # x + f(x) with an elementwise f (gelu) has one root; a residual joins two.
-      if a.aval.shape == b.aval.shape and is_float(a.aval) and a.roots != b.roots and a.aval.shape:
+      # x + f(x) with an elementwise f (gelu) has one root; a residual joins two, or a value and itself or its ReLU.
+      joins = a.roots != b.roots or self._rectified(a, b) or self._rectified(b, a)
+      if a.aval.shape == b.aval.shape and is_float(a.aval) and joins and a.aval.shape:
         producer = self.label(a.roots | b.roots)
         self._add_site("add", node, node.inputs, f"{producer}:add" if producer else "add")
         self._new_root(node)
@@ -210,6 +211,14 @@ class Analysis(Flow):
     self._add_site(
       "bias", node, node.inputs, self.program.leaves[other.exact], {place: f"{site.op.name}:acc"}, site=site.op.name
     )
+
+  def _rectified(self, a: Value, b: Value) -> bool:
+    """Whether `a` is `b` itself, or max(b, constant)."""
+    source = None if a.base == b.base else self.values[a.base].producer
+    if source is None:
+      return a.base == b.base
+    read = [self.value(ref) for ref in source.inputs]
+    return source.primitive == "max" and any(v.base == b.base for v in read) and not all(v.data for v in read)
 
   def _max_pool(self, node: Node, operands: list[Value]) -> None:
     if operands[0].data and len(node.outputs) == 1:

@@ -75,9 +75,9 @@ def common_size(student: Any, teacher: Any) -> tuple[int, int]:
   return min(student.shape[1], teacher.shape[1]), min(student.shape[2], teacher.shape[2])
 
 
-def linear_init(key: Array, inputs: int, outputs: int, dtype: jnp.dtype = jnp.float32) -> dict[str, Array]:
+def linear_init(key: Array, inputs: int, outputs: int, dtype: jax.typing.DTypeLike = jnp.float32) -> dict[str, Array]:
   """A linear map of the channels (a 1x1 convolution of a map): {"kernel": (inputs, outputs), "bias"}, He et al."""
-  kernel = jax.random.normal(key, (inputs, outputs), dtype) * np.sqrt(2.0 / inputs).astype(dtype)
+  kernel = jax.random.normal(key, (inputs, outputs), dtype) * jnp.asarray(np.sqrt(2.0 / inputs), dtype)
   return {"kernel": kernel, "bias": jnp.zeros((outputs,), dtype)}
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 
 from core.errors import UserError
-from graph import Graph, Op
+from graph import Graph, Op, exposed
 from quant.kernels import KernelQuantizer, kernels, notes
 from quant.policy import Explained, Policy, Setting, explain
 from quant.policy import policy as make_policy
@@ -51,18 +51,33 @@ class BiasQuantizer(NamedTuple):
 
 
 class Plan(NamedTuple):
-  """Quantizers by (site, operand) and biases by site; `explained` has every site's setting and its rule; `uses` says
-  where a kernel's operand lies in its leaf, and which of its axes are kept.
+  """Where a model is rounded.
+
+  Attributes:
+    at: quantizers by (site, operand).
+    biases: by site.
+    explained: every site's setting and its rule.
+    uses: where a kernel's operand lies in its leaf, and which of its axes are kept; by (site, operand).
+    made: activations that others than sites read too, such as a ReLU, by the operation that makes them. They are
+      rounded there and not where they are read, because a runtime hands their codes to every reader.
+    inputs: the same of the network's inputs, by their place among the leaves of the inputs.
   """
 
   at: Mapping[tuple[str, int], TensorQuantizer | KernelQuantizer]
   biases: Mapping[str, BiasQuantizer]
   explained: Mapping[str, Explained]
   uses: Mapping[tuple[str, int], Use]
+  made: Mapping[str, TensorQuantizer]
+  inputs: Mapping[int, TensorQuantizer]
 
   @property
   def visited(self) -> frozenset[str]:
-    return frozenset(name for name, _ in self.at) | frozenset(self.biases)
+    return frozenset(name for name, _ in self.at) | frozenset(self.biases) | frozenset(self.made)
+
+  @property
+  def rounded_early(self) -> frozenset[str]:
+    """The keys of the tensors that are rounded before they are read."""
+    return frozenset(quantizer.key for quantizer in (*self.made.values(), *self.inputs.values()))
 
   @property
   def quantizers(self) -> dict[str, TensorQuantizer | KernelQuantizer]:
@@ -102,7 +117,10 @@ def make_plan(graph: Graph, policy: Policy) -> Plan:
     raise UserError(f"the parameter {min(clash)!r} has the name of an activation; give the parameter another name")
   uses = {place: use for place, (_, use) in kernels_at.items() if use is not None}
   noted = {name: explained[name]._replace(note=note) for name, note in notes(at, uses).items()}
-  return Plan(at, _biases(graph, at), {**explained, **noted}, uses)
+  early = {tensor: maker for tensor, maker in exposed(graph).items() if tensor in tensors}
+  made = {maker.op: tensors[tensor] for tensor, maker in early.items() if maker.op is not None}
+  inputs = {maker.input: tensors[tensor] for tensor, maker in early.items() if maker.input is not None}
+  return Plan(at, _biases(graph, at), {**explained, **noted}, uses, made, inputs)
 
 
 def _tensors(sites: Mapping[str, Op], chosen: Mapping[str, Setting]) -> dict[str, TensorQuantizer]:

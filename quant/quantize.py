@@ -102,7 +102,8 @@ def quantize(fn: Callable[..., Any], policy: Any) -> Quantized:
     del axis_name  # no grid follows the data while it is in use
     plan = plan_of(variables, *inputs)
     _check(plan, quant_state)
-    out, _ = run(_rounding(plan), plan, _at_sites(plan, _in_use(qparams, quant_state)), variables, inputs)
+    used = _in_use(qparams, quant_state)
+    out, _ = run(_rounding(plan), plan, _at_sites(plan, used), variables, _round_inputs(plan, inputs, used))
     return out, quant_state
 
   def grids(qparams: dict[str, jax.Array], quant_state: State, variables: Any, *inputs: Any) -> dict[str, Grid]:
@@ -229,8 +230,17 @@ def _at_sites(plan: Plan, used: State) -> State:
   return {**used, **found}
 
 
+def _round_inputs(plan: Plan, inputs: tuple[Any, ...], used: State) -> tuple[Any, ...]:
+  """The inputs, those on their grids that a runtime hands to others than sites too."""
+  leaves, tree = jax.tree.flatten(inputs)
+  for place, quantizer in plan.inputs.items():
+    leaves[place] = _round(quantizer, leaves[place], used[quantizer.key])
+  return jax.tree.unflatten(tree, leaves)
+
+
 def _rounding(plan: Plan) -> Any:
-  """The visitor that rounds what each site reads, and each bias."""
+  """The visitor that rounds what each site reads, or makes for others too, and each bias."""
+  early = plan.rounded_early
 
   def visit(op: Op, inputs: tuple[Any, ...], extras: State) -> tuple[tuple[Any, ...], State]:
     bias = plan.biases.get(op.name)
@@ -240,10 +250,14 @@ def _rounding(plan: Plan) -> Any:
       values[bias.operand] = _round_bias(values[bias.operand], step)
     for index, x in enumerate(inputs):
       quantizer = plan.at.get((op.name, index))
-      if quantizer is not None:
+      if quantizer is not None and quantizer.key not in early:
         kernel = isinstance(quantizer, KernelQuantizer)
         values[index] = _round(quantizer, x, extras[op.name if kernel else quantizer.key])
-    return op.bind(*values), {}
+    outputs = op.bind(*values)
+    if op.name in plan.made:
+      quantizer = plan.made[op.name]
+      outputs = (_round(quantizer, outputs[0], extras[quantizer.key]), *outputs[1:])
+    return outputs, {}
 
   return visit
 

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from core.errors import UserError
 from deploy import ir
 from deploy.litert.flat import Flat
 
@@ -124,8 +123,6 @@ def _conv(plan: Plan, layer: ir.Conv2D, tensors: dict[str, ir.Tensor]) -> None:
   kernel, source = tensors[layer.kernel], tensors[layer.inputs[0]]
   weights = ir.values(kernel)
   depthwise = layer.groups > 1 and layer.groups == source.shape[3]
-  if layer.groups > 1 and not depthwise and source.dtype == "int8":
-    raise UserError(f"convolution {layer.name!r} has {layer.groups} groups; int8 LiteRT has dense and depthwise only")
   data = weights.transpose(2, 0, 1, 3) if depthwise else weights.transpose(3, 0, 1, 2)
   axis = None if kernel.axis is None else 3 if depthwise else 0
   _keep(plan, kernel._replace(shape=data.shape, data=data, axis=axis))

@@ -19,6 +19,12 @@ LAYERS = {
   "conv strided": lambda maker: maker.conv(5, (3, 2), (2, 1)),
   "conv padded": lambda maker: maker.conv(5, padding=((0, 2), (1, 1))),
   "conv dilated": lambda maker: maker.conv(5, dilation=(2, 2), bias=False),
+  "grouped": lambda maker: (maker.conv(8), maker.conv(6, groups=2, relu=True)),
+  "grouped strided": lambda maker: (
+    maker.conv(6),
+    maker.conv(9, (3, 2), (2, 1), ((0, 2), (1, 1)), groups=3, bias=False),
+  ),
+  "grouped dilated": lambda maker: (maker.conv(8), maker.conv(4, dilation=(2, 1), groups=4)),
   "depthwise": lambda maker: maker.conv(3, groups=3),
   "depthwise doubled": lambda maker: maker.conv(6, groups=3, strides=(2, 2), bias=False),
   "max pool": lambda maker: maker.pool(ir.MaxPool),
@@ -206,13 +212,6 @@ def test_inputs_of_the_wrong_kind_are_named():
     model.run(np.zeros((2, 11, 12, 1), np.float32))
   with pytest.raises(UserError, match="unknown kernels 'fast'"):
     litert.Model(b"", kernels="fast")
-
-
-def test_a_grouped_convolution_is_refused_by_name():
-  maker = nets.Maker(0, (6, 6, 4), True)
-  maker.conv(8, groups=2)
-  with pytest.raises(UserError, match="convolution 'conv0' has 2 groups"):
-    litert.write(maker.network())
 
 
 def test_a_missing_extra_is_named(monkeypatch):

@@ -1,0 +1,64 @@
+"""Where activations are made, and whether something reads them that is no operation of interest."""
+
+from typing import NamedTuple
+
+from graph.program import Node
+from graph.sites import Analysis
+from graph.view import Graph
+
+
+class Maker(NamedTuple):
+  """Where an activation comes from; one of the two is None.
+
+  Attributes:
+    op: the name of the operation that makes it.
+    input: or which leaf of the inputs it is.
+  """
+
+  op: str | None
+  input: int | None
+
+
+def exposed(graph: Graph) -> dict[str, Maker]:
+  """The activations that operations of interest read, and others read too, such as a ReLU: by name, with their makers.
+
+  A tensor is left out where its maker cannot be replaced (inside a custom rule), or stands in another scan than a
+  reader.
+  """
+  analysis = graph.analysis
+  inside = {place for site in analysis.sites for place in site.op.nodes}
+  readers: dict[int, list[Node]] = {}
+  others: set[int] = set()
+  for place, node in enumerate(analysis.flat):
+    for ref in node.inputs:
+      base = analysis.value(ref).base
+      if base not in analysis.tensors or any(analysis.values[n].base == base for n in node.outputs):
+        continue  # nobody's tensor, or handed on
+      readers.setdefault(base, []).append(node)
+      if place not in inside and not node.bodies:
+        others.add(base)
+  every = analysis.every_site() if others else {}
+  found = {}
+  for base in others:
+    maker = _maker(analysis, base, every)
+    if maker is not None and all(_scans(analysis, node) == _made_in(analysis, base) for node in readers[base]):
+      found[analysis.tensors[base]] = maker
+  return found
+
+
+def _maker(analysis: Analysis, base: int, every: dict) -> Maker | None:
+  arguments = analysis.program.body.inputs[len(analysis.program.leaves) :]
+  if base in arguments:
+    return Maker(None, arguments.index(base))
+  node = analysis.values[base].producer
+  site = None if node is None else every.get(node.index)
+  return None if site is None or site.op.frozen else Maker(site.op.name, None)
+
+
+def _scans(analysis: Analysis, node: Node) -> tuple[int, ...]:
+  return analysis.scopes[node.index].scans
+
+
+def _made_in(analysis: Analysis, base: int) -> tuple[int, ...]:
+  node = analysis.values[base].producer
+  return () if node is None else _scans(analysis, node)
