@@ -82,6 +82,10 @@ def _cond(emitter: "Emitter", node: Node, values: list[Any], extras: "Extras") -
     return inside
 
   branches = [branch(body) for body in node.bodies]
+  if "branches_platforms" in node.params:  # which one runs is known when the program is lowered
+    names = zip(node.params["branches_platforms"], branches, strict=True)
+    chosen = {name: inside for platforms, inside in names for name in platforms or ("default",)}
+    return jax.lax.platform_dependent(*operands, **chosen)
   if len(branches) == 2:
     return jax.lax.cond(jax.lax.ne(index, jnp.zeros_like(index)), branches[1], branches[0], *operands)
   return jax.lax.switch(index, branches, *operands)
@@ -116,4 +120,9 @@ def _rule(emitter: "Emitter", node: Node, values: list[Any], extras: "Extras") -
   return rules.rebuild(emitter, node, values), {}
 
 
-FORMS = {"remat": _remat, "scan": _scan, "cond": _cond, "while": _while, "rule": _rule}
+def _opaque(emitter: "Emitter", node: Node, values: list[Any], extras: "Extras") -> Result:
+  emitter.guard_each(node, extras)
+  return versions.rebind(node.eqn, tuple(values)), {}
+
+
+FORMS = {"remat": _remat, "scan": _scan, "cond": _cond, "while": _while, "rule": _rule, "opaque": _opaque}

@@ -21,6 +21,10 @@ Extras = dict[str, Any]
 Visit = Callable[[Op, tuple[Any, ...], Extras], tuple[tuple[Any, ...], Extras] | None]
 
 
+class _Replaced(Exception):
+  """The visitor replaces an operation."""
+
+
 class Replacement(NamedTuple):
   """What an edit puts in the place of a node: `call` of these values, which may come from other nodes than before."""
 
@@ -41,6 +45,7 @@ class Emitter:
     touched: the nodes to open: those that hold one that is chosen or edited.
     constants: other values of some constants, by number.
     sizes: what was cut from each value (`cut.Sizes`); None when shapes are the original ones.
+    asking: nothing is computed, it is only seen whether the visitor replaces anything.
     watch: names under which values are written into the extras, by number.
   """
 
@@ -54,6 +59,7 @@ class Emitter:
   watch: Mapping[int, Sequence[str]] = field(default_factory=dict)
   constants: Mapping[int, Any] = field(default_factory=dict)
   sizes: Any = None
+  asking: bool = False
 
   def run(
     self, body: Body, inputs: Sequence[Any], extras: Extras, env: dict[int, Any] | None = None
@@ -96,14 +102,30 @@ class Emitter:
       if done is not None:
         return done
     values = [_get(env, ref) for ref in node.inputs]
-    if node.form == "jit" and node.index in self.touched:
+    if node.form == "jit" and node.index in self.touched and not self._leaves_alone(node, values, extras):
       return self.run(node.bodies[0], values, extras, env)
-    if node.bodies and node.index in self.touched:
+    if node.bodies and node.form != "jit" and node.index in self.touched:
       return control.FORMS[node.form](self, node, values, extras)
     lost = next((v for v in values if isinstance(v, Missing)), None)
     if lost is not None:
       raise UserError(f"{lost.leaf!r} was removed by an edit, but {node.primitive!r} still reads it")
     return versions.rebind(node.eqn, tuple(values)), {}
+
+  def _leaves_alone(self, node: Node, values: Sequence[Any], extras: Extras) -> bool:
+    """Whether the visitor replaces nothing inside: the node is then bound as it stands, with its name."""
+    if self.everything or self.asking or self.edits or self.watch or self.visit is None:
+      return False
+
+    def visit(op: Op, inputs: tuple[Any, ...], extras: Extras) -> None:
+      if call_visit(self.visit, op, inputs, extras) is not None:
+        raise _Replaced
+
+    asking = Emitter(self.analysis, visit, self.chosen, touched=self.touched, constants=self.constants, asking=True)
+    try:
+      jax.eval_shape(lambda: asking.run(node.bodies[0], values, extras)[0])
+    except _Replaced:
+      return False
+    return True
 
   def guard(self, node: Node, bodies: Sequence[tuple[Body, Sequence[Any]]], extras: Extras) -> None:
     """Makes sure that the visitor leaves alone what is inside a node that cannot be built anew."""
@@ -112,6 +134,13 @@ class Emitter:
     refusing = Emitter(self.analysis, self._refuse, self.chosen, touched=self.touched)
     for body, inputs in bodies:
       jax.eval_shape(lambda *xs, body=body: refusing.run(body, xs, extras)[0], *inputs)
+
+  def guard_each(self, node: Node, extras: Extras) -> None:
+    """The same for a node whose bodies cannot be evaluated outside of it: each operation by itself."""
+    for index in inside(node) & self.chosen.keys():
+      op = self.chosen[index].op
+      shapes = [jax.ShapeDtypeStruct(operand.shape, operand.dtype) for operand in op.inputs]
+      jax.eval_shape(lambda *xs, op=op: self._refuse(op, xs, extras), *shapes)
 
   def _refuse(self, op: Op, inputs: tuple[Any, ...], extras: Extras) -> None:
     if call_visit(self.visit, op, inputs, extras) is not None:

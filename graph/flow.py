@@ -69,11 +69,12 @@ class Value:
 
 
 class Scope(NamedTuple):
-  """Where a node stands: inside which scans, how often it runs, why it cannot be replaced."""
+  """Where a node stands: inside which scans, how often it runs, why it cannot be replaced, in which branches."""
 
   scans: tuple[int, ...] = ()
   repeats: Any = 1
   frozen: str | None = None
+  branches: tuple[tuple[int, int], ...] = ()
 
 
 class Flow:
@@ -84,6 +85,7 @@ class Flow:
     constants: the constants of every body by number.
     flat: the nodes that compute, in order; calls, checkpoints and custom rules are looked through.
     scopes: where each node stands, by its index.
+    handed: what a scan hands to its body, by the number inside: the operand, the scan's length, whether it is sliced.
     labels: names of roots that are no operations.
   """
 
@@ -97,6 +99,7 @@ class Flow:
     self.scope = Scope()
     self.labels: dict[int, str] = {}
     self._evaluated: dict[int, np.ndarray | None] = {}
+    self.handed: dict[int, tuple[Ref, int, bool]] = {}
 
   def recognise(self, node: Node, operands: list[Value]) -> None:
     """Called for each plain node after its values are known."""
@@ -136,6 +139,8 @@ class Flow:
         self._scan(node)
       elif node.form in ("cond", "while"):
         self._branches(node)
+      elif node.form == "opaque" and node.bodies:
+        self._opaque(node)
       else:
         self._plain(node)
 
@@ -160,13 +165,14 @@ class Flow:
 
   def _scan(self, node: Node) -> None:
     before, body = self.scope, node.bodies[0]
-    self.scope = Scope((*before.scans, node.index), before.repeats * node.params["length"], before.frozen)
+    self.scope = before._replace(scans=(*before.scans, node.index), repeats=before.repeats * node.params["length"])
     consts, carry, _ = node.split
     operands = [self.value(ref) for ref in node.inputs]
     data = any(v.data for v in operands)
     mixed = frozenset().union(*(v.leaves for v in operands))
     self._constants(body)
     for place, (number, outer) in enumerate(zip(body.inputs, operands, strict=True)):
+      self.handed[number] = (node.inputs[place], node.params["length"], place >= consts)
       carried = consts <= place < consts + carry
       known = Value(self.program.avals[number], outer.data, outer.leaves, outer.exact, outer.view, base=number)
       if outer.view is not None:
@@ -182,16 +188,36 @@ class Flow:
     self._results(node, [[self.value(ref)] for ref in body.outputs])
     self.flat.append(node)
 
+  def _opaque(self, node: Node) -> None:
+    """What is mapped over devices, say: looked at in the shapes of the inside, with the operands' leaves."""
+    before, body = self.scope, node.bodies[0]
+    frozen = before.frozen or f"inside a {node.primitive}"
+    self.scope = before._replace(repeats=before.repeats * versions.copies(node.params), frozen=frozen)
+    for number, ref in zip(body.inputs, node.inputs, strict=True):
+      outer = self.value(ref)
+      roots = frozenset((FAR - number,)) if outer.data else frozenset()
+      self.values[number] = Value(
+        self.program.avals[number], outer.data, outer.leaves, outer.exact, roots=roots, base=number
+      )
+    self._constants(body)
+    self._run(body)
+    self.scope = before
+    self._results(node, [[self.value(ref)] for ref in body.outputs])
+    self.flat.append(node)
+
   def _branches(self, node: Node) -> None:
     before = self.scope
     if node.form == "cond":
-      for body in node.bodies:
+      for place, body in enumerate(node.bodies):
+        self.scope = before._replace(branches=(*before.branches, (node.index, place)))
         self._enter(body, [self.resolve(ref) for ref in node.inputs[1:]])
+      self.scope = before
       self._results(
         node, list(zip(*([self.value(r) for r in b.outputs] for b in node.bodies), strict=True)), node.inputs[:1]
       )
     else:
-      self.scope = Scope((*before.scans, node.index), before.repeats, before.frozen or "inside a while loop")
+      frozen = before.frozen or "inside a while loop"
+      self.scope = before._replace(scans=(*before.scans, node.index), frozen=frozen)
       conds, consts, _ = node.split
       data = any(self.value(ref).data for ref in node.inputs)
       for body, first in zip(node.bodies, (node.inputs[:conds], node.inputs[conds : conds + consts]), strict=True):

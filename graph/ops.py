@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from jax.extend import core as jex
 
+from graph.channels import Moves
 from graph.layout import View
 
-KINDS = ("dot", "conv", "bias", "add", "max_pool", "avg_pool", "mean", "output", "other")
+KINDS = ("dot", "conv", "ragged_dot", "bias", "add", "max_pool", "avg_pool", "mean", "output", "other")
 
 # Equations that declare the device axes which a value varies over, and change nothing else.
 VARIES = frozenset(("pvary", "pcast"))
@@ -64,6 +65,10 @@ class Op:
     channel_axes: every axis of the kernel operand that is not summed over: its output channels, and the axes of a
       batch of kernels.
     kernel_index: which input is the kernel.
+    moves: for a bias how values in the axes of its site's kernel operand get to the axes of the sum (`graph.channels`).
+    bias: for a bias the function from the leaf to its values in those axes, behind the axes of scans; None where an
+      index known only when it runs takes them out of the leaf.
+    branches: the branches that it stands in, from the outside: (index of the cond's node, which branch).
     macs: multiply-accumulates of all its runs (a scan's body runs `repeats` times), at the traced batch size.
     frozen: why it cannot be replaced ("inside a while loop"), or None.
     nodes: places of its equations in `Graph.flat`.
@@ -79,6 +84,9 @@ class Op:
   channel_axes: tuple[int, ...] = ()
   kernel_index: int | None = None
   macs: int = 0
+  moves: Moves = ()
+  bias: Callable[[Any], Any] | None = field(default=None, repr=False)
+  branches: tuple[tuple[int, int], ...] = ()
   repeats: int = 1
   frozen: str | None = None
   nodes: tuple[int, ...] = ()
@@ -98,6 +106,8 @@ def kernel_axes(
     kept = tuple(axis for axis in range(ndim) if axis not in contract[kernel])
     free = [axis for axis in kept if axis not in batch[kernel]]
     return free[0] if len(free) == 1 else None, kept
+  if primitive != "conv_general_dilated":
+    return None, ()
   spec = params["dimension_numbers"]
   if kernel == 1:
     return spec.rhs_spec[0], (spec.rhs_spec[0],)
@@ -108,6 +118,14 @@ def dot_macs(params: Mapping[str, Any], lhs: Any, rhs: Any) -> int:
   """Products of a dot: every axis of the left operand times the right operand's free axes."""
   (_, contract), (_, batch) = params["dimension_numbers"]
   return math.prod(lhs.shape) * math.prod(n for axis, n in enumerate(rhs.shape) if axis not in (*contract, *batch))
+
+
+def ragged_macs(params: Mapping[str, Any], lhs: Any, rhs: Any) -> int:
+  """Products of a ragged dot: each row, or each summed position, meets one group."""
+  numbers = params["ragged_dot_dimension_numbers"]
+  (_, contract), (_, batch) = numbers.dot_dimension_numbers
+  gone = (*contract, *batch, *numbers.rhs_group_dimensions)
+  return math.prod(lhs.shape) * math.prod(n for axis, n in enumerate(rhs.shape) if axis not in gone)
 
 
 def conv_macs(params: Mapping[str, Any], lhs: Any, rhs: Any, out: Any) -> int:

@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 
 from jax.extend import core as jex
 
-from graph import versions
+from graph import bias, versions
 from graph.flow import FAR, Flow, Scope, Value
-from graph.ops import VARIES, Op, Operand, conv_macs, dot_macs, is_float, is_spatial_mean, kernel_axes
+from graph.ops import VARIES, Op, Operand, conv_macs, dot_macs, is_float, is_spatial_mean, kernel_axes, ragged_macs
 from graph.program import Node, Program, Ref
+from graph.readers import Readers
 
 
 class Site(NamedTuple):
@@ -32,6 +33,7 @@ class Analysis(Flow):
     sites: every operation whose kind is not "other", in order; the last one is "output".
     at: the same by the index of the node where they end.
     tensors: names of activations by the number of the value.
+    skipped: what is no operation although it multiplies by a kernel, by the leaf's name: why.
     scan_names: for each scan's node the operations' and tensors' names inside it.
   """
 
@@ -41,11 +43,17 @@ class Analysis(Flow):
     self.at: dict[int, Site] = {}
     self.tensors: dict[int, str] = {}
     self.scan_names: dict[int, set[str]] = defaultdict(set)
+    self.skipped: dict[str, str] = {}
+    self._alone: list[str] = []
+    self._readers = Readers(program)
     self._names: Counter[str] = Counter()
     self._tensor_counts: Counter[str] = Counter()
     self._site_scopes: list[Scope] = []
     self.run()
     self._output(program.body.outputs)
+    names = {site.op.name for site in self.sites}
+    for leaf in self._alone:
+      self.skipped[f"{leaf}:parameters" if leaf in names else leaf] = "reads parameters alone"
 
   def recognise(self, node: Node, operands: list[Value]) -> None:
     found = _RECOGNISE.get(node.primitive)
@@ -68,7 +76,13 @@ class Analysis(Flow):
       name = f"{name}#{counts[name] - 1}" if counts[name] > 1 else name
       inputs = tuple(self.operand(r, self.tensors.get(v.base)) for r, v in zip(node.inputs, values, strict=True))
       outputs = tuple(self.operand(number, None) for number in node.outputs)
-      more = {"repeats": scope.repeats, "frozen": scope.frozen, "call": _binder(node), "nodes": (place,)}
+      more = {
+        "repeats": scope.repeats,
+        "frozen": scope.frozen,
+        "branches": scope.branches,
+        "call": _binder(node),
+        "nodes": (place,),
+      }
       found[node.index] = Site(Op(name, "other", inputs, outputs, node.params, name, **more), node, node.inputs)
       for scan in scope.scans:
         self.scan_names[scan].add(name)
@@ -151,7 +165,9 @@ class Analysis(Flow):
     more.setdefault("params", node.params)
     more.setdefault("nodes", (len(self.flat) - 1,))
     call = more.pop("call", None) or _binder(node)
-    op = Op(name, kind, inputs, outputs, repeats=self.scope.repeats, frozen=self.scope.frozen, call=call, **more)
+    scope = self.scope
+    more |= {"repeats": scope.repeats, "frozen": scope.frozen, "branches": scope.branches, "call": call}
+    op = Op(name, kind, inputs, outputs, **more)
     self._in_scope(name)
     site = Site(op, node, tuple(refs))
     self.at[node.index] = site
@@ -165,12 +181,18 @@ class Analysis(Flow):
 
   def _contraction(self, node: Node, operands: list[Value]) -> None:
     """Dots and convolutions that the inputs reach; those of parameters alone are arithmetic on parameters."""
-    if not any(v.data for v in operands):
+    if not any(v.data for v in operands[:2]):
+      leaf = self._leaf(operands[1])
+      leaf = self._leaf(operands[0]) if leaf is None else leaf
+      if leaf is not None:
+        self._alone.append(self.program.leaves[leaf])
       return
-    kernels = [i for i, v in enumerate(operands) if not v.data]
+    kernels = [i for i, v in enumerate(operands[:2]) if not v.data]
     kernel = kernels[0] if kernels else None
     out, (lhs, rhs) = self.program.avals[node.outputs[0]], (operands[0].aval, operands[1].aval)
-    if node.primitive == "dot_general":
+    if node.primitive == "ragged_dot_general":
+      kind, macs, axis = "ragged_dot", ragged_macs(node.params, lhs, rhs), None
+    elif node.primitive == "dot_general":
       kind, macs = "dot", dot_macs(node.params, lhs, rhs)
     else:
       kind, macs = "conv", conv_macs(node.params, lhs, rhs, out)
@@ -202,15 +224,14 @@ class Analysis(Flow):
     data, other = operands[place], operands[1 - place]
     source = self.values[data.base].producer if data.data else None
     site = self.at.get(source.index) if source is not None else None
-    if other.exact is None or site is None or site.op.kind not in ("dot", "conv"):
+    if other.exact is None or site is None:
       return
-    leaf = self.program.avals[self.program.body.inputs[other.exact]]
-    wide = [n for n in other.aval.shape if n != 1]
-    if len(wide) > 1 or math.prod(wide) not in (1, math.prod(leaf.shape[-1:])) or not leaf.shape:
+    channels = bias.moves(self, site, node, place)
+    if channels is None:
       return
-    self._add_site(
-      "bias", node, node.inputs, self.program.leaves[other.exact], {place: f"{site.op.name}:acc"}, site=site.op.name
-    )
+    name, tensors = self.program.leaves[other.exact], {place: f"{site.op.name}:acc"}
+    more = {"site": site.op.name, "moves": channels, "bias": bias.reader(self, node.inputs[1 - place], channels)}
+    self._add_site("bias", node, node.inputs, name, tensors, **more)
 
   def _rectified(self, a: Value, b: Value) -> bool:
     """Whether `a` is `b` itself, or max(b, constant)."""
@@ -236,6 +257,8 @@ class Analysis(Flow):
     if source.primitive == "reduce_window_sum":
       kind = "avg_pool"
     elif source.primitive == "reduce_sum" and is_spatial_mean(source.params, over.aval.shape, by):
+      if self._readers.only_sum(node.outputs[0], 0):  # an example's share of a batch norm's statistics, under vmap
+        return
       kind = "mean"
     else:
       return
@@ -296,6 +319,7 @@ def _binder(node: Node) -> Any:
 
 _RECOGNISE = {
   "dot_general": Analysis._contraction,
+  "ragged_dot_general": Analysis._contraction,
   "conv_general_dilated": Analysis._contraction,
   "add": Analysis._sum,
   "add_any": Analysis._sum,

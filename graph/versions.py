@@ -4,6 +4,7 @@ A layout that is not listed here is refused by name: a parameter that is read wr
 so nothing is guessed. Tried with jax 0.10.2 and jax 0.12.0.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -23,8 +24,8 @@ class Inner(NamedTuple):
 class Layout(NamedTuple):
   """What an equation holds: its form, its inner jaxprs, and for a scan or while how its operands are split.
 
-  form: "jit", "remat", "rule" (custom_jvp and custom_vjp), "scan", "cond", "while", "opaque" (not followed), or "" for
-    a plain equation.
+  form: "jit", "remat", "rule" (custom_jvp and custom_vjp), "scan", "cond", "while", "opaque" (holds others, is never
+    built anew; its jaxpr is given where it has the equation's own operands and results), or "" for a plain equation.
   split: scan (consts, carry, xs); while (consts of the condition, consts of the body, carry); else ().
   """
 
@@ -43,7 +44,7 @@ _LAYOUTS: dict[str, tuple[str, set[str]]] = {
   "custom_jvp_call": ("rule", {"call_jaxpr jvp_jaxpr_fun num_consts symbolic_zeros"}),
   "custom_vjp_call": ("rule", {"call_jaxpr fwd_jaxpr_thunk num_consts bwd out_trees symbolic_zeros"}),
   "scan": ("scan", {"reverse length jaxpr num_consts num_carry unroll", "reverse length jaxpr ft_in ft_out unroll"}),
-  "cond": ("cond", {"branches"}),
+  "cond": ("cond", {"branches", "branches branches_platforms"}),
   "while": ("while", {"cond_nconsts cond_jaxpr body_nconsts body_jaxpr"}),
 }
 _INNER = {
@@ -64,7 +65,7 @@ def layout(eqn: Any) -> Layout:
   """
   name, params = eqn.primitive.name, eqn.params
   if name not in _LAYOUTS:
-    return Layout("opaque" if any(True for _ in jex.jaxprs_in_params(params)) else "")
+    return _opaque(eqn)
   form, known = _LAYOUTS[name]
   if not any(set(params) == set(keys.split()) for keys in known):
     raise UserError(
@@ -73,6 +74,22 @@ def layout(eqn: Any) -> Layout:
     )
   inner = tuple(_inner(j) for key in _INNER[form] for j in (params[key] if key == "branches" else (params[key],)))
   return Layout(form, inner, _split(form, params, len(eqn.invars)))
+
+
+def _opaque(eqn: Any) -> Layout:
+  inner = [_inner(jaxpr) for jaxpr in jex.jaxprs_in_params(eqn.params)]
+  same = [one for one in inner if _arity(one.jaxpr) == (len(eqn.invars), len(eqn.outvars))]
+  return Layout("opaque" if inner else "", tuple(same) if len(inner) == 1 else ())
+
+
+def _arity(jaxpr: Any) -> tuple[int, int]:
+  return len(jaxpr.invars), len(jaxpr.outvars)
+
+
+def copies(params: Mapping[str, Any]) -> int:
+  """How many devices run the inside of an opaque equation (1 unless it maps over devices)."""
+  axes = params.get("newly_manual_axes", params.get("manual_axes", ()))
+  return math.prod(params["mesh"].shape[axis] for axis in axes)
 
 
 def open_jaxpr(closed: Any) -> Inner:

@@ -36,6 +36,11 @@ class Graph:
     return {op.name: op for op in [*every, self.analysis.sites[-1].op]}
 
   @property
+  def skipped(self) -> dict[str, str]:
+    """What multiplies by a kernel and is no site, by the leaf's name: why. Parameters alone are read there."""
+    return dict(self.analysis.skipped)
+
+  @property
   def total(self) -> int:
     """Multiply-accumulates of one call."""
     return sum(op.macs for op in self.sites.values())

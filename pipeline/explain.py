@@ -79,7 +79,7 @@ def stage(name: str, config: Any, recipe: models.Recipe) -> str:
   costs = {row["name"]: row for row in traced.table(bits)}
   rows = [("site", "setting", "bit-operations", "weights", "rule", "note")]
   for site, (setting, rule, note) in found.items():
-    macs = count(costs[site]["bit_operations"]) if costs[site]["macs"] else ""
+    macs = count(costs[site]["bit_operations"]) if site in costs and costs[site]["macs"] else ""
     rows.append((site, str(setting), macs, size(costs[site]["weight_bytes"]) if macs else "", rule, note))
   before, after = (sum(row["bit_operations"] for row in table) for table in (traced.table(), costs.values()))
   return f"stage {name}: {count(after)} bit-operations, {count(before)} in float\n{columns(rows)}"

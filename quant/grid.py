@@ -114,9 +114,10 @@ def affine(
 
 
 def _positive(extent: jax.Array) -> jax.Array:
-  """The extent, or 1 where it is zero: any step serves values that are all zero."""
+  """The extent, or 1 where it is zero: any step serves values that are all zero. NaN stays NaN, and infinity is NaN."""
   extent = jnp.asarray(extent)
-  return jnp.where(extent > 0, _floored(extent), jnp.ones_like(extent))
+  extent = jnp.where(jnp.isfinite(extent), extent, jnp.full_like(extent, jnp.nan))
+  return jnp.where(extent == 0, jnp.ones_like(extent), _floored(extent))
 
 
 def _floored(extent: jax.Array) -> jax.Array:

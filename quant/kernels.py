@@ -16,7 +16,6 @@ class KernelQuantizer(NamedTuple):
 
   Attributes:
     key: the leaf's name, for its first grid; otherwise that of the first site.
-    reader: its first (site, operand).
     bits: width.
     setting: that site's setting.
     learned: its scales are trained.
@@ -29,7 +28,6 @@ class KernelQuantizer(NamedTuple):
   """
 
   key: str
-  reader: tuple[str, int]
   bits: int
   setting: Setting
   learned: bool
@@ -96,7 +94,7 @@ def _quantizer(group: _Group, leaf: str | None, first: bool) -> KernelQuantizer:
   key = leaf if leaf is not None and first else op.name
   assert setting.weights is not None
   assert op.kernel_index is not None
-  start = (key, group.places[0], setting.weights, setting, setting.learned)
+  start = (key, setting.weights, setting, setting.learned)
   scales = share(group.uses) if leaf is not None else None
   if scales is not None:
     return KernelQuantizer(*start, leaf, scales.shape, scales.axis, scales.apart, scales)

@@ -1,13 +1,14 @@
 """Which quantizer stands where: a policy resolved on a traced model, as plain data."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 
 from core.errors import UserError
 from graph import Graph, Op, exposed
+from graph.channels import Moves, shape_of
 from quant.kernels import KernelQuantizer, kernels, notes
 from quant.policy import Explained, Policy, Setting, explain
 from quant.policy import policy as make_policy
@@ -19,19 +20,20 @@ SITES = ("dot", "conv", "add", "mean", "avg_pool", "output")
 _INPUT = re.compile(r"input(_\d+)?(#\d+)?")
 
 
+Place = tuple[str, int]  # a site, one of its operands
+
+
 class TensorQuantizer(NamedTuple):
   """The grid of one activation: affine, one for the tensor.
 
   Attributes:
     key: the tensor's name.
-    reader: the first (site, operand) that reads it; there it is observed, once.
     bits: the widest that its readers ask for.
     setting: that reader's setting.
     learned: its scale is trained.
   """
 
   key: str
-  reader: tuple[str, int]
   bits: int
   setting: Setting
   learned: bool
@@ -43,11 +45,23 @@ class TensorQuantizer(NamedTuple):
 
 
 class BiasQuantizer(NamedTuple):
-  """A bias in int32 steps of s_x * s_w: the operand it is, the tensor that its site reads, and the site itself."""
+  """A bias in int32 steps of s_x * s_w.
+
+  Attributes:
+    operand: which operand of the sum it is.
+    leaf: its leaf.
+    tensor: the quantizer of what its site reads.
+    kernel: the (site, operand) of its site's kernel.
+    moves: how a value for each output channel gets from the kernel operand's axes to those of the sum.
+    read: from the leaf to values in those axes, behind the axes of scans; None where only the leaf as a whole is known.
+  """
 
   operand: int
+  leaf: str
   tensor: str
-  kernel: str
+  kernel: Place
+  moves: Moves
+  read: Callable[[Any], Any] | None
 
 
 class Plan(NamedTuple):
@@ -58,15 +72,18 @@ class Plan(NamedTuple):
     biases: by site.
     explained: every site's setting and its rule.
     uses: where a kernel's operand lies in its leaf, and which of its axes are kept; by (site, operand).
+    observed: by quantizer the readers at which it is observed: the first, or the first of each branch where no reader
+      stands outside of the branches.
     made: activations that others than sites read too, such as a ReLU, by the operation that makes them. They are
       rounded there and not where they are read, because a runtime hands their codes to every reader.
     inputs: the same of the network's inputs, by their place among the leaves of the inputs.
   """
 
-  at: Mapping[tuple[str, int], TensorQuantizer | KernelQuantizer]
+  at: Mapping[Place, TensorQuantizer | KernelQuantizer]
   biases: Mapping[str, BiasQuantizer]
   explained: Mapping[str, Explained]
   uses: Mapping[tuple[str, int], Use]
+  observed: Mapping[str, Sequence[Place]]
   made: Mapping[str, TensorQuantizer]
   inputs: Mapping[int, TensorQuantizer]
 
@@ -87,24 +104,28 @@ class Plan(NamedTuple):
       found.setdefault(quantizer.key, quantizer)
     return found
 
+  @property
+  def leaf_grids(self) -> dict[str, KernelQuantizer]:
+    """Those of kernels that are written in the axes of a leaf."""
+    return {key: q for key, q in self.quantizers.items() if isinstance(q, KernelQuantizer) and q.leaf is not None}
+
 
 def make_plan(graph: Graph, policy: Policy) -> Plan:
   """Resolves a policy on a traced model.
 
   Raises:
-    UserError: a rule applies nowhere; a site is to be quantized where no operation can be replaced; a parameter has the
-      name of an activation.
+    UserError: a rule applies nowhere, or only to what cannot be quantized; a site is to be quantized where no operation
+      can be replaced; a parameter has the name of an activation.
   """
   sites = {name: op for name, op in graph.sites.items() if op.kind in SITES}
-  holding = [name for name, op in sites.items() if op.kernel_index is not None]
-  explained = explain(policy, sites, holding)
+  explained = _explained(graph, sites, policy)
   chosen = {name: explained[name].setting for name in sites if name in explained}
   for name, setting in chosen.items():
     if sites[name].frozen and (setting.weights or setting.activations):
       raise UserError(f"{name!r} cannot be quantized: it is {sites[name].frozen}; give it the setting 'float'")
   tensors = _tensors(sites, chosen)
   kernels_at = kernels(graph, chosen)
-  at: dict[tuple[str, int], TensorQuantizer | KernelQuantizer] = {}
+  at: dict[Place, TensorQuantizer | KernelQuantizer] = {}
   for name, setting in chosen.items():
     for index, operand in enumerate(sites[name].inputs):
       if index == sites[name].kernel_index:
@@ -120,7 +141,55 @@ def make_plan(graph: Graph, policy: Policy) -> Plan:
   early = {tensor: maker for tensor, maker in exposed(graph).items() if tensor in tensors}
   made = {maker.op: tensors[tensor] for tensor, maker in early.items() if maker.op is not None}
   inputs = {maker.input: tensors[tensor] for tensor, maker in early.items() if maker.input is not None}
-  return Plan(at, _biases(graph, at), {**explained, **noted}, uses, made, inputs)
+  return Plan(at, _biases(graph, at), {**explained, **noted}, uses, _observed(sites, at), made, inputs)
+
+
+def _explained(graph: Graph, sites: Mapping[str, Op], policy: Policy) -> dict[str, Explained]:
+  """Each site's setting; what cannot be quantized, or holds no parameter and is named by no rule, stays in float."""
+  left = graph.skipped | {name: why for name, op in graph.sites.items() if (why := _unserved(op)) is not None}
+  constant = {name for name, op in sites.items() if op.kernel_index is not None and _kernel_leaf(op) is None}
+  kernels = [n for n, op in sites.items() if op.kernel_index is not None and n not in constant and n not in left]
+  explained = explain(policy, dict.fromkeys((*sites, *left)), kernels)
+  served: dict[str, bool] = {}
+  for name, (setting, rule, _) in explained.items():
+    rule = rule.removesuffix(" (ends)")
+    everything = not rule.strip("*?")
+    why = left.get(name, "its kernel is a constant" if name in constant and everything else None)
+    if why is None or (setting.weights is None and setting.activations is None):
+      served[rule] = True
+      continue
+    explained[name] = Explained(Setting(), f"{rule}, but {why}")
+    served.setdefault(rule, everything)
+  for rule, any_served in served.items():
+    if not any_served:
+      name, why = next((n, left[n]) for n, (_, text, _) in explained.items() if text.startswith(f"{rule}, but "))
+      raise UserError(f"the quantization rule {rule!r} means {name!r}, which cannot be quantized: {why}")
+  return explained
+
+
+def _unserved(op: Op) -> str | None:
+  """Why an operation cannot be on a grid, if it cannot."""
+  if op.kind == "ragged_dot":
+    return "ragged dots are not served"
+  if op.kind not in ("dot", "conv"):
+    return None
+  other = next((operand.dtype for operand in op.inputs if not _is_float(operand.dtype)), None)
+  return None if other is None else f"it multiplies {other} numbers"
+
+
+def _kernel_leaf(op: Op) -> str | None:
+  return None if op.kernel_index is None else op.inputs[op.kernel_index].leaf
+
+
+def _observed(sites: Mapping[str, Op], at: Mapping[Place, Any]) -> dict[str, list[Place]]:
+  """A tensor that only branches read is seen by whichever of them runs."""
+  found: dict[str, list[Place]] = {}
+  for place, quantizer in at.items():
+    path, others = sites[place[0]].branches, found.setdefault(quantizer.key, [])
+    if not any(path[: len(outer)] == outer for outer in (sites[name].branches for name, _ in others)):
+      others[:] = [one for one in others if sites[one[0]].branches[: len(path)] != path]
+      others.append(place)
+  return found
 
 
 def _tensors(sites: Mapping[str, Op], chosen: Mapping[str, Setting]) -> dict[str, TensorQuantizer]:
@@ -134,8 +203,7 @@ def _tensors(sites: Mapping[str, Op], chosen: Mapping[str, Setting]) -> dict[str
       old = found.get(operand.tensor)
       if old is None or old.bits < bits:
         learned = setting.learned and not _INPUT.fullmatch(operand.tensor)
-        reader = (name, index) if old is None else old.reader
-        found[operand.tensor] = TensorQuantizer(operand.tensor, reader, bits, setting, learned)
+        found[operand.tensor] = TensorQuantizer(operand.tensor, bits, setting, learned)
   return found
 
 
@@ -181,12 +249,12 @@ def _biases(graph: Graph, at: Mapping[tuple[str, int], Any]) -> dict[str, BiasQu
     kernel = graph.sites[op.site].kernel_index
     operand = next(i for i, value in enumerate(op.inputs) if value.tensor is None)
     if kernel is not None and (op.site, kernel) in at and (op.site, 1 - kernel) in at:
-      per_channel = at[op.site, kernel].setting.per_channel
-      if (
-        per_channel and len(graph.sites[op.site].channel_axes) > 1
-      ):  # a step for each combination of them; the bias has one axis
-        continue
-      found[name] = BiasQuantizer(operand, at[op.site, 1 - kernel].key, op.site)
+      kept = graph.sites[op.site].channel_axes if at[op.site, kernel].setting.per_channel else ()
+      shape = graph.sites[op.site].inputs[kernel].shape
+      if any(shape_of(op.moves)[axis] != shape[axis] for axis in kept):
+        continue  # a step for each number of an axis that a bias does not have
+      leaf = op.inputs[operand].leaf or name
+      found[name] = BiasQuantizer(operand, leaf, at[op.site, 1 - kernel].key, (op.site, kernel), op.moves, op.bias)
   return found
 
 

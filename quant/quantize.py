@@ -5,7 +5,7 @@ there, with one quantizer a tensor, however many sites read it. Kernels are symm
 each combination of output and batch axes, written in the axes of their leaf: uses of slices of one leaf share its grid.
 Activations are affine, one scale a tensor, 0 always in the range, so that after a ReLU the zero point is the lowest
 code. Max-pools, reshapes and transposes keep a tensor's name and so its grid: rounding is monotone and commutes with
-them. Biases are rounded to int32 steps of s_x * s_w (arXiv:1712.05877, section 2.4), with a straight-through gradient.
+them. Biases are rounded to int32 steps of s_x * s_w (`quant.biases`).
 """
 
 from collections.abc import Callable
@@ -19,10 +19,10 @@ from core import axis
 from core.errors import UserError
 from graph import Op
 from graph.program import leaf_names
-from quant.grid import Grid, affine, broadcast, limits, round_to, symmetric
+from quant import biases, seen
+from quant.grid import Grid, affine, limits, round_to, symmetric
 from quant.kernels import KernelQuantizer
 from quant.lsq import gradient_scale, initial_scale, lsq, to_parameter, to_scale
-from quant.observers import empty
 from quant.plan import Plan, TensorQuantizer, make_plan
 from quant.policy import Explained
 from quant.policy import policy as make_policy
@@ -30,8 +30,6 @@ from quant.sharing import of_operand
 
 State = dict[str, Any]
 Quantizer = TensorQuantizer | KernelQuantizer
-
-_INT32 = (-(2**31), 2**31 - 1)
 
 
 class Quantized(NamedTuple):
@@ -43,8 +41,10 @@ class Quantized(NamedTuple):
   Attributes:
     init: `(variables, *inputs) -> (qparams, quant_state)`: shapes, and start values from these inputs.
     observe: `(quant_state, variables, *inputs, axis_name=None) -> (out, quant_state)`: the float model; ranges seen.
+      What holds NaN or infinity, and what did not run, has a scale of NaN.
     freeze: `(qparams, quant_state, variables=None) -> (qparams, quant_state)`: puts the ranges seen so far into use.
-      Those of the kernels are the ranges of the last `observe`; the variables are not needed.
+      Those of the kernels are the ranges of the last `observe`; the variables are not needed. Outside of jit it refuses
+      a scale of NaN, naming the tensor and the batch.
     apply: `(qparams, quant_state, variables, *inputs, axis_name=None) -> (out, quant_state)`: the simulated integers.
       With static scales it costs elementwise work only; `quant_state` is handed back as it came.
     grids: `(qparams, quant_state, variables, *inputs) -> {name: Grid}`: the grids that `apply` uses. A kernel's is for
@@ -86,14 +86,18 @@ def quantize(fn: Callable[..., Any], policy: Any) -> Quantized:
     plan = plan_of(variables, *inputs)
     if quant_state:
       _check(plan, quant_state)
-    out, state = run(_observing(plan, axis_name), plan, quant_state, variables, inputs)
-    return out, {**state, **_leaf_grids(plan, quant_state, variables, axis_name)}
+    visit = _observing(plan, axis_name)
+    others = {name: entry for name, entry in quant_state.items() if name not in plan.leaf_grids}
+    state = others or seen.nothing(lambda: run(visit, plan, {}, variables, inputs)[1])
+    out, state = run(visit, plan, seen.begun(plan, state), variables, inputs)
+    return out, {**seen.ended(state), **_leaf_grids(plan, quant_state, variables, axis_name)}
 
   def init(variables: Any, *inputs: Any) -> tuple[dict[str, jax.Array], State]:
     plan = plan_of(variables, *inputs)
     _, state = jax.jit(observe)({}, variables, *inputs)
     start = {name: jnp.ones(()) for name, quantizer in plan.quantizers.items() if quantizer.learned}
-    qparams, state = freeze(start, state)
+    seen.refuse(state, unseen=False)
+    qparams, state = _put_into_use(start, state)
     return qparams, {name: _forget(entry) for name, entry in state.items()}
 
   def apply(
@@ -102,13 +106,13 @@ def quantize(fn: Callable[..., Any], policy: Any) -> Quantized:
     del axis_name  # no grid follows the data while it is in use
     plan = plan_of(variables, *inputs)
     _check(plan, quant_state)
-    used = _in_use(qparams, quant_state)
+    used = _in_use(plan, qparams, quant_state, variables)
     out, _ = run(_rounding(plan), plan, _at_sites(plan, used), variables, _round_inputs(plan, inputs, used))
     return out, quant_state
 
   def grids(qparams: dict[str, jax.Array], quant_state: State, variables: Any, *inputs: Any) -> dict[str, Grid]:
-    used = _in_use(qparams, quant_state)
     plan = plan_of(variables, *inputs)
+    used = _in_use(plan, qparams, quant_state, variables)
     found = {name: _grid(q, used[name]) for name, q in plan.quantizers.items()}
     later = {site: q for (site, _), q in plan.at.items() if isinstance(q, KernelQuantizer) and q.key != q.leaf}
     return {**found, **{site: found[q.key] for site, q in later.items()}}
@@ -122,8 +126,17 @@ def quantize(fn: Callable[..., Any], policy: Any) -> Quantized:
 def freeze(
   qparams: dict[str, jax.Array], quant_state: State, variables: Any = None
 ) -> tuple[dict[str, jax.Array], State]:
-  """Puts the grids of the ranges seen so far into use; trained scales start anew from them."""
+  """Puts the grids of the ranges seen so far into use; trained scales start anew from them.
+
+  Raises:
+    UserError: a tensor held NaN or infinity, or was never seen; inside jit its scale is NaN instead.
+  """
   del variables
+  seen.refuse(quant_state)
+  return _put_into_use(qparams, quant_state)
+
+
+def _put_into_use(qparams: dict[str, jax.Array], quant_state: State) -> tuple[dict[str, jax.Array], State]:
   state = {name: {**entry, "used": entry["seen"]} for name, entry in quant_state.items()}
   return {name: to_parameter(state[name]["used"]["scale"]) for name in qparams}, state
 
@@ -158,18 +171,20 @@ def _observing(plan: Plan, axis_name: str | None) -> Any:
     updates: State = {}
     for index, x in enumerate(inputs):
       quantizer = plan.at.get((op.name, index))
-      if quantizer is None or quantizer.reader != (op.name, index):
+      if quantizer is None or (op.name, index) not in plan.observed[quantizer.key]:
         continue
+      if x.size == 0:
+        raise UserError(f"{quantizer.key!r} has the shape {x.shape}: an empty tensor has no range to observe")
+      old = extras.get(quantizer.key)
       if isinstance(quantizer, KernelQuantizer):
         if quantizer.leaf is not None:
           continue
-        seen = _kernel_start(quantizer, x, axis_name)
-        updates[quantizer.key] = {"seen": seen, "used": extras.get(quantizer.key, {"used": seen})["used"]}
+        start = _finite(_kernel_start(quantizer, x, axis_name))
+        updates[quantizer.key] = {"seen": start, "used": start if old is None else old["used"]}
       else:
-        old = extras.get(quantizer.key, {"range": empty()})
-        found = quantizer.setting.make_observer()(old["range"], x, axis_name)
-        seen = _tensor_start(quantizer, found)
-        updates[quantizer.key] = {"range": found, "seen": seen, "used": old.get("used", seen)}
+        found = seen.more(quantizer.setting.make_observer(), old, x, axis_name)
+        start = _tensor_start(quantizer, found["range"])
+        updates[quantizer.key] = {**found, "seen": start, "used": start if old is None else old["used"]}
     return op.bind(*inputs), updates
 
   return visit
@@ -179,11 +194,17 @@ def _leaf_grids(plan: Plan, quant_state: State, variables: Any, axis_name: str |
   """The entries of the kernels that are written in their leaf's axes, from the leaves themselves."""
   leaves = dict(zip(leaf_names(variables), jax.tree.leaves(variables), strict=True))
   found = {}
-  for key, quantizer in plan.quantizers.items():
-    if isinstance(quantizer, KernelQuantizer) and quantizer.leaf is not None:
-      seen = _kernel_start(quantizer, jnp.asarray(leaves[quantizer.leaf]).reshape(quantizer.shape), axis_name)
-      found[key] = {"seen": seen, "used": quant_state.get(key, {"used": seen})["used"]}
+  for key, quantizer in plan.leaf_grids.items():
+    leaf = jnp.asarray(leaves[quantizer.leaf or key]).reshape(quantizer.shape)
+    start = _finite(_kernel_start(quantizer, leaf, axis_name))
+    found[key] = {"seen": start, "used": quant_state.get(key, {"used": start})["used"]}
   return found
+
+
+def _finite(start: State) -> State:
+  """The scale of a kernel, infinite where it holds NaN or infinity."""
+  scale = start["scale"]
+  return {"scale": jnp.where(jnp.isfinite(scale), scale, jnp.full_like(scale, jnp.inf))}
 
 
 def _kernel_start(quantizer: KernelQuantizer, kernel: jax.Array, axis_name: str | None) -> State:
@@ -195,7 +216,7 @@ def _kernel_start(quantizer: KernelQuantizer, kernel: jax.Array, axis_name: str 
     largest = axis.pmax(jnp.max(magnitude, others), axis_name)
     return {"scale": symmetric(largest, quantizer.bits, narrow=quantizer.setting.narrow, layers=layers).scale}
   start = initial_scale(axis.pmax(jnp.mean(magnitude, others), axis_name), float(quantizer.limits[1]))
-  return {"scale": jnp.where(start > 0, start, jnp.ones_like(start))}
+  return {"scale": jnp.where(start == 0, jnp.ones_like(start), start)}
 
 
 def _tensor_start(quantizer: TensorQuantizer, found: Any) -> State:
@@ -205,19 +226,22 @@ def _tensor_start(quantizer: TensorQuantizer, found: Any) -> State:
   if not quantizer.setting.starts_from_range(quantizer.bits):
     upper = jnp.maximum(grid.qmax - grid.zero_point, 1).astype(jnp.float32)
     start = initial_scale(found.magnitude, upper)
-    scale = jnp.where(start > 0, start, jnp.ones_like(start))
+    scale = jnp.where(start == 0, jnp.ones_like(start), start)
   return {"scale": scale, "zero_point": grid.zero_point}
 
 
-def _in_use(qparams: dict[str, jax.Array], quant_state: State) -> State:
-  """Scale (and zero point) of each quantizer, the trained scales in place of the frozen ones."""
+def _in_use(plan: Plan, qparams: dict[str, jax.Array], quant_state: State, variables: Any) -> State:
+  """Scale (and zero point) of each quantizer, the trained scales in place of the frozen ones, so that biases fit."""
+  seen.refuse_used(quant_state)
   trained = {name: {"scale": to_scale(parameter)} for name, parameter in qparams.items()}
-  return {name: {**entry["used"], **trained.get(name, {})} for name, entry in quant_state.items()}
+  used = {name: {**entry["used"], **trained.get(name, {})} for name, entry in quant_state.items()}
+  leaves = dict(zip(leaf_names(variables), jax.tree.leaves(variables), strict=True)) if plan.biases else {}
+  return biases.raised(plan, used, leaves)
 
 
 def _at_sites(plan: Plan, used: State) -> State:
-  """The same, with the scales of each kernel by its site: as they broadcast against the operand there."""
-  found: State = {}
+  """The tensors' grids, and by site the scales of its kernel, as they broadcast against the operand there."""
+  found: State = {key: used[key] for key, q in plan.quantizers.items() if isinstance(q, TensorQuantizer)}
   for (site, index), quantizer in plan.at.items():
     if isinstance(quantizer, KernelQuantizer):
       scale, use = used[quantizer.key]["scale"], plan.uses.get((site, index))
@@ -227,7 +251,7 @@ def _at_sites(plan: Plan, used: State) -> State:
         kept = [n if i in quantizer.axis else 1 for i, n in enumerate(quantizer.shape)]
         scale = scale.reshape(*scale.shape[: scale.ndim - len(quantizer.axis)], *kept)
       found[site] = {"scale": scale}
-  return {**used, **found}
+  return found
 
 
 def _round_inputs(plan: Plan, inputs: tuple[Any, ...], used: State) -> tuple[Any, ...]:
@@ -246,8 +270,7 @@ def _rounding(plan: Plan) -> Any:
     bias = plan.biases.get(op.name)
     values = list(inputs)
     if bias is not None:
-      step = extras[bias.tensor]["scale"] * extras[bias.kernel]["scale"]
-      values[bias.operand] = _round_bias(values[bias.operand], step)
+      values[bias.operand] = biases.rounded(values[bias.operand], bias, extras)
     for index, x in enumerate(inputs):
       quantizer = plan.at.get((op.name, index))
       if quantizer is not None and quantizer.key not in early:
@@ -279,14 +302,6 @@ def _round(quantizer: Quantizer, x: jax.Array, used: State) -> jax.Array:
   low, high = lower - zero_point, upper - zero_point
   factor = gradient_scale(count, jnp.maximum(high, 1).astype(jnp.float32))
   return lsq(x, scale, low, high, factor)
-
-
-def _round_bias(bias: jax.Array, step: jax.Array) -> jax.Array:
-  """A bias to int32 steps of s_x * s_w; its one axis longer than 1 is that of the channels."""
-  wide = [place for place, length in enumerate(bias.shape) if length > 1]
-  step = step.reshape(-1) if step.size > 1 else step.reshape(())
-  step = jax.lax.stop_gradient(broadcast(step, bias.ndim, wide[0]) if wide and step.ndim else step.reshape(()))
-  return round_to(_INT32, bias, step, jnp.zeros((), jnp.int32))
 
 
 def _grid(quantizer: Quantizer, used: State) -> Grid:

@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -107,32 +108,61 @@ def of_operand(scale: Any, scales: Scales, use: Use) -> Any:
     scales: how it lies in the leaf.
     use: the operand. One for all has the rank 0, behind the axes of the scans.
   """
-  view = use.view
-  lengths = tuple(math.prod(d.length for d in digits) for digits in view.scans)
+  scans, kept = _shape(use)
   if not scales.axis:
-    return jnp.broadcast_to(scale, lengths) if lengths else scale
-  kept = [digits if i in use.channels else () for i, digits in enumerate(view.axes)]
-  sizes = tuple(math.prod(d.length for d in digits) for digits in kept)
-  every = [digit for digits in (*view.scans, *kept) for digit in digits]
-  at = [np.asarray(first) for first in view.start]
-  shape = tuple(digit.length for digit in every)
-  for place, digit in enumerate(every):
-    if digit.axis is not None:
-      index = np.arange(digit.length) * digit.stride
-      at[digit.axis] = at[digit.axis] + index.reshape([-1 if i == place else 1 for i in range(len(shape))])
-  indices, part = [], 0
-  for axis, split in enumerate(scales.splits):
-    for i, n in enumerate(split):
-      if part in scales.axis:
-        indices.append(np.broadcast_to(at[axis] // math.prod(split[i + 1 :]) % n, shape))
-      part += 1
-  flat = np.ravel_multi_index(tuple(indices), scale.shape).reshape(-1)
+    return jnp.broadcast_to(scale, scans) if scans else scale
+  flat = _places(scale.shape, scales, use)
   row, first, end = scale.reshape(-1), int(flat[0]), int(flat[0]) + flat.size
   if not np.array_equal(flat, np.arange(first, end)):
     row = row[flat]
   elif (first, end) != (0, row.size):
     row = row[first:end]
-  return row.reshape(lengths + sizes)
+  return row.reshape(scans + kept)
+
+
+def to_leaf(values: jax.Array, scales: Scales, use: Use, shape: tuple[int, ...]) -> jax.Array:
+  """Non-negative values for an operand's axes, behind those of scans, as the largest for each scale of the leaf.
+
+  Args:
+    values: of the operand's rank behind the scans, perhaps 1 long where they are all the same.
+    scales: how the scales lie in the leaf.
+    use: the operand.
+    shape: that of the array of scales.
+  """
+  if not scales.axis:
+    return jnp.max(values)
+  scans, kept = _shape(use)
+  values = jnp.max(values, tuple(len(scans) + i for i, n in enumerate(kept) if n == 1), keepdims=True)
+  row = jnp.broadcast_to(values, scans + kept).reshape(-1)
+  flat, empty = _places(shape, scales, use), jnp.zeros(shape, values.dtype).reshape(-1)
+  same = np.array_equal(flat, np.arange(empty.size))
+  return (row if same else empty.at[flat].max(row)).reshape(shape)
+
+
+def _shape(use: Use) -> tuple[tuple[int, ...], tuple[int, ...]]:
+  """The lengths of the scans, and the operand's shape with 1 along what it sums over."""
+  lengths = [math.prod(digit.length for digit in digits) for digits in (*use.view.scans, *use.view.axes)]
+  scans = len(use.view.scans)
+  return tuple(lengths[:scans]), tuple(n if i in use.channels else 1 for i, n in enumerate(lengths[scans:]))
+
+
+def _places(shape: tuple[int, ...], scales: Scales, use: Use) -> np.ndarray:
+  """For each of an operand's scales, scans first, its place in the flat array of scales."""
+  view = use.view
+  kept = [digits if i in use.channels else () for i, digits in enumerate(view.axes)]
+  every = list(itertools.chain(*view.scans, *kept))
+  at = [np.asarray(first) for first in view.start]
+  for place, digit in enumerate(every):
+    if digit.axis is not None:
+      index = np.arange(digit.length) * digit.stride
+      at[digit.axis] = at[digit.axis] + index.reshape([-1 if i == place else 1 for i in range(len(every))])
+  indices, part = [], 0
+  for axis, split in enumerate(scales.splits):
+    for i, n in enumerate(split):
+      if part in scales.axis:
+        indices.append(np.broadcast_to(at[axis] // math.prod(split[i + 1 :]) % n, [digit.length for digit in every]))
+      part += 1
+  return np.asarray(np.ravel_multi_index(tuple(indices), shape)).reshape(-1)
 
 
 def overlap(one: View, other: View) -> bool:

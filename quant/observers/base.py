@@ -16,7 +16,8 @@ class Range(NamedTuple):
     low: the lowest value, as the observer sums batches up.
     high: the highest value, likewise.
     magnitude: the mean magnitude, from which LSQ starts.
-    count: int32, how many batches were seen; 0 means that the other fields hold nothing yet.
+    count: int32, how many batches were seen; 0 means that the other fields hold nothing yet, -n that batch n was the
+      first that held NaN or infinity: the other fields are NaN from then on.
   """
 
   low: jax.Array
@@ -38,10 +39,14 @@ def measure(x: jax.Array, axis_name: str | None = None) -> Range:
   """The range of one batch over all the devices of `axis_name`, each with an equal share of it. No gradient passes."""
   x = jax.lax.stop_gradient(x).astype(jnp.float32)
   low, high = axis.pmin(jnp.min(x), axis_name), axis.pmax(jnp.max(x), axis_name)
-  return Range(low, high, axis.pmean(jnp.mean(jnp.abs(x)), axis_name), jnp.ones((), jnp.int32))
+  magnitude = axis.pmean(jnp.mean(jnp.abs(x)), axis_name)
+  bad = axis.pmax(jnp.any(~jnp.isfinite(x)).astype(jnp.int32), axis_name) > 0
+  low, high, magnitude = (jnp.where(bad, jnp.float32(jnp.nan), value) for value in (low, high, magnitude))
+  return Range(low, high, magnitude, jnp.where(bad, jnp.int32(-1), jnp.int32(1)))
 
 
 def first_or(state: Range, batch: Range, later: Range) -> Range:
-  """`batch` itself when nothing was seen before, else `later`; the count goes up by one."""
+  """`batch` itself when nothing was seen before, else `later`; the count goes up by one, or stays below zero."""
   chosen = jax.tree.map(lambda a, b: jnp.where(state.count == 0, a, b), batch, later)
-  return chosen._replace(count=state.count + 1)
+  count = jnp.where(batch.count < 0, -state.count - 1, state.count + 1)
+  return chosen._replace(count=jnp.where(state.count < 0, state.count, count))

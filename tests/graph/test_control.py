@@ -123,6 +123,52 @@ def test_branches_share_their_extras():
     }
 
 
+def on_platforms(variables, x):
+  return jax.lax.platform_dependent(x, cpu=lambda x: x @ variables["a"], default=lambda x: x @ variables["b"])
+
+
+@pytest.mark.parametrize("everything", [False, True])
+def test_branches_by_platform(everything):
+  """One of them runs, which is known when the program is lowered."""
+  variables = {"a": dense(0, 4, 4), "b": dense(1, 4, 4)}
+  again = graph.rewrite(on_platforms, nothing, everything=everything)
+  np.testing.assert_array_equal(jax.jit(again)({}, variables, X)[0], jax.jit(on_platforms)(variables, X))
+  doubled = graph.rewrite(on_platforms, lambda op, i, e: (op.bind(i[0], 2.0 * i[1]), {}) if op.kind == "dot" else None)
+  np.testing.assert_allclose(jax.jit(doubled)({}, variables, X)[0], 2 * (X @ variables["a"]), rtol=1e-6)
+  assert [op.branches[0][1] for op in graph.trace(on_platforms, variables, X).sites.values() if op.macs] == [0, 1]
+
+
+@pytest.mark.parametrize("everything", [False, True])
+def test_a_diagonal_is_traced(everything):
+  """Of it jax makes branches by platform."""
+  fn = lambda variables, x: jnp.diagonal(x[:4] @ variables["w"])
+  again = graph.rewrite(fn, nothing, everything=everything)
+  variables = {"w": dense(0, 4, 4)}
+  np.testing.assert_array_equal(again({}, variables, X)[0], fn(variables, X))
+
+
+def test_what_is_mapped_over_devices_inside_is_counted_and_cannot_be_replaced():
+  mesh = jax.make_mesh((4,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
+  split = jax.shard_map(lambda x, w: x @ w, mesh=mesh, in_specs=(P("d"), P()), out_specs=P("d"))
+  fn = lambda variables, x: jax.nn.relu(split(x, variables["a"])) @ variables["b"]
+  variables, x = {"a": dense(0, 4, 4), "b": dense(1, 4, 2)}, dense(5, 8, 4)
+  found = graph.trace(fn, variables, x)
+  assert {name: op.frozen for name, op in found.sites.items()} == {"a": "inside a shard_map", "b": None, "output": None}
+  assert found.total == 8 * 4 * 4 + 8 * 4 * 2
+  for everything in (False, True):
+    again = graph.rewrite(fn, nothing, everything=everything)
+    np.testing.assert_array_equal(jax.jit(again)({}, variables, x)[0], jax.jit(fn)(variables, x))
+  again = graph.rewrite(fn, lambda op, inputs, extras: (op.bind(*inputs), {}) if op.kind == "dot" else None)
+  with pytest.raises(UserError, match="'a' cannot be replaced: it is inside a shard_map"):
+    again({}, variables, x)
+
+
+def test_a_ragged_dot_is_counted():
+  fn = lambda variables, x: jax.lax.ragged_dot(x, variables["experts"], jnp.array([3, 2]))
+  found = graph.trace(fn, {"experts": dense(0, 2, 4, 3)}, X)
+  assert (found.sites["experts"].kind, found.total) == ("ragged_dot", 5 * 4 * 3)
+
+
 def in_a_loop(variables, x):
   return jax.lax.while_loop(lambda x: jnp.abs(x).sum() < 50, lambda x: 2.0 * x @ variables["w"], x)
 

@@ -47,6 +47,28 @@ def test_nothing_visited_lowers_to_the_same_text(name, mode):
   assert text(lambda v, x: unopened({}, v, x)[0], case.variables, case.x) == expected
 
 
+def in_calls():
+  """A dot in a user's own jitted function, called twice, inside of another."""
+  dense = jax.jit(lambda w, x: jnp.tanh(x @ w))
+  twice = jax.jit(lambda v, x: dense(v["b"], dense(v["a"], x)))
+  return lambda v, x: twice(v, x) @ v["c"]
+
+
+def test_a_call_in_which_nothing_is_replaced_stays_a_call():
+  fn = in_calls()
+  variables, x = {name: models.normal(i, 4, 4) for i, name in enumerate("abc")}, models.normal(3, 5, 4)
+  expected = text(fn, variables, x)
+  assert "func.call" in expected or "call @" in expected
+  last = lambda op, inputs, extras: (op.bind(*inputs), {}) if op.name == "c" else None
+  for visit in (nothing, last):
+    again = graph.rewrite(fn, visit)
+    assert text(lambda v, x, again=again: again({}, v, x)[0], variables, x) == expected
+  inner = graph.rewrite(fn, lambda op, i, e: (op.bind(i[0], 2.0 * i[1]), {}) if op.name == "b" else None)
+  np.testing.assert_allclose(
+    jax.jit(inner)({}, variables, x)[0], fn({**variables, "b": 2 * variables["b"]}, x), rtol=1e-5
+  )
+
+
 @pytest.mark.parametrize("name", models.CASES)
 def test_rounded_kernels_are_the_function_of_rounded_variables(name):
   case = models.CASES[name]()

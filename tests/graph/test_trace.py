@@ -168,6 +168,61 @@ def test_an_activation_function_is_not_a_residual():
   assert kinds(found) == {"w": "dot", "output": "output"}
 
 
+class Example(nn.Module):
+  """A network of one example, whose batch norm reaches the others by the name of a mapped axis."""
+
+  @nn.compact
+  def __call__(self, x, train):
+    x = nn.Conv(4, (3, 3))(x)
+    x = nn.relu(nn.BatchNorm(use_running_average=not train, axis_name="batch")(x))
+    return nn.Dense(3)(x.mean((0, 1)))
+
+
+def by_hand(x):
+  """A batch norm's statistics, an example's share of them first."""
+  mean = x.mean((1, 2)).mean(0)
+  return (x - mean) / jnp.sqrt(((x - mean) ** 2).mean((1, 2)).mean(0) + 1.0)
+
+
+def test_the_statistics_of_a_batch_norm_under_vmap_are_no_means_of_the_model():
+  x = models.normal(1, 6, 8, 8, 3)
+
+  def apply(variables, x, train):
+    one = lambda x: Example().apply(variables, x, train, mutable=["batch_stats"])[0]
+    return jax.vmap(one, axis_name="batch")(x)
+
+  init = lambda x: Example().init(jax.random.key(0), x, False)
+  variables = models.fill(jax.eval_shape(init, x[0]))
+  training, evaluation = (graph.trace(lambda v, x, t=t: apply(v, x, t), variables, x) for t in (True, False))
+  assert kinds(training) == kinds(evaluation)
+  assert [name for name, op in training.sites.items() if op.kind == "mean"] == ["Conv_0/kernel:mean"]
+  assert graph.training_only(training, evaluation) == ()
+  found = graph.trace(lambda v, x: by_hand(x).mean((1, 2)) @ v["w"], {"w": jnp.ones((3, 2))}, x)
+  assert [op.kind for op in found.sites.values()] == ["mean", "dot", "output"]
+
+
+@pytest.mark.parametrize("batch", [1, 2, 4])
+def test_a_bias_is_what_varies_along_output_channels_alone(batch):
+  x, w = jnp.ones((batch, 3, 4)), jnp.ones((4, 4))
+
+  def biases(add, shape, x=x, w=w):
+    found = graph.trace(lambda v, x: add(x @ v["w"], v["b"]), {"w": w, "b": jnp.ones(shape)}, x)
+    return [op.site for op in found.sites.values() if op.kind == "bias"]
+
+  assert biases(lambda y, b: y + b, (4,)) == ["w"]
+  assert biases(lambda y, b: b[None] + y, (1, 4)) == ["w"]
+  assert biases(lambda y, b: y + jnp.broadcast_to(b, y.shape), (4,)) == ["w"]
+  assert biases(lambda y, b: y.reshape(batch, 3, 2, 2) + b, (2, 2)) == ["w"]
+  assert biases(lambda y, b: y.reshape(batch, 3, 2, 2).transpose(0, 3, 1, 2) + b, (2, 1, 2)) == ["w"]
+  assert biases(lambda y, b: y.transpose(0, 2, 1) + b, (4, 1)) == ["w"]
+  assert biases(lambda y, b: y + b.astype(jnp.bfloat16).astype(jnp.float32), (4,)) == ["w"]
+  assert biases(lambda y, b: y + b[:, None], (3,)) == []  # positions
+  assert biases(lambda y, b: y + b, (3, 4)) == []
+  assert biases(lambda y, b: y[:, 0] @ jnp.ones((4, 4)) + b, (4,)) == ["w:dot"]
+  assert biases(lambda y, b: y.reshape(batch, 12) + b, (12,)) == []  # positions and channels in one axis
+  assert biases(lambda y, b: jnp.tanh(y) + b, (4,)) == []
+
+
 def test_a_layer_norm_is_not_a_pool():
   model, x = nn.LayerNorm(), jnp.ones((2, 5, 4))
   assert kinds(graph.trace(model.apply, jax.eval_shape(model.init, jax.random.key(0), x), x)) == {"output": "output"}

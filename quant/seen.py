@@ -1,0 +1,101 @@
+"""What calibration has seen: entries of the quantizers' state, and the refusal of what holds no range.
+
+A scale is NaN until its tensor is seen, and from the first batch on that holds NaN or infinity (that of a kernel which
+holds them is infinite): an operation in a
+branch that never ran has no grid, and never one of a step that nobody measured. Inside jit nothing can be refused, so
+NaN is what such a grid gives; `refuse` names it where numbers are concrete.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from core.errors import UserError
+from quant.observers import Observer, empty
+from quant.plan import Plan
+
+State = dict[str, Any]
+_ONCE = "fresh"  # while a batch is observed: whether this tensor was already, for one that several branches read
+
+
+def nothing(observe: Callable[[], State]) -> State:
+  """The state in which nothing was seen, from a function that returns any state of the same shapes."""
+
+  def unseen(path: Any, like: Any) -> jax.Array:
+    scale = path[-1] == jax.tree_util.DictKey("scale")
+    return jnp.full(like.shape, jnp.nan if scale else 0, like.dtype)
+
+  return jax.tree_util.tree_map_with_path(unseen, ended(jax.eval_shape(observe)))
+
+
+def begun(plan: Plan, state: State) -> State:
+  """The state before a batch."""
+  several = {name for name, places in plan.observed.items() if len(places) > 1 and "range" in state[name]}
+  fresh = {name: jnp.zeros(jnp.shape(state[name]["range"].count), bool) for name in several}
+  return {name: {**entry, _ONCE: fresh[name]} if name in fresh else entry for name, entry in state.items()}
+
+
+def ended(state: State) -> State:
+  """The state after it."""
+  return {name: {key: value for key, value in entry.items() if key != _ONCE} for name, entry in state.items()}
+
+
+def more(observer: Observer, entry: State | None, x: jax.Array, axis_name: str | None) -> State:
+  """The entry's range after one more batch, once a batch."""
+  if entry is None:
+    return {"range": observer(empty(), x, axis_name)}
+  found = observer(entry["range"], x, axis_name)
+  if _ONCE not in entry:
+    return {"range": found}
+  found = jax.tree.map(lambda old, new: jnp.where(entry[_ONCE], old, new), entry["range"], found)
+  return {"range": found, _ONCE: jnp.ones_like(entry[_ONCE])}
+
+
+def refuse(state: State, unseen: bool = True) -> None:
+  """Refuses NaN and infinity, and unless told otherwise what was never seen; does nothing inside jit.
+
+  Raises:
+    UserError: it names the kernel, or the tensors and the batch that held NaN or infinity.
+  """
+  if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(state)):
+    return
+  seen = {name: np.asarray(entry["seen"]["scale"]) for name, entry in state.items()}
+  for name, scale in seen.items():
+    if np.any(np.isinf(scale)):
+      raise UserError(f"the kernel {name!r} holds NaN or infinity; a grid needs finite numbers")
+  batches = {name: _bad_batch(entry) for name, entry in state.items() if "range" in entry}
+  first = min(filter(None, batches.values()), default=0)
+  if first:
+    names = sorted((n for n, batch in batches.items() if batch == first), key=lambda n: (not n.startswith("input"), n))
+    more = f" and {len(names) - 3} others" if len(names) > 3 else ""
+    raise UserError(
+      f"batch {first} of the calibration holds NaN or infinity in {', '.join(map(repr, names[:3]))}{more}; "
+      "a grid needs finite numbers"
+    )
+  for name, scale in seen.items():
+    if unseen and np.any(np.isnan(scale)):
+      raise UserError(_never(name))
+
+
+def _bad_batch(entry: State) -> int:
+  """The first batch that held NaN or infinity, from 1; 0 if none did."""
+  counts = np.asarray(entry["range"].count)
+  return int(np.min(-counts[counts < 0], initial=0 if np.all(counts >= 0) else 2**31 - 1))
+
+
+def refuse_used(state: State) -> None:
+  """Refuses grids in use that come from nothing seen; does nothing inside jit."""
+  for name, entry in state.items():
+    scale = entry["used"]["scale"]
+    if not isinstance(scale, jax.core.Tracer) and not np.all(np.isfinite(scale)):
+      raise UserError(_never(name))
+
+
+def _never(name: str) -> str:
+  return (
+    f"{name!r} was never seen by calibration: it stands in a branch that did not run; observe batches that take it, "
+    "or give its sites the setting 'float'"
+  )
