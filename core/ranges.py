@@ -66,7 +66,10 @@ def check(where: str, value: Any, expected: Range, varies: bool = False) -> None
 
 
 def _number(value: Any) -> Any:
-  return value.item() if getattr(value, "ndim", None) == 0 else value
+  try:
+    return value.item() if getattr(value, "ndim", None) == 0 else value
+  except TypeError:  # a traced value has no number yet
+    return value
 
 
 def _is_in(value: Any, expected: Range) -> bool:

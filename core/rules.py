@@ -24,8 +24,11 @@ def match(rules: Sequence[tuple[str, Any]], names: Iterable[str], what: str = "r
     what: how an error calls a rule, such as "quantization rule".
 
   Raises:
-    UserError: a rule matches nothing, or everything it matches was taken by an earlier rule.
+    UserError: a rule is no pair, matches nothing, or everything it matches was taken by an earlier rule.
   """
+  for rule in rules:
+    if not (isinstance(rule, tuple | list) and len(rule) == 2 and isinstance(rule[0], str)):
+      raise UserError(f"{what} {rule!r} is no pair; expected (glob, setting)")
   names = list(names)
   found: dict[str, Match] = {}
   for index, (glob, setting) in enumerate(rules):

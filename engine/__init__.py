@@ -5,11 +5,13 @@ step = engine.make_train_step(forward, objective, tx, teacher=teacher)
 state, history = engine.fit(step, engine.create(variables, tx), get_batch, data, steps=steps)
 """
 
+from engine.counting import batch_mean, masks_of, of_update
 from engine.evaluate import accuracy, agreement, calibration_error, divergence, logits
 from engine.labels import labels
 from engine.loop import Hook, fit
 from engine.objective import Term, Weighted, weighted
 from engine.optim import optimizer, schedule
+from engine.outputs import is_one
 from engine.parallel import parallelize
 from engine.state import TrainState, create
 from engine.statistics import find_local_statistics
@@ -23,14 +25,18 @@ __all__ = [
   "Weighted",
   "accuracy",
   "agreement",
+  "batch_mean",
   "calibration_error",
   "create",
   "divergence",
   "find_local_statistics",
   "fit",
+  "is_one",
   "labels",
   "logits",
   "make_train_step",
+  "masks_of",
+  "of_update",
   "optimizer",
   "parallelize",
   "schedule",

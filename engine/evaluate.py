@@ -7,9 +7,11 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from core import trees
 from core.errors import UserError
 
-Logits = Float[np.ndarray, "examples classes"] | Float[Array, "examples classes"]
+Logits = Float[np.ndarray, "examples *positions classes"] | Float[Array, "examples *positions classes"]
+Labels = Int[np.ndarray, "examples *positions"] | Int[Array, "examples *positions"]
 
 
 def logits(
@@ -38,14 +40,41 @@ def logits(
     if missing:
       batch = np.concatenate([np.asarray(batch), np.asarray(images[:missing])])
     parts.append(run(variables, batch))
+    if not hasattr(parts[-1], "shape"):
+      names = ", ".join(map(repr, trees.named_leaves(parts[-1])))
+      raise UserError(f"the model has several outputs, {names}; expected a function that gives one of them")
     if len(parts) >= 8:  # bounds what is unfinished
       parts[-8].block_until_ready()
   return np.concatenate([np.asarray(part) for part in parts])[:total]
 
 
-def accuracy(logits: Logits, labels: Int[np.ndarray, " examples"] | Int[Array, " examples"]) -> float:
-  """The share of examples whose largest logit is their label's."""
-  return float(np.mean(np.argmax(np.asarray(logits), -1) == np.asarray(labels)))
+def accuracy(logits: Logits, labels: Labels, ignore_label: int | None = None) -> float:
+  """The share of examples, or positions, whose largest logit is their label's.
+
+  Args:
+    logits: (examples, *positions, classes).
+    labels: (examples, *positions) whole numbers. Where one is below 0 or the ignored one, there is no label, and
+      nothing is counted.
+    ignore_label: a label that does not count.
+
+  Raises:
+    UserError: the labels are not of these shapes, or none counts.
+  """
+  logits, labels, known = _labelled(logits, labels, ignore_label)
+  return float(np.mean(np.argmax(logits, -1)[known] == labels[known]))
+
+
+def _labelled(logits: Any, labels: Any, ignored: int | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  logits, labels = np.asarray(logits), np.asarray(labels)
+  if labels.shape != logits.shape[:-1] or not np.issubdtype(labels.dtype, np.integer):
+    raise UserError(
+      f"labels are {labels.dtype} of shape {labels.shape} for logits of shape {logits.shape}; expected whole numbers "
+      f"of shape {logits.shape[:-1]}"
+    )
+  known = labels >= 0 if ignored is None else (labels >= 0) & (labels != ignored)
+  if not known.any():
+    raise UserError("there is no label to compare with: expected one of 0 or more")
+  return logits, labels, known
 
 
 def agreement(logits: Logits, others: Logits, among: int = 1) -> float:
@@ -60,15 +89,15 @@ def divergence(logits: Logits, others: Logits) -> float:
   return float(np.mean(np.sum(np.exp(log_p) * (log_p - log_q), -1)))
 
 
-def calibration_error(
-  logits: Logits, labels: Int[np.ndarray, " examples"] | Int[Array, " examples"], bins: int = 15
-) -> float:
+def calibration_error(logits: Logits, labels: Labels, bins: int = 15, ignore_label: int | None = None) -> float:
   """Expected calibration error: how far confidence and accuracy differ, over equal bins of the confidence.
 
-  C. Guo et al., "On Calibration of Modern Neural Networks" (arXiv:1706.04599), equation 3.
+  C. Guo et al., "On Calibration of Modern Neural Networks" (arXiv:1706.04599), equation 3. Arguments and errors as of
+  `accuracy`.
   """
-  p = np.exp(_log_softmax(np.asarray(logits, np.float64)))
-  confidence, right = p.max(-1), p.argmax(-1) == np.asarray(labels)
+  logits, labels, known = _labelled(logits, labels, ignore_label)
+  p = np.exp(_log_softmax(np.asarray(logits[known], np.float64)))
+  confidence, right = p.max(-1), p.argmax(-1) == labels[known]
   place = np.minimum((confidence * bins).astype(int), bins - 1)
   gaps = [abs(np.sum(confidence[place == k] - right[place == k])) for k in range(bins)]
   return float(np.sum(gaps) / len(right))

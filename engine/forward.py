@@ -76,10 +76,13 @@ def bfloat16(apply: Callable[..., tuple[Array, Any]]) -> Callable[..., tuple[Arr
   def cast(tree: Any) -> Any:
     return jax.tree.map(lambda a: a.astype(jnp.bfloat16) if jnp.issubdtype(a.dtype, jnp.floating) else a, tree)
 
+  def wide(a: Array) -> Array:
+    return a.astype(jnp.float32) if jnp.issubdtype(a.dtype, jnp.floating) else a
+
   def apply16(variables, x, **kwargs):
     with jax.numpy_dtype_promotion("standard"):  # float32 statistics meet bfloat16 features, in flax's batch norm too
       logits, model_state = apply({**variables, "params": cast(variables["params"])}, cast(x), **kwargs)
     before = {name: tree for name, tree in variables.items() if name != "params"}
-    return logits.astype(jnp.float32), jax.tree.map(lambda new, old: new.astype(old.dtype), model_state, before)
+    return jax.tree.map(wide, logits), jax.tree.map(lambda new, old: new.astype(old.dtype), model_state, before)
 
   return apply16

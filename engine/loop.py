@@ -16,7 +16,8 @@ from jaxtyping import Array
 
 from core.errors import UserError
 from engine import parallel
-from engine.objective import EMPTY
+from engine.counting import EMPTY
+from engine.objective import NOT_FINITE
 from engine.state import TrainState
 from engine.step import Step
 
@@ -58,6 +59,7 @@ def fit(
   tick: Callable[[int], None] | None = None,
   steps_per_call: int | None = None,
   in_flight: int = IN_FLIGHT,
+  teacher_name: str = "the teacher",
 ) -> tuple[TrainState, History]:
   """Trains from `state.step` up to `steps`; a state that is there already is returned as it is.
 
@@ -75,19 +77,21 @@ def fit(
     tick: called with the number of steps begun, after each call, without waiting; for a progress bar.
     steps_per_call: so many steps are compiled into one call; 1 on CPU by default, and 32 elsewhere.
     in_flight: calls that may be unfinished.
+    teacher_name: how errors call it.
 
   Returns:
     The last state, and each metric of each step, (steps,).
 
   Raises:
-    UserError: the loss or the gradient is not finite; hooks were last called before that step. Or the batch does not
-      divide.
+    UserError: the teacher's outputs, the loss or the gradient are not finite; hooks were last called before that step.
+      Or the batch does not divide.
   """
   length = steps_a_call(steps_per_call, devices)
   run = compiled(step, get_batch, mode=mode, devices=devices, length=length)
   _check_batch(get_batch, data, mode, devices)
   arguments = (data, teacher_variables, jnp.asarray(seed, jnp.int32))
-  return drive(run, state, arguments, steps=steps, hooks=hooks, tick=tick, length=length, in_flight=in_flight)
+  more: Any = {"hooks": hooks, "tick": tick, "in_flight": in_flight, "teacher_name": teacher_name}
+  return drive(run, state, arguments, steps=steps, length=length, **more)
 
 
 def several(step: Step, get_batch: GetBatch, length: int) -> Run:
@@ -139,6 +143,7 @@ def drive(
   tick: Callable[[int], None] | None = None,
   length: int = 1,
   in_flight: int = IN_FLIGHT,
+  teacher_name: str = "the teacher",
 ) -> tuple[TrainState, History]:
   """Calls `run(state, count, *arguments)` until `steps` are done; the steps are the last axis of metrics. See `fit`."""
   done = int(state.step)
@@ -149,6 +154,7 @@ def drive(
     while len(flying) > most:
       begun, count, metrics = flying.popleft()
       values = {name: np.asarray(m)[..., :count] for name, m in jax.device_get(metrics).items()}
+      refuse_teacher(values, begun, teacher_name)
       refuse_non_finite(values, begun)
       refuse_empty(values, begun)
       kept.append(values)
@@ -192,6 +198,30 @@ def refuse_non_finite(metrics: History, begun: int) -> None:
         f"training stopped: {name} is {value} at step {begun + column + 1}{run}; "
         "checkpoints of earlier steps are kept; expected finite numbers (a lower learning rate or clip_norm may help)"
       )
+
+
+def refuse_teacher(metrics: History, begun: int, name: str) -> None:
+  """Raises a UserError that names the first step at which the teacher's outputs are not finite; the count is taken out.
+
+  Args:
+    metrics: as above.
+    begun: as above.
+    name: how the error calls the teacher.
+  """
+  found = metrics.pop(NOT_FINITE, None)
+  if found is None:
+    return
+  bad = found.reshape(-1, found.shape[-1]).max(0)
+  if bad.any():
+    first = int(np.flatnonzero(bad)[0])
+    raise UserError(
+      f"training stopped: the outputs of {name} are not finite for {_examples(bad[first])} of the batch of step "
+      f"{begun + first + 1}; checkpoints of earlier steps are kept; expected numbers, or -inf for an excluded class"
+    )
+
+
+def _examples(count: float) -> str:
+  return "an example" if count <= 1 else f"{count:.0f} examples"
 
 
 def refuse_empty(metrics: History, begun: int) -> None:

@@ -8,8 +8,9 @@ rest of the project sees `Model` alone, so users change nothing in their model c
 import functools
 import importlib
 import inspect
+import pkgutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -58,8 +59,8 @@ def load(spec: str, kwargs: Mapping[str, Any] | None = None) -> Model:
     kwargs: keyword arguments of Name.
 
   Raises:
-    UserError: the module or the name does not exist, a keyword is not accepted or one is missing, or what is built is
-      no model.
+    UserError: the module or the name does not exist, it is neither a Module class nor a function, a keyword is not
+      accepted or one is missing, or what is built is no model.
   """
   kwargs = dict(kwargs or {})
   target = _find(spec)
@@ -101,6 +102,38 @@ def check_state(spec: str, before: Variables, after: Variables) -> None:
       )
 
 
+def permit(spec: Any, code: Collection[str], source: str) -> None:
+  """Refuses to import what a data file names, unless the user has named it too or it is a model of `zoo`.
+
+  Importing a module runs it, and a file may come from anyone.
+
+  Args:
+    spec: the import path in the file.
+    code: the import paths that the user has named, in a config or by a flag.
+    source: how the error calls the file.
+
+  Raises:
+    UserError: says how to name it.
+  """
+  if not isinstance(spec, str):
+    raise UserError(f"{source} is damaged: its model is {spec!r}; expected an import path such as 'zoo.lenet:LeNet5'")
+  if spec not in ((code,) if isinstance(code, str) else code) and not _of_zoo(spec):
+    raise UserError(
+      f"{source} holds a model of {spec!r}, code that nobody has named here, so it is not run; if it is yours, name it "
+      f"by --model_code={spec}, or in a config by an entry of 'models'"
+    )
+
+
+def _of_zoo(spec: str) -> bool:
+  """Whether `spec` is "zoo.FILE:NAME", of a file of ours and of what that very file defines."""
+  import zoo
+
+  module_name, _, name = spec.partition(":")
+  if module_name not in {f"zoo.{module.name}" for module in pkgutil.iter_modules(zoo.__path__)}:
+    return False
+  return getattr(vars(importlib.import_module(module_name)).get(name), "__module__", None) == module_name
+
+
 def _find(spec: str) -> Callable[..., Any]:
   """The object that "package.module:Name" names."""
   module_name, colon, name = spec.partition(":")
@@ -118,8 +151,9 @@ def _find(spec: str) -> Callable[..., Any]:
     choices = [n for n, value in vars(module).items() if callable(value) and not n.startswith("_")]
     raise unknown(f"name in module {module_name!r}", name, choices or ["(nothing callable)"])
   target = getattr(module, name)
-  if not callable(target):
-    raise UserError(f"model {spec!r} is a {type(target).__name__}; expected a Module class or a factory")
+  if not _builds_models(_unwrap(target)):
+    kind = "class that is no Module" if isinstance(target, type) else type(target).__name__
+    raise UserError(f"model {spec!r} is a {kind}; expected a linen or nnx Module class, a partial of one or a function")
   return target
 
 
@@ -127,6 +161,14 @@ def _unwrap(target: Any) -> Any:
   while isinstance(target, functools.partial):
     target = target.func
   return target
+
+
+def _builds_models(plain: Any) -> bool:
+  """Whether it is a Module class or a function in Python: calling anything else may do anything."""
+  if isinstance(plain, type):
+    modules = [sys.modules.get(name) for name in ("flax.linen", "flax.nnx")]  # a module's class has imported its own
+    return issubclass(plain, tuple(module.Module for module in modules if module is not None))
+  return inspect.isfunction(inspect.unwrap(plain)) or inspect.ismethod(plain)
 
 
 def _parameters(target: Any) -> Mapping[str, inspect.Parameter]:

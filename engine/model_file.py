@@ -80,19 +80,23 @@ def load_tree(path: str | Path, target: Any = None) -> tuple[Any, dict[str, Any]
   checksum, _, text = metadata[KEY].partition(" ")
   if str(zlib.crc32(text.encode())) != checksum:
     raise UserError(f"{path} is damaged: its description does not match its checksum")
-  about = json.loads(text)
-  if about["format"] > FORMAT:
-    raise UserError(f"{path} has format {about['format']}, newer than this program's {FORMAT}; update the program")
-  saved = {name: Leaf.from_json(leaf) for name, leaf in about["leaves"].items()}
-  if missing := [name for name in saved if name not in arrays]:
-    raise UserError(f"{path} is damaged: leaf {missing[0]!r} is missing")
-  if bad := leaves.damaged(saved, arrays):
-    raise UserError(f"{path} is damaged: leaf {bad[0]!r} does not match its checksum")
-  flat = {name: jnp.asarray(leaves.recovered(arrays[name], leaf)) for name, leaf in saved.items()}
+  try:
+    about = json.loads(text)
+    if about["format"] > FORMAT:
+      raise UserError(f"{path} has format {about['format']}, newer than this program's {FORMAT}; update the program")
+    saved, meta = {name: Leaf.from_json(leaf) for name, leaf in about["leaves"].items()}, dict(about["meta"])
+    if missing := [name for name in saved if name not in arrays]:
+      raise UserError(f"{path} is damaged: leaf {missing[0]!r} is missing")
+    if bad := leaves.damaged(saved, arrays):
+      raise UserError(f"{path} is damaged: leaf {bad[0]!r} does not match its checksum")
+    flat = {name: jnp.asarray(leaves.recovered(arrays[name], leaf)) for name, leaf in saved.items()}
+    tree = leaves.nested(flat)
+  except (KeyError, TypeError, ValueError, AttributeError, MemoryError, RecursionError) as error:
+    raise UserError(f"{path} is damaged: its description is not one of arrays") from error  # anyone can make a checksum
   if target is None:
-    return leaves.nested(flat), about["meta"]
+    return tree, meta
   leaves.compare(saved, named_leaves(target), str(path))
-  return map_named(lambda name, _: flat[name], target), about["meta"]
+  return map_named(lambda name, _: flat[name], target), meta
 
 
 def read_safetensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:

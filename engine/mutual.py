@@ -1,10 +1,11 @@
 """Deep mutual learning: students of one architecture that are each other's teachers, as an axis of the step.
 
 Zhang, Xiang, Hospedales, Lu: "Deep Mutual Learning", CVPR 2018, arXiv:1706.00384. Each peer minimises its losses
-without a teacher, and those with one against the mean probabilities of the other peers, which are constants. With
-`kd.hinton` at temperature 1 that is KL(other || own) for two peers, as in the paper. For more, the paper takes the mean
-of the divergences from each, and tries the divergence from their mean, which is what we do: the gradients are the same,
-the values are not. All peers move at once, by what they said before the step; in the paper's algorithm they take turns.
+without a teacher, and those with one against the mean probabilities of the other peers at the loss's temperature, which
+are constants. With `kd.hinton` at temperature 1 that is KL(other || own) for two peers, as in the paper. For more, the
+paper takes the mean of the divergences from each, and tries the divergence from their mean, which is what we do: the
+gradients are the same, the values are not. All peers move at once, by what they said before the step; in the paper's
+algorithm they take turns.
 """
 
 from collections.abc import Callable
@@ -12,11 +13,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 import kd
 from core.errors import UserError
 from engine.objective import Weighted
+from engine.outputs import is_one
 from engine.state import TrainState
 from engine.step import Step
 
@@ -31,7 +34,10 @@ class Mutual(Weighted):
   def __call__(self, student, teacher, batch, **about):
     if teacher is not None:
       raise UserError("peers teach each other: expected no teacher beside them, and no 'teacher_logits' in the batch")
-    return super().__call__(student, kd.Outputs(others(student.logits, batch.get("class_mask"))), batch, **about)
+    if not is_one(student.logits):
+      raise UserError("peers teach each other by their logits: expected a model with one output, an array")
+    said, class_mask = members(student.logits), batch.get("class_mask")
+    return super().__call__(student, kd.Outputs(_mean(said, class_mask), members=said), batch, **about)
 
 
 def others(logits: Array, class_mask: Array | None = None) -> Array:
@@ -41,22 +47,29 @@ def others(logits: Array, class_mask: Array | None = None) -> Array:
     logits: (batch, classes) of this peer, under a mapped axis `PEERS`.
     class_mask: the classes that count.
   """
-  jax.lax.axis_size(PEERS)  # a NameError where nothing is mapped, and a peer would be alone
-  return _of_others(jax.lax.stop_gradient(kd.log_softmax(logits, class_mask)))
+  return _mean(members(logits), class_mask)
 
 
-# A rule for the mapped axis and not a collective over it, which fails under shard_map's check of replication.
-@jax.custom_batching.custom_vmap
-def _of_others(log_p: Array) -> Array:
-  return log_p
+def _mean(said: Array, class_mask: Array | None) -> Array:
+  return kd.teacher_at(kd.Outputs(said[:, 0], members=said), 1.0, class_mask)
 
 
-@_of_others.def_vmap
-def _of_others_mapped(peers: int, mapped: list[bool], log_p: Array) -> tuple[Array, bool]:
-  del mapped
-  own = jnp.eye(peers, dtype=bool)[:, :, None, None]
-  mean = jax.nn.logsumexp(jnp.where(own, -jnp.inf, log_p), axis=1)
-  return mean - jnp.log(jnp.asarray(peers - 1, log_p.dtype)), True
+def members(logits: Array) -> Array:
+  """(batch, peers - 1, ..., classes): the logits of all peers but this one, as constants; see `others`."""
+  peers = jax.lax.axis_size(PEERS)  # a NameError where nothing is mapped, and a peer would be alone
+
+  # A rule for the mapped axis and not a collective over it, which fails under shard_map's check of replication.
+  @jax.custom_batching.custom_vmap
+  def of_others(x: Array) -> Array:
+    return jnp.broadcast_to(x[:, None], (x.shape[0], peers - 1, *x.shape[1:]))
+
+  @of_others.def_vmap
+  def of_others_mapped(size: int, mapped: list[bool], x: Array) -> tuple[Array, bool]:
+    x = x if mapped[0] else jnp.broadcast_to(x, (size, *x.shape))
+    rest = np.array([[other for other in range(size) if other != own] for own in range(size)])
+    return jnp.moveaxis(x[rest], 1, 2), True
+
+  return of_others(jax.lax.stop_gradient(logits))
 
 
 def mapped(fn: Callable[..., Any], peers: int) -> Callable[..., Any]:

@@ -11,9 +11,10 @@ from jaxtyping import Array
 import kd
 from core import axis, ranges
 from core.errors import UserError, unknown
+from engine.counting import MASKS, batch_mean, counted, examples_left, fitted, shielded, whole
+from engine.outputs import as_outputs, not_finite, picked, taps_not_finite
 
 Weight = float | Callable[[Array], Array]
-MASKS = ("all", "labelled", "unlabelled")
 
 
 class Term(NamedTuple):
@@ -23,13 +24,28 @@ class Term(NamedTuple):
     name: it is logged under this name, and owns `aux[name]` and `aux_state[name]`.
     loss: a loss of `kd`.
     weight: a number, or a function of the step.
-    mask: which examples count: "all", or those whose label is known ("labelled") or is -1 ("unlabelled").
+    mask: which examples, or positions, count: "all", or those whose label is known ("labelled") or is -1
+      ("unlabelled").
+    ignore_label: a label, such as 255 or -100, that leaves its example or position out.
+    output: which output it reads of networks that have several: its name in their tree, such as "boxes", "heads/boxes"
+      or, of a tuple, "1". A teacher with one output only is read as it is.
   """
 
   name: str
   loss: kd.Loss
   weight: Weight = 1.0
   mask: str = "all"
+  ignore_label: int | None = None
+  output: str = ""
+
+  @property
+  def counts_less(self) -> bool:
+    """Whether labels say what counts for it."""
+    return self.mask != "all" or self.ignore_label is not None
+
+  def counted(self, batch: Mapping[str, Any]) -> Array | None:
+    """What counts for it: (batch,) or (batch, *positions) bools, None for everything."""
+    return counted(batch, self.mask, self.ignore_label)
 
 
 @runtime_checkable
@@ -50,51 +66,6 @@ class Objective(Protocol):
   ) -> tuple[Array, dict[str, Any], dict[str, Array]]: ...
 
 
-def batch_mean(per_example: Array, valid: Array | None, axis_name: str | None) -> Array:
-  """This device's part of the mean over the valid examples of all: that mean is the mean over devices of the parts."""
-  if valid is None:
-    return jnp.mean(per_example)
-  count = axis.pmean(jnp.sum(valid.astype(per_example.dtype)), axis_name)
-  return jnp.sum(jnp.where(valid, per_example, 0.0)) / jnp.where(count > 0, count, 1.0)
-
-
-def counted(batch: Mapping[str, Any], mask: str) -> Array | None:
-  """(batch,) bools: the examples that count under a mask; None where all do."""
-  valid = batch.get("valid")
-  if mask == "all" or "label" not in batch:
-    return valid
-  known = batch["label"] >= 0
-  if "mix_label" in batch:  # an example that is mixed with an unlabelled one has no label for a part of its image
-    known &= batch["mix_label"] >= 0
-  chosen = known if mask == "labelled" else ~known
-  return chosen if valid is None else chosen & valid
-
-
-def examples_left(batch: Mapping[str, Any], axis_name: str | None) -> Array | None:
-  """How many examples count, with some class that counts; None where nothing is masked.
-
-  Returns:
-    A float32 scalar, this device's number times the devices: its mean over these is the number of the whole batch.
-
-  Raises:
-    UserError: none does, and the masks are known: inside jit the number is all that can be had.
-  """
-  examples, classes = batch.get("valid"), batch.get("class_mask")
-  if examples is None and classes is None:
-    return None
-  some = jnp.ones((), bool) if classes is None else jnp.any(classes, axis=-1)
-  counted = some if examples is None else examples & some
-  number = jnp.sum(counted.astype(jnp.float32)) * axis.size(axis_name)
-  if not isinstance(number, jax.core.Tracer) and not number:
-    raise UserError(EMPTY)
-  return number
-
-
-EMPTY = (
-  "the batch is masked as a whole: expected 'valid' to leave an example, and 'class_mask' a class of it, that counts"
-)
-
-
 def weight_at(term: Term, step: Array) -> Any:
   """A term's weight at a step."""
   return term.weight(step) if callable(term.weight) else term.weight
@@ -106,9 +77,11 @@ class Weighted:
 
   Attributes:
     terms: its losses.
+    output: which output of a network with several the metrics read.
   """
 
   terms: tuple[Term, ...]
+  output: str = ""
 
   @property
   def student(self) -> tuple[str, ...]:
@@ -129,6 +102,14 @@ class Weighted:
     parts = self.parts(logs, step)
     own = [parts[term.name] for term in self.terms if not kd.needs_teacher(term.loss)]
     return sum(own, jnp.zeros((), jnp.float32).astype(own[0].dtype if own else jnp.float32))
+
+  def refuse_accumulation(self, accumulate: int) -> None:
+    """Raises a UserError where a term would mean another thing on each of several micro-batches than on the batch."""
+    if accumulate > 1 and self.relational:
+      raise UserError(
+        f"the term {self.relational[0]!r} compares the examples of a batch, or takes statistics of them, and "
+        f"accumulate is {accumulate}: it would see micro-batches; expected accumulate 1"
+      )
 
   @property
   def relational(self) -> tuple[str, ...]:
@@ -154,7 +135,10 @@ class Weighted:
     for index, term in enumerate(self.terms):
       if not isinstance(term.loss, kd.TapLoss) or term.loss.init is None:
         continue
-      started = term.loss.init(jax.random.fold_in(key, index), student, teacher, teacher_variables)  # pyrefly: ignore
+      where = f"term {term.name!r}"
+      outputs = picked(student, term.output, term.loss, where)
+      its = None if teacher is None else picked(teacher, term.output, term.loss, where, teacher=True)
+      started = term.loss.init(jax.random.fold_in(key, index), outputs, its, teacher_variables)  # pyrefly: ignore
       trained, kept = started
       aux |= {} if trained is None else {term.name: trained}
       aux_state |= {} if kept is None else {term.name: kept}
@@ -172,15 +156,18 @@ class Weighted:
     key: Array,
     axis_name: str | None,
   ) -> tuple[Array, dict[str, Any], dict[str, Array]]:
+    student, teacher = as_outputs(student), None if teacher is None else as_outputs(teacher)
     total, states, logs = jnp.zeros((), jnp.float32), dict(aux_state), {}
     number = examples_left(batch, axis_name)
     logs |= {} if number is None else {"examples_left": number}  # the loop stops where it is 0
+    update = whole(batch)
     for index, term in enumerate(self.terms):
-      valid = counted(batch, term.mask)
+      valid = term.counted(batch)
+      over = valid, axis_name, term.counted(update.batch), update.micro_batches
       per_example, after, notes = term.loss(
-        student,
-        teacher,
-        batch if valid is None else {**batch, "valid": valid},
+        self._read(student, term, valid),
+        None if teacher is None else picked(teacher, term.output, term.loss, f"term {term.name!r}", teacher=True),
+        batch if valid is None else {**batch, "valid": _for(term.loss, valid)},
         aux=aux.get(term.name),
         aux_state=aux_state.get(term.name),
         key=jax.random.fold_in(key, index),
@@ -190,22 +177,64 @@ class Weighted:
       )
       if after is not None:
         states[term.name] = after
-      value = batch_mean(per_example, valid, axis_name)
+      value = batch_mean(per_example, *over)
       weight = weight_at(term, step)
       total = total.astype(value.dtype) + weight * value
       logs[term.name] = value
-      logs |= {f"{term.name}/{k}": batch_mean(v, valid, axis_name) for k, v in notes.items()}
-    return total, states, logs
+      logs |= {f"{term.name}/{k}": batch_mean(v, *over) for k, v in notes.items()}
+    logs |= self._of_the_teacher(teacher, batch, axis_name)
+    return total, states, self._of_activations(teacher, total, axis_name, logs)
+
+  def _read(self, student: kd.Outputs, term: Term, valid: Array | None) -> kd.Outputs:
+    """The student's outputs as a term reads them; what does not count for it gets no gradient."""
+    read = picked(student, term.output, term.loss, f"term {term.name!r}")
+    if valid is None:
+      return read
+    rows = fitted(valid, valid.shape[:1])
+    logits = jax.tree.map(lambda x: shielded(x, valid if valid.ndim < x.ndim else rows), read.logits)
+    return read._replace(logits=logits, taps={name: shielded(x, rows) for name, x in read.taps.items()})
+
+  def _of_the_teacher(self, teacher: Any, batch: Mapping[str, Any], axis_name: str | None) -> dict[str, Array]:
+    """How many examples of the batch the teacher's logits are not finite in; the loop stops where it is not 0."""
+    found = []
+    for term in self.terms if teacher is not None else ():
+      # Logits that nobody reads would be computed for this alone.
+      if kd.needs_teacher(term.loss) and not (isinstance(term.loss, kd.TapLoss) and term.loss.teacher):
+        read = picked(teacher, term.output, term.loss, f"term {term.name!r}", teacher=True)
+        bad, valid = not_finite(read, batch.get("class_mask")), term.counted(batch)
+        if bad is not None:
+          found.append(jnp.sum((bad if valid is None else bad & fitted(valid, bad.shape)).astype(jnp.float32)))
+    return {NOT_FINITE: jnp.max(jnp.stack(found)) * axis.size(axis_name)} if found else {}
+
+  def _of_activations(
+    self, teacher: Any, loss: Array, axis_name: str | None, logs: dict[str, Array]
+  ) -> dict[str, Array]:
+    """Likewise of its activations, where the loss is not finite."""
+    taps = {} if teacher is None else {name: teacher.taps[name] for name in self.teacher}
+    if not taps:
+      return logs
+    found = taps_not_finite(jax.lax.stop_gradient(taps), ~jnp.isfinite(jax.lax.stop_gradient(loss)), axis_name)
+    return logs | {NOT_FINITE: logs.get(NOT_FINITE, 0.0) + found}
 
 
-def weighted(terms: Sequence[Term]) -> Weighted:
+NOT_FINITE = "teacher_not_finite"
+
+
+def _for(loss: kd.Loss, valid: Array) -> Array:
+  """The mask as a loss reads it: activations have no positions of labels, so one that reads them gets (batch,)."""
+  return fitted(valid, valid.shape[:1]) if isinstance(loss, kd.TapLoss) and loss.student else valid
+
+
+def weighted(terms: Sequence[Term], output: str = "") -> Weighted:
   """The objective sum_k weight_k * mean over the batch of loss_k.
 
-  The batch may hold "valid", (batch,) bools that leave padding out of the mean, and "class_mask", bools that
-  broadcast to the logits, the classes that count.
+  The batch may hold "valid", (batch,) or (batch, *positions) bools that leave padding out of the mean, and
+  "class_mask", bools that broadcast to the logits, the classes that count.
 
   Args:
     terms: at least one; names differ.
+    output: which output of a network with several is compared with the labels for the metrics; the terms' own where
+      all of them read one.
   """
   names = [term.name for term in terms]
   if not names or len(set(names)) < len(names):
@@ -213,5 +242,10 @@ def weighted(terms: Sequence[Term]) -> Weighted:
   for term in terms:
     if term.mask not in MASKS:
       raise unknown(f"mask of term {term.name!r}", term.mask, MASKS)
+    if term.ignore_label is not None and type(term.ignore_label) is not int:
+      raise UserError(f"ignore_label of term {term.name!r} is {term.ignore_label!r}; expected a whole number, or None")
+    if not isinstance(term.output, str):
+      raise UserError(f"output of term {term.name!r} is {term.output!r}; expected a name, such as 'boxes' or '1'")
     ranges.check(f"weight of term {term.name!r}", term.weight, ranges.NOT_NEGATIVE, varies=True)
-  return Weighted(tuple(terms))
+  read = {term.output for term in terms if term.output}
+  return Weighted(tuple(terms), output or (min(read) if len(read) == 1 else ""))

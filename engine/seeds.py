@@ -58,6 +58,7 @@ def fit(
   tick: Callable[[int], None] | None = None,
   steps_per_call: int | None = None,
   in_flight: int = loop.IN_FLIGHT,
+  teacher_name: str = "the teacher",
 ) -> tuple[TrainState, History]:
   """`engine.loop.fit` of several seeds on one device; metrics are (seeds, steps).
 
@@ -75,11 +76,13 @@ def fit(
     tick: as of `engine.loop.fit`.
     steps_per_call: steps compiled into one call.
     in_flight: calls that may be unfinished.
+    teacher_name: as of `engine.loop.fit`.
   """
   length = loop.steps_a_call(steps_per_call)
   run = jax.jit(batched(loop.several(step, get_batch, length), over))
   arguments = (data, (own, teacher_variables, jnp.asarray(seeds, jnp.int32)))
-  return loop.drive(run, states, arguments, steps=steps, hooks=hooks, tick=tick, length=length, in_flight=in_flight)
+  more: Any = {"hooks": hooks, "tick": tick, "in_flight": in_flight, "teacher_name": teacher_name}
+  return loop.drive(run, states, arguments, steps=steps, length=length, **more)
 
 
 def batched(run: Run, over: str) -> Callable[..., tuple[TrainState, dict[str, Array]]]:

@@ -13,8 +13,10 @@ from core import axis, keys
 from core.errors import UserError
 from engine import optim
 from engine.average import average
+from engine.counting import batch_mean, counted, filled, refuse_unknown_counts, whole
 from engine.forward import Forward
-from engine.objective import Objective, Weighted, batch_mean, counted
+from engine.objective import Objective, Weighted
+from engine.outputs import as_outputs, is_one, picked
 from engine.state import TrainState
 from engine.statistics import refuse_local_statistics
 
@@ -56,14 +58,12 @@ def make_train_step(
     devices.
   """
   tx = optim.accumulated(tx, accumulate)
-  if accumulate > 1 and isinstance(objective, Weighted) and objective.relational:
-    raise UserError(
-      f"the term {objective.relational[0]!r} compares the examples of a batch, or takes statistics of them, and "
-      f"accumulate is {accumulate}: it would see micro-batches; expected accumulate 1"
-    )
+  if isinstance(objective, Weighted):
+    objective.refuse_accumulation(accumulate)
 
   def step(state, batch, teacher_variables=None, *, axis_name=None, seed=seed):
     optim.check_order(state.opt_state)
+    batch = filled(batch)
     key = keys.step_key(seed, state.step, "step")
     # The batch is made once: fused into each of its readers its pixels could be rounded otherwise for one than another.
     batch = jax.lax.optimization_barrier(batch)
@@ -125,11 +125,13 @@ def minimised(
     key: of the step.
     axis_name: the device axis, or None.
   """
+  if isinstance(objective, Weighted):
+    refuse_unknown_counts(batch, [term.counted(batch) for term in objective.terms], accumulate)
 
   def loss_of(trained):
     variables = {"params": trained["params"], **state.model_state}
     student, model_state, quant_state = run(variables, trained["qparams"], state.quant_state, batch["image"])
-    student = student if isinstance(student, kd.Outputs) else kd.Outputs(student)
+    student = as_outputs(student)
     about = {"aux": trained["aux"], "aux_state": state.aux_state}
     about |= {"step": state.step // accumulate, "key": key, "axis_name": axis_name}
     loss, aux_state, logs = objective(student, taught, batch, **about)
@@ -137,10 +139,19 @@ def minimised(
       model_state,
       quant_state,
       aux_state,
-      {"loss": loss, **accuracy(student.logits, batch, axis_name), **logs},
+      {"loss": loss, **_accuracy_of(objective, student, batch, axis_name), **logs},
     )
 
   return loss_of
+
+
+def _accuracy_of(objective: Objective, student: kd.Outputs, batch: Mapping[str, Any], axis_name: str | None) -> Metrics:
+  """The accuracy of the output that an objective names, or of the only one."""
+  if not isinstance(objective, Weighted):
+    return accuracy(student.logits, batch, axis_name)
+  skipped = [term.ignore_label for term in objective.terms if term.ignore_label is not None]
+  main = picked(student, objective.output, objective.terms[0].loss, "the objective") if objective.output else student
+  return accuracy(main.logits, batch, axis_name, skipped[0] if skipped else None)
 
 
 def task_of(loss_of: Callable[..., Any], objective: Objective, step: Array) -> Callable[[Any], Array]:
@@ -179,15 +190,37 @@ def teacher_outputs(teacher: Callable | None, variables: Any, batch: Mapping[str
   # Behind a barrier: the compiler must not fuse the teacher, or a look-up of what it gave, into the loss with another
   # rounding, so that training from stored logits has the bits of training with the running teacher.
   cached = jax.lax.optimization_barrier(jax.lax.stop_gradient(cached))
-  return cached if isinstance(cached, kd.Outputs) else kd.Outputs(cached)
+  return as_outputs(cached)
 
 
-def accuracy(logits: Array, batch: Mapping[str, Any], axis_name: str | None) -> Metrics:
-  """The share of the labelled examples whose largest logit is their label's, where the batch has labels."""
-  if "label" not in batch:
+def accuracy(logits: Any, batch: Mapping[str, Any], axis_name: str | None, ignored: int | None = None) -> Metrics:
+  """The share of the labelled examples, or positions, whose largest logit is their label's.
+
+  One logit, or labels of the logits' own shape, say yes or no: a logit above 0 is yes.
+
+  Args:
+    logits: (batch, *positions, classes).
+    batch: with "label", of whole numbers, (batch, *positions) or as the logits.
+    axis_name: the device axis, or None.
+    ignored: a label that does not count.
+
+  Returns:
+    {"accuracy": ...}, or nothing where the labels are no classes of these outputs.
+  """
+  label = batch.get("label")
+  if label is None or not is_one(logits) or not (label.dtype == bool or jnp.issubdtype(label.dtype, jnp.integer)):
     return {}
-  right = jnp.argmax(logits, -1).astype(batch["label"].dtype) == batch["label"]
-  return {"accuracy": batch_mean(right.astype(jnp.float32), counted(batch, "labelled"), axis_name)}
+  if label.shape == logits.shape or (label.shape, 1) == (logits.shape[:-1], logits.shape[-1]):
+    right = (logits.reshape(label.shape) > 0) == (label > 0)
+  elif label.shape == logits.shape[:-1]:
+    mask = batch.get("class_mask")
+    shown = logits if mask is None else jnp.where(mask, logits, -jnp.inf)
+    right = jnp.argmax(shown, -1) == label.astype(jnp.int32)
+  else:
+    return {}
+  update, micro_batches = whole(batch)
+  over = counted(batch, "labelled", ignored), axis_name, counted(update, "labelled", ignored), micro_batches
+  return {"accuracy": batch_mean(right.astype(jnp.float32), *over)}
 
 
 def vary(tree: Any, axis_name: str | None) -> Any:

@@ -15,6 +15,7 @@ from jaxtyping import Array
 import kd
 from core import axis, keys
 from engine import parallel
+from engine.counting import filled
 from engine.forward import Forward
 from engine.loop import GetBatch
 from engine.objective import Weighted
@@ -39,7 +40,7 @@ def term_norm(
   """
 
   def norm(state, batch, teacher_variables=None, *, share, axis_name=None, seed=0):
-    key = keys.step_key(seed, state.step, "step")
+    batch, key = filled(batch), keys.step_key(seed, state.step, "step")
     of_itself = own_averages(forward, state, key, axis_name) if itself else None
     taught = teacher_outputs(of_itself or teacher, () if itself else teacher_variables, batch)
     run = in_training(forward, key, axis_name)

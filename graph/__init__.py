@@ -5,10 +5,12 @@ from graph.edit import edit
 from graph.fold import fold_batch_norms
 from graph.live import leaves_read, live
 from graph.makers import Maker, exposed
+from graph.norms import Norm, batch_norms
 from graph.ops import Op, Operand
 from graph.parts import Made, axis_parts
 from graph.rewriting import rewrite
 from graph.shapes import shapes
+from graph.stacked import stacked_axes
 from graph.taps import taps
 from graph.view import Graph, trace, training_only
 
@@ -16,9 +18,11 @@ __all__ = [
   "Graph",
   "Made",
   "Maker",
+  "Norm",
   "Op",
   "Operand",
   "axis_parts",
+  "batch_norms",
   "edit",
   "exposed",
   "fold_batch_norms",
@@ -27,6 +31,7 @@ __all__ = [
   "live",
   "rewrite",
   "shapes",
+  "stacked_axes",
   "taps",
   "trace",
   "training_only",

@@ -1,11 +1,11 @@
 """Affine equations after a site, found by what they do and measured on the numbers."""
 
+import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
+import numpy as np
 from jax.extend import core as jex
 
 from graph import versions
@@ -91,15 +91,38 @@ def _is_affine(analysis: Analysis, node: Node, place: int) -> bool:
   return place == 0 and moves(node.primitive, source, result)
 
 
-def foldable(users: Users, site: Site) -> Chain | None:
-  """The chain after a site whose kernel is a leaf of its own and has one axis of output channels."""
-  op, analysis = site.op, users.analysis
-  if op.kind not in ("dot", "conv") or op.kernel_index is None or op.channel_axis is None or site.node is None:
-    return None
+def out_axes(site: Site) -> tuple[int, ...]:
+  """Where the axes of outputs of a site's kernel are in what it returns: rising, those of a batch first."""
+  op = site.op
+  if op.kind == "conv":
+    return (op.params["dimension_numbers"].out_spec[1],)
+  batch = len(op.params["dimension_numbers"][1][0])
+  before = batch if op.kernel_index == 0 else len(op.outputs[0].shape) - len(kernel_axes(site)) + batch
+  return (*range(batch), *range(before, before + len(kernel_axes(site)) - batch))
+
+
+def kernel_axes(site: Site) -> tuple[int, ...]:
+  """The same axes in the kernel's operand, in the same order."""
+  op = site.op
+  if op.kind == "conv":
+    return (op.params["dimension_numbers"].rhs_spec[0],)
+  (contract, batch), kernel = op.params["dimension_numbers"], op.kernel_index or 0
+  summed, shared = contract[kernel], batch[kernel]
+  return (*shared, *(i for i in range(len(op.inputs[kernel].shape)) if i not in summed and i not in shared))
+
+
+def refusal(users: Users, chain: Chain) -> str:
+  """Why the kernel of a site cannot take up a chain that follows it; "" where it can."""
+  site, op = chain.site, chain.site.op
+  if op.kernel_index is None:
+    return f"it follows {op.name!r}, which multiplies two activations"
+  if op.inputs[op.kernel_index].leaf is None:
+    return f"it follows {op.name!r}, whose kernel is a constant"
   if not op.inputs[op.kernel_index].exact or _kernel_moves(users, site) is None:
-    return None
-  chain = find_chain(users, site)
-  return chain if chain is not None and analysis.program.avals[site.node.outputs[0]].shape else None
+    return f"the kernel of {op.name!r} is used more than once, or computed from others"
+  if not kernel_axes(site):
+    return f"the kernel of {op.name!r} has no axis of outputs"
+  return ""
 
 
 def _kernel_moves(users: Users, site: Site) -> list[Node] | None:
@@ -120,83 +143,92 @@ def _kernel_moves(users: Users, site: Site) -> list[Node] | None:
     current = analysis.resolve(node.inputs[0])
 
 
-def out_axis(site: Site) -> int:
-  """Where the kernel's output channels are in the site's output."""
-  op = site.op
-  if op.kind == "conv":
-    return op.params["dimension_numbers"].out_spec[1]
-  return len(op.params["dimension_numbers"][1][0]) if op.kernel_index == 0 else len(op.outputs[0].shape) - 1
+class Measured(NamedTuple):
+  """What a chain does to its site's output, in float64.
+
+  Attributes:
+    offset: by output channel, an axis for each of `out_axes`.
+    factor: of the kernel, in the shape of its leaf (a view).
+    flat: whether it does the same at every position.
+  """
+
+  offset: np.ndarray
+  factor: np.ndarray
+  flat: bool
 
 
-def measure(analysis: Analysis, chains: list[Chain], given: Mapping[str, Any]) -> list[tuple[Any, Any, bool]]:
-  """For each chain: the offset by channel, the factor of the kernel's leaf, and whether positions agree."""
+@np.errstate(all="ignore")  # what is not finite is seen by the caller
+def measure(users: Users, chain: Chain, env: dict[int, Any]) -> Measured:
+  """Follows the slope and the offset of a chain through its equations; coefficients are the model's own numbers.
 
-  def every(leaves: list[Any]) -> Any:
-    env = dict(zip(analysis.program.body.inputs, leaves, strict=False))
-    return [_measure_one(analysis, chain, env) for chain in chains]
-
-  measured = jax.jit(every)([given[name] for name in analysis.program.leaves])
-  return [(offset, kernel, bool(flat)) for offset, kernel, flat in measured]
-
-
-def _measure_one(analysis: Analysis, chain: Chain, env: dict[int, Any]) -> Any:
-  site = chain.site
-  aval, axis = analysis.program.avals[site.node.outputs[0]], out_axis(site)
-
-  def whole(y: Any) -> Any:
-    for node, place in zip(chain.nodes, chain.places, strict=True):
-      others = [y if i == place else compute(analysis, env, ref) for i, ref in enumerate(node.inputs)]
-      y = versions.rebind(node.eqn, tuple(others))[0]
-    return y
-
-  def moved(y: Any) -> Any:
-    for node in _moves_of(chain.nodes):
-      y = versions.rebind(node.eqn, (y,))[0]
-    return y
-
-  zero = jnp.zeros(aval.shape, aval.dtype)
-  at_zero, pull = jax.vjp(whole, zero)
-  slope = pull(jnp.ones_like(at_zero))[0].astype(jnp.float32)
-  unmove = jax.linear_transpose(moved, jax.ShapeDtypeStruct(aval.shape, jnp.float32))
-  offset = unmove(at_zero.astype(jnp.float32))[0]
-  shape = [n if i == axis else 1 for i, n in enumerate(aval.shape)]
-  first = tuple(slice(None) if i == axis else 0 for i in range(len(aval.shape)))
-  flat = jnp.array(True)
+  `env` holds the variables' leaves by number, and keeps what is computed of them.
+  """
+  site, analysis = chain.site, users.analysis
+  shape = tuple(analysis.program.avals[site.node.outputs[0]].shape)
+  slope, offset = np.broadcast_to(1.0, shape), np.broadcast_to(0.0, shape)
+  place = np.arange(math.prod(shape)).reshape(shape)  # where each entry was in the site's output
+  for node, at in zip(chain.nodes, chain.places, strict=True):
+    if node.primitive in AFFINE:
+      others = [compute(analysis, env, ref) for i, ref in enumerate(node.inputs) if i != at]
+      slope, offset = _AFFINE[node.primitive](slope, offset, at, *(np.asarray(x, np.float64) for x in others))
+    else:
+      slope, offset, place = (_moved(analysis, node, x) for x in (slope, offset, place))
+  if any(node.primitive not in AFFINE for node in chain.nodes):
+    slope, offset = (_at(place, np.broadcast_to(x, place.shape), shape) for x in (slope, offset))
+  axes = out_axes(site)
+  first = tuple(slice(None) if i in axes else slice(1) for i in range(len(shape)))
+  flat = True
   for full in (slope, offset):
-    spread = jnp.abs(full - full[first].reshape(shape))
-    flat &= jnp.all(spread <= 1e-6 * jnp.max(jnp.abs(full)))
-  return offset[first], _kernel_factor(analysis, site, slope[first]), flat
+    flat &= bool(np.all(np.abs(full - full[first]) <= 1e-6 * np.max(np.abs(full), initial=0.0)))
+  sizes = [shape[i] for i in axes]
+  return Measured(offset[first].reshape(sizes), _kernel_factor(users, site, slope[first].reshape(sizes)), flat)
 
 
-def _kernel_factor(analysis: Analysis, site: Site, slope: Any) -> Any:
-  """The slope, broadcast over the kernel's operand, pulled back to the shape of the leaf."""
-  users_moves = _leaf_path(analysis, site)
-  operand = site.op.inputs[site.op.kernel_index or 0]
-  shape = [n if i == site.op.channel_axis else 1 for i, n in enumerate(operand.shape)]
-  full = jnp.broadcast_to(slope.reshape(shape), operand.shape)
-  if not users_moves:
+def _kernel_factor(users: Users, site: Site, slope: np.ndarray) -> np.ndarray:
+  """The slope, broadcast over the kernel's operand, in the shape of the leaf."""
+  axes, operand = kernel_axes(site), site.op.inputs[site.op.kernel_index or 0]
+  shape = [n if i in axes else 1 for i, n in enumerate(operand.shape)]
+  full = np.broadcast_to(slope.transpose(np.argsort(axes)).reshape(shape), operand.shape)
+  path = _kernel_moves(users, site) or []
+  if all(node.primitive == "convert_element_type" for node in path):
     return full
-  start = analysis.value(users_moves[0].inputs[0]).aval
-
-  def moved(w: Any) -> Any:
-    for node in _moves_of(users_moves):
-      w = versions.rebind(node.eqn, (w,))[0]
-    return w
-
-  return jax.linear_transpose(moved, jax.ShapeDtypeStruct(start.shape, jnp.float32))(full)[0]
+  start = tuple(users.analysis.value(path[0].inputs[0]).aval.shape)
+  place = np.arange(math.prod(start)).reshape(start)
+  for node in path:
+    place = _moved(users.analysis, node, place)
+  return _at(place, full, start)
 
 
-def _leaf_path(analysis: Analysis, site: Site) -> list[Node]:
-  found, current = [], analysis.value(site.node.inputs[site.op.kernel_index or 0])
-  while current.producer is not None:
-    found.append(current.producer)
-    current = analysis.value(current.producer.inputs[0])
-  return found[::-1]
+def _at(place: np.ndarray, values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+  """An array of this shape with values at these places of it, counted flat."""
+  out = np.empty(math.prod(shape), values.dtype)
+  out[place.reshape(-1)] = values.reshape(-1)
+  return out.reshape(shape)
 
 
-def _moves_of(nodes: Any) -> Iterator[Node]:
-  """The nodes that change places, and not numbers or types."""
-  return (node for node in nodes if node.primitive not in AFFINE and node.primitive != "convert_element_type")
+def _moved(analysis: Analysis, node: Node, x: Any) -> np.ndarray:
+  """What an equation that moves numbers, and computes none, makes of an array."""
+  shape, params = tuple(analysis.program.avals[node.outputs[0]].shape), node.params
+  if node.primitive == "transpose":
+    return np.transpose(x, params["permutation"])
+  if node.primitive == "rev":
+    return np.flip(x, params["dimensions"])
+  if node.primitive == "broadcast_in_dim":
+    sizes = [1] * len(shape)
+    for axis, size in zip(params["broadcast_dimensions"], np.shape(x), strict=True):
+      sizes[axis] = size
+    return np.broadcast_to(np.reshape(x, sizes), shape)
+  return np.reshape(x, shape)
+
+
+_AFFINE: dict[str, Callable[..., tuple[Any, Any]]] = {
+  "add": lambda slope, offset, at, c: (slope, offset + c),
+  "sub": lambda slope, offset, at, c: (slope, offset - c) if at == 0 else (-slope, c - offset),
+  "mul": lambda slope, offset, at, c: (slope * c, offset * c),
+  "div": lambda slope, offset, at, c: (slope / c, offset / c),
+  "neg": lambda slope, offset, at: (-slope, -offset),
+}
+_SHAPES = frozenset(("broadcast_in_dim", "reshape", "squeeze", "transpose"))
 
 
 def compute(analysis: Analysis, env: dict[int, Any], ref: Any) -> Any:
@@ -219,5 +251,8 @@ def compute(analysis: Analysis, env: dict[int, Any], ref: Any) -> Any:
       todo.extend(missing)
       continue
     values = tuple(s.val if isinstance(s, jex.Literal) else env[s] for s in sources)
-    env.update(zip(node.outputs, versions.rebind(node.eqn, values), strict=True))
+    if node.primitive in _SHAPES and len(values) == 1:  # nothing to compile
+      env[node.outputs[0]] = _moved(analysis, node, np.asarray(values[0]))
+    else:
+      env.update(zip(node.outputs, versions.rebind(node.eqn, values), strict=True))
   return env[ref]

@@ -9,20 +9,21 @@ before and keeps those of the kept channels, so that dropout removes what it rem
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend import core as jex
 
 from core.errors import UserError, unknown
 from graph import versions
-from graph.affine import out_axis
+from graph.affine import out_axes
 from graph.axes import Axes, Axis, is_depthwise
 from graph.emit import Emitter, Replacement
 from graph.program import Node, read, touched
-from graph.shapes import build, leaves_by_name, shapes
-from graph.sites import Analysis
+from graph.shapes import leaves_by_name, structs
+from graph.sites import Analysis, Site
 
-Keep = Mapping[str, Sequence[int]]
+Keep = Mapping[str, Any]
 Cut = tuple[np.ndarray | None, ...]  # for each axis of a value what is kept of it
 
 
@@ -33,6 +34,7 @@ class Sizes:
     self.analysis = analysis
     self.axes = Axes(analysis.program)
     self.kept: dict[Axis, np.ndarray] = {}
+    self.kept_of = {name: list(keep) for name, keep in seeds.values()}
     for axis, (name, keep) in seeds.items():
       root = self.axes.find(axis)
       indices = np.asarray(keep, np.int32)
@@ -103,21 +105,60 @@ _PARAMS: dict[str, Callable[[Sizes, Node], dict[str, Any]]] = {
 }
 
 
+def _channel_axis(site: Site) -> int:
+  op, axes = site.op, ()
+  if op.kind not in ("dot", "conv"):
+    why = f"it is of the kind {op.kind!r}"
+  elif op.kernel_index is None:
+    why = "it multiplies two activations"
+  else:
+    axes = out_axes(site)
+    sizes = tuple(op.outputs[0].shape[axis] for axis in axes)
+    why = f"its kernel has {len(axes)} axes of outputs, {sizes}"
+  if len(axes) != 1:
+    raise UserError(
+      f"the channels of {op.name!r} cannot be removed: {why}; expected a convolution, or a dot with a kernel of "
+      "one axis of outputs"
+    )
+  return axes[0]
+
+
+def kept_indices(name: str, given: Any, count: int) -> list[int]:
+  """What is kept of a site's channels as indices.
+
+  Args:
+    name: the site's.
+    given: indices, or a mask with a bool for each channel; a sequence or an array of numpy or jax.
+    count: of the channels.
+
+  Raises:
+    UserError: it is neither.
+  """
+  array = np.asarray(given)
+  if array.dtype == bool and array.shape == (count,):
+    array = np.flatnonzero(array)
+  whole = array.ndim == 1 and array.size and array.dtype.kind in "iu"
+  if not whole or np.any(np.diff(array.astype(np.int64)) <= 0) or not 0 <= array[0] <= array[-1] < count:
+    raise UserError(
+      f"the kept channels of {name!r} have to be ascending indices below {count}, got {array.tolist()} (or {count} "
+      "bools, of which one at least is true)"
+    )
+  return [int(i) for i in array]
+
+
 def sizes_of(analysis: Analysis, keep: Keep) -> Sizes:
   """The sizes of a program of which these channels are kept, by name of the site.
 
   Raises:
     UserError: an unknown site, an index out of range or twice, or channels that cannot be followed to their readers.
   """
-  sites = {s.op.name: s for s in analysis.sites if s.op.kind in ("dot", "conv") and s.op.channel_axis is not None}
+  sites = {s.op.name: s for s in analysis.sites[:-1]}
   seeds: dict[Axis, tuple[str, Sequence[int]]] = {}
-  for name, indices in keep.items():
+  for name, given in keep.items():
     if name not in sites:
-      raise unknown("site", name, sites)
-    number, axis = sites[name].node.outputs[0], out_axis(sites[name])
-    count = analysis.program.avals[number].shape[axis]
-    if not indices or sorted(set(indices)) != list(indices) or not 0 <= indices[0] <= indices[-1] < count:
-      raise UserError(f"the kept channels of {name!r} have to be ascending indices below {count}, got {list(indices)}")
+      raise unknown("site", name, [s.op.name for s in sites.values() if s.op.kernel_index is not None])
+    number, axis = sites[name].node.outputs[0], _channel_axis(sites[name])
+    indices = kept_indices(name, given, analysis.program.avals[number].shape[axis])
     seeds[(number, axis)] = (name, indices)
   sizes = Sizes(analysis, seeds)
   for operand, ref in zip(analysis.sites[-1].op.inputs, analysis.program.body.outputs, strict=True):
@@ -135,24 +176,23 @@ def keep_channels(
 
   Args:
     fn: `fn(variables, *inputs) -> out`.
-    variables: nested dicts and lists of arrays.
-    keep: ascending indices of the kept channels by the site's name; sites joined by a residual are cut alike.
+    variables: a tree of arrays; what comes back has the same containers.
+    keep: ascending indices of the kept channels by the site's name, or a mask of bools; sites joined by a residual are
+      cut alike.
     *inputs: an example.
 
   Returns:
-    `(fn2, variables2, edits)`: `fn2(variables2, *inputs)` with smaller leaves; `edit(fn, edits, shapes(variables))` is
-    fn2 again.
+    `(fn2, variables2, edits)`: `fn2(variables2, *inputs)` with smaller leaves; `edit(fn, edits, variables)` is fn2
+    again.
   """
   from graph.edit import edit
 
-  original = shapes(variables)
   analysis = Analysis(read(fn, variables, *inputs))
-  sizes, given = sizes_of(analysis, keep), leaves_by_name(variables)
-  small = []
-  for (path, _, _), name, number in zip(original, analysis.program.leaves, analysis.program.body.inputs, strict=False):
-    small.append((path, sizes.take(number, given[name])))
-  edits = [{"edit": "keep_channels", "keep": {name: [int(i) for i in indices] for name, indices in keep.items()}}]
-  return edit(fn, edits, original), build(small), edits
+  sizes, leaves = sizes_of(analysis, keep), jax.tree.leaves(variables)
+  small = [sizes.take(number, leaf) for number, leaf in zip(analysis.program.body.inputs, leaves, strict=False)]
+  edits = [{"edit": "keep_channels", "keep": {name: sizes.kept_of[name] for name in keep}}]
+  leaves_by_name(variables)  # the edited function finds them by name
+  return edit(fn, edits, structs(variables)), jax.tree.structure(variables).unflatten(small), edits
 
 
 def run(analysis: Analysis, keep: Keep, values: Sequence[Any]) -> list[Any]:

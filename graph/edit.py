@@ -14,21 +14,21 @@ from core.errors import UserError, unknown
 from graph import cut, fold
 from graph.affine import Users
 from graph.emit import Emitter, Replacement
-from graph.program import Body, Missing, Node, inside, read, touched
-from graph.shapes import Path, Shapes, build, leaves_by_name, name_of
+from graph.program import Body, Missing, Node, inside, leaf_name, read, touched
+from graph.shapes import Shapes, leaves_by_name, structs
 from graph.sites import Analysis
 
 Edit = dict[str, Any]
 EDITS = ("fold_batch_norm", "keep_channels")
 
 
-def edit(fn: Callable[..., Any], edits: Sequence[Edit], original: Shapes) -> Callable[..., Any]:
+def edit(fn: Callable[..., Any], edits: Sequence[Edit], original: Shapes | Any) -> Callable[..., Any]:
   """The edited function: `fn2(variables, *inputs) -> out` of the edited variables.
 
   Args:
     fn: the original function of the original variables.
     edits: what to change, as `fold_batch_norms` returns it.
-    original: `shapes(variables)` of the original variables.
+    original: the original variables, or their shapes in the same containers, or `shapes(variables)`, which is data.
 
   Raises:
     UserError: an unknown edit; or, when it is called, a function that is not the one the edits were made for.
@@ -40,15 +40,18 @@ def edit(fn: Callable[..., Any], edits: Sequence[Edit], original: Shapes) -> Cal
   if keep is not None and len(edits) > 1:
     raise UserError("an edit that keeps channels stands alone; make the other edits first, and cut their function")
 
+  whole = structs(original)
+
   def edited(variables: Any, *inputs: Any) -> Any:
     given = leaves_by_name(variables)
 
-    def struct(path: Path, shape: Sequence[int], dtype: Any) -> jax.ShapeDtypeStruct:
-      leaf = given.get(name_of(path))  # the caller may have cast the variables
-      return jax.ShapeDtypeStruct(tuple(shape), dtype if leaf is None else leaf.dtype)
+    def cast(path: Any, leaf: Any) -> jax.ShapeDtypeStruct:
+      now = given.get(leaf_name(path))  # the caller may have cast the variables
+      dtype = getattr(now, "dtype", leaf.dtype)
+      return leaf if dtype == leaf.dtype else jax.ShapeDtypeStruct(leaf.shape, dtype)
 
-    structs = build((path, struct(path, shape, dtype)) for path, shape, dtype in original)
-    analysis = Analysis(read(fn, structs, *inputs))
+    traced = jax.tree_util.tree_map_with_path(cast, whole)
+    analysis = Analysis(read(fn, traced, *inputs))
     program = analysis.program
     values = [given.get(name, Missing(name)) for name in program.leaves] + jax.tree.leaves(inputs)
     if keep is not None:

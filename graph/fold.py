@@ -6,18 +6,19 @@ zero, so how the normalisation is spelled does not matter; that they are the sam
 numbers. The site then has the kernel times the slope, and the offset as its bias.
 """
 
-import math
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
 from core.errors import UserError
 from graph import versions
-from graph.affine import AFFINE, Chain, Users, find_chain, foldable, measure, out_axis
+from graph.affine import AFFINE, Chain, Measured, Users, find_chain, measure, out_axes, refusal
 from graph.emit import Replacement
-from graph.program import read
-from graph.shapes import build, leaves_by_name, name_of, shapes
+from graph.program import leaf_name, read
+from graph.shapes import GONE, beside, changed, leaves_by_name, structs
 from graph.sites import Analysis
 
 
@@ -27,71 +28,119 @@ def fold_batch_norms(
   """Folds every batch norm that follows a dot or a convolution into it.
 
   A site is left as it is when its kernel is used twice or computed from others, when its output has another reader, or
-  inside a scan.
+  inside a scan; `batch_norms` says which and why.
 
   Args:
     fn: `fn(variables, *inputs) -> out` in evaluation mode.
-    variables: nested dicts and lists of arrays.
+    variables: a tree of arrays; what comes back has the same containers.
     *inputs: an example; a batch of one is enough.
 
   Returns:
     `(fn2, variables2, edits)`: `fn2(variables2, *inputs)` returns what `fn(variables, *inputs)` does, to rounding. The
     kernels in variables2 are scaled, biases new (`<module>/bias`) or replaced, the batch norms' leaves gone.
-    `edit(fn, edits, shapes(variables))` is fn2 again.
+    `edit(fn, edits, variables)` is fn2 again.
   """
   from graph.edit import edit, needed
 
   analysis = Analysis(read(fn, variables, *inputs))
-  users, given = Users(analysis), leaves_by_name(variables)
-  chains = [chain for site in analysis.sites if (chain := foldable(users, site)) is not None]
-  if not chains:
+  users = Users(analysis)
+  plan = folds(users, variables)
+  found = [(fold, fold.chain.site.op) for fold in plan if not fold.reason]
+  if not found:
     return fn, variables, []
-  original = shapes(variables)
-  paths = {name_of(path): path for path, _, _ in original}
-  measured = measure(analysis, chains, given)
+  paths = {leaf_name(path): path for path, _ in jax.tree_util.tree_leaves_with_path(variables)}
   edits: list[dict[str, Any]] = []
-  changed = dict(given)
-  for chain, (offset, kernel, flat) in zip(chains, measured, strict=True):
-    if not flat or isinstance(paths[_kernel(chain)][-1], dict):  # a list has no place for a bias of its own
-      continue
-    leaf = _kernel(chain)
-    bias = _bias_name(analysis, users, chain, leaf, changed)
-    paths.setdefault(bias, [*paths[leaf][:-1], *bias.split("/")[-1:]])
-    changed[leaf] = (given[leaf] * kernel).astype(given[leaf].dtype)
-    changed[bias] = offset.astype(given[leaf].dtype)
-    names = [node.primitive for node in chain.nodes]
-    edits.append({"edit": "fold_batch_norm", "site": chain.site.op.name, "bias": bias, "chain": names})
+  values = dict(leaves_by_name(variables))
+  for fold, op in found:
+    paths[fold.bias] = fold.path
+    values |= {name: jnp.asarray(value) for name, value in fold.values.items()}
+    names = [node.primitive for node in fold.chain.nodes]
+    edits.append({"edit": "fold_batch_norm", "site": op.name, "bias": fold.bias, "chain": names})
   replaced: dict[int, Replacement] = {}
   for one in edits:
-    replaced.update(replacement(users, one, changed))
-  _, values = needed(analysis, replaced)
-  read_before = needed(analysis, {})[1]
+    replaced.update(replacement(users, one, values))
+  read_after, read_before = needed(analysis, replaced)[1], needed(analysis, {})[1]
+  biases = {fold.bias for fold, _ in found}
   for name, number in zip(analysis.program.leaves, analysis.program.body.inputs, strict=False):
-    if number in read_before and number not in values and name not in (e["bias"] for e in edits):
-      del changed[name]
-  result = build((paths[name], value) for name, value in changed.items())
-  return edit(fn, edits, original), result, edits
+    if number in read_before and number not in read_after and name not in biases:
+      values[name] = GONE
+  result = changed(variables, {paths[name]: value for name, value in values.items()})
+  return edit(fn, edits, structs(variables)), result, edits
 
 
-def _kernel(chain: Chain) -> str:
-  leaf = chain.site.op.inputs[chain.site.op.kernel_index or 0].leaf
-  assert leaf is not None
-  return leaf
+class Fold(NamedTuple):
+  """A chain after a site, and what the site becomes.
+
+  Attributes:
+    chain: the chain.
+    reason: why it cannot be folded, or "".
+    values: the new kernel and bias by name.
+    bias: the name of the leaf that is the bias afterwards, and `path` where it is.
+  """
+
+  chain: Chain
+  reason: str
+  values: Mapping[str, np.ndarray] = {}
+  bias: str = ""
+  path: tuple[Any, ...] = ()
 
 
-def _bias_name(analysis: Analysis, users: Users, chain: Chain, kernel: str, taken: Mapping[str, Any]) -> str:
-  """The chain's own bias if nothing else reads it, else a new name beside the kernel."""
-  for node in chain.nodes:
-    known = analysis.at.get(node.index)
-    if known is not None and known.op.kind == "bias":
-      leaf = next(o.leaf for o in known.op.inputs if o.leaf is not None)
-      number = analysis.program.body.inputs[analysis.program.leaves.index(leaf)]
-      one_axis = math.prod(analysis.program.avals[number].shape) == max(analysis.program.avals[number].shape, default=0)
-      if len(users.readers[number]) == 1 and one_axis:
-        return leaf
-  module, _, last = kernel.rpartition("/")
-  candidates = (f"{module}/bias" if module else "bias", f"{kernel}_bias", f"{module}/{last}_folded_bias")
-  return next(name for name in candidates if name not in taken)
+def folds(users: Users, variables: Any) -> list[Fold]:
+  """Every chain after a site that holds a product with variables, in order: how it is folded, or why it is not."""
+  analysis, given = users.analysis, leaves_by_name(variables)
+  paths = {leaf_name(path): path for path, _ in jax.tree_util.tree_leaves_with_path(variables)}
+  taken, plan = set(given), []
+  env = dict(zip(analysis.program.body.inputs, (given[name] for name in analysis.program.leaves), strict=False))
+  for site in analysis.sites:
+    chain = find_chain(users, site) if site.op.kind in ("dot", "conv") else None
+    if chain is None:
+      continue
+    reason = refusal(users, chain)
+    one = None if reason else measure(users, chain, env)
+    if one is None:
+      plan.append(Fold(chain, reason))
+      continue
+    name = site.op.inputs[site.op.kernel_index or 0].leaf or ""
+    kernel, bias = _scaled(given[name], one)
+    path = _own_bias(users, chain, paths, bias.shape) or _new_bias(variables, paths[name], taken)
+    if not (np.isfinite(kernel).all() and np.isfinite(bias).all()):
+      plan.append(Fold(chain, f"the numbers would not be finite in {kernel.dtype.name}"))
+    elif not one.flat:
+      plan.append(Fold(chain, f"it is not the same at every position of what {site.op.name!r} gives"))
+    elif path is None:
+      plan.append(Fold(chain, f"the kernel of {site.op.name!r} has no place beside it for a bias"))
+    else:
+      taken.add(leaf_name(path))
+      plan.append(Fold(chain, "", {name: kernel, leaf_name(path): bias}, leaf_name(path), path))
+  return plan
+
+
+@np.errstate(all="ignore")  # what is not finite is seen by the caller
+def _scaled(kernel: Any, one: Measured) -> tuple[np.ndarray, np.ndarray]:
+  """The new kernel and bias, in the kernel's type."""
+  return (np.asarray(kernel, np.float64) * one.factor).astype(kernel.dtype), one.offset.astype(kernel.dtype)
+
+
+def _own_bias(users: Users, chain: Chain, paths: Mapping[str, Any], sizes: tuple[int, ...]) -> Any:
+  """Where the bias of a chain's site is, if it has one that nothing else reads."""
+  analysis = users.analysis
+  for node, place in zip(chain.nodes, chain.places, strict=True):
+    if node.primitive != "add" or analysis.value(node.inputs[place]).base != chain.site.node.outputs[0]:
+      continue
+    leaf = analysis.value(node.inputs[1 - place]).exact
+    if leaf is None:
+      continue
+    number = analysis.program.body.inputs[leaf]
+    wide = [n for n in analysis.program.avals[number].shape if n != 1]
+    if len(users.readers[number]) == 1 and wide and wide == [n for n in sizes if n != 1]:
+      return paths[analysis.program.leaves[leaf]]
+  return None
+
+
+def _new_bias(variables: Any, kernel: tuple[Any, ...], taken: Collection[str]) -> Any:
+  """Where a new bias can be, beside the kernel."""
+  found = (beside(variables, kernel, text) for text in ("bias", "{}_bias", "{}_folded_bias"))
+  return next((path for path in found if path is not None and leaf_name(path) not in taken), None)
 
 
 def replacement(users: Users, one: dict[str, Any], given: Mapping[str, Any]) -> dict[int, Replacement]:
@@ -105,10 +154,10 @@ def replacement(users: Users, one: dict[str, Any], given: Mapping[str, Any]) -> 
     )
   if one["bias"] not in given:
     raise UserError(f"the variables lack {one['bias']!r}, which folding a batch norm had made")
-  axis, bias = out_axis(site), given[one["bias"]]
+  axes, bias = out_axes(site), given[one["bias"]]
 
   def call(y: Any) -> tuple[Any, ...]:
-    y = y + jnp.expand_dims(bias.astype(y.dtype), [i for i in range(y.ndim) if i != axis])
+    y = y + bias.astype(y.dtype).reshape([n if i in axes else 1 for i, n in enumerate(y.shape)])
     for node in chain.nodes:
       if node.primitive not in AFFINE:
         y = versions.rebind(node.eqn, (y,))[0]

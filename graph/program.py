@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.extend import core as jex
 
+from core.errors import UserError
 from core.trees import path_name
 from graph import versions
 
@@ -87,7 +88,17 @@ def leaf_names(variables: Any) -> tuple[str, ...]:
 
 
 def read(fn: Callable[..., Any], variables: Any, *inputs: Any) -> Program:
-  """Traces `fn(variables, *inputs)` once; arguments may be arrays, tracers or `jax.ShapeDtypeStruct`."""
+  """Traces `fn(variables, *inputs)` once; arguments may be arrays, tracers or `jax.ShapeDtypeStruct`.
+
+  Raises:
+    UserError: a leaf of the variables is no array.
+  """
+  for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
+    if not hasattr(leaf, "dtype") and not isinstance(leaf, bool | int | float | complex):
+      raise UserError(
+        f"{leaf_name(path)!r} of the variables is {leaf!r}; expected arrays, which "
+        "equinox.partition(module, equinox.is_array) gives of a module"
+      )
   closed, out = jax.make_jaxpr(fn, return_shape=True)(variables, *inputs)
   inner = versions.open_jaxpr(closed)
   reader = _Reader()

@@ -10,12 +10,13 @@ code multiplies it by 3 / 1000 and halves it once more for every stage before th
 paper trains with this loss first and distils afterwards: schedules of weights do that.
 """
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from core import ranges
-from kd.layers import Layer, layer, layer_init, match
+from kd.layers import Layer, layer, layer_init, relu
+from kd.maps import align
+from kd.reads import CHANNELS
 from kd.taps import About, Names, TapLoss, on_pairs
 
 
@@ -30,12 +31,12 @@ def ab(student: Names, teacher: Names, margin: float = 1.0) -> TapLoss:
   ranges.check("ab: margin", margin, ranges.POSITIVE)
 
   def crossed(s: Array, t: Array, aux: Layer, about: About) -> Array:
-    s, t = match("ab", s, t)
+    s, t = align("ab", s, t)
     s = layer(aux, s, about)
-    gap = jax.nn.relu(margin + jnp.where(t > 0, -s, s))
+    gap = relu(margin + jnp.where(t > 0, -s, s) + 0 * t)  # of which NaN and infinities have no sign
     return jnp.sum(gap.reshape(gap.shape[0], -1) ** 2, -1)
 
   def init(key: Array, s: Array, t: Array) -> Layer:
     return layer_init(key, s.shape[-1], t.shape[-1], normalise=True)
 
-  return on_pairs("ab", crossed, student, teacher, init, relational=True)
+  return on_pairs("ab", crossed, student, teacher, init, relational=True, reads=CHANNELS)

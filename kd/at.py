@@ -12,6 +12,7 @@ from jaxtyping import Array
 
 from core import ranges
 from kd.maps import align, flat_space, norm, unit
+from kd.reads import PLACES, several
 from kd.taps import About, Names, TapLoss, on_pairs
 
 
@@ -27,12 +28,13 @@ def at(student: Names, teacher: Names, power: int = 2, paper: bool = False) -> T
   ranges.check("at: power", power, ranges.at_least(1))
 
   def attention(x: Array) -> Array:
-    return unit(jnp.mean(jnp.abs(flat_space(x)) ** power, -1))
+    return jnp.mean(jnp.abs(flat_space(x)) ** power, -1)
 
   def distance(s: Array, t: Array, aux: None, about: About) -> Array:
     del aux, about
-    s, t = align("at", s, t)
-    gap = attention(s) - attention(t)
+    s, t = (attention(x) for x in align("at", s, t))
+    several("at", "places", s.shape[1])
+    gap = unit(s) - unit(t)
     return norm(gap) if paper else jnp.mean(gap**2, -1)
 
-  return on_pairs("at", distance, student, teacher)
+  return on_pairs("at", distance, student, teacher, reads=PLACES)

@@ -24,9 +24,11 @@ from jaxtyping import Array
 from core import ranges
 from core.errors import UserError
 from kd.base import Outputs, Schedule, at, kl, log_softmax, pick
-from kd.layers import layer, layer_init
+from kd.inputs import read
+from kd.layers import layer, layer_init, relu
 from kd.logits import by_label
 from kd.maps import flat_space
+from kd.reads import CHANNELS
 from kd.taps import About, Names, TapLoss, named
 
 
@@ -50,23 +52,27 @@ def byot(student: Names, alpha: float = 0.3, lam: float = 0.03, temperature: Sch
 
   def fn(s: Outputs, t: Any, about: About) -> tuple[Array, Any, dict[str, Array]]:
     del t
-    own, goal = jax.lax.stop_gradient((s.logits, flat_space(s.taps[deepest]).mean(1)))
+    logits_as_rows(s.logits)
+    given = read("byot", s.logits, None, about.batch, about.class_mask)
+    index = given.labels()
+    own, goal = jax.lax.stop_gradient((given.student, flat_space(s.taps[deepest]).mean(1)))
     heat = at(temperature, about.step)
-    log_p = log_softmax(own / heat, about.class_mask)
+    log_p = log_softmax(own / heat, given.class_mask)
 
     def branch(aux: dict[str, Any], tap: Array) -> Array:
-      features = jax.nn.relu(layer(aux["bottleneck"], flat_space(tap), about)).mean(1)
+      features = relu(layer(aux["bottleneck"], flat_space(tap), about)).mean(1)
       logits = layer(aux["classifier"], features, about)
-      log_q = log_softmax(logits, about.class_mask)
-      labels = -by_label(lambda labels: pick(log_q, labels), about.batch, "byot")
-      divergence = heat**2 * kl(log_p, log_softmax(logits / heat, about.class_mask))
+      log_q = log_softmax(logits, given.class_mask)
+      labels = -by_label(lambda index: pick(log_q, index), index)
+      divergence = heat**2 * kl(log_p, log_softmax(logits / heat, given.class_mask))
       return (1 - alpha) * labels + alpha * divergence + lam * jnp.sum((features - goal) ** 2, -1)
 
     parts = [branch(aux, s.taps[name]) for aux, name in zip(about.aux, shallow, strict=True)]
-    return sum(parts[1:], parts[0]), about.aux_state, {}
+    return given.numbers(sum(parts[1:], parts[0]), index.wrong), about.aux_state, {}
 
   def init(key: Array, s: Outputs, t: Any, variables: Any) -> tuple[Any, Any]:
     del t, variables
+    logits_as_rows(s.logits)
     width, classes = s.taps[deepest].shape[-1], s.logits.shape[-1]
     out = []
     for name, one in zip(shallow, jax.random.split(key, len(shallow)), strict=True):
@@ -75,4 +81,14 @@ def byot(student: Names, alpha: float = 0.3, lam: float = 0.03, temperature: Sch
       out.append({**branch, "classifier": layer_init(last, width, classes)})
     return out, None
 
-  return TapLoss("byot", fn, (*shallow, deepest), (), init, needs_teacher=False)
+  return TapLoss("byot", fn, (*shallow, deepest), (), init, needs_teacher=False, reads=CHANNELS)
+
+
+def logits_as_rows(logits: Any) -> None:
+  """Refuses logits, or their shape, that are no floats (batch, classes) of two classes or more."""
+  shape, dtype = getattr(logits, "shape", ()), getattr(logits, "dtype", None)
+  if dtype is None or not jnp.issubdtype(dtype, jnp.floating) or len(shape) != 2 or shape[1] < 2:
+    got = type(logits).__name__ if dtype is None else f"{dtype} {shape}"
+    raise UserError(
+      f"the loss 'byot' reads logits (batch, classes), floats of 2 classes or more, of the student; got {got}"
+    )

@@ -25,6 +25,7 @@ from jaxtyping import Array
 from core import ranges
 from core.errors import UserError, unknown
 from kd.maps import linear, linear_init, unit
+from kd.reads import several
 from kd.relations import Rows, rows
 from kd.taps import About, Names, TapLoss, on_pairs
 
@@ -63,13 +64,14 @@ def cc(
     }
 
   def congruence(s: Array, t: Array, aux: dict | None, about: About) -> Array:
-    s, t = s.reshape(len(s), -1), t.reshape(len(t), -1)
+    s, t = s.reshape(s.shape[0], -1), t.reshape(t.shape[0], -1)
     if aux is not None:
       s, t = linear(aux["student"], s), linear(aux["teacher"], t)
     if form == "consecutive":
       if s.shape != t.shape:
         raise UserError(f"cc: embeddings are {s.shape[1]} and {t.shape[1]} wide; expected one width, or give 'width'")
       return _consecutive(rows(jnp.abs(s - t), about))
+    several("cc", "directions of embeddings whose numbers", min(s.shape[1], t.shape[1]))
     mine, its = rows(unit(s), about), rows(unit(t), about)
     gap = _kernel(mine.mine @ mine.all.T, gamma, order) - _kernel(its.mine @ its.all.T, gamma, order)
     return jnp.sum(jnp.where(mine.valid, gap, 0.0) ** 2, -1) / mine.count
@@ -84,10 +86,10 @@ def _kernel(cosine: Array, gamma: float, order: int) -> Array:
 
 
 def _consecutive(gaps: Rows) -> Array:
-  """Each example's product with the next one that counts; 0 for the last."""
+  """Each example's product with the next one that counts; 0 for the last, or NaN where that is not finite."""
   total = gaps.all.shape[0]
   places = jnp.argsort(~gaps.valid, stable=True).astype(jnp.int32)  # those that count, in their order
   rank = jnp.cumsum(gaps.valid.astype(jnp.int32))[gaps.index]  # of the next one
   product = jnp.sum(gaps.mine * gaps.all[places[jnp.minimum(rank, total - 1)]], -1)
   begins = gaps.counts & (rank.astype(gaps.count.dtype) < gaps.count)
-  return jnp.where(begins, product, 0.0) * gaps.count / jnp.maximum(gaps.count - 1, 1.0)
+  return jnp.where(begins, product, 0 * jnp.sum(gaps.mine, -1)) * gaps.count / jnp.maximum(gaps.count - 1, 1.0)

@@ -33,6 +33,7 @@ from core.errors import UserError
 from core.keys import example_keys
 from kd.base import Outputs
 from kd.maps import linear, linear_init, unit
+from kd.reads import ids_of
 from kd.taps import About, Names, TapLoss, named
 
 Bank = Float[Array, "examples width"]
@@ -80,9 +81,10 @@ def crd(
   def loss(s: Outputs, t: Outputs, about: About) -> tuple[Array, Any, dict[str, Array]]:
     if about.key is None or "id" not in about.batch:
       raise UserError("the loss 'crd' draws negatives and remembers examples: it needs a 'key', and 'id' in the batch")
-    ids, valid, banks = about.batch["id"], about.batch.get("valid"), about.aux_state
+    ids, valid, banks = ids_of("crd", about.batch, s.taps[mine].shape[0]), about.batch.get("valid"), about.aux_state
     valid = jnp.ones(ids.shape, bool) if valid is None else valid
-    ids = jnp.where(valid, jnp.where(ids < 0, examples, ids), 0).astype(jnp.int32)
+    ids = ids if ids.dtype.itemsize > 4 else ids.astype(jnp.int32)  # an id of 8 bits is below any number of examples
+    ids = jnp.where(valid, jnp.where((ids < 0) | (ids >= examples), examples, ids), 0).astype(jnp.int32)
     index = jnp.concatenate([ids[:, None], draw(about.key, ids, negatives, examples)], 1)
     v = {"student": embed(about.aux["student"], s.taps[mine]), "teacher": embed(about.aux["teacher"], t.taps[its])}
     per_example = contrast(v["student"], banks["teacher"], index) + contrast(v["teacher"], banks["student"], index)
@@ -104,7 +106,7 @@ def crd(
 
 def embed(aux: dict[str, Array], x: Array) -> Float[Array, "batch width"]:
   """Activations as unit vectors."""
-  return unit(linear(aux, x.reshape(len(x), -1)))
+  return unit(linear(aux, x.reshape(x.shape[0], -1)))
 
 
 def draw(key: Array, ids: Int[Array, " batch"], count: int, examples: int) -> Int[Array, "batch count"]:

@@ -20,8 +20,8 @@ import numpy as np
 from jaxtyping import Array
 
 from core import ranges
-from core.errors import UserError
-from kd.base import Outputs, kl, log_softmax
+from kd.base import Outputs, kl, log_softmax, teacher_at
+from kd.inputs import read
 from kd.taps import About, TapLoss
 
 
@@ -41,25 +41,31 @@ def ctkd(steps: int = 7820, low: float = 1.0, span: float = 20.0, largest: float
   ranges.check("ctkd: largest", largest, ranges.NOT_NEGATIVE)
 
   def loss(s: Outputs, t: Outputs, about: About) -> tuple[Array, Any, dict[str, Array]]:
-    if s.logits.shape != t.logits.shape:
-      raise UserError(
-        f"the loss 'ctkd' compares logits of one shape; got {s.logits.shape} of the student, {t.logits.shape} of the "
-        "teacher"
-      )
-    dtype = s.logits.dtype
+    given = read("ctkd", s.logits, t.logits, about.batch, about.class_mask)
+    dtype = given.student.dtype
     share = jnp.minimum(jnp.asarray(about.step, dtype) / steps, 1.0)
     strength = largest * 0.5 * (1 - jnp.cos(np.pi * share))
     g = reverse(about.aux["temperature"].astype(dtype), strength)
     temperature = low + span * jax.nn.sigmoid(g)
-    log_q, log_p = (log_softmax(x / temperature, about.class_mask) for x in (s.logits, t.logits))
-    logs = {"temperature": jnp.full(s.logits.shape[:1], temperature)}
-    return temperature**2 * kl(log_p, log_q), about.aux_state, jax.lax.stop_gradient(logs)
+    its = teacher_at(t, jax.lax.stop_gradient(temperature), about.class_mask)  # of an ensemble a constant of g, too
+    its = read("ctkd", s.logits, its, about.batch, about.class_mask).teacher
+    assert its is not None
+    log_q, log_p = (log_softmax(over(x, temperature, given.class_mask), given.class_mask) for x in (given.student, its))
+    logs = {"temperature": jnp.full(given.lead, temperature)}
+    return given.numbers(temperature**2 * kl(log_p, log_q)), about.aux_state, jax.lax.stop_gradient(logs)
 
   def init(key: Array, s: Outputs, t: Outputs, variables: Any) -> tuple[Any, Any]:
     del key, s, t, variables
     return {"temperature": jnp.ones((), jnp.float32)}, None
 
   return TapLoss("ctkd", loss, init=init)
+
+
+def over(logits: Array, temperature: Array, class_mask: Array | None) -> Array:
+  """The logits over a temperature that is trained, which gets no gradient from an excluded class: it would be NaN."""
+  out = logits == -jnp.inf
+  out = out if class_mask is None else out | ~class_mask
+  return jnp.where(out, -jnp.inf, jnp.where(out, 0.0, logits) / temperature)
 
 
 def reverse(x: Array, strength: Array) -> Array:

@@ -15,9 +15,9 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from core import ranges
-from core.errors import UserError
 from kd.base import Schedule, at, kl, log_softmax
-from kd.maps import align, flat_space, linear_init
+from kd.maps import align, check_channels, flat_space, linear_init, no_infinity
+from kd.reads import PLACES, several
 from kd.taps import About, Names, TapLoss, on_pairs
 
 
@@ -33,20 +33,20 @@ def cwd(student: Names, teacher: Names, temperature: Schedule = 4.0) -> TapLoss:
 
   def log_places(x: Array, heat: Any) -> Array:
     """(batch * channels, places)."""
-    maps = jnp.swapaxes(flat_space(x), -1, -2)
+    maps = jnp.swapaxes(flat_space(no_infinity(x)), -1, -2)
+    several("cwd", "places", maps.shape[-1])
     return log_softmax(maps.reshape(-1, maps.shape[-1]) / heat)
 
   def divergence(s: Array, t: Array, aux: dict[str, Array], about: About) -> Array:
     heat = at(temperature, about.step)
     if aux:
+      check_channels(aux["kernel"], s)
       s = s @ aux["kernel"].astype(s.dtype)
     log_q, log_p = (log_places(x, heat) for x in align("cwd", s, t))
-    if log_q.shape != log_p.shape or log_p.shape[-1] < 2:
-      raise UserError(f"cwd: maps of {log_q.shape[-1]} and {log_p.shape[-1]} places; expected one number of 2 or more")
     return heat**2 * jnp.mean(kl(log_p, log_q).reshape(len(t), -1), -1)
 
   def init(key: Array, s: Any, t: Any) -> dict[str, Array]:
     same = s.shape[-1] == t.shape[-1]
     return {} if same else {"kernel": linear_init(key, s.shape[-1], t.shape[-1])["kernel"]}
 
-  return on_pairs("cwd", divergence, student, teacher, init)
+  return on_pairs("cwd", divergence, student, teacher, init, reads=PLACES)

@@ -9,18 +9,19 @@
 The authors' code multiplies by tau^2; the paper's listing does not (`squared=False`). The code adds 1e-8 to the product
 of the norms, which shrinks the correlation of a rare class; here there is none. A correlation with a constant is 0. A
 correlation does not change with a scale, so each row and column of probabilities is divided by its largest: a class is
-never too rare to count. The batch is that of all devices. Reduction: every row gets the one number of intra.
+never too rare to count. The batch is that of all devices; of logits (batch, *positions, classes) every position is an
+example. Reduction: every row gets the one number of intra.
 """
-
-from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from core import axis, ranges
-from kd.base import ClassMask, Logits, Loss, PerExample, Schedule, at, lift, log_softmax, widen
+from core.errors import UserError
+from kd.base import ClassMask, Logits, Loss, PerExample, Schedule, at, lift, log_softmax
+from kd.inputs import Inputs
+from kd.logits import not_excluded
 from kd.maps import unit
 
 
@@ -42,15 +43,17 @@ def dist(beta: float = 1.0, gamma: float = 1.0, tau: Schedule = 1.0, squared: bo
     teacher: Logits,
     class_mask: ClassMask | None,
     *,
-    batch: Mapping[str, Any],
+    inputs: Inputs,
     axis_name: str | None,
     step: Array | int,
   ) -> PerExample:
+    if len(student) * axis.size(axis_name) < 2:
+      raise UserError("the loss 'dist' relates the examples of a batch, and there is one; expected two or more")
     t = at(tau, step)
-    log_q, log_p = log_softmax(widen(student) / t, class_mask), log_softmax(widen(teacher) / t, class_mask)
-    used = jnp.ones(log_q.shape, bool) if class_mask is None else jnp.broadcast_to(class_mask, log_q.shape)
+    log_q, log_p = log_softmax(student / t, class_mask), log_softmax(teacher / t, class_mask)
+    used = not_excluded(student, teacher, class_mask)
     inter = jnp.where(jnp.any(used, 1), 1 - _correlation(log_q, log_p, used, 1), 0.0)
-    used = used if batch.get("valid") is None else used & batch["valid"][:, None]
+    used = used if inputs.valid is None else used & inputs.valid[:, None]
     every = axis.gather(used, axis_name)
     columns = _correlation(axis.gather(log_q, axis_name), axis.gather(log_p, axis_name), every, 0)
     present = jnp.any(every, 0)
@@ -58,7 +61,7 @@ def dist(beta: float = 1.0, gamma: float = 1.0, tau: Schedule = 1.0, squared: bo
     intra = 1 - jnp.sum(jnp.where(present, columns, 0.0)) / classes
     return (t**2 if squared else 1.0) * (beta * inter + gamma * intra)
 
-  return lift(relation, "dist", relational=True)
+  return lift(relation, "dist", relational=True, temperature=tau)
 
 
 def _correlation(a: Array, b: Array, used: Array, along: int) -> Array:
@@ -70,6 +73,7 @@ def _centred(logarithms: Array, used: Array, along: int) -> Array:
   """Exponentials without their mean over what counts, over their norm; 0 where they are constant."""
   logarithms = jnp.where(used, logarithms, jnp.finfo(logarithms.dtype).min / 2)
   top = jax.lax.stop_gradient(jnp.max(logarithms, along, keepdims=True))
+  top = jnp.where(top == -jnp.inf, 0.0, top)  # one network excludes the class in every example: constant
   x = jnp.where(used, jnp.exp(logarithms - top), 0.0)
   count = jnp.maximum(jnp.sum(used.astype(x.dtype), along, keepdims=True), 1.0)
   return unit(jnp.where(used, x - jnp.sum(x, along, keepdims=True) / count, 0.0), along)

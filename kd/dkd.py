@@ -10,15 +10,13 @@ of the authors' code; their warm-up is a schedule of the term's weight. A mixed 
 labels' losses, where the paper says nothing. Reduction: sums over the classes, one number an example.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from core import ranges
-from kd.base import ClassMask, Logits, Loss, PerExample, Schedule, at, kl, lift, log_softmax, pick, widen
-from kd.logits import by_label, is_label, log_sum
+from kd.base import ClassMask, Logits, Loss, PerExample, Schedule, at, kl, lift, log_softmax, pick
+from kd.labels import Labels
+from kd.logits import by_label, is_label, log_sum, not_excluded
 
 
 def dkd(alpha: float = 1.0, beta: float = 8.0, temperature: Schedule = 4.0) -> Loss:
@@ -34,18 +32,18 @@ def dkd(alpha: float = 1.0, beta: float = 8.0, temperature: Schedule = 4.0) -> L
   ranges.check("dkd: temperature", temperature, ranges.POSITIVE, varies=True)
 
   def divergence(
-    student: Logits, teacher: Logits, class_mask: ClassMask | None, *, batch: Mapping[str, Any], step: Array | int
+    student: Logits, teacher: Logits, class_mask: ClassMask | None, *, labels: Labels, step: Array | int
   ) -> PerExample:
     t = at(temperature, step)
-    student, teacher = widen(student) / t, widen(teacher) / t
+    student, teacher = student / t, teacher / t
+    there = not_excluded(student, teacher, class_mask)
     log_p, log_q = log_softmax(teacher, class_mask), log_softmax(student, class_mask)
 
-    def parts(labels: Array) -> PerExample:
-      others = ~is_label(labels, student)
-      others = others if class_mask is None else others & class_mask
-      target = kl(*(jnp.stack([pick(log, labels), log_sum(log, others)], axis=-1) for log in (log_p, log_q)))
+    def parts(index: Array) -> PerExample:
+      others = there & ~is_label(index, student)
+      target = kl(*(jnp.stack([pick(log, index), log_sum(log, others)], axis=-1) for log in (log_p, log_q)))
       return alpha * target + beta * kl(log_softmax(teacher, others), log_softmax(student, others))
 
-    return t**2 * by_label(parts, batch, "dkd")
+    return t**2 * by_label(parts, labels)
 
-  return lift(divergence, "dkd")
+  return lift(divergence, "dkd", temperature=temperature)

@@ -10,10 +10,11 @@ before the distillation: a weight schedule does that. Reduction: a mean, one num
 taps.
 """
 
-import jax
 from jaxtyping import Array
 
-from kd.layers import Layer, layer, layer_init, match, mean_square
+from kd.layers import Layer, layer, layer_init, mean_square, relu
+from kd.maps import align
+from kd.reads import CHANNELS
 from kd.taps import About, Names, TapLoss, on_pairs
 
 
@@ -27,11 +28,11 @@ def fitnet(student: Names, teacher: Names, normalise: bool = False) -> TapLoss:
   """
 
   def distance(s: Array, t: Array, aux: Layer, about: About) -> Array:
-    s, t = match("fitnet", s, t)
+    s, t = align("fitnet", s, t)
     s = layer(aux, s, about)
-    return mean_square((jax.nn.relu(s) if normalise else s) - t)
+    return mean_square((relu(s) if normalise else s) - t)
 
   def init(key: Array, s: Array, t: Array) -> Layer:
     return layer_init(key, s.shape[-1], t.shape[-1], normalise=normalise)
 
-  return on_pairs("fitnet", distance, student, teacher, init, relational=normalise)
+  return on_pairs("fitnet", distance, student, teacher, init, relational=normalise, reads=CHANNELS)

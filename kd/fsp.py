@@ -17,8 +17,8 @@ from jaxtyping import Array
 
 from core.errors import UserError
 from kd.base import Outputs
-from kd.layers import maps_only
-from kd.maps import flat_space, pool_to
+from kd.maps import flat_space, no_infinity, pool_to
+from kd.reads import MAPS
 from kd.taps import About, Names, TapLoss, paired
 
 
@@ -42,18 +42,19 @@ def fsp(student: Names, teacher: Names, paper: bool = False) -> TapLoss:
   def fn(s: Outputs, t: Outputs, about: About):
     parts = []
     for (a, b), (c, d) in zip(pairwise(mine), pairwise(its), strict=True):
-      maps_only("fsp", s.taps[a], s.taps[b], t.taps[c], t.taps[d])
       g_s, g_t = flow(s.taps[a], s.taps[b]), flow(t.taps[c], t.taps[d])
       if g_s.shape != g_t.shape:
         raise UserError(f"fsp: channels {g_s.shape[1:]} of the student, {g_t.shape[1:]} of the teacher; expected equal")
       parts.append((jnp.sum if paper else jnp.mean)((g_s - g_t) ** 2, (1, 2)))
     return sum(parts[1:], parts[0]), about.aux_state, {}
 
-  return TapLoss("fsp", fn, mine, its)
+  return TapLoss("fsp", fn, mine, its, reads=MAPS)
 
 
 def _max_pool(x: Array, size: tuple[int, int]) -> Array:
   height, width = x.shape[1] // size[0], x.shape[2] // size[1]
   if x.shape[1:3] != (height * size[0], width * size[1]):
     raise UserError(f"fsp: a map of {x.shape[1:3]} cannot be max-pooled to {size}; expected a multiple")
-  return jnp.max(x.reshape(x.shape[0], size[0], height, size[1], width, x.shape[3]), (2, 4))
+  x = jnp.where(jnp.isfinite(x), x, jnp.inf)  # XLA's maximum may lose NaN
+  largest = jnp.max(x.reshape(x.shape[0], size[0], height, size[1], width, x.shape[3]), (2, 4))
+  return no_infinity(largest)

@@ -22,8 +22,9 @@ from jaxtyping import Array
 from core import ranges
 from core.errors import UserError
 from kd.base import Outputs
-from kd.layers import Layer, layer, layer_init, maps_only, mean_square
+from kd.layers import Layer, layer, layer_init, mean_square
 from kd.maps import align, unit
+from kd.reads import MAPS, several
 from kd.taps import About, Names, TapLoss, paired
 
 
@@ -54,7 +55,9 @@ def ft(
 
   def described(factor: Array) -> Array:
     factor = factor if form == "factors" else jnp.mean(factor**2, -1, keepdims=True)
-    return unit(factor.reshape(factor.shape[0], -1))
+    factor = factor.reshape(factor.shape[0], -1)
+    several("ft", "numbers of a factor", factor.shape[1])
+    return unit(factor)
 
   def transfer(s: Array, factor: Array, aux: dict, about: About) -> Array:
     mine, its = align("ft", stack(aux["translator"], s, about), jax.lax.stop_gradient(factor))
@@ -76,7 +79,6 @@ def ft(
     del variables
     out = []
     for k, a, b in zip(jax.random.split(key, len(mine)), mine, its, strict=True):
-      maps_only("ft", s.taps[a], t.taps[b])
       keys = jax.random.split(k, 3)
       wide, narrow = t.taps[b].shape[-1], max(1, int(t.taps[b].shape[-1] * rate))
       out.append(
@@ -88,7 +90,7 @@ def ft(
       )
     return out, None
 
-  return TapLoss("ft", fn, mine, its, init, relational=True)
+  return TapLoss("ft", fn, mine, its, init, relational=True, reads=MAPS)
 
 
 def stack_init(key: Array, sizes: tuple[int, ...], normalise: bool = False) -> list[Layer]:

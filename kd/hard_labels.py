@@ -7,28 +7,20 @@ Of a mixed example (mixup: arXiv:1710.09412) the two labels' losses are averaged
 Reduction: one number an example. The temperature is 1, as in section 2 of arXiv:1503.02531. The teacher is not read.
 """
 
-from core.errors import UserError
-from kd.base import Loss, log_softmax, logits_of, pick
+from kd.base import ClassMask, Logits, Loss, PerExample, lift, log_softmax, pick
+from kd.labels import Labels
+from kd.logits import by_label
 
 
 def hard_labels() -> Loss:
-  """Cross-entropy with `batch["label"]`, (batch,) integers.
+  """Cross-entropy with `batch["label"]`, (batch, *positions) integers.
 
   Where the batch holds "mix", (batch,) weights of the label, the rest of the weight is that of `batch["mix_label"]`.
   """
 
-  def loss(
-    student, teacher=None, batch=None, *, aux=None, aux_state=None, key=None, axis_name=None, class_mask=None, step=0
-  ):
-    del teacher, aux, key, axis_name, step
-    if batch is None or "label" not in batch:
-      raise UserError("the loss 'hard_labels' needs a batch with 'label': (batch,) integers")
-    log_q = log_softmax(logits_of(student), class_mask)
-    per_example = -pick(log_q, batch["label"])
-    if "mix" in batch:
-      weight = batch["mix"].astype(log_q.dtype)
-      per_example = weight * per_example - (1 - weight) * pick(log_q, batch["mix_label"])
-    return per_example, aux_state, {}
+  def entropy(student: Logits, teacher: None, class_mask: ClassMask | None, *, labels: Labels) -> PerExample:
+    del teacher
+    log_q = log_softmax(student, class_mask)
+    return by_label(lambda index: -pick(log_q, index), labels)
 
-  loss.needs_teacher = False  # pyrefly: ignore
-  return loss
+  return lift(entropy, "hard_labels", needs_teacher=False)

@@ -11,7 +11,7 @@ its size as T changes: here it always is. Reduction: a sum over the classes, one
 from jaxtyping import Array
 
 from core import ranges
-from kd.base import ClassMask, Logits, Loss, PerExample, Schedule, at, kl, lift, log_softmax, widen
+from kd.base import ClassMask, Logits, Loss, PerExample, Schedule, at, kl, lift, log_softmax
 
 
 def hinton(temperature: Schedule = 4.0) -> Loss:
@@ -24,6 +24,6 @@ def hinton(temperature: Schedule = 4.0) -> Loss:
 
   def divergence(student: Logits, teacher: Logits, class_mask: ClassMask | None, *, step: Array | int) -> PerExample:
     t = at(temperature, step)
-    return t**2 * kl(log_softmax(widen(teacher) / t, class_mask), log_softmax(widen(student) / t, class_mask))
+    return t**2 * kl(log_softmax(teacher / t, class_mask), log_softmax(student / t, class_mask))
 
-  return lift(divergence, "hinton")
+  return lift(divergence, "hinton", temperature=temperature)

@@ -14,7 +14,7 @@ T^2 as in `hinton`; the paper has T = 1. Reduction: a sum over the classes, one 
 from jaxtyping import Array
 
 from core import ranges
-from kd.base import ClassMask, Logits, Loss, PerExample, Schedule, at, kl, lift, log_softmax, widen
+from kd.base import ClassMask, Logits, Loss, PerExample, Schedule, at, kl, lift, log_softmax
 from kd.logits import log_mixture
 
 
@@ -30,8 +30,8 @@ def jsd(beta: float = 0.5, temperature: Schedule = 1.0) -> Loss:
 
   def divergence(student: Logits, teacher: Logits, class_mask: ClassMask | None, *, step: Array | int) -> PerExample:
     t = at(temperature, step)
-    log_p, log_q = log_softmax(widen(teacher) / t, class_mask), log_softmax(widen(student) / t, class_mask)
+    log_p, log_q = log_softmax(teacher / t, class_mask), log_softmax(student / t, class_mask)
     log_m = log_mixture(log_p, log_q, beta, class_mask)
     return t**2 * (beta * kl(log_p, log_m) + (1 - beta) * kl(log_q, log_m))
 
-  return lift(divergence, "jsd")
+  return lift(divergence, "jsd", temperature=temperature)

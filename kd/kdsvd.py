@@ -28,6 +28,7 @@ from core import ranges
 from core.errors import UserError
 from kd.base import Outputs
 from kd.maps import flat_space, unit
+from kd.reads import PLACES, several
 from kd.taps import About, Names, TapLoss, paired
 
 
@@ -45,11 +46,11 @@ def kdsvd(student: Names, teacher: Names, vectors: int = 1) -> TapLoss:
     raise UserError("kdsvd: 1 tap of each network; expected 2 or more, from early to late")
 
   def described(s: Array, t: Array) -> tuple[Array, Array]:
-    if s.ndim < 3 or t.ndim < 3 or s.shape[-1] != t.shape[-1]:
+    if s.shape[-1] != t.shape[-1]:
       raise UserError(
-        f"kdsvd: shapes {s.shape[1:]} of the student and {t.shape[1:]} of the teacher; "
-        "expected maps or tokens with the same channels"
+        f"kdsvd: shapes {s.shape} of the student and {t.shape} of the teacher; expected the same channels"
       )
+    several("kdsvd", "channels", t.shape[-1])
     v_t, size = right_vectors(flat_space(t), vectors)
     v_t = v_t * jnp.where(jnp.sum(v_t, 1, keepdims=True) < 0, -1.0, 1.0).astype(v_t.dtype)
     v_s = _aligned(right_vectors(flat_space(s), vectors + 3)[0], v_t)
@@ -66,7 +67,7 @@ def kdsvd(student: Names, teacher: Names, vectors: int = 1) -> TapLoss:
       parts.append(jnp.sum(gap**2, (1, 2, 3)))
     return sum(parts[1:], parts[0]), about.aux_state, {}
 
-  return TapLoss("kdsvd", fn, mine, its)
+  return TapLoss("kdsvd", fn, mine, its, reads=PLACES)
 
 
 def _kernel(now: Array, before: Array) -> Array:
@@ -93,12 +94,15 @@ def right_vectors(x: Array, count: int) -> tuple[Array, Array]:
     (batch, channels, count) and (batch, count), largest first.
   """
   wide = x.shape[1] < x.shape[2]
-  values, vectors = _eigh(jnp.einsum("bpc,bqc->bpq" if wide else "bpc,bpd->bcd", x, x))
+  square = jnp.einsum("bpc,bqc->bpq" if wide else "bpc,bpd->bcd", x, x)
+  fine = jnp.all(jnp.isfinite(square), (1, 2))  # what is not goes round the solver, which promises nothing of it
+  values, vectors = _eigh(jnp.where(fine[:, None, None], square, 0.0))
   values, vectors = values[:, ::-1][:, :count], vectors[:, :, ::-1][:, :, :count]
   alive = values > values[:, :1] * max(x.shape[1:]) * jnp.finfo(x.dtype).eps
   values, vectors = jnp.where(alive, values, 0.0), jnp.where(alive[:, None], vectors, 0.0)
   if wide:
     vectors = unit(jnp.einsum("bpc,bpk->bck", x, vectors), 1)
+  vectors = jnp.where(fine[:, None, None], vectors, jnp.nan)
   return vectors, jnp.sqrt(jnp.where(alive, values, 1.0)) * alive.astype(x.dtype)
 
 

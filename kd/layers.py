@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from core.errors import UserError, unknown
-from kd.maps import align, batch_normalise, linear_init
+from kd.maps import batch_normalise, check_channels, linear_init
 from kd.taps import About
 
 Layer = dict[str, Array]
@@ -47,6 +47,7 @@ def layer(aux: Layer, x: Array, about: About | Normalise) -> Array:
       the channels to mean 0 and variance 1.
   """
   aux = {name: leaf.astype(x.dtype) for name, leaf in aux.items()}
+  check_channels(aux["kernel"], x)
   if aux["kernel"].ndim == 2:
     x = x @ aux["kernel"]
   else:
@@ -57,30 +58,9 @@ def layer(aux: Layer, x: Array, about: About | Normalise) -> Array:
   return normalise(x) * aux["scale"] + aux["offset"]
 
 
-def match(loss: str, student: Array, teacher: Array) -> tuple[Array, Array]:
-  """`kd.maps.align` of activations that a layer of channels makes comparable: all other sizes must agree.
-
-  Raises:
-    UserError: the numbers of tokens differ, or one is a map and the other is not.
-  """
-  student, teacher = align(loss, student, teacher)
-  if student.shape[1:-1] != teacher.shape[1:-1]:
-    raise UserError(
-      f"{loss}: a tap of {student.shape[1]} tokens of the student cannot be compared with one of {teacher.shape[1]} "
-      "of the teacher"
-    )
-  return student, teacher
-
-
-def maps_only(loss: str, *taps: Any) -> None:
-  """Refuses what a window cannot slide over.
-
-  Raises:
-    UserError: names the loss and the shape.
-  """
-  for tap in taps:
-    if len(tap.shape) != 4:
-      raise UserError(f"{loss}: a tap has shape {tap.shape[1:]}; expected a map (height, width, channels)")
+def relu(x: Array) -> Array:
+  """max(x, 0) of a finite x; NaN and infinities stay, which XLA's maximum may take for a silent neuron."""
+  return jnp.where((x <= 0) & (x > -jnp.inf), 0.0, x)
 
 
 def mean_square(gap: Array) -> Array:

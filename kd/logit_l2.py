@@ -10,7 +10,8 @@ high temperature, for logits of zero mean in each example.
 import jax.numpy as jnp
 
 from core.errors import unknown
-from kd.base import ClassMask, Logits, Loss, PerExample, lift, widen
+from kd.base import ClassMask, Logits, Loss, PerExample, lift
+from kd.logits import gap, not_excluded
 
 
 def logit_l2(reduction: str = "sum") -> Loss:
@@ -23,12 +24,10 @@ def logit_l2(reduction: str = "sum") -> Loss:
     raise unknown("reduction", reduction, ("sum", "mean"))
 
   def distance(student: Logits, teacher: Logits, class_mask: ClassMask | None) -> PerExample:
-    student, teacher = widen(student), widen(teacher)
-    used = jnp.ones(student.shape, bool) if class_mask is None else jnp.broadcast_to(class_mask, student.shape)
-    gap = jnp.where(used, student, 0.0) - jnp.where(used, teacher, 0.0)
-    total = 0.5 * jnp.sum(gap**2, axis=-1)
+    total = 0.5 * jnp.sum(gap(student, teacher, class_mask) ** 2, axis=-1)
     if reduction == "sum":
       return total
-    return total / jnp.maximum(jnp.sum(used, axis=-1), 1).astype(total.dtype)
+    used = jnp.sum(not_excluded(student, teacher, class_mask), axis=-1)
+    return total / jnp.maximum(used, 1).astype(total.dtype)
 
-  return lift(distance, "logit_l2")
+  return lift(distance, "logit_l2", classes=1)

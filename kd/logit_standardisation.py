@@ -15,7 +15,8 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from core import ranges
-from kd.base import ClassMask, Logits, Loss, PerExample, Schedule, at, kl, lift, log_softmax, widen
+from kd.base import ClassMask, Logits, Loss, PerExample, Schedule, at, kl, lift, log_softmax
+from kd.logits import not_excluded
 from kd.maps import norm
 
 
@@ -29,19 +30,14 @@ def logit_standardisation(temperature: Schedule = 2.0, eps: float = 1e-7) -> Los
   ranges.check("logit_standardisation: temperature", temperature, ranges.POSITIVE, varies=True)
   ranges.check("logit_standardisation: eps", eps, ranges.POSITIVE)
 
-  def standard(logits: Logits, class_mask: ClassMask | None) -> Logits:
-    logits = widen(logits)
-    used = jnp.ones(logits.shape, bool) if class_mask is None else jnp.broadcast_to(class_mask, logits.shape)
+  def standard(logits: Logits, used: ClassMask) -> Logits:
     count = jnp.sum(used, axis=-1, keepdims=True).astype(logits.dtype)
     logits = jnp.where(used, logits, 0.0)
     centred = jnp.where(used, logits - jnp.sum(logits, axis=-1, keepdims=True) / jnp.maximum(count, 1.0), 0.0)
     return centred / (norm(centred)[:, None] / jnp.sqrt(jnp.maximum(count - 1, 1.0)) + eps)
 
   def divergence(student: Logits, teacher: Logits, class_mask: ClassMask | None, *, step: Array | int) -> PerExample:
-    t = at(temperature, step)
-    return t**2 * kl(
-      log_softmax(standard(teacher, class_mask) / t, class_mask),
-      log_softmax(standard(student, class_mask) / t, class_mask),
-    )
+    t, used = at(temperature, step), not_excluded(student, teacher, class_mask)
+    return t**2 * kl(*(log_softmax(standard(logits, used) / t, used) for logits in (teacher, student)))
 
   return lift(divergence, "logit_standardisation")

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 
 from core import axis
 from core.errors import UserError
+from kd.reads import several
 from kd.taps import About
 
 
@@ -21,17 +22,23 @@ def flat_space(x: Array) -> Float[Array, "batch places channels"]:
 
 
 def unit(x: Array, axes: int | tuple[int, ...] = -1) -> Array:
-  """The array over its Euclidean norm along `axes`; 0 with gradient 0 where the norm is 0."""
+  """The array over its Euclidean norm along `axes`; 0 with gradient 0 where that is 0, NaN where it is not finite."""
   square = jnp.sum(x * x, axes, keepdims=True)
-  alive = square > 0
-  return jnp.where(alive, x / jnp.sqrt(jnp.where(alive, square, 1.0)), 0.0)
+  dead = square == 0
+  length = jnp.sqrt(jnp.where(dead, 1.0, square))
+  return jnp.where(dead, 0.0, x / jnp.where(length < jnp.inf, length, jnp.nan))
 
 
 def norm(x: Array, axes: int | tuple[int, ...] = -1) -> Array:
   """The Euclidean norm along `axes`, with gradient 0 where it is 0."""
   square = jnp.sum(x * x, axes)
-  alive = square > 0
-  return jnp.where(alive, jnp.sqrt(jnp.where(alive, square, 1.0)), 0.0)
+  dead = square == 0
+  return jnp.where(dead, 0.0, jnp.sqrt(jnp.where(dead, 1.0, square)))
+
+
+def no_infinity(x: Array) -> Array:
+  """The array with NaN for infinities, which a ReLU, a margin or a softmax would make finite again."""
+  return jnp.where(jnp.isinf(x), jnp.nan, x)
 
 
 def pool_to(x: Float[Array, "batch height width channels"], size: tuple[int, int]) -> Array:
@@ -54,20 +61,20 @@ def _bins(wide: int, narrow: int) -> np.ndarray:
 
 
 def align(loss: str, student: Array, teacher: Array) -> tuple[Array, Array]:
-  """Maps of one height and width: the larger is averaged down to the smaller. Vectors stay as they are.
+  """Maps of one height and width: the larger is averaged down to the smaller. All others must agree in their places.
 
   Raises:
-    UserError: one is a map and the other is not.
+    UserError: one is a map and the other is not, or the numbers of tokens differ.
   """
-  if student.ndim != teacher.ndim:
+  if student.ndim == teacher.ndim == 4:
+    size = common_size(student, teacher)
+    return pool_to(student, size), pool_to(teacher, size)
+  if student.ndim != teacher.ndim or student.shape[1:-1] != teacher.shape[1:-1]:
     raise UserError(
-      f"{loss}: a tap of shape {student.shape[1:]} of the student cannot be compared with one of {teacher.shape[1:]} "
-      "of the teacher"
+      f"{loss}: a tap of shape {student.shape} of the student cannot be compared with one of {teacher.shape} of the "
+      "teacher; expected two maps, or as many tokens in both"
     )
-  if student.ndim != 4:
-    return student, teacher
-  size = common_size(student, teacher)
-  return pool_to(student, size), pool_to(teacher, size)
+  return student, teacher
 
 
 def common_size(student: Any, teacher: Any) -> tuple[int, int]:
@@ -83,7 +90,21 @@ def linear_init(key: Array, inputs: int, outputs: int, dtype: jax.typing.DTypeLi
 
 def linear(aux: dict[str, Array], x: Array) -> Array:
   """The map of `linear_init`, on the last axis."""
+  check_channels(aux["kernel"], x)
   return x @ aux["kernel"].astype(x.dtype) + aux["bias"].astype(x.dtype)
+
+
+def check_channels(kernel: Array, x: Array) -> None:
+  """Refuses an activation of other channels than a kernel (..., inputs, outputs) was made for.
+
+  Raises:
+    UserError: names both shapes.
+  """
+  if kernel.shape[-2] != x.shape[-1]:
+    raise UserError(
+      f"what a loss trains reads {kernel.shape[-2]} channels and got an activation of shape {x.shape}; expected the "
+      "'aux' that its init makes for these taps"
+    )
 
 
 def batch_normalise(x: Array, about: About, epsilon: float = 1e-5) -> Array:
@@ -95,6 +116,8 @@ def batch_normalise(x: Array, about: About, epsilon: float = 1e-5) -> Array:
 def moments(x: Array, about: About) -> tuple[Array, Array]:
   """Each channel's mean and variance, (channels,) both, over the examples of all devices that count; 0 of none."""
   axes = tuple(range(x.ndim - 1))
+  values = x.size // x.shape[-1] * axis.size(about.axis_name)
+  several(about.loss, "values of a channel in its batch normalisation", values)
   x, weight = _counted(x, about)
   total = jnp.maximum(axis.psum(jnp.sum(weight), about.axis_name), 1.0)
   mean = axis.psum(jnp.sum(weight * x, axes), about.axis_name) / total

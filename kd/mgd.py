@@ -15,7 +15,9 @@ from jaxtyping import Array
 
 from core import ranges
 from core.errors import UserError
-from kd.layers import layer, layer_init, maps_only, match
+from kd.layers import layer, layer_init, relu
+from kd.maps import align
+from kd.reads import MAPS, ids_of
 from kd.taps import About, Names, TapLoss, on_pairs
 
 
@@ -33,22 +35,23 @@ def mgd(student: Names, teacher: Names, hidden: float = 0.5, masked: str = "plac
     raise UserError(f"mgd: masked is {masked!r}; expected 'places' or 'channels'")
 
   def distance(s: Array, t: Array, aux: dict, about: About) -> Array:
-    s, t = match("mgd", s, t)
+    s, t = align("mgd", s, t)
     if "reduce" in aux:
       s = layer(aux["reduce"], s, about)
+    if "id" in about.batch:
+      ids_of("mgd", about.batch, s.shape[0])
     shape = (*s.shape[1:3], 1) if masked == "places" else (1, 1, s.shape[3])
     s = layer(aux["first"], s * seen(about, shape, hidden).astype(s.dtype), about)
-    gap = layer(aux["second"], jax.nn.relu(s), about) - t
+    gap = layer(aux["second"], relu(s), about) - t
     return jnp.sum(gap**2, (1, 2, 3))
 
   def init(key: Array, s: Array, t: Array) -> dict:
-    maps_only("mgd", s, t)
     mine, its = s.shape[-1], t.shape[-1]
     keys = jax.random.split(key, 3)
     blocks = {"first": layer_init(keys[0], its, its, 3), "second": layer_init(keys[1], its, its, 3)}
     return blocks if mine == its else {"reduce": layer_init(keys[2], mine, its), **blocks}
 
-  return on_pairs("mgd", distance, student, teacher, init)
+  return on_pairs("mgd", distance, student, teacher, init, reads=MAPS)
 
 
 def seen(about: About, shape: tuple[int, ...], hidden: float) -> Array:

@@ -8,19 +8,22 @@
 Variant: no masks. The authors' code multiplies scalars that are reduced already by the share of the less confident
 examples (about 1/2), and takes part of its terms from a second, stronger view; a sum over views is the caller's, one
 term a view. T^2 stands before the instances alone, as in their code. The Grams are not divided further, as in the
-paper: that of the classes grows with B^2. The batch is that of all devices. Reduction: row i has its own divergence and
-its row of the batch's Gram; every row gets the one number of the classes.
+paper: that of the classes grows with B^2. The batch is that of all devices; of logits (batch, *positions, classes)
+every position is an example, and the batch's Gram has B = batch times positions rows. Reduction: row i has its own
+divergence and its row of the batch's Gram; every row gets the one number of the classes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from core import ranges
+from core import axis, ranges
 from core.errors import UserError
-from kd.base import ClassMask, Logits, Loss, PerExample, Schedule, at, kl, lift, log_softmax, widen
+from kd.base import ClassMask, Logits, Loss, PerExample, Schedule, TeacherAt, at, kl, lift, log_softmax
+from kd.inputs import Inputs
+from kd.logits import not_excluded
 from kd.relations import rows
 from kd.taps import About
 
@@ -51,27 +54,25 @@ def mlkd(
     teacher: Logits,
     class_mask: ClassMask | None,
     *,
-    batch: Mapping[str, Any],
+    inputs: Inputs,
     axis_name: str | None,
     step: Array | int,
+    teacher_at: TeacherAt,
   ) -> PerExample:
-    about = About(batch, axis_name=axis_name)
-    used = True if class_mask is None else class_mask
+    about = About({"valid": inputs.valid}, axis_name=axis_name, loss="mlkd")
+    used = not_excluded(student, teacher, class_mask)
+    counts = used if inputs.valid is None else used & inputs.valid[:, None]
+    wide = axis.pmax(jnp.any(counts, 0).astype(jnp.int32), axis_name).sum()  # classes of some example of some device
+    wide = jnp.maximum(wide, 1).astype(student.dtype)
 
     def level(t: Any) -> PerExample:
-      log_q, log_p = log_softmax(widen(student) / t, class_mask), log_softmax(widen(teacher) / t, class_mask)
+      log_q, log_p = log_softmax(student / t, class_mask), log_softmax(teacher_at(t) / t, class_mask)
       q, p = (rows(jnp.where(used, jnp.exp(x), 0.0), about) for x in (log_q, log_p))
       between = jnp.sum((p.mine @ p.all.T - q.mine @ q.all.T) ** 2, -1)
-      classes = jnp.sum((p.all.T @ p.all - q.all.T @ q.all) ** 2) / _classes(used, log_q)
+      classes = jnp.sum((p.all.T @ p.all - q.all.T @ q.all) ** 2) / wide
       return instance * t**2 * kl(log_p, log_q) + batch_gram * between + class_gram * classes
 
     parts = [level(at(t, step)) for t in temperatures]
     return sum(parts[1:], parts[0])
 
   return lift(levels, "mlkd", relational=True)
-
-
-def _classes(used: ClassMask | bool, like: Logits) -> Array:
-  """How many classes count in any example."""
-  shown = jnp.any(jnp.broadcast_to(used, like.shape), 0)
-  return jnp.maximum(jnp.sum(shown.astype(like.dtype)), 1.0)

@@ -9,9 +9,6 @@ first is least at q_label = 1. The paper adds `hard_labels` to it. A mixed examp
 losses, where the paper says nothing. Reduction: a sum over the classes, one number an example.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 import jax.numpy as jnp
 from jaxtyping import Array
 
@@ -22,14 +19,15 @@ from kd.base import (
   Loss,
   PerExample,
   Schedule,
+  TeacherAt,
   at,
   cross_entropy,
   lift,
   log_softmax,
   pick,
-  widen,
 )
-from kd.logits import by_label, is_label
+from kd.labels import Labels
+from kd.logits import by_label, is_label, not_excluded
 
 
 def nkd(gamma: float = 1.5, temperature: Schedule = 1.0) -> Loss:
@@ -43,19 +41,24 @@ def nkd(gamma: float = 1.5, temperature: Schedule = 1.0) -> Loss:
   ranges.check("nkd: temperature", temperature, ranges.POSITIVE, varies=True)
 
   def entropy(
-    student: Logits, teacher: Logits, class_mask: ClassMask | None, *, batch: Mapping[str, Any], step: Array | int
+    student: Logits,
+    teacher: Logits,
+    class_mask: ClassMask | None,
+    *,
+    labels: Labels,
+    step: Array | int,
+    teacher_at: TeacherAt,
   ) -> PerExample:
     t = at(temperature, step)
-    student, teacher = widen(student), widen(teacher)
+    there = not_excluded(student, teacher, class_mask)
     log_p, log_q = log_softmax(teacher, class_mask), log_softmax(student, class_mask)
 
-    def parts(labels: Array) -> PerExample:
-      others = ~is_label(labels, student)
-      others = others if class_mask is None else others & class_mask
-      target = -jnp.exp(pick(log_p, labels)) * pick(log_q, labels)
-      n_p = jnp.exp(log_softmax(teacher / t, others))
+    def parts(index: Array) -> PerExample:
+      others = there & ~is_label(index, student)
+      target = -jnp.exp(pick(log_p, index)) * pick(log_q, index)
+      n_p = jnp.exp(log_softmax(teacher_at(t) / t, others))
       return target + gamma * t**2 * cross_entropy(n_p, log_softmax(student / t, others))
 
-    return by_label(parts, batch, "nkd")
+    return by_label(parts, labels)
 
   return lift(entropy, "nkd")

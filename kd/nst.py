@@ -11,8 +11,8 @@ size, the larger is averaged down. Reduction: one number an example, summed over
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from core.errors import UserError
 from kd.maps import align, flat_space, unit
+from kd.reads import PLACES, several
 from kd.taps import About, Names, TapLoss, on_pairs
 
 
@@ -27,11 +27,10 @@ def nst(student: Names, teacher: Names) -> TapLoss:
   def discrepancy(s: Array, t: Array, aux: None, about: About) -> Array:
     del aux, about
     s, t = (unit(flat_space(x), -2) for x in align("nst", s, t))
-    if s.shape[1] != t.shape[1] or s.shape[1] < 2:
-      raise UserError(f"nst: maps of {s.shape[1]} and {t.shape[1]} places; expected one number of 2 or more")
+    several("nst", "places", s.shape[1])
     return kernel(t, t) + kernel(s, s) - 2 * kernel(s, t)
 
-  return on_pairs("nst", discrepancy, student, teacher)
+  return on_pairs("nst", discrepancy, student, teacher, reads=PLACES)
 
 
 def kernel(f: Array, g: Array) -> Array:

@@ -20,7 +20,9 @@ from jaxtyping import Array
 from core import axis
 from core.errors import UserError
 from kd.base import Outputs
-from kd.layers import Layer, layer, layer_init, match, module_of
+from kd.layers import Layer, layer, layer_init, module_of
+from kd.maps import align, no_infinity
+from kd.reads import CHANNELS
 from kd.taps import About, Names, TapLoss, named, paired
 
 
@@ -39,8 +41,9 @@ def ofd(student: Names, teacher: Names, batch_norm: Names | None = None) -> TapL
     raise UserError(f"ofd: {len(norms)} paths of batch_norm for {len(its)} taps of the teacher; expected one for each")
 
   def distance(s: Array, t: Array, aux: Layer, margin: Array, about: About) -> Array:
-    s, t = match("ofd", s, t)
-    s, t = layer(aux, s, about), jnp.maximum(t, margin.astype(t.dtype))
+    s, t = align("ofd", s, t)
+    s, t, margin = layer(aux, s, about), no_infinity(t), margin.astype(t.dtype)
+    t = jnp.where(t < margin, margin, t)  # a maximum that keeps NaN
     gap = jnp.where((s <= t) & (t <= 0), 0.0, s - t)
     return jnp.sum(gap.reshape(gap.shape[0], -1) ** 2, -1)
 
@@ -63,7 +66,7 @@ def ofd(student: Names, teacher: Names, batch_norm: Names | None = None) -> TapL
     modules = [module_of("ofd", "batch_norm", variables, path, ("scale", "bias")) for path in norms]
     return aux, {"margin": [negative_mean(module["bias"], module["scale"]) for module in modules]}
 
-  return TapLoss("ofd", fn, mine, its, init, relational=True)
+  return TapLoss("ofd", fn, mine, its, init, relational=True, reads=CHANNELS)
 
 
 def negative_mean(mean: Array, scale: Array) -> Array:

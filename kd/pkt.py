@@ -14,6 +14,7 @@ from jaxtyping import Array
 
 from kd.base import log_softmax
 from kd.maps import unit
+from kd.reads import several
 from kd.relations import rows
 from kd.taps import About, Names, TapLoss, on_pairs
 
@@ -28,9 +29,12 @@ def pkt(student: Names, teacher: Names) -> TapLoss:
 
   def neighbours(x: Array, about: About) -> tuple[Array, Array]:
     """Logarithms of P of this device's rows, 0 where a neighbour does not count, and how many count."""
-    these = rows(unit(x.reshape(len(x), -1)), about)
+    x = x.reshape(x.shape[0], -1)
+    several("pkt", "directions of embeddings whose numbers", x.shape[1])
+    these = rows(unit(x), about)
     cosine = these.mine @ these.all.T
-    kernel = jnp.maximum(1 + cosine, jnp.finfo(cosine.dtype).eps)
+    kernel, least = 1 + cosine, jnp.finfo(cosine.dtype).eps
+    kernel = jnp.where(kernel < least, least, kernel)  # a maximum that keeps NaN
     return log_softmax(jnp.log(kernel), these.valid), these.count
 
   def divergence(s: Array, t: Array, aux: None, about: About) -> Array:

@@ -1,7 +1,8 @@
 """Losses between examples: every device compares its own rows with the rows of all devices.
 
 A relation's loss is a mean over pairs of examples. It is returned as one number for each row, scaled so that the mean
-over the rows that count is the loss; so a batch split over devices, or padded, means the same as the whole batch.
+over the rows that count is the loss; so a batch split over devices, or padded, means the same as the whole batch. A row
+that is not finite makes all rows that are compared with it, which is every one, NaN.
 """
 
 from typing import NamedTuple
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from core import axis
+from kd.reads import several
 from kd.taps import About
 
 
@@ -36,8 +38,13 @@ class Rows(NamedTuple):
     return self.valid[self.index]
 
 
-def rows(x: Array, about: About) -> Rows:
-  """Activations (batch, ...) as rows; what does not count is 0, so that it is finite whatever padding holds."""
+def rows(x: Array, about: About, least: int = 2) -> Rows:
+  """Activations (batch, ...) as rows; what does not count is 0, so that it is finite whatever padding holds.
+
+  Raises:
+    UserError: the batch of all devices has fewer than `least` examples, of which the loss would be constant.
+  """
+  several(about.loss, "examples of a batch", x.shape[0] * axis.size(about.axis_name), least)
   flat = x.reshape(x.shape[0], -1)
   valid = about.batch.get("valid")
   valid = jnp.ones(x.shape[0], bool) if valid is None else valid

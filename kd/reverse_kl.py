@@ -11,7 +11,7 @@ example.
 from jaxtyping import Array
 
 from core import ranges
-from kd.base import ClassMask, Logits, Loss, PerExample, Schedule, at, kl, lift, log_softmax, widen
+from kd.base import ClassMask, Logits, Loss, PerExample, Schedule, at, kl, lift, log_softmax
 
 
 def reverse_kl(temperature: Schedule = 1.0) -> Loss:
@@ -24,6 +24,6 @@ def reverse_kl(temperature: Schedule = 1.0) -> Loss:
 
   def divergence(student: Logits, teacher: Logits, class_mask: ClassMask | None, *, step: Array | int) -> PerExample:
     t = at(temperature, step)
-    return t**2 * kl(log_softmax(widen(student) / t, class_mask), log_softmax(widen(teacher) / t, class_mask))
+    return t**2 * kl(log_softmax(student / t, class_mask), log_softmax(teacher / t, class_mask))
 
-  return lift(divergence, "reverse_kl")
+  return lift(divergence, "reverse_kl", temperature=temperature)

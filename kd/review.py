@@ -20,8 +20,9 @@ from jaxtyping import Array
 from core import ranges
 from core.errors import UserError
 from kd.base import Outputs
-from kd.layers import layer, layer_init, maps_only, mean_square
+from kd.layers import layer, layer_init, mean_square
 from kd.maps import pool_to
+from kd.reads import MAPS_OR_VECTORS
 from kd.taps import About, Names, TapLoss, paired
 
 
@@ -61,14 +62,12 @@ def review(student: Names, teacher: Names, width: int | None = None) -> TapLoss:
       out.append(aux if index == len(mine) - 1 else {**aux, "gates": layer_init(keys[2], 2 * inner, 2)})
     return out, None
 
-  return TapLoss("review", fn, mine, its, init, relational=True)
+  return TapLoss("review", fn, mine, its, init, relational=True, reads=MAPS_OR_VECTORS)
 
 
 def as_map(x: Array) -> Array:
   """A vector as a map of one place."""
-  x = x[:, None, None] if x.ndim == 2 else x
-  maps_only("review", x)
-  return x
+  return x[:, None, None] if x.ndim == 2 else x
 
 
 def fused(aux: dict[str, Array], x: Array, y: Array, about: About) -> Array:

@@ -24,8 +24,9 @@ from jaxtyping import Array
 from core import ranges
 from core.errors import UserError
 from kd.base import Outputs
-from kd.layers import Layer, Normalise, classifier_of, last_layer, layer, layer_init, match, mean_square
-from kd.maps import batch_normalise, linear, moments, pool_to, some_count
+from kd.layers import Layer, Normalise, classifier_of, last_layer, layer, layer_init, mean_square, relu
+from kd.maps import align, batch_normalise, linear, moments, pool_to, some_count
+from kd.reads import CHANNELS
 from kd.taps import About, Names, TapLoss, paired
 
 EPSILON = 1e-5  # of the batch normalisations
@@ -56,7 +57,7 @@ def simkd(student: Names, teacher: Names, factor: int = 2, momentum: float = 0.9
       seen.append({"mean": mean, "variance": variance})
       return batch_normalise(x, about, EPSILON)
 
-    x, goal = match("simkd", s.taps[mine[0]], t.taps[its[0]])
+    x, goal = align("simkd", s.taps[mine[0]], t.taps[its[0]])
     gap = project(about.aux, x, [normalise] * 3) - goal
     some = some_count(about)  # where there is none, the means stay as they were
 
@@ -86,13 +87,13 @@ def simkd(student: Names, teacher: Names, factor: int = 2, momentum: float = 0.9
       )
     return simkd_head(aux, aux_state, variables, path, chosen)
 
-  return TapLoss("simkd", fn, mine, its, init, relational=True, head=head)
+  return TapLoss("simkd", fn, mine, its, init, relational=True, head=head, reads=CHANNELS)
 
 
 def project(aux: Sequence[Layer], x: Array, normalise: Sequence[Normalise]) -> Array:
   """The projector p, with a function for each of its batch normalisations."""
   for part, f in zip(aux, normalise, strict=True):
-    x = jax.nn.relu(layer(part, x, f))
+    x = relu(layer(part, x, f))
   return x
 
 

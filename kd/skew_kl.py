@@ -14,7 +14,7 @@ leaves out the teacher's entropy in the first form, which has no gradient. The m
 from jaxtyping import Array
 
 from core import ranges
-from kd.base import ClassMask, Logits, Loss, PerExample, Schedule, at, kl, lift, log_softmax, widen
+from kd.base import ClassMask, Logits, Loss, PerExample, Schedule, at, kl, lift, log_softmax
 from kd.logits import log_mixture
 
 
@@ -31,8 +31,8 @@ def skew_kl(alpha: float = 0.1, reverse: bool = False, temperature: Schedule = 1
 
   def divergence(student: Logits, teacher: Logits, class_mask: ClassMask | None, *, step: Array | int) -> PerExample:
     t = at(temperature, step)
-    log_p, log_q = log_softmax(widen(teacher) / t, class_mask), log_softmax(widen(student) / t, class_mask)
+    log_p, log_q = log_softmax(teacher / t, class_mask), log_softmax(student / t, class_mask)
     first, second = (log_q, log_p) if reverse else (log_p, log_q)
     return t**2 * kl(first, log_mixture(first, second, alpha, class_mask))
 
-  return lift(divergence, "skew_kl")
+  return lift(divergence, "skew_kl", temperature=temperature)

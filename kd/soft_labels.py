@@ -9,12 +9,13 @@ teacher's entropy, the same gradient. It is therefore not 0 where student and te
 classes, one number an example.
 """
 
-import jax
 import jax.numpy as jnp
+from jaxtyping import Array
 
 from core import ranges
-from core.errors import UserError, unknown
-from kd.base import Loss, Schedule, at, cross_entropy, log_softmax, logits_of, teacher_logits, widen
+from core.errors import unknown
+from kd.base import ClassMask, Logits, Loss, PerExample, Schedule, at, cross_entropy, lift, log_softmax
+from kd.inputs import Inputs
 
 
 def soft_labels(temperature: Schedule = 1.0, source: str = "teacher") -> Loss:
@@ -22,25 +23,22 @@ def soft_labels(temperature: Schedule = 1.0, source: str = "teacher") -> Loss:
 
   Args:
     temperature: T > 0, of the student's softmax and of the teacher's, or a schedule of it.
-    source: "teacher", or "batch" for `batch["soft_label"]`, (batch, classes) probabilities, used as they are.
+    source: "teacher", or "batch" for `batch["soft_label"]`, (batch, *positions, classes) probabilities, used as they
+      are, of the classes that count; one below 0 makes the number of its example NaN.
   """
   ranges.check("soft_labels: temperature", temperature, ranges.POSITIVE, varies=True)
   if source not in ("teacher", "batch"):
     raise unknown("source of soft labels", source, ("teacher", "batch"))
 
-  def loss(
-    student, teacher=None, batch=None, *, aux=None, aux_state=None, key=None, axis_name=None, class_mask=None, step=0
-  ):
-    del aux, key, axis_name
+  def entropy(
+    student: Logits, teacher: Logits | None, class_mask: ClassMask | None, *, inputs: Inputs, step: Array | int
+  ) -> PerExample:
     t = at(temperature, step)
-    log_q = log_softmax(widen(logits_of(student)) / t, class_mask)
-    if source == "teacher":
-      p = jnp.exp(log_softmax(widen(teacher_logits(teacher, "soft_labels")) / t, class_mask))
-    elif batch is None or "soft_label" not in batch:
-      raise UserError("the loss 'soft_labels' with source 'batch' needs a batch with 'soft_label': (batch, classes)")
+    if teacher is None:
+      p = inputs.target("soft_label")
+      p = jnp.where(p >= 0, p, jnp.nan)
     else:
-      p = jax.lax.stop_gradient(batch["soft_label"]).astype(log_q.dtype)
-    return t**2 * cross_entropy(p, log_q), aux_state, {}
+      p = jnp.exp(log_softmax(teacher / t, class_mask))
+    return t**2 * cross_entropy(p, log_softmax(student / t, class_mask))
 
-  loss.needs_teacher = source == "teacher"  # pyrefly: ignore
-  return loss
+  return lift(entropy, "soft_labels", needs_teacher=source == "teacher", temperature=temperature)

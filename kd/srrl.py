@@ -10,15 +10,16 @@ place, the larger averaged down, and are averaged over the places before W. Logs
 terms without a and b. Reduction: means, one number an example.
 """
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from core import ranges
 from core.errors import UserError
+from kd import checks
 from kd.base import Outputs, kl, log_softmax
-from kd.layers import classifier_of, layer, layer_init, match, mean_square
-from kd.maps import flat_space, linear
+from kd.layers import classifier_of, layer, layer_init, mean_square, relu
+from kd.maps import align, flat_space, linear
+from kd.reads import CHANNELS
 from kd.taps import About, Names, TapLoss, paired
 
 
@@ -49,6 +50,7 @@ def srrl(
   ranges.check("srrl: regression", regression, ranges.NOT_NEGATIVE)
 
   def compare(s: Array, t: Array, class_mask: Array | None) -> Array:
+    class_mask = checks.class_mask_of("srrl", class_mask, s.shape)
     if form == "kl":
       return kl(log_softmax(t, class_mask), log_softmax(s, class_mask))
     class_mask = jnp.ones(s.shape, bool) if class_mask is None else jnp.broadcast_to(class_mask, s.shape)
@@ -57,8 +59,8 @@ def srrl(
     )
 
   def fn(s: Outputs, t: Outputs, about: About):
-    x, goal = match("srrl", s.taps[mine[0]], t.taps[its[0]])
-    x = jax.nn.relu(layer(about.aux, x, about))
+    x, goal = align("srrl", s.taps[mine[0]], t.taps[its[0]])
+    x = relu(layer(about.aux, x, about))
     predicted, wanted = (linear(about.aux_state, jnp.mean(flat_space(f), 1)) for f in (x, goal))
     logs = {"matching": mean_square(x - goal), "regression": compare(predicted, wanted, about.class_mask)}
     return matching * logs["matching"] + regression * logs["regression"], about.aux_state, logs
@@ -73,4 +75,4 @@ def srrl(
       )
     return layer_init(key, s.taps[mine[0]].shape[-1], features, normalise=True), kept
 
-  return TapLoss("srrl", fn, mine, its, init, relational=True)
+  return TapLoss("srrl", fn, mine, its, init, relational=True, reads=CHANNELS)

@@ -2,17 +2,26 @@
 
 Taps are named as `graph.taps` names them (`Conv_1/kernel:out`), one or several of each network. Maps are
 (batch, height, width, channels), token sequences (batch, tokens, channels), vectors (batch, channels).
+
+NaN and infinities of an example that counts make its number NaN or infinite, never a finite one; so they do to the
+examples that it is compared with, all of the batch where a loss is `relational`. An example that does not count is 0
+before anything is computed: whatever it holds, it has a gradient of exactly 0 and reaches no other example.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array
 
 from core.errors import UserError
-from kd.base import Outputs, logits_of, widen
+from kd import checks
+from kd.base import Outputs, logits_of
+from kd.inputs import widen
+from kd.reads import ANYTHING, Reads, channels_first, check
 
 Names = str | Sequence[str]
 
@@ -28,6 +37,7 @@ class About(NamedTuple):
     axis_name: the device axis, or None.
     class_mask: the classes that count, or None for all.
     step: the number of updates so far.
+    loss: how errors call the loss.
   """
 
   batch: Mapping[str, Any]
@@ -37,6 +47,7 @@ class About(NamedTuple):
   axis_name: str | None = None
   class_mask: Array | None = None
   step: Array | int = 0
+  loss: str = ""
 
 
 Init = Callable[[Array, Outputs, Outputs, Any], tuple[Any, Any]]
@@ -48,17 +59,19 @@ class TapLoss:
 
   Attributes:
     name: how errors call it.
-    fn: `fn(student, teacher, about) -> (per_example, aux_state, logs)`. Activations and logits are float32 or wider;
-      those of the teacher are constants. `teacher` is None where there is none and none is needed.
+    fn: `fn(student, teacher, about) -> (per_example, aux_state, logs)`. Activations are float32 or wider; the teacher's
+      outputs are constants. `teacher` is None where there is none and none is needed. Logits are as they were given,
+      for a network may have several outputs: `kd.inputs.read` checks those of a loss that reads them.
     student: the taps that it reads of the student.
     teacher: those of the teacher.
     init: `init(key, student, teacher, teacher_variables) -> (aux, aux_state)`, from `Outputs` of shapes
-      (`jax.ShapeDtypeStruct`); None for a loss without.
+      (`jax.ShapeDtypeStruct`); None for a loss without. As an attribute it refuses what a call refuses.
     needs_teacher: whether it cannot do without one.
     relational: whether an example's number depends on the other examples of its batch; see `kd.relational`.
     head: for a loss that trains what the student is deployed with: `head(aux, aux_state, teacher_variables, classes,
       chosen) -> parameters` of what reads the student's tap in place of the student's own classifier. `classes` is
       how many the student has, `chosen` which of the teacher's these are, () for all.
+    reads: the shapes of its taps; see `kd.reads`.
   """
 
   name: str
@@ -69,6 +82,19 @@ class TapLoss:
   needs_teacher: bool = True
   relational: bool = False
   head: Callable[..., dict[str, Any]] | None = None
+  reads: Reads = ANYTHING
+
+  def __post_init__(self):
+    plain = getattr(self.init, "plain", self.init)  # of a loss that `dataclasses.replace` copies
+    if plain is None:
+      return
+
+    def init(key: Array, student: Outputs, teacher: Any, variables: Any = None) -> tuple[Any, Any]:
+      self._check(student, teacher)
+      return plain(key, student, teacher, variables)
+
+    init.plain = plain  # pyrefly: ignore
+    object.__setattr__(self, "init", init)
 
   def __call__(
     self,
@@ -83,24 +109,65 @@ class TapLoss:
     class_mask: Array | None = None,
     step: Array | int = 0,
   ) -> tuple[Array, Any, dict[str, Array]]:
-    if teacher is None and self.needs_teacher:
-      raise UserError(
-        f"the loss {self.name!r} needs a teacher: give a teacher stage or cached 'teacher_logits' in the batch"
-      )
     if self.init is not None and aux is None and aux_state is None:
       raise UserError(
         f"the loss {self.name!r} trains or remembers something: call its init and give 'aux', 'aux_state'"
       )
-    mine = self._read(student, self.student, "student")
-    its = None if teacher is None else jax.lax.stop_gradient(self._read(teacher, self.teacher, "teacher"))
-    return self.fn(mine, its, About(batch or {}, aux, aux_state, key, axis_name, class_mask, step))
+    batch = batch or {}
+    count = self._check(student, teacher)
+    valid = None if count is None else checks.valid_of(self.name, batch, (count,))
+    batch = batch if valid is None else {**batch, "valid": valid}
+    read = partial(self._read, valid=valid)
+    mine = read(student, "student")
+    its = None if teacher is None else jax.lax.stop_gradient(read(teacher, "teacher"))
+    about = About(batch, aux, aux_state, key, axis_name, class_mask, step, self.name)
+    per_example, after, logs = self.fn(mine, its, about)
+    for what, numbers in {"": per_example, **logs}.items():
+      if count is not None and jnp.shape(numbers) != (count,):
+        what = what and f" as its log {what!r}"
+        raise UserError(
+          f"the loss {self.name!r} gives an array of shape {jnp.shape(numbers)}{what}; expected one number per "
+          f"example, ({count},)"
+        )
+    return per_example, after, logs
 
-  def _read(self, outputs: Outputs | Array, names: tuple[str, ...], whose: str) -> Outputs:
-    taps = outputs.taps if isinstance(outputs, Outputs) else {}
-    for name in names:
-      if name not in taps:
-        raise UserError(f"the loss {self.name!r} reads {name!r} of the {whose}, whose outputs have no such tap")
-    return Outputs(widen(logits_of(outputs)), {name: widen(taps[name]) for name in names})
+  def _check(self, student: Any, teacher: Any) -> int | None:
+    """How many examples its activations have, or None; refuses outputs, or their shapes, that it cannot read."""
+    if teacher is None and self.needs_teacher:
+      raise UserError(
+        f"the loss {self.name!r} needs a teacher: give a teacher stage or cached 'teacher_logits' in the batch"
+      )
+    found = {}
+    for whose, outputs in {"student": student, **({} if teacher is None else {"teacher": teacher})}.items():
+      taps = outputs.taps if isinstance(outputs, Outputs) else {}
+      for name in getattr(self, whose):
+        where = f"the loss {self.name!r} reads {name!r} of the {whose}"
+        if name not in taps:
+          raise UserError(f"{where}, whose outputs have no such tap")
+        check(where, taps[name], self.reads)
+        found[f"{name!r} of the {whose}"] = taps[name].shape
+    for where, shape in found.items():
+      first, like = next(iter(found.items()))
+      if shape[0] != like[0]:
+        raise UserError(
+          f"the loss {self.name!r} reads {first}, of shape {tuple(like)}, and {where}, of shape {tuple(shape)}; "
+          "expected one batch, the first axis of both"
+        )
+    odd = channels_first(found) if self.reads.channels else None
+    if odd is not None:
+      raise UserError(
+        f"the loss {self.name!r} reads {odd}, of shape {tuple(found[odd])}, where the channels seem to come first; "
+        f"expected {self.reads.words}"
+      )
+    return next(iter(found.values()))[0] if found else None
+
+  def _read(self, outputs: Outputs | Array, whose: str, valid: Array | None) -> Outputs:
+    def counted(x: Array) -> Array:
+      x = widen(jnp.asarray(x))
+      return x if valid is None else jnp.where(valid.reshape(-1, *(1,) * (x.ndim - 1)), x, 0.0)
+
+    taps = {name: counted(outputs.taps[name]) for name in getattr(self, whose)}  # pyrefly: ignore
+    return Outputs(logits_of(outputs), taps, getattr(outputs, "members", None))
 
 
 def named(loss: str, key: str, names: Names) -> tuple[str, ...]:
@@ -135,6 +202,7 @@ def on_pairs(
   init: Callable[[Array, Any, Any], Any] | None = None,
   *,
   relational: bool = False,
+  reads: Reads = ANYTHING,
 ) -> TapLoss:
   """A loss on pairs of activations, summed over the pairs.
 
@@ -145,6 +213,7 @@ def on_pairs(
     teacher: as many taps of the teacher.
     init: `init(key, student_shape, teacher_shape) -> aux` of one pair; None for a loss that trains nothing.
     relational: whether an example's number depends on the other examples of its batch.
+    reads: the shapes of the activations; see `kd.reads`.
 
   Raises:
     UserError: the numbers of taps differ, or there are none.
@@ -164,4 +233,4 @@ def on_pairs(
     keys = jax.random.split(key, len(mine))
     return [init(k, s.taps[a], t.taps[b]) for k, a, b in zip(keys, mine, its, strict=True)], None
 
-  return TapLoss(name, fn, mine, its, None if init is None else start, relational=relational)
+  return TapLoss(name, fn, mine, its, None if init is None else start, relational=relational, reads=reads)

@@ -11,23 +11,22 @@ factor of 100 on CIFAR-100 undoes: that factor and that division are left out he
 `hinton`'s with log p as the teacher's logits, both sides softened. The paper gives this term the weight 0.1, and
 `hard_labels` 0.9.
 
-K counts the classes that count. A mixed example has the average of its two labels' losses. Reduction: a sum over the
-classes, one number an example. No teacher is read.
+K counts the classes that count and that the student does not exclude by a logit of -inf. A mixed example has the
+average of its two labels' losses. Reduction: a sum over the classes, one number an example. No teacher is read.
 """
 
 import math
-from typing import Any
 
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from core import ranges
-from kd.base import Outputs, Schedule, at, kl, log_softmax
-from kd.logits import by_label, is_label
-from kd.taps import About, TapLoss
+from kd.base import ClassMask, Logits, Loss, PerExample, Schedule, at, kl, lift, log_softmax
+from kd.labels import Labels
+from kd.logits import by_label, is_label, not_excluded
 
 
-def tf_kd(correct: float = 0.99, temperature: Schedule = 20.0, soften_student: bool = False) -> TapLoss:
+def tf_kd(correct: float = 0.99, temperature: Schedule = 20.0, soften_student: bool = False) -> Loss:
   """Divergence from a virtual teacher; needs `batch["label"]`.
 
   Args:
@@ -38,18 +37,23 @@ def tf_kd(correct: float = 0.99, temperature: Schedule = 20.0, soften_student: b
   ranges.check("tf_kd: correct", correct, ranges.INSIDE)
   ranges.check("tf_kd: temperature", temperature, ranges.POSITIVE, varies=True)
 
-  def fn(student: Outputs, teacher: Any, about: About) -> tuple[Array, Any, dict[str, Array]]:
+  def divergence(
+    student: Logits, teacher: None, class_mask: ClassMask | None, *, labels: Labels, step: Array | int
+  ) -> PerExample:
     del teacher
-    t, logits, class_mask = at(temperature, about.step), student.logits, about.class_mask
-    used = jnp.ones(logits.shape, bool) if class_mask is None else jnp.broadcast_to(class_mask, logits.shape)
-    others = jnp.maximum(jnp.sum(used, axis=-1, keepdims=True) - 1, 1).astype(logits.dtype)
-    log_q = log_softmax(logits / t if soften_student else logits, class_mask)
+    t, there = at(temperature, step), not_excluded(student, class_mask=class_mask)
+    others = jnp.maximum(jnp.sum(there, axis=-1, keepdims=True) - 1, 1).astype(student.dtype)
+    log_q = log_softmax(student / t if soften_student else student, class_mask)
 
-    def divergence(labels: Array) -> Array:
-      log_p = jnp.where(is_label(labels, logits), math.log(correct), math.log1p(-correct) - jnp.log(others))
-      return kl(log_softmax((log_p if soften_student else jnp.exp(log_p)) / t, class_mask), log_q)
+    def of(index: Array) -> PerExample:
+      label = is_label(index, student)
+      log_p = jnp.where(label, math.log(correct), math.log1p(-correct) - jnp.log(others))
+      # The label stays the virtual teacher's where the student excludes it: the divergence is then infinite.
+      known = there | (label if class_mask is None else label & class_mask)
+      log_p = log_softmax((log_p if soften_student else jnp.exp(log_p)) / t, known)
+      return kl(log_p, jnp.where(known, log_q, 0.0))
 
-    per_example = by_label(divergence, about.batch, "tf_kd")
-    return t**2 * per_example if soften_student else per_example, about.aux_state, {}
+    per_row = by_label(of, labels)
+    return t**2 * per_row if soften_student else per_row
 
-  return TapLoss("tf_kd", fn, needs_teacher=False)
+  return lift(divergence, "tf_kd", needs_teacher=False)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from core import ranges
-from kd.base import ClassMask, Logits, Loss, PerExample, Schedule, at, kl, lift, log_softmax, widen
+from kd.base import ClassMask, Logits, Loss, PerExample, Schedule, at, kl, lift, log_softmax
 from kd.logits import log_sum
 
 
@@ -32,7 +32,7 @@ def topk(k: int = 10, temperature: Schedule = 4.0) -> Loss:
 
   def divergence(student: Logits, teacher: Logits, class_mask: ClassMask | None, *, step: Array | int) -> PerExample:
     t = at(temperature, step)
-    log_p, log_q = log_softmax(widen(teacher) / t, class_mask), log_softmax(widen(student) / t, class_mask)
+    log_p, log_q = log_softmax(teacher / t, class_mask), log_softmax(student / t, class_mask)
     counts = jnp.ones(log_p.shape, bool) if class_mask is None else jnp.broadcast_to(class_mask, log_p.shape)
     best = jax.lax.top_k(jnp.where(counts, log_p, -jnp.inf), min(k, log_p.shape[-1]))[1]
     rest = counts.at[jnp.arange(best.shape[0], dtype=best.dtype)[:, None], best].set(False)
@@ -43,4 +43,4 @@ def topk(k: int = 10, temperature: Schedule = 4.0) -> Loss:
 
     return t**2 * kl(outcomes(log_p), outcomes(log_q))
 
-  return lift(divergence, "topk")
+  return lift(divergence, "topk", temperature=temperature)

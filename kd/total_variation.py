@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from core import ranges
-from kd.base import ClassMask, Logits, Loss, PerExample, Schedule, at, lift, log_softmax, widen
+from kd.base import ClassMask, Logits, Loss, PerExample, Schedule, at, lift, log_softmax
 
 
 def total_variation(temperature: Schedule = 1.0) -> Loss:
@@ -25,7 +25,8 @@ def total_variation(temperature: Schedule = 1.0) -> Loss:
 
   def distance(student: Logits, teacher: Logits, class_mask: ClassMask | None, *, step: Array | int) -> PerExample:
     t = at(temperature, step)
-    p, q = jnp.exp(log_softmax(widen(teacher) / t, class_mask)), jnp.exp(log_softmax(widen(student) / t, class_mask))
-    return 0.5 * t * jnp.sum(jnp.abs(p - q), axis=-1)  # classes that do not count have p = q = 1
+    p, q = jnp.exp(log_softmax(teacher / t, class_mask)), jnp.exp(log_softmax(student / t, class_mask))
+    gap = p - q  # of classes that do not count 1 - 1
+    return 0.5 * t * jnp.sum(gap * jnp.sign(gap), axis=-1)  # not |gap|: its gradient would be a number where it is NaN
 
-  return lift(distance, "total_variation")
+  return lift(distance, "total_variation", temperature=temperature)

@@ -15,7 +15,9 @@ import numpy as np
 from jaxtyping import Array
 
 from core import ranges
-from kd.layers import layer, layer_init, match
+from kd.layers import layer, layer_init, relu
+from kd.maps import align
+from kd.reads import CHANNELS
 from kd.taps import About, Names, TapLoss, on_pairs
 
 
@@ -33,9 +35,9 @@ def vid(student: Names, teacher: Names, variance: float = 5.0, eps: float = 1e-5
   ranges.check("vid: variance - eps", variance - eps, ranges.POSITIVE)
 
   def negative_log_likelihood(s: Array, t: Array, aux: dict, about: About) -> Array:
-    s, t = match("vid", s, t)
+    s, t = align("vid", s, t)
     for index, part in enumerate(aux["mean"]):
-      s = layer(part, s if index == 0 else jax.nn.relu(s), about)
+      s = layer(part, s if index == 0 else relu(s), about)
     spread = jax.nn.softplus(aux["variance"].astype(s.dtype)) + eps
     likelihood = 0.5 * ((s - t) ** 2 / spread + jnp.log(spread))
     return jnp.mean(likelihood.reshape(likelihood.shape[0], -1), -1)
@@ -46,4 +48,4 @@ def vid(student: Names, teacher: Names, variance: float = 5.0, eps: float = 1e-5
     mean = [layer_init(k, a, b) for k, a, b in zip(keys, sizes[:-1], sizes[1:], strict=True)]
     return {"mean": mean, "variance": jnp.full(sizes[-1], np.log(np.expm1(variance - eps)), jnp.float32)}
 
-  return on_pairs("vid", negative_log_likelihood, student, teacher, init)
+  return on_pairs("vid", negative_log_likelihood, student, teacher, init, reads=CHANNELS)

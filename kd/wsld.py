@@ -10,9 +10,6 @@ The paper adds `hard_labels`, and weighs this term by 2.5. A mixed example has t
 where the paper says nothing. Reduction: a sum over the classes, one number an example.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
@@ -24,13 +21,14 @@ from kd.base import (
   Loss,
   PerExample,
   Schedule,
+  TeacherAt,
   at,
   cross_entropy,
   lift,
   log_softmax,
   pick,
-  widen,
 )
+from kd.labels import Labels
 from kd.logits import by_label
 
 
@@ -43,16 +41,21 @@ def wsld(temperature: Schedule = 2.0) -> Loss:
   ranges.check("wsld: temperature", temperature, ranges.POSITIVE, varies=True)
 
   def entropy(
-    student: Logits, teacher: Logits, class_mask: ClassMask | None, *, batch: Mapping[str, Any], step: Array | int
+    student: Logits,
+    teacher: Logits,
+    class_mask: ClassMask | None,
+    *,
+    labels: Labels,
+    step: Array | int,
+    teacher_at: TeacherAt,
   ) -> PerExample:
     t = at(temperature, step)
-    student, teacher = widen(student), widen(teacher)
-    soft = cross_entropy(jnp.exp(log_softmax(teacher / t, class_mask)), log_softmax(student / t, class_mask))
+    soft = cross_entropy(jnp.exp(log_softmax(teacher_at(t) / t, class_mask)), log_softmax(student / t, class_mask))
     log_p, log_q = log_softmax(teacher, class_mask), log_softmax(jax.lax.stop_gradient(student), class_mask)
 
-    def weight(labels: Array) -> PerExample:
-      return -jnp.expm1(pick(log_q, labels) / (1e-7 - pick(log_p, labels)))
+    def weight(index: Array) -> PerExample:
+      return -jnp.expm1(pick(log_q, index) / (1e-7 - pick(log_p, index)))
 
-    return t**2 * soft * by_label(weight, batch, "wsld")
+    return t**2 * soft * by_label(weight, labels)
 
   return lift(entropy, "wsld")

@@ -16,7 +16,7 @@ import kd
 from core.errors import UserError
 from core.trees import map_named, named_leaves
 from engine.model import Model
-from graph.shapes import build
+from graph.shapes import structs
 from kd.maps import common_size
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def assembled(model: Model, head: Head, image: tuple[int, ...]) -> Model:
   shapes = jax.eval_shape(lambda x: model.init(jax.random.key(0), x), example)
 
   def init(key: jax.Array, x: jax.Array) -> Any:
-    zeros = build((path, jnp.zeros(shape, dtype)) for path, shape, dtype in head["shapes"])
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), structs(head["shapes"]))
     return join(model.init(key, x), head, zeros)
 
   def apply(variables: Any, x: jax.Array, *, train: bool = False, key: Any = None) -> tuple[jax.Array, Any]:

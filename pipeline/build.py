@@ -1,7 +1,8 @@
 """From names in a config to functions: nowhere else, and with every keyword checked before anything compiles."""
 
+import glob
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -25,6 +26,7 @@ from engine.model import Model
 from pipeline import schema
 
 PRECISIONS = ("float32", "bfloat16")
+SHARES = ("start", "end", "at")  # what a schedule gives as a share of the stage
 
 
 def call(where: str, fn: Callable[..., Any], given: Mapping[str, Any], *positional: Any) -> Any:
@@ -60,17 +62,20 @@ def model(entry: Mapping[str, Any]) -> Model:
   return models.load(entry["name"], dict(entry["kwargs"]))
 
 
-OF_TERM = ("loss", "weight", "mask")
+OF_TERM = ("loss", "weight", "mask", "ignore_label", "output")
 
 
-def objective(stage: str, group: Mapping[str, Any], updates: int = 1) -> objectives.Weighted:
+def objective(stage: str, group: Mapping[str, Any], updates: int = 1, output: str = "") -> objectives.Weighted:
   """The weighted sum that a stage minimises: `{loss of kd: {"weight": share, "mask": which, its keywords}}`.
+
+  "ignore_label" and "output" are those of `engine.Term`, too.
 
   Args:
     stage: its name, for errors.
     group: its terms. A term with a key "loss" may have any name. A weight or keyword may be a schedule of
       `kd.schedules`, whose "start", "end" and "at" are shares of the stage.
     updates: of the whole stage.
+    output: what terms read that name no output, of a model with several.
   """
   terms = []
   for name, given in group.items():
@@ -83,8 +88,11 @@ def objective(stage: str, group: Mapping[str, Any], updates: int = 1) -> objecti
     weight = numbers.get("weight", 1.0)
     ranges.check(f"config key '{where}.weight'", weight, ranges.NOT_NEGATIVE, varies=True)
     weight = weight if callable(weight) else float(weight)
-    terms.append(objectives.Term(name, loss, weight, given.get("mask", "all")))
-  return objectives.weighted(terms)
+    more: dict[str, Any] = {"output": output} | {
+      key: given[key] for key in ("mask", "ignore_label", "output") if key in given
+    }
+    terms.append(objectives.Term(name, loss, weight, **more))
+  return objectives.weighted(terms, output)
 
 
 def _number(where: str, value: Any, updates: int) -> Any:
@@ -113,28 +121,48 @@ def steps(stage: Any, examples: int) -> int:
   return stage.epochs * rooms.steps_per_epoch(examples, stage.batch_size)
 
 
-def transformation(stage: str, config: Any, batches: int) -> optax.GradientTransformationExtraArgs:
+def transformation(
+  stage: str, config: Any, batches: int, stacked: Callable[[], Mapping[str, Sequence[int]]] = dict
+) -> optax.GradientTransformationExtraArgs:
   """A stage's optimizer, wrapped by its sparsity method if it has one.
 
   Args:
     stage: its name, for errors.
     config: the stage's groups.
     batches: of the whole stage; its schedules go over the updates, of which there is one for `accumulate` batches.
+    stacked: gives the axes along which leaves hold layers (`graph.stacked_axes`), for a method that wants to know.
+
+  Raises:
+    UserError: besides what is wrong in the groups, a stage without an update that could do what they say.
   """
-  updates = max(batches // config.optimizer.accumulate, 1)
+  updates = batches // config.optimizer.accumulate
+  if batches and not updates:
+    raise UserError(
+      f"config key 'stages.{stage}.optimizer.accumulate' is {config.optimizer.accumulate}, but the stage has {batches} "
+      f"batches, so that it would never update; expected at most {batches}"
+    )
   try:
-    inner = _optimizer(config.optimizer, updates)
+    inner = _optimizer(config.optimizer, max(updates, 1))
   except UserError as error:
     raise UserError(f"config group 'stages.{stage}.optimizer': {error}") from error
   group = config.sparsity.to_dict()
   if not group.get("name"):
     return inner
   where = f"stages.{stage}.sparsity"
+  keywords = inspect.signature(method(sparsity, group["name"])).parameters
+  if "schedule" in keywords and not updates:
+    raise UserError(
+      f"config key 'stages.{stage}.epochs' is {config.epochs}, but {group['name']!r} prunes while the stage trains; "
+      "expected 1 or more"
+    )
   schedule = group.get("schedule")
   if isinstance(schedule, Mapping):
-    group["schedule"] = named(
-      f"{where}.schedule", sparsity.schedules, _in_steps(f"{where}.schedule", schedule, updates)
-    )
+    in_steps = _in_steps(f"{where}.schedule", schedule, updates)
+    # The last update that runs is number updates - 1: what ends with the stage ends there.
+    in_steps |= {key: min(in_steps[key], updates - 1) for key in SHARES if key in in_steps}
+    group["schedule"] = named(f"{where}.schedule", sparsity.schedules, in_steps)
+  if "stacked" in keywords and "stacked" not in group:
+    group["stacked"] = tuple((glob.escape(name), tuple(axes)) for name, axes in stacked().items())
   return named(where, sparsity, group, inner)
 
 
@@ -165,7 +193,7 @@ def _in_steps(where: str, schedule: Mapping[str, Any], steps: int) -> dict[str, 
   Raises:
     UserError: one is no number from 0 to 1.
   """
-  shares = [key for key in schedule if key in ("start", "end", "at")]
+  shares = [key for key in schedule if key in SHARES]
   for key in shares:
     ranges.check(f"config key '{where}.{key}', a share of the stage,", schedule[key], ranges.SHARE)
   return {key: round(value * steps) if key in shares else value for key, value in schedule.items()}
@@ -248,12 +276,10 @@ def check(config: Any) -> None:
         f"config key 'stages.{name}.precision' is {stage.precision!r}, but a stage with quant.rules simulates its "
         "integers in float32"
       )
-    if stage.optimizer.accumulate > 1 and minimised.relational:
-      raise UserError(
-        f"config key 'stages.{name}.optimizer.accumulate' is {stage.optimizer.accumulate}, but the term "
-        f"{minimised.relational[0]!r} compares the examples of a batch, or takes statistics of them, and would see "
-        "micro-batches; expected 1"
-      )
+    try:
+      minimised.refuse_accumulation(stage.optimizer.accumulate)
+    except UserError as error:
+      raise UserError(f"config key 'stages.{name}.optimizer.accumulate': {error}") from error
     if stage.teacher == schema.ITSELF and not stage.optimizer.ema:
       raise UserError(f"config key 'stages.{name}.teacher' is 'itself', which needs 'stages.{name}.optimizer.ema'")
     taught = [kd.needs_teacher(term.loss) for term in minimised.terms]

@@ -126,7 +126,7 @@ def stage(name: str, config: Any, data: Dataset, begun: Left, done: Mapping[str,
       quant.quantize(models.functions(recipe).fn, policy).explain(variables, example)
   except UserError as error:
     raise UserError(f"stage {name!r}: {error}") from error
-  tx = build.transformation(name, given, steps)
+  tx = build.transformation(name, given, steps, lambda: models.stacked_axes(recipe, variables))
   try:
     if policy is None or "batch_stats" not in variables:  # folding gives biases that no rule can be compared with here
       jax.eval_shape(tx.init, variables["params"])
@@ -142,15 +142,17 @@ def _teaching(name: str, config: Any, data: Dataset, begun: Left, done: Mapping[
     What the stage leaves.
   """
   given = config.stages[name]
-  objective = build.objective(name, given.objective.to_dict())
   student, variables = begun
+  objective = build.objective(name, given.objective.to_dict(), output=student.output)
   teachers = [
-    Left(*models.load(teacher)[0][:2]) if teacher.endswith(schema.FILE) else _quantized(config, teacher, done[teacher])
+    Left(*models.load(teacher, schema.model_code(config))[0][:2])
+    if teacher.endswith(schema.FILE)
+    else _quantized(config, teacher, done[teacher])
     for teacher in teaching.names(given)
   ]
   if teachers:
     teaching.check(given, [teacher.recipe for teacher in teachers], student, objective)
-  mine, its = _outputs("student", objective.student, student, variables), None
+  mine, its = _outputs("student", objective.student, student, variables, not given.quant.rules), None
   if objective.teacher and not teachers:
     raise UserError(f"its objective reads {objective.teacher[0]!r} of a teacher, and 'teacher' names no other model")
   taught_by = None
@@ -158,10 +160,11 @@ def _teaching(name: str, config: Any, data: Dataset, begun: Left, done: Mapping[
     taught_by = teachers[0].variables
     if given.teacher_mode == "train":
       _in_training(teaching.names(given)[0], *teachers[0])
-    its = _outputs("teacher", objective.teacher, *teachers[0])
-    chosen = len(given.teacher_classes) or its.logits.shape[-1]
-    build.check_store(name, given, chosen)
-    its = its._replace(logits=jax.ShapeDtypeStruct((BATCH, chosen), its.logits.dtype))
+    its = _outputs("teacher", objective.teacher, *teachers[0], bool(teaching.further(objective)))
+    if engine.is_one(its.logits):
+      chosen = len(given.teacher_classes) or its.logits.shape[-1]
+      build.check_store(name, given, chosen)
+      its = its._replace(logits=jax.ShapeDtypeStruct((BATCH, chosen), its.logits.dtype))
   elif given.teacher or given.peers > 1:
     its = mine._replace(taps={})
   aux = _trace(objective, mine, its, taught_by)
@@ -203,9 +206,15 @@ def _masked(term: engine.Term, labelled: np.ndarray, reads_labels: bool) -> None
 BATCH = 4
 
 
-def _outputs(whose: str, taps: Any, recipe: models.Recipe, variables: Any) -> Any:
-  """A model's outputs as shapes; a misspelt tap is answered with the nearest names."""
-  fn, images = models.functions(recipe).fn, jax.ShapeDtypeStruct((BATCH, *recipe.image), jnp.float32)
+def _outputs(whose: str, taps: Any, recipe: models.Recipe, variables: Any, every: bool) -> Any:
+  """A model's outputs, every one or the logits, as shapes; a misspelt tap is answered with the nearest names."""
+  parts, images = models.functions(recipe), jax.ShapeDtypeStruct((BATCH, *recipe.image), jnp.float32)
+
+  def fn(variables: Any, x: Any) -> Any:
+    if every:
+      return models.outputs(parts._replace(quantized=None), (variables, {}, {}), x)
+    return models.named(parts.fn(variables, x), parts) if whose == "student" else parts.fn(variables, x)
+
   try:
     return kd.Outputs(*jax.eval_shape(graph.taps(fn, taps), variables, images))
   except UserError as error:

@@ -1,6 +1,8 @@
 """Models of a run, found and evaluated without training anything."""
 
+import itertools
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +11,9 @@ import numpy as np
 
 import deploy
 from core.errors import UserError, unknown
-from pipeline import build, schema
+from engine.data import Split
+from pipeline import build, schema, workdir
 from pipeline import trained as models
-from pipeline.workdir import SAVED
 
 
 def saved_config(folder: str | Path) -> ml_collections.ConfigDict:
@@ -20,13 +22,15 @@ def saved_config(folder: str | Path) -> ml_collections.ConfigDict:
   Raises:
     UserError: the directory holds no run.
   """
-  file = Path(folder) / SAVED
+  file = Path(folder) / workdir.SAVED
   if not file.is_file():
-    raise UserError(f"{str(folder)!r} holds no run: there is no {SAVED} in it")
+    raise UserError(f"{str(folder)!r} holds no run: there is no {workdir.SAVED} in it")
   try:
     given = _tuples(json.loads(file.read_text(encoding="utf-8")))
   except ValueError:
     raise UserError(f"{str(file)!r} is not JSON; was it changed by hand?") from None
+  if not isinstance(given, dict):
+    raise UserError(f"{str(file)!r} is not the config of a run; was it changed by hand?")
   return schema.complete(ml_collections.ConfigDict(given))
 
 
@@ -54,12 +58,44 @@ def find_model(folder: str | Path, stage: str = "") -> tuple[str, Path]:
   return name, paths[name]
 
 
-def evaluate(folder: str | Path, model: str = "") -> list[tuple[str, float, int]]:
+def model_code(folder: str | Path, given: Collection[str] = ()) -> set[str]:
+  """The code that files of a run may hold models of: what its config names, where this user's own config made it.
+
+  Args:
+    folder: the run's directory; one that was copied from elsewhere names nothing.
+    given: further import paths, which the user gave.
+  """
+  return {*given, *(schema.model_code(saved_config(folder)) if workdir.is_own(folder) else ())}
+
+
+def load(folder: str | Path, path: Path, code: Collection[str] = ()) -> models.Trained:
+  """A model from a file, of a run or from elsewhere; `model_code` says of which code it may be."""
+  return models.load(path, model_code(folder, code))[0]
+
+
+def _check(path: Path, recipe: models.Recipe, test: Split) -> None:
+  """Refuses a model of other images or classes than the data's, whose accuracy would mean nothing.
+
+  Raises:
+    UserError: says what differs.
+  """
+  if recipe.image != test.images.shape[1:]:
+    raise UserError(f"{path} reads images of {recipe.image}, and {test.name!r} has {test.images.shape[1:]}")
+  if recipe.classes != test.classes:
+    pairs = itertools.zip_longest(recipe.classes, test.classes)
+    index, (there, here) = next((i, pair) for i, pair in enumerate(pairs) if pair[0] != pair[1])
+    raise UserError(
+      f"{path} is of other classes than {test.name!r}: class {index} is {there!r} there and {here!r} here"
+    )
+
+
+def evaluate(folder: str | Path, model: str = "", code: Collection[str] = ()) -> list[tuple[str, float, int]]:
   """(name, accuracy, examples) on the test split of a run's data, of a file or of all finished stages.
 
   Args:
     folder: the run's directory.
     model: a .safetensors file that a stage wrote, or a .tflite file from anywhere.
+    code: import paths of models that files may hold, beside those of `zoo` and of the user's own config.
   """
   config = saved_config(folder)
   test = build.dataset(config).test
@@ -72,6 +108,8 @@ def evaluate(folder: str | Path, model: str = "") -> list[tuple[str, float, int]
     if path.suffix == ".tflite":
       logits = deploy.litert.Model(path).run(test.images)
     else:
-      logits = models.predict(models.load(path)[0], test.images)
+      trained = load(folder, path, code)
+      _check(path, trained.recipe, test)
+      logits = models.predict(trained, test.images)
     found.append((name, float(np.mean(logits.argmax(-1) == test.labels)), len(test.labels)))
   return found

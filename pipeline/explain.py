@@ -82,7 +82,16 @@ def stage(name: str, config: Any, recipe: models.Recipe) -> str:
     macs = count(costs[site]["bit_operations"]) if site in costs and costs[site]["macs"] else ""
     rows.append((site, str(setting), macs, size(costs[site]["weight_bytes"]) if macs else "", rule, note))
   before, after = (sum(row["bit_operations"] for row in table) for table in (traced.table(), costs.values()))
-  return f"stage {name}: {count(after)} bit-operations, {count(before)} in float\n{columns(rows)}"
+  text = f"stage {name}: {count(after)} bit-operations, {count(before)} in float\n{columns(rows)}"
+  return "\n".join([text, *norms(recipe, variables)])
+
+
+def norms(recipe: models.Recipe, variables: Any) -> list[str]:
+  """A line for each batch norm of a model that is quantized: into which site it is folded, or why it stays."""
+  if not models.folds(recipe, variables):
+    return []
+  found = graph.batch_norms(models.functions(recipe).fn, variables, models.example(recipe))
+  return [f"{norm.name}: " + (f"folded into {norm.site}" if norm.folded else f"stays: {norm.reason}") for norm in found]
 
 
 def columns(rows: Sequence[Sequence[str]]) -> str:

@@ -37,6 +37,10 @@ class Learning(NamedTuple):
   begun: Trained
   plan: assembling.Plan | None = None
 
+  def masked(self, labels: jax.Array) -> bool:
+    """Whether some example does not count for some term, so that means are over fewer than a batch."""
+    return bool((labels < 0).any()) or any(term.counts_less for term in self.objective.terms)
+
   def left(self, state: TrainState) -> Trained:
     """What is evaluated and left of a state: its averages if it has some, and the first of several peers."""
     state = (seeds.pick(state, 0) if self.peers > 1 else state).averaged
@@ -70,7 +74,7 @@ def make(
     steps: of the stage.
   """
   stage = config.stages[name]
-  tx = build.transformation(name, stage, steps)
+  tx = build.transformation(name, stage, steps, lambda: models.stacked_axes(begun[0].recipe, begun[0].variables))
   objective = mutual.Mutual(objective.terms) if len(begun) > 1 else objective
   accumulate, ema = stage.optimizer.accumulate, stage.optimizer.ema or None
   about: Any = {"teacher": taught.teacher, "itself": stage.teacher == schema.ITSELF, "accumulate": accumulate}

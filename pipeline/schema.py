@@ -40,8 +40,9 @@ STAGE = {
     "keep": "alternate",  # which blocks: or "first", "effect" (those without which the validation loss rises most)
     "map": (),  # ((student's path, teacher's path), ...) of leaves, "*" for anything, where names are not enough
   },
-  "teacher": "",  # the stage that this one learns from, or a .safetensors file of one; several, "a, b", are an
-  # ensemble; "itself": the average of its own weights, which needs optimizer.ema
+  "teacher": "",  # the stage that this one learns from, or a .safetensors file of one, whose code is zoo's or that of
+  # an entry of `models`; several, "a, b", are an ensemble; "itself": the average of its own weights, which needs
+  # optimizer.ema
   "ensemble": "probabilities",  # what several teachers are a mean of; or "logits"
   "peers": 1,  # so many students from different seeds that are each other's teachers; the stage leaves the first
   "teacher_mode": "eval",  # or "train": batch norms use the batch's statistics, and their averages stay as they are
@@ -84,6 +85,7 @@ MODEL = {
   "kwargs": {},
   "weights": "",  # pretrained weights: a .safetensors or .msgpack file, or an orbax directory
   "key_map": (),  # ((pattern, replacement), ...) from the file's names to ours
+  "output": "",  # of a model with several outputs the one that has the logits, such as "scores"
 }
 
 EXPERIMENT = {
@@ -222,6 +224,11 @@ CHOICES = {
   "ensemble": ("probabilities", "logits"),
   "teacher_mode": ("eval", "train"),
 }
+
+
+def model_code(config: Any) -> set[str]:
+  """The import paths of all models that an experiment names: the code that files may hold models of."""
+  return {entry["name"] for entry in config.models.values()}
 
 
 def teachers(stage: Any) -> list[str]:

@@ -63,7 +63,7 @@ def run_stages(
   """
   paths = [model_file(context.folder, name) for context in contexts]
   if all(path.is_file() for path in paths):
-    return [models.load(path)[0] for path in paths]
+    return [models.load(path, schema.model_code(contexts[0].config))[0] for path in paths]
   ready = [_prepare(name, context, before) for context, before in zip(contexts, done, strict=True)]
   left = []
   for path, one, state in zip(paths, ready, _fit(name, contexts, ready, over), strict=True):
@@ -103,23 +103,25 @@ def _prepare(name: str, context: Context, done: Mapping[str, Trained]) -> _Ready
   begun = [calibrated(stage, begin(stage, context, done, peer), arrays, spec) for peer in range(stage.peers)]
   trained = begun[0]
   steps = build.steps(stage, len(examples.labels))
-  objective = build.objective(name, stage.objective.to_dict(), max(steps // stage.optimizer.accumulate, 1))
+  updates = max(steps // stage.optimizer.accumulate, 1)
+  objective = build.objective(name, stage.objective.to_dict(), updates, trained.recipe.output)
   student = forward.tapped(forward_of(stage, models.functions(trained.recipe)), objective.student)
-  taught_by = teaching.sources(stage, done)
+  taught_by = teaching.sources(stage, done, schema.model_code(context.config))
   teaching.check(stage, [one.recipe for one in taught_by], trained.recipe, objective)
   if taught_by:
     same = {other: one for other, one in _untaught(context).items() if one.recipe[:2] == trained.recipe[:2]}
     teaching.warn_of_a_worse_teacher(name, stage, taught_by, same, data.validation)
-  taught = teaching.make(stage, taught_by, arrays, spec, objective.teacher, context.shared / "teacher_logits")
+  place, further = context.shared / "teacher_logits", bool(teaching.further(objective))
+  taught = teaching.make(stage, taught_by, arrays, spec, objective.teacher, place, further)
   made = learning.make(name, context.config, begun, student, objective, taught, taught_by, steps)
   return _Ready(made, arrays, taught, steps)
 
 
 def _untaught(context: Context) -> dict[str, Trained]:
   """What the finished stages without a teacher left."""
-  stages = context.config.stages
+  stages, code = context.config.stages, schema.model_code(context.config)
   files = {name: model_file(context.folder, name) for name in context.config.run if not stages[name].teacher}
-  return {name: models.load(path)[0] for name, path in files.items() if path.is_file()}
+  return {name: models.load(path, code)[0] for name, path in files.items() if path.is_file()}
 
 
 def begin(stage: Any, context: Context, done: Mapping[str, Trained], peer: int = 0) -> Trained:
@@ -147,7 +149,8 @@ def begin(stage: Any, context: Context, done: Mapping[str, Trained], peer: int =
 def begin_recipe(model: str, config: Any, split: rooms.Split) -> Recipe:
   """The recipe of a model of the experiment, before any stage has changed it."""
   entry = config.models[model]
-  return Recipe(entry.name, entry.kwargs.to_dict(), split.images.shape[1:], split.classes, config.preprocess.to_dict())
+  about = entry.kwargs.to_dict(), split.images.shape[1:], split.classes, config.preprocess.to_dict()
+  return Recipe(entry.name, *about, output=entry.output)
 
 
 def calibrated(stage: Any, trained: Trained, arrays: Mapping[str, jax.Array], spec: Input) -> Trained:
@@ -191,12 +194,19 @@ def pixel_grid(quantized: quant.Quantized, qparams: Any, quant_state: Any, train
 def forward_of(stage: Any, parts: Functions) -> forward.Forward:
   """The student's forward function in training: the model itself, its edited function, or its simulated integers."""
   if parts.quantized is not None:
-    return forward.quantized(parts.quantized.apply)
+    simulate = parts.quantized.apply
+
+    def named(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
+      logits, quant_state = simulate(*args, **kwargs)
+      return models.named(logits, parts), quant_state
+
+    return forward.quantized(named if parts.output else simulate)
   apply = parts.model.apply
   if parts.edited:
 
     def apply(variables: Any, x: jax.Array, **_: Any) -> tuple[jax.Array, Any]:
-      return parts.fn(variables, x), {name: tree for name, tree in variables.items() if name != "params"}
+      kept = {name: tree for name, tree in variables.items() if name != "params"}
+      return models.named(parts.fn(variables, x), parts), kept
 
   return forward.plain(forward.bfloat16(apply) if stage.precision == "bfloat16" else apply)
 
@@ -219,6 +229,9 @@ def _fit(name: str, contexts: Sequence[Context], ready: Sequence[_Ready], over: 
     batch = rooms.train_batch_at(data, step, dataclasses.replace(spec, seed=seed, augment=augment), part)
     return {**batch, "teacher_logits": taught.decode(batch)} if taught.decode else batch
 
+  accumulate = config.stages[name].optimizer.accumulate
+  get_batch = engine.of_update(get_batch, accumulate) if learns.masked(ready[0].arrays["label"]) else get_batch
+
   def of_each(state: TrainState) -> list[TrainState]:
     return [seeds.pick(state, index) for index in range(len(contexts))] if over else [state]
 
@@ -236,8 +249,9 @@ def _fit(name: str, contexts: Sequence[Context], ready: Sequence[_Ready], over: 
       for index, (writer, whole, one) in enumerate(zip(writers, of_each(state), ready, strict=True)):
         logits = models.predict(one.learning.left(whole), validation.images)
         values = {key: float((series[index] if over else series).mean()) for key, series in history.items()}
-        accuracy = values.pop("accuracy")
-        if learns.plan is None:  # else it is that of the student's own classifier, which is not what is trained
+        accuracy = values.pop("accuracy", None)
+        # With a plan it is that of the student's own classifier, which is not what is trained.
+        if learns.plan is None and accuracy is not None:
           values["train_accuracy"] = accuracy
         values["validation_accuracy"] = engine.accuracy(logits, validation.labels)
         if len(terms) > 1 and config.gradient_norms:
@@ -252,6 +266,7 @@ def _fit(name: str, contexts: Sequence[Context], ready: Sequence[_Ready], over: 
     every = max(steps // config.evaluations, 1)
     hooks = [engine.Hook(every, log), engine.Hook(every * max(round(config.checkpoint_every / every), 1), save)]
     shared: Any = {"steps": steps, "hooks": hooks, "tick": bar.update, "steps_per_call": config.steps_per_call or None}
+    shared["teacher_name"] = teaching.called(name, config.stages[name])
     if over:
       data, own = _apart([_examples(one) for one in ready])
       state, _ = seeds.fit(

@@ -56,7 +56,7 @@ def students(spec: str, title: str, seeds: int, folder: Path, against: str = "")
   for index, (run, done) in enumerate(runs):
     once = set(config.shared) if index else set()  # one model for all seeds, judged with the first
     for name in taught - once:
-      teacher = models.load(name)[0] if name.endswith(schema.FILE) else done[name]
+      teacher = models.load(name, schema.model_code(config))[0] if name.endswith(schema.FILE) else done[name]
       said[name] = models.predict(teacher, run.data.test.images)
     for name in config.run:
       row = judge(name, run.config, done, said, run.data.validation, run.data.test) if name not in once else None

@@ -2,7 +2,7 @@
 
 import dataclasses
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,7 +39,7 @@ class Teaching(NamedTuple):
   variables: Any
   own: Mapping[str, jax.Array]
   spec: Input
-  decode: Callable[[Mapping[str, jax.Array]], jax.Array] | None = None
+  decode: Callable[[Mapping[str, jax.Array]], jax.Array | kd.Outputs] | None = None
 
 
 def names(stage: Any) -> list[str]:
@@ -47,15 +47,34 @@ def names(stage: Any) -> list[str]:
   return [name for name in schema.teachers(stage) if name != schema.ITSELF]
 
 
-def sources(stage: Any, done: Mapping[str, Trained]) -> list[Trained]:
-  """The models that a stage learns from; none where it has no teacher, or is its own."""
-  return [models.load(name)[0] if name.endswith(schema.FILE) else done[name] for name in names(stage)]
+def sources(stage: Any, done: Mapping[str, Trained], code: Collection[str] = ()) -> list[Trained]:
+  """The models that a stage learns from; none where it has no teacher, or is its own.
+
+  Args:
+    stage: the stage's config.
+    done: what earlier stages left.
+    code: the import paths that files may name (`schema.model_code`).
+  """
+  return [models.load(name, code)[0] if name.endswith(schema.FILE) else done[name] for name in names(stage)]
+
+
+def called(name: str, stage: Any) -> str:
+  """How errors call the teacher of a stage."""
+  if stage.peers > 1:
+    return f"the peers of stage {name!r}"
+  return f"the teacher of stage {name!r}, {stage.teacher!r},"
 
 
 def reads_logits(objective: engine.Weighted) -> bool:
   """Whether some loss compares the teacher's logits, and not only its activations."""
   losses = [term.loss for term in objective.terms if kd.needs_teacher(term.loss)]
   return any(not (isinstance(loss, kd.TapLoss) and loss.teacher) for loss in losses)
+
+
+def further(objective: engine.Weighted) -> list[str]:
+  """The outputs that losses read of the teacher beside its logits."""
+  read = {term.output for term in objective.terms if kd.needs_teacher(term.loss)}
+  return sorted(read - {objective.output, ""})
 
 
 def check(stage: Any, recipes: Sequence[Recipe], student: Recipe, objective: engine.Weighted) -> None:
@@ -70,6 +89,15 @@ def check(stage: Any, recipes: Sequence[Recipe], student: Recipe, objective: eng
   Raises:
     UserError: says how they differ.
   """
+  if read := further(objective):
+    if len(recipes) > 1 or stage.peers > 1 or stage.teacher_classes:
+      raise UserError(
+        f"the objective reads the output {read[0]!r} of a teacher; expected one teacher, and no 'teacher_classes'"
+      )
+    if recipes and not recipes[0].output:
+      raise UserError(
+        f"the objective reads the output {read[0]!r} of a teacher, and {names(stage)[0]!r} has one output"
+      )
   for name, recipe in zip(names(stage), recipes, strict=True):
     if Preprocess(**recipe.preprocess) != Preprocess(**student.preprocess):
       raise UserError(f"teacher {name!r} was trained with another preprocessing than its student's; expected the same")
@@ -107,6 +135,7 @@ def make(
   spec: Input,
   taps: Sequence[str],
   folder: Path,
+  all_outputs: bool = False,
 ) -> Teaching:
   """Stores the logits of a stage's teachers where that is possible and wanted, else gives them as one function.
 
@@ -117,15 +146,50 @@ def make(
     spec: how batches are made.
     taps: activations of the teacher that its losses read; these are computed in the step.
     folder: where stores lie, each in a folder of its own; one that is there already is used.
+    all_outputs: whether its losses read more than the teacher's logits (`further`); likewise.
   """
   if not taught_by:
     return Teaching(None, None, {}, spec)
   parts = [models.functions(one.recipe) for one in taught_by]
   trees = [(one.variables, one.qparams, one.quant_state) for one in taught_by]
-  teacher = together([member(part, stage.teacher_mode, taps) for part in parts], stage)
+  each = [member(part, stage, taps, all_outputs) for part in parts]
   endless = spec.augment.views is None and not teacher_key.is_still(spec.augment)
-  if taps or endless or not stage.cache_teacher or stage.teacher_mode == "train":
-    return Teaching(teacher, trees, {}, spec)
+  if taps or all_outputs or endless or not stage.cache_teacher or stage.teacher_mode == "train":
+    return Teaching(together(each, stage), trees, {}, spec)
+  stored = [
+    _stored(stage, [each[k] for k in group], [taught_by[k] for k in group], arrays, spec, folder)
+    for group in _groups(stage, len(each))
+  ]
+  if len(stored) == 1:
+    own, decode = dict(stored[0].arrays), stored[0].decode
+  else:
+    own = {f"{k}/{name}": array for k, one in enumerate(stored) for name, array in one.arrays.items()}
+
+    def decode(batch: Mapping[str, jax.Array]) -> jax.Array | kd.Outputs:
+      of = [{name: batch[f"{k}/{name}"] for name in one.arrays} for k, one in enumerate(stored)]
+      return combined([one.decode(entry) for one, entry in zip(stored, of, strict=True)], stage)
+
+  per_view = tuple(own) if stored[0].per_view else ()
+  spec = dataclasses.replace(spec, per_view=(*spec.per_view, *per_view))
+  return Teaching(None, None, jax.device_put(own), spec, decode)
+
+
+def _groups(stage: Any, teachers: int) -> list[list[int]]:
+  """Which teachers' logits are stored as one. A mean of probabilities depends on the temperature that it is read at."""
+  every = list(range(teachers))
+  return [every] if stage.ensemble == "logits" else [[index] for index in every]
+
+
+def _stored(
+  stage: Any,
+  each: Sequence[Teacher],
+  taught_by: Sequence[Trained],
+  arrays: Mapping[str, jax.Array],
+  spec: Input,
+  folder: Path,
+) -> teacher_cache.Cache:
+  """The stored logits of one teacher, or the mean of several's; arguments as of `make`."""
+  trees, teacher = [(one.variables, one.qparams, one.quant_state) for one in taught_by], together(each, stage)
   who = [[one.recipe._asdict() for one in taught_by], stage.ensemble, list(stage.teacher_classes)]
   classes = jax.eval_shape(teacher, trees, models.example(taught_by[0].recipe)).shape[-1]
   named = teacher_key.teacher_hash(trees, who), arrays, spec, classes, stage.cache_form, stage.cache_top_k or None
@@ -140,50 +204,66 @@ def make(
 
   mix_of = teacher_cache.mixing(arrays, spec)
   # In batches as large as the student's, for a matrix product may round otherwise at another size.
-  store = teacher_cache.build(folder / key.name, key, logits_of, mix_of=mix_of, batch=spec.batch_size)
-  spec = dataclasses.replace(spec, per_view=(*spec.per_view, *store.per_view))
-  return Teaching(None, None, jax.device_put(dict(store.arrays)), spec, store.decode)
+  return teacher_cache.build(folder / key.name, key, logits_of, mix_of=mix_of, batch=spec.batch_size)
 
 
-def member(parts: Functions, mode: str, taps: Sequence[str]) -> Teacher:
-  """One teacher's function of its trees, (variables, qparams, quant_state), and preprocessed images."""
+def member(parts: Functions, stage: Any, taps: Sequence[str], all_outputs: bool = False) -> Teacher:
+  """One teacher's function of its trees, (variables, qparams, quant_state), and preprocessed images.
+
+  It gives the logits, or all outputs of a teacher that has several; with activations where some are named.
+  """
 
   def teacher(trees: Any, x: jax.Array) -> jax.Array | kd.Outputs:
     variables, qparams, quant_state = trees
 
     def fn(variables: Any, x: jax.Array) -> jax.Array:
-      if mode == "train":
-        return parts.model.apply(variables, x, train=True)[0]
-      return models.logits(parts, (variables, qparams, quant_state), x)
+      if stage.teacher_mode == "train":
+        found = parts.model.apply(variables, x, train=True)[0]
+        return found if all_outputs else engine.outputs.only(found, parts.output, "the teacher")
+      run = models.outputs if all_outputs else models.logits
+      return run(parts, (variables, qparams, quant_state), x)
 
-    return kd.Outputs(*graph.taps(fn, taps)(variables, x)) if taps else fn(variables, x)
+    if not taps:
+      return of_the_student(fn(variables, x), stage)
+    logits, found = graph.taps(fn, taps)(variables, x)
+    return kd.Outputs(of_the_student(logits, stage), found)
 
   return teacher
+
+
+def of_the_student(logits: Any, stage: Any) -> Any:
+  """A teacher's logits of the student's classes."""
+  return logits[..., np.asarray(stage.teacher_classes)] if stage.teacher_classes else logits
 
 
 def together(members: Sequence[Teacher], stage: Any) -> Teacher:
-  """Several teachers as one, with the logits of the student's classes only.
-
-  The mean of their probabilities is given as its logarithm; of the activations, the first teacher's count.
-  """
+  """Several teachers as one: `combined` of their logits; of the activations, the first teacher's count."""
 
   def teacher(trees: Any, x: jax.Array) -> jax.Array | kd.Outputs:
     said = [one(tree, x) for one, tree in zip(members, trees, strict=True)]
-    logits = combined([one.logits if isinstance(one, kd.Outputs) else one for one in said], stage)
-    return said[0]._replace(logits=logits) if isinstance(said[0], kd.Outputs) else logits
+    found = combined([one.logits if isinstance(one, kd.Outputs) else one for one in said], stage)
+    if not isinstance(said[0], kd.Outputs):
+      return found
+    return found._replace(taps=said[0].taps) if isinstance(found, kd.Outputs) else said[0]._replace(logits=found)
 
   return teacher
 
 
-def combined(found: Sequence[Any], stage: Any) -> jax.Array:
-  """The logits of several teachers as a stage learns from them, those of the student's classes."""
+def combined(found: Sequence[Any], stage: Any) -> jax.Array | kd.Outputs:
+  """What a stage learns from: the logits of its only teacher, their mean, or all of them for the mean probabilities.
+
+  The probabilities are averaged at the temperature of the loss that reads them (`kd.teacher_at`).
+
+  Args:
+    found: (batch, classes) logits of the student's classes, a teacher.
+    stage: its config.
+  """
   if len(found) == 1:
-    logits = found[0]
-  elif stage.ensemble == "logits":
-    logits = sum(found[1:], found[0]) / len(found)
-  else:
-    logits = jax.nn.logsumexp(jnp.stack([jax.nn.log_softmax(one) for one in found]), 0) - np.log(len(found))
-  return logits[:, np.asarray(stage.teacher_classes)] if stage.teacher_classes else logits
+    return found[0]
+  if stage.ensemble == "logits":
+    return sum(found[1:], found[0]) / len(found)
+  said = kd.Outputs(found[0], members=jnp.stack([jnp.asarray(one) for one in found], 1))
+  return said._replace(logits=kd.teacher_at(said, 1.0))
 
 
 def warn_of_a_worse_teacher(
@@ -195,7 +275,8 @@ def warn_of_a_worse_teacher(
   """
   if not taught_by or not others:
     return ""
-  said = np.asarray(combined([models.predict(one, validation.images) for one in taught_by], stage))
+  found = combined([of_the_student(models.predict(one, validation.images), stage) for one in taught_by], stage)
+  said = np.asarray(found.logits if isinstance(found, kd.Outputs) else found)
   if said.shape[-1] != len(validation.classes):
     return ""
   own = {other: models.predict(one, validation.images) for other, one in others.items()}

@@ -1,10 +1,13 @@
 """The directory of a run belongs to one config: config.json holds its values, and no other config may go on in it."""
 
+import contextlib
 import hashlib
+import hmac
 import json
 import math
 import os
 import pathlib
+import secrets
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +17,8 @@ from core.errors import UserError
 from pipeline.config import leaves
 
 SAVED = "config.json"
+SEAL = "config.seal"  # that this user's own config made the directory: a digest of config.json by a key of the user's
+KEY = "seal.key"  # in the cache's directory
 
 
 def resolved(config: Any) -> dict[str, Any]:
@@ -60,6 +65,7 @@ def claim(workdir: str | os.PathLike[str], config: Any) -> dict[str, Any]:
     except OSError as error:
       raise UserError(f"workdir {str(folder)!r} cannot be written: {error.strerror}") from error
     write(file, json.dumps(mine, indent=2) + "\n")
+    _seal(folder)
     return mine
   try:
     saved = json.loads(file.read_text(encoding="utf-8"))
@@ -69,7 +75,52 @@ def claim(workdir: str | os.PathLike[str], config: Any) -> dict[str, Any]:
     raise UserError(
       f"workdir {str(folder)!r} holds a run of another config: {_difference(saved, mine)}; use another --workdir"
     )
+  _seal(folder)
   return mine
+
+
+def is_own(workdir: str | os.PathLike[str]) -> bool:
+  """Whether a config of this user's made the directory, here: what its config.json names may be imported then.
+
+  A directory that came from elsewhere is data of others, its config.json too.
+  """
+  folder = pathlib.Path(workdir)
+  try:
+    given = (folder / SEAL).read_text(encoding="utf-8", errors="replace").strip()
+    return hmac.compare_digest(given.encode(), _digest(folder, make=False).encode())
+  except (OSError, RuntimeError):
+    return False
+
+
+def _seal(folder: pathlib.Path) -> None:
+  """Notes that the directory is the user's own; where no key can be kept, its code is to be named by a flag later."""
+  try:
+    digest = _digest(folder, make=True)
+  except (OSError, RuntimeError):  # the latter where there is no home
+    return
+  write(folder / SEAL, digest + "\n")
+
+
+def _digest(folder: pathlib.Path, make: bool) -> str:
+  """The digest of a directory's config.json.
+
+  Raises:
+    OSError: there is no key, or it cannot be read or made.
+  """
+  from engine.data.prepared import cache_root  # loads jax, for which a mistake on the command line must not wait
+
+  key = cache_root(None) / KEY
+  if make and not key.exists():
+    key.parent.mkdir(parents=True, exist_ok=True)
+    part = key.with_name(f"{KEY}.{os.getpid()}.part")
+    part.touch(mode=0o600)
+    try:
+      part.write_text(secrets.token_hex(32), encoding="ascii")
+      with contextlib.suppress(FileExistsError):
+        os.link(part, key)  # whole or not at all, and of several programs that make one the first one's stays
+    finally:
+      part.unlink()
+  return hmac.new(key.read_bytes(), (folder / SAVED).read_bytes(), hashlib.sha256).hexdigest()
 
 
 def write(path: str | os.PathLike[str], content: str | bytes) -> None:

@@ -10,12 +10,15 @@ from pipeline import flags as program
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The directory of a run; its config names the data.", required=True)
 _MODEL = flags.DEFINE_string("model", "", "A file to evaluate; without one, every stage's model.")
+_CODE = flags.DEFINE_multi_string(
+  "model_code", [], "The import path of a model whose code may be run, such as my.nets:Net, where a file names it."
+)
 
 
 def main() -> None:
   from pipeline.evaluate import evaluate
 
-  for name, accuracy, examples in evaluate(_WORKDIR.value, _MODEL.value):
+  for name, accuracy, examples in evaluate(_WORKDIR.value, _MODEL.value, _CODE.value):
     print(f"{name}: {100 * accuracy:.2f} % of {examples}")
 
 

@@ -11,16 +11,18 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "The directory of a run.", requi
 _STAGE = flags.DEFINE_string("stage", "", "Whose model; the last finished stage's if none is named.")
 _FORMAT = flags.DEFINE_enum("format", "tflite", ["tflite"], "The file's format.")
 _OUT = flags.DEFINE_string("out", None, "The file to write.", required=True)
+_CODE = flags.DEFINE_multi_string(
+  "model_code", [], "The import path of a model whose code may be run, such as my.nets:Net, where a file names it."
+)
 
 
 def main() -> None:
-  from pipeline.evaluate import find_model
+  from pipeline.evaluate import find_model, load
   from pipeline.measure import export
-  from pipeline.trained import load
   from pipeline.workdir import write
 
   name, path = find_model(_WORKDIR.value, _STAGE.value)
-  _, content = export(load(path)[0])
+  _, content = export(load(_WORKDIR.value, path, _CODE.value))
   write(_OUT.value, content)
   print(f"{_OUT.value}: stage {name}, {_FORMAT.value}, {len(content):,} bytes")
 

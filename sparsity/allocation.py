@@ -5,20 +5,31 @@ is no allocation of this kind: there one threshold serves all layers, and `spars
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from core.errors import UserError
+import numpy as np
+
+from core import ranges
 
 Shapes = Mapping[str, tuple[int, ...]]
+DENSITY = ranges.Range("a density, the part that is kept, above 0 and at most 1", lambda x: 0 < x <= 1)
 
 
 def count(entries: int, density: float) -> int:
   """How many of `entries` are kept at `density`: the nearest int, halves to even, and at least one."""
-  return max(1, round(entries * density))
+  ranges.check("sparsity.count: entries", entries, ranges.whole(0))
+  check_density("sparsity.count: density", density)
+  return int(counts(entries, [density])[0])
+
+
+def counts(entries: int, densities: Sequence[float]) -> np.ndarray:
+  """`count` at each of many densities, as int32."""
+  return np.maximum(np.rint(entries * np.asarray(densities, np.float64)), 1).astype(np.int32)
 
 
 def uniform(shapes: Shapes, density: float) -> dict[str, float]:
   """The same density everywhere. No paper."""
+  check_density("sparsity.uniform: density", density)
   return dict.fromkeys(shapes, density)
 
 
@@ -38,6 +49,8 @@ def erk(shapes: Shapes, density: float, power: float = 1.0) -> dict[str, float]:
   Returns:
     Densities in (0, 1] by name.
   """
+  check_density("sparsity.erk: density", density)
+  ranges.check("sparsity.erk: power", power, ranges.NOT_NEGATIVE)
   sizes = {name: math.prod(shape) for name, shape in shapes.items()}
   raw = {name: (sum(shape) / sizes[name]) ** power for name, shape in shapes.items()}
   budget = sum(n - math.floor((1 - density) * n) for n in sizes.values())
@@ -52,11 +65,10 @@ def erk(shapes: Shapes, density: float, power: float = 1.0) -> dict[str, float]:
 
 
 def check_density(what: str, density: float) -> float:
-  """`density` again.
+  """`density` as a float.
 
   Raises:
-    UserError: it is outside (0, 1].
+    UserError: it is no number in (0, 1].
   """
-  if not 0 < density <= 1:
-    raise UserError(f"{what} is {density}, but a density (the part that is kept) lies in (0, 1]")
+  ranges.check(what, density, DENSITY)
   return float(density)

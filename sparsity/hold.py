@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import optax
 
+from core import ranges
 from sparsity.packed import pack
 from sparsity.select import KERNELS, Setting, select
 from sparsity.wrapper import wrap
@@ -27,6 +28,7 @@ def hold(
   Raises:
     core.errors.UserError: at `init`, for a rule that matches nothing.
   """
+  ranges.check("sparsity.hold: pack_axis", pack_axis, ranges.whole(-32))
 
   def start(params: Any) -> Any:
     leaves, treedef = jax.tree.flatten(params)

@@ -13,13 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from core import ranges
 from core.errors import UserError, unknown
 from sparsity import allocation as allocations
-from sparsity.allocation import check_density, count
+from sparsity.allocation import check_density, counts
 from sparsity.packed import pack
-from sparsity.schedules import Schedule, one_shot
-from sparsity.select import KERNELS, Setting, select
-from sparsity.threshold import topk_mask, topk_masks
+from sparsity.schedules import Schedule, check_schedule, one_shot
+from sparsity.select import KERNELS, Chosen, Setting, Stacked, select
+from sparsity.threshold import SMALL, topk_mask, topk_masks
 from sparsity.wrapper import wrap
 
 Allocation = str | Callable[[allocations.Shapes, float], dict[str, float]]
@@ -28,9 +29,10 @@ GLOBAL = "global"
 
 
 class Group(NamedTuple):
-  """Leaves that are ranked as one (their indices among the tree's leaves), and what each mask update keeps of them.
+  """Leaves (indices among the tree's) that are ranked as one, or the layers of one leaf, each by itself.
 
-  `levels` is int32 counts, or float32 thresholds of |w|, one for each update of the schedule.
+  `levels` is what each mask update keeps of them: int32 counts or float32 thresholds of |w|, (updates, 1), or of one
+  leaf (updates, layers).
   """
 
   leaves: tuple[int, ...]
@@ -45,13 +47,14 @@ def magnitude(
   allocation: Allocation = "uniform",
   schedule: Schedule | None = None,
   rules: Sequence[tuple[str, Setting]] = KERNELS,
+  stacked: Stacked = (),
   pack_axis: int = -1,
 ) -> optax.GradientTransformationExtraArgs:
   """Wraps an optimizer so that weights of small magnitude are pruned while it trains.
 
-  `update(gradients, state, params, *, step)`: gradients are already averaged over devices, `step` counts optimizer
-  updates so far. Masks are made from `params` as they come in, and the update takes pruned ones to exactly zero. See
-  wrapper.py for what may enclose the result.
+  `update(gradients, state, params, *, step=None)`: gradients are already averaged over devices, `step` counts optimizer
+  updates so far; without it the state counts them. Masks are made from `params` as they come in, and the update takes
+  pruned ones to exactly zero. See wrapper.py for what may enclose the result.
 
   Args:
     inner: any optax optimizer.
@@ -64,6 +67,9 @@ def magnitude(
       threshold the schedule takes the threshold from 0 to its end value.
     rules: ordered (glob, setting) pairs over leaf names, first match wins. True: prune; False, and no match: leave
       alone; a number: prune to this density (or threshold) of its own, outside the allocation.
+    stacked: ordered (glob, axis or axes) pairs over leaf names, for leaves that hold many layers, such as the kernels
+      (layers, in, out) of a scan; a glob alone stands for axis 0, and () for none. Each layer counts by itself: it
+      keeps its own largest weights, and an allocation is given it as "blocks/kernel[0]" and so on.
     pack_axis: the axis along which masks are bit-packed.
 
   Returns:
@@ -71,24 +77,24 @@ def magnitude(
 
   Raises:
     UserError: neither or both of density and threshold, a density outside (0, 1], a negative threshold, an unknown
-      allocation; at `init`, a rule that matches nothing.
+      allocation, numbers that are none; at `init`, a rule that matches nothing.
   """
-  schedule = one_shot() if schedule is None else schedule
+  schedule = check_schedule(one_shot() if schedule is None else schedule)
   _check(density, threshold, allocation)
+  ranges.check("sparsity.magnitude: pack_axis", pack_axis, ranges.whole(-32))
   steps = np.asarray(schedule.steps, np.int32)
 
-  def groups(params: Any) -> list[Group]:
-    chosen = select(params, rules)
-    if threshold is not None:
-      own = {i: threshold if setting is True else float(setting) for i, (_, _, setting) in chosen.items()}
-      rise = 1 - np.asarray(schedule.remaining)
-      return [Group((i,), np.asarray(rise * level, np.float32)) for i, level in own.items()]
-    assert density is not None
-    return _count_groups(chosen, density, allocation, schedule)
+  def groups(params: Any) -> tuple[dict[int, Chosen], list[Group]]:
+    chosen = select(params, rules, stacked)
+    if threshold is None:
+      return chosen, _count_groups(chosen, density, allocation, schedule)
+    rise = 1 - np.asarray(schedule.remaining)[:, None]
+    own = {i: _own(one, threshold, ranges.NOT_NEGATIVE) for i, one in chosen.items()}
+    return chosen, [Group((i,), np.asarray(rise * level, np.float32)) for i, level in own.items()]
 
   def start(params: Any) -> Any:
     leaves, treedef = jax.tree.flatten(params)
-    pruned = {i for group in groups(params) for i in group.leaves}
+    pruned = {i for group in groups(params)[1] for i in group.leaves}
     return treedef.unflatten(
       [pack(jnp.ones(leaf.shape, bool), pack_axis) if i in pruned else None for i, leaf in enumerate(leaves)]
     )
@@ -100,13 +106,15 @@ def magnitude(
     del gradients
     leaves, treedef = jax.tree.flatten(params)
     made = treedef.flatten_up_to(masks)
-    plan = {group.leaves: jnp.asarray(group.levels)[wanted - 1] for group in groups(params)}
+    chosen, all_groups = groups(params)
+    levels = [(group.leaves, jnp.asarray(group.levels)[wanted - 1]) for group in all_groups]
+    rows = {i: chosen[i].rows(leaves[i]) for members, _ in levels for i in members}
     if threshold is None:
-      new = _largest(leaves, plan)
+      new = _largest(rows, levels)
     else:
-      new = {i: _reaches(leaves[i], level) for (i,), level in plan.items()}
+      new = {i: _reaches(rows[i], level) for (i,), level in levels}
     for i, mask in new.items():
-      made[i] = pack(mask, pack_axis)
+      made[i] = pack(chosen[i].whole(mask), pack_axis)
     return treedef.unflatten(made)
 
   return wrap(inner, start, due, renew)
@@ -117,46 +125,71 @@ def _check(density: float | None, threshold: float | None, allocation: Allocatio
     raise UserError("sparsity.magnitude needs either density= or threshold=, and not both")
   if density is not None:
     check_density("density", density)
-  if threshold is not None and not threshold >= 0:
-    raise UserError(f"threshold is {threshold}, but a threshold of magnitudes is 0 or more")
+  if threshold is not None:
+    ranges.check("threshold", threshold, ranges.NOT_NEGATIVE)
   if threshold is not None and allocation != "uniform":
     raise UserError("allocation= shares out a density; a threshold has none to share out")
-  if isinstance(allocation, str) and allocation not in {*ALLOCATIONS, GLOBAL}:
+  if not callable(allocation) and allocation not in (*ALLOCATIONS, GLOBAL):
     raise unknown("allocation", allocation, {*ALLOCATIONS, GLOBAL})
 
 
+def _own(one: Chosen, all_of_them: float, expected: ranges.Range) -> float:
+  """The number of a leaf's own rule, or what holds for all."""
+  if one.setting is True:
+    return float(all_of_them)
+  ranges.check(f"the sparsity rule's number for {one.name!r}", one.setting, expected)
+  return float(one.setting)
+
+
 def _count_groups(
-  chosen: dict[int, tuple[str, jax.Array, Setting]], density: float, allocation: Allocation, schedule: Schedule
+  chosen: dict[int, Chosen], density: float | None, allocation: Allocation, schedule: Schedule
 ) -> list[Group]:
   """Groups with their kept counts; leaves that stay dense throughout are in none, and get no mask."""
-  together = [i for i, (_, _, setting) in chosen.items() if setting is True]
-  final = {(i,): check_density(f"the density of {chosen[i][0]!r}", chosen[i][2]) for i in chosen if i not in together}
-  if allocation == GLOBAL:
-    final |= {tuple(together): density} if together else {}
-  else:
+  assert density is not None
+  together = {i: one for i, one in chosen.items() if one.setting is True}
+  final: dict[tuple[int, ...], list[float]] = {}
+  for i, one in chosen.items():
+    if one.setting is not True:
+      final[(i,)] = [check_density(f"the density of {one.name!r}", one.setting)] * one.layers
+  if together and allocation == GLOBAL:
+    final[tuple(together)] = [density]
+  elif together:
     share = ALLOCATIONS[allocation] if isinstance(allocation, str) else allocation
-    shares = share({chosen[i][0]: chosen[i][1].shape for i in together}, density) if together else {}
-    final |= {(i,): check_density(f"the density of {chosen[i][0]!r}", shares[chosen[i][0]]) for i in together}
+    shares = share({name: one.layer_shape for one in together.values() for name in one.layer_names}, density)
+    for i, one in together.items():
+      if lost := [name for name in one.layer_names if name not in shares]:
+        raise UserError(f"the allocation gives {lost[0]!r} no density; expected one for each name that it is given")
+      final[(i,)] = [check_density(f"the density of {name!r}", shares[name]) for name in one.layer_names]
 
-  def counts(leaves: tuple[int, ...], density: float) -> np.ndarray:
-    size = sum(chosen[i][1].size for i in leaves)
-    return np.asarray([count(size, d) for d in schedule.densities(density)], np.int32)
+  def levels(leaves: tuple[int, ...], densities: list[float]) -> np.ndarray:
+    size = sum(chosen[i].leaf.size for i in leaves) // len(densities)
+    return np.stack([counts(size, schedule.densities(d)) for d in densities], axis=1)
 
-  return [Group(leaves, counts(leaves, d)) for leaves, d in final.items() if d < 1 or schedule.initial < 1]
+  return [
+    Group(leaves, levels(leaves, densities))
+    for leaves, densities in final.items()
+    if min(densities) < 1 or schedule.initial < 1
+  ]
 
 
-def _largest(leaves: list[jax.Array], plan: dict[tuple[int, ...], jax.Array]) -> dict[int, jax.Array]:
-  """The masks of the groups in `plan`, {leaves that are ranked as one: how many of them to keep}, by leaf."""
+def _largest(rows: dict[int, jax.Array], levels: list[tuple[tuple[int, ...], jax.Array]]) -> dict[int, jax.Array]:
+  """The masks of (layers, entries) leaves, by leaf; `levels`: leaves, and how many to keep of all, or of each layer."""
   new: dict[int, jax.Array] = {}
-  alone = [group for group in plan if len(group) == 1]
-  if alone:
-    masks = topk_masks([leaves[i] for (i,) in alone], jnp.stack([plan[group] for group in alone]))
-    new |= {i: mask for (i,), mask in zip(alone, masks, strict=True)}
-  for group in (group for group in plan if len(group) > 1):
-    new |= dict(zip(group, topk_mask([leaves[i] for i in group], plan[group]), strict=True))
+  small: list[tuple[int, jax.Array]] = []
+  for members, keep in levels:
+    first = rows[members[0]]
+    if len(keep) != len(first) or len(members) > 1:  # ranked as one
+      new |= dict(zip(members, topk_mask([rows[i] for i in members], keep[0]), strict=True))
+    elif len(first) == 1 or first.shape[1] <= SMALL:
+      small.append((members[0], keep))
+    else:  # one program for all layers
+      new[members[0]] = jax.vmap(topk_mask)(first, keep)
+  if small:
+    masks = iter(topk_masks([row for i, _ in small for row in rows[i]], jnp.concatenate([keep for _, keep in small])))
+    new |= {i: jnp.stack([next(masks) for _ in rows[i]]) for i, _ in small}
   return new
 
 
-def _reaches(x: jax.Array, level: jax.Array) -> jax.Array:
-  size = jnp.abs(x.astype(jnp.float64 if x.dtype == jnp.float64 else jnp.float32))
-  return size >= jnp.minimum(level.astype(size.dtype), jnp.max(size))
+def _reaches(rows: jax.Array, level: jax.Array) -> jax.Array:
+  size = jnp.abs(rows.astype(jnp.float64 if rows.dtype == jnp.float64 else jnp.float32))
+  return size >= jnp.minimum(level.astype(size.dtype), jnp.max(size, axis=1, keepdims=True))

@@ -1,26 +1,62 @@
-"""Which parameters a sparse method prunes."""
+"""Which parameters a sparse method prunes, and which of them hold many layers."""
 
+import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from core import rules as path_rules
 from core import trees
 from core.errors import UserError
 
 Setting = bool | float
+Stacked = str | Sequence[str | tuple[str, int | Sequence[int]]]
 KERNELS: tuple[tuple[str, Setting], ...] = (("*kernel", True),)
 
 
-def select(params: Any, rules: Sequence[tuple[str, Setting]]) -> dict[int, tuple[str, jax.Array, Setting]]:
-  """The leaves that rules choose: {index in the tree's leaves: (name, leaf, setting)}; those set to False are left out.
+class Chosen(NamedTuple):
+  """A leaf that is pruned: its name, itself, its rule's setting, and the axes along which it holds layers."""
+
+  name: str
+  leaf: Any
+  setting: Setting
+  axes: tuple[int, ...] = ()
+
+  @property
+  def layers(self) -> int:
+    """How many layers the leaf holds."""
+    return math.prod(self.leaf.shape[axis] for axis in self.axes)
+
+  @property
+  def layer_shape(self) -> tuple[int, ...]:
+    """The shape of one of them."""
+    return tuple(n for axis, n in enumerate(self.leaf.shape) if axis not in self.axes)
+
+  @property
+  def layer_names(self) -> list[str]:
+    """A name for each of them."""
+    return [f"{self.name}[{i}]" for i in range(self.layers)] if self.axes else [self.name]
+
+  def rows(self, x: jax.Array) -> jax.Array:
+    """(layers, entries of a layer) of an array of the leaf's shape."""
+    return jnp.moveaxis(x, self.axes, range(len(self.axes))).reshape(self.layers, -1)
+
+  def whole(self, rows: jax.Array) -> jax.Array:
+    """`rows` in the leaf's shape again."""
+    first = [self.leaf.shape[axis] for axis in self.axes]
+    return jnp.moveaxis(rows.reshape(*first, *self.layer_shape), range(len(self.axes)), self.axes)
+
+
+def select(params: Any, rules: Sequence[tuple[str, Setting]], stacked: Stacked = ()) -> dict[int, Chosen]:
+  """The leaves that rules choose, by their index in the tree's leaves; those set to False are left out.
 
   In a tree of groups, {"params": ..., "qparams": ..., "aux": ...}, only `params` is pruned, whatever the others' leaves
   are called; names lack the leading "params/".
 
   Raises:
-    UserError: a rule that matches nothing or never applies, or a chosen scalar.
+    UserError: a rule that matches nothing or never applies, or a chosen leaf without entries or without axes.
   """
   names = list(trees.named_leaves(params))
   prefix = "params/" if any(name.startswith("params/") for name in names) else ""
@@ -29,6 +65,8 @@ def select(params: Any, rules: Sequence[tuple[str, Setting]]) -> dict[int, tuple
     for i, (name, leaf) in enumerate(zip(names, jax.tree.leaves(params), strict=True))
     if name.startswith(prefix)
   }
+  pairs = [(one, 0) if isinstance(one, str) else one for one in ([stacked] if isinstance(stacked, str) else stacked)]
+  layered = path_rules.match(pairs, leaves, "the rule of stacked=")
   chosen = {}
   for name, found in path_rules.match(rules, leaves, "sparsity rule").items():
     index, leaf = leaves[name]
@@ -36,5 +74,19 @@ def select(params: Any, rules: Sequence[tuple[str, Setting]]) -> dict[int, tuple
       continue
     if not leaf.ndim:
       raise UserError(f"sparsity rule {found.glob!r} matches {name!r}, a scalar, which has nothing to prune")
-    chosen[index] = (name, leaf, found.setting)
+    axes = _axes(name, leaf, layered[name]) if name in layered else ()
+    chosen[index] = Chosen(name, leaf, found.setting, axes)
   return chosen
+
+
+def _axes(name: str, leaf: Any, found: path_rules.Match) -> tuple[int, ...]:
+  given = tuple(found.setting) if isinstance(found.setting, Sequence) else (found.setting,)
+  if not all(isinstance(axis, int) and -leaf.ndim <= axis < leaf.ndim for axis in given):
+    raise UserError(
+      f"stacked= gives {found.glob!r} the axis {found.setting!r}, but {name!r} has the shape {leaf.shape}; expected "
+      f"axes from 0 to {leaf.ndim - 1}"
+    )
+  axes = tuple(sorted({axis % leaf.ndim for axis in given}))
+  if len(axes) == leaf.ndim:
+    raise UserError(f"stacked= names every axis of {name!r}; expected one at least to be left in each layer")
+  return axes

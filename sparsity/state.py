@@ -3,22 +3,32 @@
 A masks tree has the structure of the parameters, with a mask where a leaf is pruned and None where it is not.
 """
 
+import sys
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from core import ranges
 from core.errors import UserError
 from core.trees import path_name
 from sparsity.packed import is_packed, unpack
 
 
 class SparsityState(NamedTuple):
-  """The masks tree (of `Packed`), how many of the schedule's mask updates were made (int32), and the inner state."""
+  """The state of a sparse optimizer.
+
+  Attributes:
+    masks: the masks tree (of `Packed`).
+    done: how many of the schedule's mask updates were made (int32).
+    updates: the optimizer updates so far (int32), for callers that do not pass `step=`.
+    inner: the inner optimizer's state.
+  """
 
   masks: Any
   done: jax.Array
+  updates: jax.Array
   inner: Any
 
 
@@ -28,6 +38,15 @@ class Leaf(NamedTuple):
   size: int
   kept: int
   nonzero: int
+
+
+def pure(tree: Any) -> Any:
+  """`tree` with arrays in place of flax's nnx variables that hold them; the leaves are the same, in the same order.
+
+  `nnx.Optimizer` initialises with variables and updates with arrays, so a masks tree has none.
+  """
+  nnx = sys.modules.get("flax.nnx")  # where nobody has imported it there are no such variables
+  return tree if nnx is None else nnx.as_pure(tree)
 
 
 def find(opt_state: Any) -> list[SparsityState]:
@@ -48,18 +67,27 @@ def masks(opt_state: Any) -> Any:
   found = find(opt_state)
   if len(found) > 1:
     raise UserError(f"the optimizer holds {len(found)} sparse methods side by side; wrap it in one, with one rule each")
-  return jax.tree.map(unpack, found[0].masks, is_leaf=is_packed) if found else None
+  return jax.tree.map(unpack, pure(found[0].masks), is_leaf=is_packed) if found else None
 
 
 def pair(tree: Any, masks: Any) -> tuple[list[tuple[str, jax.Array, Any]], Any]:
   """[(name, leaf, its mask or None)], and the tree's structure; names lack a leading "params/".
 
   `masks` None means no mask anywhere.
+
+  Raises:
+    UserError: a mask of a leaf that the tree does not have.
   """
-  named, treedef = jax.tree_util.tree_flatten_with_path(tree)
-  flat = [None] * len(named) if masks is None else treedef.flatten_up_to(masks)
+  named, _ = jax.tree_util.tree_flatten_with_path(pure(tree))
+  # By path: optax.masked and optax.partition leave out whole parts of the tree.
+  found = dict(jax.tree_util.tree_leaves_with_path(pure(masks), is_leaf=is_packed))
+  flat = [found.pop(path, None) for path, _ in named]
+  if found:
+    raise UserError(f"there is a mask of {path_name(next(iter(found)))!r}, which is no leaf of the tree that it is for")
   names = [path_name(path).removeprefix("params/") for path, _ in named]
-  return [(name, leaf, mask) for name, (_, leaf), mask in zip(names, named, flat, strict=True)], treedef
+  return [(name, leaf, mask) for name, (_, leaf), mask in zip(names, named, flat, strict=True)], jax.tree.structure(
+    tree
+  )
 
 
 def apply_masks(masks: Any, tree: Any) -> Any:
@@ -106,13 +134,13 @@ def check(tx: Any, params: Any, updates: int = 24) -> None:
   Raises:
     UserError: no sparse method in `tx`, no mask made within `updates` calls, or a pruned entry that is not zero.
   """
+  ranges.check("sparsity.check: updates", updates, ranges.whole(1))
   state = tx.init(params)
-  if isinstance(tx, optax.GradientTransformation) and not isinstance(tx, optax.GradientTransformationExtraArgs):
-    raise UserError("the outermost transformation takes no extra arguments, so step= cannot reach the sparse method")
   if not find(state):
     raise UserError("the optimizer holds no sparse method; wrap it, as in sparsity.magnitude(optax.adamw(1e-3), ...)")
-  step, made = jnp.asarray(2**31 - 1, jnp.int32), False
-  update = jax.jit(lambda gradients, state, params: tx.update(gradients, state, params, step=step))
+  plain = isinstance(tx, optax.GradientTransformation) and not isinstance(tx, optax.GradientTransformationExtraArgs)
+  extra = {} if plain else {"step": jnp.asarray(2**31 - 1, jnp.int32)}
+  update, made = jax.jit(lambda gradients, state, params: tx.update(gradients, state, params, **extra)), False
   for i in range(updates):
     gradients = jax.tree.map(lambda p, i=i: jnp.cos(jnp.arange(p.size) + i).reshape(p.shape).astype(p.dtype), params)
     delta, state = update(gradients, state, params)
@@ -126,5 +154,6 @@ def check(tx: Any, params: Any, updates: int = 24) -> None:
         )
   if not made:
     raise UserError(
-      f"no mask was made within {updates} calls; give check(updates=) more than the micro-steps of MultiSteps"
+      f"no mask was made within {updates} calls; give check(updates=) more than the micro-steps of MultiSteps, or than "
+      "the schedule's first update where step= cannot be passed"
     )

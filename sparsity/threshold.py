@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from core import axis as device_axis
+from core import ranges
 from core.errors import UserError
 
 WIDTHS = {"float16": 15, "bfloat16": 15, "float32": 31, "float64": 63}
@@ -135,7 +136,10 @@ def _check_count(xs: list[jax.Array], k: int | jax.Array, least: int, axis_name:
     raise UserError(
       f"a threshold over {size} entries needs counts beyond int32; rank at most {2**31 - 1} entries together"
     )
-  if isinstance(k, int) and not least <= k <= size:
+  if isinstance(k, jax.Array):
+    return
+  ranges.check("the count of a threshold", k, ranges.whole(least))
+  if k > size:
     raise UserError(f"a threshold over {size} entries needs a count in {least}..{size}, not {k}")
 
 

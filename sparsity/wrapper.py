@@ -13,7 +13,8 @@ To the inner optimizer a pruned entry is a parameter that is zero, with zero gra
 Further arguments are passed on as they are, but for `task=`, which is a gradient too.
 What it then writes into the slots is zero as well, but for optimizers that add something (noise, an epsilon).
 
-`step` counts optimizer updates so far, never micro-batches: MultiSteps calls what it wraps on every micro-step and
+`step` counts optimizer updates so far, never micro-batches; without it (`nnx.Optimizer`, flax's TrainState) the state
+counts its own. MultiSteps calls what it wraps on every micro-step and
 throws all but one result away. A mask update that is thrown away, or that apply_if_finite refuses, is made at the next
 call, because the state says which of the schedule's updates have been made.
 """
@@ -28,7 +29,7 @@ import optax
 from core.errors import UserError
 from sparsity.packed import is_packed, unpack
 from sparsity.slots import map_slots
-from sparsity.state import SparsityState, keep
+from sparsity.state import SparsityState, keep, pure
 
 Renew = Callable[[Any, Any, Any, jax.Array], Any]
 
@@ -52,7 +53,8 @@ def wrap(
   # The names of optax's protocol: what comes in as `updates` are gradients.
   def init(params: Any) -> SparsityState:
     # Without a schedule the masks of the start are all that will ever be made.
-    return SparsityState(start(params), jnp.asarray(due is None, jnp.int32), inner.init(params))
+    done = jnp.asarray(due is None, jnp.int32)
+    return SparsityState(start(pure(params)), done, jnp.zeros((), jnp.int32), inner.init(params))
 
   def update(
     updates: Any, state: Any, params: Any = None, *, step: Any = None, **extra: Any
@@ -60,18 +62,17 @@ def wrap(
     if params is None:
       raise UserError("a sparse optimizer needs the parameters: tx.update(gradients, state, params, step=step)")
     masks, done = state.masks, state.done
+    step = state.updates if step is None else _count(step)
     if due is not None and renew is not None:
-      if step is None:
-        raise UserError("a sparse optimizer needs step=, the number of optimizer updates so far (an int32 scalar)")
-      wanted = due(jnp.asarray(step, jnp.int32))
+      wanted = due(step)
       masks = jax.lax.cond(
         _anywhere(wanted > done),
-        lambda: _choose(wanted > done, renew(params, updates, masks, wanted), masks),
+        lambda: _choose(wanted > done, renew(pure(params), updates, masks, wanted), masks),
         lambda: masks,
       )
       done = jnp.maximum(done, wanted)
     updates, slots = _masked_update(inner, updates, state.inner, params, masks, {"step": step, **extra})
-    return updates, SparsityState(masks, done, slots)
+    return updates, SparsityState(masks, done, step + 1, slots)
 
   return optax.GradientTransformationExtraArgs(init, update)
 
@@ -85,7 +86,7 @@ def _masked_update(
   extra: dict[str, Any],
 ) -> tuple[Any, Any]:
   leaves, treedef = jax.tree.flatten(params)
-  flat = [unpack(mask) if is_packed(mask) else None for mask in treedef.flatten_up_to(masks)]
+  flat = [unpack(mask) if is_packed(mask) else None for mask in jax.tree.structure(pure(params)).flatten_up_to(masks)]
 
   def masked(tree: Any) -> Any:
     return treedef.unflatten(map(keep, flat, treedef.flatten_up_to(tree)))
@@ -102,6 +103,12 @@ def _masked_update(
     extra = {**extra, "task": masked(extra["task"])}
   updates, slots = inner.update(masked(gradients), slots, masked(params), **extra)
   return treedef.unflatten(map(final, flat, treedef.flatten_up_to(updates), leaves)), slots
+
+
+def _count(step: Any) -> jax.Array:
+  if not jnp.issubdtype(jnp.result_type(step), jnp.integer) or jnp.ndim(step):
+    raise UserError(f"step= is {step!r}; expected the number of optimizer updates so far, a scalar of an integer type")
+  return jnp.asarray(step, jnp.int32)
 
 
 def _choose(flag: jax.Array, new: Any, old: Any) -> Any:

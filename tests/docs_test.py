@@ -6,8 +6,11 @@ pages link to is there, and the page of methods is the one that the packages giv
 
 import contextlib
 import io
+import itertools
 import pathlib
 import re
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +24,7 @@ from benchmarks import methods_page
 from core.errors import UserError
 from core.methods import methods
 from pipeline import build, check, schema
+from tests.conformance import test_kd
 from zoo import mlp
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -91,23 +95,55 @@ def test_the_page_of_methods_has_them():
   assert {method.key.rpartition(".")[2] for method in METHODS} >= set(methods(kd)) | set(methods(sparsity))
 
 
-def test_the_loss_of_the_readme_is_one_that_a_config_finds(tmp_path, monkeypatch):
-  """The file that README shows, put beside those of kd, is a method with its keywords, weight and name checked."""
-  text = next(b[1] for b in BLOCK.finditer((ROOT / "README.md").read_text("utf-8")) if "def log_gap" in b[1])
-  (tmp_path / "log_gap.py").write_text(text)
-  names: dict[str, object] = {"__name__": "kd.log_gap"}
-  exec(compile(text, "log_gap.py", "exec"), names)
+@pytest.fixture
+def gap(tmp_path, monkeypatch):
+  """The file that README shows, beside those of kd, with its import."""
+  file = tmp_path / "probability_gap.py"
+  file.write_text(
+    next(b[1] for b in BLOCK.finditer((ROOT / "README.md").read_text("utf-8")) if "def probability" in b[1])
+  )
+  names: dict[str, object] = {"__name__": "kd.probability_gap"}
+  exec(compile(file.read_text(), file.name, "exec"), names)
   monkeypatch.setattr(kd, "__path__", [*kd.__path__, str(tmp_path)])
-  monkeypatch.setattr(kd, "log_gap", names["log_gap"], raising=False)
-  objective = build.objective("distilled", {"hard_labels": {}, "log_gap": {"weight": 0.5, "power": 2.0}})
-  assert [term.name for term in objective.terms] == ["hard_labels", "log_gap"]
+  monkeypatch.setattr(kd, "probability_gap", names["probability_gap"], raising=False)
+  return file
+
+
+def test_the_loss_of_the_readme_is_one_that_a_config_finds(gap):
+  """It is a method with its keywords, weight and name checked."""
+  objective = build.objective("distilled", {"hard_labels": {}, "probability_gap": {"weight": 0.5, "power": 1.0}})
+  assert [term.name for term in objective.terms] == ["hard_labels", "probability_gap"]
   loss, far = objective.terms[1].loss, jnp.asarray([[0.0, 2.0]])
-  per_example = loss(far, 0 * far)[0]
-  q = jax.nn.log_softmax(far) - jnp.log(0.5)
-  np.testing.assert_allclose(per_example, jnp.sum(q**2, -1), rtol=1e-6)
-  assert jnp.all(jax.grad(lambda t: loss(far, t)[0].sum())(0 * far) == 0) and not kd.relational(loss)
-  with pytest.raises(UserError, match="log_gap.powre'; did you mean 'stages.distilled.objective.log_gap.power'"):
-    build.objective("distilled", {"log_gap": {"powre": 2.0}})
+  want = 2 * (jax.nn.softmax(far)[:, 1] - 0.5)
+  np.testing.assert_allclose(loss(far, 0 * far)[0], want, rtol=1e-6)
+  with pytest.raises(UserError, match="probability_gap.powre'; did you mean 'stages.distilled.objective.probability_g"):
+    build.objective("distilled", {"probability_gap": {"powre": 2.0}})
+
+
+def test_the_loss_of_the_readme_passes_the_battery(gap, monkeypatch):
+  """Every check of every loss on logits, with each of its parameters."""
+  assert set(methods(kd)) > {"probability_gap", *test_kd.LOSSES}
+  monkeypatch.setitem(test_kd.LOSSES, "probability_gap", kd.probability_gap)
+  ran = [check for check in test_kd.CHECKS if _run(getattr(test_kd, f"test_{check}"), "probability_gap")]
+  assert len(ran) == len(test_kd.CHECKS) > 25
+
+
+def _run(test, name):
+  """A check of one loss, with all the values of its other parameters."""
+  marks = [mark.args for mark in test.pytestmark if mark.name == "parametrize" and mark.args[0] != "name"]
+  for values in itertools.product(*(values for _, values in marks)):
+    test(name, **{key: value for (key, _), value in zip(marks, values, strict=True)})
+  return True
+
+
+def test_the_loss_of_the_readme_is_as_all_files_are(gap):
+  """Its lint, its form and its types, by the settings of the package."""
+  ruff = pathlib.Path(sys.executable).with_name("ruff")
+  for command in (["check"], ["format", "--check"]):
+    done = subprocess.run(
+      [ruff, *command, "--config", ROOT / "pyproject.toml", "--no-cache", gap], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_the_config_of_the_page_of_distillation_is_accepted():

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 
 from core.errors import UserError
+from engine.data.pictures import decode_image
 from engine.data.splits import Split, make_split
 from engine.data.stock import first_line
 
-FORMAT = 1
+FORMAT = 2  # 1: pictures lying on their side, 16 bits cut off at 255, transparent pixels in hidden colours
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # channels to pillow's name
 BLOCK = 1024  # records read at a time
 
@@ -97,24 +98,6 @@ def _decode(
   if not images:
     raise UserError(f"{builder.data_path}: the split {split!r} is empty")
   return np.stack(images), np.asarray(labels, np.int32)
-
-
-def decode_image(data: bytes, mode: str, size: tuple[int, int] | None, place: str) -> np.ndarray:
-  """A PNG's or JPEG's pixels as (height, width, channels) uint8 in one colour mode, whatever the file's own.
-
-  Raises:
-    UserError: the bytes are no image, or end too early; `place` names them.
-  """
-  from PIL import Image
-
-  try:
-    image = Image.open(io.BytesIO(data)).convert(mode)
-  except (OSError, SyntaxError, ValueError) as error:
-    raise UserError(f"{place}: is not a readable image: {first_line(error)}") from error
-  if size is not None and image.size != (size[1], size[0]):
-    image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
-  pixels = np.asarray(image, np.uint8)
-  return pixels if pixels.ndim == 3 else pixels[..., None]
 
 
 def _text(value: Any) -> str:

@@ -1,18 +1,22 @@
-"""A user's own images as a TFDS set: ROOT/split/class/*.jpg or *.png, one folder a split, one folder a class.
+"""A user's own images as a TFDS set: ROOT/split/class/*.jpg, one folder a split, one folder a class.
 
-TFDS's own folder builder hands images out through TensorFlow only; this one stores the files' bytes as array_record.
+Nothing is skipped without a word: whatever lies there and is no image (`engine.data.pictures`) is refused by name, but
+for files beside the splits, such as a README, and for names that begin with a dot. TFDS's own folder builder hands
+images out through TensorFlow only; this one stores the files' bytes as array_record.
 """
 
+import contextlib
 import hashlib
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from core.errors import UserError
+from engine.data.pictures import SUFFIXES
 from engine.data.stock import first_line, is_prepared, tensorflow_datasets
 
-SUFFIXES = (".jpg", ".jpeg", ".png")
 SPLITS = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation", "test": "test"}
 
 Files = dict[str, dict[str, list[Path]]]  # split -> class -> files
@@ -22,24 +26,32 @@ def scan(root: Path) -> Files:
   """The image files by split and class, all sorted by name.
 
   Raises:
-    UserError: no such directory, no training or test split, no images, or a class that is not in the training split.
+    UserError: no such directory, no training or test split, no images, a class that is not in the training split, or
+      something that is no image where images are expected.
   """
   if not root.is_dir():
     raise UserError(f"{root}: no such directory; expected folders of images, such as {root}/train/CLASS/*.jpg")
   found: Files = {}
-  for folder in _folders(root):
+  strangers = []
+  for folder in _entries(root):
     split = SPLITS.get(folder.name.lower())
-    if split is None:
+    if split is None or not folder.is_dir():
+      strangers += [folder] if folder.is_dir() or folder.suffix.lower() in SUFFIXES else []
       continue
     if split in found:
       raise UserError(f"{root}: has more than one folder for the split {split!r}")
-    found[split] = {inner.name: _images(inner) for inner in _folders(folder)}
+    found[split] = {inner.name: _images(inner) for inner in _classes(folder)}
     empty = [name for name, files in found[split].items() if not files]
     if empty or not found[split]:
       raise UserError(f"{folder / (empty or ['CLASS'])[0]}: expected files that end in {', '.join(SUFFIXES)}")
   for split in ("train", "test"):
     if split not in found:
       raise UserError(f"{root / split}: no such directory; expected {root}/{split}/CLASS/*.jpg")
+  if strangers:
+    raise UserError(
+      f"{strangers[0]}: is in no split; expected folders called {', '.join(SPLITS)} alone (a name that begins "
+      "with '.' is left out)"
+    )
   for split, classes in found.items():
     strange = sorted(classes.keys() - found["train"].keys())
     if strange:
@@ -47,12 +59,45 @@ def scan(root: Path) -> Files:
   return found
 
 
-def _folders(path: Path) -> list[Path]:
-  return sorted(inner for inner in path.iterdir() if inner.is_dir() and not inner.name.startswith("."))
+def _entries(folder: Path) -> list[Path]:
+  """What a folder holds, hidden names left out.
+
+  Raises:
+    UserError: it cannot be listed, or a name in it is no text.
+  """
+  try:
+    found = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+  except OSError as error:
+    raise UserError(f"{folder}: cannot be read: {error.strerror}") from error
+  for entry in found:
+    # Python shows bytes that are no UTF-8 as surrogates; a name of several lines would be no part of a sentence.
+    if any("\ud800" <= letter <= "\udfff" for letter in entry.name) or len(entry.name.splitlines()) > 1:
+      raise UserError(f"{str(entry)!a}: has a name that is no UTF-8, or of several lines; rename it")
+  return found
+
+
+def _classes(split: Path) -> list[Path]:
+  found = _entries(split)
+  for entry in found:
+    if not entry.is_dir():
+      raise UserError(f"{entry}: is in no class; expected folders of images there, {split}/CLASS/*.jpg")
+    if entry.name.strip() != entry.name:
+      raise UserError(f"{str(entry)!r}: is the name of a class; expected one without blanks around it; rename it")
+  return found
 
 
 def _images(folder: Path) -> list[Path]:
-  return sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES and not file.name.startswith("."))
+  files = _entries(folder)
+  for file in files:
+    if not file.is_file():
+      what = "a folder in a class" if file.is_dir() else "a link that leads nowhere" if file.is_symlink() else "no file"
+      raise UserError(f"{file}: is {what}; expected images alone")
+    if file.suffix.lower() not in SUFFIXES:
+      raise UserError(
+        f"{file}: is of no kind that is read; expected names that end in {', '.join(SUFFIXES)} (one that "
+        "begins with '.' is left out)"
+      )
+  return files
 
 
 def fingerprint(root: Path, files: Files, channels: int) -> str:
@@ -83,7 +128,8 @@ def prepare(root: Path, channels: int, prepared: Path) -> Any:
   if not is_prepared(builder):
     tfds = tensorflow_datasets()
     try:
-      builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
+      with contextlib.redirect_stdout(sys.stderr):  # what TFDS prints is no result of ours
+        builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
     except OSError as error:
       raise UserError(f"{root}: cannot be prepared in {prepared}: {first_line(error)}") from error
   return builder

@@ -1,5 +1,7 @@
 """Sets that TensorFlow Datasets has prepared, or that are prepared now: where they are found, and their splits."""
 
+import contextlib
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -8,6 +10,7 @@ from core.errors import UserError, nearest
 from engine.data import decoded, folder, stock
 from engine.data.splits import Dataset, hold_out
 
+FEATURE_CLASS = ("pythonClassName", "python_class_name", "type")  # where a prepared set names a class to be imported
 HELD_OUT = 0.1  # of the training split, where a set has no validation split of its own
 
 
@@ -140,6 +143,7 @@ def _not_found(argument: str, prepared: Path, data: Path | None) -> UserError:
 
 
 def _open(tfds: Any, home: Path) -> Any:
+  _check_features(home)
   try:
     builder = tfds.builder_from_directory(home)
   except Exception as error:  # damaged JSON raises what its parser likes
@@ -150,6 +154,29 @@ def _open(tfds: Any, home: Path) -> Any:
       f"{home}: is stored as {form}, which only TensorFlow reads; prepare it with file_format='array_record'"
     )
   return builder
+
+
+def _check_features(home: Path) -> None:
+  """Refuses a set whose description names classes outside of TFDS: it would import any module that stands there.
+
+  Raises:
+    UserError: names the class.
+  """
+  file = home / "features.json"
+  pending: list[Any] = [file.read_text(encoding="utf-8", errors="replace")] if file.exists() else []
+  while pending:
+    value = pending.pop()
+    if isinstance(value, str):  # the description of a feature may be JSON in a text
+      with contextlib.suppress(ValueError, RecursionError):
+        pending += [found] if isinstance(found := json.loads(value), dict | list) else []
+    if not isinstance(value, dict):
+      pending += value if isinstance(value, list) else []
+      continue
+    pending += value.values()
+    for key in FEATURE_CLASS:
+      name = value.get(key)
+      if isinstance(name, str) and "." in name and not name.startswith("tensorflow_datasets."):
+        raise UserError(f"{file}: names the class {name!r}, which is not run; expected features of TensorFlow Datasets")
 
 
 def _splits(builder: Any, cache: Path, validation: int | float | None, size: tuple[int, int] | None) -> Dataset:

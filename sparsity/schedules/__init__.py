@@ -1,7 +1,7 @@
 """When masks are made anew, one schedule a file."""
 
-from sparsity.schedules.base import Schedule
+from sparsity.schedules.base import Schedule, check_schedule
 from sparsity.schedules.cubic import cubic
 from sparsity.schedules.one_shot import one_shot
 
-__all__ = ["Schedule", "cubic", "one_shot"]
+__all__ = ["Schedule", "check_schedule", "cubic", "one_shot"]

@@ -6,7 +6,11 @@ on.
 """
 
 import bisect
+import itertools
+import math
 from typing import NamedTuple
+
+from core.errors import UserError
 
 
 class Schedule(NamedTuple):
@@ -31,3 +35,18 @@ class Schedule(NamedTuple):
     """The density in force at `step`: 1 before the first mask update, `final` from the last one on."""
     done = bisect.bisect_right(self.steps, step)
     return self.densities(final)[done - 1] if done else 1.0
+
+
+def check_schedule(schedule: Schedule) -> Schedule:
+  """`schedule`, which somebody may have written by hand.
+
+  Raises:
+    UserError: it is none, or would not end at the final density.
+  """
+  if not isinstance(schedule, Schedule):
+    raise UserError(f"schedule is {schedule!r}; expected such as sparsity.cubic(0, 1000) or sparsity.one_shot()")
+  steps, rest = schedule.steps, schedule.remaining
+  rising = all(a < b for a, b in itertools.pairwise((-1, *steps)))
+  if not steps or len(steps) != len(rest) or not rising or rest[-1] != 0 or not all(map(math.isfinite, rest)):
+    raise UserError(f"{schedule} has to have rising steps from 0 on, and as many remaining parts, the last of them 0")
+  return schedule

@@ -34,6 +34,22 @@ EXCEPTIONS: dict[tuple[str, str, str], str] = {
   ("kd", "tf_kd", "reads_the_teacher"): "its teacher is a virtual one, made of the labels",
   ("kd", "tf_kd", "zero_at_the_teacher"): "its teacher is a virtual one, made of the labels",
   ("kd", "tf_kd", "flat_at_the_teacher"): "its teacher is a virtual one, made of the labels",
+  ("kd", "bernoulli_kl", "shift_invariant"): "a sigmoid of one logit, which a shift changes",
+  ("kd", "sigmoid_cross_entropy", "shift_invariant"): "a sigmoid of one logit, which a shift changes",
+  ("kd", "squared_error", "shift_invariant"): "it regresses the outputs themselves",
+  ("kd", "huber", "shift_invariant"): "it regresses the outputs themselves",
+  ("kd", "logit_l2", "one_class_is_no_distribution"): "it compares outputs one by one, and one is enough",
+  ("kd", "bernoulli_kl", "one_class_is_no_distribution"): "it compares outputs one by one, and one is enough",
+  ("kd", "sigmoid_cross_entropy", "one_class_is_no_distribution"): "it compares outputs one by one, and one is enough",
+  ("kd", "squared_error", "one_class_is_no_distribution"): "it compares outputs one by one, and one is enough",
+  ("kd", "huber", "one_class_is_no_distribution"): "it compares outputs one by one, and one is enough",
+  ("kd", "sigmoid_cross_entropy", "reads_the_teacher"): "it is a classification loss, and reads labels only",
+  ("kd", "sigmoid_cross_entropy", "zero_at_the_teacher"): "it is a classification loss, and reads labels only",
+  ("kd", "sigmoid_cross_entropy", "flat_at_the_teacher"): "it is a classification loss, and reads labels only",
+  ("kd", "hard_labels", "a_broken_teacher_is_not_a_perfect_student"): "it reads no teacher",
+  ("kd", "label_smoothing", "a_broken_teacher_is_not_a_perfect_student"): "it reads no teacher",
+  ("kd", "sigmoid_cross_entropy", "a_broken_teacher_is_not_a_perfect_student"): "it reads no teacher",
+  ("kd", "tf_kd", "a_broken_teacher_is_not_a_perfect_student"): "it reads no teacher",
 }
 
 

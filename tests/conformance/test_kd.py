@@ -1,7 +1,8 @@
 """Every loss of kd, found by walking the package, through one battery. Adding a file to kd/ is enough to be tested.
 
-A loss is made with its default arguments. It gets float logits of student and teacher and a batch with labels. Losses
-that read activations have a battery of their own, `test_kd_taps.py`.
+A loss is made with its default arguments. It gets float logits of student and teacher and a batch with labels, the
+classes' indices or, of outputs that stand alone, which is on. Losses that read activations have a battery of their own,
+`test_kd_taps.py`.
 """
 
 import inspect
@@ -15,8 +16,9 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 import kd
+from core.errors import UserError
 from core.methods import methods
-from kd.base import Schedule
+from kd.base import Schedule, logits_of
 from kd.schedules import linear
 from tests.conformance.compare import assert_finite, assert_float32, assert_near, assert_zero, cast, slopes
 from tests.conformance.exceptions import cases
@@ -25,6 +27,7 @@ BATCH, CLASSES = 8, 5
 LOSSES = {name: make for name, make in methods(kd).items() if "student" not in inspect.signature(make).parameters}
 OF = {name: inspect.signature(make).parameters for name, make in LOSSES.items()}
 SCHEDULED = [name for name in LOSSES if "temperature" in OF[name] and OF[name]["temperature"].annotation == Schedule]
+SWITCHES = {"sigmoid_cross_entropy"}  # whose labels say for each output whether it is on
 CHECKS = []
 
 
@@ -43,6 +46,12 @@ def batch():
   return {"label": jnp.arange(BATCH, dtype=jnp.int32) % CLASSES, "id": jnp.arange(BATCH, dtype=jnp.int32)}
 
 
+def given(loss, data, width):
+  """The batch as a loss reads it."""
+  keys = ("label", "mix_label") if getattr(loss, "__name__", "") in SWITCHES else ()
+  return {**data, **{key: jax.nn.one_hot(data[key], width) for key in keys if key in data}}
+
+
 def start(loss, dtype=np.float32):
   """What it trains and remembers, as keyword arguments."""
   if getattr(loss, "init", None) is None:
@@ -54,7 +63,8 @@ def start(loss, dtype=np.float32):
 
 def value(name, student, teacher, data=None, **kwargs):
   loss = LOSSES[name]()
-  return loss(student, teacher, batch() if data is None else data, **{**start(loss), **kwargs})[0]
+  data = given(loss, batch() if data is None else data, logits_of(student).shape[-1])
+  return loss(student, teacher, data, **{**start(loss), **kwargs})[0]
 
 
 def total(name, student, teacher, **kwargs):
@@ -63,7 +73,7 @@ def total(name, student, teacher, **kwargs):
 
 def train(loss, student, teacher, data, **kwargs):
   """((per_example, aux_state), (gradient of the student, of aux)) of the sum over the examples that count."""
-  begin = start(loss, student.dtype)
+  begin, data = start(loss, student.dtype), given(loss, data, student.shape[-1])
 
   def run(student, aux):
     per_example, after, _ = loss(student, teacher, data, **{**begin, "aux": aux}, **kwargs)
@@ -132,7 +142,7 @@ def test_finite_at_a_gap_of_ten_thousand(name, dtype):
 @every_loss
 @pytest.mark.parametrize("junk", [7.0, np.inf, -np.inf, np.nan])
 def test_masked_classes_do_not_exist(name, junk):
-  """With `where=`, a loss is the loss of the classes that count, whatever the others hold; they get zero gradient."""
+  """With `class_mask`, a loss is that of the classes that count, whatever the others hold; they get zero gradient."""
   class_mask = jnp.asarray([True, True, False, True, False])
   labels = {"label": jnp.asarray([0, 1, 2] * 3, jnp.int32)[:BATCH]}  # among the classes that count
   kept = np.flatnonzero(class_mask)
@@ -249,6 +259,115 @@ def test_a_mixed_example_has_its_two_labels_numbers(name):
   (per_example, _), gradients = train(LOSSES[name](), student, teacher, mixed)
   assert_near(per_example, mixed["mix"] * first + (1 - mixed["mix"]) * second, 1e-5)
   assert_finite(gradients)
+
+
+@every_loss
+@pytest.mark.parametrize("junk", [np.nan, np.inf])
+def test_what_is_no_number_is_never_passed_over(name, junk):
+  """One logit of the student that is none: its example has none either, and no other has, where none is related."""
+  student = logits(0).at[2, 1].set(junk)
+  (per_example, _), (gradient, _) = train(LOSSES[name](), student, logits(1), batch())
+  assert not np.isfinite(per_example[2])
+  assert not np.isnan(junk) or not np.isfinite(gradient[2]).all()
+  if not kd.relational(LOSSES[name]()):
+    assert_finite((np.delete(per_example, 2), np.delete(gradient, 2, 0)))
+
+
+@every_loss
+@pytest.mark.parametrize("junk", [np.nan, np.inf])
+def test_a_broken_teacher_is_not_a_perfect_student(name, junk):
+  (per_example, _), (gradient, _) = train(LOSSES[name](), logits(0), logits(1).at[2, 1].set(junk), batch())
+  assert not np.isfinite(per_example[2])
+  assert not np.isnan(junk) or not np.isfinite(gradient[2]).all()
+
+
+@every_loss
+def test_what_does_not_count_may_hold_anything(name):
+  """NaN and a label that is none, in what `valid` leaves out: everything else is as it was, and it is exactly 0."""
+  loss, valid = LOSSES[name](), jnp.arange(BATCH) != 2
+  data = {**batch(), "valid": valid}
+  want = train(loss, logits(0), logits(1), data)
+  student, teacher = (logits(seed).at[2].set(jnp.nan) for seed in (0, 1))
+  got = train(loss, student, teacher, {**data, "label": data["label"].at[2].set(-1)})
+  jax.tree.map(np.testing.assert_array_equal, got, want)
+  assert_zero((got[0][0][2], got[1][0][2]))
+
+
+@every_loss
+def test_a_class_that_both_exclude(name):
+  """A logit of -inf in all networks: as if the class were cut out, and no gradient is NaN."""
+  data = {"label": jnp.arange(BATCH, dtype=jnp.int32) % (CLASSES - 1)}
+  student, teacher = (logits(seed).at[:, -1].set(-jnp.inf) for seed in (0, 1))
+  small = train(LOSSES[name](), logits(0)[:, :-1], logits(1)[:, :-1], data)
+  (per_example, after), (gradient, of_aux) = train(LOSSES[name](), student, teacher, data)
+  np.testing.assert_allclose(per_example, small[0][0], rtol=1e-5, atol=1e-6)
+  np.testing.assert_allclose(gradient[:, :-1], small[1][0], rtol=1e-5, atol=1e-5)
+  assert_zero(gradient[:, -1])
+  assert_near((after, of_aux), (small[0][1], small[1][1]), 1e-5)
+
+
+@every_loss
+@pytest.mark.parametrize("lead", [(2, 4), (2, 2, 2), (8, 1)])
+def test_every_position_is_an_example(name, lead):
+  """Logits (batch, *positions, classes) give one number a position, that of the same rows as a batch."""
+  loss, data, valid = LOSSES[name](), batch(), jnp.arange(BATCH) % 3 != 1
+  class_mask = (jnp.arange(CLASSES) < 4) | (jnp.arange(BATCH) < 4)[:, None]
+  data = {"label": data["label"] % 4, "valid": valid, "mix": jnp.linspace(0, 1, BATCH), "mix_label": data["label"] % 3}
+  want, (slope, _) = train(loss, logits(0), logits(1), data, class_mask=class_mask)
+  tall = lambda x: x.reshape(*lead, *x.shape[1:])
+  wide = {key: tall(x) for key, x in data.items()}
+  got, (gradient, _) = train(loss, tall(logits(0)), tall(logits(1)), wide, class_mask=tall(class_mask))
+  assert got[0].shape == lead and gradient.shape == (*lead, CLASSES)
+  np.testing.assert_array_equal(got[0], tall(want[0]))
+  np.testing.assert_array_equal(gradient, tall(slope))
+
+
+@every_loss
+def test_a_mask_of_the_batch_is_one_of_its_positions(name):
+  """`valid` (batch,), `class_mask` (batch, classes) and `mix` (batch,) are those of every position."""
+  lead, label = (2, 4), jnp.arange(BATCH, dtype=jnp.int32).reshape(2, 4) % 3
+  masks = jnp.asarray([False, True]), jnp.arange(CLASSES) < jnp.asarray([[3], [4]]), jnp.asarray([0.25, 0.5])
+  runs = []
+  for valid, class_mask, mix in (masks, [jnp.repeat(mask[:, None], 4, axis=1) for mask in masks]):
+    data = {"label": label, "mix_label": label[::-1], "mix": mix, "valid": valid}
+    student, teacher = (logits(seed).reshape(*lead, CLASSES) for seed in (0, 1))
+    runs.append(value(name, student, teacher, data, class_mask=class_mask))
+  np.testing.assert_array_equal(*runs)
+  assert_zero(runs[0][0])
+  assert jnp.all(runs[0][1] != 0)
+
+
+@every_loss
+def test_one_class_is_no_distribution(name):
+  one, data = jnp.zeros((BATCH, 1)), {"label": jnp.zeros(BATCH, jnp.int32)}
+  said = ""
+  try:
+    value(name, one, one, data)
+  except UserError as error:
+    said = str(error)
+  assert said.startswith(f"the loss {name!r} compares distributions over classes") and "bernoulli_kl" in said
+
+
+WRONG = {
+  "of one axis": ({"student": np.zeros(BATCH, np.float32)}, r"reads logits \(batch, \*positions, classes\)"),
+  "integers": ({"student": np.zeros((BATCH, CLASSES), np.int32)}, "reads logits .*, floats, of the student; got int32"),
+  "valid of floats": ({"valid": jnp.ones(BATCH)}, r"expects batch\['valid'\] to be bools \(8,\); got float32 \(8,\)"),
+  "valid of a column": ({"valid": jnp.ones((BATCH, 1), bool)}, r"expects batch\['valid'\] .*; got bool \(8, 1\)"),
+  "one valid": ({"valid": jnp.ones((1,), bool)}, r"expects batch\['valid'\] .*; got bool \(1,\)"),
+  "classes of floats": ({"class_mask": jnp.ones(CLASSES)}, r"class_mask to be bools \(5,\) or \(8, 5\); got float32"),
+  "classes of a column": ({"class_mask": jnp.ones((BATCH, 1), bool)}, r"expects class_mask .*; got bool \(8, 1\)"),
+  "classes of the batch": ({"class_mask": jnp.ones(BATCH, bool)}, r"expects class_mask .*; got bool \(8,\)"),
+}
+
+
+@every_loss
+@pytest.mark.parametrize("wrong", WRONG)
+def test_what_has_another_form_is_one_sentence(name, wrong):
+  changed, words = WRONG[wrong]
+  loss, data = LOSSES[name](), {**batch(), **{key: x for key, x in changed.items() if key == "valid"}}
+  student, class_mask = changed.get("student", logits(0)), changed.get("class_mask")
+  with pytest.raises(UserError, match=words):
+    loss(student, logits(1), given(loss, data, CLASSES), **start(loss), class_mask=class_mask)
 
 
 @pytest.mark.parametrize("name", SCHEDULED)

@@ -76,8 +76,8 @@ def start(loss, dtype=np.float32):
 
 
 def value(loss, student, teacher, data=None, **kwargs):
-  count = student.logits.shape[0]
-  return loss(student, teacher, batch(count) if data is None else data, key=jax.random.key(3), **kwargs)[0]
+  data = batch(len(student.logits)) if data is None else data
+  return loss(student, teacher, data, key=jax.random.key(3), **kwargs)[0]
 
 
 def pair(dtype=np.float32, count=BATCH):
@@ -260,20 +260,25 @@ def test_split_over_devices(name, left):
 
 @every_loss
 def test_padding_does_not_matter(name):
-  """Examples that `batch["valid"]` leaves out may hold anything finite; the others are as without them."""
+  """Examples that `batch["valid"]` leaves out may hold anything, NaN too; the others are as without them.
+
+  The gradient of what they hold is exactly 0, and nothing of it is remembered.
+  """
   with jax.enable_x64(True):
     loss = make(name)
     begin = start(loss, np.float64)
     small, gradient = jitted(name)(*pair(np.float64), batch(), begin)
     ends = outputs(5, dtype=np.float64), outputs(6, TEACHER, np.float64)
-    long = [jax.tree.map(lambda a, b: jnp.concatenate([a, 50 * b]), *both) for both in zip(pair(np.float64), ends)]
     data = {**batch(2 * BATCH), "valid": jnp.arange(2 * BATCH) < BATCH}
-    padded, wide = jitted(name)(*long, data, begin)
-    mine, its = (jax.tree.map(lambda a, part=part: a[part], wide[0]) for part in (slice(BATCH), slice(BATCH, None)))
-    np.testing.assert_allclose(padded[0].sum(), small[0].sum(), rtol=1e-10)
-    assert_near((mine, wide[1]), gradient, 1e-10)
-    assert_near(padded[1], small[1], 1e-10)
-    assert_zero(its)
+    for holds in (lambda b: 50 * b, *(partial(jnp.full_like, fill_value=bad) for bad in (np.nan, np.inf, -np.inf))):
+      fill = lambda a, b, holds=holds: jnp.concatenate([a, holds(b)])
+      long = [jax.tree.map(fill, *both) for both in zip(pair(np.float64), ends)]
+      padded, wide = jitted(name)(*long, data, begin)
+      mine, its = (jax.tree.map(lambda a, part=part: a[part], wide[0]) for part in (slice(BATCH), slice(BATCH, None)))
+      np.testing.assert_allclose(padded[0].sum(), small[0].sum(), rtol=1e-10)
+      assert_near((mine, wide[1]), gradient, 1e-10)
+      assert_near(padded[1], small[1], 1e-10)
+      assert_zero(its)
 
 
 @every_loss
@@ -292,7 +297,7 @@ def test_finite_where_hardly_any_example_counts(name, left):
 
 @every_loss
 def test_masked_classes_do_not_exist(name):
-  """With `where=`, a loss that reads logits is that of the classes that count, whatever the others hold."""
+  """With `class_mask=`, a loss that reads logits is that of the classes that count, whatever the others hold."""
   loss = make(name)
   begin = start(loss)
   kept, inside = np.array([0, 1, 3]), jnp.arange(BATCH, dtype=jnp.int32) % 3

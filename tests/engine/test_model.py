@@ -1,6 +1,7 @@
 """Models by import path: linen, nnx and plain functions give the same two functions; mistakes are one sentence."""
 
 import functools
+import os
 import subprocess
 import sys
 
@@ -79,11 +80,31 @@ class TwoInputs(nn.Module):
 
 
 Small = functools.partial(Plain, hidden=3)
+Shell = functools.partial(functools.partial(os.system), "false")
 NotCallable = 3
+
+
+class Factory:
+  def __call__(self):
+    return Plain()
 
 
 def medium(hidden: int = 4):
   return Plain(hidden)
+
+
+@functools.lru_cache
+def cached(hidden: int = 6):
+  return Plain(hidden)
+
+
+class Family:
+  @classmethod
+  def large(cls, hidden: int = 9):
+    return Plain(hidden)
+
+
+large = Family.large
 
 
 def functions(width: int = 4):
@@ -127,6 +148,8 @@ def test_linen_is_the_module_itself():
   assert state == {}
   equal(ours.apply(variables, X, train=True, key=KEY)[0], logits)
   assert load("medium").init(KEY, X)["params"]["Dense_0"]["kernel"].shape == (3, 4)
+  for name, width in (("cached", 6), ("large", 9)):
+    assert load(name).init(KEY, X)["params"]["Dense_0"]["kernel"].shape == (3, width)
   assert load("Small").init(KEY, X)["params"]["Dense_0"]["kernel"].shape == (3, 3)
 
 
@@ -191,7 +214,11 @@ def test_functions():
     ("no_such_package.nets:Net", {}, "there is no module 'no_such_package' on the Python path"),
     ("engine.no_such:Net", {}, "there is no module 'engine.no_such' on the Python path"),
     (f"{HERE}:Normd", {}, f"unknown name in module '{HERE}' 'Normd'; did you mean 'Normed'?"),
-    (f"{HERE}:NotCallable", {}, "is a int; expected a Module class or a factory"),
+    (f"{HERE}:NotCallable", {}, "is a int; expected a linen or nnx Module class, a partial of one or a function"),
+    ("os:system", {"command": "false"}, "'os:system' is a builtin_function_or_method; expected a linen or nnx Module"),
+    ("subprocess:Popen", {"args": "false"}, "'subprocess:Popen' is a class that is no Module; expected a linen or nnx"),
+    (f"{HERE}:Shell", {}, "is a partial; expected a linen or nnx Module class, a partial of one or a function"),
+    (f"{HERE}:Factory", {}, "is a class that is no Module; expected"),
     (f"{HERE}:Normed", {"classes": 2, "width": 3}, "does not take the keyword 'width'; it takes: classes, rate"),
     (f"{HERE}:Normed", {}, "needs the keyword 'classes', which is missing"),
     (f"{HERE}:functions", {"depth": 3}, "does not take the keyword 'depth'; it takes: width"),

@@ -79,6 +79,52 @@ def test_every_flipped_byte_is_found(tmp_path):
     load_tree(path)
 
 
+def described(path, text, arrays):
+  """A file with this description, its checksum sound as anyone can make it."""
+  safetensors.numpy.save_file(arrays, path, {"leanax": f"{zlib.crc32(text.encode())} {text}"})
+
+
+LEAF = {"a": [[2], "float32", zlib.crc32(np.ones(2, np.float32).tobytes()), None]}
+DESCRIPTIONS = {
+  "no json": "import os",
+  "a list": [],
+  "a number": 3,
+  "no format": {"meta": {}, "leaves": LEAF},
+  "a format of text": {"format": "x", "meta": {}, "leaves": LEAF},
+  "no leaves": {"format": 1, "meta": {}},
+  "leaves in a list": {"format": 1, "meta": {}, "leaves": [1]},
+  "meta no group": {"format": 1, "meta": 3, "leaves": LEAF},
+  "half a leaf": {"format": 1, "meta": {}, "leaves": {"a": [[2], "float32"]}},
+  "objects": {"format": 1, "meta": {}, "leaves": {"a": [[2], "object", 1, None]}},
+  "a dtype that runs": {"format": 1, "meta": {}, "leaves": {"a": [[2], "__import__('os')", 1, None]}},
+  "more than memory holds": {"format": 1, "meta": {}, "leaves": {"a": [[1 << 60], "float32", 1, None]}},
+  "more than numpy counts": {"format": 1, "meta": {}, "leaves": {"a": [[1 << 40, 1 << 40], "float32", 1, None]}},
+  "unknown keys": {"format": 1, "meta": {}, "leaves": {"a": [[2], "key<x>", 1, "os:system"]}},
+  "a negative size": {"format": 1, "meta": {}, "leaves": {"a": [[-2], "float32", 1, None]}},
+}
+
+
+@pytest.mark.parametrize("kind", DESCRIPTIONS)
+def test_a_description_that_is_none_is_damage(tmp_path, kind):
+  path = tmp_path / "model.safetensors"
+  text = DESCRIPTIONS[kind]
+  described(path, text if isinstance(text, str) else json.dumps(text), {"a": np.ones(2, np.float32)})
+  with pytest.raises(UserError, match=r"model\.safetensors is damaged"):
+    load_tree(path)
+
+
+def test_a_leaf_inside_a_leaf_is_damage(tmp_path):
+  path = tmp_path / "model.safetensors"
+  text = json.dumps({"format": 1, "meta": {}, "leaves": LEAF | {"a/b": LEAF["a"]}})
+  described(path, text, {"a": np.ones(2, np.float32), "a/b": np.ones(2, np.float32)})
+  with pytest.raises(UserError, match=r"model\.safetensors is damaged"):
+    load_tree(path)
+  nested = "[" * 100_000 + "]" * 100_000
+  described(path, nested, {"a": np.ones(2, np.float32)})
+  with pytest.raises(UserError, match=r"model\.safetensors is damaged"):
+    load_tree(path)
+
+
 def test_mistakes(tmp_path):
   path = tmp_path / "model.safetensors"
   with pytest.raises(UserError, match="there is no file .*model.safetensors"):

@@ -10,8 +10,9 @@ import scipy.special
 import kd
 from core.errors import UserError
 from engine import optim, state
+from engine.counting import batch_mean
 from engine.forward import bfloat16, plain
-from engine.objective import Term, batch_mean, weighted
+from engine.objective import Term, weighted
 from engine.step import make_train_step
 from tests.engine import nets
 

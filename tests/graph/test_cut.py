@@ -2,6 +2,7 @@
 
 import json
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -175,6 +176,36 @@ def test_what_cannot_be_followed_is_refused_by_name(between, name):
   fn, v = dense_dense(between)
   with pytest.raises(UserError, match=rf"the channels of 'a' cannot be removed: .* through '.*({name})"):
     graph.keep_channels(fn, v, {"a": [0, 1]}, jnp.ones((5, 3)))
+
+
+def test_what_is_kept_in_any_form():
+  fn, v = dense_dense(jax.nn.relu)
+  x = jnp.ones((5, 3))
+  for keep in ([0, 2], (0, 2), np.array([0, 2]), jnp.array([0, 2], jnp.uint8), np.array([True, False, True, False])):
+    _, small, edits = graph.keep_channels(fn, v, {"a": keep}, x)
+    assert small["a"].shape == (3, 2) and edits == [{"edit": "keep_channels", "keep": {"a": [0, 2]}}]
+  for keep in ([], [0.0, 2.0], np.zeros((1, 2), int), [2, 0], [0, 0], [-1], 3, [True, False], [False] * 4, "02", None):
+    with pytest.raises(UserError, match="the kept channels of 'a' have to be ascending indices below 4"):
+      graph.keep_channels(fn, v, {"a": keep}, x)
+
+
+def test_sites_that_have_no_channels_of_their_own():
+  class Attention(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+      return x + nn.MultiHeadDotProductAttention(num_heads=2, name="attn")(x)
+
+  module, x = Attention(), models.normal(0, 2, 5, 6)
+  variables = models.made(module, x)
+  sites = graph.trace(module.apply, variables, x).sites
+  product = next(name for name, op in sites.items() if op.kind == "dot" and op.kernel_index is None)
+  for name, words in (
+    ("attn/value/kernel", r"its kernel has 2 axes of outputs, \(2, 3\)"),
+    (product, "it multiplies two activations"),
+    (next(name for name, op in sites.items() if op.kind == "add"), "it is of the kind 'add'"),
+  ):
+    with pytest.raises(UserError, match=f"the channels of '{name}' cannot be removed: {words}; expected a convol"):
+      graph.keep_channels(module.apply, variables, {name: [0]}, x)
 
 
 def test_mistakes_are_named():

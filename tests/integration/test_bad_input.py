@@ -97,7 +97,10 @@ MISTAKES = {
     "hinton: temperature is a schedule from 0.0 to 1.0; expected a number above 0 at both ends",
   ),
   "average": (stage("alone", optimizer={"ema": 2.0}), "'stages.alone.optimizer.ema' is 2.0; expected a number from 0 "),
-  "density": (stage("pruned", sparsity={**SPARSE, "density": 1.5}), "'stages.pruned.sparsity': density is 1.5, but"),
+  "density": (
+    stage("pruned", sparsity={**SPARSE, "density": 1.5}),
+    "'stages.pruned.sparsity': density is 1.5; expected",
+  ),
   "sparse keyword": (
     stage("pruned", sparsity={**SPARSE, "densty": 1}),
     "unknown config key 'stages.pruned.sparsity.densty'; did you mean 'stages.pruned.sparsity.density'",

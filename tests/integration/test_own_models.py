@@ -13,7 +13,7 @@ import safetensors.numpy
 import deploy
 from core.trees import named_leaves
 from engine.model_file import load_tree
-from pipeline import build, trained
+from pipeline import build, schema, trained
 from pipeline.compress import compress
 from tests.integration import jobs
 
@@ -82,20 +82,24 @@ FRESH = """
 import json, sys
 import numpy as np
 from pipeline.trained import load, predict
-trained, _ = load(sys.argv[1])
+trained, _ = load(sys.argv[1], sys.argv[3:])
 print(json.dumps(predict(trained, np.load(sys.argv[2])).tolist()))
 """
 
 
 def check_fresh(folder, config, tmp_path):
-  """A new process, in another directory, with the model's file and raw images alone, predicts what this one does."""
+  """A new process, in another directory, with the model's file and raw images alone, predicts what this one does.
+
+  Code of the user's own is named to it, for a file names none that would be run.
+  """
+  code = schema.model_code(config)
   images = build.dataset(config).test.images[:16]
   np.save(tmp_path / "images.npy", images)
   for name in ("teacher", "int8"):
     model = tmp_path / f"{name}_alone.safetensors"
     model.write_bytes((folder / "models" / f"{name}.safetensors").read_bytes())
     printed = subprocess.run(
-      [sys.executable, "-c", FRESH, str(model), str(tmp_path / "images.npy")],
+      [sys.executable, "-c", FRESH, str(model), str(tmp_path / "images.npy"), *code],
       cwd=tmp_path,
       env={**os.environ, "PYTHONPATH": os.environ.get("PYTHONPATH", str(jobs.ROOT))},
       capture_output=True,
@@ -105,7 +109,7 @@ def check_fresh(folder, config, tmp_path):
     )
     assert printed.returncode == 0, printed.stderr
     logits = np.array(json.loads(printed.stdout), np.float32)
-    expected = trained.predict(trained.load(folder / "models" / f"{name}.safetensors")[0], images)
+    expected = trained.predict(trained.load(folder / "models" / f"{name}.safetensors", code)[0], images)
     np.testing.assert_array_equal(logits, expected)
     file = deploy.litert.Model(folder / "files" / f"{name}.tflite").run(images)
     assert np.mean(file.argmax(-1) == logits.argmax(-1)) > 0.9
@@ -205,7 +209,7 @@ def test_a_saved_model_keeps_its_structure(users):
   recipe = trained.Recipe("users_nets:functions", {"hidden": 3}, (6, 6, 1), tuple("abcd"), NORMALISED)
   variables = trained.functions(recipe).model.init(jax.random.key(0), trained.example(recipe))
   trained.save(users / "m.safetensors", trained.Trained(recipe, variables, {}, {}), stage="x")
-  loaded, more = trained.load(users / "m.safetensors")
+  loaded, more = trained.load(users / "m.safetensors", [recipe.name])
   assert more == {"stage": "x"}
   assert jax.tree.structure(loaded.variables) == jax.tree.structure(variables)
   assert loaded.recipe == recipe

@@ -1,9 +1,11 @@
 """Each program run as a user runs it: what it prints, and the one sentence for what it cannot do."""
 
 import json
+import os
 
 import pytest
 
+from engine.model_file import load_tree, save_tree
 from pipeline.compress import compress
 from tests.integration import jobs
 
@@ -55,6 +57,20 @@ def test_export_writes_the_file_that_the_job_wrote(run, tmp_path):
   content = (folder / "files" / "teacher.tflite").read_bytes()
   assert (tmp_path / "x.tflite").read_bytes() == content
   assert printed == f"{tmp_path / 'x.tflite'}: stage teacher, tflite, {len(content):,} bytes\n"
+
+
+def test_a_file_from_elsewhere_runs_nothing_unless_a_flag_names_it(run, tmp_path):
+  (tmp_path / "their_nets.py").write_text("from zoo.mlp import MLP\nprint('imported')\n")
+  path = os.pathsep.join([str(tmp_path), str(jobs.ROOT)])
+  tree, meta = load_tree(run[1] / "models" / "alone.safetensors")
+  for name, kwargs in (("os:system", {"command": "echo imported"}), ("their_nets:MLP", meta["recipe"]["kwargs"])):
+    save_tree(tmp_path / "model.safetensors", tree, {"recipe": {**meta["recipe"], "name": name, "kwargs": kwargs}})
+    arguments = f"--workdir={run[1]}", f"--model={tmp_path / 'model.safetensors'}"
+    refused = jobs.program("evaluate", *arguments, PYTHONPATH=path)
+    assert refused.returncode == 2 and f"--model_code={name}" in refused.stderr, refused.stderr
+    assert refused.stderr.count("\n") == 1 and "imported" not in refused.stdout
+  given = jobs.program("evaluate", *arguments, "--model_code=their_nets:MLP", PYTHONPATH=path)
+  assert given.returncode == 0 and "imported" in given.stdout and given.stdout.endswith(" % of 64\n"), given.stderr
 
 
 def test_explain_prints_sites_and_settings(tmp_path):

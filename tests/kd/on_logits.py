@@ -47,7 +47,21 @@ def check(loss, oracle, teacher=True, slope=True):
   if slope:
     check_slope(gradient, lambda s: oracle(s, t, labels()), s)
   check_mask(loss, oracle, s, t)
+  check_positions(loss, oracle, s, t)
   check_far(loss, teacher)
+
+
+def check_positions(loss, oracle, s, t):
+  """Logits (batch, *positions, classes): one number a position, that of numpy; where some do not count these are 0."""
+  for lead in ((2, 3), (3, 1, 2)):
+    tall = lambda x, lead=lead: None if x is None else np.reshape(x, (*lead, *x.shape[1:]))
+    want = tall(oracle(s, t, labels()))
+    data = {"label": jnp.asarray(tall(labels()), jnp.int32)}
+    with jax.enable_x64(True):
+      np.testing.assert_allclose(value(loss, tall(s), tall(t), batch=data), want, rtol=1e-12, atol=1e-12)
+      valid = tall(ROWS % 2 == 0)
+      got = value(loss, tall(s), tall(t), batch={**data, "valid": jnp.asarray(valid)})
+      np.testing.assert_allclose(got, np.where(valid, want, 0), rtol=1e-12, atol=1e-12)
 
 
 def check_slope(gradient, f, s, h=1e-6):

@@ -71,5 +71,8 @@ def test_constant_logits_are_worth_one_and_have_no_gradient_of_their_own():
 
 
 def test_mistakes_are_named():
+  for shape in ((1, 5), (0, 5), (1, 1, 5)):
+    with pytest.raises(UserError, match="'dist' relates the examples of a batch, and there is one"):
+      kd.dist()(jnp.zeros(shape), jnp.zeros(shape))
   with pytest.raises(UserError, match="dist: tau is 0; expected a number above 0"):
     kd.dist(tau=0)

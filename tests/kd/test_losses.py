@@ -191,6 +191,80 @@ def test_a_class_excluded_by_minus_infinity(name):
   assert bool(jnp.isfinite(grad).all())
 
 
+ALONE = {  # what each is where the teacher excludes a class alone, and where the student does
+  "bernoulli_kl": (np.isfinite, np.isposinf),
+  "ctkd": (np.isfinite, np.isposinf),
+  "dist": (np.isfinite, np.isfinite),
+  "dkd": (np.isfinite, np.isposinf),
+  "hinton": (np.isfinite, np.isposinf),
+  "huber": (np.isposinf, np.isposinf),
+  "jsd": (np.isfinite, np.isfinite),
+  "logit_l2": (np.isposinf, np.isposinf),
+  "logit_standardisation": (np.isnan, np.isnan),
+  "mlkd": (np.isfinite, np.isposinf),
+  "nkd": (np.isfinite, np.isposinf),
+  "reverse_kl": (np.isposinf, np.isfinite),
+  "skew_kl": (np.isfinite, np.isfinite),
+  "soft_labels": (np.isfinite, np.isposinf),
+  "squared_error": (np.isposinf, np.isposinf),
+  "topk": (np.isfinite, np.isposinf),
+  "total_variation": (np.isfinite, np.isfinite),
+  "wsld": (np.isfinite, np.isposinf),
+}
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_a_class_that_one_network_excludes_alone(name):
+  """The loss is what its equation says, and where that is finite so is every gradient."""
+  loss, aux = getattr(kd, name)(), {"temperature": jnp.ones(())} if name == "ctkd" else None
+  s, t = (jnp.asarray(x, jnp.float32) for x in pair(10))
+  data = {"label": jnp.zeros(BATCH, jnp.int32)}
+
+  def run(s, aux, t):
+    per_example = loss(s, t, data, aux=aux)[0]
+    return per_example.sum(), per_example
+
+  out = lambda x: x.at[:, 4].set(-jnp.inf)
+  for (student, teacher), is_so in zip(((s, out(t)), (out(s), t)), ALONE[name], strict=True):
+    gradients, per_example = jax.grad(run, (0, 1), has_aux=True)(student, aux, teacher)
+    assert is_so(per_example).all()
+    assert is_so is not np.isfinite or all(np.isfinite(x).all() for x in jax.tree.leaves(gradients))
+
+
+def test_a_row_of_which_every_class_is_excluded_has_no_distribution():
+  gone, mask = jnp.full((2, 3), -jnp.inf), jnp.asarray([True, True, False])
+  for class_mask in (None, mask):
+    assert bool(jnp.isnan(kd.hinton()(gone, gone, class_mask=class_mask)[0]).all())
+    assert not bool(
+      jnp.isfinite(kd.hard_labels()(gone, None, {"label": jnp.zeros(2, jnp.int32)}, class_mask=class_mask)[0]).any()
+    )
+
+
+def test_a_lifted_function_gives_one_number_an_example():
+  with pytest.raises(
+    UserError, match=r"the loss 'l1' gives numbers \(\) for logits \(4, 3\); expected one an example, \(4,\)"
+  ):
+    kd.lift(lambda s, t: jnp.abs(s - t).sum(), "l1")(jnp.ones((4, 3)), jnp.ones((4, 3)))
+
+
+def test_a_lifted_function_that_reads_the_batch_reads_no_positions():
+  loss = kd.lift(lambda s, t, *, batch: jnp.abs(s - t).sum(-1) * batch["weight"], "l1", classes=1)
+  weight = jnp.asarray([1.0, 2.0])
+  np.testing.assert_array_equal(loss(jnp.ones((2, 1)), jnp.zeros((2, 1)), {"weight": weight})[0], weight)
+  with pytest.raises(
+    UserError, match=r"'l1' reads the batch itself, so its logits are \(batch, classes\).* got \(2, 2, 1\)"
+  ):
+    loss(jnp.ones((2, 2, 1)), jnp.zeros((2, 2, 1)), {"weight": weight})
+
+
+def test_byot_refuses_positions():
+  s = kd.Outputs(jnp.zeros((2, 3, 4)), {"a": jnp.ones((2, 3)), "b": jnp.ones((2, 3))})
+  loss = kd.byot(("a", "b"))
+  aux, _ = loss.init(jax.random.key(0), s, None, None)
+  with pytest.raises(UserError, match=r"'byot' reads logits \(batch, classes\), one row an example; got \(2, 3, 4\)"):
+    loss(s, None, {"label": jnp.zeros((2, 3), jnp.int32)}, aux=aux)
+
+
 def test_outputs_and_logits_mean_the_same():
   s, t = (jnp.asarray(a, jnp.float32) for a in pair(11))
   a = kd.hinton()(s, t)
@@ -220,7 +294,7 @@ def test_mistakes_are_one_sentence():
     kd.logit_l2("meen")
   with pytest.raises(UserError, match="did you mean 'teacher'"):
     kd.soft_labels(source="teachr")
-  with pytest.raises(UserError, match="needs a batch with 'label'"):
+  with pytest.raises(UserError, match="'hard_labels' needs labels, and the batch has no 'label'"):
     kd.hard_labels()(s)
   with pytest.raises(UserError, match="'soft_label'"):
     kd.soft_labels(source="batch")(s)

@@ -1,5 +1,7 @@
 """Names in a config become functions: what they compute, and what is refused."""
 
+import contextlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -156,6 +158,70 @@ def test_schedules_are_shares_of_the_stages_updates():
   assert [kept[step] for step in made.steps] == [max(1, round(10 * d)) for d in made.densities(0.5)]
 
 
+def kept_at_the_end(updates, accumulate=1, **group):
+  """What a stage's optimizer has left of 1,210 weights after its last update."""
+  stage = jobs.experiment(
+    stages__pruned__sparsity={"name": "magnitude", **group},
+    stages__pruned__optimizer={"accumulate": accumulate, "name": "sgd", "learning_rate": 0.0},
+  ).stages.pruned
+  tx = build.transformation("pruned", stage, updates * accumulate)
+  params = {"kernel": jnp.arange(1.0, 1211.0).reshape(121, 10)}
+  state, update = tx.init(params), jax.jit(tx.update)
+  for step in range(updates):
+    delta, state = update(jax.tree.map(jnp.zeros_like, params), state, params, step=jnp.int32(step))
+    params = optax.apply_updates(params, delta)
+  return int(jnp.count_nonzero(params["kernel"]))
+
+
+@pytest.mark.parametrize("updates", [1, 2, 6])
+@pytest.mark.parametrize(
+  "schedule",
+  [
+    {"name": "cubic", "start": 0.0, "end": 1.0, "every": 1000},
+    {"name": "cubic", "start": 0.0, "end": 1.0, "every": 4},
+    {"name": "cubic", "start": 0.9, "end": 1.0},
+    {"name": "cubic", "start": 1.0, "end": 1.0},
+    {"name": "cubic", "start": 0.2, "end": 0.7, "every": 17},
+    {"name": "one_shot", "at": 1.0},
+    None,
+  ],
+)
+def test_the_last_update_reaches_the_final_density(updates, schedule):
+  assert kept_at_the_end(updates, density=0.3, schedule=schedule) == 363
+  if updates == 2:
+    assert kept_at_the_end(updates, 3, threshold=848.0, schedule=schedule) == 363
+
+
+@pytest.mark.parametrize("epochs", [0, 3])
+def test_a_stage_without_an_update_is_refused(epochs):
+  stage = jobs.experiment(stages__pruned__optimizer={"accumulate": 5}, stages__pruned__epochs=epochs).stages.pruned
+  sentence = (
+    "config key 'stages.pruned.optimizer.accumulate' is 5, but the stage has 3 batches, .*; expected at most 3"
+    if epochs
+    else "config key 'stages.pruned.epochs' is 0, but 'magnitude' prunes while the stage trains; expected 1 or more"
+  )
+  with pytest.raises(UserError, match=sentence):
+    build.transformation("pruned", stage, epochs)
+  with pytest.raises(UserError) if epochs else contextlib.nullcontext():  # it keeps the zeros that are there
+    build.transformation("int8", jobs.experiment(stages__int8__optimizer={"accumulate": 5}).stages.int8, epochs)
+
+
+def test_layers_in_one_leaf_are_pruned_each_by_itself():
+  params = {"a*": {"kernel": jnp.stack([jnp.ones((4, 2)), 9 * jnp.ones((4, 2))], axis=1)}}
+
+  def kept(**group):
+    stage = jobs.experiment(
+      stages__pruned__sparsity={"name": "magnitude", "density": 0.5, **group},
+      stages__pruned__optimizer={"name": "sgd", "learning_rate": 0.0},
+    ).stages.pruned
+    tx = build.transformation("pruned", stage, 6, lambda: {"a*/kernel": (1,)})
+    _, state = tx.update(params, tx.init(params), params, step=0)
+    return np.sum(sparsity.masks(state)["a*"]["kernel"], (0, 2)).tolist()
+
+  assert kept() == [4, 4]
+  assert kept(stacked=()) == [0, 8]  # what the config says goes first
+
+
 def test_a_learning_rate_follows_its_schedule():
   given = {"name": "sgd", "momentum": 0.0, "learning_rate": 0.5, "schedule": "step", "milestones": (0.5,), "decay": 0.1}
   stage = jobs.experiment(stages__alone__optimizer=given).stages.alone
@@ -200,5 +266,5 @@ def test_a_loss_between_examples_is_refused_where_it_would_see_micro_batches():
   objective = {"hard_labels": {}, "relations": {"loss": "dist"}}
   stage = {"stages__distilled__objective": objective, "stages__distilled__teacher": "teacher"}
   build.check(jobs.experiment(**stage))
-  with pytest.raises(UserError, match="'stages.distilled.optimizer.accumulate' is 4, .* 'relations' .*; expected 1"):
+  with pytest.raises(UserError, match="'stages.distilled.optimizer.accumulate': .* 'relations' .* is 4.*; expected"):
     build.check(jobs.experiment(**stage, stages__distilled__optimizer={"accumulate": 4}))

@@ -36,3 +36,14 @@ def test_a_model_with_statistics_over_the_devices_is_traced_as_it_trains():
   assert graph.training_only(as_trained, evaluated) == ()
   assert any(node.primitive == "psum" for node in as_trained.flat)
   assert not any(node.primitive == "psum" for node in evaluated.flat)
+
+
+def test_batch_norms_are_listed_with_what_becomes_of_them():
+  recipe = trained.Recipe("tests.pipeline.nets:Normed", {}, (8, 8, 1), ("0", "1", "2"), {})
+  variables = jax.jit(trained.functions(recipe).model.init)(jax.random.key(0), trained.example(recipe))
+  assert explain.norms(recipe, variables) == [
+    "batch_stats/BatchNorm_0: folded into Conv_0/kernel",
+    "batch_stats/BatchNorm_1: stays: it follows 'Conv_0/kernel:max_pool', and not a dot or a convolution",
+  ]
+  assert explain.norms(recipe, {"params": variables["params"]}) == []
+  assert explain.norms(recipe._replace(edits=({"edit": "fold_batch_norm"},)), variables) == []

@@ -52,14 +52,20 @@ def test_an_ensemble_is_the_mean_of_its_members(tmp_path, ensemble):
   sources = teaching.sources(given, done)
   spec = build.inputs(context.config, given)
   arrays = rooms.device_arrays(context.data.train)
-  stored = teaching.make(given, sources, arrays, spec, (), tmp_path / "logits").own["teacher_logits"]
+  taught = teaching.make(given, sources, arrays, spec, (), tmp_path / "logits")
+  stored = taught.decode(taught.own)
   images = rooms.normalise(context.data.train.images, rooms.Preprocess())
   each = [trained.functions(one.recipe).fn(one.variables, images) for one in sources]
   if ensemble == "logits":
     np.testing.assert_allclose(stored, (each[0] + each[1]) / 2, atol=1e-5)
   else:
     mean = (jax.nn.softmax(each[0]) + jax.nn.softmax(each[1])) / 2
-    np.testing.assert_allclose(np.exp(stored), mean, atol=1e-6)  # logarithms, for losses that are not shift-invariant
+    np.testing.assert_allclose(np.exp(stored.logits), mean, atol=1e-6)  # losses that read logits get logarithms
+    warm = (jax.nn.softmax(each[0] / 3) + jax.nn.softmax(each[1] / 3)) / 2
+    np.testing.assert_allclose(jax.nn.softmax(kd.teacher_at(stored, 3.0) / 3), warm, atol=1e-6)
+    alone = teaching.make(given, sources[:1], arrays, spec, (), tmp_path / "logits")
+    np.testing.assert_array_equal(alone.own["teacher_logits"], stored.members[:, 0])
+    assert len(list((tmp_path / "logits").iterdir())) == 2  # each teacher's are stored once
 
 
 def test_the_average_of_its_own_weights_is_a_teacher(tmp_path):

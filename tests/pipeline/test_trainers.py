@@ -119,6 +119,17 @@ def test_peers_may_be_quantized_and_sparse(tmp_path):
   assert np.count_nonzero(weights) == weights.size // 2 and left.qparams
 
 
+def test_each_layer_of_a_scan_is_pruned_by_itself(tmp_path):
+  changes = {
+    "models__scanned": {"name": "tests.pipeline.nets:scanned", "kwargs": {}},
+    "stages__alone__model": "scanned",
+    "stages__alone__sparsity": {"name": "magnitude", "density": 0.25, "schedule": {"name": "one_shot", "at": 1.0}},
+  }
+  left = stage.run_stage("alone", jobs.opened(tmp_path, run=("alone",), **changes), {})
+  kernels = np.asarray(left.variables["params"]["blocks"]["kernel"])
+  np.testing.assert_array_equal(np.count_nonzero(kernels, (1, 2)), [16, 16, 16])
+
+
 def test_peers_that_cannot_learn_from_each_other_are_refused(tmp_path):
   with pytest.raises(UserError, match="'stages.alone.peers' is 0; expected a whole number, 1 or more"):
     peers_of(tmp_path, 0)

@@ -4,8 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 import sparsity
+from core.errors import UserError
 from tests.sparsity import nets
 
 
@@ -35,3 +37,15 @@ def test_rules_choose():
   *_, (_, out, state) = nets.train(sparsity.hold(optax.sgd(0.1), rules=[("Dense_0/*", True)]), tree, 1)
   assert not np.any(np.asarray(out["Dense_0"]["bias"])) and np.all(np.asarray(out["Conv_0"]["kernel"]) != 0)
   assert sparsity.masks(state)["Conv_0"]["kernel"] is None
+
+
+def test_numbers_that_are_none():
+  tree = {"kernel": jnp.ones((2, 2))}
+  for call, sentence in (
+    (lambda: sparsity.hold(optax.sgd(0.1), pack_axis="x"), "pack_axis is 'x'; expected a whole number"),
+    (lambda: sparsity.topk_mask(tree, 2.5), "the count of a threshold is 2.5; expected a whole number, 0 or more"),
+    (lambda: sparsity.kth_magnitude(tree, "3"), "the count of a threshold is '3'; expected a whole number, 1 or more"),
+    (lambda: sparsity.check(sparsity.hold(optax.sgd(0.1)), tree, updates=0), "updates is 0; expected a whole number"),
+  ):
+    with pytest.raises(UserError, match=sentence):
+      call()

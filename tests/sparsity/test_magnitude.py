@@ -143,8 +143,18 @@ def test_bfloat16_parameters():
   [
     ({}, "either density= or threshold="),
     ({"density": 0.5, "threshold": 0.1}, "either density= or threshold="),
-    ({"density": 0.0}, r"density is 0.0, but a density .* lies in \(0, 1\]"),
-    ({"threshold": -1.0}, "threshold is -1.0"),
+    ({"density": 0.0}, "density is 0.0; expected a density, the part that is kept, above 0 and at most 1"),
+    ({"density": "0.5"}, "density is '0.5'; expected a density"),
+    ({"density": True}, "density is True; expected a density"),
+    ({"density": float("nan")}, "density is nan; expected a density"),
+    ({"density": [0.5]}, r"density is \[0.5\]; expected a density"),
+    ({"threshold": -1.0}, "threshold is -1.0; expected a number, 0 or more"),
+    ({"threshold": "1"}, "threshold is '1'; expected a number"),
+    ({"density": 0.5, "pack_axis": 0.5}, "pack_axis is 0.5; expected a whole number"),
+    ({"density": 0.5, "allocation": 1}, "unknown allocation 1; expected one of erk, global, uniform"),
+    ({"density": 0.5, "schedule": 100}, "schedule is 100; expected such as sparsity.cubic"),
+    ({"density": 0.5, "schedule": sparsity.Schedule((0, 5), (1.0, 0.5))}, "the last of them 0"),
+    ({"density": 0.5, "schedule": sparsity.Schedule((5, 5), (1.0, 0.0))}, "has to have rising steps"),
     ({"threshold": 1.0, "allocation": "erk"}, "shares out a density"),
     ({"density": 0.5, "allocation": "ekr"}, "unknown allocation 'ekr'; did you mean 'erk'"),
   ],
@@ -158,12 +168,20 @@ def test_mistakes_found_at_init():
   tree = nets.params()
   with pytest.raises(UserError, match="'Dense_9/kernel' matches nothing; names near it: Dense_0/kernel"):
     sparsity.magnitude(optax.sgd(0.1), density=0.5, rules=[("Dense_9/kernel", True)]).init(tree)
-  with pytest.raises(UserError, match="the density of 'Conv_0/kernel' is 2"):
-    sparsity.magnitude(optax.sgd(0.1), density=0.5, rules=[("Conv_0/kernel", 2)]).init(tree)
+  for own in (2, "0.2"):
+    with pytest.raises(UserError, match=f"the density of 'Conv_0/kernel' is {own!r}; expected a density"):
+      sparsity.magnitude(optax.sgd(0.1), density=0.5, rules=[("Conv_0/kernel", own)]).init(tree)
+  with pytest.raises(UserError, match="number for 'Conv_0/kernel' is '1'; expected a number, 0 or more"):
+    sparsity.magnitude(optax.sgd(0.1), threshold=0.5, rules=[("Conv_0/kernel", "1")]).init(tree)
+  with pytest.raises(UserError, match="the allocation gives 'Dense_0/kernel' no density"):
+    sparsity.magnitude(optax.sgd(0.1), density=0.5, allocation=lambda shapes, d: {"Conv_0/kernel": d}).init(tree)
   with pytest.raises(UserError, match="'temperature', a scalar"):
     sparsity.magnitude(optax.sgd(0.1), density=0.5, rules=[("*", True)]).init({"temperature": jnp.ones(())})
   tx = sparsity.magnitude(optax.sgd(0.1), density=0.5)
-  with pytest.raises(UserError, match="needs step="):
-    tx.update(tree, tx.init(tree), tree)
+  with pytest.raises(UserError, match=r"sparsity rule '\*' is no pair; expected \(glob, setting\)"):
+    sparsity.magnitude(optax.sgd(0.1), density=0.5, rules="*kernel").init(tree)
+  for step in (0.5, jnp.zeros(2, jnp.int32)):
+    with pytest.raises(UserError, match="expected the number of optimizer updates so far, a scalar of an integer type"):
+      tx.update(tree, tx.init(tree), tree, step=step)
   with pytest.raises(UserError, match="needs the parameters"):
     tx.update(tree, tx.init(tree), step=0)

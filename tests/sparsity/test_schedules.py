@@ -39,11 +39,28 @@ def test_a_layer_that_stays_denser_than_the_start():
   assert sparsity.cubic(0, 10, 5, initial=0.5).densities(0.8) == [0.8, 0.8, 0.8]
 
 
-def test_refuses():
-  for bad in [dict(start=-1, end=4), dict(start=5, end=4), dict(start=0, end=4, every=0)]:
-    with pytest.raises(UserError, match="needs 0 <= start <= end, every >= 1"):
-      sparsity.cubic(**bad)
-  with pytest.raises(UserError, match="initial=0"):
-    sparsity.cubic(0, 4, initial=0)
-  with pytest.raises(UserError, match=r"one_shot\(at=-1\)"):
-    sparsity.one_shot(-1)
+@pytest.mark.parametrize(
+  ("keywords", "sentence"),
+  [
+    (dict(start=-1, end=4), "cubic: start is -1; expected a whole number, 0 or more"),
+    (dict(start=5, end=4), "cubic: start is 5 and end 4; expected it to end no earlier"),
+    (dict(start=0, end=4, every=0), "cubic: every is 0; expected a whole number, 1 or more"),
+    (dict(start=0, end=4, initial=0), "cubic: initial is 0; expected a density"),
+    (dict(start=0.2, end=0.7), "cubic: start is 0.2; expected a whole number"),
+    (dict(start=0, end="9"), "cubic: end is '9'; expected a whole number"),
+    (dict(start=0, end=float("nan")), "cubic: end is nan; expected a whole number"),
+  ],
+)
+def test_refuses(keywords, sentence):
+  with pytest.raises(UserError, match=sentence):
+    sparsity.cubic(**keywords)
+
+
+def test_one_shot_refuses():
+  for at in (-1, 0.5, "0", True):
+    with pytest.raises(UserError, match=f"one_shot: at is {at!r}; expected a whole number"):
+      sparsity.one_shot(at)
+
+
+def test_numbers_of_numpy():
+  assert sparsity.cubic(np.int32(0), np.int64(10), every=np.int8(5)).steps == (0, 5, 10)

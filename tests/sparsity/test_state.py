@@ -21,6 +21,11 @@ def test_summary_and_masks():
   assert sparsity.apply_masks(None, params)["params"]["a"]["bias"] is params["params"]["a"]["bias"]
 
 
+def test_masks_of_another_tree():
+  with pytest.raises(UserError, match="there is a mask of 'a/kernel', which is no leaf of the tree"):
+    sparsity.summary({"b": {"kernel": jnp.ones((2, 2))}}, {"a": {"kernel": jnp.ones((2, 2), bool)}})
+
+
 def test_masks_are_found_anywhere():
   tree = nets.params()
   tx = sparsity.magnitude(optax.adam(0.1), density=0.5)

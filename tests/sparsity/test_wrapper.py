@@ -187,8 +187,9 @@ def test_check_finds_what_follows():
         sparsity.check(optax.chain(tx, after), tree)
     with pytest.raises(UserError, match="more than the micro-steps"):
       sparsity.check(optax.MultiSteps(tx, 100), tree)
-    with pytest.raises(UserError, match="takes no extra arguments"):
-      sparsity.check(optax.MultiSteps(tx, 4).gradient_transformation(), tree)
+    sparsity.check(optax.MultiSteps(tx, 4).gradient_transformation(), tree)  # passes no step= on
+    with pytest.raises(UserError, match="than the schedule's first update where step= cannot be passed"):
+      sparsity.check(optax.MultiSteps(late(optax.sgd(0.1)), 12).gradient_transformation(), tree)
   with pytest.raises(UserError, match="holds no sparse method"):
     sparsity.check(optax.sgd(0.1), tree)
 

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from core.errors import UserError
-from engine.data import decoded, stock
+from engine.data import decoded, pictures, stock
 
 
 @pytest.fixture
@@ -102,14 +102,14 @@ def png(image):
 def test_colour_modes():
   palette = Image.fromarray(np.array([[0, 1]], np.uint8), "L").convert("P")
   palette.putpalette([255, 0, 0, 0, 0, 255])
-  np.testing.assert_array_equal(decoded.decode_image(png(palette), "RGB", None, "x"), [[[255, 0, 0], [0, 0, 255]]])
+  np.testing.assert_array_equal(pictures.decode_image(png(palette), "RGB", None, "x"), [[[255, 0, 0], [0, 0, 255]]])
   grey = Image.fromarray(np.array([[7]], np.uint8))
-  assert decoded.decode_image(png(grey), "RGB", None, "x").tolist() == [[[7, 7, 7]]]
-  assert decoded.decode_image(png(grey), "L", None, "x").tolist() == [[[7]]]
+  assert pictures.decode_image(png(grey), "RGB", None, "x").tolist() == [[[7, 7, 7]]]
+  assert pictures.decode_image(png(grey), "L", None, "x").tolist() == [[[7]]]
 
 
 def test_bytes_that_are_no_image():
   whole = png(Image.fromarray(np.random.RandomState(0).randint(0, 256, (40, 40), np.uint8)))
   for data in (b"hello", whole[: len(whole) // 2]):
     with pytest.raises(UserError, match="here: is not a readable image"):
-      decoded.decode_image(data, "L", None, "here")
+      pictures.decode_image(data, "L", None, "here")

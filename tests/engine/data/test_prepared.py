@@ -1,4 +1,6 @@
+import json
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -71,3 +73,34 @@ def test_other_file_formats_are_refused(cache):
   info.write_text(info.read_text().replace("array_record", "tfrecord"))
   with pytest.raises(UserError, match="is stored as tfrecord, which only TensorFlow reads"):
     engine.data.load("tfds:mnist", cache_dir=cache)
+
+
+LEGACY = {"type": "features_of_others.Image", "content": {}}
+NAMED = {
+  "the set": {"pythonClassName": "features_of_others.Image", "jsonFeature": {"json": "{}"}},
+  "as a protobuf names it": {"python_class_name": "features_of_others.Image", "jsonFeature": {"json": "{}"}},
+  "in the old form": LEGACY,
+  "in a text": {
+    "pythonClassName": "tensorflow_datasets.core.features.features_dict.FeaturesDict",
+    "jsonFeature": {"json": json.dumps({"features": {"a": {**LEGACY, "content": json.dumps([LEGACY])}}})},
+  },
+}
+
+
+@pytest.mark.parametrize("where", NAMED)
+def test_a_set_imports_nothing_that_it_names(cache, tmp_path, monkeypatch, where):
+  (tmp_path / "features_of_others.py").write_text("import pathlib\npathlib.Path(__file__ + '.ran').touch()\n")
+  monkeypatch.syspath_prepend(str(tmp_path))
+  file = cache / "tfds" / "mnist" / "3.0.1" / "features.json"
+  whole = json.loads(file.read_text())
+  one = json.loads(file.read_text())
+  one["featuresDict"]["features"]["image"] = NAMED[where]
+  for description in (NAMED[where], one):
+    file.write_text(json.dumps(description))
+    with pytest.raises(
+      UserError, match=r"features\.json: names the class 'features_of_others.Image', which is not run"
+    ):
+      engine.data.load("tfds:mnist", cache_dir=cache)
+  assert not (tmp_path / "features_of_others.py.ran").exists() and "features_of_others" not in sys.modules
+  file.write_text(json.dumps(whole))
+  assert len(engine.data.load("tfds:mnist", cache_dir=cache).test.labels) == 10

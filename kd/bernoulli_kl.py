@@ -1,0 +1,34 @@
+"""Distillation of outputs that stand alone: the divergence of two Bernoulli distributions an output, for a network with
+one logit (binary classification) and for several labels at once. No paper: it is arXiv:1503.02531, section 2, for each
+output.
+
+    loss_i = T^2 * sum_c [p_c log(p_c / q_c) + (1 - p_c) log((1 - p_c) / (1 - q_c))]
+    p = sigmoid(teacher_i / T),  q = sigmoid(student_i / T)
+
+Of one output z this is `hinton` of the two logits (z, 0). T^2 as there: the gradient, T (q - p), keeps its size as T
+changes. Logarithms are those of the sigmoid and of its complement, so nothing is lost at a large logit. Reduction: a
+sum over the outputs, one number an example.
+"""
+
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from core import ranges
+from kd.base import ClassMask, Logits, Loss, PerExample, Schedule, at, kl, lift
+from kd.logits import log_bernoulli
+
+
+def bernoulli_kl(temperature: Schedule = 4.0) -> Loss:
+  """Divergence of each output's sigmoid, KL(teacher || student); one output or more.
+
+  Args:
+    temperature: T > 0, of both sigmoids, or a schedule of it.
+  """
+  ranges.check("bernoulli_kl: temperature", temperature, ranges.POSITIVE, varies=True)
+
+  def divergence(student: Logits, teacher: Logits, class_mask: ClassMask | None, *, step: Array | int) -> PerExample:
+    t = at(temperature, step)
+    log_p, log_q = log_bernoulli(teacher / t, class_mask), log_bernoulli(student / t, class_mask)
+    return t**2 * jnp.sum(kl(log_p, log_q), axis=-1)
+
+  return lift(divergence, "bernoulli_kl", classes=1, temperature=temperature, mean="sigmoid")

@@ -1,0 +1,36 @@
+"""Huber's distance of outputs that are numbers, for regression with outliers: Huber, "Robust Estimation of a Location
+Parameter" (1964); in distillation, `rkd` (arXiv:1904.05068) compares by it.
+
+    loss_i = sum_c h(student_ic - y_ic),   y = the teacher's outputs, or batch["target"]
+    h(r) = r^2 / 2 where |r| <= delta,  delta (|r| - delta / 2) beyond
+
+The gradient of an output is at most delta. As delta grows this is half of `squared_error`. Reduction: a sum over the
+outputs, one number an example.
+"""
+
+import jax.numpy as jnp
+
+from core import ranges
+from core.errors import unknown
+from kd.base import ClassMask, Logits, Loss, PerExample, lift
+from kd.inputs import Inputs
+from kd.logits import gap
+
+
+def huber(delta: float = 1.0, source: str = "teacher") -> Loss:
+  """Huber's distance of each output; one output or more.
+
+  Args:
+    delta: above 0, in the outputs' unit: the distance from which on the loss grows linearly.
+    source: what it is compared with: "teacher", or "batch" for `batch["target"]`, (batch, *positions, outputs) floats.
+  """
+  ranges.check("huber: delta", delta, ranges.POSITIVE)
+  if source not in ("teacher", "batch"):
+    raise unknown("source of huber", source, ("teacher", "batch"))
+
+  def distance(student: Logits, teacher: Logits | None, class_mask: ClassMask | None, *, inputs: Inputs) -> PerExample:
+    far = jnp.abs(gap(student, inputs.target("target") if teacher is None else teacher, class_mask))
+    near = jnp.minimum(far, delta)
+    return jnp.sum(near * (far - 0.5 * near), axis=-1)
+
+  return lift(distance, "huber", needs_teacher=source == "teacher", classes=1, mean="outputs")

@@ -1,0 +1,29 @@
+"""The squared distance of outputs that are numbers: distillation of regression, and its task's own loss. Between two
+networks' outputs it is that of Ba and Caruana (arXiv:1312.6184, equation 1) without the 1/2.
+
+    loss_i = sum_c (student_ic - y_ic)^2,   y = the teacher's outputs, or batch["target"]
+
+`logit_l2` is half of it. Reduction: a sum over the outputs, one number an example.
+"""
+
+import jax.numpy as jnp
+
+from core.errors import unknown
+from kd.base import ClassMask, Logits, Loss, PerExample, lift
+from kd.inputs import Inputs
+from kd.logits import gap
+
+
+def squared_error(source: str = "teacher") -> Loss:
+  """Squared distance of each output; one output or more.
+
+  Args:
+    source: what it is compared with: "teacher", or "batch" for `batch["target"]`, (batch, *positions, outputs) floats.
+  """
+  if source not in ("teacher", "batch"):
+    raise unknown("source of squared_error", source, ("teacher", "batch"))
+
+  def distance(student: Logits, teacher: Logits | None, class_mask: ClassMask | None, *, inputs: Inputs) -> PerExample:
+    return jnp.sum(gap(student, inputs.target("target") if teacher is None else teacher, class_mask) ** 2, axis=-1)
+
+  return lift(distance, "squared_error", needs_teacher=source == "teacher", classes=1, mean="outputs")

@@ -1,0 +1,240 @@
+"""Means over what counts: the same number however a batch is split over devices, or into micro-batches."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import engine
+import kd
+from core.errors import UserError
+from engine import counting, loop, optim, state
+from engine.forward import plain
+from engine.objective import Term, weighted
+from engine.parallel import parallelize
+from engine.step import make_train_step
+from tests.engine import nets
+
+LABELS = np.array([0, -1, -1, -1, 1, 2, 0, 1], np.int32)
+VALID = np.array([True, True, True, True, False, True, True, False])
+# Several terms of different masks; a weight on a schedule of updates.
+TERMS = (
+  Term("hard", kd.hard_labels(), lambda step: 1.0 + step.astype(jnp.float32), mask="labelled"),
+  Term("soft", kd.hinton(2.0), 0.5),
+  Term("rest", kd.logit_l2(), 0.1, mask="unlabelled"),
+)
+
+
+def linear(variables, x, *, train, key):
+  return x @ variables["params"]["kernel"], {}
+
+
+def of_examples(order, micro, valid=None, class_mask=None):
+  """`get_batch` that shows these rows of 8 examples, `micro` at once."""
+  rng = np.random.default_rng(0)
+  data = {
+    "image": rng.normal(size=(8, 4)).astype(np.float32),
+    "label": LABELS,
+    "teacher_logits": rng.normal(size=(8, 3)).astype(np.float32),
+  }
+  data |= {} if valid is None else {"valid": valid}
+  data |= {} if class_mask is None else {"class_mask": class_mask}
+  data = {key: jnp.asarray(value[order]) for key, value in data.items()}
+
+  def get_batch(data, step, *, seed, part):
+    index, parts = part
+    size = micro // parts
+    begin = (step % (8 // micro)) * micro + index * size
+    return jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, begin, size), data)
+
+  return get_batch, data
+
+
+def trained(accumulate, tx, *, terms=TERMS, mode="jit", devices=None, updates=3, **masks):
+  get_batch, data = of_examples(np.arange(8), 8 // accumulate, **masks)
+  step = make_train_step(plain(linear), weighted(terms), tx, accumulate=accumulate, ema=0.5)
+  kernel = np.random.default_rng(1).normal(size=(4, 3)).astype(np.float32)
+  start = state.create({"params": {"kernel": jnp.asarray(kernel)}}, tx, accumulate=accumulate, ema=0.5)
+  get_batch = engine.of_update(get_batch, accumulate)
+  return engine.fit(
+    step, start, get_batch, data, steps=updates * accumulate, mode=mode, devices=devices, steps_per_call=1
+  )
+
+
+def equal(one, other):
+  (s, history), (t, parts) = one, other
+  for name in ("params", "ema"):
+    assert nets.largest_gap(getattr(s, name), getattr(t, name)) < 2e-6, name
+  for name in set(history) - {"grad_norm"}:
+    of_updates = parts[name].reshape(len(history[name]), -1).mean(1)
+    np.testing.assert_allclose(of_updates, history[name], rtol=2e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("masks", [{}, {"valid": VALID}], ids=["labels", "padding"])
+@pytest.mark.parametrize("accumulate", [2, 4])
+def test_micro_batches_are_the_batch(masks, accumulate):
+  tx = optim.optimizer("sgd", 0.1, momentum=0.9, clip_norm=1.0)
+  whole, parts = trained(1, tx, **masks), trained(accumulate, tx, **masks)
+  if "examples_left" in parts[1]:  # a count of the whole batch, and not of a micro-batch's size
+    parts[1]["examples_left"] = parts[1]["examples_left"] * accumulate
+  equal(whole, parts)
+
+
+def test_the_case_by_hand():
+  """Labels [0, -1, -1, -1 | 1, 2, 0, 1]: the gradient is the mean over five examples, not of one and of four."""
+  _, data = of_examples(np.arange(8), 4)
+  s, _ = trained(2, optax.sgd(1.0), terms=[Term("hard", kd.hard_labels(), mask="labelled")], updates=1)
+  kernel = np.random.default_rng(1).normal(size=(4, 3)).astype(np.float32).astype(np.float64)
+  x, known = np.float64(data["image"]), LABELS >= 0
+  p = np.exp(x @ kernel)
+  p /= p.sum(-1, keepdims=True)
+  gap = (p - np.eye(3)[LABELS])[known]
+  np.testing.assert_allclose(s.params["kernel"], kernel - x[known].T @ gap / 5, atol=2e-6)
+
+
+@pytest.mark.parametrize("mode", ["pmap", "shard_map", "mesh"])
+def test_micro_batches_over_devices_are_the_batch(mode):
+  tx = optax.sgd(0.1)
+  equal(trained(1, tx), trained(2, tx, mode=mode, devices=jax.local_devices()[:2]))
+
+
+def test_the_task_gradient_of_dot_is_of_the_batch():
+  tx = optim.optimizer("dot", 0.1)
+  equal(trained(1, tx), trained(2, tx))
+
+
+def test_classes_that_do_not_count_are_masked_alike():
+  terms = [Term("hard", kd.hard_labels(), mask="labelled"), Term("soft", kd.hinton(2.0), 0.5)]
+  mask = np.ones((8, 3), bool)
+  mask[3] = False  # an example without any class
+  tx = optax.sgd(0.1)
+  whole, parts = (trained(k, tx, terms=terms, class_mask=mask) for k in (1, 2))
+  assert whole[1]["examples_left"][0] == 7 and parts[1]["examples_left"].tolist()[:2] == [3.5, 3.5]
+  del whole[1]["examples_left"]
+  equal(whole, parts)
+
+
+def test_a_step_by_hand_gets_the_masks_of_its_update():
+  step = make_train_step(plain(linear), weighted(TERMS[:1]), optax.sgd(1.0), accumulate=2)
+  s = state.create({"params": {"kernel": jnp.ones((4, 3))}}, optax.sgd(1.0), accumulate=2)
+  get_batch, data = of_examples(np.arange(8), 4)
+  halves = [get_batch(data, k, seed=0, part=(0, 1)) for k in range(2)]
+  with pytest.raises(UserError, match="accumulate is 2, .* 'update'; expected a get_batch that engine.of_update gives"):
+    step(s, halves[0])
+  update = jax.tree.map(lambda *a: jnp.stack(a, 1), *map(engine.masks_of, halves))
+  given = engine.of_update(get_batch, 2)(data, 1, seed=0, part=(0, 1))
+  np.testing.assert_array_equal(given["update"]["label"], update["label"])
+  assert update["label"].shape == (4, 2)
+  step(s, halves[0] | {"update": update})
+  with pytest.raises(UserError, match="of 2 micro-batches"):
+    step(s, halves[0] | {"update": jax.tree.map(lambda a: a[:, [0, 1, 1]], update)})
+  two = parallelize(step, "mesh", jax.local_devices()[:2])
+  two(s, halves[0] | {"update": update})
+
+
+def test_images_of_the_other_micro_batches_are_not_computed():
+  """Only labels are read of them: the compiled step multiplies once."""
+  get_batch, data = of_examples(np.arange(8), 2)
+
+  def costly(data, step, *, seed, part):
+    batch = get_batch(data, step, seed=seed, part=part)
+    return batch | {"image": batch["image"] @ jnp.ones((4, 512)) @ jnp.ones((512, 4))}
+
+  def flops(get):
+    run = jax.jit(lambda data, step: get(data, step, seed=0, part=(0, 1)))
+    return run.lower(data, jnp.int32(0)).compile().as_text().count(" dot(")
+
+  assert flops(engine.of_update(costly, 4)) == flops(costly) > 0
+
+
+def test_masks_over_positions():
+  """(batch, positions): numbers per position are divided by the positions that count, on all devices together."""
+  labels = jnp.asarray([[0, 255, -1], [1, 2, 255]])
+  numbers = jnp.arange(6.0).reshape(2, 3)
+  np.testing.assert_array_equal(counting.counted({"label": labels}, "labelled", 255), (labels >= 0) & (labels != 255))
+  np.testing.assert_array_equal(counting.counted({"label": labels}, "unlabelled", 255), labels == -1)
+  np.testing.assert_array_equal(counting.counted({"label": labels}, "all", 255), labels != 255)
+  assert counting.counted({"label": labels}, "all") is None
+  valid = jnp.asarray([True, False])
+  only = counting.counted({"label": labels, "valid": valid}, "labelled", 255)
+  np.testing.assert_array_equal(only, [[True, False, False], [False] * 3])
+  assert float(engine.batch_mean(numbers, labels >= 0, None)) == np.float32(2.6)
+  assert float(engine.batch_mean(numbers, valid, None)) == 1.0
+  assert float(engine.batch_mean(jnp.asarray([1.0, 3.0]), only, None)) == 1.0
+  part = lambda x, v: engine.batch_mean(x, v, "d")
+  parts = jax.vmap(part, axis_name="d")(numbers[:, None], (labels >= 0)[:, None])
+  np.testing.assert_allclose(parts.mean(), np.mean([0, 1, 3, 4, 5]), rtol=1e-6)
+  ones = jnp.ones((4, 300), jnp.bfloat16)
+  assert float(engine.batch_mean(ones, ones > 0, None)) == 1.0
+
+
+@pytest.mark.parametrize(
+  "valid", [jnp.ones(8), jnp.ones((), bool), jnp.ones(8, jnp.int32)], ids=["floats", "scalar", "integers"]
+)
+def test_masks_are_bools_over_examples(valid):
+  with pytest.raises(UserError, match="'valid' is .* expected bools"):
+    counting.counted({"valid": valid}, "all")
+  with pytest.raises(UserError, match="expected the same leading axes"):
+    engine.batch_mean(jnp.ones(8), jnp.ones(4, bool), None)
+
+
+def test_what_does_not_count_has_exactly_no_gradient():
+  """Whatever a loss does there: a NaN of padded pixels, of a root at 0, of a label that is no class."""
+
+  def rooted(student, teacher, batch, **_):  # the gradient of a root at 0 is infinite
+    return jnp.sqrt(jnp.sum((student.logits - student.logits[:, :1]) ** 2, -1) * batch["scale"]), None, {}
+
+  rooted.needs_teacher = False
+  terms = [Term("rooted", rooted), Term("hard", kd.hard_labels(), mask="labelled")]
+  batch = {
+    "image": jnp.asarray(np.random.default_rng(0).normal(size=(4, 4)), jnp.float32).at[2].set(jnp.nan),
+    "label": jnp.asarray([0, 1, 77, -1]),
+    "valid": jnp.asarray([True, True, False, False]),
+    "scale": jnp.asarray([1.0, 1.0, 0.0, jnp.nan]),
+  }
+  step = make_train_step(plain(linear), weighted(terms), optax.sgd(0.1))
+  s = state.create({"params": {"kernel": jnp.ones((4, 3)).at[0, 0].set(2.0)}}, optax.sgd(0.1))
+  whole, metrics = step(s, batch)
+  fewer, _ = step(s, {key: value[:2] for key, value in batch.items()})
+  assert np.isfinite(metrics["loss"]) and np.isfinite(metrics["grad_norm"])
+  assert nets.largest_gap(whole.params, fewer.params) < 1e-6
+
+
+def test_accuracy_reads_what_counts():
+  of = lambda logits, **batch: engine.step.accuracy(logits, batch, None)
+  logits = jnp.asarray([[[0.0, 1], [2, 0], [0, 5]], [[1, 0], [0, 1], [0, 1]]])
+  labels = jnp.asarray([[1, 1, -1], [0, 255, 1]])
+  assert float(engine.step.accuracy(logits, {"label": labels}, None, 255)["accuracy"]) == 0.75
+  assert float(of(logits, label=jnp.argmax(logits, -1))["accuracy"]) == 1.0
+  assert float(of(jnp.zeros((1, 300)).at[0, 256].set(1.0), label=jnp.asarray([0], jnp.uint8))["accuracy"]) == 0.0
+  binary = jnp.asarray([[-1.0], [2.0], [3.0]])
+  assert float(of(binary, label=jnp.asarray([0, 1, 0]))["accuracy"]) == np.float32(2 / 3)
+  assert float(of(binary, label=jnp.asarray([[0], [1], [1]]))["accuracy"]) == 1.0
+  masked = of(jnp.asarray([[9.0, 1.0, 0.0]]), label=jnp.asarray([1]), class_mask=jnp.asarray([False, True, True]))
+  assert float(masked["accuracy"]) == 1.0
+  assert of(jnp.zeros((2, 3)), label=jnp.zeros((2, 1), jnp.int32)) == {}
+  assert of(jnp.zeros((2, 3)), label=jnp.zeros(2)) == {}
+  assert of({"a": jnp.zeros((2, 3))}, label=jnp.zeros(2, jnp.int32)) == {}
+
+
+def test_a_loss_between_examples_is_refused_by_one_check():
+  objective = weighted([Term("between", kd.dist())])
+  objective.refuse_accumulation(1)
+  with pytest.raises(UserError, match="the term 'between' compares"):
+    objective.refuse_accumulation(3)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, "classes"])
+def test_a_teacher_that_is_not_finite_stops_the_run(bad):
+  get_batch, data = of_examples(np.arange(8), 4)
+  logits = np.array(data["teacher_logits"])
+  logits[:, 1] = -np.inf  # a class that the teacher excludes is fine
+  logits[6] = -np.inf if bad == "classes" else bad
+  data |= {"teacher_logits": jnp.asarray(logits)}
+  step = make_train_step(plain(linear), weighted([Term("soft", kd.hinton(2.0))]), optax.sgd(0.1))
+  s = state.create({"params": {"kernel": jnp.ones((4, 3))}}, optax.sgd(0.1))
+  with pytest.raises(UserError, match="the outputs of teacher 'big' are not finite for an example of .* step 2; .*"):
+    engine.fit(step, s, get_batch, data, steps=4, teacher_name="teacher 'big'", steps_per_call=1)
+  _, history = loop.fit(step, s, get_batch, data, steps=1, steps_per_call=1)
+  assert "teacher_not_finite" not in history

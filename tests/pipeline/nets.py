@@ -1,0 +1,30 @@
+"""Models for the tests of stages: layers that are one leaf, and batch norms at two places."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+
+def scanned(width=8, layers=3):
+  def init(key, x):
+    kernels = jax.random.normal(key, (layers, width, width)) * jnp.asarray([1.0, 0.5, 0.1])[:layers, None, None]
+    first, last = jax.random.normal(key, (x[0].size, width)), jax.random.normal(key, (width, 4))
+    return {"params": {"first": {"kernel": 0.1 * first}, "blocks": {"kernel": kernels}, "last": {"kernel": last}}}
+
+  def apply(variables, x):
+    p = variables["params"]
+    x = x.reshape(x.shape[0], -1) @ p["first"]["kernel"]
+    x, _ = jax.lax.scan(lambda x, w: (x + jax.nn.relu(x @ w), None), x, p["blocks"]["kernel"])
+    return x @ p["last"]["kernel"]
+
+  return init, apply
+
+
+class Normed(nn.Module):
+  """A batch norm after a convolution, and one after a pool."""
+
+  @nn.compact
+  def __call__(self, x, train=False):
+    x = nn.relu(nn.BatchNorm(use_running_average=not train)(nn.Conv(4, (3, 3))(x)))
+    x = nn.BatchNorm(use_running_average=not train)(nn.max_pool(x, (2, 2), (2, 2)))
+    return nn.Dense(3)(x.mean((1, 2)))

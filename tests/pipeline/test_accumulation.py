@@ -1,0 +1,48 @@
+"""Micro-batches of a stage whose labels are masked are its batches, and a teacher that fails is named with its step."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from core.errors import UserError
+from pipeline import stage
+from pipeline.teaching import called
+from tests.integration import jobs
+
+SGD = {"name": "sgd", "learning_rate": 0.1}
+
+
+@pytest.mark.parametrize("parallel", ["jit", "pmap"])
+def test_masked_micro_batches_are_the_batch(tmp_path, parallel):
+  masked = {"hard_labels": {"mask": "labelled"}, "hinton": {"weight": 0.5, "mask": "unlabelled"}}
+  given = {
+    "stages__distilled__objective": masked,
+    "stages__distilled__examples": {"labelled": 20},
+    "parallel": parallel,
+  }
+  left, lines = [], []
+  for accumulate in (1, 2):
+    context = jobs.opened(
+      tmp_path / str(accumulate),
+      **given,
+      stages__distilled__batch_size=32 // accumulate,
+      stages__distilled__optimizer={**SGD, "accumulate": accumulate},
+    )
+    left.append(jobs.train(context)["distilled"].variables)
+    lines.append(stage.curves("distilled", context))
+  for mine, its in zip(*map(jax.tree.leaves, left), strict=True):
+    np.testing.assert_allclose(mine, its, atol=2e-5)
+  for name in ("loss", "hinton", "hard_labels", "train_accuracy"):
+    np.testing.assert_allclose(lines[0][name][-1][1], lines[1][name][-1][1], rtol=1e-3, err_msg=name)
+
+
+def test_a_teacher_that_is_not_finite_is_named(tmp_path):
+  context = jobs.opened(tmp_path, stages__distilled__cache_teacher=False)
+  teacher = jobs.train(jobs.opened(tmp_path / "teacher", run=("teacher",)))["teacher"]
+  broken = jax.tree.map(lambda a: jnp.where(jnp.arange(a.size).reshape(a.shape) == 0, jnp.inf, a), teacher.variables)
+  with pytest.raises(UserError, match="the outputs of the teacher of stage 'distilled', 'teacher', are not .* step 1;"):
+    stage.run_stage("distilled", context, {"teacher": teacher._replace(variables=broken)})
+  given = context.config.stages.distilled
+  given.peers = 2
+  assert called("distilled", given) == "the peers of stage 'distilled'"
