@@ -72,6 +72,7 @@ class Plan(NamedTuple):
     biases: by site.
     explained: every site's setting and its rule.
     uses: where a kernel's operand lies in its leaf, and which of its axes are kept; by (site, operand).
+    branched: the kernels in the axes of a leaf that only branches read; they count as seen once one of these has run.
     observed: by quantizer the readers at which it is observed: the first, or the first of each branch where no reader
       stands outside of the branches.
     made: activations that others than sites read too, such as a ReLU, by the operation that makes them. They are
@@ -83,6 +84,7 @@ class Plan(NamedTuple):
   biases: Mapping[str, BiasQuantizer]
   explained: Mapping[str, Explained]
   uses: Mapping[tuple[str, int], Use]
+  branched: frozenset[str]
   observed: Mapping[str, Sequence[Place]]
   made: Mapping[str, TensorQuantizer]
   inputs: Mapping[int, TensorQuantizer]
@@ -141,7 +143,9 @@ def make_plan(graph: Graph, policy: Policy) -> Plan:
   early = {tensor: maker for tensor, maker in exposed(graph).items() if tensor in tensors}
   made = {maker.op: tensors[tensor] for tensor, maker in early.items() if maker.op is not None}
   inputs = {maker.input: tensors[tensor] for tensor, maker in early.items() if maker.input is not None}
-  return Plan(at, _biases(graph, at), {**explained, **noted}, uses, _observed(sites, at), made, inputs)
+  return Plan(
+    at, _biases(graph, at), {**explained, **noted}, uses, _branched(sites, at, uses), _observed(sites, at), made, inputs
+  )
 
 
 def _explained(graph: Graph, sites: Mapping[str, Op], policy: Policy) -> dict[str, Explained]:
@@ -179,6 +183,12 @@ def _unserved(op: Op) -> str | None:
 
 def _kernel_leaf(op: Op) -> str | None:
   return None if op.kernel_index is None else op.inputs[op.kernel_index].leaf
+
+
+def _branched(sites: Mapping[str, Op], at: Mapping[Place, Any], uses: Mapping[Place, Use]) -> frozenset[str]:
+  keys = {place: q.key for place, q in at.items() if isinstance(q, KernelQuantizer) and q.leaf is not None}
+  always = {key for place, key in keys.items() if not sites[place[0]].branches or uses[place].view.scans}
+  return frozenset(keys.values()) - always
 
 
 def _observed(sites: Mapping[str, Op], at: Mapping[Place, Any]) -> dict[str, list[Place]]:

@@ -86,11 +86,12 @@ def quantize(fn: Callable[..., Any], policy: Any) -> Quantized:
     plan = plan_of(variables, *inputs)
     if quant_state:
       _check(plan, quant_state)
-    visit = _observing(plan, axis_name)
-    others = {name: entry for name, entry in quant_state.items() if name not in plan.leaf_grids}
+    starts = _leaf_grids(plan, quant_state, variables, axis_name)
+    visit = _observing(plan, axis_name, {key: starts.pop(key) for key in plan.branched})
+    others = {name: entry for name, entry in quant_state.items() if name not in starts}
     state = others or seen.nothing(lambda: run(visit, plan, {}, variables, inputs)[1])
     out, state = run(visit, plan, seen.begun(plan, state), variables, inputs)
-    return out, {**seen.ended(state), **_leaf_grids(plan, quant_state, variables, axis_name)}
+    return out, {**seen.ended(state), **starts}
 
   def init(variables: Any, *inputs: Any) -> tuple[dict[str, jax.Array], State]:
     plan = plan_of(variables, *inputs)
@@ -164,8 +165,11 @@ def _forget(entry: State) -> State:
   return entry if "range" not in entry else {**entry, "range": jax.tree.map(jnp.zeros_like, entry["range"])}
 
 
-def _observing(plan: Plan, axis_name: str | None) -> Any:
-  """The visitor that lets the float model run and writes down ranges, and the grids that they give."""
+def _observing(plan: Plan, axis_name: str | None, branched: State) -> Any:
+  """The visitor that lets the float model run and writes down ranges, and the grids that they give.
+
+  `branched` has the entries of kernels that only branches read, written down where one of them runs.
+  """
 
   def visit(op: Op, inputs: tuple[Any, ...], extras: State) -> tuple[tuple[Any, ...], State]:
     updates: State = {}
@@ -178,6 +182,7 @@ def _observing(plan: Plan, axis_name: str | None) -> Any:
       old = extras.get(quantizer.key)
       if isinstance(quantizer, KernelQuantizer):
         if quantizer.leaf is not None:
+          updates |= {key: branched[key] for key in (quantizer.key,) if key in branched}
           continue
         start = _finite(_kernel_start(quantizer, x, axis_name))
         updates[quantizer.key] = {"seen": start, "used": start if old is None else old["used"]}
