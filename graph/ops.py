@@ -92,9 +92,9 @@ class Op:
   nodes: tuple[int, ...] = ()
   call: Callable[..., tuple[Any, ...]] | None = field(default=None, repr=False)
 
-  def bind(self, *inputs: Any) -> tuple[Any, ...]:
-    """The original operation on these inputs."""
-    return inputs if self.call is None else self.call(*inputs)
+  def bind(self, *inputs: Any, **changed: Any) -> tuple[Any, ...]:
+    """The original operation on these inputs; a dot or convolution also with parameters of its equation changed."""
+    return inputs if self.call is None else self.call(*inputs, **changed)
 
 
 def kernel_axes(

@@ -314,7 +314,7 @@ def _endings(path: str) -> list[str]:
 
 
 def _binder(node: Node) -> Any:
-  return lambda *inputs: versions.rebind(node.eqn, inputs)
+  return lambda *inputs, **changed: versions.rebind(node.eqn, inputs, changed)
 
 
 _RECOGNISE = {

@@ -214,10 +214,8 @@ def round_to(ends: tuple[int, int], x: jax.Array, scale: jax.Array, zero_point: 
 
 
 def _round_forward(ends, x, scale, zero_point):
-  raw = _rounded(x, scale, zero_point)
-  q = jnp.clip(raw, *ends)
-  dtype = compute_dtype(x, scale)
-  return (scale.astype(dtype) * (q - zero_point.astype(dtype))).astype(x.dtype), raw == q
+  steps, (inside, _) = _steps_forward(ends, x, scale, zero_point)
+  return (scale.astype(steps.dtype) * steps).astype(x.dtype), inside
 
 
 def _round_backward(ends, inside, cotangent):
@@ -226,3 +224,27 @@ def _round_backward(ends, inside, cotangent):
 
 
 round_to.defvjp(_round_forward, _round_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def steps_to(ends: tuple[int, int], x: jax.Array, scale: jax.Array, zero_point: jax.Array) -> jax.Array:
+  """The codes of `round_to` less the zero point, whole floats in the wider type of the two.
+
+  A cotangent is taken for one of the values that `round_to` returns: the caller multiplies by the scale.
+  """
+  return _steps_forward(ends, x, scale, zero_point)[0]
+
+
+def _steps_forward(ends, x, scale, zero_point):
+  raw = _rounded(x, scale, zero_point)
+  q = jnp.clip(raw, *ends)
+  # The empty array tells the type that the cotangent is to have.
+  return q - zero_point.astype(q.dtype), (raw == q, jnp.zeros((0,), x.dtype))
+
+
+def _steps_backward(ends, saved, cotangent):
+  inside, like = saved
+  return _round_backward(ends, inside, cotangent.astype(like.dtype))
+
+
+steps_to.defvjp(_steps_forward, _steps_backward)

@@ -16,13 +16,14 @@ import jax.numpy as jnp
 
 import graph
 from core import axis
-from core.errors import UserError
+from core.errors import UserError, unknown
 from graph import Op
 from graph.program import leaf_names
 from quant import biases, seen
-from quant.grid import Grid, affine, limits, round_to, symmetric
+from quant.carrier import CARRIERS, Coded, product, serves
+from quant.grid import Grid, affine, limits, round_to, steps_to, symmetric
 from quant.kernels import KernelQuantizer
-from quant.lsq import gradient_scale, initial_scale, lsq, to_parameter, to_scale
+from quant.lsq import gradient_scale, initial_scale, lsq, lsq_steps, to_parameter, to_scale
 from quant.plan import Plan, TensorQuantizer, make_plan
 from quant.policy import Explained
 from quant.policy import policy as make_policy
@@ -30,6 +31,8 @@ from quant.sharing import of_operand
 
 State = dict[str, Any]
 Quantizer = TensorQuantizer | KernelQuantizer
+
+_PRODUCTS = ("dot", "conv")
 
 
 class Quantized(NamedTuple):
@@ -61,13 +64,23 @@ class Quantized(NamedTuple):
   explain: Callable[..., dict[str, Explained]]
 
 
-def quantize(fn: Callable[..., Any], policy: Any) -> Quantized:
+def quantize(fn: Callable[..., Any], policy: Any, carrier: str = "float32", half: bool = False) -> Quantized:
   """Quantizes `fn(variables, *inputs) -> out`, a model of any framework, unchanged.
 
   Args:
     fn: the model; fold its batch norms first where the integers are to be exported.
     policy: a `Policy`, or what `quant.policy` makes one from, such as "w8a8 learned".
+    carrier: the type in which products of codes are taken (`quant.carrier`): "float32", "bfloat16" or "int8". All give
+      the same numbers; which is fast depends on the machine. Where only one operand is on a grid the product is one of
+      floats, at the precision of the model's own equation.
+    half: bfloat16 operands in all other products, those with cotangents and those of sites that are left in float.
+      Scales, masters and what lies between the products stay float32.
+
+  Raises:
+    UserError: an unknown carrier.
   """
+  if carrier not in CARRIERS:
+    raise unknown("carrier of codes", str(carrier), CARRIERS)
   chosen = make_policy(policy)
   plans: dict[Any, Plan] = {}
 
@@ -75,12 +88,14 @@ def quantize(fn: Callable[..., Any], policy: Any) -> Quantized:
     leaves, tree = jax.tree.flatten((variables, inputs))
     key = (tree, tuple((leaf.shape, leaf.dtype) for leaf in map(_array, leaves)))
     if key not in plans:
-      plans[key] = make_plan(graph.trace(fn, variables, *inputs), chosen)
+      traced = graph.trace(fn, variables, *inputs)
+      plans[key] = make_plan(traced, chosen)
+      _check_types(traced, plans[key])
     return plans[key]
 
-  def run(visit: Any, plan: Plan, extras: State, variables: Any, inputs: tuple[Any, ...]) -> tuple[Any, State]:
+  def run(visit: Any, plan: Plan, extras: State, variables: Any, inputs: tuple[Any, ...], kinds: Any = ()) -> Any:
     names = plan.visited
-    return graph.rewrite(fn, visit, select=lambda op: op.name in names)(extras, variables, *inputs)
+    return graph.rewrite(fn, visit, select=lambda op: op.name in names or op.kind in kinds)(extras, variables, *inputs)
 
   def observe(quant_state: State, variables: Any, *inputs: Any, axis_name: str | None = None) -> tuple[Any, State]:
     plan = plan_of(variables, *inputs)
@@ -107,8 +122,9 @@ def quantize(fn: Callable[..., Any], policy: Any) -> Quantized:
     del axis_name  # no grid follows the data while it is in use
     plan = plan_of(variables, *inputs)
     _check(plan, quant_state)
-    used = _in_use(plan, qparams, quant_state, variables)
-    out, _ = run(_rounding(plan), plan, _at_sites(plan, used), variables, _round_inputs(plan, inputs, used))
+    used, kinds = _in_use(plan, qparams, quant_state, variables), _PRODUCTS if half else ()
+    given = _round_inputs(plan, inputs, used)
+    out, _ = run(_rounding(plan, carrier, half), plan, _at_sites(plan, used), variables, given, kinds)
     return out, quant_state
 
   def grids(qparams: dict[str, jax.Array], quant_state: State, variables: Any, *inputs: Any) -> dict[str, Grid]:
@@ -140,6 +156,18 @@ def freeze(
 def _put_into_use(qparams: dict[str, jax.Array], quant_state: State) -> tuple[dict[str, jax.Array], State]:
   state = {name: {**entry, "used": entry["seen"]} for name, entry in quant_state.items()}
   return {name: to_parameter(state[name]["used"]["scale"]) for name in qparams}, state
+
+
+def _check_types(traced: graph.Graph, plan: Plan) -> None:
+  """Refuses a model that rounds what is between a product of codes and the next grid."""
+  for name in dict.fromkeys(site for site, _ in plan.at):
+    op = traced.sites[name]
+    kept = op.outputs[0].dtype
+    if op.kind in _PRODUCTS and kept.itemsize < 4 and all((name, index) in plan.at for index in (0, 1)):
+      raise UserError(
+        f"{name!r} is computed in {kept}, but what lies between a product of codes and the next grid stays float32; "
+        "quantize the model in float32, with carrier='bfloat16' and half=True where its products are to be bfloat16"
+      )
 
 
 def _check(plan: Plan, quant_state: State) -> None:
@@ -267,21 +295,31 @@ def _round_inputs(plan: Plan, inputs: tuple[Any, ...], used: State) -> tuple[Any
   return jax.tree.unflatten(tree, leaves)
 
 
-def _rounding(plan: Plan) -> Any:
-  """The visitor that rounds what each site reads, or makes for others too, and each bias."""
+def _rounding(plan: Plan, carrier: str, half: bool) -> Any:
+  """The visitor that rounds what each site reads, or makes for others too, and each bias.
+
+  Products of codes are taken in the carrier.
+  """
   early = plan.rounded_early
 
-  def visit(op: Op, inputs: tuple[Any, ...], extras: State) -> tuple[tuple[Any, ...], State]:
-    bias = plan.biases.get(op.name)
+  def visit(op: Op, inputs: tuple[Any, ...], extras: State) -> tuple[tuple[Any, ...], State] | None:
+    if half and op.kind in _PRODUCTS and op.name not in plan.visited:
+      return None if op.frozen else (_in_bfloat16(op, inputs), {})
     values = list(inputs)
+    bias = plan.biases.get(op.name)
     if bias is not None:
       values[bias.operand] = biases.rounded(values[bias.operand], bias, extras)
-    for index, x in enumerate(inputs):
-      quantizer = plan.at.get((op.name, index))
-      if quantizer is not None and quantizer.key not in early:
-        kernel = isinstance(quantizer, KernelQuantizer)
-        values[index] = _round(quantizer, x, extras[op.name if kernel else quantizer.key])
-    outputs = op.bind(*values)
+    grids = [plan.at.get((op.name, index)) for index in range(len(inputs))]
+    used = [extras[op.name if isinstance(q, KernelQuantizer) else q.key] if q is not None else {} for q in grids]
+    read = [(q, x, scale, q.key in early) for q, x, scale in zip(grids, inputs, used, strict=True) if q is not None]
+    coded = [_coded(*one) for one in read] if op.kind in _PRODUCTS and all(grids) else []
+    if coded and serves(op, [one.scale for one in coded]):
+      outputs: tuple[Any, ...] = (product(op, coded, carrier, half),)
+    else:
+      for index, quantizer in enumerate(grids):
+        if quantizer is not None and quantizer.key not in early:
+          values[index] = _round(quantizer, inputs[index], used[index])
+      outputs = op.bind(*values)
     if op.name in plan.made:
       quantizer = plan.made[op.name]
       outputs = (_round(quantizer, outputs[0], extras[quantizer.key]), *outputs[1:])
@@ -290,10 +328,31 @@ def _rounding(plan: Plan) -> Any:
   return visit
 
 
-def _round(quantizer: Quantizer, x: jax.Array, used: State) -> jax.Array:
-  """One operand on its grid."""
+def _in_bfloat16(op: Op, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+  """A float product of operands rounded to bfloat16, in its own type."""
+  if any(operand.dtype != jnp.float32 for operand in op.inputs):
+    return op.bind(*inputs)
+  kind = jnp.dtype(jnp.bfloat16)
+  (out,) = op.bind(*(x.astype(kind) for x in inputs), preferred_element_type=kind)
+  return (out.astype(op.outputs[0].dtype),)
+
+
+class _Placed(NamedTuple):
+  """A quantizer on an operand: the operand, its scale (of its rank or ()), its zero point, the lowest and highest code.
+
+  `factor` is that of the scale's gradient; None where the scale is not trained.
+  """
+
+  x: jax.Array
+  scale: jax.Array
+  zero_point: jax.Array
+  ends: tuple[int, int]
+  factor: jax.Array | None
+
+
+def _on(quantizer: Quantizer, x: jax.Array, used: State) -> _Placed:
   kernel = isinstance(quantizer, KernelQuantizer)
-  lower, upper = quantizer.limits if kernel else limits(quantizer.bits)
+  ends = quantizer.limits if kernel else limits(quantizer.bits)
   scale = used["scale"]
   zero_point = jnp.zeros((), jnp.int32) if kernel else used["zero_point"]
   if isinstance(quantizer, TensorQuantizer) and quantizer.outside:
@@ -301,12 +360,31 @@ def _round(quantizer: Quantizer, x: jax.Array, used: State) -> jax.Array:
     # have few values, and some lie on ties of the grid.
     x = jax.lax.optimization_barrier(x)
   if not quantizer.learned:
-    return round_to((lower, upper), x, scale, zero_point)
+    return _Placed(x, scale, zero_point, ends, None)
   # The weights that share a scale, or the features of one example (the leading axis is the batch).
   count = quantizer.weights_per_scale if isinstance(quantizer, KernelQuantizer) else x.size // x.shape[0]
-  low, high = lower - zero_point, upper - zero_point
-  factor = gradient_scale(count, jnp.maximum(high, 1).astype(jnp.float32))
-  return lsq(x, scale, low, high, factor)
+  factor = gradient_scale(count, jnp.maximum(ends[1] - zero_point, 1).astype(jnp.float32))
+  return _Placed(x, scale, zero_point, ends, factor)
+
+
+def _round(quantizer: Quantizer, x: jax.Array, used: State) -> jax.Array:
+  """One operand on its grid."""
+  x, scale, zero_point, ends, factor = _on(quantizer, x, used)
+  if factor is None:
+    return round_to(ends, x, scale, zero_point)
+  return lsq(x, scale, ends[0] - zero_point, ends[1] - zero_point, factor)
+
+
+def _coded(quantizer: Quantizer, x: jax.Array, used: State, rounded: bool) -> Coded:
+  """The codes of one operand, less the zero point; one that was `rounded` has had its gradient's rule already."""
+  x, scale, zero_point, ends, factor = _on(quantizer, x, used)
+  if rounded or factor is None:
+    steps = steps_to(ends, x, scale, zero_point)
+  else:
+    steps = lsq_steps(x, scale, ends[0] - zero_point, ends[1] - zero_point, factor)
+  if isinstance(quantizer, KernelQuantizer):
+    return Coded(steps, scale, None, max(-ends[0], ends[1]))
+  return Coded(steps, scale, zero_point, ends[1] - ends[0])
 
 
 def _grid(quantizer: Quantizer, used: State) -> Grid:
