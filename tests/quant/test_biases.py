@@ -112,7 +112,7 @@ def test_biases_are_sites_at_every_batch_size_and_are_rounded_to_their_steps(nam
   found = np.asarray(model.apply(qparams, state, wide, jnp.zeros_like(x[:1]))[0], np.float64)
   bias = np.broadcast_to(np.asarray(fn(wide, jnp.zeros_like(x[:1])), np.float64), found.shape)
   scale = np.asarray(kernel.scale, np.float64) * np.float64(grids["input"].scale)
-  if scale.ndim:  # one for each channel, along the axis of the result that has as many
+  if scale.ndim == 1:  # one for each channel, along the axis of the result that has as many (several axes are its last)
     (axis,) = [i for i, n in enumerate(found.shape) if n == scale.size and i] if name != "split" else [None]
     if axis is None:
       scale = scale.reshape(2, 3).T
