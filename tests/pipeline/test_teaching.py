@@ -17,7 +17,7 @@ HIDDEN = {"student": "Dense_0/kernel:out", "teacher": "Dense_1/kernel:out"}
 
 
 def test_a_loss_on_activations_trains_what_it_needs_and_leaves_it_behind(tmp_path):
-  objective = {"hard_labels": {}, "sp": {"weight": 10.0, **HIDDEN}, "fitnet": {"weight": 1.0, **HIDDEN}}
+  objective = {"hard_labels": {}, "sp": {"weight": 10.0, **HIDDEN}, "fitnet": {"weight": 0.01, **HIDDEN}}
   context = jobs.opened(tmp_path, stages__distilled__objective=objective)
   done = jobs.train(context)
   series = stage.curves("distilled", context)
