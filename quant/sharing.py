@@ -132,7 +132,8 @@ def to_leaf(values: jax.Array, scales: Scales, use: Use, shape: tuple[int, ...])
   if not scales.axis:
     return jnp.max(values)
   scans, kept = _shape(use)
-  values = jnp.max(values, tuple(len(scans) + i for i, n in enumerate(kept) if n == 1), keepdims=True)
+  wide = tuple(len(scans) + i for i, n in enumerate(kept) if n == 1 and values.shape[len(scans) + i] > 1)
+  values = jnp.max(values, wide, keepdims=True) if wide else values
   row = jnp.broadcast_to(values, scans + kept).reshape(-1)
   flat, empty = _places(shape, scales, use), jnp.zeros(shape, values.dtype).reshape(-1)
   same = np.array_equal(flat, np.arange(empty.size))
