@@ -275,11 +275,6 @@ def check(config: Any) -> None:
     policy(name, stage)
     if stage.precision not in PRECISIONS:
       raise unknown(f"precision in 'stages.{name}.precision'", stage.precision, PRECISIONS)
-    if stage.quant.rules and stage.precision != "float32":
-      raise UserError(
-        f"config key 'stages.{name}.precision' is {stage.precision!r}, but a stage with quant.rules simulates its "
-        "integers in float32"
-      )
     try:
       minimised.refuse_accumulation(stage.optimizer.accumulate)
     except UserError as error:
