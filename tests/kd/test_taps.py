@@ -71,7 +71,7 @@ def test_an_objective_begins_and_runs_with_them(form):
   )
   more = {"step": jnp.zeros((), jnp.int32), "key": jax.random.key(1), "axis_name": None}
   total, _, logs = objective(student(mine), teacher(its), {}, aux=aux, aux_state=aux_state, **more)
-  assert jnp.isfinite(total) and total > 0 and set(logs) == {"hint", "pairs"}
+  assert jnp.isfinite(total) and total > 0 and {"hint", "pairs"} <= set(logs)
 
 
 def test_a_loss_that_reads_logits_says_that_they_are_several():
