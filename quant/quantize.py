@@ -15,19 +15,18 @@ import jax
 import jax.numpy as jnp
 
 import graph
-from core import axis
 from core.errors import UserError, unknown
 from graph import Op
 from graph.program import leaf_names
 from quant import biases, seen
 from quant.carrier import CARRIERS, Coded, product, serves
-from quant.grid import Grid, affine, limits, round_to, steps_to, symmetric
+from quant.grid import Grid, limits, round_to, steps_to
 from quant.kernels import KernelQuantizer
-from quant.lsq import gradient_scale, initial_scale, lsq, lsq_steps, to_parameter, to_scale
+from quant.lsq import gradient_scale, lsq, lsq_steps, to_parameter, to_scale
 from quant.plan import Plan, TensorQuantizer, make_plan
 from quant.policy import Explained
 from quant.policy import policy as make_policy
-from quant.sharing import of_operand
+from quant.scales import at_sites, finite, kernel_start, leaf_grids, tensor_start
 
 State = dict[str, Any]
 Quantizer = TensorQuantizer | KernelQuantizer
@@ -101,7 +100,7 @@ def quantize(fn: Callable[..., Any], policy: Any, carrier: str = "float32", half
     plan = plan_of(variables, *inputs)
     if quant_state:
       _check(plan, quant_state)
-    starts = _leaf_grids(plan, quant_state, variables, axis_name)
+    starts = leaf_grids(plan, quant_state, variables, axis_name)
     visit = _observing(plan, axis_name, {key: starts.pop(key) for key in plan.branched})
     others = {name: entry for name, entry in quant_state.items() if name not in starts}
     state = others or seen.nothing(lambda: run(visit, plan, {}, variables, inputs)[1])
@@ -124,7 +123,7 @@ def quantize(fn: Callable[..., Any], policy: Any, carrier: str = "float32", half
     _check(plan, quant_state)
     used, kinds = _in_use(plan, qparams, quant_state, variables), _PRODUCTS if half else ()
     given = _round_inputs(plan, inputs, used)
-    out, _ = run(_rounding(plan, carrier, half), plan, _at_sites(plan, used), variables, given, kinds)
+    out, _ = run(_rounding(plan, carrier, half), plan, at_sites(plan, used), variables, given, kinds)
     return out, quant_state
 
   def grids(qparams: dict[str, jax.Array], quant_state: State, variables: Any, *inputs: Any) -> dict[str, Grid]:
@@ -212,55 +211,15 @@ def _observing(plan: Plan, axis_name: str | None, branched: State) -> Any:
         if quantizer.leaf is not None:
           updates |= {key: branched[key] for key in (quantizer.key,) if key in branched}
           continue
-        start = _finite(_kernel_start(quantizer, x, axis_name))
+        start = finite(kernel_start(quantizer, x, axis_name))
         updates[quantizer.key] = {"seen": start, "used": start if old is None else old["used"]}
       else:
         found = seen.more(quantizer.setting.make_observer(), old, x, axis_name)
-        start = _tensor_start(quantizer, found["range"])
+        start = tensor_start(quantizer, found["range"])
         updates[quantizer.key] = {**found, "seen": start, "used": start if old is None else old["used"]}
     return op.bind(*inputs), updates
 
   return visit
-
-
-def _leaf_grids(plan: Plan, quant_state: State, variables: Any, axis_name: str | None) -> State:
-  """The entries of the kernels that are written in their leaf's axes, from the leaves themselves."""
-  leaves = dict(zip(leaf_names(variables), jax.tree.leaves(variables), strict=True))
-  found = {}
-  for key, quantizer in plan.leaf_grids.items():
-    leaf = jnp.asarray(leaves[quantizer.leaf or key]).reshape(quantizer.shape)
-    start = _finite(_kernel_start(quantizer, leaf, axis_name))
-    found[key] = {"seen": start, "used": quant_state.get(key, {"used": start})["used"]}
-  return found
-
-
-def _finite(start: State) -> State:
-  """The scale of a kernel, infinite where it holds NaN or infinity."""
-  scale = start["scale"]
-  return {"scale": jnp.where(jnp.isfinite(scale), scale, jnp.full_like(scale, jnp.inf))}
-
-
-def _kernel_start(quantizer: KernelQuantizer, kernel: jax.Array, axis_name: str | None) -> State:
-  """The kernel's scale, from its largest magnitudes, or as LSQ starts; equal on all devices, and known to be."""
-  others = tuple(i for i in range(kernel.ndim) if i not in quantizer.axis)
-  layers = tuple(place for place, i in enumerate(quantizer.axis) if i in quantizer.apart)
-  magnitude = jnp.abs(jax.lax.stop_gradient(kernel).astype(jnp.float32))
-  if quantizer.setting.starts_from_range(quantizer.bits):
-    largest = axis.pmax(jnp.max(magnitude, others), axis_name)
-    return {"scale": symmetric(largest, quantizer.bits, narrow=quantizer.setting.narrow, layers=layers).scale}
-  start = initial_scale(axis.pmax(jnp.mean(magnitude, others), axis_name), float(quantizer.limits[1]))
-  return {"scale": jnp.where(start == 0, jnp.ones_like(start), start)}
-
-
-def _tensor_start(quantizer: TensorQuantizer, found: Any) -> State:
-  """The activation's scale and zero point, from its range; the scale perhaps as LSQ starts."""
-  grid = affine(found.low, found.high, quantizer.bits)
-  scale = grid.scale
-  if not quantizer.setting.starts_from_range(quantizer.bits):
-    upper = jnp.maximum(grid.qmax - grid.zero_point, 1).astype(jnp.float32)
-    start = initial_scale(found.magnitude, upper)
-    scale = jnp.where(start == 0, jnp.ones_like(start), start)
-  return {"scale": scale, "zero_point": grid.zero_point}
 
 
 def _in_use(plan: Plan, qparams: dict[str, jax.Array], quant_state: State, variables: Any) -> State:
@@ -270,21 +229,6 @@ def _in_use(plan: Plan, qparams: dict[str, jax.Array], quant_state: State, varia
   used = {name: {**entry["used"], **trained.get(name, {})} for name, entry in quant_state.items()}
   leaves = dict(zip(leaf_names(variables), jax.tree.leaves(variables), strict=True)) if plan.biases else {}
   return biases.raised(plan, used, leaves)
-
-
-def _at_sites(plan: Plan, used: State) -> State:
-  """The tensors' grids, and by site the scales of its kernel, as they broadcast against the operand there."""
-  found: State = {key: used[key] for key, q in plan.quantizers.items() if isinstance(q, TensorQuantizer)}
-  for (site, index), quantizer in plan.at.items():
-    if isinstance(quantizer, KernelQuantizer):
-      scale, use = used[quantizer.key]["scale"], plan.uses.get((site, index))
-      if quantizer.scales is not None and use is not None:
-        scale = of_operand(scale, quantizer.scales, use)
-      elif quantizer.axis:  # behind the axes of scans around it
-        kept = [n if i in quantizer.axis else 1 for i, n in enumerate(quantizer.shape)]
-        scale = scale.reshape(*scale.shape[: scale.ndim - len(quantizer.axis)], *kept)
-      found[site] = {"scale": scale}
-  return found
 
 
 def _round_inputs(plan: Plan, inputs: tuple[Any, ...], used: State) -> tuple[Any, ...]:
