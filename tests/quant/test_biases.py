@@ -119,3 +119,10 @@ def test_biases_are_sites_at_every_batch_size_and_are_rounded_to_their_steps(nam
     else:
       scale = scale.reshape([-1 if i == axis else 1 for i in range(found.ndim)])
   np.testing.assert_allclose(found, scale * np.round(bias / scale), rtol=1e-5, atol=1e-6 * np.max(scale))
+
+
+def test_the_gradient_of_one_bias_for_all_channels_is_their_sum():
+  fn, variables, x = CASES["one for all"]
+  model, qparams, state = calibrated(fn, variables, [x], policy({"output": "float", "*": "w8a8"}))
+  slope = jax.grad(lambda v: jnp.sum(model.apply(qparams, state, v, x)[0]))(variables)
+  np.testing.assert_allclose(slope["b"], [x.shape[0] * 6, 0, 0, 0, 0, 0])
