@@ -5,7 +5,7 @@ Taps are named as `graph.taps` names them (`Conv_1/kernel:out`), one or several 
 
 NaN and infinities of an example that counts make its number NaN or infinite, never a finite one; so they do to the
 examples that it is compared with, all of the batch where a loss is `relational`. An example that does not count is 0
-before anything is computed: whatever it holds, it has a gradient of exactly 0 and reaches no other example.
+before anything is computed: whatever it holds, its number and gradient are exactly 0, and it reaches no other example.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -129,7 +129,7 @@ class TapLoss:
           f"the loss {self.name!r} gives an array of shape {jnp.shape(numbers)}{what}; expected one number per "
           f"example, ({count},)"
         )
-    return per_example, after, logs
+    return per_example if valid is None else jnp.where(valid, per_example, 0.0), after, logs
 
   def _check(self, student: Any, teacher: Any) -> int | None:
     """How many examples its activations have, or None; refuses outputs, or their shapes, that it cannot read."""

@@ -162,7 +162,11 @@ def transformation(
     in_steps |= {key: min(in_steps[key], updates - 1) for key in SHARES if key in in_steps}
     group["schedule"] = named(f"{where}.schedule", sparsity.schedules, in_steps)
   if "stacked" in keywords and "stacked" not in group:
-    group["stacked"] = tuple((glob.escape(name), tuple(axes)) for name, axes in stacked().items())
+    try:
+      found = stacked()
+    except UserError as error:
+      raise UserError(f"the model cannot be traced, so '{where}.stacked' has to name its layers: {error}") from error
+    group["stacked"] = tuple((glob.escape(name), tuple(axes)) for name, axes in found.items())
   return named(where, sparsity, group, inner)
 
 

@@ -180,7 +180,8 @@ def fold(trained: Trained) -> Trained:
 
 def stacked_axes(recipe: Recipe, variables: Any) -> dict[str, tuple[int, ...]]:
   """The axes along which the model's parameters hold layers, by leaf; `variables` may be shapes."""
-  found = graph.stacked_axes(functions(recipe).fn, variables, example(recipe))
+  shape = jax.ShapeDtypeStruct((1, *recipe.image), jnp.float32)  # an array of zeros would be compiled
+  found = graph.stacked_axes(functions(recipe).fn, variables, shape)
   return {name: axes for name, axes in found.items() if name in named_leaves(variables["params"])}
 
 

@@ -1,10 +1,11 @@
 """A model with simulated integers: quantizers placed on the traced function, its scales and ranges as plain trees.
 
 Grids stand at the consumers: whatever a dot, a convolution, a residual sum, a mean or the output reads is rounded
-there, with one quantizer a tensor, however many sites read it. Kernels are symmetric, by default narrow, one scale an
-output channel; activations affine, one scale a tensor, 0 always in the range, so that after a ReLU the zero point is
-the lowest code. Max-pools, reshapes and transposes keep a tensor's name and so its grid: rounding is monotone and
-commutes with them. Biases are rounded to int32 steps of s_x * s_w (`quant.biases`).
+there, with one quantizer a tensor, however many sites read it. Kernels are symmetric, by default narrow, one scale for
+each combination of output and batch axes, written in the axes of their leaf: uses of slices of one leaf share its grid.
+Activations are affine, one scale a tensor, 0 always in the range, so that after a ReLU the zero point is the lowest
+code. Max-pools, reshapes and transposes keep a tensor's name and so its grid: rounding is monotone and commutes with
+them. Biases are rounded to int32 steps of s_x * s_w (`quant.biases`).
 """
 
 from collections.abc import Callable
@@ -14,17 +15,18 @@ import jax
 import jax.numpy as jnp
 
 import graph
-from core import axis
 from core.errors import UserError, unknown
 from graph import Op
 from graph.program import leaf_names
 from quant import biases, seen
 from quant.carrier import CARRIERS, Coded, product, serves
-from quant.grid import Grid, affine, broadcast, limits, round_to, steps_to, symmetric
-from quant.lsq import gradient_scale, initial_scale, lsq, lsq_steps, to_parameter, to_scale
-from quant.plan import KernelQuantizer, Plan, TensorQuantizer, make_plan
+from quant.grid import Grid, limits, round_to, steps_to
+from quant.kernels import KernelQuantizer
+from quant.lsq import gradient_scale, lsq, lsq_steps, to_parameter, to_scale
+from quant.plan import Plan, TensorQuantizer, make_plan
 from quant.policy import Explained
 from quant.policy import policy as make_policy
+from quant.scales import at_sites, finite, kernel_start, leaf_grids, tensor_start
 
 State = dict[str, Any]
 Quantizer = TensorQuantizer | KernelQuantizer
@@ -47,8 +49,10 @@ class Quantized(NamedTuple):
       a scale of NaN, naming the tensor and the batch.
     apply: `(qparams, quant_state, variables, *inputs, axis_name=None) -> (out, quant_state)`: the simulated integers.
       With static scales it costs elementwise work only; `quant_state` is handed back as it came.
-    grids: `(qparams, quant_state, variables, *inputs) -> {name: Grid}`: the grids that `apply` uses.
-    explain: `(variables, *inputs) -> {site: (setting, rule)}`.
+    grids: `(qparams, quant_state, variables, *inputs) -> {name: Grid}`: the grids that `apply` uses. A kernel's is for
+      the leaf, as the variables hold it, by the leaf's name; where a site has another grid, by the site's. Of a kernel
+      that is computed it is for the operand.
+    explain: `(variables, *inputs) -> {site: (setting, rule, note)}`; the note tells what a file makes of the kernel.
   """
 
   init: Callable[..., tuple[dict[str, jax.Array], State]]
@@ -96,10 +100,12 @@ def quantize(fn: Callable[..., Any], policy: Any, carrier: str = "float32", half
     plan = plan_of(variables, *inputs)
     if quant_state:
       _check(plan, quant_state)
-    visit = _observing(plan, axis_name)
-    state = quant_state or seen.nothing(lambda: run(visit, plan, {}, variables, inputs)[1])
+    starts = leaf_grids(plan, quant_state, variables, axis_name)
+    visit = _observing(plan, axis_name, {key: starts.pop(key) for key in plan.branched})
+    others = {name: entry for name, entry in quant_state.items() if name not in starts}
+    state = others or seen.nothing(lambda: run(visit, plan, {}, variables, inputs)[1])
     out, state = run(visit, plan, seen.begun(plan, state), variables, inputs)
-    return out, seen.ended(state)
+    return out, {**seen.ended(state), **starts}
 
   def init(variables: Any, *inputs: Any) -> tuple[dict[str, jax.Array], State]:
     plan = plan_of(variables, *inputs)
@@ -117,13 +123,15 @@ def quantize(fn: Callable[..., Any], policy: Any, carrier: str = "float32", half
     _check(plan, quant_state)
     used, kinds = _in_use(plan, qparams, quant_state, variables), _PRODUCTS if half else ()
     given = _round_inputs(plan, inputs, used)
-    out, _ = run(_rounding(plan, carrier, half), plan, used, variables, given, kinds)
+    out, _ = run(_rounding(plan, carrier, half), plan, at_sites(plan, used), variables, given, kinds)
     return out, quant_state
 
   def grids(qparams: dict[str, jax.Array], quant_state: State, variables: Any, *inputs: Any) -> dict[str, Grid]:
     plan = plan_of(variables, *inputs)
     used = _in_use(plan, qparams, quant_state, variables)
-    return {name: _grid(q, used[name]) for name, q in plan.quantizers.items()}
+    found = {name: _grid(q, used[name]) for name, q in plan.quantizers.items()}
+    later = {site: q for (site, _), q in plan.at.items() if isinstance(q, KernelQuantizer) and q.key != q.leaf}
+    return {**found, **{site: found[q.key] for site, q in later.items()}}
 
   def explain(variables: Any, *inputs: Any) -> dict[str, Explained]:
     return dict(plan_of(variables, *inputs).explained)
@@ -184,8 +192,11 @@ def _forget(entry: State) -> State:
   return entry if "range" not in entry else {**entry, "range": jax.tree.map(jnp.zeros_like, entry["range"])}
 
 
-def _observing(plan: Plan, axis_name: str | None) -> Any:
-  """The visitor that lets the float model run and writes down ranges, and the grids that they give."""
+def _observing(plan: Plan, axis_name: str | None, branched: State) -> Any:
+  """The visitor that lets the float model run and writes down ranges, and the grids that they give.
+
+  `branched` has the entries of kernels that only branches read, written down where one of them runs.
+  """
 
   def visit(op: Op, inputs: tuple[Any, ...], extras: State) -> tuple[tuple[Any, ...], State]:
     updates: State = {}
@@ -197,39 +208,18 @@ def _observing(plan: Plan, axis_name: str | None) -> Any:
         raise UserError(f"{quantizer.key!r} has the shape {x.shape}: an empty tensor has no range to observe")
       old = extras.get(quantizer.key)
       if isinstance(quantizer, KernelQuantizer):
-        scale = _kernel_start(quantizer, x, axis_name)["scale"]
-        start = {"scale": jnp.where(jnp.isfinite(scale), scale, jnp.full_like(scale, jnp.inf))}
+        if quantizer.leaf is not None:
+          updates |= {key: branched[key] for key in (quantizer.key,) if key in branched}
+          continue
+        start = finite(kernel_start(quantizer, x, axis_name))
         updates[quantizer.key] = {"seen": start, "used": start if old is None else old["used"]}
       else:
         found = seen.more(quantizer.setting.make_observer(), old, x, axis_name)
-        start = _tensor_start(quantizer, found["range"])
+        start = tensor_start(quantizer, found["range"])
         updates[quantizer.key] = {**found, "seen": start, "used": start if old is None else old["used"]}
     return op.bind(*inputs), updates
 
   return visit
-
-
-def _kernel_start(quantizer: KernelQuantizer, kernel: jax.Array, axis_name: str | None) -> State:
-  """The kernel's scale, from its largest magnitudes, or as LSQ starts; equal on all devices, and known to be."""
-  channels = quantizer.axis
-  others = tuple(i for i in range(kernel.ndim) if channels is None or i != channels % kernel.ndim)
-  magnitude = jnp.abs(jax.lax.stop_gradient(kernel).astype(jnp.float32))
-  if quantizer.setting.starts_from_range(quantizer.bits):
-    largest = axis.pmax(jnp.max(magnitude, others), axis_name)
-    return {"scale": symmetric(largest, quantizer.bits, narrow=quantizer.setting.narrow).scale}
-  start = initial_scale(axis.pmax(jnp.mean(magnitude, others), axis_name), float(quantizer.limits[1]))
-  return {"scale": jnp.where(start == 0, jnp.ones_like(start), start)}
-
-
-def _tensor_start(quantizer: TensorQuantizer, found: Any) -> State:
-  """The activation's scale and zero point, from its range; the scale perhaps as LSQ starts."""
-  grid = affine(found.low, found.high, quantizer.bits)
-  scale = grid.scale
-  if not quantizer.setting.starts_from_range(quantizer.bits):
-    upper = jnp.maximum(grid.qmax - grid.zero_point, 1).astype(jnp.float32)
-    start = initial_scale(found.magnitude, upper)
-    scale = jnp.where(start == 0, jnp.ones_like(start), start)
-  return {"scale": scale, "zero_point": grid.zero_point}
 
 
 def _in_use(plan: Plan, qparams: dict[str, jax.Array], quant_state: State, variables: Any) -> State:
@@ -255,7 +245,6 @@ def _rounding(plan: Plan, carrier: str, half: bool) -> Any:
   Products of codes are taken in the carrier.
   """
   early = plan.rounded_early
-  kernels: Any = plan.quantizers
 
   def visit(op: Op, inputs: tuple[Any, ...], extras: State) -> tuple[tuple[Any, ...], State] | None:
     if half and op.kind in _PRODUCTS and op.name not in plan.visited:
@@ -263,16 +252,17 @@ def _rounding(plan: Plan, carrier: str, half: bool) -> Any:
     values = list(inputs)
     bias = plan.biases.get(op.name)
     if bias is not None:
-      values[bias.operand] = biases.rounded(values[bias.operand], bias, kernels[bias.kernel], extras)
+      values[bias.operand] = biases.rounded(values[bias.operand], bias, extras)
     grids = [plan.at.get((op.name, index)) for index in range(len(inputs))]
-    read = [(q, x, extras[q.key], q.key in early) for q, x in zip(grids, inputs, strict=True) if q is not None]
+    used = [extras[op.name if isinstance(q, KernelQuantizer) else q.key] if q is not None else {} for q in grids]
+    read = [(q, x, scale, q.key in early) for q, x, scale in zip(grids, inputs, used, strict=True) if q is not None]
     coded = [_coded(*one) for one in read] if op.kind in _PRODUCTS and all(grids) else []
     if coded and serves(op, [one.scale for one in coded]):
       outputs: tuple[Any, ...] = (product(op, coded, carrier, half),)
     else:
       for index, quantizer in enumerate(grids):
         if quantizer is not None and quantizer.key not in early:
-          values[index] = _round(quantizer, inputs[index], extras[quantizer.key])
+          values[index] = _round(quantizer, inputs[index], used[index])
       outputs = op.bind(*values)
     if op.name in plan.made:
       quantizer = plan.made[op.name]
@@ -307,7 +297,7 @@ class _Placed(NamedTuple):
 def _on(quantizer: Quantizer, x: jax.Array, used: State) -> _Placed:
   kernel = isinstance(quantizer, KernelQuantizer)
   ends = quantizer.limits if kernel else limits(quantizer.bits)
-  scale = broadcast(used["scale"], x.ndim, quantizer.axis if kernel else None)
+  scale = used["scale"]
   zero_point = jnp.zeros((), jnp.int32) if kernel else used["zero_point"]
   if isinstance(quantizer, TensorQuantizer) and quantizer.outside:
     # A runtime is given rounded numbers: the compiler must not merge the preprocessing's factor with 1 / s, for pixels
@@ -316,7 +306,7 @@ def _on(quantizer: Quantizer, x: jax.Array, used: State) -> _Placed:
   if not quantizer.learned:
     return _Placed(x, scale, zero_point, ends, None)
   # The weights that share a scale, or the features of one example (the leading axis is the batch).
-  count = x.size // scale.size if kernel else x.size // x.shape[0]
+  count = quantizer.weights_per_scale if isinstance(quantizer, KernelQuantizer) else x.size // x.shape[0]
   factor = gradient_scale(count, jnp.maximum(ends[1] - zero_point, 1).astype(jnp.float32))
   return _Placed(x, scale, zero_point, ends, factor)
 
@@ -345,5 +335,9 @@ def _grid(quantizer: Quantizer, used: State) -> Grid:
   scale = used["scale"]
   if isinstance(quantizer, TensorQuantizer):
     return Grid(scale, used["zero_point"], quantizer.bits, True, False, None)
+  scans = scale.ndim - len(quantizer.axis)
+  axes = (*range(scans), *(scans + i for i in quantizer.axis))
+  shape = (*scale.shape[:scans], *quantizer.shape)
+  place = axes[0] if len(axes) == 1 else axes or None
   zero_point = jnp.zeros(scale.shape, jnp.int32)
-  return Grid(scale, zero_point, quantizer.bits, True, quantizer.setting.narrow, quantizer.axis)
+  return Grid(scale, zero_point, quantizer.bits, True, quantizer.setting.narrow, place, shape)

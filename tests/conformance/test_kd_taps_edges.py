@@ -318,3 +318,11 @@ def test_a_loss_of_ones_own_gives_one_number_per_example():
     UserError, match=r"'noted' gives an array of shape \(\) as its log 'size'; expected one number per"
   ):
     value(noted, *pair())
+
+
+def test_the_number_of_an_example_that_does_not_count_is_0():
+  loss = kd.on_pairs("apart", lambda s, t, aux, about: 1 + jnp.sum((s - t) ** 2, (1, 2, 3)), "twin", "twin")
+  left = jnp.arange(BATCH) < 3
+  student, teacher = (jax.tree.map(lambda a: a.at[3:].set(jnp.nan), one) for one in pair())
+  got, fine = (value(loss, *both, data) for both, data in (((student, teacher), {"valid": left}), (pair(), {})))
+  np.testing.assert_array_equal(got, jnp.where(left, fine, 0.0))

@@ -48,5 +48,8 @@ def test_a_channels_offset_does_not_matter():
 def test_mistakes_are_named():
   with pytest.raises(UserError, match="cwd: temperature is 0; expected a number above 0"):
     kd.cwd("tap", "tap", temperature=0)
-  with pytest.raises(UserError, match="cwd: maps of 1 and 1 places; expected one number of 2 or more"):
+  with pytest.raises(
+    UserError,
+    match=r"the loss 'cwd' reads 'tap' of the student, of shape \(6, 3\); expected \(batch, height, width, channels\)",
+  ):
     value(kd.cwd("tap", "tap"), maps(0, (3,)), maps(1, (3,)), aux=[{}])

@@ -68,7 +68,10 @@ def test_mistakes_are_named():
     UserError, match=r"fsp: channels \(3, 3\) of the student, \(4, 4\) of the teacher; expected equal"
   ):
     value(two, maps(0, (4, 4, 3)), maps(1, (4, 4, 4)))
-  with pytest.raises(UserError, match=r"fsp: a tap has shape \(3,\); expected a map"):
+  with pytest.raises(
+    UserError,
+    match=r"the loss 'fsp' reads 'tap' of the student, of shape \(6, 3\); expected \(batch, height, width, channels\)",
+  ):
     value(two, maps(0, (3,)), maps(1, (3,)))
   odd = {"a": maps(0, (3, 3, 2)), "b": maps(0, (2, 2, 2))}
   with pytest.raises(UserError, match=r"fsp: a map of \(3, 3\) cannot be max-pooled to \(2, 2\); expected a multiple"):

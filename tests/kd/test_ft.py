@@ -99,5 +99,8 @@ def test_mistakes_are_named():
     kd.ft("tap", "tap", reconstruction=0)
   with pytest.raises(UserError, match="ft: pretrain is -1; expected a whole number, 0 or more"):
     kd.ft("tap", "tap", pretrain=-1)
-  with pytest.raises(UserError, match=r"ft: a tap has shape \(3,\); expected a map"):
+  with pytest.raises(
+    UserError,
+    match=r"the loss 'ft' reads 'tap' of the student, of shape \(6, 3\); expected \(batch, height, width, channels\)",
+  ):
     begin(kd.ft("tap", "tap"), maps(0, (3,)), maps(0, (3,)))

@@ -101,7 +101,7 @@ def test_mistakes_are_named():
   with pytest.raises(UserError, match="kdsvd: vectors is 0; expected a whole number, 1 or more"):
     kd.kdsvd(TWO, TWO, 0)
   two = kd.kdsvd(("tap", "tap"), ("tap", "tap"), 3)
-  with pytest.raises(UserError, match="kdsvd: shapes .* expected maps or tokens with the same channels"):
+  with pytest.raises(UserError, match="kdsvd: shapes .* expected the same channels"):
     value(two, maps(0, (4, 4, 3)), maps(1, (4, 4, 4)))
   different = {"a": maps(0, (4, 4, 2)), "b": maps(1, (4, 4, 3))}
   with pytest.raises(UserError, match="kdsvd: vectors is 3; expected at most the places and channels of every tap"):

@@ -62,7 +62,10 @@ def test_mistakes_are_named():
   with pytest.raises(UserError, match="mgd: masked is 'rows'; expected 'places' or 'channels'"):
     kd.mgd("tap", "tap", masked="rows")
   loss, s = kd.mgd("tap", "tap"), maps(0, (4, 4, 3))
-  with pytest.raises(UserError, match=r"mgd: a tap has shape \(3,\); expected a map"):
+  with pytest.raises(
+    UserError,
+    match=r"the loss 'mgd' reads 'tap' of the student, of shape \(6, 3\); expected \(batch, height, width, channels\)",
+  ):
     begin(loss, maps(0, (3,)), maps(0, (3,)))
   given = begin(loss, s, s)
   for wrong in ({}, {"key": KEY, "batch": {name: x for name, x in batch().items() if name != "id"}}):

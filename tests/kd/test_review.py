@@ -97,5 +97,7 @@ def test_mistakes_are_named():
   with pytest.raises(UserError, match="review: width is 0; expected a whole number, 1 or more"):
     kd.review(("a", "b"), ("a", "b"), width=0)
   loss, x = kd.review(("tap", "tap"), ("tap", "tap")), maps(0, (3, 4))
-  with pytest.raises(UserError, match=r"review: a tap has shape \(3, 4\); expected a map"):
+  with pytest.raises(
+    UserError, match=r"the loss 'review' reads 'tap' of the student, of shape \(6, 3, 4\); expected \(batch, height"
+  ):
     value(loss, x, x, **begin(loss, x, x))
