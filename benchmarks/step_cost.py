@@ -42,6 +42,8 @@ class Variant(NamedTuple):
   distil: bool = False
   masks: bool = False
   policy: str = ""
+  carrier: str = "float32"
+  half: bool = False
 
 
 PLAIN, AGAIN = "plain", "plain, again"
@@ -75,7 +77,7 @@ def make(case: Case, variant: Variant) -> Callable[[], Any]:
   variables = jax.jit(case.module.init)(jax.random.key(0), batch["image"])
   apply, qparams, state = forward.plain(lambda v, x, **_: (case.module.apply(v, x), {})), {}, {}
   if variant.policy:
-    model = quant.quantize(case.module.apply, variant.policy)
+    model = quant.quantize(case.module.apply, variant.policy, variant.carrier, variant.half)
     qparams, state = model.init(variables, batch["image"])
     apply = forward.quantized(model.apply)
   tx = engine.optimizer("sgd", 0.01, momentum=0.9)

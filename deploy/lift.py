@@ -14,6 +14,7 @@ import numpy as np
 from deploy import ir, reference
 from deploy.drafts import Draft
 from deploy.integers import to_int8
+from deploy.kernels import of_sites
 from deploy.recognise import recognise
 from deploy.traced import Traced
 
@@ -34,7 +35,7 @@ def lift(
     variables: its variables, as arrays.
     example: an input (N, ...), or its `jax.ShapeDtypeStruct`; only the shape and the type count.
     grids: a grid for each kernel by its leaf's name, and for each activation by its tensor's name, each with scale,
-      zero_point, bits, signed, narrow and axis; None for a float network.
+      zero_point, bits, signed, narrow and axis, as `Quantized.grids` gives them; None for a float network.
     preprocessing: how raw images become inputs; it is stored in the file.
 
   Returns:
@@ -49,7 +50,7 @@ def lift(
   network = _network(traced, drafts, output)
   _prove(traced, drafts, network)
   if grids is not None:
-    network = to_int8(network, grids)
+    network = to_int8(network, of_sites(traced, drafts, grids))
   return ir.check(network._replace(preprocessing=preprocessing))
 
 

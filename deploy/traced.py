@@ -39,7 +39,7 @@ class Traced:
       raise UserError(f"an example input needs a batch axis and at least one more; its shape is {shape}")
     dtype = getattr(example, "dtype", np.float32)
     x = jax.ShapeDtypeStruct((self.BATCH, *shape[1:]), dtype)
-    self.graph = graph.trace(fn, variables, x)
+    self.graph = graph.trace(graph.highest_precision(fn), variables, x)  # it is compared with a reference
     body = self.graph.program.body
     if len(body.outputs) != 1:
       raise UserError(f"the function returns {len(body.outputs)} arrays; lift one that returns its logits alone")

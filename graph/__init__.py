@@ -8,6 +8,7 @@ from graph.makers import Maker, exposed
 from graph.norms import Norm, batch_norms
 from graph.ops import Op, Operand
 from graph.parts import Made, axis_parts
+from graph.precise import highest_precision
 from graph.rewriting import rewrite
 from graph.shapes import shapes
 from graph.stacked import stacked_axes
@@ -26,6 +27,7 @@ __all__ = [
   "edit",
   "exposed",
   "fold_batch_norms",
+  "highest_precision",
   "keep_channels",
   "leaves_read",
   "live",

@@ -1,15 +1,46 @@
 """One pass over a program: where each value comes from. Linear in the number of equations."""
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import jax
+import numpy as np
 from jax.extend import core as jex
 
-from graph import versions
-from graph.ops import leaf_moves, moves
+from graph import layout, versions
+from graph.layout import View
+from graph.ops import VARIES, leaf_moves, moves
 from graph.program import Body, Node, Program, Ref
 
+# What an index may be worked out with: small integers, whatever framework wrote them.
+INDEX_ARITHMETIC = frozenset(
+  [
+    "add",
+    "broadcast_in_dim",
+    "clamp",
+    "concatenate",
+    "convert_element_type",
+    "eq",
+    "ge",
+    "gt",
+    "iota",
+    "le",
+    "lt",
+    "max",
+    "min",
+    "mul",
+    "ne",
+    "neg",
+    "rem",
+    "reshape",
+    "select_n",
+    "slice",
+    "squeeze",
+    "sub",
+  ]
+)
 FAR = -(1 << 40)  # roots below it are arguments of a scan's body, or lookups in a table, and no operations
 
 
@@ -21,6 +52,7 @@ class Value:
     data: depends on the inputs, and not on the variables and constants alone.
     leaves: the variables' leaves it depends on (empty for data).
     exact: the leaf whose own numbers it holds.
+    view: where they lie in that leaf, if that is known; also of numbers taken out of it at constant indices.
     roots: the nearest operations it comes from (inputs count down from -1).
     base: the number of the value whose numbers it holds: the identity of an activation.
     producer: the node it comes from.
@@ -30,6 +62,7 @@ class Value:
   data: bool = False
   leaves: frozenset[int] = frozenset()
   exact: int | None = None
+  view: View | None = None
   roots: frozenset[int] = frozenset()
   base: int = -1
   producer: Node | None = None
@@ -65,6 +98,7 @@ class Flow:
     self.scopes: dict[int, Scope] = {}
     self.scope = Scope()
     self.labels: dict[int, str] = {}
+    self._evaluated: dict[int, np.ndarray | None] = {}
     self.handed: dict[int, tuple[Ref, int, bool]] = {}
 
   def recognise(self, node: Node, operands: list[Value]) -> None:
@@ -85,7 +119,8 @@ class Flow:
     for index, number in enumerate(body.inputs):
       aval = self.program.avals[number]
       if index < leaves:
-        self.values[number] = Value(aval, leaves=frozenset((index,)), exact=index, base=number)
+        view = layout.whole(getattr(aval, "shape", ()))
+        self.values[number] = Value(aval, leaves=frozenset((index,)), exact=index, view=view, base=number)
       else:
         self.values[number] = Value(aval, data=True, roots=frozenset((leaves - index - 1,)), base=number)
     self._run(body)
@@ -139,11 +174,14 @@ class Flow:
     for place, (number, outer) in enumerate(zip(body.inputs, operands, strict=True)):
       self.handed[number] = (node.inputs[place], node.params["length"], place >= consts)
       carried = consts <= place < consts + carry
-      known = Value(self.program.avals[number], outer.data, outer.leaves, outer.exact, base=number)
+      known = Value(self.program.avals[number], outer.data, outer.leaves, outer.exact, outer.view, base=number)
+      if outer.view is not None:
+        length = node.params["length"]
+        known.view = layout.repeated(outer.view, length) if place < consts else layout.scanned(outer.view)
       if carried:  # what comes round again may depend on everything
-        known.data, known.leaves, known.exact = data, mixed, None
+        known.data, known.leaves, known.exact, known.view = data, mixed, None, None
       if known.data:
-        known.leaves, known.exact, known.roots = frozenset(), None, frozenset((FAR - number,))
+        known.leaves, known.exact, known.view, known.roots = frozenset(), None, None, frozenset((FAR - number,))
       self.values[number] = known
     self._run(body)
     self.scope = before
@@ -158,7 +196,9 @@ class Flow:
     for number, ref in zip(body.inputs, node.inputs, strict=True):
       outer = self.value(ref)
       roots = frozenset((FAR - number,)) if outer.data else frozenset()
-      self.values[number] = Value(self.program.avals[number], outer.data, outer.leaves, outer.exact, roots, number)
+      self.values[number] = Value(
+        self.program.avals[number], outer.data, outer.leaves, outer.exact, roots=roots, base=number
+      )
     self._constants(body)
     self._run(body)
     self.scope = before
@@ -208,16 +248,47 @@ class Flow:
   def _plain(self, node: Node) -> None:
     operands = [self.value(ref) for ref in node.inputs]
     self.flat.append(node)
-    for number in node.outputs:
+    for place, number in enumerate(node.outputs):
       known = self._store(number, node, operands)
       first = operands[0] if operands else None
       if first is None or not isinstance(getattr(first.aval, "shape", None), tuple):
         continue
-      if not known.data and leaf_moves(node.primitive, first.aval, known.aval):
-        known.exact = first.exact
-      elif known.data and first.data and moves(node.primitive, first.aval, known.aval):
+      if not known.data:
+        if leaf_moves(node.primitive, first.aval, known.aval):
+          known.exact = first.exact
+        if first.view is not None and (known.exact is not None or node.primitive == "gather"):
+          indices = functools.partial(self._known, node.inputs[1:])
+          known.view = layout.move(node.primitive, node.params, first.view, known.aval.shape, place, indices)
+      elif first.data and moves(node.primitive, first.aval, known.aval):
         known.base = first.base
-      elif known.data and node.primitive == "gather" and len(first.leaves) == 1:
+      elif node.primitive == "gather" and len(first.leaves) == 1:
         known.roots = frozenset((FAR - number,))
         self.labels[FAR - number] = self.program.leaves[next(iter(first.leaves))]
     self.recognise(node, operands)
+
+  def _known(self, refs: Sequence[Ref]) -> list[np.ndarray | None]:
+    return [self.known(ref) for ref in refs]
+
+  def known(self, ref: Ref) -> np.ndarray | None:
+    """The number that a value is in every call, worked out of literals and constants; None if it is not so simple."""
+    ref = self.resolve(ref)
+    if isinstance(ref, jex.Literal):
+      return np.asarray(ref.val)
+    if ref not in self._evaluated:
+      self._evaluated[ref] = self._evaluate(ref, self.values[ref])
+    return self._evaluated[ref]
+
+  def _evaluate(self, number: int, value: Value) -> np.ndarray | None:
+    node = value.producer
+    if value.data or value.leaves:
+      return None
+    if node is None:
+      constant = self.constants.get(number)
+      return None if constant is None or isinstance(constant, jax.core.Tracer) else np.asarray(constant)
+    if node.primitive in VARIES:
+      return self.known(node.inputs[0])
+    sources = self._known(node.inputs) if node.primitive in INDEX_ARITHMETIC else [None]
+    if any(source is None for source in sources):
+      return None
+    with jax.ensure_compile_time_eval():
+      return np.asarray(versions.rebind(node.eqn, tuple(sources))[0])

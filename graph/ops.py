@@ -9,6 +9,7 @@ import numpy as np
 from jax.extend import core as jex
 
 from graph.channels import Moves
+from graph.layout import View
 
 KINDS = ("dot", "conv", "ragged_dot", "bias", "add", "max_pool", "avg_pool", "mean", "output", "other")
 
@@ -18,7 +19,16 @@ VARIES = frozenset(("pvary", "pcast"))
 MOVES = VARIES | {"reshape", "transpose", "squeeze", "expand_dims", "copy", "copy_p", "stop_gradient"}
 MOVES |= {"sharding_constraint", "reshard"}
 # The same for parameters, where it does not matter that only a part goes on, or a part several times.
-LEAF_MOVES = MOVES | {"slice", "dynamic_slice", "rev", "broadcast_in_dim", "reduce_precision", "split", "name"}
+LEAF_MOVES = MOVES | {
+  "slice",
+  "dynamic_slice",
+  "rev",
+  "broadcast_in_dim",
+  "reduce_precision",
+  "split",
+  "unstack",
+  "name",
+}
 
 
 class Operand(NamedTuple):
@@ -29,6 +39,7 @@ class Operand(NamedTuple):
       arithmetic in which it is the sole leaf (of several, the largest); None for a value that depends on the inputs.
     tensor: the name of the activation; None for parameters and constants.
     exact: the leaf's own numbers, and not arithmetic on them.
+    view: where these lie in the leaf; None if that is not known, or for arithmetic.
   """
 
   leaf: str | None
@@ -36,6 +47,7 @@ class Operand(NamedTuple):
   shape: tuple[int, ...]
   dtype: Any
   exact: bool = False
+  view: View | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +62,8 @@ class Op:
     site: for a bias the name of the dot or convolution that it is added to, otherwise the operation's own name.
     channel_axis: output-channel axis of the kernel operand as it stands in this equation; None without a kernel, or
       with several such axes.
+    channel_axes: every axis of the kernel operand that is not summed over: its output channels, and the axes of a
+      batch of kernels.
     kernel_index: which input is the kernel.
     moves: for a bias how values in the axes of its site's kernel operand get to the axes of the sum (`graph.channels`).
     bias: for a bias the function from the leaf to its values in those axes, behind the axes of scans; None where an
@@ -67,6 +81,7 @@ class Op:
   params: Mapping[str, Any]
   site: str | None
   channel_axis: int | None = None
+  channel_axes: tuple[int, ...] = ()
   kernel_index: int | None = None
   macs: int = 0
   moves: Moves = ()
@@ -77,16 +92,26 @@ class Op:
   nodes: tuple[int, ...] = ()
   call: Callable[..., tuple[Any, ...]] | None = field(default=None, repr=False)
 
-  def bind(self, *inputs: Any) -> tuple[Any, ...]:
-    """The original operation on these inputs."""
-    return inputs if self.call is None else self.call(*inputs)
+  def bind(self, *inputs: Any, **changed: Any) -> tuple[Any, ...]:
+    """The original operation on these inputs; a dot or convolution also with parameters of its equation changed."""
+    return inputs if self.call is None else self.call(*inputs, **changed)
 
 
-def dot_axes(params: Mapping[str, Any], kernel: int, ndim: int) -> int | None:
-  """The output-channel axis of a dot's kernel: its one axis that is neither summed over nor a batch axis."""
-  contract, batch = params["dimension_numbers"]
-  free = [axis for axis in range(ndim) if axis not in contract[kernel] and axis not in batch[kernel]]
-  return free[0] if len(free) == 1 else None
+def kernel_axes(
+  primitive: str, params: Mapping[str, Any], kernel: int, ndim: int
+) -> tuple[int | None, tuple[int, ...]]:
+  """Of a dot's or a convolution's kernel operand: `Op.channel_axis` and `Op.channel_axes`."""
+  if primitive == "dot_general":
+    contract, batch = params["dimension_numbers"]
+    kept = tuple(axis for axis in range(ndim) if axis not in contract[kernel])
+    free = [axis for axis in kept if axis not in batch[kernel]]
+    return free[0] if len(free) == 1 else None, kept
+  if primitive != "conv_general_dilated":
+    return None, ()
+  spec = params["dimension_numbers"]
+  if kernel == 1:
+    return spec.rhs_spec[0], (spec.rhs_spec[0],)
+  return None, (spec.lhs_spec[0],)  # a constant image under a kernel that depends on the inputs: one scale an image
 
 
 def dot_macs(params: Mapping[str, Any], lhs: Any, rhs: Any) -> int:

@@ -13,7 +13,7 @@ from jax.extend import core as jex
 
 from graph import bias, versions
 from graph.flow import FAR, Flow, Scope, Value
-from graph.ops import VARIES, Op, Operand, conv_macs, dot_axes, dot_macs, is_float, is_spatial_mean, ragged_macs
+from graph.ops import VARIES, Op, Operand, conv_macs, dot_macs, is_float, is_spatial_mean, kernel_axes, ragged_macs
 from graph.program import Node, Program, Ref
 from graph.readers import Readers
 
@@ -147,6 +147,7 @@ class Analysis(Flow):
       tuple(getattr(known.aval, "shape", ())),
       getattr(known.aval, "dtype", None),
       known.exact is not None,
+      known.view,
     )
 
   # Operations.
@@ -193,19 +194,19 @@ class Analysis(Flow):
       kind, macs, axis = "ragged_dot", ragged_macs(node.params, lhs, rhs), None
     elif node.primitive == "dot_general":
       kind, macs = "dot", dot_macs(node.params, lhs, rhs)
-      axis = None if kernel is None else dot_axes(node.params, kernel, len(operands[kernel].aval.shape))
     else:
       kind, macs = "conv", conv_macs(node.params, lhs, rhs, out)
-      axis = node.params["dimension_numbers"].rhs_spec[0] if kernel == 1 else None
+    axis, axes = None, ()
+    if kernel is not None:
+      axis, axes = kernel_axes(node.primitive, node.params, kernel, len(operands[kernel].aval.shape))
     leaf = None if kernel is None else self._leaf(operands[kernel])
     if leaf is None:
       producer = self.label(frozenset().union(*(v.roots for v in operands)))
       name = f"{producer}:{kind}" if producer else kind
     else:
       name = self.program.leaves[leaf]
-    self._add_site(
-      kind, node, node.inputs, name, channel_axis=axis, kernel_index=kernel, macs=macs * self.scope.repeats
-    )
+    more = {"channel_axis": axis, "channel_axes": axes, "kernel_index": kernel, "macs": macs * self.scope.repeats}
+    self._add_site(kind, node, node.inputs, name, **more)
     self._new_root(node)
 
   def _sum(self, node: Node, operands: list[Value]) -> None:
@@ -313,7 +314,7 @@ def _endings(path: str) -> list[str]:
 
 
 def _binder(node: Node) -> Any:
-  return lambda *inputs: versions.rebind(node.eqn, inputs)
+  return lambda *inputs, **changed: versions.rebind(node.eqn, inputs, changed)
 
 
 _RECOGNISE = {

@@ -131,3 +131,9 @@ def rebind(eqn: Any, inputs: tuple[Any, ...], changed: Mapping[str, Any] | None 
   with eqn.ctx.manager:
     out = eqn.primitive.bind(*inputs, **eqn.primitive.get_bind_params({**eqn.params, **(changed or {})}))
   return tuple(out) if eqn.primitive.multiple_results else (out,)
+
+
+def varying_axes(array: Any) -> Any:
+  """The device axes over which a value varies inside shard_map, to be compared with another's."""
+  aval = jax.typeof(array)
+  return aval.mat if hasattr(aval, "mat") else getattr(aval, "vma", None)

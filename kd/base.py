@@ -14,7 +14,8 @@ lifted; one that reads activations is made by `kd.taps`.
 All probabilities are kept as logarithms: a logit gap of 10,000 is finite in any dtype, for the arithmetic is done in
 float32 or wider. Three things are never passed over in silence:
 
-- NaN, or a logit of +inf, in either network's logits of an example that counts: its number is NaN.
+- NaN in either network's logits of an example that counts: its number is NaN. So it is at +inf in a softmax or a
+  sigmoid; a distance is infinite there.
 - A class that all networks exclude by a logit of -inf: it is as if it were not there. Where one network excludes it
   alone, the loss is what its equation says: KL(p || q) is finite where p is 0 and infinite where only q is.
 - Masks, labels and logits of other shapes or types than a loss reads: they are refused (`kd.inputs`, `kd.checks`).
@@ -30,8 +31,6 @@ from jaxtyping import Array, Bool, Float, Int
 
 from core.errors import UserError
 from kd.inputs import Inputs, read, widen
-
-__all__ = ["widen"]  # for those that import it from here
 
 Logits = Float[Array, "rows classes"]
 PerExample = Float[Array, " rows"]

@@ -18,11 +18,11 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from core import axis, ranges
-from core.errors import UserError
 from kd.base import ClassMask, Logits, Loss, PerExample, Schedule, at, lift, log_softmax
 from kd.inputs import Inputs
 from kd.logits import not_excluded
 from kd.maps import unit
+from kd.reads import several
 
 
 def dist(beta: float = 1.0, gamma: float = 1.0, tau: Schedule = 1.0, squared: bool = True) -> Loss:
@@ -47,8 +47,7 @@ def dist(beta: float = 1.0, gamma: float = 1.0, tau: Schedule = 1.0, squared: bo
     axis_name: str | None,
     step: Array | int,
   ) -> PerExample:
-    if len(student) * axis.size(axis_name) < 2:
-      raise UserError("the loss 'dist' relates the examples of a batch, and there is one; expected two or more")
+    several("dist", "examples of a batch", len(student) * axis.size(axis_name))
     t = at(tau, step)
     log_q, log_p = log_softmax(student / t, class_mask), log_softmax(teacher / t, class_mask)
     used = not_excluded(student, teacher, class_mask)

@@ -162,7 +162,11 @@ def transformation(
     in_steps |= {key: min(in_steps[key], updates - 1) for key in SHARES if key in in_steps}
     group["schedule"] = named(f"{where}.schedule", sparsity.schedules, in_steps)
   if "stacked" in keywords and "stacked" not in group:
-    group["stacked"] = tuple((glob.escape(name), tuple(axes)) for name, axes in stacked().items())
+    try:
+      found = stacked()
+    except UserError as error:
+      raise UserError(f"the model cannot be traced, so '{where}.stacked' has to name its layers: {error}") from error
+    group["stacked"] = tuple((glob.escape(name), tuple(axes)) for name, axes in found.items())
   return named(where, sparsity, group, inner)
 
 
@@ -271,11 +275,6 @@ def check(config: Any) -> None:
     policy(name, stage)
     if stage.precision not in PRECISIONS:
       raise unknown(f"precision in 'stages.{name}.precision'", stage.precision, PRECISIONS)
-    if stage.quant.rules and stage.precision != "float32":
-      raise UserError(
-        f"config key 'stages.{name}.precision' is {stage.precision!r}, but a stage with quant.rules simulates its "
-        "integers in float32"
-      )
     try:
       minimised.refuse_accumulation(stage.optimizer.accumulate)
     except UserError as error:

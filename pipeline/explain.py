@@ -75,12 +75,12 @@ def stage(name: str, config: Any, recipe: models.Recipe) -> str:
   assert quantized is not None
   found = quantized.explain(folded.variables, models.example(recipe))
   traced = graph.trace(models.functions(folded.recipe).fn, folded.variables, models.example(recipe))
-  bits = {site: (setting.weights or 32, setting.activations or 32) for site, (setting, _) in found.items()}
+  bits = {site: (setting.weights or 32, setting.activations or 32) for site, (setting, *_) in found.items()}
   costs = {row["name"]: row for row in traced.table(bits)}
-  rows = [("site", "setting", "bit-operations", "weights", "rule")]
-  for site, (setting, rule) in found.items():
+  rows = [("site", "setting", "bit-operations", "weights", "rule", "note")]
+  for site, (setting, rule, note) in found.items():
     macs = count(costs[site]["bit_operations"]) if site in costs and costs[site]["macs"] else ""
-    rows.append((site, str(setting), macs, size(costs[site]["weight_bytes"]) if macs else "", rule))
+    rows.append((site, str(setting), macs, size(costs[site]["weight_bytes"]) if macs else "", rule, note))
   before, after = (sum(row["bit_operations"] for row in table) for table in (traced.table(), costs.values()))
   text = f"stage {name}: {count(after)} bit-operations, {count(before)} in float\n{columns(rows)}"
   return "\n".join([text, *norms(recipe, variables)])

@@ -48,7 +48,7 @@ def measure(
   file = deploy.litert.Model(path)
   spec = Preprocess(**trained.recipe.preprocess)
   inputs = np.asarray(jax.jit(lambda images: normalise(images, spec))(split.images))
-  logits = models.predict(trained, split.images)
+  logits = models.predict(trained, split.images, precise=True)  # they are compared with the file's
   decisions = file.run(inputs).argmax(-1)
   parameters = jax.tree.leaves(trained.variables["params"])
   latency = file.latency(runs)

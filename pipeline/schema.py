@@ -68,7 +68,7 @@ STAGE = {
     "seed": -1,  # of the random changes; -1 for the run's own; with a fixed one, seeds share a teacher's stored logits
   },
   "per_device_statistics": False,  # let batch norms use each device's own part of the batch
-  "precision": "float32",  # of the computation; "bfloat16" keeps float32 masters
+  "precision": "float32",  # of products; "bfloat16" keeps float32 masters, and scales and what meets grids
   "optimizer": OPTIMIZER,
   "objective": None,  # {a loss of kd: {"weight": share or schedule, "mask": "labelled", its keywords}}; with the key
   # "loss", a term may have another name than its loss

@@ -105,7 +105,8 @@ def _prepare(name: str, context: Context, done: Mapping[str, Trained]) -> _Ready
   steps = build.steps(stage, len(examples.labels))
   updates = max(steps // stage.optimizer.accumulate, 1)
   objective = build.objective(name, stage.objective.to_dict(), updates, trained.recipe.output)
-  student = forward.tapped(forward_of(stage, models.functions(trained.recipe)), objective.student)
+  half = stage.precision == "bfloat16"
+  student = forward.tapped(forward_of(stage, models.functions(trained.recipe, half)), objective.student)
   taught_by = teaching.sources(stage, done, schema.model_code(context.config))
   teaching.check(stage, [one.recipe for one in taught_by], trained.recipe, objective)
   if taught_by:

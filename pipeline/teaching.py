@@ -224,9 +224,8 @@ def member(parts: Functions, stage: Any, taps: Sequence[str], all_outputs: bool 
       return run(parts, (variables, qparams, quant_state), x)
 
     if not taps:
-      return of_the_student(fn(variables, x), stage)
-    logits, found = graph.taps(fn, taps)(variables, x)
-    return kd.Outputs(of_the_student(logits, stage), found)
+      return fn(variables, x)
+    return kd.Outputs(*graph.taps(fn, taps)(variables, x))
 
   return teacher
 
@@ -241,7 +240,8 @@ def together(members: Sequence[Teacher], stage: Any) -> Teacher:
 
   def teacher(trees: Any, x: jax.Array) -> jax.Array | kd.Outputs:
     said = [one(tree, x) for one, tree in zip(members, trees, strict=True)]
-    found = combined([one.logits if isinstance(one, kd.Outputs) else one for one in said], stage)
+    each = [one.logits if isinstance(one, kd.Outputs) else one for one in said]
+    found = combined([of_the_student(logits, stage) for logits in each], stage)
     if not isinstance(said[0], kd.Outputs):
       return found
     return found._replace(taps=said[0].taps) if isinstance(found, kd.Outputs) else said[0]._replace(logits=found)

@@ -82,8 +82,11 @@ class Functions(NamedTuple):
   output: str = ""
 
 
-def functions(recipe: Recipe) -> Functions:
-  """Makes the functions that a recipe describes; nothing is run."""
+def functions(recipe: Recipe, half: bool = False) -> Functions:
+  """Makes the functions that a recipe describes; nothing is run.
+
+  `half`: quantized models are trained with bfloat16 products.
+  """
   model = _model(recipe)
 
   def plain(variables: Any, x: jax.Array) -> jax.Array:
@@ -93,7 +96,9 @@ def functions(recipe: Recipe) -> Functions:
   if recipe.edits:
     fn = graph.edit(plain, recipe.edits, variable_shapes(recipe))
   policy = quant.policy(recipe.rules, recipe.ends or None) if recipe.rules else None
-  return Functions(model, fn, None if policy is None else quant.quantize(fn, policy), bool(recipe.edits), recipe.output)
+  carrier = "bfloat16" if half else "float32"
+  quantized = None if policy is None else quant.quantize(fn, policy, carrier, half)
+  return Functions(model, fn, quantized, bool(recipe.edits), recipe.output)
 
 
 def _model(recipe: Recipe) -> models.Model:
@@ -135,12 +140,17 @@ def example(recipe: Recipe, batch: int = 1) -> jax.Array:
   return jnp.zeros((batch, *recipe.image), jnp.float32)
 
 
-def forward(recipe: Recipe) -> Callable[[Any, jax.Array], jax.Array]:
+def forward(recipe: Recipe, precise: bool = False) -> Callable[[Any, jax.Array], jax.Array]:
   """`((variables, qparams, quant_state), uint8 images) -> logits`, to be jitted: preprocessing, then `logits`.
 
   Equal recipes give the same function object, so that models which differ in their numbers only are compiled once.
+  With `precise` products have the highest precision (`graph.highest_precision`).
   """
-  return _forward(json.dumps(recipe._asdict(), sort_keys=True))
+  plain = _forward(json.dumps(recipe._asdict(), sort_keys=True))
+  return _precise(plain) if precise else plain
+
+
+_precise = functools.lru_cache(maxsize=32)(graph.highest_precision)
 
 
 @functools.lru_cache(maxsize=32)
@@ -170,7 +180,8 @@ def fold(trained: Trained) -> Trained:
 
 def stacked_axes(recipe: Recipe, variables: Any) -> dict[str, tuple[int, ...]]:
   """The axes along which the model's parameters hold layers, by leaf; `variables` may be shapes."""
-  found = graph.stacked_axes(functions(recipe).fn, variables, example(recipe))
+  shape = jax.ShapeDtypeStruct((1, *recipe.image), jnp.float32)  # an array of zeros would be compiled
+  found = graph.stacked_axes(functions(recipe).fn, variables, shape)
   return {name: axes for name, axes in found.items() if name in named_leaves(variables["params"])}
 
 
@@ -252,7 +263,7 @@ def _tuples(value: Any) -> Any:
   return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
-def predict(trained: Trained, images: np.ndarray) -> np.ndarray:
-  """(N, classes) logits of (N, height, width, channels) uint8 images."""
+def predict(trained: Trained, images: np.ndarray, precise: bool = False) -> np.ndarray:
+  """(N, classes) logits of (N, height, width, channels) uint8 images; `precise` as of `forward`."""
   trees = (trained.variables, trained.qparams, trained.quant_state)
-  return evaluate.logits(forward(trained.recipe), trees, images)
+  return evaluate.logits(forward(trained.recipe, precise), trees, images)

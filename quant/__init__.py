@@ -9,6 +9,7 @@ from quant import latent, observers
 from quant.grid import Grid, affine, codes, dequantize, fake_quant, limits, symmetric
 from quant.latent import latent_weights
 from quant.lsq import lsq
+from quant.plan import kernel_axes
 from quant.policy import Policy, Setting, int8, parse, policy, weights
 from quant.quantize import Quantized, quantize
 
@@ -22,6 +23,7 @@ __all__ = [
   "dequantize",
   "fake_quant",
   "int8",
+  "kernel_axes",
   "latent",
   "latent_weights",
   "limits",

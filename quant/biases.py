@@ -11,18 +11,20 @@ import jax
 import jax.numpy as jnp
 
 from graph.channels import shape_of, to_sum
-from quant.grid import broadcast, round_to
-from quant.plan import BiasQuantizer, KernelQuantizer, Plan
+from quant.grid import round_to
+from quant.kernels import KernelQuantizer
+from quant.plan import BiasQuantizer, Plan
+from quant.sharing import to_leaf
 
 _INT32 = (-(2**31), 2**31 - 1)
 MOST = 2**30
 
 
-def rounded(bias: jax.Array, one: BiasQuantizer, kernel: KernelQuantizer, used: Mapping[str, Any]) -> jax.Array:
-  """A bias, as it is added, to its steps, with a straight-through gradient."""
-  scale, shape = used[one.kernel]["scale"], shape_of(one.moves)
+def rounded(bias: jax.Array, one: BiasQuantizer, used: Mapping[str, Any]) -> jax.Array:
+  """A bias, as it is added, to its steps, with a straight-through gradient; kernels' scales are those at the sites."""
+  scale, shape = used[one.kernel[0]]["scale"], shape_of(one.moves)
   if scale.ndim:
-    scale = to_sum(jnp.broadcast_to(broadcast(scale, len(shape), kernel.axis), shape), one.moves)
+    scale = to_sum(jnp.broadcast_to(scale, shape), one.moves)
     bias = jnp.broadcast_to(bias, jnp.broadcast_shapes(bias.shape, scale.shape))
   step = jax.lax.stop_gradient(used[one.tensor]["scale"] * scale)
   return round_to(_INT32, bias, step, jnp.zeros((), jnp.int32))
@@ -37,23 +39,20 @@ def raised(plan: Plan, used: Mapping[str, Any], leaves: Mapping[str, jax.Array])
     leaves: the variables' leaves by name.
   """
   found = dict(used)
-  kernels = plan.quantizers
   for one in plan.biases.values():
-    kernel, entry, bias = kernels[one.kernel], found[one.kernel], leaves[one.leaf]
+    kernel, bias = plan.at[one.kernel], leaves[one.leaf]
     assert isinstance(kernel, KernelQuantizer)
-    scale, step = entry["scale"], jax.lax.stop_gradient(used[one.tensor]["scale"])
+    scale, step = found[kernel.key]["scale"], jax.lax.stop_gradient(used[one.tensor]["scale"])
     largest = jnp.abs(jax.lax.stop_gradient(bias).astype(jnp.float32))
-    largest = jnp.max(largest) if one.read is None else _like_scale(one.read(largest), step.ndim, kernel.axis)
+    largest = jnp.max(largest) if one.read is None else one.read(largest)
     # Behind a barrier: a division must not become another one in some programs only.
-    most = jax.lax.optimization_barrier(step.reshape(step.shape + (1,) * (scale.ndim - step.ndim)) * MOST)
-    found[one.kernel] = {**entry, "scale": jnp.maximum(scale, (largest / most).astype(scale.dtype))}
+    rank = len(shape_of(one.moves))
+    least = largest / jax.lax.optimization_barrier(step.reshape(step.shape + (1,) * rank) * MOST)
+    use = plan.uses.get(one.kernel)
+    if kernel.scales is not None and use is not None:
+      least = to_leaf(least, kernel.scales, use, scale.shape)
+    else:  # written for the operand, behind the axes of scans
+      scans = least.ndim - rank
+      least = jnp.max(least, tuple(scans + i for i in range(rank) if i not in kernel.axis))
+    found[kernel.key] = {**found[kernel.key], "scale": jnp.maximum(scale, least.astype(scale.dtype))}
   return found
-
-
-def _like_scale(largest: jax.Array, scans: int, axis: int | None) -> jax.Array:
-  """Magnitudes in the kernel operand's axes, behind those of scans, as the largest for each of the kernel's scales."""
-  others = tuple(i for i in range(scans, largest.ndim) if axis is None or i != scans + axis % (largest.ndim - scans))
-  wide = tuple(i for i in others if largest.shape[i] > 1)
-  if wide:
-    largest = jnp.max(largest, wide, keepdims=True)
-  return jnp.squeeze(largest, others)

@@ -34,12 +34,14 @@ class Grid:
   """A uniform grid; a pytree whose leaves are `scale` and `zero_point`.
 
   Attributes:
-    scale: the step, () or (channels,) along `axis`; positive.
+    scale: the step, () or (channels,) along `axis`, with several axes one for each combination; positive.
     zero_point: int32, the code of 0, of the scale's shape or ().
     bits: width, one of `WIDTHS`.
     signed: codes are two's complement; otherwise they start at 0.
     narrow: a signed grid leaves out its lowest code, so that it is symmetric.
-    axis: the channels' axis for a vector scale, None for one scale.
+    axis: the channels' axis for a vector scale, a tuple for a scale of several axes, None for one scale.
+    shape: what `axis` counts: the shape of what is rounded, perhaps with an axis split in two or more (10 as 2, 5).
+      None: any shape that has the axis.
   """
 
   scale: jax.Array
@@ -47,7 +49,8 @@ class Grid:
   bits: int = dataclasses.field(metadata={"static": True})
   signed: bool = dataclasses.field(default=True, metadata={"static": True})
   narrow: bool = dataclasses.field(default=False, metadata={"static": True})
-  axis: int | None = dataclasses.field(default=None, metadata={"static": True})
+  axis: int | tuple[int, ...] | None = dataclasses.field(default=None, metadata={"static": True})
+  shape: tuple[int, ...] | None = dataclasses.field(default=None, metadata={"static": True})
 
   @property
   def qmin(self) -> int:
@@ -73,20 +76,31 @@ def limits(bits: int, signed: bool = True, narrow: bool = False) -> tuple[int, i
   return -(2 ** (bits - 1)) + int(narrow), 2 ** (bits - 1) - 1
 
 
-def symmetric(largest: jax.Array, bits: int, *, narrow: bool = True, axis: int | None = None) -> Grid:
+def symmetric(
+  largest: jax.Array,
+  bits: int,
+  *,
+  narrow: bool = True,
+  axis: int | tuple[int, ...] | None = None,
+  layers: tuple[int, ...] = (),
+) -> Grid:
   """The grid with zero point 0 whose highest code is `largest`, a magnitude: () or (channels,).
 
   The lowest code of a grid that is not narrow lies one step beyond -largest. Channels far below the largest get
-  `CHANNEL_FLOOR` of its step, and a tensor of zeros gets the range 1.
+  `CHANNEL_FLOOR` of its step, and a tensor of zeros gets the range 1. `layers` are axes of `largest` that number
+  layers, which are floored apart.
   """
   qmax = limits(bits, True, narrow)[1]
   scale = _positive(largest) * (1 / qmax)  # not divided: XLA would do so in some programs only
   if scale.ndim:
-    scale = jnp.maximum(scale, jnp.max(_floored(largest)) * (CHANNEL_FLOOR / qmax))
+    channels = tuple(i for i in range(scale.ndim) if i not in layers)
+    scale = jnp.maximum(scale, jnp.max(_floored(largest), channels, keepdims=True) * (CHANNEL_FLOOR / qmax))
   return Grid(scale, jnp.zeros(scale.shape, jnp.int32), bits, True, narrow, axis)
 
 
-def affine(low: jax.Array, high: jax.Array, bits: int, *, signed: bool = True, axis: int | None = None) -> Grid:
+def affine(
+  low: jax.Array, high: jax.Array, bits: int, *, signed: bool = True, axis: int | tuple[int, ...] | None = None
+) -> Grid:
   """The grid over [low, high], widened to contain 0; both are () or (channels,).
 
   A range above 0 (after a ReLU) has its zero point at the lowest code. The rounded zero point moves the ends by at most
@@ -111,15 +125,44 @@ def _floored(extent: jax.Array) -> jax.Array:
   return jnp.maximum(extent, jnp.asarray(1e-30, extent.dtype))
 
 
-def broadcast(values: jax.Array, ndim: int, axis: int | None) -> jax.Array:
-  """A vector along `axis` as an array of `ndim` axes that broadcasts; a scalar is returned as it is."""
+def broadcast(values: jax.Array, ndim: int, axis: int | tuple[int, ...] | None) -> jax.Array:
+  """Values along `axis` (ascending, if several) as an array of `ndim` axes that broadcasts; a scalar as it is."""
   if values.ndim == 0:
     return values
   if axis is None:
-    raise UserError(f"a grid with {values.shape[0]} scales needs the axis that they lie along")
+    raise UserError(f"a grid with {values.size} scales needs the axis that they lie along")
+  axes = (axis,) if isinstance(axis, int) else axis
+  if len(axes) != values.ndim or any(not -ndim <= a < ndim for a in axes):
+    raise UserError(f"a grid of {values.ndim} axes of scales along {axis} does not fit what has {ndim} axes")
   shape = [1] * ndim
-  shape[axis] = values.shape[0]
+  for place, length in zip(axes, values.shape, strict=True):
+    shape[place] = length
   return values.reshape(shape)
+
+
+def _laid_out(x: jax.Array, grid: Grid) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """What is rounded in the shape that the grid's axes count, and its scale and zero point that broadcast to it."""
+  if grid.shape is not None:
+    if not splits(x.shape, grid.shape):
+      raise UserError(
+        f"a grid written for the shape {grid.shape} was given an array of shape {x.shape}; expected the leaf itself, "
+        "not transposed or sliced"
+      )
+    x = x.reshape(grid.shape)
+  scale, zero_point = (broadcast(v, x.ndim, grid.axis) for v in (grid.scale, grid.zero_point))
+  return x, scale, zero_point
+
+
+def splits(shape: tuple[int, ...], finer: tuple[int, ...]) -> bool:
+  """Whether `finer` is `shape` with some axes split into neighbours."""
+  left = list(finer)
+  for length in shape:
+    part = left.pop(0) if left else 0
+    while left and part < length:
+      part *= left.pop(0)
+    if part != length:
+      return False
+  return not left
 
 
 def compute_dtype(x: jax.Array, scale: jax.Array) -> Any:
@@ -140,22 +183,28 @@ def _rounded(x: jax.Array, scale: jax.Array, zero_point: jax.Array) -> jax.Array
 
 
 def codes(x: jax.Array, grid: Grid) -> jax.Array:
-  """The integer codes of `x`, int32, of its shape."""
-  scale, zero_point = (broadcast(v, x.ndim, grid.axis) for v in (grid.scale, grid.zero_point))
-  return jnp.clip(_rounded(x, scale, zero_point), grid.qmin, grid.qmax).astype(jnp.int32)
+  """The integer codes of `x`, int32, of its shape.
+
+  A kernel's grid from `Quantized.grids` is for the leaf, as the variables hold it, however the model turns it.
+
+  Raises:
+    UserError: `x` is not of the shape that the grid is written for.
+  """
+  laid, scale, zero_point = _laid_out(x, grid)
+  return jnp.clip(_rounded(laid, scale, zero_point), grid.qmin, grid.qmax).astype(jnp.int32).reshape(x.shape)
 
 
 def dequantize(q: jax.Array, grid: Grid, dtype: Any = None) -> jax.Array:
-  """The real values s * (q - z) of integer codes, in `dtype` (the scale's by default)."""
-  scale, zero_point = (broadcast(v, q.ndim, grid.axis) for v in (grid.scale, grid.zero_point))
-  values = scale * (q.astype(jnp.int32) - zero_point).astype(scale.dtype)
+  """The real values s * (q - z) of integer codes, in `dtype` (the scale's by default); of the shape `codes` takes."""
+  laid, scale, zero_point = _laid_out(q, grid)
+  values = (scale * (laid.astype(jnp.int32) - zero_point).astype(scale.dtype)).reshape(q.shape)
   return values if dtype is None else values.astype(dtype)
 
 
 def fake_quant(x: jax.Array, grid: Grid) -> jax.Array:
   """`x` rounded to the grid, in its own type and shape; straight-through gradient for `x`, none for the grid."""
-  scale, zero_point = (broadcast(v, x.ndim, grid.axis) for v in (grid.scale, grid.zero_point))
-  return round_to((grid.qmin, grid.qmax), x, scale, zero_point)
+  laid, scale, zero_point = _laid_out(x, grid)
+  return round_to((grid.qmin, grid.qmax), laid, scale, zero_point).reshape(x.shape)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -165,10 +214,8 @@ def round_to(ends: tuple[int, int], x: jax.Array, scale: jax.Array, zero_point: 
 
 
 def _round_forward(ends, x, scale, zero_point):
-  raw = _rounded(x, scale, zero_point)
-  q = jnp.clip(raw, *ends)
-  dtype = compute_dtype(x, scale)
-  return (scale.astype(dtype) * (q - zero_point.astype(dtype))).astype(x.dtype), raw == q
+  steps, (inside, _) = _steps_forward(ends, x, scale, zero_point)
+  return (scale.astype(steps.dtype) * steps).astype(x.dtype), inside
 
 
 def _round_backward(ends, inside, cotangent):
@@ -177,3 +224,27 @@ def _round_backward(ends, inside, cotangent):
 
 
 round_to.defvjp(_round_forward, _round_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def steps_to(ends: tuple[int, int], x: jax.Array, scale: jax.Array, zero_point: jax.Array) -> jax.Array:
+  """The codes of `round_to` less the zero point, whole floats in the wider type of the two.
+
+  A cotangent is taken for one of the values that `round_to` returns: the caller multiplies by the scale.
+  """
+  return _steps_forward(ends, x, scale, zero_point)[0]
+
+
+def _steps_forward(ends, x, scale, zero_point):
+  raw = _rounded(x, scale, zero_point)
+  q = jnp.clip(raw, *ends)
+  # The empty array tells the type that the cotangent is to have.
+  return q - zero_point.astype(q.dtype), (raw == q, jnp.zeros((0,), x.dtype))
+
+
+def _steps_backward(ends, saved, cotangent):
+  inside, like = saved
+  return _round_backward(ends, inside, cotangent.astype(like.dtype))
+
+
+steps_to.defvjp(_steps_forward, _steps_backward)

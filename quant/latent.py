@@ -19,9 +19,10 @@ import jax.numpy as jnp
 import optax
 
 from core import rules
-from core.errors import UserError
+from core.errors import UserError, unknown
 from core.trees import map_named, named_leaves
-from quant.grid import broadcast, limits, symmetric
+from quant.grid import broadcast, limits, splits, symmetric
+from quant.kernels import KernelQuantizer
 from quant.policy import Policy, Setting
 from quant.policy import policy as make_policy
 
@@ -36,7 +37,13 @@ class LatentState(NamedTuple):
   inner: Any
 
 
-def latent_weights(inner: optax.GradientTransformation, policy: Any) -> optax.GradientTransformationExtraArgs:
+Axes = Mapping[str, KernelQuantizer]
+Chosen = Mapping[str, tuple[Setting, KernelQuantizer | None]]
+
+
+def latent_weights(
+  inner: optax.GradientTransformation, policy: Any, axes: Axes | None = None
+) -> optax.GradientTransformationExtraArgs:
   """Lets `inner` train full-precision latents of which the parameters are the quantized values.
 
   Only MultiSteps and apply_if_finite may enclose it, and nothing may follow it.
@@ -44,14 +51,16 @@ def latent_weights(inner: optax.GradientTransformation, policy: Any) -> optax.Gr
   Args:
     inner: any transformation, such as adamw or a pruner; extra arguments of `update`, `step` among them, reach it.
     policy: rules over the names of parameters with two axes or more, with `ends=None` (a tree of parameters has no
-    first
-      and no last site). Kernels are symmetric, with one scale for each index of their last axis unless per_tensor.
+      first and no last site). Kernels are symmetric, with one scale for each index of their last axis unless
+      per_tensor.
+    axes: `quant.kernel_axes(graph.trace(fn, variables, x), policy)`: the leaves that the model reads as kernels, each
+      with a scale for what its sites keep of it, as `quantize` has them. Give it to `project` and `finalize` too.
 
   Raises:
     UserError: at `init`, for a policy with ends, learned scales, more than 8 bits, or a leaf that is not float32.
   """
   inner_args = optax.with_extra_args_support(inner)
-  settings = _settings_of(policy)
+  settings = _settings_of(policy, axes)
 
   def init(params: Any) -> LatentState:
     chosen = settings(params)
@@ -71,36 +80,38 @@ def latent_weights(inner: optax.GradientTransformation, policy: Any) -> optax.Gr
     def to_grid(name: str, update: jax.Array, param: jax.Array) -> jax.Array:
       if name not in chosen:
         return update
-      return nearest(latents[name], chosen[name]) - param
+      return nearest(latents[name], *chosen[name]) - param
 
     return map_named(to_grid, updates, params), LatentState(latents, inner_state)
 
   return optax.GradientTransformationExtraArgs(init, update)
 
 
-def project(params: Any, policy: Any) -> Any:
+def project(params: Any, policy: Any, axes: Axes | None = None) -> Any:
   """The parameters on their grids: what to start from."""
-  chosen = _settings_of(policy)(params)
-  return map_named(lambda name, leaf: nearest(leaf, chosen[name]) if name in chosen else leaf, params)
+  chosen = _settings_of(policy, axes)(params)
+  return map_named(lambda name, leaf: nearest(leaf, *chosen[name]) if name in chosen else leaf, params)
 
 
-def finalize(params: Any, state: LatentState, policy: Any) -> Any:
+def finalize(params: Any, state: LatentState, policy: Any, axes: Axes | None = None) -> Any:
   """The parameters as the quantized values of the latents, whatever rounding the updates went through."""
   full = map_named(state.latents.get, params)
-  return project(full, policy)
+  return project(full, policy, axes)
 
 
-def nearest(latent: jax.Array, setting: Setting) -> jax.Array:
+def nearest(latent: jax.Array, setting: Setting, quantizer: KernelQuantizer | None = None) -> jax.Array:
   """A leaf on the grid of its largest magnitudes, the scale rounded up to 24 - b - 3 significant bits."""
   bits = setting.weights or _MOST_BITS
-  axis = latent.ndim - 1 if setting.per_channel else None
-  others = tuple(i for i in range(latent.ndim) if i != axis)
-  largest = jnp.max(jnp.abs(latent), others)
+  axis, layers, x = (latent.ndim - 1,) if setting.per_channel else (), (), latent
+  if quantizer is not None:
+    axis, x = quantizer.axis, latent.reshape(quantizer.shape)
+    layers = tuple(place for place, i in enumerate(axis) if i in quantizer.apart)
+  largest = jnp.max(jnp.abs(x), tuple(i for i in range(x.ndim) if i not in axis))
   # A few units of the last place less: what is on a grid already then gets its own scale again, and not the next one.
-  scale = _round_up(symmetric(largest, bits, narrow=setting.narrow).scale * (1 - 2.0**-21), bits + 3)
+  scale = _round_up(symmetric(largest, bits, narrow=setting.narrow, layers=layers).scale * (1 - 2.0**-21), bits + 3)
   qmin, qmax = limits(bits, True, setting.narrow)
-  scale = broadcast(jax.lax.optimization_barrier(scale), latent.ndim, axis)
-  return scale * jnp.clip(jnp.round(latent * (1 / scale)), qmin, qmax)
+  scale = broadcast(jax.lax.optimization_barrier(scale), x.ndim, axis)
+  return (scale * jnp.clip(jnp.round(x * (1 / scale)), qmin, qmax)).reshape(latent.shape)
 
 
 def _round_up(scale: jax.Array, drop: int) -> jax.Array:
@@ -110,8 +121,8 @@ def _round_up(scale: jax.Array, drop: int) -> jax.Array:
   return jax.lax.bitcast_convert_type((pattern + low) & ~low, jnp.float32)
 
 
-def _settings_of(spec: Any) -> Any:
-  """From parameters to the settings of those that are quantized."""
+def _settings_of(spec: Any, axes: Axes | None) -> Any:
+  """From parameters to those that are quantized: their settings, and the quantizers that `axes` has of them."""
   chosen = spec if isinstance(spec, Policy) else make_policy(spec, ends=None)
   if chosen.ends is not None:
     raise UserError("latent_weights cannot tell first and last sites; give the policy ends=None and rules of their own")
@@ -119,13 +130,34 @@ def _settings_of(spec: Any) -> Any:
     if setting.learned or (setting.weights or 0) > _MOST_BITS or setting.activations is not None:
       raise UserError(f"latent_weights: the rule {glob!r} says {setting}; expected weights of 2 to 8 bits, as 'w4'")
 
-  def settings(params: Any) -> Mapping[str, Setting]:
-    leaves = {name: leaf for name, leaf in named_leaves(params).items() if jnp.ndim(leaf) > 1}
-    found = {name: m.setting for name, m in rules.match(chosen.rules, leaves, "quantization rule").items()}
-    found = {name: setting for name, setting in found.items() if setting.weights is not None}
-    for name in found:
-      if leaves[name].dtype != jnp.float32:
-        raise UserError(f"latent_weights: {name!r} is {leaves[name].dtype}; expected float32, where steps are exact")
-    return found
+  for name, quantizer in (axes or {}).items():
+    if all(setting != quantizer.setting for _, setting in chosen.rules):
+      raise UserError(f"latent_weights: axes has {name!r} as {quantizer.setting}, which no rule of this policy says")
+
+  def settings(params: Any) -> Chosen:
+    leaves = named_leaves(params)
+    if axes is not None:
+      return _checked(leaves, _by_axes(leaves, axes))
+    leaves = {name: leaf for name, leaf in leaves.items() if jnp.ndim(leaf) > 1}
+    matches = rules.match(chosen.rules, leaves, "quantization rule")
+    return _checked(leaves, {name: (m.setting, None) for name, m in matches.items() if m.setting.weights is not None})
 
   return settings
+
+
+def _by_axes(leaves: Mapping[str, Any], axes: Axes) -> Chosen:
+  names = {name.removeprefix("params/"): name for name in leaves}
+  for name, quantizer in axes.items():
+    if name not in names:
+      raise unknown("parameter in the axes of latent_weights:", name, names)
+    if not splits(leaves[names[name]].shape, quantizer.shape):
+      shape = leaves[names[name]].shape
+      raise UserError(f"latent_weights: {name!r} has the shape {shape}, but axes are for {quantizer.shape}")
+  return {names[name]: (quantizer.setting, quantizer) for name, quantizer in axes.items()}
+
+
+def _checked(leaves: Mapping[str, Any], chosen: Chosen) -> Chosen:
+  for name in chosen:
+    if leaves[name].dtype != jnp.float32:
+      raise UserError(f"latent_weights: {name!r} is {leaves[name].dtype}; expected float32, where steps are exact")
+  return chosen

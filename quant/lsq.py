@@ -60,13 +60,32 @@ def lsq(
     upper: integer-valued, the highest code less the zero point.
     gradient_scale: the factor g on the scale's gradient.
   """
+  return _lsq(x, *_alike(x, scale, lower, upper, gradient_scale))
+
+
+def lsq_steps(
+  x: jax.Array,
+  scale: jax.Array,
+  lower: jax.Array | float,
+  upper: jax.Array | float,
+  gradient_scale: jax.Array | float = 1.0,
+) -> jax.Array:
+  """`lsq(...)` in steps, not multiplied by the scale: whole floats in the wider type of x and the scale.
+
+  A cotangent is taken for one of the values that `lsq` returns: the caller multiplies by the scale.
+  """
+  return _lsq_steps(x, *_alike(x, scale, lower, upper, gradient_scale))
+
+
+def _alike(x: jax.Array, scale: jax.Array, *numbers: jax.Array | float) -> tuple[jax.Array, ...]:
+  """The scale and the other numbers in the type in which x is rounded."""
   dtype = compute_dtype(x, scale)
-  lower, upper, factor = (jnp.asarray(v).astype(dtype) for v in (lower, upper, gradient_scale))
+  others = (jnp.asarray(v).astype(dtype) for v in numbers)
   # Under shard_map a replicated scale meets sharded data: adding an empty sum of the data makes it vary as they do,
   # outside the custom rule, and the transpose of that step adds the scale's gradient over the devices. It compiles to
   # nothing.
   empty = jnp.sum(jax.lax.stop_gradient(x).reshape(-1)[:0])
-  return _lsq(x, scale.astype(dtype) + empty.astype(dtype), lower, upper, factor)
+  return scale.astype(dtype) + empty.astype(dtype), *others
 
 
 @jax.custom_vjp
@@ -74,9 +93,24 @@ def _lsq(x: jax.Array, scale: jax.Array, lower: jax.Array, upper: jax.Array, fac
   return _forward(x, scale, lower, upper, factor)[0]
 
 
-def _forward(x, scale, lower, upper, factor):
+@jax.custom_vjp
+def _lsq_steps(x: jax.Array, scale: jax.Array, lower: jax.Array, upper: jax.Array, factor: jax.Array) -> jax.Array:
+  return _steps_forward(x, scale, lower, upper, factor)[0]
+
+
+def _steps_forward(x, scale, lower, upper, factor):
   rounded = jnp.round(jnp.clip(steps(x, scale), lower, upper))
-  values = (scale * rounded).astype(x.dtype)
+  return rounded, (x, rounded, scale, lower, upper, factor)
+
+
+def _steps_backward(saved, cotangent):
+  x, rounded, scale, *others = saved
+  straight, *more = _backward((x, scale * rounded, scale, *others), cotangent)
+  return straight.astype(x.dtype), *more
+
+
+def _forward(x, scale, lower, upper, factor):
+  values = (scale * _steps_forward(x, scale, lower, upper, factor)[0]).astype(x.dtype)
   return values, (x, values, scale, lower, upper, factor)
 
 
@@ -105,3 +139,4 @@ def _sum_all(terms: jax.Array) -> jax.Array:
 
 
 _lsq.defvjp(_forward, _backward)
+_lsq_steps.defvjp(_steps_forward, _steps_backward)

@@ -8,9 +8,11 @@ import jax
 
 from core.errors import UserError
 from graph import Graph, Op, exposed
-from graph.channels import Moves
-from quant.grid import limits
+from graph.channels import Moves, shape_of
+from quant.kernels import KernelQuantizer, kernels, notes
 from quant.policy import Explained, Policy, Setting, explain
+from quant.policy import policy as make_policy
+from quant.sharing import Use
 
 SITES = ("dot", "conv", "add", "mean", "avg_pool", "output")
 
@@ -42,20 +44,6 @@ class TensorQuantizer(NamedTuple):
     return _INPUT.fullmatch(self.key) is not None
 
 
-class KernelQuantizer(NamedTuple):
-  """The grid of one kernel: symmetric, one scale a channel along `axis`, or one for all (None)."""
-
-  key: str
-  bits: int
-  setting: Setting
-  learned: bool
-  axis: int | None
-
-  @property
-  def limits(self) -> tuple[int, int]:
-    return limits(self.bits, True, self.setting.narrow)
-
-
 class BiasQuantizer(NamedTuple):
   """A bias in int32 steps of s_x * s_w.
 
@@ -63,7 +51,7 @@ class BiasQuantizer(NamedTuple):
     operand: which operand of the sum it is.
     leaf: its leaf.
     tensor: the quantizer of what its site reads.
-    kernel: that of its site's kernel, a `KernelQuantizer`.
+    kernel: the (site, operand) of its site's kernel.
     moves: how a value for each output channel gets from the kernel operand's axes to those of the sum.
     read: from the leaf to values in those axes, behind the axes of scans; None where only the leaf as a whole is known.
   """
@@ -71,7 +59,7 @@ class BiasQuantizer(NamedTuple):
   operand: int
   leaf: str
   tensor: str
-  kernel: str
+  kernel: Place
   moves: Moves
   read: Callable[[Any], Any] | None
 
@@ -83,6 +71,8 @@ class Plan(NamedTuple):
     at: quantizers by (site, operand).
     biases: by site.
     explained: every site's setting and its rule.
+    uses: where a kernel's operand lies in its leaf, and which of its axes are kept; by (site, operand).
+    branched: the kernels in the axes of a leaf that only branches read; they count as seen once one of these has run.
     observed: by quantizer the readers at which it is observed: the first, or the first of each branch where no reader
       stands outside of the branches.
     made: activations that others than sites read too, such as a ReLU, by the operation that makes them. They are
@@ -93,6 +83,8 @@ class Plan(NamedTuple):
   at: Mapping[Place, TensorQuantizer | KernelQuantizer]
   biases: Mapping[str, BiasQuantizer]
   explained: Mapping[str, Explained]
+  uses: Mapping[tuple[str, int], Use]
+  branched: frozenset[str]
   observed: Mapping[str, Sequence[Place]]
   made: Mapping[str, TensorQuantizer]
   inputs: Mapping[int, TensorQuantizer]
@@ -114,6 +106,11 @@ class Plan(NamedTuple):
       found.setdefault(quantizer.key, quantizer)
     return found
 
+  @property
+  def leaf_grids(self) -> dict[str, KernelQuantizer]:
+    """Those of kernels that are written in the axes of a leaf."""
+    return {key: q for key, q in self.quantizers.items() if isinstance(q, KernelQuantizer) and q.leaf is not None}
+
 
 def make_plan(graph: Graph, policy: Policy) -> Plan:
   """Resolves a policy on a traced model.
@@ -129,22 +126,26 @@ def make_plan(graph: Graph, policy: Policy) -> Plan:
     if sites[name].frozen and (setting.weights or setting.activations):
       raise UserError(f"{name!r} cannot be quantized: it is {sites[name].frozen}; give it the setting 'float'")
   tensors = _tensors(sites, chosen)
+  kernels_at = kernels(graph, chosen)
   at: dict[Place, TensorQuantizer | KernelQuantizer] = {}
-  seen: dict[str, tuple[Any, ...]] = {}
   for name, setting in chosen.items():
     for index, operand in enumerate(sites[name].inputs):
       if index == sites[name].kernel_index:
-        if setting.weights is not None:
-          at[name, index] = _kernel(sites[name], index, setting, setting.weights, seen)
+        if (name, index) in kernels_at:
+          at[name, index] = kernels_at[name, index][0]
       elif setting.activations is not None and operand.tensor in tensors:
         at[name, index] = tensors[operand.tensor]
-  clash = seen.keys() & tensors.keys()
+  clash = {quantizer.key for quantizer, _ in kernels_at.values()} & tensors.keys()
   if clash:
     raise UserError(f"the parameter {min(clash)!r} has the name of an activation; give the parameter another name")
+  uses = {place: use for place, (_, use) in kernels_at.items() if use is not None}
+  noted = {name: explained[name]._replace(note=note) for name, note in notes(at, uses).items()}
   early = {tensor: maker for tensor, maker in exposed(graph).items() if tensor in tensors}
   made = {maker.op: tensors[tensor] for tensor, maker in early.items() if maker.op is not None}
   inputs = {maker.input: tensors[tensor] for tensor, maker in early.items() if maker.input is not None}
-  return Plan(at, _biases(graph, at), explained, _observed(sites, at), made, inputs)
+  return Plan(
+    at, _biases(graph, at), {**explained, **noted}, uses, _branched(sites, at, uses), _observed(sites, at), made, inputs
+  )
 
 
 def _explained(graph: Graph, sites: Mapping[str, Op], policy: Policy) -> dict[str, Explained]:
@@ -154,7 +155,7 @@ def _explained(graph: Graph, sites: Mapping[str, Op], policy: Policy) -> dict[st
   kernels = [n for n, op in sites.items() if op.kernel_index is not None and n not in constant and n not in left]
   explained = explain(policy, dict.fromkeys((*sites, *left)), kernels)
   served: dict[str, bool] = {}
-  for name, (setting, rule) in explained.items():
+  for name, (setting, rule, _) in explained.items():
     rule = rule.removesuffix(" (ends)")
     everything = not rule.strip("*?")
     why = left.get(name, "its kernel is a constant" if name in constant and everything else None)
@@ -165,7 +166,7 @@ def _explained(graph: Graph, sites: Mapping[str, Op], policy: Policy) -> dict[st
     served.setdefault(rule, everything)
   for rule, any_served in served.items():
     if not any_served:
-      name, why = next((n, left[n]) for n, (_, text) in explained.items() if text.startswith(f"{rule}, but "))
+      name, why = next((n, left[n]) for n, (_, text, _) in explained.items() if text.startswith(f"{rule}, but "))
       raise UserError(f"the quantization rule {rule!r} means {name!r}, which cannot be quantized: {why}")
   return explained
 
@@ -182,6 +183,12 @@ def _unserved(op: Op) -> str | None:
 
 def _kernel_leaf(op: Op) -> str | None:
   return None if op.kernel_index is None else op.inputs[op.kernel_index].leaf
+
+
+def _branched(sites: Mapping[str, Op], at: Mapping[Place, Any], uses: Mapping[Place, Use]) -> frozenset[str]:
+  keys = {place: q.key for place, q in at.items() if isinstance(q, KernelQuantizer) and q.leaf is not None}
+  always = {key for place, key in keys.items() if not sites[place[0]].branches or uses[place].view.scans}
+  return frozenset(keys.values()) - always
 
 
 def _observed(sites: Mapping[str, Op], at: Mapping[Place, Any]) -> dict[str, list[Place]]:
@@ -210,14 +217,37 @@ def _tensors(sites: Mapping[str, Op], chosen: Mapping[str, Setting]) -> dict[str
   return found
 
 
-def _kernel(op: Op, index: int, setting: Setting, bits: int, seen: dict[str, tuple[Any, ...]]) -> KernelQuantizer:
-  """The quantizer of a kernel; one for all sites that use the same leaf in the same way."""
-  axis = op.channel_axis if setting.per_channel else None
-  leaf = op.inputs[index].leaf or op.name
-  use = (op.inputs[index].shape, axis, setting)
-  key = leaf if seen.get(leaf, use) == use else op.name
-  seen.setdefault(key, use)
-  return KernelQuantizer(key, bits, setting, setting.learned, axis)
+def kernel_axes(graph: Graph, policy: Any) -> dict[str, KernelQuantizer]:
+  """How each leaf that is a kernel is quantized: what `latent_weights` takes as `axes`.
+
+  Args:
+    graph: `graph.trace` of the model.
+    policy: as for `quantize`; rules without a width for weights leave a leaf out. Ends are not raised unless it is a
+      `Policy` that says so.
+
+  Returns:
+    For each leaf its quantizer, of which `shape` and `axis` count.
+
+  Raises:
+    UserError: a leaf has two grids, or a kernel is computed from leaves instead of read from one.
+  """
+  plan = make_plan(graph, make_policy(policy, ends=None))
+  found: dict[str, KernelQuantizer] = {}
+  for (name, index), quantizer in plan.at.items():
+    if not isinstance(quantizer, KernelQuantizer):
+      continue
+    leaf = graph.sites[name].inputs[index].leaf
+    if quantizer.leaf is None:
+      raise UserError(
+        f"the kernel of {name!r} is not simply read from {leaf or 'a leaf'!r}: it is computed, or a part with "
+        "scales of its own; give it the setting 'float'"
+      )
+    if found.setdefault(quantizer.leaf, quantizer).key != quantizer.key:
+      raise UserError(
+        f"{leaf!r} has two grids, {found[quantizer.leaf].key!r} and {quantizer.key!r}, and cannot lie on both; give it "
+        "'per_tensor' or 'float'"
+      )
+  return found
 
 
 def _biases(graph: Graph, at: Mapping[tuple[str, int], Any]) -> dict[str, BiasQuantizer]:
@@ -229,8 +259,12 @@ def _biases(graph: Graph, at: Mapping[tuple[str, int], Any]) -> dict[str, BiasQu
     kernel = graph.sites[op.site].kernel_index
     operand = next(i for i, value in enumerate(op.inputs) if value.tensor is None)
     if kernel is not None and (op.site, kernel) in at and (op.site, 1 - kernel) in at:
-      keys = at[op.site, 1 - kernel].key, at[op.site, kernel].key
-      found[name] = BiasQuantizer(operand, op.inputs[operand].leaf or name, *keys, op.moves, op.bias)
+      kept = graph.sites[op.site].channel_axes if at[op.site, kernel].setting.per_channel else ()
+      shape = graph.sites[op.site].inputs[kernel].shape
+      if any(shape_of(op.moves)[axis] != shape[axis] for axis in kept):
+        continue  # a step for each number of an axis that a bias does not have
+      leaf = op.inputs[operand].leaf or name
+      found[name] = BiasQuantizer(operand, leaf, at[op.site, 1 - kernel].key, (op.site, kernel), op.moves, op.bias)
   return found
 
 

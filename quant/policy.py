@@ -165,10 +165,11 @@ class Policy:
 
 
 class Explained(NamedTuple):
-  """A site's setting, and where it comes from."""
+  """A site's setting, where it comes from, and what is to be known of its kernel's grid in a file."""
 
   setting: Setting
   rule: str
+  note: str = ""
 
 
 def policy(rules: Any, ends: Any = "w8a8") -> Policy:
@@ -209,7 +210,7 @@ def explain(
   if policy.ends is not None:
     for name in dict.fromkeys([*kernels[:1], *kernels[-1:], output]):
       if name in result:
-        setting, rule = result[name]
+        setting, rule, _ = result[name]
         raised = dataclasses.replace(
           setting,
           weights=_at_least(setting.weights, policy.ends.weights),

@@ -1,10 +1,11 @@
 """A model with simulated integers: quantizers placed on the traced function, its scales and ranges as plain trees.
 
 Grids stand at the consumers: whatever a dot, a convolution, a residual sum, a mean or the output reads is rounded
-there, with one quantizer a tensor, however many sites read it. Kernels are symmetric, by default narrow, one scale an
-output channel; activations affine, one scale a tensor, 0 always in the range, so that after a ReLU the zero point is
-the lowest code. Max-pools, reshapes and transposes keep a tensor's name and so its grid: rounding is monotone and
-commutes with them. Biases are rounded to int32 steps of s_x * s_w (`quant.biases`).
+there, with one quantizer a tensor, however many sites read it. Kernels are symmetric, by default narrow, one scale for
+each combination of output and batch axes, written in the axes of their leaf: uses of slices of one leaf share its grid.
+Activations are affine, one scale a tensor, 0 always in the range, so that after a ReLU the zero point is the lowest
+code. Max-pools, reshapes and transposes keep a tensor's name and so its grid: rounding is monotone and commutes with
+them. Biases are rounded to int32 steps of s_x * s_w (`quant.biases`).
 """
 
 from collections.abc import Callable
@@ -14,19 +15,23 @@ import jax
 import jax.numpy as jnp
 
 import graph
-from core import axis
-from core.errors import UserError
+from core.errors import UserError, unknown
 from graph import Op
 from graph.program import leaf_names
 from quant import biases, seen
-from quant.grid import Grid, affine, broadcast, limits, round_to, symmetric
-from quant.lsq import gradient_scale, initial_scale, lsq, to_parameter, to_scale
-from quant.plan import KernelQuantizer, Plan, TensorQuantizer, make_plan
+from quant.carrier import CARRIERS, Coded, product, serves
+from quant.grid import Grid, limits, round_to, steps_to
+from quant.kernels import KernelQuantizer
+from quant.lsq import gradient_scale, lsq, lsq_steps, to_parameter, to_scale
+from quant.plan import Plan, TensorQuantizer, make_plan
 from quant.policy import Explained
 from quant.policy import policy as make_policy
+from quant.scales import at_sites, finite, kernel_start, leaf_grids, tensor_start
 
 State = dict[str, Any]
 Quantizer = TensorQuantizer | KernelQuantizer
+
+_PRODUCTS = ("dot", "conv")
 
 
 class Quantized(NamedTuple):
@@ -44,8 +49,10 @@ class Quantized(NamedTuple):
       a scale of NaN, naming the tensor and the batch.
     apply: `(qparams, quant_state, variables, *inputs, axis_name=None) -> (out, quant_state)`: the simulated integers.
       With static scales it costs elementwise work only; `quant_state` is handed back as it came.
-    grids: `(qparams, quant_state, variables, *inputs) -> {name: Grid}`: the grids that `apply` uses.
-    explain: `(variables, *inputs) -> {site: (setting, rule)}`.
+    grids: `(qparams, quant_state, variables, *inputs) -> {name: Grid}`: the grids that `apply` uses. A kernel's is for
+      the leaf, as the variables hold it, by the leaf's name; where a site has another grid, by the site's. Of a kernel
+      that is computed it is for the operand.
+    explain: `(variables, *inputs) -> {site: (setting, rule, note)}`; the note tells what a file makes of the kernel.
   """
 
   init: Callable[..., tuple[dict[str, jax.Array], State]]
@@ -56,13 +63,23 @@ class Quantized(NamedTuple):
   explain: Callable[..., dict[str, Explained]]
 
 
-def quantize(fn: Callable[..., Any], policy: Any) -> Quantized:
+def quantize(fn: Callable[..., Any], policy: Any, carrier: str = "float32", half: bool = False) -> Quantized:
   """Quantizes `fn(variables, *inputs) -> out`, a model of any framework, unchanged.
 
   Args:
     fn: the model; fold its batch norms first where the integers are to be exported.
     policy: a `Policy`, or what `quant.policy` makes one from, such as "w8a8 learned".
+    carrier: the type in which products of codes are taken (`quant.carrier`): "float32", "bfloat16" or "int8". All give
+      the same numbers; which is fast depends on the machine. Where only one operand is on a grid the product is one of
+      floats, at the precision of the model's own equation.
+    half: bfloat16 operands in all other products, those with cotangents and those of sites that are left in float.
+      Scales, masters and what lies between the products stay float32.
+
+  Raises:
+    UserError: an unknown carrier.
   """
+  if carrier not in CARRIERS:
+    raise unknown("carrier of codes", str(carrier), CARRIERS)
   chosen = make_policy(policy)
   plans: dict[Any, Plan] = {}
 
@@ -70,21 +87,25 @@ def quantize(fn: Callable[..., Any], policy: Any) -> Quantized:
     leaves, tree = jax.tree.flatten((variables, inputs))
     key = (tree, tuple((leaf.shape, leaf.dtype) for leaf in map(_array, leaves)))
     if key not in plans:
-      plans[key] = make_plan(graph.trace(fn, variables, *inputs), chosen)
+      traced = graph.trace(fn, variables, *inputs)
+      plans[key] = make_plan(traced, chosen)
+      _check_types(traced, plans[key])
     return plans[key]
 
-  def run(visit: Any, plan: Plan, extras: State, variables: Any, inputs: tuple[Any, ...]) -> tuple[Any, State]:
+  def run(visit: Any, plan: Plan, extras: State, variables: Any, inputs: tuple[Any, ...], kinds: Any = ()) -> Any:
     names = plan.visited
-    return graph.rewrite(fn, visit, select=lambda op: op.name in names)(extras, variables, *inputs)
+    return graph.rewrite(fn, visit, select=lambda op: op.name in names or op.kind in kinds)(extras, variables, *inputs)
 
   def observe(quant_state: State, variables: Any, *inputs: Any, axis_name: str | None = None) -> tuple[Any, State]:
     plan = plan_of(variables, *inputs)
     if quant_state:
       _check(plan, quant_state)
-    visit = _observing(plan, axis_name)
-    state = quant_state or seen.nothing(lambda: run(visit, plan, {}, variables, inputs)[1])
+    starts = leaf_grids(plan, quant_state, variables, axis_name)
+    visit = _observing(plan, axis_name, {key: starts.pop(key) for key in plan.branched})
+    others = {name: entry for name, entry in quant_state.items() if name not in starts}
+    state = others or seen.nothing(lambda: run(visit, plan, {}, variables, inputs)[1])
     out, state = run(visit, plan, seen.begun(plan, state), variables, inputs)
-    return out, seen.ended(state)
+    return out, {**seen.ended(state), **starts}
 
   def init(variables: Any, *inputs: Any) -> tuple[dict[str, jax.Array], State]:
     plan = plan_of(variables, *inputs)
@@ -100,14 +121,17 @@ def quantize(fn: Callable[..., Any], policy: Any) -> Quantized:
     del axis_name  # no grid follows the data while it is in use
     plan = plan_of(variables, *inputs)
     _check(plan, quant_state)
-    used = _in_use(plan, qparams, quant_state, variables)
-    out, _ = run(_rounding(plan), plan, used, variables, _round_inputs(plan, inputs, used))
+    used, kinds = _in_use(plan, qparams, quant_state, variables), _PRODUCTS if half else ()
+    given = _round_inputs(plan, inputs, used)
+    out, _ = run(_rounding(plan, carrier, half), plan, at_sites(plan, used), variables, given, kinds)
     return out, quant_state
 
   def grids(qparams: dict[str, jax.Array], quant_state: State, variables: Any, *inputs: Any) -> dict[str, Grid]:
     plan = plan_of(variables, *inputs)
     used = _in_use(plan, qparams, quant_state, variables)
-    return {name: _grid(q, used[name]) for name, q in plan.quantizers.items()}
+    found = {name: _grid(q, used[name]) for name, q in plan.quantizers.items()}
+    later = {site: q for (site, _), q in plan.at.items() if isinstance(q, KernelQuantizer) and q.key != q.leaf}
+    return {**found, **{site: found[q.key] for site, q in later.items()}}
 
   def explain(variables: Any, *inputs: Any) -> dict[str, Explained]:
     return dict(plan_of(variables, *inputs).explained)
@@ -133,6 +157,18 @@ def _put_into_use(qparams: dict[str, jax.Array], quant_state: State) -> tuple[di
   return {name: to_parameter(state[name]["used"]["scale"]) for name in qparams}, state
 
 
+def _check_types(traced: graph.Graph, plan: Plan) -> None:
+  """Refuses a model that rounds what is between a product of codes and the next grid."""
+  for name in dict.fromkeys(site for site, _ in plan.at):
+    op = traced.sites[name]
+    kept = op.outputs[0].dtype
+    if op.kind in _PRODUCTS and kept.itemsize < 4 and all((name, index) in plan.at for index in (0, 1)):
+      raise UserError(
+        f"{name!r} is computed in {kept}, but what lies between a product of codes and the next grid stays float32; "
+        "quantize the model in float32, with carrier='bfloat16' and half=True where its products are to be bfloat16"
+      )
+
+
 def _check(plan: Plan, quant_state: State) -> None:
   """Refuses a state whose grids are not those of the model as it was traced."""
   extra = sorted(quant_state.keys() ^ plan.quantizers.keys())
@@ -156,8 +192,11 @@ def _forget(entry: State) -> State:
   return entry if "range" not in entry else {**entry, "range": jax.tree.map(jnp.zeros_like, entry["range"])}
 
 
-def _observing(plan: Plan, axis_name: str | None) -> Any:
-  """The visitor that lets the float model run and writes down ranges, and the grids that they give."""
+def _observing(plan: Plan, axis_name: str | None, branched: State) -> Any:
+  """The visitor that lets the float model run and writes down ranges, and the grids that they give.
+
+  `branched` has the entries of kernels that only branches read, written down where one of them runs.
+  """
 
   def visit(op: Op, inputs: tuple[Any, ...], extras: State) -> tuple[tuple[Any, ...], State]:
     updates: State = {}
@@ -169,39 +208,18 @@ def _observing(plan: Plan, axis_name: str | None) -> Any:
         raise UserError(f"{quantizer.key!r} has the shape {x.shape}: an empty tensor has no range to observe")
       old = extras.get(quantizer.key)
       if isinstance(quantizer, KernelQuantizer):
-        scale = _kernel_start(quantizer, x, axis_name)["scale"]
-        start = {"scale": jnp.where(jnp.isfinite(scale), scale, jnp.full_like(scale, jnp.inf))}
+        if quantizer.leaf is not None:
+          updates |= {key: branched[key] for key in (quantizer.key,) if key in branched}
+          continue
+        start = finite(kernel_start(quantizer, x, axis_name))
         updates[quantizer.key] = {"seen": start, "used": start if old is None else old["used"]}
       else:
         found = seen.more(quantizer.setting.make_observer(), old, x, axis_name)
-        start = _tensor_start(quantizer, found["range"])
+        start = tensor_start(quantizer, found["range"])
         updates[quantizer.key] = {**found, "seen": start, "used": start if old is None else old["used"]}
     return op.bind(*inputs), updates
 
   return visit
-
-
-def _kernel_start(quantizer: KernelQuantizer, kernel: jax.Array, axis_name: str | None) -> State:
-  """The kernel's scale, from its largest magnitudes, or as LSQ starts; equal on all devices, and known to be."""
-  channels = quantizer.axis
-  others = tuple(i for i in range(kernel.ndim) if channels is None or i != channels % kernel.ndim)
-  magnitude = jnp.abs(jax.lax.stop_gradient(kernel).astype(jnp.float32))
-  if quantizer.setting.starts_from_range(quantizer.bits):
-    largest = axis.pmax(jnp.max(magnitude, others), axis_name)
-    return {"scale": symmetric(largest, quantizer.bits, narrow=quantizer.setting.narrow).scale}
-  start = initial_scale(axis.pmax(jnp.mean(magnitude, others), axis_name), float(quantizer.limits[1]))
-  return {"scale": jnp.where(start == 0, jnp.ones_like(start), start)}
-
-
-def _tensor_start(quantizer: TensorQuantizer, found: Any) -> State:
-  """The activation's scale and zero point, from its range; the scale perhaps as LSQ starts."""
-  grid = affine(found.low, found.high, quantizer.bits)
-  scale = grid.scale
-  if not quantizer.setting.starts_from_range(quantizer.bits):
-    upper = jnp.maximum(grid.qmax - grid.zero_point, 1).astype(jnp.float32)
-    start = initial_scale(found.magnitude, upper)
-    scale = jnp.where(start == 0, jnp.ones_like(start), start)
-  return {"scale": scale, "zero_point": grid.zero_point}
 
 
 def _in_use(plan: Plan, qparams: dict[str, jax.Array], quant_state: State, variables: Any) -> State:
@@ -221,21 +239,31 @@ def _round_inputs(plan: Plan, inputs: tuple[Any, ...], used: State) -> tuple[Any
   return jax.tree.unflatten(tree, leaves)
 
 
-def _rounding(plan: Plan) -> Any:
-  """The visitor that rounds what each site reads, or makes for others too, and each bias."""
-  early = plan.rounded_early
-  kernels: Any = plan.quantizers
+def _rounding(plan: Plan, carrier: str, half: bool) -> Any:
+  """The visitor that rounds what each site reads, or makes for others too, and each bias.
 
-  def visit(op: Op, inputs: tuple[Any, ...], extras: State) -> tuple[tuple[Any, ...], State]:
-    bias = plan.biases.get(op.name)
+  Products of codes are taken in the carrier.
+  """
+  early = plan.rounded_early
+
+  def visit(op: Op, inputs: tuple[Any, ...], extras: State) -> tuple[tuple[Any, ...], State] | None:
+    if half and op.kind in _PRODUCTS and op.name not in plan.visited:
+      return None if op.frozen else (_in_bfloat16(op, inputs), {})
     values = list(inputs)
+    bias = plan.biases.get(op.name)
     if bias is not None:
-      values[bias.operand] = biases.rounded(values[bias.operand], bias, kernels[bias.kernel], extras)
-    for index, x in enumerate(inputs):
-      quantizer = plan.at.get((op.name, index))
-      if quantizer is not None and quantizer.key not in early:
-        values[index] = _round(quantizer, x, extras[quantizer.key])
-    outputs = op.bind(*values)
+      values[bias.operand] = biases.rounded(values[bias.operand], bias, extras)
+    grids = [plan.at.get((op.name, index)) for index in range(len(inputs))]
+    used = [extras[op.name if isinstance(q, KernelQuantizer) else q.key] if q is not None else {} for q in grids]
+    read = [(q, x, scale, q.key in early) for q, x, scale in zip(grids, inputs, used, strict=True) if q is not None]
+    coded = [_coded(*one) for one in read] if op.kind in _PRODUCTS and all(grids) else []
+    if coded and serves(op, [one.scale for one in coded]):
+      outputs: tuple[Any, ...] = (product(op, coded, carrier, half),)
+    else:
+      for index, quantizer in enumerate(grids):
+        if quantizer is not None and quantizer.key not in early:
+          values[index] = _round(quantizer, inputs[index], used[index])
+      outputs = op.bind(*values)
     if op.name in plan.made:
       quantizer = plan.made[op.name]
       outputs = (_round(quantizer, outputs[0], extras[quantizer.key]), *outputs[1:])
@@ -244,28 +272,72 @@ def _rounding(plan: Plan) -> Any:
   return visit
 
 
-def _round(quantizer: Quantizer, x: jax.Array, used: State) -> jax.Array:
-  """One operand on its grid."""
+def _in_bfloat16(op: Op, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+  """A float product of operands rounded to bfloat16, in its own type."""
+  if any(operand.dtype != jnp.float32 for operand in op.inputs):
+    return op.bind(*inputs)
+  kind = jnp.dtype(jnp.bfloat16)
+  (out,) = op.bind(*(x.astype(kind) for x in inputs), preferred_element_type=kind)
+  return (out.astype(op.outputs[0].dtype),)
+
+
+class _Placed(NamedTuple):
+  """A quantizer on an operand: the operand, its scale (of its rank or ()), its zero point, the lowest and highest code.
+
+  `factor` is that of the scale's gradient; None where the scale is not trained.
+  """
+
+  x: jax.Array
+  scale: jax.Array
+  zero_point: jax.Array
+  ends: tuple[int, int]
+  factor: jax.Array | None
+
+
+def _on(quantizer: Quantizer, x: jax.Array, used: State) -> _Placed:
   kernel = isinstance(quantizer, KernelQuantizer)
-  lower, upper = quantizer.limits if kernel else limits(quantizer.bits)
-  scale = broadcast(used["scale"], x.ndim, quantizer.axis if kernel else None)
+  ends = quantizer.limits if kernel else limits(quantizer.bits)
+  scale = used["scale"]
   zero_point = jnp.zeros((), jnp.int32) if kernel else used["zero_point"]
   if isinstance(quantizer, TensorQuantizer) and quantizer.outside:
     # A runtime is given rounded numbers: the compiler must not merge the preprocessing's factor with 1 / s, for pixels
     # have few values, and some lie on ties of the grid.
     x = jax.lax.optimization_barrier(x)
   if not quantizer.learned:
-    return round_to((lower, upper), x, scale, zero_point)
+    return _Placed(x, scale, zero_point, ends, None)
   # The weights that share a scale, or the features of one example (the leading axis is the batch).
-  count = x.size // scale.size if kernel else x.size // x.shape[0]
-  low, high = lower - zero_point, upper - zero_point
-  factor = gradient_scale(count, jnp.maximum(high, 1).astype(jnp.float32))
-  return lsq(x, scale, low, high, factor)
+  count = quantizer.weights_per_scale if isinstance(quantizer, KernelQuantizer) else x.size // x.shape[0]
+  factor = gradient_scale(count, jnp.maximum(ends[1] - zero_point, 1).astype(jnp.float32))
+  return _Placed(x, scale, zero_point, ends, factor)
+
+
+def _round(quantizer: Quantizer, x: jax.Array, used: State) -> jax.Array:
+  """One operand on its grid."""
+  x, scale, zero_point, ends, factor = _on(quantizer, x, used)
+  if factor is None:
+    return round_to(ends, x, scale, zero_point)
+  return lsq(x, scale, ends[0] - zero_point, ends[1] - zero_point, factor)
+
+
+def _coded(quantizer: Quantizer, x: jax.Array, used: State, rounded: bool) -> Coded:
+  """The codes of one operand, less the zero point; one that was `rounded` has had its gradient's rule already."""
+  x, scale, zero_point, ends, factor = _on(quantizer, x, used)
+  if rounded or factor is None:
+    steps = steps_to(ends, x, scale, zero_point)
+  else:
+    steps = lsq_steps(x, scale, ends[0] - zero_point, ends[1] - zero_point, factor)
+  if isinstance(quantizer, KernelQuantizer):
+    return Coded(steps, scale, None, max(-ends[0], ends[1]))
+  return Coded(steps, scale, zero_point, ends[1] - ends[0])
 
 
 def _grid(quantizer: Quantizer, used: State) -> Grid:
   scale = used["scale"]
   if isinstance(quantizer, TensorQuantizer):
     return Grid(scale, used["zero_point"], quantizer.bits, True, False, None)
+  scans = scale.ndim - len(quantizer.axis)
+  axes = (*range(scans), *(scans + i for i in quantizer.axis))
+  shape = (*scale.shape[:scans], *quantizer.shape)
+  place = axes[0] if len(axes) == 1 else axes or None
   zero_point = jnp.zeros(scale.shape, jnp.int32)
-  return Grid(scale, zero_point, quantizer.bits, True, quantizer.setting.narrow, quantizer.axis)
+  return Grid(scale, zero_point, quantizer.bits, True, quantizer.setting.narrow, place, shape)

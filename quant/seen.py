@@ -33,7 +33,7 @@ def nothing(observe: Callable[[], State]) -> State:
 
 def begun(plan: Plan, state: State) -> State:
   """The state before a batch."""
-  several = {name for name, places in plan.observed.items() if len(places) > 1 and "range" in state[name]}
+  several = {name for name, places in plan.observed.items() if len(places) > 1 and "range" in state.get(name, ())}
   fresh = {name: jnp.zeros(jnp.shape(state[name]["range"].count), bool) for name in several}
   return {name: {**entry, _ONCE: fresh[name]} if name in fresh else entry for name, entry in state.items()}
 

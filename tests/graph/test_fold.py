@@ -165,7 +165,7 @@ class General(nn.Module):
 
     x = nn.relu(norm(-2, -1)(nn.DenseGeneral((4, 3))(x)))
     x = nn.relu(norm(-1)(nn.DenseGeneral((2, 5), axis=(-2, -1), use_bias=False)(x)))
-    return norm(-1)(jnp.einsum("bhd,hde->bhe", x, self.param("experts", nn.initializers.ones, (2, 5, 3))))
+    return norm(-1)(jnp.einsum("bhd,edh->bhe", x, self.param("experts", nn.initializers.ones, (3, 5, 2))))
 
 
 def test_several_axes_of_outputs():
@@ -182,7 +182,7 @@ def test_several_axes_of_outputs():
     "DenseGeneral_1/bias": (2, 5),
     "DenseGeneral_1/kernel": (4, 3, 2, 5),
     "bias": (2, 3),
-    "experts": (2, 5, 3),
+    "experts": (3, 5, 2),
   }
   slope = np.float64(p["BatchNorm_0"]["scale"]) / np.sqrt(np.float64(s["BatchNorm_0"]["var"]) + 1e-5)
   kernel, bias = (np.float64(p["DenseGeneral_0"][key]) for key in ("kernel", "bias"))

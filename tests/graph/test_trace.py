@@ -220,6 +220,7 @@ def test_a_bias_is_what_varies_along_output_channels_alone(batch):
   assert biases(lambda y, b: y + b, (3, 4)) == []
   assert biases(lambda y, b: y[:, 0] @ jnp.ones((4, 4)) + b, (4,)) == ["w:dot"]
   assert biases(lambda y, b: y.reshape(batch, 12) + b, (12,)) == []  # positions and channels in one axis
+  assert biases(lambda y, b: y.transpose(0, 2, 1).reshape(batch, 12) + b, (12,)) == []
   assert biases(lambda y, b: jnp.tanh(y) + b, (4,)) == []
 
 

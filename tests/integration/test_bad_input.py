@@ -169,7 +169,6 @@ MISTAKES = {
     stage("alone", precision="float16"),
     "unknown precision in 'stages.alone.precision' 'float16'; did you mean",
   ),
-  "integer precision": (stage("int8", precision="bfloat16"), "simulates its integers in float32"),
 }
 
 

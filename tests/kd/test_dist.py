@@ -72,7 +72,7 @@ def test_constant_logits_are_worth_one_and_have_no_gradient_of_their_own():
 
 def test_mistakes_are_named():
   for shape in ((1, 5), (0, 5), (1, 1, 5)):
-    with pytest.raises(UserError, match="'dist' relates the examples of a batch, and there is one"):
+    with pytest.raises(UserError, match="'dist' compares examples of a batch and got [01]; expected 2 or more"):
       kd.dist()(jnp.zeros(shape), jnp.zeros(shape))
   with pytest.raises(UserError, match="dist: tau is 0; expected a number above 0"):
     kd.dist(tau=0)

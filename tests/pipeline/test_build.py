@@ -207,19 +207,26 @@ def test_a_stage_without_an_update_is_refused(epochs):
 
 
 def test_layers_in_one_leaf_are_pruned_each_by_itself():
-  params = {"a*": {"kernel": jnp.stack([jnp.ones((4, 2)), 9 * jnp.ones((4, 2))], axis=1)}}
+  params = {"a[0]": {"kernel": jnp.stack([jnp.ones((4, 2)), 9 * jnp.ones((4, 2))], axis=1)}}
 
-  def kept(**group):
+  def kept(find=lambda: {"a[0]/kernel": (1,)}, **group):
     stage = jobs.experiment(
       stages__pruned__sparsity={"name": "magnitude", "density": 0.5, **group},
       stages__pruned__optimizer={"name": "sgd", "learning_rate": 0.0},
     ).stages.pruned
-    tx = build.transformation("pruned", stage, 6, lambda: {"a*/kernel": (1,)})
+    tx = build.transformation("pruned", stage, 6, find)
     _, state = tx.update(params, tx.init(params), params, step=0)
-    return np.sum(sparsity.masks(state)["a*"]["kernel"], (0, 2)).tolist()
+    return np.sum(sparsity.masks(state)["a[0]"]["kernel"], (0, 2)).tolist()
 
   assert kept() == [4, 4]
   assert kept(stacked=()) == [0, 8]  # what the config says goes first
+
+  def refuses():
+    raise UserError("no such equation")
+
+  assert kept(refuses, stacked=()) == [0, 8]
+  with pytest.raises(UserError, match="so 'stages.pruned.sparsity.stacked' has to name its layers: no such equation"):
+    kept(refuses)
 
 
 def test_a_learning_rate_follows_its_schedule():

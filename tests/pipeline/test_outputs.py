@@ -53,7 +53,7 @@ def test_terms_read_the_outputs_that_they_name(tmp_path):
     assert series[name][-1][1] < series[name][0][1], name
   assert series["train_accuracy"] and series["validation_accuracy"]
   assert trained.predict(done["distilled"], context.data.test.images).shape[-1] == 4
-  again = trained.functions(trained.load(stage.model_file(context.folder, "distilled"))[0].recipe)
+  again = trained.functions(trained.load(stage.model_file(context.folder, "distilled"), [MODEL["name"]])[0].recipe)
   assert set(trained.outputs(again, (done["distilled"].variables, {}, {}), np.zeros((1, 6, 6, 1), np.float32))) == {
     "scores",
     "boxes",

@@ -17,11 +17,11 @@ HIDDEN = {"student": "Dense_0/kernel:out", "teacher": "Dense_1/kernel:out"}
 
 
 def test_a_loss_on_activations_trains_what_it_needs_and_leaves_it_behind(tmp_path):
-  objective = {"hard_labels": {}, "sp": {"weight": 10.0, **HIDDEN}, "at": {"weight": 1.0, **HIDDEN}}
+  objective = {"hard_labels": {}, "sp": {"weight": 10.0, **HIDDEN}, "fitnet": {"weight": 0.01, **HIDDEN}}
   context = jobs.opened(tmp_path, stages__distilled__objective=objective)
   done = jobs.train(context)
   series = stage.curves("distilled", context)
-  assert {"sp", "at", "hard_labels"} <= set(series)
+  assert {"sp", "fitnet", "hard_labels"} <= set(series)
   assert series["sp"][-1][1] < series["sp"][0][1]
   assert set(done["distilled"].variables["params"]) == {"Dense_0", "Dense_1"}
 

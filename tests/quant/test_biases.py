@@ -112,10 +112,17 @@ def test_biases_are_sites_at_every_batch_size_and_are_rounded_to_their_steps(nam
   found = np.asarray(model.apply(qparams, state, wide, jnp.zeros_like(x[:1]))[0], np.float64)
   bias = np.broadcast_to(np.asarray(fn(wide, jnp.zeros_like(x[:1])), np.float64), found.shape)
   scale = np.asarray(kernel.scale, np.float64) * np.float64(grids["input"].scale)
-  if scale.ndim:  # one for each channel, along the axis of the result that has as many
+  if scale.ndim == 1:  # one for each channel, along the axis of the result that has as many (several axes are its last)
     (axis,) = [i for i, n in enumerate(found.shape) if n == scale.size and i] if name != "split" else [None]
     if axis is None:
       scale = scale.reshape(2, 3).T
     else:
       scale = scale.reshape([-1 if i == axis else 1 for i in range(found.ndim)])
   np.testing.assert_allclose(found, scale * np.round(bias / scale), rtol=1e-5, atol=1e-6 * np.max(scale))
+
+
+def test_the_gradient_of_one_bias_for_all_channels_is_their_sum():
+  fn, variables, x = CASES["one for all"]
+  model, qparams, state = calibrated(fn, variables, [x], policy({"output": "float", "*": "w8a8"}))
+  slope = jax.grad(lambda v: jnp.sum(model.apply(qparams, state, v, x)[0]))(variables)
+  np.testing.assert_allclose(slope["b"], [x.shape[0] * 6, 0, 0, 0, 0, 0])

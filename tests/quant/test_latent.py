@@ -4,10 +4,14 @@ import numpy as np
 import optax
 import pytest
 
+import graph
 from core.errors import UserError
 from core.trees import named_leaves
+from quant.grid import fake_quant
 from quant.latent import _round_up, finalize, latent_weights, nearest, project
+from quant.plan import kernel_axes
 from quant.policy import parse, policy
+from quant.quantize import quantize
 
 
 def params_of(seed=0):
@@ -143,3 +147,43 @@ def test_mistakes_are_named():
   tx = latent_weights(optax.sgd(0.1), "w4")
   with pytest.raises(UserError, match="needs the parameters"):
     tx.update(params, tx.init(params))
+
+
+def turned(v, x):
+  h = jax.nn.relu(x @ v["a"][0] @ v["a"][1])
+  return (h @ v["b"].T) @ v["c"].reshape(4, 5)
+
+
+def test_with_axes_of_the_traced_sites_it_agrees_with_quantize():
+  draw = lambda *shape: jnp.asarray(np.random.default_rng(len(shape)).normal(size=shape), jnp.float32)
+  params = {"a": draw(2, 6, 6), "b": draw(4, 6), "c": draw(20), "table": draw(3, 3)}
+  params["b"] *= jnp.geomspace(0.01, 10, 4)[:, None]
+  x = draw(5, 6)
+  axes = kernel_axes(graph.trace(turned, params, x), "w4")
+  once = project(params, "w4", axes)
+  by_hand = {"a": ((2, 6, 6), 1), "b": ((4, 6), 1), "c": ((4, 5), 0)}
+  for name, (shape, summed) in by_hand.items():
+    w = np.asarray(params[name], np.float64).reshape(shape)
+    s = np.abs(w).max(summed, keepdims=True) / 7
+    expected = (np.round(w / s) * s).reshape(params[name].shape)
+    np.testing.assert_allclose(once[name], expected, rtol=2.0**-15)  # scales have 17 bits
+  np.testing.assert_array_equal(once["table"], params["table"])  # no site multiplies by it
+  model = quantize(turned, policy("w4", ends=None))
+  qparams, state = model.init(params, x)
+  for name, grid in model.grids(qparams, state, params, x).items():
+    np.testing.assert_allclose(fake_quant(params[name], grid), once[name], rtol=2.0**-15)
+  tx = latent_weights(optax.sgd(0.1), "w4", axes)
+  for start in (once, {"params": once}):
+    for moved, latent in run(tx, start, 3):
+      jax.tree.map(np.testing.assert_array_equal, moved, finalize(moved, latent, "w4", axes))
+
+
+def test_axes_of_another_policy_or_model_are_refused():
+  params = {"w": jnp.ones((6, 6))}
+  axes = kernel_axes(graph.trace(lambda v, x: x @ v["w"], params, jnp.ones((2, 6))), "w4")
+  with pytest.raises(UserError, match="axes has 'w' as w4, which no rule of this policy says"):
+    latent_weights(optax.sgd(0.1), "w2", axes)
+  with pytest.raises(UserError, match="unknown parameter in the axes of latent_weights: 'w'"):
+    project({"u": jnp.ones((6, 6))}, "w4", axes)
+  with pytest.raises(UserError, match=r"'w' has the shape \(6, 5\), but axes are for \(6, 6\)"):
+    project({"w": jnp.ones((6, 5))}, "w4", axes)

@@ -72,3 +72,21 @@ def test_one_device_equals_four_and_no_gradient_passes(name):
 def test_a_rate_out_of_range_is_refused():
   with pytest.raises(UserError, match="ema: rate is 0"):
     observers.ema(0)
+
+
+@pytest.mark.parametrize("name", sorted(methods(observers)))
+def test_nan_on_one_device_of_four_is_remembered_on_all(name):
+  observer = methods(observers)[name]()
+  mesh = jax.make_mesh((4,), ("d",), axis_types=(AxisType.Auto,))
+  a, b = (jnp.asarray(v) for v in BATCHES[:2])
+  good = observer(observers.empty(), a)
+
+  def two_steps(state, x, y):
+    return observer(observer(state, x, "d"), y, "d")
+
+  whole, split = PartitionSpec(), PartitionSpec("d")
+  mapped = jax.jit(jax.shard_map(two_steps, mesh=mesh, in_specs=(whole, split, split), out_specs=whole))
+  found = mapped(good, b.at[5, 2].set(jnp.nan), a)
+  assert int(found.count) == -2  # the second batch
+  assert all(np.isnan(value) for value in found[:3])
+  assert int(mapped(good, b, a).count) == 3

@@ -1,0 +1,119 @@
+"""Products of integer codes: exact sums on every backend, scaled afterwards.
+
+    y = s_x s_w sum_k (q_x - z_x)(q_w - z_w)                                        (arXiv:1712.05877, equation 4)
+
+An accelerator rounds the operands of a float product: bfloat16 keeps 8 significant bits, tf32 keeps 11. A product of
+rounded values s (q - z) is another one there. Codes are whole numbers that such formats hold, and so the sum is taken
+on codes, in the type of a *carrier*:
+
+- "float32" and "bfloat16": the codes less their zero point, at most 255 in magnitude, with float32 results. Sums stay
+  below 2^24, where float32 holds every whole number: a longer sum is cut into parts, and the parts are added exactly.
+- "int8": the codes themselves, with int32 sums. z_x times the sum of the weights over the inputs that are there (not
+  over padding, nor over the zeros between dilated inputs) is subtracted; two activations have four terms.
+
+Codes of 16 bits go as two bytes. All carriers give the same sums, rounded once to float32, and thus the same bits. The
+gradient is that of the product of the values s_x (q_x - z_x) and s_w (q_w - z_w): products of cotangents and codes at
+the precision of the model's own equation.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from graph import Op
+from graph.versions import varying_axes
+from quant.sums import digits, out_axes, placed, total
+
+CARRIERS = ("float32", "bfloat16", "int8")
+
+
+class Coded(NamedTuple):
+  """An operand on its grid.
+
+  Attributes:
+    steps: the codes less the zero point, whole floats; a cotangent of theirs is one of the value scale * steps.
+    scale: () or of the operand's rank.
+    zero_point: int32, () or of the operand's rank; None for 0.
+    largest: the largest magnitude that the steps can have.
+  """
+
+  steps: jax.Array
+  scale: jax.Array
+  zero_point: jax.Array | None
+  largest: int
+
+
+def serves(op: Op, scales: Sequence[jax.Array]) -> bool:
+  """Whether an operation is a product of which these scales, () or of the operands' ranks, can be taken out."""
+  if op.kind not in ("dot", "conv") or op.params.get("batch_group_count", 1) != 1:
+    return False
+  summed = ((i, a) for i in (0, 1) for a, out in enumerate(out_axes(op, i)) if out is None)
+  return all(scales[index].ndim == 0 or scales[index].shape[axis] == 1 for index, axis in summed)
+
+
+def product(op: Op, operands: Sequence[Coded], carrier: str, half: bool = False) -> jax.Array:
+  """The operation on both its operands' values, of its own shape and type; one that `serves`.
+
+  Args:
+    op: a dot or convolution.
+    operands: both.
+    carrier: one of `CARRIERS`.
+    half: the operands of products with cotangents are rounded to bfloat16, as they are where the model's own are.
+  """
+  kept = op.outputs[0].dtype
+  wide = jnp.promote_types(kept, jnp.float32)
+  kind = jnp.dtype(jnp.bfloat16) if half or all(operand.dtype.itemsize == 2 for operand in op.inputs) else wide
+  scales = tuple(jax.lax.stop_gradient(operand.scale) for operand in operands)
+  outside = [placed(op, index, scale) for index, scale in enumerate(scales)]
+  # Behind a barrier: the compiler must not move a factor that it takes for a constant into the sums.
+  factor = jax.lax.optimization_barrier(outside[0] * outside[1]).astype(wide)
+
+  @jax.custom_vjp
+  def scaled(steps: tuple[jax.Array, ...], zeros: Any, scales: Any, factor: jax.Array) -> jax.Array:
+    del scales
+    coded = [digits(s, z, o.largest, carrier) for s, z, o in zip(steps, zeros, operands, strict=True)]
+    return (total(op, coded, carrier).astype(wide) * factor).astype(kept)
+
+  def forward(steps: tuple[jax.Array, ...], zeros: Any, scales: Any, factor: jax.Array) -> tuple[jax.Array, Any]:
+    return scaled(steps, zeros, scales, factor), (steps, scales)
+
+  def backward(saved: Any, cotangent: jax.Array) -> tuple[Any, ...]:
+    steps, scales = saved
+    return _gradients(op, steps, scales, cotangent.astype(wide), kind), None, None, None
+
+  scaled.defvjp(forward, backward)
+  zeros = tuple(operand.zero_point for operand in operands)
+  return scaled(_varying_alike([operand.steps for operand in operands]), zeros, scales, factor)
+
+
+def _gradients(op: Op, steps: Any, scales: Any, cotangent: jax.Array, kind: Any) -> tuple[jax.Array, ...]:
+  """Of the product of the values scale * steps, for those values; products of operands of the type `kind`."""
+  wide, spread = cotangent.dtype, [scale.size > 1 for scale in scales]
+  for index, scale in enumerate(scales):
+    if spread[index]:  # inside the sums of the other operand's gradient
+      cotangent = cotangent * placed(op, index, scale).astype(wide)
+  values = [array.astype(kind) for array in steps]
+  _, transpose = jax.vjp(lambda a, b: op.bind(a, b, preferred_element_type=kind)[0], *values)
+  found = []
+  for index, gradient in enumerate(transpose(cotangent.astype(kind))):
+    gradient = gradient.astype(wide)
+    if not spread[1 - index]:
+      gradient = gradient * scales[1 - index].reshape(()).astype(wide)
+    if spread[index]:
+      gradient = gradient / scales[index].astype(wide)
+    found.append(gradient.astype(steps[index].dtype))
+  return tuple(found)
+
+
+def _varying_alike(arrays: Sequence[jax.Array]) -> tuple[jax.Array, ...]:
+  """Inside shard_map a replicated operand is made to vary as the other does, so that its gradient is summed there.
+
+  That is done by adding an empty sum of the other, outside the custom rule; it compiles to nothing.
+  """
+  axes = [varying_axes(array) for array in arrays]
+  if axes[0] == axes[1]:
+    return tuple(arrays)
+  empty = [jnp.sum(jax.lax.stop_gradient(array).reshape(-1)[:0]) for array in arrays]
+  return tuple(array + other.astype(array.dtype) for array, other in zip(arrays, reversed(empty), strict=True))

@@ -1,0 +1,71 @@
+"""Scales of quantizers: where they start, and how each site finds its own."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from core import axis
+from graph.program import leaf_names
+from quant.grid import affine, symmetric
+from quant.kernels import KernelQuantizer
+from quant.lsq import initial_scale
+from quant.plan import Plan, TensorQuantizer
+from quant.sharing import of_operand
+
+State = dict[str, Any]
+
+
+def leaf_grids(plan: Plan, quant_state: State, variables: Any, axis_name: str | None) -> State:
+  """The entries of the kernels that are written in their leaf's axes, from the leaves themselves."""
+  leaves = dict(zip(leaf_names(variables), jax.tree.leaves(variables), strict=True))
+  found = {}
+  for key, quantizer in plan.leaf_grids.items():
+    leaf = jnp.asarray(leaves[quantizer.leaf or key]).reshape(quantizer.shape)
+    start = finite(kernel_start(quantizer, leaf, axis_name))
+    found[key] = {"seen": start, "used": quant_state.get(key, {"used": start})["used"]}
+  return found
+
+
+def finite(start: State) -> State:
+  """The scale of a kernel, infinite where it holds NaN or infinity."""
+  scale = start["scale"]
+  return {"scale": jnp.where(jnp.isfinite(scale), scale, jnp.full_like(scale, jnp.inf))}
+
+
+def kernel_start(quantizer: KernelQuantizer, kernel: jax.Array, axis_name: str | None) -> State:
+  """The kernel's scale, from its largest magnitudes, or as LSQ starts; equal on all devices, and known to be."""
+  others = tuple(i for i in range(kernel.ndim) if i not in quantizer.axis)
+  layers = tuple(place for place, i in enumerate(quantizer.axis) if i in quantizer.apart)
+  magnitude = jnp.abs(jax.lax.stop_gradient(kernel).astype(jnp.float32))
+  if quantizer.setting.starts_from_range(quantizer.bits):
+    largest = axis.pmax(jnp.max(magnitude, others), axis_name)
+    return {"scale": symmetric(largest, quantizer.bits, narrow=quantizer.setting.narrow, layers=layers).scale}
+  start = initial_scale(axis.pmax(jnp.mean(magnitude, others), axis_name), float(quantizer.limits[1]))
+  return {"scale": jnp.where(start == 0, jnp.ones_like(start), start)}
+
+
+def tensor_start(quantizer: TensorQuantizer, found: Any) -> State:
+  """The activation's scale and zero point, from its range; the scale perhaps as LSQ starts."""
+  grid = affine(found.low, found.high, quantizer.bits)
+  scale = grid.scale
+  if not quantizer.setting.starts_from_range(quantizer.bits):
+    upper = jnp.maximum(grid.qmax - grid.zero_point, 1).astype(jnp.float32)
+    start = initial_scale(found.magnitude, upper)
+    scale = jnp.where(start == 0, jnp.ones_like(start), start)
+  return {"scale": scale, "zero_point": grid.zero_point}
+
+
+def at_sites(plan: Plan, used: State) -> State:
+  """The tensors' grids, and by site the scales of its kernel, as they broadcast against the operand there."""
+  found: State = {key: used[key] for key, q in plan.quantizers.items() if isinstance(q, TensorQuantizer)}
+  for (site, index), quantizer in plan.at.items():
+    if isinstance(quantizer, KernelQuantizer):
+      scale, use = used[quantizer.key]["scale"], plan.uses.get((site, index))
+      if quantizer.scales is not None and use is not None:
+        scale = of_operand(scale, quantizer.scales, use)
+      elif quantizer.axis:  # behind the axes of scans around it
+        kept = [n if i in quantizer.axis else 1 for i, n in enumerate(quantizer.shape)]
+        scale = scale.reshape(*scale.shape[: scale.ndim - len(quantizer.axis)], *kept)
+      found[site] = {"scale": scale}
+  return found
