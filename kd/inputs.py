@@ -115,7 +115,7 @@ def read(
   Raises:
     UserError: the logits are no such arrays, or a mask is none.
   """
-  batch = batch or {}
+  batch = checks.batch_of(loss, batch)
   found = [_logits(loss, "student", student), *([] if teacher is None else [_logits(loss, "teacher", teacher)])]
   shape = found[0].shape
   if found[-1].shape != shape:
