@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+import kd
 from core import axis
 from core.errors import UserError
 
@@ -39,7 +40,7 @@ def counted(batch: Mapping[str, Any], mask: str, ignored: int | None = None) -> 
   known = _all([label >= 0 for label in labels])
   chosen = {"all": [], "labelled": [known], "unlabelled": [~known]}[mask]
   if ignored is not None:
-    chosen = [*chosen, *(label != ignored for label in labels)]
+    chosen = [*chosen, kd.labelled(batch, ignored)]
   return _all(chosen if valid is None else [*chosen, valid])
 
 
@@ -145,6 +146,8 @@ def of_update(get_batch: Callable[..., dict[str, Any]], accumulate: int) -> Call
 
   def get(data: Any, step: Any, *, seed: Any, part: Any) -> dict[str, Any]:
     batch = get_batch(data, step, seed=seed, part=part)
+    if not _masks(batch):
+      return batch
     first = step - step % accumulate
     others = jax.lax.map(
       lambda k: masks_of(get_batch(data, first + k, seed=seed, part=part)), jnp.arange(accumulate, dtype=jnp.int32)
@@ -159,11 +162,16 @@ def masks_of(batch: Mapping[str, Any]) -> dict[str, Any]:
 
   In a loop of one's own: `batch["update"] = jax.tree.map(lambda *a: jnp.stack(a, 1), *map(masks_of, micro_batches))`.
   """
+  found = _masks(batch)
+  if not found:
+    raise UserError("a batch without 'label' and 'valid' says nothing of which examples count; expected one of them")
+  return found
+
+
+def _masks(batch: Mapping[str, Any]) -> dict[str, Any]:
   found = {key: batch[key] for key in _KEPT if key in batch}
   if "class_mask" in found and found["class_mask"].ndim < 2:
     del found["class_mask"]
-  if not found:
-    raise UserError("a batch without 'label' and 'valid' says nothing of which examples count; expected one of them")
   return found
 
 

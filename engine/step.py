@@ -150,7 +150,8 @@ def _accuracy_of(objective: Objective, student: kd.Outputs, batch: Mapping[str, 
   if not isinstance(objective, Weighted):
     return accuracy(student.logits, batch, axis_name)
   skipped = [term.ignore_label for term in objective.terms if term.ignore_label is not None]
-  main = picked(student, objective.output, objective.terms[0].loss, "the objective") if objective.output else student
+  named = objective.output and not is_one(student.logits)
+  main = picked(student, objective.output, objective.terms[0].loss, "the objective") if named else student
   return accuracy(main.logits, batch, axis_name, skipped[0] if skipped else None)
 
 
@@ -219,8 +220,11 @@ def accuracy(logits: Any, batch: Mapping[str, Any], axis_name: str | None, ignor
   else:
     return {}
   update, micro_batches = whole(batch)
-  over = counted(batch, "labelled", ignored), axis_name, counted(update, "labelled", ignored), micro_batches
-  return {"accuracy": batch_mean(right.astype(jnp.float32), *over)}
+  valid = [counted(one, "labelled", ignored) for one in (batch, update)]
+  if label.shape == logits.shape and batch.get("class_mask") is not None:  # it says which outputs have a label
+    masks = [(one.get("class_mask", batch["class_mask"]), one["label"].shape) for one in (batch, update)]
+    valid = [v & kd.checks.class_mask_of("accuracy", *mask) for v, mask in zip(valid, masks, strict=True)]
+  return {"accuracy": batch_mean(right.astype(jnp.float32), valid[0], axis_name, valid[1], micro_batches)}
 
 
 def vary(tree: Any, axis_name: str | None) -> Any:

@@ -126,6 +126,33 @@ def test_tuples_have_numbers_for_names():
   assert float(objective(pair, pair, {}, **about)[0]) == 0.0
 
 
+def test_a_student_of_one_output_reads_one_of_several_of_its_teacher():
+  student, teacher, batch = weights(0), weights(1), nets.batch()
+  apply = lambda v, x, **_: (detector(v, x)["scores"], {})
+  for output, message in (("scores", ""), ("score", "unknown output of term 'soft'"), ("", "the teacher has several")):
+    terms = [Term("soft", kd.hinton(2.0), output=output), Term("hard", kd.hard_labels())]
+    step = make_train_step(plain(apply), weighted(terms), optax.sgd(0.1), teacher=detector)
+    s = state.create(student, optax.sgd(0.1))
+    if message:
+      with pytest.raises(UserError, match=message):
+        step(s, batch, teacher)
+      continue
+    metrics = step(s, batch, teacher)[1]
+    np.testing.assert_allclose(metrics["soft"], numbers(student, teacher, batch["image"])[0], rtol=1e-5)
+    assert "accuracy" in metrics
+  with pytest.raises(UserError, match="the network has one output, an array; expected no name"):
+    weighted([terms[0]._replace(output="scores")])(
+      kd.Outputs(jnp.ones((2, 3))),
+      kd.Outputs(jnp.ones((2, 3))),
+      {},
+      step=0,
+      aux={},
+      aux_state={},
+      key=jax.random.key(0),
+      axis_name=None,
+    )
+
+
 def test_evaluation_counts_positions_that_have_a_label():
   logits = np.float32([[[0, 1], [2, 0], [0, 5]], [[1, 0], [0, 1], [0, 1]]])
   labels = np.int32([[1, 1, -1], [0, 255, 1]])
