@@ -214,9 +214,9 @@ def accuracy(logits: Any, batch: Mapping[str, Any], axis_name: str | None, ignor
   if label.shape == logits.shape or (label.shape, 1) == (logits.shape[:-1], logits.shape[-1]):
     right = (logits.reshape(label.shape) > 0) == (label > 0)
   elif label.shape == logits.shape[:-1]:
-    mask = batch.get("class_mask")
+    mask = kd.checks.class_mask_of("accuracy", batch.get("class_mask"), logits.shape)
     shown = logits if mask is None else jnp.where(mask, logits, -jnp.inf)
-    right = jnp.argmax(shown, -1) == label.astype(jnp.int32)
+    right = jnp.argmax(shown, -1).astype(jnp.int32) == label.astype(jnp.int32)
   else:
     return {}
   update, micro_batches = whole(batch)

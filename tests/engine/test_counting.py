@@ -243,6 +243,36 @@ def test_a_teacher_that_is_not_finite_stops_the_run(bad):
   assert "teacher_not_finite" not in history
 
 
+@pytest.mark.parametrize("positions", [2, 3])
+@pytest.mark.parametrize("members", [0, 2])
+def test_a_class_mask_of_examples_counts_at_every_position(positions, members):
+  """(batch, classes) beside logits (batch, positions, classes), also where there are as many positions as examples."""
+  rng = np.random.default_rng(0)
+  mine, its = (rng.normal(size=(2, positions, 4)).astype(np.float32) for _ in range(2))
+  mask, label = np.array([[True, True, False, True], [False, True, True, True]]), np.array([[3] * positions] * 2)
+  mine[0, :, 2], mine[1, :, 0] = 9.0, 9.0
+  its[0, :, 2], its[1, :, 0] = np.nan, np.inf  # classes that do not count
+  teacher = kd.Outputs(jnp.asarray(its), members=jnp.stack([jnp.asarray(its)] * members, 1) if members else None)
+  batch = {"image": jnp.asarray(mine), "label": jnp.asarray(label), "class_mask": jnp.asarray(mask)}
+  step = make_train_step(
+    plain(lambda v, x, **_: (x + v["params"]["kernel"], {})),
+    weighted([Term("soft", kd.hinton(1.0))]),
+    optax.sgd(0.1),
+    teacher=lambda v, x: teacher,
+  )
+  s = state.create({"params": {"kernel": jnp.zeros(4)}}, optax.sgd(0.1))
+  metrics = jax.jit(step)(s, batch, 0)[1]
+  shown = np.where(mask[:, None], mine, -np.inf)
+  assert float(metrics["accuracy"]) == np.float32(np.mean(shown.argmax(-1) == label))
+  assert float(metrics["teacher_not_finite"]) == 0
+  kls = []
+  for i in range(2):
+    p, q = (np.exp(np.float64(x[i][:, mask[i]])) for x in (its, mine))
+    p, q = p / p.sum(-1, keepdims=True), q / q.sum(-1, keepdims=True)
+    kls.append((p * np.log(p / q)).sum(-1))
+  np.testing.assert_allclose(metrics["soft"], np.mean(kls), rtol=1e-5)
+
+
 def of_terms(terms, batch, width=3, **keywords):
   """The metrics of one compiled step of a linear model."""
   step = make_train_step(plain(linear), weighted(terms), optax.sgd(0.1), **keywords)
