@@ -170,6 +170,47 @@ def test_evaluation_counts_positions_that_have_a_label():
 DISAGREE = np.array([[[9.0, 1.0, -4.0], [-2.0, 6.0, 3.0]]])  # (batch, members, classes)
 
 
+def test_numbers_about_positions_and_of_one_logit():
+  """Also where there are as many positions as classes."""
+  rng = np.random.default_rng(0)
+  a, b = rng.normal(size=(2, 50, 4, 4))
+  assert evaluate.agreement(a, b) == np.mean(a.argmax(-1) == b.argmax(-1))
+  second = np.sort(b, -1)[..., -2:-1]
+  mine = np.take_along_axis(b, a.argmax(-1)[..., None], -1)
+  assert evaluate.agreement(a, b, 2) == np.mean(mine >= second)
+  p, q = (scipy.special.softmax(x, -1) for x in (b, a))
+  np.testing.assert_allclose(evaluate.divergence(a, b), scipy.special.rel_entr(p, q).sum(-1).mean(), rtol=1e-12)
+  none = np.where(np.arange(4) == 1, -np.inf, 0.0)
+  kept = [0, 2, 3]
+  assert evaluate.divergence(a + none, b + none) == pytest.approx(evaluate.divergence(a[..., kept], b[..., kept]))
+  assert evaluate.divergence(a + none, b) == np.inf
+
+  z, y = np.array([[-2.0], [0.5], [3.0], [-0.1]]), np.array([0, 1, 0, 1])
+  assert evaluate.accuracy(z, y) == 0.5
+  assert evaluate.agreement(z, -z) == 0.0 and evaluate.agreement(z, 2 * z) == 1.0
+  on = scipy.special.expit(z[:, 0])
+  kl = scipy.special.rel_entr(on[::-1], on) + scipy.special.rel_entr(1 - on[::-1], 1 - on)
+  np.testing.assert_allclose(evaluate.divergence(z, z[::-1]), kl.mean(), rtol=1e-12)
+  sure = np.maximum(on, 1 - on)
+  np.testing.assert_allclose(evaluate.calibration_error(z, y, bins=1), abs(sure.mean() - 0.5), rtol=1e-12)
+
+
+def test_logits_that_say_nothing_are_refused():
+  a, y = np.zeros((4, 3)), np.zeros(4, int)
+  for of in (evaluate.agreement, evaluate.divergence):
+    for other in (a[:1], a[:, :1], a[None]):
+      with pytest.raises(UserError, match="are compared; expected one shape"):
+        of(a, other)
+    with pytest.raises(UserError, match="logits are NaN"):
+      of(a * np.nan, a)
+  with pytest.raises(UserError, match="logits are NaN"):
+    evaluate.accuracy(a * np.nan, y)
+  with pytest.raises(UserError, match="logits are dict; expected arrays"):
+    evaluate.accuracy({"a": a}, y)
+  with pytest.raises(UserError, match="bins is 0"):
+    evaluate.calibration_error(a, y, bins=0)
+
+
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0, 20.0])
 def test_an_ensemble_is_averaged_at_the_temperature(temperature):
   said = kd.Outputs(jnp.zeros((1, 3)), members=jnp.asarray(DISAGREE, jnp.float32))
