@@ -213,9 +213,18 @@ def shielded(x: Array, valid: Array | None) -> Array:
 
 def filled(batch: Mapping[str, Any]) -> Mapping[str, Any]:
   """The batch with zeros in place of what is not finite in the images of padding: NaN would reach every gradient."""
-  valid, image = _valid(batch), batch["image"]
-  if valid is None or not jnp.issubdtype(image.dtype, jnp.inexact):
+  if "image" not in batch:
+    raise UserError(
+      f"a batch holds {', '.join(map(repr, batch)) or 'nothing'}; expected 'image', the input of the model"
+    )
+  valid = _valid(batch)
+  if valid is None:
     return batch
   rows = fitted(valid, valid.shape[:1])
-  rows = rows.reshape(rows.shape + (1,) * (image.ndim - 1))
-  return {**batch, "image": jnp.where(rows | jnp.isfinite(image), image, jnp.zeros_like(image))}
+
+  def fill(x: Array) -> Array:
+    if not jnp.issubdtype(x.dtype, jnp.inexact):
+      return x
+    return jnp.where(rows.reshape(rows.shape + (1,) * (x.ndim - 1)) | jnp.isfinite(x), x, jnp.zeros_like(x))
+
+  return {**batch, "image": jax.tree.map(fill, batch["image"])}

@@ -275,10 +275,17 @@ def weighted(terms: Sequence[Term], output: str = "") -> Weighted:
     output: which output of a network with several is compared with the labels for the metrics; the terms' own where
       all of them read one.
   """
+  if isinstance(terms, Term) or not all(isinstance(term, Term) for term in terms):
+    raise UserError("an objective is made of several engine.Term(name, loss), in a list; got something else")
   names = [term.name for term in terms]
   if not names or len(set(names)) < len(names):
     raise UserError(f"an objective needs terms of different names; got {', '.join(names) or 'none'}")
   for term in terms:
+    if not callable(term.loss) or term.loss is getattr(kd, getattr(term.loss, "__name__", ""), None):
+      given = getattr(term.loss, "__name__", repr(term.loss))
+      raise UserError(
+        f"the loss of term {term.name!r} is {given}, and no loss; expected one that is made, as kd.hinton()"
+      )
     if term.mask not in MASKS:
       raise unknown(f"mask of term {term.name!r}", term.mask, MASKS)
     if term.ignore_label is not None and type(term.ignore_label) is not int:

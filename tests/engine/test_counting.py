@@ -329,3 +329,26 @@ def test_an_update_of_what_has_no_labels_is_not_masked():
   assert set(get(data, 0, seed=0, part=(0, 1))) == {"image", "target"}
   with pytest.raises(UserError, match="says nothing of which examples count"):
     engine.masks_of(get_batch(data, 0, seed=0, part=(0, 1)))
+
+
+def test_inputs_that_are_trees_are_filled():
+  batch = {"valid": jnp.asarray([True, False]), "image": {"x": jnp.full((2, 3), jnp.nan), "ids": jnp.ones((2, 3), int)}}
+  filled = counting.filled(batch)["image"]
+  np.testing.assert_array_equal(filled["x"], [[np.nan] * 3, [0.0] * 3])
+  np.testing.assert_array_equal(filled["ids"], batch["image"]["ids"])
+  with pytest.raises(UserError, match="a batch holds 'x', 'valid'; expected 'image', the input of the model"):
+    counting.filled({"x": 0, "valid": None})
+
+
+@pytest.mark.parametrize(
+  ("terms", "message"),
+  [
+    (Term("soft", kd.hinton()), "an objective is made of several engine.Term"),
+    ([kd.hinton()], "an objective is made of several engine.Term"),
+    ([Term("soft", kd.hinton)], "the loss of term 'soft' is hinton, and no loss; expected .* kd.hinton()"),
+    ([Term("soft", "hinton")], "the loss of term 'soft' is 'hinton', and no loss"),
+  ],
+)
+def test_what_is_no_objective(terms, message):
+  with pytest.raises(UserError, match=message):
+    weighted(terms)
