@@ -223,7 +223,8 @@ def accuracy(logits: Any, batch: Mapping[str, Any], axis_name: str | None, ignor
   valid = [counted(one, "labelled", ignored) for one in (batch, update)]
   if label.shape == logits.shape and batch.get("class_mask") is not None:  # it says which outputs have a label
     masks = [(one.get("class_mask", batch["class_mask"]), one["label"].shape) for one in (batch, update)]
-    valid = [v & kd.checks.class_mask_of("accuracy", *mask) for v, mask in zip(valid, masks, strict=True)]
+    known = [kd.checks.class_mask_of("accuracy", *mask) for mask in masks]
+    valid = [None if v is None or m is None else v & m for v, m in zip(valid, known, strict=True)]
   return {"accuracy": batch_mean(right.astype(jnp.float32), valid[0], axis_name, valid[1], micro_batches)}
 
 

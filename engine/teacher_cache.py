@@ -196,9 +196,8 @@ def _parts(
 
 def _storable(logits: np.ndarray, key: Key) -> np.ndarray:
   """(n,) bools: rows of numbers; the forms that keep each logit keep -inf of an excluded class, too."""
-  if key.top_k is not None or key.form == "int8":
-    return np.isfinite(logits).all(1)
-  return np.isfinite(logits.max(1))
+  keeps_each = key.top_k is None and key.form != "int8"
+  return np.isfinite(np.max(logits if keeps_each else np.abs(logits), axis=1))
 
 
 def _check_mix(path: Path, cache: Cache, mix_of: MixOf, batch: int) -> None:
