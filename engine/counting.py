@@ -48,11 +48,9 @@ def _valid(batch: Mapping[str, Any]) -> Array | None:
   valid = batch.get("valid")
   if valid is None:
     return None
-  if valid.dtype != bool or not valid.ndim:
-    raise UserError(
-      f"the batch's 'valid' is {valid.dtype} of shape {tuple(valid.shape)}; expected bools, (batch,) or "
-      "(batch, *positions)"
-    )
+  if not hasattr(valid, "dtype") or valid.dtype != bool or not valid.ndim:
+    given = f"{valid.dtype} of shape {tuple(valid.shape)}" if hasattr(valid, "dtype") else f"a {type(valid).__name__}"
+    raise UserError(f"the batch's 'valid' is {given}; expected bools, (batch,) or (batch, *positions)")
   return valid
 
 
@@ -62,6 +60,9 @@ def _all(masks: list[Array]) -> Array:
   wide = [mask.reshape(mask.shape + (1,) * (rank - mask.ndim)) for mask in masks]
   out = wide[0]
   for mask in wide[1:]:
+    if any(1 not in (a, b) and a != b for a, b in zip(out.shape, mask.shape, strict=True)):
+      shapes = " and ".join(str(tuple(mask.shape)) for mask in masks)
+      raise UserError(f"the batch's labels and masks have the shapes {shapes}; expected the same leading axes")
     out = out & mask
   return out
 

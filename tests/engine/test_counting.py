@@ -170,7 +170,9 @@ def test_masks_over_positions():
 
 
 @pytest.mark.parametrize(
-  "valid", [jnp.ones(8), jnp.ones((), bool), jnp.ones(8, jnp.int32)], ids=["floats", "scalar", "integers"]
+  "valid",
+  [jnp.ones(8), jnp.ones((), bool), jnp.ones(8, jnp.int32), [True]],
+  ids=["floats", "scalar", "integers", "list"],
 )
 def test_masks_are_bools_over_examples(valid):
   with pytest.raises(UserError, match="'valid' is .* expected bools"):
@@ -241,6 +243,13 @@ def test_a_teacher_that_is_not_finite_stops_the_run(bad):
     engine.fit(step, s, get_batch, data, steps=4, teacher_name="teacher 'big'", steps_per_call=1)
   _, history = loop.fit(step, s, get_batch, data, steps=1, steps_per_call=1)
   assert "teacher_not_finite" not in history
+
+
+@pytest.mark.parametrize("shape", [(5,), (3, 6), (2, 5)])
+def test_masks_of_other_positions_than_the_labels(shape):
+  batch = {"label": jnp.zeros((3, 5), jnp.int32), "valid": jnp.ones(shape, bool)}
+  with pytest.raises(UserError, match="labels and masks have the shapes .*; expected the same leading axes"):
+    counting.counted(batch, "labelled")
 
 
 @pytest.mark.parametrize("positions", [2, 3])
