@@ -125,7 +125,8 @@ def read(
   if shape[-1] < classes:
     raise UserError(
       f"the loss {loss!r} compares distributions over classes, and logits {shape} have {shape[-1]}: a softmax over one "
-      "class is always 1; expected two or more, or a loss on single outputs such as bernoulli_kl or squared_error"
+      "class is always 1; expected two or more, or a loss on single outputs, as "
+      "sigmoid_cross_entropy, bernoulli_kl and squared_error are"
     )
   lead = shape[:-1]
   class_mask = checks.class_mask_of(loss, class_mask, shape)

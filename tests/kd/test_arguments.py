@@ -128,3 +128,8 @@ def test_a_batch_that_is_none(batch):
   for loss, outputs in ((kd.hard_labels(), x), (kd.hinton(), x), (kd.sp("a", "a"), kd.Outputs(x, {"a": x}))):
     with pytest.raises(UserError, match="expects a batch as its third argument, such as {'label': labels}; got"):
       loss(outputs, outputs, batch)
+
+
+def test_one_logit_is_sent_to_the_losses_of_outputs():
+  with pytest.raises(UserError, match="logits .2, 1. have 1: .* expected two or more, .* as sigmoid_cross_entropy, b"):
+    kd.hard_labels()(jnp.ones((2, 1)), None, {"label": jnp.zeros(2, jnp.int32)})
