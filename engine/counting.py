@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+import kd
 from core import axis
 from core.errors import UserError
 
@@ -39,7 +40,7 @@ def counted(batch: Mapping[str, Any], mask: str, ignored: int | None = None) -> 
   known = _all([label >= 0 for label in labels])
   chosen = {"all": [], "labelled": [known], "unlabelled": [~known]}[mask]
   if ignored is not None:
-    chosen = [*chosen, *(label != ignored for label in labels)]
+    chosen = [*chosen, kd.labelled(batch, ignored)]
   return _all(chosen if valid is None else [*chosen, valid])
 
 
@@ -47,11 +48,9 @@ def _valid(batch: Mapping[str, Any]) -> Array | None:
   valid = batch.get("valid")
   if valid is None:
     return None
-  if valid.dtype != bool or not valid.ndim:
-    raise UserError(
-      f"the batch's 'valid' is {valid.dtype} of shape {tuple(valid.shape)}; expected bools, (batch,) or "
-      "(batch, *positions)"
-    )
+  if not hasattr(valid, "dtype") or valid.dtype != bool or not valid.ndim:
+    given = f"{valid.dtype} of shape {tuple(valid.shape)}" if hasattr(valid, "dtype") else f"a {type(valid).__name__}"
+    raise UserError(f"the batch's 'valid' is {given}; expected bools, (batch,) or (batch, *positions)")
   return valid
 
 
@@ -61,6 +60,9 @@ def _all(masks: list[Array]) -> Array:
   wide = [mask.reshape(mask.shape + (1,) * (rank - mask.ndim)) for mask in masks]
   out = wide[0]
   for mask in wide[1:]:
+    if any(1 not in (a, b) and a != b for a, b in zip(out.shape, mask.shape, strict=True)):
+      shapes = " and ".join(str(tuple(mask.shape)) for mask in masks)
+      raise UserError(f"the batch's labels and masks have the shapes {shapes}; expected the same leading axes")
     out = out & mask
   return out
 
@@ -145,6 +147,8 @@ def of_update(get_batch: Callable[..., dict[str, Any]], accumulate: int) -> Call
 
   def get(data: Any, step: Any, *, seed: Any, part: Any) -> dict[str, Any]:
     batch = get_batch(data, step, seed=seed, part=part)
+    if not _masks(batch):
+      return batch
     first = step - step % accumulate
     others = jax.lax.map(
       lambda k: masks_of(get_batch(data, first + k, seed=seed, part=part)), jnp.arange(accumulate, dtype=jnp.int32)
@@ -159,11 +163,16 @@ def masks_of(batch: Mapping[str, Any]) -> dict[str, Any]:
 
   In a loop of one's own: `batch["update"] = jax.tree.map(lambda *a: jnp.stack(a, 1), *map(masks_of, micro_batches))`.
   """
+  found = _masks(batch)
+  if not found:
+    raise UserError("a batch without 'label' and 'valid' says nothing of which examples count; expected one of them")
+  return found
+
+
+def _masks(batch: Mapping[str, Any]) -> dict[str, Any]:
   found = {key: batch[key] for key in _KEPT if key in batch}
   if "class_mask" in found and found["class_mask"].ndim < 2:
     del found["class_mask"]
-  if not found:
-    raise UserError("a batch without 'label' and 'valid' says nothing of which examples count; expected one of them")
   return found
 
 
@@ -205,9 +214,18 @@ def shielded(x: Array, valid: Array | None) -> Array:
 
 def filled(batch: Mapping[str, Any]) -> Mapping[str, Any]:
   """The batch with zeros in place of what is not finite in the images of padding: NaN would reach every gradient."""
-  valid, image = _valid(batch), batch["image"]
-  if valid is None or not jnp.issubdtype(image.dtype, jnp.inexact):
+  if "image" not in batch:
+    raise UserError(
+      f"a batch holds {', '.join(map(repr, batch)) or 'nothing'}; expected 'image', the input of the model"
+    )
+  valid = _valid(batch)
+  if valid is None:
     return batch
   rows = fitted(valid, valid.shape[:1])
-  rows = rows.reshape(rows.shape + (1,) * (image.ndim - 1))
-  return {**batch, "image": jnp.where(rows | jnp.isfinite(image), image, jnp.zeros_like(image))}
+
+  def fill(x: Array) -> Array:
+    if not jnp.issubdtype(x.dtype, jnp.inexact):
+      return x
+    return jnp.where(rows.reshape(rows.shape + (1,) * (x.ndim - 1)) | jnp.isfinite(x), x, jnp.zeros_like(x))
+
+  return {**batch, "image": jax.tree.map(fill, batch["image"])}

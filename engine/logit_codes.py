@@ -83,7 +83,7 @@ def encode(logits: Float[np.ndarray, "n c"], form: str, top_k: int | None = None
   """The arrays of a form, as `fields` describes them; on the host, with nothing that depends on a device.
 
   Args:
-    logits: float32 and finite.
+    logits: float32 and finite; in the forms float32 and float16, without top_k, -inf of an excluded class too.
     form: one of FORMS.
     top_k: how many of the largest are kept; of equal ones the lower class first.
 
@@ -107,8 +107,9 @@ def encode(logits: Float[np.ndarray, "n c"], form: str, top_k: int | None = None
 
 def _cast(values: np.ndarray, field: Field) -> np.ndarray:
   most = float(np.finfo(field.dtype).max)
-  if np.abs(values).max(initial=0.0) > most:
-    raise UserError(f"a teacher's logit of {np.abs(values).max():g} is too large for float16; expected form 'float32'")
+  largest = np.abs(values).max(initial=0.0, where=values != -np.inf)
+  if largest > most:
+    raise UserError(f"a teacher's logit of {largest:g} is too large for float16; expected form 'float32'")
   return values
 
 

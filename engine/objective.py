@@ -12,7 +12,7 @@ import kd
 from core import axis, ranges
 from core.errors import UserError, unknown
 from engine.counting import MASKS, batch_mean, counted, examples_left, fitted, shielded, whole
-from engine.outputs import as_outputs, not_finite, picked, taps_not_finite
+from engine.outputs import as_outputs, is_one, not_finite, picked, taps_not_finite
 
 Weight = float | Callable[[Array], Array]
 
@@ -28,7 +28,7 @@ class Term(NamedTuple):
       ("unlabelled").
     ignore_label: a label, such as 255 or -100, that leaves its example or position out.
     output: which output it reads of networks that have several: its name in their tree, such as "boxes", "heads/boxes"
-      or, of a tuple, "1". A teacher with one output only is read as it is.
+      or, of a tuple, "1". A network with one output only is read as it is beside one with several.
   """
 
   name: str
@@ -44,7 +44,14 @@ class Term(NamedTuple):
     return self.mask != "all" or self.ignore_label is not None
 
   def counted(self, batch: Mapping[str, Any]) -> Array | None:
-    """What counts for it: (batch,) or (batch, *positions) bools, None for everything."""
+    """What counts for it: (batch,) or (batch, *positions) bools, None for everything.
+
+    Raises:
+      UserError: labels say it, and the batch has none.
+    """
+    if self.counts_less and "label" not in batch:
+      key, value = ("mask", self.mask) if self.mask != "all" else ("ignore_label", self.ignore_label)
+      raise UserError(f"term {self.name!r} has {key} {value!r}: labels say what counts, and the batch has no 'label'")
     return counted(batch, self.mask, self.ignore_label)
 
 
@@ -135,9 +142,8 @@ class Weighted:
     for index, term in enumerate(self.terms):
       if not isinstance(term.loss, kd.TapLoss) or term.loss.init is None:
         continue
-      where = f"term {term.name!r}"
-      outputs = picked(student, term.output, term.loss, where)
-      its = None if teacher is None else picked(teacher, term.output, term.loss, where, teacher=True)
+      outputs = _of_student(student, teacher, term)
+      its = _of_teacher(teacher, term)
       started = term.loss.init(jax.random.fold_in(key, index), outputs, its, teacher_variables)  # pyrefly: ignore
       trained, kept = started
       aux |= {} if trained is None else {term.name: trained}
@@ -162,11 +168,12 @@ class Weighted:
     logs |= {} if number is None else {"examples_left": number}  # the loop stops where it is 0
     update = whole(batch)
     for index, term in enumerate(self.terms):
-      valid = term.counted(batch)
-      over = valid, axis_name, term.counted(update.batch), update.micro_batches
+      read = _of_student(student, teacher, term)
+      valid, among = (_of_examples(term, one, read.logits) for one in (batch, update.batch))
+      over = valid, axis_name, among, update.micro_batches
       per_example, after, notes = term.loss(
-        self._read(student, term, valid),
-        None if teacher is None else picked(teacher, term.output, term.loss, f"term {term.name!r}", teacher=True),
+        _guarded(read, valid),
+        _of_teacher(teacher, term),
         batch if valid is None else {**batch, "valid": _for(term.loss, valid)},
         aux=aux.get(term.name),
         aux_state=aux_state.get(term.name),
@@ -185,22 +192,13 @@ class Weighted:
     logs |= self._of_the_teacher(teacher, batch, axis_name)
     return total, states, self._of_activations(teacher, total, axis_name, logs)
 
-  def _read(self, student: kd.Outputs, term: Term, valid: Array | None) -> kd.Outputs:
-    """The student's outputs as a term reads them; what does not count for it gets no gradient."""
-    read = picked(student, term.output, term.loss, f"term {term.name!r}")
-    if valid is None:
-      return read
-    rows = fitted(valid, valid.shape[:1])
-    logits = jax.tree.map(lambda x: shielded(x, valid if valid.ndim < x.ndim else rows), read.logits)
-    return read._replace(logits=logits, taps={name: shielded(x, rows) for name, x in read.taps.items()})
-
   def _of_the_teacher(self, teacher: Any, batch: Mapping[str, Any], axis_name: str | None) -> dict[str, Array]:
     """How many examples of the batch the teacher's logits are not finite in; the loop stops where it is not 0."""
     found = []
     for term in self.terms if teacher is not None else ():
       # Logits that nobody reads would be computed for this alone.
       if kd.needs_teacher(term.loss) and not (isinstance(term.loss, kd.TapLoss) and term.loss.teacher):
-        read = picked(teacher, term.output, term.loss, f"term {term.name!r}", teacher=True)
+        read = _of_teacher(teacher, term)
         bad, valid = not_finite(read, batch.get("class_mask")), term.counted(batch)
         if bad is not None:
           found.append(jnp.sum((bad if valid is None else bad & fitted(valid, bad.shape)).astype(jnp.float32)))
@@ -220,6 +218,47 @@ class Weighted:
 NOT_FINITE = "teacher_not_finite"
 
 
+def _of_student(student: kd.Outputs, teacher: kd.Outputs | None, term: Term) -> kd.Outputs:
+  """The student's outputs as a term reads them; where it has one alone, a name is that of one of the teacher's."""
+  named = teacher is None or is_one(teacher.logits) or not is_one(student.logits)
+  return picked(student, term.output if named else "", term.loss, f"term {term.name!r}")
+
+
+def _of_teacher(teacher: Any, term: Term) -> Any:
+  """The teacher's outputs as a term reads them; a loss that needs none has none to name."""
+  if teacher is None or not kd.needs_teacher(term.loss):
+    return teacher
+  return picked(teacher, term.output, term.loss, f"term {term.name!r}", teacher=True)
+
+
+def _of_examples(term: Term, batch: Mapping[str, Any], logits: Any) -> Array | None:
+  """What counts for a term: labels of one output, (batch, *positions, 1), are of its examples.
+
+  Raises:
+    UserError: labels of several outputs, of which a loss has one number, say what counts.
+  """
+  valid = term.counted(batch)
+  of_taps = isinstance(term.loss, kd.TapLoss) and term.loss.student
+  if valid is None or not term.counts_less or of_taps or not is_one(logits) or valid.ndim < logits.ndim:
+    return valid
+  if valid.shape[-1] == logits.shape[-1] == 1:
+    return valid[..., 0]
+  raise UserError(
+    f"term {term.name!r} counts by labels, which are {valid.shape} for logits {logits.shape}; expected a label of each "
+    "example or position; which of several outputs count is said by batch['class_mask'], which examples by "
+    "batch['valid']"
+  )
+
+
+def _guarded(read: kd.Outputs, valid: Array | None) -> kd.Outputs:
+  """A student's outputs as a term reads them; what does not count for it gets no gradient."""
+  if valid is None:
+    return read
+  rows = fitted(valid, valid.shape[:1])
+  logits = jax.tree.map(lambda x: shielded(x, valid if valid.ndim < x.ndim else rows), read.logits)
+  return read._replace(logits=logits, taps={name: shielded(x, rows) for name, x in read.taps.items()})
+
+
 def _for(loss: kd.Loss, valid: Array) -> Array:
   """The mask as a loss reads it: activations have no positions of labels, so one that reads them gets (batch,)."""
   return fitted(valid, valid.shape[:1]) if isinstance(loss, kd.TapLoss) and loss.student else valid
@@ -236,10 +275,17 @@ def weighted(terms: Sequence[Term], output: str = "") -> Weighted:
     output: which output of a network with several is compared with the labels for the metrics; the terms' own where
       all of them read one.
   """
+  if isinstance(terms, Term) or not all(isinstance(term, Term) for term in terms):
+    raise UserError("an objective is made of several engine.Term(name, loss), in a list; got something else")
   names = [term.name for term in terms]
   if not names or len(set(names)) < len(names):
     raise UserError(f"an objective needs terms of different names; got {', '.join(names) or 'none'}")
   for term in terms:
+    if not callable(term.loss) or term.loss is getattr(kd, getattr(term.loss, "__name__", ""), None):
+      given = getattr(term.loss, "__name__", repr(term.loss))
+      raise UserError(
+        f"the loss of term {term.name!r} is {given}, and no loss; expected one that is made, as kd.hinton()"
+      )
     if term.mask not in MASKS:
       raise unknown(f"mask of term {term.name!r}", term.mask, MASKS)
     if term.ignore_label is not None and type(term.ignore_label) is not int:

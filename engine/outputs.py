@@ -93,6 +93,7 @@ def not_finite(teacher: kd.Outputs, class_mask: Array | None) -> Array | None:
     return None
   logits = teacher.logits if teacher.logits.ndim > 1 else teacher.logits[:, None]
   mask = class_mask if class_mask is not None and class_mask.shape[-1] == logits.shape[-1] else None
+  mask = kd.checks.class_mask_of("of a teacher", mask, logits.shape)  # one over the batch counts at every position
   if teacher.members is None:
     return _faulty(logits, mask)
   return _faulty(teacher.members, mask if mask is None or mask.ndim < 2 else mask[:, None])

@@ -150,7 +150,8 @@ def _accuracy_of(objective: Objective, student: kd.Outputs, batch: Mapping[str, 
   if not isinstance(objective, Weighted):
     return accuracy(student.logits, batch, axis_name)
   skipped = [term.ignore_label for term in objective.terms if term.ignore_label is not None]
-  main = picked(student, objective.output, objective.terms[0].loss, "the objective") if objective.output else student
+  named = objective.output and not is_one(student.logits)
+  main = picked(student, objective.output, objective.terms[0].loss, "the objective") if named else student
   return accuracy(main.logits, batch, axis_name, skipped[0] if skipped else None)
 
 
@@ -213,14 +214,18 @@ def accuracy(logits: Any, batch: Mapping[str, Any], axis_name: str | None, ignor
   if label.shape == logits.shape or (label.shape, 1) == (logits.shape[:-1], logits.shape[-1]):
     right = (logits.reshape(label.shape) > 0) == (label > 0)
   elif label.shape == logits.shape[:-1]:
-    mask = batch.get("class_mask")
+    mask = kd.checks.class_mask_of("accuracy", batch.get("class_mask"), logits.shape)
     shown = logits if mask is None else jnp.where(mask, logits, -jnp.inf)
-    right = jnp.argmax(shown, -1) == label.astype(jnp.int32)
+    right = jnp.argmax(shown, -1).astype(jnp.int32) == label.astype(jnp.int32)
   else:
     return {}
   update, micro_batches = whole(batch)
-  over = counted(batch, "labelled", ignored), axis_name, counted(update, "labelled", ignored), micro_batches
-  return {"accuracy": batch_mean(right.astype(jnp.float32), *over)}
+  valid = [counted(one, "labelled", ignored) for one in (batch, update)]
+  if label.shape == logits.shape and batch.get("class_mask") is not None:  # it says which outputs have a label
+    masks = [(one.get("class_mask", batch["class_mask"]), one["label"].shape) for one in (batch, update)]
+    known = [kd.checks.class_mask_of("accuracy", *mask) for mask in masks]
+    valid = [None if v is None or m is None else v & m for v, m in zip(valid, known, strict=True)]
+  return {"accuracy": batch_mean(right.astype(jnp.float32), valid[0], axis_name, valid[1], micro_batches)}
 
 
 def vary(tree: Any, axis_name: str | None) -> Any:

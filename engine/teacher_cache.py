@@ -71,6 +71,7 @@ def build(
   batch: int = BATCH,
   chunk: int = CHUNK,
   stream: files.Stream | None = None,
+  teacher: str = "the teacher",
 ) -> Cache:
   """The cache of a key: read if it is there, continued if it is not whole, built if there is none.
 
@@ -82,6 +83,7 @@ def build(
     batch: n.
     chunk: rows after which a killed build continues; one that continues keeps its own.
     stream: where the size and the progress are shown; sys.stderr if None.
+    teacher: how errors call it.
 
   Raises:
     UserError: the folder holds another cache or a damaged one, it cannot be written or has no room, the logits are not
@@ -95,7 +97,7 @@ def build(
       record = files.load(path, key)
       if not files.is_whole(record, key):
         _say_size(path, key, record, stream)
-        _fill(path, key, record or files.start(path, key, chunk), logits_of, mix_of, batch, stream)
+        _fill(path, key, record or files.start(path, key, chunk), logits_of, mix_of, batch, stream, teacher)
   cache = read(path, key)
   if mix_of is not None:
     _check_mix(path, cache, mix_of, batch)
@@ -150,6 +152,7 @@ def _fill(
   mix_of: MixOf | None,
   batch: int,
   stream: files.Stream | None,
+  teacher: str,
 ) -> None:
   """Adds the chunks that are missing."""
   files.check(path, key, record)
@@ -163,7 +166,7 @@ def _fill(
       views: list[dict[str, np.ndarray]] = []
       for view in range(key.views):
         parts = []
-        for part in _parts(rows, view, key, logits_of, mix_of, batch):
+        for part in _parts(rows, view, key, logits_of, mix_of, batch, teacher):
           parts.append(part)
           step += 1
           bar.update(step)
@@ -172,7 +175,7 @@ def _fill(
 
 
 def _parts(
-  rows: np.ndarray, view: int, key: Key, logits_of: LogitsOf, mix_of: MixOf | None, batch: int
+  rows: np.ndarray, view: int, key: Key, logits_of: LogitsOf, mix_of: MixOf | None, batch: int, teacher: str
 ) -> Iterator[dict[str, np.ndarray]]:
   """The arrays of these rows in one view, a batch at a time; the last row is repeated to fill the last batch."""
   batches = np.arange(-(-len(rows) // batch) * batch).clip(max=len(rows) - 1).reshape(-1, batch)
@@ -182,10 +185,19 @@ def _parts(
     logits = np.asarray(given).astype(np.float32)
     if logits.shape != (batch, key.classes):
       raise UserError(f"the teacher's logits have shape {logits.shape}; expected {(batch, key.classes)}")
-    if len(wrong := np.flatnonzero(~np.isfinite(logits).all(1))):
-      raise UserError(f"the teacher's logits of row {rows[at][wrong[0]]} in view {view} are not finite")
+    if len(wrong := np.flatnonzero(~_storable(logits, key))):
+      raise UserError(
+        f"the logits of {teacher} are not finite for row {rows[at][wrong[0]]} in view {view}; expected numbers, or, "
+        "stored as they are in float32 or float16, -inf for an excluded class"
+      )
     mix = {} if mixed is None else {files.PARTNER: np.asarray(mixed[0]), files.WEIGHT: np.asarray(mixed[1])}
     yield {**logit_codes.encode(logits, key.form, key.top_k), **mix}
+
+
+def _storable(logits: np.ndarray, key: Key) -> np.ndarray:
+  """(n,) bools: rows of numbers; the forms that keep each logit keep -inf of an excluded class, too."""
+  keeps_each = key.top_k is None and key.form != "int8"
+  return np.isfinite(np.max(logits if keeps_each else np.abs(logits), axis=1))
 
 
 def _check_mix(path: Path, cache: Cache, mix_of: MixOf, batch: int) -> None:

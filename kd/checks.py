@@ -19,12 +19,25 @@ Shape = tuple[int, ...]
 
 def known(*arrays: Any) -> bool:
   """Whether the values are there, as they are outside jit."""
-  return not any(isinstance(array, jax.core.Tracer) for array in arrays)
+  return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(arrays))
 
 
 def spread(mask: Array, like: Shape) -> Array:
   """A mask over the first axes of a shape as one over all: (batch,) counts for every position."""
   return jnp.broadcast_to(mask.reshape(*mask.shape, *(1,) * (len(like) - mask.ndim)), like)
+
+
+def batch_of(loss: str, batch: Any) -> Mapping[str, Any]:
+  """A batch as it was given, and an empty one for None.
+
+  Raises:
+    UserError: it is something else, such as the labels alone.
+  """
+  if batch is None or isinstance(batch, Mapping):
+    return batch or {}
+  raise UserError(
+    f"the loss {loss!r} expects a batch as its third argument, such as {{'label': labels}}; got {type(batch).__name__}"
+  )
 
 
 def valid_of(loss: str, batch: Mapping[str, Any], lead: Shape) -> Bool[Array, "*lead"] | None:
@@ -86,9 +99,18 @@ def counted(wrong: Array, valid: Array | None) -> Array:
   return wrong if valid is None else wrong & valid
 
 
+def is_number(labels: Any, number: int) -> Any:
+  """Where labels are a number; nowhere where their dtype has no such number: as one of uint8, -1 would be 255."""
+  if jnp.issubdtype(labels.dtype, jnp.integer):
+    span = jnp.iinfo(labels.dtype)
+    if not span.min <= number <= span.max:
+      return np.zeros(labels.shape, bool)
+  return labels == number
+
+
 def array(x: Any) -> Any:
   """What has a shape and a dtype: values that are known as numpy's, so that nothing wraps on the way."""
-  return np.asarray(x) if known(x) else x
+  return np.asarray(x) if known(x) else jnp.asarray(x)
 
 
 def what(x: Any) -> str:

@@ -115,7 +115,7 @@ def read(
   Raises:
     UserError: the logits are no such arrays, or a mask is none.
   """
-  batch = batch or {}
+  batch = checks.batch_of(loss, batch)
   found = [_logits(loss, "student", student), *([] if teacher is None else [_logits(loss, "teacher", teacher)])]
   shape = found[0].shape
   if found[-1].shape != shape:
@@ -125,7 +125,8 @@ def read(
   if shape[-1] < classes:
     raise UserError(
       f"the loss {loss!r} compares distributions over classes, and logits {shape} have {shape[-1]}: a softmax over one "
-      "class is always 1; expected two or more, or a loss on single outputs such as bernoulli_kl or squared_error"
+      "class is always 1; expected two or more, or a loss on single outputs, as "
+      "sigmoid_cross_entropy, bernoulli_kl and squared_error are"
     )
   lead = shape[:-1]
   class_mask = checks.class_mask_of(loss, class_mask, shape)

@@ -3,6 +3,7 @@ NaN where it is not; shapes and types are refused in one sentence.
 """
 
 import functools
+import operator
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -148,12 +149,14 @@ def labelled(batch: Mapping[str, Any], ignore_label: int = -1) -> Array:
     ignore_label: the number that stands where there is no label, such as -1, 255 or -100.
 
   Raises:
-    UserError: the batch has no labels.
+    UserError: the batch has no labels, or `ignore_label` is no whole number.
   """
   if "label" not in batch:
     raise UserError("kd.labelled reads batch['label'], and the batch has no 'label'")
-  has = checks.array(batch["label"]) != ignore_label
-  return jnp.asarray(has & (checks.array(batch["mix_label"]) != ignore_label) if "mix_label" in batch else has)
+  if not isinstance(ignore_label, int | np.integer) or isinstance(ignore_label, bool):
+    raise UserError(f"kd.labelled: ignore_label is {ignore_label!r}; expected a whole number, such as -1 or 255")
+  has = [~checks.is_number(checks.array(batch[key]), ignore_label) for key in ("label", "mix_label") if key in batch]
+  return jnp.asarray(functools.reduce(operator.and_, has))
 
 
 def _index(

@@ -113,7 +113,7 @@ class TapLoss:
       raise UserError(
         f"the loss {self.name!r} trains or remembers something: call its init and give 'aux', 'aux_state'"
       )
-    batch = batch or {}
+    batch = checks.batch_of(self.name, batch)
     count = self._check(student, teacher)
     valid = None if count is None else checks.valid_of(self.name, batch, (count,))
     batch = batch if valid is None else {**batch, "valid": valid}

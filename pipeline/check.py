@@ -171,7 +171,7 @@ def _teaching(name: str, config: Any, data: Dataset, begun: Left, done: Mapping[
   split = build.examples(config, given, data.train)
   for term in objective.terms:
     try:
-      _trace(engine.weighted([term]), mine, its, taught_by, labels=False)
+      _trace(engine.weighted([term._replace(mask="all", ignore_label=None)]), mine, its, taught_by, labels=False)
       reads = False
     except (UserError, KeyError):  # it was traced with labels before
       reads = True

@@ -204,7 +204,8 @@ def _stored(
 
   mix_of = teacher_cache.mixing(arrays, spec)
   # In batches as large as the student's, for a matrix product may round otherwise at another size.
-  return teacher_cache.build(folder / key.name, key, logits_of, mix_of=mix_of, batch=spec.batch_size)
+  about = {"mix_of": mix_of, "batch": spec.batch_size, "teacher": f"the teacher {stage.teacher!r}"}
+  return teacher_cache.build(folder / key.name, key, logits_of, **about)
 
 
 def member(parts: Functions, stage: Any, taps: Sequence[str], all_outputs: bool = False) -> Teacher:

@@ -170,7 +170,9 @@ def test_masks_over_positions():
 
 
 @pytest.mark.parametrize(
-  "valid", [jnp.ones(8), jnp.ones((), bool), jnp.ones(8, jnp.int32)], ids=["floats", "scalar", "integers"]
+  "valid",
+  [jnp.ones(8), jnp.ones((), bool), jnp.ones(8, jnp.int32), [True]],
+  ids=["floats", "scalar", "integers", "list"],
 )
 def test_masks_are_bools_over_examples(valid):
   with pytest.raises(UserError, match="'valid' is .* expected bools"):
@@ -213,6 +215,9 @@ def test_accuracy_reads_what_counts():
   assert float(of(binary, label=jnp.asarray([[0], [1], [1]]))["accuracy"]) == 1.0
   masked = of(jnp.asarray([[9.0, 1.0, 0.0]]), label=jnp.asarray([1]), class_mask=jnp.asarray([False, True, True]))
   assert float(masked["accuracy"]) == 1.0
+  known = jnp.asarray([[True, False], [True, True]])
+  several = jnp.asarray([[-1.0, 2.0], [3.0, 1.0]]), jnp.asarray([[1, 0], [1, 1]])
+  assert float(of(several[0], label=several[1], class_mask=known)["accuracy"]) == np.float32(2 / 3)
   assert of(jnp.zeros((2, 3)), label=jnp.zeros((2, 1), jnp.int32)) == {}
   assert of(jnp.zeros((2, 3)), label=jnp.zeros(2)) == {}
   assert of({"a": jnp.zeros((2, 3))}, label=jnp.zeros(2, jnp.int32)) == {}
@@ -238,3 +243,121 @@ def test_a_teacher_that_is_not_finite_stops_the_run(bad):
     engine.fit(step, s, get_batch, data, steps=4, teacher_name="teacher 'big'", steps_per_call=1)
   _, history = loop.fit(step, s, get_batch, data, steps=1, steps_per_call=1)
   assert "teacher_not_finite" not in history
+
+
+@pytest.mark.parametrize("shape", [(5,), (3, 6), (2, 5)])
+def test_masks_of_other_positions_than_the_labels(shape):
+  batch = {"label": jnp.zeros((3, 5), jnp.int32), "valid": jnp.ones(shape, bool)}
+  with pytest.raises(UserError, match="labels and masks have the shapes .*; expected the same leading axes"):
+    counting.counted(batch, "labelled")
+
+
+@pytest.mark.parametrize("positions", [2, 3])
+@pytest.mark.parametrize("members", [0, 2])
+def test_a_class_mask_of_examples_counts_at_every_position(positions, members):
+  """(batch, classes) beside logits (batch, positions, classes), also where there are as many positions as examples."""
+  rng = np.random.default_rng(0)
+  mine, its = (rng.normal(size=(2, positions, 4)).astype(np.float32) for _ in range(2))
+  mask, label = np.array([[True, True, False, True], [False, True, True, True]]), np.array([[3] * positions] * 2)
+  mine[0, :, 2], mine[1, :, 0] = 9.0, 9.0
+  its[0, :, 2], its[1, :, 0] = np.nan, np.inf  # classes that do not count
+  teacher = kd.Outputs(jnp.asarray(its), members=jnp.stack([jnp.asarray(its)] * members, 1) if members else None)
+  batch = {"image": jnp.asarray(mine), "label": jnp.asarray(label), "class_mask": jnp.asarray(mask)}
+  step = make_train_step(
+    plain(lambda v, x, **_: (x + v["params"]["kernel"], {})),
+    weighted([Term("soft", kd.hinton(1.0))]),
+    optax.sgd(0.1),
+    teacher=lambda v, x: teacher,
+  )
+  s = state.create({"params": {"kernel": jnp.zeros(4)}}, optax.sgd(0.1))
+  metrics = jax.jit(step)(s, batch, 0)[1]
+  shown = np.where(mask[:, None], mine, -np.inf)
+  assert float(metrics["accuracy"]) == np.float32(np.mean(shown.argmax(-1) == label))
+  assert float(metrics["teacher_not_finite"]) == 0
+  kls = []
+  for i in range(2):
+    p, q = (np.exp(np.float64(x[i][:, mask[i]])) for x in (its, mine))
+    p, q = p / p.sum(-1, keepdims=True), q / q.sum(-1, keepdims=True)
+    kls.append((p * np.log(p / q)).sum(-1))
+  np.testing.assert_allclose(metrics["soft"], np.mean(kls), rtol=1e-5)
+
+
+def of_terms(terms, batch, width=3, **keywords):
+  """The metrics of one compiled step of a linear model."""
+  step = make_train_step(plain(linear), weighted(terms), optax.sgd(0.1), **keywords)
+  s = state.create({"params": {"kernel": jnp.linspace(-1.0, 1.0, 4 * width).reshape(4, width)}}, optax.sgd(0.1))
+  return jax.jit(step)(s, {"image": jnp.linspace(-1.0, 2.0, 12).reshape(3, 4), **batch})[1]
+
+
+@pytest.mark.parametrize(
+  "about", [{"mask": "labelled"}, {"mask": "unlabelled"}, {"ignore_label": 3}], ids=lambda about: "-".join(about)
+)
+def test_labels_that_are_not_there_say_nothing_of_what_counts(about):
+  batch = {"teacher_logits": jnp.ones((3, 3))}
+  with pytest.raises(UserError, match="term 'soft' has (mask|ignore_label) .*, and the batch has no 'label'"):
+    of_terms([Term("soft", kd.hinton(), **about)], batch)
+
+
+@pytest.mark.parametrize(("dtype", "ignored", "alias"), [("uint8", -1, 255), ("uint8", 300, 44), ("int8", 257, 1)])
+def test_a_number_that_no_label_can_be_ignores_none(dtype, ignored, alias):
+  """Inside jit a number outside the labels' dtype would wrap to the label of another class."""
+  batch = {"label": jnp.asarray([0, alias, 1], dtype)}
+  np.testing.assert_array_equal(jax.jit(lambda batch: kd.labelled(batch, ignored))(batch), [True] * 3)
+  width = max(alias, 2) + 1
+  want = of_terms([Term("hard", kd.hard_labels())], batch, width)
+  got = of_terms([Term("hard", kd.hard_labels(), ignore_label=ignored)], batch, width)
+  assert float(got["hard"]) == pytest.approx(float(want["hard"]), rel=1e-6)
+
+
+def test_a_column_of_labels_of_one_output_is_masked():
+  terms = [Term("on", kd.sigmoid_cross_entropy(), mask="labelled")]
+  column = of_terms(terms, {"label": jnp.asarray([[1], [-1], [0]])}, 1)
+  assert column == of_terms(terms, {"label": jnp.asarray([1, -1, 0])}, 1)
+  kernel, x = np.linspace(-1.0, 1.0, 4), np.linspace(-1.0, 2.0, 12).reshape(3, 4)
+  z = x @ kernel
+  np.testing.assert_allclose(column["on"], np.mean([np.log1p(np.exp(-z[0])), np.log1p(np.exp(z[2]))]), rtol=1e-6)
+
+
+@pytest.mark.parametrize("loss", [kd.sigmoid_cross_entropy(), kd.bernoulli_kl()])
+def test_labels_of_several_outputs_leave_out_no_example(loss):
+  batch = {"label": jnp.asarray([[1, -1, 0]] * 3), "teacher_logits": jnp.ones((3, 3))}
+  with pytest.raises(UserError, match=r"term 'on' counts by labels, which are \(3, 3\).*batch\['class_mask'\]"):
+    of_terms([Term("on", loss, mask="labelled")], batch)
+  known = {"label": jnp.maximum(batch["label"], 0), "class_mask": batch["label"] >= 0}
+  got = of_terms([Term("on", kd.sigmoid_cross_entropy())], known)
+  z = np.linspace(-1.0, 2.0, 12).reshape(3, 4) @ np.linspace(-1.0, 1.0, 12).reshape(4, 3)
+  np.testing.assert_allclose(got["on"], np.mean(np.log1p(np.exp(-z[:, 0])) + np.log1p(np.exp(z[:, 2]))), rtol=1e-6)
+
+
+def test_an_update_of_what_has_no_labels_is_not_masked():
+  def get_batch(data, step, *, seed, part):
+    return {"image": data, "target": jnp.ones((3, 3))}
+
+  get = engine.of_update(get_batch, 2)
+  data = jnp.ones((3, 4))
+  assert set(get(data, 0, seed=0, part=(0, 1))) == {"image", "target"}
+  with pytest.raises(UserError, match="says nothing of which examples count"):
+    engine.masks_of(get_batch(data, 0, seed=0, part=(0, 1)))
+
+
+def test_inputs_that_are_trees_are_filled():
+  batch = {"valid": jnp.asarray([True, False]), "image": {"x": jnp.full((2, 3), jnp.nan), "ids": jnp.ones((2, 3), int)}}
+  filled = counting.filled(batch)["image"]
+  np.testing.assert_array_equal(filled["x"], [[np.nan] * 3, [0.0] * 3])
+  np.testing.assert_array_equal(filled["ids"], batch["image"]["ids"])
+  with pytest.raises(UserError, match="a batch holds 'x', 'valid'; expected 'image', the input of the model"):
+    counting.filled({"x": 0, "valid": None})
+
+
+@pytest.mark.parametrize(
+  ("terms", "message"),
+  [
+    (Term("soft", kd.hinton()), "an objective is made of several engine.Term"),
+    ([kd.hinton()], "an objective is made of several engine.Term"),
+    ([Term("soft", kd.hinton)], "the loss of term 'soft' is hinton, and no loss; expected .* kd.hinton()"),
+    ([Term("soft", "hinton")], "the loss of term 'soft' is 'hinton', and no loss"),
+  ],
+)
+def test_what_is_no_objective(terms, message):
+  with pytest.raises(UserError, match=message):
+    weighted(terms)

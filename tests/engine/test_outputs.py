@@ -126,6 +126,33 @@ def test_tuples_have_numbers_for_names():
   assert float(objective(pair, pair, {}, **about)[0]) == 0.0
 
 
+def test_a_student_of_one_output_reads_one_of_several_of_its_teacher():
+  student, teacher, batch = weights(0), weights(1), nets.batch()
+  apply = lambda v, x, **_: (detector(v, x)["scores"], {})
+  for output, message in (("scores", ""), ("score", "unknown output of term 'soft'"), ("", "the teacher has several")):
+    terms = [Term("soft", kd.hinton(2.0), output=output), Term("hard", kd.hard_labels())]
+    step = make_train_step(plain(apply), weighted(terms), optax.sgd(0.1), teacher=detector)
+    s = state.create(student, optax.sgd(0.1))
+    if message:
+      with pytest.raises(UserError, match=message):
+        step(s, batch, teacher)
+      continue
+    metrics = step(s, batch, teacher)[1]
+    np.testing.assert_allclose(metrics["soft"], numbers(student, teacher, batch["image"])[0], rtol=1e-5)
+    assert "accuracy" in metrics
+  with pytest.raises(UserError, match="the network has one output, an array; expected no name"):
+    weighted([terms[0]._replace(output="scores")])(
+      kd.Outputs(jnp.ones((2, 3))),
+      kd.Outputs(jnp.ones((2, 3))),
+      {},
+      step=0,
+      aux={},
+      aux_state={},
+      key=jax.random.key(0),
+      axis_name=None,
+    )
+
+
 def test_evaluation_counts_positions_that_have_a_label():
   logits = np.float32([[[0, 1], [2, 0], [0, 5]], [[1, 0], [0, 1], [0, 1]]])
   labels = np.int32([[1, 1, -1], [0, 255, 1]])
@@ -141,6 +168,47 @@ def test_evaluation_counts_positions_that_have_a_label():
 
 # Two teachers that disagree at one temperature: logits, and Hinton's loss against a student at T = 4 in float64.
 DISAGREE = np.array([[[9.0, 1.0, -4.0], [-2.0, 6.0, 3.0]]])  # (batch, members, classes)
+
+
+def test_numbers_about_positions_and_of_one_logit():
+  """Also where there are as many positions as classes."""
+  rng = np.random.default_rng(0)
+  a, b = rng.normal(size=(2, 50, 4, 4))
+  assert evaluate.agreement(a, b) == np.mean(a.argmax(-1) == b.argmax(-1))
+  second = np.sort(b, -1)[..., -2:-1]
+  mine = np.take_along_axis(b, a.argmax(-1)[..., None], -1)
+  assert evaluate.agreement(a, b, 2) == np.mean(mine >= second)
+  p, q = (scipy.special.softmax(x, -1) for x in (b, a))
+  np.testing.assert_allclose(evaluate.divergence(a, b), scipy.special.rel_entr(p, q).sum(-1).mean(), rtol=1e-12)
+  none = np.where(np.arange(4) == 1, -np.inf, 0.0)
+  kept = [0, 2, 3]
+  assert evaluate.divergence(a + none, b + none) == pytest.approx(evaluate.divergence(a[..., kept], b[..., kept]))
+  assert evaluate.divergence(a + none, b) == np.inf
+
+  z, y = np.array([[-2.0], [0.5], [3.0], [-0.1]]), np.array([0, 1, 0, 1])
+  assert evaluate.accuracy(z, y) == 0.5
+  assert evaluate.agreement(z, -z) == 0.0 and evaluate.agreement(z, 2 * z) == 1.0
+  on = scipy.special.expit(z[:, 0])
+  kl = scipy.special.rel_entr(on[::-1], on) + scipy.special.rel_entr(1 - on[::-1], 1 - on)
+  np.testing.assert_allclose(evaluate.divergence(z, z[::-1]), kl.mean(), rtol=1e-12)
+  sure = np.maximum(on, 1 - on)
+  np.testing.assert_allclose(evaluate.calibration_error(z, y, bins=1), abs(sure.mean() - 0.5), rtol=1e-12)
+
+
+def test_logits_that_say_nothing_are_refused():
+  a, y = np.zeros((4, 3)), np.zeros(4, int)
+  for of in (evaluate.agreement, evaluate.divergence):
+    for other in (a[:1], a[:, :1], a[None]):
+      with pytest.raises(UserError, match="are compared; expected one shape"):
+        of(a, other)
+    with pytest.raises(UserError, match="logits are NaN"):
+      of(a * np.nan, a)
+  with pytest.raises(UserError, match="logits are NaN"):
+    evaluate.accuracy(a * np.nan, y)
+  with pytest.raises(UserError, match="logits are dict; expected arrays"):
+    evaluate.accuracy({"a": a}, y)
+  with pytest.raises(UserError, match="bins is 0"):
+    evaluate.calibration_error(a, y, bins=0)
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0, 20.0])

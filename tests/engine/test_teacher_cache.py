@@ -284,12 +284,30 @@ def test_entries_that_do_not_fit(tmp_path):
     build(tmp_path)
 
 
+@pytest.mark.parametrize("form", ["float32", "float16", "int8"])
+def test_an_excluded_class_is_stored_where_each_logit_is(tmp_path, form):
+  def excluding(rows, view):
+    return np.where(np.arange(CLASSES) == 2, -np.inf, np.float32(np.asarray(rows)[:, None]))
+
+  key = key_for(SPEC, form=form)
+  if form == "int8":
+    with pytest.raises(UserError, match="not finite for row 0 in view 0"):
+      teacher_cache.build(tmp_path, key, excluding)
+    return
+  stored = teacher_cache.build(tmp_path, key, excluding)
+  rows = np.arange(key.examples)
+  np.testing.assert_array_equal(stored.arrays["teacher_logits"][:, 0], excluding(rows, 0))
+  none = lambda rows, view: np.full((len(rows), CLASSES), -np.inf)
+  with pytest.raises(UserError, match="not finite for row 0"):
+    teacher_cache.build(tmp_path / "none", key, none)
+
+
 def test_logits_that_cannot_be_stored(tmp_path):
   def with_nan(rows, view):
     return np.where(np.asarray(rows)[:, None] == 21, np.nan, np.ones((len(rows), CLASSES)))
 
-  with pytest.raises(UserError, match="logits of row 21 in view 0 are not finite"):
-    build(tmp_path, logits_of=with_nan)
+  with pytest.raises(UserError, match="the logits of 'big' are not finite for row 21 in view 0; expected .* -inf"):
+    build(tmp_path, logits_of=with_nan, teacher="'big'")
   with pytest.raises(UserError, match=r"logits have shape \(8, 5\); expected \(8, 6\)"):
     build(tmp_path / "b", logits_of=lambda rows, view: np.ones((len(rows), 5)))
   with pytest.raises(UserError, match="there is no cache of a teacher's logits at"):

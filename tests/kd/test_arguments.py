@@ -2,6 +2,8 @@
 
 import math
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import kd
@@ -118,3 +120,16 @@ def test_taps_that_are_no_names(name, taps, key, value):
 def test_of_dot(key, value):
   with pytest.raises(UserError, match=f"dot: .*{key} "):
     kd.dot(0.1, **{key: value})
+
+
+@pytest.mark.parametrize("batch", [np.zeros(2, int), jnp.zeros(2, jnp.int32), (1, 2), "label"])
+def test_a_batch_that_is_none(batch):
+  x = jnp.ones((2, 3))
+  for loss, outputs in ((kd.hard_labels(), x), (kd.hinton(), x), (kd.sp("a", "a"), kd.Outputs(x, {"a": x}))):
+    with pytest.raises(UserError, match="expects a batch as its third argument, such as {'label': labels}; got"):
+      loss(outputs, outputs, batch)
+
+
+def test_one_logit_is_sent_to_the_losses_of_outputs():
+  with pytest.raises(UserError, match="logits .2, 1. have 1: .* expected two or more, .* as sigmoid_cross_entropy, b"):
+    kd.hard_labels()(jnp.ones((2, 1)), None, {"label": jnp.zeros(2, jnp.int32)})

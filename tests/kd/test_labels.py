@@ -140,6 +140,18 @@ def test_ignored_positions_are_not_there(ignore):
   assert (np.asarray(gradient)[label == ignore] == 0).all() and (np.asarray(gradient)[label != ignore] != 0).all()
 
 
+def test_a_list_of_labels():
+  batch = {"label": [0, 1, 2, 3, 4, 0]}
+  loss = lambda batch: kd.hard_labels()(S, None, batch)[0]
+  np.testing.assert_array_equal(jax.jit(loss)(batch), jax.jit(loss)({"label": jnp.asarray(batch["label"])}))
+
+
+@pytest.mark.parametrize("ignored", [1.5, None, True, "-1"])
+def test_what_is_ignored_is_a_whole_number(ignored):
+  with pytest.raises(UserError, match="ignore_label is .*; expected a whole number"):
+    kd.labelled({"label": labels()}, ignored)
+
+
 def test_a_batch_without_labels():
   with pytest.raises(UserError, match=r"kd.labelled reads batch\['label'\]"):
     kd.labelled({})

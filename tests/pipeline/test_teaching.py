@@ -267,6 +267,11 @@ def test_a_term_has_examples_and_the_labels_that_it_reads(tmp_path, objective, e
     jobs.opened(tmp_path, stages__distilled__objective=objective, stages__distilled__examples=examples)
 
 
+def test_what_reads_no_labels_may_count_the_unlabelled(tmp_path):
+  objective = {"hard_labels": {"mask": "labelled"}, "hinton": {"mask": "unlabelled"}, "kl": {"loss": "reverse_kl"}}
+  jobs.opened(tmp_path, stages__distilled__objective=objective, stages__distilled__examples={"labelled": 12})
+
+
 def test_masks_by_hand():
   terms = build.objective("s", {"hard_labels": {"mask": "labelled"}, "hot": {"loss": "hinton", "mask": "unlabelled"}})
   student, teacher = (jnp.asarray(np.random.default_rng(k).normal(size=(4, 3)), jnp.float32) for k in (0, 1))
