@@ -1,6 +1,7 @@
 """One pass over a program: where each value comes from. Linear in the number of equations."""
 
 import functools
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -168,8 +169,7 @@ class Flow:
     self.scope = before._replace(scans=(*before.scans, node.index), repeats=before.repeats * node.params["length"])
     consts, carry, _ = node.split
     operands = [self.value(ref) for ref in node.inputs]
-    data = any(v.data for v in operands)
-    mixed = frozenset().union(*(v.leaves for v in operands))
+    reached = _carried(body, consts, carry)
     self._constants(body)
     for place, (number, outer) in enumerate(zip(body.inputs, operands, strict=True)):
       self.handed[number] = (node.inputs[place], node.params["length"], place >= consts)
@@ -178,8 +178,10 @@ class Flow:
       if outer.view is not None:
         length = node.params["length"]
         known.view = layout.repeated(outer.view, length) if place < consts else layout.scanned(outer.view)
-      if carried:  # what comes round again may depend on everything
-        known.data, known.leaves, known.exact, known.view = data, mixed, None, None
+      if carried:  # what comes round again depends on all that reaches it; a counter on nothing
+        sources = [v for i, v in enumerate(operands) if reached[place - consts] >> i & 1]
+        known.data, known.exact, known.view = any(v.data for v in sources), None, None
+        known.leaves = frozenset().union(*(v.leaves for v in sources))
       if known.data:
         known.leaves, known.exact, known.view, known.roots = frozenset(), None, None, frozenset((FAR - number,))
       self.values[number] = known
@@ -292,3 +294,20 @@ class Flow:
       return None
     with jax.ensure_compile_time_eval():
       return np.asarray(versions.rebind(node.eqn, tuple(sources))[0])
+
+
+def _carried(body: Body, consts: int, carry: int) -> list[int]:
+  """For each carried value of a scan the inputs of its body that reach it in any iteration, as bits by their place."""
+  reach = {number: 1 << place for place, number in enumerate(body.inputs)}
+
+  def of(refs: Sequence[Ref]) -> int:
+    return functools.reduce(operator.or_, (reach.get(ref, 0) for ref in refs if not isinstance(ref, jex.Literal)), 0)
+
+  for node in body.nodes:
+    reach.update(dict.fromkeys(node.outputs, of(node.inputs)))
+  found = [of([body.inputs[consts + i], body.outputs[i]]) for i in range(carry)]
+  for i in range(carry):  # what reaches what reaches it, as Warshall has it
+    for j in range(carry):
+      if found[j] >> consts + i & 1:
+        found[j] |= found[i]
+  return found

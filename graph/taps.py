@@ -21,8 +21,11 @@ def taps(fn: Callable[..., Any], names: Sequence[str]) -> Callable[..., tuple[An
       output). What is inside a scan comes stacked along a leading layer axis.
 
   Raises:
-    UserError: a name that the traced function does not have, or one inside a while loop or a custom rule.
+    UserError: names as one text; a name that the traced function does not have, or one inside a while loop or a custom
+      rule.
   """
+  if isinstance(names, str):
+    raise UserError(f"the names of taps are the text {names!r}; expected a list of names, such as [{names!r}]")
 
   def tapped(variables: Any, *inputs: Any) -> tuple[Any, dict[str, Any]]:
     analysis = Analysis(read(fn, variables, *inputs))

@@ -14,6 +14,7 @@ gradient.)
 
 import dataclasses
 import functools
+import numbers
 from typing import Any
 
 import jax
@@ -67,8 +68,8 @@ def limits(bits: int, signed: bool = True, narrow: bool = False) -> tuple[int, i
   Raises:
     UserError: a width that is not served, or an unsigned narrow grid.
   """
-  if bits not in WIDTHS:
-    raise UserError(f"a grid of {bits} bits is not served; expected one of {', '.join(map(str, WIDTHS))}")
+  if not isinstance(bits, numbers.Integral) or bits not in WIDTHS:
+    raise UserError(f"a grid of {bits!r} bits is not served; expected one of {', '.join(map(str, WIDTHS))}")
   if not signed:
     if narrow:
       raise UserError("an unsigned grid has no narrow range; expected signed=True or narrow=False")
@@ -104,9 +105,10 @@ def affine(
   """The grid over [low, high], widened to contain 0; both are () or (channels,).
 
   A range above 0 (after a ReLU) has its zero point at the lowest code. The rounded zero point moves the ends by at most
-  half a step. An empty range gets the length 1.
+  half a step. An empty range gets the length 1; where low is above high, or one of them not finite, the scale is NaN.
   """
   qmin, qmax = limits(bits, signed)
+  low = jnp.where(low > high, jnp.nan, low)
   low, high = jnp.minimum(low, 0), jnp.maximum(high, 0)
   scale = _positive(high - low) * (1 / (qmax - qmin))
   zero_point = jnp.clip(qmin - jnp.round(low / scale), qmin, qmax).astype(jnp.int32)
@@ -114,9 +116,9 @@ def affine(
 
 
 def _positive(extent: jax.Array) -> jax.Array:
-  """The extent, or 1 where it is zero: any step serves values that are all zero. NaN stays NaN, and infinity is NaN."""
+  """The extent, or 1 where it is zero: any step serves values that are all zero. What is none is NaN, infinity too."""
   extent = jnp.asarray(extent)
-  extent = jnp.where(jnp.isfinite(extent), extent, jnp.full_like(extent, jnp.nan))
+  extent = jnp.where(jnp.isfinite(extent) & (extent >= 0), extent, jnp.full_like(extent, jnp.nan))
   return jnp.where(extent == 0, jnp.ones_like(extent), _floored(extent))
 
 
@@ -146,10 +148,12 @@ def _laid_out(x: jax.Array, grid: Grid) -> tuple[jax.Array, jax.Array, jax.Array
     if not splits(x.shape, grid.shape):
       raise UserError(
         f"a grid written for the shape {grid.shape} was given an array of shape {x.shape}; expected the leaf itself, "
-        "not transposed or sliced"
+        "not transposed or sliced, or, of a kernel that is computed, the operand as its site reads it"
       )
     x = x.reshape(grid.shape)
   scale, zero_point = (broadcast(v, x.ndim, grid.axis) for v in (grid.scale, grid.zero_point))
+  if scale.ndim and any(n not in (1, length) for n, length in zip(scale.shape, x.shape, strict=True)):
+    raise UserError(f"a grid with scales of shape {grid.scale.shape} along {grid.axis} was given the shape {x.shape}")
   return x, scale, zero_point
 
 
@@ -188,9 +192,17 @@ def codes(x: jax.Array, grid: Grid) -> jax.Array:
   A kernel's grid from `Quantized.grids` is for the leaf, as the variables hold it, however the model turns it.
 
   Raises:
-    UserError: `x` is not of the shape that the grid is written for.
+    UserError: `x` is not of the shape that the grid is written for, is no array of floats, or it or the scale holds NaN
+      (inside jit NaN has the code of 0).
   """
+  x = jnp.asarray(x)
+  if not jnp.issubdtype(x.dtype, jnp.floating):
+    raise UserError(f"codes of an array of {x.dtype}; expected floats")
   laid, scale, zero_point = _laid_out(x, grid)
+  if not isinstance(laid, jax.core.Tracer) and not isinstance(scale, jax.core.Tracer):
+    bad = next((what for what, v in (("array", laid), ("grid's scale", scale)) if jnp.any(jnp.isnan(v))), None)
+    if bad is not None:
+      raise UserError(f"codes of NaN: the {bad} holds NaN, which is no number on a grid")
   return jnp.clip(_rounded(laid, scale, zero_point), grid.qmin, grid.qmax).astype(jnp.int32).reshape(x.shape)
 
 

@@ -92,6 +92,8 @@ def parse(spec: "str | Mapping[str, Any] | Setting") -> Setting:
     return _checked(spec)
   if isinstance(spec, str):
     return _checked(_from_text(spec))
+  if not isinstance(spec, Mapping):
+    raise UserError(f"a quantization setting is {spec!r}; expected a text such as 'w8a8', a dict or a Setting")
   given = dict(spec)
   names = [field.name for field in dataclasses.fields(Setting)]
   for key in given:
@@ -137,6 +139,9 @@ def _checked(setting: Setting) -> Setting:
   for bits in (setting.weights, setting.activations):
     if bits is not None:
       limits(bits)
+  for name in ("learned", "per_channel", "narrow"):
+    if not isinstance(getattr(setting, name), bool):
+      raise UserError(f"{name!r} of a quantization setting is {getattr(setting, name)!r}; expected True or False")
   if setting.start not in _STARTS:
     raise unknown("start of a learned scale", setting.start, _STARTS)
   try:
@@ -184,9 +189,13 @@ def policy(rules: Any, ends: Any = "w8a8") -> Policy:
     return rules
   if isinstance(rules, str | Setting):
     rules = [("*", rules)]
+  if not isinstance(rules, Iterable):
+    raise UserError(
+      f"a quantization policy is {rules!r}; expected a text such as 'w8a8', or (site glob, setting) pairs"
+    )
   pairs: Sequence[Any] = list(rules.items()) if isinstance(rules, Mapping) else list(rules)
   for pair in pairs:
-    if isinstance(pair, str) or len(pair) != 2:
+    if isinstance(pair, str) or not isinstance(pair, Sequence) or len(pair) != 2:
       raise UserError(f"quantization rule {pair!r} is not a pair; expected (site glob, setting)")
   return Policy(tuple((str(glob), parse(setting)) for glob, setting in pairs), None if ends is None else parse(ends))
 

@@ -18,7 +18,7 @@ import graph
 from core.errors import UserError, unknown
 from graph import Op
 from graph.program import leaf_names
-from quant import biases, seen
+from quant import biases, checks, seen
 from quant.carrier import CARRIERS, Coded, product, serves
 from quant.grid import Grid, limits, round_to, steps_to
 from quant.kernels import KernelQuantizer
@@ -89,7 +89,7 @@ def quantize(fn: Callable[..., Any], policy: Any, carrier: str = "float32", half
     if key not in plans:
       traced = graph.trace(fn, variables, *inputs)
       plans[key] = make_plan(traced, chosen)
-      _check_types(traced, plans[key])
+      checks.types(traced, plans[key])
     return plans[key]
 
   def run(visit: Any, plan: Plan, extras: State, variables: Any, inputs: tuple[Any, ...], kinds: Any = ()) -> Any:
@@ -98,8 +98,8 @@ def quantize(fn: Callable[..., Any], policy: Any, carrier: str = "float32", half
 
   def observe(quant_state: State, variables: Any, *inputs: Any, axis_name: str | None = None) -> tuple[Any, State]:
     plan = plan_of(variables, *inputs)
-    if quant_state:
-      _check(plan, quant_state)
+    if quant_state != {}:
+      checks.state(plan, quant_state)
     starts = leaf_grids(plan, quant_state, variables, axis_name)
     visit = _observing(plan, axis_name, {key: starts.pop(key) for key in plan.branched})
     others = {name: entry for name, entry in quant_state.items() if name not in starts}
@@ -120,7 +120,8 @@ def quantize(fn: Callable[..., Any], policy: Any, carrier: str = "float32", half
   ) -> tuple[Any, State]:
     del axis_name  # no grid follows the data while it is in use
     plan = plan_of(variables, *inputs)
-    _check(plan, quant_state)
+    checks.state(plan, quant_state)
+    checks.scales(plan, qparams)
     used, kinds = _in_use(plan, qparams, quant_state, variables), _PRODUCTS if half else ()
     given = _round_inputs(plan, inputs, used)
     out, _ = run(_rounding(plan, carrier, half), plan, at_sites(plan, used), variables, given, kinds)
@@ -128,6 +129,8 @@ def quantize(fn: Callable[..., Any], policy: Any, carrier: str = "float32", half
 
   def grids(qparams: dict[str, jax.Array], quant_state: State, variables: Any, *inputs: Any) -> dict[str, Grid]:
     plan = plan_of(variables, *inputs)
+    checks.state(plan, quant_state)
+    checks.scales(plan, qparams)
     used = _in_use(plan, qparams, quant_state, variables)
     found = {name: _grid(q, used[name]) for name, q in plan.quantizers.items()}
     later = {site: q for (site, _), q in plan.at.items() if isinstance(q, KernelQuantizer) and q.key != q.leaf}
@@ -148,6 +151,7 @@ def freeze(
     UserError: a tensor held NaN or infinity, or was never seen; inside jit its scale is NaN instead.
   """
   del variables
+  checks.alike(qparams, quant_state)
   seen.refuse(quant_state)
   return _put_into_use(qparams, quant_state)
 
@@ -155,32 +159,6 @@ def freeze(
 def _put_into_use(qparams: dict[str, jax.Array], quant_state: State) -> tuple[dict[str, jax.Array], State]:
   state = {name: {**entry, "used": entry["seen"]} for name, entry in quant_state.items()}
   return {name: to_parameter(state[name]["used"]["scale"]) for name in qparams}, state
-
-
-def _check_types(traced: graph.Graph, plan: Plan) -> None:
-  """Refuses a model that rounds what is between a product of codes and the next grid."""
-  for name in dict.fromkeys(site for site, _ in plan.at):
-    op = traced.sites[name]
-    kept = op.outputs[0].dtype
-    if op.kind in _PRODUCTS and kept.itemsize < 4 and all((name, index) in plan.at for index in (0, 1)):
-      raise UserError(
-        f"{name!r} is computed in {kept}, but what lies between a product of codes and the next grid stays float32; "
-        "quantize the model in float32, with carrier='bfloat16' and half=True where its products are to be bfloat16"
-      )
-
-
-def _check(plan: Plan, quant_state: State) -> None:
-  """Refuses a state whose grids are not those of the model as it was traced."""
-  extra = sorted(quant_state.keys() ^ plan.quantizers.keys())
-  if extra:
-    have = "holds" if extra[0] in quant_state else "has no"
-    raise UserError(
-      f"the quantizer state {have} grid {extra[0]!r}, and this model {_have(plan, extra[0])}; run init on it"
-    )
-
-
-def _have(plan: Plan, name: str) -> str:
-  return "needs it" if name in plan.quantizers else "has no such tensor or kernel"
 
 
 def _array(leaf: Any) -> Any:

@@ -248,3 +248,5 @@ def test_taps():
   assert found["Conv_1/kernel:add:out"].shape == (2, 8, 8, 4)
   with pytest.raises(UserError, match="did you mean 'Conv_0/kernel'"):
     graph.taps(case.fn, ["Conv_0/kernal"])(case.variables, case.x)
+  with pytest.raises(UserError, match="the names of taps are the text 'Conv_0/kernel'; expected a list of names"):
+    graph.taps(case.fn, "Conv_0/kernel")

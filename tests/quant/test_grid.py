@@ -152,3 +152,31 @@ def test_limits_and_mistakes():
     limits(8, False, True)
   with pytest.raises(UserError, match="needs the axis"):
     fake_quant(jnp.ones((2, 3)), symmetric(jnp.ones(3), 8))
+
+
+def test_a_width_is_a_whole_number():
+  for bits in ("8", True, 8.0):
+    with pytest.raises(UserError, match=f"a grid of {bits!r} bits is not served"):
+      limits(bits)
+  assert limits(np.int64(4)) == (-8, 7)
+
+
+def test_what_has_no_code_is_refused():
+  grid = symmetric(jnp.ones(()), 8)
+  with pytest.raises(UserError, match="the array holds NaN"):
+    codes(jnp.asarray([1.0, np.nan]), grid)
+  with pytest.raises(UserError, match="the grid's scale holds NaN"):
+    codes(jnp.ones(2), symmetric(jnp.full((), jnp.nan), 8))
+  with pytest.raises(UserError, match="codes of an array of int32; expected floats"):
+    codes(jnp.ones(2, jnp.int32), grid)
+  with pytest.raises(UserError, match="scales of shape \\(3,\\) along 0 was given the shape \\(2, 3\\)"):
+    codes(jnp.ones((2, 3)), symmetric(jnp.ones(3), 8, axis=0))
+  np.testing.assert_array_equal(codes(jnp.asarray([-np.inf, np.inf]), grid), [-127, 127])
+  np.testing.assert_array_equal(codes([0.5, -2.0], grid), [64, -127])
+
+
+def test_a_range_that_is_none_gives_no_number():
+  assert np.isnan(affine(jnp.float32(2), jnp.float32(-1), 8).scale)
+  assert np.isnan(affine(jnp.float32(-1), jnp.float32(-2), 8).scale)
+  assert np.isnan(symmetric(jnp.float32(-1), 8).scale)
+  assert affine(jnp.float32(-1), jnp.float32(-1), 8).scale == np.float32(1 / 255)

@@ -42,6 +42,10 @@ def test_a_setting_prints_as_it_is_read(text):
     ("w4a8 start=mean", "unknown start of a learned scale 'mean'"),
     ({"weight": 4}, "did you mean 'weights'"),
     ({"weights": 4, "observer": "minmax"}, "did you mean 'min_max'"),
+    ({"weights": "8"}, "a grid of '8' bits"),
+    ({"weights": 8, "learned": "no"}, "'learned' of a quantization setting is 'no'; expected True or False"),
+    (None, "a quantization setting is None"),
+    (8, "a quantization setting is 8"),
   ],
 )
 def test_mistakes_are_named(spec, sentence):
@@ -88,8 +92,12 @@ def test_a_rule_without_a_site_is_an_error():
     explain(policy({"haed/*": "w8a8", "*": "w4a4"}), SITES, KERNELS)
   with pytest.raises(UserError, match="never applies"):
     explain(policy([("*", "w4a4"), ("a/*", "w8a8")]), SITES, KERNELS)
-  with pytest.raises(UserError, match="is not a pair"):
-    policy(["w4"])
+  for rules in (["w4"], [8], [("*", "w4", 3)]):
+    with pytest.raises(UserError, match="is not a pair"):
+      policy(rules)
+  for rules in (None, 8):
+    with pytest.raises(UserError, match=f"a quantization policy is {rules}"):
+      policy(rules)
 
 
 def test_a_policy_of_a_policy_is_itself():

@@ -430,6 +430,26 @@ def test_a_state_of_another_model_is_refused():
     model.observe({**state, "other": state["input"]}, variables, x)
 
 
+def test_trained_scales_of_another_model_are_refused():
+  x = data((3, 7))
+  variables, model, qparams, state = make(Mlp(), x, "w8a8 learned")
+  name = sorted(qparams)[0]
+  less = {key: scale for key, scale in qparams.items() if key != name}
+  for use in (model.apply, model.grids):
+    with pytest.raises(UserError, match=f"qparams have no scale '{name}', and this model learns it"):
+      use(less, state, variables, x)
+    with pytest.raises(UserError, match="qparams have a scale 'other', and this model learns no such scale"):
+      use({**qparams, "other": jnp.zeros(())}, state, variables, x)
+    with pytest.raises(UserError, match="the qparams given is of type NoneType"):
+      use(None, state, variables, x)
+    with pytest.raises(UserError, match="the quantizer state given is of type NoneType"):
+      use(qparams, None, variables, x)
+  with pytest.raises(UserError, match="the quantizer state given is of type NoneType"):
+    model.observe(None, variables, x)
+  with pytest.raises(UserError, match="qparams have a scale .*, and the quantizer state has no such grid"):
+    model.freeze(state, qparams)
+
+
 def test_mistakes_are_named():
   @jax.custom_jvp
   def hidden(x, w):

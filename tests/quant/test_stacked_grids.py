@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import graph
 import quant
 
 LAYERS, WIDTH = 3, 5
@@ -118,13 +119,41 @@ def test_a_stack_read_by_a_scan_and_beside_it_has_one_grid():
   np.testing.assert_allclose(model.apply(qparams, state, variables, X)[0], fn(rounded, X), rtol=1e-4, atol=1e-5)
 
 
-def test_a_layer_found_by_the_number_of_the_iteration_has_its_grid_in_the_operands_axes():
+def numbered(v, x):
+  def step(h, i):
+    return jnp.tanh(h @ jax.lax.dynamic_index_in_dim(v["w"], i, keepdims=False)), None
+
+  return jax.lax.scan(step, x, jnp.arange(LAYERS))[0]
+
+
+def counted(v, x):
+  return jax.lax.fori_loop(0, LAYERS, lambda i, h: jnp.tanh(h @ v["w"][i]), x)
+
+
+def counted_in_turn(v, x):
+  """Two counters that change places, which reach each other and no data."""
+
+  def step(carry, _):
+    h, i, j = carry
+    return (jnp.tanh(h @ v["w"][i]), j, i + 2), None
+
+  return jax.lax.scan(step, (x, 0, 1), None, LAYERS)[0][0]
+
+
+def test_a_layer_that_the_data_choose_is_no_kernel():
   def fn(v, x):
-    def step(h, i):
-      return jnp.tanh(h @ jax.lax.dynamic_index_in_dim(v["w"], i, keepdims=False)), None
+    def step(carry, _):
+      h, i, before = carry
+      return (jnp.tanh(h @ v["w"][i]), before, jnp.argmax(h[0, :LAYERS])), None
 
-    return jax.lax.scan(step, x, jnp.arange(LAYERS))[0]
+    return jax.lax.scan(step, (x, 0, 0), None, LAYERS)[0][0]
 
+  assert [op.kind for op in graph.trace(fn, {"w": STACK}, X).sites.values()] == ["dot", "output"]
+  assert "w" not in graph.trace(fn, {"w": STACK}, X).sites
+
+
+@pytest.mark.parametrize("fn", [numbered, counted, counted_in_turn])
+def test_a_layer_found_by_the_number_of_the_iteration_has_its_grid_in_the_operands_axes(fn):
   variables = {"w": STACK}
   model, qparams, state = start(fn, variables, X, "w4 learned start=range")
   grid = model.grids(qparams, state, variables, X)["w"]

@@ -1,0 +1,51 @@
+"""What a quantized model refuses: scales, states and types that are not those of the model as it was traced."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from core.errors import UserError
+from graph import Graph
+from quant.plan import Plan
+
+
+def types(traced: Graph, plan: Plan) -> None:
+  """Refuses a model that rounds what is between a product of codes and the next grid."""
+  for name in dict.fromkeys(site for site, _ in plan.at):
+    op = traced.sites[name]
+    kept = op.outputs[0].dtype
+    if op.kind in ("dot", "conv") and kept.itemsize < 4 and all((name, index) in plan.at for index in (0, 1)):
+      raise UserError(
+        f"{name!r} is computed in {kept}, but what lies between a product of codes and the next grid stays float32; "
+        "quantize the model in float32, with carrier='bfloat16' and half=True where its products are to be bfloat16"
+      )
+
+
+def state(plan: Plan, quant_state: Any) -> None:
+  """Refuses a state whose grids are not those of the model."""
+  _dict("quantizer state", quant_state)
+  for name in sorted(quant_state.keys() ^ plan.quantizers.keys()):
+    have = "holds" if name in quant_state else "has no"
+    this = "needs it" if name in plan.quantizers else "has no such tensor or kernel"
+    raise UserError(f"the quantizer state {have} grid {name!r}, and this model {this}; run init on it")
+
+
+def scales(plan: Plan, qparams: Any) -> None:
+  """Refuses trained scales that are not those of the model: the frozen ones would stand in for them in silence."""
+  _dict("qparams", qparams)
+  learned = {name for name, quantizer in plan.quantizers.items() if quantizer.learned}
+  for name in sorted(learned ^ qparams.keys()):
+    have, this = ("no", "learns it") if name in learned else ("a", "learns no such scale")
+    raise UserError(f"qparams have {have} scale {name!r}, and this model {this}; run init on it")
+
+
+def alike(qparams: Any, quant_state: Any) -> None:
+  """Refuses trained scales without a grid in the state."""
+  _dict("qparams", qparams)
+  _dict("quantizer state", quant_state)
+  for name in sorted(qparams.keys() - quant_state.keys()):
+    raise UserError(f"qparams have a scale {name!r}, and the quantizer state has no such grid; run init on the model")
+
+
+def _dict(what: str, given: Any) -> None:
+  if not isinstance(given, Mapping):
+    raise UserError(f"the {what} given is of type {type(given).__name__}; expected the dict that init returns")
