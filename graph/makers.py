@@ -1,5 +1,6 @@
 """Where activations are made, and whether something reads them that is no operation of interest."""
 
+import math
 from typing import NamedTuple
 
 from graph.program import Node
@@ -43,6 +44,25 @@ def exposed(graph: Graph) -> dict[str, Maker]:
     maker = _maker(analysis, base, every)
     if maker is not None and all(_scans(analysis, node) == _made_in(analysis, base) for node in readers[base]):
       found[analysis.tensors[base]] = maker
+  return found
+
+
+def pooled(graph: Graph) -> dict[tuple[str, int], int]:
+  """Of each operand of an operation of interest how far it was max-pooled since its activation was made: 1 is not.
+
+  One tensor has one name before and behind its pools, but not one range.
+  """
+  analysis, found = graph.analysis, {}
+  for site in analysis.sites:
+    for place, ref in enumerate(site.refs):
+      value, size = analysis.value(ref), 1
+      while value.producer is not None and value.producer.inputs:
+        before = analysis.value(value.producer.inputs[0])
+        if before.base != value.base or before is value:
+          break
+        size *= math.prod(value.producer.params.get("window_dimensions", ()))
+        value = before
+      found[site.op.name, place] = size
   return found
 
 
