@@ -3,6 +3,7 @@
 import math
 from typing import NamedTuple
 
+from graph.live import read_by_sites
 from graph.program import Node
 from graph.sites import Analysis
 from graph.view import Graph
@@ -23,17 +24,18 @@ class Maker(NamedTuple):
 def exposed(graph: Graph) -> dict[str, Maker]:
   """The activations that operations of interest read, and others read too, such as a ReLU: by name, with their makers.
 
-  A tensor is left out where its maker cannot be replaced (inside a custom rule), or stands in another scan than a
-  reader.
+  What the outputs do not depend on reads nothing. A tensor is left out where its maker cannot be replaced (inside a
+  custom rule), or stands in another scan than a reader.
   """
   analysis = graph.analysis
+  alive, read = read_by_sites(analysis)
   inside = {place for site in analysis.sites for place in site.op.nodes}
   readers: dict[int, list[Node]] = {}
   others: set[int] = set()
   for place, node in enumerate(analysis.flat):
-    for ref in node.inputs:
+    for ref in node.inputs if node.index in alive else ():
       base = analysis.value(ref).base
-      if base not in analysis.tensors or any(analysis.values[n].base == base for n in node.outputs):
+      if base not in read or base not in analysis.tensors or any(analysis.values[n].base == base for n in node.outputs):
         continue  # nobody's tensor, or handed on
       readers.setdefault(base, []).append(node)
       if place not in inside and not node.bodies:
