@@ -26,6 +26,8 @@ def match(rules: Sequence[tuple[str, Any]], names: Iterable[str], what: str = "r
   Raises:
     UserError: a rule is no pair, matches nothing, or everything it matches was taken by an earlier rule.
   """
+  if not isinstance(rules, Iterable):
+    raise UserError(f"{what}s are {rules!r}; expected (glob, setting) pairs")
   for rule in rules:
     if not (isinstance(rule, tuple | list) and len(rule) == 2 and isinstance(rule[0], str)):
       raise UserError(f"{what} {rule!r} is no pair; expected (glob, setting)")

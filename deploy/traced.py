@@ -12,6 +12,7 @@ from jax.extend import core as jex
 
 import graph
 from core.errors import UserError
+from graph.live import read_by_sites
 from graph.program import Body, Node
 from graph.versions import rebind
 
@@ -49,6 +50,7 @@ class Traced:
     self._producer = {number: node for node in self.graph.flat for number in node.outputs}
     self.input, self.output = body.inputs[len(leaves)], self.graph.resolve(body.outputs[0])
     self.nodes = self._live()
+    self._read = read_by_sites(self.graph.analysis)[1]
     self.uses = Counter(n for node in self.nodes for n in self.data(node))
 
   def _live(self) -> list[Node]:
@@ -77,8 +79,9 @@ class Traced:
     return None if site is None else site.op.name
 
   def tensor(self, number: int) -> str | None:
-    """The activation's name, if an operation reads it."""
-    return self.graph.analysis.tensors.get(self.graph.analysis.value(number).base)
+    """The activation's name, if an operation that the output depends on reads it."""
+    base = self.graph.analysis.value(number).base
+    return self.graph.analysis.tensors.get(base) if base in self._read else None
 
   def constant(self, ref: Any) -> np.ndarray:
     """The value of an operand that does not depend on the input."""

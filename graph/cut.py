@@ -154,6 +154,8 @@ def sizes_of(analysis: Analysis, keep: Keep) -> Sizes:
   """
   sites = {s.op.name: s for s in analysis.sites[:-1]}
   seeds: dict[Axis, tuple[str, Sequence[int]]] = {}
+  if not isinstance(keep, Mapping):
+    raise UserError(f"what is kept is {keep!r}; expected a dict of channels by the site's name")
   for name, given in keep.items():
     if name not in sites:
       raise unknown("site", name, [s.op.name for s in sites.values() if s.op.kernel_index is not None])

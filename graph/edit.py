@@ -33,6 +33,8 @@ def edit(fn: Callable[..., Any], edits: Sequence[Edit], original: Shapes | Any) 
   Raises:
     UserError: an unknown edit; or, when it is called, a function that is not the one the edits were made for.
   """
+  if not isinstance(edits, Sequence) or not all(isinstance(one, Mapping) for one in edits):
+    raise UserError(f"the edits are {edits!r}; expected a list of dicts, as fold_batch_norms returns it")
   for one in edits:
     if one.get("edit") not in EDITS:
       raise unknown("edit", str(one.get("edit")), EDITS)

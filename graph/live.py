@@ -36,6 +36,16 @@ def leaves_read(fn: Callable[..., Any], variables: Any, *inputs: Any) -> set[str
   return {name for name, number in zip(program.leaves, program.body.inputs, strict=False) if number in values}
 
 
+def read_by_sites(analysis: Analysis) -> tuple[set[int], set[int]]:
+  """The nodes that the outputs depend on, and the activations that operations of interest among them read.
+
+  A function that leaves out some of a model's outputs still holds the operations behind those.
+  """
+  nodes, _ = needed(analysis, {}, _calls(analysis.program.body))
+  sites = [site for site in analysis.sites if site.node is None or site.node.index in nodes]
+  return nodes, {analysis.value(ref).base for site in sites for ref in site.refs}
+
+
 def _calls(body: Body) -> set[int]:
   """The calls of jitted functions that can be opened one inside the other, from the outside."""
   found: set[int] = set()

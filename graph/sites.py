@@ -250,7 +250,7 @@ class Analysis(Flow):
   def _mean(self, node: Node, operands: list[Value]) -> None:
     """A sum over positions or windows divided by their number."""
     summed, divisor = operands
-    source = summed.producer
+    source, spread = self._summed(node.inputs[0])
     if source is None or source.home is not node.home or not summed.data or divisor.data or divisor.leaves:
       return
     over, (by, casts) = self.value(source.inputs[0]), self._literal(node.inputs[1])
@@ -271,11 +271,26 @@ class Analysis(Flow):
         count = by.val
         for cast in casts:
           (count,) = versions.rebind(cast.eqn, (count,))
-      return versions.rebind(node.eqn, (*versions.rebind(source.eqn, (x,)), count))
+      total = versions.rebind(source.eqn, (x,))
+      for one in spread:
+        total = versions.rebind(one.eqn, total)
+      return versions.rebind(node.eqn, (*total, count))
 
-    places = (self._place(source), self._place(node))
+    places = tuple(map(self._place, (source, *spread, node)))
     self._add_site(kind, node, refs, name, params=source.params, call=call, nodes=places)
     self._new_root(node)
+
+  def _summed(self, ref: Ref) -> tuple[Node | None, list[Node]]:
+    """What makes a sum, and what gives it back its axes, of length 1 (keepdims)."""
+    source = self.value(ref).producer
+    if source is None or source.primitive not in ("broadcast_in_dim", "reshape", "expand_dims"):
+      return source, []
+    before = self.value(source.inputs[0]).producer
+    if before is None or before.primitive != "reduce_sum" or before.home is not source.home:
+      return source, []
+    over, axes = self.value(before.inputs[0]).aval.shape, before.params["axes"]
+    kept = tuple(1 if axis in axes else length for axis, length in enumerate(over))
+    return (before, [source]) if self.program.avals[source.outputs[0]].shape == kept else (source, [])
 
   def _literal(self, ref: Ref) -> tuple[jex.Literal | None, list[Node]]:
     """The literal that a value is, and the nodes between: types, and inside shard_map the axes that it varies over."""

@@ -9,6 +9,7 @@ import jax
 from core.errors import UserError
 from graph import Graph, Op, exposed
 from graph.channels import Moves, shape_of
+from graph.makers import pooled
 from quant.kernels import KernelQuantizer, kernels, notes
 from quant.policy import Explained, Policy, Setting, explain
 from quant.policy import policy as make_policy
@@ -74,7 +75,7 @@ class Plan(NamedTuple):
     uses: where a kernel's operand lies in its leaf, and which of its axes are kept; by (site, operand).
     branched: the kernels in the axes of a leaf that only branches read; they count as seen once one of these has run.
     observed: by quantizer the readers at which it is observed: the first, or the first of each branch where no reader
-      stands outside of the branches.
+      stands outside of the branches. A reader of the tensor itself comes before those of what was max-pooled.
     made: activations that others than sites read too, such as a ReLU, by the operation that makes them. They are
       rounded there and not where they are read, because a runtime hands their codes to every reader.
     inputs: the same of the network's inputs, by their place among the leaves of the inputs.
@@ -144,7 +145,14 @@ def make_plan(graph: Graph, policy: Policy) -> Plan:
   made = {maker.op: tensors[tensor] for tensor, maker in early.items() if maker.op is not None}
   inputs = {maker.input: tensors[tensor] for tensor, maker in early.items() if maker.input is not None}
   return Plan(
-    at, _biases(graph, at), {**explained, **noted}, uses, _branched(sites, at, uses), _observed(sites, at), made, inputs
+    at,
+    _biases(graph, at),
+    {**explained, **noted},
+    uses,
+    _branched(sites, at, uses),
+    _observed(sites, at, pooled(graph)),
+    made,
+    inputs,
   )
 
 
@@ -191,10 +199,10 @@ def _branched(sites: Mapping[str, Op], at: Mapping[Place, Any], uses: Mapping[Pl
   return frozenset(keys.values()) - always
 
 
-def _observed(sites: Mapping[str, Op], at: Mapping[Place, Any]) -> dict[str, list[Place]]:
-  """A tensor that only branches read is seen by whichever of them runs."""
+def _observed(sites: Mapping[str, Op], at: Mapping[Place, Any], pooling: Mapping[Place, int]) -> dict[str, list[Place]]:
+  """A tensor that only branches read is seen by whichever of them runs; before its pools rather than behind them."""
   found: dict[str, list[Place]] = {}
-  for place, quantizer in at.items():
+  for place, quantizer in sorted(at.items(), key=lambda one: pooling[one[0]]):
     path, others = sites[place[0]].branches, found.setdefault(quantizer.key, [])
     if not any(path[: len(outer)] == outer for outer in (sites[name].branches for name, _ in others)):
       others[:] = [one for one in others if sites[one[0]].branches[: len(path)] != path]

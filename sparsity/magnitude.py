@@ -5,7 +5,7 @@ all that reach a threshold. Where we differ from Zhu & Gupta's implementation (a
 zero and no longer train, so they do not come back while the density falls.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -67,9 +67,10 @@ def magnitude(
       threshold the schedule takes the threshold from 0 to its end value.
     rules: ordered (glob, setting) pairs over leaf names, first match wins. True: prune; False, and no match: leave
       alone; a number: prune to this density (or threshold) of its own, outside the allocation.
-    stacked: ordered (glob, axis or axes) pairs over leaf names, for leaves that hold many layers, such as the kernels
-      (layers, in, out) of a scan; a glob alone stands for axis 0, and () for none. Each layer counts by itself: it
-      keeps its own largest weights, and an allocation is given it as "blocks/kernel[0]" and so on.
+    stacked: ordered (glob, axis or axes) pairs over leaf names, or a dict of them (as of `graph.stacked_axes`), for
+      leaves that hold many layers, such as the kernels (layers, in, out) of a scan; a glob alone stands for axis 0, and
+      () for none. Each layer counts by itself: it keeps its own largest weights, and an allocation is given it as
+      "blocks/kernel[0]" and so on.
     pack_axis: the axis along which masks are bit-packed.
 
   Returns:
@@ -156,6 +157,8 @@ def _count_groups(
   elif together:
     share = ALLOCATIONS[allocation] if isinstance(allocation, str) else allocation
     shares = share({name: one.layer_shape for one in together.values() for name in one.layer_names}, density)
+    if not isinstance(shares, Mapping):
+      raise UserError(f"the allocation gives {shares!r}; expected a dict of densities by name")
     for i, one in together.items():
       if lost := [name for name in one.layer_names if name not in shares]:
         raise UserError(f"the allocation gives {lost[0]!r} no density; expected one for each name that it is given")

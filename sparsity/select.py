@@ -1,7 +1,7 @@
 """Which parameters a sparse method prunes, and which of them hold many layers."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +12,8 @@ from core import trees
 from core.errors import UserError
 
 Setting = bool | float
-Stacked = str | Sequence[str | tuple[str, int | Sequence[int]]]
+Axes = int | Sequence[int]
+Stacked = str | Sequence[str | tuple[str, Axes]] | Mapping[str, Axes]
 KERNELS: tuple[tuple[str, Setting], ...] = (("*kernel", True),)
 
 
@@ -65,7 +66,10 @@ def select(params: Any, rules: Sequence[tuple[str, Setting]], stacked: Stacked =
     for i, (name, leaf) in enumerate(zip(names, jax.tree.leaves(params), strict=True))
     if name.startswith(prefix)
   }
-  pairs = [(one, 0) if isinstance(one, str) else one for one in ([stacked] if isinstance(stacked, str) else stacked)]
+  given = stacked.items() if isinstance(stacked, Mapping) else [stacked] if isinstance(stacked, str) else stacked
+  if not isinstance(given, Iterable):
+    raise UserError(f"stacked= is {stacked!r}; expected (glob, axis or axes) pairs")
+  pairs = [(one, 0) if isinstance(one, str) else one for one in given]
   layered = path_rules.match(pairs, leaves, "the rule of stacked=")
   chosen = {}
   for name, found in path_rules.match(rules, leaves, "sparsity rule").items():

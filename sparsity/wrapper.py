@@ -48,6 +48,8 @@ def wrap(
     due: `due(step)`, how many mask updates the schedule has made by then (int32). None: the masks never change.
     renew: `renew(params, gradients, masks, due)`, new masks of the same structure; runs only when one is due.
   """
+  if not (hasattr(inner, "init") and hasattr(inner, "update")):
+    raise UserError(f"the inner optimizer is {inner!r}; expected one of optax, such as optax.adam(1e-3)")
   inner = optax.with_extra_args_support(inner)
 
   # The names of optax's protocol: what comes in as `updates` are gradients.
@@ -106,7 +108,7 @@ def _masked_update(
 
 
 def _count(step: Any) -> jax.Array:
-  if not jnp.issubdtype(jnp.result_type(step), jnp.integer) or jnp.ndim(step):
+  if isinstance(step, str) or not jnp.issubdtype(jnp.result_type(step), jnp.integer) or jnp.ndim(step):
     raise UserError(f"step= is {step!r}; expected the number of optimizer updates so far, a scalar of an integer type")
   return jnp.asarray(step, jnp.int32)
 

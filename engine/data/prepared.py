@@ -3,9 +3,11 @@
 import contextlib
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from core import ranges
 from core.errors import UserError, nearest
 from engine.data import decoded, folder, stock
 from engine.data.splits import Dataset, hold_out
@@ -181,6 +183,11 @@ def _check_features(home: Path) -> None:
 
 def _splits(builder: Any, cache: Path, validation: int | float | None, size: tuple[int, int] | None) -> Dataset:
   """Train, validation and test of a prepared set; ids count through its splits."""
+  if size is not None:
+    if not isinstance(size, Sequence) or isinstance(size, str) or len(size) != 2:
+      raise UserError(f"data.size is {size!r}; expected (height, width)")
+    for length in size:
+      ranges.check("data.size: height and width", length, ranges.whole(1))
   name = builder.info.name
   present = list(builder.info.splits)
   test = next((split for split in ("test", "validation") if split in present), None)

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from jaxtyping import Int32, UInt8
 
+from core import ranges
 from core.errors import UserError
 
 
@@ -71,6 +72,7 @@ def hold_out(split: Split, validation: int | float, name: str) -> tuple[Split, S
   Raises:
     UserError: fewer than one example would be left to train on.
   """
+  ranges.check("data.validation", validation, ranges.FINITE)
   count = round(validation * len(split.labels)) if isinstance(validation, float) else validation
   if not 0 <= count < len(split.labels):
     raise UserError(

@@ -49,4 +49,6 @@ def check_schedule(schedule: Schedule) -> Schedule:
   rising = all(a < b for a, b in itertools.pairwise((-1, *steps)))
   if not steps or len(steps) != len(rest) or not rising or rest[-1] != 0 or not all(map(math.isfinite, rest)):
     raise UserError(f"{schedule} has to have rising steps from 0 on, and as many remaining parts, the last of them 0")
+  if steps[-1] >= 2**31:
+    raise UserError(f"the schedule's last mask update is at {steps[-1]}; expected less than 2^31, for steps are int32")
   return schedule

@@ -220,3 +220,17 @@ def test_mistakes_are_named():
   fn2, small, _ = graph.keep_channels(fn, v, {"a": [0, 3]}, x)
   with pytest.raises(UserError, match=r"'a' has the shape \(3, 4\), expected \(3, 2\)"):
     fn2({**small, "a": v["a"]}, x)
+
+
+@pytest.mark.parametrize("keep", [[0, 1], "a", None])
+def test_what_is_kept_is_said_by_site(keep):
+  fn, v = dense_dense(jax.nn.relu)
+  with pytest.raises(UserError, match="what is kept is .*; expected a dict of channels by the site's name"):
+    graph.keep_channels(fn, v, keep, jnp.ones((5, 3)))
+
+
+@pytest.mark.parametrize("edits", [[3], "x", None, {"edit": "keep_channels"}])
+def test_edits_that_are_no_list_of_dicts_are_refused(edits):
+  fn, v = dense_dense(jax.nn.relu)
+  with pytest.raises(UserError, match="the edits are .*; expected a list of dicts"):
+    graph.edit(fn, edits, v)

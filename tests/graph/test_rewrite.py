@@ -130,6 +130,20 @@ def test_relu_is_flat_at_zero():
   assert jax.grad(lambda x: again({}, {"w": jnp.float32(1)}, x)[0])(jnp.float32(0)) == 0
 
 
+@pytest.mark.parametrize("keepdims", [False, True])
+def test_a_mean_is_one_operation_with_and_without_its_axes(keepdims):
+  def fn(v, x):
+    return (x * v["w"]).mean((1, 2), keepdims=keepdims)
+
+  def doubled(op, inputs, extras):
+    return (op.bind(inputs[0] * 2.0), {}) if op.kind == "mean" else None
+
+  v, x = {"w": jnp.asarray(3.0)}, jnp.arange(2.0 * 4 * 3 * 5).reshape(2, 4, 3, 5)
+  assert [op.kind for op in graph.trace(fn, v, x).sites.values()] == ["mean", "output"]
+  out, _ = graph.rewrite(fn, doubled)({}, v, x)
+  np.testing.assert_allclose(out, 6.0 * np.asarray(x, np.float64).mean((1, 2), keepdims=keepdims), rtol=1e-6)
+
+
 def test_means_and_pools_are_replaced_as_one():
   case = models.conv_net()
 

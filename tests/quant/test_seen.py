@@ -172,3 +172,22 @@ def test_grids_of_what_is_no_number_are_no_number():
     assert np.isnan(affine(jnp.float32(-1), jnp.float32(bad), 8).scale)
     assert np.isnan(symmetric(jnp.float32(bad), 8).scale)
   assert float(affine(jnp.float32(0), jnp.float32(0), 8).scale) == np.float32(1 / 255)
+
+
+def pools(v, x):
+  """The first reader sees the largest of each window: nothing as low as what the last one reads."""
+  large = jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 4, 4, 1), (1, 1, 1, 1), "SAME")
+  small = jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 2, 1, 1), (1, 1, 1, 1), "SAME")
+  return large, small, x
+
+
+@pytest.mark.parametrize("spec", ["w8a8", "w8a8 learned"])
+@pytest.mark.parametrize("read", [(0, 2), (0, 1), (2, 0), (0, 1, 2)])
+def test_a_tensor_is_observed_before_its_pools(read, spec):
+  def fn(v, x):
+    made = pools(v, x)
+    return jnp.concatenate([made[i] @ v["w"] for i in read], -1)
+
+  v, x = {"w": data((3, 4))}, data((4, 6, 6, 3), 7)
+  model, qparams, state = calibrated(fn, v, [x], spec)
+  assert decibels(fn(v, x), model.apply(qparams, state, v, x)[0]) > 30

@@ -164,6 +164,36 @@ def test_mistakes(keywords, sentence):
     sparsity.magnitude(optax.sgd(0.1), **keywords)
 
 
+@pytest.mark.parametrize("inner", [None, optax.adam])
+def test_what_is_no_optimizer_is_refused(inner):
+  with pytest.raises(UserError, match="the inner optimizer is .*; expected one of optax"):
+    sparsity.magnitude(inner, density=0.5)
+
+
+def test_a_schedule_beyond_int32_is_refused():
+  with pytest.raises(UserError, match=f"the schedule's last mask update is at {2**40}"):
+    sparsity.magnitude(optax.sgd(0.1), density=0.5, schedule=sparsity.one_shot(2**40))
+
+
+@pytest.mark.parametrize(
+  ("keywords", "sentence"),
+  [
+    ({"rules": None}, "sparsity rules are None; expected"),
+    ({"allocation": lambda shapes, density: None}, "the allocation gives None; expected a dict"),
+  ],
+)
+def test_no_rules_and_no_densities(keywords, sentence):
+  with pytest.raises(UserError, match=sentence):
+    sparsity.magnitude(optax.sgd(0.1), density=0.5, **keywords).init(nets.params())
+
+
+def test_a_step_that_is_text_is_refused():
+  tree = nets.params()
+  tx = sparsity.magnitude(optax.sgd(0.1), density=0.5)
+  with pytest.raises(UserError, match="step= is '1'; expected"):
+    tx.update(tree, tx.init(tree), tree, step="1")
+
+
 def test_mistakes_found_at_init():
   tree = nets.params()
   with pytest.raises(UserError, match="'Dense_9/kernel' matches nothing; names near it: Dense_0/kernel"):

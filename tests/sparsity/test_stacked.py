@@ -85,6 +85,14 @@ def test_several_axes_and_densities_by_layer():
   np.testing.assert_array_equal(np.sum(mask, 1), [[1, 2, 3], [4, 5, 6]])
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_dict_says_its_axes(axis):
+  tree, _ = trees(axis)
+  found = masks_of(tree, density=0.3, stacked={"blocks/kernel": (axis,)})
+  expected = masks_of(tree, density=0.3, stacked=[("blocks/kernel", axis)])
+  np.testing.assert_array_equal(found["blocks"]["kernel"], expected["blocks"]["kernel"])
+
+
 @pytest.mark.parametrize(
   ("stacked", "sentence"),
   [
@@ -95,6 +103,8 @@ def test_several_axes_and_densities_by_layer():
     ([("blocks/*", (0, 1, 2))], "names every axis of 'blocks/kernel'"),
     ([("blocks/*", "0")], "the axis '0'"),
     ([("blocks/*", 0.0)], "the axis 0.0"),
+    ({"blocks/*": (3,)}, r"the axis \(3,\)"),
+    (None, "stacked= is None; expected"),
   ],
 )
 def test_mistakes(stacked, sentence):

@@ -251,3 +251,18 @@ def test_a_decoded_copy_of_the_old_rules_is_made_again(root, tmp_path):
     images.write_bytes(b"what format 1 held")
   for one, other in zip(load(root, tmp_path), first):
     np.testing.assert_array_equal(one.images, other.images)
+
+
+@pytest.mark.parametrize(
+  ("options", "sentence"),
+  [
+    ({"size": 8}, r"data\.size is 8; expected \(height, width\)"),
+    ({"size": (8,)}, r"data\.size is \(8,\)"),
+    ({"size": "88"}, r"data\.size is '88'"),
+    ({"size": (0, 8)}, r"data\.size: height and width is 0"),
+    ({"validation": "x"}, r"data\.validation is 'x'"),
+  ],
+)
+def test_options_of_another_kind_are_refused(root, tmp_path, options, sentence):
+  with pytest.raises(UserError, match=sentence):
+    load(root, tmp_path, **options)
