@@ -62,7 +62,7 @@ def test_all_three_are_at_work(accumulate):
   assert nets.largest_gap(start.params, end.params) > 0
   logits, _ = quantized.apply(end.qparams, end.quant_state, end.variables, nets.batch()["image"])
   assert nets.largest_gap(logits, model(end.variables, nets.batch()["image"])) > 0  # the forward pass does round
-  assert set(metrics) == {"loss", "hard", "soft", "accuracy", "grad_norm"}
+  assert set(metrics) == {"loss", "hard", "soft", "accuracy", "grad_norm", "teacher_not_finite"}
 
 
 def test_the_composed_step_is_proven_to_replicate():
