@@ -5,7 +5,6 @@ in int32 steps of s_x * s_w. Grids narrower than 8 bits serve for weights, whose
 runtime has only full 8-bit ranges for activations.
 """
 
-from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -41,13 +40,12 @@ def to_int8(network: ir.Network, grids: Mapping[str, Any]) -> ir.Network:
 def _activations(network: ir.Network, grids: Mapping[str, Any]) -> dict[str, Any]:
   """The grid of each activation; pools and reshapes have one for what they read and what they make.
 
-  What only a ReLU reads may be rounded to the ReLU's own grid: rounding is monotone, and 0 is on the grid.
+  What only ReLUs read may be rounded to their own grid: rounding is monotone, and 0 is on the grid.
   """
   shared = [layer for layer in network.layers if isinstance(layer, ir.MaxPool | ir.Reshape)]
-  uses = Counter(name for layer in network.layers for name in layer.inputs)
-  back = [
-    layer for layer in network.layers if layer in shared or (isinstance(layer, ir.Relu) and uses[layer.inputs[0]] == 1)
-  ]
+  others = {name for layer in network.layers if not isinstance(layer, ir.Relu) for name in layer.inputs}
+  relus = [layer for layer in network.layers if isinstance(layer, ir.Relu) and layer.inputs[0] not in others]
+  back = [layer for layer in network.layers if layer in shared or layer in relus]
   names = [network.input, *(layer.output for layer in network.layers)]
   found = {name: grids[name] for name in names if name in grids}
   for layer in shared:
@@ -59,6 +57,10 @@ def _activations(network: ir.Network, grids: Mapping[str, Any]) -> dict[str, Any
   for name in names:
     if name not in found:
       raise UserError(f"the activation {name!r} has no grid; {_near(name, grids)}")
+  for layer in relus:
+    name, made = layer.inputs[0], found[layer.output]
+    if name not in grids and (made.scale, made.zero_point) != (found[name].scale, found[name].zero_point):
+      raise UserError(f"the activation {name!r} has no grid, and the ReLUs of it have several; compute its ReLU once")
   return found
 
 

@@ -126,6 +126,10 @@ def both(y, kernel, rectify=nn.relu):
   return beside(y, lambda y: conv(rectify(y), kernel))
 
 
+def twice(y, one, other):
+  return conv(nn.relu(y), one) + conv(nn.relu(y), other)
+
+
 # A ReLU of what others read too, or of what no layer with weights made; each ends in a mean and a dense layer.
 RECTIFIED = {
   "pre-activation": lambda v, x: both(conv(x, v["a"]), v["b"]),
@@ -139,6 +143,7 @@ RECTIFIED = {
   "the input twice": lambda v, x: conv(x + x, v["a"]),
   "relu of the input": lambda v, x: conv(nn.relu(x), v["a"]),
   "relu of a relu": lambda v, x: conv(nn.relu(nn.relu(conv(x, v["a"]))), v["b"]),
+  "a relu written twice": lambda v, x: twice(conv(x, v["a"]), v["b"], v["e"]),
   "relu of an average": lambda v, x: nn.relu(average(conv(x, v["a"]))),
   "relu of a mean": lambda v, x: nn.relu(conv(x, v["a"]).mean((1, 2))),
   "relu of a reshape": lambda v, x: nn.relu(conv(x, v["a"]).reshape(-1, 4, 16, 6)),
@@ -148,12 +153,12 @@ RECTIFIED = {
 @pytest.mark.parametrize("setting", ["w8a8", "w8a8 learned"])
 @pytest.mark.parametrize("kind", RECTIFIED)
 def test_a_relu_beside_other_readers_is_simulated_as_the_runtime_computes_it(kind, setting):
-  keys = jax.random.split(jax.random.key(5), 5)
-  shapes = {"a": (3, 3, 4, 6), "b": (3, 3, 6, 6), "c": (3, 3, 4, 4)}
+  keys = jax.random.split(jax.random.key(5), 6)
+  shapes = {"a": (3, 3, 4, 6), "b": (3, 3, 6, 6), "c": (3, 3, 4, 4), "e": (3, 3, 6, 6)}
   variables = {name: jax.random.normal(key, shape) / 6 for key, (name, shape) in zip(keys, shapes.items())}
-  x = jax.random.normal(keys[3], (64, 8, 8, 4))
+  x = jax.random.normal(keys[4], (64, 8, 8, 4))
   width = jax.eval_shape(RECTIFIED[kind], variables, x).shape[-1]
-  variables["d"] = jax.random.normal(keys[4], (width, 7)) / 3
+  variables["d"] = jax.random.normal(keys[5], (width, 7)) / 3
 
   def fn(v, x):
     y = RECTIFIED[kind](v, x)
@@ -208,13 +213,24 @@ def test_what_only_a_dropped_output_reads_moves_no_code():
   shapes = {"a": (3, 3, 4, 6), "b": (3, 3, 6, 6), "d": (6, 7)}
   variables = {name: jax.random.normal(key, shape) / 6 for key, (name, shape) in zip(keys, shapes.items())}
   fn = lambda v, x: parted(v, conv(x, v["a"]))[0].mean((1, 2)) @ v["d"]
-  x = jax.random.normal(keys[3], (64, 8, 8, 4))
+  x = jax.random.normal(keys[4], (64, 8, 8, 4))
   model = quantize(fn, "w8a8")
   qparams, state = model.init(variables, x)
   network = deploy.lift(fn, variables, x, model.grids(qparams, state, variables, x))
   simulated = np.asarray(model.apply(qparams, state, variables, x)[0])
   found = deploy.parity(network, litert.Model(litert.write(network)), np.asarray(x), simulated)
   assert found["simulation/runtime"].count <= 0.01 * found["simulation/runtime"].total
+
+
+def test_a_relu_written_twice_on_two_grids_is_refused():
+  variables = {name: jax.random.normal(jax.random.key(i), (3, 3, 4, 4)) for i, name in enumerate("abe")}
+  fn = lambda v, x: twice(conv(x, v["a"]), v["b"], v["e"])
+  x = jax.random.normal(jax.random.key(1), (8, 6, 6, 4))
+  model = quantize(fn, "w8a8")
+  grids = model.grids(*model.init(variables, x), variables, x)
+  moved = dataclasses.replace(grids["a:out"], scale=grids["a:out"].scale * 2)
+  with pytest.raises(UserError, match=r"has no grid, and the ReLUs of it have several; compute its ReLU once"):
+    deploy.lift(fn, variables, x, {**grids, "a:out": moved})
 
 
 class Ordered(nn.Module):
