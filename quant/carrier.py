@@ -24,7 +24,7 @@ import jax.numpy as jnp
 
 from graph import Op
 from graph.versions import varying_axes
-from quant.sums import digits, out_axes, placed, total
+from quant.sums import digits, fits, out_axes, placed, total
 
 CARRIERS = ("float32", "bfloat16", "int8")
 
@@ -62,6 +62,8 @@ def product(op: Op, operands: Sequence[Coded], carrier: str, half: bool = False)
     carrier: one of `CARRIERS`.
     half: the operands of products with cotangents are rounded to bfloat16, as they are where the model's own are.
   """
+  if carrier == "int8" and not fits(op, [operand.largest for operand in operands]):
+    carrier = "float32"  # which adds parts of the sum in more than 32 bits
   kept = op.outputs[0].dtype
   wide = jnp.promote_types(kept, jnp.float32)
   kind = jnp.dtype(jnp.bfloat16) if half or all(operand.dtype.itemsize == 2 for operand in op.inputs) else wide

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from core.errors import UserError
 from graph import Op
 
 _EXACT = 2**24  # float32 holds every whole number up to it
@@ -71,6 +72,18 @@ def digits(steps: jax.Array, zero_point: jax.Array | None, largest: int, carrier
   return [Digit(0, low.astype(jnp.int8), zero, 128), Digit(1, (codes >> 8).astype(jnp.int8), high, 128)]
 
 
+def terms(op: Op) -> int:
+  """How many products one number of the result sums."""
+  numbers = op.params["dimension_numbers"]
+  axes = numbers.rhs_spec[1:] if op.kind == "conv" else numbers[0][1]
+  return math.prod(op.inputs[1].shape[axis] for axis in axes)
+
+
+def fits(op: Op, largest: Sequence[int]) -> bool:
+  """Whether the sums fit into int32, whatever the codes are."""
+  return terms(op) * math.prod(largest) < 2**31
+
+
 def total(op: Op, coded: Sequence[Sequence[Digit]], carrier: str) -> jax.Array:
   """The exact sum of products of both operands' digits: a number that float32 rounds once, in float32 or int32."""
   sums: dict[int, list[jax.Array]] = {}
@@ -79,7 +92,14 @@ def total(op: Op, coded: Sequence[Sequence[Digit]], carrier: str) -> jax.Array:
       sums.setdefault(a.power + b.power, []).extend(_products(op, a, b, carrier))
   if len(sums) == 1 and carrier != "int8" and len(sums[0]) <= 2:
     return sum(sums[0][1:], sums[0][0])  # of two whole numbers below 2^24, rounded once
-  places = [_added([part.astype(jnp.int32) for part in sums[power]]) for power in sorted(sums)]
+  parts = {power: [part.astype(jnp.int32) for part in sums[power]] for power in sums}
+  if not fits(op, [max(digit.largest for digit in digits) for digits in coded]):
+    if len(parts) > 1:
+      raise UserError(
+        f"{op.name!r} sums {terms(op)} products of 16-bit codes, more than are exact; give it 8 bits or 'float'"
+      )
+    parts = {0: [part & (_BYTE - 1) for part in parts[0]], 1: [part >> 8 for part in parts[0]]}
+  places = [_added(parts[power]) for power in sorted(parts)]
   return places[0] if len(places) == 1 else _joined(places)
 
 
@@ -140,14 +160,14 @@ def _cut(op: Op, a: jax.Array, b: jax.Array, limit: int, changed: dict[str, Any]
   numbers = op.params["dimension_numbers"]
   axes = list(numbers.rhs_spec[1:] if op.kind == "conv" else numbers[0][1])
   lengths = [b.shape[axis] for axis in axes]
-  terms = math.prod(lengths)
-  if terms <= limit:
+  count = math.prod(lengths)
+  if count <= limit:
     return [op.bind(a, b, preferred_element_type=np.dtype(np.float32), precision=None, **changed)[0]]
   place = int(np.argmax(lengths))
-  if op.kind == "conv" and lengths[0] > 1 and terms // lengths[0] <= limit:
+  if op.kind == "conv" and lengths[0] > 1 and count // lengths[0] <= limit:
     place = 0  # its input channels
   length = lengths[place]
-  width = max(limit * length // terms, 1)
+  width = max(limit * length // count, 1)
   width = -(-length // -(-length // width))  # parts of about one size
   found = []
   for start in range(0, length, width):

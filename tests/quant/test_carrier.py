@@ -13,6 +13,7 @@ from jax.sharding import AxisType, PartitionSpec
 import graph
 from core.errors import UserError
 from quant.carrier import CARRIERS, Coded, product, serves
+from quant.policy import policy
 from quant.quantize import quantize
 from tests.backends import BITS, PRODUCTS, rounded
 
@@ -380,3 +381,20 @@ def test_gradients_are_those_of_products_of_the_rounded_values(monkeypatch, sett
   np.testing.assert_allclose(found, value, rtol=1e-5)
   for got, want in zip(*map(jax.tree.leaves, (others, grads)), strict=True):
     np.testing.assert_allclose(got, want, rtol=1e-3, atol=2e-5 * max(float(np.abs(want).max()), 1e-3))
+
+
+@pytest.mark.parametrize("carrier", CARRIERS)
+@pytest.mark.parametrize("sign", [1, -1])
+def test_sums_beyond_int32_are_right(carrier, sign):
+  """70,000 products of 255 and 127, of one sign, are 2.27e9."""
+  x, v = sign * jnp.ones((1, 70_000)), {"w": jnp.ones((70_000, 2))}
+  model = quantize(lambda v, x: x @ v["w"], policy({"output": "float", "*": "w8a8"}), carrier)
+  qparams, state = model.init(v, x)
+  np.testing.assert_allclose(model.apply(qparams, state, v, x)[0], sign * 70_000 * np.ones((1, 2)), rtol=1e-6)
+
+
+def test_a_sum_of_sixteen_bits_that_is_too_long_is_refused():
+  x, v = jnp.ones((1, 70_000)), {"w": jnp.ones((70_000, 2))}
+  model = quantize(lambda v, x: x @ v["w"], policy({"output": "float", "*": "w16a16"}))
+  with pytest.raises(UserError, match="'w' sums 70000 products of 16-bit codes, more than are exact"):
+    model.apply(*model.init(v, x), v, x)
