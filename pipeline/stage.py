@@ -254,7 +254,8 @@ def _fit(name: str, contexts: Sequence[Context], ready: Sequence[_Ready], over: 
         # With a plan it is that of the student's own classifier, which is not what is trained.
         if learns.plan is None and accuracy is not None:
           values["train_accuracy"] = accuracy
-        values["validation_accuracy"] = engine.accuracy(logits, validation.labels)
+        if not np.isnan(logits).any():  # else the next step is not finite, and is refused by its number
+          values["validation_accuracy"] = engine.accuracy(logits, validation.labels)
         if len(terms) > 1 and config.gradient_norms:
           values |= norms(step - 1, whole, _examples(one), one.taught.variables, seed=chosen[index])
         writer.write(offset + step, {f"{name}/{key}": value for key, value in values.items()})

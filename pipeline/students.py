@@ -108,7 +108,7 @@ def judge(
     moved = logits + shift * np.isin(np.arange(logits.shape[-1]), missing)
     row |= {"matched": engine.accuracy(moved, test.labels), "shift": shift}
   teachers = teaching.names(stage)
-  taught = np.asarray(teaching.combined([said[one] for one in teachers], stage)) if teachers else logits[:, :0]
+  taught = teaching.logits_as_one([said[one] for one in teachers], stage) if teachers else logits[:, :0]
   if taught.shape == logits.shape:  # activations alone can be learnt from a teacher of other classes
     row |= {
       "agreement": engine.agreement(logits, taught),

@@ -267,6 +267,17 @@ def combined(found: Sequence[Any], stage: Any) -> jax.Array | kd.Outputs:
   return said._replace(logits=kd.teacher_at(said, 1.0))
 
 
+def logits_as_one(each: Sequence[Any], stage: Any) -> np.ndarray:
+  """The logits of a stage's teachers as one, (batch, classes of the student), at temperature 1.
+
+  Args:
+    each: the logits of each teacher, of its own classes.
+    stage: its config.
+  """
+  found = combined([of_the_student(logits, stage) for logits in each], stage)
+  return np.asarray(found.logits if isinstance(found, kd.Outputs) else found)
+
+
 def warn_of_a_worse_teacher(
   name: str, stage: Any, taught_by: Sequence[Trained], others: Mapping[str, Trained], validation: rooms.Split
 ) -> str:
@@ -276,8 +287,7 @@ def warn_of_a_worse_teacher(
   """
   if not taught_by or not others:
     return ""
-  found = combined([of_the_student(models.predict(one, validation.images), stage) for one in taught_by], stage)
-  said = np.asarray(found.logits if isinstance(found, kd.Outputs) else found)
+  said = logits_as_one([models.predict(one, validation.images) for one in taught_by], stage)
   if said.shape[-1] != len(validation.classes):
     return ""
   own = {other: models.predict(one, validation.images) for other, one in others.items()}

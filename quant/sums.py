@@ -86,6 +86,11 @@ def fits(op: Op, largest: Sequence[int]) -> bool:
 
 def total(op: Op, coded: Sequence[Sequence[Digit]], carrier: str) -> jax.Array:
   """The exact sum of products of both operands' digits: a number that float32 rounds once, in float32 or int32."""
+  wide = not fits(op, [max(digit.largest for digit in digits) for digits in coded])
+  if wide and max(map(len, coded)) > 1:
+    raise UserError(
+      f"{op.name!r} sums {terms(op)} products of 16-bit codes, more than are exact; give it 8 bits or 'float'"
+    )
   sums: dict[int, list[jax.Array]] = {}
   for a in coded[0]:
     for b in coded[1]:
@@ -93,11 +98,7 @@ def total(op: Op, coded: Sequence[Sequence[Digit]], carrier: str) -> jax.Array:
   if len(sums) == 1 and carrier != "int8" and len(sums[0]) <= 2:
     return sum(sums[0][1:], sums[0][0])  # of two whole numbers below 2^24, rounded once
   parts = {power: [part.astype(jnp.int32) for part in sums[power]] for power in sums}
-  if not fits(op, [max(digit.largest for digit in digits) for digits in coded]):
-    if len(parts) > 1:
-      raise UserError(
-        f"{op.name!r} sums {terms(op)} products of 16-bit codes, more than are exact; give it 8 bits or 'float'"
-      )
+  if wide:
     parts = {0: [part & (_BYTE - 1) for part in parts[0]], 1: [part >> 8 for part in parts[0]]}
   places = [_added(parts[power]) for power in sorted(parts)]
   return places[0] if len(places) == 1 else _joined(places)

@@ -258,10 +258,14 @@ def test_a_lifted_function_that_reads_the_batch_reads_no_positions():
 
 
 def test_byot_refuses_positions():
-  s = kd.Outputs(jnp.zeros((2, 3, 4)), {"a": jnp.ones((2, 3)), "b": jnp.ones((2, 3))})
+  taps = {"a": jnp.ones((2, 3)), "b": jnp.ones((2, 3))}
+  flat, s = kd.Outputs(jnp.zeros((2, 4)), taps), kd.Outputs(jnp.zeros((2, 3, 4)), taps)
   loss = kd.byot(("a", "b"))
-  aux, _ = loss.init(jax.random.key(0), s, None, None)
-  with pytest.raises(UserError, match=r"'byot' reads logits \(batch, classes\), one row an example; got \(2, 3, 4\)"):
+  aux, _ = loss.init(jax.random.key(0), flat, None, None)
+  refused = r"'byot' reads logits \(batch, classes\), .* of the student; got float32 \(2, 3, 4\)"
+  with pytest.raises(UserError, match=refused):
+    loss.init(jax.random.key(0), s, None, None)
+  with pytest.raises(UserError, match=refused):
     loss(s, None, {"label": jnp.zeros((2, 3), jnp.int32)}, aux=aux)
 
 

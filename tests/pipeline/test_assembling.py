@@ -273,7 +273,7 @@ def test_parameters_that_are_no_dict(tmp_path):
   changes = {"models__student": own, "stages": stages, "stages__distilled__objective": objective}
   context = jobs.opened(tmp_path, run=tuple(stages), **changes)
   done = jobs.train(context)
-  loaded = trained.load(tmp_path / "models" / "tuned.safetensors")[0]
+  loaded = trained.load(tmp_path / "models" / "tuned.safetensors", (own["name"],))[0]
   assert set(named_leaves(loaded.variables["params"]["student"])) == {"0/w"}
   assert jax.tree.structure(loaded.variables) == jax.tree.structure(done["tuned"].variables)
   images = context.data.test.images

@@ -27,6 +27,11 @@ def test_a_student_is_compared_with_all_its_teachers_in_its_own_classes(tmp_path
   row = students.judge("distilled", context.config, {"distilled": None}, said, context.data.validation, test)
   mean = ((said["a"] + said["b"]) / 2)[:, [2, 0, 1, 3]]
   assert row["agreement"] == pytest.approx(np.mean(mean.argmax(-1) == said["student"].argmax(-1)))
+  given.ensemble = "probabilities"
+  row = students.judge("distilled", context.config, {"distilled": None}, said, context.data.validation, test)
+  p = [np.exp(said[name] - np.log(np.exp(said[name]).sum(-1, keepdims=True))) for name in ("a", "b")]
+  shown = (p[0] + p[1])[:, [2, 0, 1, 3]]
+  assert row["agreement"] == pytest.approx(np.mean(shown.argmax(-1) == said["student"].argmax(-1)))
 
 
 def test_a_table_of_students(tmp_path, monkeypatch):
