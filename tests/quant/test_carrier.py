@@ -383,8 +383,7 @@ def test_gradients_are_those_of_products_of_the_rounded_values(monkeypatch, sett
     np.testing.assert_allclose(got, want, rtol=1e-3, atol=2e-5 * max(float(np.abs(want).max()), 1e-3))
 
 
-@pytest.mark.parametrize("carrier", CARRIERS)
-@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize(("carrier", "sign"), [("float32", 1), ("bfloat16", 1), ("int8", -1)])
 def test_sums_beyond_int32_are_right(carrier, sign):
   """70,000 products of 255 and 127, of one sign, are 2.27e9."""
   x, v = sign * jnp.ones((1, 70_000)), {"w": jnp.ones((70_000, 2))}
