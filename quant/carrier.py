@@ -7,7 +7,8 @@ rounded values s (q - z) is another one there. Codes are whole numbers that such
 on codes, in the type of a *carrier*:
 
 - "float32" and "bfloat16": the codes less their zero point, at most 255 in magnitude, with float32 results. Sums stay
-  below 2^24, where float32 holds every whole number: a longer sum is cut into parts, and the parts are added exactly.
+  below 2^24, where float32 holds every whole number: a longer sum is taken on the codes themselves, half as large, and
+  z_x times the sum of the weights is subtracted; one that is longer still is cut into parts that are added exactly.
 - "int8": the codes themselves, with int32 sums. z_x times the sum of the weights over the inputs that are there (not
   over padding, nor over the zeros between dilated inputs) is subtracted; two activations have four terms.
 
@@ -24,7 +25,7 @@ import jax.numpy as jnp
 
 from graph import Op
 from graph.versions import varying_axes
-from quant.sums import digits, fits, out_axes, placed, total
+from quant.sums import digits, fits, out_axes, placed, shorter_raw, total
 
 CARRIERS = ("float32", "bfloat16", "int8")
 
@@ -75,7 +76,8 @@ def product(op: Op, operands: Sequence[Coded], carrier: str, half: bool = False)
   @jax.custom_vjp
   def scaled(steps: tuple[jax.Array, ...], zeros: Any, scales: Any, factor: jax.Array) -> jax.Array:
     del scales
-    coded = [digits(s, z, o.largest, carrier) for s, z, o in zip(steps, zeros, operands, strict=True)]
+    raw = shorter_raw(op, [o.largest for o in operands], [z is not None for z in zeros])
+    coded = [digits(s, z, o.largest, carrier, raw) for s, z, o in zip(steps, zeros, operands, strict=True)]
     return (total(op, coded, carrier).astype(wide) * factor).astype(kept)
 
   def forward(steps: tuple[jax.Array, ...], zeros: Any, scales: Any, factor: jax.Array) -> tuple[jax.Array, Any]:

@@ -55,9 +55,16 @@ def placed(op: Op, index: int, values: jax.Array) -> jax.Array:
   return values.transpose([*order, *(i for i in range(values.ndim) if i not in order)]).reshape(shape)
 
 
-def digits(steps: jax.Array, zero_point: jax.Array | None, largest: int, carrier: str) -> list[Digit]:
-  """Codes less their zero point, whole numbers of at most `largest`, as digits in the carrier's type."""
+def digits(
+  steps: jax.Array, zero_point: jax.Array | None, largest: int, carrier: str, raw: bool = False
+) -> list[Digit]:
+  """Codes less their zero point, whole numbers of at most `largest`, as digits in the carrier's type.
+
+  Where `raw`, a float carrier holds the codes themselves, as int8 does.
+  """
   if carrier != "int8":
+    if raw and zero_point is not None:
+      return [Digit(0, (steps + zero_point.astype(steps.dtype)).astype(carrier), zero_point, _half(largest))]
     if largest < _BYTE:
       return [Digit(0, steps.astype(carrier), None, largest)]
     high = jnp.floor(steps * (1 / _BYTE))
@@ -79,6 +86,22 @@ def terms(op: Op) -> int:
   return math.prod(op.inputs[1].shape[axis] for axis in axes)
 
 
+def shorter_raw(op: Op, largest: Sequence[int], affine: Sequence[bool]) -> bool:
+  """Whether a float carrier sums fewer parts where it holds the codes of `affine` operands with their zero points.
+
+  Those are half as large as codes less zero points are, so that a part may have twice as many terms.
+  """
+  if max(largest) >= _BYTE or not fits(op, largest):
+    return False
+  halves = [_half(most) if shifted else most for most, shifted in zip(largest, affine, strict=True)]
+  before, after = (-(-terms(op) // ((_EXACT - 1) // math.prod(sizes))) for sizes in (largest, halves))
+  return after < before
+
+
+def _half(largest: int) -> int:
+  return (largest + 1) // 2
+
+
 def fits(op: Op, largest: Sequence[int]) -> bool:
   """Whether the sums fit into int32, whatever the codes are."""
   return terms(op) * math.prod(largest) < 2**31
@@ -96,7 +119,7 @@ def total(op: Op, coded: Sequence[Sequence[Digit]], carrier: str) -> jax.Array:
     for b in coded[1]:
       sums.setdefault(a.power + b.power, []).extend(_products(op, a, b, carrier))
   if len(sums) == 1 and carrier != "int8" and len(sums[0]) <= 2:
-    return sum(sums[0][1:], sums[0][0])  # of two whole numbers below 2^24, rounded once
+    return _added([part.astype(jnp.float32) for part in sums[0]])  # two whole numbers below 2^24, rounded once
   parts = {power: [part.astype(jnp.int32) for part in sums[power]] for power in sums}
   if wide:
     parts = {0: [part & (_BYTE - 1) for part in parts[0]], 1: [part >> 8 for part in parts[0]]}
@@ -123,34 +146,37 @@ def _joined(places: list[jax.Array]) -> jax.Array:
 
 
 def _products(op: Op, a: Digit, b: Digit, carrier: str) -> list[jax.Array]:
-  """Whole numbers whose sum is that of (a - zero)(b - zero)."""
-  if carrier != "int8":
-    return _cut(op, a.values, b.values, (_EXACT - 1) // (a.largest * b.largest), {})
+  """Whole numbers, as float32 or int32, whose sum is that of (a - zero)(b - zero)."""
 
-  def integers(x: jax.Array, y: jax.Array) -> jax.Array:
-    return op.bind(x, y, preferred_element_type=np.dtype(np.int32), precision=None)[0]
+  def plain(x: jax.Array, y: jax.Array) -> list[jax.Array]:
+    if carrier != "int8":
+      return _cut(op, x, y, (_EXACT - 1) // (a.largest * b.largest), {})
+    return list(op.bind(x, y, preferred_element_type=np.dtype(np.int32), precision=None))
 
-  found = [integers(a.values, b.values)]
+  def times(zero: jax.Array, x: jax.Array, y: jax.Array) -> list[jax.Array]:
+    return [zero * part.astype(jnp.int32) for part in plain(x, y)]
+
+  found = plain(a.values, b.values)
   zero_a, zero_b = (None if d.zero is None else placed(op, i, d.zero) for i, d in enumerate((a, b)))
   if zero_a is not None:
-    found.append(-zero_a * integers(_ones(op, 0, a.values.shape), b.values))
+    found += times(-zero_a, _ones(op, 0, a.values), b.values)
   if zero_b is not None:
-    found.append(-zero_b * integers(a.values, _ones(op, 1, b.values.shape)))
+    found += times(-zero_b, a.values, _ones(op, 1, b.values))
   if zero_a is not None and zero_b is not None:
-    found.append(zero_a * zero_b * integers(_ones(op, 0, a.values.shape), _ones(op, 1, b.values.shape)))
+    found += times(zero_a * zero_b, _ones(op, 0, a.values), _ones(op, 1, b.values))
   return found
 
 
-def _ones(op: Op, index: int, shape: Sequence[int]) -> jax.Array:
+def _ones(op: Op, index: int, values: jax.Array) -> jax.Array:
   """Ones in an operand's place: what is padded, or lies between dilated inputs, is not there to be counted.
 
   Axes that come out of this operand alone have length 1, where that is free.
   """
-  numbers = op.params["dimension_numbers"]
+  numbers, shape = op.params["dimension_numbers"], values.shape
   if op.kind == "dot":
     contract, batch = numbers
-    return jnp.ones([n if i in (*contract[index], *batch[index]) else 1 for i, n in enumerate(shape)], jnp.int8)
-  return jnp.ones([1 if index == 0 and i == numbers.lhs_spec[0] else n for i, n in enumerate(shape)], jnp.int8)
+    return jnp.ones([n if i in (*contract[index], *batch[index]) else 1 for i, n in enumerate(shape)], values.dtype)
+  return jnp.ones([1 if index == 0 and i == numbers.lhs_spec[0] else n for i, n in enumerate(shape)], values.dtype)
 
 
 # Sums cut into parts that float32 holds.

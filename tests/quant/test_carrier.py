@@ -123,6 +123,7 @@ def test_a_product_of_codes_is_that_of_integers(name, carrier):
 LONG = {
   "dense 4608": Case(lambda w, x: x @ w, (2, 4608), (4608, 3)),
   "dense 600": Case(lambda w, x: x @ w, (2, 600), (600, 3)),
+  "dense 1032": Case(lambda w, x: x @ w, (2, 1032), (1032, 3)),
   "3x3x512": Case(conv(), (1, 3, 3, 512), (3, 3, 512, 2)),
   "3x3x64": Case(conv(window_strides=(2, 2), rhs_dilation=(1, 2)), (1, 6, 7, 64), (3, 3, 64, 2)),
   "25x23": Case(conv(rhs_dilation=(1, 2), padding=((13, 11), (5, 30))), (1, 16, 30, 2), (25, 23, 2, 2)),
@@ -234,11 +235,15 @@ def test_the_user_s_precision_holds_for_cotangents_and_not_for_codes():
   def call(a, b):
     return product(op, [given[0]._replace(steps=a), given[1]._replace(steps=b)], "bfloat16").sum()
 
-  eqns = [e for e in all_eqns(jax.make_jaxpr(jax.grad(call, (0, 1)))(*(g.steps for g in given)).jaxpr) if "dot" in e[0]]
-  forward = [params for name, params, kinds in eqns if kinds == ["bfloat16"] * 2]
-  assert len(forward) == 2  # 600 terms are cut in two
+  eqns = [
+    e
+    for e in all_eqns(jax.make_jaxpr(jax.grad(call, (0, 1)))(*(g.steps for g in given)).jaxpr)
+    if "dot" in str(e[0].primitive)
+  ]
+  forward = [eqn.params for eqn, kinds in eqns if kinds == ["bfloat16"] * 2]
+  assert len(forward) == 2  # of the codes, and of ones with the kernel's
   assert all(p["precision"] is None and p["preferred_element_type"] == jnp.float32 for p in forward)
-  others = [params for _, params, kinds in eqns if kinds == ["float32"] * 2]
+  others = [eqn.params for eqn, kinds in eqns if kinds == ["float32"] * 2]
   assert len(others) >= 2
   assert all(p["precision"] == (jax.lax.Precision.HIGHEST,) * 2 for p in others)
 
@@ -250,9 +255,7 @@ def all_eqns(jaxpr):
     if inner is not None:
       found += all_eqns(getattr(inner, "jaxpr", inner))
     else:
-      found.append(
-        (eqn.primitive.name, eqn.params, [str(v.aval.dtype) for v in eqn.invars if hasattr(v.aval, "dtype")])
-      )
+      found.append((eqn, [str(v.aval.dtype) for v in eqn.invars if hasattr(v.aval, "dtype")]))
   return found
 
 
@@ -322,10 +325,10 @@ def test_bfloat16_products_leave_scales_masters_and_what_meets_grids_in_float32(
   got, want = (np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(grads[one][1])]) for one in (half, model))
   assert 0 < np.linalg.norm(got - want) < 0.1 * np.linalg.norm(want)
   found = all_eqns(jax.make_jaxpr(lambda v: half.apply(qparams, state, v, x)[0])(variables).jaxpr)
-  products = [(kinds, p["preferred_element_type"]) for name, p, kinds in found if name in PRODUCTS]
+  products = [(kinds, e.params["preferred_element_type"]) for e, kinds in found if e.primitive.name in PRODUCTS]
   assert [kinds for kinds, _ in products] == [["bfloat16"] * 2] * 3
   assert [str(np.dtype(kind)) for _, kind in products] == ["float32", "bfloat16", "float32"]
-  others = {k for name, _, kinds in found if name in ("add", "max", "round") for k in kinds}
+  others = {k for e, kinds in found if e.primitive.name in ("add", "max", "round") for k in kinds}
   assert others <= {"float32", "int32"}
 
 
@@ -383,7 +386,22 @@ def test_gradients_are_those_of_products_of_the_rounded_values(monkeypatch, sett
     np.testing.assert_allclose(got, want, rtol=1e-3, atol=2e-5 * max(float(np.abs(want).max()), 1e-3))
 
 
-@pytest.mark.parametrize(("carrier", "sign"), [("float32", 1), ("bfloat16", 1), ("int8", -1)])
+@pytest.mark.parametrize(
+  ("terms", "zero_point", "parts"),
+  # 255 * 127 * 518 < 2^24 <= 255 * 127 * 519, and 128 * 127 * 1032 < 2^24 <= 128 * 127 * 1033
+  [(518, True, [518]), (519, True, [519, 519]), (1032, True, [1032, 1032]), (519, False, [260, 259])],
+)
+def test_a_sum_twice_as_long_is_one_product_of_codes_and_one_of_ones(terms, zero_point, parts):
+  op, kernel = site(lambda w, x: x @ w, jnp.zeros((terms, 3)), jnp.zeros((2, terms)))
+  zero = jnp.asarray(-128, jnp.int32) if zero_point else None
+  given = [coded(jnp.ones((2, terms)), 1.0, zero, 255), coded(jnp.ones((terms, 3)), 1.0, None, 127)]
+  assert kernel == 1
+  traced = jax.make_jaxpr(lambda: product(op, given, "float32"))()
+  dots = [eqn for eqn, _ in all_eqns(traced.jaxpr) if eqn.primitive.name == "dot_general"]
+  assert [eqn.invars[1].aval.shape[0] for eqn in dots] == parts
+
+
+@pytest.mark.parametrize(("carrier", "sign"), [("float32", 1), ("int8", -1)])
 def test_sums_beyond_int32_are_right(carrier, sign):
   """70,000 products of 255 and 127, of one sign, are 2.27e9."""
   x, v = sign * jnp.ones((1, 70_000)), {"w": jnp.ones((70_000, 2))}
