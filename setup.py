@@ -2,9 +2,9 @@
 
 import setuptools
 
-# The packages keep the short names that the field uses, so they are installed from a checkout (`pip install -e .`) into
-# an environment of their own. configs, scripts and tests are run from the checkout and never installed.
-PACKAGES = ["core", "graph", "kd", "quant", "sparsity", "lowrank", "zoo", "engine", "deploy", "pipeline"]
+# The methods' packages have the field's own names; what carries them has names that are everybody's, and lies under
+# leanax. configs, scripts and tests are run from the checkout and never installed.
+PACKAGES = ["kd", "leanax", "quant", "sparsity", "lowrank"]
 
 # Lower bounds are versions that the tests have run with; requirements/ holds the whole sets.
 REQUIRES = [
@@ -56,7 +56,7 @@ setuptools.setup(
   license="Apache-2.0",
   python_requires=">=3.11",
   packages=setuptools.find_packages(include=[*PACKAGES, *(f"{package}.*" for package in PACKAGES)]),
-  package_data={"pipeline": ["templates/*"]},
+  package_data={"leanax.pipeline": ["templates/*"]},
   install_requires=REQUIRES,
   extras_require=EXTRAS,
   classifiers=[

@@ -26,18 +26,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import deploy
-import graph
 import quant
 from benchmarks import step_cost
 from benchmarks.common import in_turns, load, write
 from benchmarks.step_cost import Case, Variant
-from deploy import ir, reference
+from leanax import deploy, graph
+from leanax.deploy import ir, reference
+from leanax.zoo.convnet import ConvNet
+from leanax.zoo.lenet import LeNet5, LeNet300
+from leanax.zoo.mlp import MLP
+from leanax.zoo.resnet import ResNet
 from quant.carrier import CARRIERS
-from zoo.convnet import ConvNet
-from zoo.lenet import LeNet5, LeNet300
-from zoo.mlp import MLP
-from zoo.resnet import ResNet
 
 Left = Callable[[], float]
 

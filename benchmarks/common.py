@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.environment import environment
+from leanax.pipeline.environment import environment
 
 
 def load() -> float | None:

@@ -17,13 +17,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-import engine
-import graph
 import kd
 import quant
 from benchmarks.common import load, write
-from engine import forward
-from zoo.resnet import ResNet
+from leanax import engine, graph
+from leanax.engine import forward
+from leanax.zoo.resnet import ResNet
 
 
 def seconds(work: Callable[[], Any]) -> tuple[float, Any]:

@@ -19,9 +19,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from engine.data import Augment, Input, device_arrays, measure, train_batch_at
-from engine.data import load as load_data
-from engine.data.splits import Split
+from leanax.engine.data import Augment, Input, device_arrays, measure, train_batch_at
+from leanax.engine.data import load as load_data
+from leanax.engine.data.splits import Split
 
 ROUNDS = 7
 CALLS = 30

@@ -20,14 +20,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import engine
-import graph
 import kd
 from benchmarks.common import in_turns, load, write
 from benchmarks.step_cost import ratio
-from core.methods import methods
-from engine import forward, loop
-from zoo.convnet import ConvNet
+from leanax import engine, graph
+from leanax.core.methods import methods
+from leanax.engine import forward, loop
+from leanax.zoo.convnet import ConvNet
 
 BATCH, CLASSES, EXAMPLES = 64, 10, 50_000
 STUDENT: Any = ConvNet((16, 32), (64,))

@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 import kd
 import quant
 import sparsity
-from core.errors import UserError
-from core.methods import methods
-from pipeline import flags
+from leanax.core.errors import UserError
+from leanax.core.methods import methods
+from leanax.pipeline import flags
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs/methods.md"

@@ -22,11 +22,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import graph
 import quant
 from benchmarks.other_models_table import ENTRIES, Built, Entry
-from core.errors import UserError
-from core.trees import map_named
+from leanax import graph
+from leanax.core.errors import UserError
+from leanax.core.trees import map_named
 
 STEP = 2.0**-7  # of the grid in the check of quantized kernels: a power of two is exact in every float type
 NEAR = 0.1  # relative error of w8a8 in the Euclidean norm; the weights are random, which is harder than trained ones
@@ -225,7 +225,7 @@ def check_fold(built: Built, notes: Result) -> Any:
 
 
 def check_lift(built: Built, notes: Result) -> Any:
-  from deploy import lift, reference
+  from leanax.deploy import lift, reference
 
   if len(built.inputs) != 1:
     return None

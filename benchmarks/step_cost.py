@@ -18,14 +18,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import engine
 import kd
 import quant
 import sparsity
 from benchmarks.common import in_turns, load, write
-from engine import forward, loop
-from zoo.convnet import ConvNet
-from zoo.mlp import MLP
+from leanax import engine
+from leanax.engine import forward, loop
+from leanax.zoo.convnet import ConvNet
+from leanax.zoo.mlp import MLP
 
 
 class Case(NamedTuple):

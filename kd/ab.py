@@ -13,11 +13,11 @@ paper trains with this loss first and distils afterwards: schedules of weights d
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from core import ranges
 from kd.layers import Layer, layer, layer_init, relu
 from kd.maps import align
 from kd.reads import CHANNELS
 from kd.taps import About, Names, TapLoss, on_pairs
+from leanax.core import ranges
 
 
 def ab(student: Names, teacher: Names, margin: float = 1.0) -> TapLoss:

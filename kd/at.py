@@ -10,10 +10,10 @@ is averaged down. Reduction: one number an example, summed over pairs of taps.
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from core import ranges
 from kd.maps import align, flat_space, norm, unit
 from kd.reads import PLACES, several
 from kd.taps import About, Names, TapLoss, on_pairs
+from leanax.core import ranges
 
 
 def at(student: Names, teacher: Names, power: int = 2, paper: bool = False) -> TapLoss:

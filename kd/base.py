@@ -29,8 +29,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from core.errors import UserError
 from kd.inputs import Inputs, read, widen
+from leanax.core.errors import UserError
 
 Logits = Float[Array, "rows classes"]
 PerExample = Float[Array, " rows"]

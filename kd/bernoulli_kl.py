@@ -13,9 +13,9 @@ sum over the outputs, one number an example.
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from core import ranges
 from kd.base import ClassMask, Logits, Loss, PerExample, Schedule, at, kl, lift
 from kd.logits import log_bernoulli
+from leanax.core import ranges
 
 
 def bernoulli_kl(temperature: Schedule = 4.0) -> Loss:

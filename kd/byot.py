@@ -21,8 +21,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from core import ranges
-from core.errors import UserError
 from kd.base import Outputs, Schedule, at, kl, log_softmax, pick
 from kd.inputs import read
 from kd.layers import layer, layer_init, relu
@@ -30,6 +28,8 @@ from kd.logits import by_label
 from kd.maps import flat_space
 from kd.reads import CHANNELS
 from kd.taps import About, Names, TapLoss, named
+from leanax.core import ranges
+from leanax.core.errors import UserError
 
 
 def byot(student: Names, alpha: float = 0.3, lam: float = 0.03, temperature: Schedule = 3.0) -> TapLoss:

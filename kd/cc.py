@@ -22,12 +22,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from core import ranges
-from core.errors import UserError, unknown
 from kd.maps import linear, linear_init, unit
 from kd.reads import several
 from kd.relations import Rows, rows
 from kd.taps import About, Names, TapLoss, on_pairs
+from leanax.core import ranges
+from leanax.core.errors import UserError, unknown
 
 FORMS = ("kernel", "consecutive")
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool
 
-from core.errors import UserError
+from leanax.core.errors import UserError
 
 Shape = tuple[int, ...]
 

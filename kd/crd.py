@@ -28,13 +28,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from core import axis, ranges
-from core.errors import UserError
-from core.keys import example_keys
 from kd.base import Outputs
 from kd.maps import linear, linear_init, unit
 from kd.reads import ids_of
 from kd.taps import About, Names, TapLoss, named
+from leanax.core import axis, ranges
+from leanax.core.errors import UserError
+from leanax.core.keys import example_keys
 
 Bank = Float[Array, "examples width"]
 

@@ -19,10 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from core import ranges
 from kd.base import Outputs, kl, log_softmax, teacher_at
 from kd.inputs import read
 from kd.taps import About, TapLoss
+from leanax.core import ranges
 
 
 def ctkd(steps: int = 7820, low: float = 1.0, span: float = 20.0, largest: float = 1.0) -> TapLoss:

@@ -14,11 +14,11 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from core import ranges
 from kd.base import Schedule, at, kl, log_softmax
 from kd.maps import align, check_channels, flat_space, linear_init, no_infinity
 from kd.reads import PLACES, several
 from kd.taps import About, Names, TapLoss, on_pairs
+from leanax.core import ranges
 
 
 def cwd(student: Names, teacher: Names, temperature: Schedule = 4.0) -> TapLoss:

@@ -17,12 +17,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from core import axis, ranges
 from kd.base import ClassMask, Logits, Loss, PerExample, Schedule, at, lift, log_softmax
 from kd.inputs import Inputs
 from kd.logits import not_excluded
 from kd.maps import unit
 from kd.reads import several
+from leanax.core import axis, ranges
 
 
 def dist(beta: float = 1.0, gamma: float = 1.0, tau: Schedule = 1.0, squared: bool = True) -> Loss:

@@ -13,10 +13,10 @@ labels' losses, where the paper says nothing. Reduction: sums over the classes, 
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from core import ranges
 from kd.base import ClassMask, Logits, Loss, PerExample, Schedule, at, kl, lift, log_softmax, pick
 from kd.labels import Labels
 from kd.logits import by_label, is_label, log_sum, not_excluded
+from leanax.core import ranges
 
 
 def dkd(alpha: float = 1.0, beta: float = 8.0, temperature: Schedule = 4.0) -> Loss:

@@ -15,11 +15,11 @@ from itertools import pairwise
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from core.errors import UserError
 from kd.base import Outputs
 from kd.maps import flat_space, no_infinity, pool_to
 from kd.reads import MAPS
 from kd.taps import About, Names, TapLoss, paired
+from leanax.core.errors import UserError
 
 
 def fsp(student: Names, teacher: Names, paper: bool = False) -> TapLoss:

@@ -19,13 +19,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from core import ranges
-from core.errors import UserError
 from kd.base import Outputs
 from kd.layers import Layer, layer, layer_init, mean_square
 from kd.maps import align, unit
 from kd.reads import MAPS, several
 from kd.taps import About, Names, TapLoss, paired
+from leanax.core import ranges
+from leanax.core.errors import UserError
 
 
 def ft(

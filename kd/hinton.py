@@ -10,8 +10,8 @@ its size as T changes: here it always is. Reduction: a sum over the classes, one
 
 from jaxtyping import Array
 
-from core import ranges
 from kd.base import ClassMask, Logits, Loss, PerExample, Schedule, at, kl, lift, log_softmax
+from leanax.core import ranges
 
 
 def hinton(temperature: Schedule = 4.0) -> Loss:

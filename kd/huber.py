@@ -10,11 +10,11 @@ outputs, one number an example.
 
 import jax.numpy as jnp
 
-from core import ranges
-from core.errors import unknown
 from kd.base import ClassMask, Logits, Loss, PerExample, lift
 from kd.inputs import Inputs
 from kd.logits import gap
+from leanax.core import ranges
+from leanax.core.errors import unknown
 
 
 def huber(delta: float = 1.0, source: str = "teacher") -> Loss:

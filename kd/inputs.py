@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from core.errors import UserError
 from kd import checks
 from kd.labels import Labels, labels_of
+from leanax.core.errors import UserError
 
 
 class Inputs(NamedTuple):

@@ -13,9 +13,9 @@ T^2 as in `hinton`; the paper has T = 1. Reduction: a sum over the classes, one 
 
 from jaxtyping import Array
 
-from core import ranges
 from kd.base import ClassMask, Logits, Loss, PerExample, Schedule, at, kl, lift, log_softmax
 from kd.logits import log_mixture
+from leanax.core import ranges
 
 
 def jsd(beta: float = 0.5, temperature: Schedule = 1.0) -> Loss:

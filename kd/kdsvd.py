@@ -24,12 +24,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from core import ranges
-from core.errors import UserError
 from kd.base import Outputs
 from kd.maps import flat_space, unit
 from kd.reads import PLACES, several
 from kd.taps import About, Names, TapLoss, paired
+from leanax.core import ranges
+from leanax.core.errors import UserError
 
 
 def kdsvd(student: Names, teacher: Names, vectors: int = 1) -> TapLoss:

@@ -11,10 +11,10 @@ images. Reduction: one number an example. No teacher is read.
 
 import jax.numpy as jnp
 
-from core import ranges
 from kd.base import ClassMask, Logits, Loss, PerExample, lift, log_softmax, pick
 from kd.labels import Labels
 from kd.logits import by_label, not_excluded
+from leanax.core import ranges
 
 
 def label_smoothing(smoothing: float = 0.1) -> Loss:

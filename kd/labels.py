@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from core.errors import UserError
 from kd import checks
+from leanax.core.errors import UserError
 
 
 class Labels(NamedTuple):

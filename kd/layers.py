@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from core.errors import UserError, unknown
 from kd.maps import batch_normalise, check_channels, linear_init
 from kd.taps import About
+from leanax.core.errors import UserError, unknown
 
 Layer = dict[str, Array]
 Normalise = Callable[[Array], Array]

@@ -9,9 +9,9 @@ high temperature, for logits of zero mean in each example.
 
 import jax.numpy as jnp
 
-from core.errors import unknown
 from kd.base import ClassMask, Logits, Loss, PerExample, lift
 from kd.logits import gap, not_excluded
+from leanax.core.errors import unknown
 
 
 def logit_l2(reduction: str = "sum") -> Loss:

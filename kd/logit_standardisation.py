@@ -14,10 +14,10 @@ of equal logits has z = 0 and no gradient through its deviation. The paper weigh
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from core import ranges
 from kd.base import ClassMask, Logits, Loss, PerExample, Schedule, at, kl, lift, log_softmax
 from kd.logits import not_excluded
 from kd.maps import norm
+from leanax.core import ranges
 
 
 def logit_standardisation(temperature: Schedule = 2.0, eps: float = 1e-7) -> Loss:

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from core import axis
-from core.errors import UserError
 from kd.reads import several
 from kd.taps import About
+from leanax.core import axis
+from leanax.core.errors import UserError
 
 
 def flat_space(x: Array) -> Float[Array, "batch places channels"]:

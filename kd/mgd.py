@@ -13,12 +13,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from core import ranges
-from core.errors import UserError
 from kd.layers import layer, layer_init, relu
 from kd.maps import align
 from kd.reads import MAPS, ids_of
 from kd.taps import About, Names, TapLoss, on_pairs
+from leanax.core import ranges
+from leanax.core.errors import UserError
 
 
 def mgd(student: Names, teacher: Names, hidden: float = 0.5, masked: str = "places") -> TapLoss:

@@ -19,13 +19,13 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from core import axis, ranges
-from core.errors import UserError
 from kd.base import ClassMask, Logits, Loss, PerExample, Schedule, TeacherAt, at, kl, lift, log_softmax
 from kd.inputs import Inputs
 from kd.logits import not_excluded
 from kd.relations import rows
 from kd.taps import About
+from leanax.core import axis, ranges
+from leanax.core.errors import UserError
 
 
 def mlkd(

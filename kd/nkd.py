@@ -12,7 +12,6 @@ losses, where the paper says nothing. Reduction: a sum over the classes, one num
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from core import ranges
 from kd.base import (
   ClassMask,
   Logits,
@@ -28,6 +27,7 @@ from kd.base import (
 )
 from kd.labels import Labels
 from kd.logits import by_label, is_label, not_excluded
+from leanax.core import ranges
 
 
 def nkd(gamma: float = 1.5, temperature: Schedule = 1.0) -> Loss:

@@ -17,13 +17,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from core import axis
-from core.errors import UserError
 from kd.base import Outputs
 from kd.layers import Layer, layer, layer_init, module_of
 from kd.maps import align, no_infinity
 from kd.reads import CHANNELS
 from kd.taps import About, Names, TapLoss, named, paired
+from leanax.core import axis
+from leanax.core.errors import UserError
 
 
 def ofd(student: Names, teacher: Names, batch_norm: Names | None = None) -> TapLoss:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from core.errors import UserError
+from leanax.core.errors import UserError
 
 
 class Reads(NamedTuple):

@@ -10,9 +10,9 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from core import axis
 from kd.reads import several
 from kd.taps import About
+from leanax.core import axis
 
 
 class Rows(NamedTuple):

@@ -10,8 +10,8 @@ example.
 
 from jaxtyping import Array
 
-from core import ranges
 from kd.base import ClassMask, Logits, Loss, PerExample, Schedule, at, kl, lift, log_softmax
+from leanax.core import ranges
 
 
 def reverse_kl(temperature: Schedule = 1.0) -> Loss:

@@ -17,13 +17,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from core import ranges
-from core.errors import UserError
 from kd.base import Outputs
 from kd.layers import layer, layer_init, mean_square
 from kd.maps import pool_to
 from kd.reads import MAPS_OR_VECTORS
 from kd.taps import About, Names, TapLoss, paired
+from leanax.core import ranges
+from leanax.core.errors import UserError
 
 
 def review(student: Names, teacher: Names, width: int | None = None) -> TapLoss:

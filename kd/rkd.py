@@ -16,10 +16,10 @@ triangles at i; the mean is the loss. Summed over pairs of taps.
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from core import axis, ranges
 from kd.maps import norm, unit
 from kd.relations import others, rows
 from kd.taps import About, Names, TapLoss, on_pairs
+from leanax.core import axis, ranges
 
 
 def rkd(student: Names, teacher: Names, distance: float = 25.0, angle: float = 50.0) -> TapLoss:

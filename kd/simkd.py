@@ -21,13 +21,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from core import ranges
-from core.errors import UserError
 from kd.base import Outputs
 from kd.layers import Layer, Normalise, classifier_of, last_layer, layer, layer_init, mean_square, relu
 from kd.maps import align, batch_normalise, linear, moments, pool_to, some_count
 from kd.reads import CHANNELS
 from kd.taps import About, Names, TapLoss, paired
+from leanax.core import ranges
+from leanax.core.errors import UserError
 
 EPSILON = 1e-5  # of the batch normalisations
 

@@ -13,9 +13,9 @@ leaves out the teacher's entropy in the first form, which has no gradient. The m
 
 from jaxtyping import Array
 
-from core import ranges
 from kd.base import ClassMask, Logits, Loss, PerExample, Schedule, at, kl, lift, log_softmax
 from kd.logits import log_mixture
+from leanax.core import ranges
 
 
 def skew_kl(alpha: float = 0.1, reverse: bool = False, temperature: Schedule = 1.0) -> Loss:

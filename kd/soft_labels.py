@@ -12,10 +12,10 @@ classes, one number an example.
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from core import ranges
-from core.errors import unknown
 from kd.base import ClassMask, Logits, Loss, PerExample, Schedule, at, cross_entropy, lift, log_softmax
 from kd.inputs import Inputs
+from leanax.core import ranges
+from leanax.core.errors import unknown
 
 
 def soft_labels(temperature: Schedule = 1.0, source: str = "teacher") -> Loss:

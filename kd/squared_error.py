@@ -8,10 +8,10 @@ networks' outputs it is that of Ba and Caruana (arXiv:1312.6184, equation 1) wit
 
 import jax.numpy as jnp
 
-from core.errors import unknown
 from kd.base import ClassMask, Logits, Loss, PerExample, lift
 from kd.inputs import Inputs
 from kd.logits import gap
+from leanax.core.errors import unknown
 
 
 def squared_error(source: str = "teacher") -> Loss:

@@ -13,14 +13,14 @@ terms without a and b. Reduction: means, one number an example.
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from core import ranges
-from core.errors import UserError
 from kd import checks
 from kd.base import Outputs, kl, log_softmax
 from kd.layers import classifier_of, layer, layer_init, mean_square, relu
 from kd.maps import align, flat_space, linear
 from kd.reads import CHANNELS
 from kd.taps import About, Names, TapLoss, paired
+from leanax.core import ranges
+from leanax.core.errors import UserError
 
 
 def srrl(

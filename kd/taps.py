@@ -17,11 +17,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from core.errors import UserError
 from kd import checks
 from kd.base import Outputs, logits_of
 from kd.inputs import widen
 from kd.reads import ANYTHING, Reads, channels_first, check
+from leanax.core.errors import UserError
 
 Names = str | Sequence[str]
 

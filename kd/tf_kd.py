@@ -20,10 +20,10 @@ import math
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from core import ranges
 from kd.base import ClassMask, Logits, Loss, PerExample, Schedule, at, kl, lift, log_softmax
 from kd.labels import Labels
 from kd.logits import by_label, is_label, not_excluded
+from leanax.core import ranges
 
 
 def tf_kd(correct: float = 0.99, temperature: Schedule = 20.0, soften_student: bool = False) -> Loss:

@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from core import ranges
 from kd.base import ClassMask, Logits, Loss, PerExample, Schedule, at, kl, lift, log_softmax
 from kd.logits import log_sum
+from leanax.core import ranges
 
 
 def topk(k: int = 10, temperature: Schedule = 4.0) -> Loss:

@@ -11,8 +11,8 @@ a sum over the classes, one number an example.
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from core import ranges
 from kd.base import ClassMask, Logits, Loss, PerExample, Schedule, at, lift, log_softmax
+from leanax.core import ranges
 
 
 def total_variation(temperature: Schedule = 1.0) -> Loss:

@@ -14,11 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from core import ranges
 from kd.layers import layer, layer_init, relu
 from kd.maps import align
 from kd.reads import CHANNELS
 from kd.taps import About, Names, TapLoss, on_pairs
+from leanax.core import ranges
 
 
 def vid(student: Names, teacher: Names, variance: float = 5.0, eps: float = 1e-5) -> TapLoss:

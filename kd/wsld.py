@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from core import ranges
 from kd.base import (
   ClassMask,
   Logits,
@@ -30,6 +29,7 @@ from kd.base import (
 )
 from kd.labels import Labels
 from kd.logits import by_label
+from leanax.core import ranges
 
 
 def wsld(temperature: Schedule = 2.0) -> Loss:

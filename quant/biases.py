@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from graph.channels import shape_of, to_sum
+from leanax.graph.channels import shape_of, to_sum
 from quant.grid import round_to
 from quant.kernels import KernelQuantizer
 from quant.plan import BiasQuantizer, Plan

@@ -23,8 +23,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from graph import Op
-from graph.versions import varying_axes
+from leanax.graph import Op
+from leanax.graph.versions import varying_axes
 from quant.sums import digits, fits, out_axes, placed, shorter_raw, total
 
 CARRIERS = ("float32", "bfloat16", "int8")

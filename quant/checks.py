@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from core.errors import UserError
-from graph import Graph
+from leanax.core.errors import UserError
+from leanax.graph import Graph
 from quant.plan import Plan
 
 

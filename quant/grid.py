@@ -20,7 +20,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from core.errors import UserError
+from leanax.core.errors import UserError
 
 WIDTHS = (2, 3, 4, 5, 6, 7, 8, 16)
 

@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from graph import Graph, Op
+from leanax.graph import Graph, Op
 from quant.grid import limits
 from quant.policy import Setting
 from quant.sharing import Scales, Use, overlap, share

@@ -18,9 +18,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from core import rules
-from core.errors import UserError, unknown
-from core.trees import map_named, named_leaves
+from leanax.core import rules
+from leanax.core.errors import UserError, unknown
+from leanax.core.trees import map_named, named_leaves
 from quant.grid import broadcast, limits, splits, symmetric
 from quant.kernels import KernelQuantizer
 from quant.policy import Policy, Setting

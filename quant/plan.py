@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 
 import jax
 
-from core.errors import UserError
-from graph import Graph, Op, exposed
-from graph.channels import Moves, shape_of
-from graph.makers import pooled
+from leanax.core.errors import UserError
+from leanax.graph import Graph, Op, exposed
+from leanax.graph.channels import Moves, shape_of
+from leanax.graph.makers import pooled
 from quant.kernels import KernelQuantizer, kernels, notes
 from quant.policy import Explained, Policy, Setting, explain
 from quant.policy import policy as make_policy

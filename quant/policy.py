@@ -10,9 +10,9 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from core import rules as core_rules
-from core.errors import UserError, unknown
-from core.methods import method, methods
+from leanax.core import rules as core_rules
+from leanax.core.errors import UserError, unknown
+from leanax.core.methods import method, methods
 from quant import observers
 from quant.grid import limits
 from quant.observers import Observer

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-import graph
-from core.errors import UserError, unknown
-from graph import Op
-from graph.program import leaf_names
+from leanax import graph
+from leanax.core.errors import UserError, unknown
+from leanax.graph import Op
+from leanax.graph.program import leaf_names
 from quant import biases, checks, seen
 from quant.carrier import CARRIERS, Coded, product, serves
 from quant.grid import Grid, limits, round_to, steps_to

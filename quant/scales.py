@@ -5,8 +5,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from core import axis
-from graph.program import leaf_names
+from leanax.core import axis
+from leanax.graph.program import leaf_names
 from quant.grid import affine, symmetric
 from quant.kernels import KernelQuantizer
 from quant.lsq import initial_scale

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from core.errors import UserError
+from leanax.core.errors import UserError
 from quant.observers import Observer, empty
 from quant.plan import Plan
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from graph.layout import Digit, View
+from leanax.graph.layout import Digit, View
 
 CHANNEL, SUM, APART = "channel", "sum", "apart"
 

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from core.errors import UserError
-from graph import Op
+from leanax.core.errors import UserError
+from leanax.graph import Op
 
 _EXACT = 2**24  # float32 holds every whole number up to it
 _BYTE = 256

@@ -5,7 +5,7 @@ python -m scripts.benchmark --model=runs/digits/files/teacher.tflite --model=run
 
 from absl import flags
 
-from pipeline import flags as program
+from leanax.pipeline import flags as program
 
 _MODEL = flags.DEFINE_multi_string("model", None, "A .tflite file; give the flag once for each.", required=True)
 _THREADS = flags.DEFINE_integer("threads", 1, "Threads that the runtime may use.", lower_bound=1)
@@ -16,8 +16,8 @@ _JSON = flags.DEFINE_string("json", "", "A file for the figures.")
 def main() -> None:
   import json
 
-  from pipeline.benchmark import benchmark, table
-  from pipeline.workdir import write
+  from leanax.pipeline.benchmark import benchmark, table
+  from leanax.pipeline.workdir import write
 
   result = benchmark(_MODEL.value, threads=_THREADS.value, rounds=_ROUNDS.value)
   print(table(result))

@@ -9,16 +9,16 @@ from typing import Any
 
 from absl import flags
 
-from pipeline import flags as program
+from leanax.pipeline import flags as program
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run's results go, such as runs/digits.", required=True)
 
 
 def main(config: Any) -> None:
-  from pipeline.compress import compress
-  from pipeline.reproduce import markdown, summary
-  from pipeline.seeds import compress_seeds
-  from pipeline.tables import format_table
+  from leanax.pipeline.compress import compress
+  from leanax.pipeline.reproduce import markdown, summary
+  from leanax.pipeline.seeds import compress_seeds
+  from leanax.pipeline.tables import format_table
 
   if config.seeds > 1:
     print(markdown(summary(compress_seeds(config, _WORKDIR.value))))

@@ -6,7 +6,7 @@ python -m scripts.evaluate --workdir=runs/digits --model=runs/digits/files/int8.
 
 from absl import flags
 
-from pipeline import flags as program
+from leanax.pipeline import flags as program
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The directory of a run; its config names the data.", required=True)
 _MODEL = flags.DEFINE_string("model", "", "A file to evaluate; without one, every stage's model.")
@@ -16,7 +16,7 @@ _CODE = flags.DEFINE_multi_string(
 
 
 def main() -> None:
-  from pipeline.evaluate import evaluate
+  from leanax.pipeline.evaluate import evaluate
 
   for name, accuracy, examples in evaluate(_WORKDIR.value, _MODEL.value, _CODE.value):
     print(f"{name}: {100 * accuracy:.2f} % of {examples}")

@@ -5,11 +5,11 @@ python -m scripts.explain --config=configs/digits.py
 
 from typing import Any
 
-from pipeline import flags as program
+from leanax.pipeline import flags as program
 
 
 def main(config: Any) -> None:
-  from pipeline.explain import explain
+  from leanax.pipeline.explain import explain
 
   print(explain(config))
 

@@ -5,7 +5,7 @@ python -m scripts.export --workdir=runs/digits --stage=int8 --out=digits.tflite
 
 from absl import flags
 
-from pipeline import flags as program
+from leanax.pipeline import flags as program
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The directory of a run.", required=True)
 _STAGE = flags.DEFINE_string("stage", "", "Whose model; the last finished stage's if none is named.")
@@ -17,9 +17,9 @@ _CODE = flags.DEFINE_multi_string(
 
 
 def main() -> None:
-  from pipeline.evaluate import find_model, load
-  from pipeline.measure import export
-  from pipeline.workdir import write
+  from leanax.pipeline.evaluate import find_model, load
+  from leanax.pipeline.measure import export
+  from leanax.pipeline.workdir import write
 
   name, path = find_model(_WORKDIR.value, _STAGE.value)
   _, content = export(load(_WORKDIR.value, path, _CODE.value))

@@ -5,7 +5,7 @@ python -m scripts.reproduce --table=digits --workdir=runs/table_digits
 
 from absl import flags
 
-from pipeline import flags as program
+from leanax.pipeline import flags as program
 
 _TABLE = flags.DEFINE_string("table", None, "Which table, such as digits.", required=True)
 _PRESET = flags.DEFINE_enum("preset", "cpu", ["cpu", "paper"], "The size of the experiment.")
@@ -14,7 +14,7 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Where the runs go; one that sto
 
 
 def main() -> None:
-  from pipeline.reproduce import reproduce
+  from leanax.pipeline.reproduce import reproduce
 
   print(reproduce(_TABLE.value, _PRESET.value, _SEEDS.value, _WORKDIR.value))
 

@@ -9,15 +9,15 @@ from typing import Any
 
 from absl import flags
 
-from pipeline import flags as program
+from leanax.pipeline import flags as program
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run's results go, such as runs/digits.", required=True)
 _STAGE = flags.DEFINE_string("stage", None, "The stage to train, one of the config's 'run'.", required=True)
 
 
 def main(config: Any) -> None:
-  from pipeline.compress import open_run
-  from pipeline.stage import curves, run_with_needs
+  from leanax.pipeline.compress import open_run
+  from leanax.pipeline.stage import curves, run_with_needs
 
   context = open_run(config, _WORKDIR.value)
   run_with_needs(_STAGE.value, context, {})

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from core import ranges
+from leanax.core import ranges
 
 Shapes = Mapping[str, tuple[int, ...]]
 DENSITY = ranges.Range("a density, the part that is kept, above 0 and at most 1", lambda x: 0 < x <= 1)

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import optax
 
-from core import ranges
+from leanax.core import ranges
 from sparsity.packed import pack
 from sparsity.select import KERNELS, Setting, select
 from sparsity.wrapper import wrap

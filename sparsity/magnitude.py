@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from core import ranges
-from core.errors import UserError, unknown
+from leanax.core import ranges
+from leanax.core.errors import UserError, unknown
 from sparsity import allocation as allocations
 from sparsity.allocation import check_density, counts
 from sparsity.packed import pack

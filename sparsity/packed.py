@@ -9,7 +9,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from core.errors import UserError
+from leanax.core.errors import UserError
 
 
 @jax.tree_util.register_dataclass

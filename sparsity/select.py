@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from core import rules as path_rules
-from core import trees
-from core.errors import UserError
+from leanax.core import rules as path_rules
+from leanax.core import trees
+from leanax.core.errors import UserError
 
 Setting = bool | float
 Axes = int | Sequence[int]

@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from core import ranges
-from core.errors import UserError
-from core.trees import path_name
+from leanax.core import ranges
+from leanax.core.errors import UserError
+from leanax.core.trees import path_name
 from sparsity.packed import is_packed, unpack
 
 

@@ -19,9 +19,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from core import axis as device_axis
-from core import ranges
-from core.errors import UserError
+from leanax.core import axis as device_axis
+from leanax.core import ranges
+from leanax.core.errors import UserError
 
 WIDTHS = {"float16": 15, "bfloat16": 15, "float32": 31, "float64": 63}
 MOST_DIGIT_BITS = 16  # 65,536 counters stay in a core's second-level cache

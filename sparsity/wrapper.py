@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from core.errors import UserError
+from leanax.core.errors import UserError
 from sparsity.packed import is_packed, unpack
 from sparsity.slots import map_slots
 from sparsity.state import SparsityState, keep, pure

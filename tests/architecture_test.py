@@ -10,40 +10,66 @@ from typing import NamedTuple
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-METHODS = {"core", "graph"}  # what the rooms of methods may use of ours; never each other
+METHODS = {"leanax.core", "leanax.graph"}  # what packages of methods may use of ours; never each other
 
 # package: (what it may import of ours, third parties beside jax, numpy and jaxtyping)
 TABLE: dict[str, tuple[set[str], set[str]]] = {
-  "core": (set(), set()),
-  "graph": ({"core"}, set()),
+  "leanax.core": (set(), set()),
+  "leanax.graph": ({"leanax.core"}, set()),
   "kd": (METHODS, {"optax", "chex"}),
   "quant": (METHODS, {"optax", "chex"}),
   "sparsity": (METHODS, {"optax", "chex"}),
   "lowrank": (METHODS, {"optax", "chex"}),
-  "zoo": (set(), {"flax"}),
-  "engine": (
-    {"core", "graph", "kd", "quant", "sparsity", "lowrank", "zoo"},
+  "leanax.zoo": (set(), {"flax"}),
+  "leanax.engine": (
+    {"leanax.core", "leanax.graph", "kd", "quant", "sparsity", "lowrank", "leanax.zoo"},
     {"absl", "array_record", "flax", "grain", "ml_collections", "optax", "orbax", "PIL", "safetensors", "sklearn"}
     | {"tensorboardX", "tensorflow_datasets", "tqdm", "msgpack", "importlib_resources"},
   ),
-  "deploy": (
-    {"core", "graph", "quant", "sparsity", "lowrank"},
+  "leanax.deploy": (
+    {"leanax.core", "leanax.graph", "quant", "sparsity", "lowrank"},
     {"ai_edge_litert", "flatbuffers", "onnx", "onnxruntime"},
   ),
-  "pipeline": (
-    {"core", "graph", "kd", "quant", "sparsity", "lowrank", "zoo", "engine", "deploy"},
+  "leanax.pipeline": (
+    {
+      "leanax.core",
+      "leanax.graph",
+      "kd",
+      "quant",
+      "sparsity",
+      "lowrank",
+      "leanax.zoo",
+      "leanax.engine",
+      "leanax.deploy",
+    },
     {"absl", "flax", "ml_collections", "optax", "scipy", "tqdm"},
   ),
   "configs": (set(), {"ml_collections"}),
   "scripts": (
-    {"core", "graph", "kd", "quant", "sparsity", "lowrank", "zoo", "engine", "deploy", "pipeline"},
+    {
+      "leanax.core",
+      "leanax.graph",
+      "kd",
+      "quant",
+      "sparsity",
+      "lowrank",
+      "leanax.zoo",
+      "leanax.engine",
+      "leanax.deploy",
+      "leanax.pipeline",
+    },
     {"absl", "ml_collections"},
   ),
 }
 EVERYWHERE = {"jax", "numpy", "jaxtyping"}
 HEAVY = {"orbax", "tensorflow_datasets", "grain", "array_record", "sklearn", "tensorboardX", "safetensors", "PIL"}
 HEAVY |= {"ai_edge_litert", "flatbuffers", "onnx", "onnxruntime"}
-LIGHT = ("core.errors", "pipeline.flags", "pipeline.workdir", "pipeline.report")  # these answer before jax could load
+LIGHT = (
+  "leanax.core.errors",
+  "leanax.pipeline.flags",
+  "leanax.pipeline.workdir",
+  "leanax.pipeline.report",
+)  # these answer before jax could load
 
 FILE_LINES, FUNCTION_LINES, SCRIPT_LINES = 350, 80, 80
 
@@ -57,7 +83,7 @@ class Import(NamedTuple):
 
 
 def sources() -> list[pathlib.Path]:
-  return [path for package in TABLE for path in sorted((ROOT / package).rglob("*.py"))]
+  return [path for package in TABLE for path in sorted((ROOT / package.replace(".", "/")).rglob("*.py"))]
 
 
 FILES = {str(path.relative_to(ROOT)): path for path in sources()}
@@ -81,17 +107,19 @@ def imports(path: pathlib.Path) -> Iterator[Import]:
 
 
 def top(name: str) -> str:
-  return name.partition(".")[0]
+  """The package of a module or of a file: one of the table, or a third party's."""
+  first, *rest = name.replace("/", ".").split(".")
+  return f"{first}.{rest[0]}" if first == "leanax" and rest else first
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_imports_follow_the_table(name):
-  package = top(name.replace("/", "."))
+  package = top(name)
   ours, others = TABLE[package]
-  allowed = {package, *ours, *others, *sys.stdlib_module_names}
+  allowed = {package, *ours, *others, "leanax", *sys.stdlib_module_names}
   if package != "configs":
     allowed |= EVERYWHERE
-  if name == "core/errors.py":
+  if name == "leanax/core/errors.py":
     allowed = set(sys.stdlib_module_names)
   wrong = [f"{name}:{i.line} imports {i.name}" for i in imports(FILES[name]) if top(i.name) not in allowed]
   assert not wrong
@@ -113,7 +141,7 @@ def test_only_public_jax():
 
 def test_one_file_says_pmap():
   named = [name for name, path in FILES.items() if "jax.pmap" in path.read_text(encoding="utf-8")]
-  assert set(named) <= {"engine/parallel.py", "graph/versions.py"}
+  assert set(named) <= {"leanax/engine/parallel.py", "leanax/graph/versions.py"}
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -168,7 +196,7 @@ def test_a_method_is_exported_under_its_name(name):
 @pytest.mark.parametrize("name", FILES)
 def test_modules_and_public_functions_have_a_docstring(name):
   tree = ast.parse(FILES[name].read_text(encoding="utf-8"))
-  package = top(name.replace("/", "."))
+  package = top(name)
   if not tree.body and name.endswith("__init__.py"):
     return
   assert ast.get_docstring(tree), f"{name} does not say what it is"
@@ -188,7 +216,9 @@ def test_what_is_imported_is_required_by_setup():
   text = (ROOT / "setup.py").read_text(encoding="utf-8").lower()
   names = {"PIL": "pillow", "absl": "absl-py", "orbax": "orbax-checkpoint", "sklearn": "scikit-learn"}
   names |= {"tensorflow_datasets": "tensorflow-datasets", "ai_edge_litert": "ai-edge-litert"}
-  used = {top(i.name) for path in FILES.values() for i in imports(path)} - set(sys.stdlib_module_names) - set(TABLE)
+  used = (
+    {top(i.name) for path in FILES.values() for i in imports(path)} - set(sys.stdlib_module_names) - {"leanax", *TABLE}
+  )
   missing = sorted(name for name in used if f'"{names.get(name, name).lower()}' not in text)
   assert missing == []
 
@@ -197,9 +227,9 @@ def test_the_rules_can_fail(tmp_path):
   """The reader of imports sees what it must: nested, renamed, conditional and typing-only ones."""
   path = tmp_path / "bad.py"
   path.write_text(
-    "from typing import TYPE_CHECKING\nimport engine.loop as x\nif TYPE_CHECKING:\n  import onnx\n"
+    "from typing import TYPE_CHECKING\nimport leanax.engine.loop as x\nif TYPE_CHECKING:\n  import onnx\n"
     "def f():\n  from jax import _src\n  import orbax.checkpoint\ntry:\n  import grain\nexcept ImportError:\n  pass\n"
   )
   found = {(i.name, i.eager) for i in imports(path)}
-  assert ("engine.loop", True) in found and ("onnx", False) in found
+  assert ("leanax.engine.loop", True) in found and ("onnx", False) in found
   assert ("jax._src", False) in found and ("orbax.checkpoint", False) in found and ("grain", True) in found

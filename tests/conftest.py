@@ -38,7 +38,7 @@ def _set_environment() -> None:
 
 _set_environment()
 
-PACKAGES = ("core", "graph", "kd", "quant", "sparsity", "lowrank", "zoo", "engine", "deploy", "pipeline")
+PACKAGES = ("kd", "leanax", "quant", "sparsity", "lowrank")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

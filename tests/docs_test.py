@@ -21,11 +21,11 @@ import pytest
 import kd
 import sparsity
 from benchmarks import methods_page
-from core.errors import UserError
-from core.methods import methods
-from pipeline import build, check, schema
+from leanax.core.errors import UserError
+from leanax.core.methods import methods
+from leanax.pipeline import build, check, schema
+from leanax.zoo import mlp
 from tests.conformance import test_kd
-from zoo import mlp
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 BLOCK = re.compile(r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?", re.MULTILINE | re.DOTALL)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from core import ranges
-from core.errors import UserError
+from leanax.core import ranges
+from leanax.core.errors import UserError
 
 
 @dataclass(frozen=True)

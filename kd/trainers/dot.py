@@ -22,8 +22,8 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
-from core import ranges
-from core.errors import UserError
+from leanax.core import ranges
+from leanax.core.errors import UserError
 
 Mask = Callable[[Any], Any]
 

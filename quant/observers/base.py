@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from core import axis
+from leanax.core import axis
 
 
 class Range(NamedTuple):

@@ -7,7 +7,7 @@ Starting from the first batch, and not from 0, needs no correction for the start
 
 import jax
 
-from core.errors import UserError
+from leanax.core.errors import UserError
 from quant.observers.base import Observer, Range, first_or, measure
 
 

@@ -10,7 +10,7 @@ import itertools
 import math
 from typing import NamedTuple
 
-from core.errors import UserError
+from leanax.core.errors import UserError
 
 
 class Schedule(NamedTuple):

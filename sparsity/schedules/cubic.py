@@ -1,7 +1,7 @@
 """Gradual pruning along a cubic (Zhu & Gupta, "To prune, or not to prune", arXiv:1710.01878)."""
 
-from core import ranges
-from core.errors import UserError
+from leanax.core import ranges
+from leanax.core.errors import UserError
 from sparsity.allocation import check_density
 from sparsity.schedules.base import Schedule
 

@@ -1,6 +1,6 @@
 """One-shot pruning: the whole way in one step. No paper."""
 
-from core import ranges
+from leanax.core import ranges
 from sparsity.schedules.base import Schedule
 
 

@@ -14,10 +14,10 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 import kd
-from core.errors import UserError
-from core.methods import methods
 from kd.base import Schedule
 from kd.schedules import linear
+from leanax.core.errors import UserError
+from leanax.core.methods import methods
 from tests.conformance.compare import assert_finite, assert_float32, assert_near, assert_zero, cast, slopes
 from tests.conformance.exceptions import EXCEPTIONS, cases
 

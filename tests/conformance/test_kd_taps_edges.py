@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import kd
-from core.errors import UserError
+from leanax.core.errors import UserError
 from tests.conformance.test_kd_taps import (
   BATCH,
   CLASSES,

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 import quant
-from core.methods import methods
+from leanax.core.methods import methods
 from quant import observers
 from tests.conformance.exceptions import EXCEPTIONS, cases
 

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 import sparsity
-from core.methods import methods
+from leanax.core.methods import methods
 from tests.conformance.exceptions import EXCEPTIONS, cases
 
 METHODS = {n: f for n, f in methods(sparsity).items() if next(iter(inspect.signature(f).parameters)) == "inner"}

@@ -1,4 +1,4 @@
-from core.errors import UserError, nearest, unknown
+from leanax.core.errors import UserError, nearest, unknown
 
 
 def test_unknown_name_offers_the_nearest():

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from core import axis, keys
+from leanax.core import axis, keys
 
 
 def data(key):

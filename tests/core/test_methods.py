@@ -1,8 +1,8 @@
 import pytest
 
 import kd
-from core.errors import UserError
-from core.methods import method, methods
+from leanax.core.errors import UserError
+from leanax.core.methods import method, methods
 
 
 def test_methods_are_the_files_that_have_a_function_of_their_name():

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from core import ranges
-from core.errors import UserError
+from leanax.core import ranges
+from leanax.core.errors import UserError
 
 HAS = {  # a range: some in it, at its ends too, and some that are not
   ranges.FINITE: ((-1e30, 0, 5), ()),

@@ -1,7 +1,7 @@
 import pytest
 
-from core.errors import UserError
-from core.rules import match
+from leanax.core.errors import UserError
+from leanax.core.rules import match
 
 NAMES = ["stem/conv/kernel", "block/conv/kernel", "head/kernel", "head/bias"]
 

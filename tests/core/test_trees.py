@@ -1,6 +1,6 @@
 from typing import NamedTuple
 
-from core.trees import map_named, named_leaves
+from leanax.core.trees import map_named, named_leaves
 
 
 class Pair(NamedTuple):

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from deploy import ir
+from leanax.deploy import ir
 
 
 class Maker:

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from core.errors import UserError
-from deploy import ir
+from leanax.core.errors import UserError
+from leanax.deploy import ir
 from tests.deploy import nets
 
 

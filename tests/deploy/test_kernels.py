@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import deploy
 import quant
-from core.errors import UserError
-from deploy import litert
+from leanax import deploy
+from leanax.core.errors import UserError
+from leanax.deploy import litert
 
 
 def data(shape, seed=0):

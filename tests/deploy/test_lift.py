@@ -9,14 +9,13 @@ import numpy as np
 import pytest
 from flax import nnx
 
-import deploy
-import graph
-from core.errors import UserError
-from deploy import ir, litert, recognise, reference
+from leanax import deploy, graph
+from leanax.core.errors import UserError
+from leanax.deploy import ir, litert, recognise, reference
+from leanax.zoo.lenet import LeNet5, LeNet300
+from leanax.zoo.mlp_nnx import MLP
+from leanax.zoo.resnet import ResNet
 from quant.quantize import quantize
-from zoo.lenet import LeNet5, LeNet300
-from zoo.mlp_nnx import MLP
-from zoo.resnet import ResNet
 
 
 def linen(module, shape, seed=0):

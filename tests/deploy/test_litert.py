@@ -5,10 +5,10 @@ import sys
 import numpy as np
 import pytest
 
-from core.errors import UserError
-from deploy import ir, litert, reference
-from deploy.compare import Mismatch, compare, parity, run_codes
-from deploy.size import sizes
+from leanax.core.errors import UserError
+from leanax.deploy import ir, litert, reference
+from leanax.deploy.compare import Mismatch, compare, parity, run_codes
+from leanax.deploy.size import sizes
 from tests.deploy import nets
 
 KERNELS = {"xnnpack": "float32", "reference": "litert"}  # the runtime's kernels and the rounding that they have

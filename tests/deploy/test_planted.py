@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import deploy
 import quant.grid
-from deploy import ir, litert, reference, requantize
-from deploy.litert import writer
+from leanax import deploy
+from leanax.deploy import ir, litert, reference, requantize
+from leanax.deploy.litert import writer
+from leanax.zoo.mlp import MLP
 from quant.quantize import quantize
-from zoo.mlp import MLP
 
 
 def compared():

@@ -5,8 +5,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from core.errors import UserError
-from deploy import ir, reference
+from leanax.core.errors import UserError
+from leanax.deploy import ir, reference
 from tests.deploy import nets
 
 

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from core.errors import UserError
-from deploy import requantize
+from leanax.core.errors import UserError
+from leanax.deploy import requantize
 
 
 def test_hand_computed_ties():

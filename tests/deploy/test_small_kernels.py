@@ -6,9 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import deploy
-import graph
-from deploy import ir, litert, reference
+from leanax import deploy, graph
+from leanax.deploy import ir, litert, reference
 from quant.quantize import quantize
 
 

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import kd
-from core import axis
-from engine import forward, objective
+from leanax.core import axis
+from leanax.engine import forward, objective
 
 CLASSES, FEATURES = 3, 4
 

@@ -8,9 +8,9 @@ import optax
 import pytest
 
 import sparsity
-from core.errors import UserError
-from engine import forward, optim, parallel, state
-from engine.step import make_train_step
+from leanax.core.errors import UserError
+from leanax.engine import forward, optim, parallel, state
+from leanax.engine.step import make_train_step
 from quant.quantize import quantize
 from tests.engine import nets
 

@@ -6,14 +6,14 @@ import numpy as np
 import optax
 import pytest
 
-import engine
 import kd
-from core.errors import UserError
-from engine import counting, loop, optim, state
-from engine.forward import plain
-from engine.objective import Term, weighted
-from engine.parallel import parallelize
-from engine.step import make_train_step
+from leanax import engine
+from leanax.core.errors import UserError
+from leanax.engine import counting, loop, optim, state
+from leanax.engine.forward import plain
+from leanax.engine.objective import Term, weighted
+from leanax.engine.parallel import parallelize
+from leanax.engine.step import make_train_step
 from tests.engine import nets
 
 LABELS = np.array([0, -1, -1, -1, 1, 2, 0, 1], np.int32)

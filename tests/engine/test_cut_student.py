@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import graph
-from core.errors import UserError
-from core.trees import map_named, named_leaves
-from engine import cut_student as cutting
-from engine.model import load
+from leanax import graph
+from leanax.core.errors import UserError
+from leanax.core.trees import map_named, named_leaves
+from leanax.engine import cut_student as cutting
+from leanax.engine.model import load
 
 IMAGE = (8, 8, 1)
 

@@ -8,10 +8,10 @@ import pytest
 
 import kd
 import sparsity
-from core.errors import UserError
-from engine import optim, parallel, state
-from engine.objective import Term, weighted
-from engine.step import make_train_step
+from leanax.core.errors import UserError
+from leanax.engine import optim, parallel, state
+from leanax.engine.objective import Term, weighted
+from leanax.engine.step import make_train_step
 from tests.engine import nets
 
 KEEP = {"momentum": 0.6, "delta": 0.3}

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 import kd
-from core.errors import UserError
-from engine import evaluate, loop, optim, parallel, seeds, state
-from engine.loop import Hook, fit
-from engine.step import make_train_step
+from leanax.core.errors import UserError
+from leanax.engine import evaluate, loop, optim, parallel, seeds, state
+from leanax.engine.loop import Hook, fit
+from leanax.engine.step import make_train_step
 from tests.engine import nets
 
 EXAMPLES, BATCH = 64, 8

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from core.errors import UserError
-from engine.metrics import Writer, read
+from leanax.core.errors import UserError
+from leanax.engine.metrics import Writer, read
 
 
 def test_one_object_a_line(tmp_path):
@@ -92,7 +92,7 @@ def test_tensorboard_event_files(tmp_path):
 def test_tensorflow_is_not_imported():
   code = """
 import sys, tempfile
-from engine.metrics import Writer
+from leanax.engine.metrics import Writer
 assert "tensorboardX" not in sys.modules
 with Writer(tempfile.mkdtemp()) as writer:
   writer.write(0, {"a": 1})

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from core.errors import UserError
-from core.trees import named_leaves
-from engine import model
+from leanax.core.errors import UserError
+from leanax.core.trees import named_leaves
+from leanax.engine import model
 
 HERE = __name__
 KEY = jax.random.key(0)
@@ -212,7 +212,7 @@ def test_functions():
   [
     ("zoo.lenet", {}, "model 'zoo.lenet' is no import path; expected 'package.module:Name'"),
     ("no_such_package.nets:Net", {}, "there is no module 'no_such_package' on the Python path"),
-    ("engine.no_such:Net", {}, "there is no module 'engine.no_such' on the Python path"),
+    ("leanax.engine.no_such:Net", {}, "there is no module 'leanax.engine.no_such' on the Python path"),
     (f"{HERE}:Normd", {}, f"unknown name in module '{HERE}' 'Normd'; did you mean 'Normed'?"),
     (f"{HERE}:NotCallable", {}, "is a int; expected a linen or nnx Module class, a partial of one or a function"),
     ("os:system", {"command": "false"}, "'os:system' is a builtin_function_or_method; expected a linen or nnx Module"),
@@ -255,7 +255,8 @@ def test_state_of_changing_structure_is_refused():
 
 def test_linen_users_do_not_pay_for_nnx():
   code = (
-    "import sys; from engine import model; model.load('tests.engine.linen_only:Net'); print('flax.nnx' in sys.modules)"
+    "import sys; from leanax.engine import model; model.load('tests.engine.linen_only:Net'); "
+    "print('flax.nnx' in sys.modules)"
   )
   out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
   assert out.stdout.strip() == "False"

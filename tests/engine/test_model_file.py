@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from core.errors import UserError
-from core.trees import named_leaves
-from engine.model_file import load_tree, save_tree
+from leanax.core.errors import UserError
+from leanax.core.trees import named_leaves
+from leanax.engine.model_file import load_tree, save_tree
 
 META = {"model": "zoo.lenet:LeNet5", "edits": [{"fold": "bn"}], "rate": 0.1}
 

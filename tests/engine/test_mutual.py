@@ -7,14 +7,14 @@ import optax
 import pytest
 import scipy.special
 
-import engine
 import kd
 import sparsity
-from core.errors import UserError
-from engine import mutual, optim, parallel, seeds, state
-from engine.forward import plain
-from engine.objective import Term, weighted
-from engine.step import make_train_step
+from leanax import engine
+from leanax.core.errors import UserError
+from leanax.engine import mutual, optim, parallel, seeds, state
+from leanax.engine.forward import plain
+from leanax.engine.objective import Term, weighted
+from leanax.engine.step import make_train_step
 from tests.engine import nets
 
 TERMS = (Term("hard", kd.hard_labels(), 0.5), Term("peer", kd.hinton(1.0), 2.0))

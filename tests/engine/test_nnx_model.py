@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from core.errors import UserError
-from core.trees import named_leaves
-from engine import model
+from leanax.core.errors import UserError
+from leanax.core.trees import named_leaves
+from leanax.engine import model
 
 HERE = __name__
 KEY = jax.random.key(0)

@@ -6,9 +6,9 @@ import numpy as np
 import optax
 import pytest
 
-from core.errors import UserError
-from engine import optim
-from engine.labels import labels
+from leanax.core.errors import UserError
+from leanax.engine import optim
+from leanax.engine.labels import labels
 
 
 def tree():

@@ -7,13 +7,13 @@ import optax
 import pytest
 import scipy.special
 
-import graph
 import kd
-from core.errors import UserError
-from engine import evaluate, state
-from engine.forward import plain, tapped
-from engine.objective import Term, weighted
-from engine.step import make_train_step
+from leanax import graph
+from leanax.core.errors import UserError
+from leanax.engine import evaluate, state
+from leanax.engine.forward import plain, tapped
+from leanax.engine.objective import Term, weighted
+from leanax.engine.step import make_train_step
 from tests.engine import nets
 
 

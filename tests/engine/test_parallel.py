@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from core import axis
-from core.errors import UserError
-from engine import optim, parallel, state
-from engine.forward import plain
-from engine.statistics import find_local_statistics
-from engine.step import make_train_step
+from leanax.core import axis
+from leanax.core.errors import UserError
+from leanax.engine import optim, parallel, state
+from leanax.engine.forward import plain
+from leanax.engine.statistics import find_local_statistics
+from leanax.engine.step import make_train_step
 from tests.engine import nets
 
 MODES = parallel.MODES

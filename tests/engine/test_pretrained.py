@@ -8,9 +8,9 @@ import pytest
 import safetensors.numpy
 from flax import serialization
 
-from core.errors import UserError
-from core.trees import named_leaves
-from engine.pretrained import CONV, LINEAR, Rename, load, read
+from leanax.core.errors import UserError
+from leanax.core.trees import named_leaves
+from leanax.engine.pretrained import CONV, LINEAR, Rename, load, read
 
 RNG = np.random.default_rng(0)
 

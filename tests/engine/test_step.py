@@ -8,12 +8,12 @@ import pytest
 import scipy.special
 
 import kd
-from core.errors import UserError
-from engine import optim, state
-from engine.counting import batch_mean
-from engine.forward import bfloat16, plain
-from engine.objective import Term, weighted
-from engine.step import make_train_step
+from leanax.core.errors import UserError
+from leanax.engine import optim, state
+from leanax.engine.counting import batch_mean
+from leanax.engine.forward import bfloat16, plain
+from leanax.engine.objective import Term, weighted
+from leanax.engine.step import make_train_step
 from tests.engine import nets
 
 

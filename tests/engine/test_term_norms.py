@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import scipy.special
 
-import engine
 import kd
-from engine import optim, state
-from engine.forward import plain
-from engine.objective import Term, weighted
-from engine.step import make_train_step
+from leanax import engine
+from leanax.engine import optim, state
+from leanax.engine.forward import plain
+from leanax.engine.objective import Term, weighted
+from leanax.engine.step import make_train_step
 from tests.engine import nets
 
 

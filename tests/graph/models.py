@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from core.trees import map_named
+from leanax.core.trees import map_named
 
 
 class Case(NamedTuple):

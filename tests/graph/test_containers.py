@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-import graph
-from core.errors import UserError
+from leanax import graph
+from leanax.core.errors import UserError
 from tests.graph import models
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-import graph
-from core.errors import UserError
+from leanax import graph
+from leanax.core.errors import UserError
 from tests.graph import models
 
 
@@ -304,7 +304,7 @@ def test_sites_are_the_same_inside_of_shard_map(name):
 
 
 def test_an_unknown_layout_is_refused_by_name():
-  from graph import versions
+  from leanax.graph import versions
 
   eqn = jax.make_jaxpr(lambda x: jax.lax.scan(lambda c, _: (c, None), x, length=2))(1.0).jaxpr.eqns[0]
   renamed = eqn.replace(params={"reverse": False, "body": None})

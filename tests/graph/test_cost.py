@@ -5,7 +5,7 @@ import json
 import jax
 import jax.numpy as jnp
 
-import graph
+from leanax import graph
 from tests.graph import models
 
 

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import graph
-from core.errors import UserError
-from core.trees import named_leaves
+from leanax import graph
+from leanax.core.errors import UserError
+from leanax.core.trees import named_leaves
 from tests.graph import models
 
 KEEP = {"stem/kernel": [0, 2, 5], "mid/kernel": [1, 3, 4, 7]}

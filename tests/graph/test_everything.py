@@ -17,9 +17,9 @@ from flax import nnx
 from jax.extend import core as jex
 from jax.sharding import PartitionSpec as P
 
-import graph
+from leanax import graph
+from leanax.zoo import convnet, lenet, mlp, mlp_nnx, resnet
 from tests.graph import models, test_control
-from zoo import convnet, lenet, mlp, mlp_nnx, resnet
 
 AXIS = "devices"
 IMAGES = models.normal(1, 4, 16, 16, 1)

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import graph
-from graph.layout import View
+from leanax import graph
+from leanax.graph.layout import View
 
 
 def indices(view: View) -> np.ndarray:

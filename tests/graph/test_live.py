@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import graph
+from leanax import graph
 
 VARIABLES = {"params": {name: {"w": jnp.full((3, 3), i + 1.0)} for i, name in enumerate(("a", "b", "dead"))}}
 X = jnp.arange(6.0).reshape(2, 3)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import graph
+from leanax import graph
 from tests.graph import models
 
 

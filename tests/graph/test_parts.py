@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-import graph
+from leanax import graph
 
 X = jnp.zeros((1, 4, 6, 3))
 

@@ -3,8 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core as jex
 
-import deploy
-import graph
+from leanax import deploy, graph
 from tests.backends import PRODUCTS, rounded
 
 

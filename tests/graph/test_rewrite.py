@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import graph
-from core.errors import UserError
-from core.trees import map_named
+from leanax import graph
+from leanax.core.errors import UserError
+from leanax.core.trees import map_named
 from tests.graph import models
 
 

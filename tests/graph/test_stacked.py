@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-import graph
+from leanax import graph
 from tests.graph import models
 
 

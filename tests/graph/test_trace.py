@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import graph
-from core.errors import UserError
-from graph import versions
+from leanax import graph
+from leanax.core.errors import UserError
+from leanax.graph import versions
 from tests.graph import models
 
 

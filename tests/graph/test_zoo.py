@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import graph
+from leanax import graph
+from leanax.zoo import resnet
 from tests.graph import models
-from zoo import resnet
 
 X = models.normal(1, 2, 8, 8, 1)
 

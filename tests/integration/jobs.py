@@ -9,8 +9,8 @@ from pathlib import Path
 
 import ml_collections
 
-from pipeline import config as configs
-from pipeline import schema
+from leanax.pipeline import config as configs
+from leanax.pipeline import schema
 
 ROOT = Path(__file__).resolve().parents[2]
 DISTIL = {"hard_labels": {"weight": 0.3}, "hinton": {"weight": 0.7, "temperature": 4.0}}
@@ -80,14 +80,14 @@ def experiment(**changes):
 
 def opened(folder, **changes):
   """A run of the experiment, cut to a teacher and its student unless `run` says otherwise; nothing is trained."""
-  from pipeline.compress import open_run
+  from leanax.pipeline.compress import open_run
 
   return open_run(experiment(**{"run": ("teacher", "distilled"), **changes}), folder)
 
 
 def train(context):
   """What every stage of a run leaves, by name."""
-  from pipeline import stage
+  from leanax.pipeline import stage
 
   done = {}
   for name in context.config.run:

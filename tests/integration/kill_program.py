@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-import engine
 import kd
-from engine import forward, model
-from engine.checkpoint import Checkpoints
-from engine.metrics import Writer
-from engine.model_file import save_tree
+from leanax import engine
+from leanax.engine import forward, model
+from leanax.engine.checkpoint import Checkpoints
+from leanax.engine.metrics import Writer
+from leanax.engine.model_file import save_tree
 
 STEPS, LOG_EVERY, SAVE_EVERY, BATCH = 96, 2, 4, 16
 CONFIG = {"steps": STEPS, "seed": 5}

@@ -6,14 +6,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import deploy
-import graph
-from deploy import litert
+from leanax import deploy, graph
+from leanax.deploy import litert
+from leanax.zoo.lenet import LeNet5, LeNet300
+from leanax.zoo.resnet import ResNet
 from quant.carrier import CARRIERS
 from quant.quantize import quantize
 from tests.backends import BITS, rounded
-from zoo.lenet import LeNet5, LeNet300
-from zoo.resnet import ResNet
 
 
 def lenet300():

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-import engine
-from engine.checkpoint import Checkpoints
-from engine.data import Dataset, loading, make_split, stock
-from pipeline import flags
-from pipeline.compress import compress
+from leanax import engine
+from leanax.engine.checkpoint import Checkpoints
+from leanax.engine.data import Dataset, loading, make_split, stock
+from leanax.pipeline import flags
+from leanax.pipeline.compress import compress
 from tests.integration import jobs
 
 COMPILES: list[str] = []

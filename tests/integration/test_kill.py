@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from core.trees import named_leaves
-from engine.model_file import load_tree
+from leanax.core.trees import named_leaves
+from leanax.engine.model_file import load_tree
 from tests.integration import kill_program
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-from pipeline.compress import compress
+from leanax.pipeline.compress import compress
 from tests.integration import jobs
 
 EPOCHS = 24  # a stage; 96 steps

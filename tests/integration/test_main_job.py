@@ -7,11 +7,10 @@ import jax
 import numpy as np
 import pytest
 
-import deploy
-import engine
-from engine import metrics
-from pipeline import measure, stage, trained
-from pipeline.compress import compress
+from leanax import deploy, engine
+from leanax.engine import metrics
+from leanax.pipeline import measure, stage, trained
+from leanax.pipeline.compress import compress
 from tests.integration import jobs
 
 FIGURES = {"accuracy", "file_accuracy", "agreement", "parameters", "nonzero", "macs", "file_bytes", "latency_us"}
@@ -78,7 +77,7 @@ def test_the_files_run_in_the_real_runtime_as_the_row_says(job):
 
 
 def stage_data():
-  from pipeline import build
+  from leanax.pipeline import build
 
   return build.dataset(jobs.experiment())
 
@@ -132,7 +131,7 @@ def test_a_second_call_trains_and_measures_nothing(job, monkeypatch):
     raise AssertionError("a finished stage was trained or measured again")
 
   monkeypatch.setattr(engine, "fit", never)
-  monkeypatch.setattr("pipeline.compress.measure", never)
+  monkeypatch.setattr("leanax.pipeline.compress.measure", never)
   again = compress(jobs.experiment(), folder)
   assert again["rows"] == result["rows"]
   assert again["curves"] == result["curves"]
@@ -198,7 +197,7 @@ def test_a_stopped_run_ends_as_the_unbroken_one(job, tmp_path, monkeypatch, name
 def test_stages_trained_out_of_order_lose_no_curve(job, tmp_path):
   """`scripts.train --stage=distilled` leaves out "alone", which comes before it; compress then trains that one."""
   folder, result = job
-  from pipeline.compress import open_run
+  from leanax.pipeline.compress import open_run
 
   done = {}
   stage.run_with_needs("distilled", open_run(jobs.experiment(), tmp_path), done)

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-import deploy
-from core.trees import named_leaves
-from engine.model_file import load_tree
-from pipeline import build, schema, trained
-from pipeline.compress import compress
+from leanax import deploy
+from leanax.core.trees import named_leaves
+from leanax.engine.model_file import load_tree
+from leanax.pipeline import build, schema, trained
+from leanax.pipeline.compress import compress
 from tests.integration import jobs
 
 NORMALISED = {"scale": 1 / 255, "mean": (0.4,), "std": (0.3,)}
@@ -81,7 +81,7 @@ def check_rows(result, folder, config):
 FRESH = """
 import json, sys
 import numpy as np
-from pipeline.trained import load, predict
+from leanax.pipeline.trained import load, predict
 trained, _ = load(sys.argv[1], sys.argv[3:])
 print(json.dumps(predict(trained, np.load(sys.argv[2])).tolist()))
 """

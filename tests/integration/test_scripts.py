@@ -5,8 +5,8 @@ import os
 
 import pytest
 
-from engine.model_file import load_tree, save_tree
-from pipeline.compress import compress
+from leanax.engine.model_file import load_tree, save_tree
+from leanax.pipeline.compress import compress
 from tests.integration import jobs
 
 RUN = ("teacher", "alone")
@@ -60,7 +60,7 @@ def test_export_writes_the_file_that_the_job_wrote(run, tmp_path):
 
 
 def test_a_file_from_elsewhere_runs_nothing_unless_a_flag_names_it(run, tmp_path):
-  (tmp_path / "their_nets.py").write_text("from zoo.mlp import MLP\nprint('imported')\n")
+  (tmp_path / "their_nets.py").write_text("from leanax.zoo.mlp import MLP\nprint('imported')\n")
   path = os.pathsep.join([str(tmp_path), str(jobs.ROOT)])
   tree, meta = load_tree(run[1] / "models" / "alone.safetensors")
   for name, kwargs in (("os:system", {"command": "echo imported"}), ("their_nets:MLP", meta["recipe"]["kwargs"])):

@@ -7,7 +7,7 @@ import pytest
 import scipy.special
 
 import kd
-from core.errors import UserError
+from leanax.core.errors import UserError
 from tests.kd.nets import logits
 from tests.kd.on_logits import check, check_minus_infinity, value
 

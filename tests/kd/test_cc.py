@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import kd
-from core.errors import UserError
+from leanax.core.errors import UserError
 from tests.kd.nets import BATCH, batch, check, maps, value
 from tests.kd.oracles import begin, layer64
 

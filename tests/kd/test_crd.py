@@ -7,8 +7,8 @@ import pytest
 import scipy.special
 
 import kd
-from core.errors import UserError
 from kd.crd import draw, log_mean
+from leanax.core.errors import UserError
 from tests.kd.nets import BATCH, batch, check, maps, outputs, value
 from tests.kd.oracles import begin, layer64
 

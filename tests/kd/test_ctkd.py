@@ -8,7 +8,7 @@ import pytest
 import scipy.special
 
 import kd
-from core.errors import UserError
+from leanax.core.errors import UserError
 from tests.kd.nets import check_logits, logits
 
 SHAPE = kd.Outputs(jax.ShapeDtypeStruct((6, 5), jnp.float32))

@@ -8,7 +8,7 @@ import scipy.special
 import scipy.stats
 
 import kd
-from core.errors import UserError
+from leanax.core.errors import UserError
 from tests.kd.nets import batch, check_logits, logits
 
 

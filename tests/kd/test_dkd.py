@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import kd
-from core.errors import UserError
+from leanax.core.errors import UserError
 from tests.kd.nets import labels, logits
 from tests.kd.on_logits import ROWS, check, check_minus_infinity, check_mixed, kl, softmax, value
 

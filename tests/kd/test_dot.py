@@ -7,8 +7,8 @@ import optax
 import pytest
 
 import kd
-from core.errors import UserError
-from core.methods import methods
+from leanax.core.errors import UserError
+from leanax.core.methods import methods
 
 
 def tree(seed, scale=1.0):

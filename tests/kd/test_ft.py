@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import kd
-from core.errors import UserError
+from leanax.core.errors import UserError
 from tests.kd.nets import BATCH, batch, check, maps, outputs, value
 from tests.kd.oracles import begin, layer64, pool64
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import kd
-from core.errors import UserError
 from kd.kdsvd import right_vectors
+from leanax.core.errors import UserError
 from tests.kd.nets import check, maps, outputs, value
 
 TWO = ("a", "b")

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import kd
-from core.errors import UserError
+from leanax.core.errors import UserError
 from tests.kd.nets import BATCH, CLASSES, batch, labels, logits
 from tests.kd.on_logits import check, check_mixed, softmax, value
 

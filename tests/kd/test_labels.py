@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import kd
-from core.errors import UserError
+from leanax.core.errors import UserError
 from tests.kd.nets import BATCH, CLASSES, batch, labels, logits
 
 LABELLED = ("dkd", "hard_labels", "label_smoothing", "nkd", "tf_kd", "wsld")

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from core.errors import UserError
 from kd.layers import classifier_of, layer, layer_init, module_of
 from kd.maps import align
 from kd.taps import About
+from leanax.core.errors import UserError
 from tests.kd.nets import maps
 from tests.kd.oracles import layer64
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import kd
-from core.errors import UserError
+from leanax.core.errors import UserError
 from tests.kd.nets import logits
 from tests.kd.on_logits import check, kl, softmax, value
 

@@ -7,7 +7,7 @@ import pytest
 import scipy.special
 
 import kd
-from core.errors import UserError
+from leanax.core.errors import UserError
 
 BATCH, CLASSES = 6, 5
 

@@ -6,7 +6,7 @@ import pytest
 import scipy.special
 
 import kd
-from core.errors import UserError
+from leanax.core.errors import UserError
 from tests.kd.nets import batch, check_logits, logits
 
 

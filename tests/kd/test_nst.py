@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import kd
-from core.errors import UserError
+from leanax.core.errors import UserError
 from tests.kd.nets import check, maps, value
 from tests.kd.oracles import pool64
 

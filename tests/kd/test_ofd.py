@@ -8,8 +8,8 @@ from scipy import integrate
 from scipy.stats import norm
 
 import kd
-from core.errors import UserError
 from kd.ofd import measured, negative_mean
+from leanax.core.errors import UserError
 from tests.kd.nets import BATCH, batch, check, maps, value
 from tests.kd.oracles import begin, layer64
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import kd
-from core.errors import UserError
 from kd.review import context, nearest
+from leanax.core.errors import UserError
 from tests.kd.nets import check, maps, outputs, value
 from tests.kd.oracles import begin, layer64, pool64
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import kd
-from core.errors import UserError
 from kd import schedules
+from leanax.core.errors import UserError
 from tests.kd.nets import batch, logits, maps, outputs
 
 

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import kd
-from core.errors import UserError
+from leanax.core.errors import UserError
 from tests.kd.nets import BATCH, logits
 
 ON = np.random.default_rng(5).uniform(size=(BATCH, 5)) < 0.4

@@ -8,8 +8,8 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 import kd
-from core.errors import UserError
 from kd.maps import pool_to
+from leanax.core.errors import UserError
 from tests.kd.nets import BATCH, CLASSES, batch, check, maps, outputs, value
 from tests.kd.oracles import begin, layer64, pool64
 

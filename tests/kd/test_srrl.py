@@ -7,7 +7,7 @@ import pytest
 from scipy.special import log_softmax, softmax
 
 import kd
-from core.errors import UserError
+from leanax.core.errors import UserError
 from tests.kd.nets import BATCH, CLASSES, batch, check, maps, outputs, value
 from tests.kd.oracles import begin, layer64
 

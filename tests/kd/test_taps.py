@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-import engine
-import graph
 import kd
-from core.errors import UserError
+from leanax import engine, graph
+from leanax.core.errors import UserError
 
 
 class Found(NamedTuple):

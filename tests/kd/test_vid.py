@@ -6,7 +6,7 @@ import pytest
 from scipy.stats import norm
 
 import kd
-from core.errors import UserError
+from leanax.core.errors import UserError
 from tests.kd.nets import check, maps, value
 from tests.kd.oracles import begin, layer64
 

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from core.errors import UserError
-from pipeline import stage
-from pipeline.teaching import called
+from leanax.core.errors import UserError
+from leanax.pipeline import stage
+from leanax.pipeline.teaching import called
 from tests.integration import jobs
 
 SGD = {"name": "sgd", "learning_rate": 0.1}

@@ -7,15 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import deploy
-import engine
-import graph
-from core.errors import UserError
-from core.trees import named_leaves
-from pipeline import build, explain, measure, stage, trained
-from pipeline.compress import compress
-from pipeline.evaluate import evaluate
-from pipeline.seeds import train_seeds
+from leanax import deploy, engine, graph
+from leanax.core.errors import UserError
+from leanax.core.trees import named_leaves
+from leanax.pipeline import build, explain, measure, stage, trained
+from leanax.pipeline.compress import compress
+from leanax.pipeline.evaluate import evaluate
+from leanax.pipeline.seeds import train_seeds
 from tests.integration import jobs
 from tests.kd.oracles import pool64
 

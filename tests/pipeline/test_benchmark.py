@@ -2,8 +2,8 @@
 
 import pytest
 
-import deploy
-from pipeline import benchmark
+from leanax import deploy
+from leanax.pipeline import benchmark
 
 
 class Timed:

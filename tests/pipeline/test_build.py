@@ -9,8 +9,8 @@ import optax
 import pytest
 
 import sparsity
-from core.errors import UserError
-from pipeline import build
+from leanax.core.errors import UserError
+from leanax.pipeline import build
 from tests.integration import jobs
 
 

@@ -5,8 +5,8 @@ import math
 import ml_collections
 import pytest
 
-from core.errors import UserError
-from pipeline import config as configs
+from leanax.core.errors import UserError
+from leanax.pipeline import config as configs
 
 
 def example() -> ml_collections.ConfigDict:

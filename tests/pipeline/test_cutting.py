@@ -4,8 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from core.errors import UserError
-from pipeline import cutting, stage, trained
+from leanax.core.errors import UserError
+from leanax.pipeline import cutting, stage, trained
 from tests.integration import jobs
 
 NET = {"name": "zoo.resnet:ResNet", "kwargs": {"widths": (4,), "classes": 4}}
@@ -38,7 +38,7 @@ def test_it_trains_on_and_its_teacher_lives(tmp_path):
 
 
 def test_all_seeds_at_once(tmp_path):
-  from pipeline.seeds import train_seeds
+  from leanax.pipeline.seeds import train_seeds
 
   given = {"run": ("teacher", "cut"), "stages__cut": {**jobs.STAGE, "cut": {"from": "teacher"}}}
   given |= {"models__student__kwargs__widths": (8, 16), "seeds": 2, "seeds_over": "vmap"}

@@ -2,9 +2,9 @@
 
 import pytest
 
-from core.errors import UserError
-from pipeline import config as configs
-from pipeline import evaluate, workdir
+from leanax.core.errors import UserError
+from leanax.pipeline import config as configs
+from leanax.pipeline import evaluate, workdir
 from tests.integration import jobs
 
 

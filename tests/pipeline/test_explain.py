@@ -3,9 +3,9 @@
 import jax
 import jax.numpy as jnp
 
-import graph
-from engine.parallel import AXIS
-from pipeline import explain, trained
+from leanax import graph
+from leanax.engine.parallel import AXIS
+from leanax.pipeline import explain, trained
 
 RESNET = {"blocks": (1,), "widths": (4,), "classes": 3, "axis_name": AXIS}
 

@@ -7,15 +7,15 @@ import sys
 
 import pytest
 
-from pipeline import flags
+from leanax.pipeline import flags
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 PROGRAM = '''"""Compresses a model."""
 import sys
 from absl import flags as absl_flags
-from core.errors import UserError
-from pipeline import flags
+from leanax.core.errors import UserError
+from leanax.pipeline import flags
 
 _WORKDIR = absl_flags.DEFINE_string("workdir", None, "Where results go.", required=True)
 

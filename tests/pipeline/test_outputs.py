@@ -5,9 +5,9 @@ import sys
 import numpy as np
 import pytest
 
-from core.errors import UserError
-from pipeline import build, stage, trained
-from pipeline.compress import compress
+from leanax.core.errors import UserError
+from leanax.pipeline import build, stage, trained
+from leanax.pipeline.compress import compress
 from tests.integration import jobs
 
 USERS = """

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from pipeline import report, tables
+from leanax.pipeline import report, tables
 
 TEACHER = {
   "name": "teacher",

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from core.errors import UserError
-from pipeline import reproduce, tables
+from leanax.core.errors import UserError
+from leanax.pipeline import reproduce, tables
 from tests.integration import jobs
 
 

@@ -5,9 +5,9 @@ import math
 import pytest
 from ml_collections import ConfigDict
 
-from core.errors import UserError
-from pipeline import config as configs
-from pipeline import schema
+from leanax.core.errors import UserError
+from leanax.pipeline import config as configs
+from leanax.pipeline import schema
 
 SHARED = {"hinton": {"weight": 1.0, "temperature": 4.0}}
 

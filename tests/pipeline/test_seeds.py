@@ -6,11 +6,11 @@ import jax
 import numpy as np
 import pytest
 
-from core.errors import UserError
-from core.trees import named_leaves
-from pipeline import schema, stage, trained
-from pipeline.compress import compress, open_run
-from pipeline.seeds import check, compress_seeds, single, train_seeds
+from leanax.core.errors import UserError
+from leanax.core.trees import named_leaves
+from leanax.pipeline import schema, stage, trained
+from leanax.pipeline.compress import compress, open_run
+from leanax.pipeline.seeds import check, compress_seeds, single, train_seeds
 from tests.integration import jobs
 
 

@@ -4,11 +4,11 @@ import jax
 import numpy as np
 import pytest
 
-import engine
 import quant
-from core.errors import UserError
-from engine import data as rooms
-from pipeline import build, stage, teaching, trained
+from leanax import engine
+from leanax.core.errors import UserError
+from leanax.engine import data as rooms
+from leanax.pipeline import build, stage, teaching, trained
 from tests.integration import jobs
 
 

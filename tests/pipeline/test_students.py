@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.special
 
-from pipeline import reproduce, students
+from leanax.pipeline import reproduce, students
 from tests.integration import jobs
 
 

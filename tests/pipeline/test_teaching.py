@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 import kd
-from core.errors import UserError
-from engine import data as rooms
-from pipeline import build, stage, teaching, trained
-from pipeline.compress import compress
-from pipeline.seeds import train_seeds
+from leanax.core.errors import UserError
+from leanax.engine import data as rooms
+from leanax.pipeline import build, stage, teaching, trained
+from leanax.pipeline.compress import compress
+from leanax.pipeline.seeds import train_seeds
 from tests.integration import jobs
 
 HIDDEN = {"student": "Dense_0/kernel:out", "teacher": "Dense_1/kernel:out"}

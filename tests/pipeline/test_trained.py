@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 import quant
-from core.errors import UserError
-from core.trees import named_leaves
-from engine.model_file import save_tree
-from pipeline import trained
+from leanax.core.errors import UserError
+from leanax.core.trees import named_leaves
+from leanax.engine.model_file import save_tree
+from leanax.pipeline import trained
 
 PREPROCESS = {"scale": 1 / 255, "mean": (0.3,), "std": (0.2,)}
 RESNET = trained.Recipe(

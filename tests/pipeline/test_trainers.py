@@ -6,9 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-from core.errors import UserError
-from pipeline import stage
-from pipeline.seeds import train_seeds
+from leanax.core.errors import UserError
+from leanax.pipeline import stage
+from leanax.pipeline.seeds import train_seeds
 from tests.integration import jobs
 
 

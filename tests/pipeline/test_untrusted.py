@@ -8,9 +8,9 @@ import jax
 import numpy as np
 import pytest
 
-from core.errors import UserError
-from engine.model_file import save_tree
-from pipeline import check, evaluate, stage, students, teaching, trained, workdir
+from leanax.core.errors import UserError
+from leanax.engine.model_file import save_tree
+from leanax.pipeline import check, evaluate, stage, students, teaching, trained, workdir
 from tests.integration import jobs
 
 PREPROCESS = {"scale": 1 / 255, "mean": (0.0,), "std": (1.0,)}

@@ -5,8 +5,8 @@ import json
 import ml_collections
 import pytest
 
-from core.errors import UserError
-from pipeline import workdir
+from leanax.core.errors import UserError
+from leanax.pipeline import workdir
 
 
 def example(**changes):

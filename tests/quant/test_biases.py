@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import graph
+from leanax import graph
 from quant.policy import policy
 from tests.quant.test_seen import calibrated, data, decibels
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, PartitionSpec
 
-import graph
-from core.errors import UserError
+from leanax import graph
+from leanax.core.errors import UserError
 from quant.carrier import CARRIERS, Coded, product, serves
 from quant.policy import policy
 from quant.quantize import quantize

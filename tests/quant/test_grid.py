@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.errors import UserError
+from leanax.core.errors import UserError
 from quant.grid import CHANNEL_FLOOR, WIDTHS, Grid, affine, codes, dequantize, fake_quant, limits, symmetric
 
 

@@ -4,9 +4,9 @@ import numpy as np
 import optax
 import pytest
 
-import graph
-from core.errors import UserError
-from core.trees import named_leaves
+from leanax import graph
+from leanax.core.errors import UserError
+from leanax.core.trees import named_leaves
 from quant.grid import fake_quant
 from quant.latent import _round_up, finalize, latent_weights, nearest, project
 from quant.plan import kernel_axes

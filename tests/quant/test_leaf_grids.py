@@ -6,10 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import graph
 import quant
-from core.errors import UserError
-from core.trees import map_named
+from leanax import graph
+from leanax.core.errors import UserError
+from leanax.core.trees import map_named
 
 BITS, TOP = 4, 7  # codes from -7 to 7
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from core.errors import UserError
+from leanax.core.errors import UserError
 from quant.policy import policy
 from quant.quantize import quantize
 from tests.quant.test_seen import X, calibrated, data, decibels

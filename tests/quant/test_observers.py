@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, PartitionSpec
 
-from core.errors import UserError
-from core.methods import methods
+from leanax.core.errors import UserError
+from leanax.core.methods import methods
 from quant import observers
 
 BATCHES = [np.random.default_rng(i).normal(size=(8, 5)).astype(np.float32) * (i + 1) for i in range(4)]

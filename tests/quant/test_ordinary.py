@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-import graph
+from leanax import graph
 from tests.quant.test_seen import calibrated, data, decibels
 
 

@@ -1,7 +1,7 @@
 import jax
 import pytest
 
-from core.errors import UserError
+from leanax.core.errors import UserError
 from quant.policy import Setting, explain, int8, parse, policy, weights
 
 SITES = ["a/kernel", "b/kernel", "b/kernel:add", "c/kernel", "head/kernel", "output"]

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, PartitionSpec
 
-from core.errors import UserError
-from core.trees import map_named
+from leanax.core.errors import UserError
+from leanax.core.trees import map_named
 from quant.grid import dequantize, fake_quant
 from quant.lsq import lsq, to_scale
 from quant.policy import policy

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from core.errors import UserError
-from core.methods import methods
+from leanax.core.errors import UserError
+from leanax.core.methods import methods
 from quant import observers
 from quant.grid import affine, symmetric
 from quant.policy import policy

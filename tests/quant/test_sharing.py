@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from graph import layout
+from leanax.graph import layout
 from quant.grid import broadcast
 from quant.sharing import Use, of_operand, overlap, share, written
 

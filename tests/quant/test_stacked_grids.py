@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import graph
 import quant
+from leanax import graph
 
 LAYERS, WIDTH = 3, 5
 

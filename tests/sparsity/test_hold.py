@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import sparsity
-from core.errors import UserError
+from leanax.core.errors import UserError
 from tests.sparsity import nets
 
 

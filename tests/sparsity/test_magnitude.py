@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import sparsity
-from core.errors import UserError
+from leanax.core.errors import UserError
 from tests.sparsity import nets
 
 KERNELS = ("Conv_0", "Dense_0")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import sparsity
-from core.errors import UserError
+from leanax.core.errors import UserError
 
 
 @pytest.mark.parametrize("shape", [(1,), (8,), (9,), (3, 17), (5, 3, 2, 11)])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import sparsity
-from core.errors import UserError
+from leanax.core.errors import UserError
 
 
 def test_one_shot():

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import sparsity
-from core.errors import UserError
+from leanax.core.errors import UserError
 from tests.sparsity import nets
 
 
@@ -53,7 +53,7 @@ def test_slots_of_one_bare_array():
 
 
 def test_every_method_is_exported():
-  from core.methods import methods
+  from leanax.core.methods import methods
 
   assert set(methods(sparsity)) == {"magnitude", "hold"} and set(methods(sparsity.schedules)) == {"cubic", "one_shot"}
   assert all(getattr(sparsity, name, None) is not None for name in sparsity.__all__)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import sparsity
-from core.errors import UserError
+from leanax.core.errors import UserError
 from sparsity import threshold
 
 topk_mask = jax.jit(sparsity.topk_mask)

@@ -10,7 +10,7 @@ from flax import nnx
 from flax.training.train_state import TrainState
 
 import sparsity
-from core.errors import UserError
+from leanax.core.errors import UserError
 from tests.sparsity import nets
 
 SCHEDULE = sparsity.cubic(2, 6, 2)

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 import sparsity
-from core.errors import UserError
+from leanax.core.errors import UserError
 from tests.sparsity import nets
 
 late = functools.partial(sparsity.magnitude, density=0.3, schedule=sparsity.one_shot(3))

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from zoo.convnet import ConvNet
-from zoo.lenet import LeNet5, LeNet300
-from zoo.mlp import MLP, plain_mlp
-from zoo.resnet import ResNet
+from leanax.zoo.convnet import ConvNet
+from leanax.zoo.lenet import LeNet5, LeNet300
+from leanax.zoo.mlp import MLP, plain_mlp
+from leanax.zoo.resnet import ResNet
 
 
 def parameters(variables):
@@ -29,7 +29,7 @@ def test_parameter_counts(model, shape, count):
 def test_linen_nnx_and_plain_mlp_are_the_same_network():
   from flax import nnx
 
-  from zoo.mlp_nnx import MLP as NnxMLP
+  from leanax.zoo.mlp_nnx import MLP as NnxMLP
 
   x = jax.random.normal(jax.random.key(1), (3, 4, 4, 1))
   linen = MLP((7, 5), 3)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from engine.data import stock
+from leanax.engine.data import stock
 
 
 class Tiny(NamedTuple):

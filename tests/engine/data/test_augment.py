@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from core.errors import UserError
-from engine.data import augment
-from engine.data.augment import Augment
+from leanax.core.errors import UserError
+from leanax.engine.data import augment
+from leanax.engine.data.augment import Augment
 
 RANDOM = np.random.RandomState(0)
 IMAGES = jnp.asarray(RANDOM.randint(1, 256, (400, 5, 6, 2), np.uint8))

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from core.errors import UserError
-from engine.data import Augment, Input, Preprocess, batches, device_arrays, load, order
-from engine.data.augment import mixup_draw
+from leanax.core.errors import UserError
+from leanax.engine.data import Augment, Input, Preprocess, batches, device_arrays, load, order
+from leanax.engine.data.augment import mixup_draw
 
 TRAIN = load("synthetic", shape=(6, 6, 1), train=50, classes=3).train
 ARRAYS = device_arrays(TRAIN)

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from core.errors import UserError
-from engine.data import decoded, pictures, stock
+from leanax.core.errors import UserError
+from leanax.engine.data import decoded, pictures, stock
 
 
 @pytest.fixture

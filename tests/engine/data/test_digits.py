@@ -6,13 +6,12 @@ import sys
 import numpy as np
 import pytest
 
-import engine.data
-from core.errors import UserError
-from engine.data import digits
+from leanax.core.errors import UserError
+from leanax.engine.data import digits, load
 
 
 def test_sizes_and_stratification():
-  data = engine.data.load("digits")
+  data = load("digits")
   assert [len(part.labels) for part in data] == [1078, 359, 360]
   counts = np.stack([np.bincount(part.labels, minlength=10) for part in data])
   whole = counts.sum(0)
@@ -26,13 +25,13 @@ def test_sizes_and_stratification():
 def test_pixels_and_labels_equal_scikit_learns():
   sklearn = pytest.importorskip("sklearn.datasets")
   source = sklearn.load_digits()
-  for part in engine.data.load("digits"):
+  for part in load("digits"):
     np.testing.assert_array_equal(part.images[..., 0] / 15, source.images[part.ids])
     np.testing.assert_array_equal(part.labels, source.target[part.ids])
 
 
 def test_split_is_the_written_rule_and_never_changes():
-  data = engine.data.load("digits")
+  data = load("digits")
   ids = np.concatenate([part.ids for part in data])
   assert sorted(ids) == list(range(1797))
   assert data.test.ids[:6].tolist() == [0, 2, 4, 17, 21, 26]
@@ -41,16 +40,14 @@ def test_split_is_the_written_rule_and_never_changes():
 
 
 def test_loading_does_not_import_scikit_learn():
-  code = (
-    "import sys, engine.data; engine.data.load('digits'); assert not any(m.startswith('sklearn') for m in sys.modules)"
-  )
+  code = "import sys, engine.data; load('digits'); assert not any(m.startswith('sklearn') for m in sys.modules)"
   subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_missing_scikit_learn_says_what_to_install(monkeypatch):
   monkeypatch.setattr(digits.importlib.util, "find_spec", lambda name: None)
   with pytest.raises(UserError, match="pip install scikit-learn"):
-    engine.data.load("digits")
+    load("digits")
 
 
 def test_damaged_files_are_named(tmp_path):
@@ -68,4 +65,4 @@ def test_damaged_files_are_named(tmp_path):
 
 def test_fixed_split_takes_no_validation():
   with pytest.raises(UserError, match="splits are fixed"):
-    engine.data.load("digits", validation=100)
+    load("digits", validation=100)

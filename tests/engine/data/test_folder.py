@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import engine.data
-from core.errors import UserError
+from leanax.core.errors import UserError
+from leanax.engine import data
 
 RANDOM = np.random.RandomState(0)
 
@@ -28,7 +28,7 @@ def root(tmp_path):
 
 
 def load(root, tmp_path, **options):
-  return engine.data.load(f"folder:{root}", cache_dir=tmp_path / "cache", **options)
+  return data.load(f"folder:{root}", cache_dir=tmp_path / "cache", **options)
 
 
 def test_pixels_and_labels(root, tmp_path):

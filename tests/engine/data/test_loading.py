@@ -1,7 +1,7 @@
 import pytest
 
-import engine.data
-from core.errors import UserError
+from leanax.core.errors import UserError
+from leanax.engine.data import load
 
 
 @pytest.mark.parametrize(
@@ -9,22 +9,22 @@ from core.errors import UserError
 )
 def test_unknown_set_names_the_nearest(name, near):
   with pytest.raises(UserError, match=f"unknown data set '{name}'; did you mean .*'{near}'"):
-    engine.data.load(name)
+    load(name)
 
 
 @pytest.mark.parametrize("name", ["digits:1", "tfds:", "folder", ""])
 def test_malformed_names(name):
   with pytest.raises(UserError, match=f"unknown data set '{name}'"):
-    engine.data.load(name)
+    load(name)
 
 
 def test_unknown_option_names_the_nearest():
   with pytest.raises(UserError, match="'synthetic' 'clases'; did you mean 'classes'"):
-    engine.data.load("synthetic", clases=3)
+    load("synthetic", clases=3)
   with pytest.raises(UserError, match="'tfds:mnist' 'sizes'; did you mean 'size'"):
-    engine.data.load("tfds:mnist", sizes=(3, 3))
+    load("tfds:mnist", sizes=(3, 3))
 
 
 def test_folders_are_ignored_by_sets_without_files(tmp_path):
-  engine.data.load("digits", data_dir=tmp_path, cache_dir=tmp_path)
+  load("digits", data_dir=tmp_path, cache_dir=tmp_path)
   assert not list(tmp_path.iterdir())

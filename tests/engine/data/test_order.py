@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from core.errors import UserError
-from core.keys import step_key
-from engine.data import order
+from leanax.core.errors import UserError
+from leanax.core.keys import step_key
+from leanax.engine.data import order
 
 
 def swap_or_not(keys, places, examples):

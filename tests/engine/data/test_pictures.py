@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from core.errors import UserError
-from engine.data.pictures import decode_image
+from leanax.core.errors import UserError
+from leanax.engine.data.pictures import decode_image
 
 RANDOM = np.random.default_rng(0)
 GREY = RANDOM.integers(0, 256, (5, 7), np.uint8)

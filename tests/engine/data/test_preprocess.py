@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from core.errors import UserError
-from engine.data import Preprocess, load, measure, normalise
-from engine.data.preprocess import from_json, to_json
+from leanax.core.errors import UserError
+from leanax.engine.data import Preprocess, load, measure, normalise
+from leanax.engine.data.preprocess import from_json, to_json
 
 
 def test_hand_computed():

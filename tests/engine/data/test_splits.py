@@ -2,9 +2,9 @@ import jax
 import numpy as np
 import pytest
 
-from core.errors import UserError
-from engine.data import device_arrays, make_split
-from engine.data.splits import hold_out
+from leanax.core.errors import UserError
+from leanax.engine.data import device_arrays, make_split
+from leanax.engine.data.splits import hold_out
 
 IMAGES = np.arange(10 * 4, dtype=np.uint8).reshape(10, 2, 2, 1)
 LABELS = np.arange(10) % 3

@@ -6,9 +6,8 @@ import sys
 import numpy as np
 import pytest
 
-import engine.data
-from core.errors import UserError
-from engine.data import decoded, stock
+from leanax.core.errors import UserError
+from leanax.engine.data import decoded, load, stock
 
 
 def prepare(tiny, tmp_path, originals=True):
@@ -88,10 +87,10 @@ def test_missing_library_says_what_to_install():
   code = """
 import sys
 sys.modules["array_record"] = None
-import engine.data
-from core.errors import UserError
+from leanax.engine.data import load
+from leanax.core.errors import UserError
 try:
-  engine.data.load("tfds:mnist")
+  load("tfds:mnist")
 except UserError as error:
   assert "array_record" in str(error) and "pip install tensorflow-datasets" in str(error), error
 else:
@@ -110,7 +109,7 @@ DIGESTS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list(DIGESTS))
 def test_equals_the_stock_route(name, real_data, tmp_path):
-  data = engine.data.load(f"tfds:{name}", data_dir=real_data(name).parent, cache_dir=tmp_path)
+  data = load(f"tfds:{name}", data_dir=real_data(name).parent, cache_dir=tmp_path)
   assert [len(part.labels) for part in data] == [54000, 6000, 10000]
   images = np.concatenate([data.train.images, data.validation.images])
   labels = np.concatenate([data.train.labels, data.validation.labels])

@@ -1,0 +1,121 @@
+"""Layers in the making, while a traced function is walked: what was recognised so far, and what may still join it."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from leanax.deploy import ir
+from leanax.deploy.traced import Traced
+from leanax.graph.program import Node
+
+
+@dataclass
+class Draft:
+  """A layer in the making.
+
+  Attributes:
+    kind: the layer's class.
+    name: its name, the leaf's for one with weights; empty for one that is named by its input.
+    inputs: numbers of the values it reads.
+    end: number of the value it makes, so far.
+    node: the equation it began with.
+    kernel: weights in the IR's layout, of a convolution or dense layer.
+    bias: (channels,) or None.
+    relu: whether ReLU is fused.
+    share: for a pool or mean still to be divided, by how much; None once it is.
+    fields: what else the layer's class takes.
+    early: its ReLU stands behind the pool that follows; before it the numbers are the same.
+    positive: such a pool, which thus reads no negative value.
+  """
+
+  kind: type[ir.Layer]
+  name: str
+  inputs: tuple[int, ...]
+  end: int
+  node: Node
+  kernel: np.ndarray | None = None
+  bias: np.ndarray | None = None
+  relu: bool = False
+  share: int | None = None
+  fields: dict[str, Any] = field(default_factory=dict)
+  early: bool = False
+  positive: bool = False
+
+
+@dataclass
+class Lifter:
+  """The drafts so far.
+
+  Attributes:
+    traced: the function.
+    foldable: see `recognise`.
+    drafts: in order.
+    ends: the draft that ends at a value.
+    same: values that are another value under another number.
+    pads: values that are another one with zeros around it.
+  """
+
+  traced: Traced
+  foldable: bool
+  drafts: list[Draft] = field(default_factory=list)
+  ends: dict[int, Draft] = field(default_factory=dict)
+  same: dict[int, int] = field(default_factory=dict)
+  pads: dict[int, tuple[int, ir.Padding]] = field(default_factory=dict)
+
+  def number(self, number: int) -> int:
+    """The value itself, whatever it was passed on as."""
+    while number in self.same:
+      number = self.same[number]
+    return number
+
+  def sole(self, number: int) -> bool:
+    """Whether nobody else reads the value, under any of its numbers."""
+    while self.traced.uses[number] == 1:
+      if number not in self.same:
+        return True
+      number = self.same[number]
+    return False
+
+  def operand(self, node: Node, place: int = 0) -> int:
+    """The number of an operand that depends on the input."""
+    ref = node.inputs[place]
+    if not self.traced.is_data(ref):
+      raise self.traced.refuse(node, "its first operand does not depend on the input")
+    return self.traced.graph.resolve(ref)
+
+  def finished(self, number: int, node: Node) -> int:
+    """The value a layer may read: no half-made mean and no padding of its own."""
+    number = self.number(number)
+    draft = self.ends.get(number)
+    if draft is not None and draft.share is not None:
+      raise self.traced.refuse(draft.node, "a sum is a layer only when it is divided by the number of its terms")
+    if number in self.pads:
+      raise self.traced.refuse(node, "it reads a padded value; only a convolution may")
+    return number
+
+  def constants(self, node: Node) -> tuple[int, np.ndarray] | None:
+    """Of an equation with two operands: the place of the one that depends on the input, and the other's value."""
+    places = [place for place in (0, 1) if self.traced.is_data(node.inputs[place])]
+    if len(places) != 1:
+      return None
+    return places[0], self.traced.constant(node.inputs[1 - places[0]])
+
+  def start(self, draft: Draft) -> None:
+    if str(self.traced.aval(draft.end).dtype) != "float32":
+      raise self.traced.refuse(draft.node, f"it makes {self.traced.aval(draft.end).dtype}; lift a float32 function")
+    self.drafts.append(draft)
+    self.ends[draft.end] = draft
+
+  def extend(self, draft: Draft, node: Node) -> None:
+    """The draft now ends behind this equation."""
+    del self.ends[draft.end]
+    draft.end = node.outputs[0]
+    self.ends[draft.end] = draft
+
+  def open(self, number: int, *kinds: type[ir.Layer]) -> Draft | None:
+    """The draft that ends at this value and may still take something in: of these kinds, before its ReLU, read once."""
+    draft = self.ends.get(self.number(number))
+    if draft is None or draft.relu or not self.sole(number) or not issubclass(draft.kind, kinds):
+      return None
+    return draft

@@ -1,0 +1,311 @@
+"""Writes a Network as a LiteRT (.tflite) file, float32 or int8, with numpy, flatbuffers and the schema alone.
+
+Sources: the LiteRT schema, and the 8-bit quantization specification at ai.google.dev (int8 weights per output channel
+along axis 0 of a convolution or dense kernel, 3 of a depthwise one; int32 biases; affine int8 activations).
+
+Files are kept small: tensors have no names, equal buffers and vectors are written once, and defaults are left out. A
+padding that is neither VALID nor SAME becomes a PAD layer before its own. An int8 average pool is written as a
+depthwise convolution with weight 1 and scale 1 / window, because AVERAGE_POOL_2D cannot change the grid: the same
+numbers, exactly, with any grid behind it.
+"""
+
+import json
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from leanax.deploy import ir
+from leanax.deploy.litert.flat import Flat
+
+METADATA = "leanax"
+VERSIONS = {  # the operator versions that brought int8, from LiteRT's table of versions; float files use the same
+  "CONV_2D": 3,
+  "DEPTHWISE_CONV_2D": 3,
+  "FULLY_CONNECTED": 4,
+  "ADD": 2,
+  "MAX_POOL_2D": 2,
+  "AVERAGE_POOL_2D": 2,
+  "MEAN": 2,
+  "PAD": 2,
+  "PADV2": 2,
+  "RELU": 2,
+  "QUANTIZE": 2,
+  "DEQUANTIZE": 2,
+}
+
+
+class Written(NamedTuple):
+  """One operator as the file has it: its code, the tensors it reads and makes, and its options by schema name."""
+
+  code: str
+  inputs: tuple[str | None, ...]
+  output: str
+  options: str | None = None
+  fields: dict[str, Any] = {}  # noqa: RUF012
+
+
+class Plan(NamedTuple):
+  """The operators and tensors of a file, in the file's own layouts."""
+
+  operators: list[Written]
+  tensors: dict[str, ir.Tensor]
+
+
+def write(network: ir.Network) -> bytes:
+  """The network as the bytes of a .tflite file.
+
+  Input and output are int8 for an int8 network (`ir.float_ends` gives it float ends) and float32 for a float one; their
+  batch is 1 and can be resized. The preprocessing is kept as JSON in the metadata buffer named "leanax".
+
+  Raises:
+    UserError: a layer or grid that LiteRT lacks, or a missing extra.
+  """
+  ir.check(network)
+  plan = Plan([], {name: tensor for name, tensor in network.tensors.items() if tensor.data is None})
+  for layer in network.layers:
+    _EMIT[type(layer)](plan, layer, network.tensors)
+  return _pack(plan, network)
+
+
+def _padding(
+  plan: Plan, layer: Any, tensors: dict[str, ir.Tensor], window: ir.Pair, dilation: ir.Pair = (1, 1), pad: str = "zero"
+) -> tuple[str, str]:
+  """The input and the padding mode of a windowed layer.
+
+  A padding that the layer itself cannot do becomes a layer before it: of zeros, of the lowest value (`pad` "lowest"),
+  or of zeros that an average must count (`pad` "counted").
+  """
+  source = tensors[layer.inputs[0]]
+  sizes = [int(size or 0) for size in source.shape[1:3]]
+  if not any(map(any, layer.padding)):
+    return source.name, "VALID"
+  same = tuple(ir.same_padding(*args) for args in zip(sizes, window, layer.strides, dilation))
+  if tuple(layer.padding) == same and pad != "counted":
+    return source.name, "SAME"
+  pads = np.array([(0, 0), *layer.padding, (0, 0)], np.int32)
+  (top, bottom), (left, right) = layer.padding
+  shape = (None, sizes[0] + top + bottom, sizes[1] + left + right, source.shape[3])
+  wide = _keep(plan, source._replace(name=f"{layer.name}:padded", shape=shape))
+  widths = _keep(plan, ir.Tensor(f"{layer.name}:pads", pads.shape, "int32", data=pads))
+  if pad == "lowest":
+    value = np.array([ir.QMIN if source.dtype == "int8" else np.finfo(np.float32).min], source.dtype)
+    fill = _keep(plan, source._replace(name=f"{layer.name}:fill", shape=(1,), data=value))
+    plan.operators.append(Written("PADV2", (source.name, widths, fill), wide))
+  else:
+    plan.operators.append(Written("PAD", (source.name, widths), wide))
+  return wide, "VALID"
+
+
+def _keep(plan: Plan, tensor: ir.Tensor) -> str:
+  plan.tensors[tensor.name] = tensor
+  return tensor.name
+
+
+def _bias(plan: Plan, layer: ir.Conv2D | ir.Dense, tensors: dict[str, ir.Tensor]) -> str | None:
+  return None if layer.bias is None else _keep(plan, tensors[layer.bias])
+
+
+def _zeros(plan: Plan, layer: ir.Conv2D, kernel: ir.Tensor, source: ir.Tensor) -> str:
+  """A bias of zeros, on the grid that a bias has."""
+  channels = kernel.shape[-1] or 0
+  name, dtype = f"{layer.name}:zeros", "float32" if source.dtype == "float32" else "int32"
+  scale = None if source.scale is None or kernel.scale is None else source.scale * kernel.scale
+  axis = None if kernel.axis is None else 0
+  return _keep(plan, ir.Tensor(name, (channels,), dtype, scale, axis=axis, data=np.zeros(channels, dtype)))
+
+
+def _activate(layer: Any) -> str | None:
+  return "RELU" if layer.relu else None
+
+
+def _conv(plan: Plan, layer: ir.Conv2D, tensors: dict[str, ir.Tensor]) -> None:
+  kernel, source = tensors[layer.kernel], tensors[layer.inputs[0]]
+  weights = ir.values(kernel)
+  depthwise = layer.groups > 1 and layer.groups == source.shape[3]
+  data = weights.transpose(2, 0, 1, 3) if depthwise else weights.transpose(3, 0, 1, 2)
+  axis = None if kernel.axis is None else 3 if depthwise else 0
+  _keep(plan, kernel._replace(shape=data.shape, data=data, axis=axis))
+  bias = _bias(plan, layer, tensors)
+  if bias is None:  # the runtime insists on one here, though not in dense layers
+    bias = _zeros(plan, layer, kernel, source)
+  given, padding = _padding(plan, layer, tensors, weights.shape[:2], layer.dilation)
+  fields = {
+    "Padding": padding,
+    "StrideH": layer.strides[0],
+    "StrideW": layer.strides[1],
+    "DilationHFactor": layer.dilation[0],
+    "DilationWFactor": layer.dilation[1],
+    "FusedActivationFunction": _activate(layer),
+  }
+  if depthwise:
+    fields["DepthMultiplier"] = data.shape[3] // layer.groups
+  kind = ("DEPTHWISE_CONV_2D", "DepthwiseConv2DOptions") if depthwise else ("CONV_2D", "Conv2DOptions")
+  plan.operators.append(Written(kind[0], (given, kernel.name, bias), layer.output, kind[1], fields))
+
+
+def _dense(plan: Plan, layer: ir.Dense, tensors: dict[str, ir.Tensor]) -> None:
+  kernel = tensors[layer.kernel]
+  data, axis = ir.values(kernel).T, None if kernel.axis is None else 0
+  _keep(plan, kernel._replace(shape=data.shape, data=data, axis=axis))
+  inputs = (layer.inputs[0], kernel.name, _bias(plan, layer, tensors))
+  fields = {"FusedActivationFunction": _activate(layer)}
+  plan.operators.append(Written("FULLY_CONNECTED", inputs, layer.output, "FullyConnectedOptions", fields))
+
+
+def _add(plan: Plan, layer: ir.Add, tensors: dict[str, ir.Tensor]) -> None:
+  del tensors
+  fields = {"FusedActivationFunction": _activate(layer)}
+  plan.operators.append(Written("ADD", layer.inputs, layer.output, "AddOptions", fields))
+
+
+def _pool(plan: Plan, layer: ir.MaxPool | ir.AvgPool, tensors: dict[str, ir.Tensor]) -> None:
+  average = isinstance(layer, ir.AvgPool)
+  if average and tensors[layer.inputs[0]].dtype == "int8":
+    return _average(plan, layer, tensors)
+  given, padding = _padding(plan, layer, tensors, layer.window, pad="counted" if average else "lowest")
+  fields = {
+    "Padding": padding,
+    "StrideH": layer.strides[0],
+    "StrideW": layer.strides[1],
+    "FilterHeight": layer.window[0],
+    "FilterWidth": layer.window[1],
+  }
+  code = "AVERAGE_POOL_2D" if average else "MAX_POOL_2D"
+  plan.operators.append(Written(code, (given,), layer.output, "Pool2DOptions", fields))
+
+
+def _average(plan: Plan, layer: ir.AvgPool, tensors: dict[str, ir.Tensor]) -> None:
+  channels = tensors[layer.inputs[0]].shape[3] or 0
+  shape = (*layer.window, 1, channels)
+  scale = np.float32(1 / (layer.window[0] * layer.window[1]))
+  ones = ir.Tensor(f"{layer.name}:ones", shape, "int8", np.array(scale), data=np.ones(shape, np.int8))
+  conv = ir.Conv2D(
+    layer.name, layer.inputs, layer.output, ones.name, None, layer.strides, layer.padding, groups=channels
+  )
+  _conv(plan, conv, {**tensors, ones.name: ones})
+
+
+def _mean(plan: Plan, layer: ir.Mean, tensors: dict[str, ir.Tensor]) -> None:
+  del tensors
+  axes = np.array([1, 2], np.int32)
+  named = _keep(plan, ir.Tensor(f"{layer.name}:axes", axes.shape, "int32", data=axes))
+  options = {"KeepDims": True} if layer.keep_dims else {}
+  plan.operators.append(Written("MEAN", (layer.inputs[0], named), layer.output, "ReducerOptions", options))
+
+
+def _reshape(plan: Plan, layer: ir.Reshape, tensors: dict[str, ir.Tensor]) -> None:
+  shape = np.array([-1, *tensors[layer.output].shape[1:]], np.int32)
+  named = _keep(plan, ir.Tensor(f"{layer.name}:shape", shape.shape, "int32", data=shape))
+  plan.operators.append(
+    Written("RESHAPE", (layer.inputs[0], named), layer.output, "ReshapeOptions", {"NewShape": shape})
+  )
+
+
+def _plain(code: str) -> Callable[..., None]:
+  """The emitter of an operator that has no options."""
+  return lambda plan, layer, tensors: plan.operators.append(Written(code, layer.inputs, layer.output))
+
+
+_EMIT: dict[type, Callable[..., None]] = {
+  ir.Conv2D: _conv,
+  ir.Dense: _dense,
+  ir.Add: _add,
+  ir.MaxPool: _pool,
+  ir.AvgPool: _pool,
+  ir.Mean: _mean,
+  ir.Reshape: _reshape,
+  ir.Relu: _plain("RELU"),
+  ir.Quantize: _plain("QUANTIZE"),
+  ir.Dequantize: _plain("DEQUANTIZE"),
+}
+
+
+def _pack(plan: Plan, network: ir.Network) -> bytes:
+  """The plan as a flatbuffer."""
+  flat = Flat()
+  used = {name for op in plan.operators for name in (*op.inputs, op.output)} | {network.input}
+  names = [name for name in plan.tensors if name in used]
+  index = {name: position for position, name in enumerate(names)}
+  buffers, contents = [flat.table("Buffer")], {b"": 0}
+
+  def keep(content: bytes) -> int:
+    if content not in contents:
+      contents[content] = len(buffers)
+      buffers.append(flat.table("Buffer", Data=flat.data(content)))
+    return contents[content]
+
+  tensors = [_tensor(flat, plan.tensors[name], keep) for name in names]
+  codes = sorted({op.code for op in plan.operators})
+  operators = [_operator(flat, op, codes.index(op.code), index) for op in plan.operators]
+  graph = flat.table(
+    "SubGraph",
+    Inputs=flat.vector([index[network.input]], "int32"),
+    Outputs=flat.vector([index[network.output]], "int32"),
+    Tensors=flat.tables(tensors),
+    Operators=flat.tables(operators),
+  )
+  metadata = None
+  if network.preprocessing is not None:
+    content = json.dumps({"preprocessing": network.preprocessing._asdict()}, separators=(",", ":")).encode()
+    metadata = flat.tables([flat.table("Metadata", Name=flat.text(METADATA), Buffer=keep(content))])
+  fields = {
+    "Version": 3,
+    "OperatorCodes": flat.tables([_code(flat, code) for code in codes]),
+    "Subgraphs": flat.tables([graph]),
+    "Buffers": flat.tables(buffers),
+    "Metadata": metadata,
+  }
+  return flat.finish(flat.table("Model", **fields))
+
+
+def _code(flat: Flat, code: str) -> int:
+  number = getattr(flat.schema.BuiltinOperator, code)
+  return flat.table(
+    "OperatorCode", DeprecatedBuiltinCode=min(number, 127), BuiltinCode=number, Version=VERSIONS.get(code, 1)
+  )
+
+
+def _tensor(flat: Flat, tensor: ir.Tensor, keep: Any) -> int:
+  quantization = None
+  if tensor.scale is not None:
+    scales = np.atleast_1d(tensor.scale)
+    zeros = flat.vector(np.full(len(scales), tensor.zero_point), "int64")
+    quantization = flat.table(
+      "QuantizationParameters",
+      Scale=flat.vector(scales, "float32"),
+      ZeroPoint=zeros,
+      QuantizedDimension=tensor.axis or 0,
+    )
+  constant = tensor.data is not None
+  shape = [1 if size is None else size for size in tensor.shape]
+  signature = None if constant else flat.vector([-1 if size is None else size for size in tensor.shape], "int32")
+  content = np.ascontiguousarray(tensor.data, tensor.dtype).tobytes() if constant else b""
+  return flat.table(
+    "Tensor",
+    Shape=flat.vector(shape, "int32"),
+    Type=getattr(flat.schema.TensorType, tensor.dtype.upper()),
+    Buffer=keep(content),
+    Quantization=quantization,
+    ShapeSignature=signature,
+  )
+
+
+_NAMED = {"Padding": "Padding", "FusedActivationFunction": "ActivationFunctionType"}
+
+
+def _operator(flat: Flat, op: Written, code: int, index: dict[str, int]) -> int:
+  options = kind = None
+  if op.options is not None:
+    fields = dict(op.fields)
+    for name, enum in _NAMED.items():
+      if fields.get(name) is not None:
+        fields[name] = getattr(getattr(flat.schema, enum), fields[name])
+    if "NewShape" in fields:
+      fields["NewShape"] = flat.vector(fields["NewShape"], "int32")
+    options, kind = flat.table(op.options, **fields), getattr(flat.schema.BuiltinOptions, op.options)
+  inputs = flat.vector([-1 if name is None else index[name] for name in op.inputs], "int32")
+  outputs = flat.vector([index[op.output]], "int32")
+  return flat.table(
+    "Operator", OpcodeIndex=code, Inputs=inputs, Outputs=outputs, BuiltinOptionsType=kind, BuiltinOptions=options
+  )

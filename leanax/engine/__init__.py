@@ -1,0 +1,46 @@
+"""Training: the state, the one step, optimizers, parallel modes and the loop.
+
+tx = engine.optimizer("adamw", engine.schedule("cosine", 1e-3, steps))
+step = engine.make_train_step(forward, objective, tx, teacher=teacher)
+state, history = engine.fit(step, engine.create(variables, tx), get_batch, data, steps=steps)
+"""
+
+from leanax.engine.counting import batch_mean, masks_of, of_update
+from leanax.engine.evaluate import accuracy, agreement, calibration_error, divergence, logits
+from leanax.engine.labels import labels
+from leanax.engine.loop import Hook, fit
+from leanax.engine.objective import Term, Weighted, weighted
+from leanax.engine.optim import optimizer, schedule
+from leanax.engine.outputs import is_one
+from leanax.engine.parallel import parallelize
+from leanax.engine.state import TrainState, create
+from leanax.engine.statistics import find_local_statistics
+from leanax.engine.step import make_train_step
+from leanax.engine.term_norms import term_norm, term_norms
+
+__all__ = [
+  "Hook",
+  "Term",
+  "TrainState",
+  "Weighted",
+  "accuracy",
+  "agreement",
+  "batch_mean",
+  "calibration_error",
+  "create",
+  "divergence",
+  "find_local_statistics",
+  "fit",
+  "is_one",
+  "labels",
+  "logits",
+  "make_train_step",
+  "masks_of",
+  "of_update",
+  "optimizer",
+  "parallelize",
+  "schedule",
+  "term_norm",
+  "term_norms",
+  "weighted",
+]

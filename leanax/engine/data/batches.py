@@ -1,0 +1,113 @@
+"""The training batch as a pure function of the step: order, augmentation and preprocessing in one call inside jit."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int
+
+from leanax.core.errors import UserError
+from leanax.engine.data import augment as changes
+from leanax.engine.data import order
+from leanax.engine.data.augment import NOTHING, Augment
+from leanax.engine.data.preprocess import UNIT, Preprocess, normalise
+
+
+@dataclass(frozen=True)
+class Input:
+  """How batches are made; plain data.
+
+  Attributes:
+    batch_size: of the whole batch.
+    seed: of the order.
+    preprocess: pixels to network inputs.
+    augment: random changes in training.
+    dtype: of the network's input.
+    per_view: names of arrays of shape (N, views, ...), such as cached teacher logits, of which a batch gets its view.
+  """
+
+  batch_size: int
+  seed: int = 0
+  preprocess: Preprocess = UNIT
+  augment: Augment = NOTHING
+  dtype: jax.typing.DTypeLike = jnp.float32
+  per_view: tuple[str, ...] = ()
+
+
+def view_of(spec: Input, step: int | Int[Array, ""], examples: int) -> Int[Array, ""]:
+  """The view that a step shows: its epoch, or that modulo the number of views."""
+  epoch = order.epoch_of(step, examples, spec.batch_size)
+  return epoch if spec.augment.views is None else epoch % spec.augment.views
+
+
+def examples_at(
+  arrays: Mapping[str, Array], rows: Int[Array, "b"], view: int | Int[Array, ""], spec: Input
+) -> dict[str, Array]:
+  """These rows of a split as one view shows them; how a teacher's outputs are computed to be stored.
+
+  Args:
+    arrays: the split on a device (`splits.device_arrays`), whole: mixup looks for partners in it.
+    rows: (B,) row numbers.
+    view: which random version.
+    spec: how.
+
+  Returns:
+    "image" (B, H, W, C) of `spec.dtype`, "label", "id" and every other array's rows; with mixup also "mix" (B,)
+    float32, the weight of "label", and "mix_label" (B,), the other label, whose weight is 1 - mix.
+  """
+  batch = order.gather(arrays, rows)
+  batch |= {key: jnp.take(batch[key], view, axis=1, mode="clip") for key in spec.per_view}
+  images = normalise(changes.move(batch["image"], batch["id"], view, spec.augment), spec.preprocess)
+  if spec.augment.mixup:
+    others, weights = changes.mixup_draw(batch["id"], view, spec.augment, arrays["id"].shape[0])
+    other = order.gather({key: arrays[key] for key in ("image", "label", "id")}, others)
+    moved = normalise(changes.move(other["image"], other["id"], view, spec.augment), spec.preprocess)
+    images = changes.mix(images, moved, weights)
+    batch |= {"mix": weights, "mix_label": other["label"]}
+  return {**batch, "image": images.astype(spec.dtype)}
+
+
+def train_batch_at(
+  arrays: Mapping[str, Array],
+  step: int | Int[Array, ""],
+  spec: Input,
+  part: tuple[int | Int[Array, ""], int] = (0, 1),
+) -> dict[str, Array]:
+  """The batch of a training step: `examples_at` of the rows and the view that the step determines.
+
+  Args:
+    arrays: the training split on a device, as an argument of the jitted function, not closed over.
+    step: counts batches from 0.
+    spec: how.
+    part: (k, n) gives the k-th of n equal parts of the batch, such as a device's own.
+  """
+  examples = arrays["id"].shape[0]
+  rows = order.batch_rows(spec.seed, step, examples, spec.batch_size, part)
+  return examples_at(arrays, rows, view_of(spec, step, examples), spec)
+
+
+def eval_batch_at(arrays: Mapping[str, Array], step: int | Int[Array, ""], spec: Input) -> dict[str, Array]:
+  """The k-th batch of an evaluation, in stored order, without augmentation; "valid" (B,) bool says which rows count."""
+  raw, valid = order.padded_batch_at({key: arrays[key] for key in ("image", "label", "id")}, step, spec.batch_size)
+  return {**raw, "image": normalise(raw["image"], spec.preprocess, spec.dtype), "valid": valid}
+
+
+def check(spec: Input, arrays: Mapping[str, Array]) -> None:
+  """Refuses a spec that does not fit a training split, before anything is compiled.
+
+  Raises:
+    UserError: names the entry.
+  """
+  image_shape = arrays["image"].shape[1:]
+  order.steps_per_epoch(arrays["id"].shape[0], spec.batch_size)
+  changes.check(spec.augment, image_shape)
+  for key in ("mean", "std"):
+    count = len(getattr(spec.preprocess, key))
+    if count not in (1, image_shape[-1]):
+      raise UserError(f"preprocess.{key} has {count} numbers; expected 1, or {image_shape[-1]}, one a channel")
+  for key in spec.per_view:
+    views = spec.augment.views
+    shape = arrays[key].shape if key in arrays else None
+    if views is None or shape is None or shape[1:2] != (views,):
+      raise UserError(f"array {key!r} of shape {shape} is stored per view; expected (N, augment.views={views}, ...)")

@@ -1,0 +1,131 @@
+"""Image files of any kind to pixels of 8 bits, the picture that a viewer shows, or a sentence that names the file.
+
+What is read, and how:
+
+- upright, as its EXIF orientation says;
+- of 16 bits a channel the upper eight, grey and colour alike (65,535 becomes 255, and 257 n becomes n);
+- transparent pixels over white;
+- CMYK as (255 - C)(255 - K) / 255, and so on; colour profiles are not applied;
+- of a camera's several pictures in one JPEG (MPO) the first.
+
+Refused is what has no such pixels, or several: animations and pages, floats and 32-bit integers, which have no range of
+their own, CMYK JPEGs that do not say whether they are inverted.
+"""
+
+import io
+import struct
+import warnings
+from typing import Any
+
+import numpy as np
+
+from leanax.core.errors import UserError
+from leanax.engine.data.stock import first_line
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+# By content, whatever the suffix. Pillow would try all that it knows, such as EPS, for which it starts a program.
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
+ORIENTATION = 0x0112
+KINDS = "PNG, JPEG, WebP, BMP, GIF or TIFF"
+
+
+def decode_image(data: bytes, mode: str, size: tuple[int, int] | None, place: str) -> np.ndarray:
+  """An image file's pixels as (height, width, channels) uint8 in one colour mode, whatever the file's own.
+
+  Args:
+    data: the file's bytes.
+    mode: pillow's name of the colour mode: "L", "RGB", or "RGBA", which keeps transparency.
+    size: (height, width) that it is resized to (bilinear), or None.
+    place: what errors call it.
+
+  Raises:
+    UserError: the bytes are no image, end too early, or hold what has no pixels of 8 bits.
+  """
+  from PIL import Image, UnidentifiedImageError
+
+  if not data:
+    raise UserError(f"{place}: is not a readable image: it is empty")
+  try:
+    with warnings.catch_warnings():
+      warnings.simplefilter("ignore")  # pillow tells of what is odd in files that it reads as every viewer does
+      warnings.simplefilter("error", Image.DecompressionBombWarning)
+      image = Image.open(io.BytesIO(data), formats=FORMATS)
+      _check(image)
+      image = _flat(_eight_bits(_upright(image)), mode)
+      if size is not None and image.size != (size[1], size[0]):
+        image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
+  except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+    raise UserError(f"{place}: has more than {Image.MAX_IMAGE_PIXELS:,} pixels; expected a smaller picture") from error
+  except UnidentifiedImageError as error:
+    raise UserError(f"{place}: is not a readable image: it is damaged or none; expected {KINDS}") from error
+  except Exception as error:  # a damaged file may raise anything
+    raise UserError(f"{place}: is not a readable image: {first_line(error)}") from error
+  pixels = np.asarray(image, np.uint8)
+  return pixels if pixels.ndim == 3 else pixels[..., None]
+
+
+def _check(image: Any) -> None:
+  """Refuses, before its pixels are read, a picture that pillow would read as another one.
+
+  Raises:
+    ValueError: says why.
+  """
+  frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+  if frames > 1:
+    raise ValueError(f"it has {frames} frames or pages; expected one picture")
+  if image.mode in ("I", "F"):
+    raise ValueError(f"its pixels are 32-bit {'integers' if image.mode == 'I' else 'floats'}; expected 8 or 16 bits")
+  if image.format == "TIFF" and image.mode.startswith("I;16"):
+    bits, black = image.tag_v2.get(258), image.tag_v2.get(262)
+    if bits != (16,) or black != 1:
+      raise ValueError("its grey pixels have neither 8 bits nor 16 with white as the highest number; expected that")
+  if image.format in ("JPEG", "MPO") and image.mode == "CMYK" and "adobe" not in image.info:
+    raise ValueError("it is CMYK without Adobe's mark, so nothing says whether it is inverted; expected RGB")
+  if image.format == "PNG" and "transparency" in image.info and image.mode != "P":
+    stored = image.tile[0][3]  # pillow compares the transparent colour with pixels that it has scaled to 8 bits
+    if stored not in ("1", "L", "RGB"):
+      raise ValueError("one colour of it is transparent, and its channels have not 1 or 8 bits; expected alpha instead")
+
+
+def _upright(image: Any) -> Any:
+  """The picture turned as its EXIF orientation says, with its pixels."""
+  from PIL import ImageOps
+
+  image.load()
+  exif = image.getexif()
+  if ORIENTATION not in exif:  # pillow gives all notes up at the first that leads beyond their end
+    exif[ORIENTATION] = _orientation(image.info.get("exif", b""))
+  return ImageOps.exif_transpose(image)
+
+
+def _orientation(notes: bytes) -> int:
+  """The orientation in an EXIF block, read from its first directory alone; 1 where there is none."""
+  notes = notes.removeprefix(b"Exif\0\0")
+  order = {b"II": "<", b"MM": ">"}.get(notes[:2], "<")
+  try:
+    (start,) = struct.unpack_from(f"{order}I", notes, 4)
+    (count,) = struct.unpack_from(f"{order}H", notes, start)
+    for place in range(start + 2, start + 2 + 12 * count, 12):
+      tag, _, _, value = struct.unpack_from(f"{order}HHIH", notes, place)
+      if tag == ORIENTATION:
+        return value
+  except struct.error:  # it ends here
+    pass
+  return 1
+
+
+def _eight_bits(image: Any) -> Any:
+  from PIL import Image
+
+  return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)) if image.mode.startswith("I;16") else image
+
+
+def _flat(image: Any, mode: str) -> Any:
+  """The picture in one colour mode; without its transparency over white, in whole numbers."""
+  from PIL import Image
+
+  if mode != "RGBA" and image.has_transparency_data:
+    pixels = np.asarray(image.convert("RGBA")).astype(np.uint16)
+    colour, alpha = pixels[..., :3], pixels[..., 3:]
+    image = Image.fromarray(((colour * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8))
+  return image.convert(mode)

@@ -1,0 +1,216 @@
+"""Sets that TensorFlow Datasets has prepared, or that are prepared now: where they are found, and their splits."""
+
+import contextlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from leanax.core import ranges
+from leanax.core.errors import UserError, nearest
+from leanax.engine.data import decoded, folder, stock
+from leanax.engine.data.splits import Dataset, hold_out
+
+FEATURE_CLASS = ("pythonClassName", "python_class_name", "type")  # where a prepared set names a class to be imported
+HELD_OUT = 0.1  # of the training split, where a set has no validation split of its own
+
+
+def load_tfds(
+  argument: str,
+  *,
+  data_dir: str | Path | None = None,
+  cache_dir: str | Path | None = None,
+  validation: int | float | None = None,
+  size: tuple[int, int] | None = None,
+) -> Dataset:
+  """A set by its TFDS name ("mnist", "cifar10/3.0.2") or by the directory where it lies prepared as array_record.
+
+  "mnist" and "fashion_mnist" are prepared when they are not: from the original files in `data_dir`/NAME, or in
+  `data_dir` itself, or, with no `data_dir` at all, from the network.
+
+  Args:
+    argument: the name or the directory.
+    data_dir: holds original files or prepared sets; LEANAX_DATA_DIR when not given.
+    cache_dir: for what we prepare; see `cache_root`.
+    validation: how much to hold out of the training split; a tenth where the set has no validation split.
+    size: (height, width) that images are resized to; needed when they differ.
+
+  Raises:
+    UserError: the set is not found, or a file is missing or damaged.
+  """
+  tfds = stock.tensorflow_datasets()
+  cache = cache_root(cache_dir)
+  data = _data_root(data_dir)
+  home = _directory(argument) or _find(argument, [cache / "tfds"] + ([data] if data else []))
+  if home is not None:
+    builder = _open(tfds, home)
+  elif argument in stock.NAMES:
+    builder = stock.prepare(
+      stock.stock_class(argument), _originals(data, argument), cache / "tfds", cache / "downloads"
+    )
+  else:
+    raise _not_found(argument, cache / "tfds", data)
+  return _splits(builder, cache, validation, size)
+
+
+def load_folder(
+  argument: str,
+  *,
+  cache_dir: str | Path | None = None,
+  validation: int | float | None = None,
+  size: tuple[int, int] | None = None,
+  channels: int = 3,
+) -> Dataset:
+  """A user's own images: ARGUMENT/train/CLASS/*.jpg, ARGUMENT/test/CLASS/*.jpg and perhaps validation (or val, valid).
+
+  Args:
+    argument: the directory.
+    cache_dir: for what we prepare; see `cache_root`.
+    validation: how much to hold out of the training split; a tenth where there is no validation folder.
+    size: (height, width) that images are resized to (bilinear, aspect ratio not kept); needed when they differ.
+    channels: 1 for grey, 3 for colour, whatever the files are.
+
+  Raises:
+    UserError: a folder or its images are not as expected.
+  """
+  if channels not in (1, 3):
+    raise UserError(f"data.channels is {channels}; expected 1 (grey) or 3 (colour)")
+  cache = cache_root(cache_dir)
+  return _splits(folder.prepare(Path(argument).expanduser(), channels, cache / "folders"), cache, validation, size)
+
+
+def cache_root(cache_dir: str | Path | None) -> Path:
+  """Where prepared sets live: the argument, else LEANAX_CACHE_DIR, else ~/.cache/leanax."""
+  return Path(cache_dir or os.environ.get("LEANAX_CACHE_DIR") or "~/.cache/leanax").expanduser()
+
+
+def _data_root(data_dir: str | Path | None) -> Path | None:
+  given = data_dir or os.environ.get("LEANAX_DATA_DIR")
+  if not given:
+    return None
+  root = Path(given).expanduser()
+  if not root.is_dir():
+    source = "data_dir" if data_dir else "LEANAX_DATA_DIR"
+    raise UserError(f"{root}: no such directory; {source} must name the one that holds the data")
+  return root
+
+
+def _directory(argument: str) -> Path | None:
+  """The argument as a directory, if it is written as one."""
+  if argument.startswith(("/", "./", "../", "~")) or (os.sep in argument and Path(argument).is_dir()):
+    home = Path(argument).expanduser()
+    if not (home / "dataset_info.json").exists():
+      raise UserError(f"{home}: is no prepared data set; expected a directory with dataset_info.json")
+    return home
+  return None
+
+
+def _find(argument: str, roots: list[Path]) -> Path | None:
+  """The newest prepared version of a name below one of the roots (ROOT/NAME[/CONFIG]/VERSION/dataset_info.json)."""
+  for root in roots:
+    infos = sorted((root / argument).glob("dataset_info.json")) or sorted(
+      (root / argument).glob("*/dataset_info.json"), key=lambda info: _version(info.parent.name)
+    )
+    infos = [info for info in infos if ".incomplete" not in info.parent.name]
+    if infos:
+      return infos[-1].parent
+  return None
+
+
+def _version(text: str) -> tuple[int, ...]:
+  return tuple(int(part) if part.isdigit() else -1 for part in text.split("."))
+
+
+def _originals(data: Path | None, name: str) -> Path | None:
+  """The directory of a set's original files, or None for the network."""
+  if data is None:
+    return None
+  here = data / stock.FILES["train"][0]
+  return data if here.exists() and data.name == name else data / name
+
+
+def _not_found(argument: str, prepared: Path, data: Path | None) -> UserError:
+  roots = [prepared] + ([data] if data else [])
+  names = {info.relative_to(root).parts[0] for root in roots for info in root.glob("*/*/dataset_info.json")}
+  near = nearest(argument, names | set(stock.NAMES))
+  hint = (
+    f"did you mean {' or '.join(repr(f'tfds:{name}') for name in near)}?"
+    if near
+    else (
+      "expected tfds:mnist, tfds:fashion_mnist or a set that TFDS has prepared there with file_format='array_record'"
+    )
+  )
+  return UserError(f"data set 'tfds:{argument}' is not prepared below {' or '.join(map(str, roots))}; {hint}")
+
+
+def _open(tfds: Any, home: Path) -> Any:
+  _check_features(home)
+  try:
+    builder = tfds.builder_from_directory(home)
+  except Exception as error:  # damaged JSON raises what its parser likes
+    raise UserError(f"{home}: cannot be opened as a prepared data set: {stock.first_line(error)}") from error
+  form = getattr(builder.info.file_format, "value", None)
+  if form not in ("array_record", "parquet"):
+    raise UserError(
+      f"{home}: is stored as {form}, which only TensorFlow reads; prepare it with file_format='array_record'"
+    )
+  return builder
+
+
+def _check_features(home: Path) -> None:
+  """Refuses a set whose description names classes outside of TFDS: it would import any module that stands there.
+
+  Raises:
+    UserError: names the class.
+  """
+  file = home / "features.json"
+  pending: list[Any] = [file.read_text(encoding="utf-8", errors="replace")] if file.exists() else []
+  while pending:
+    value = pending.pop()
+    if isinstance(value, str):  # the description of a feature may be JSON in a text
+      with contextlib.suppress(ValueError, RecursionError):
+        pending += [found] if isinstance(found := json.loads(value), dict | list) else []
+    if not isinstance(value, dict):
+      pending += value if isinstance(value, list) else []
+      continue
+    pending += value.values()
+    for key in FEATURE_CLASS:
+      name = value.get(key)
+      if isinstance(name, str) and "." in name and not name.startswith("tensorflow_datasets."):
+        raise UserError(f"{file}: names the class {name!r}, which is not run; expected features of TensorFlow Datasets")
+
+
+def _splits(builder: Any, cache: Path, validation: int | float | None, size: tuple[int, int] | None) -> Dataset:
+  """Train, validation and test of a prepared set; ids count through its splits."""
+  if size is not None:
+    if not isinstance(size, Sequence) or isinstance(size, str) or len(size) != 2:
+      raise UserError(f"data.size is {size!r}; expected (height, width)")
+    for length in size:
+      ranges.check("data.size: height and width", length, ranges.whole(1))
+  name = builder.info.name
+  present = list(builder.info.splits)
+  test = next((split for split in ("test", "validation") if split in present), None)
+  if "train" not in present or test is None:
+    raise UserError(f"{builder.info.full_name} has the splits {', '.join(present)}; expected train and test")
+  own = "validation" in present and test != "validation"
+  if own and validation is not None:
+    raise UserError(f"{builder.info.full_name} has a validation split of its own, so data.validation must not be given")
+
+  def read(split: str, first_id: int) -> decoded.Split:
+    return decoded.read(builder, split, first_id=first_id, size=size, spare=cache / "decoded")
+
+  train = read("train", 0)
+  end = len(train.ids)
+  if own:
+    held = read("validation", end)
+    end += len(held.ids)
+  else:
+    train, held = hold_out(train, HELD_OUT if validation is None else validation, name)
+  parts = Dataset(train, held, read(test, end))
+  if len({part.images.shape[1:] for part in parts}) > 1:
+    sizes = ", ".join("x".join(map(str, part.images.shape[1:3])) for part in parts)
+    raise UserError(
+      f"{builder.info.full_name}: the splits' images differ in size ({sizes}); give data.size=(height, width)"
+    )
+  return Dataset(*(part._replace(name=f"{name}/{split}") for split, part in zip(Dataset._fields, parts)))

@@ -1,0 +1,134 @@
+"""What a model says of a whole split, and numbers about it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from leanax.core import ranges, trees
+from leanax.core.errors import UserError
+
+Logits = Float[np.ndarray, "examples *positions classes"] | Float[Array, "examples *positions classes"]
+Labels = Int[np.ndarray, "examples *positions"] | Int[Array, "examples *positions"]
+
+
+def logits(
+  fn: Callable[[Any, Array], Array], variables: Any, images: np.ndarray | Array, *, batch_size: int = 512
+) -> np.ndarray:
+  """The logits of all examples, in batches of one size; the last is filled up and its filling cut off.
+
+  Args:
+    fn: `fn(variables, images) -> (batch, classes)`, in evaluation mode. The same function object compiles once.
+    variables: its first argument.
+    images: (examples, ...), at least one.
+    batch_size: at most so many at once.
+
+  Returns:
+    (examples, classes) on the host.
+  """
+  total = len(images)
+  if total == 0:
+    raise UserError("there are no images to evaluate")
+  size = min(batch_size, total)
+  run = jax.jit(fn)
+  parts = []
+  for begin in range(0, total, size):
+    batch = images[begin : begin + size]
+    missing = size - len(batch)
+    if missing:
+      batch = np.concatenate([np.asarray(batch), np.asarray(images[:missing])])
+    parts.append(run(variables, batch))
+    if not hasattr(parts[-1], "shape"):
+      names = ", ".join(map(repr, trees.named_leaves(parts[-1])))
+      raise UserError(f"the model has several outputs, {names}; expected a function that gives one of them")
+    if len(parts) >= 8:  # bounds what is unfinished
+      parts[-8].block_until_ready()
+  return np.concatenate([np.asarray(part) for part in parts])[:total]
+
+
+def accuracy(logits: Logits, labels: Labels, ignore_label: int | None = None) -> float:
+  """The share of examples, or positions, whose largest logit is their label's.
+
+  Args:
+    logits: (examples, *positions, classes); of one class, 1 where the logit is above 0 and else 0.
+    labels: (examples, *positions) whole numbers. Where one is below 0 or the ignored one, there is no label, and
+      nothing is counted.
+    ignore_label: a label that does not count.
+
+  Raises:
+    UserError: the labels are not of these shapes, or none counts; or a logit is NaN, of which no class is the largest.
+  """
+  logits, labels, known = _labelled(logits, labels, ignore_label)
+  return float(np.mean(np.argmax(logits, -1)[known] == labels[known]))
+
+
+def _labelled(logits: Any, labels: Any, ignored: int | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  (logits,), labels = _distributions(logits), np.asarray(labels)
+  if labels.shape != logits.shape[:-1] or not np.issubdtype(labels.dtype, np.integer):
+    raise UserError(
+      f"labels are {labels.dtype} of shape {labels.shape} for logits of shape {logits.shape}; expected whole numbers "
+      f"of shape {logits.shape[:-1]}"
+    )
+  known = labels >= 0 if ignored is None else (labels >= 0) & (labels != ignored)
+  if not known.any():
+    raise UserError("there is no label to compare with: expected one of 0 or more")
+  return logits, labels, known
+
+
+def agreement(logits: Logits, others: Logits, among: int = 1) -> float:
+  """The share of examples, or positions, whose class, as a model names it, is among the `among` most likely ones of
+  another model.
+
+  Raises:
+    UserError: the logits are of two shapes, or one is NaN.
+  """
+  logits, others = _distributions(logits, others)
+  best = np.argsort(-others, -1, kind="stable")[..., :among]
+  return float(np.mean(np.any(best == np.argmax(logits, -1)[..., None], -1)))
+
+
+def divergence(logits: Logits, others: Logits) -> float:
+  """The mean of KL(others || logits) over the examples, or positions, in nats, at temperature 1.
+
+  A class that `others` exclude by a logit of -inf adds nothing. Errors as of `agreement`.
+  """
+  log_q, log_p = (_log_softmax(np.asarray(x, np.float64)) for x in _distributions(logits, others))
+  used = log_p > -np.inf
+  gaps = np.where(used, log_p, 0.0) - np.where(used, log_q, 0.0)
+  return float(np.mean(np.sum(np.exp(log_p) * gaps, -1)))
+
+
+def calibration_error(logits: Logits, labels: Labels, bins: int = 15, ignore_label: int | None = None) -> float:
+  """Expected calibration error: how far confidence and accuracy differ, over equal bins of the confidence.
+
+  C. Guo et al., "On Calibration of Modern Neural Networks" (arXiv:1706.04599), equation 3. Arguments and errors as of
+  `accuracy`.
+  """
+  ranges.check("calibration_error: bins", bins, ranges.whole(1))
+  logits, labels, known = _labelled(logits, labels, ignore_label)
+  p = np.exp(_log_softmax(np.asarray(logits[known], np.float64)))
+  confidence, right = p.max(-1), p.argmax(-1) == labels[known]
+  place = np.minimum((confidence * bins).astype(int), bins - 1)
+  gaps = [abs(np.sum(confidence[place == k] - right[place == k])) for k in range(bins)]
+  return float(np.sum(gaps) / len(right))
+
+
+def _distributions(*given: Any) -> list[np.ndarray]:
+  """Logits of one shape; one logit alone, z, as the two of no and yes, (0, z): its sigmoid is their softmax."""
+  found = [np.asarray(x) for x in given]
+  shape = found[0].shape
+  if any(x.shape != shape for x in found):
+    raise UserError(f"logits of {' and '.join(str(x.shape) for x in found)} are compared; expected one shape")
+  if any(not jnp.issubdtype(x.dtype, np.number) for x in found):
+    raise UserError(f"logits are {' and '.join(type(x).__name__ for x in given)}; expected arrays of numbers")
+  if any(np.isnan(x).any() for x in found):
+    raise UserError("logits are NaN, of which no class is the largest; expected numbers")
+  return [np.concatenate([np.zeros_like(x), x], -1) for x in found] if shape[-1:] == (1,) else found
+
+
+def _log_softmax(x: np.ndarray) -> np.ndarray:
+  x = x - x.max(-1, keepdims=True)
+  return x - np.log(np.exp(x).sum(-1, keepdims=True))

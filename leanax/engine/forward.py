@@ -1,0 +1,88 @@
+"""The student's forward function in the one form that the train step calls:
+
+forward(variables, qparams, quant_state, x, *, train, key, axis_name) -> (logits, model_state, quant_state)
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+import kd
+from leanax import graph
+
+Forward = Callable[..., tuple[Array | kd.Outputs, Any, Any]]
+
+
+def plain(apply: Callable[..., tuple[Array, Any]], preprocess: Callable[[Array], Array] | None = None) -> Forward:
+  """A model as it is.
+
+  Args:
+    apply: `apply(variables, x, *, train, key) -> (logits, model_state)`.
+    preprocess: from a batch's images to the model's input.
+  """
+
+  def forward(variables, qparams, quant_state, x, *, train, key, axis_name):
+    del qparams, axis_name
+    logits, model_state = apply(variables, x if preprocess is None else preprocess(x), train=train, key=key)
+    return logits, model_state, quant_state
+
+  return forward
+
+
+def quantized(
+  simulate: Callable[..., tuple[Array, Any]], preprocess: Callable[[Array], Array] | None = None
+) -> Forward:
+  """A model whose integers are simulated; its batch norms are folded, so its other collections stay as they are.
+
+  Args:
+    simulate: `simulate(qparams, quant_state, variables, x, axis_name=) -> (logits, quant_state)`, such as
+      `Quantized.apply`.
+    preprocess: as of `plain`.
+  """
+
+  def forward(variables, qparams, quant_state, x, *, train, key, axis_name):
+    del train, key
+    x = x if preprocess is None else preprocess(x)
+    logits, quant_state = simulate(qparams, quant_state, variables, x, axis_name=axis_name)
+    return logits, {name: tree for name, tree in variables.items() if name != "params"}, quant_state
+
+  return forward
+
+
+def tapped(forward: Forward, names: Sequence[str]) -> Forward:
+  """The same forward function, whose logits come as `kd.Outputs` with the named intermediates (`graph.taps`)."""
+  if not names:
+    return forward
+
+  def run(variables, qparams, quant_state, x, *, train, key, axis_name):
+    def fn(variables, x):  # the rest is closed over: an activation is named by the parameters that made it
+      return forward(variables, qparams, quant_state, x, train=train, key=key, axis_name=axis_name)
+
+    (logits, model_state, quant_state), found = graph.taps(fn, names)(variables, x)
+    return kd.Outputs(logits, found), model_state, quant_state
+
+  return run
+
+
+def bfloat16(apply: Callable[..., tuple[Array, Any]]) -> Callable[..., tuple[Array, Any]]:
+  """The same model computed in bfloat16 from float32 masters; gradients and statistics come back in the masters' dtype.
+
+  Statistics are handed to the model as they are: a running average with a small step does not move in bfloat16.
+  """
+
+  def cast(tree: Any) -> Any:
+    return jax.tree.map(lambda a: a.astype(jnp.bfloat16) if jnp.issubdtype(a.dtype, jnp.floating) else a, tree)
+
+  def wide(a: Array) -> Array:
+    return a.astype(jnp.float32) if jnp.issubdtype(a.dtype, jnp.floating) else a
+
+  def apply16(variables, x, **kwargs):
+    with jax.numpy_dtype_promotion("standard"):  # float32 statistics meet bfloat16 features, in flax's batch norm too
+      logits, model_state = apply({**variables, "params": cast(variables["params"])}, cast(x), **kwargs)
+    before = {name: tree for name, tree in variables.items() if name != "params"}
+    return jax.tree.map(wide, logits), jax.tree.map(lambda new, old: new.astype(old.dtype), model_state, before)
+
+  return apply16

@@ -1,0 +1,44 @@
+"""One label a leaf: what gets weight decay, and which learning rate.
+
+| label  | which leaves | weight decay | learning rate |
+| kernel | matrices and convolution kernels of the model | yes | the schedule's |
+| other  | biases, scales and shifts of normalisation, other vectors | no | the schedule's |
+| scale  | trained scales of quantizers | no | the schedule's times `rates["scale"]` |
+| aux    | parameters of the losses | no | the schedule's times `rates["aux"]` |
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from leanax.core import rules, trees
+from leanax.core.errors import unknown
+
+LABELS = ("kernel", "other", "scale", "aux")
+ROOMS = {"qparams": "scale", "aux": "aux"}
+# Names that are no kernels whatever their shape: a scanned model stacks its biases into matrices.
+VECTORS = ("bias", "scale", "mean", "var")
+
+
+def label(name: str, ndim: int) -> str:
+  """The label of one leaf of the tree {"params", "qparams", "aux"}, by its name and rank."""
+  room, _, rest = name.partition("/")
+  if room in ROOMS:
+    return ROOMS[room]
+  return "kernel" if ndim >= 2 and rest.rsplit("/", 1)[-1] not in VECTORS else "other"
+
+
+def labels(tree: Any, overrides: Sequence[tuple[str, str]] = ()) -> Any:
+  """A tree of labels.
+
+  Args:
+    tree: {"params": ..., "qparams": ..., "aux": ...}; leaves may be shapes.
+    overrides: ordered (glob of `params/...` names, label), before the table above.
+
+  Raises:
+    UserError: an unknown label, or a rule that matches nothing.
+  """
+  for _, given in overrides:
+    if given not in LABELS:
+      raise unknown("label", given, LABELS)
+  chosen = rules.match(overrides, trees.named_leaves(tree), "label rule")
+  return trees.map_named(lambda name, x: chosen[name].setting if name in chosen else label(name, x.ndim), tree)

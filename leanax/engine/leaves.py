@@ -1,0 +1,156 @@
+"""What every saved file says about its arrays: name, shape, dtype and a checksum of the bytes.
+
+The checksum covers a leaf's whole array as it stands on the host, so it does not depend on how the array was split over
+devices; CRC-32 finds every single flipped bit and misses random damage once in four thousand million times.
+"""
+
+import zlib
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from leanax.core.errors import UserError, nearest
+from leanax.core.trees import named_leaves
+
+# The dtypes that every storage format here knows. The others (int4, float8, ...) have one byte an entry in memory and
+# are stored as such.
+STORABLE = frozenset(
+  ["bool", "bfloat16", "float16", "float32", "float64", "complex64", "complex128"]
+  + [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
+)
+
+
+class Leaf(NamedTuple):
+  """One array of a saved tree.
+
+  shape, dtype: as jax says them; the dtype of typed random keys is like "key<fry>".
+  crc32: of the stored bytes.
+  key: the implementation of typed random keys ("threefry2x32"), else None.
+  """
+
+  shape: tuple[int, ...]
+  dtype: str
+  crc32: int
+  key: str | None = None
+
+  @classmethod
+  def from_json(cls, data: Any) -> "Leaf":
+    """Reads back what json made of a Leaf (a list)."""
+    shape, dtype, crc32, key = data
+    return cls(tuple(int(n) for n in shape), str(dtype), int(crc32), key)
+
+
+def is_key(leaf: Any) -> bool:
+  """Whether `leaf` (an array or a ShapeDtypeStruct) holds typed random keys."""
+  return isinstance(leaf, jax.Array | jax.ShapeDtypeStruct) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def shape_dtype(leaf: Any) -> tuple[tuple[int, ...], str]:
+  """The shape and the dtype's name of an array, a ShapeDtypeStruct or a Python number."""
+  if not hasattr(leaf, "dtype"):
+    leaf = np.asarray(leaf)
+  return tuple(leaf.shape), str(leaf.dtype)
+
+
+def stored(leaf: Any) -> Any:
+  """`leaf` as it is stored: keys as their data, odd dtypes as bytes, Python numbers as arrays; devices are kept."""
+  if is_key(leaf):
+    return jax.random.key_data(leaf)
+  if not hasattr(leaf, "dtype"):
+    return np.asarray(leaf)
+  return leaf if str(leaf.dtype) in STORABLE else to_host(leaf).view(np.uint8)
+
+
+def recovered(array: np.ndarray, leaf: Leaf) -> Any:
+  """The inverse of `stored` for a host array; typed keys come back as a jax array."""
+  if leaf.key is not None:
+    return jax.random.wrap_key_data(jax.numpy.asarray(array), impl=leaf.key)
+  return array if leaf.dtype in STORABLE else array.view(jax.numpy.dtype(leaf.dtype))
+
+
+def empty(leaf: Leaf) -> np.ndarray:
+  """A host array for the stored form of a leaf."""
+  if leaf.key is not None:
+    data = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0, impl=leaf.key)))
+    return np.empty(leaf.shape + data.shape, data.dtype)
+  return np.empty(leaf.shape, jax.numpy.dtype(leaf.dtype) if leaf.dtype in STORABLE else np.uint8)
+
+
+def to_host(array: Any) -> np.ndarray:
+  """The whole array in host memory; all processes must call it together if an array is spread over them."""
+  if isinstance(array, jax.Array) and not array.is_fully_addressable:
+    if array.is_fully_replicated:
+      return np.asarray(array.addressable_data(0))
+    from jax.experimental import multihost_utils
+
+    return np.asarray(multihost_utils.process_allgather(array, tiled=True))
+  return np.asarray(array)
+
+
+def checksum(array: Any) -> int:
+  """CRC-32 over the bytes of the whole array, in C order."""
+  return zlib.crc32(np.ascontiguousarray(to_host(array)).reshape(-1).view(np.uint8).data)
+
+
+def describe(tree: Any) -> dict[str, Leaf]:
+  """The leaves of a tree by name, each with its shape, dtype and checksum."""
+  names = named_leaves(tree)
+  # a storage format may take "." for a separator as well
+  if len({name.replace(".", "/") for name in names}) != len(jax.tree.leaves(tree)):
+    raise ValueError("two leaves of the tree have the same name when '.' and '/' count as equal")
+  return {
+    name: Leaf(*shape_dtype(leaf), checksum(stored(leaf)), str(jax.random.key_impl(leaf)) if is_key(leaf) else None)
+    for name, leaf in names.items()
+  }
+
+
+def compare(saved: Mapping[str, Leaf], target: Mapping[str, Any], where: str) -> None:
+  """Refuses a saved tree that is not the target's: names first, then shapes, then dtypes.
+
+  Args:
+    saved: what the file says that it holds.
+    target: arrays or ShapeDtypeStructs by name.
+    where: how the error calls the file.
+
+  Raises:
+    UserError: names the first leaf that differs, and how.
+  """
+  if missing := [name for name in target if name not in saved]:
+    near = nearest(missing[0], [name for name in saved if name not in target])
+    hint = f"; it has {near[0]!r}" if near else ""
+    raise UserError(f"{where} has no leaf {missing[0]!r}{_more(missing)}, which this run needs{hint}")
+  if extra := [name for name in saved if name not in target]:
+    raise UserError(f"{where} has the leaf {extra[0]!r}{_more(extra)}, which this run does not know")
+  for part, what in enumerate(("shape", "dtype")):
+    for name, leaf in target.items():
+      here, there = shape_dtype(leaf)[part], saved[name][part]
+      if here != there:
+        raise UserError(f"{where}: leaf {name!r} has {what} {there} there and {here} in this run")
+
+
+def damaged(saved: Mapping[str, Leaf], arrays: Mapping[str, np.ndarray]) -> list[str]:
+  """The names of the leaves whose stored arrays are not those that were saved, by shape, dtype or bytes."""
+  return [
+    name
+    for name, leaf in saved.items()
+    if shape_dtype(arrays[name]) != shape_dtype(empty(leaf)) or checksum(arrays[name]) != leaf.crc32
+  ]
+
+
+def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+  """Nested dicts from names joined by "/"."""
+  tree: dict[str, Any] = {}
+  for name, leaf in flat.items():
+    *parents, last = name.split("/")
+    place = tree
+    for part in parents:
+      place = place.setdefault(part, {})
+    place[last] = leaf
+  return tree
+
+
+def _more(names: Iterable[str]) -> str:
+  count = len(list(names)) - 1
+  return f" (and {count} more)" if count else ""

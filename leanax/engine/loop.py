@@ -1,0 +1,248 @@
+"""The training loop: a bounded number of steps in flight, hooks at fixed steps, a stop where the loss is not finite.
+
+The data lies on the devices as a whole, and each step makes its batch from (seed, step) inside the compiled function.
+Several steps a call pay on accelerators; on CPU a convolution inside a compiled loop runs on one thread, several
+times slower, so there a call is a step.
+"""
+
+import collections
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from leanax.core.errors import UserError
+from leanax.engine import parallel
+from leanax.engine.counting import EMPTY
+from leanax.engine.objective import NOT_FINITE
+from leanax.engine.state import TrainState
+from leanax.engine.step import Step
+
+GetBatch = Callable[..., dict[str, Array]]
+History = dict[str, np.ndarray]
+Run = Callable[..., tuple[TrainState, dict[str, Array]]]
+
+# More than about 32 unfinished steps on several CPU devices can starve their collectives until the process is aborted.
+IN_FLIGHT = 8
+STEPS_PER_CALL = 32
+
+
+class Hook(NamedTuple):
+  """Something to do every so many steps, and after the last one.
+
+  Attributes:
+    every: it is called when the number of finished steps is a multiple of this.
+    call: `call(step, state, metrics)`: the number of finished steps, the state after them, and each metric of the
+      steps since the last
+      call, (steps,). All of them were finite.
+  """
+
+  every: int
+  call: Callable[[int, TrainState, History], None]
+
+
+def fit(
+  step: Step,
+  state: TrainState,
+  get_batch: GetBatch,
+  data: Any,
+  *,
+  steps: int,
+  seed: int = 0,
+  teacher_variables: Any = None,
+  mode: str = "jit",
+  devices: Sequence[jax.Device] | None = None,
+  hooks: Sequence[Hook] = (),
+  tick: Callable[[int], None] | None = None,
+  steps_per_call: int | None = None,
+  in_flight: int = IN_FLIGHT,
+  teacher_name: str = "the teacher",
+) -> tuple[TrainState, History]:
+  """Trains from `state.step` up to `steps`; a state that is there already is returned as it is.
+
+  Args:
+    step: of `make_train_step`.
+    state: a fresh one or a restored one: the run goes on as if it had never stopped.
+    get_batch: `get_batch(data, step, *, seed, part)`, pure: part k of n, given as (k, n), of the batch of a step.
+    data: arrays that lie on the devices, whatever `get_batch` reads.
+    steps: batches to have seen at the end.
+    seed: of the order, of dropout and of the losses' randomness.
+    teacher_variables: of the step's teacher.
+    mode: see `engine.parallel`.
+    devices: all local ones by default.
+    hooks: checkpoints, metrics, evaluations, in this order.
+    tick: called with the number of steps begun, after each call, without waiting; for a progress bar.
+    steps_per_call: so many steps are compiled into one call; 1 on CPU by default, and 32 elsewhere.
+    in_flight: calls that may be unfinished.
+    teacher_name: how errors call it.
+
+  Returns:
+    The last state, and each metric of each step, (steps,).
+
+  Raises:
+    UserError: the teacher's outputs, the loss or the gradient are not finite; hooks were last called before that step.
+      Or the batch does not divide.
+  """
+  length = steps_a_call(steps_per_call, devices)
+  run = compiled(step, get_batch, mode=mode, devices=devices, length=length)
+  _check_batch(get_batch, data, mode, devices)
+  arguments = (data, teacher_variables, jnp.asarray(seed, jnp.int32))
+  more: Any = {"hooks": hooks, "tick": tick, "in_flight": in_flight, "teacher_name": teacher_name}
+  return drive(run, state, arguments, steps=steps, length=length, **more)
+
+
+def several(step: Step, get_batch: GetBatch, length: int) -> Run:
+  """`run(state, count, data, teacher_variables, seed)`: `count` steps, at most `length`, each with its own batch.
+
+  The count is an argument, so that all numbers of steps are one compiled function and give the same bits.
+  """
+
+  def one(state, data, teacher_variables, seed, axis_name, split):
+    part = (0, 1) if axis_name is None else (jax.lax.axis_index(axis_name), jax.lax.axis_size(axis_name))
+    batch = get_batch(data, state.step, seed=seed, part=part)
+    if split is not None:
+      batch = jax.lax.with_sharding_constraint(batch, jax.tree.map(lambda _: split, batch))
+    return step(state, batch, teacher_variables, axis_name=axis_name, seed=seed)
+
+  def run(state, count, data, teacher_variables, seed, *, axis_name=None, split=None):
+    def once(state):
+      return one(state, data, teacher_variables, seed, axis_name, split)
+
+    if length == 1:
+      state, metrics = once(state)
+      return state, jax.tree.map(lambda m: m[None], metrics)
+
+    def body(i, carry):
+      state, filled = carry
+      state, metrics = once(state)
+      return state, jax.tree.map(lambda f, m: f.at[i].set(m), filled, metrics)
+
+    empty = jax.tree.map(lambda m: jnp.zeros((length,), m.dtype), jax.eval_shape(once, state)[1])
+    return jax.lax.fori_loop(0, count, body, (state, empty))
+
+  return run
+
+
+def compiled(
+  step: Step, get_batch: GetBatch, *, mode: str = "jit", devices: Sequence[jax.Device] | None = None, length: int = 1
+) -> Run:
+  """`several`, compiled for devices."""
+  return parallel.resident(several(step, get_batch, length), mode, devices)
+
+
+def drive(
+  run: Run,
+  state: TrainState,
+  arguments: tuple[Any, ...],
+  *,
+  steps: int,
+  hooks: Sequence[Hook] = (),
+  tick: Callable[[int], None] | None = None,
+  length: int = 1,
+  in_flight: int = IN_FLIGHT,
+  teacher_name: str = "the teacher",
+) -> tuple[TrainState, History]:
+  """Calls `run(state, count, *arguments)` until `steps` are done; the steps are the last axis of metrics. See `fit`."""
+  done = int(state.step)
+  flying: collections.deque[tuple[int, int, dict[str, Array]]] = collections.deque()
+  kept: list[History] = []
+
+  def land(most: int) -> None:
+    while len(flying) > most:
+      begun, count, metrics = flying.popleft()
+      values = {name: np.asarray(m)[..., :count] for name, m in jax.device_get(metrics).items()}
+      refuse_teacher(values, begun, teacher_name)
+      refuse_non_finite(values, begun)
+      refuse_empty(values, begun)
+      kept.append(values)
+
+  called = {index: 0 for index in range(len(hooks))}
+  while done < steps:
+    stop = min([steps, done + length, *((done // hook.every + 1) * hook.every for hook in hooks)])
+    state, metrics = run(state, jnp.asarray(stop - done, jnp.int32), *arguments)
+    flying.append((done, stop - done, metrics))
+    done = stop
+    if tick is not None:
+      tick(done)
+    due = [i for i, hook in enumerate(hooks) if done % hook.every == 0 or done == steps]
+    land(0 if due else in_flight - 1)
+    for index in due:
+      hooks[index].call(done, state, joined(kept[called[index] :]))
+      called[index] = len(kept)
+  land(0)
+  return state, joined(kept)
+
+
+def joined(parts: Sequence[History]) -> History:
+  """Metrics of consecutive calls as one array each."""
+  return {name: np.concatenate([part[name] for part in parts], axis=-1) for name in parts[0]} if parts else {}
+
+
+def refuse_non_finite(metrics: History, begun: int) -> None:
+  """Raises a UserError that names the first step whose loss or gradient is not finite.
+
+  Args:
+    metrics: (..., steps).
+    begun: steps finished before the first of them.
+  """
+  for name in ("loss", "grad_norm"):
+    bad = np.argwhere(~np.isfinite(metrics[name]).reshape(-1, metrics[name].shape[-1]))
+    if bad.size:
+      row, column = min(bad.tolist(), key=lambda at: at[1])
+      run = f" of run {row}" if metrics[name].ndim > 1 else ""
+      value = metrics[name].reshape(-1, metrics[name].shape[-1])[row, column]
+      raise UserError(
+        f"training stopped: {name} is {value} at step {begun + column + 1}{run}; "
+        "checkpoints of earlier steps are kept; expected finite numbers (a lower learning rate or clip_norm may help)"
+      )
+
+
+def refuse_teacher(metrics: History, begun: int, name: str) -> None:
+  """Raises a UserError that names the first step at which the teacher's outputs are not finite; the count is taken out.
+
+  Args:
+    metrics: as above.
+    begun: as above.
+    name: how the error calls the teacher.
+  """
+  found = metrics.pop(NOT_FINITE, None)
+  if found is None:
+    return
+  bad = found.reshape(-1, found.shape[-1]).max(0)
+  if bad.any():
+    first = int(np.flatnonzero(bad)[0])
+    raise UserError(
+      f"training stopped: the outputs of {name} are not finite for {_examples(bad[first])} of the batch of step "
+      f"{begun + first + 1}; checkpoints of earlier steps are kept; expected numbers, or -inf for an excluded class"
+    )
+
+
+def _examples(count: float) -> str:
+  return "an example" if count <= 1 else f"{count:.0f} examples"
+
+
+def refuse_empty(metrics: History, begun: int) -> None:
+  """Raises a UserError that names the first step whose batch is masked as a whole; arguments as above."""
+  if "examples_left" not in metrics:
+    return
+  empty = np.flatnonzero((metrics["examples_left"] == 0).reshape(-1, metrics["examples_left"].shape[-1]).any(0))
+  if empty.size:
+    raise UserError(f"training stopped at step {begun + empty[0] + 1}: {EMPTY}; checkpoints of earlier steps are kept")
+
+
+def steps_a_call(given: int | None, devices: Sequence[jax.Device] | None = None) -> int:
+  """How many steps are compiled into one call: as given, or what suits the device."""
+  if given is not None and given < 1:
+    raise UserError(f"steps_per_call is {given}; expected 1 or more")
+  platform = (jax.local_devices() if devices is None else devices)[0].platform
+  return given or (1 if platform == "cpu" else STEPS_PER_CALL)
+
+
+def _check_batch(get_batch: GetBatch, data: Any, mode: str, devices: Sequence[jax.Device] | None) -> None:
+  """Refuses a batch that does not divide, before anything is compiled."""
+  shapes = jax.eval_shape(lambda data: get_batch(data, jnp.zeros((), jnp.int32), seed=0, part=(0, 1)), data)
+  count = 1 if mode == "jit" else len(jax.local_devices() if devices is None else devices)
+  parallel.share(shapes, count)

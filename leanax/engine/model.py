@@ -1,0 +1,278 @@
+"""A user's model by import path, behind two pure functions.
+
+`load("my_package.nets:Net", {"width": 64})` accepts a flax.linen Module class, a flax.nnx Module class, a
+`functools.partial` or a function that returns a linen module, or a plain factory that returns `(init, apply)`; the
+rest of the project sees `Model` alone, so users change nothing in their model code.
+"""
+
+import functools
+import importlib
+import inspect
+import pkgutil
+import sys
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, NamedTuple
+
+import jax
+
+from leanax.core.errors import UserError, unknown
+
+Variables = dict[str, Any]
+
+
+class Model(NamedTuple):
+  """A network as functions.
+
+  init(key, x) -> variables: `{"params": tree, <other collections>: tree}`; x is a batch (values do not matter).
+  apply(variables, x, *, train=False, key=None) -> (logits, model_state): model_state is the variables without
+    "params", updated when `train` is true and as it came otherwise; `key` feeds dropout and every other random stream
+    and is needed in training only.
+  """
+
+  init: Callable[..., Variables]
+  apply: Callable[..., tuple[Any, Variables]]
+
+
+# How modules of the field spell "this is training": the keyword, and whether it says so or says the opposite.
+MODES: dict[str, bool] = {
+  "train": True,
+  "training": True,
+  "is_training": True,
+  "deterministic": False,
+  "use_running_average": False,
+}
+
+
+def modes(train: bool, accepted: Mapping[str, Any]) -> dict[str, Any]:
+  """The keywords among `accepted` that tell a module whether it trains, with their values."""
+  return {name: train is positive for name, positive in MODES.items() if name in accepted}
+
+
+def load(spec: str, kwargs: Mapping[str, Any] | None = None) -> Model:
+  """The model that `spec` names, built with `kwargs`.
+
+  Args:
+    spec: "package.module:Name". Name is a linen Module class, an nnx Module class (a function with an `rngs` keyword
+      counts as one), a partial of either, a function that returns a linen module, or a factory `Name(**kwargs) ->
+      (init, apply)` with `init(key, x) -> variables` and `apply(variables, x[, train=][, key=]) -> logits` or `->
+      (logits, model_state)`.
+    kwargs: keyword arguments of Name.
+
+  Raises:
+    UserError: the module or the name does not exist, it is neither a Module class nor a function, a keyword is not
+      accepted or one is missing, or what is built is no model.
+  """
+  kwargs = dict(kwargs or {})
+  target = _find(spec)
+  if _is_nnx(target):
+    from leanax.engine import nnx_model  # importing nnx takes a second
+
+    _check_keywords(spec, target, kwargs, given=("rngs",))
+    return nnx_model.adapt(spec, functools.partial(target, **kwargs))
+  _check_keywords(spec, target, kwargs, given=MODES)
+  # Some modules take the mode when they are built and not when they are called; what the user fixed stays fixed.
+  fields = {name: p for name, p in _parameters(target).items() if name in MODES and name not in kwargs}
+  built = {train: target(**kwargs, **modes(train, fields)) for train in ((False, True) if fields else (False,))}
+  return _adapt_linen(spec, built) or _adapt_functions(spec, built[False])
+
+
+def check_call(spec: str, call: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+  """The parameters of a module's `__call__` after `self`; refuses those that nobody would fill in."""
+  parameters = dict(list(inspect.signature(call).parameters.items())[1:])
+  for name, parameter in list(parameters.items())[1:]:
+    optional = parameter.default is not parameter.empty or parameter.kind in (
+      parameter.VAR_KEYWORD,
+      parameter.VAR_POSITIONAL,
+    )
+    if not optional and name not in MODES:
+      raise UserError(
+        f"model {spec!r}: __call__ needs the argument {name!r}; a model is called with one batch and, if it asks, "
+        f"one of {', '.join(MODES)}"
+      )
+  return parameters
+
+
+def check_state(spec: str, before: Variables, after: Variables) -> None:
+  """Refuses a model whose state changes its structure from call to call: no step could be compiled once for it."""
+  for name in before:
+    if jax.tree.structure(before[name]) != jax.tree.structure(after[name]):
+      raise UserError(
+        f"model {spec!r}: collection {name!r} changes its structure when the model is called (values collected by "
+        "sow()?); expected state of a fixed structure"
+      )
+
+
+def permit(spec: Any, code: Collection[str], source: str) -> None:
+  """Refuses to import what a data file names, unless the user has named it too or it is a model of `zoo`.
+
+  Importing a module runs it, and a file may come from anyone.
+
+  Args:
+    spec: the import path in the file.
+    code: the import paths that the user has named, in a config or by a flag.
+    source: how the error calls the file.
+
+  Raises:
+    UserError: says how to name it.
+  """
+  if not isinstance(spec, str):
+    raise UserError(f"{source} is damaged: its model is {spec!r}; expected an import path such as 'zoo.lenet:LeNet5'")
+  if spec not in ((code,) if isinstance(code, str) else code) and not _of_zoo(spec):
+    raise UserError(
+      f"{source} holds a model of {spec!r}, code that nobody has named here, so it is not run; if it is yours, name it "
+      f"by --model_code={spec}, or in a config by an entry of 'models'"
+    )
+
+
+def _of_zoo(spec: str) -> bool:
+  """Whether `spec` is "zoo.FILE:NAME", of a file of ours and of what that very file defines."""
+  given, _, name = spec.partition(":")
+  module_name = _full(given)
+  if module_name not in _zoo():
+    return False
+  return getattr(vars(importlib.import_module(module_name)).get(name), "__module__", None) == module_name
+
+
+def _full(module_name: str) -> str:
+  """A module's name, "zoo.FILE" being short for a file of `leanax.zoo`."""
+  return full if (full := f"leanax.{module_name}") in _zoo() else module_name
+
+
+def _zoo() -> set[str]:
+  from leanax import zoo
+
+  return {f"{zoo.__name__}.{module.name}" for module in pkgutil.iter_modules(zoo.__path__)}
+
+
+def _find(spec: str) -> Callable[..., Any]:
+  """The object that "package.module:Name" names."""
+  given, colon, name = spec.partition(":")
+  if not (colon and given and name):
+    raise UserError(f"model {spec!r} is no import path; expected 'package.module:Name'")
+  module_name = _full(given)
+  try:
+    module = importlib.import_module(module_name)
+  except ModuleNotFoundError as error:
+    if error.name and (module_name + ".").startswith(error.name + "."):
+      raise UserError(f"model {spec!r}: there is no module {error.name!r} on the Python path") from error
+    raise UserError(f"model {spec!r}: module {module_name!r} needs {error.name!r}, which is not installed") from error
+  except (ImportError, SyntaxError) as error:
+    raise UserError(f"model {spec!r}: importing {module_name!r} failed: {error}") from error
+  if not hasattr(module, name):
+    choices = [n for n, value in vars(module).items() if callable(value) and not n.startswith("_")]
+    raise unknown(f"name in module {given!r}", name, choices or ["(nothing callable)"])
+  target = getattr(module, name)
+  if not _builds_models(_unwrap(target)):
+    kind = "class that is no Module" if isinstance(target, type) else type(target).__name__
+    raise UserError(f"model {spec!r} is a {kind}; expected a linen or nnx Module class, a partial of one or a function")
+  return target
+
+
+def _unwrap(target: Any) -> Any:
+  while isinstance(target, functools.partial):
+    target = target.func
+  return target
+
+
+def _builds_models(plain: Any) -> bool:
+  """Whether it is a Module class or a function in Python: calling anything else may do anything."""
+  if isinstance(plain, type):
+    modules = [sys.modules.get(name) for name in ("flax.linen", "flax.nnx")]  # a module's class has imported its own
+    return issubclass(plain, tuple(module.Module for module in modules if module is not None))
+  return inspect.isfunction(inspect.unwrap(plain)) or inspect.ismethod(plain)
+
+
+def _parameters(target: Any) -> Mapping[str, inspect.Parameter]:
+  """The parameters of a call of `target`; nnx classes hide those of `__init__` behind their metaclass."""
+  plain = _unwrap(target)
+  if not isinstance(plain, type):
+    return inspect.signature(target).parameters
+  given = target.keywords if isinstance(target, functools.partial) else {}
+  return inspect.signature(functools.partial(plain.__init__, None, **given)).parameters
+
+
+def _is_nnx(target: Any) -> bool:
+  """Whether `target` builds an nnx module, without importing nnx for those who do not use it."""
+  nnx = sys.modules.get("flax.nnx")
+  plain = _unwrap(target)
+  if isinstance(plain, type):
+    return nnx is not None and issubclass(plain, nnx.Module)
+  return nnx is not None and "rngs" in _parameters(plain)
+
+
+def _check_keywords(spec: str, target: Any, kwargs: Mapping[str, Any], given: Any) -> None:
+  """Compares `kwargs` with the signature before anything is built; adapters fill in those `given`."""
+  parameters = _parameters(target)
+  anything = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+  hidden = {"parent", "name", "rngs"}  # linen's own fields, and nnx's random streams
+  names = {
+    n: p for n, p in parameters.items() if n not in hidden and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+  }
+  for name in kwargs:
+    if name not in names and not anything:
+      accepted = ", ".join(names) or "none"
+      raise UserError(f"model {spec!r} does not take the keyword {name!r}; it takes: {accepted}")
+  for name, parameter in names.items():
+    if parameter.default is parameter.empty and name not in kwargs and name not in given:
+      raise UserError(f"model {spec!r} needs the keyword {name!r}, which is missing")
+
+
+def _adapt_linen(spec: str, built: Mapping[bool, Any]) -> Model | None:
+  """The model of linen modules (for evaluation and, where it differs, for training); None if they are none."""
+  from flax import linen as nn
+  from flax.core import meta
+
+  evaluated, trained = built[False], built.get(True, built[False])
+  if not isinstance(evaluated, nn.Module):
+    return None
+  accepted = check_call(spec, type(evaluated).__call__)
+
+  def init(key: jax.Array, x: Any) -> Variables:
+    streams = {"params": key, "dropout": jax.random.fold_in(key, 1)}
+    variables = evaluated.init(streams, x, **modes(False, accepted))
+    return dict(meta.unbox({"params": {}, **variables}))
+
+  def apply(
+    variables: Variables, x: Any, *, train: bool = False, key: jax.Array | None = None
+  ) -> tuple[Any, Variables]:
+    state = {name: tree for name, tree in variables.items() if name != "params"}
+    call = modes(train, accepted)
+    if not train:
+      return evaluated.apply(variables, x, **call), state
+    # linen falls back on the stream "params" for any stream that is not given by name
+    streams = None if key is None else {"dropout": key, "params": jax.random.fold_in(key, 1)}
+    logits, updated = trained.apply(variables, x, **call, rngs=streams, mutable=list(state))
+    after = {**state, **updated}
+    check_state(spec, state, after)
+    return logits, after
+
+  return Model(init, apply)
+
+
+def _adapt_functions(spec: str, pair: Any) -> Model:
+  """The model of what a plain factory returned: a pair of functions."""
+  if not (isinstance(pair, tuple) and len(pair) == 2 and all(map(callable, pair))):
+    raise UserError(
+      f"model {spec!r} builds a {type(pair).__name__}; expected a linen Module, an nnx Module, or (init, apply)"
+    )
+  user_init, user_apply = pair
+  accepted = inspect.signature(user_apply).parameters
+
+  def init(key: jax.Array, x: Any) -> Variables:
+    variables = user_init(key, x)
+    if not (isinstance(variables, Mapping) and "params" in variables):
+      raise UserError(f"model {spec!r}: init must return {{'params': tree, ...}}, not a {type(variables).__name__}")
+    return dict(variables)
+
+  def apply(
+    variables: Variables, x: Any, *, train: bool = False, key: jax.Array | None = None
+  ) -> tuple[Any, Variables]:
+    state = {name: tree for name, tree in variables.items() if name != "params"}
+    keywords = modes(train, accepted) | ({"key": key} if "key" in accepted else {})
+    out = user_apply(variables, x, **keywords)
+    logits, after = out if isinstance(out, tuple) else (out, state)
+    after = {**state, **after} if train else state
+    check_state(spec, state, after)
+    return logits, after
+
+  return Model(init, apply)

@@ -1,0 +1,124 @@
+"""A finished model as one file, which loads without the config that made it.
+
+The file is a safetensors file: one file to copy, readable by other tools without jax, and without any code in it that
+could run (Orbax writes a directory for many processes, which a finished model does not need). Its metadata holds json:
+the caller's own values, and per leaf the shape, the dtype and a checksum, for the format itself has none.
+"""
+
+import json
+import os
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from leanax.core.errors import UserError
+from leanax.core.trees import map_named, named_leaves
+from leanax.engine import leaves
+from leanax.engine.leaves import Leaf
+
+FORMAT = 1
+KEY = "leanax"  # our entry in the file's metadata
+
+DTYPES = {
+  "BOOL": "bool",
+  "BF16": "bfloat16",
+  "F8_E4M3": "float8_e4m3fn",
+  "F8_E5M2": "float8_e5m2",
+  "C64": "complex64",
+  **{f"F{bits}": f"float{bits}" for bits in (16, 32, 64)},
+  **{f"{short}{bits}": f"{name}{bits}" for short, name in (("I", "int"), ("U", "uint")) for bits in (8, 16, 32, 64)},
+}
+
+
+def save_tree(path: str | Path, tree: Any, meta: Mapping[str, Any] | None = None) -> None:
+  """Writes `tree` to one file, wholly or not at all.
+
+  Args:
+    path: the file; one that exists is replaced.
+    tree: arrays (typed keys too) in nested dicts, lists, tuples or dataclasses.
+    meta: json values: the model's import path and keywords, edits, preprocessing, ...
+  """
+  import safetensors.numpy
+
+  path = Path(path)
+  about = json.loads(json.dumps({"format": FORMAT, "meta": dict(meta or {}), "leaves": leaves.describe(tree)}))
+  arrays = {name: leaves.to_host(leaves.stored(leaf)) for name, leaf in named_leaves(tree).items()}
+  text = json.dumps(about, sort_keys=True)
+  # One entry: safetensors writes several in any order, and equal trees are to be equal files.
+  entry = {KEY: f"{zlib.crc32(text.encode())} {text}"}
+  data = safetensors.numpy.save({name: np.ascontiguousarray(a).reshape(a.shape) for name, a in arrays.items()}, entry)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  part = path.with_name(f"{path.name}.{os.getpid()}.part")
+  with part.open("wb") as file:
+    file.write(data)
+    file.flush()
+    os.fsync(file.fileno())
+  part.replace(path)
+
+
+def load_tree(path: str | Path, target: Any = None) -> tuple[Any, dict[str, Any]]:
+  """Reads what `save_tree` wrote: (tree, meta).
+
+  Args:
+    path: the file.
+    target: a tree of arrays or ShapeDtypeStructs that says the structure; without one the tree comes as nested dicts.
+
+  Returns:
+    The tree, its leaves on the default device, and the caller's json values.
+
+  Raises:
+    UserError: there is no such file, it is not ours, it is damaged, its format is newer, or it is not the target's
+      tree.
+  """
+  arrays, metadata = read_safetensors(path)
+  if KEY not in metadata:
+    raise UserError(f"{path} is no model that this program saved; expected a file written by it")
+  checksum, _, text = metadata[KEY].partition(" ")
+  if str(zlib.crc32(text.encode())) != checksum:
+    raise UserError(f"{path} is damaged: its description does not match its checksum")
+  try:
+    about = json.loads(text)
+    if about["format"] > FORMAT:
+      raise UserError(f"{path} has format {about['format']}, newer than this program's {FORMAT}; update the program")
+    saved, meta = {name: Leaf.from_json(leaf) for name, leaf in about["leaves"].items()}, dict(about["meta"])
+    if missing := [name for name in saved if name not in arrays]:
+      raise UserError(f"{path} is damaged: leaf {missing[0]!r} is missing")
+    if bad := leaves.damaged(saved, arrays):
+      raise UserError(f"{path} is damaged: leaf {bad[0]!r} does not match its checksum")
+    flat = {name: jnp.asarray(leaves.recovered(arrays[name], leaf)) for name, leaf in saved.items()}
+    tree = leaves.nested(flat)
+  except (KeyError, TypeError, ValueError, AttributeError, MemoryError, RecursionError) as error:
+    raise UserError(f"{path} is damaged: its description is not one of arrays") from error  # anyone can make a checksum
+  if target is None:
+    return tree, meta
+  leaves.compare(saved, named_leaves(target), str(path))
+  return map_named(lambda name, _: flat[name], target), meta
+
+
+def read_safetensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+  """The arrays and the metadata of any safetensors file, with the dtypes that numpy alone does not know.
+
+  Raises:
+    UserError: there is no such file, it is damaged, or it has a dtype that is not known here.
+  """
+  import safetensors
+
+  path = Path(path)
+  if not path.is_file():
+    raise UserError(f"there is no file {path}")
+  try:
+    with safetensors.safe_open(path, framework="numpy") as file:
+      metadata = file.metadata() or {}
+    entries = safetensors.deserialize(path.read_bytes())
+  except safetensors.SafetensorError as error:
+    raise UserError(f"{path} is damaged or no safetensors file ({error})") from error
+  arrays = {}
+  for name, entry in entries:
+    if entry["dtype"] not in DTYPES:
+      raise UserError(f"{path}: array {name!r} has dtype {entry['dtype']}; expected one of {', '.join(DTYPES)}")
+    arrays[name] = np.frombuffer(entry["data"], jnp.dtype(DTYPES[entry["dtype"]])).reshape(entry["shape"])
+  return arrays, metadata

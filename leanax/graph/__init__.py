@@ -1,0 +1,40 @@
+"""The traced model: one view of any JAX function, which the other packages read and edit."""
+
+from leanax.graph.cut import keep_channels
+from leanax.graph.edit import edit
+from leanax.graph.fold import fold_batch_norms
+from leanax.graph.live import leaves_read, live
+from leanax.graph.makers import Maker, exposed
+from leanax.graph.norms import Norm, batch_norms
+from leanax.graph.ops import Op, Operand
+from leanax.graph.parts import Made, axis_parts
+from leanax.graph.precise import highest_precision
+from leanax.graph.rewriting import rewrite
+from leanax.graph.shapes import shapes
+from leanax.graph.stacked import stacked_axes
+from leanax.graph.taps import taps
+from leanax.graph.view import Graph, trace, training_only
+
+__all__ = [
+  "Graph",
+  "Made",
+  "Maker",
+  "Norm",
+  "Op",
+  "Operand",
+  "axis_parts",
+  "batch_norms",
+  "edit",
+  "exposed",
+  "fold_batch_norms",
+  "highest_precision",
+  "keep_channels",
+  "leaves_read",
+  "live",
+  "rewrite",
+  "shapes",
+  "stacked_axes",
+  "taps",
+  "trace",
+  "training_only",
+]

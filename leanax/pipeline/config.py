@@ -1,0 +1,211 @@
+"""Experiment configs: read from a file and changed from the command line.
+
+A config file has `get_config()` (or `get_config(argument)`) that returns a ConfigDict of plain values. An override
+keeps the type of the value that it replaces. This module imports no jax: a mistake in a config answers at once.
+"""
+
+import ast
+import importlib.util
+import inspect
+import math
+import os
+import pathlib
+import re
+import sys
+import traceback
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import ml_collections
+
+from leanax.core.errors import UserError, unknown
+
+BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+
+
+def load(spec: str) -> ml_collections.ConfigDict:
+  """The config of `spec`, a path such as `configs/digits.py`, or `configs/mnist.py:smoke` to pass an argument.
+
+  Raises:
+    UserError: no such file, a bug in it (named by file and line), or no `get_config` that returns a ConfigDict.
+  """
+  path, _, argument = spec.partition(":")
+  if not pathlib.Path(path).is_file():
+    beside = sorted(str(p) for p in pathlib.Path(path).parent.glob("*.py") if p.stem != "__init__")
+    raise unknown("config file", path, beside) if beside else UserError(f"config file {path!r} does not exist")
+  try:
+    module = _execute(path)
+  except Exception as error:
+    raise UserError(_where(path, error)) from error
+  get_config = getattr(module, "get_config", None)
+  if not callable(get_config):
+    raise UserError(f"config file {path!r} has no function get_config()")
+  if argument and not inspect.signature(get_config).parameters:
+    raise UserError(f"config file {path!r} takes no argument, got {argument!r}")
+  try:
+    config = get_config(argument) if argument else get_config()
+  except UserError:
+    raise
+  except Exception as error:
+    raise UserError(_where(path, error)) from error
+  if not isinstance(config, ml_collections.ConfigDict):
+    raise UserError(f"config file {path!r}: get_config() must return a ConfigDict, got {type(config).__name__}")
+  return config
+
+
+def _execute(path: str) -> Any:
+  spec = importlib.util.spec_from_file_location("_experiment_config", path)
+  assert spec is not None and spec.loader is not None
+  module = importlib.util.module_from_spec(spec)
+  written, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+  try:
+    spec.loader.exec_module(module)
+  finally:
+    sys.dont_write_bytecode = written
+  return module
+
+
+def _where(path: str, error: Exception) -> str:
+  """One sentence for a bug in a config file: the innermost line of that file, and what went wrong there."""
+  if isinstance(error, SyntaxError):
+    return f"{error.filename}:{error.lineno}: {error.msg}"
+  own = [
+    f.lineno
+    for f in traceback.extract_tb(error.__traceback__)
+    if os.path.basename(f.filename) == os.path.basename(path)
+  ]
+  text = " ".join(str(error).split())
+  return f"{path}:{own[-1] if own else 1}: {type(error).__name__}: {text}"
+
+
+def override(config: ml_collections.ConfigDict, changes: Iterable[tuple[str, str]]) -> ml_collections.ConfigDict:
+  """Changes values in place and returns the config, locked.
+
+  Args:
+    config: what `load` returned.
+    changes: (dotted key, text) pairs, such as `("data.name", "digits")`; a group inside a sequence is named by its
+      index, `stages.0.steps` or `stages[0].steps`. The text is read as the type of the present value; a tuple's
+      elements as the type of the elements that it has, and a tuple of mixed types keeps its length.
+
+  Raises:
+    UserError: an unknown key (the nearest is named), a group instead of a value, a wrong type, a number that is not
+      finite, or a key given twice.
+  """
+  seen = set()
+  for key, text in changes:
+    key = re.sub(r"\[(\d+)\]", r".\1", key)
+    if key in seen:
+      raise UserError(f"config key {key!r} is given twice")
+    seen.add(key)
+    _change(config, key, text)
+  return config.lock()
+
+
+def _change(config: ml_collections.ConfigDict, key: str, text: str) -> None:
+  owner: Any = config
+  *groups, last = key.split(".")
+  for name in groups:
+    owner = _child(owner, name)
+  present = _child(owner, last)
+  if owner is None or present is _MISSING:
+    raise unknown("config key", key, dict(leaves(config)))
+  if isinstance(present, Mapping | ml_collections.ConfigDict):
+    inside = ", ".join(f"{key}.{name}" for name in present)
+    raise UserError(f"config key {key!r} is a group; set one of its keys: {inside}")
+  kind = owner.get_type(last) if isinstance(owner, ml_collections.ConfigDict) else type(present)
+  if isinstance(owner, Sequence):
+    raise UserError(f"config key {key!r} is one element of {'.'.join(groups)!r}; give the whole value instead")
+  owner[last] = parse(key, text, present, kind)
+
+
+_MISSING = object()
+
+
+def _child(owner: Any, name: str) -> Any:
+  if isinstance(owner, Mapping | ml_collections.ConfigDict):
+    return owner.get(name, _MISSING)
+  if isinstance(owner, list | tuple) and name.isdigit() and int(name) < len(owner):
+    return owner[int(name)]
+  return _MISSING
+
+
+def parse(key: str, text: str, present: Any, kind: type) -> Any:
+  """The value that `text` means for a key of type `kind` (known even while its value, `present`, is None)."""
+  if present is None and text.lower() == "none":
+    return None
+  if kind is type(None):
+    return _literal(text)
+  if issubclass(kind, tuple | list):
+    return kind(_elements(key, text, present or ()))
+  return _scalar(key, text, kind)
+
+
+def _scalar(key: str, text: str, kind: type) -> Any:
+  if kind is bool:
+    if text.lower() not in BOOLEANS:
+      raise UserError(f"config key {key!r} expects true or false, got {text!r}")
+    return BOOLEANS[text.lower()]
+  if kind in (int, float):
+    try:
+      value = kind(text)
+    except ValueError:
+      raise UserError(f"config key {key!r} expects {_name(kind)}, got {text!r}") from None
+    if not math.isfinite(value):
+      raise UserError(f"config key {key!r} expects a finite number, got {text!r}")
+    return value
+  return text
+
+
+def _elements(key: str, text: str, present: Sequence[Any]) -> list[Any]:
+  """The elements of a tuple override, each as the type of the element it replaces."""
+  value = _literal(text if text.lstrip().startswith(("(", "[")) else f"({text},)")
+  if isinstance(value, str):  # words without quotes
+    value = tuple(part.strip() for part in text.strip("()[] ").split(",") if part.strip())
+  if not isinstance(value, tuple | list):
+    value = (value,)
+  kinds = {type(element) for element in present}
+  if len(kinds) > 1 and len(value) != len(present):
+    raise UserError(
+      f"config key {key!r} expects {len(present)} values like {tuple(present)}, got {len(value)} in {text!r}"
+    )
+  likes = list(present) if len(kinds) > 1 else list(present[:1]) * len(value)
+  if not likes:
+    return list(value)
+  return [_like(key, element, like, text) for element, like in zip(value, likes, strict=True)]
+
+
+def _like(key: str, value: Any, like: Any, text: str) -> Any:
+  if isinstance(like, float) and type(value) is int:
+    value = float(value)
+  if type(value) is not type(like) or (isinstance(value, float) and not math.isfinite(value)):
+    raise UserError(f"config key {key!r} expects {_name(type(like))} in its place, got {value!r} in {text!r}")
+  if not isinstance(like, tuple | list):
+    return value
+  if len(value) != len(like):
+    raise UserError(f"config key {key!r} expects {len(like)} values like {like!r}, got {value!r} in {text!r}")
+  return type(like)(_like(key, v, present, text) for v, present in zip(value, like, strict=True))
+
+
+def _literal(text: str) -> Any:
+  try:
+    return ast.literal_eval(text)
+  except (ValueError, SyntaxError):
+    return text
+
+
+def _name(kind: type) -> str:
+  names = {int: "an int", float: "a float", str: "a string", bool: "true or false"}
+  return names.get(kind, f"a {kind.__name__}")
+
+
+def leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+  """(dotted key, value) of every value there is; groups inside sequences are walked too, plain sequences are values."""
+  if isinstance(config, Mapping | ml_collections.ConfigDict):
+    children = [(str(name), config[name]) for name in config]
+  elif isinstance(config, list | tuple) and any(isinstance(c, Mapping | ml_collections.ConfigDict) for c in config):
+    children = [(str(index), child) for index, child in enumerate(config)]
+  else:
+    yield prefix, config
+    return
+  for name, child in children:
+    yield from leaves(child, f"{prefix}.{name}" if prefix else name)

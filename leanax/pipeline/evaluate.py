@@ -1,0 +1,115 @@
+"""Models of a run, found and evaluated without training anything."""
+
+import itertools
+import json
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+import numpy as np
+
+from leanax import deploy
+from leanax.core.errors import UserError, unknown
+from leanax.engine.data import Split
+from leanax.pipeline import build, schema, workdir
+from leanax.pipeline import trained as models
+
+
+def saved_config(folder: str | Path) -> ml_collections.ConfigDict:
+  """The config of a run, from its directory.
+
+  Raises:
+    UserError: the directory holds no run.
+  """
+  file = Path(folder) / workdir.SAVED
+  if not file.is_file():
+    raise UserError(f"{str(folder)!r} holds no run: there is no {workdir.SAVED} in it")
+  try:
+    given = _tuples(json.loads(file.read_text(encoding="utf-8")))
+  except ValueError:
+    raise UserError(f"{str(file)!r} is not JSON; was it changed by hand?") from None
+  if not isinstance(given, dict):
+    raise UserError(f"{str(file)!r} is not the config of a run; was it changed by hand?")
+  return schema.complete(ml_collections.ConfigDict(given))
+
+
+def _tuples(value: Any) -> Any:
+  """JSON's lists as the tuples of a config."""
+  if isinstance(value, list):
+    return tuple(map(_tuples, value))
+  return {key: _tuples(child) for key, child in value.items()} if isinstance(value, dict) else value
+
+
+def find_model(folder: str | Path, stage: str = "") -> tuple[str, Path]:
+  """(stage, file) of a finished stage's model; the last one if none is named.
+
+  Raises:
+    UserError: no such stage, or it is not finished.
+  """
+  run = saved_config(folder).run
+  paths = {name: Path(folder) / "models" / f"{name}.safetensors" for name in run}
+  finished = [name for name in run if paths[name].is_file()]
+  if not finished:
+    raise UserError(f"{str(folder)!r} holds no finished stage")
+  if stage and stage not in finished:
+    raise unknown("finished stage", stage, finished)
+  name = stage or finished[-1]
+  return name, paths[name]
+
+
+def model_code(folder: str | Path, given: Collection[str] = ()) -> set[str]:
+  """The code that files of a run may hold models of: what its config names, where this user's own config made it.
+
+  Args:
+    folder: the run's directory; one that was copied from elsewhere names nothing.
+    given: further import paths, which the user gave.
+  """
+  return {*given, *(schema.model_code(saved_config(folder)) if workdir.is_own(folder) else ())}
+
+
+def load(folder: str | Path, path: Path, code: Collection[str] = ()) -> models.Trained:
+  """A model from a file, of a run or from elsewhere; `model_code` says of which code it may be."""
+  return models.load(path, model_code(folder, code))[0]
+
+
+def _check(path: Path, recipe: models.Recipe, test: Split) -> None:
+  """Refuses a model of other images or classes than the data's, whose accuracy would mean nothing.
+
+  Raises:
+    UserError: says what differs.
+  """
+  if recipe.image != test.images.shape[1:]:
+    raise UserError(f"{path} reads images of {recipe.image}, and {test.name!r} has {test.images.shape[1:]}")
+  if recipe.classes != test.classes:
+    pairs = itertools.zip_longest(recipe.classes, test.classes)
+    index, (there, here) = next((i, pair) for i, pair in enumerate(pairs) if pair[0] != pair[1])
+    raise UserError(
+      f"{path} is of other classes than {test.name!r}: class {index} is {there!r} there and {here!r} here"
+    )
+
+
+def evaluate(folder: str | Path, model: str = "", code: Collection[str] = ()) -> list[tuple[str, float, int]]:
+  """(name, accuracy, examples) on the test split of a run's data, of a file or of all finished stages.
+
+  Args:
+    folder: the run's directory.
+    model: a .safetensors file that a stage wrote, or a .tflite file from anywhere.
+    code: import paths of models that files may hold, beside those of `zoo` and of the user's own config.
+  """
+  config = saved_config(folder)
+  test = build.dataset(config).test
+  finished = [name for name in config.run if (Path(folder) / "models" / f"{name}.safetensors").is_file()]
+  files = {model: Path(model)} if model else {name: find_model(folder, name)[1] for name in finished}
+  if not files:
+    raise UserError(f"{str(folder)!r} holds no finished stage")
+  found = []
+  for name, path in files.items():
+    if path.suffix == ".tflite":
+      logits = deploy.litert.Model(path).run(test.images)
+    else:
+      trained = load(folder, path, code)
+      _check(path, trained.recipe, test)
+      logits = models.predict(trained, test.images)
+    found.append((name, float(np.mean(logits.argmax(-1) == test.labels)), len(test.labels)))
+  return found

@@ -1,0 +1,100 @@
+"""What an experiment will do to each site of its models, what that costs, and by which rule, before anything trains."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+from leanax import graph
+from leanax.engine.parallel import AXIS
+from leanax.pipeline import build, check
+from leanax.pipeline import trained as models
+from leanax.pipeline.stage import begin_recipe
+from leanax.pipeline.tables import count, size
+
+
+def explain(config: Any) -> str:
+  """Two kinds of tables: each model's sites with their cost, and for each stage that quantizes the sites' settings."""
+  build.check(config)
+  data = build.dataset(config)
+  recipes = check.check(config, data)
+  split = data.train
+  parts = []
+  for name in config.models:
+    recipe = begin_recipe(name, config, split)
+    parts.append(sites(name, *traces(recipe)))
+  for name in config.run:
+    parts.append(stage(name, config, recipes[name]))
+  return "\n\n".join(part for part in parts if part)
+
+
+def traces(recipe: models.Recipe) -> tuple[graph.Graph, graph.Graph]:
+  """A model traced on one example as it is evaluated, and as it is trained."""
+  functions, x = models.functions(recipe), models.example(recipe)
+  variables = jax.eval_shape(functions.model.init, jax.random.key(0), x)
+  found: list[graph.Graph] = []
+
+  def train(variables: Any, x: jax.Array) -> Any:
+    return functions.model.apply(variables, x, train=True, key=jax.random.key(0))
+
+  def with_axis(index: jax.Array) -> jax.Array:  # a model may take statistics over the devices
+    found.append(graph.trace(train, variables, x))
+    return index
+
+  jax.eval_shape(jax.vmap(with_axis, axis_name=AXIS), jax.ShapeDtypeStruct((1,), "int32"))
+  return graph.trace(functions.fn, variables, x), found[0]
+
+
+def sites(name: str, traced: graph.Graph, trained: graph.Graph) -> str:
+  """One model's sites: kind, shapes and costs of one example; those that only training has are marked."""
+  extra = graph.training_only(trained, traced)
+  rows: list[tuple[str, ...]] = [
+    ("site", "kind", "output", "MACs", "bit-operations", "weights", "activations", "reads")
+  ]
+  for row in [*traced.table(), *(row for row in trained.table() if row["name"] in extra)]:
+    op = (trained if row["name"] in extra else traced).sites[row["name"]]
+    if op.kind == "output":
+      continue
+    kind = f"{op.kind} (training only)" if op.name in extra else op.kind
+    shape = "x".join(map(str, row["output_shape"]))
+    costs = (count(row["macs"]), count(row["bit_operations"]), size(row["weight_bytes"]), size(row["activation_bytes"]))
+    reads = ", ".join(operand.tensor or operand.leaf or "a constant" for operand in op.inputs)
+    rows.append((op.name, kind, shape, *(cost if cost not in ("0", "0 B") else "" for cost in costs), reads))
+  return f"model {name}: {count(traced.total)} MACs\n{columns(rows)}"
+
+
+def stage(name: str, config: Any, recipe: models.Recipe) -> str:
+  """The settings of a stage's quantization, each with the rule that it came from."""
+  policy = build.policy(name, config.stages[name])
+  if policy is None:
+    return ""
+  init = models.functions(recipe).model.init
+  variables = jax.jit(init)(jax.random.key(0), models.example(recipe))
+  folded = models.fold(models.Trained(recipe, variables, {}, {}))
+  quantized = models.functions(folded.recipe._replace(rules=policy.rules, ends=policy.ends)).quantized
+  assert quantized is not None
+  found = quantized.explain(folded.variables, models.example(recipe))
+  traced = graph.trace(models.functions(folded.recipe).fn, folded.variables, models.example(recipe))
+  bits = {site: (setting.weights or 32, setting.activations or 32) for site, (setting, *_) in found.items()}
+  costs = {row["name"]: row for row in traced.table(bits)}
+  rows = [("site", "setting", "bit-operations", "weights", "rule", "note")]
+  for site, (setting, rule, note) in found.items():
+    macs = count(costs[site]["bit_operations"]) if site in costs and costs[site]["macs"] else ""
+    rows.append((site, str(setting), macs, size(costs[site]["weight_bytes"]) if macs else "", rule, note))
+  before, after = (sum(row["bit_operations"] for row in table) for table in (traced.table(), costs.values()))
+  text = f"stage {name}: {count(after)} bit-operations, {count(before)} in float\n{columns(rows)}"
+  return "\n".join([text, *norms(recipe, variables)])
+
+
+def norms(recipe: models.Recipe, variables: Any) -> list[str]:
+  """A line for each batch norm of a model that is quantized: into which site it is folded, or why it stays."""
+  if not models.folds(recipe, variables):
+    return []
+  found = graph.batch_norms(models.functions(recipe).fn, variables, models.example(recipe))
+  return [f"{norm.name}: " + (f"folded into {norm.site}" if norm.folded else f"stays: {norm.reason}") for norm in found]
+
+
+def columns(rows: Sequence[Sequence[str]]) -> str:
+  """Rows as columns of equal width."""
+  widths = [max(len(row[index]) for row in rows) for index in range(len(rows[0]))]
+  return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)

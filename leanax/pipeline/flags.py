@@ -1,0 +1,157 @@
+"""Command lines: `--config=FILE --config.path.to.key=value ...` and absl's flags; a user's mistake is one sentence.
+
+    _WORKDIR = flags.DEFINE_string("workdir", None, "Where results go.", required=True)  # of absl
+
+    def main(config):        # heavy imports go in here: a mistake on the command line must not wait for jax
+      ...
+
+    if __name__ == "__main__":
+      run(main)
+
+The config flags of ml_collections answer most mistakes with a traceback and take some silently (any element in a tuple,
+nan), so the overrides are taken out of the command line here, and leanax/pipeline/config.py reads them.
+"""
+
+import contextlib
+import re
+import sys
+import warnings
+from collections.abc import Callable, Generator, Sequence
+from typing import Any, NamedTuple
+
+import ml_collections
+from absl import app, flags, logging
+
+from leanax.core.errors import UserError, unknown
+from leanax.pipeline import config as configs
+from leanax.pipeline import schema
+
+FAULT = 2  # the exit status of a user's mistake
+HELP = ("--help", "-help", "-h", "--helpfull", "--helpshort")
+
+
+class Line(NamedTuple):
+  """A command line, parted: changes to the config, and the rest for absl."""
+
+  changes: list[tuple[str, str]]
+  rest: list[str]
+
+
+def run(main: Callable[..., Any], *, config: bool = True) -> None:
+  """Parses the command line and calls `main(config)`, or `main()` with `config=False`; does not return.
+
+  `UserError` from anywhere becomes its sentence on stderr and exit status 2; `--help` exits with 0.
+  """
+  if config:
+    flags.DEFINE_string("config", None, "Path of the experiment's config, as in configs/digits.py.", required=True)
+  holder: dict[str, Any] = {}
+
+  def parse(argv: Sequence[str]) -> list[str]:
+    with _sentences():
+      line = split(argv) if config else Line([], list(argv))
+      if any(word in HELP for word in line.rest):
+        print(usage(line))
+        sys.exit(0)
+      _parse_flags(line.rest)
+      if config:
+        holder["config"] = experiment(str(flags.FLAGS["config"].value), line.changes)
+      return line.rest[:1]
+
+  def called(_: Sequence[str]) -> Any:
+    if not flags.FLAGS["verbosity"].present:
+      logging.set_verbosity(logging.WARNING)  # libraries tell much that is of no use to a user
+    warnings.formatwarning = _warning  # the module's own place for it
+    with _sentences():
+      return main(*holder.values())
+
+  app.run(called, flags_parser=parse)
+
+
+def _warning(message: Warning | str, *_: Any, **__: Any) -> str:
+  """A warning as a user reads it: without the line of code that it came from."""
+  return f"warning: {message}\n"
+
+
+@contextlib.contextmanager
+def _sentences() -> Generator[None]:
+  """Ends the program with a sentence and no traceback where a UserError passes."""
+  try:
+    yield
+  except UserError as error:
+    sys.stdout.flush()
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(FAULT)
+
+
+def experiment(spec: str, changes: Sequence[tuple[str, str]] = ()) -> ml_collections.ConfigDict:
+  """The whole config of an experiment, checked and locked: its file, every key that the file leaves out, the changes.
+
+  Args:
+    spec: as in `configs/digits.py` or `configs/mnist.py:smoke`.
+    changes: (dotted key, text) pairs.
+  """
+  config = configs.override(schema.complete(configs.load(spec)), changes)
+  schema.check(config)
+  return config
+
+
+def split(argv: Sequence[str]) -> Line:
+  """Takes `--config.key=value` and `--config.key value` out of a command line, wherever they stand.
+
+  A key without a value means true, as with absl's booleans, when another flag or nothing follows it.
+  """
+  changes, rest = [], []
+  words = list(argv)
+  while words:
+    word = words.pop(0)
+    found = re.fullmatch(r"--?config\.([^=]+)(?:=(.*))?", word, re.DOTALL)
+    if not found:
+      rest.append(word)
+      continue
+    key, value = found.groups()
+    if value is None:
+      value = words.pop(0) if words and not re.match(r"--?[A-Za-z]", words[0]) else "true"
+    changes.append((key, value))
+  return Line(changes, rest)
+
+
+def _parse_flags(argv: Sequence[str]) -> None:
+  given = [word.split("=")[0] for word in argv if re.match(r"--?config(=|$)", word)]
+  if len(given) > 1:
+    raise UserError("--config is given twice")
+  try:
+    left = flags.FLAGS(list(argv))
+  except flags.UnrecognizedFlagError as error:
+    raise unknown("flag", f"--{error.flagname}", [f"--{name}" for name in _own_flags()]) from None
+  except flags.Error as error:
+    missing = re.search(r"Flag --(\w+) must have a value other than None", str(error))
+    if missing:
+      name = missing.group(1)
+      about = str(flags.FLAGS[name].help).splitlines()[0].removesuffix(";")  # absl adds a line to flags given often
+      raise UserError(f"--{name} is missing: {about}") from None
+    raise UserError(" ".join(str(error).split())) from None
+  if len(left) > 1:
+    raise UserError(f"unexpected word {left[1]!r}; options are written --name=value")
+
+
+def _own_flags() -> dict[str, Any]:
+  """The flags of the running program, without those that libraries define."""
+  found = {flag.name: flag for flag in flags.FLAGS.get_key_flags_for_module(sys.argv[0])}
+  if "config" in flags.FLAGS:
+    found["config"] = flags.FLAGS["config"]
+  return found
+
+
+def usage(line: Line) -> str:
+  """The text of `--help`: what the program does, its flags and, where `--config` is given, every key of that config."""
+  program = sys.modules["__main__"]
+  rows = [f"  --{name}: {flag.help}" for name, flag in sorted(_own_flags().items())]
+  text = [(program.__doc__ or "").strip(), "", "Flags:", *rows]
+  spec = [word.partition("=")[2] for word in line.rest if word.startswith("--config=")]
+  if spec:
+    config = experiment(spec[0], line.changes)
+    text += ["", f"Keys of {spec[0]}, each changed by --config.KEY=VALUE:"]
+    text += [f"  {key} = {value!r}" for key, value in configs.leaves(config)]
+  elif "config" in flags.FLAGS:
+    text += ["", "Add --config=FILE to see the keys of a config, each changed by --config.KEY=VALUE."]
+  return "\n".join(text)

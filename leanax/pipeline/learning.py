@@ -1,0 +1,138 @@
+"""How a stage learns: its step, the state before the first one and the norms of its terms, of one student or peers."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+import kd
+from leanax import engine
+from leanax.core import keys
+from leanax.engine import forward, mutual, seeds
+from leanax.engine.state import TrainState
+from leanax.pipeline import assembling, build, schema, teaching
+from leanax.pipeline import trained as models
+from leanax.pipeline.trained import Trained
+
+
+class Learning(NamedTuple):
+  """What is trained, and by which function.
+
+  Attributes:
+    step: the train step.
+    state: the state before the first one; of peers (`engine.mutual`) all, on a leading axis.
+    objective: what is minimised.
+    norm: `engine.term_norm` of it.
+    peers: how many students there are.
+    begun: the model before the first step.
+    plan: how the student is put together anew when it is evaluated or left, where a loss wants that.
+  """
+
+  step: Callable[..., Any]
+  state: TrainState
+  objective: engine.Weighted
+  norm: Callable[..., jax.Array]
+  peers: int
+  begun: Trained
+  plan: assembling.Plan | None = None
+
+  def masked(self, labels: jax.Array) -> bool:
+    """Whether some example does not count for some term, so that means are over fewer than a batch."""
+    return bool((labels < 0).any()) or any(term.counts_less for term in self.objective.terms)
+
+  def left(self, state: TrainState) -> Trained:
+    """What is evaluated and left of a state: its averages if it has some, and the first of several peers."""
+    state = (seeds.pick(state, 0) if self.peers > 1 else state).averaged
+    recipe, variables = self.begun.recipe, state.variables
+    if self.plan is not None:
+      variables = assembling.join(variables, self.plan.head, self.plan.params(state.aux, state.aux_state))
+      recipe = recipe._replace(heads=(*recipe.heads, self.plan.head))
+    return Trained(recipe, variables, state.qparams, state.quant_state)
+
+
+def make(
+  name: str,
+  config: Any,
+  begun: Sequence[Trained],
+  student: forward.Forward,
+  objective: engine.Weighted,
+  taught: teaching.Teaching,
+  taught_by: Sequence[Trained],
+  steps: int,
+) -> Learning:
+  """Puts a stage's parts together.
+
+  Args:
+    name: the stage's.
+    config: the experiment's.
+    begun: the model before the first step, or each of its peers.
+    student: its function, tapped as the objective needs it.
+    objective: what one student minimises.
+    taught: its teacher.
+    taught_by: the models behind it.
+    steps: of the stage.
+  """
+  stage = config.stages[name]
+  tx = build.transformation(name, stage, steps, lambda: models.stacked_axes(begun[0].recipe, begun[0].variables))
+  objective = mutual.Mutual(objective.terms) if len(begun) > 1 else objective
+  accumulate, ema = stage.optimizer.accumulate, stage.optimizer.ema or None
+  about: Any = {"teacher": taught.teacher, "itself": stage.teacher == schema.ITSELF, "accumulate": accumulate}
+  step = engine.make_train_step(
+    student, objective, tx, **about, ema=ema, per_device_statistics=stage.per_device_statistics
+  )
+  norm = engine.term_norm(student, objective, **about)
+  aux, aux_state, plan = _started(config.seed, stage, student, objective, begun[0], taught, taught_by)
+  states = [
+    engine.create(
+      one.variables,
+      tx,
+      qparams=one.qparams,
+      quant_state=one.quant_state,
+      aux=aux,
+      aux_state=aux_state,
+      ema=ema,
+      accumulate=accumulate,
+      average_aux=plan is not None,
+    )
+    for one in begun
+  ]
+  if len(begun) == 1:
+    return Learning(step, states[0], objective, norm, 1, begun[0], plan)
+  count = len(begun)
+  return Learning(
+    mutual.together(step, count), seeds.stack(states), objective, mutual.mean(norm, count), count, begun[0]
+  )
+
+
+def _started(
+  seed: int,
+  stage: Any,
+  student: forward.Forward,
+  objective: engine.Weighted,
+  trained: Trained,
+  taught: teaching.Teaching,
+  taught_by: Sequence[Trained],
+) -> tuple[Any, Any, assembling.Plan | None]:
+  """(aux, aux_state) of the losses, made for the shapes of what they read, and what becomes of them."""
+  if not any(isinstance(term.loss, kd.TapLoss) and term.loss.init for term in objective.terms):
+    return {}, {}, None
+  x = models.example(trained.recipe, 2)
+  key = keys.step_key(seed, 0, "losses")
+  trees = trained.variables, trained.qparams, trained.quant_state
+  mine = jax.eval_shape(lambda trees, x: student(*trees, x, train=True, key=key, axis_name=None)[0], trees, x)
+  its = None
+  if taught.teacher is not None:
+    its = jax.eval_shape(taught.teacher, taught.variables, x)
+  elif taught_by or isinstance(objective, mutual.Mutual):
+    its = jax.ShapeDtypeStruct((2, len(trained.recipe.classes)), jnp.float32)
+  outputs, teacher = (_outputs(mine), _outputs(its)), taught_by[0].variables if taught_by else None
+  aux = objective.init(key, *outputs, teacher)
+  recipe, model = trained.recipe, models.functions(trained.recipe).model
+  folded = bool(recipe.rules or recipe.edits)
+  about = recipe, model, trained.variables, outputs, aux, teacher, stage.teacher_classes, folded
+  return *aux, assembling.plan(objective, *about)
+
+
+def _outputs(shapes: Any) -> Any:
+  return shapes if shapes is None or isinstance(shapes, kd.Outputs) else kd.Outputs(shapes)

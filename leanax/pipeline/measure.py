@@ -1,0 +1,70 @@
+"""A stage's row of the report: the model in JAX, the exported file in the real runtime, and how far the two agree."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from leanax import deploy, graph
+from leanax.engine.data import Preprocess, Split, normalise
+from leanax.pipeline import trained as models
+from leanax.pipeline.trained import Trained
+
+
+def export(trained: Trained) -> tuple[deploy.Network, bytes]:
+  """The model as a layer network and as a LiteRT file: int8 where its integers were simulated, float otherwise."""
+  folded = models.fold(trained)
+  parts = models.functions(folded.recipe)
+  example = models.example(folded.recipe)
+  grids = None
+  if parts.quantized is not None:
+    grids = parts.quantized.grids(folded.qparams, folded.quant_state, folded.variables, example)
+  network = deploy.lift(parts.fn, folded.variables, example, grids)
+  spec = folded.recipe.preprocess
+  network = network._replace(preprocessing=deploy.Preprocessing(**spec))
+  return network, deploy.litert.write(network)
+
+
+def measure(
+  trained: Trained, split: Split, path: Path, taught: np.ndarray | None = None, runs: int = 200
+) -> dict[str, Any]:
+  """Exports a model to `path` and runs that very file over a split.
+
+  Args:
+    trained: the model.
+    split: what is predicted, usually the test split.
+    path: where the file goes.
+    taught: (N,) the classes that the teacher's exported file decides on; None where this is the teacher.
+    runs: measured calls for the latency.
+
+  Returns:
+    The row, plain data (see `pipeline.tables.COLUMNS`), with the file's decisions under "decisions".
+  """
+  network, content = export(trained)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  path.write_bytes(content)
+  file = deploy.litert.Model(path)
+  spec = Preprocess(**trained.recipe.preprocess)
+  inputs = np.asarray(jax.jit(lambda images: normalise(images, spec))(split.images))
+  logits = models.predict(trained, split.images, precise=True)  # they are compared with the file's
+  decisions = file.run(inputs).argmax(-1)
+  parameters = jax.tree.leaves(trained.variables["params"])
+  latency = file.latency(runs)
+  fn = models.functions(trained.recipe).fn
+  row = {
+    "accuracy": float(np.mean(logits.argmax(-1) == split.labels)),
+    "file_accuracy": float(np.mean(decisions == split.labels)),
+    "agreement": 1.0 if taught is None else float(np.mean(decisions == taught)),
+    "parameters": sum(leaf.size for leaf in parameters),
+    "nonzero": sum(int(np.count_nonzero(leaf)) for leaf in parameters),
+    "macs": graph.trace(fn, trained.variables, models.example(trained.recipe)).total,
+    "file_bytes": len(content),
+    "latency_us": latency.wall_median,
+    "latency": latency._asdict(),
+    "decisions": decisions.tolist(),
+  }
+  if network.quantized:
+    found = deploy.parity(network, file, inputs, logits)
+    row |= {"codes_differ": found["simulation/reference"].count, "parity": {k: v._asdict() for k, v in found.items()}}
+  return row

@@ -1,0 +1,233 @@
+"""The report of a compression: one HTML page that holds everything it shows, written from plain data (result.json).
+
+    {"title": str,
+     "command": str,                                   how the run was started
+     "examples": int,                                  size of the test split
+     "config": {...},                                  the resolved config
+     "environment": {"processor": ..., "cores": ..., "versions": {...}, ...},   any names, plain values or groups
+     "rows": [{"name": ..., <keys of pipeline.tables.COLUMNS>}, ...],           the others are compared with the first
+     "curves": {stage: {metric: [[step, value], ...]}}}
+
+Every key but `rows` may be missing. What is missing is left out of the page; nothing is invented for it.
+"""
+
+import json
+import os
+import pathlib
+import string
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from leanax.pipeline import charts, tables
+
+TEMPLATE = pathlib.Path(__file__).parent / "templates" / "report.html"
+BARS = ("parameters", "nonzero", "macs", "file_bytes", "latency_us")  # shown as lengths too
+# (metric, title, log axis, how a value is written) of the training curves, in the page's order
+CURVES = (
+  ("validation_accuracy", "Accuracy on the validation split", False, tables.percent),
+  ("loss", "Training loss", True, lambda value: f"{value:.3g}"),
+  ("train_accuracy", "Accuracy on the training batches", False, tables.percent),
+)
+
+
+def write_report(path: str | os.PathLike[str], result: Mapping[str, Any]) -> None:
+  """Writes the page of `result` (see the module's docstring) to `path`, whole or not at all."""
+  target = pathlib.Path(path)
+  partial = target.with_name(target.name + ".partial")
+  partial.write_text(render(result), encoding="utf-8")
+  partial.replace(target)
+
+
+def render(result: Mapping[str, Any]) -> str:
+  """The page as text."""
+  rows: Sequence[tables.Row] = result.get("rows") or []
+  styles = {row["name"]: index for index, row in enumerate(rows)}
+  return string.Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
+    title=escape(str(result.get("title", "A compressed model"))),
+    lead=_lead(rows),
+    tiles=_tiles(rows),
+    table_note=_table_note(result, rows),
+    table=_table(rows, styles),
+    meanings=_definitions({column.head: column.meaning for column in tables.used(rows)}),
+    charts="\n".join(_charts(result, rows, styles)),
+    environment=_environment(result),
+    config=escape(json.dumps(result.get("config", {}), indent=2, ensure_ascii=False)),
+  )
+
+
+def _both(rows: Sequence[tables.Row], key: str) -> tuple[float, float] | None:
+  """The first and the last row's value, where both have one."""
+  if len(rows) < 2 or rows[0].get(key) is None or rows[-1].get(key) is None:
+    return None
+  return rows[0][key], rows[-1][key]
+
+
+def _ratio(rows: Sequence[tables.Row], key: str) -> float | None:
+  pair = _both(rows, key)
+  return pair[0] / pair[1] if pair and pair[1] else None
+
+
+def _times(ratio: float) -> str:
+  return f"{ratio:.0f}" if ratio >= 9.95 else f"{ratio:.1f}"
+
+
+def _lead(rows: Sequence[tables.Row]) -> str:
+  """The result in one sentence."""
+  size, accuracy = _both(rows, "file_bytes"), _both(rows, "file_accuracy")
+  if not size or not accuracy:
+    return ""
+  first, last = escape(str(rows[0]["name"])), escape(str(rows[-1]["name"]))
+  return (
+    f"From <b>{first}</b> to <b>{last}</b>: a file of {tables.size(size[0])} became one of {tables.size(size[1])}, "
+    f"and its accuracy in the real runtime went from {tables.percent(accuracy[0])} to {tables.percent(accuracy[1])}."
+  )
+
+
+def _tiles(rows: Sequence[tables.Row]) -> str:
+  """The figures that matter most, large."""
+  tiles = []
+  accuracy = _both(rows, "file_accuracy")
+  if accuracy:
+    change = 100 * (accuracy[1] - accuracy[0])
+    tiles.append((f"{change:+.2f}<small>points</small>".replace("-", "−"), "accuracy of the exported file"))
+  for key, what in (("file_bytes", "smaller file"), ("macs", "fewer MACs"), ("latency_us", "faster in the runtime")):
+    ratio = _ratio(rows, key)
+    if ratio:
+      tiles.append((f"{_times(ratio)}×", what if ratio >= 1 else f"{what} (a ratio below one: it is not)"))
+  if rows and rows[-1].get("codes_differ") is not None:
+    tiles.append((tables.count(rows[-1]["codes_differ"]), "output codes off, simulation against integers"))
+  if not tiles:
+    return ""
+  inside = "".join(f'<div class="tile"><b>{value}</b><span>{what}</span></div>' for value, what in tiles)
+  return f'<div class="tiles">{inside}</div>'
+
+
+def _table_note(result: Mapping[str, Any], rows: Sequence[tables.Row]) -> str:
+  examples = result.get("examples")
+  if not examples:
+    return ""
+  # One example more or less; the binomial standard error at the last row's accuracy.
+  accuracy = (rows[-1].get("file_accuracy") or rows[-1].get("accuracy")) if rows else None
+  text = f"Measured on the {examples:,} examples of the test split."
+  if accuracy:
+    error = 100 * (accuracy * (1 - accuracy) / examples) ** 0.5
+    text += f" One example is {100 / examples:.2g} points; the standard error of one accuracy is {error:.2g} points."
+  return text
+
+
+def _table(rows: Sequence[tables.Row], styles: Mapping[str, int]) -> str:
+  columns = tables.used(rows)
+  most = {key: max((row.get(key) or 0 for row in rows), default=0) for key in BARS}
+  head = "".join(f'<th scope="col" title="{escape(c.meaning)}">{escape(c.head)}</th>' for c in columns)
+  body = []
+  for row in rows:
+    cells = []
+    for column in columns:
+      text, value = escape(tables.cell(row, column)), row.get(column.key)
+      if column.key == "name":
+        dot = f'<svg viewBox="-10 -10 20 20" aria-hidden="true">{charts.mark(0, 0, styles[row["name"]])}</svg>'
+        cells.append(f'<th scope="row">{dot}{text}</th>')
+        continue
+      bar = ""
+      if column.key in BARS and value is not None and most[column.key]:
+        bar = f'<span class="bar" style="width:{100 * value / most[column.key]:.1f}%"></span>'
+      exact = f' title="{value:,} bytes"' if column.key == "file_bytes" and value is not None else ""
+      cells.append(f"<td{exact}>{text}{bar}</td>")
+    body.append(f"<tr>{''.join(cells)}</tr>")
+  return f'<table class="stages"><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table>'
+
+
+def _charts(result: Mapping[str, Any], rows: Sequence[tables.Row], styles: Mapping[str, int]) -> list[str]:
+  starts = _starts(result)
+  points = [
+    charts.Point(
+      str(row["name"]),
+      row["file_bytes"],
+      row["file_accuracy"],
+      f"{row['name']}: {tables.percent(row['file_accuracy'])}, {row['file_bytes']:,} bytes",
+      styles[row["name"]],
+    )
+    for row in rows
+    if row.get("file_bytes") and row.get("file_accuracy") is not None
+  ]
+  title = "Accuracy against file size"
+  links = [(start, name) for name, start in starts.items()]
+  sizes = charts.Axis("file size (log)", lambda value: tables.size(value).replace(".0 ", " "), log=True)
+  drawing = charts.scatter(points, sizes, charts.Axis("accuracy", _percent_tick), title, links)
+  figures = [_figure(title, "Of the exported files, in the runtime. Up and to the left is better.", drawing)]
+  steps = charts.Axis("step, counted on along a chain of stages" if starts else "step", tables.count)
+  for metric, title, log, write in CURVES:
+    series = _series(result, metric, starts, styles)
+    y = charts.Axis(title, write if log else _percent_tick, log=log)
+    drawing = charts.lines(series, steps, y, title, None if log else _floor(series))
+    figures.append(_figure(title, "", drawing, _legend(series)))
+  return [figure for figure in figures if figure]
+
+
+def _starts(result: Mapping[str, Any]) -> dict[str, str]:
+  """Stage to the stage whose parameters it starts from, as the config says."""
+  stages = result.get("config", {}).get("stages", {})
+  return {name: stage["start"] for name, stage in stages.items() if stage.get("start")}
+
+
+def _series(
+  result: Mapping[str, Any], metric: str, starts: Mapping[str, str], styles: Mapping[str, int]
+) -> list[charts.Line]:
+  """The lines of one metric; a stage's steps are counted on from the end of the one that it starts from."""
+  curves = result.get("curves") or {}
+
+  def begin(stage: str) -> float:
+    before = starts.get(stage)
+    if before is None or before not in curves:
+      return 0.0
+    return begin(before) + max((step for points in curves[before].values() for step, _ in points), default=0)
+
+  lines = []
+  for stage, metrics in curves.items():
+    points = [(begin(stage) + step, value) for step, value in metrics.get(metric, [])]
+    if points:
+      lines.append(charts.Line(stage, points, styles.get(stage, len(styles))))
+  return lines
+
+
+def _floor(series: Sequence[charts.Line]) -> float | None:
+  """Where an accuracy axis begins: low enough for where training ends up, not for where it comes from."""
+  lasts = [line.points[-1][1] for line in series]
+  ends = [last for last in lasts if last is not None]
+  return 1 - max(0.05, 4 * (1 - min(ends))) if ends else None
+
+
+def _percent_tick(value: float) -> str:
+  return f"{100 * value:.4g} %"
+
+
+def _figure(title: str, note: str, drawing: str, legend: str = "") -> str:
+  if not drawing:
+    return ""
+  under = f'<p class="note">{escape(note)}</p>' if note else ""
+  return f"<section><h2>{escape(title)}</h2>{under}{legend}{drawing}</section>"
+
+
+def _legend(series: Sequence[charts.Line]) -> str:
+  items = []
+  for line in series:
+    stroke = f'<line x1="0" x2="34" y1="7" y2="7" stroke="{charts.colour(line.style)}" stroke-width="2"/>'
+    stroke += charts.mark(17, 7, line.style, 5.0)
+    items.append(f'<li><svg viewBox="0 0 34 14" aria-hidden="true">{stroke}</svg>{escape(line.name)}</li>')
+  return f'<ul class="legend">{"".join(items)}</ul>'
+
+
+def _environment(result: Mapping[str, Any]) -> str:
+  rows: dict[str, str] = {}
+  if result.get("command"):
+    rows["command"] = str(result["command"])
+  for name, value in (result.get("environment") or {}).items():
+    grouped = isinstance(value, Mapping)
+    rows[name] = ", ".join(f"{key} {inner}" for key, inner in value.items()) if grouped else str(value)
+  return _definitions(rows)
+
+
+def _definitions(entries: Mapping[str, str]) -> str:
+  inside = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in entries.items())
+  return f"<dl>{inside}</dl>"

@@ -1,0 +1,179 @@
+"""Tables of the documentation, repeated over seeds: means with 95 % intervals of Student's t, paired by seed."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from leanax.core.errors import UserError, unknown
+from leanax.pipeline import flags, students
+from leanax.pipeline.environment import environment
+from leanax.pipeline.seeds import compress_seeds
+from leanax.pipeline.tables import interval, percent, size
+from leanax.pipeline.workdir import write
+
+
+class Part(NamedTuple):
+  """One table of a page.
+
+  Attributes:
+    config: a config file, perhaps with an argument.
+    title: its heading.
+    against: of a table of students, the stage that the others are compared with; of a compression, None.
+    note: what a reader has to know, after the table.
+  """
+
+  config: str
+  title: str
+  against: str | None = ""
+  note: str = ""
+
+
+SIZES = ("cpu", "paper")
+TABLES: dict[str, dict[str, tuple[Part, ...]]] = {
+  "digits": {"cpu": (Part("configs/digits.py", "Digits, from teacher to int8", None),)},
+  "hinton2015_mnist": {
+    size: (
+      Part(f"configs/kd_hinton.py:{size}", "Soft targets on MNIST: students with two layers of 800 units", "hard"),
+      Part(f"configs/kd_hinton.py:sweep_{size}", "Temperatures for students with two layers of 30 units", "hard"),
+    )
+    for size in SIZES
+  },
+  "kd_few_labels": {
+    "cpu": (
+      Part("configs/kd_few_labels.py:digits", "A hundred labels of the digits", "alone"),
+      Part("configs/kd_few_labels.py:mnist", "A hundred labels of MNIST", "alone"),
+    ),
+    "paper": (Part("configs/kd_few_labels.py:mnist_paper", "A hundred labels of MNIST", "alone"),),
+  },
+  "kd_methods_fashion": {
+    size: (Part(f"configs/kd_fashion.py:{size}", "Every loss, Fashion-MNIST", "hinton"),) for size in SIZES
+  },
+  "kd_teachers": {
+    size: (Part(f"configs/kd_teachers.py:{size}", "Kinds of teachers on Fashion-MNIST", "alone"),) for size in SIZES
+  },
+  "kd_tuning_fashion": {
+    size: (Part(f"configs/kd_fashion.py:tune_{size}", "Weight and temperature of plain distillation", "alone"),)
+    for size in SIZES
+  },
+  "tutorial_mnist": {
+    size: (Part(f"configs/kd_tutorial.py:{size}", "A ResNet-18 and two convolutions on MNIST", "alone"),)
+    for size in SIZES
+  },
+  "kd_bits_fashion": {
+    size: (Part(f"configs/kd_bits.py:{size}", "Temperature and bit width on Fashion-MNIST", "float"),) for size in SIZES
+  },
+  "kd_cut": {
+    size: (
+      Part(f"configs/kd_cut.py:{size}", "A quarter of the channels on Fashion-MNIST", "random_hinton"),
+      Part(f"configs/kd_cut.py:layers_{size}", "Half of the blocks on Fashion-MNIST", "random_hinton"),
+    )
+    for size in SIZES
+  },
+}
+
+
+def compression(config: str, title: str, seeds: int, folder: Path) -> dict[str, Any]:
+  """The whole job of a config file, once a seed; the data's split is the same in all, everything else differs.
+
+  Returns:
+    {"title", "config"} and what `summary` returns.
+  """
+  results = compress_seeds(flags.experiment(config, [("seeds", str(seeds))]), folder)
+  return {"title": title, "config": config, **summary(results)}
+
+
+def summary(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+  """The runs of several seeds side by side.
+
+  Args:
+    results: what `compress` returns, a seed.
+
+  Returns:
+    {"examples", "environment", "seeds", "stages": [{"name", "accuracy": [a seed], ...}], "drop": {"values", "mean",
+    "half"}, "bytes": {"first", "last", "ratio"}}: drop is from the first stage's exported file to the last one's, on
+    the test split, in points.
+  """
+  stages = [
+    {
+      "name": row["name"],
+      **{
+        key: [result["rows"][index].get(key) for result in results]
+        for key in ("accuracy", "file_accuracy", "agreement", "nonzero", "file_bytes", "codes_differ")
+      },
+    }
+    for index, row in enumerate(results[0]["rows"])
+  ]
+  first, last = stages[0], stages[-1]
+  drops = [100 * (a - b) for a, b in zip(first["file_accuracy"], last["file_accuracy"], strict=True)]
+  mean, half = interval(drops)
+  ratio = np.mean(first["file_bytes"]) / np.mean(last["file_bytes"])
+  return {
+    "examples": results[0]["examples"],
+    "environment": environment(),
+    "seeds": [result["config"]["seed"] for result in results],
+    "stages": stages,
+    "drop": {"values": drops, "mean": mean, "half": half},
+    "bytes": {"first": first["file_bytes"], "last": last["file_bytes"], "ratio": float(ratio)},
+  }
+
+
+def markdown(table: Mapping[str, Any]) -> str:
+  """The means over seeds of `summary`."""
+  lines = [
+    "| stage | JAX model | exported file | agrees with the teacher | non-zero | file |",
+    "| --- | --- | --- | --- | --- | --- |",
+  ]
+  for stage in table["stages"]:
+    means = [interval(stage[key]) for key in ("accuracy", "file_accuracy", "agreement")]
+    cells = [f"{percent(mean)} ± {100 * half:.2f}" for mean, half in means]
+    kept = f"{np.mean(stage['nonzero']):,.0f}"
+    lines.append(f"| {' | '.join([stage['name'], *cells, kept, size(np.mean(stage['file_bytes']))])} |")
+  drop, count = table["drop"], len(table["seeds"])
+  about = table["environment"]
+  lines += [
+    "",
+    f"{count} seeds, {table['examples']} test examples, last epoch, 95 % intervals over the seeds. Paired drop from"
+    f" the first to the last file: {drop['mean']:.2f} ± {drop['half']:.2f} points (worst seed"
+    f" {max(drop['values']):.2f}); the last file is {table['bytes']['ratio']:.1f} times smaller. Run on"
+    f" {about['processor']}, {about['cores']} cores, jax {about['versions']['jax']}.",
+  ]
+  return "\n".join(lines)
+
+
+def run_part(part: Part, seeds: int, folder: Path) -> tuple[dict[str, Any], str]:
+  """One table as data and as Markdown."""
+  if part.against is None:
+    table = compression(part.config, part.title, seeds, folder)
+    text = markdown(table)
+  else:
+    table = students.students(part.config, part.title, seeds, folder, part.against)
+    text = students.markdown(table)
+  return table, f"{text}\n\n{part.note}" if part.note else text
+
+
+def reproduce(name: str, preset: str, seeds: int, folder: str | Path) -> str:
+  """Runs a table, writes table.json and table.md into `folder`, and returns the page.
+
+  Raises:
+    UserError: no such table, or none of that preset.
+  """
+  if name not in TABLES:
+    raise unknown("table", name, TABLES)
+  if preset not in TABLES[name]:
+    raise UserError(f"table {name!r} has no preset {preset!r}; it has {', '.join(TABLES[name])}")
+  folder = Path(folder)
+  parts = TABLES[name][preset]
+  command = f"python -m scripts.reproduce --table={name} --preset={preset} --seeds={seeds} --workdir=runs/table_{name}"
+  tables, lines = [], []
+  for index, part in enumerate(parts):
+    table, text = run_part(part, seeds, folder / f"part{index}" if len(parts) > 1 else folder)
+    tables.append(table)
+    lines += [f"## {part.title}", "", f"`{command}`", "", text, ""]
+  page = "\n".join(lines)
+  data = {"command": command, "preset": preset, **(tables[0] if len(tables) == 1 else {"parts": tables})}
+  write(folder / "table.json", json.dumps(data, indent=1) + "\n")
+  write(folder / "table.md", page)
+  return page

@@ -1,0 +1,148 @@
+"""The directory of a run belongs to one config: config.json holds its values, and no other config may go on in it."""
+
+import contextlib
+import hashlib
+import hmac
+import json
+import math
+import os
+import pathlib
+import secrets
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+
+from leanax.core.errors import UserError
+from leanax.pipeline.config import leaves
+
+SAVED = "config.json"
+SEAL = "config.seal"  # that this user's own config made the directory: a digest of config.json by a key of the user's
+KEY = "seal.key"  # in the cache's directory
+
+
+def resolved(config: Any) -> dict[str, Any]:
+  """All values as plain JSON data (tuples become lists).
+
+  Raises:
+    UserError: a value that JSON cannot hold, such as a function or a nan; its key is named.
+  """
+  return _plain(config, "")
+
+
+def _plain(value: Any, key: str) -> Any:
+  if isinstance(value, Mapping | ml_collections.ConfigDict):
+    return {str(name): _plain(value[name], f"{key}.{name}".lstrip(".")) for name in value}
+  if isinstance(value, list | tuple):
+    return [_plain(element, f"{key}.{index}") for index, element in enumerate(value)]
+  if value is None or isinstance(value, bool | int | str) or (isinstance(value, float) and math.isfinite(value)):
+    return value
+  raise UserError(
+    f"config key {key!r} must be a plain value (number, text, true, false, none, or a tuple of such), got {value!r}"
+  )
+
+
+def fingerprint(config: Any) -> str:
+  """Sixteen hexadecimal digits that are equal for equal resolved configs."""
+  return hashlib.sha256(json.dumps(resolved(config), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def claim(workdir: str | os.PathLike[str], config: Any) -> dict[str, Any]:
+  """Makes `workdir` the home of this config: writes config.json into it, or compares with the one that is there.
+
+  Returns:
+    The resolved config.
+
+  Raises:
+    UserError: the directory holds a run of another config (the first key that differs is named), or cannot be made.
+  """
+  folder = pathlib.Path(workdir)
+  mine = resolved(config)
+  file = folder / SAVED
+  if not file.exists():
+    try:
+      folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+      raise UserError(f"workdir {str(folder)!r} cannot be written: {error.strerror}") from error
+    write(file, json.dumps(mine, indent=2) + "\n")
+    _seal(folder)
+    return mine
+  try:
+    saved = json.loads(file.read_text(encoding="utf-8"))
+  except ValueError:
+    raise UserError(f"{str(file)!r} is not JSON; was it changed by hand? Use another --workdir") from None
+  if saved != mine:
+    raise UserError(
+      f"workdir {str(folder)!r} holds a run of another config: {_difference(saved, mine)}; use another --workdir"
+    )
+  _seal(folder)
+  return mine
+
+
+def is_own(workdir: str | os.PathLike[str]) -> bool:
+  """Whether a config of this user's made the directory, here: what its config.json names may be imported then.
+
+  A directory that came from elsewhere is data of others, its config.json too.
+  """
+  folder = pathlib.Path(workdir)
+  try:
+    given = (folder / SEAL).read_text(encoding="utf-8", errors="replace").strip()
+    return hmac.compare_digest(given.encode(), _digest(folder, make=False).encode())
+  except (OSError, RuntimeError):
+    return False
+
+
+def _seal(folder: pathlib.Path) -> None:
+  """Notes that the directory is the user's own; where no key can be kept, its code is to be named by a flag later."""
+  try:
+    digest = _digest(folder, make=True)
+  except (OSError, RuntimeError):  # the latter where there is no home
+    return
+  write(folder / SEAL, digest + "\n")
+
+
+def _digest(folder: pathlib.Path, make: bool) -> str:
+  """The digest of a directory's config.json.
+
+  Raises:
+    OSError: there is no key, or it cannot be read or made.
+  """
+  from leanax.engine.data.prepared import cache_root  # loads jax, for which a mistake on the command line must not wait
+
+  key = cache_root(None) / KEY
+  if make and not key.exists():
+    key.parent.mkdir(parents=True, exist_ok=True)
+    part = key.with_name(f"{KEY}.{os.getpid()}.part")
+    part.touch(mode=0o600)
+    try:
+      part.write_text(secrets.token_hex(32), encoding="ascii")
+      with contextlib.suppress(FileExistsError):
+        os.link(part, key)  # whole or not at all, and of several programs that make one the first one's stays
+    finally:
+      part.unlink()
+  return hmac.new(key.read_bytes(), (folder / SAVED).read_bytes(), hashlib.sha256).hexdigest()
+
+
+def write(path: str | os.PathLike[str], content: str | bytes) -> None:
+  """Writes a file, wholly or not at all.
+
+  Raises:
+    UserError: it cannot be written.
+  """
+  path = pathlib.Path(path)
+  partial = path.with_name(path.name + ".partial")
+  try:
+    partial.write_bytes(content.encode() if isinstance(content, str) else content)
+    partial.replace(path)
+  except OSError as error:
+    raise UserError(f"{str(path)!r} cannot be written: {error.strerror}") from error
+
+
+def _difference(saved: Any, mine: Any) -> str:
+  there, here = dict(leaves(saved)), dict(leaves(mine))
+  for key in {**there, **here}:
+    if key not in there or key not in here:
+      return f"{key} is only {'there' if key in there else 'in yours'}"
+    if there[key] != here[key]:
+      return f"{key} is {there[key]!r} there and {here[key]!r} in yours"
+  return "their groups differ"
