@@ -65,7 +65,7 @@ def variants(losses: Sequence[str] = ()) -> dict[str, Variant]:
     LIVE: Variant(kd.hinton(), NONE, live=True),
     DOT: Variant(kd.hinton(), CACHED, optimizer="dot"),
   }
-  for name, make in methods(kd).items():
+  for name, make in methods(kd, "losses").items():
     if name in LEFT_OUT or (losses and name not in losses):
       continue
     takes, more = inspect.signature(make).parameters, MORE.get(name, {})

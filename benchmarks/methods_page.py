@@ -48,6 +48,7 @@ VENUES = re.compile(r"\b((?:CVPR|ICCV|ECCV|ICLR|ICML|NeurIPS|NIPS|AAAI|BMVC|WACV
 ARXIV = re.compile(r"arXiv:(\d{4}\.\d{4,5})")
 MOST = 3  # configs that a row names
 # Methods that share a file with others, whose name the walk over files cannot find.
+FOLDERS = {"kd": "losses"}
 MORE = {"quant": ("fake_quant", "latent_weights"), "sparsity": ("erk", "uniform")}
 
 
@@ -88,7 +89,8 @@ class Family(NamedTuple):
 
 def of(package: ModuleType, chosen: Callable[[Callable[..., Any]], bool] = lambda _: True) -> list[Method]:
   """The methods of a package which `chosen` takes."""
-  found = {**methods(package), **{name: getattr(package, name) for name in MORE.get(package.__name__, ())}}
+  files = methods(package) | methods(package, FOLDERS.get(package.__name__, ""))
+  found = {**files, **{name: getattr(package, name) for name in MORE.get(package.__name__, ())}}
   return [Method(package, name, function) for name, function in sorted(found.items()) if chosen(function)]
 
 

@@ -5,53 +5,53 @@ per_example, _, _ = loss(student_logits, teacher_logits)
 """
 
 from kd import schedules
-from kd.ab import ab
-from kd.at import at
 from kd.base import Loss, Outputs, cross_entropy, kl, lift, log_softmax, needs_teacher, relational, teacher_at
-from kd.bernoulli_kl import bernoulli_kl
-from kd.byot import byot
-from kd.cc import cc
-from kd.crd import crd
-from kd.ctkd import ctkd
-from kd.cwd import cwd
-from kd.dist import dist
-from kd.dkd import dkd
-from kd.fitnet import fitnet
-from kd.fsp import fsp
-from kd.ft import ft
-from kd.hard_labels import hard_labels
-from kd.hinton import hinton
-from kd.huber import huber
-from kd.ickd import ickd
-from kd.jsd import jsd
-from kd.kdsvd import kdsvd
-from kd.label_smoothing import label_smoothing
 from kd.labels import labelled
-from kd.logit_l2 import logit_l2
-from kd.logit_standardisation import logit_standardisation
-from kd.mgd import mgd
-from kd.mlkd import mlkd
-from kd.nkd import nkd
-from kd.nst import nst
-from kd.ofd import ofd
-from kd.pkt import pkt
-from kd.reverse_kl import reverse_kl
-from kd.review import review
-from kd.rkd import rkd
-from kd.sigmoid_cross_entropy import sigmoid_cross_entropy
-from kd.simkd import simkd, simkd_head, simkd_logits
-from kd.skew_kl import skew_kl
-from kd.soft_labels import soft_labels
-from kd.sp import sp
-from kd.squared_error import squared_error
-from kd.srrl import srrl
+from kd.losses.ab import ab
+from kd.losses.at import at
+from kd.losses.bernoulli_kl import bernoulli_kl
+from kd.losses.byot import byot
+from kd.losses.cc import cc
+from kd.losses.crd import crd
+from kd.losses.ctkd import ctkd
+from kd.losses.cwd import cwd
+from kd.losses.dist import dist
+from kd.losses.dkd import dkd
+from kd.losses.fitnet import fitnet
+from kd.losses.fsp import fsp
+from kd.losses.ft import ft
+from kd.losses.hard_labels import hard_labels
+from kd.losses.hinton import hinton
+from kd.losses.huber import huber
+from kd.losses.ickd import ickd
+from kd.losses.jsd import jsd
+from kd.losses.kdsvd import kdsvd
+from kd.losses.label_smoothing import label_smoothing
+from kd.losses.logit_l2 import logit_l2
+from kd.losses.logit_standardisation import logit_standardisation
+from kd.losses.mgd import mgd
+from kd.losses.mlkd import mlkd
+from kd.losses.nkd import nkd
+from kd.losses.nst import nst
+from kd.losses.ofd import ofd
+from kd.losses.pkt import pkt
+from kd.losses.reverse_kl import reverse_kl
+from kd.losses.review import review
+from kd.losses.rkd import rkd
+from kd.losses.sigmoid_cross_entropy import sigmoid_cross_entropy
+from kd.losses.simkd import simkd, simkd_head, simkd_logits
+from kd.losses.skew_kl import skew_kl
+from kd.losses.soft_labels import soft_labels
+from kd.losses.sp import sp
+from kd.losses.squared_error import squared_error
+from kd.losses.srrl import srrl
+from kd.losses.tf_kd import tf_kd
+from kd.losses.topk import topk
+from kd.losses.total_variation import total_variation
+from kd.losses.vid import vid
+from kd.losses.wsld import wsld
 from kd.taps import About, TapLoss, on_pairs
-from kd.tf_kd import tf_kd
-from kd.topk import topk
-from kd.total_variation import total_variation
 from kd.trainers import dot, scale_by_dot, wants_task
-from kd.vid import vid
-from kd.wsld import wsld
 
 __all__ = [
   "About",

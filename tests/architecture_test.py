@@ -173,7 +173,7 @@ def test_every_file_of_methods_is_imported_by_its_package(package):
     name = waiting.pop()
     if name in known and name not in reached:
       reached.add(name)
-      waiting += [i.name for i in imports(known[name]) if i.eager]
+      waiting += [name.rpartition(".")[0], *(i.name for i in imports(known[name]) if i.eager)]
   assert sorted(set(known) - reached) == []
 
 
@@ -189,7 +189,8 @@ def test_a_method_is_exported_under_its_name(name):
   ]
   if path.stem in functions:
     module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
-    users = {i.name for sibling in path.parent.glob("*.py") for i in imports(sibling)}
+    beside = [*path.parent.glob("*.py"), ROOT / name.split("/")[0] / "__init__.py"]
+    users = {i.name for file in beside for i in imports(file)}
     assert f"{module}.{path.stem}" in users, f"add `from {module} import {path.stem}` to the package's __init__"
 
 

@@ -92,17 +92,18 @@ def test_a_method_says_what_it_is_and_where_it_comes_from(method):
 
 def test_the_page_of_methods_has_them():
   assert {"kd.hinton", "kd.trainers.dot", "quant.lsq", "sparsity.magnitude"} <= {method.key for method in METHODS}
-  assert {method.key.rpartition(".")[2] for method in METHODS} >= set(methods(kd)) | set(methods(sparsity))
+  assert {method.key.rpartition(".")[2] for method in METHODS} >= set(methods(kd, "losses")) | set(methods(sparsity))
 
 
 @pytest.fixture
 def gap(tmp_path, monkeypatch):
   """The file that README shows, beside those of kd, with its import."""
-  file = tmp_path / "probability_gap.py"
+  file = tmp_path / "losses" / "probability_gap.py"
+  file.parent.mkdir()
   file.write_text(
     next(b[1] for b in BLOCK.finditer((ROOT / "README.md").read_text("utf-8")) if "def probability" in b[1])
   )
-  names: dict[str, object] = {"__name__": "kd.probability_gap"}
+  names: dict[str, object] = {"__name__": "kd.losses.probability_gap"}
   exec(compile(file.read_text(), file.name, "exec"), names)
   monkeypatch.setattr(kd, "__path__", [*kd.__path__, str(tmp_path)])
   monkeypatch.setattr(kd, "probability_gap", names["probability_gap"], raising=False)
@@ -122,7 +123,7 @@ def test_the_loss_of_the_readme_is_one_that_a_config_finds(gap):
 
 def test_the_loss_of_the_readme_passes_the_battery(gap, monkeypatch):
   """Every check of every loss on logits, with each of its parameters."""
-  assert set(methods(kd)) > {"probability_gap", *test_kd.LOSSES}
+  assert set(methods(kd, "losses")) > {"probability_gap", *test_kd.LOSSES}
   monkeypatch.setitem(test_kd.LOSSES, "probability_gap", kd.probability_gap)
   ran = [check for check in test_kd.CHECKS if _run(getattr(test_kd, f"test_{check}"), "probability_gap")]
   assert len(ran) == len(test_kd.CHECKS) > 25

@@ -84,7 +84,7 @@ def objective(stage: str, group: Mapping[str, Any], updates: int = 1, output: st
       raise UserError(f"config key {where!r} must be a group such as {{'weight': 1.0}}, got {given!r}")
     numbers = {key: _number(f"{where}.{key}", value, updates) for key, value in given.items()}
     keywords = {key: value for key, value in numbers.items() if key not in OF_TERM}
-    loss = call(where, method(kd, given.get("loss", name)), keywords)
+    loss = call(where, method(kd, given.get("loss", name), folder="losses"), keywords)
     weight = numbers.get("weight", 1.0)
     ranges.check(f"config key '{where}.weight'", weight, ranges.NOT_NEGATIVE, varies=True)
     weight = weight if callable(weight) else float(weight)

@@ -24,7 +24,9 @@ from tests.conformance.compare import assert_finite, assert_float32, assert_near
 from tests.conformance.exceptions import cases
 
 BATCH, CLASSES = 8, 5
-LOSSES = {name: make for name, make in methods(kd).items() if "student" not in inspect.signature(make).parameters}
+LOSSES = {
+  name: make for name, make in methods(kd, "losses").items() if "student" not in inspect.signature(make).parameters
+}
 OF = {name: inspect.signature(make).parameters for name, make in LOSSES.items()}
 SCHEDULED = [name for name in LOSSES if "temperature" in OF[name] and OF[name]["temperature"].annotation == Schedule]
 SWITCHES = {"sigmoid_cross_entropy"}  # whose labels say for each output whether it is on

@@ -26,7 +26,7 @@ BATCH, CLASSES = 8, 7  # no tap, and no layer that is trained, has as many chann
 STUDENT = {"early": (8, 8, 4), "map": (4, 4, 6), "late": (2, 2, 8), "vector": (12,), "twin": (4, 4, 10)}
 TEACHER = {"early": (8, 8, 4), "map": (4, 4, 10), "late": (2, 2, 12), "vector": (16,), "twin": (4, 4, 10)}
 VARIABLES = {"params": {"head": {"kernel": jnp.ones((16, CLASSES)), "bias": jnp.zeros((CLASSES,))}}}
-LOSSES = {name: make for name, make in methods(kd).items() if "student" in inspect.signature(make).parameters}
+LOSSES = {name: make for name, make in methods(kd, "losses").items() if "student" in inspect.signature(make).parameters}
 OF = {name: inspect.signature(make).parameters for name, make in LOSSES.items()}  # a loss may read the student only
 # loss -> (taps of the student, taps of the teacher, further arguments)
 TAPS: dict[str, tuple] = {

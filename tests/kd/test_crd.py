@@ -7,7 +7,7 @@ import pytest
 import scipy.special
 
 import kd
-from kd.crd import draw, log_mean
+from kd.losses.crd import draw, log_mean
 from leanax.core.errors import UserError
 from tests.kd.nets import BATCH, batch, check, maps, outputs, value
 from tests.kd.oracles import begin, layer64

@@ -103,4 +103,4 @@ def test_mistakes_are_named():
 
 
 def test_a_config_does_not_take_it_for_a_loss():
-  assert "dot" not in methods(kd) and "trainers" not in methods(kd)
+  assert "dot" not in methods(kd, "losses") and "trainers" not in methods(kd, "losses")

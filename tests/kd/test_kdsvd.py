@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import kd
-from kd.kdsvd import right_vectors
+from kd.losses.kdsvd import right_vectors
 from leanax.core.errors import UserError
 from tests.kd.nets import check, maps, outputs, value
 

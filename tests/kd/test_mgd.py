@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import kd
-from kd.mgd import seen
+from kd.losses.mgd import seen
 from leanax.core.errors import UserError
 from tests.kd.nets import BATCH, batch, check, maps, value
 from tests.kd.oracles import begin, layer64

@@ -8,7 +8,7 @@ from scipy import integrate
 from scipy.stats import norm
 
 import kd
-from kd.ofd import measured, negative_mean
+from kd.losses.ofd import measured, negative_mean
 from leanax.core.errors import UserError
 from tests.kd.nets import BATCH, batch, check, maps, value
 from tests.kd.oracles import begin, layer64

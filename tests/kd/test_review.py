@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import kd
-from kd.review import context, nearest
+from kd.losses.review import context, nearest
 from leanax.core.errors import UserError
 from tests.kd.nets import check, maps, outputs, value
 from tests.kd.oracles import begin, layer64, pool64

@@ -23,7 +23,7 @@ import torchdistill.losses.mid_level as peer
 from torch import nn
 
 import kd
-from kd.crd import draw, log_mean
+from kd.losses.crd import draw, log_mean
 from tests.peers.compare import BATCH, CLASSES, LABELS, LOGITS, TAP, agree, both, filled, io, logits, started, values
 
 pytestmark = pytest.mark.peers
