@@ -21,7 +21,7 @@ import kd
 import quant
 from benchmarks.common import load, write
 from leanax import engine, graph
-from leanax.engine import forward
+from leanax.engine.train import forward
 from leanax.zoo.resnet import ResNet
 
 

@@ -25,7 +25,7 @@ from benchmarks.common import in_turns, load, write
 from benchmarks.step_cost import ratio
 from leanax import engine, graph
 from leanax.core.methods import methods
-from leanax.engine import forward, loop
+from leanax.engine.train import forward, loop
 from leanax.zoo.convnet import ConvNet
 
 BATCH, CLASSES, EXAMPLES = 64, 10, 50_000

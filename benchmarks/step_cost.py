@@ -2,11 +2,11 @@
 
 python -m benchmarks.step_cost [--models mlp cnn] [--rounds 30] [--out=benchmarks/results/step_cost_cpu.json]
 
-All variants are the engine's own compiled step (`engine.loop.compiled` of `make_train_step`), which differ in their
-arguments only. In each round every variant runs once, in a random order, on the same batch; a ratio is the median over
-rounds of the variant's time over the plain step's in the same round. The plain step runs twice, and the second one's
-ratio says how far noise goes. On a machine with other load the ratio of CPU time is the steadier one: it counts what
-this process computed, on all cores, and not what it waited for.
+All variants are the engine's own compiled step (`engine.train.loop.compiled` of `make_train_step`), which differ in
+their arguments only. In each round every variant runs once, in a random order, on the same batch; a ratio is the median
+over rounds of the variant's time over the plain step's in the same round. The plain step runs twice, and the second
+one's ratio says how far noise goes. On a machine with other load the ratio of CPU time is the steadier one: it counts
+what this process computed, on all cores, and not what it waited for.
 """
 
 import argparse
@@ -23,7 +23,7 @@ import quant
 import sparsity
 from benchmarks.common import in_turns, load, write
 from leanax import engine
-from leanax.engine import forward, loop
+from leanax.engine.train import forward, loop
 from leanax.zoo.convnet import ConvNet
 from leanax.zoo.mlp import MLP
 

@@ -133,6 +133,18 @@ def test_heavy_libraries_load_where_they_are_used(name):
   assert not eager
 
 
+@pytest.mark.parametrize(("room", "others"), [("train", ("store", "data")), ("data", ("train", "store", "models"))])
+def test_training_knows_no_files_and_no_data(room, others):
+  wrong = [
+    f"{name}:{i.line} imports {i.name}"
+    for name, path in FILES.items()
+    if name.startswith(f"leanax/engine/{room}/")
+    for i in imports(path)
+    if i.name.startswith(tuple(f"leanax.engine.{other}" for other in others))
+  ]
+  assert not wrong
+
+
 def test_only_public_jax():
   everywhere = [*FILES.values(), *(p for d in ("tests", "benchmarks", "examples") for p in (ROOT / d).rglob("*.py"))]
   wrong = [f"{path.relative_to(ROOT)}:{i.line}" for path in everywhere for i in imports(path) if "jax._src" in i.name]
@@ -141,7 +153,7 @@ def test_only_public_jax():
 
 def test_one_file_says_pmap():
   named = [name for name, path in FILES.items() if "jax.pmap" in path.read_text(encoding="utf-8")]
-  assert set(named) <= {"leanax/engine/parallel.py", "leanax/graph/versions.py"}
+  assert set(named) <= {"leanax/engine/train/parallel.py", "leanax/graph/versions.py"}
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -228,9 +240,9 @@ def test_the_rules_can_fail(tmp_path):
   """The reader of imports sees what it must: nested, renamed, conditional and typing-only ones."""
   path = tmp_path / "bad.py"
   path.write_text(
-    "from typing import TYPE_CHECKING\nimport leanax.engine.loop as x\nif TYPE_CHECKING:\n  import onnx\n"
+    "from typing import TYPE_CHECKING\nimport leanax.engine.train.loop as x\nif TYPE_CHECKING:\n  import onnx\n"
     "def f():\n  from jax import _src\n  import orbax.checkpoint\ntry:\n  import grain\nexcept ImportError:\n  pass\n"
   )
   found = {(i.name, i.eager) for i in imports(path)}
-  assert ("leanax.engine.loop", True) in found and ("onnx", False) in found
+  assert ("leanax.engine.train.loop", True) in found and ("onnx", False) in found
   assert ("jax._src", False) in found and ("orbax.checkpoint", False) in found and ("grain", True) in found

@@ -5,18 +5,18 @@ step = engine.make_train_step(forward, objective, tx, teacher=teacher)
 state, history = engine.fit(step, engine.create(variables, tx), get_batch, data, steps=steps)
 """
 
-from leanax.engine.counting import batch_mean, masks_of, of_update
-from leanax.engine.evaluate import accuracy, agreement, calibration_error, divergence, logits
-from leanax.engine.labels import labels
-from leanax.engine.loop import Hook, fit
-from leanax.engine.objective import Term, Weighted, weighted
-from leanax.engine.optim import optimizer, schedule
-from leanax.engine.outputs import is_one
-from leanax.engine.parallel import parallelize
-from leanax.engine.state import TrainState, create
-from leanax.engine.statistics import find_local_statistics
-from leanax.engine.step import make_train_step
-from leanax.engine.term_norms import term_norm, term_norms
+from leanax.engine.train.counting import batch_mean, masks_of, of_update
+from leanax.engine.train.evaluate import accuracy, agreement, calibration_error, divergence, logits
+from leanax.engine.train.labels import labels
+from leanax.engine.train.loop import Hook, fit
+from leanax.engine.train.objective import Term, Weighted, weighted
+from leanax.engine.train.optim import optimizer, schedule
+from leanax.engine.train.outputs import is_one
+from leanax.engine.train.parallel import parallelize
+from leanax.engine.train.state import TrainState, create
+from leanax.engine.train.statistics import find_local_statistics
+from leanax.engine.train.step import make_train_step
+from leanax.engine.train.term_norms import term_norm, term_norms
 
 __all__ = [
   "Hook",

@@ -17,12 +17,13 @@ from leanax.core import ranges
 from leanax.core.errors import UserError, unknown
 from leanax.core.methods import method
 from leanax.engine import data as rooms
-from leanax.engine import logit_codes, optim
-from leanax.engine import model as models
-from leanax.engine import objective as objectives
 from leanax.engine.data import Augment, Dataset, Input, Preprocess, Split
 from leanax.engine.data.splits import label_some
-from leanax.engine.model import Model
+from leanax.engine.models import model as models
+from leanax.engine.models.model import Model
+from leanax.engine.store import logit_codes
+from leanax.engine.train import objective as objectives
+from leanax.engine.train import optim
 from leanax.pipeline import schema
 
 PRECISIONS = ("float32", "bfloat16")

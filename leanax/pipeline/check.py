@@ -18,8 +18,9 @@ import kd
 import quant
 from leanax import engine, graph
 from leanax.core.errors import UserError, unknown
-from leanax.engine import parallel, pretrained
 from leanax.engine.data import Dataset, batches
+from leanax.engine.store import pretrained
+from leanax.engine.train import parallel
 from leanax.pipeline import assembling, build, cutting, schema, teaching
 from leanax.pipeline import trained as models
 from leanax.pipeline.stage import begin_recipe

@@ -8,8 +8,8 @@ import numpy as np
 
 from leanax import engine, graph
 from leanax.core.errors import UserError
-from leanax.engine import cut_student
 from leanax.engine.data import Split
+from leanax.engine.models import cut_student
 from leanax.pipeline import trained as models
 from leanax.pipeline.trained import Recipe, Trained
 

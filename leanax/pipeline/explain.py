@@ -6,7 +6,7 @@ from typing import Any
 import jax
 
 from leanax import graph
-from leanax.engine.parallel import AXIS
+from leanax.engine.train.parallel import AXIS
 from leanax.pipeline import build, check
 from leanax.pipeline import trained as models
 from leanax.pipeline.stage import begin_recipe

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import kd
 from leanax import engine
 from leanax.core import keys
-from leanax.engine import forward, mutual, seeds
-from leanax.engine.state import TrainState
+from leanax.engine.train import forward, mutual, seeds
+from leanax.engine.train.state import TrainState
 from leanax.pipeline import assembling, build, schema, teaching
 from leanax.pipeline import trained as models
 from leanax.pipeline.trained import Trained
@@ -21,7 +21,7 @@ class Learning(NamedTuple):
 
   Attributes:
     step: the train step.
-    state: the state before the first one; of peers (`engine.mutual`) all, on a leading axis.
+    state: the state before the first one; of peers (`engine.train.mutual`) all, on a leading axis.
     objective: what is minimised.
     norm: `engine.term_norm` of it.
     peers: how many students there are.

@@ -7,7 +7,7 @@ from typing import Any
 import ml_collections
 
 from leanax.core.errors import UserError, unknown
-from leanax.engine import seeds
+from leanax.engine.train import seeds
 from leanax.pipeline.compress import compress, open_run
 from leanax.pipeline.stage import Context, model_file, run_stages
 from leanax.pipeline.trained import Trained

@@ -13,10 +13,11 @@ import quant
 from leanax import engine
 from leanax.core import keys
 from leanax.core.errors import unknown
-from leanax.engine import checkpoint, forward, metrics, progress, seeds
 from leanax.engine import data as rooms
 from leanax.engine.data import Dataset, Input, batches
-from leanax.engine.state import TrainState
+from leanax.engine.store import checkpoint, metrics
+from leanax.engine.train import forward, progress, seeds
+from leanax.engine.train.state import TrainState
 from leanax.pipeline import build, cutting, learning, schema, teaching
 from leanax.pipeline import trained as models
 from leanax.pipeline.learning import Learning
@@ -59,7 +60,7 @@ def run_stages(
     name: a key of the experiments' stages.
     contexts: the runs; checkpoints of several lie in the directory that holds theirs.
     done: what earlier stages left, a run.
-    over: "vmap" or "map" (`engine.seeds`) where there are several.
+    over: "vmap" or "map" (`engine.train.seeds`) where there are several.
   """
   paths = [model_file(context.folder, name) for context in contexts]
   if all(path.is_file() for path in paths):
@@ -128,7 +129,7 @@ def _untaught(context: Context) -> dict[str, Trained]:
 def begin(stage: Any, context: Context, done: Mapping[str, Trained], peer: int = 0) -> Trained:
   """The model before the first step: an earlier stage's, one cut out of it, or a fresh one, perhaps pretrained.
 
-  Peers (`engine.mutual`) are fresh ones, each with other random numbers.
+  Peers (`engine.train.mutual`) are fresh ones, each with other random numbers.
   """
   if stage.start:
     earlier = done[stage.start]
@@ -137,7 +138,7 @@ def begin(stage: Any, context: Context, done: Mapping[str, Trained], peer: int =
   init = models.functions(recipe).model.init
   variables = jax.jit(init)(keys.step_key(context.config.seed, peer, f"init {stage.model}"), models.example(recipe))
   if entry.weights:
-    from leanax.engine import pretrained
+    from leanax.engine.store import pretrained
 
     variables = pretrained.load(entry.weights, variables, entry.key_map)
   if stage.cut["from"]:

@@ -14,8 +14,9 @@ import kd
 from leanax import engine, graph
 from leanax.core.errors import UserError
 from leanax.engine import data as rooms
-from leanax.engine import teacher_cache, teacher_key
 from leanax.engine.data import Input, Preprocess
+from leanax.engine.store import teacher_cache, teacher_key
+from leanax.engine.train.outputs import only
 from leanax.pipeline import schema
 from leanax.pipeline import trained as models
 from leanax.pipeline.trained import Functions, Recipe, Trained
@@ -219,7 +220,7 @@ def member(parts: Functions, stage: Any, taps: Sequence[str], all_outputs: bool 
     def fn(variables: Any, x: jax.Array) -> jax.Array:
       if stage.teacher_mode == "train":
         found = parts.model.apply(variables, x, train=True)[0]
-        return found if all_outputs else engine.outputs.only(found, parts.output, "the teacher")
+        return found if all_outputs else only(found, parts.output, "the teacher")
       run = models.outputs if all_outputs else models.logits
       return run(parts, (variables, qparams, quant_state), x)
 

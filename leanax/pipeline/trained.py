@@ -19,11 +19,12 @@ import quant
 from leanax import graph
 from leanax.core.errors import UserError
 from leanax.core.trees import map_named, named_leaves
-from leanax.engine import evaluate, model_file
-from leanax.engine import model as models
-from leanax.engine import outputs as outputs_of_models
 from leanax.engine.data import Preprocess, normalise
 from leanax.engine.data.preprocess import from_json
+from leanax.engine.models import model as models
+from leanax.engine.store import model_file
+from leanax.engine.train import evaluate
+from leanax.engine.train import outputs as outputs_of_models
 from leanax.pipeline import assembling
 
 

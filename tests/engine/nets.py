@@ -6,7 +6,7 @@ import numpy as np
 
 import kd
 from leanax.core import axis
-from leanax.engine import forward, objective
+from leanax.engine.train import forward, objective
 
 CLASSES, FEATURES = 3, 4
 

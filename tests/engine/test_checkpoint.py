@@ -17,7 +17,7 @@ from jax.sharding import PartitionSpec as P
 
 from leanax.core.errors import UserError
 from leanax.core.trees import named_leaves
-from leanax.engine.checkpoint import Checkpoints
+from leanax.engine.store.checkpoint import Checkpoints
 
 # Where one file of a step is damaged, Orbax gives up while it still reads others, and those find its event loop closed.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -283,7 +283,7 @@ def test_foreign_places_are_refused(tmp_path):
 
 
 def test_a_newer_format_is_refused(tmp_path, monkeypatch):
-  monkeypatch.setattr("leanax.engine.checkpoint.FORMAT", 2)
+  monkeypatch.setattr("leanax.engine.store.checkpoint.FORMAT", 2)
   save_steps(tmp_path / "c", (1,))
   monkeypatch.undo()
   with pytest.raises(UserError, match="c/1 has format 2, newer than this program's 1; update the program"):

@@ -9,8 +9,8 @@ import pytest
 
 import sparsity
 from leanax.core.errors import UserError
-from leanax.engine import forward, optim, parallel, state
-from leanax.engine.step import make_train_step
+from leanax.engine.train import forward, optim, parallel, state
+from leanax.engine.train.step import make_train_step
 from quant.quantize import quantize
 from tests.engine import nets
 

@@ -9,11 +9,11 @@ import pytest
 import kd
 from leanax import engine
 from leanax.core.errors import UserError
-from leanax.engine import counting, loop, optim, state
-from leanax.engine.forward import plain
-from leanax.engine.objective import Term, weighted
-from leanax.engine.parallel import parallelize
-from leanax.engine.step import make_train_step
+from leanax.engine.train import counting, loop, optim, state
+from leanax.engine.train.forward import plain
+from leanax.engine.train.objective import Term, weighted
+from leanax.engine.train.parallel import parallelize
+from leanax.engine.train.step import make_train_step
 from tests.engine import nets
 
 LABELS = np.array([0, -1, -1, -1, 1, 2, 0, 1], np.int32)
@@ -204,10 +204,10 @@ def test_what_does_not_count_has_exactly_no_gradient():
 
 
 def test_accuracy_reads_what_counts():
-  of = lambda logits, **batch: engine.step.accuracy(logits, batch, None)
+  of = lambda logits, **batch: engine.train.step.accuracy(logits, batch, None)
   logits = jnp.asarray([[[0.0, 1], [2, 0], [0, 5]], [[1, 0], [0, 1], [0, 1]]])
   labels = jnp.asarray([[1, 1, -1], [0, 255, 1]])
-  assert float(engine.step.accuracy(logits, {"label": labels}, None, 255)["accuracy"]) == 0.75
+  assert float(engine.train.step.accuracy(logits, {"label": labels}, None, 255)["accuracy"]) == 0.75
   assert float(of(logits, label=jnp.argmax(logits, -1))["accuracy"]) == 1.0
   assert float(of(jnp.zeros((1, 300)).at[0, 256].set(1.0), label=jnp.asarray([0], jnp.uint8))["accuracy"]) == 0.0
   binary = jnp.asarray([[-1.0], [2.0], [3.0]])

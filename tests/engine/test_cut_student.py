@@ -8,8 +8,8 @@ import pytest
 from leanax import graph
 from leanax.core.errors import UserError
 from leanax.core.trees import map_named, named_leaves
-from leanax.engine import cut_student as cutting
-from leanax.engine.model import load
+from leanax.engine.models import cut_student as cutting
+from leanax.engine.models.model import load
 
 IMAGE = (8, 8, 1)
 

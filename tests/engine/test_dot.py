@@ -9,9 +9,9 @@ import pytest
 import kd
 import sparsity
 from leanax.core.errors import UserError
-from leanax.engine import optim, parallel, state
-from leanax.engine.objective import Term, weighted
-from leanax.engine.step import make_train_step
+from leanax.engine.train import optim, parallel, state
+from leanax.engine.train.objective import Term, weighted
+from leanax.engine.train.step import make_train_step
 from tests.engine import nets
 
 KEEP = {"momentum": 0.6, "delta": 0.3}

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from leanax.core.errors import UserError
-from leanax.engine import logit_codes
-from leanax.engine.logit_codes import bytes_needed, decode, encode
+from leanax.engine.store import logit_codes
+from leanax.engine.store.logit_codes import bytes_needed, decode, encode
 
 CLASSES = 7
 FINITE = st.floats(-1e4, 1e4, width=32)

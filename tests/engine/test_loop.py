@@ -7,9 +7,9 @@ import pytest
 
 import kd
 from leanax.core.errors import UserError
-from leanax.engine import evaluate, loop, optim, parallel, seeds, state
-from leanax.engine.loop import Hook, fit
-from leanax.engine.step import make_train_step
+from leanax.engine.train import evaluate, loop, optim, parallel, seeds, state
+from leanax.engine.train.loop import Hook, fit
+from leanax.engine.train.step import make_train_step
 from tests.engine import nets
 
 EXAMPLES, BATCH = 64, 8

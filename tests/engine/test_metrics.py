@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from leanax.core.errors import UserError
-from leanax.engine.metrics import Writer, read
+from leanax.engine.store.metrics import Writer, read
 
 
 def test_one_object_a_line(tmp_path):
@@ -92,7 +92,7 @@ def test_tensorboard_event_files(tmp_path):
 def test_tensorflow_is_not_imported():
   code = """
 import sys, tempfile
-from leanax.engine.metrics import Writer
+from leanax.engine.store.metrics import Writer
 assert "tensorboardX" not in sys.modules
 with Writer(tempfile.mkdtemp()) as writer:
   writer.write(0, {"a": 1})

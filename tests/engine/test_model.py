@@ -13,7 +13,7 @@ from flax import linen as nn
 
 from leanax.core.errors import UserError
 from leanax.core.trees import named_leaves
-from leanax.engine import model
+from leanax.engine.models import model
 
 HERE = __name__
 KEY = jax.random.key(0)
@@ -255,7 +255,7 @@ def test_state_of_changing_structure_is_refused():
 
 def test_linen_users_do_not_pay_for_nnx():
   code = (
-    "import sys; from leanax.engine import model; model.load('tests.engine.linen_only:Net'); "
+    "import sys; from leanax.engine.models import model; model.load('tests.engine.linen_only:Net'); "
     "print('flax.nnx' in sys.modules)"
   )
   out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

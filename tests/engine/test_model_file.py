@@ -11,7 +11,7 @@ import safetensors.numpy
 
 from leanax.core.errors import UserError
 from leanax.core.trees import named_leaves
-from leanax.engine.model_file import load_tree, save_tree
+from leanax.engine.store.model_file import load_tree, save_tree
 
 META = {"model": "zoo.lenet:LeNet5", "edits": [{"fold": "bn"}], "rate": 0.1}
 

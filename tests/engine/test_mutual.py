@@ -11,10 +11,10 @@ import kd
 import sparsity
 from leanax import engine
 from leanax.core.errors import UserError
-from leanax.engine import mutual, optim, parallel, seeds, state
-from leanax.engine.forward import plain
-from leanax.engine.objective import Term, weighted
-from leanax.engine.step import make_train_step
+from leanax.engine.train import mutual, optim, parallel, seeds, state
+from leanax.engine.train.forward import plain
+from leanax.engine.train.objective import Term, weighted
+from leanax.engine.train.step import make_train_step
 from tests.engine import nets
 
 TERMS = (Term("hard", kd.hard_labels(), 0.5), Term("peer", kd.hinton(1.0), 2.0))

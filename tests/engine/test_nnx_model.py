@@ -8,7 +8,7 @@ from flax import nnx
 
 from leanax.core.errors import UserError
 from leanax.core.trees import named_leaves
-from leanax.engine import model
+from leanax.engine.models import model
 
 HERE = __name__
 KEY = jax.random.key(0)

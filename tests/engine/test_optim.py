@@ -7,8 +7,8 @@ import optax
 import pytest
 
 from leanax.core.errors import UserError
-from leanax.engine import optim
-from leanax.engine.labels import labels
+from leanax.engine.train import optim
+from leanax.engine.train.labels import labels
 
 
 def tree():

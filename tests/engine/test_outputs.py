@@ -10,10 +10,10 @@ import scipy.special
 import kd
 from leanax import graph
 from leanax.core.errors import UserError
-from leanax.engine import evaluate, state
-from leanax.engine.forward import plain, tapped
-from leanax.engine.objective import Term, weighted
-from leanax.engine.step import make_train_step
+from leanax.engine.train import evaluate, state
+from leanax.engine.train.forward import plain, tapped
+from leanax.engine.train.objective import Term, weighted
+from leanax.engine.train.step import make_train_step
 from tests.engine import nets
 
 

@@ -8,10 +8,10 @@ from flax import linen as nn
 
 from leanax.core import axis
 from leanax.core.errors import UserError
-from leanax.engine import optim, parallel, state
-from leanax.engine.forward import plain
-from leanax.engine.statistics import find_local_statistics
-from leanax.engine.step import make_train_step
+from leanax.engine.train import optim, parallel, state
+from leanax.engine.train.forward import plain
+from leanax.engine.train.statistics import find_local_statistics
+from leanax.engine.train.step import make_train_step
 from tests.engine import nets
 
 MODES = parallel.MODES

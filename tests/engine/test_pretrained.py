@@ -10,7 +10,7 @@ from flax import serialization
 
 from leanax.core.errors import UserError
 from leanax.core.trees import named_leaves
-from leanax.engine.pretrained import CONV, LINEAR, Rename, load, read
+from leanax.engine.store.pretrained import CONV, LINEAR, Rename, load, read
 
 RNG = np.random.default_rng(0)
 

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import termios
 
-from leanax.engine.progress import Progress, clock_text
+from leanax.engine.train.progress import Progress, clock_text
 
 
 class Clock:
@@ -52,7 +52,7 @@ def test_times():
 PROGRAM = """
 import sys, time, warnings
 from absl import app, logging
-from leanax.engine.progress import Progress
+from leanax.engine.train.progress import Progress
 
 def main(argv):
   with Progress(40, label="train") as progress:

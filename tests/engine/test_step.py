@@ -9,11 +9,11 @@ import scipy.special
 
 import kd
 from leanax.core.errors import UserError
-from leanax.engine import optim, state
-from leanax.engine.counting import batch_mean
-from leanax.engine.forward import bfloat16, plain
-from leanax.engine.objective import Term, weighted
-from leanax.engine.step import make_train_step
+from leanax.engine.train import optim, state
+from leanax.engine.train.counting import batch_mean
+from leanax.engine.train.forward import bfloat16, plain
+from leanax.engine.train.objective import Term, weighted
+from leanax.engine.train.step import make_train_step
 from tests.engine import nets
 
 

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from leanax.core.errors import UserError
-from leanax.engine import logit_codes, teacher_cache
 from leanax.engine.data import Augment, Input, Preprocess, batches, device_arrays, load, order
-from leanax.engine.teacher_key import data_hash, key_of, teacher_hash
+from leanax.engine.store import logit_codes, teacher_cache
+from leanax.engine.store.teacher_key import data_hash, key_of, teacher_hash
 
 EXAMPLES, CLASSES = 50, 6
 ARRAYS = device_arrays(load("synthetic", shape=(4, 4, 1), train=EXAMPLES, classes=3).train)

@@ -8,10 +8,10 @@ import scipy.special
 
 import kd
 from leanax import engine
-from leanax.engine import optim, state
-from leanax.engine.forward import plain
-from leanax.engine.objective import Term, weighted
-from leanax.engine.step import make_train_step
+from leanax.engine.train import optim, state
+from leanax.engine.train.forward import plain
+from leanax.engine.train.objective import Term, weighted
+from leanax.engine.train.step import make_train_step
 from tests.engine import nets
 
 

@@ -11,10 +11,11 @@ from flax import linen as nn
 
 import kd
 from leanax import engine
-from leanax.engine import forward, model
-from leanax.engine.checkpoint import Checkpoints
-from leanax.engine.metrics import Writer
-from leanax.engine.model_file import save_tree
+from leanax.engine.models import model
+from leanax.engine.store.checkpoint import Checkpoints
+from leanax.engine.store.metrics import Writer
+from leanax.engine.store.model_file import save_tree
+from leanax.engine.train import forward
 
 STEPS, LOG_EVERY, SAVE_EVERY, BATCH = 96, 2, 4, 16
 CONFIG = {"steps": STEPS, "seed": 5}

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from leanax import engine
-from leanax.engine.checkpoint import Checkpoints
+from leanax.core.errors import UserError
 from leanax.engine.data import Dataset, loading, make_split, stock
+from leanax.engine.store.checkpoint import Checkpoints
 from leanax.pipeline import flags
 from leanax.pipeline.compress import compress
 from tests.integration import jobs
@@ -381,7 +381,7 @@ def test_a_second_start_stops_at_the_same_place(tmp_path, capsys):
   config = jobs.experiment(**TEACHER, stages__teacher__optimizer={"learning_rate": 1e30}, evaluations=12)
   said = []
   for _ in range(2):
-    with pytest.raises(engine.loop.UserError) as caught:
+    with pytest.raises(UserError) as caught:
       compress(config, tmp_path)
     said.append(str(caught.value))
   assert said[0] == said[1]

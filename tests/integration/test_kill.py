@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from leanax.core.trees import named_leaves
-from leanax.engine.model_file import load_tree
+from leanax.engine.store.model_file import load_tree
 from tests.integration import kill_program
 
 ROOT = Path(__file__).resolve().parents[2]

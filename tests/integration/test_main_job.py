@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from leanax import deploy, engine
-from leanax.engine import metrics
+from leanax.engine.store import metrics
 from leanax.pipeline import measure, stage, trained
 from leanax.pipeline.compress import compress
 from tests.integration import jobs

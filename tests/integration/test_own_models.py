@@ -12,7 +12,7 @@ import safetensors.numpy
 
 from leanax import deploy
 from leanax.core.trees import named_leaves
-from leanax.engine.model_file import load_tree
+from leanax.engine.store.model_file import load_tree
 from leanax.pipeline import build, schema, trained
 from leanax.pipeline.compress import compress
 from tests.integration import jobs

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from leanax.engine.model_file import load_tree, save_tree
+from leanax.engine.store.model_file import load_tree, save_tree
 from leanax.pipeline.compress import compress
 from tests.integration import jobs
 

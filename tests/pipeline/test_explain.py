@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from leanax import graph
-from leanax.engine.parallel import AXIS
+from leanax.engine.train.parallel import AXIS
 from leanax.pipeline import explain, trained
 
 RESNET = {"blocks": (1,), "widths": (4,), "classes": 3, "axis_name": AXIS}

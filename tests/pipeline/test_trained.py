@@ -10,7 +10,7 @@ import pytest
 import quant
 from leanax.core.errors import UserError
 from leanax.core.trees import named_leaves
-from leanax.engine.model_file import save_tree
+from leanax.engine.store.model_file import save_tree
 from leanax.pipeline import trained
 
 PREPROCESS = {"scale": 1 / 255, "mean": (0.3,), "std": (0.2,)}

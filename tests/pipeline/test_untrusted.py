@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from leanax.core.errors import UserError
-from leanax.engine.model_file import save_tree
+from leanax.engine.store.model_file import save_tree
 from leanax.pipeline import check, evaluate, stage, students, teaching, trained, workdir
 from tests.integration import jobs
 

@@ -21,8 +21,8 @@ import numpy as np
 
 from leanax.core.errors import UserError
 from leanax.core.trees import map_named, named_leaves
-from leanax.engine import leaves
-from leanax.engine.leaves import Leaf
+from leanax.engine.store import leaves
+from leanax.engine.store.leaves import Leaf
 
 FORMAT = 1
 WRITER = "leanax"

@@ -17,12 +17,12 @@ import numpy as np
 from jaxtyping import Array, Float, Int32
 
 from leanax.core.errors import UserError
-from leanax.engine import logit_codes, teacher_key
-from leanax.engine import teacher_files as files
 from leanax.engine.data.augment import mixup_draw
 from leanax.engine.data.batches import Input
-from leanax.engine.progress import Progress
-from leanax.engine.teacher_key import Key
+from leanax.engine.store import logit_codes, teacher_key
+from leanax.engine.store import teacher_files as files
+from leanax.engine.store.teacher_key import Key
+from leanax.engine.train.progress import Progress
 
 CHUNK = 4096
 BATCH = 512

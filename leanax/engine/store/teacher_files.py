@@ -18,9 +18,9 @@ from typing import Any, NamedTuple, TextIO
 import numpy as np
 
 from leanax.core.errors import UserError
-from leanax.engine import logit_codes, teacher_key
-from leanax.engine.logit_codes import Field
-from leanax.engine.teacher_key import Key
+from leanax.engine.store import logit_codes, teacher_key
+from leanax.engine.store.logit_codes import Field
+from leanax.engine.store.teacher_key import Key
 
 KEY, CHUNKS = "key.json", "chunks.json"
 PARTNER, WEIGHT = "mix_partner", "mix_weight"

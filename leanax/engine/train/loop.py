@@ -15,11 +15,11 @@ import numpy as np
 from jaxtyping import Array
 
 from leanax.core.errors import UserError
-from leanax.engine import parallel
-from leanax.engine.counting import EMPTY
-from leanax.engine.objective import NOT_FINITE
-from leanax.engine.state import TrainState
-from leanax.engine.step import Step
+from leanax.engine.train import parallel
+from leanax.engine.train.counting import EMPTY
+from leanax.engine.train.objective import NOT_FINITE
+from leanax.engine.train.state import TrainState
+from leanax.engine.train.step import Step
 
 GetBatch = Callable[..., dict[str, Array]]
 History = dict[str, np.ndarray]

@@ -15,7 +15,7 @@ from jaxtyping import Array
 import kd
 import sparsity
 from leanax.core.errors import UserError, unknown
-from leanax.engine.labels import LABELS, labels
+from leanax.engine.train.labels import LABELS, labels
 
 OPTIMIZERS = ("sgd", "adam", "adamw", "dot")
 

@@ -18,10 +18,10 @@ from jaxtyping import Array
 
 import kd
 from leanax.core.errors import UserError
-from leanax.engine.objective import Weighted
-from leanax.engine.outputs import is_one
-from leanax.engine.state import TrainState
-from leanax.engine.step import Step
+from leanax.engine.train.objective import Weighted
+from leanax.engine.train.outputs import is_one
+from leanax.engine.train.state import TrainState
+from leanax.engine.train.step import Step
 
 PEERS = "peers"
 # Far from the seeds that people give to runs, so that a peer is not another run's; peer 0 has the run's own.

@@ -16,7 +16,7 @@ import numpy as np
 from leanax.core import rules
 from leanax.core.errors import UserError
 from leanax.core.trees import named_leaves
-from leanax.engine.model import Variables
+from leanax.engine.models.model import Variables
 
 
 class Rename(NamedTuple):
@@ -158,7 +158,7 @@ def _listed(names: Sequence[str], most: int = 5) -> str:
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
-  from leanax.engine.model_file import read_safetensors
+  from leanax.engine.store.model_file import read_safetensors
 
   return read_safetensors(path)[0]
 

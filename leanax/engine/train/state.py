@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from leanax.engine import optim
+from leanax.engine.train import optim
 
 Tree = Any
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from leanax.core.errors import UserError
-from leanax.engine.model import Model, Variables, check_call, check_state, modes
+from leanax.engine.models.model import Model, Variables, check_call, check_state, modes
 
 
 def adapt(spec: str, build: Callable[..., Any]) -> Model:

@@ -13,10 +13,10 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from leanax.core.errors import unknown
-from leanax.engine import loop
-from leanax.engine.loop import GetBatch, History, Hook, Run
-from leanax.engine.state import TrainState
-from leanax.engine.step import Step
+from leanax.engine.train import loop
+from leanax.engine.train.loop import GetBatch, History, Hook, Run
+from leanax.engine.train.state import TrainState
+from leanax.engine.train.step import Step
 
 WAYS = ("vmap", "map")
 

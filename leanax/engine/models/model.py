@@ -65,7 +65,7 @@ def load(spec: str, kwargs: Mapping[str, Any] | None = None) -> Model:
   kwargs = dict(kwargs or {})
   target = _find(spec)
   if _is_nnx(target):
-    from leanax.engine import nnx_model  # importing nnx takes a second
+    from leanax.engine.models import nnx_model  # importing nnx takes a second
 
     _check_keywords(spec, target, kwargs, given=("rngs",))
     return nnx_model.adapt(spec, functools.partial(target, **kwargs))

@@ -11,11 +11,11 @@ import numpy as np
 
 from leanax.core.errors import UserError
 from leanax.core.trees import named_leaves
-from leanax.engine import leaves, logit_codes
 from leanax.engine.data import augment
 from leanax.engine.data.augment import Augment
 from leanax.engine.data.batches import Input
 from leanax.engine.data.preprocess import to_json
+from leanax.engine.store import leaves, logit_codes
 
 SAMPLE = 16  # examples whose pixels say whether random numbers are what they were
 SPLIT = ("image", "id")  # labels, of which few-label runs keep different ones, are nothing to a teacher

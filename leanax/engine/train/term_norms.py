@@ -14,13 +14,13 @@ from jaxtyping import Array
 
 import kd
 from leanax.core import axis, keys
-from leanax.engine import parallel
-from leanax.engine.counting import filled
-from leanax.engine.forward import Forward
-from leanax.engine.loop import GetBatch
-from leanax.engine.objective import Weighted
-from leanax.engine.state import TrainState
-from leanax.engine.step import in_training, minimised, own_averages, teacher_outputs, vary
+from leanax.engine.train import parallel
+from leanax.engine.train.counting import filled
+from leanax.engine.train.forward import Forward
+from leanax.engine.train.loop import GetBatch
+from leanax.engine.train.objective import Weighted
+from leanax.engine.train.state import TrainState
+from leanax.engine.train.step import in_training, minimised, own_averages, teacher_outputs, vary
 
 Norms = Callable[..., dict[str, float]]
 

@@ -11,14 +11,14 @@ from jaxtyping import Array
 import kd
 from leanax.core import axis, keys
 from leanax.core.errors import UserError
-from leanax.engine import optim
-from leanax.engine.average import average
-from leanax.engine.counting import batch_mean, counted, filled, refuse_unknown_counts, whole
-from leanax.engine.forward import Forward
-from leanax.engine.objective import Objective, Weighted
-from leanax.engine.outputs import as_outputs, is_one, picked
-from leanax.engine.state import TrainState
-from leanax.engine.statistics import refuse_local_statistics
+from leanax.engine.train import optim
+from leanax.engine.train.average import average
+from leanax.engine.train.counting import batch_mean, counted, filled, refuse_unknown_counts, whole
+from leanax.engine.train.forward import Forward
+from leanax.engine.train.objective import Objective, Weighted
+from leanax.engine.train.outputs import as_outputs, is_one, picked
+from leanax.engine.train.state import TrainState
+from leanax.engine.train.statistics import refuse_local_statistics
 
 Metrics = dict[str, Array]
 Step = Callable[..., tuple[TrainState, Metrics]]

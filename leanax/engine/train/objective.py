@@ -11,8 +11,8 @@ from jaxtyping import Array
 import kd
 from leanax.core import axis, ranges
 from leanax.core.errors import UserError, unknown
-from leanax.engine.counting import MASKS, batch_mean, counted, examples_left, fitted, shielded, whole
-from leanax.engine.outputs import as_outputs, is_one, not_finite, picked, taps_not_finite
+from leanax.engine.train.counting import MASKS, batch_mean, counted, examples_left, fitted, shielded, whole
+from leanax.engine.train.outputs import as_outputs, is_one, not_finite, picked, taps_not_finite
 
 Weight = float | Callable[[Array], Array]
 

@@ -1,0 +1,1 @@
+"""What is kept in files: checkpoints, models, metrics, pretrained weights, teachers' logits."""

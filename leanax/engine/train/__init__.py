@@ -1,0 +1,1 @@
+"""Training: the state, the step, optimizers, parallel modes and the loop."""
