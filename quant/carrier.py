@@ -12,9 +12,10 @@ on codes, in the type of a *carrier*:
 - "int8": the codes themselves, with int32 sums. z_x times the sum of the weights over the inputs that are there (not
   over padding, nor over the zeros between dilated inputs) is subtracted; two activations have four terms.
 
-Codes of 16 bits go as two bytes. All carriers give the same sums, rounded once to float32, and thus the same bits. The
-gradient is that of the product of the values s_x (q_x - z_x) and s_w (q_w - z_w): products of cotangents and codes at
-the precision of the model's own equation.
+Codes of 16 bits go as two bytes. All carriers give the same sums, rounded once to float32, and thus the same bits. NaN
+stays NaN (with int8 in a whole image, and not only where the kernel meets it). The gradient is that of the product of
+the values s_x (q_x - z_x) and s_w (q_w - z_w): products of cotangents and codes at the precision of the model's own
+equation.
 """
 
 from collections.abc import Sequence
@@ -25,7 +26,7 @@ import jax.numpy as jnp
 
 from graph import Op
 from graph.versions import varying_axes
-from quant.sums import digits, fits, out_axes, placed, shorter_raw, total
+from quant.sums import digits, fits, lost, out_axes, placed, shorter_raw, total
 
 CARRIERS = ("float32", "bfloat16", "int8")
 
@@ -78,7 +79,10 @@ def product(op: Op, operands: Sequence[Coded], carrier: str, half: bool = False)
     del scales
     raw = shorter_raw(op, [o.largest for o in operands], [z is not None for z in zeros])
     coded = [digits(s, z, o.largest, carrier, raw) for s, z, o in zip(steps, zeros, operands, strict=True)]
-    return (total(op, coded, carrier).astype(wide) * factor).astype(kept)
+    out = total(op, coded, carrier).astype(wide) * factor
+    if carrier == "int8":
+      out += lost(op, 0, steps[0]).astype(wide) + lost(op, 1, steps[1]).astype(wide)
+    return out.astype(kept)
 
   def forward(steps: tuple[jax.Array, ...], zeros: Any, scales: Any, factor: jax.Array) -> tuple[jax.Array, Any]:
     return scaled(steps, zeros, scales, factor), (steps, scales)

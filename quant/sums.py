@@ -108,7 +108,7 @@ def fits(op: Op, largest: Sequence[int]) -> bool:
 
 
 def total(op: Op, coded: Sequence[Sequence[Digit]], carrier: str) -> jax.Array:
-  """The exact sum of products of both operands' digits: a number that float32 rounds once, in float32 or int32."""
+  """The exact sum of products of both operands' digits, rounded once to float32; NaN where a float carrier holds it."""
   wide = not fits(op, [max(digit.largest for digit in digits) for digits in coded])
   if wide and max(map(len, coded)) > 1:
     raise UserError(
@@ -120,11 +120,19 @@ def total(op: Op, coded: Sequence[Sequence[Digit]], carrier: str) -> jax.Array:
       sums.setdefault(a.power + b.power, []).extend(_products(op, a, b, carrier))
   if len(sums) == 1 and carrier != "int8" and len(sums[0]) <= 2:
     return _added([part.astype(jnp.float32) for part in sums[0]])  # two whole numbers below 2^24, rounded once
+  floats = [part for found in sums.values() for part in found if part.dtype == jnp.float32]
   parts = {power: [part.astype(jnp.int32) for part in sums[power]] for power in sums}
   if wide:
     parts = {0: [part & (_BYTE - 1) for part in parts[0]], 1: [part >> 8 for part in parts[0]]}
   places = [_added(parts[power]) for power in sorted(parts)]
-  return places[0] if len(places) == 1 else _joined(places)
+  whole = places[0].astype(jnp.float32) if len(places) == 1 else _joined(places)
+  return jnp.where(jnp.isnan(_added(floats)), jnp.nan, whole) if floats else whole  # as int32 NaN would be a number
+
+
+def lost(op: Op, index: int, steps: jax.Array) -> jax.Array:
+  """NaN for what an operand's NaN reaches, else 0, against the result: integers cannot hold it."""
+  summed = tuple(axis for axis, out in enumerate(out_axes(op, index)) if out is None)
+  return placed(op, index, jnp.sum(jnp.zeros((), steps.dtype) * steps, summed, keepdims=True))
 
 
 def _added(parts: Sequence[jax.Array]) -> jax.Array:

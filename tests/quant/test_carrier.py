@@ -120,6 +120,31 @@ def test_a_product_of_codes_is_that_of_integers(name, carrier):
   np.testing.assert_array_equal(got, integers(case.fn, w, x).astype(np.float32))
 
 
+@pytest.mark.parametrize("carrier", CARRIERS)
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("terms", [20, 600, 4608])
+def test_nan_is_nan_in_every_carrier_and_spares_the_others(terms, bits, carrier):
+  x, w = np.ones((3, terms)), np.ones((terms, 4))
+  op, _ = site(lambda w, x: x @ w, w, x)
+  x[1, 2], w[3, 2] = np.nan, np.nan
+  given = [coded(x, 1.0, jnp.asarray(-128), 2**bits - 1), coded(w, 1.0, None, 127)]
+  expected = np.full((3, 4), float(terms))
+  expected[1], expected[:, 2] = np.nan, np.nan
+  np.testing.assert_array_equal(product(op, given, carrier), expected)
+
+
+@pytest.mark.parametrize("carrier", CARRIERS)
+@pytest.mark.parametrize("name", ["grouped", "NCHW", "dilated input"])
+def test_nan_in_an_image_is_not_lost_and_spares_the_others(name, carrier):
+  case = CASES[name]
+  op, kernel = site(case.fn, np.ones(case.w), np.ones(case.x))
+  given = [coded(np.ones(o.shape), 1.0, None, 127 if i == kernel else 255) for i, o in enumerate(op.inputs)]
+  given[0] = given[0]._replace(steps=given[0].steps.at[(0,) * 4].set(jnp.nan), zero_point=jnp.asarray(-128))
+  out = np.asarray(product(op, given, carrier))
+  assert np.isnan(out[0]).any()
+  assert np.isfinite(out[1]).all()
+
+
 LONG = {
   "dense 4608": Case(lambda w, x: x @ w, (2, 4608), (4608, 3)),
   "dense 600": Case(lambda w, x: x @ w, (2, 600), (600, 3)),
