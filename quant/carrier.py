@@ -25,8 +25,7 @@ import jax
 import jax.numpy as jnp
 
 from graph import Op
-from graph.versions import varying_axes
-from quant.sums import digits, fits, lost, out_axes, placed, shorter_raw, total
+from quant.sums import digits, fits, lost, out_axes, placed, shorter_raw, total, varying_alike
 
 CARRIERS = ("float32", "bfloat16", "int8")
 
@@ -93,7 +92,7 @@ def product(op: Op, operands: Sequence[Coded], carrier: str, half: bool = False)
 
   scaled.defvjp(forward, backward)
   zeros = tuple(operand.zero_point for operand in operands)
-  return scaled(_varying_alike([operand.steps for operand in operands]), zeros, scales, factor)
+  return scaled(varying_alike([operand.steps for operand in operands]), zeros, scales, factor)
 
 
 def _gradients(op: Op, steps: Any, scales: Any, cotangent: jax.Array, kind: Any) -> tuple[jax.Array, ...]:
@@ -113,15 +112,3 @@ def _gradients(op: Op, steps: Any, scales: Any, cotangent: jax.Array, kind: Any)
       gradient = gradient / scales[index].astype(wide)
     found.append(gradient.astype(steps[index].dtype))
   return tuple(found)
-
-
-def _varying_alike(arrays: Sequence[jax.Array]) -> tuple[jax.Array, ...]:
-  """Inside shard_map a replicated operand is made to vary as the other does, so that its gradient is summed there.
-
-  That is done by adding an empty sum of the other, outside the custom rule; it compiles to nothing.
-  """
-  axes = [varying_axes(array) for array in arrays]
-  if axes[0] == axes[1]:
-    return tuple(arrays)
-  empty = [jnp.sum(jax.lax.stop_gradient(array).reshape(-1)[:0]) for array in arrays]
-  return tuple(array + other.astype(array.dtype) for array, other in zip(arrays, reversed(empty), strict=True))

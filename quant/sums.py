@@ -10,6 +10,7 @@ import numpy as np
 
 from core.errors import UserError
 from graph import Op
+from graph.versions import varying_axes
 
 _EXACT = 2**24  # float32 holds every whole number up to it
 _BYTE = 256
@@ -157,6 +158,7 @@ def _products(op: Op, a: Digit, b: Digit, carrier: str) -> list[jax.Array]:
   """Whole numbers, as float32 or int32, whose sum is that of (a - zero)(b - zero)."""
 
   def plain(x: jax.Array, y: jax.Array) -> list[jax.Array]:
+    x, y = varying_alike([x, y])  # ones vary over no devices
     if carrier != "int8":
       return _cut(op, x, y, (_EXACT - 1) // (a.largest * b.largest), {})
     return list(op.bind(x, y, preferred_element_type=np.dtype(np.int32), precision=None))
@@ -185,6 +187,18 @@ def _ones(op: Op, index: int, values: jax.Array) -> jax.Array:
     contract, batch = numbers
     return jnp.ones([n if i in (*contract[index], *batch[index]) else 1 for i, n in enumerate(shape)], values.dtype)
   return jnp.ones([1 if index == 0 and i == numbers.lhs_spec[0] else n for i, n in enumerate(shape)], values.dtype)
+
+
+def varying_alike(arrays: Sequence[jax.Array]) -> tuple[jax.Array, ...]:
+  """Inside shard_map a replicated operand is made to vary as the other does, so that its gradient is summed there.
+
+  That is done by adding an empty sum of the other, outside of rules for derivatives; it compiles to nothing.
+  """
+  axes = [varying_axes(array) for array in arrays]
+  if axes[0] == axes[1]:
+    return tuple(arrays)
+  empty = [jnp.sum(jax.lax.stop_gradient(array).reshape(-1)[:0]) for array in arrays]
+  return tuple(array + other.astype(array.dtype) for array, other in zip(arrays, reversed(empty), strict=True))
 
 
 # Sums cut into parts that float32 holds.

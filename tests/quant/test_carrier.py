@@ -426,6 +426,25 @@ def test_a_sum_twice_as_long_is_one_product_of_codes_and_one_of_ones(terms, zero
   assert [eqn.invars[1].aval.shape[0] for eqn in dots] == parts
 
 
+@pytest.mark.parametrize(("carrier", "terms"), [("float32", 600), ("int8", 20)])
+def test_what_is_summed_of_one_operand_alone_is_summed_on_each_device(carrier, terms):
+  """Such as the kernel's codes that a zero point meets; two activations have three of them."""
+  rng = np.random.default_rng(6)
+  mesh = jax.make_mesh((4,), ("d",), axis_types=(AxisType.Auto,))
+  x, w = (jnp.asarray(rng.integers(0, 128, shape), jnp.float32) for shape in ((4, 3, terms), (4, terms, 7)))
+  op, _ = site(lambda w, x: jnp.einsum("bik,bkj->bij", x, w), w[:1], x[:1])
+  for zero in (None, jnp.asarray(-100)):
+    for spec in (PartitionSpec(), PartitionSpec("d")):
+      held = w if spec else w[:1]
+
+      def call(x, w, zero=zero):
+        return product(op, [coded(x, 1.0, jnp.asarray(-128), 255), coded(w, 1.0, zero, 255)], carrier)
+
+      run = jax.shard_map(call, mesh=mesh, in_specs=(PartitionSpec("d"), spec), out_specs=PartitionSpec("d"))
+      expected = np.einsum("bik,bkj->bij", np.asarray(x, np.int64), np.broadcast_to(held, w.shape).astype(np.int64))
+      np.testing.assert_array_equal(jax.jit(run)(x, held), expected.astype(np.float32))
+
+
 @pytest.mark.parametrize(("carrier", "sign"), [("float32", 1), ("int8", -1)])
 def test_sums_beyond_int32_are_right(carrier, sign):
   """70,000 products of 255 and 127, of one sign, are 2.27e9."""
