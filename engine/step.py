@@ -17,11 +17,13 @@ from engine.counting import batch_mean, counted, filled, refuse_unknown_counts, 
 from engine.forward import Forward
 from engine.objective import Objective, Weighted
 from engine.outputs import as_outputs, is_one, picked
-from engine.state import TrainState
+from engine.state import TrainState, check_decay, check_made_for
 from engine.statistics import refuse_local_statistics
 
 Metrics = dict[str, Array]
 Step = Callable[..., tuple[TrainState, Metrics]]
+
+ITSELF = "the teacher is the student itself with the averages of its weights, and there are none; expected 'ema'"
 
 
 def make_train_step(
@@ -56,13 +58,22 @@ def make_train_step(
     `step(state, batch, teacher_variables=None, *, axis_name=None, seed=seed) -> (state, metrics)`, pure. The batch is
     {"image", "label", ...}; under an axis it is this device's equal share, and states and metrics are the same on all
     devices.
+
+  Raises:
+    UserError: the teacher is the student itself and there are no averages, or another teacher; or `ema` is no decay.
   """
+  check_decay(ema)
+  if itself and teacher is not None:
+    raise UserError("the teacher is the student itself, and there is another; expected one of them")
+  if itself and ema is None:
+    raise UserError(ITSELF)
   tx = optim.accumulated(tx, accumulate)
   if isinstance(objective, Weighted):
     objective.refuse_accumulation(accumulate)
 
   def step(state, batch, teacher_variables=None, *, axis_name=None, seed=seed):
     optim.check_order(state.opt_state)
+    check_made_for(state, ema, accumulate)
     batch = filled(batch)
     key = keys.step_key(seed, state.step, "step")
     # The batch is made once: fused into each of its readers its pixels could be rounded otherwise for one than another.
@@ -163,7 +174,13 @@ def task_of(loss_of: Callable[..., Any], objective: Objective, step: Array) -> C
 
 
 def own_averages(forward: Forward, state: TrainState, key: Array, axis_name: str | None) -> Callable[[Any, Array], Any]:
-  """The student with the averages of its own weights, in evaluation mode, as a teacher; it needs no variables."""
+  """The student with the averages of its own weights, in evaluation mode, as a teacher; it needs no variables.
+
+  Raises:
+    UserError: there are no averages: it would agree with itself, which is a loss of 0 with gradient 0.
+  """
+  if state.ema is None:
+    raise UserError(ITSELF)
   now = state.averaged
 
   def teacher(_, x):
