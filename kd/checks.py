@@ -109,8 +109,16 @@ def is_number(labels: Any, number: int) -> Any:
 
 
 def array(x: Any) -> Any:
-  """What has a shape and a dtype: values that are known as numpy's, so that nothing wraps on the way."""
-  return np.asarray(x) if known(x) else jnp.asarray(x)
+  """What has a shape and a dtype: values that are known as numpy's, so that nothing wraps on the way.
+
+  Of what makes no array, such as lists of several lengths, it is one of the dtype object, which every check refuses.
+  """
+  try:
+    return np.asarray(x) if known(x) else jnp.asarray(x)
+  except (TypeError, ValueError):
+    shell = np.empty((), object)
+    shell[()] = x
+    return shell
 
 
 def what(x: Any) -> str:

@@ -12,6 +12,7 @@ taps.
 
 from jaxtyping import Array
 
+from core import ranges
 from kd.layers import Layer, layer, layer_init, mean_square, relu
 from kd.maps import align
 from kd.reads import CHANNELS
@@ -26,6 +27,7 @@ def fitnet(student: Names, teacher: Names, normalise: bool = False) -> TapLoss:
     teacher: as many of the teacher.
     normalise: batch normalisation (of the batch of all devices) and ReLU in the regressor.
   """
+  ranges.check_switch("fitnet: normalise", normalise)
 
   def distance(s: Array, t: Array, aux: Layer, about: About) -> Array:
     s, t = align("fitnet", s, t)

@@ -60,13 +60,13 @@ class Inputs(NamedTuple):
     shape = (*self.lead, self.student.shape[-1])
     if key not in self.batch:
       raise UserError(f"the loss {self.loss!r} needs a batch with {key!r}, floats {shape}")
-    given = jnp.asarray(self.batch[key])
+    given = checks.array(self.batch[key])
     if not jnp.issubdtype(given.dtype, jnp.floating) or given.shape != shape:
       raise UserError(
         f"the loss {self.loss!r} expects batch[{key!r}] to be floats {shape}, as the logits; "
         f"got {given.dtype} {given.shape}"
       )
-    given = given.reshape(-1, shape[-1]).astype(self.student.dtype)
+    given = jnp.asarray(given.reshape(-1, shape[-1]), self.student.dtype)
     return jax.lax.stop_gradient(given if self.counts is None else jnp.where(self.counts, given, 0.0))
 
   def numbers(self, per_row: Array, wrong: Array | None = None) -> Float[Array, "*lead"]:
