@@ -38,7 +38,7 @@ def counted(batch: Mapping[str, Any], mask: str, ignored: int | None = None) -> 
     return valid
   labels = [batch[key] for key in ("label", "mix_label") if key in batch]
   # An example that is mixed with an unlabelled one has no label for a part of its image.
-  known = _all([label >= 0 for label in labels])
+  known = _all([kd.checks.countable(label) >= 0 for label in labels])
   chosen = {"all": [], "labelled": [known], "unlabelled": [~known]}[mask]
   if ignored is not None:
     chosen = [*chosen, kd.labelled(batch, ignored)]

@@ -229,7 +229,7 @@ def accuracy(logits: Any, batch: Mapping[str, Any], axis_name: str | None, ignor
   if label is None or not is_one(logits) or not (label.dtype == bool or jnp.issubdtype(label.dtype, jnp.integer)):
     return {}
   if label.shape == logits.shape or (label.shape, 1) == (logits.shape[:-1], logits.shape[-1]):
-    right = (logits.reshape(label.shape) > 0) == (label > 0)
+    right = (logits.reshape(label.shape) > 0) == (kd.checks.countable(label) > 0)
   elif label.shape == logits.shape[:-1]:
     mask = kd.checks.class_mask_of("accuracy", batch.get("class_mask"), logits.shape)
     shown = logits if mask is None else jnp.where(mask, logits, -jnp.inf)

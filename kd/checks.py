@@ -99,8 +99,14 @@ def counted(wrong: Array, valid: Array | None) -> Array:
   return wrong if valid is None else wrong & valid
 
 
+def countable(labels: Any) -> Any:
+  """Labels that compare with numbers: bools as 0 and 1, which a strict promotion of dtypes would not compare."""
+  return labels.astype(np.int8) if labels.dtype == bool else labels
+
+
 def is_number(labels: Any, number: int) -> Any:
   """Where labels are a number; nowhere where their dtype has no such number: as one of uint8, -1 would be 255."""
+  labels = countable(labels)
   if jnp.issubdtype(labels.dtype, jnp.integer):
     span = jnp.iinfo(labels.dtype)
     if not span.min <= number <= span.max:

@@ -132,7 +132,7 @@ def switches_of(
       f"the loss {loss!r} expects batch[{key!r}] to say whether each output is on, bools or numbers from 0 to 1 of the "
       f"shape {shape}{also}; got {checks.what(given)}"
     )
-  given = given.reshape(-1, shape[-1])
+  given = checks.countable(given.reshape(-1, shape[-1]))
   wrong = checks.counted(~((given >= 0) & (given <= 1)), counts)
   if checks.known(wrong) and np.any(wrong):
     raise UserError(f"the loss {loss!r} expects batch[{key!r}] to be from 0 to 1; got {checks.some(given, wrong)}")
