@@ -121,7 +121,11 @@ def whole(batch: Mapping[str, Any]) -> Whole:
   if given is None:
     return Whole(batch, 1)
   if not isinstance(given, Mapping) or not given or any(getattr(a, "ndim", 0) < 2 for a in given.values()):
-    shown = {key: getattr(a, "shape", None) for key, a in given.items()} if isinstance(given, Mapping) else f"a {type(given).__name__}"
+    shown = (
+      {key: getattr(a, "shape", None) for key, a in given.items()}
+      if isinstance(given, Mapping)
+      else f"a {type(given).__name__}"
+    )
     raise UserError(f"the batch's 'update' is {shown}; {_STACKED}")
   count = next(iter(given.values())).shape[1]
   return Whole({key: a.reshape(a.shape[0] * count, *a.shape[2:]) for key, a in given.items()}, count)
@@ -245,7 +249,9 @@ def filled(batch: Mapping[str, Any]) -> Mapping[str, Any]:
 
   def fill(x: Array) -> Array:
     if x.shape[:1] != rows.shape:
-      raise UserError(f"the batch's 'valid' has {len(rows)} examples, and its 'image' {x.shape[0] if x.ndim else 'none'}")
+      raise UserError(
+        f"the batch's 'valid' has {len(rows)} examples, and its 'image' {x.shape[0] if x.ndim else 'none'}"
+      )
     if not jnp.issubdtype(x.dtype, jnp.inexact):
       return x
     return jnp.where(rows.reshape(rows.shape + (1,) * (x.ndim - 1)) | jnp.isfinite(x), x, jnp.zeros_like(x))

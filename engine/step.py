@@ -15,7 +15,7 @@ from engine import optim
 from engine.average import average
 from engine.counting import batch_mean, counted, filled, refuse_unknown_counts, whole
 from engine.forward import Forward
-from engine.objective import Objective, Weighted
+from engine.objective import OBJECTIVE, Objective, Weighted, takes
 from engine.outputs import as_outputs, is_one, picked
 from engine.state import TrainState, check_decay, check_made_for
 from engine.statistics import refuse_local_statistics
@@ -62,6 +62,9 @@ def make_train_step(
   Raises:
     UserError: the teacher is the student itself and there are no averages, or another teacher; or `ema` is no decay.
   """
+  if hasattr(objective, "needs_teacher") or not takes(objective, OBJECTIVE):  # a loss gives a number per example
+    shown = getattr(objective, "__name__", type(objective).__name__)
+    raise UserError(f"the objective of make_train_step is {shown}; expected one of terms, as engine.weighted gives")
   check_decay(ema)
   if itself and teacher is not None:
     raise UserError("the teacher is the student itself, and there is another; expected one of them")

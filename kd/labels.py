@@ -152,7 +152,9 @@ def labelled(batch: Mapping[str, Any], ignore_label: int = -1) -> Array:
     UserError: the batch has no labels, or `ignore_label` is no whole number.
   """
   if not isinstance(batch, Mapping):
-    raise UserError(f"kd.labelled reads batch['label'] of a batch, such as {{'label': labels}}; got {type(batch).__name__}")
+    raise UserError(
+      f"kd.labelled reads batch['label'] of a batch, such as {{'label': labels}}; got {type(batch).__name__}"
+    )
   if "label" not in batch:
     raise UserError("kd.labelled reads batch['label'], and the batch has no 'label'")
   if not isinstance(ignore_label, int | np.integer) or isinstance(ignore_label, bool):
