@@ -169,11 +169,12 @@ def lift(
     classes: the least number of classes that mean something, 2 for softmaxes; 1 where every output stands alone.
     temperature: at which `f` takes the teacher's softmax: the mean of an ensemble depends on it.
     mean: what of an ensemble is averaged, as of `teacher_at`.
+
+  Raises:
+    UserError: `f` has other arguments; those that have a default keep it.
   """
   name = name or getattr(f, "__name__", "loss")
-  parameters = inspect.signature(f).parameters.values()
-  knows_mask = sum(p.kind is not p.KEYWORD_ONLY for p in parameters) > 2
-  reads = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+  knows_mask, reads = _read_by(f, name)
 
   def loss(
     student, teacher=None, batch=None, *, aux=None, aux_state=None, key=None, axis_name=None, class_mask=None, step=0
@@ -210,6 +211,26 @@ def lift(
   loss.relational = relational  # pyrefly: ignore
   loss.needs_teacher = needs_teacher  # pyrefly: ignore
   return loss
+
+
+KEYWORDS = ("labels", "inputs", "step", "axis_name", "batch", "teacher_at")  # what a lifted function may ask for
+
+
+def _read_by(f: Any, name: str) -> tuple[bool, list[str]]:
+  """Whether a function that is lifted has an argument for masked classes, and which keywords it is given."""
+  parameters = list(inspect.signature(f).parameters.values()) if callable(f) else []
+  plain = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+  needed = [p for p in plain if p.default is p.empty]
+  keywords = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
+  knows_mask = len(needed) > 2 or (len(plain) > 2 and plain[2].name == "class_mask")
+  strange = [p.name for p in keywords if p.name not in KEYWORDS and p.default is p.empty]
+  some = any(p.kind is p.VAR_POSITIONAL for p in parameters)
+  if strange or len(needed) > 3 or (len(plain) < 2 and not some):
+    raise UserError(
+      f"kd.lift: {name!r} is {f!r}{' with ' * bool(strange)}{', '.join(strange)}; expected f(student_logits, "
+      f"teacher_logits), perhaps with class_mask, and of keywords {', '.join(KEYWORDS)}"
+    )
+  return knows_mask, [p.name for p in keywords if p.name in KEYWORDS]
 
 
 Schedule = float | Callable[[Array], Array]

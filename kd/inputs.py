@@ -79,10 +79,12 @@ class Inputs(NamedTuple):
     Raises:
       UserError: they are not one number a row.
     """
-    if per_row.shape != self.student.shape[:1]:
+    shape = getattr(per_row, "shape", None)
+    if shape != self.student.shape[:1]:
+      given = type(per_row).__name__ if shape is None else f"numbers {shape}"
       raise UserError(
-        f"the loss {self.loss!r} gives numbers {per_row.shape} for logits {self.student.shape}; "
-        f"expected one an example, {self.student.shape[:1]}"
+        f"the loss {self.loss!r} gives {given} for logits {self.student.shape}; expected one an example, "
+        f"{self.student.shape[:1]}"
       )
     per_row = checks.nan_where(wrong, per_row)
     return (per_row if self.valid is None else jnp.where(self.valid, per_row, 0.0)).reshape(self.lead)
