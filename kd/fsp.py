@@ -15,6 +15,7 @@ from itertools import pairwise
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from core import ranges
 from core.errors import UserError
 from kd.base import Outputs
 from kd.maps import flat_space, no_infinity, pool_to
@@ -31,6 +32,7 @@ def fsp(student: Names, teacher: Names, paper: bool = False) -> TapLoss:
     paper: max-pooling and a sum in place of averages.
   """
   mine, its = paired("fsp", student, teacher)
+  ranges.check_switch("fsp: paper", paper)
   if len(mine) < 2:
     raise UserError("fsp: 1 tap of each network; expected 2 or more, from early to late")
 
