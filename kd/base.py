@@ -29,6 +29,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from kd import checks
 from kd.inputs import Inputs, read, widen
 from leanax.core.errors import UserError
 
@@ -54,7 +55,11 @@ class Outputs(NamedTuple):
 
 
 def teacher_at(
-  outputs: Outputs | Array, temperature: Any, class_mask: Array | None = None, mean: str = "softmax"
+  outputs: Outputs | Array,
+  temperature: Any,
+  class_mask: Array | None = None,
+  mean: str = "softmax",
+  loss: str = "of an ensemble",
 ) -> Array:
   """Logits whose softmax at a temperature is what a teacher says at it: those of an ensemble depend on it.
 
@@ -67,20 +72,24 @@ def teacher_at(
     class_mask: the classes that count, among which each member's probabilities add up to 1.
     mean: of which probabilities: "softmax" over the classes, or "sigmoid" of each output, as logits of it; "outputs"
       for outputs that are numbers and no logits, whose mean it is at any temperature.
+    loss: how errors call the loss that reads it.
 
   Returns:
     (batch, *positions, classes).
+
+  Raises:
+    UserError: the members are no such logits, or `class_mask` is none.
   """
   if not isinstance(outputs, Outputs) or outputs.members is None:
     return logits_of(outputs)
-  z = widen(outputs.members)
+  z = _members(loss, outputs.members)
+  mask = checks.class_mask_of(loss, class_mask, (z.shape[0], *z.shape[2:]))
   if mean == "outputs":
     return jnp.mean(z, axis=1)
   count = jnp.log(jnp.asarray(z.shape[1], z.dtype))
   if mean == "sigmoid":
     yes, no = (jax.nn.logsumexp(jax.nn.log_sigmoid(x / temperature), axis=1) - count for x in (z, -z))
     return temperature * (yes - no)
-  mask = class_mask
   if mask is not None and mask.ndim > 1:  # between the batch and its positions stands the axis of the members
     mask = mask.reshape(*mask.shape[:-1], *(1,) * (z.ndim - 1 - mask.ndim), mask.shape[-1])[:, None]
   return temperature * (jax.nn.logsumexp(log_softmax(z / temperature, mask), axis=1) - count)
@@ -124,7 +133,17 @@ def teacher_logits(
   """
   if teacher is None:
     raise UserError(f"the loss {loss!r} needs a teacher: give a teacher stage or cached 'teacher_logits' in the batch")
-  return jax.lax.stop_gradient(teacher_at(teacher, temperature, class_mask, mean))
+  return jax.lax.stop_gradient(teacher_at(teacher, temperature, class_mask, mean, loss))
+
+
+def _members(loss: str, given: Any) -> Array:
+  """The logits of an ensemble's members, float32 or wider."""
+  if not hasattr(given, "dtype") or not jnp.issubdtype(given.dtype, jnp.floating) or given.ndim < 3:
+    shown = checks.what(given) if hasattr(given, "dtype") else type(given).__name__
+    raise UserError(
+      f"the loss {loss!r} reads an ensemble's members, (batch, members, *positions, classes) floats; got {shown}"
+    )
+  return widen(jnp.asarray(given))
 
 
 def lift(
@@ -150,11 +169,12 @@ def lift(
     classes: the least number of classes that mean something, 2 for softmaxes; 1 where every output stands alone.
     temperature: at which `f` takes the teacher's softmax: the mean of an ensemble depends on it.
     mean: what of an ensemble is averaged, as of `teacher_at`.
+
+  Raises:
+    UserError: `f` has other arguments; those that have a default keep it.
   """
   name = name or getattr(f, "__name__", "loss")
-  parameters = inspect.signature(f).parameters.values()
-  knows_mask = sum(p.kind is not p.KEYWORD_ONLY for p in parameters) > 2
-  reads = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+  knows_mask, reads = _read_by(f, name)
 
   def loss(
     student, teacher=None, batch=None, *, aux=None, aux_state=None, key=None, axis_name=None, class_mask=None, step=0
@@ -162,6 +182,13 @@ def lift(
     del aux, key
     if class_mask is not None and not knows_mask:
       raise UserError(f"the loss {name!r} does not know masked classes: it has no argument 'class_mask'")
+
+    members = teacher.members if isinstance(teacher, Outputs) and needs_teacher else None
+    if members is not None and classes == 1 and mean == "softmax" and getattr(members, "shape", ())[-1:] == (1,):
+      raise UserError(
+        f"the loss {name!r} reads the mean probabilities of an ensemble's classes, and of one class they are always 1; "
+        "expected squared_error or huber, which read the mean of the outputs, or the mean of the logits as a teacher"
+      )
 
     def read_at(t: Any) -> Inputs:
       its = teacher_logits(teacher, name, t, class_mask, mean) if needs_teacher else None
@@ -184,6 +211,26 @@ def lift(
   loss.relational = relational  # pyrefly: ignore
   loss.needs_teacher = needs_teacher  # pyrefly: ignore
   return loss
+
+
+KEYWORDS = ("labels", "inputs", "step", "axis_name", "batch", "teacher_at")  # what a lifted function may ask for
+
+
+def _read_by(f: Any, name: str) -> tuple[bool, list[str]]:
+  """Whether a function that is lifted has an argument for masked classes, and which keywords it is given."""
+  parameters = list(inspect.signature(f).parameters.values()) if callable(f) else []
+  plain = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+  needed = [p for p in plain if p.default is p.empty]
+  keywords = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
+  knows_mask = len(needed) > 2 or (len(plain) > 2 and plain[2].name == "class_mask")
+  strange = [p.name for p in keywords if p.name not in KEYWORDS and p.default is p.empty]
+  some = any(p.kind is p.VAR_POSITIONAL for p in parameters)
+  if strange or len(needed) > 3 or (len(plain) < 2 and not some):
+    raise UserError(
+      f"kd.lift: {name!r} is {f!r}{' with ' * bool(strange)}{', '.join(strange)}; expected f(student_logits, "
+      f"teacher_logits), perhaps with class_mask, and of keywords {', '.join(KEYWORDS)}"
+    )
+  return knows_mask, [p.name for p in keywords if p.name in KEYWORDS]
 
 
 Schedule = float | Callable[[Array], Array]

@@ -99,8 +99,14 @@ def counted(wrong: Array, valid: Array | None) -> Array:
   return wrong if valid is None else wrong & valid
 
 
+def countable(labels: Any) -> Any:
+  """Labels that compare with numbers: bools as 0 and 1, which a strict promotion of dtypes would not compare."""
+  return labels.astype(np.int8) if labels.dtype == bool else labels
+
+
 def is_number(labels: Any, number: int) -> Any:
   """Where labels are a number; nowhere where their dtype has no such number: as one of uint8, -1 would be 255."""
+  labels = countable(labels)
   if jnp.issubdtype(labels.dtype, jnp.integer):
     span = jnp.iinfo(labels.dtype)
     if not span.min <= number <= span.max:
@@ -109,8 +115,16 @@ def is_number(labels: Any, number: int) -> Any:
 
 
 def array(x: Any) -> Any:
-  """What has a shape and a dtype: values that are known as numpy's, so that nothing wraps on the way."""
-  return np.asarray(x) if known(x) else jnp.asarray(x)
+  """What has a shape and a dtype: values that are known as numpy's, so that nothing wraps on the way.
+
+  Of what makes no array, such as lists of several lengths, it is one of the dtype object, which every check refuses.
+  """
+  try:
+    return np.asarray(x) if known(x) else jnp.asarray(x)
+  except (TypeError, ValueError):
+    shell = np.empty((), object)
+    shell[()] = x
+    return shell
 
 
 def what(x: Any) -> str:

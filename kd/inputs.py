@@ -60,13 +60,13 @@ class Inputs(NamedTuple):
     shape = (*self.lead, self.student.shape[-1])
     if key not in self.batch:
       raise UserError(f"the loss {self.loss!r} needs a batch with {key!r}, floats {shape}")
-    given = jnp.asarray(self.batch[key])
+    given = checks.array(self.batch[key])
     if not jnp.issubdtype(given.dtype, jnp.floating) or given.shape != shape:
       raise UserError(
         f"the loss {self.loss!r} expects batch[{key!r}] to be floats {shape}, as the logits; "
         f"got {given.dtype} {given.shape}"
       )
-    given = given.reshape(-1, shape[-1]).astype(self.student.dtype)
+    given = jnp.asarray(given.reshape(-1, shape[-1]), self.student.dtype)
     return jax.lax.stop_gradient(given if self.counts is None else jnp.where(self.counts, given, 0.0))
 
   def numbers(self, per_row: Array, wrong: Array | None = None) -> Float[Array, "*lead"]:
@@ -79,10 +79,12 @@ class Inputs(NamedTuple):
     Raises:
       UserError: they are not one number a row.
     """
-    if per_row.shape != self.student.shape[:1]:
+    shape = getattr(per_row, "shape", None)
+    if shape != self.student.shape[:1]:
+      given = type(per_row).__name__ if shape is None else f"numbers {shape}"
       raise UserError(
-        f"the loss {self.loss!r} gives numbers {per_row.shape} for logits {self.student.shape}; "
-        f"expected one an example, {self.student.shape[:1]}"
+        f"the loss {self.loss!r} gives {given} for logits {self.student.shape}; expected one an example, "
+        f"{self.student.shape[:1]}"
       )
     per_row = checks.nan_where(wrong, per_row)
     return (per_row if self.valid is None else jnp.where(self.valid, per_row, 0.0)).reshape(self.lead)

@@ -132,7 +132,7 @@ def switches_of(
       f"the loss {loss!r} expects batch[{key!r}] to say whether each output is on, bools or numbers from 0 to 1 of the "
       f"shape {shape}{also}; got {checks.what(given)}"
     )
-  given = given.reshape(-1, shape[-1])
+  given = checks.countable(given.reshape(-1, shape[-1]))
   wrong = checks.counted(~((given >= 0) & (given <= 1)), counts)
   if checks.known(wrong) and np.any(wrong):
     raise UserError(f"the loss {loss!r} expects batch[{key!r}] to be from 0 to 1; got {checks.some(given, wrong)}")
@@ -151,6 +151,10 @@ def labelled(batch: Mapping[str, Any], ignore_label: int = -1) -> Array:
   Raises:
     UserError: the batch has no labels, or `ignore_label` is no whole number.
   """
+  if not isinstance(batch, Mapping):
+    raise UserError(
+      f"kd.labelled reads batch['label'] of a batch, such as {{'label': labels}}; got {type(batch).__name__}"
+    )
   if "label" not in batch:
     raise UserError("kd.labelled reads batch['label'], and the batch has no 'label'")
   if not isinstance(ignore_label, int | np.integer) or isinstance(ignore_label, bool):

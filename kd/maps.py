@@ -94,6 +94,19 @@ def linear(aux: dict[str, Array], x: Array) -> Array:
   return x @ aux["kernel"].astype(x.dtype) + aux["bias"].astype(x.dtype)
 
 
+def compared(loss: str, student: Array, teacher: Array) -> None:
+  """Refuses activations of two shapes, of which one could be broadcast to the other.
+
+  Raises:
+    UserError: names the loss and both shapes.
+  """
+  if student.shape != teacher.shape:
+    raise UserError(
+      f"{loss}: compares what it makes of the student, of shape {student.shape}, with the teacher's, {teacher.shape}; "
+      "expected the same, and the 'aux' that its init makes for these taps"
+    )
+
+
 def check_channels(kernel: Array, x: Array) -> None:
   """Refuses an activation of other channels than a kernel (..., inputs, outputs) was made for.
 

@@ -221,6 +221,10 @@ def on_pairs(
   mine, its = paired(name, student, teacher)
 
   def fn(s: Outputs, t: Outputs, about: About) -> tuple[Array, Any, dict[str, Array]]:
+    if init is not None and (not isinstance(about.aux, Sequence) or len(about.aux) != len(mine)):
+      raise UserError(
+        f"the loss {name!r} trains a part for each of {len(mine)} pairs of taps; expected as 'aux' what its init makes"
+      )
     parts = [
       f(s.taps[a], t.taps[b], None if init is None else about.aux[index], about)
       for index, (a, b) in enumerate(zip(mine, its, strict=True))

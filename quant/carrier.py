@@ -12,9 +12,10 @@ on codes, in the type of a *carrier*:
 - "int8": the codes themselves, with int32 sums. z_x times the sum of the weights over the inputs that are there (not
   over padding, nor over the zeros between dilated inputs) is subtracted; two activations have four terms.
 
-Codes of 16 bits go as two bytes. All carriers give the same sums, rounded once to float32, and thus the same bits. The
-gradient is that of the product of the values s_x (q_x - z_x) and s_w (q_w - z_w): products of cotangents and codes at
-the precision of the model's own equation.
+Codes of 16 bits go as two bytes. All carriers give the same sums, rounded once to float32, and thus the same bits. NaN
+stays NaN (with int8 in a whole image, and not only where the kernel meets it). The gradient is that of the product of
+the values s_x (q_x - z_x) and s_w (q_w - z_w): products of cotangents and codes at the precision of the model's own
+equation.
 """
 
 from collections.abc import Sequence
@@ -24,8 +25,7 @@ import jax
 import jax.numpy as jnp
 
 from leanax.graph import Op
-from leanax.graph.versions import varying_axes
-from quant.sums import digits, fits, out_axes, placed, shorter_raw, total
+from quant.sums import digits, fits, lost, out_axes, placed, shorter_raw, total, varying_alike
 
 CARRIERS = ("float32", "bfloat16", "int8")
 
@@ -78,7 +78,10 @@ def product(op: Op, operands: Sequence[Coded], carrier: str, half: bool = False)
     del scales
     raw = shorter_raw(op, [o.largest for o in operands], [z is not None for z in zeros])
     coded = [digits(s, z, o.largest, carrier, raw) for s, z, o in zip(steps, zeros, operands, strict=True)]
-    return (total(op, coded, carrier).astype(wide) * factor).astype(kept)
+    out = total(op, coded, carrier).astype(wide) * factor
+    if carrier == "int8":
+      out += lost(op, 0, steps[0]).astype(wide) + lost(op, 1, steps[1]).astype(wide)
+    return out.astype(kept)
 
   def forward(steps: tuple[jax.Array, ...], zeros: Any, scales: Any, factor: jax.Array) -> tuple[jax.Array, Any]:
     return scaled(steps, zeros, scales, factor), (steps, scales)
@@ -89,7 +92,7 @@ def product(op: Op, operands: Sequence[Coded], carrier: str, half: bool = False)
 
   scaled.defvjp(forward, backward)
   zeros = tuple(operand.zero_point for operand in operands)
-  return scaled(_varying_alike([operand.steps for operand in operands]), zeros, scales, factor)
+  return scaled(varying_alike([operand.steps for operand in operands]), zeros, scales, factor)
 
 
 def _gradients(op: Op, steps: Any, scales: Any, cotangent: jax.Array, kind: Any) -> tuple[jax.Array, ...]:
@@ -109,15 +112,3 @@ def _gradients(op: Op, steps: Any, scales: Any, cotangent: jax.Array, kind: Any)
       gradient = gradient / scales[index].astype(wide)
     found.append(gradient.astype(steps[index].dtype))
   return tuple(found)
-
-
-def _varying_alike(arrays: Sequence[jax.Array]) -> tuple[jax.Array, ...]:
-  """Inside shard_map a replicated operand is made to vary as the other does, so that its gradient is summed there.
-
-  That is done by adding an empty sum of the other, outside the custom rule; it compiles to nothing.
-  """
-  axes = [varying_axes(array) for array in arrays]
-  if axes[0] == axes[1]:
-    return tuple(arrays)
-  empty = [jnp.sum(jax.lax.stop_gradient(array).reshape(-1)[:0]) for array in arrays]
-  return tuple(array + other.astype(array.dtype) for array, other in zip(arrays, reversed(empty), strict=True))

@@ -3,8 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from leanax.core.errors import UserError
 from leanax.graph import Graph
+from quant.kernels import KernelQuantizer
 from quant.plan import Plan
 
 
@@ -27,6 +30,9 @@ def state(plan: Plan, quant_state: Any) -> None:
     have = "holds" if name in quant_state else "has no"
     this = "needs it" if name in plan.quantizers else "has no such tensor or kernel"
     raise UserError(f"the quantizer state {have} grid {name!r}, and this model {this}; run init on it")
+  for name, quantizer in plan.quantizers.items():
+    if isinstance(quantizer, KernelQuantizer):
+      _fits(f"the quantizer state has scales of {name!r}", np.shape(quant_state[name]["used"]["scale"]), quantizer)
 
 
 def scales(plan: Plan, qparams: Any) -> None:
@@ -36,6 +42,17 @@ def scales(plan: Plan, qparams: Any) -> None:
   for name in sorted(learned ^ qparams.keys()):
     have, this = ("no", "learns it") if name in learned else ("a", "learns no such scale")
     raise UserError(f"qparams have {have} scale {name!r}, and this model {this}; run init on it")
+  for name, quantizer in plan.quantizers.items():
+    if name in learned and isinstance(quantizer, KernelQuantizer):
+      _fits(f"qparams have scales {name!r}", np.shape(qparams[name]), quantizer)
+
+
+def _fits(what: str, shape: tuple[int, ...], quantizer: KernelQuantizer) -> None:
+  """Refuses scales of a kernel of another shape: those of a wider one would be taken for some of this one's."""
+  expected = tuple(quantizer.shape[axis] for axis in quantizer.axis)
+  behind = 0 if quantizer.leaf is not None else len(shape) - len(expected)  # what is no leaf is behind axes of scans
+  if behind < 0 or shape[behind:] != expected:
+    raise UserError(f"{what} of the shape {shape}, and this model needs {expected}; run init on it")
 
 
 def alike(qparams: Any, quant_state: Any) -> None:

@@ -186,6 +186,13 @@ def _rounded(x: jax.Array, scale: jax.Array, zero_point: jax.Array) -> jax.Array
   return jnp.round(steps(x, scale)) + zero_point.astype(compute_dtype(x, scale))
 
 
+def _floats(what: str, x: Any) -> jax.Array:
+  x = jnp.asarray(x)
+  if not jnp.issubdtype(x.dtype, jnp.floating):
+    raise UserError(f"{what} of an array of {x.dtype}; expected floats")
+  return x
+
+
 def codes(x: jax.Array, grid: Grid) -> jax.Array:
   """The integer codes of `x`, int32, of its shape.
 
@@ -195,9 +202,7 @@ def codes(x: jax.Array, grid: Grid) -> jax.Array:
     UserError: `x` is not of the shape that the grid is written for, is no array of floats, or it or the scale holds NaN
       (inside jit NaN has the code of 0).
   """
-  x = jnp.asarray(x)
-  if not jnp.issubdtype(x.dtype, jnp.floating):
-    raise UserError(f"codes of an array of {x.dtype}; expected floats")
+  x = _floats("codes", x)
   laid, scale, zero_point = _laid_out(x, grid)
   if not isinstance(laid, jax.core.Tracer) and not isinstance(scale, jax.core.Tracer):
     bad = next((what for what, v in (("array", laid), ("grid's scale", scale)) if jnp.any(jnp.isnan(v))), None)
@@ -215,6 +220,7 @@ def dequantize(q: jax.Array, grid: Grid, dtype: Any = None) -> jax.Array:
 
 def fake_quant(x: jax.Array, grid: Grid) -> jax.Array:
   """`x` rounded to the grid, in its own type and shape; straight-through gradient for `x`, none for the grid."""
+  x = _floats("values on a grid", x)
   laid, scale, zero_point = _laid_out(x, grid)
   return round_to((grid.qmin, grid.qmax), laid, scale, zero_point).reshape(x.shape)
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from leanax.core.errors import UserError
 from leanax.graph import Op
+from leanax.graph.versions import varying_axes
 
 _EXACT = 2**24  # float32 holds every whole number up to it
 _BYTE = 256
@@ -108,7 +109,7 @@ def fits(op: Op, largest: Sequence[int]) -> bool:
 
 
 def total(op: Op, coded: Sequence[Sequence[Digit]], carrier: str) -> jax.Array:
-  """The exact sum of products of both operands' digits: a number that float32 rounds once, in float32 or int32."""
+  """The exact sum of products of both operands' digits, rounded once to float32; NaN where a float carrier holds it."""
   wide = not fits(op, [max(digit.largest for digit in digits) for digits in coded])
   if wide and max(map(len, coded)) > 1:
     raise UserError(
@@ -120,11 +121,19 @@ def total(op: Op, coded: Sequence[Sequence[Digit]], carrier: str) -> jax.Array:
       sums.setdefault(a.power + b.power, []).extend(_products(op, a, b, carrier))
   if len(sums) == 1 and carrier != "int8" and len(sums[0]) <= 2:
     return _added([part.astype(jnp.float32) for part in sums[0]])  # two whole numbers below 2^24, rounded once
+  floats = [part for found in sums.values() for part in found if part.dtype == jnp.float32]
   parts = {power: [part.astype(jnp.int32) for part in sums[power]] for power in sums}
   if wide:
     parts = {0: [part & (_BYTE - 1) for part in parts[0]], 1: [part >> 8 for part in parts[0]]}
   places = [_added(parts[power]) for power in sorted(parts)]
-  return places[0] if len(places) == 1 else _joined(places)
+  whole = places[0].astype(jnp.float32) if len(places) == 1 else _joined(places)
+  return jnp.where(jnp.isnan(_added(floats)), jnp.nan, whole) if floats else whole  # as int32 NaN would be a number
+
+
+def lost(op: Op, index: int, steps: jax.Array) -> jax.Array:
+  """NaN for what an operand's NaN reaches, else 0, against the result: integers cannot hold it."""
+  summed = tuple(axis for axis, out in enumerate(out_axes(op, index)) if out is None)
+  return placed(op, index, jnp.sum(jnp.zeros((), steps.dtype) * steps, summed, keepdims=True))
 
 
 def _added(parts: Sequence[jax.Array]) -> jax.Array:
@@ -149,6 +158,7 @@ def _products(op: Op, a: Digit, b: Digit, carrier: str) -> list[jax.Array]:
   """Whole numbers, as float32 or int32, whose sum is that of (a - zero)(b - zero)."""
 
   def plain(x: jax.Array, y: jax.Array) -> list[jax.Array]:
+    x, y = varying_alike([x, y])  # ones vary over no devices
     if carrier != "int8":
       return _cut(op, x, y, (_EXACT - 1) // (a.largest * b.largest), {})
     return list(op.bind(x, y, preferred_element_type=np.dtype(np.int32), precision=None))
@@ -177,6 +187,18 @@ def _ones(op: Op, index: int, values: jax.Array) -> jax.Array:
     contract, batch = numbers
     return jnp.ones([n if i in (*contract[index], *batch[index]) else 1 for i, n in enumerate(shape)], values.dtype)
   return jnp.ones([1 if index == 0 and i == numbers.lhs_spec[0] else n for i, n in enumerate(shape)], values.dtype)
+
+
+def varying_alike(arrays: Sequence[jax.Array]) -> tuple[jax.Array, ...]:
+  """Inside shard_map a replicated operand is made to vary as the other does, so that its gradient is summed there.
+
+  That is done by adding an empty sum of the other, outside of rules for derivatives; it compiles to nothing.
+  """
+  axes = [varying_axes(array) for array in arrays]
+  if axes[0] == axes[1]:
+    return tuple(arrays)
+  empty = [jnp.sum(jax.lax.stop_gradient(array).reshape(-1)[:0]) for array in arrays]
+  return tuple(array + other.astype(array.dtype) for array, other in zip(arrays, reversed(empty), strict=True))
 
 
 # Sums cut into parts that float32 holds.

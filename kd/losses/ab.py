@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from kd.layers import Layer, layer, layer_init, relu
-from kd.maps import align
+from kd.maps import align, compared
 from kd.reads import CHANNELS
 from kd.taps import About, Names, TapLoss, on_pairs
 from leanax.core import ranges
@@ -33,6 +33,7 @@ def ab(student: Names, teacher: Names, margin: float = 1.0) -> TapLoss:
   def crossed(s: Array, t: Array, aux: Layer, about: About) -> Array:
     s, t = align("ab", s, t)
     s = layer(aux, s, about)
+    compared("ab", s, t)
     gap = relu(margin + jnp.where(t > 0, -s, s) + 0 * t)  # of which NaN and infinities have no sign
     return jnp.sum(gap.reshape(gap.shape[0], -1) ** 2, -1)
 

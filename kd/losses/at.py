@@ -26,6 +26,7 @@ def at(student: Names, teacher: Names, power: int = 2, paper: bool = False) -> T
     paper: the norm of equation 2 in place of the mean square.
   """
   ranges.check("at: power", power, ranges.at_least(1))
+  ranges.check_switch("at: paper", paper)
 
   def attention(x: Array) -> Array:
     return jnp.mean(jnp.abs(flat_space(x)) ** power, -1)

@@ -47,7 +47,9 @@ def ctkd(steps: int = 7820, low: float = 1.0, span: float = 20.0, largest: float
     strength = largest * 0.5 * (1 - jnp.cos(np.pi * share))
     g = reverse(about.aux["temperature"].astype(dtype), strength)
     temperature = low + span * jax.nn.sigmoid(g)
-    its = teacher_at(t, jax.lax.stop_gradient(temperature), about.class_mask)  # of an ensemble a constant of g, too
+    its = teacher_at(
+      t, jax.lax.stop_gradient(temperature), about.class_mask, loss="ctkd"
+    )  # of an ensemble a constant of g, too
     its = read("ctkd", s.logits, its, about.batch, about.class_mask).teacher
     assert its is not None
     log_q, log_p = (log_softmax(over(x, temperature, given.class_mask), given.class_mask) for x in (given.student, its))

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from kd.base import Schedule, at, kl, log_softmax
-from kd.maps import align, check_channels, flat_space, linear_init, no_infinity
+from kd.maps import align, check_channels, compared, flat_space, linear_init, no_infinity
 from kd.reads import PLACES, several
 from kd.taps import About, Names, TapLoss, on_pairs
 from leanax.core import ranges
@@ -42,7 +42,9 @@ def cwd(student: Names, teacher: Names, temperature: Schedule = 4.0) -> TapLoss:
     if aux:
       check_channels(aux["kernel"], s)
       s = s @ aux["kernel"].astype(s.dtype)
-    log_q, log_p = (log_places(x, heat) for x in align("cwd", s, t))
+    s, t = align("cwd", s, t)
+    compared("cwd", s, t)
+    log_q, log_p = (log_places(x, heat) for x in (s, t))
     return heat**2 * jnp.mean(kl(log_p, log_q).reshape(len(t), -1), -1)
 
   def init(key: Array, s: Any, t: Any) -> dict[str, Array]:

@@ -13,9 +13,10 @@ taps.
 from jaxtyping import Array
 
 from kd.layers import Layer, layer, layer_init, mean_square, relu
-from kd.maps import align
+from kd.maps import align, compared
 from kd.reads import CHANNELS
 from kd.taps import About, Names, TapLoss, on_pairs
+from leanax.core import ranges
 
 
 def fitnet(student: Names, teacher: Names, normalise: bool = False) -> TapLoss:
@@ -26,10 +27,12 @@ def fitnet(student: Names, teacher: Names, normalise: bool = False) -> TapLoss:
     teacher: as many of the teacher.
     normalise: batch normalisation (of the batch of all devices) and ReLU in the regressor.
   """
+  ranges.check_switch("fitnet: normalise", normalise)
 
   def distance(s: Array, t: Array, aux: Layer, about: About) -> Array:
     s, t = align("fitnet", s, t)
     s = layer(aux, s, about)
+    compared("fitnet", s, t)
     return mean_square((relu(s) if normalise else s) - t)
 
   def init(key: Array, s: Array, t: Array) -> Layer:

@@ -19,6 +19,7 @@ from kd.base import Outputs
 from kd.maps import flat_space, no_infinity, pool_to
 from kd.reads import MAPS
 from kd.taps import About, Names, TapLoss, paired
+from leanax.core import ranges
 from leanax.core.errors import UserError
 
 
@@ -31,6 +32,7 @@ def fsp(student: Names, teacher: Names, paper: bool = False) -> TapLoss:
     paper: max-pooling and a sum in place of averages.
   """
   mine, its = paired("fsp", student, teacher)
+  ranges.check_switch("fsp: paper", paper)
   if len(mine) < 2:
     raise UserError("fsp: 1 tap of each network; expected 2 or more, from early to late")
 

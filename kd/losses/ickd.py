@@ -14,7 +14,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from kd.maps import flat_space, linear, linear_init, unit
+from kd.maps import compared, flat_space, linear, linear_init, unit
 from kd.reads import PLACES, several
 from kd.taps import About, Names, TapLoss, on_pairs
 
@@ -34,7 +34,9 @@ def ickd(student: Names, teacher: Names) -> TapLoss:
   def gap(s: Array, t: Array, aux: dict[str, Array], about: About) -> Array:
     del about
     several("ickd", "channels of the teacher", t.shape[-1])
-    return jnp.sum((correlation(linear(aux, s)) - correlation(t)) ** 2, (-1, -2)) / t.shape[-1]
+    mine, its = correlation(linear(aux, s)), correlation(t)
+    compared("ickd", mine, its)
+    return jnp.sum((mine - its) ** 2, (-1, -2)) / t.shape[-1]
 
   def init(key: Array, s: Any, t: Any) -> dict[str, Array]:
     return linear_init(key, s.shape[-1], t.shape[-1])

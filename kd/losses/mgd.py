@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from kd.layers import layer, layer_init, relu
-from kd.maps import align
+from kd.maps import align, compared
 from kd.reads import MAPS, ids_of
 from kd.taps import About, Names, TapLoss, on_pairs
 from leanax.core import ranges
@@ -42,8 +42,9 @@ def mgd(student: Names, teacher: Names, hidden: float = 0.5, masked: str = "plac
       ids_of("mgd", about.batch, s.shape[0])
     shape = (*s.shape[1:3], 1) if masked == "places" else (1, 1, s.shape[3])
     s = layer(aux["first"], s * seen(about, shape, hidden).astype(s.dtype), about)
-    gap = layer(aux["second"], relu(s), about) - t
-    return jnp.sum(gap**2, (1, 2, 3))
+    s = layer(aux["second"], relu(s), about)
+    compared("mgd", s, t)
+    return jnp.sum((s - t) ** 2, (1, 2, 3))
 
   def init(key: Array, s: Array, t: Array) -> dict:
     mine, its = s.shape[-1], t.shape[-1]

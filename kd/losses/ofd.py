@@ -19,7 +19,7 @@ from jaxtyping import Array
 
 from kd.base import Outputs
 from kd.layers import Layer, layer, layer_init, module_of
-from kd.maps import align, no_infinity
+from kd.maps import align, compared, no_infinity
 from kd.reads import CHANNELS
 from kd.taps import About, Names, TapLoss, named, paired
 from leanax.core import axis
@@ -43,6 +43,7 @@ def ofd(student: Names, teacher: Names, batch_norm: Names | None = None) -> TapL
   def distance(s: Array, t: Array, aux: Layer, margin: Array, about: About) -> Array:
     s, t = align("ofd", s, t)
     s, t, margin = layer(aux, s, about), no_infinity(t), margin.astype(t.dtype)
+    compared("ofd", s, t)
     t = jnp.where(t < margin, margin, t)  # a maximum that keeps NaN
     gap = jnp.where((s <= t) & (t <= 0), 0.0, s - t)
     return jnp.sum(gap.reshape(gap.shape[0], -1) ** 2, -1)

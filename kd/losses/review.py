@@ -19,7 +19,7 @@ from jaxtyping import Array
 
 from kd.base import Outputs
 from kd.layers import layer, layer_init, mean_square
-from kd.maps import pool_to
+from kd.maps import compared, pool_to
 from kd.reads import MAPS_OR_VECTORS
 from kd.taps import About, Names, TapLoss, paired
 from leanax.core import ranges
@@ -46,7 +46,9 @@ def review(student: Names, teacher: Names, width: int | None = None) -> TapLoss:
       if carried is not None:
         x = fused(aux["gates"], x, nearest(carried, x.shape[1:3]), about)
       carried = nearest(x, goal.shape[1:3])
-      parts.append(context(layer(aux["out"], carried, about), goal))
+      out = layer(aux["out"], carried, about)
+      compared("review", out, goal)
+      parts.append(context(out, goal))
     return sum(parts[1:], parts[0]), about.aux_state, {}
 
   def init(key: Array, s: Outputs, t: Outputs, variables):

@@ -23,7 +23,7 @@ from jaxtyping import Array
 
 from kd.base import Outputs
 from kd.layers import Layer, Normalise, classifier_of, last_layer, layer, layer_init, mean_square, relu
-from kd.maps import align, batch_normalise, linear, moments, pool_to, some_count
+from kd.maps import align, batch_normalise, compared, linear, moments, pool_to, some_count
 from kd.reads import CHANNELS
 from kd.taps import About, Names, TapLoss, paired
 from leanax.core import ranges
@@ -58,13 +58,14 @@ def simkd(student: Names, teacher: Names, factor: int = 2, momentum: float = 0.9
       return batch_normalise(x, about, EPSILON)
 
     x, goal = align("simkd", s.taps[mine[0]], t.taps[its[0]])
-    gap = project(about.aux, x, [normalise] * 3) - goal
+    x = project(about.aux, x, [normalise] * 3)
+    compared("simkd", x, goal)
     some = some_count(about)  # where there is none, the means stay as they were
 
     def after(old: Array, new: Array) -> Array:
       return jnp.where(some, momentum * old + (1 - momentum) * new.astype(old.dtype), old)
 
-    return mean_square(gap), jax.tree.map(after, about.aux_state, seen), {}
+    return mean_square(x - goal), jax.tree.map(after, about.aux_state, seen), {}
 
   def init(key: Array, s: Outputs, t: Outputs, variables):
     del variables

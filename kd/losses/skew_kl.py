@@ -27,6 +27,7 @@ def skew_kl(alpha: float = 0.1, reverse: bool = False, temperature: Schedule = 1
     temperature: T > 0, of both softmaxes, or a schedule of it.
   """
   ranges.check("skew_kl: alpha", alpha, ranges.INSIDE)
+  ranges.check_switch("skew_kl: reverse", reverse)
   ranges.check("skew_kl: temperature", temperature, ranges.POSITIVE, varies=True)
 
   def divergence(student: Logits, teacher: Logits, class_mask: ClassMask | None, *, step: Array | int) -> PerExample:

@@ -16,7 +16,7 @@ from jaxtyping import Array
 from kd import checks
 from kd.base import Outputs, kl, log_softmax
 from kd.layers import classifier_of, layer, layer_init, mean_square, relu
-from kd.maps import align, flat_space, linear
+from kd.maps import align, compared, flat_space, linear
 from kd.reads import CHANNELS
 from kd.taps import About, Names, TapLoss, paired
 from leanax.core import ranges
@@ -61,6 +61,7 @@ def srrl(
   def fn(s: Outputs, t: Outputs, about: About):
     x, goal = align("srrl", s.taps[mine[0]], t.taps[its[0]])
     x = relu(layer(about.aux, x, about))
+    compared("srrl", x, goal)
     predicted, wanted = (linear(about.aux_state, jnp.mean(flat_space(f), 1)) for f in (x, goal))
     logs = {"matching": mean_square(x - goal), "regression": compare(predicted, wanted, about.class_mask)}
     return matching * logs["matching"] + regression * logs["regression"], about.aux_state, logs

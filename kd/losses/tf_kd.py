@@ -35,6 +35,7 @@ def tf_kd(correct: float = 0.99, temperature: Schedule = 20.0, soften_student: b
     soften_student: the second form, both sides at temperature T, in place of the authors' code.
   """
   ranges.check("tf_kd: correct", correct, ranges.INSIDE)
+  ranges.check_switch("tf_kd: soften_student", soften_student)
   ranges.check("tf_kd: temperature", temperature, ranges.POSITIVE, varies=True)
 
   def divergence(

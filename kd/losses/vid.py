@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array
 
 from kd.layers import layer, layer_init, relu
-from kd.maps import align
+from kd.maps import align, compared
 from kd.reads import CHANNELS
 from kd.taps import About, Names, TapLoss, on_pairs
 from leanax.core import ranges
@@ -38,6 +38,7 @@ def vid(student: Names, teacher: Names, variance: float = 5.0, eps: float = 1e-5
     s, t = align("vid", s, t)
     for index, part in enumerate(aux["mean"]):
       s = layer(part, s if index == 0 else relu(s), about)
+    compared("vid", s, t)
     spread = jax.nn.softplus(aux["variance"].astype(s.dtype)) + eps
     likelihood = 0.5 * ((s - t) ** 2 / spread + jnp.log(spread))
     return jnp.mean(likelihood.reshape(likelihood.shape[0], -1), -1)

@@ -65,6 +65,12 @@ def check(where: str, value: Any, expected: Range, varies: bool = False) -> None
     raise UserError(f"{where} is {shown}; expected {expected.words}")
 
 
+def check_switch(where: str, value: Any) -> None:
+  """Raises a UserError where a value is no True or False: a text, such as "False", would count as True."""
+  if not isinstance(_number(value), bool):
+    raise UserError(f"{where} is {value!r}; expected True or False")
+
+
 def _number(value: Any) -> Any:
   try:
     return value.item() if getattr(value, "ndim", None) == 0 else value

@@ -110,6 +110,8 @@ def _bias(tensor: ir.Tensor, source: ir.Tensor, kernel: ir.Tensor) -> ir.Tensor:
   """A bias as int32 codes at input scale times weight scale."""
   assert source.scale is not None
   assert kernel.scale is not None
+  if not np.isfinite(ir.values(tensor)).all():
+    raise UserError(f"{tensor.name!r} holds infinity, which has no code")
   scale = source.scale * kernel.scale
   steps = np.rint(ir.values(tensor) * (np.float32(1) / scale)).astype(np.float64)
   codes = np.clip(steps, _INT32.min, _INT32.max).astype(np.int32)

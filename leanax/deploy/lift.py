@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from leanax.core.errors import UserError
 from leanax.deploy import ir, reference
 from leanax.deploy.drafts import Draft
 from leanax.deploy.integers import to_int8
@@ -43,7 +44,7 @@ def lift(
 
   Raises:
     UserError: an equation that is no layer (its primitive and its line are named), a layer that computes something else
-      than its equations, or a grid that is missing or that the runtime lacks.
+      than its equations, weights that are not finite, or a grid that is missing or that the runtime lacks.
   """
   traced = Traced(fn, variables, example)
   drafts, output = recognise(traced, foldable=grids is None)
@@ -79,6 +80,8 @@ def _network(traced: Traced, drafts: list[Draft], output: int) -> ir.Network:
 
 def _weights(draft: Draft, name: str, tensors: dict[str, ir.Tensor]) -> dict[str, str | None]:
   assert draft.kernel is not None
+  if not np.isfinite(draft.kernel).all() or (draft.bias is not None and np.isnan(draft.bias).any()):
+    raise UserError(f"the kernel or the bias of {name!r} holds NaN or infinity; a file needs finite numbers")
   tensors[name] = ir.Tensor(name, draft.kernel.shape, data=draft.kernel.astype(np.float32))
   if draft.bias is None:
     return {"kernel": name, "bias": None}
@@ -114,5 +117,7 @@ def _prove(traced: Traced, drafts: list[Draft], network: ir.Network) -> None:
     if draft.early:
       expected = np.maximum(expected, 0)
     got = reference.step(layer, [given[n] for n in draft.inputs], network.tensors)
-    if got.shape != expected.shape or np.abs(got - expected).max() > TOLERANCE * max(np.abs(expected).max(), 1e-6):
+    largest = np.abs(expected, where=np.isfinite(expected), out=np.zeros_like(expected)).max()
+    near = TOLERANCE * max(largest, 1e-6)
+    if got.shape != expected.shape or not np.allclose(got, expected, rtol=0, atol=near):
       raise traced.refuse(draft.node, f"the layer {layer.name!r} made of it computes something else")

@@ -32,7 +32,8 @@ def recognise(traced: Traced, foldable: bool = True) -> tuple[list[Draft], int]:
       raise traced.refuse(node, "the exported formats have no layer for it")
     _TABLE[node.primitive](lifter, node)
   if not lifter.drafts:
-    raise UserError("the function has no layer to lift: its output does not depend on its input")
+    why = "hands its input on" if traced.is_data(traced.output) else "gives what does not depend on its input"
+    raise UserError(f"the function has no layer to lift: it {why}")
   return lifter.drafts, lifter.finished(traced.output, traced.nodes[-1])
 
 
@@ -40,7 +41,7 @@ def _channels(constant: np.ndarray, channels: int) -> np.ndarray | None:
   """A constant as one number a channel, or None if it is not constant along the other axes."""
   rows = np.broadcast_to(constant, (*constant.shape[:-1], channels)) if constant.ndim else np.full(channels, constant)
   rows = rows.reshape(-1, channels).astype(np.float32)
-  return rows[0] if (rows == rows[0]).all() else None
+  return rows[0] if np.array_equal(rows, np.broadcast_to(rows[0], rows.shape), equal_nan=True) else None
 
 
 def _dot(lifter: Lifter, node: Node) -> None:
@@ -146,7 +147,8 @@ def _scale(lifter: Lifter, node: Node) -> None:
     raise _misplaced(lifter, node, "a factor")
   if not lifter.foldable:
     what = "a batch norm" if traced.in_norm(node) else "a factor"
-    raise traced.refuse(node, f"{what} must be folded into the weights before grids are made: graph.fold_batch_norms")
+    how = "graph.fold_batch_norms" if traced.leaves(node) else "multiply the kernel and the bias by it"
+    raise traced.refuse(node, f"{what} must be folded into the weights before grids are made: {how}")
   assert draft.kernel is not None
   factor = _channels(constant, draft.kernel.shape[-1])
   if factor is None:

@@ -13,7 +13,7 @@ from jax.extend import core as jex
 from leanax import graph
 from leanax.core.errors import UserError
 from leanax.graph.live import read_by_sites
-from leanax.graph.program import Body, Node
+from leanax.graph.program import Body, Node, leaf_names
 from leanax.graph.versions import rebind
 
 _AFFINE = ("add", "sub", "mul", "div")
@@ -38,6 +38,9 @@ class Traced:
     shape = tuple(np.shape(example)) if not hasattr(example, "shape") else tuple(example.shape)
     if len(shape) < 2:
       raise UserError(f"an example input needs a batch axis and at least one more; its shape is {shape}")
+    for name, leaf in zip(leaf_names(variables), jax.tree.leaves(variables), strict=True):
+      if isinstance(leaf, jax.ShapeDtypeStruct):
+        raise UserError(f"the variable {name!r} is a shape without numbers; a file needs its array")
     dtype = getattr(example, "dtype", np.float32)
     x = jax.ShapeDtypeStruct((self.BATCH, *shape[1:]), dtype)
     self.graph = graph.trace(graph.highest_precision(fn), variables, x)  # it is compared with a reference

@@ -158,6 +158,12 @@ def call_visit(
   done = None if visit is None else visit(op, inputs, extras)
   if done is None:
     return None
+  if not (
+    isinstance(done, tuple) and len(done) == 2 and isinstance(done[0], tuple | list) and isinstance(done[1], Mapping)
+  ):
+    raise UserError(
+      f"the visitor returned no (outputs, extras) for {op.name!r}; expected such as (op.bind(*inputs), {{}}), or None"
+    )
   outputs, updates = done
   expected = [(o.shape, o.dtype) for o in op.outputs]
   given = [(jax.numpy.shape(o), jax.numpy.result_type(o)) for o in outputs]

@@ -402,3 +402,45 @@ def test_narrow_weights_and_unsigned_activations_are_served():
   again = deploy.lift(fn, variables, x, {**grids, "Dense_0/kernel:out": hidden})
   assert again.tensors["Dense_0/kernel:out"].zero_point == -128
   assert (reference.run(network, np.asarray(x)) == reference.run(again, np.asarray(x))).all()
+
+
+def one_layer(v, x):
+  return x @ v["w"] + v["b"]
+
+
+def one_layer_on_grids():
+  rng = np.random.default_rng(0)
+  v = {"w": jnp.asarray(rng.normal(size=(5, 3)), jnp.float32), "b": jnp.ones(3)}
+  x = jnp.asarray(rng.normal(size=(8, 5)), jnp.float32)
+  model = quantize(one_layer, "w8a8")
+  return v, x, model.grids(*model.init(v, x), v, x)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("leaf", ["w", "b"])
+def test_weights_that_are_not_finite_are_refused(leaf, bad):
+  """As codes they would be plausible numbers."""
+  v, x, grids = one_layer_on_grids()
+  v = {**v, leaf: v[leaf].at[(1,) * v[leaf].ndim].set(bad)}
+  with pytest.raises(UserError, match=r"'w.*' holds (NaN or )?infinity"):
+    deploy.lift(one_layer, v, x, grids)
+  if leaf == "w" or np.isnan(bad):
+    with pytest.raises(UserError, match="the kernel or the bias of 'w' holds NaN or infinity"):
+      deploy.lift(one_layer, v, x)
+  else:  # a class that is never chosen
+    never = deploy.lift(one_layer, {**v, "b": -v["b"]}, x)
+    np.testing.assert_allclose(reference.run(never, np.asarray(x))[:, 1], -np.inf)
+
+
+def test_what_else_has_no_file_is_named():
+  v, x, grids = one_layer_on_grids()
+  with pytest.raises(UserError, match="the variable 'b' is a shape without numbers; a file needs its array"):
+    deploy.lift(one_layer, jax.eval_shape(lambda: v), x)
+  with pytest.raises(UserError, match="no layer to lift: it hands its input on"):
+    deploy.lift(lambda v, x: x, v, x)
+  with pytest.raises(UserError, match="no layer to lift: it gives what does not depend on its input"):
+    deploy.lift(lambda v, x: v["w"], v, x)
+  with pytest.raises(UserError, match="a factor must be folded .*: multiply the kernel and the bias by it"):
+    deploy.lift(lambda v, x: 0.1 * one_layer(v, x), v, x, grids)
+  with pytest.raises(UserError, match="a factor must be folded .*: graph.fold_batch_norms"):
+    deploy.lift(lambda v, x: v["b"] * one_layer(v, x), v, x, grids)

@@ -173,3 +173,14 @@ def test_a_wrong_replacement_is_refused_by_name():
   again = graph.rewrite(case.fn, lambda op, inputs, extras: ((jnp.ones(3),), {}))
   with pytest.raises(UserError, match=r"'Dense_0/kernel' returned float32\[3\], expected float32\[2,8\]"):
     again({}, case.variables, case.x)
+
+
+@pytest.mark.parametrize(
+  "answer", [lambda op, x: op.bind(*x), lambda op, x: (op.bind(*x)[0], {}), lambda op, x: 3, lambda op, x: (1, 2, 3)]
+)
+def test_a_visitor_that_gives_no_outputs_and_extras_is_named(answer):
+  changed = graph.rewrite(
+    lambda v, x: x @ v["w"], lambda op, inputs, extras: answer(op, inputs) if op.kind == "dot" else None
+  )
+  with pytest.raises(UserError, match=r"no \(outputs, extras\) for 'w'; expected such as"):
+    changed({}, {"w": jnp.ones((3, 2))}, jnp.ones((2, 3)))

@@ -133,3 +133,23 @@ def test_a_batch_that_is_none(batch):
 def test_one_logit_is_sent_to_the_losses_of_outputs():
   with pytest.raises(UserError, match="logits .2, 1. have 1: .* expected two or more, .* as sigmoid_cross_entropy, b"):
     kd.hard_labels()(jnp.ones((2, 1)), None, {"label": jnp.zeros(2, jnp.int32)})
+
+
+@pytest.mark.parametrize("value", ["False", "", 0, 1.0, None, np.array([True])])
+@pytest.mark.parametrize(
+  ("name", "taps", "key"),
+  [
+    ("at", ONE, "paper"),
+    ("dist", (), "squared"),
+    ("fitnet", ONE, "normalise"),
+    ("fsp", TWO, "paper"),
+    ("skew_kl", (), "reverse"),
+    ("tf_kd", (), "soften_student"),
+  ],
+)
+def test_a_text_is_no_switch(name, taps, key, value):
+  """ "False" would count as True, and another form of the loss be minimised."""
+  with pytest.raises(UserError) as caught:
+    getattr(kd, name)(*taps, **{key: value})
+  assert str(caught.value) == f"{name}: {key} is {value!r}; expected True or False"
+  assert getattr(kd, name)(*taps, **{key: np.bool_(True)})

@@ -184,3 +184,28 @@ def test_soft_labels_that_are_no_probabilities():
   )
   with pytest.raises(UserError, match="to be floats"):
     kd.soft_labels(source="batch")(jnp.zeros((3, 2)), None, {"soft_label": jnp.ones((3, 2), jnp.int32)})
+
+
+@pytest.mark.parametrize("given", [[[0], [1, 2]], None, [None, 1], object()])
+@pytest.mark.parametrize(
+  ("loss", "key"),
+  [
+    (kd.hard_labels(), "label"),
+    (kd.sigmoid_cross_entropy(), "label"),
+    (kd.soft_labels(source="batch"), "soft_label"),
+    (kd.squared_error("batch"), "target"),
+    (kd.huber(source="batch"), "target"),
+  ],
+)
+def test_what_makes_no_array(loss, key, given):
+  name = loss.__name__
+  with pytest.raises(UserError, match=rf"the loss '{name}' expects batch\['{key}'\] to .*; got object"):
+    loss(jnp.ones((2, 3)), None, {key: given})
+  with pytest.raises(UserError, match=rf"the loss '{name}' expects batch\['valid'\] to be bools .*; got object"):
+    loss(jnp.ones((2, 3)), None, {key: given, "valid": [[True], [True, False]]})
+
+
+def test_labels_alone_are_no_batch():
+  for given in (np.array([0, -1]), jnp.array([0, -1]), [0, -1]):
+    with pytest.raises(UserError, match="kd.labelled reads batch.'label'. of a batch, such as .*; got"):
+      kd.labelled(given)

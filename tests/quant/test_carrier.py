@@ -120,6 +120,31 @@ def test_a_product_of_codes_is_that_of_integers(name, carrier):
   np.testing.assert_array_equal(got, integers(case.fn, w, x).astype(np.float32))
 
 
+@pytest.mark.parametrize("carrier", CARRIERS)
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("terms", [20, 600, 4608])
+def test_nan_is_nan_in_every_carrier_and_spares_the_others(terms, bits, carrier):
+  x, w = np.ones((3, terms)), np.ones((terms, 4))
+  op, _ = site(lambda w, x: x @ w, w, x)
+  x[1, 2], w[3, 2] = np.nan, np.nan
+  given = [coded(x, 1.0, jnp.asarray(-128), 2**bits - 1), coded(w, 1.0, None, 127)]
+  expected = np.full((3, 4), float(terms))
+  expected[1], expected[:, 2] = np.nan, np.nan
+  np.testing.assert_array_equal(product(op, given, carrier), expected)
+
+
+@pytest.mark.parametrize("carrier", CARRIERS)
+@pytest.mark.parametrize("name", ["grouped", "NCHW", "dilated input"])
+def test_nan_in_an_image_is_not_lost_and_spares_the_others(name, carrier):
+  case = CASES[name]
+  op, kernel = site(case.fn, np.ones(case.w), np.ones(case.x))
+  given = [coded(np.ones(o.shape), 1.0, None, 127 if i == kernel else 255) for i, o in enumerate(op.inputs)]
+  given[0] = given[0]._replace(steps=given[0].steps.at[(0,) * 4].set(jnp.nan), zero_point=jnp.asarray(-128))
+  out = np.asarray(product(op, given, carrier))
+  assert np.isnan(out[0]).any()
+  assert np.isfinite(out[1]).all()
+
+
 LONG = {
   "dense 4608": Case(lambda w, x: x @ w, (2, 4608), (4608, 3)),
   "dense 600": Case(lambda w, x: x @ w, (2, 600), (600, 3)),
@@ -399,6 +424,25 @@ def test_a_sum_twice_as_long_is_one_product_of_codes_and_one_of_ones(terms, zero
   traced = jax.make_jaxpr(lambda: product(op, given, "float32"))()
   dots = [eqn for eqn, _ in all_eqns(traced.jaxpr) if eqn.primitive.name == "dot_general"]
   assert [eqn.invars[1].aval.shape[0] for eqn in dots] == parts
+
+
+@pytest.mark.parametrize(("carrier", "terms"), [("float32", 600), ("int8", 20)])
+def test_what_is_summed_of_one_operand_alone_is_summed_on_each_device(carrier, terms):
+  """Such as the kernel's codes that a zero point meets; two activations have three of them."""
+  rng = np.random.default_rng(6)
+  mesh = jax.make_mesh((4,), ("d",), axis_types=(AxisType.Auto,))
+  x, w = (jnp.asarray(rng.integers(0, 128, shape), jnp.float32) for shape in ((4, 3, terms), (4, terms, 7)))
+  op, _ = site(lambda w, x: jnp.einsum("bik,bkj->bij", x, w), w[:1], x[:1])
+  for zero in (None, jnp.asarray(-100)):
+    for spec in (PartitionSpec(), PartitionSpec("d")):
+      held = w if spec else w[:1]
+
+      def call(x, w, zero=zero):
+        return product(op, [coded(x, 1.0, jnp.asarray(-128), 255), coded(w, 1.0, zero, 255)], carrier)
+
+      run = jax.shard_map(call, mesh=mesh, in_specs=(PartitionSpec("d"), spec), out_specs=PartitionSpec("d"))
+      expected = np.einsum("bik,bkj->bij", np.asarray(x, np.int64), np.broadcast_to(held, w.shape).astype(np.int64))
+      np.testing.assert_array_equal(jax.jit(run)(x, held), expected.astype(np.float32))
 
 
 @pytest.mark.parametrize(("carrier", "sign"), [("float32", 1), ("int8", -1)])

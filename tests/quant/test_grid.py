@@ -180,3 +180,9 @@ def test_a_range_that_is_none_gives_no_number():
   assert np.isnan(affine(jnp.float32(-1), jnp.float32(-2), 8).scale)
   assert np.isnan(symmetric(jnp.float32(-1), 8).scale)
   assert affine(jnp.float32(-1), jnp.float32(-1), 8).scale == np.float32(1 / 255)
+
+
+def test_whole_numbers_are_not_rounded_to_a_grid():
+  for use in (fake_quant, codes):
+    with pytest.raises(UserError, match="array of int32; expected floats"):
+      use(jnp.arange(3), symmetric(jnp.asarray(1.0), 8))

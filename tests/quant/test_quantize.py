@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, PartitionSpec
 
+from leanax import graph
 from leanax.core.errors import UserError
 from leanax.core.trees import map_named
 from quant.grid import dequantize, fake_quant
@@ -428,6 +429,24 @@ def test_a_state_of_another_model_is_refused():
     model.apply(qparams, less, variables, x)
   with pytest.raises(UserError, match="holds grid 'other', and this model has no such tensor"):
     model.observe({**state, "other": state["input"]}, variables, x)
+
+
+@pytest.mark.parametrize("setting", ["w8a8", "w8a8 learned"])
+def test_scales_of_other_channels_are_refused(setting):
+  """Of a model before its channels were removed, or with another granularity."""
+  rng = np.random.default_rng(0)
+  v = {"a": jnp.asarray(rng.normal(size=(7, 6)) * 4.0 ** np.arange(6), jnp.float32), "b": jnp.ones((6, 2))}
+  x, fn = data((3, 7)), lambda v, x: jnp.tanh(x @ v["a"]) @ v["b"]
+  wide, tensor = quantize(fn, setting).init(v, x), quantize(fn, f"{setting} per_tensor").init(v, x)
+  cut, small, _ = graph.keep_channels(fn, v, {"a": [4, 5]}, x)
+  model = quantize(cut, setting)
+  for use in (lambda q, s: model.apply(q, s, small, x), lambda q, s: model.grids(q, s, small, x)):
+    for (qparams, state), shape in ((wide, r"\(6,\)"), (tensor, r"\(\)")):
+      with pytest.raises(UserError, match=rf"state has scales of 'a' of the shape {shape}, and .* needs \(2,\)"):
+        use(qparams, state)
+    if "learned" in setting:
+      with pytest.raises(UserError, match=r"qparams have scales 'a' of the shape \(6,\), and .* needs \(2,\)"):
+        use(wide[0], model.init(small, x)[1])
 
 
 def test_trained_scales_of_another_model_are_refused():

@@ -19,6 +19,7 @@ MASKS = ("all", "labelled", "unlabelled")
 UPDATE = "update"  # the key of a batch under which the labels and masks of all micro-batches of its update lie
 _KEPT = ("label", "mix_label", "valid", "class_mask")
 
+_STACKED = "expected what engine.masks_of gives of each of the update's micro-batches, stacked along the axis 1"
 EMPTY = (
   "the batch is masked as a whole: expected 'valid' to leave an example, and 'class_mask' a class of it, that counts"
 )
@@ -37,7 +38,7 @@ def counted(batch: Mapping[str, Any], mask: str, ignored: int | None = None) -> 
     return valid
   labels = [batch[key] for key in ("label", "mix_label") if key in batch]
   # An example that is mixed with an unlabelled one has no label for a part of its image.
-  known = _all([label >= 0 for label in labels])
+  known = _all([kd.checks.countable(label) >= 0 for label in labels])
   chosen = {"all": [], "labelled": [known], "unlabelled": [~known]}[mask]
   if ignored is not None:
     chosen = [*chosen, kd.labelled(batch, ignored)]
@@ -111,10 +112,21 @@ class Whole(NamedTuple):
 
 
 def whole(batch: Mapping[str, Any]) -> Whole:
-  """What an update counts over: all its micro-batches, or the batch itself where it is alone."""
+  """What an update counts over: all its micro-batches, or the batch itself where it is alone.
+
+  Raises:
+    UserError: the batch's "update" is not what `masks_of` gives of several.
+  """
   given = batch.get(UPDATE)
   if given is None:
     return Whole(batch, 1)
+  if not isinstance(given, Mapping) or not given or any(getattr(a, "ndim", 0) < 2 for a in given.values()):
+    shown = (
+      {key: getattr(a, "shape", None) for key, a in given.items()}
+      if isinstance(given, Mapping)
+      else f"a {type(given).__name__}"
+    )
+    raise UserError(f"the batch's 'update' is {shown}; {_STACKED}")
   count = next(iter(given.values())).shape[1]
   return Whole({key: a.reshape(a.shape[0] * count, *a.shape[2:]) for key, a in given.items()}, count)
 
@@ -122,13 +134,20 @@ def whole(batch: Mapping[str, Any]) -> Whole:
 def refuse_unknown_counts(batch: Mapping[str, Any], masks: Sequence[Array | None], accumulate: int) -> None:
   """Raises a UserError where micro-batches are masked, and how much counts in all of them is not known, or of others.
 
+  A mean over the examples that count of other micro-batches would be another number.
+
   Args:
     batch: of a step.
     masks: what counts for each of its terms.
     accumulate: micro-batches an update.
   """
-  given = whole(batch).micro_batches
-  if accumulate > 1 and given != accumulate and (given > 1 or any(mask is not None for mask in masks)):
+  update, given = whole(batch)
+  if UPDATE in batch and update.keys() != _masks(batch).keys():
+    found, own = (", ".join(map(repr, sorted(keys))) for keys in (update, _masks(batch)))
+    raise UserError(f"the batch's 'update' has {found}, and the batch {own}; {_STACKED}")
+  if accumulate == 1 < given:
+    raise UserError(f"accumulate is 1, and the batch's 'update' is of {given} micro-batches; expected as many")
+  if given != accumulate and (given > 1 or any(mask is not None for mask in masks)):
     raise UserError(
       f"accumulate is {accumulate}, and some examples may not count: a mean over those that do needs the labels and "
       f"masks of {accumulate} micro-batches in the batch's 'update'; expected a get_batch that engine.of_update gives"
@@ -171,8 +190,11 @@ def masks_of(batch: Mapping[str, Any]) -> dict[str, Any]:
 
 def _masks(batch: Mapping[str, Any]) -> dict[str, Any]:
   found = {key: batch[key] for key in _KEPT if key in batch}
-  if "class_mask" in found and found["class_mask"].ndim < 2:
-    del found["class_mask"]
+  if "class_mask" in found:
+    mask = found.pop("class_mask")
+    rows = next((a.shape[0] for a in found.values()), mask.shape[0])
+    if mask.ndim > 1:  # one row may stand for all examples
+      found["class_mask"] = jnp.broadcast_to(mask, (rows, *mask.shape[1:])) if mask.shape[0] == 1 else mask
   return found
 
 
@@ -214,6 +236,8 @@ def shielded(x: Array, valid: Array | None) -> Array:
 
 def filled(batch: Mapping[str, Any]) -> Mapping[str, Any]:
   """The batch with zeros in place of what is not finite in the images of padding: NaN would reach every gradient."""
+  if not isinstance(batch, Mapping):
+    raise UserError(f"the batch is a {type(batch).__name__}; expected {{'image': images, 'label': labels}}, or more")
   if "image" not in batch:
     raise UserError(
       f"a batch holds {', '.join(map(repr, batch)) or 'nothing'}; expected 'image', the input of the model"
@@ -224,6 +248,10 @@ def filled(batch: Mapping[str, Any]) -> Mapping[str, Any]:
   rows = fitted(valid, valid.shape[:1])
 
   def fill(x: Array) -> Array:
+    if x.shape[:1] != rows.shape:
+      raise UserError(
+        f"the batch's 'valid' has {len(rows)} examples, and its 'image' {x.shape[0] if x.ndim else 'none'}"
+      )
     if not jnp.issubdtype(x.dtype, jnp.inexact):
       return x
     return jnp.where(rows.reshape(rows.shape + (1,) * (x.ndim - 1)) | jnp.isfinite(x), x, jnp.zeros_like(x))

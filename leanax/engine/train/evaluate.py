@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+import kd
 from leanax.core import ranges, trees
 from leanax.core.errors import UserError
 
@@ -29,6 +30,7 @@ def logits(
   Returns:
     (examples, classes) on the host.
   """
+  ranges.check("logits: batch_size", batch_size, ranges.whole(1))
   total = len(images)
   if total == 0:
     raise UserError("there are no images to evaluate")
@@ -59,7 +61,8 @@ def accuracy(logits: Logits, labels: Labels, ignore_label: int | None = None) ->
     ignore_label: a label that does not count.
 
   Raises:
-    UserError: the labels are not of these shapes, or none counts; or a logit is NaN, of which no class is the largest.
+    UserError: the labels are not of these shapes, one names no class, or none counts; or a logit is NaN, of which no
+      class is the largest.
   """
   logits, labels, known = _labelled(logits, labels, ignore_label)
   return float(np.mean(np.argmax(logits, -1)[known] == labels[known]))
@@ -75,6 +78,12 @@ def _labelled(logits: Any, labels: Any, ignored: int | None) -> tuple[np.ndarray
   known = labels >= 0 if ignored is None else (labels >= 0) & (labels != ignored)
   if not known.any():
     raise UserError("there is no label to compare with: expected one of 0 or more")
+  wrong = known & (labels >= logits.shape[-1])
+  if wrong.any():
+    raise UserError(
+      f"labels are from 0 to {logits.shape[-1] - 1} for logits of {logits.shape[-1]} classes; got "
+      f"{kd.checks.some(labels, wrong)}; a label that says that there is none is given as 'ignore_label'"
+    )
   return logits, labels, known
 
 
@@ -83,8 +92,9 @@ def agreement(logits: Logits, others: Logits, among: int = 1) -> float:
   another model.
 
   Raises:
-    UserError: the logits are of two shapes, or one is NaN.
+    UserError: the logits are of two shapes, there are none, or one is NaN; or `among` is no number of classes.
   """
+  ranges.check("agreement: among", among, ranges.whole(1))
   logits, others = _distributions(logits, others)
   best = np.argsort(-others, -1, kind="stable")[..., :among]
   return float(np.mean(np.any(best == np.argmax(logits, -1)[..., None], -1)))
@@ -93,7 +103,8 @@ def agreement(logits: Logits, others: Logits, among: int = 1) -> float:
 def divergence(logits: Logits, others: Logits) -> float:
   """The mean of KL(others || logits) over the examples, or positions, in nats, at temperature 1.
 
-  A class that `others` exclude by a logit of -inf adds nothing. Errors as of `agreement`.
+  A class that `others` exclude by a logit of -inf adds nothing. Errors as of `agreement`; +inf, or -inf of all classes,
+  has no softmax.
   """
   log_q, log_p = (_log_softmax(np.asarray(x, np.float64)) for x in _distributions(logits, others))
   used = log_p > -np.inf
@@ -118,17 +129,25 @@ def calibration_error(logits: Logits, labels: Labels, bins: int = 15, ignore_lab
 
 def _distributions(*given: Any) -> list[np.ndarray]:
   """Logits of one shape; one logit alone, z, as the two of no and yes, (0, z): its sigmoid is their softmax."""
-  found = [np.asarray(x) for x in given]
+  found = [kd.checks.array(x) for x in given]
   shape = found[0].shape
   if any(x.shape != shape for x in found):
     raise UserError(f"logits of {' and '.join(str(x.shape) for x in found)} are compared; expected one shape")
   if any(not jnp.issubdtype(x.dtype, np.number) for x in found):
     raise UserError(f"logits are {' and '.join(type(x).__name__ for x in given)}; expected arrays of numbers")
+  if len(shape) < 2 or 0 in shape:
+    raise UserError(f"logits are of shape {shape}; expected (examples, *positions, classes), and one or more of each")
   if any(np.isnan(x).any() for x in found):
     raise UserError("logits are NaN, of which no class is the largest; expected numbers")
   return [np.concatenate([np.zeros_like(x), x], -1) for x in found] if shape[-1:] == (1,) else found
 
 
 def _log_softmax(x: np.ndarray) -> np.ndarray:
-  x = x - x.max(-1, keepdims=True)
+  top = x.max(-1, keepdims=True)
+  bad = ~np.isfinite(top)
+  if bad.any():
+    raise UserError(
+      f"logits are infinite, or -inf of all classes, in {bad.sum()} of {bad.size} places; expected numbers"
+    )
+  x = x - top
   return x - np.log(np.exp(x).sum(-1, keepdims=True))

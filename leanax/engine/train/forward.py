@@ -3,7 +3,7 @@
 forward(variables, qparams, quant_state, x, *, train, key, axis_name) -> (logits, model_state, quant_state)
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,6 +12,7 @@ from jaxtyping import Array
 
 import kd
 from leanax import graph
+from leanax.core.errors import UserError
 
 Forward = Callable[..., tuple[Array | kd.Outputs, Any, Any]]
 
@@ -26,8 +27,13 @@ def plain(apply: Callable[..., tuple[Array, Any]], preprocess: Callable[[Array],
 
   def forward(variables, qparams, quant_state, x, *, train, key, axis_name):
     del qparams, axis_name
-    logits, model_state = apply(variables, x if preprocess is None else preprocess(x), train=train, key=key)
-    return logits, model_state, quant_state
+    given = apply(variables, x if preprocess is None else preprocess(x), train=train, key=key)
+    if not isinstance(given, tuple) or len(given) != 2 or not isinstance(given[1], Mapping):
+      raise UserError(
+        f"the model's apply gives a {type(given).__name__}; expected a pair, its logits and its other collections: "
+        "{'batch_stats': ...}, or {} of a model without"
+      )
+    return *given, quant_state
 
   return forward
 

@@ -1,6 +1,7 @@
 """What is minimised: a weighted sum of losses, each logged under its name."""
 
-from collections.abc import Callable, Mapping, Sequence
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -275,16 +276,17 @@ def weighted(terms: Sequence[Term], output: str = "") -> Weighted:
     output: which output of a network with several is compared with the labels for the metrics; the terms' own where
       all of them read one.
   """
-  if isinstance(terms, Term) or not all(isinstance(term, Term) for term in terms):
+  if isinstance(terms, Term) or not isinstance(terms, Iterable) or not all(isinstance(term, Term) for term in terms):
     raise UserError("an objective is made of several engine.Term(name, loss), in a list; got something else")
   names = [term.name for term in terms]
   if not names or len(set(names)) < len(names):
     raise UserError(f"an objective needs terms of different names; got {', '.join(names) or 'none'}")
   for term in terms:
-    if not callable(term.loss) or term.loss is getattr(kd, getattr(term.loss, "__name__", ""), None):
+    if not callable(term.loss) or not takes(term.loss, LOSS):
       given = getattr(term.loss, "__name__", repr(term.loss))
       raise UserError(
-        f"the loss of term {term.name!r} is {given}, and no loss; expected one that is made, as kd.hinton()"
+        f"the loss of term {term.name!r} is {given}, and no loss; expected one that is made, as kd.hinton(), or your "
+        "own function of student's and teacher's logits in kd.lift"
       )
     if term.mask not in MASKS:
       raise unknown(f"mask of term {term.name!r}", term.mask, MASKS)
@@ -295,3 +297,18 @@ def weighted(terms: Sequence[Term], output: str = "") -> Weighted:
     ranges.check(f"weight of term {term.name!r}", term.weight, ranges.NOT_NEGATIVE, varies=True)
   read = {term.output for term in terms if term.output}
   return Weighted(tuple(terms), output or (min(read) if len(read) == 1 else ""))
+
+
+OBJECTIVE = ("step", "aux", "aux_state", "key", "axis_name")
+LOSS = (*OBJECTIVE, "class_mask")
+
+
+def takes(fn: Any, keywords: Sequence[str]) -> bool:
+  """Whether a function may be called with a student, a teacher, a batch and keywords, as far as it says."""
+  try:
+    inspect.signature(fn).bind(None, None, None, **dict.fromkeys(keywords))
+  except TypeError:  # nor is it a function
+    return False
+  except ValueError:  # it does not say
+    return True
+  return True

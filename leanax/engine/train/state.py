@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
+from leanax.core import ranges
+from leanax.core.errors import UserError
 from leanax.engine.train import optim
 
 Tree = Any
@@ -78,7 +80,14 @@ def create(
     ema: the decay that `make_train_step` gets, or None for no averages.
     accumulate: as `make_train_step` gets it.
     average_aux: average what the losses train and remember too, where the student is deployed with it.
+
+  Raises:
+    UserError: the variables have no parameters, or `ema` is no decay.
   """
+  if not isinstance(variables, Mapping) or "params" not in variables:
+    given = ", ".join(map(repr, variables)) if isinstance(variables, Mapping) else f"a {type(variables).__name__}"
+    raise UserError(f"a model's variables are {given or 'nothing'}; expected {{'params': tree, ...}}")
+  check_decay(ema)
   trained = {"params": variables["params"], "qparams": qparams or {}, "aux": aux or {}}
   model_state = {name: tree for name, tree in variables.items() if name != "params"}
   averages = {"params": trained["params"], "qparams": trained["qparams"], "model_state": model_state}
@@ -93,3 +102,29 @@ def create(
     opt_state=optim.accumulated(tx, accumulate).init(trained),
     ema=None if ema is None else jax.tree.map(jnp.copy, averages),
   )
+
+
+def check_decay(ema: float | None) -> None:
+  """Raises a UserError where a decay of averages is none."""
+  if ema is not None:
+    ranges.check("ema", ema, ranges.BELOW_ONE)
+
+
+def check_made_for(state: TrainState, ema: float | None, accumulate: int) -> None:
+  """Refuses a state that was made for another step: its averages would stand still, or it would update too often.
+
+  Raises:
+    UserError: names what differs.
+  """
+  averages = state.ema is not None
+  if averages != (ema is not None):
+    raise UserError(
+      f"make_train_step has ema {ema}, and the state has {'' if averages else 'no '}averages; expected engine.create "
+      "to get the same ema"
+    )
+  several = isinstance(state.opt_state, optim.AccumulateState)
+  if several != (accumulate > 1):
+    raise UserError(
+      f"make_train_step has accumulate {accumulate}, and the state is of {'more' if several else '1'}; expected "
+      "engine.create to get the same accumulate"
+    )

@@ -15,13 +15,15 @@ from leanax.engine.train import optim
 from leanax.engine.train.average import average
 from leanax.engine.train.counting import batch_mean, counted, filled, refuse_unknown_counts, whole
 from leanax.engine.train.forward import Forward
-from leanax.engine.train.objective import Objective, Weighted
+from leanax.engine.train.objective import OBJECTIVE, Objective, Weighted, takes
 from leanax.engine.train.outputs import as_outputs, is_one, picked
-from leanax.engine.train.state import TrainState
+from leanax.engine.train.state import TrainState, check_decay, check_made_for
 from leanax.engine.train.statistics import refuse_local_statistics
 
 Metrics = dict[str, Array]
 Step = Callable[..., tuple[TrainState, Metrics]]
+
+ITSELF = "the teacher is the student itself with the averages of its weights, and there are none; expected 'ema'"
 
 
 def make_train_step(
@@ -56,13 +58,25 @@ def make_train_step(
     `step(state, batch, teacher_variables=None, *, axis_name=None, seed=seed) -> (state, metrics)`, pure. The batch is
     {"image", "label", ...}; under an axis it is this device's equal share, and states and metrics are the same on all
     devices.
+
+  Raises:
+    UserError: the teacher is the student itself and there are no averages, or another teacher; or `ema` is no decay.
   """
+  if hasattr(objective, "needs_teacher") or not takes(objective, OBJECTIVE):  # a loss gives a number per example
+    shown = getattr(objective, "__name__", type(objective).__name__)
+    raise UserError(f"the objective of make_train_step is {shown}; expected one of terms, as engine.weighted gives")
+  check_decay(ema)
+  if itself and teacher is not None:
+    raise UserError("the teacher is the student itself, and there is another; expected one of them")
+  if itself and ema is None:
+    raise UserError(ITSELF)
   tx = optim.accumulated(tx, accumulate)
   if isinstance(objective, Weighted):
     objective.refuse_accumulation(accumulate)
 
   def step(state, batch, teacher_variables=None, *, axis_name=None, seed=seed):
     optim.check_order(state.opt_state)
+    check_made_for(state, ema, accumulate)
     batch = filled(batch)
     key = keys.step_key(seed, state.step, "step")
     # The batch is made once: fused into each of its readers its pixels could be rounded otherwise for one than another.
@@ -163,7 +177,13 @@ def task_of(loss_of: Callable[..., Any], objective: Objective, step: Array) -> C
 
 
 def own_averages(forward: Forward, state: TrainState, key: Array, axis_name: str | None) -> Callable[[Any, Array], Any]:
-  """The student with the averages of its own weights, in evaluation mode, as a teacher; it needs no variables."""
+  """The student with the averages of its own weights, in evaluation mode, as a teacher; it needs no variables.
+
+  Raises:
+    UserError: there are no averages: it would agree with itself, which is a loss of 0 with gradient 0.
+  """
+  if state.ema is None:
+    raise UserError(ITSELF)
   now = state.averaged
 
   def teacher(_, x):
@@ -212,7 +232,7 @@ def accuracy(logits: Any, batch: Mapping[str, Any], axis_name: str | None, ignor
   if label is None or not is_one(logits) or not (label.dtype == bool or jnp.issubdtype(label.dtype, jnp.integer)):
     return {}
   if label.shape == logits.shape or (label.shape, 1) == (logits.shape[:-1], logits.shape[-1]):
-    right = (logits.reshape(label.shape) > 0) == (label > 0)
+    right = (logits.reshape(label.shape) > 0) == (kd.checks.countable(label) > 0)
   elif label.shape == logits.shape[:-1]:
     mask = kd.checks.class_mask_of("accuracy", batch.get("class_mask"), logits.shape)
     shown = logits if mask is None else jnp.where(mask, logits, -jnp.inf)

@@ -1,0 +1,121 @@
+"""A step in a training loop of one's own: what does not belong together is refused, and never another number."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import kd
+from leanax import engine
+from leanax.core.errors import UserError
+from leanax.engine.train.forward import plain
+
+TERMS = (engine.Term("hard", kd.hard_labels(), mask="labelled"), engine.Term("left", kd.logit_l2(), 0.5))
+RNG = np.random.default_rng(0)
+IMAGES, TAUGHT = (RNG.normal(size=(2, 4, n)).astype(np.float32) for n in (3, 5))
+LABELS = np.array([[0, -1, 2, -1], [4, 1, 2, 3]], np.int32)
+VALID = np.array([[True, True, False, True], [True, True, True, True]])
+KERNEL = np.random.default_rng(1).normal(size=(3, 5)).astype(np.float32)
+
+
+def linear(variables, x, *, train, key):
+  return x @ variables["params"]["kernel"], {}
+
+
+def halves(**more):
+  """The two micro-batches of an update; `more` has keys of each."""
+  found = [
+    {"image": IMAGES[k], "label": LABELS[k], "valid": VALID[k], "teacher_logits": TAUGHT[k]}
+    | {key: value[k] for key, value in more.items()}
+    for k in range(2)
+  ]
+  return [{key: jnp.asarray(value) for key, value in one.items()} for one in found]
+
+
+def update_of(parts):
+  return jax.tree.map(lambda *a: jnp.stack(a, 1), *map(engine.masks_of, parts))
+
+
+def made(*, step=(), create=(), terms=TERMS):
+  tx = optax.sgd(1.0)
+  run = engine.make_train_step(plain(linear), engine.weighted(terms), tx, **dict(step))
+  return run, engine.create({"params": {"kernel": jnp.asarray(KERNEL)}}, tx, **dict(create))
+
+
+@pytest.mark.parametrize(
+  ("step", "create", "message"),
+  [
+    ({"ema": 0.9}, {}, "has ema 0.9, and the state has no averages; expected engine.create to get the same ema"),
+    ({}, {"ema": 0.9}, "has ema None, and the state has averages; expected engine.create to get the same ema"),
+    ({"accumulate": 2}, {}, "has accumulate 2, and the state is of 1; expected engine.create to get the same"),
+    ({}, {"accumulate": 2}, "has accumulate 1, and the state is of more; expected engine.create to get the same"),
+  ],
+)
+def test_a_state_that_was_made_for_another_step(step, create, message):
+  """Averages that nothing moves, and an optimizer that runs on each micro-batch, are plausible and wrong."""
+  run, state = made(step=step, create=create, terms=TERMS[1:])
+  with pytest.raises(UserError, match=message):
+    run(state, {key: value for key, value in halves()[0].items() if key != "valid"})
+
+
+def test_a_student_without_averages_is_no_teacher_of_itself():
+  """It would agree with itself: a loss of 0 with gradient 0."""
+  with pytest.raises(UserError, match="the teacher is the student itself .* expected 'ema'"):
+    made(step={"itself": True})
+  with pytest.raises(UserError, match="the teacher is the student itself, and there is another; expected one of them"):
+    made(step={"itself": True, "ema": 0.9, "teacher": linear})
+  state = made()[1]
+  norm = engine.term_norm(plain(linear), engine.weighted(TERMS[1:]), itself=True)
+  with pytest.raises(UserError, match="the teacher is the student itself .* expected 'ema'"):
+    norm(state, {"image": IMAGES[0]}, share=np.ones(1, np.float32))
+
+
+@pytest.mark.parametrize("decay", [1.0, 1.5, -0.1, float("nan"), "0.9"])
+def test_a_decay_that_is_none(decay):
+  for about in ({"step": {"ema": decay}}, {"create": {"ema": decay}}):
+    with pytest.raises(UserError, match="ema is .*; expected a number from 0 to below 1"):
+      made(**about)
+
+
+def test_masks_of_an_update_that_is_not_this_one():
+  parts = halves()
+  update = update_of(parts)
+  run, state = made()
+  with pytest.raises(UserError, match="accumulate is 1, and the batch's 'update' is of 2 micro-batches"):
+    run(state, {**parts[0], "update": update})
+  run, state = made(step={"accumulate": 2}, create={"accumulate": 2})
+  for some in ({"label": update["label"]}, {"valid": update["valid"]}):
+    with pytest.raises(UserError, match="the batch's 'update' has .*, and the batch 'label', 'valid'; expected what"):
+      run(state, {**parts[0], "update": some})
+  for wrong in ({}, [update], parts[0]["label"], {"label": parts[0]["label"]}):
+    with pytest.raises(UserError, match="the batch's 'update' is .*expected what engine.masks_of gives"):
+      run(state, {**parts[0], "update": wrong})
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 5), (2, 4, 5)])
+def test_a_class_mask_for_all_examples_of_a_micro_batch(shape):
+  """The micro-batches' parts are those of the whole update, whose masks are written out."""
+  mask = np.ones(shape, bool)
+  mask[0, :, 4] = False
+  parts = halves(class_mask=mask)
+  run, state = made(step={"accumulate": 2}, create={"accumulate": 2})
+  for part in parts:
+    state, metrics = run(state, {**part, "update": update_of(parts)})
+    assert float(metrics["examples_left"]) == 3.5
+  whole = [{**part, "class_mask": jnp.broadcast_to(part["class_mask"], (4, 5))} for part in parts]
+  run, other = made()
+  other, metrics = run(other, jax.tree.map(lambda *a: jnp.concatenate(a), *whole))
+  np.testing.assert_allclose(state.params["kernel"], other.params["kernel"], atol=1e-6)
+
+
+def test_inputs_that_are_no_batch():
+  run, state = made(terms=TERMS[1:])
+  part = halves()[0]
+  with pytest.raises(UserError, match=r"the batch is a tuple; expected \{'image': .*'label'"):
+    run(state, (part["image"], part["label"]))
+  with pytest.raises(UserError, match=r"the batch's 'valid' has 3 examples, and its 'image' 4"):
+    run(state, {**part, "valid": jnp.ones(3, bool)})
+  for variables in ({"kernel": KERNEL}, KERNEL, None):
+    with pytest.raises(UserError, match=r"expected \{'params': tree"):
+      engine.create(variables, optax.sgd(1.0))
