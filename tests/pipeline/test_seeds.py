@@ -18,23 +18,27 @@ def model(folder, name="int8"):
   return trained.load(folder / "models" / f"{name}.safetensors")[0]
 
 
+# At the other stages' rate last bits of sums grow to a tenth of the loss within twelve steps on codes.
+SLOWLY = {"stages__int8__optimizer": {"learning_rate": 0.005}}
+
+
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
   """The run of the second seed by itself."""
   folder = tmp_path_factory.mktemp("alone")
-  return folder, compress(jobs.experiment(seed=1), folder)
+  return folder, compress(jobs.experiment(seed=1, **SLOWLY), folder)
 
 
 @pytest.mark.parametrize("over", ["loop", "vmap", "map"])
 def test_seeds_together_are_the_runs_one_by_one(tmp_path, alone, over):
-  results = compress_seeds(jobs.experiment(seeds=2, seeds_over=over), tmp_path)
+  results = compress_seeds(jobs.experiment(seeds=2, seeds_over=over, **SLOWLY), tmp_path)
   assert [result["config"]["seed"] for result in results] == [0, 1]
   folder, result = alone
   for name in jobs.STAGES:
     mine, its = (named_leaves(model(run, name).variables) for run in (tmp_path / "seed1", folder))
     for leaf, array in its.items():
       # The last bit of a sum can move a value over the edge between two codes, and integers then go another way.
-      gap = 0 if over == "loop" else 0.5 if name == "int8" else 2e-4
+      gap = 0 if over == "loop" else 0.05 if name == "int8" else 2e-4
       np.testing.assert_allclose(mine[leaf], array, rtol=1e-6, atol=gap, err_msg=f"{name} {leaf}")
   lines = [(run / "metrics.jsonl").read_text().splitlines() for run in (tmp_path / "seed1", folder)]
   for mine, its in zip(*lines, strict=True):
@@ -42,7 +46,7 @@ def test_seeds_together_are_the_runs_one_by_one(tmp_path, alone, over):
     assert mine.keys() == its.keys()
     for key in its:
       if key.endswith("/loss"):
-        assert mine[key] == pytest.approx(its[key], rel=0.1 if key.startswith("int8") else 1e-3)
+        assert mine[key] == pytest.approx(its[key], rel=0.03 if key.startswith("int8") else 1e-3)
   first, second = (named_leaves(model(tmp_path / seed).variables) for seed in ("seed0", "seed1"))
   assert all(np.any(array != second[leaf]) for leaf, array in first.items())
   assert [row["name"] for row in results[1]["rows"]] == [row["name"] for row in result["rows"]]

@@ -40,7 +40,10 @@ def test_split_is_the_written_rule_and_never_changes():
 
 
 def test_loading_does_not_import_scikit_learn():
-  code = "import sys, engine.data; load('digits'); assert not any(m.startswith('sklearn') for m in sys.modules)"
+  code = (
+    "import sys; from leanax.engine.data import load; load('digits'); "
+    "assert not any(m.startswith('sklearn') for m in sys.modules)"
+  )
   subprocess.run([sys.executable, "-c", code], check=True)
 
 
