@@ -54,7 +54,8 @@ def contents(folder):
   return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(10, marks=pytest.mark.slow)])
+@pytest.mark.slow  # tests/integration/test_kill.py does the same to the loop alone
+@pytest.mark.parametrize("kills", [2, 10])
 def test_killed_at_random_moments(tmp_path, unbroken, kills):
   whole, config, seconds = unbroken
   seed = int.from_bytes(os.urandom(4))

@@ -132,6 +132,7 @@ def own(teacher, student):
       {"name": "zoo.mlp:plain_mlp", "kwargs": {"widths": (32, 16), "classes": 4}},
       {"name": "zoo.mlp:plain_mlp", "kwargs": {"widths": (8,), "classes": 4}},
       id="plain",
+      marks=pytest.mark.slow,  # the user's teacher is a plain function, too
     ),
     pytest.param(
       {"name": "users_nets:functions", "kwargs": {"hidden": 32}},

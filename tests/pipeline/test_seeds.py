@@ -29,7 +29,7 @@ def alone(tmp_path_factory):
   return folder, compress(jobs.experiment(seed=1, **SLOWLY), folder)
 
 
-@pytest.mark.parametrize("over", ["loop", "vmap", "map"])
+@pytest.mark.parametrize("over", ["loop", "vmap", pytest.param("map", marks=pytest.mark.slow)])
 def test_seeds_together_are_the_runs_one_by_one(tmp_path, alone, over):
   results = compress_seeds(jobs.experiment(seeds=2, seeds_over=over, **SLOWLY), tmp_path)
   assert [result["config"]["seed"] for result in results] == [0, 1]
@@ -84,7 +84,7 @@ def test_a_live_teacher_is_each_runs_own(tmp_path):
       np.testing.assert_allclose(array, cached[leaf], atol=1e-5)
 
 
-@pytest.mark.parametrize("unlabelled", [True, False])
+@pytest.mark.parametrize("unlabelled", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_each_seed_has_its_own_labels(tmp_path, unlabelled):
   """What differs between the runs' examples is each run's own, and so is what its teacher said of them."""
   few = {"labelled": 32, "unlabelled": unlabelled}
