@@ -6,6 +6,7 @@ from leanax.graph.fold import fold_batch_norms
 from leanax.graph.kinds import Statistic
 from leanax.graph.live import leaves_read, live
 from leanax.graph.makers import Maker, exposed
+from leanax.graph.matmul import Matmul, matmul
 from leanax.graph.norms import Norm, batch_norms
 from leanax.graph.observe import Observer, observe, observing
 from leanax.graph.ops import Op, Operand
@@ -25,6 +26,7 @@ __all__ = [
   "Histogram",
   "Made",
   "Maker",
+  "Matmul",
   "Norm",
   "Observer",
   "Op",
@@ -42,6 +44,7 @@ __all__ = [
   "keep_channels",
   "leaves_read",
   "live",
+  "matmul",
   "mean",
   "observe",
   "observing",
