@@ -15,6 +15,7 @@ from leanax.graph.precise import highest_precision
 from leanax.graph.rewriting import rewrite
 from leanax.graph.rows import rows
 from leanax.graph.shapes import shapes
+from leanax.graph.slice import slice
 from leanax.graph.stacked import stacked_axes
 from leanax.graph.statistics import Extrema, Histogram, absolute_maximum, extrema, histogram, mean, second_moment
 from leanax.graph.taps import taps
@@ -52,6 +53,7 @@ __all__ = [
   "rows",
   "second_moment",
   "shapes",
+  "slice",
   "stacked_axes",
   "taps",
   "trace",
