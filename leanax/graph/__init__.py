@@ -3,36 +3,57 @@
 from leanax.graph.cut import keep_channels
 from leanax.graph.edit import edit
 from leanax.graph.fold import fold_batch_norms
+from leanax.graph.kinds import Statistic
 from leanax.graph.live import leaves_read, live
 from leanax.graph.makers import Maker, exposed
+from leanax.graph.matmul import Matmul, matmul
 from leanax.graph.norms import Norm, batch_norms
+from leanax.graph.observe import Observer, observe, observing
 from leanax.graph.ops import Op, Operand
 from leanax.graph.parts import Made, axis_parts
 from leanax.graph.precise import highest_precision
 from leanax.graph.rewriting import rewrite
+from leanax.graph.rows import rows
 from leanax.graph.shapes import shapes
+from leanax.graph.slice import slice
 from leanax.graph.stacked import stacked_axes
+from leanax.graph.statistics import Extrema, Histogram, absolute_maximum, extrema, histogram, mean, second_moment
 from leanax.graph.taps import taps
 from leanax.graph.view import Graph, trace, training_only
 
 __all__ = [
+  "Extrema",
   "Graph",
+  "Histogram",
   "Made",
   "Maker",
+  "Matmul",
   "Norm",
+  "Observer",
   "Op",
   "Operand",
+  "Statistic",
+  "absolute_maximum",
   "axis_parts",
   "batch_norms",
   "edit",
   "exposed",
+  "extrema",
   "fold_batch_norms",
   "highest_precision",
+  "histogram",
   "keep_channels",
   "leaves_read",
   "live",
+  "matmul",
+  "mean",
+  "observe",
+  "observing",
   "rewrite",
+  "rows",
+  "second_moment",
   "shapes",
+  "slice",
   "stacked_axes",
   "taps",
   "trace",

@@ -21,15 +21,20 @@ def _remat(emitter: "Emitter", node: Node, values: list[Any], extras: "Extras") 
     emitter.guard(node, [(node.bodies[0], values)], extras)
     return versions.rebind(node.eqn, tuple(values)), {}
   there = [not isinstance(v, Missing) for v in values]
+  lost: dict[int, Missing] = {}
 
   def inside(*present: Any) -> Any:
     given = iter(present)
     inputs = [next(given) if here else value for here, value in zip(there, values, strict=True)]
-    return emitter.run(node.bodies[0], inputs, extras)
+    outputs, written = emitter.run(node.bodies[0], inputs, extras)
+    lost.update({place: value for place, value in enumerate(outputs) if isinstance(value, Missing)})
+    return [value for value in outputs if not isinstance(value, Missing)], written
 
   policy, prevent = node.params["policy"], node.params["prevent_cse"]
   present = [value for value, here in zip(values, there, strict=True) if here]
-  return jax.checkpoint(inside, prevent_cse=prevent, policy=policy)(*present)
+  found, written = jax.checkpoint(inside, prevent_cse=prevent, policy=policy)(*present)
+  rest = iter(found)
+  return [lost[place] if place in lost else next(rest) for place in range(len(node.outputs))], written
 
 
 def _scan(emitter: "Emitter", node: Node, values: list[Any], extras: "Extras") -> Result:

@@ -73,14 +73,19 @@ def edit(fn: Callable[..., Any], edits: Sequence[Edit], original: Shapes | Any) 
 
 
 def needed(
-  analysis: Analysis, replaced: Mapping[int, Replacement], opened: Collection[int] = ()
+  analysis: Analysis,
+  replaced: Mapping[int, Replacement],
+  opened: Collection[int] = (),
+  outputs: Sequence[Any] | None = None,
 ) -> tuple[set[int], set[int]]:
   """The nodes and the values that the outputs depend on after these replacements.
 
   Calls are looked into where a replacement is in them, or where they are among those `opened`; other calls are whole.
+  By default the outputs are those of the function, and what has effects is needed too.
   """
-  back = _Backwards(analysis, replaced, touched(analysis.program, {*replaced, *opened}), set(), set())
-  for ref in analysis.program.body.outputs:
+  opened = touched(analysis.program, {*replaced, *opened})
+  back = _Backwards(analysis, replaced, opened, set(), set(), outputs is None)
+  for ref in analysis.program.body.outputs if outputs is None else outputs:
     back.need(ref)
   back.body(analysis.program.body)
   return back.nodes, back.values
@@ -92,6 +97,7 @@ class _Backwards(NamedTuple):
   opened: Collection[int]
   nodes: set[int]
   values: set[int]
+  effects: bool
 
   def need(self, ref: Any) -> None:
     for one in (ref, self.analysis.resolve(ref)):
@@ -100,7 +106,7 @@ class _Backwards(NamedTuple):
 
   def body(self, body: Body) -> None:
     for node in reversed(body.nodes):
-      wanted = any(number in self.values for number in node.outputs) or bool(node.eqn.effects)
+      wanted = any(number in self.values for number in node.outputs) or (self.effects and bool(node.eqn.effects))
       if node.form in ("jit", "remat") and node.index in self.opened and node.index not in self.replaced:
         self.through(node, wanted)
       elif wanted:

@@ -47,6 +47,7 @@ class Emitter:
     sizes: what was cut from each value (`cut.Sizes`); None when shapes are the original ones.
     asking: nothing is computed, it is only seen whether the visitor replaces anything.
     watch: names under which values are written into the extras, by number.
+    record: what is written: `record(name, value, extras)`.
   """
 
   analysis: Analysis
@@ -60,6 +61,7 @@ class Emitter:
   constants: Mapping[int, Any] = field(default_factory=dict)
   sizes: Any = None
   asking: bool = False
+  record: Callable[[str, Any, Extras], Any] = lambda name, value, extras: value
 
   def run(
     self, body: Body, inputs: Sequence[Any], extras: Extras, env: dict[int, Any] | None = None
@@ -72,7 +74,7 @@ class Emitter:
     env.update((number, self.constants.get(number, value)) for number, value in body.consts)
     env.update(zip(body.inputs, inputs, strict=True))
     written: Extras = {}
-    self._watched([*(number for number, _ in body.consts), *body.inputs], env, written)
+    self._watched([*(number for number, _ in body.consts), *body.inputs], env, extras, written)
     for node in body.nodes:
       if self.live is not None and node.index not in self.live:
         env.update((number, Missing(f"a result of {node.primitive}")) for number in node.outputs)
@@ -80,7 +82,7 @@ class Emitter:
       outputs, updates = self._node(node, env, {**extras, **written} if written else extras)
       written.update(updates)
       env.update(zip(node.outputs, outputs, strict=True))
-      self._watched(node.outputs, env, written)
+      self._watched(node.outputs, env, extras, written)
       if node.form in ("jit", "remat"):
         for number, value in zip(node.outputs, outputs, strict=True):
           same = self.analysis.resolve(number)
@@ -88,9 +90,11 @@ class Emitter:
             env.setdefault(same, value)
     return [_get(env, ref) for ref in body.outputs], written
 
-  def _watched(self, numbers: Sequence[int], env: Mapping[int, Any], written: Extras) -> None:
+  def _watched(self, numbers: Sequence[int], env: Mapping[int, Any], extras: Extras, written: Extras) -> None:
     if self.watch:
-      written.update({name: env[number] for number in numbers for name in self.watch.get(number, ())})
+      written.update(
+        {name: self.record(name, env[number], extras) for number in numbers for name in self.watch.get(number, ())}
+      )
 
   def _node(self, node: Node, env: dict[int, Any], extras: Extras) -> tuple[Sequence[Any], Extras]:
     edit = self.edits.get(node.index)

@@ -19,7 +19,7 @@ def live(fn: Callable[..., Any]) -> Callable[..., Any]:
 
   def alive(variables: Any, *inputs: Any) -> Any:
     analysis = Analysis(read(fn, variables, *inputs))
-    opened = _calls(analysis.program.body)
+    opened = calls(analysis.program.body)
     nodes, _ = needed(analysis, {}, opened)
     emitter = Emitter(analysis, live=nodes, touched=opened)
     out, _ = emitter.run(analysis.program.body, jax.tree.leaves((variables, inputs)), {})
@@ -32,7 +32,7 @@ def leaves_read(fn: Callable[..., Any], variables: Any, *inputs: Any) -> set[str
   """The names of the leaves of the variables that the outputs depend on; arguments may be shapes."""
   analysis = Analysis(read(fn, variables, *inputs))
   program = analysis.program
-  _, values = needed(analysis, {}, _calls(program.body))
+  _, values = needed(analysis, {}, calls(program.body))
   return {name for name, number in zip(program.leaves, program.body.inputs, strict=False) if number in values}
 
 
@@ -41,15 +41,15 @@ def read_by_sites(analysis: Analysis) -> tuple[set[int], set[int]]:
 
   A function that leaves out some of a model's outputs still holds the operations behind those.
   """
-  nodes, _ = needed(analysis, {}, _calls(analysis.program.body))
+  nodes, _ = needed(analysis, {}, calls(analysis.program.body))
   sites = [site for site in analysis.sites if site.node is None or site.node.index in nodes]
   return nodes, {analysis.value(ref).base for site in sites for ref in site.refs}
 
 
-def _calls(body: Body) -> set[int]:
+def calls(body: Body) -> set[int]:
   """The calls of jitted functions that can be opened one inside the other, from the outside."""
   found: set[int] = set()
   for node in body.nodes:
     if node.form == "jit":
-      found |= {node.index} | _calls(node.bodies[0])
+      found |= {node.index} | calls(node.bodies[0])
   return found

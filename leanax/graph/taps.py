@@ -30,8 +30,8 @@ def taps(fn: Callable[..., Any], names: Sequence[str]) -> Callable[..., tuple[An
   def tapped(variables: Any, *inputs: Any) -> tuple[Any, dict[str, Any]]:
     analysis = Analysis(read(fn, variables, *inputs))
     program = analysis.program
-    makers = _makers(analysis)
-    watch = _watched(analysis, names, makers)
+    makers = outermost_makers(analysis)
+    watch = watched(analysis, names)
     opened = touched(program, [makers[number].index for number in watch if number in makers])
     emitter = Emitter(analysis, touched=opened, watch=watch)
     out, found = emitter.run(program.body, jax.tree.leaves((variables, inputs)), {})
@@ -40,14 +40,25 @@ def taps(fn: Callable[..., Any], names: Sequence[str]) -> Callable[..., tuple[An
   return tapped
 
 
-def _makers(analysis: Analysis) -> dict[int, Node]:
+def outermost_makers(analysis: Analysis) -> dict[int, Node]:
   """The outermost node that each value comes out of: what a relu returns can be read outside of its custom rule."""
   return {number: node for node in analysis.program.nodes for number in node.outputs}
 
 
-def _watched(analysis: Analysis, names: Sequence[str], makers: dict[int, Node]) -> dict[int, list[str]]:
-  sites = {site.op.name: site.node.outputs[0] for site in analysis.sites if site.node is not None}
+def watched(analysis: Analysis, names: Sequence[str], operations: bool = True) -> dict[int, list[str]]:
+  """The names by the number of the outermost value that each stands for.
+
+  Args:
+    analysis: of the function.
+    names: of activations.
+    operations: whether a name may be that of an operation, for its output.
+
+  Raises:
+    UserError: an unknown name, or one of what cannot be read.
+  """
+  sites = {site.op.name: site.node.outputs[0] for site in analysis.sites if operations and site.node is not None}
   tensors = {name: number for number, name in analysis.tensors.items()}
+  makers = outermost_makers(analysis)
   outermost: dict[int, int] = {}
   for node in analysis.program.nodes:  # the outer ones come last
     for number in node.outputs:
