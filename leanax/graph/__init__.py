@@ -1,10 +1,12 @@
 """The traced model: one view of any JAX function, which the other packages read and edit."""
 
-from leanax.graph.cut import keep_channels
 from leanax.graph.edit import edit
-from leanax.graph.fold import fold_batch_norms
+from leanax.graph.edits.fold_batch_norm import fold_batch_norms
+from leanax.graph.edits.keep_channels import keep_channels
+from leanax.graph.edits.permute import permute
 from leanax.graph.live import leaves_read, live
 from leanax.graph.makers import Maker, exposed
+from leanax.graph.net import Net, net, net_of
 from leanax.graph.norms import Norm, batch_norms
 from leanax.graph.ops import Op, Operand
 from leanax.graph.parts import Made, axis_parts
@@ -19,6 +21,7 @@ __all__ = [
   "Graph",
   "Made",
   "Maker",
+  "Net",
   "Norm",
   "Op",
   "Operand",
@@ -31,6 +34,9 @@ __all__ = [
   "keep_channels",
   "leaves_read",
   "live",
+  "net",
+  "net_of",
+  "permute",
   "rewrite",
   "shapes",
   "stacked_axes",

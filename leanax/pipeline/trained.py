@@ -175,8 +175,8 @@ def fold(trained: Trained) -> Trained:
   if not folds(trained.recipe, trained.variables):
     return trained
   fn = functions(trained.recipe).fn
-  _, variables, edits = graph.fold_batch_norms(fn, trained.variables, example(trained.recipe))
-  return trained._replace(recipe=trained.recipe._replace(edits=tuple(edits)), variables=variables)
+  net = graph.fold_batch_norms(graph.net(fn, trained.variables, example(trained.recipe)))
+  return trained._replace(recipe=trained.recipe._replace(edits=net.edits), variables=net.variables)
 
 
 def stacked_axes(recipe: Recipe, variables: Any) -> dict[str, tuple[int, ...]]:
