@@ -63,7 +63,7 @@ def _per_channel(analysis: Analysis, ref: Any, axes: frozenset[int]) -> bool:
   if isinstance(ref, jex.Literal):
     return True
   known = analysis.values[ref]
-  if not known.data or known.aval.shape == ():
+  if not known.data or all(size == 1 or axis in axes for axis, size in enumerate(known.aval.shape)):
     return True
   node = known.producer
   if node is None:

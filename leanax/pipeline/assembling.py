@@ -15,7 +15,7 @@ from kd.maps import common_size
 from leanax import engine, graph
 from leanax.core.errors import UserError
 from leanax.core.trees import map_named, named_leaves
-from leanax.engine.models.model import Model
+from leanax.engine.models.interface import Model
 from leanax.graph.shapes import structs
 
 if TYPE_CHECKING:
