@@ -4,6 +4,7 @@ from leanax.graph.edit import edit
 from leanax.graph.edits.fold_batch_norm import fold_batch_norms
 from leanax.graph.edits.keep_channels import keep_channels
 from leanax.graph.edits.permute import permute
+from leanax.graph.edits.replace_head import replace_head
 from leanax.graph.live import leaves_read, live
 from leanax.graph.makers import Maker, exposed
 from leanax.graph.net import Net, net, net_of
@@ -37,6 +38,7 @@ __all__ = [
   "net",
   "net_of",
   "permute",
+  "replace_head",
   "rewrite",
   "shapes",
   "stacked_axes",

@@ -9,10 +9,11 @@ joins(edits, other) -> bool: whether these and the next edit of the kind are app
 
 from types import ModuleType
 
-from leanax.graph.edits import fold_batch_norm, keep_channels, permute
+from leanax.graph.edits import fold_batch_norm, keep_channels, permute, replace_head
 
 KINDS: dict[str, ModuleType] = {
   "fold_batch_norm": fold_batch_norm,
   "keep_channels": keep_channels,
   "permute": permute,
+  "replace_head": replace_head,
 }
