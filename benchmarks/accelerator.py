@@ -56,7 +56,8 @@ def codes(small: bool, left: Left) -> dict[str, Any]:
     variables = jax.jit(module.init)(jax.random.key(1), x[:1])
     fn = module.apply
     if "batch_stats" in variables:
-      fn, variables, _ = graph.fold_batch_norms(fn, variables, x[:1])
+      net = graph.fold_batch_norms(graph.net(fn, variables, x[:1]))
+      fn, variables = net.infer, net.variables
     found[name] = attempt(functools.partial(_differing, fn, variables, x))
   return found
 

@@ -36,7 +36,8 @@ def measure(rounds: int) -> dict[str, float]:
   module = ResNet(blocks=(3, 3, 3))
   x = jnp.zeros((128, 32, 32, 3))
   variables = jax.jit(module.init)(jax.random.key(0), x)
-  fn, variables, _ = graph.fold_batch_norms(module.apply, variables, x)
+  net = graph.fold_batch_norms(graph.net(module.apply, variables, x))
+  fn, variables = net.infer, net.variables
   qparams, state = quant.quantize(fn, "w8a8 learned").init(variables, x)
   batch = {"image": x, "label": jnp.zeros((128,), jnp.int32)}
   tx = engine.optimizer("sgd", 0.01)

@@ -212,16 +212,16 @@ def check_quantize(built: Built, notes: Result) -> Any:
 def check_fold(built: Built, notes: Result) -> Any:
   if "batch_stats" not in built.variables:
     return None
-  folded, variables, edits = graph.fold_batch_norms(built.fn, built.variables, *built.inputs)
+  net = graph.fold_batch_norms(graph.net(built.fn, built.variables, *built.inputs))
   norms = sum(name.endswith("var") for name in graph_leaves(built.variables))
-  notes["batch norms"] = f"{len(edits)} of {norms} folded"
+  notes["batch norms"] = f"{len(net.edits)} of {norms} folded"
   pairs = zip(
-    jax.tree.leaves(jax.jit(folded)(variables, *built.inputs)),
+    jax.tree.leaves(jax.jit(net.infer)(net.variables, *built.inputs)),
     jax.tree.leaves(jax.jit(built.fn)(built.variables, *built.inputs)),
     strict=True,
   )
   error = max(relative(a, b) for a, b in pairs)
-  return error < 1e-5 and len(edits) > 0, f"{notes['batch norms']}, relative error {error:.1e}"
+  return error < 1e-5 and len(net.edits) > 0, f"{notes['batch norms']}, relative error {error:.1e}"
 
 
 def check_lift(built: Built, notes: Result) -> Any:
@@ -231,7 +231,8 @@ def check_lift(built: Built, notes: Result) -> Any:
     return None
   fn, variables = built.fn, built.variables
   if "batch_stats" in variables:
-    fn, variables, _ = graph.fold_batch_norms(fn, variables, *built.inputs)
+    net = graph.fold_batch_norms(graph.net(fn, variables, *built.inputs))
+    fn, variables = net.infer, net.variables
   network = lift(fn, variables, built.inputs[0])
   error = relative(reference.run(network, np.asarray(built.inputs[0])), fn(variables, *built.inputs))
   notes["layers"] = len(network.layers)

@@ -14,6 +14,7 @@ from kd.reads import several
 from kd.taps import About
 from leanax.core import axis
 from leanax.core.errors import UserError
+from leanax.core.pooling import pool_to
 
 
 def flat_space(x: Array) -> Float[Array, "batch places channels"]:
@@ -39,25 +40,6 @@ def norm(x: Array, axes: int | tuple[int, ...] = -1) -> Array:
 def no_infinity(x: Array) -> Array:
   """The array with NaN for infinities, which a ReLU, a margin or a softmax would make finite again."""
   return jnp.where(jnp.isinf(x), jnp.nan, x)
-
-
-def pool_to(x: Float[Array, "batch height width channels"], size: tuple[int, int]) -> Array:
-  """Average pooling to any smaller size: output i covers the inputs floor(i n / m) to ceil((i + 1) n / m)."""
-  for place, length in ((1, size[0]), (2, size[1])):
-    if x.shape[place] != length:
-      x = jnp.moveaxis(
-        jnp.tensordot(x, jnp.asarray(_bins(x.shape[place], length), x.dtype), ((place,), (0,))), -1, place
-      )
-  return x
-
-
-def _bins(wide: int, narrow: int) -> np.ndarray:
-  """(wide, narrow): the weights of the means."""
-  out = np.zeros((wide, narrow))
-  for i in range(narrow):
-    begin, end = i * wide // narrow, -(-(i + 1) * wide // narrow)
-    out[begin:end, i] = 1 / (end - begin)
-  return out
 
 
 def align(loss: str, student: Array, teacher: Array) -> tuple[Array, Array]:

@@ -4,7 +4,7 @@ import ast
 import pathlib
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import NamedTuple
 
 import pytest
@@ -123,6 +123,61 @@ def test_imports_follow_the_table(name):
     allowed = set(sys.stdlib_module_names)
   wrong = [f"{name}:{i.line} imports {i.name}" for i in imports(FILES[name]) if top(i.name) not in allowed]
   assert not wrong
+
+
+def dotted(path: str) -> str:
+  return path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+
+MODULES = {dotted(name): path for name, path in FILES.items()}
+CIRCLES: set[frozenset[str]] = set()  # those that are still there; none may be added
+
+
+def edges(path: pathlib.Path, known: Collection[str]) -> set[str]:
+  """The files of ours that one imports anywhere, in functions too; what is for types alone does not run."""
+  found: set[str] = set()
+
+  def walk(node: ast.AST) -> None:
+    for child in ast.iter_child_nodes(node):
+      if isinstance(child, ast.If) and ast.unparse(child.test).endswith("TYPE_CHECKING"):
+        continue
+      if isinstance(child, ast.Import):
+        found.update(alias.name for alias in child.names)
+      elif isinstance(child, ast.ImportFrom):
+        whole = {f"{child.module}.{alias.name}" for alias in child.names}
+        found.update(name if name in known else str(child.module) for name in whole)
+      walk(child)
+
+  walk(ast.parse(path.read_text(encoding="utf-8")))
+  return found & set(known)
+
+
+def circles(graph: Mapping[str, Collection[str]]) -> set[frozenset[str]]:
+  """The sets of files that import each other, directly or through others."""
+  reached: dict[str, set[str]] = {}
+  for start in graph:
+    seen, waiting = set(), [start]
+    while waiting:
+      for name in graph[waiting.pop()]:
+        if name not in seen:
+          seen.add(name)
+          waiting.append(name)
+    reached[start] = seen
+  return {frozenset(b for b in reached[a] if a in reached[b]) for a in graph if a in reached[a]}
+
+
+def test_no_circle_between_files():
+  assert circles({name: edges(path, MODULES) - {name} for name, path in MODULES.items()}) == CIRCLES
+
+
+def test_a_circle_is_found(tmp_path):
+  (tmp_path / "a.py").write_text("def f():\n  from p import b\n")
+  (tmp_path / "b.py").write_text("import p.c\n")
+  (tmp_path / "c.py").write_text("from p.a import f\nfrom p.d import x\n")
+  (tmp_path / "d.py").write_text("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n  import p.a\n")
+  known = [f"p.{name}" for name in "abcd"]
+  found = {name: edges(tmp_path / f"{name[-1]}.py", known) for name in known}
+  assert circles(found) == {frozenset(("p.a", "p.b", "p.c"))}
 
 
 @pytest.mark.parametrize("name", FILES)

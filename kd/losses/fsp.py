@@ -16,11 +16,12 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from kd.base import Outputs
-from kd.maps import flat_space, no_infinity, pool_to
+from kd.maps import flat_space, no_infinity
 from kd.reads import MAPS
 from kd.taps import About, Names, TapLoss, paired
 from leanax.core import ranges
 from leanax.core.errors import UserError
+from leanax.core.pooling import pool_to
 
 
 def fsp(student: Names, teacher: Names, paper: bool = False) -> TapLoss:

@@ -19,11 +19,12 @@ from jaxtyping import Array
 
 from kd.base import Outputs
 from kd.layers import layer, layer_init, mean_square
-from kd.maps import compared, pool_to
+from kd.maps import compared
 from kd.reads import MAPS_OR_VECTORS
 from kd.taps import About, Names, TapLoss, paired
 from leanax.core import ranges
 from leanax.core.errors import UserError
+from leanax.core.pooling import pool_to
 
 
 def review(student: Names, teacher: Names, width: int | None = None) -> TapLoss:

@@ -9,7 +9,7 @@ a bottleneck: 1x1 to 1/factor of the teacher's channels, 3x3, 1x1 to all of them
 The paper trains with this loss alone. Reduction: a mean, one number an example.
 
 The student that is deployed is its own trunk up to its tap, then p, then W and b. Running means of p's batch statistics
-are kept in aux_state; `simkd_head` folds them into p's kernels and biases, and `simkd_logits` is what then follows the
+are kept in aux_state; `simkd_head` folds them into p's kernels and biases, and `simkd_steps` says what then follows the
 trunk. A stage that minimises this loss leaves that model, without the layers behind the tap, which nothing trained.
 """
 
@@ -23,11 +23,12 @@ from jaxtyping import Array
 
 from kd.base import Outputs
 from kd.layers import Layer, Normalise, classifier_of, last_layer, layer, layer_init, mean_square, relu
-from kd.maps import align, batch_normalise, compared, linear, moments, pool_to, some_count
+from kd.maps import align, batch_normalise, compared, moments, some_count
 from kd.reads import CHANNELS
 from kd.taps import About, Names, TapLoss, paired
 from leanax.core import ranges
 from leanax.core.errors import UserError
+from leanax.graph.head import run
 
 EPSILON = 1e-5  # of the batch normalisations
 
@@ -133,27 +134,22 @@ def simkd_head(
   return {**head, "classifier": last}
 
 
+def simkd_steps(size: tuple[int, int] | None = None) -> list[list[Any]]:
+  """Returns the head as data (`graph.replace_head`): the projector, the mean over places, the teacher's classifier.
+
+  Args:
+    size: height and width of the maps that the loss compared; None for what is no map.
+  """
+  projector = [step for name in LAYERS for step in (["layer", name], ["relu"])]
+  return [*([] if size is None else [["pool", list(size)]]), *projector, ["mean"], ["layer", "classifier"]]
+
+
 def simkd_logits(head: Mapping[str, Layer], features: Array, size: tuple[int, int] | None = None) -> Array:
-  """The student's logits by its projector and the teacher's classifier, each example's own.
+  """Returns the student's logits by its projector and the teacher's classifier, each example's own.
 
   Args:
     head: of `simkd_head`.
     features: (batch, ..., channels), the student's tap.
     size: height and width of the maps that the loss compared; None for what is no map.
   """
-  x = features if size is None else _pool(features, size)
-  for name in LAYERS:
-    x = layer(head[name], x, lambda x: x)
-    x = jax.nn.relu(x)
-  return linear(head["classifier"], jnp.mean(x, tuple(range(1, x.ndim - 1))) if x.ndim > 2 else x)
-
-
-def _pool(x: Array, size: tuple[int, int]) -> Array:
-  """`pool_to`, as the average pooling that other runtimes know where the sizes divide."""
-  (high, wide), (below, left) = x.shape[1:3], (x.shape[1] % size[0], x.shape[2] % size[1])
-  if below or left or (high, wide) == tuple(size):
-    return pool_to(x, size)
-  window = (1, high // size[0], wide // size[1], 1)
-  return jax.lax.reduce_window(x, np.zeros((), x.dtype), jax.lax.add, window, window, "VALID") / np.prod(
-    window[1:3]
-  ).astype(x.dtype)
+  return run(simkd_steps(size), head, features)

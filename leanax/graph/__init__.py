@@ -1,12 +1,15 @@
 """The traced model: one view of any JAX function, which the other packages read and edit."""
 
-from leanax.graph.cut import keep_channels
 from leanax.graph.edit import edit
-from leanax.graph.fold import fold_batch_norms
+from leanax.graph.edits.fold_batch_norm import fold_batch_norms
+from leanax.graph.edits.keep_channels import keep_channels
+from leanax.graph.edits.permute import permute
+from leanax.graph.edits.replace_head import replace_head
 from leanax.graph.kinds import Statistic
 from leanax.graph.live import leaves_read, live
 from leanax.graph.makers import Maker, exposed
 from leanax.graph.matmul import Matmul, matmul
+from leanax.graph.net import Net, net, net_of
 from leanax.graph.norms import Norm, batch_norms
 from leanax.graph.observe import Observer, observe, observing
 from leanax.graph.ops import Op, Operand
@@ -28,6 +31,7 @@ __all__ = [
   "Made",
   "Maker",
   "Matmul",
+  "Net",
   "Norm",
   "Observer",
   "Op",
@@ -49,6 +53,10 @@ __all__ = [
   "mean",
   "observe",
   "observing",
+  "net",
+  "net_of",
+  "permute",
+  "replace_head",
   "rewrite",
   "rows",
   "second_moment",

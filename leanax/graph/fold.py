@@ -6,66 +6,15 @@ zero, so how the normalisation is spelled does not matter; that they are the sam
 numbers. The site then has the kernel times the slope, and the offset as its bias.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from leanax.core.errors import UserError
-from leanax.graph import versions
-from leanax.graph.affine import AFFINE, Chain, Measured, Users, find_chain, measure, out_axes, refusal
-from leanax.graph.emit import Replacement
-from leanax.graph.program import leaf_name, read
-from leanax.graph.shapes import GONE, beside, changed, leaves_by_name, structs
-from leanax.graph.sites import Analysis
-
-
-def fold_batch_norms(
-  fn: Callable[..., Any], variables: Any, *inputs: Any
-) -> tuple[Callable[..., Any], dict[Any, Any], list[dict[str, Any]]]:
-  """Folds every batch norm that follows a dot or a convolution into it.
-
-  A site is left as it is when its kernel is used twice or computed from others, when its output has another reader, or
-  inside a scan; `batch_norms` says which and why.
-
-  Args:
-    fn: `fn(variables, *inputs) -> out` in evaluation mode.
-    variables: a tree of arrays; what comes back has the same containers.
-    *inputs: an example; a batch of one is enough.
-
-  Returns:
-    `(fn2, variables2, edits)`: `fn2(variables2, *inputs)` returns what `fn(variables, *inputs)` does, to rounding. The
-    kernels in variables2 are scaled, biases new (`<module>/bias`) or replaced, the batch norms' leaves gone.
-    `edit(fn, edits, variables)` is fn2 again.
-  """
-  from leanax.graph.edit import edit, needed
-
-  analysis = Analysis(read(fn, variables, *inputs))
-  users = Users(analysis)
-  plan = folds(users, variables)
-  found = [(fold, fold.chain.site.op) for fold in plan if not fold.reason]
-  if not found:
-    return fn, variables, []
-  paths = {leaf_name(path): path for path, _ in jax.tree_util.tree_leaves_with_path(variables)}
-  edits: list[dict[str, Any]] = []
-  values = dict(leaves_by_name(variables))
-  for fold, op in found:
-    paths[fold.bias] = fold.path
-    values |= {name: jnp.asarray(value) for name, value in fold.values.items()}
-    names = [node.primitive for node in fold.chain.nodes]
-    edits.append({"edit": "fold_batch_norm", "site": op.name, "bias": fold.bias, "chain": names})
-  replaced: dict[int, Replacement] = {}
-  for one in edits:
-    replaced.update(replacement(users, one, values))
-  read_after, read_before = needed(analysis, replaced)[1], needed(analysis, {})[1]
-  biases = {fold.bias for fold, _ in found}
-  for name, number in zip(analysis.program.leaves, analysis.program.body.inputs, strict=False):
-    if number in read_before and number not in read_after and name not in biases:
-      values[name] = GONE
-  result = changed(variables, {paths[name]: value for name, value in values.items()})
-  return edit(fn, edits, structs(variables)), result, edits
+from leanax.graph.affine import Chain, Measured, Users, find_chain, measure, refusal
+from leanax.graph.program import leaf_name
+from leanax.graph.shapes import beside, leaves_by_name
 
 
 class Fold(NamedTuple):
@@ -102,7 +51,7 @@ def folds(users: Users, variables: Any) -> list[Fold]:
       continue
     name = site.op.inputs[site.op.kernel_index or 0].leaf or ""
     kernel, bias = _scaled(given[name], one)
-    path = _own_bias(users, chain, paths, bias.shape) or _new_bias(variables, paths[name], taken)
+    path = _own_bias(users, chain, paths, bias.shape) or new_bias(variables, paths[name], taken)
     if not (np.isfinite(kernel).all() and np.isfinite(bias).all()):
       plan.append(Fold(chain, f"the numbers would not be finite in {kernel.dtype.name}"))
     elif not one.flat:
@@ -137,30 +86,12 @@ def _own_bias(users: Users, chain: Chain, paths: Mapping[str, Any], sizes: tuple
   return None
 
 
-def _new_bias(variables: Any, kernel: tuple[Any, ...], taken: Collection[str]) -> Any:
-  """Where a new bias can be, beside the kernel."""
+def new_bias(
+  variables: Any, kernel: tuple[Any, ...], taken: Collection[str] = (), name: str | None = None
+) -> tuple[Any, ...] | None:
+  """Returns where a new bias can be, beside the kernel: under a name that is not taken, or under this one."""
   found = (beside(variables, kernel, text) for text in ("bias", "{}_bias", "{}_folded_bias"))
-  return next((path for path in found if path is not None and leaf_name(path) not in taken), None)
-
-
-def replacement(users: Users, one: dict[str, Any], given: Mapping[str, Any]) -> dict[int, Replacement]:
-  """The chain of a folded site becomes: its output, plus the bias, moved as the chain moved it."""
-  site = users.sites.get(one["site"])
-  chain = None if site is None else find_chain(users, site)
-  if site is None or chain is None or [node.primitive for node in chain.nodes] != list(one["chain"]):
-    raise UserError(
-      f"the function has no batch norm after {one['site']!r} as it had when it was folded; the edits are for the "
-      "function in evaluation mode that they were made from"
-    )
-  if one["bias"] not in given:
-    raise UserError(f"the variables lack {one['bias']!r}, which folding a batch norm had made")
-  axes, bias = out_axes(site), given[one["bias"]]
-
-  def call(y: Any) -> tuple[Any, ...]:
-    y = y + bias.astype(y.dtype).reshape([n if i in axes else 1 for i, n in enumerate(y.shape)])
-    for node in chain.nodes:
-      if node.primitive not in AFFINE:
-        y = versions.rebind(node.eqn, (y,))[0]
-    return (y,)
-
-  return {chain.nodes[-1].index: Replacement(site.node.outputs[:1], call)}
+  return next(
+    (path for path in found if path is not None and leaf_name(path) not in taken and name in (None, leaf_name(path))),
+    None,
+  )

@@ -93,18 +93,27 @@ def read(fn: Callable[..., Any], variables: Any, *inputs: Any) -> Program:
   Raises:
     UserError: a leaf of the variables is no array.
   """
-  for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
-    if not hasattr(leaf, "dtype") and not isinstance(leaf, bool | int | float | complex):
-      raise UserError(
-        f"{leaf_name(path)!r} of the variables is {leaf!r}; expected arrays, which "
-        "equinox.partition(module, equinox.is_array) gives of a module"
-      )
+  check_arrays(variables)
   closed, out = jax.make_jaxpr(fn, return_shape=True)(variables, *inputs)
   inner = versions.open_jaxpr(closed)
   reader = _Reader()
   body = reader.body(inner)
   out_names = tuple(path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(out))
   return Program(body, reader.nodes, reader.avals, leaf_names(variables), out_names, jax.tree.structure(out))
+
+
+def check_arrays(variables: Any) -> None:
+  """Refuses variables that hold anything but arrays.
+
+  Raises:
+    UserError: names the leaf.
+  """
+  for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
+    if not hasattr(leaf, "dtype") and not isinstance(leaf, bool | int | float | complex):
+      raise UserError(
+        f"{leaf_name(path)!r} of the variables is {leaf!r}; expected arrays, which "
+        "equinox.partition(module, equinox.is_array) gives of a module"
+      )
 
 
 def touched(program: Program, chosen: Collection[int]) -> set[int]:

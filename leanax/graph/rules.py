@@ -69,9 +69,8 @@ def again(emitter: "Emitter", fn: Callable[..., Any], *args: Given) -> tuple[Any
   if emitter.sizes is None:
     inner = type(emitter)(analysis, everything=True, touched=range(len(program.nodes)))
   else:
-    sizes = type(emitter.sizes)(analysis, seeds)
+    sizes = emitter.sizes.inside(analysis, seeds)
     inner = sizes.emitter()
-    values = [sizes.take(n, v) for n, v in zip(numbers, values, strict=True)]
   out = inner.run(program.body, values, {})[0]
   avals: list[Any] = [ref.aval if isinstance(ref, jex.Literal) else program.avals[ref] for ref in program.body.outputs]
   structs = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in avals]

@@ -8,9 +8,8 @@ import jax
 from jax.extend import core as jex
 
 from leanax.core.errors import UserError, unknown
-from leanax.graph.edit import needed
 from leanax.graph.emit import Emitter, Replacement
-from leanax.graph.live import calls
+from leanax.graph.live import calls, needed
 from leanax.graph.program import Missing, leaf_name, read, touched
 from leanax.graph.shapes import leaves_by_name, struct
 from leanax.graph.sites import Analysis
@@ -121,7 +120,7 @@ class _Part:
     ends = [self.makers[number].index for number in self.watch if number in self.makers]
     replaced = {start.node: Replacement((), tuple) for start in self.starts.values() if start.node is not None}
     self.opened = touched(program, {*calls(program.body), *replaced, *ends})
-    self.live, self.read = needed(analysis, replaced, self.opened, list(self.watch))
+    self.live, self.read = needed(analysis, replaced, self.opened, list(self.watch), effects=False)
     self._refuse()
 
   def _start(self, name: str, number: int) -> _Start:

@@ -20,7 +20,7 @@ from leanax.engine import data as rooms
 from leanax.engine.data import Augment, Dataset, Input, Preprocess, Split
 from leanax.engine.data.splits import label_some
 from leanax.engine.models import model as models
-from leanax.engine.models.model import Model
+from leanax.engine.models.interface import Model
 from leanax.engine.store import logit_codes
 from leanax.engine.train import objective as objectives
 from leanax.engine.train import optim

@@ -177,12 +177,12 @@ def _teaching(name: str, config: Any, data: Dataset, begun: Left, done: Mapping[
       reads = True
     _masked(term, split.labels >= 0, reads)
   folded = bool(given.quant.rules) or (cutting.folds(name, config) and "batch_stats" in variables)
-  model = models.functions(student).model
-  about = student, model, variables, (mine, its), aux, taught_by, given.teacher_classes, folded
+  fn = models.functions(student).fn
+  about = fn, student.image, len(student.classes), variables, (mine, its), aux, taught_by, given.teacher_classes, folded
   plan = assembling.plan(objective, *about)
   if plan is None:
     return begun
-  whole = student._replace(heads=(*student.heads, plan.head))
+  whole = student._replace(edits=(*student.edits, plan.edit))
   return Left(whole, models.variable_shapes(whole))
 
 
@@ -223,9 +223,9 @@ def _outputs(whose: str, taps: Any, recipe: models.Recipe, variables: Any, every
 
 def _in_training(name: str, recipe: models.Recipe, variables: Any) -> None:
   """Refuses a teacher that cannot be run as in training without random numbers, which would be a student's."""
-  model, images = models.functions(recipe).model, jax.ShapeDtypeStruct((BATCH, *recipe.image), jnp.float32)
+  net, images = models.functions(recipe).net, jax.ShapeDtypeStruct((BATCH, *recipe.image), jnp.float32)
   try:
-    jax.eval_shape(lambda variables, x: model.apply(variables, x, train=True)[0], variables, images)
+    jax.eval_shape(lambda variables, x: net.apply(variables, x, train=True)[0], variables, images)
   except Exception as error:  # the user's code may raise anything
     raise UserError(
       f"'teacher_mode' is 'train', and teacher {name!r} cannot be run so: {type(error).__name__}: "

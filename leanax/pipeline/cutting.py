@@ -30,7 +30,7 @@ def cut(group: Any, recipe: Recipe, fresh: Any, teacher: Trained, pick: cut_stud
   Raises:
     UserError: a leaf without a counterpart, or one that cannot be cut out of it.
   """
-  if teacher.recipe.edits:
+  if models.is_folded(teacher.recipe):
     raise UserError(f"'cut.from' is {group['from']!r}, whose function was edited; expected a stage before that")
   layers = group.way == "layers"
   names = cut_student.counterparts(fresh, teacher.variables, pick if layers else None, tuple(group.map))

@@ -1,5 +1,6 @@
 """What an experiment will do to each site of its models, what that costs, and by which rule, before anything trains."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -35,7 +36,7 @@ def traces(recipe: models.Recipe) -> tuple[graph.Graph, graph.Graph]:
   found: list[graph.Graph] = []
 
   def train(variables: Any, x: jax.Array) -> Any:
-    return functions.model.apply(variables, x, train=True, key=jax.random.key(0))
+    return functions.net.apply(variables, x, train=True, key=jax.random.key(0))
 
   def with_axis(index: jax.Array) -> jax.Array:  # a model may take statistics over the devices
     found.append(graph.trace(train, variables, x))
@@ -68,8 +69,7 @@ def stage(name: str, config: Any, recipe: models.Recipe) -> str:
   policy = build.policy(name, config.stages[name])
   if policy is None:
     return ""
-  init = models.functions(recipe).model.init
-  variables = jax.jit(init)(jax.random.key(0), models.example(recipe))
+  variables = jax.jit(functools.partial(models.initial, recipe))(jax.random.key(0), models.example(recipe))
   folded = models.fold(models.Trained(recipe, variables, {}, {}))
   quantized = models.functions(folded.recipe._replace(rules=policy.rules, ends=policy.ends)).quantized
   assert quantized is not None

@@ -11,6 +11,7 @@ from leanax import engine
 from leanax.core import keys
 from leanax.engine.train import forward, mutual, seeds
 from leanax.engine.train.state import TrainState
+from leanax.graph.edits import replace_head
 from leanax.pipeline import assembling, build, schema, teaching
 from leanax.pipeline import trained as models
 from leanax.pipeline.trained import Trained
@@ -46,8 +47,8 @@ class Learning(NamedTuple):
     state = (seeds.pick(state, 0) if self.peers > 1 else state).averaged
     recipe, variables = self.begun.recipe, state.variables
     if self.plan is not None:
-      variables = assembling.join(variables, self.plan.head, self.plan.params(state.aux, state.aux_state))
-      recipe = recipe._replace(heads=(*recipe.heads, self.plan.head))
+      variables = replace_head.joined(variables, self.plan.edit, self.plan.params(state.aux, state.aux_state))
+      recipe = recipe._replace(edits=(*recipe.edits, self.plan.edit))
     return Trained(recipe, variables, state.qparams, state.quant_state)
 
 
@@ -128,9 +129,9 @@ def _started(
     its = jax.ShapeDtypeStruct((2, len(trained.recipe.classes)), jnp.float32)
   outputs, teacher = (_outputs(mine), _outputs(its)), taught_by[0].variables if taught_by else None
   aux = objective.init(key, *outputs, teacher)
-  recipe, model = trained.recipe, models.functions(trained.recipe).model
-  folded = bool(recipe.rules or recipe.edits)
-  about = recipe, model, trained.variables, outputs, aux, teacher, stage.teacher_classes, folded
+  recipe, fn = trained.recipe, models.functions(trained.recipe).fn
+  folded = bool(recipe.rules) or models.is_folded(recipe)
+  about = fn, recipe.image, len(recipe.classes), trained.variables, outputs, aux, teacher, stage.teacher_classes, folded
   return *aux, assembling.plan(objective, *about)
 
 

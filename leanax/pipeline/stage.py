@@ -203,12 +203,12 @@ def forward_of(stage: Any, parts: Functions) -> forward.Forward:
       return models.named(logits, parts), quant_state
 
     return forward.quantized(named if parts.output else simulate)
-  apply = parts.model.apply
-  if parts.edited:
+  apply = parts.net.apply
+  if parts.edited and parts.output:
 
-    def apply(variables: Any, x: jax.Array, **_: Any) -> tuple[jax.Array, Any]:
-      kept = {name: tree for name, tree in variables.items() if name != "params"}
-      return models.named(parts.fn(variables, x), parts), kept
+    def apply(variables: Any, x: jax.Array, **mode: Any) -> tuple[Any, Any]:
+      logits, state = parts.net.apply(variables, x, **mode)
+      return models.named(logits, parts), state
 
   return forward.plain(forward.bfloat16(apply) if stage.precision == "bfloat16" else apply)
 

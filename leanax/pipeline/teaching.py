@@ -103,7 +103,7 @@ def check(stage: Any, recipes: Sequence[Recipe], student: Recipe, objective: eng
       raise UserError(f"teacher {name!r} was trained with another preprocessing than its student's; expected the same")
     if recipe.image != student.image:
       raise UserError(f"teacher {name!r} reads images of {recipe.image}, and its student of {student.image}")
-    if stage.teacher_mode == "train" and (recipe.rules or recipe.edits):
+    if stage.teacher_mode == "train" and (recipe.rules or models.is_folded(recipe)):
       raise UserError(
         f"'teacher_mode' is 'train', and teacher {name!r} is quantized or has folded batch norms, which have no "
         "training mode; expected 'eval'"
@@ -219,7 +219,7 @@ def member(parts: Functions, stage: Any, taps: Sequence[str], all_outputs: bool 
 
     def fn(variables: Any, x: jax.Array) -> jax.Array:
       if stage.teacher_mode == "train":
-        found = parts.model.apply(variables, x, train=True)[0]
+        found = parts.net.apply(variables, x, train=True)[0]
         return found if all_outputs else only(found, parts.output, "the teacher")
       run = models.outputs if all_outputs else models.logits
       return run(parts, (variables, qparams, quant_state), x)

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import kd
 import quant
 from leanax import graph
 from leanax.core.errors import UserError
@@ -25,7 +26,8 @@ from leanax.engine.models import model as models
 from leanax.engine.store import model_file
 from leanax.engine.train import evaluate
 from leanax.engine.train import outputs as outputs_of_models
-from leanax.pipeline import assembling
+from leanax.graph.edits import replace_head
+from leanax.graph.shapes import structs
 
 
 class Recipe(NamedTuple):
@@ -37,10 +39,9 @@ class Recipe(NamedTuple):
     image: (height, width, channels) of its input.
     classes: the classes' names.
     preprocess: {"scale", "mean", "std"}, from pixels to its input.
-    edits: changes of its traced function (`graph.edit`).
+    edits: changes of its function, in order (`graph.Net`).
     rules: (site glob, setting) pairs; none for a float model.
     ends: least widths of the first and the last site.
-    heads: what was put in the place of its classifier, one after the other (`pipeline.assembling`); edits come after.
     output: of a model with several outputs the one that has the logits; all that is left of it by edits and rules.
   """
 
@@ -52,7 +53,6 @@ class Recipe(NamedTuple):
   edits: tuple[Any, ...] = ()
   rules: tuple[tuple[str, Any], ...] = ()
   ends: Any = "w8a8"
-  heads: tuple[Mapping[str, Any], ...] = ()
   output: str = ""
 
 
@@ -69,18 +69,23 @@ class Functions(NamedTuple):
   """The functions of a recipe.
 
   Attributes:
-    model: the model as its user wrote it, with its heads; `model.apply` trains it.
-    fn: `fn(variables, x) -> logits`, the model with its edits, for inference; x is preprocessed.
-    quantized: `quant.quantize` of it, or None.
-    edited: whether `fn` is the model with edits.
+    model: the model as its user wrote it.
+    net: it with its edits; `net.apply` trains it. The variables are those of `Trained`.
+    fn: `fn(variables, x) -> logits` of it in evaluation mode; x is preprocessed.
+    quantized: `quant.quantize` of `fn`, or None.
     output: the recipe's.
   """
 
   model: models.Model
+  net: graph.Net
   fn: Callable[..., jax.Array]
   quantized: quant.Quantized | None
-  edited: bool
   output: str = ""
+
+  @property
+  def edited(self) -> bool:
+    """Whether the model has edits."""
+    return bool(self.net.edits)
 
 
 def functions(recipe: Recipe, half: bool = False) -> Functions:
@@ -88,32 +93,48 @@ def functions(recipe: Recipe, half: bool = False) -> Functions:
 
   `half`: quantized models are trained with bfloat16 products.
   """
-  model = _model(recipe)
+  model = models.load(recipe.name, dict(recipe.kwargs))
 
-  def plain(variables: Any, x: jax.Array) -> jax.Array:
-    return outputs_of_models.only(model.apply(variables, x)[0], recipe.output, f"model {recipe.name!r}")
+  def only(out: Any) -> jax.Array:
+    return outputs_of_models.only(out, recipe.output, f"model {recipe.name!r}")
 
-  fn = plain
+  def one(variables: Any, x: jax.Array, *, train: bool = False, key: Any = None) -> tuple[jax.Array, Any]:
+    out, state = model.apply(variables, x, train=train, key=key)
+    return only(out), state
+
+  example, original = (jax.ShapeDtypeStruct((1, *recipe.image), jnp.float32),), None
   if recipe.edits:
-    fn = graph.edit(plain, recipe.edits, variable_shapes(recipe))
+    original = jax.eval_shape(lambda x: model.init(jax.random.key(0), x), *example)
+  net = graph.Net(one if recipe.edits else model.apply, None, example, original, recipe.edits)
+
+  def fn(variables: Any, x: jax.Array) -> jax.Array:
+    out = net.infer(variables, x)
+    return out if recipe.edits else only(out)
+
   policy = quant.policy(recipe.rules, recipe.ends or None) if recipe.rules else None
   carrier = "bfloat16" if half else "float32"
   quantized = None if policy is None else quant.quantize(fn, policy, carrier, half)
-  return Functions(model, fn, quantized, bool(recipe.edits), recipe.output)
+  return Functions(model, net, fn, quantized, recipe.output)
 
 
-def _model(recipe: Recipe) -> models.Model:
-  model = models.load(recipe.name, dict(recipe.kwargs))
-  for head in recipe.heads:
-    model = assembling.assembled(model, head, recipe.image)
-  return model
+def initial(recipe: Recipe, key: jax.Array, x: jax.Array) -> Any:
+  """Returns fresh variables of a recipe whose edits replace heads; those are zeros, which a stage fills."""
+  variables = models.load(recipe.name, dict(recipe.kwargs)).init(key, x)
+  for one in recipe.edits:
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), structs(one["shapes"]))
+    variables = replace_head.joined(variables, one, zeros)
+  return variables
 
 
 def variable_shapes(recipe: Recipe) -> Any:
-  """The variables of a recipe's model without its edits, as shapes; nothing is run."""
-  model = _model(recipe)
+  """Returns the shapes of `initial`; nothing is run."""
   image = jax.ShapeDtypeStruct((1, *recipe.image), jnp.float32)
-  return jax.eval_shape(lambda x: model.init(jax.random.key(0), x), image)
+  return jax.eval_shape(lambda x: initial(recipe, jax.random.key(0), x), image)
+
+
+def is_folded(recipe: Recipe) -> bool:
+  """Whether the model's function was changed for inference: its batch norms are folded."""
+  return any(one["edit"] != "replace_head" for one in recipe.edits)
 
 
 def logits(parts: Functions, trees: tuple[Any, Any, Any], x: jax.Array) -> jax.Array:
@@ -127,7 +148,7 @@ def logits(parts: Functions, trees: tuple[Any, Any, Any], x: jax.Array) -> jax.A
 def outputs(parts: Functions, trees: tuple[Any, Any, Any], x: jax.Array) -> Any:
   """As `logits`; of a model with several outputs their tree, as far as edits and rules have left them."""
   if parts.output and parts.quantized is None and not parts.edited:
-    return parts.model.apply(trees[0], x)[0]
+    return parts.net.apply(trees[0], x)[0]
   return named(logits(parts, trees, x), parts)
 
 
@@ -164,7 +185,7 @@ def _forward(text: str) -> Callable[[Any, jax.Array], jax.Array]:
 
 def folds(recipe: Recipe, variables: Any) -> bool:
   """Whether `fold` looks for batch norms in a model with these variables."""
-  return not recipe.edits and "batch_stats" in variables
+  return not is_folded(recipe) and "batch_stats" in variables
 
 
 def fold(trained: Trained) -> Trained:
@@ -174,9 +195,9 @@ def fold(trained: Trained) -> Trained:
   """
   if not folds(trained.recipe, trained.variables):
     return trained
-  fn = functions(trained.recipe).fn
-  _, variables, edits = graph.fold_batch_norms(fn, trained.variables, example(trained.recipe))
-  return trained._replace(recipe=trained.recipe._replace(edits=tuple(edits)), variables=variables)
+  fn, edits = functions(trained.recipe).fn, trained.recipe.edits
+  net = graph.fold_batch_norms(graph.net(fn, trained.variables, example(trained.recipe)))
+  return trained._replace(recipe=trained.recipe._replace(edits=(*edits, *net.edits)), variables=net.variables)
 
 
 def stacked_axes(recipe: Recipe, variables: Any) -> dict[str, tuple[int, ...]]:
@@ -233,7 +254,8 @@ def _recipe(given: Mapping[str, Any], source: str) -> Recipe:
   """
   try:
     fields: dict[str, Any] = {name: value if name == "edits" else _tuples(value) for name, value in given.items()}
-    fields["edits"] = tuple(fields["edits"])
+    fields["edits"] = (*map(_head, given.get("heads", ())), *fields["edits"])
+    fields.pop("heads", None)
     recipe = Recipe(**fields)
     from_json(dict(recipe.preprocess))
     if not isinstance(recipe.kwargs, Mapping) or not all(type(size) is int and size > 0 for size in recipe.image):
@@ -245,9 +267,17 @@ def _recipe(given: Mapping[str, Any], source: str) -> Recipe:
   return recipe
 
 
+def _head(head: Mapping[str, Any]) -> dict[str, Any]:
+  """A replaced head as files of before have it, in a list of their own, as an edit."""
+  steps = kd.simkd_steps(head["size"])
+  dropped = [name.removeprefix("params/") for name in head["dropped"]]
+  kept = {key: head[key] for key in ("name", "tap", "beside", "shapes")}
+  return {"edit": "replace_head", **kept, "steps": steps, "dropped": dropped}
+
+
 def _as_written(recipe: Recipe, variables: Any) -> Any:
   """Nested dicts from a file in the containers of the user's model, such as lists; an edited function needs none."""
-  if recipe.edits:
+  if is_folded(recipe):
     return variables
   saved = named_leaves(variables)
   target = variable_shapes(recipe)

@@ -34,7 +34,8 @@ def lenet5():
 def resnet():
   fn, variables, x = linen(ResNet((1, 1), (8, 16)), (12, 12, 3))
   stats = jax.tree.map(lambda a: a + 0.3 * jax.random.uniform(jax.random.key(7), a.shape), variables["batch_stats"])
-  fn, variables, _ = graph.fold_batch_norms(fn, {**variables, "batch_stats": stats}, x[:1])
+  net = graph.fold_batch_norms(graph.net(fn, {**variables, "batch_stats": stats}, x[:1]))
+  fn, variables = net.infer, net.variables
   return fn, variables, x
 
 

@@ -29,7 +29,8 @@ def folded():
   variables = Net().init(jax.random.key(1), x)
   norm = {"scale": jnp.full(4, 1e-6), "bias": jnp.array([1.0, -2.0, 0.5, 0.0])}
   variables = {**variables, "params": {**variables["params"], "BatchNorm_0": norm}}
-  fn, variables, _ = graph.fold_batch_norms(Net().apply, variables, x[:1])
+  net = graph.fold_batch_norms(graph.net(Net().apply, variables, x[:1]))
+  fn, variables = net.infer, net.variables
   return fn, variables, x
 
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from leanax import graph
 from leanax.core.trees import map_named
 
 
@@ -142,3 +143,17 @@ def plain() -> Case:
 
 
 CASES = {"mlp": mlp, "conv_net": conv_net, "nnx_conv_net": nnx_conv_net, "plain": plain}
+
+
+def folded(fn, variables, *inputs):
+  """(fn2, variables2, edits) of a function whose batch norms are folded."""
+  return opened(graph.fold_batch_norms(graph.net(fn, variables, *inputs)))
+
+
+def cut(fn, variables, keep, *inputs):
+  """(fn2, variables2, edits) of a function of which these channels are kept."""
+  return opened(graph.keep_channels(graph.net(fn, variables, *inputs), keep))
+
+
+def opened(net):
+  return net.infer, net.variables, list(net.edits)

@@ -93,7 +93,7 @@ def test_containers_come_back_as_they_were(name):
     a, b = get(v)
     return jax.nn.relu(x @ a) @ b
 
-  fn2, small, edits = graph.keep_channels(fn, v, {names[0]: [0, 3]}, x)
+  fn2, small, edits = models.cut(fn, v, {names[0]: [0, 3]}, x)
   assert jax.tree.structure(small) == jax.tree.structure(v)
   assert [leaf.shape for leaf in jax.tree.leaves(small)] == [(3, 2), (2, 2)]
   a, b = (np.asarray(leaf) for leaf in get(v))
@@ -119,7 +119,7 @@ def test_containers_of_folded_norms_come_back_too(name):
     y = x @ (a["k"] if name != "state" else a) * v.b["gain"].weight
     return jax.nn.relu(y) @ b
 
-  fn2, folded, edits = graph.fold_batch_norms(fn, v, x)
+  fn2, folded, edits = models.folded(fn, v, x)
   assert [e["bias"].endswith("/bias") for e in edits] == ([] if name == "state" else [True])
   np.testing.assert_allclose(fn2(folded, x), fn(v, x), rtol=1e-5, atol=1e-6)
   assert isinstance(folded, Pair) and type(folded.a) is type(v.a)
@@ -131,12 +131,10 @@ def test_containers_of_folded_norms_come_back_too(name):
 
 def test_no_arrays():
   with pytest.raises(UserError, match="'f' of the variables is <built-in function abs>; expected arrays, which equi"):
-    graph.keep_channels(
-      lambda v, x: v["f"](x @ v["w"]), {"f": abs, "w": jnp.ones((3, 2))}, {"w": [0]}, jnp.ones((1, 3))
-    )
+    models.cut(lambda v, x: v["f"](x @ v["w"]), {"f": abs, "w": jnp.ones((3, 2))}, {"w": [0]}, jnp.ones((1, 3)))
   v = {"params": {"w": jnp.ones((3, 2))}, "w": jnp.ones((2, 2))}
   with pytest.raises(UserError, match="two leaves of the variables are named 'w'; expected names that differ"):
-    graph.keep_channels(lambda v, x: x @ v["params"]["w"] @ v["w"], v, {"w": [0]}, jnp.ones((1, 3)))
+    models.cut(lambda v, x: x @ v["params"]["w"] @ v["w"], v, {"w": [0]}, jnp.ones((1, 3)))
 
 
 def test_a_new_bias_fills_a_field_that_is_none():
@@ -148,13 +146,13 @@ def test_a_new_bias_fills_a_field_that_is_none():
   def fn(v, x):
     return x @ v.a.weight * v.b["g"] + 0.5
 
-  assert graph.fold_batch_norms(fn, v, x)[2] == []  # it has no field "bias"
+  assert models.folded(fn, v, x)[2] == []  # it has no field "bias"
   v = {"kernel": v.a.weight, "bias": None, "g": v.b["g"]}
 
   def flat(v, x):
     return x @ v["kernel"] * v["g"] + 0.5
 
-  fn2, folded, _ = graph.fold_batch_norms(flat, collections.OrderedDict(v), x)
+  fn2, folded, _ = models.folded(flat, collections.OrderedDict(v), x)
   assert isinstance(folded, collections.OrderedDict) and list(folded) == ["kernel", "bias"]
   np.testing.assert_allclose(fn2(folded, x), flat(v, x), rtol=1e-6)
 
@@ -165,7 +163,7 @@ def test_a_new_bias_fills_a_field_that_is_none():
     bias: Any = None
 
   v = [Conv(v["kernel"]), v["g"]]
-  fn2, folded, edits = graph.fold_batch_norms(lambda v, x: x @ v[0].weight * v[1] + 0.5, v, x)
+  fn2, folded, edits = models.folded(lambda v, x: x @ v[0].weight * v[1] + 0.5, v, x)
   assert edits[0]["bias"] == "0/bias" and folded[1] is None
   np.testing.assert_array_equal(folded[0].bias, jnp.zeros(4))
   np.testing.assert_allclose(fn2(folded, x), x @ v[0].weight * v[1] + 0.5, rtol=1e-6)

@@ -98,7 +98,7 @@ def masked(v):
 def test_removed_equals_masked_and_gradients_too(dropout):
   v, x = variables(), models.images(2)
   more = (jax.random.key(5),) if dropout else ()
-  _, small, edits = graph.keep_channels(net, v, KEEP, x, *more)
+  _, small, edits = models.cut(net, v, KEEP, x, *more)
   assert {name: leaf.shape for name, leaf in named_leaves(small["params"]).items()} == {
     "stem/kernel": (3, 3, 3, 3),
     "stem/bias": (3,),
@@ -123,13 +123,13 @@ def test_removed_equals_masked_and_gradients_too(dropout):
   (whole_gradient, expected_by_x), expected_out = gradients(lambda v, x, *more: net(masked(v), x, *more))(v, x)
   np.testing.assert_allclose(out, expected_out, rtol=1e-5, atol=1e-6)
   np.testing.assert_allclose(by_x, expected_by_x, rtol=1e-4, atol=1e-5)
-  _, expected, _ = graph.keep_channels(net, whole_gradient, KEEP, x, *more)
+  _, expected, _ = models.cut(net, whole_gradient, KEEP, x, *more)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), small_gradient, expected)
   assert all(jnp.any(g != 0) for g in jax.tree.leaves(small_gradient))
 
 
 def test_the_cut_function_traces_again():
-  fn2, small, _ = graph.keep_channels(net, variables(), KEEP, models.images(1))
+  fn2, small, _ = models.cut(net, variables(), KEEP, models.images(1))
   found, whole = (graph.trace(f, v, models.images(1)) for f, v in ((fn2, small), (net, variables())))
   assert list(found.sites) == list(whole.sites)
   assert found.sites["stem/kernel"].macs == 64 * 9 * 3 * 3
@@ -138,7 +138,7 @@ def test_the_cut_function_traces_again():
 
 def test_batch_norm_in_training_mode():
   case, keep = models.nnx_conv_net(), [0, 3]
-  fn2, small, _ = graph.keep_channels(case.train, case.variables, {"conv/kernel": keep}, case.x)
+  fn2, small, _ = models.cut(case.train, case.variables, {"conv/kernel": keep}, case.x)
   ones = jnp.zeros(4).at[jnp.array(keep)].set(1.0)[:, None]
   whole = jax.tree.map(lambda leaf: leaf, case.variables)
   for layer in ("block", "head"):
@@ -152,7 +152,7 @@ def test_batch_norm_in_training_mode():
 def test_grouped_convolutions_are_refused_by_name():
   case = models.conv_net()
   with pytest.raises(UserError, match="'Conv_0/kernel' cannot be removed: .* through 'conv_general_dilated'"):
-    graph.keep_channels(case.fn, case.variables, {"Conv_0/kernel": [0, 1]}, case.x)
+    models.cut(case.fn, case.variables, {"Conv_0/kernel": [0, 1]}, case.x)
 
 
 def dense_dense(between):
@@ -175,18 +175,18 @@ def dense_dense(between):
 def test_what_cannot_be_followed_is_refused_by_name(between, name):
   fn, v = dense_dense(between)
   with pytest.raises(UserError, match=rf"the channels of 'a' cannot be removed: .* through '.*({name})"):
-    graph.keep_channels(fn, v, {"a": [0, 1]}, jnp.ones((5, 3)))
+    models.cut(fn, v, {"a": [0, 1]}, jnp.ones((5, 3)))
 
 
 def test_what_is_kept_in_any_form():
   fn, v = dense_dense(jax.nn.relu)
   x = jnp.ones((5, 3))
   for keep in ([0, 2], (0, 2), np.array([0, 2]), jnp.array([0, 2], jnp.uint8), np.array([True, False, True, False])):
-    _, small, edits = graph.keep_channels(fn, v, {"a": keep}, x)
+    _, small, edits = models.cut(fn, v, {"a": keep}, x)
     assert small["a"].shape == (3, 2) and edits == [{"edit": "keep_channels", "keep": {"a": [0, 2]}}]
   for keep in ([], [0.0, 2.0], np.zeros((1, 2), int), [2, 0], [0, 0], [-1], 3, [True, False], [False] * 4, "02", None):
     with pytest.raises(UserError, match="the kept channels of 'a' have to be ascending indices below 4"):
-      graph.keep_channels(fn, v, {"a": keep}, x)
+      models.cut(fn, v, {"a": keep}, x)
 
 
 def test_sites_that_have_no_channels_of_their_own():
@@ -205,19 +205,19 @@ def test_sites_that_have_no_channels_of_their_own():
     (next(name for name, op in sites.items() if op.kind == "add"), "it is of the kind 'add'"),
   ):
     with pytest.raises(UserError, match=f"the channels of '{name}' cannot be removed: {words}; expected a convol"):
-      graph.keep_channels(module.apply, variables, {name: [0]}, x)
+      models.cut(module.apply, variables, {name: [0]}, x)
 
 
 def test_mistakes_are_named():
   fn, v = dense_dense(jax.nn.relu)
   x = jnp.ones((5, 3))
   with pytest.raises(UserError, match="unknown site 'aa'; did you mean 'a'"):
-    graph.keep_channels(fn, v, {"aa": [0]}, x)
+    models.cut(fn, v, {"aa": [0]}, x)
   with pytest.raises(UserError, match=r"'a' have to be ascending indices below 4, got \[1, 4\]"):
-    graph.keep_channels(fn, v, {"a": [1, 4]}, x)
+    models.cut(fn, v, {"a": [1, 4]}, x)
   with pytest.raises(UserError, match="'b' cannot be removed: the function returns them"):
-    graph.keep_channels(fn, v, {"b": [0]}, x)
-  fn2, small, _ = graph.keep_channels(fn, v, {"a": [0, 3]}, x)
+    models.cut(fn, v, {"b": [0]}, x)
+  fn2, small, _ = models.cut(fn, v, {"a": [0, 3]}, x)
   with pytest.raises(UserError, match=r"'a' has the shape \(3, 4\), expected \(3, 2\)"):
     fn2({**small, "a": v["a"]}, x)
 
@@ -226,7 +226,7 @@ def test_mistakes_are_named():
 def test_what_is_kept_is_said_by_site(keep):
   fn, v = dense_dense(jax.nn.relu)
   with pytest.raises(UserError, match="what is kept is .*; expected a dict of channels by the site's name"):
-    graph.keep_channels(fn, v, keep, jnp.ones((5, 3)))
+    models.cut(fn, v, keep, jnp.ones((5, 3)))
 
 
 @pytest.mark.parametrize("edits", [[3], "x", None, {"edit": "keep_channels"}])

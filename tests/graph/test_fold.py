@@ -15,7 +15,7 @@ from tests.graph import models
 
 
 def check(fn, variables, x, folded):
-  fn2, variables2, edits = graph.fold_batch_norms(fn, variables, x[:1])
+  fn2, variables2, edits = models.folded(fn, variables, x[:1])
   assert [e["site"] for e in edits] == folded
   stored = json.loads(json.dumps([edits, graph.shapes(variables)]))
   every = jax.jit(lambda v, v2, x: (fn(v, x), fn2(v2, x), graph.edit(fn, *stored)(v2, x)))
@@ -49,7 +49,7 @@ def test_linen():
 
 def test_fold_by_hand():
   case = models.conv_net()
-  _, variables2, _ = graph.fold_batch_norms(case.fn, case.variables, case.x)
+  _, variables2, _ = models.folded(case.fn, case.variables, case.x)
   p, s = case.variables["params"], case.variables["batch_stats"]["BatchNorm_1"]
   slope = np.asarray(p["BatchNorm_1"]["scale"]) / np.sqrt(np.asarray(s["var"]) + 1e-5)
   offset = (np.asarray(p["Conv_1"]["bias"]) - np.asarray(s["mean"])) * slope + np.asarray(p["BatchNorm_1"]["bias"])
@@ -122,14 +122,14 @@ def test_what_is_not_a_batch_norm_stays():
 
   shapes = {"shared": (3, 3), "gain": (3,), "last": (3, 3), "positions": (2, 3), "tail": (3, 4), "bias": (4,)}
   variables = {"params": {name: models.normal(i, *shape) for i, (name, shape) in enumerate(shapes.items())}}
-  _, variables2, edits = graph.fold_batch_norms(fn, variables, jnp.ones((2, 3)))
+  _, variables2, edits = models.folded(fn, variables, jnp.ones((2, 3)))
   assert edits == []
   jax.tree.map(np.testing.assert_array_equal, variables, variables2)
 
 
 def test_mistakes_are_named():
   case = models.conv_net()
-  fn2, variables2, edits = graph.fold_batch_norms(case.fn, case.variables, case.x)
+  fn2, variables2, edits = models.folded(case.fn, case.variables, case.x)
   with pytest.raises(UserError, match=r"no batch norm after 'Conv_0/kernel'"):
     graph.edit(case.train, edits, graph.shapes(case.variables))(variables2, case.x)
   with pytest.raises(UserError, match=r"unknown edit 'fold_batch_nrm'; did you mean 'fold_batch_norm'"):
@@ -204,7 +204,7 @@ def test_flat_dicts(flat):
     return norm_textbook(x @ v[flat("b", "kernel")] + v[flat("b", "bias")], p)
 
   x = models.normal(7, 2, 3)
-  fn2, variables2, edits = graph.fold_batch_norms(fn, variables, x)
+  fn2, variables2, edits = models.folded(fn, variables, x)
   assert set(variables2) == {flat(layer, part) for layer in "ab" for part in ("kernel", "bias")}
   np.testing.assert_allclose(fn2(variables2, x), fn(variables, x), rtol=1e-5, atol=1e-5)
   stored = json.loads(json.dumps([edits, graph.shapes(variables)]))
@@ -230,7 +230,7 @@ def test_folding_does_not_compile_a_chain_at_a_time():
 
   programs = []
   jax.monitoring.register_event_duration_secs_listener(compiled)
-  _, _, edits = graph.fold_batch_norms(fn, layers, jnp.ones((1, 6)))
+  _, _, edits = models.folded(fn, layers, jnp.ones((1, 6)))
   jax.monitoring.unregister_event_duration_listener(compiled)
   assert len(edits) == 24 and len(programs) < 16
 

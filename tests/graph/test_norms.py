@@ -60,7 +60,7 @@ def test_linen():
       assert (found[name].site, found[name].reason) == (words, "")
     else:
       assert found[name].site is None and re.fullmatch(words, found[name].reason)
-  fn2, variables2, edits = graph.fold_batch_norms(module.apply, variables, x)
+  fn2, variables2, edits = models.folded(module.apply, variables, x)
   assert [e["site"] for e in edits] == [norm.site for norm in found.values() if norm.folded]
   np.testing.assert_allclose(fn2(variables2, x), module.apply(variables, x), rtol=1e-5, atol=1e-5)
   assert graph.batch_norms(fn2, variables2, x) == [norm for norm in found.values() if not norm.folded]
@@ -117,7 +117,7 @@ def test_reasons(fn, reason):
 
   (norm,) = graph.batch_norms(fn, variables, jnp.ones((3, 3)))
   assert norm.site is None and re.match(reason, norm.reason), norm
-  assert graph.fold_batch_norms(fn, variables, jnp.ones((3, 3)))[2] == []
+  assert models.folded(fn, variables, jnp.ones((3, 3)))[2] == []
 
 
 def test_models_without():

@@ -18,7 +18,7 @@ def net():
 
 def test_a_resnet_folds_and_keeps_its_names():
   fn, variables = net()
-  fn2, variables2, edits = graph.fold_batch_norms(fn, variables, X[:1])
+  fn2, variables2, edits = models.folded(fn, variables, X[:1])
   assert len(edits) == 6 and set(variables2) == {"params"}
   np.testing.assert_allclose(jax.jit(fn2)(variables2, X), jax.jit(fn)(variables, X), rtol=1e-4, atol=1e-5)
   found, before = graph.trace(fn2, variables2, X), graph.trace(fn, variables, X)
@@ -31,7 +31,7 @@ def test_a_resnet_folds_and_keeps_its_names():
 def test_a_resnet_is_cut():
   fn, variables = net()
   keep = {"Block_0/Conv_0/kernel": [0, 2], "Block_1/Conv_0/kernel": [1, 3, 5]}
-  fn2, small, _ = graph.keep_channels(fn, variables, keep, X)
+  fn2, small, _ = models.cut(fn, variables, keep, X)
   whole = jax.tree.map(lambda leaf: leaf, variables)
   for block, n, site in (("Block_0", 4, "Block_0/Conv_0/kernel"), ("Block_1", 6, "Block_1/Conv_0/kernel")):
     mask = jnp.zeros(n).at[jnp.array(keep[site])].set(1.0)[:, None]

@@ -25,7 +25,8 @@ def lenet5():
 
 def resnet():
   fn, variables, x = made(ResNet((1, 1), (8, 16)), (12, 12, 3))
-  fn, variables, _ = graph.fold_batch_norms(fn, variables, x[:1])
+  net = graph.fold_batch_norms(graph.net(fn, variables, x[:1]))
+  fn, variables = net.infer, net.variables
   return fn, variables, x
 
 

@@ -84,7 +84,7 @@ def logits64(state, teacher, features):
 def test_a_stage_leaves_trunk_projector_and_the_teachers_classifier(run):
   *_, state = run
   test = build.dataset(run[1]).test
-  plain = trained.functions(left(run, "distilled").recipe._replace(heads=()))
+  plain = trained.functions(left(run, "distilled").recipe._replace(edits=()))
   x = jnp.asarray(test.images, jnp.float32) / 255
   own, taps = graph.taps(plain.fn, ["Conv_1/kernel:out"])(state.variables, x)
   want = logits64(state, left(run, "teacher"), taps["Conv_1/kernel:out"])
@@ -209,7 +209,7 @@ def test_batch_norms_of_the_trunk_train_on_and_are_folded_later(tmp_path):
   done = jobs.train(context)
   means = [done[name].variables["batch_stats"]["BatchNorm_0"]["mean"] for name in ("distilled", "tuned")]
   assert not np.array_equal(*means)
-  assert "batch_stats" not in done["int8"].variables and len(done["int8"].recipe.edits) == 3
+  assert "batch_stats" not in done["int8"].variables and len(done["int8"].recipe.edits) == 4
   loaded = trained.load(tmp_path / "models" / "tuned.safetensors")[0]
   assert loaded.recipe == done["tuned"].recipe
   row = measure.measure(done["int8"], context.data.test, tmp_path / "int8.tflite", runs=2)

@@ -1,6 +1,7 @@
 """What a stage leaves: saved and loaded the same, folded the same, and what is refused."""
 
 import json
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -97,3 +98,14 @@ def test_what_is_no_model_is_refused(tmp_path, resnet):
     UserError, match=r"lacks .*model 'zoo.resnet:ResNet' is not what it was when the file was written"
   ):
     trained.load(tmp_path / "changed.safetensors")
+
+
+KEPT = pathlib.Path(__file__).parent / "kept"
+
+
+@pytest.mark.parametrize("name", ["head", "head_folded_int8"])
+def test_model_files_of_before_open_and_give_what_they_gave(name):
+  """Written when folded batch norms, replaced classifiers and quantizers were three fields of a recipe."""
+  loaded, more = trained.load(KEPT / f"{name}.safetensors")
+  images = np.random.default_rng(0).integers(0, 256, (3, 6, 6, 1), np.uint8)
+  np.testing.assert_allclose(trained.predict(loaded, images), more["logits"], rtol=1e-6, atol=1e-7)

@@ -11,41 +11,12 @@ import inspect
 import pkgutil
 import sys
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 
 from leanax.core.errors import UserError, unknown
-
-Variables = dict[str, Any]
-
-
-class Model(NamedTuple):
-  """A network as functions.
-
-  init(key, x) -> variables: `{"params": tree, <other collections>: tree}`; x is a batch (values do not matter).
-  apply(variables, x, *, train=False, key=None) -> (logits, model_state): model_state is the variables without
-    "params", updated when `train` is true and as it came otherwise; `key` feeds dropout and every other random stream
-    and is needed in training only.
-  """
-
-  init: Callable[..., Variables]
-  apply: Callable[..., tuple[Any, Variables]]
-
-
-# How modules of the field spell "this is training": the keyword, and whether it says so or says the opposite.
-MODES: dict[str, bool] = {
-  "train": True,
-  "training": True,
-  "is_training": True,
-  "deterministic": False,
-  "use_running_average": False,
-}
-
-
-def modes(train: bool, accepted: Mapping[str, Any]) -> dict[str, Any]:
-  """The keywords among `accepted` that tell a module whether it trains, with their values."""
-  return {name: train is positive for name, positive in MODES.items() if name in accepted}
+from leanax.engine.models.interface import MODES, Model, Variables, check_call, check_state, modes
 
 
 def load(spec: str, kwargs: Mapping[str, Any] | None = None) -> Model:
@@ -73,33 +44,7 @@ def load(spec: str, kwargs: Mapping[str, Any] | None = None) -> Model:
   # Some modules take the mode when they are built and not when they are called; what the user fixed stays fixed.
   fields = {name: p for name, p in _parameters(target).items() if name in MODES and name not in kwargs}
   built = {train: target(**kwargs, **modes(train, fields)) for train in ((False, True) if fields else (False,))}
-  return _adapt_linen(spec, built) or _adapt_functions(spec, built[False])
-
-
-def check_call(spec: str, call: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
-  """The parameters of a module's `__call__` after `self`; refuses those that nobody would fill in."""
-  parameters = dict(list(inspect.signature(call).parameters.items())[1:])
-  for name, parameter in list(parameters.items())[1:]:
-    optional = parameter.default is not parameter.empty or parameter.kind in (
-      parameter.VAR_KEYWORD,
-      parameter.VAR_POSITIONAL,
-    )
-    if not optional and name not in MODES:
-      raise UserError(
-        f"model {spec!r}: __call__ needs the argument {name!r}; a model is called with one batch and, if it asks, "
-        f"one of {', '.join(MODES)}"
-      )
-  return parameters
-
-
-def check_state(spec: str, before: Variables, after: Variables) -> None:
-  """Refuses a model whose state changes its structure from call to call: no step could be compiled once for it."""
-  for name in before:
-    if jax.tree.structure(before[name]) != jax.tree.structure(after[name]):
-      raise UserError(
-        f"model {spec!r}: collection {name!r} changes its structure when the model is called (values collected by "
-        "sow()?); expected state of a fixed structure"
-      )
+  return adapt_linen(spec, built) or _adapt_functions(spec, built[False])
 
 
 def permit(spec: Any, code: Collection[str], source: str) -> None:
@@ -217,7 +162,7 @@ def _check_keywords(spec: str, target: Any, kwargs: Mapping[str, Any], given: An
       raise UserError(f"model {spec!r} needs the keyword {name!r}, which is missing")
 
 
-def _adapt_linen(spec: str, built: Mapping[bool, Any]) -> Model | None:
+def adapt_linen(spec: str, built: Mapping[bool, Any]) -> Model | None:
   """The model of linen modules (for evaluation and, where it differs, for training); None if they are none."""
   from flax import linen as nn
   from flax.core import meta

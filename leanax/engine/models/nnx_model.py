@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from leanax.core.errors import UserError
-from leanax.engine.models.model import Model, Variables, check_call, check_state, modes
+from leanax.engine.models.interface import Model, Variables, check_call, check_state, modes
 
 
 def adapt(spec: str, build: Callable[..., Any]) -> Model:
@@ -27,6 +27,17 @@ def adapt(spec: str, build: Callable[..., Any]) -> Model:
   module = nnx.eval_shape(lambda: build(rngs=nnx.Rngs(0)))
   if not isinstance(module, nnx.Module):
     raise UserError(f"model {spec!r} builds no module; expected an nnx Module")
+
+  def init(key: jax.Array, x: Any) -> Variables:
+    del x
+    streams = nnx.Rngs(jax.random.fold_in(key, 1), params=key)
+    return variables_of(build(rngs=streams))
+
+  return Model(init, functions(spec, module))
+
+
+def functions(spec: str, module: Any) -> Callable[..., tuple[Any, Variables]]:
+  """Returns the `Model.apply` of a module, whose mode this sets; its numbers are not read."""
   accepted = check_call(spec, type(module).__call__)
   definitions, layouts = {}, {}
   for train in (False, True):
@@ -34,11 +45,6 @@ def adapt(spec: str, build: Callable[..., Any]) -> Model:
     module.train() if train else module.eval()
     definitions[train], state = nnx.split(module)
     layouts[train] = dict(nnx.to_flat_state(state))
-
-  def init(key: jax.Array, x: Any) -> Variables:
-    del x
-    streams = nnx.Rngs(jax.random.fold_in(key, 1), params=key)
-    return _collect(nnx.state(build(rngs=streams)))
 
   def apply(
     variables: Variables, x: Any, *, train: bool = False, key: jax.Array | None = None
@@ -53,7 +59,12 @@ def adapt(spec: str, build: Callable[..., Any]) -> Model:
     check_state(spec, state, after)
     return logits, after
 
-  return Model(init, apply)
+  return apply
+
+
+def variables_of(module: Any) -> Variables:
+  """Returns the variables of a module by collection, {"params": tree, ...}."""
+  return _collect(nnx.state(module))
 
 
 def _collection(leaf: Any) -> str | None:

@@ -16,7 +16,7 @@ import numpy as np
 from leanax.core import rules
 from leanax.core.errors import UserError
 from leanax.core.trees import named_leaves
-from leanax.engine.models.model import Variables
+from leanax.engine.models.interface import Variables
 
 
 class Rename(NamedTuple):

@@ -1,0 +1,25 @@
+"""What an edit changes, as far as its kind needs to know."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol, Self
+
+Edit = dict[str, Any]  # plain data that JSON can hold; "edit" is the kind
+
+
+class Editable(Protocol):
+  """A `graph.Net`: the function in evaluation mode, its variables and an example of its inputs."""
+
+  @property
+  def variables(self) -> Any:
+    """A tree of arrays."""
+
+  @property
+  def example(self) -> tuple[Any, ...]:
+    """Inputs, or their shapes."""
+
+  def infer(self, variables: Any, *inputs: Any) -> Any:
+    """Returns the output in evaluation mode."""
+
+  def edited(self, edits: Sequence[Edit], variables: Any) -> Self:
+    """Returns the net with further edits, and the variables after them."""
+    ...
