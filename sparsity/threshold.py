@@ -105,7 +105,7 @@ def topk_mask(leaves: Any, keep: int | jax.Array, *, signed: bool = False, axis_
   def run(keep: jax.Array, *xs: jax.Array) -> list[jax.Array]:
     kth = _select(xs, keep, order, axis_name)
     ends = _tie_ends(xs, kth, keep, order, axis_name)
-    return [_kept(_pattern(x, order), kth.pattern, end).reshape(x.shape) for x, end in zip(xs, ends, strict=True)]
+    return [_kept(bit_pattern(x, order), kth.pattern, end).reshape(x.shape) for x, end in zip(xs, ends, strict=True)]
 
   return treedef.unflatten(run(jnp.asarray(keep, jnp.int32), *map(jax.lax.stop_gradient, xs)))
 
@@ -165,7 +165,7 @@ def _check_count(xs: list[jax.Array], k: int | jax.Array, least: int, axis_name:
     raise UserError(f"a threshold over {size} entries needs a count in {least}..{size}, not {k}")
 
 
-def _pattern(x: jax.Array, order: Order) -> jax.Array:
+def bit_pattern(x: jax.Array, order: Order) -> jax.Array:
   """Flat non-negative ints that are ordered as |x| or, signed, as x."""
   dtype = order.dtype
   bits = jax.lax.bitcast_convert_type(x.astype(dtype).reshape(-1), f"uint{8 * dtype.itemsize}")
@@ -242,7 +242,7 @@ def _histogram(x: jax.Array, order: Order, prefix: jax.Array | None, low: int, s
   """
 
   def add(counts: jax.Array, part: jax.Array) -> jax.Array:
-    pattern = _pattern(part, order)
+    pattern = bit_pattern(part, order)
     digit = ((pattern >> low) & (2**size - 1)).astype(jnp.uint32)  # unsigned: no index from the end to look for
     if prefix is not None:
       digit = jnp.where((pattern >> (low + size)) == prefix, digit, 2**size)  # out of range: dropped
@@ -260,7 +260,7 @@ def _histogram(x: jax.Array, order: Order, prefix: jax.Array | None, low: int, s
 
 def _bit_select(xs: tuple[jax.Array, ...], k: jax.Array, order: Order, axis_name: str | None) -> Kth:
   def count(test: Callable[[jax.Array], jax.Array]) -> jax.Array:
-    counts = [jnp.sum(test(_pattern(x, order)), dtype=jnp.int32) for x in xs]
+    counts = [jnp.sum(test(bit_pattern(x, order)), dtype=jnp.int32) for x in xs]
     return device_axis.psum(sum(counts[1:], counts[0]), axis_name)
 
   width = order.width
@@ -283,7 +283,7 @@ def _tie_ends(
 
   def search() -> list[jax.Array]:
     # From the leaves, not from patterns made outside: what a branch reads is written to memory first.
-    leaves = [_Ties(x.reshape(-1), lambda part: _pattern(part, order) == kth.pattern) for x in xs]
+    leaves = [_Ties(x.reshape(-1), lambda part: bit_pattern(part, order) == kth.pattern) for x in xs]
     blocks = [ties.counts() for ties in leaves]
     here = jnp.stack([jnp.sum(counts, dtype=jnp.int32) for counts in blocks])
     total = device_axis.psum(here, axis_name)

@@ -1,0 +1,6 @@
+"""Where kept entries may lie: patterns, one a file."""
+
+from sparsity.patterns.base import Pattern, check_pattern
+from sparsity.patterns.unstructured import unstructured
+
+__all__ = ["Pattern", "check_pattern", "unstructured"]
