@@ -2,5 +2,7 @@
 
 from sparsity.criteria.base import Score, check_score
 from sparsity.criteria.magnitude import magnitude
+from sparsity.criteria.random import random
+from sparsity.criteria.taylor import taylor
 
-__all__ = ["Score", "check_score", "magnitude"]
+__all__ = ["Score", "check_score", "magnitude", "random", "taylor"]

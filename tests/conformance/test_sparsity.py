@@ -41,9 +41,11 @@ KINDS = (OPTIMIZERS, SCORES, PATTERNS, ALLOCATIONS, SCHEDULES)
 
 # `prune` itself is each criterion in it, and each pattern; a criterion that remembers is another program.
 BARE = {name: f for name, f in OPTIMIZERS.items() if name not in ("prune", "wrap")}
-METHODS = BARE | {
-  f"prune by {n}": functools.partial(OPTIMIZERS["prune"], score=f()) for n, f in SCORES.items() if n != "magnitude"
-}
+METHODS = (
+  BARE
+  | {f"prune by {n}": functools.partial(OPTIMIZERS["prune"], score=f()) for n, f in SCORES.items() if n != "magnitude"}
+  | {"prune by taylor, remembered": functools.partial(OPTIMIZERS["prune"], score=sparsity.criteria.taylor(0.5))}
+)
 CHECKS = []
 DENSITY = 0.5
 
@@ -149,7 +151,7 @@ def pruned(tree, state):
 
 
 def test_the_walk_finds_them():
-  assert {"magnitude", "hold", "prune"} <= set(OPTIMIZERS) and {"magnitude"} <= set(SCORES)
+  assert {"magnitude", "hold", "prune"} <= set(OPTIMIZERS) and {"magnitude", "random", "taylor"} <= set(SCORES)
   assert {"unstructured"} <= set(PATTERNS) and {"uniform", "erk"} <= set(ALLOCATIONS)
   assert {"cubic", "one_shot"} <= set(SCHEDULES)
 
