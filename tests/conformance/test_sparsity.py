@@ -152,7 +152,7 @@ def pruned(tree, state):
 
 def test_the_walk_finds_them():
   assert {"magnitude", "hold", "prune"} <= set(OPTIMIZERS) and {"magnitude", "random", "taylor"} <= set(SCORES)
-  assert {"unstructured"} <= set(PATTERNS) and {"uniform", "erk"} <= set(ALLOCATIONS)
+  assert {"unstructured", "n_m"} <= set(PATTERNS) and {"uniform", "erk"} <= set(ALLOCATIONS)
   assert {"cubic", "one_shot"} <= set(SCHEDULES)
 
 
