@@ -8,6 +8,7 @@ from sparsity.allocations import Densities, count, erk, uniform
 from sparsity.criteria import Score
 from sparsity.hold import hold
 from sparsity.magnitude import magnitude
+from sparsity.mask import mask
 from sparsity.packed import Packed, pack, unpack
 from sparsity.patterns import Pattern
 from sparsity.prune import prune
@@ -36,6 +37,7 @@ __all__ = [
   "kth_magnitude",
   "magnitude",
   "map_slots",
+  "mask",
   "masks",
   "one_shot",
   "pack",

@@ -37,7 +37,8 @@ def of_kind(kind):
 OPTIMIZERS = of_kind(optax.GradientTransformationExtraArgs)
 SCORES, PATTERNS = of_kind(sparsity.Score), of_kind(sparsity.Pattern)
 ALLOCATIONS, SCHEDULES = of_kind(sparsity.Densities), of_kind(sparsity.Schedule)
-KINDS = (OPTIMIZERS, SCORES, PATTERNS, ALLOCATIONS, SCHEDULES)
+AT_ONCE = {"mask": sparsity.mask}  # params -> params
+KINDS = (OPTIMIZERS, AT_ONCE, SCORES, PATTERNS, ALLOCATIONS, SCHEDULES)
 
 # `prune` itself is each criterion in it, and each pattern; a criterion that remembers is another program.
 BARE = {name: f for name, f in OPTIMIZERS.items() if name not in ("prune", "wrap")}
@@ -328,8 +329,8 @@ def test_a_score_is_finite_and_of_its_leaf_alone(name):
 @pytest.mark.parametrize("name", SCORES)
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_each_criterion_in_each_pattern(name, pattern):
-  """Compiled once, exact counts in each pool, zeros where the mask prunes; in layers of one leaf as well."""
-  tree = {"kernel": jnp.asarray(np.random.default_rng(0).normal(size=(2, 8, 3)), jnp.float32)}
+  """Exact counts in each pool, zeros where the mask prunes, in layers of one leaf; and at once the same."""
+  before = tree = {"kernel": jnp.asarray(np.random.default_rng(0).normal(size=(2, 8, 3)), jnp.float32)}
   pattern = PATTERNS[pattern]()
   density = {"density": 0.5} if pattern.density is None else {}
   tx = sparsity.prune(adam(), SCORES[name](), pattern, stacked=["kernel"], **density)
@@ -339,6 +340,10 @@ def test_each_criterion_in_each_pattern(name, pattern):
     units = pattern.units("kernel", mask.shape)
     rows = pattern.split("kernel", mask[None].astype(jnp.float32))
     np.testing.assert_array_equal(rows.sum(1), sparsity.count(units, pattern.density or 0.5))
+  grads = gradients(0, before)
+  masked = sparsity.mask(before, SCORES[name](), pattern, gradients=grads, stacked=["kernel"], **density)
+  want = jnp.where(sparsity.masks(train(tx, before, 1)[1])["kernel"], before["kernel"], 0)
+  np.testing.assert_array_equal(masked["kernel"], want)
 
 
 @pytest.mark.parametrize("name", PATTERNS)
