@@ -48,7 +48,7 @@ VENUES = re.compile(r"\b((?:CVPR|ICCV|ECCV|ICLR|ICML|NeurIPS|NIPS|AAAI|BMVC|WACV
 ARXIV = re.compile(r"arXiv:(\d{4}\.\d{4,5})")
 MOST = 3  # configs that a row names
 # Methods that share a file with others, whose name the walk over files cannot find.
-FOLDERS = {"kd": "losses"}
+FOLDERS = {"kd": "losses", "sparsity": "dynamic"}
 MORE = {"quant": ("fake_quant", "latent_weights")}
 
 

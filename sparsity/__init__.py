@@ -6,6 +6,7 @@ tx = sparsity.magnitude(optax.adamw(1e-3), density=0.1, schedule=sparsity.cubic(
 from sparsity import allocations, criteria, patterns, schedules
 from sparsity.allocations import Densities, count, erk, uniform
 from sparsity.criteria import Score
+from sparsity.dynamic import dynamic, set
 from sparsity.hold import hold
 from sparsity.magnitude import magnitude
 from sparsity.mask import mask
@@ -32,6 +33,7 @@ __all__ = [
   "count",
   "criteria",
   "cubic",
+  "dynamic",
   "erk",
   "hold",
   "kth_magnitude",
@@ -44,6 +46,7 @@ __all__ = [
   "patterns",
   "prune",
   "schedules",
+  "set",
   "summary",
   "topk_mask",
   "topk_masks",

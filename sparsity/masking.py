@@ -21,6 +21,7 @@ class Maker(NamedTuple):
   score: Score
   pattern: Pattern
   seed: int
+  stream: str = "sparsity"
 
   def rows(
     self,
@@ -46,7 +47,7 @@ class Maker(NamedTuple):
     leaves, treedef = jax.tree.flatten(params)
     grads = treedef.flatten_up_to(gradients) if self.score.reads_gradient else [None] * len(leaves)
     memories = [()] * len(leaves) if self.score.update is None else treedef.flatten_up_to(memory)
-    key = keys.step_key(self.seed, number, "sparsity")
+    key = keys.step_key(self.seed, number, self.stream)
     found = {}
     for i in (i for ranking in rankings for i in ranking.leaves):
       name, w = chosen[i].name, leaves[i]

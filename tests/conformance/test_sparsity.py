@@ -40,11 +40,28 @@ ALLOCATIONS, SCHEDULES = of_kind(sparsity.Densities), of_kind(sparsity.Schedule)
 AT_ONCE = {"mask": sparsity.mask}  # params -> params
 KINDS = (OPTIMIZERS, AT_ONCE, SCORES, PATTERNS, ALLOCATIONS, SCHEDULES)
 
-# `prune` itself is each criterion in it, and each pattern; a criterion that remembers is another program.
-BARE = {name: f for name, f in OPTIMIZERS.items() if name not in ("prune", "wrap")}
+# Arguments without a default, of methods that move a mask; each of their updates does.
+FILL = {
+  "schedule": sparsity.schedules.periodic(every=1, end=3),
+  "drop": sparsity.criteria.magnitude(),
+  "grow": sparsity.criteria.taylor(0.5),
+  "fraction": 0.4,
+}
+
+
+def filled(method):
+  """The method with what it needs beside the inner optimizer and a density."""
+  needed = [p.name for p in inspect.signature(method).parameters.values() if p.default is p.empty]
+  return functools.partial(method, **{name: FILL[name] for name in needed if name not in ("inner", "density")})
+
+
+# `prune` itself is each criterion in it, and each pattern, and `dynamic` what is built on it; a criterion that remembers
+# is another program.
+BARE = {name: filled(f) for name, f in OPTIMIZERS.items() if name not in ("prune", "dynamic", "wrap")}
 METHODS = (
   BARE
   | {f"prune by {n}": functools.partial(OPTIMIZERS["prune"], score=f()) for n, f in SCORES.items() if n != "magnitude"}
+  | {"dynamic": filled(OPTIMIZERS["dynamic"])}
   | {"prune by taylor, remembered": functools.partial(OPTIMIZERS["prune"], score=sparsity.criteria.taylor(0.5))}
 )
 CHECKS = []
@@ -152,9 +169,13 @@ def pruned(tree, state):
 
 
 def test_the_walk_finds_them():
-  assert {"magnitude", "hold", "prune"} <= set(OPTIMIZERS) and {"magnitude", "random", "taylor"} <= set(SCORES)
+  assert {"magnitude", "hold", "prune", "dynamic", "set"} <= set(OPTIMIZERS) and {
+    "magnitude",
+    "random",
+    "taylor",
+  } <= set(SCORES)
   assert {"unstructured", "n_m"} <= set(PATTERNS) and {"uniform", "erk"} <= set(ALLOCATIONS)
-  assert {"cubic", "one_shot"} <= set(SCHEDULES)
+  assert {"cubic", "one_shot", "periodic"} <= set(SCHEDULES)
 
 
 def test_every_file_of_methods_is_collected():
