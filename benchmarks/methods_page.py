@@ -111,6 +111,7 @@ def families() -> list[Family]:
     Family("Sparsity: criteria", of(sparsity.criteria)),
     Family("Sparsity: patterns", of(sparsity.patterns)),
     Family("Sparsity: allocations", of(sparsity.allocations)),
+    Family("Sparsity: reparameterizations", of(sparsity.reparam)),
     Family("Sparsity: schedules", of(sparsity.schedules)),
   ]
 

@@ -3,7 +3,7 @@
 tx = sparsity.magnitude(optax.adamw(1e-3), density=0.1, schedule=sparsity.cubic(1000, 9000, every=100))
 """
 
-from sparsity import allocations, criteria, patterns, schedules
+from sparsity import allocations, criteria, patterns, reparam, schedules
 from sparsity.allocations import Densities, count, erk, uniform
 from sparsity.criteria import Score
 from sparsity.dynamic import dynamic, set
@@ -45,6 +45,7 @@ __all__ = [
   "pack",
   "patterns",
   "prune",
+  "reparam",
   "schedules",
   "set",
   "summary",

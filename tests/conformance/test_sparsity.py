@@ -23,6 +23,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 import sparsity
+from leanax.graph.kinds import Reparam
 from tests.conformance.exceptions import EXCEPTIONS, cases
 
 
@@ -38,7 +39,8 @@ OPTIMIZERS = of_kind(optax.GradientTransformationExtraArgs)
 SCORES, PATTERNS = of_kind(sparsity.Score), of_kind(sparsity.Pattern)
 ALLOCATIONS, SCHEDULES = of_kind(sparsity.Densities), of_kind(sparsity.Schedule)
 AT_ONCE = {"mask": sparsity.mask}  # params -> params
-KINDS = (OPTIMIZERS, AT_ONCE, SCORES, PATTERNS, ALLOCATIONS, SCHEDULES)
+REPARAMS = of_kind(Reparam)
+KINDS = (OPTIMIZERS, AT_ONCE, SCORES, PATTERNS, ALLOCATIONS, SCHEDULES, REPARAMS)
 
 # Arguments without a default, of methods that move a mask; each of their updates does.
 FILL = {
@@ -55,8 +57,8 @@ def filled(method):
   return functools.partial(method, **{name: FILL[name] for name in needed if name not in ("inner", "density")})
 
 
-# `prune` itself is each criterion in it, and each pattern, and `dynamic` what is built on it; a criterion that remembers
-# is another program.
+# `prune` itself is each criterion in it, and each pattern, and `dynamic` what is built on it; a criterion that
+# remembers is another program.
 BARE = {name: filled(f) for name, f in OPTIMIZERS.items() if name not in ("prune", "dynamic", "wrap")}
 METHODS = (
   BARE
@@ -176,6 +178,7 @@ def test_the_walk_finds_them():
   } <= set(SCORES)
   assert {"unstructured", "n_m"} <= set(PATTERNS) and {"uniform", "erk"} <= set(ALLOCATIONS)
   assert {"cubic", "one_shot", "periodic"} <= set(SCHEDULES)
+  assert {"soft_threshold"} <= set(REPARAMS)
 
 
 def test_every_file_of_methods_is_collected():
@@ -407,6 +410,64 @@ def test_a_schedule_falls_to_the_final_density(name):
   assert sparsity.schedules.check_schedule(schedule) is schedule
   found = [schedule.density(step, 0.2) for step in range(14)]
   assert found[0] == 1.0 and found[-1] == 0.2 and all(a >= b for a, b in itertools.pairwise(found))
+
+
+def loss_of(reparam, trained, step, train=True):
+  """Of a made-up model, with what is trained reparameterized."""
+  tree, aux = trained
+  tree, _ = reparam.forward(tree, aux, step=step, key=jax.random.key(0), train=train)
+  return sum(jnp.sum(jnp.sin(leaf)) for leaf in jax.tree.leaves(tree)) + reparam.penalty(aux)
+
+
+def steps_of(reparam, trained, steps):
+  """Plain gradient descent on the parameters and aux; traced once."""
+  traces = []
+
+  @jax.jit
+  def update(trained, step):
+    traces.append(step)
+    return jax.tree.map(lambda x, g: x - 0.1 * g, trained, jax.grad(functools.partial(loss_of, reparam))(trained, step))
+
+  for step in steps:
+    trained = update(trained, jnp.int32(step))
+  assert len(traces) == 1
+  return trained
+
+
+@pytest.mark.parametrize("name", REPARAMS)
+def test_a_reparam_begins_as_the_dense_net_without_penalty(name):
+  """With its default arguments: structure, shapes and dtypes stay, and the loss is the dense net's to 0.1 %."""
+  reparam, tree = REPARAMS[name](), params(zeros=False)
+  aux = reparam.init(tree)
+  new, _ = reparam.forward(tree, aux, step=jnp.int32(0), key=jax.random.key(0), train=True)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3), new, tree)
+  assert jax.tree.map(lambda x: (x.shape, x.dtype), new) == jax.tree.map(lambda x: (x.shape, x.dtype), tree)
+  assert reparam.penalty(aux) == 0 and reparam.penalty(aux).shape == ()
+
+
+@pytest.mark.parametrize("name", REPARAMS)
+def test_what_a_reparam_exports_is_what_it_evaluates(name):
+  """A plain tree, for which step and key play no part, and whose zeros are +0."""
+  reparam = REPARAMS[name]()
+  trained = steps_of(reparam, (params(), reparam.init(params())), range(3))
+  given = [{"step": jnp.int32(s), "key": jax.random.key(s), "train": False} for s in (0, 7)]
+  first, second = (reparam.forward(*trained, **keywords)[0] for keywords in given)
+  equal(first, second)
+  plain = sum(jnp.sum(jnp.sin(leaf)) for leaf in jax.tree.leaves(first)) + reparam.penalty(trained[1])
+  assert plain == loss_of(reparam, trained, jnp.int32(3), train=False)
+  for leaf in map(np.asarray, jax.tree.leaves(first)):
+    assert np.all(np.isfinite(leaf)) and not np.any(np.signbit(leaf[leaf == 0]))
+
+
+@pytest.mark.parametrize("name", REPARAMS)
+def test_a_reparam_through_a_checkpoint(name):
+  """What it trains is arrays only: written out and read back, training goes on bit for bit."""
+  reparam = REPARAMS[name]()
+  trained = steps_of(reparam, (params(), reparam.init(params())), range(2))
+  leaves, treedef = jax.tree.flatten(trained)
+  assert all(isinstance(leaf, jax.Array) for leaf in leaves)
+  copies = [jnp.asarray(np.frombuffer(np.asarray(x).tobytes(), x.dtype).reshape(x.shape)) for x in leaves]
+  equal(steps_of(reparam, treedef.unflatten(copies), range(2, 4)), steps_of(reparam, trained, range(2, 4)))
 
 
 def test_exceptions_name_what_exists():
