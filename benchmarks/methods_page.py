@@ -48,8 +48,8 @@ VENUES = re.compile(r"\b((?:CVPR|ICCV|ECCV|ICLR|ICML|NeurIPS|NIPS|AAAI|BMVC|WACV
 ARXIV = re.compile(r"arXiv:(\d{4}\.\d{4,5})")
 MOST = 3  # configs that a row names
 # Methods that share a file with others, whose name the walk over files cannot find.
-FOLDERS = {"kd": "losses"}
-MORE = {"quant": ("fake_quant", "latent_weights"), "sparsity": ("erk", "uniform")}
+FOLDERS = {"kd": "losses", "sparsity": "dynamic"}
+MORE = {"quant": ("fake_quant", "latent_weights")}
 
 
 class Method(NamedTuple):
@@ -108,6 +108,10 @@ def families() -> list[Family]:
     Family("Quantization", of(quant, lambda f: parameters(f)[0] in ("x", "inner"))),
     Family("Quantization: observers", of(quant.observers)),
     Family("Sparsity", of(sparsity)),
+    Family("Sparsity: criteria", of(sparsity.criteria)),
+    Family("Sparsity: patterns", of(sparsity.patterns)),
+    Family("Sparsity: allocations", of(sparsity.allocations)),
+    Family("Sparsity: reparameterizations", of(sparsity.reparam)),
     Family("Sparsity: schedules", of(sparsity.schedules)),
   ]
 
@@ -170,7 +174,10 @@ def used_by(stage: Any) -> Iterator[str]:
   if name := sparse.get("name"):
     yield f"sparsity.{name}"
     keywords = inspect.signature(getattr(sparsity, name)).parameters
-    yield from (f"sparsity.{sparse.get(key, keywords[key].default)}" for key in ("allocation",) if key in keywords)
+    if "allocation" in keywords:
+      yield f"sparsity.allocations.{sparse.get('allocation', keywords['allocation'].default)}"
+    if name == "magnitude":
+      yield "sparsity.criteria.magnitude"
     yield f"sparsity.schedules.{(sparse.get('schedule') or {}).get('name')}"
   for setting in (quant.parse(text) for _, text in rules):
     yield "quant.lsq" if setting.learned else "quant.fake_quant"

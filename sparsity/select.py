@@ -40,12 +40,12 @@ class Chosen(NamedTuple):
     """A name for each of them."""
     return [f"{self.name}[{i}]" for i in range(self.layers)] if self.axes else [self.name]
 
-  def rows(self, x: jax.Array) -> jax.Array:
-    """(layers, entries of a layer) of an array of the leaf's shape."""
-    return jnp.moveaxis(x, self.axes, range(len(self.axes))).reshape(self.layers, -1)
+  def apart(self, x: jax.Array) -> jax.Array:
+    """Returns (layers, *layer_shape) of an array of the leaf's shape."""
+    return jnp.moveaxis(x, self.axes, range(len(self.axes))).reshape(self.layers, *self.layer_shape)
 
   def whole(self, rows: jax.Array) -> jax.Array:
-    """`rows` in the leaf's shape again."""
+    """Returns what `apart` took apart, in the leaf's shape again."""
     first = [self.leaf.shape[axis] for axis in self.axes]
     return jnp.moveaxis(rows.reshape(*first, *self.layer_shape), range(len(self.axes)), self.axes)
 

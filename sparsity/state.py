@@ -24,12 +24,14 @@ class SparsityState(NamedTuple):
     done: how many of the schedule's mask updates were made (int32).
     updates: the optimizer updates so far (int32), for callers that do not pass `step=`.
     inner: the inner optimizer's state.
+    memory: what the criteria remember, of the parameters' structure; () where they remember nothing.
   """
 
   masks: Any
   done: jax.Array
   updates: jax.Array
   inner: Any
+  memory: Any = ()
 
 
 class Leaf(NamedTuple):

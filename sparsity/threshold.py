@@ -1,17 +1,19 @@
-"""The exact k-th largest magnitude without sorting, and top-k masks with a stated tie rule.
+"""The exact k-th largest magnitude or number without sorting, and top-k masks with a stated tie rule.
 
-Magnitudes of IEEE floats are ordered as their bit patterns without the sign, so the k-th largest is found digit by
+Magnitudes of IEEE floats are ordered as their bit patterns without the sign, and signed numbers as their bit patterns
+with the sign flipped (all bits of a negative one), so the k-th largest is found digit by
 digit from the top (radix select): one histogram of a digit's values among the entries that agree with the digits found
 so far, counted in int32, then the digit in which the k-th lies. Two passes find a float32, one a bfloat16. Histograms
-of several leaves, or of several devices, add up, so that ranking across leaves needs no concatenation. NaN counts as
-larger than infinity: it is kept and stays visible.
+of several leaves, or of several devices, add up, so that ranking across leaves needs no concatenation. NaN of either
+sign counts as larger than infinity: it is kept and stays visible. The two zeros are equal.
 
 On a CPU a histogram is a scatter-add. For small leaves, and on accelerators, where scatters collide, the same pattern
 is found bit by bit with one count a bit.
 
-Tie rule: among equal magnitudes the earlier leaf, then the earlier device, then the lower flat index is kept.
+Tie rule: among equals the earlier leaf, then the earlier device, then the lower flat index is kept.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -30,8 +32,25 @@ CHUNK = 2**17
 SMALL = 2**16  # up to so many entries one count a bit is no slower, and quicker to compile
 
 
+class Order(NamedTuple):
+  """What is ranked: floats of this dtype, by their magnitude or with their sign."""
+
+  dtype: jnp.dtype
+  signed: bool = False
+
+  @property
+  def width(self) -> int:
+    """The bits of a pattern."""
+    return WIDTHS[self.dtype.name] + self.signed
+
+  @property
+  def ints(self) -> jnp.dtype:
+    """Holds patterns; they are never negative."""
+    return jnp.dtype(f"{'u' if self.signed else ''}int{64 if self.dtype.itemsize == 8 else 32}")
+
+
 class Kth(NamedTuple):
-  """The k-th largest magnitude: its bit pattern, and how many entries are strictly larger and equal (int32)."""
+  """The k-th largest: its bit pattern, and how many entries are strictly larger and equal (int32)."""
 
   pattern: jax.Array
   above: jax.Array
@@ -53,22 +72,23 @@ def kth_magnitude(leaves: Any, k: int | jax.Array, *, axis_name: str | None = No
     UserError: another dtype, too many entries, or a Python k outside 1..entries.
   """
   xs = jax.tree.leaves(leaves)
-  dtype = _common_dtype(xs)
+  order = Order(_common_dtype(xs))
   _check_count(xs, k, 1, axis_name)
 
   @jax.custom_batching.sequential_vmap
   def run(k: jax.Array, *xs: jax.Array) -> jax.Array:
-    return _from_pattern(_select(xs, k, dtype, axis_name).pattern, dtype)
+    return _from_pattern(_select(xs, k, order, axis_name).pattern, order.dtype)
 
   return run(jnp.asarray(k, jnp.int32), *map(jax.lax.stop_gradient, xs))
 
 
-def topk_mask(leaves: Any, keep: int | jax.Array, *, axis_name: str | None = None) -> Any:
-  """The mask of the `keep` entries of largest magnitude over a whole tree, exactly, ties by the rule above.
+def topk_mask(leaves: Any, keep: int | jax.Array, *, signed: bool = False, axis_name: str | None = None) -> Any:
+  """The mask of the `keep` largest entries over a whole tree, exactly, ties by the rule above.
 
   Args:
     leaves: as for `kth_magnitude`.
     keep: a Python int or an int32 scalar, 0..entries.
+    signed: False ranks magnitudes; True ranks the numbers themselves, the negative ones last.
     axis_name: as for `kth_magnitude`; `keep` then counts over all devices.
 
   Returns:
@@ -78,27 +98,28 @@ def topk_mask(leaves: Any, keep: int | jax.Array, *, axis_name: str | None = Non
     UserError: as `kth_magnitude`.
   """
   xs, treedef = jax.tree.flatten(leaves)
-  dtype = _common_dtype(xs)
+  order = Order(_common_dtype(xs), signed)
   _check_count(xs, keep, 0, axis_name)
 
   @jax.custom_batching.sequential_vmap
   def run(keep: jax.Array, *xs: jax.Array) -> list[jax.Array]:
-    kth = _select(xs, keep, dtype, axis_name)
-    ends = _tie_ends(xs, kth, keep, dtype, axis_name)
-    return [_kept(_pattern(x, dtype), kth.pattern, end).reshape(x.shape) for x, end in zip(xs, ends, strict=True)]
+    kth = _select(xs, keep, order, axis_name)
+    ends = _tie_ends(xs, kth, keep, order, axis_name)
+    return [_kept(bit_pattern(x, order), kth.pattern, end).reshape(x.shape) for x, end in zip(xs, ends, strict=True)]
 
   return treedef.unflatten(run(jnp.asarray(keep, jnp.int32), *map(jax.lax.stop_gradient, xs)))
 
 
-def topk_masks(leaves: Sequence[jax.Array], keep: jax.Array) -> list[jax.Array]:
+def topk_masks(leaves: Sequence[jax.Array], keep: jax.Array, *, signed: bool = False) -> list[jax.Array]:
   """`topk_mask` of each leaf by itself.
 
-  Small leaves are padded and share one program, so that compiling does not grow with their number. A padding of zeros
-  at the end is never kept: by the tie rule it comes after all of the leaf's own entries.
+  Small leaves are padded and share one program, so that compiling does not grow with their number. A padding with the
+  least number at the end is never kept: by the tie rule it comes after all of the leaf's own entries.
 
   Args:
     leaves: as for `kth_magnitude`.
     keep: (leaves,) int32, how many entries of each to keep, 0..its entries.
+    signed: as for `topk_mask`.
 
   Returns:
     Bool arrays like the leaves.
@@ -109,11 +130,12 @@ def topk_masks(leaves: Sequence[jax.Array], keep: jax.Array) -> list[jax.Array]:
     if x.size <= SMALL:
       small.setdefault(x.dtype.name, []).append(i)
     else:
-      masks[i] = topk_mask(x, keep[i])
+      masks[i] = topk_mask(x, keep[i], signed=signed)
   for members in small.values():
     size = max(leaves[i].size for i in members)
-    rows = jnp.stack([jnp.pad(leaves[i].reshape(-1), (0, size - leaves[i].size)) for i in members])
-    made = jax.vmap(topk_mask)(rows, keep[np.asarray(members)])
+    least = -jnp.inf if signed else 0.0
+    rows = [jnp.pad(leaves[i].reshape(-1), (0, size - leaves[i].size), constant_values=least) for i in members]
+    made = jax.vmap(functools.partial(topk_mask, signed=signed))(jnp.stack(rows), keep[np.asarray(members)])
     masks |= {i: row[: leaves[i].size].reshape(leaves[i].shape) for i, row in zip(members, made, strict=True)}
   return [masks[i] for i in range(len(leaves))]
 
@@ -143,15 +165,17 @@ def _check_count(xs: list[jax.Array], k: int | jax.Array, least: int, axis_name:
     raise UserError(f"a threshold over {size} entries needs a count in {least}..{size}, not {k}")
 
 
-def _pattern(x: jax.Array, dtype: jnp.dtype) -> jax.Array:
-  """The flat bit patterns of |x| as non-negative ints (int32, or int64 for float64)."""
+def bit_pattern(x: jax.Array, order: Order) -> jax.Array:
+  """Flat non-negative ints that are ordered as |x| or, signed, as x."""
+  dtype = order.dtype
   bits = jax.lax.bitcast_convert_type(x.astype(dtype).reshape(-1), f"uint{8 * dtype.itemsize}")
-  cleared = bits & jnp.asarray(2 ** WIDTHS[dtype.name] - 1, bits.dtype)
-  return cleared.astype(_pattern_dtype(dtype))
-
-
-def _pattern_dtype(dtype: jnp.dtype) -> jnp.dtype:
-  return jnp.dtype("int64" if dtype.itemsize == 8 else "int32")
+  sign = jnp.asarray(2 ** WIDTHS[dtype.name], bits.dtype)
+  size = bits & (sign - 1)
+  if not order.signed:
+    return size.astype(order.ints)
+  infinity = jax.lax.bitcast_convert_type(jnp.asarray(jnp.inf, dtype), bits.dtype)
+  negative = (bits >= sign) & (size > 0) & (size <= infinity)  # neither -0 nor NaN
+  return jnp.where(negative, ~bits, size | sign).astype(order.ints)
 
 
 def _from_pattern(pattern: jax.Array, dtype: jnp.dtype) -> jax.Array:
@@ -162,26 +186,26 @@ def _kept(pattern: jax.Array, kth: jax.Array, end: jax.Array) -> jax.Array:
   return (pattern > kth) | ((pattern == kth) & (jax.lax.iota(jnp.int32, pattern.size) < end))
 
 
-def _select(xs: tuple[jax.Array, ...], k: jax.Array, dtype: jnp.dtype, axis_name: str | None) -> Kth:
+def _select(xs: tuple[jax.Array, ...], k: jax.Array, order: Order, axis_name: str | None) -> Kth:
   def radix(k: jax.Array, *xs: jax.Array) -> Kth:
-    return _radix_select(xs, k, dtype, axis_name)
+    return _radix_select(xs, k, order, axis_name)
 
   def bitwise(k: jax.Array, *xs: jax.Array) -> Kth:
-    return _bit_select(xs, k, dtype, axis_name)
+    return _bit_select(xs, k, order, axis_name)
 
   if sum(x.size for x in xs) <= SMALL:
     return bitwise(k, *xs)
   return jax.lax.platform_dependent(k, *xs, cpu=radix, default=bitwise)
 
 
-def _radix_select(xs: tuple[jax.Array, ...], k: jax.Array, dtype: jnp.dtype, axis_name: str | None) -> Kth:
-  low = WIDTHS[dtype.name]
-  prefix, above, equal = jnp.zeros((), _pattern_dtype(dtype)), jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)
+def _radix_select(xs: tuple[jax.Array, ...], k: jax.Array, order: Order, axis_name: str | None) -> Kth:
+  low = order.width
+  prefix, above, equal = jnp.zeros((), order.ints), jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)
   first = True
   while low:
     size = min(MOST_DIGIT_BITS, low)
     low -= size
-    counts = [_histogram(x, dtype, None if first else prefix, low, size) for x in xs]
+    counts = [_histogram(x, order, None if first else prefix, low, size) for x in xs]
     falling = device_axis.psum(sum(counts[1:], counts[0]), axis_name)[::-1]
     place, larger = _reach(falling, k - above)
     equal = falling[place]
@@ -210,7 +234,7 @@ def _reach(counts: jax.Array, rank: jax.Array) -> tuple[jax.Array, jax.Array]:
   return place, before(place)
 
 
-def _histogram(x: jax.Array, dtype: jnp.dtype, prefix: jax.Array | None, low: int, size: int) -> jax.Array:
+def _histogram(x: jax.Array, order: Order, prefix: jax.Array | None, low: int, size: int) -> jax.Array:
   """Counts of the digit of `size` bits at bit `low` among entries whose higher bits are `prefix` (all when None).
 
   By chunks: digits of a whole leaf would be written to memory, and a step that holds a mask update, done or not, would
@@ -218,7 +242,7 @@ def _histogram(x: jax.Array, dtype: jnp.dtype, prefix: jax.Array | None, low: in
   """
 
   def add(counts: jax.Array, part: jax.Array) -> jax.Array:
-    pattern = _pattern(part, dtype)
+    pattern = bit_pattern(part, order)
     digit = ((pattern >> low) & (2**size - 1)).astype(jnp.uint32)  # unsigned: no index from the end to look for
     if prefix is not None:
       digit = jnp.where((pattern >> (low + size)) == prefix, digit, 2**size)  # out of range: dropped
@@ -234,32 +258,32 @@ def _histogram(x: jax.Array, dtype: jnp.dtype, prefix: jax.Array | None, low: in
   return jax.lax.fori_loop(0, chunks, chunk, rest) if chunks else rest
 
 
-def _bit_select(xs: tuple[jax.Array, ...], k: jax.Array, dtype: jnp.dtype, axis_name: str | None) -> Kth:
+def _bit_select(xs: tuple[jax.Array, ...], k: jax.Array, order: Order, axis_name: str | None) -> Kth:
   def count(test: Callable[[jax.Array], jax.Array]) -> jax.Array:
-    counts = [jnp.sum(test(_pattern(x, dtype)), dtype=jnp.int32) for x in xs]
+    counts = [jnp.sum(test(bit_pattern(x, order)), dtype=jnp.int32) for x in xs]
     return device_axis.psum(sum(counts[1:], counts[0]), axis_name)
 
-  width = WIDTHS[dtype.name]
+  width = order.width
 
   def bit(i: jax.Array, found: jax.Array) -> jax.Array:
     candidate = found | (jnp.ones((), found.dtype) << (width - 1 - i).astype(found.dtype))
     return jnp.where(count(lambda p: p >= candidate) >= k, candidate, found)
 
   # The start varies over devices as the result will: replication checking asks that of a loop.
-  start = count(lambda p: p < 0).astype(_pattern_dtype(dtype))
+  start = count(lambda p: p < 0).astype(order.ints)
   found = jax.lax.fori_loop(0, width, bit, start)
   return Kth(found, count(lambda p: p > found), count(lambda p: p == found))
 
 
 def _tie_ends(
-  xs: tuple[jax.Array, ...], kth: Kth, keep: jax.Array, dtype: jnp.dtype, axis_name: str | None
+  xs: tuple[jax.Array, ...], kth: Kth, keep: jax.Array, order: Order, axis_name: str | None
 ) -> list[jax.Array]:
   """Per leaf, the flat position before which entries equal to the threshold are kept."""
   wanted = keep - kth.above
 
   def search() -> list[jax.Array]:
     # From the leaves, not from patterns made outside: what a branch reads is written to memory first.
-    leaves = [_Ties(x.reshape(-1), lambda part: _pattern(part, dtype) == kth.pattern) for x in xs]
+    leaves = [_Ties(x.reshape(-1), lambda part: bit_pattern(part, order) == kth.pattern) for x in xs]
     blocks = [ties.counts() for ties in leaves]
     here = jnp.stack([jnp.sum(counts, dtype=jnp.int32) for counts in blocks])
     total = device_axis.psum(here, axis_name)

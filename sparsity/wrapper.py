@@ -27,11 +27,12 @@ import jax.numpy as jnp
 import optax
 
 from leanax.core.errors import UserError
+from sparsity.criteria import Score
 from sparsity.packed import is_packed, unpack
 from sparsity.slots import map_slots
 from sparsity.state import SparsityState, keep, pure
 
-Renew = Callable[[Any, Any, Any, jax.Array], Any]
+Renew = Callable[[Any, Any, Any, Any, jax.Array, jax.Array], Any]
 
 
 def wrap(
@@ -39,6 +40,8 @@ def wrap(
   start: Callable[[Any], Any],
   due: Callable[[jax.Array], jax.Array] | None = None,
   renew: Renew | None = None,
+  score: Score | None = None,
+  regrows: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
   """The sparse optimizer from its masks.
 
@@ -46,7 +49,10 @@ def wrap(
     inner: any optax optimizer.
     start: `start(params)`, the masks tree (of `Packed` and None) to begin with.
     due: `due(step)`, how many mask updates the schedule has made by then (int32). None: the masks never change.
-    renew: `renew(params, gradients, masks, due)`, new masks of the same structure; runs only when one is due.
+    renew: `renew(params, gradients, masks, memory, step, due)`, new masks of the same structure; runs only when one is
+      due.
+    score: the criterion whose memory is kept.
+    regrows: whether masks gain entries, which then start from zero, with zero slots.
   """
   if not (hasattr(inner, "init") and hasattr(inner, "update")):
     raise UserError(f"the inner optimizer is {inner!r}; expected one of optax, such as optax.adam(1e-3)")
@@ -56,7 +62,9 @@ def wrap(
   def init(params: Any) -> SparsityState:
     # Without a schedule the masks of the start are all that will ever be made.
     done = jnp.asarray(due is None, jnp.int32)
-    return SparsityState(start(pure(params)), done, jnp.zeros((), jnp.int32), inner.init(params))
+    masks = start(pure(params))
+    memory = _first_memory(score, pure(params), masks)
+    return SparsityState(masks, done, jnp.zeros((), jnp.int32), inner.init(params), memory)
 
   def update(
     updates: Any, state: Any, params: Any = None, *, step: Any = None, **extra: Any
@@ -64,17 +72,19 @@ def wrap(
     if params is None:
       raise UserError("a sparse optimizer needs the parameters: tx.update(gradients, state, params, step=step)")
     masks, done = state.masks, state.done
+    memory = _next_memory(score, state.memory, pure(params), updates, masks)
     step = state.updates if step is None else _count(step)
     if due is not None and renew is not None:
       wanted = due(step)
       masks = jax.lax.cond(
         _anywhere(wanted > done),
-        lambda: _choose(wanted > done, renew(pure(params), updates, masks, wanted), masks),
+        lambda: _choose(wanted > done, renew(pure(params), updates, masks, memory, step, wanted), masks),
         lambda: masks,
       )
       done = jnp.maximum(done, wanted)
-    updates, slots = _masked_update(inner, updates, state.inner, params, masks, {"step": step, **extra})
-    return updates, SparsityState(masks, done, step + 1, slots)
+    before = state.masks if regrows else masks
+    updates, slots = _masked_update(inner, updates, state.inner, params, (before, masks), {"step": step, **extra})
+    return updates, SparsityState(masks, done, step + 1, slots, memory)
 
   return optax.GradientTransformationExtraArgs(init, update)
 
@@ -84,27 +94,59 @@ def _masked_update(
   gradients: Any,
   slots: Any,
   params: Any,
-  masks: Any,
+  masks: tuple[Any, Any],
   extra: dict[str, Any],
 ) -> tuple[Any, Any]:
+  """The final update and the new slots; `masks` are those before and after this step's mask update."""
   leaves, treedef = jax.tree.flatten(params)
-  flat = [unpack(mask) if is_packed(mask) else None for mask in jax.tree.structure(pure(params)).flatten_up_to(masks)]
+  flat = _unpacked(params, masks[1])
+  # What is kept of the past: entries that a mask gains start from zero.
+  past = flat if masks[0] is masks[1] else list(map(_both, _unpacked(params, masks[0]), flat))
 
   def masked(tree: Any) -> Any:
     return treedef.unflatten(map(keep, flat, treedef.flatten_up_to(tree)))
 
-  def final(mask: Any, update: jax.Array, w: jax.Array) -> jax.Array:
+  def final(mask: Any, stays: Any, update: jax.Array, w: jax.Array) -> jax.Array:
     if mask is None:
       return update
     dtype = update.dtype if update.dtype.itemsize > w.dtype.itemsize else w.dtype  # -w is exact in the wider one
-    return jnp.where(mask, update.astype(dtype), -w.astype(dtype))
+    update, w = update.astype(dtype), w.astype(dtype)
+    kept = update if stays is mask else jnp.where(stays, update, update - w)
+    return jnp.where(mask, kept, -w)
 
   # Before the inner update: after it, the old slots would have to be copied, for 3 % of an MLP's step.
-  slots = map_slots(lambda i, slot: keep(flat[i], slot), params, slots)
+  slots = map_slots(lambda i, slot: keep(past[i], slot), params, slots)
   if extra.get("task") is not None:  # a part of the gradients, for an optimizer that tells it from the rest
     extra = {**extra, "task": masked(extra["task"])}
-  updates, slots = inner.update(masked(gradients), slots, masked(params), **extra)
-  return treedef.unflatten(map(final, flat, treedef.flatten_up_to(updates), leaves)), slots
+  updates, slots = inner.update(masked(gradients), slots, treedef.unflatten(map(keep, past, leaves)), **extra)
+  return treedef.unflatten(map(final, flat, past, treedef.flatten_up_to(updates), leaves)), slots
+
+
+def _unpacked(params: Any, masks: Any) -> list[Any]:
+  flat = jax.tree.structure(pure(params)).flatten_up_to(masks)
+  return [unpack(mask) if is_packed(mask) else None for mask in flat]
+
+
+def _both(a: Any, b: Any) -> Any:
+  return None if a is None else a & b
+
+
+def _first_memory(score: Score | None, params: Any, masks: Any) -> Any:
+  if score is None or score.update is None:
+    return ()
+  return jax.tree.map(lambda mask, w: None if mask is None else score.init(w), masks, params, is_leaf=_is_mask)
+
+
+def _next_memory(score: Score | None, memory: Any, params: Any, gradients: Any, masks: Any) -> Any:
+  if score is None or score.update is None:
+    return memory
+  leaves, treedef = jax.tree.flatten(params)
+  flat = zip(*(treedef.flatten_up_to(tree) for tree in (masks, memory, gradients)), leaves, strict=True)
+  return treedef.unflatten([m if mask is None else score.update(m, w, g) for mask, m, g, w in flat])
+
+
+def _is_mask(x: Any) -> bool:
+  return x is None or is_packed(x)
 
 
 def _count(step: Any) -> jax.Array:

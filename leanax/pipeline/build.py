@@ -24,7 +24,7 @@ from leanax.engine.models.interface import Model
 from leanax.engine.store import logit_codes
 from leanax.engine.train import objective as objectives
 from leanax.engine.train import optim
-from leanax.pipeline import schema
+from leanax.pipeline import schema, sparse
 
 PRECISIONS = ("float32", "bfloat16")
 SHARES = ("start", "end", "at")  # what a schedule gives as a share of the stage
@@ -150,10 +150,11 @@ def transformation(
   if not group.get("name"):
     return inner
   where = f"stages.{stage}.sparsity"
-  keywords = inspect.signature(method(sparsity, group["name"])).parameters
+  name = group.pop("name")
+  keywords = inspect.signature(sparse.method(name)).parameters
   if "schedule" in keywords and not updates:
     raise UserError(
-      f"config key 'stages.{stage}.epochs' is {config.epochs}, but {group['name']!r} prunes while the stage trains; "
+      f"config key 'stages.{stage}.epochs' is {config.epochs}, but {name!r} prunes while the stage trains; "
       "expected 1 or more"
     )
   schedule = group.get("schedule")
@@ -168,7 +169,10 @@ def transformation(
     except UserError as error:
       raise UserError(f"the model cannot be traced, so '{where}.stacked' has to name its layers: {error}") from error
     group["stacked"] = tuple((glob.escape(name), tuple(axes)) for name, axes in found.items())
-  return named(where, sparsity, group, inner)
+  for key, package in sparse.PARTS.items():
+    if isinstance(group.get(key), Mapping):
+      group[key] = named(f"{where}.{key}", package, group[key])
+  return call(where, sparse.method(name), group, inner)
 
 
 def _optimizer(given: Any, updates: int) -> optax.GradientTransformationExtraArgs:
@@ -341,6 +345,6 @@ def check_store(name: str, stage: Any, classes: int) -> None:
 def _check_sparsity(where: str, group: Mapping[str, Any]) -> None:
   """Refuses an unknown method; its keywords are checked where the stage's number of updates is known."""
   if group.get("name"):
-    method(sparsity, group["name"])
+    sparse.method(group["name"])
   elif set(group) - {"name"}:
     raise UserError(f"config key '{where}.name' is missing; expected a method of sparsity")

@@ -2,7 +2,7 @@
 
 from leanax.core import ranges
 from leanax.core.errors import UserError
-from sparsity.allocation import check_density
+from sparsity.allocations.base import check_density
 from sparsity.schedules.base import Schedule
 
 

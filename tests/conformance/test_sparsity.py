@@ -1,10 +1,18 @@
-"""Every sparse method, found by walking the package, through one battery. Adding a file to sparsity/ is enough.
+"""Every object of sparsity, found by the kind that it declares, through the battery of that kind.
 
-A sparse method is a method whose first parameter is `inner`, an optax optimizer. It is made with `density=0.5` if it
-has such a keyword, and otherwise with its defaults; the parameters have zeros of their own for methods that keep those.
+A public function declares its kind by what it returns: an optax transformation, a `Score`, a `Pattern`, `Densities`, a
+`Schedule`. Adding a file to a folder of sparsity/ is enough; a file of methods that no battery collects fails a test.
+Sparse optimizers are made with `density=0.5` where they have such a keyword, and criteria and patterns are put into
+`prune`; the parameters have zeros of their own for methods that keep those.
 """
 
+import functools
 import inspect
+import itertools
+import math
+import pkgutil
+import types
+import typing
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +23,49 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 import sparsity
-from leanax.core.methods import methods
+from leanax.graph.kinds import Reparam
 from tests.conformance.exceptions import EXCEPTIONS, cases
 
-METHODS = {n: f for n, f in methods(sparsity).items() if next(iter(inspect.signature(f).parameters)) == "inner"}
+
+def of_kind(kind):
+  """{name: function} of what sparsity and its folders export that returns this kind."""
+  folders = [sparsity, *(m for m in vars(sparsity).values() if isinstance(m, types.ModuleType))]
+  exported = [getattr(folder, name) for folder in folders for name in getattr(folder, "__all__", ())]
+  functions = [f for f in exported if inspect.isfunction(f) and typing.get_type_hints(f).get("return") is kind]
+  return {f.__name__: f for f in functions if not f.__name__.startswith("check_")}
+
+
+OPTIMIZERS = of_kind(optax.GradientTransformationExtraArgs)
+SCORES, PATTERNS = of_kind(sparsity.Score), of_kind(sparsity.Pattern)
+ALLOCATIONS, SCHEDULES = of_kind(sparsity.Densities), of_kind(sparsity.Schedule)
+AT_ONCE = {"mask": sparsity.mask}  # params -> params
+REPARAMS = of_kind(Reparam)
+KINDS = (OPTIMIZERS, AT_ONCE, SCORES, PATTERNS, ALLOCATIONS, SCHEDULES, REPARAMS)
+
+# Arguments without a default, of methods that move a mask; each of their updates does.
+FILL = {
+  "schedule": sparsity.schedules.periodic(every=1, end=3),
+  "drop": sparsity.criteria.magnitude(),
+  "grow": sparsity.criteria.taylor(0.5),
+  "fraction": 0.4,
+}
+
+
+def filled(method):
+  """The method with what it needs beside the inner optimizer and a density."""
+  needed = [p.name for p in inspect.signature(method).parameters.values() if p.default is p.empty]
+  return functools.partial(method, **{name: FILL[name] for name in needed if name not in ("inner", "density")})
+
+
+# `prune` itself is each criterion in it, and each pattern, and `dynamic` what is built on it; a criterion that
+# remembers is another program.
+BARE = {name: filled(f) for name, f in OPTIMIZERS.items() if name not in ("prune", "dynamic", "wrap")}
+METHODS = (
+  BARE
+  | {f"prune by {n}": functools.partial(OPTIMIZERS["prune"], score=f()) for n, f in SCORES.items() if n != "magnitude"}
+  | {"dynamic": filled(OPTIMIZERS["dynamic"])}
+  | {"prune by taylor, remembered": functools.partial(OPTIMIZERS["prune"], score=sparsity.criteria.taylor(0.5))}
+)
 CHECKS = []
 DENSITY = 0.5
 
@@ -38,8 +85,8 @@ def adam():
   return relaxed(optax.adam(0.01))
 
 
-# Optimizers by what their slots look like; nothing in sparsity may know their state classes.
-OPTIMIZERS = {
+# Inner optimizers by what their slots look like; nothing in sparsity may know their state classes.
+INNERS = {
   "sgd": lambda: optax.sgd(0.1),
   "momentum": lambda: optax.sgd(0.1, momentum=0.9, nesterov=True),
   "adam": lambda: optax.adam(0.01),
@@ -60,18 +107,25 @@ OPTIMIZERS = {
 }
 
 QUICK = ("momentum", "adamw_masked_decay", "adafactor", "clipped", "partition")
-INNER = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in OPTIMIZERS]
+INNER = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in INNERS]
 
 
-def every_method(test):
-  check = test.__name__.removeprefix("test_")
-  CHECKS.append(check)
-  return pytest.mark.parametrize("name", cases("sparsity", METHODS, check))(test)
+def over(methods):
+  def every(test):
+    check = test.__name__.removeprefix("test_")
+    CHECKS.append(check)
+    return pytest.mark.parametrize("name", cases("sparsity", methods, check))(test)
+
+  return every
+
+
+every_method, every_bare_method = over(METHODS), over(BARE)
 
 
 def make(name, inner, density=DENSITY):
-  wanted = "density" in inspect.signature(METHODS[name]).parameters
-  return METHODS[name](inner, **({"density": density} if wanted else {}))
+  given = {"density": density, "allocation": "uniform"}
+  wanted = inspect.signature(METHODS[name]).parameters
+  return METHODS[name](inner, **{key: value for key, value in given.items() if key in wanted})
 
 
 def params(zeros=True):
@@ -117,13 +171,32 @@ def pruned(tree, state):
 
 
 def test_the_walk_finds_them():
-  assert {"magnitude", "hold"} <= set(METHODS)
+  assert {"magnitude", "hold", "prune", "dynamic", "set"} <= set(OPTIMIZERS) and {
+    "magnitude",
+    "random",
+    "taylor",
+  } <= set(SCORES)
+  assert {"unstructured", "n_m"} <= set(PATTERNS) and {"uniform", "erk"} <= set(ALLOCATIONS)
+  assert {"cubic", "one_shot", "periodic"} <= set(SCHEDULES)
+  assert {"soft_threshold"} <= set(REPARAMS)
 
 
-@every_method
+def test_every_file_of_methods_is_collected():
+  """Files of the folders that are named for kinds, but for `base`, and files beside them with a public function."""
+  inside = {
+    module.name
+    for folder in pkgutil.iter_modules(sparsity.__path__)
+    if folder.ispkg
+    for module in pkgutil.iter_modules([f"{path}/{folder.name}" for path in sparsity.__path__])
+  }
+  beside = {m.name for m in pkgutil.iter_modules(sparsity.__path__) if inspect.isfunction(getattr(sparsity, m.name, 0))}
+  assert sorted((inside - {"base"} | beside) - set().union(*KINDS)) == []
+
+
+@every_bare_method
 @pytest.mark.parametrize("inner", INNER)
 def test_pruned_entries_are_exactly_zero(name, inner):
-  tx, tree = make(name, relaxed(OPTIMIZERS[inner]())), params()
+  tx, tree = make(name, relaxed(INNERS[inner]())), params()
   state = tx.init(tree)
   update = jax.jit(tx.update)
   for step in range(4):
@@ -133,11 +206,11 @@ def test_pruned_entries_are_exactly_zero(name, inner):
   assert jnp.all(tree["first"]["bias"] != 0)
 
 
-@every_method
+@every_bare_method
 @pytest.mark.parametrize("inner", INNER)
 def test_nothing_pruned_is_the_inner_optimizer_bitwise(name, inner):
   """Operation by operation: compiled as a whole, XLA may contract a product and a sum in one and not in the other."""
-  plain, sparse = relaxed(OPTIMIZERS[inner]()), make(name, relaxed(OPTIMIZERS[inner]()), density=1.0)
+  plain, sparse = relaxed(INNERS[inner]()), make(name, relaxed(INNERS[inner]()), density=1.0)
   expected, _ = train(plain, params(zeros=False), 2, compiled=False)
   got, state = train(sparse, params(zeros=False), 2, compiled=False)
   assert pruned(got, state) == 0
@@ -146,17 +219,19 @@ def test_nothing_pruned_is_the_inner_optimizer_bitwise(name, inner):
 
 @every_method
 def test_kept_entries_know_nothing_of_the_pruned(name):
-  """SGD moves each entry alone: where the mask keeps, the result is that of plain SGD, bit for bit."""
-  (plain, _), (sparse, state) = (
-    train(optax.with_extra_args_support(optax.sgd(0.1)), params()),
-    train(make(name, optax.sgd(0.1)), params()),
-  )
-  mask = sparsity.masks(state)["second"]["kernel"]
-  kept = jnp.where(mask, plain["second"]["kernel"], 0)
-  np.testing.assert_array_equal(sparse["second"]["kernel"], kept)
+  """SGD moves each entry alone: where the masks always keep, the result is that of plain SGD, bit for bit."""
+  plain, _ = train(optax.with_extra_args_support(optax.sgd(0.1)), params())
+  tx, tree, state = make(name, optax.sgd(0.1)), params(), None
+  always = True
+  for step in range(4):
+    tree, state = train(tx, tree, steps=1, start=step, state=state)
+    always &= np.asarray(sparsity.masks(state)["second"]["kernel"])
+    assert pruned(tree, state) > 0
+  assert np.any(always)
+  np.testing.assert_array_equal(tree["second"]["kernel"][always], plain["second"]["kernel"][always])
 
 
-@every_method
+@every_bare_method
 def test_under_multisteps(name):
   """With two micro-batches an update: a mask that is made in a call whose result is thrown away is made again."""
   tx, tree = optax.MultiSteps(make(name, adam()), 2), params()
@@ -169,7 +244,7 @@ def test_under_multisteps(name):
       assert pruned(tree, state) > 0
 
 
-@every_method
+@every_bare_method
 def test_under_apply_if_finite(name):
   """A step that is not finite changes nothing; the next one is as if it had not been."""
   tx = optax.apply_if_finite(make(name, adam()), 3)
@@ -181,7 +256,7 @@ def test_under_apply_if_finite(name):
   assert pruned(tree, state) > 0
 
 
-@every_method
+@every_bare_method
 def test_averages_are_masked(name):
   tree, state = train(make(name, adam()), params())
   average = sparsity.apply_masks(sparsity.masks(state), jax.tree.map(lambda x: x + 1.0, tree))
@@ -189,7 +264,7 @@ def test_averages_are_masked(name):
   np.testing.assert_array_equal(average["first"]["bias"], tree["first"]["bias"] + 1.0)
 
 
-@every_method
+@every_bare_method
 def test_the_check_accepts_it_and_refuses_what_follows(name):
   sparsity.check(make(name, adam()), params())
   # A sum, not a factor: `hold` prunes what is zero already, and any multiple of its update is right.
@@ -226,10 +301,11 @@ def test_same_masks_on_all_devices(name):
     grads = jax.tree.map(lambda g: jax.lax.pmean(g[0], "devices"), grads)
     return tx.update(grads, state, tree, step=jnp.int32(0))
 
-  shares = jax.tree.map(lambda g: jnp.stack([0.5 * g, 1.5 * g, g, g]), gradients(0, tree))
+  grads = jax.tree.map(lambda g: jnp.round(64 * g) / 64, gradients(0, tree))  # so that sums are exact in any order
+  shares = jax.tree.map(lambda g: jnp.stack([0.5 * g, 1.5 * g, g, g]), grads)
   split = jax.jit(jax.shard_map(local, mesh=mesh, in_specs=(P("devices"), P(), P()), out_specs=(P(), P())))
   updates, state = split(shares, state, tree)
-  expected, expected_state = tx.update(gradients(0, tree), expected_state, tree, step=jnp.int32(0))
+  expected, expected_state = tx.update(grads, expected_state, tree, step=jnp.int32(0))
   jax.tree.map(np.testing.assert_array_equal, sparsity.masks(state), sparsity.masks(expected_state))
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), updates, expected)
 
@@ -256,6 +332,142 @@ def test_exact_counts_under_ties(name):
     state = train(make(name, optax.sgd(0.0), density), tree, steps=1)[1]
     for mask in jax.tree.leaves(sparsity.masks(state)):
       assert int(mask.sum()) == max(1, round(mask.size * density))
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_a_score_is_finite_and_of_its_leaf_alone(name):
+  """For w and g of every size, zeros too; one leaf's scores do not know how they are batched."""
+  score, key = SCORES[name](), jax.random.key(3)
+  for shape in ((7,), (4, 6), (3, 3, 2, 4)):
+    w, g = (jnp.asarray(np.random.default_rng(s).normal(size=shape), jnp.float32) for s in (0, 1))
+    for scale in (0.0, 1e-30, 1.0, 1e15):
+      memory = score.init(w)
+      if score.update is not None:
+        memory = score.update(score.update(memory, scale * w, g), scale * w, g)
+      got = score.of(name, scale * w, g, memory, step=jnp.int32(2), key=key)
+      assert got.shape == shape and jnp.all(jnp.isfinite(got))
+      again = score.of(name, scale * w, g, memory, step=jnp.int32(2), key=key)
+      np.testing.assert_array_equal(got, again)
+
+
+@pytest.mark.parametrize("name", SCORES)
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_each_criterion_in_each_pattern(name, pattern):
+  """Exact counts in each pool, zeros where the mask prunes, in layers of one leaf; and at once the same."""
+  before = tree = {"kernel": jnp.asarray(np.random.default_rng(0).normal(size=(2, 8, 3)), jnp.float32)}
+  pattern = PATTERNS[pattern]()
+  density = {"density": 0.5} if pattern.density is None else {}
+  tx = sparsity.prune(adam(), SCORES[name](), pattern, stacked=["kernel"], **density)
+  tree, state = train(tx, tree, 2)
+  assert pruned(tree, state) > 0
+  for mask in sparsity.masks(state)["kernel"]:
+    units = pattern.units("kernel", mask.shape)
+    rows = pattern.split("kernel", mask[None].astype(jnp.float32))
+    np.testing.assert_array_equal(rows.sum(1), sparsity.count(units, pattern.density or 0.5))
+  grads = gradients(0, before)
+  masked = sparsity.mask(before, SCORES[name](), pattern, gradients=grads, stacked=["kernel"], **density)
+  want = jnp.where(sparsity.masks(train(tx, before, 1)[1])["kernel"], before["kernel"], 0)
+  np.testing.assert_array_equal(masked["kernel"], want)
+
+
+@pytest.mark.parametrize("name", PATTERNS)
+@pytest.mark.parametrize("shape", [(8, 3), (4, 4), (3, 2, 8, 5), (2, 3, 3, 4, 2)])
+def test_a_pattern_keeps_exact_counts_and_the_largest(name, shape):
+  """Under ties as well; what is kept in a pool is no smaller than what is pruned there, and join undoes split."""
+  pattern, rng = PATTERNS[name](), np.random.default_rng(0)
+  scores = jnp.asarray(np.round(rng.normal(size=shape) * 2), jnp.float32)
+  units = pattern.units(name, shape)
+  rows = np.asarray(pattern.split(name, scores[None]))
+  assert rows.shape[1] == units and rows.size == math.prod(shape)
+  np.testing.assert_array_equal(pattern.join(name, jnp.asarray(rows > 0), shape)[0], scores > 0)
+  for keep in sorted({0, 1, units // 2, units}):
+    mask = np.asarray(pattern.split(name, pattern.mask(scores, keep).astype(jnp.float32)[None])) > 0
+    np.testing.assert_array_equal(mask.sum(1), keep)
+    for row, kept in zip(rows, mask, strict=True):
+      assert keep in (0, units) or row[kept].min() >= row[~kept].max()
+    equal_scores = pattern.mask(jnp.zeros(shape), keep)  # the first of each pool
+    want = jnp.broadcast_to(jnp.arange(units) < keep, rows.shape)
+    np.testing.assert_array_equal(equal_scores, pattern.join(name, want, shape)[0])
+
+
+@pytest.mark.parametrize("name", ALLOCATIONS)
+def test_an_allocation_gives_each_layer_a_density_and_together_the_whole(name):
+  shapes = {"a": (3, 3, 4, 8), "b": (50, 70), "c": (7,), "d": (1, 1)}
+  for density in (0.02, 0.3, 0.9, 1.0):
+    shares = ALLOCATIONS[name](shapes, density)
+    assert set(shares) == set(shapes) and all(0 < share <= 1 for share in shares.values())
+    kept = sum(math.prod(shapes[key]) * share for key, share in shares.items())
+    assert abs(kept - density * sum(map(math.prod, shapes.values()))) <= len(shapes)
+
+
+TIMES = {"at": 3, "start": 2, "end": 11, "every": 4}
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_a_schedule_falls_to_the_final_density(name):
+  make = SCHEDULES[name]
+  schedule = make(**{key: value for key, value in TIMES.items() if key in inspect.signature(make).parameters})
+  assert sparsity.schedules.check_schedule(schedule) is schedule
+  found = [schedule.density(step, 0.2) for step in range(14)]
+  assert found[0] == 1.0 and found[-1] == 0.2 and all(a >= b for a, b in itertools.pairwise(found))
+
+
+def loss_of(reparam, trained, step, train=True):
+  """Of a made-up model, with what is trained reparameterized."""
+  tree, aux = trained
+  tree, _ = reparam.forward(tree, aux, step=step, key=jax.random.key(0), train=train)
+  return sum(jnp.sum(jnp.sin(leaf)) for leaf in jax.tree.leaves(tree)) + reparam.penalty(aux)
+
+
+def steps_of(reparam, trained, steps):
+  """Plain gradient descent on the parameters and aux; traced once."""
+  traces = []
+
+  @jax.jit
+  def update(trained, step):
+    traces.append(step)
+    return jax.tree.map(lambda x, g: x - 0.1 * g, trained, jax.grad(functools.partial(loss_of, reparam))(trained, step))
+
+  for step in steps:
+    trained = update(trained, jnp.int32(step))
+  assert len(traces) == 1
+  return trained
+
+
+@pytest.mark.parametrize("name", REPARAMS)
+def test_a_reparam_begins_as_the_dense_net_without_penalty(name):
+  """With its default arguments: structure, shapes and dtypes stay, and the loss is the dense net's to 0.1 %."""
+  reparam, tree = REPARAMS[name](), params(zeros=False)
+  aux = reparam.init(tree)
+  new, _ = reparam.forward(tree, aux, step=jnp.int32(0), key=jax.random.key(0), train=True)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3), new, tree)
+  assert jax.tree.map(lambda x: (x.shape, x.dtype), new) == jax.tree.map(lambda x: (x.shape, x.dtype), tree)
+  assert reparam.penalty(aux) == 0 and reparam.penalty(aux).shape == ()
+
+
+@pytest.mark.parametrize("name", REPARAMS)
+def test_what_a_reparam_exports_is_what_it_evaluates(name):
+  """A plain tree, for which step and key play no part, and whose zeros are +0."""
+  reparam = REPARAMS[name]()
+  trained = steps_of(reparam, (params(), reparam.init(params())), range(3))
+  given = [{"step": jnp.int32(s), "key": jax.random.key(s), "train": False} for s in (0, 7)]
+  first, second = (reparam.forward(*trained, **keywords)[0] for keywords in given)
+  equal(first, second)
+  plain = sum(jnp.sum(jnp.sin(leaf)) for leaf in jax.tree.leaves(first)) + reparam.penalty(trained[1])
+  assert plain == loss_of(reparam, trained, jnp.int32(3), train=False)
+  for leaf in map(np.asarray, jax.tree.leaves(first)):
+    assert np.all(np.isfinite(leaf)) and not np.any(np.signbit(leaf[leaf == 0]))
+
+
+@pytest.mark.parametrize("name", REPARAMS)
+def test_a_reparam_through_a_checkpoint(name):
+  """What it trains is arrays only: written out and read back, training goes on bit for bit."""
+  reparam = REPARAMS[name]()
+  trained = steps_of(reparam, (params(), reparam.init(params())), range(2))
+  leaves, treedef = jax.tree.flatten(trained)
+  assert all(isinstance(leaf, jax.Array) for leaf in leaves)
+  copies = [jnp.asarray(np.frombuffer(np.asarray(x).tobytes(), x.dtype).reshape(x.shape)) for x in leaves]
+  equal(steps_of(reparam, treedef.unflatten(copies), range(2, 4)), steps_of(reparam, trained, range(2, 4)))
 
 
 def test_exceptions_name_what_exists():

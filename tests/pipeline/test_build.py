@@ -229,6 +229,50 @@ def test_layers_in_one_leaf_are_pruned_each_by_itself():
     kept(refuses)
 
 
+@pytest.mark.parametrize(
+  ("group", "number"),
+  [
+    ({"name": "prune", "score": {"name": "taylor", "decay": 0.5}, "density": 0.25}, 8),
+    ({"name": "prune", "score": {"name": "magnitude"}, "pattern": {"name": "n_m", "n": 1, "m": 4}}, 8),
+    ({"name": "set", "density": 0.5, "schedule": {"name": "periodic", "every": 2, "end": 1.0}}, 16),
+    (
+      {"name": "dynamic", "drop": {"name": "magnitude"}, "grow": {"name": "taylor"}, "fraction": 0.5, "density": 0.5}
+      | {"schedule": {"name": "periodic", "every": 2, "end": 0.5}},
+      16,
+    ),
+  ],
+)
+def test_parts_of_a_sparse_method_are_groups(group, number):
+  stage = jobs.experiment(
+    stages__pruned__sparsity=group, stages__pruned__optimizer={"name": "sgd", "learning_rate": 0.0}
+  ).stages.pruned
+  tx = build.transformation("pruned", stage, 6)
+  params = {"kernel": jnp.arange(1.0, 33.0).reshape(8, 4)}
+  state = tx.init(params)
+  _, state = jax.jit(tx.update)(params, state, params, step=jnp.int32(5))
+  assert int(sparsity.masks(state)["kernel"].sum()) == number
+
+
+@pytest.mark.parametrize(
+  ("group", "sentence"),
+  [
+    ({"name": "mask"}, "unknown method of sparsity 'mask'; expected one of"),
+    ({"name": "sett"}, "unknown method of sparsity 'sett'; did you mean 'set'"),
+    ({"name": "prune", "density": 0.5}, "config key 'stages.pruned.sparsity.score' is missing"),
+    (
+      {"name": "prune", "score": {"name": "tailor"}},
+      "unknown method of sparsity.criteria 'tailor'; did you mean 'taylor'",
+    ),
+    ({"name": "prune", "score": {"name": "taylor", "decai": 1}}, "did you mean 'stages.pruned.sparsity.score.decay'"),
+    ({"name": "magnitude", "pattern": {"n": 2}}, "config key 'stages.pruned.sparsity.pattern.name' is missing"),
+    ({"name": "magnitude", "pattern": "2:4"}, "pattern is '2:4'; expected such as"),
+  ],
+)
+def test_parts_of_a_sparse_method_are_checked(group, sentence):
+  with pytest.raises(UserError, match=sentence):
+    build.transformation("pruned", jobs.experiment(stages__pruned__sparsity=group).stages.pruned, 6)
+
+
 def test_a_learning_rate_follows_its_schedule():
   given = {"name": "sgd", "momentum": 0.0, "learning_rate": 0.5, "schedule": "step", "milestones": (0.5,), "decay": 0.1}
   stage = jobs.experiment(stages__alone__optimizer=given).stages.alone

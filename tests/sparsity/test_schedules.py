@@ -64,3 +64,14 @@ def test_one_shot_refuses():
 
 def test_numbers_of_numpy():
   assert sparsity.cubic(np.int32(0), np.int64(10), every=np.int8(5)).steps == (0, 5, 10)
+
+
+def test_periodic():
+  assert sparsity.schedules.periodic(3, 10).steps == (3, 6, 9) and sparsity.schedules.periodic(3, 9, start=0).steps == (
+    0,
+    3,
+    6,
+  )
+  for given, sentence in (((0, 5), "every is 0"), ((2, 2), "start is 2 and end 2"), ((1, 1.5), "end is 1.5")):
+    with pytest.raises(UserError, match=sentence):
+      sparsity.schedules.periodic(*given)

@@ -66,6 +66,57 @@ def test_any_float_subnormal_and_infinite_too(x, share):
   np.testing.assert_array_equal(topk_mask(padded, keep), oracle_masks([padded], keep)[0])
 
 
+def oracle_signed(xs, keep):
+  """As `oracle_masks`, with the sign: NaN first, and -0 with +0."""
+  flat = np.concatenate([np.asarray(x, np.float64).reshape(-1) for x in xs])
+  kept = np.zeros(flat.size, bool)
+  kept[
+    sorted(range(flat.size), key=lambda i: (not np.isnan(flat[i]), -flat[i] if flat[i] == flat[i] else 0, i))[:keep]
+  ] = True
+  return [part.reshape(x.shape) for part, x in zip(np.split(kept, np.cumsum([x.size for x in xs])[:-1]), xs)]
+
+
+signed_mask = jax.jit(lambda x, keep: sparsity.topk_mask(x, keep, signed=True))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("n", [7, 2 * threshold.CHUNK + 5])
+def test_signed_equals_a_stable_sort(dtype, n):
+  x = values(np.random.default_rng(n), n, dtype, True)  # -0 and 0 among them
+  for keep in sorted({0, 1, n // 3, n // 2, n - 1, n}):
+    np.testing.assert_array_equal(signed_mask(x, keep), oracle_signed([x], keep)[0])
+
+
+def test_signed_worked_case():
+  x = jnp.array([-3.0, 1.0, -0.0, 0.0, -jnp.nan, -jnp.inf, jnp.inf, -1.0])
+  ranks = [4, 6, 1, 2, 3, 7, 0, 5]  # NaN of either sign, infinity, 1, the zeros in flat order, -1, -3, -infinity
+  for keep in range(9):
+    np.testing.assert_array_equal(np.flatnonzero(signed_mask(x, keep)), sorted(ranks[:keep]))
+
+
+@hypothesis.given(x=hnp.arrays(np.float32, st.integers(1, 40), elements=st.floats(width=32)), share=st.floats(0, 1))
+@hypothesis.settings(max_examples=60, deadline=None)
+def test_any_float_signed(x, share):
+  keep = int(share * x.size)
+  padded = np.concatenate([x, np.full(40 - x.size, -np.inf, np.float32)])  # one shape: one compilation
+  x = np.where(np.isnan(padded), np.float32(np.nan), padded)  # NaN with equal bits
+  np.testing.assert_array_equal(signed_mask(x, keep), oracle_signed([x], keep)[0])
+
+
+def test_signed_magnitudes_are_magnitudes():
+  x = values(np.random.default_rng(8), 1000, np.float32, True)
+  for keep in (1, 300, 999):
+    np.testing.assert_array_equal(signed_mask(np.abs(x), keep), topk_mask(x, keep))
+
+
+def test_signed_float64():
+  with jax.enable_x64(True):
+    x = np.random.default_rng(0).normal(size=500)
+    x[::7] = x[3]
+    for keep in (50, 400):
+      np.testing.assert_array_equal(sparsity.topk_mask(jnp.asarray(x), keep, signed=True), oracle_signed([x], keep)[0])
+
+
 def test_nan_is_kept():
   mask = sparsity.topk_mask(jnp.array([1.0, jnp.nan, jnp.inf, -2.0]), 2)
   np.testing.assert_array_equal(mask, [False, True, True, False])
@@ -92,11 +143,16 @@ def test_several_leaves_rank_as_one(dtypes):
 
 def test_both_selections_agree():
   rng = np.random.default_rng(2)
-  for dtype, ties in [(np.float32, False), (np.float32, True), (np.float16, True)]:
-    x = values(rng, 1000, dtype, ties)
+  for dtype, ties, signed in [
+    (np.float32, False, False),
+    (np.float32, True, False),
+    (np.float16, True, False),
+    (np.float32, True, True),
+  ]:
+    x, order = values(rng, 1000, dtype, ties), threshold.Order(jnp.dtype(dtype), signed)
     for k in (1, 300, 1000):
-      a = threshold._radix_select((jnp.asarray(x),), jnp.int32(k), jnp.dtype(dtype), None)
-      b = threshold._bit_select((jnp.asarray(x),), jnp.int32(k), jnp.dtype(dtype), None)
+      a = threshold._radix_select((jnp.asarray(x),), jnp.int32(k), order, None)
+      b = threshold._bit_select((jnp.asarray(x),), jnp.int32(k), order, None)
       assert a == b
 
 
@@ -107,6 +163,10 @@ def test_many_leaves_each_by_itself():
   masks = jax.jit(sparsity.topk_masks)(xs, jnp.array([*keep, 0], jnp.int32))
   for x, k, mask in zip(xs, [*keep, 0], masks, strict=True):
     np.testing.assert_array_equal(mask, oracle_masks([x], k)[0])
+  xs = [-np.abs(x) for x in xs]  # below the zeros of a padding
+  masks = jax.jit(lambda xs, keep: sparsity.topk_masks(xs, keep, signed=True))(xs, jnp.array([*keep, 0], jnp.int32))
+  for x, k, mask in zip(xs, [*keep, 0], masks, strict=True):
+    np.testing.assert_array_equal(mask, oracle_signed([x], k)[0])
 
 
 @pytest.mark.parametrize("check_vma", [True, False])

@@ -8,7 +8,7 @@ import pytest
 
 import sparsity
 from leanax.core.errors import UserError
-from sparsity import allocation
+from sparsity import allocations
 
 
 def resnet50():
@@ -84,4 +84,4 @@ def test_counts_are_exact():
 
 def test_density_outside():
   with pytest.raises(UserError, match="density is 1.5; expected a density"):
-    allocation.check_density("density", 1.5)
+    allocations.check_density("density", 1.5)

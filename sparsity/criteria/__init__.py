@@ -1,0 +1,8 @@
+"""What is kept: criteria, one a file."""
+
+from sparsity.criteria.base import Score, check_score
+from sparsity.criteria.magnitude import magnitude
+from sparsity.criteria.random import random
+from sparsity.criteria.taylor import taylor
+
+__all__ = ["Score", "check_score", "magnitude", "random", "taylor"]

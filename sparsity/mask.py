@@ -1,0 +1,69 @@
+"""Pruning a trained model at once: the entries of smallest score become zero, and no optimizer is needed. No paper."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from leanax.core.errors import UserError
+from sparsity.criteria import Score, check_score
+from sparsity.criteria import magnitude as by_magnitude
+from sparsity.levels import Allocation, target
+from sparsity.masking import Maker, all_kept
+from sparsity.patterns import Pattern, check_pattern, unstructured
+from sparsity.schedules import one_shot
+from sparsity.select import KERNELS, Setting, Stacked, select
+from sparsity.state import apply_masks, pure
+
+
+def mask(
+  params: Any,
+  score: Score | None = None,
+  pattern: Pattern | None = None,
+  allocation: Allocation = "uniform",
+  *,
+  density: float | None = None,
+  threshold: float | None = None,
+  gradients: Any = None,
+  rules: Sequence[tuple[str, Setting]] = KERNELS,
+  stacked: Stacked = (),
+  seed: int = 0,
+) -> Any:
+  """Returns the parameters with zeros where they are pruned; `sparsity.hold` keeps these in later training.
+
+  Args:
+    params: a tree of arrays, such as linen's variables, of which "params" are pruned.
+    score: a criterion; None: the magnitude.
+    pattern: as of `sparsity.prune`.
+    allocation: the same.
+    density: the same.
+    threshold: the same.
+    gradients: of the structure of `params`, for a criterion that reads them: of the mean loss over some batches, say.
+    rules: as of `sparsity.prune`.
+    stacked: the same.
+    seed: the same.
+
+  Raises:
+    UserError: as `sparsity.prune`, and gradients that are missing or of another structure.
+  """
+  score = by_magnitude() if score is None else check_score("score", score)
+  pattern = check_pattern(unstructured() if pattern is None else pattern)
+  goal = target(density, threshold, allocation, pattern)
+  tree = pure(params)
+  if score.reads_gradient and jax.tree.structure(pure(gradients)) != jax.tree.structure(tree):
+    what = "are missing" if gradients is None else "have another structure than the parameters"
+    raise UserError(
+      f"sparsity.mask: the gradients {what}; expected one for each parameter, for the criterion reads them"
+    )
+  chosen = select(tree, rules, stacked)
+  groups = goal.groups(chosen, one_shot())
+  rankings = [group.at(jnp.int32(0)) for group in groups]
+  maker, memory = Maker(score, pattern, seed), ()
+  if (update := score.update) is not None:
+    leaves, treedef = jax.tree.flatten(tree)
+    grads = treedef.flatten_up_to(pure(gradients)) if score.reads_gradient else [None] * len(leaves)
+    memory = treedef.unflatten([update(score.init(w), w, g) for w, g in zip(leaves, grads, strict=True)])
+  rows = maker.rows(chosen, rankings, tree, pure(gradients), memory, jnp.int32(0), 0)
+  made = maker.reaching(rows, rankings) if threshold is not None else maker.largest(rows, rankings)
+  return apply_masks(maker.masks(chosen, made, all_kept(tree, groups, -1), -1), params)

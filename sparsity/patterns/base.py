@@ -1,0 +1,62 @@
+"""The kind of a pattern: which entries of a layer are kept or pruned together, and among which they are ranked."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from leanax.core import ranges
+from leanax.core.errors import UserError
+from sparsity.ranking import rank
+
+
+@dataclasses.dataclass(frozen=True)
+class Pattern:
+  """A pattern, from scores to the units that are ranked, and back.
+
+  Attributes:
+    units: `units(name, shape)`, how many units are ranked as one in a layer of this shape; raises UserError, by the
+      leaf's name, for a shape that it cannot serve.
+    split: `split(name, scores)`, from (layers, *shape) to (pools, units), the pools of a layer one after the other.
+    join: `join(name, mask, shape)`, from (pools, units) to (layers, *shape).
+    density: the part of its units that a pool keeps in the end, where the pattern itself says so.
+  """
+
+  units: Callable[[str, tuple[int, ...]], int]
+  split: Callable[[str, jax.Array], jax.Array]
+  join: Callable[[str, jax.Array, tuple[int, ...]], jax.Array]
+  density: float | None = None
+
+  def mask(self, scores: jax.Array, keep: int | jax.Array, *, name: str = "scores") -> jax.Array:
+    """Returns the bool mask of one layer that keeps the `keep` units of largest score in each pool.
+
+    Args:
+      scores: floats of the layer's shape, ranked with their sign; among equals the earlier unit is kept.
+      keep: a whole number, from 0 to the units of a pool.
+      name: of the leaf, for errors.
+
+    Raises:
+      UserError: the layer's shape is none for the pattern, or `keep` is out of range.
+    """
+    units = self.units(name, scores.shape)
+    if not isinstance(keep, jax.Array):
+      ranges.check("the count of a pattern", keep, ranges.whole(0))
+      if keep > units:
+        raise UserError(
+          f"{name!r} has {units} entries to rank in each pool; expected a count in 0..{units}, not {keep}"
+        )
+    rows = self.split(name, scores[None])
+    return self.join(name, rank(rows, jnp.asarray(keep, jnp.int32)[None], signed=True), scores.shape)[0]
+
+
+def check_pattern(pattern: Any) -> Pattern:
+  """Returns `pattern`.
+
+  Raises:
+    UserError: it is none.
+  """
+  if not isinstance(pattern, Pattern):
+    raise UserError(f"pattern is {pattern!r}; expected such as sparsity.patterns.unstructured()")
+  return pattern

@@ -1,0 +1,6 @@
+"""Weights as functions of what is trained, one reparameterization a file."""
+
+from leanax.graph.kinds import Reparam
+from sparsity.reparam.soft_threshold import soft_threshold
+
+__all__ = ["Reparam", "soft_threshold"]

@@ -1,0 +1,69 @@
+"""Pruning a trained model at once."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+import sparsity
+from leanax.core.errors import UserError
+from tests.sparsity import nets
+
+
+def test_magnitude_against_numpy():
+  tree = nets.params()
+  got = sparsity.mask(tree, density=0.3)
+  for name in tree:
+    w = np.asarray(tree[name]["kernel"])
+    np.testing.assert_array_equal(got[name]["kernel"], w * nets.oracle_mask(w, round(w.size * 0.3)))
+    np.testing.assert_array_equal(got[name]["bias"], tree[name]["bias"])
+
+
+def test_zeros_are_held():
+  tree = sparsity.mask(nets.params(), density=0.2, allocation="global")
+  for _, after, state in nets.train(sparsity.hold(optax.adamw(0.1)), tree, 3):
+    np.testing.assert_array_equal(after["Dense_0"]["kernel"] != 0, tree["Dense_0"]["kernel"] != 0)
+    nets.assert_bit_zero(sparsity.masks(state)["Dense_0"]["kernel"], after["Dense_0"]["kernel"])
+
+
+def test_variables_of_several_groups():
+  """Of {"params": ..., "batch_stats": ...} the parameters are pruned, by their gradients too."""
+  variables = {"params": nets.params(), "batch_stats": {"mean": {"kernel": jnp.ones(3)}}}
+  gradients = jax.tree.map(jnp.ones_like, variables)
+  got = sparsity.mask(variables, sparsity.criteria.taylor(), density=0.3, gradients=gradients)
+  w = np.asarray(variables["params"]["Dense_0"]["kernel"])
+  np.testing.assert_array_equal(got["params"]["Dense_0"]["kernel"], w * nets.oracle_mask(w, 46))
+  np.testing.assert_array_equal(got["batch_stats"]["mean"]["kernel"], np.ones(3))
+
+
+def test_by_threshold_rules_and_stacked_layers():
+  w = {"kernel": jnp.array([[[1.0, -2.0], [0.5, 3.0]], [[0.1, 0.2], [0.3, 0.4]]])}
+  got = sparsity.mask(w, threshold=1.5)
+  np.testing.assert_array_equal(got["kernel"], [[[0, -2], [0, 3]], [[0, 0], [0, 0]]])
+  got = sparsity.mask(w, density=0.5, stacked=["kernel"])
+  np.testing.assert_array_equal(got["kernel"] != 0, [[[0, 1], [0, 1]], [[0, 0], [1, 1]]])
+  got = sparsity.mask(w, density=0.5, rules=[("kernel", 0.25)])
+  np.testing.assert_array_equal(got["kernel"] != 0, [[[0, 1], [0, 1]], [[0, 0], [0, 0]]])
+
+
+def test_compiled_and_of_nnx():
+  tree = nets.params()
+  want = sparsity.mask(tree, density=0.4)
+  jax.tree.map(np.testing.assert_array_equal, jax.jit(lambda t: sparsity.mask(t, density=0.4))(tree), want)
+  state = nnx.state(nnx.Linear(8, 4, rngs=nnx.Rngs(0)), nnx.Param)
+  got = sparsity.mask(state, pattern=sparsity.patterns.n_m(2, 4))
+  assert jax.tree.structure(got) == jax.tree.structure(state)
+  assert int(jnp.sum(got["kernel"][...] != 0)) == 16
+
+
+def test_mistakes():
+  tree = nets.params()
+  for gradients, sentence in ((None, "are missing"), ({"kernel": jnp.ones(2)}, "have another structure")):
+    with pytest.raises(UserError, match=f"sparsity.mask: the gradients {sentence}"):
+      sparsity.mask(tree, sparsity.criteria.taylor(), density=0.5, gradients=gradients)
+  with pytest.raises(UserError, match="either density= or threshold="):
+    sparsity.mask(tree)
+  with pytest.raises(UserError, match="'Conv_0/kernel' has 2 inputs, which groups of 4 do not divide"):
+    sparsity.mask(tree, pattern=sparsity.patterns.n_m(2, 4))

@@ -1,0 +1,121 @@
+"""Patterns against float64 numpy."""
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import sparsity
+from leanax.core.errors import UserError
+from sparsity import patterns
+from tests.sparsity import nets
+
+
+def oracle_n_m(scores, n, m, axis):
+  """In each m consecutive entries along an axis the n largest, ties to the earlier; group by group."""
+  moved = np.moveaxis(np.asarray(scores, np.float64), axis, -1)
+  mask = np.zeros(moved.shape, bool)
+  for row in np.ndindex(moved.shape[:-1]):
+    for start in range(0, moved.shape[-1], m):
+      group = moved[row][start : start + m]
+      mask[row][start + np.argsort(-group, kind="stable")[:n]] = True
+  return np.moveaxis(mask, -1, axis)
+
+
+def scores(shape, seed=0):
+  return np.round(np.random.default_rng(seed).normal(size=shape) * 2).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+  ("shape", "n", "m", "axis"),
+  [
+    ((8, 5), 2, 4, -2),
+    ((12, 3), 1, 4, -2),
+    ((3, 3, 4, 2), 2, 4, -2),
+    ((16, 2, 3), 4, 8, 0),
+    ((4, 6), 2, 3, 1),
+    ((8,), 1, 2, 0),
+    ((80, 3), 1, 80, -2),
+    ((4, 2), 4, 4, -2),
+  ],
+)
+def test_n_m(shape, n, m, axis):
+  x = scores(shape)
+  np.testing.assert_array_equal(patterns.n_m(n, m, axis).mask(jnp.asarray(x), n), oracle_n_m(x, n, m, axis))
+
+
+def test_n_m_worked_case():
+  """A column is a row of the product: its groups are of the inputs, and -1 is not larger than 0."""
+  x = jnp.array([[3.0, 0.0], [1.0, 0.0], [1.0, 0.0], [-1.0, 1.0]])
+  np.testing.assert_array_equal(patterns.n_m(2, 4).mask(x, 2), [[1, 1], [1, 0], [0, 0], [0, 1]])
+
+
+@pytest.mark.parametrize("axis", [0, 2])
+def test_n_m_while_training_and_in_stacked_leaves(axis):
+  rng = np.random.default_rng(3)
+  layers = [rng.normal(size=(8, 3)).astype(np.float32) for _ in range(2)]
+  tree = {"blocks": {"kernel": jnp.stack(layers, axis)}, "conv": {"kernel": jnp.asarray(scores((3, 3, 4, 2)))}}
+  tx = sparsity.prune(optax.adam(0.1), sparsity.criteria.magnitude(), patterns.n_m(2, 4), stacked=[("blocks/*", axis)])
+  *_, (_, tree, state) = nets.train(tx, tree, 3)
+  masks = sparsity.masks(state)
+  got = np.moveaxis(np.asarray(masks["blocks"]["kernel"]), axis, 0)
+  for mask, w in zip(got, layers, strict=True):
+    np.testing.assert_array_equal(mask, oracle_n_m(np.abs(w), 2, 4, 0))
+  np.testing.assert_array_equal(masks["conv"]["kernel"], oracle_n_m(np.abs(scores((3, 3, 4, 2))), 2, 4, 2))
+  nets.assert_bit_zero(masks["conv"]["kernel"], tree["conv"]["kernel"])
+
+
+def test_n_m_on_a_schedule_ends_at_n():
+  tree = {"kernel": jnp.asarray(np.random.default_rng(1).normal(size=(16, 4)), jnp.float32)}
+  tx = sparsity.magnitude(optax.sgd(0.1), pattern=patterns.n_m(2, 8), schedule=sparsity.cubic(0, 6, 2))
+  kept = [int(sparsity.masks(state)["kernel"].sum()) // 8 for _, _, state in nets.train(tx, tree, 7)]
+  assert kept == [8, 8, 4, 4, 2, 2, 2]  # round(2 + 6 (1 - t/6)^3) of 8
+
+
+def test_axes_by_leaf():
+  tree = {"query": {"kernel": jnp.asarray(scores((8, 3, 5)))}, "dense": {"kernel": jnp.asarray(scores((4, 6)))}}
+  tx = sparsity.magnitude(optax.sgd(0.0), pattern=patterns.n_m(2, 4, [("query/*", 0), ("*", -2)]))
+  _, state = tx.update(tree, tx.init(tree), tree)
+  masks = sparsity.masks(state)
+  np.testing.assert_array_equal(masks["query"]["kernel"], oracle_n_m(np.abs(scores((8, 3, 5))), 2, 4, 0))
+  np.testing.assert_array_equal(masks["dense"]["kernel"], oracle_n_m(np.abs(scores((4, 6))), 2, 4, 0))
+
+
+@pytest.mark.parametrize(
+  ("pattern", "shape", "sentence"),
+  [
+    (patterns.n_m(2, 4), (6, 4), r"n_m: 'head/kernel' has 6 inputs, which groups of 4 do not divide; leave it out by"),
+    (patterns.n_m(2, 4), (8,), r"n_m: the axis -2 does not exist in 'head/kernel' of shape \(8,\)"),
+    (patterns.n_m(2, 4, [("body/*", 0)]), (8, 4), "n_m: no pair of axis= is for 'head/kernel'"),
+    (patterns.n_m(2, 4, [("*", "in")]), (8, 4), "n_m: the axis 'in' does not exist in 'head/kernel'"),
+  ],
+)
+def test_leaves_that_a_pattern_cannot_serve(pattern, shape, sentence):
+  with pytest.raises(UserError, match=sentence):
+    sparsity.magnitude(optax.sgd(0.1), pattern=pattern).init({"head": {"kernel": jnp.ones(shape)}})
+
+
+@pytest.mark.parametrize(
+  ("keywords", "sentence"),
+  [
+    ({"density": 0.5}, "the pattern fixes its density, 0.5; expected no density, threshold or allocation"),
+    ({"threshold": 0.5}, "the pattern fixes its density"),
+    ({"allocation": "erk"}, "the pattern fixes its density"),
+    ({"rules": [("kernel", 0.2)]}, "the sparsity rule of 'kernel' gives 0.2, but the pattern fixes its density"),
+  ],
+)
+def test_a_pattern_that_fixes_its_density(keywords, sentence):
+  with pytest.raises(UserError, match=sentence):
+    sparsity.magnitude(optax.sgd(0.1), pattern=patterns.n_m(), **keywords).init({"kernel": jnp.ones((4, 4))})
+
+
+def test_mistakes():
+  for n, m, sentence in ((5, 4, "n is 5 and m is 4"), (0, 4, "n is 0; expected a whole"), (2, 4.0, "m is 4.0")):
+    with pytest.raises(UserError, match=sentence):
+      patterns.n_m(n, m)
+  with pytest.raises(UserError, match="pattern is '2:4'; expected such as sparsity.patterns.unstructured"):
+    sparsity.magnitude(optax.sgd(0.1), density=0.5, pattern="2:4")
+  with pytest.raises(
+    UserError, match=r"'scores' has 4 entries to rank in each pool; expected a count in 0\.\.4, not 5"
+  ):
+    patterns.n_m().mask(jnp.ones((4, 4)), 5)
