@@ -5,10 +5,10 @@ qparams, state = model.init(variables, images)
 logits, state = model.apply(qparams, state, variables, images)
 """
 
-from quant import latent, observers
+from quant import estimators, latent, observers
+from quant.estimators import lsq, ste
 from quant.grid import Grid, affine, codes, dequantize, fake_quant, limits, symmetric
 from quant.latent import latent_weights
-from quant.lsq import lsq
 from quant.plan import kernel_axes
 from quant.policy import Policy, Setting, int8, parse, policy, weights
 from quant.quantize import Quantized, quantize
@@ -21,6 +21,7 @@ __all__ = [
   "affine",
   "codes",
   "dequantize",
+  "estimators",
   "fake_quant",
   "int8",
   "kernel_axes",
@@ -32,6 +33,7 @@ __all__ = [
   "parse",
   "policy",
   "quantize",
+  "ste",
   "symmetric",
   "weights",
 ]

@@ -32,9 +32,9 @@ def state(plan: Plan, quant_state: Any) -> None:
 def scales(plan: Plan, qparams: Any) -> None:
   """Refuses trained scales that are not those of the model: the frozen ones would stand in for them in silence."""
   _dict("qparams", qparams)
-  learned = {name for name, quantizer in plan.quantizers.items() if quantizer.learned}
-  for name in sorted(learned ^ qparams.keys()):
-    have, this = ("no", "learns it") if name in learned else ("a", "learns no such scale")
+  trained = {name for name, quantizer in plan.quantizers.items() if quantizer.estimator.trains}
+  for name in sorted(trained ^ qparams.keys()):
+    have, this = ("no", "learns it") if name in trained else ("a", "learns no such scale")
     raise UserError(f"qparams have {have} scale {name!r}, and this model {this}; run init on it")
 
 

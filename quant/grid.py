@@ -142,7 +142,7 @@ def broadcast(values: jax.Array, ndim: int, axis: int | tuple[int, ...] | None) 
   return values.reshape(shape)
 
 
-def _laid_out(x: jax.Array, grid: Grid) -> tuple[jax.Array, jax.Array, jax.Array]:
+def laid_out(x: jax.Array, grid: Grid) -> tuple[jax.Array, jax.Array, jax.Array]:
   """What is rounded in the shape that the grid's axes count, and its scale and zero point that broadcast to it."""
   if grid.shape is not None:
     if not splits(x.shape, grid.shape):
@@ -198,7 +198,7 @@ def codes(x: jax.Array, grid: Grid) -> jax.Array:
   x = jnp.asarray(x)
   if not jnp.issubdtype(x.dtype, jnp.floating):
     raise UserError(f"codes of an array of {x.dtype}; expected floats")
-  laid, scale, zero_point = _laid_out(x, grid)
+  laid, scale, zero_point = laid_out(x, grid)
   if not isinstance(laid, jax.core.Tracer) and not isinstance(scale, jax.core.Tracer):
     bad = next((what for what, v in (("array", laid), ("grid's scale", scale)) if jnp.any(jnp.isnan(v))), None)
     if bad is not None:
@@ -208,14 +208,14 @@ def codes(x: jax.Array, grid: Grid) -> jax.Array:
 
 def dequantize(q: jax.Array, grid: Grid, dtype: Any = None) -> jax.Array:
   """The real values s * (q - z) of integer codes, in `dtype` (the scale's by default); of the shape `codes` takes."""
-  laid, scale, zero_point = _laid_out(q, grid)
+  laid, scale, zero_point = laid_out(q, grid)
   values = (scale * (laid.astype(jnp.int32) - zero_point).astype(scale.dtype)).reshape(q.shape)
   return values if dtype is None else values.astype(dtype)
 
 
 def fake_quant(x: jax.Array, grid: Grid) -> jax.Array:
   """`x` rounded to the grid, in its own type and shape; straight-through gradient for `x`, none for the grid."""
-  laid, scale, zero_point = _laid_out(x, grid)
+  laid, scale, zero_point = laid_out(x, grid)
   return round_to((grid.qmin, grid.qmax), laid, scale, zero_point).reshape(x.shape)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from leanax.graph import Graph, Op
+from quant.estimators import Estimator
 from quant.grid import limits
 from quant.policy import Setting
 from quant.sharing import Scales, Use, overlap, share
@@ -18,7 +19,7 @@ class KernelQuantizer(NamedTuple):
     key: the leaf's name, for its first grid; otherwise that of the first site.
     bits: width.
     setting: that site's setting.
-    learned: its scales are trained.
+    estimator: how its rounding is trained.
     leaf: the leaf in whose axes it is written; None where the operand is not simply a part of one: then it is written
       in the operand's axes, and taken from the operand as it is seen there.
     shape: of the leaf, perhaps with axes split, or of the operand.
@@ -30,7 +31,7 @@ class KernelQuantizer(NamedTuple):
   key: str
   bits: int
   setting: Setting
-  learned: bool
+  estimator: Estimator
   leaf: str | None
   shape: tuple[int, ...]
   axis: tuple[int, ...]
@@ -94,7 +95,7 @@ def _quantizer(group: _Group, leaf: str | None, first: bool) -> KernelQuantizer:
   key = leaf if leaf is not None and first else op.name
   assert setting.weights is not None
   assert op.kernel_index is not None
-  start = (key, setting.weights, setting, setting.learned)
+  start = (key, setting.weights, setting, setting.make_estimator())
   scales = share(group.uses) if leaf is not None else None
   if scales is not None:
     return KernelQuantizer(*start, leaf, scales.shape, scales.axis, scales.apart, scales)

@@ -10,6 +10,7 @@ from leanax.core.errors import UserError
 from leanax.graph import Graph, Op, exposed
 from leanax.graph.channels import Moves, shape_of
 from leanax.graph.makers import pooled
+from quant.estimators import Estimator, ste
 from quant.kernels import KernelQuantizer, kernels, notes
 from quant.policy import Explained, Policy, Setting, explain
 from quant.policy import policy as make_policy
@@ -31,13 +32,13 @@ class TensorQuantizer(NamedTuple):
     key: the tensor's name.
     bits: the widest that its readers ask for.
     setting: that reader's setting.
-    learned: its scale is trained.
+    estimator: how its rounding is trained.
   """
 
   key: str
   bits: int
   setting: Setting
-  learned: bool
+  estimator: Estimator
 
   @property
   def outside(self) -> bool:
@@ -220,8 +221,8 @@ def _tensors(sites: Mapping[str, Op], chosen: Mapping[str, Setting]) -> dict[str
         continue
       old = found.get(operand.tensor)
       if old is None or old.bits < bits:
-        learned = setting.learned and not _INPUT.fullmatch(operand.tensor)
-        found[operand.tensor] = TensorQuantizer(operand.tensor, bits, setting, learned)
+        estimator = ste() if _INPUT.fullmatch(operand.tensor) else setting.make_estimator()
+        found[operand.tensor] = TensorQuantizer(operand.tensor, bits, setting, estimator)
   return found
 
 

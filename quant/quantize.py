@@ -20,9 +20,10 @@ from leanax.graph import Op
 from leanax.graph.program import leaf_names
 from quant import biases, checks, seen
 from quant.carrier import CARRIERS, Coded, product, serves
-from quant.grid import Grid, limits, round_to, steps_to
+from quant.estimators import Placed, ste
+from quant.estimators.base import to_parameter, to_scale
+from quant.grid import Grid, limits
 from quant.kernels import KernelQuantizer
-from quant.lsq import gradient_scale, lsq, lsq_steps, to_parameter, to_scale
 from quant.plan import Plan, TensorQuantizer, make_plan
 from quant.policy import Explained
 from quant.policy import policy as make_policy
@@ -110,7 +111,7 @@ def quantize(fn: Callable[..., Any], policy: Any, carrier: str = "float32", half
   def init(variables: Any, *inputs: Any) -> tuple[dict[str, jax.Array], State]:
     plan = plan_of(variables, *inputs)
     _, state = jax.jit(observe)({}, variables, *inputs)
-    start = {name: jnp.ones(()) for name, quantizer in plan.quantizers.items() if quantizer.learned}
+    start = {name: jnp.ones(()) for name, quantizer in plan.quantizers.items() if quantizer.estimator.trains}
     seen.refuse(state, unseen=False)
     qparams, state = _put_into_use(start, state)
     return qparams, {name: _forget(entry) for name, entry in state.items()}
@@ -259,54 +260,30 @@ def _in_bfloat16(op: Op, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
   return (out.astype(op.outputs[0].dtype),)
 
 
-class _Placed(NamedTuple):
-  """A quantizer on an operand: the operand, its scale (of its rank or ()), its zero point, the lowest and highest code.
-
-  `factor` is that of the scale's gradient; None where the scale is not trained.
-  """
-
-  x: jax.Array
-  scale: jax.Array
-  zero_point: jax.Array
-  ends: tuple[int, int]
-  factor: jax.Array | None
-
-
-def _on(quantizer: Quantizer, x: jax.Array, used: State) -> _Placed:
-  kernel = isinstance(quantizer, KernelQuantizer)
-  ends = quantizer.limits if kernel else limits(quantizer.bits)
-  scale = used["scale"]
-  zero_point = jnp.zeros((), jnp.int32) if kernel else used["zero_point"]
-  if isinstance(quantizer, TensorQuantizer) and quantizer.outside:
+def _place(quantizer: Quantizer, x: jax.Array, used: State) -> Placed:
+  """An operand and its grid."""
+  if isinstance(quantizer, KernelQuantizer):
+    return Placed(x, used["scale"], jnp.zeros((), jnp.int32), quantizer.limits, quantizer.weights_per_scale)
+  if quantizer.outside:
     # A runtime is given rounded numbers: the compiler must not merge the preprocessing's factor with 1 / s, for pixels
     # have few values, and some lie on ties of the grid.
     x = jax.lax.optimization_barrier(x)
-  if not quantizer.learned:
-    return _Placed(x, scale, zero_point, ends, None)
-  # The weights that share a scale, or the features of one example (the leading axis is the batch).
-  count = quantizer.weights_per_scale if isinstance(quantizer, KernelQuantizer) else x.size // x.shape[0]
-  factor = gradient_scale(count, jnp.maximum(ends[1] - zero_point, 1).astype(jnp.float32))
-  return _Placed(x, scale, zero_point, ends, factor)
+  # Features of one example: the leading axis is the batch.
+  return Placed(x, used["scale"], used["zero_point"], limits(quantizer.bits), x.size // x.shape[0])
 
 
 def _round(quantizer: Quantizer, x: jax.Array, used: State) -> jax.Array:
   """One operand on its grid."""
-  x, scale, zero_point, ends, factor = _on(quantizer, x, used)
-  if factor is None:
-    return round_to(ends, x, scale, zero_point)
-  return lsq(x, scale, ends[0] - zero_point, ends[1] - zero_point, factor)
+  return quantizer.estimator.values(_place(quantizer, x, used))
 
 
 def _coded(quantizer: Quantizer, x: jax.Array, used: State, rounded: bool) -> Coded:
   """The codes of one operand, less the zero point; one that was `rounded` has had its gradient's rule already."""
-  x, scale, zero_point, ends, factor = _on(quantizer, x, used)
-  if rounded or factor is None:
-    steps = steps_to(ends, x, scale, zero_point)
-  else:
-    steps = lsq_steps(x, scale, ends[0] - zero_point, ends[1] - zero_point, factor)
+  placed = _place(quantizer, x, used)
+  steps, (lowest, highest) = (ste() if rounded else quantizer.estimator).steps(placed), placed.ends
   if isinstance(quantizer, KernelQuantizer):
-    return Coded(steps, scale, None, max(-ends[0], ends[1]))
-  return Coded(steps, scale, zero_point, ends[1] - ends[0])
+    return Coded(steps, placed.scale, None, max(-lowest, highest))
+  return Coded(steps, placed.scale, placed.zero_point, highest - lowest)
 
 
 def _grid(quantizer: Quantizer, used: State) -> Grid:

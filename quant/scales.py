@@ -7,9 +7,9 @@ import jax.numpy as jnp
 
 from leanax.core import axis
 from leanax.graph.program import leaf_names
+from quant.estimators import Statistics
 from quant.grid import affine, symmetric
 from quant.kernels import KernelQuantizer
-from quant.lsq import initial_scale
 from quant.plan import Plan, TensorQuantizer
 from quant.sharing import of_operand
 
@@ -34,26 +34,24 @@ def finite(start: State) -> State:
 
 
 def kernel_start(quantizer: KernelQuantizer, kernel: jax.Array, axis_name: str | None) -> State:
-  """The kernel's scale, from its largest magnitudes, or as LSQ starts; equal on all devices, and known to be."""
+  """The kernel's scale, from its largest magnitudes, or as its estimator starts; equal on all devices, known to be."""
   others = tuple(i for i in range(kernel.ndim) if i not in quantizer.axis)
   layers = tuple(place for place, i in enumerate(quantizer.axis) if i in quantizer.apart)
   magnitude = jnp.abs(jax.lax.stop_gradient(kernel).astype(jnp.float32))
-  if quantizer.setting.starts_from_range(quantizer.bits):
-    largest = axis.pmax(jnp.max(magnitude, others), axis_name)
-    return {"scale": symmetric(largest, quantizer.bits, narrow=quantizer.setting.narrow, layers=layers).scale}
-  start = initial_scale(axis.pmax(jnp.mean(magnitude, others), axis_name), float(quantizer.limits[1]))
-  return {"scale": jnp.where(start == 0, jnp.ones_like(start), start)}
+  largest, mean = (axis.pmax(reduce(magnitude, others), axis_name) for reduce in (jnp.max, jnp.mean))
+  grid = symmetric(largest, quantizer.bits, narrow=quantizer.setting.narrow, layers=layers)
+  return {"scale": _start(quantizer, Statistics(mean, grid))}
 
 
 def tensor_start(quantizer: TensorQuantizer, found: Any) -> State:
-  """The activation's scale and zero point, from its range; the scale perhaps as LSQ starts."""
+  """The activation's scale and zero point, from its range; the scale as its estimator starts."""
   grid = affine(found.low, found.high, quantizer.bits)
-  scale = grid.scale
-  if not quantizer.setting.starts_from_range(quantizer.bits):
-    upper = jnp.maximum(grid.qmax - grid.zero_point, 1).astype(jnp.float32)
-    start = initial_scale(found.magnitude, upper)
-    scale = jnp.where(start == 0, jnp.ones_like(start), start)
-  return {"scale": scale, "zero_point": grid.zero_point}
+  return {"scale": _start(quantizer, Statistics(found.magnitude, grid)), "zero_point": grid.zero_point}
+
+
+def _start(quantizer: TensorQuantizer | KernelQuantizer, statistics: Statistics) -> jax.Array:
+  init = quantizer.setting.make_estimator().init  # the input starts so too, though its scale is not trained
+  return statistics.grid.scale if init is None else init(statistics, quantizer.setting.start)
 
 
 def at_sites(plan: Plan, used: State) -> State:

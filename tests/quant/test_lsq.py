@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, PartitionSpec
 
+from quant.estimators.base import to_parameter, to_scale
+from quant.estimators.lsq import gradient_scale, initial_scale
+from quant.estimators.lsq import lsq_values as lsq
 from quant.grid import affine, fake_quant
-from quant.lsq import gradient_scale, initial_scale, lsq, to_parameter, to_scale
 
 
 def oracle(v, s, lower, upper, g, cotangent):
