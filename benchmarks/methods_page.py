@@ -48,7 +48,7 @@ VENUES = re.compile(r"\b((?:CVPR|ICCV|ECCV|ICLR|ICML|NeurIPS|NIPS|AAAI|BMVC|WACV
 ARXIV = re.compile(r"arXiv:(\d{4}\.\d{4,5})")
 MOST = 3  # configs that a row names
 # Methods that share a file with others, whose name the walk over files cannot find.
-FOLDERS = {"kd": "losses"}
+FOLDERS = {"kd": "losses", "quant": "estimators"}
 MORE = {"quant": ("fake_quant", "latent_weights"), "sparsity": ("erk", "uniform")}
 
 
@@ -105,7 +105,8 @@ def families() -> list[Family]:
     Family("Distillation: losses on activations", of(kd, lambda f: "student" in parameters(f)), marks=True),
     Family("Distillation: optimizers", of(kd.trainers)),
     Family("Distillation: schedules of weights and temperatures", of(kd.schedules)),
-    Family("Quantization", of(quant, lambda f: parameters(f)[0] in ("x", "inner"))),
+    Family("Quantization", of(quant, lambda f: parameters(f)[:1] in (["x"], ["inner"]))),
+    Family("Quantization: estimators", of(quant, lambda f: f in methods(quant.estimators).values())),
     Family("Quantization: observers", of(quant.observers)),
     Family("Sparsity", of(sparsity)),
     Family("Sparsity: schedules", of(sparsity.schedules)),
@@ -173,7 +174,7 @@ def used_by(stage: Any) -> Iterator[str]:
     yield from (f"sparsity.{sparse.get(key, keywords[key].default)}" for key in ("allocation",) if key in keywords)
     yield f"sparsity.schedules.{(sparse.get('schedule') or {}).get('name')}"
   for setting in (quant.parse(text) for _, text in rules):
-    yield "quant.lsq" if setting.learned else "quant.fake_quant"
+    yield f"quant.{setting.estimator}"
     yield f"quant.observers.{setting.observer}"
 
 

@@ -6,7 +6,7 @@ logits, state = model.apply(qparams, state, variables, images)
 """
 
 from quant import estimators, latent, observers
-from quant.estimators import lsq, ste
+from quant.estimators import lsq, ste, tqt
 from quant.grid import Grid, affine, codes, dequantize, fake_quant, limits, symmetric
 from quant.latent import latent_weights
 from quant.plan import kernel_axes
@@ -35,5 +35,6 @@ __all__ = [
   "quantize",
   "ste",
   "symmetric",
+  "tqt",
   "weights",
 ]

@@ -207,7 +207,13 @@ def _in_use(plan: Plan, qparams: dict[str, jax.Array], quant_state: State, varia
   trained = {name: {"scale": to_scale(parameter)} for name, parameter in qparams.items()}
   used = {name: {**entry["used"], **trained.get(name, {})} for name, entry in quant_state.items()}
   leaves = dict(zip(leaf_names(variables), jax.tree.leaves(variables), strict=True)) if plan.biases else {}
-  return biases.raised(plan, used, leaves)
+  return _on_estimators_grids(plan, biases.raised(plan, _on_estimators_grids(plan, used), leaves))
+
+
+def _on_estimators_grids(plan: Plan, used: State) -> State:
+  """The grids in use with the scales that estimators make of the trained ones."""
+  maps = {name: q.estimator.scale for name, q in plan.quantizers.items() if q.estimator.trains}
+  return {name: {**e, "scale": maps[name](e["scale"])} if name in maps else e for name, e in used.items()}
 
 
 def _round_inputs(plan: Plan, inputs: tuple[Any, ...], used: State) -> tuple[Any, ...]:

@@ -7,5 +7,6 @@ y = estimator(x, grid)                    # x on the grid, with the gradients of
 from quant.estimators.base import Estimator, Placed, Statistics
 from quant.estimators.lsq import lsq
 from quant.estimators.ste import ste
+from quant.estimators.tqt import tqt
 
-__all__ = ["Estimator", "Placed", "Statistics", "lsq", "ste"]
+__all__ = ["Estimator", "Placed", "Statistics", "lsq", "ste", "tqt"]

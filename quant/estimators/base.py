@@ -65,8 +65,9 @@ def as_it_is(scale: jax.Array) -> jax.Array:
 class Estimator:
   """How a tensor is rounded to its grid in training.
 
-  Called with (x, grid, count=None), it rounds an array: values in x's type and shape, with its gradients. `count` is
-  that of `Placed`; by default the numbers that share a scale.
+  Called with (x, grid, count=None), it rounds an array: values in x's type and shape, with its gradients for x and the
+  grid's scale, which is taken for the trained one. `count` is that of `Placed`; by default the numbers that share a
+  scale.
 
   Attributes:
     steps: placed -> the codes less the zero point, whole floats in the wider type of x and the scale. A cotangent is
@@ -90,7 +91,7 @@ class Estimator:
     return scaled(self.steps(placed), placed.scale, placed.x.dtype)
 
   def __call__(self, x: jax.Array, grid: Grid, count: int | None = None) -> jax.Array:
-    laid, scale, zero_point = laid_out(x, grid)
+    laid, scale, zero_point = laid_out(x, dataclasses.replace(grid, scale=self.scale(grid.scale)))
     count = x.size // scale.size if count is None else count
     return self.values(Placed(laid, scale, zero_point, (grid.qmin, grid.qmax), count)).reshape(x.shape)
 

@@ -1,10 +1,7 @@
-"""Every quantizer and every observer of quant, found by walking the package, through one battery.
+"""Every estimator and every observer of quant, found by walking the package, through the battery of its kind.
 
-A quantizer is a method of quant whose first parameters are `x, scale, lower, upper` (codes less the zero point, as LSQ
-writes it); `fake_quant` over a Grid is put into that form here. An observer is a method of quant.observers.
+A kind is what a method returns: an `Estimator` (`fake_quant` goes through what holds of any rounding), an observer.
 """
-
-import inspect
 
 import jax
 import jax.numpy as jnp
@@ -15,33 +12,46 @@ from jax.sharding import PartitionSpec as P
 
 import quant
 from leanax.core.methods import methods
-from quant import observers
+from quant import estimators, observers
+from quant.estimators import Estimator, Placed
 from tests.conformance.exceptions import EXCEPTIONS, cases
 
 WIDTHS = (2, 3, 4, 5, 6, 7, 8)
 CHECKS = []
 
 
-def on_grid(x, scale, lower, upper):
-  """`fake_quant` as a quantizer: a grid of eight bits is cut to [lower, upper] by its zero point and range."""
+ESTIMATORS = {name: method() for name, method in methods(estimators).items()}
+OBSERVERS = methods(observers)
+ROUNDINGS = {**ESTIMATORS, "fake_quant": quant.fake_quant}
+
+
+def rounded(name, x, scale, lower, upper):
+  """Rounding to a grid of codes less the zero point in [lower, upper]; `scale` is the grid's own, of x's rank or ()."""
   bits = int(np.log2(int(upper) - int(lower) + 1).__ceil__())
   narrow = int(upper) - int(lower) + 1 < 2**bits
   zero_point = jnp.asarray(quant.limits(bits, True, narrow)[0] - int(lower), jnp.int32)
   axis = None if scale.ndim == 0 else int(np.argmax(scale.shape))
   scale = scale if axis is None else scale.reshape(-1)
-  return quant.fake_quant(x, quant.Grid(scale, jnp.broadcast_to(zero_point, scale.shape), bits, True, narrow, axis))
+  zero_points = jnp.broadcast_to(zero_point, scale.shape)
+  return ROUNDINGS[name](x, quant.Grid(scale, zero_points, bits, True, narrow, axis))
 
 
-FORM = ["x", "scale", "lower", "upper"]
-QUANTIZERS = {n: f for n, f in methods(quant).items() if list(inspect.signature(f).parameters)[:4] == FORM}
-QUANTIZERS["fake_quant"] = on_grid
-OBSERVERS = methods(observers)
+def step(name, scale=0.037):
+  """A scale on which an estimator's grid lies: it may keep to some scales, such as powers of two."""
+  scale = jnp.asarray(scale, jnp.float32)
+  return ESTIMATORS[name].scale(scale) if name in ESTIMATORS else scale
 
 
-def every_quantizer(test):
+def every_rounding(test):
   check = test.__name__.removeprefix("test_")
   CHECKS.append(check)
-  return pytest.mark.parametrize("name", cases("quant", QUANTIZERS, check))(test)
+  return pytest.mark.parametrize("name", cases("quant", ROUNDINGS, check))(test)
+
+
+def every_estimator(test):
+  check = test.__name__.removeprefix("test_")
+  CHECKS.append(check)
+  return pytest.mark.parametrize("name", cases("quant", ESTIMATORS, check))(test)
 
 
 def every_observer(test):
@@ -60,99 +70,153 @@ def values(seed=0, shape=(64, 8), scale=1.0):
   return jnp.asarray(scale * np.random.default_rng(seed).normal(size=shape), jnp.float32)
 
 
-SCALE = jnp.float32(0.037)
 KINDS = ("narrow", "full", "unsigned")
 
 
 def test_the_walk_finds_them():
-  assert {"lsq", "fake_quant"} <= set(QUANTIZERS)
+  assert {"ste", "lsq", "tqt"} <= set(ESTIMATORS) and all(isinstance(e, Estimator) for e in ESTIMATORS.values())
   assert {"min_max", "ema"} <= set(OBSERVERS)
 
 
-@every_quantizer
+@every_rounding
 @pytest.mark.parametrize("bits", WIDTHS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_grid_and_error(name, bits, kind):
   """Codes are whole numbers within the ends, all are reached, and the error inside is at most half a step."""
-  lower, upper = ends(bits, kind)
-  x = jnp.linspace(1.5 * lower * SCALE - 0.1, 1.5 * upper * SCALE + 0.1, 4 * 2**bits + 1, dtype=jnp.float32)
-  y = QUANTIZERS[name](x, SCALE, lower, upper)
+  (lower, upper), scale = ends(bits, kind), step(name)
+  x = jnp.linspace(1.5 * lower * scale - 0.1, 1.5 * upper * scale + 0.1, 4 * 2**bits + 1, dtype=jnp.float32)
+  y = rounded(name, x, scale, lower, upper)
   assert y.shape == x.shape and y.dtype == x.dtype
-  q = np.asarray(y, np.float64) / float(SCALE)
+  q = np.asarray(y, np.float64) / float(scale)
   np.testing.assert_allclose(q, np.round(q), atol=1e-4)
   assert set(np.round(q).astype(int)) == set(range(lower, upper + 1))
-  inside = (np.asarray(x) >= lower * float(SCALE)) & (np.asarray(x) <= upper * float(SCALE))
-  assert np.max(np.abs(np.asarray(y - x))[inside]) <= float(SCALE) / 2 * (1 + 1e-5)
+  inside = (np.asarray(x) >= lower * float(scale)) & (np.asarray(x) <= upper * float(scale))
+  assert np.max(np.abs(np.asarray(y - x))[inside]) <= float(scale) / 2 * (1 + 1e-5)
   assert np.all(np.diff(np.asarray(y)) >= 0)
 
 
-@every_quantizer
+@every_rounding
 @pytest.mark.parametrize("bits", WIDTHS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_idempotent(name, bits, kind):
-  y = QUANTIZERS[name](values(), SCALE, *ends(bits, kind))
-  np.testing.assert_array_equal(QUANTIZERS[name](y, SCALE, *ends(bits, kind)), y)
+  y = rounded(name, values(), step(name), *ends(bits, kind))
+  np.testing.assert_array_equal(rounded(name, y, step(name), *ends(bits, kind)), y)
 
 
-@every_quantizer
+@every_rounding
 @pytest.mark.parametrize("bits", WIDTHS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_zero_stays_zero(name, bits, kind):
   x = values().at[::3].set(0.0)
-  y = QUANTIZERS[name](x, SCALE, *ends(bits, kind))
+  y = rounded(name, x, step(name), *ends(bits, kind))
   assert jnp.all(y[::3] == 0)
 
 
-@every_quantizer
+@every_rounding
 @pytest.mark.parametrize("bits", WIDTHS)
 def test_negation_symmetry(name, bits):
-  x = jnp.concatenate([values().reshape(-1), SCALE * (jnp.arange(-4, 5, dtype=jnp.float32) + 0.5)])
+  x = jnp.concatenate([values().reshape(-1), step(name) * (jnp.arange(-4, 5, dtype=jnp.float32) + 0.5)])
   lower, upper = ends(bits, "narrow")
-  np.testing.assert_array_equal(QUANTIZERS[name](-x, SCALE, lower, upper), -QUANTIZERS[name](x, SCALE, lower, upper))
+  np.testing.assert_array_equal(
+    rounded(name, -x, step(name), lower, upper), -rounded(name, x, step(name), lower, upper)
+  )
 
 
-@every_quantizer
+@every_rounding
 def test_dequantized_codes(name):
   """Simulation equals scale times integer codes, bit for bit, under jit too."""
   lower, upper = ends(8, "narrow")
   x = values(scale=2.0)
-  grid = quant.Grid(SCALE, jnp.int32(0), 8, True, True)
+  grid = quant.Grid(step(name), jnp.int32(0), 8, True, True)
   expected = quant.dequantize(quant.codes(x, grid), grid)
-  np.testing.assert_array_equal(QUANTIZERS[name](x, SCALE, lower, upper), expected)
-  np.testing.assert_array_equal(jax.jit(lambda x: QUANTIZERS[name](x, SCALE, lower, upper))(x), expected)
+  np.testing.assert_array_equal(rounded(name, x, step(name), lower, upper), expected)
+  np.testing.assert_array_equal(jax.jit(lambda x: rounded(name, x, step(name), lower, upper))(x), expected)
 
 
-@every_quantizer
+@every_rounding
 def test_channels_are_independent(name):
   lower, upper = ends(4, "narrow")
-  x, scale = values(), jnp.asarray(0.02 * np.arange(1, 9), jnp.float32)
-  together = QUANTIZERS[name](x, scale[None, :], lower, upper)
+  x, scale = values(), step(name, 0.02 * np.arange(1, 9))
+  together = rounded(name, x, scale[None, :], lower, upper)
   for channel in range(8):
-    alone = QUANTIZERS[name](x[:, channel], scale[channel], lower, upper)
+    alone = rounded(name, x[:, channel], scale[channel], lower, upper)
     np.testing.assert_array_equal(together[:, channel], alone)
 
 
-@every_quantizer
+@every_rounding
 def test_straight_through(name):
   """The gradient of x passes unchanged well inside the range, and not at all well outside it."""
   lower, upper = ends(4, "narrow")
   steps = jnp.asarray([-30.2, -8.6, -6.2, -0.3, 0.0, 0.4, 3.3, 6.3, 8.7, 41.0], jnp.float32)
   cotangent = jnp.arange(1.0, 11.0, dtype=jnp.float32)
-  _, pull = jax.vjp(lambda x: QUANTIZERS[name](x, SCALE, lower, upper), steps * SCALE)
+  _, pull = jax.vjp(lambda x: rounded(name, x, step(name), lower, upper), steps * step(name))
   expected = jnp.where(jnp.abs(steps) < 8, cotangent, 0.0)
   np.testing.assert_array_equal(pull(cotangent)[0], expected)
 
 
-@every_quantizer
+@every_rounding
 def test_one_device_equals_many(name):
   lower, upper = ends(4, "narrow")
   mesh = Mesh(np.asarray(jax.devices()[:4]), ("devices",))
 
-  def step(x, scale):
-    return QUANTIZERS[name](x, scale, lower, upper)
+  def run(x, scale):
+    return rounded(name, x, scale, lower, upper)
 
-  split = jax.jit(jax.shard_map(step, mesh=mesh, in_specs=(P("devices"), P()), out_specs=P("devices")))
-  np.testing.assert_array_equal(split(values(), SCALE), step(values(), SCALE))
+  split = jax.jit(jax.shard_map(run, mesh=mesh, in_specs=(P("devices"), P()), out_specs=P("devices")))
+  np.testing.assert_array_equal(split(values(), step(name)), run(values(), step(name)))
+
+
+@every_estimator
+def test_the_scale_of_the_grid_is_settled(name):
+  """A scale of the grid is one that the estimator makes of itself; the order of scales stays."""
+  scales = jnp.asarray(np.sort(np.random.default_rng(0).lognormal(size=50)), jnp.float32)
+  found = ESTIMATORS[name].scale(scales)
+  np.testing.assert_array_equal(ESTIMATORS[name].scale(found), found)
+  assert np.all(found >= scales * (1 - 1e-4)) and np.all(np.diff(found) >= 0)
+
+
+@every_estimator
+def test_where_training_starts(name):
+  """A positive scale for each of the grid's, of zeros too; the network's input starts as an untrained scale does."""
+  init = ESTIMATORS[name].init
+  for magnitude in (jnp.zeros(3), jnp.asarray([0.0, 0.2, 3.0])):
+    for bits in (2, 4, 8):
+      grid = quant.symmetric(2.5 * magnitude, bits, axis=0)
+      for start in ("auto", "lsq", "range"):
+        found = grid.scale if init is None else init(estimators.Statistics(magnitude, grid), start)
+        assert found.shape == (3,) and np.all(found > 0) and np.all(np.isfinite(found))
+        assert start != "range" or np.array_equal(found, grid.scale)
+
+
+@every_estimator
+def test_what_is_clipped_moves_the_scale_by_the_finite_difference(name):
+  """There the values are a code times the scale, and their derivative by it exists; an untrained scale has none."""
+  with jax.enable_x64(True):
+    x, scale = jnp.asarray([-9.0, -4.0, 5.0, 11.0]), jnp.float64(0.25)
+
+    def run(scale, x):
+      return ESTIMATORS[name].values(Placed(x, scale, jnp.int32(1), (-8, 7), 1))
+
+    found = [jax.grad(lambda s, one: run(s, one[None])[0])(scale, one) for one in x]
+    finite = (run(scale + 2**-20, x) - run(scale - 2**-20, x)) / 2**-19
+    factor = {"lsq": 1 / np.sqrt(6), "ste": 0.0}.get(name, 1.0)  # LSQ scales it by 1/sqrt(N Q_P); STE trains none
+    np.testing.assert_allclose(found, factor * finite, rtol=1e-6)
+
+
+@every_estimator
+def test_steps_are_the_values_over_the_scale_with_their_gradient(name):
+  """Products are taken on codes: the same numbers and gradients must come of steps and of values."""
+  x, scale, cotangent = values(scale=0.3), step(name), values(1)
+
+  def run(of, x, scale):
+    return of(Placed(x, scale, jnp.int32(3), (-8, 7), 8))
+
+  y, pull = jax.vjp(lambda *given: run(ESTIMATORS[name].values, *given), x, scale)
+  steps, pull_steps = jax.vjp(lambda *given: run(ESTIMATORS[name].steps, *given), x, scale)
+  np.testing.assert_array_equal(y, scale * steps)
+  np.testing.assert_array_equal(steps, np.round(steps))
+  assert np.min(steps) == -11 and np.max(steps) == 4
+  jax.tree.map(np.testing.assert_array_equal, pull(cotangent), pull_steps(cotangent))
 
 
 @every_observer
@@ -193,5 +257,5 @@ def test_observer_over_devices(name):
 
 
 def test_exceptions_name_what_exists():
-  known = {*QUANTIZERS, *OBSERVERS}
+  known = {*ROUNDINGS, *OBSERVERS}
   assert [key for key in EXCEPTIONS if key[0] == "quant" and (key[1] not in known or key[2] not in CHECKS)] == []
