@@ -193,8 +193,9 @@ def _observing(plan: Plan, axis_name: str | None, branched: State) -> Any:
         start = finite(kernel_start(quantizer, x, axis_name))
         updates[quantizer.key] = {"seen": start, "used": start if old is None else old["used"]}
       else:
-        found = seen.more(quantizer.setting.make_observer(), old, x, axis_name)
-        start = tensor_start(quantizer, found["range"])
+        observer = quantizer.setting.make_observer()
+        found = seen.more(observer, old, x, axis_name)
+        start = tensor_start(quantizer, observer.range(found["range"]))
         updates[quantizer.key] = {**found, "seen": start, "used": start if old is None else old["used"]}
     return op.bind(*inputs), updates
 

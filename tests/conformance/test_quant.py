@@ -21,7 +21,7 @@ CHECKS = []
 
 
 ESTIMATORS = {name: method() for name, method in methods(estimators).items()}
-OBSERVERS = methods(observers)
+OBSERVERS = {name: method() for name, method in methods(observers).items()}
 ROUNDINGS = {**ESTIMATORS, "fake_quant": quant.fake_quant}
 
 
@@ -219,40 +219,82 @@ def test_steps_are_the_values_over_the_scale_with_their_gradient(name):
   jax.tree.map(np.testing.assert_array_equal, pull(cotangent), pull_steps(cotangent))
 
 
+def observed(name, batches, axis_name=None):
+  """(state, range) after batches, from nothing."""
+  observer = OBSERVERS[name]
+  state = observer.empty()
+  for x in batches:
+    state = observer.update(state, x, axis_name)
+  return state, observer.range(state)
+
+
 @every_observer
 def test_observer_begins_with_the_first_batch(name):
   """The first batch is taken whole; no gradient passes; the count goes up by one."""
   x = values(scale=3.0)
-  seen = OBSERVERS[name]()(observers.empty(), x)
-  assert int(seen.count) == 1
+  state, seen = observed(name, [x])
+  assert int(state.count) == 1
   assert seen.low == jnp.min(x) and seen.high == jnp.max(x)
-  gradient = jax.grad(lambda x: OBSERVERS[name]()(observers.empty(), x).high)(x)
-  assert jnp.all(gradient == 0)
+  assert jnp.all(jax.grad(lambda x: observed(name, [x])[1].high)(x) == 0)
 
 
 @every_observer
 def test_observer_stays_within_what_was_seen(name):
-  state, batches = observers.empty(), [values(seed, scale=1.0 + seed) for seed in range(5)]
-  for x in batches:
-    state = OBSERVERS[name]()(state, x)
+  batches = [values(seed, scale=1.0 + seed) for seed in range(5)]
+  state, seen = observed(name, batches)
   everything = jnp.concatenate(batches)
-  assert jnp.min(everything) <= state.low < state.high <= jnp.max(everything)
+  assert jnp.min(everything) <= seen.low < seen.high <= jnp.max(everything)
   assert int(state.count) == 5
+  np.testing.assert_allclose(seen.magnitude, jnp.mean(jnp.abs(everything)), rtol=1.0)
+
+
+@every_observer
+def test_observer_has_a_state_of_constant_size(name):
+  """Nothing seen is all zero, so that calibration can begin anew; every field keeps its shape and type."""
+  empty, (state, _) = OBSERVERS[name].empty(), observed(name, [values(), values(1, (3, 5, 7)), values(2, (900,))])
+  assert all(np.all(np.asarray(leaf) == 0) for leaf in jax.tree.leaves(empty))
+  assert jax.tree.map(jnp.shape, state) == jax.tree.map(jnp.shape, empty)
+  assert jax.tree.map(lambda leaf: leaf.dtype, state) == jax.tree.map(lambda leaf: leaf.dtype, empty)
+  assert int(empty.count) == 0 and OBSERVERS[name].range(empty).low == 0
+
+
+@every_observer
+@pytest.mark.parametrize("number", [0.0, 3.0, -1e-20, 3e38])
+def test_observer_of_one_number_has_its_range(name, number):
+  """Constant data, above zero too: a range of length zero, which `affine` widens to contain 0."""
+  _, seen = observed(name, [jnp.full((4, 3), number, jnp.float32)] * 3)
+  np.testing.assert_allclose([seen.low, seen.high], number, rtol=1e-6)
+  assert np.isfinite(quant.affine(seen.low, seen.high, 8).scale)
+
+
+@every_observer
+def test_observer_does_not_know_the_order(name):
+  batches = [values(seed, scale=1.0 + seed) for seed in range(4)]
+  found = [observed(name, order)[1] for order in (batches, batches[::-1])]
+  np.testing.assert_array_equal(found[0][:2], found[1][:2])
+  np.testing.assert_allclose(found[0].magnitude, found[1].magnitude, rtol=1e-6)
+
+
+@every_observer
+def test_observer_of_outliers(name):
+  """One number far out is either in the range or left out, and the range is one of the rest then."""
+  x = values(shape=(100, 101))
+  _, seen = observed(name, [x.at[3, 7].set(1e6)])
+  assert seen.high == 1e6 or 2 < seen.high <= 1.1 * jnp.max(x)
+  assert seen.low >= jnp.min(x)
 
 
 @every_observer
 def test_observer_over_devices(name):
   """Many devices with a share of each batch see what one device with the whole batch sees, and they all agree."""
   mesh = Mesh(np.asarray(jax.devices()[:4]), ("devices",))
-  observe = OBSERVERS[name]()
 
-  def local(state, x):
-    return observe(state, x, axis_name="devices")
+  def local(*batches):
+    return observed(name, batches, "devices")
 
-  split = jax.jit(jax.shard_map(local, mesh=mesh, in_specs=(P(), P("devices")), out_specs=P()))
-  one = many = observers.empty()
-  for seed in range(3):
-    one, many = observe(one, values(seed)), split(many, values(seed))
+  split = jax.jit(jax.shard_map(local, mesh=mesh, in_specs=P("devices"), out_specs=P()))
+  batches = [values(seed) for seed in range(3)]
+  one, many = observed(name, batches), split(*batches)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), one, many)
 
 
