@@ -75,7 +75,7 @@ KINDS = ("narrow", "full", "unsigned")
 
 def test_the_walk_finds_them():
   assert {"ste", "lsq", "tqt"} <= set(ESTIMATORS) and all(isinstance(e, Estimator) for e in ESTIMATORS.values())
-  assert {"min_max", "ema"} <= set(OBSERVERS)
+  assert {"min_max", "ema", "percentile"} <= set(OBSERVERS)
 
 
 @every_rounding
@@ -245,7 +245,8 @@ def test_observer_stays_within_what_was_seen(name):
   everything = jnp.concatenate(batches)
   assert jnp.min(everything) <= seen.low < seen.high <= jnp.max(everything)
   assert int(state.count) == 5
-  np.testing.assert_allclose(seen.magnitude, jnp.mean(jnp.abs(everything)), rtol=1.0)
+  means = [jnp.mean(jnp.abs(x)) for x in batches]
+  assert min(means) <= seen.magnitude <= max(means)
 
 
 @every_observer
