@@ -9,6 +9,7 @@ from quant import estimators, latent, observers
 from quant.estimators import lsq, ste, tqt
 from quant.grid import Grid, affine, codes, dequantize, fake_quant, limits, symmetric
 from quant.latent import latent_weights
+from quant.pixels import pixel_grid
 from quant.plan import kernel_axes
 from quant.policy import Policy, Setting, int8, parse, policy, weights
 from quant.quantize import Quantized, quantize
@@ -31,6 +32,7 @@ __all__ = [
   "lsq",
   "observers",
   "parse",
+  "pixel_grid",
   "policy",
   "quantize",
   "ste",
