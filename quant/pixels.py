@@ -21,4 +21,4 @@ def pixel_grid(levels: np.ndarray, bits: int) -> Grid:
   steps = np.ptp(np.append(levels, 0.0)) / (2**bits - 1) * (1 + np.arange(16) / 512)
   off = [np.abs(np.mod(levels / step, 1.0) - 0.5).min() for step in steps]
   wider = steps[int(np.argmax(off))] / steps[0]
-  return affine(*(jnp.float32(end * wider) for end in (levels.min(), levels.max())), bits)
+  return affine(jnp.float32(levels.min() * wider), jnp.float32(levels.max() * wider), bits)

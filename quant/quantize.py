@@ -20,17 +20,16 @@ from leanax.graph import Op
 from leanax.graph.program import leaf_names
 from quant import biases, checks, seen
 from quant.carrier import CARRIERS, Coded, product, serves
-from quant.estimators import Placed, ste
+from quant.estimators import ste
 from quant.estimators.base import to_parameter, to_scale
-from quant.grid import Grid, limits
-from quant.kernels import KernelQuantizer
-from quant.plan import Plan, TensorQuantizer, make_plan
+from quant.grid import Grid
+from quant.plan import Plan, make_plan
 from quant.policy import Explained
 from quant.policy import policy as make_policy
-from quant.scales import at_sites, finite, kernel_start, leaf_grids, tensor_start
+from quant.quantizer import Quantizer
+from quant.scales import at_sites, finite, kernel_start, leaf_grids
 
 State = dict[str, Any]
-Quantizer = TensorQuantizer | KernelQuantizer
 
 _PRODUCTS = ("dot", "conv")
 
@@ -133,8 +132,8 @@ def quantize(fn: Callable[..., Any], policy: Any, carrier: str = "float32", half
     checks.state(plan, quant_state)
     checks.scales(plan, qparams)
     used = _in_use(plan, qparams, quant_state, variables)
-    found = {name: _grid(q, used[name]) for name, q in plan.quantizers.items()}
-    later = {site: q for (site, _), q in plan.at.items() if isinstance(q, KernelQuantizer) and q.key != q.leaf}
+    found = {name: q.grid(used[name]) for name, q in plan.quantizers.items()}
+    later = {site: q for (site, _), q in plan.at.items() if q.kernel and q.key != q.leaf}
     return {**found, **{site: found[q.key] for site, q in later.items()}}
 
   def explain(variables: Any, *inputs: Any) -> dict[str, Explained]:
@@ -186,7 +185,7 @@ def _observing(plan: Plan, axis_name: str | None, branched: State) -> Any:
       if x.size == 0:
         raise UserError(f"{quantizer.key!r} has the shape {x.shape}: an empty tensor has no range to observe")
       old = extras.get(quantizer.key)
-      if isinstance(quantizer, KernelQuantizer):
+      if quantizer.kernel:
         if quantizer.leaf is not None:
           updates |= {key: branched[key] for key in (quantizer.key,) if key in branched}
           continue
@@ -195,7 +194,7 @@ def _observing(plan: Plan, axis_name: str | None, branched: State) -> Any:
       else:
         observer = quantizer.setting.make_observer()
         found = seen.more(observer, old, x, axis_name)
-        start = tensor_start(quantizer, observer.range(found["range"]))
+        start = quantizer.start(*observer.range(found["range"])[:3])
         updates[quantizer.key] = {**found, "seen": start, "used": start if old is None else old["used"]}
     return op.bind(*inputs), updates
 
@@ -240,7 +239,7 @@ def _rounding(plan: Plan, carrier: str, half: bool) -> Any:
     if bias is not None:
       values[bias.operand] = biases.rounded(values[bias.operand], bias, extras)
     grids = [plan.at.get((op.name, index)) for index in range(len(inputs))]
-    used = [extras[op.name if isinstance(q, KernelQuantizer) else q.key] if q is not None else {} for q in grids]
+    used = [extras[op.name if q.kernel else q.key] if q is not None else {} for q in grids]
     read = [(q, x, scale, q.key in early) for q, x, scale in zip(grids, inputs, used, strict=True) if q is not None]
     coded = [_coded(*one) for one in read] if op.kind in _PRODUCTS and all(grids) else []
     if coded and serves(op, [one.scale for one in coded]):
@@ -267,39 +266,13 @@ def _in_bfloat16(op: Op, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
   return (out.astype(op.outputs[0].dtype),)
 
 
-def _place(quantizer: Quantizer, x: jax.Array, used: State) -> Placed:
-  """An operand and its grid."""
-  if isinstance(quantizer, KernelQuantizer):
-    return Placed(x, used["scale"], jnp.zeros((), jnp.int32), quantizer.limits, quantizer.weights_per_scale)
-  if quantizer.outside:
-    # A runtime is given rounded numbers: the compiler must not merge the preprocessing's factor with 1 / s, for pixels
-    # have few values, and some lie on ties of the grid.
-    x = jax.lax.optimization_barrier(x)
-  # Features of one example: the leading axis is the batch.
-  return Placed(x, used["scale"], used["zero_point"], limits(quantizer.bits), x.size // x.shape[0])
-
-
 def _round(quantizer: Quantizer, x: jax.Array, used: State) -> jax.Array:
   """One operand on its grid."""
-  return quantizer.estimator.values(_place(quantizer, x, used))
+  return quantizer.estimator.values(quantizer.place(x, used))
 
 
 def _coded(quantizer: Quantizer, x: jax.Array, used: State, rounded: bool) -> Coded:
   """The codes of one operand, less the zero point; one that was `rounded` has had its gradient's rule already."""
-  placed = _place(quantizer, x, used)
-  steps, (lowest, highest) = (ste() if rounded else quantizer.estimator).steps(placed), placed.ends
-  if isinstance(quantizer, KernelQuantizer):
-    return Coded(steps, placed.scale, None, max(-lowest, highest))
-  return Coded(steps, placed.scale, placed.zero_point, highest - lowest)
-
-
-def _grid(quantizer: Quantizer, used: State) -> Grid:
-  scale = used["scale"]
-  if isinstance(quantizer, TensorQuantizer):
-    return Grid(scale, used["zero_point"], quantizer.bits, True, False, None)
-  scans = scale.ndim - len(quantizer.axis)
-  axes = (*range(scans), *(scans + i for i in quantizer.axis))
-  shape = (*scale.shape[:scans], *quantizer.shape)
-  place = axes[0] if len(axes) == 1 else axes or None
-  zero_point = jnp.zeros(scale.shape, jnp.int32)
-  return Grid(scale, zero_point, quantizer.bits, True, quantizer.setting.narrow, place, shape)
+  placed = quantizer.place(x, used)
+  steps = (ste() if rounded else quantizer.estimator).steps(placed)
+  return Coded(steps, placed.scale, None if quantizer.kernel else placed.zero_point, quantizer.largest)
