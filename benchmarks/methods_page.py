@@ -108,6 +108,7 @@ def families() -> list[Family]:
     Family("Quantization", of(quant, lambda f: parameters(f)[:1] in (["x"], ["inner"]))),
     Family("Quantization: estimators", of(quant, lambda f: f in methods(quant.estimators).values())),
     Family("Quantization: observers", of(quant.observers)),
+    Family("Quantization: formats", of(quant.formats)),
     Family("Sparsity", of(sparsity)),
     Family("Sparsity: schedules", of(sparsity.schedules)),
   ]

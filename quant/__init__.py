@@ -5,7 +5,7 @@ qparams, state = model.init(variables, images)
 logits, state = model.apply(qparams, state, variables, images)
 """
 
-from quant import estimators, latent, observers
+from quant import estimators, formats, latent, observers
 from quant.estimators import lsq, ste, tqt
 from quant.grid import Grid, affine, codes, dequantize, fake_quant, limits, symmetric
 from quant.latent import latent_weights
@@ -24,6 +24,7 @@ __all__ = [
   "dequantize",
   "estimators",
   "fake_quant",
+  "formats",
   "int8",
   "kernel_axes",
   "latent",

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from leanax.core.errors import UserError
 from quant.grid import Grid, compute_dtype, laid_out
 
 
@@ -25,6 +26,7 @@ class Placed(NamedTuple):
     zero_point: int32; () or as the scale.
     ends: the lowest and the highest code.
     count: the weights that share one scale, or the features of one example (never times the batch).
+    format: the levels, a name in `quant.formats`.
   """
 
   x: jax.Array
@@ -32,6 +34,7 @@ class Placed(NamedTuple):
   zero_point: jax.Array
   ends: tuple[int, int]
   count: int
+  format: str = "integer"
 
   @property
   def lower(self) -> jax.Array:
@@ -70,16 +73,18 @@ class Estimator:
   scale.
 
   Attributes:
-    steps: placed -> the codes less the zero point, whole floats in the wider type of x and the scale. A cotangent is
-      taken for one of the values scale * steps: the caller multiplies by the scale.
+    steps: placed -> the values in steps of the scale, in the wider type of x and the scale; of integers the codes less
+      the zero point. A cotangent is taken for one of the values scale * steps: the caller multiplies by the scale.
     init: (statistics, start) -> the scale from which training starts, of the shape of the grid's; `start` is "auto",
       "lsq" or "range" (`quant.Setting`). None: the scale is not trained and stays that of the observed range.
     scale: from the trained scale to that of the grid: idempotent, monotone, elementwise.
+    formats: the formats that it rounds to, names in `quant.formats`; None for all.
   """
 
   steps: Callable[[Placed], jax.Array]
   init: Callable[[Statistics, str], jax.Array] | None = None
   scale: Callable[[jax.Array], jax.Array] = as_it_is
+  formats: tuple[str, ...] | None = ("integer",)
 
   @property
   def trains(self) -> bool:
@@ -91,9 +96,11 @@ class Estimator:
     return scaled(self.steps(placed), placed.scale, placed.x.dtype)
 
   def __call__(self, x: jax.Array, grid: Grid, count: int | None = None) -> jax.Array:
+    if self.formats is not None and grid.format not in self.formats:
+      raise UserError(f"an estimator of {' and '.join(self.formats)} grids was given one of {grid.format!r}")
     laid, scale, zero_point = laid_out(x, dataclasses.replace(grid, scale=self.scale(grid.scale)))
     count = x.size // scale.size if count is None else count
-    return self.values(Placed(laid, scale, zero_point, (grid.qmin, grid.qmax), count)).reshape(x.shape)
+    return self.values(Placed(laid, scale, zero_point, grid.ends, count, grid.format)).reshape(x.shape)
 
 
 def scaled(steps: jax.Array, scale: jax.Array, dtype: jnp.dtype) -> jax.Array:

@@ -1,7 +1,10 @@
-"""Every estimator and every observer of quant, found by walking the package, through the battery of its kind.
+"""Every estimator, observer and format of quant, found by walking the package, through the battery of its kind.
 
-A kind is what a method returns: an `Estimator` (`fake_quant` goes through what holds of any rounding), an observer.
+A method's kind is what it returns. `fake_quant` goes through what holds of any rounding too.
 """
+
+import dataclasses
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -11,9 +14,12 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 import quant
+from leanax.core.errors import UserError
 from leanax.core.methods import methods
-from quant import estimators, observers
+from quant import estimators, formats, observers
 from quant.estimators import Estimator, Placed
+from quant.formats import Format
+from quant.observers import Observer
 from tests.conformance.exceptions import EXCEPTIONS, cases
 
 WIDTHS = (2, 3, 4, 5, 6, 7, 8)
@@ -22,6 +28,9 @@ CHECKS = []
 
 ESTIMATORS = {name: method() for name, method in methods(estimators).items()}
 OBSERVERS = {name: method() for name, method in methods(observers).items()}
+FORMATS = {name: method() for name, method in methods(formats).items()}
+KINDS_OF = {"estimators": (Estimator, ESTIMATORS), "observers": (Observer, OBSERVERS), "formats": (Format, FORMATS)}
+SHARED = {"__init__", "base"}  # files of a kind's folder that are no methods
 ROUNDINGS = {**ESTIMATORS, "fake_quant": quant.fake_quant}
 
 
@@ -60,6 +69,12 @@ def every_observer(test):
   return pytest.mark.parametrize("name", cases("quant", OBSERVERS, check))(test)
 
 
+def every_format(test):
+  check = test.__name__.removeprefix("test_")
+  CHECKS.append(check)
+  return pytest.mark.parametrize("name", cases("quant", FORMATS, check))(test)
+
+
 def ends(bits, kind):
   """(lower, upper): symmetric and narrow, all two's complement codes, or unsigned."""
   half = 2 ** (bits - 1)
@@ -74,8 +89,23 @@ KINDS = ("narrow", "full", "unsigned")
 
 
 def test_the_walk_finds_them():
-  assert {"ste", "lsq", "tqt"} <= set(ESTIMATORS) and all(isinstance(e, Estimator) for e in ESTIMATORS.values())
+  assert {"ste", "lsq", "tqt"} <= set(ESTIMATORS)
   assert {"min_max", "ema", "percentile"} <= set(OBSERVERS)
+  assert {"integer", "power_of_two"} <= set(FORMATS)
+
+
+@pytest.mark.parametrize("folder", KINDS_OF)
+def test_every_file_of_a_kind_is_in_its_battery(folder):
+  """A file that the walk does not find, or that returns something else, is tested by nobody."""
+  kind, found = KINDS_OF[folder]
+  files = {path.stem for path in (pathlib.Path(quant.__file__).parent / folder).glob("*.py")} - SHARED
+  assert files == set(found)
+  assert {name: type(method) for name, method in found.items()} == dict.fromkeys(found, kind)
+
+
+def test_every_folder_of_quant_is_a_kind_with_a_battery():
+  folders = {path.parent.name for path in pathlib.Path(quant.__file__).parent.glob("*/__init__.py")}
+  assert folders == set(KINDS_OF)
 
 
 @every_rounding
@@ -299,6 +329,74 @@ def test_observer_over_devices(name):
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), one, many)
 
 
+def on_format(name, bits, largest=1.7):
+  return quant.symmetric(jnp.float32(largest), bits, format=name)
+
+
+@every_format
+@pytest.mark.parametrize("bits", WIDTHS[:-1])
+def test_format_has_levels(name, bits):
+  """At most 2^b, zero among them and exact, ascending with their codes, and each the value of its own code."""
+  grid = on_format(name, bits)
+  levels = np.asarray(grid.levels)
+  assert len(levels) <= 2**bits and 0 in levels and np.all(np.diff(levels) > 0)
+  x = (np.float32(grid.scale) * levels.astype(np.float32)).astype(np.float32)
+  q = np.asarray(quant.codes(x, grid))
+  np.testing.assert_array_equal(q, np.arange(len(levels)) + q[0])
+  assert grid.qmin <= q[0] and q[-1] <= grid.qmax and q[levels == 0] == 0
+  np.testing.assert_array_equal(quant.dequantize(q, grid), x)
+  np.testing.assert_allclose(x[-1], 1.7, rtol=1e-6)  # the largest magnitude is the highest level
+
+
+@every_format
+@pytest.mark.parametrize("bits", WIDTHS[:-1])
+def test_format_rounds_to_the_nearest_level(name, bits):
+  """Against all levels in float64; monotone, idempotent, symmetric, and the same values from codes and inside jit."""
+  grid = on_format(name, bits)
+  x = np.concatenate([np.linspace(-2.5, 2.5, 2001), np.geomspace(1e-9, 2, 500), -np.geomspace(1e-9, 2, 500)])
+  x = np.sort(x).astype(np.float32)
+  values = np.float64(grid.scale) * np.asarray(grid.levels)
+  y = np.asarray(quant.fake_quant(jnp.asarray(x), grid))
+  distance = np.abs(x.astype(np.float64)[:, None] - values)
+  np.testing.assert_allclose(np.abs(x.astype(np.float64) - y), distance.min(1), atol=1e-6)
+  assert np.all(np.diff(y) >= 0)
+  np.testing.assert_array_equal(quant.fake_quant(jnp.asarray(y), grid), y)
+  np.testing.assert_array_equal(quant.fake_quant(jnp.asarray(-x), grid), -y)
+  np.testing.assert_array_equal(quant.dequantize(quant.codes(x, grid), grid), y)
+  np.testing.assert_array_equal(jax.jit(quant.fake_quant)(jnp.asarray(x), grid), y)
+
+
+@every_format
+def test_format_passes_gradients_inside_only(name):
+  grid = on_format(name, 4)
+  x, cotangent = jnp.asarray([-9.0, -1.69, -0.3, 0.0, 1e-4, 0.9, 1.69, 4.0]), jnp.arange(1.0, 9.0)
+  for rounding in (quant.fake_quant, quant.ste()):
+    found = jax.vjp(lambda x, rounding=rounding: rounding(x, grid), x)[1](cotangent)[0]
+    np.testing.assert_array_equal(found, jnp.where(jnp.abs(x) < 1.7, cotangent, 0.0))
+
+
+@every_format
+def test_format_keeps_channels_apart(name):
+  x = values()
+  grid = quant.symmetric(jnp.max(jnp.abs(x), 0), 4, axis=1, format=name)
+  for channel in range(8):
+    alone = dataclasses.replace(grid, scale=grid.scale[channel], zero_point=jnp.int32(0), axis=None)
+    np.testing.assert_array_equal(quant.fake_quant(x, grid)[:, channel], quant.fake_quant(x[:, channel], alone))
+
+
+@every_estimator
+@pytest.mark.parametrize("format", FORMATS)
+def test_estimator_serves_a_format_or_refuses_it(name, format):
+  grid, x = on_format(format, 4), values()
+  if ESTIMATORS[name].formats is None or format in ESTIMATORS[name].formats:
+    levels = float(ESTIMATORS[name].scale(grid.scale)) * np.asarray(grid.levels)
+    y = np.asarray(ESTIMATORS[name](x, grid), np.float64)
+    assert np.max(np.min(np.abs(y[..., None] - levels), -1)) < 1e-6
+  else:
+    with pytest.raises(UserError, match=f"an estimator of integer grids was given one of '{format}'"):
+      ESTIMATORS[name](x, grid)
+
+
 def test_exceptions_name_what_exists():
-  known = {*ROUNDINGS, *OBSERVERS}
+  known = {*ROUNDINGS, *OBSERVERS, *FORMATS}
   assert [key for key in EXCEPTIONS if key[0] == "quant" and (key[1] not in known or key[2] not in CHECKS)] == []
