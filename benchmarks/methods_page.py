@@ -176,6 +176,7 @@ def used_by(stage: Any) -> Iterator[str]:
     yield f"sparsity.schedules.{(sparse.get('schedule') or {}).get('name')}"
   for setting in (quant.parse(text) for _, text in rules):
     yield f"quant.{setting.estimator}"
+    yield f"quant.formats.{setting.format}"
     yield f"quant.observers.{setting.observer}"
 
 

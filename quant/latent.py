@@ -127,7 +127,12 @@ def _settings_of(spec: Any, axes: Axes | None) -> Any:
   if chosen.ends is not None:
     raise UserError("latent_weights cannot tell first and last sites; give the policy ends=None and rules of their own")
   for glob, setting in chosen.rules:
-    if setting.make_estimator().trains or (setting.weights or 0) > _MOST_BITS or setting.activations is not None:
+    if (
+      setting.make_estimator().trains
+      or (setting.weights or 0) > _MOST_BITS
+      or setting.format != "integer"
+      or setting.activations is not None
+    ):
       raise UserError(f"latent_weights: the rule {glob!r} says {setting}; expected weights of 2 to 8 bits, as 'w4'")
 
   for name, quantizer in (axes or {}).items():

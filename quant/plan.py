@@ -235,14 +235,14 @@ def kernel_axes(graph: Graph, policy: Any) -> dict[str, Quantizer]:
 
 
 def _biases(graph: Graph, at: Mapping[tuple[str, int], Any]) -> dict[str, BiasQuantizer]:
-  """Biases of the sites of which both operands are quantized."""
+  """Biases of the sites of which both operands are integers."""
   found: dict[str, BiasQuantizer] = {}
   for name, op in graph.sites.items():
     if op.kind != "bias" or op.site is None:
       continue
     kernel = graph.sites[op.site].kernel_index
     operand = next(i for i, value in enumerate(op.inputs) if value.tensor is None)
-    if kernel is not None and (op.site, kernel) in at and (op.site, 1 - kernel) in at:
+    if kernel is not None and {(op.site, 0), (op.site, 1)} <= at.keys() and at[op.site, kernel].format == "integer":
       kept = graph.sites[op.site].channel_axes if at[op.site, kernel].setting.per_channel else ()
       shape = graph.sites[op.site].inputs[kernel].shape
       if any(shape_of(op.moves)[axis] != shape[axis] for axis in kept):

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from leanax.core import rules as core_rules
 from leanax.core.errors import UserError, unknown
 from leanax.core.methods import method, methods
-from quant import estimators, observers
+from quant import estimators, formats, observers
 from quant.estimators import Estimator
 from quant.grid import limits
 from quant.observers import Observer
@@ -30,6 +30,7 @@ class Setting:
       text also "learned", trains them.
     per_channel: the kernel has one scale an output channel, otherwise one.
     narrow: the kernel's grid leaves out its lowest code. The grid of the LSQ paper is not narrow.
+    format: the levels of the kernel's grid, a name in `quant.formats`. Activations are integers.
     start: where learned scales start: "lsq", the paper's 2 mean|v| / sqrt(Q_P); "range", the observed range; "auto",
       the paper's up to 4 bits and the range above, where the paper's would be several times wider than the data.
     observer: what gathers the ranges of activations, a name in `quant.observers`.
@@ -41,6 +42,7 @@ class Setting:
   estimator: str = "ste"
   per_channel: bool = True
   narrow: bool = True
+  format: str = "integer"
   start: str = "auto"
   observer: str = "min_max"
   options: tuple[tuple[str, Any], ...] = ()
@@ -58,8 +60,9 @@ class Setting:
     words = [word for word, change in _WORDS.items() if _differs(self, plain, change)]
     start = [] if self.start == plain.start else [f"start={self.start}"]
     observer = [] if (self.observer, self.options) == (plain.observer, ()) else [_call(self.observer, self.options)]
+    format = [] if self.format == plain.format else [self.format]
     estimator = [] if self.estimator in (plain.estimator, "lsq") else [self.estimator]
-    return " ".join([widths or "float", *estimator, *words, *start, *observer])
+    return " ".join([widths or "float", *format, *estimator, *words, *start, *observer])
 
 
 _WORDS: dict[str, dict[str, Any]] = {
@@ -86,8 +89,9 @@ def parse(spec: "str | Mapping[str, Any] | Setting") -> Setting:
   """The setting that a text, a config's dict or a setting means.
 
   A text is a width part, `w<bits>`, `a<bits>`, both, or `float`, then words in any order: an estimator (`learned` for
-  `lsq`, `static` for `ste`), `per_tensor`, `full` (not narrow), `start=lsq|range|auto`, and an observer, `min_max` or
-  `ema(rate=0.1)`. A dict has the fields of `Setting`; `learned=True` stands for `estimator="lsq"`.
+  `lsq`, `static` for `ste`), a format of the kernel (`power_of_two`), `per_tensor`, `full` (not narrow),
+  `start=lsq|range|auto`, and an observer, `min_max` or `ema(rate=0.1)`. A dict has the fields of `Setting`;
+  `learned=True` stands for `estimator="lsq"`.
 
   Raises:
     UserError: a word, width, key or value that is not known.
@@ -133,8 +137,10 @@ def _word(word: str, text: str) -> dict[str, Any]:
   name, _, options = word.partition("(")
   if word in methods(estimators):
     return {"estimator": word}
+  if word in methods(formats):
+    return {"format": word}
   if name not in methods(observers):
-    known = [*_WORDS, *methods(estimators), *methods(observers), "start=lsq"]
+    known = [*_WORDS, *methods(estimators), *methods(formats), *methods(observers), "start=lsq"]
     raise unknown(f"word in the quantization setting {text!r}:", name, known)
   pairs = [pair.partition("=") for pair in options.removesuffix(")").split(",") if pair]
   try:
@@ -155,7 +161,14 @@ def _checked(setting: Setting) -> Setting:
       limits(bits)
   for name in ("per_channel", "narrow"):
     _boolean(name, getattr(setting, name))
-  setting.make_estimator()
+  format, served = method(formats, setting.format)(), setting.make_estimator().formats
+  if setting.weights is not None:
+    format.levels(limits(setting.weights, True, setting.narrow))
+  if served is not None and setting.format not in served:
+    raise UserError(
+      f"the estimator {setting.estimator!r} serves {' and '.join(served)} grids, and not {setting.format!r}; "
+      "expected 'static'"
+    )
   if setting.start not in _STARTS:
     raise unknown("start of a learned scale", setting.start, _STARTS)
   try:
@@ -234,9 +247,12 @@ def explain(
     for name in dict.fromkeys([*kernels[:1], *kernels[-1:], output]):
       if name in result:
         setting, rule, _ = result[name]
+        weights = _at_least(setting.weights, policy.ends.weights)
         raised = dataclasses.replace(
           setting,
-          weights=_at_least(setting.weights, policy.ends.weights),
+          weights=weights,
+          # What is raised has the levels of the ends: others may not serve so many bits.
+          format=setting.format if setting.weights == weights else policy.ends.format,
           activations=_at_least(setting.activations, policy.ends.activations),
         )
         result[name] = Explained(raised, rule if raised == setting else f"{rule} (ends)")

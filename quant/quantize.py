@@ -241,7 +241,8 @@ def _rounding(plan: Plan, carrier: str, half: bool) -> Any:
     grids = [plan.at.get((op.name, index)) for index in range(len(inputs))]
     used = [extras[op.name if q.kernel else q.key] if q is not None else {} for q in grids]
     read = [(q, x, scale, q.key in early) for q, x, scale in zip(grids, inputs, used, strict=True) if q is not None]
-    coded = [_coded(*one) for one in read] if op.kind in _PRODUCTS and all(grids) else []
+    whole = op.kind in _PRODUCTS and all(q is not None and q.format == "integer" for q in grids)
+    coded = [_coded(*one) for one in read] if whole else []
     if coded and serves(op, [one.scale for one in coded]):
       outputs: tuple[Any, ...] = (product(op, coded, carrier, half),)
     else:

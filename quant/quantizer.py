@@ -60,6 +60,11 @@ class Quantizer(NamedTuple):
     return self.kernel and self.setting.narrow
 
   @property
+  def format(self) -> str:
+    """The levels, a name in `quant.formats`."""
+    return self.setting.format if self.kernel else "integer"
+
+  @property
   def ends(self) -> tuple[int, int]:
     """The lowest and the highest code."""
     return limits(self.bits, True, self.narrow)
@@ -80,7 +85,7 @@ class Quantizer(NamedTuple):
     """
     if self.kernel:
       layers = tuple(place for place, i in enumerate(self.axis) if i in self.apart)
-      grid = symmetric(jnp.maximum(-low, high), self.bits, narrow=self.narrow, layers=layers)
+      grid = symmetric(jnp.maximum(-low, high), self.bits, narrow=self.narrow, layers=layers, format=self.format)
     else:
       grid = affine(low, high, self.bits)
     init = self.setting.make_estimator().init  # the input starts so too, though its scale is not trained
@@ -102,7 +107,7 @@ class Quantizer(NamedTuple):
       count = math.prod(n for i, n in enumerate(self.shape) if i not in self.axis)
     else:
       count = x.size // x.shape[0]  # the features of one example: the leading axis is the batch
-    return Placed(x, used["scale"], used.get("zero_point", jnp.zeros((), jnp.int32)), self.ends, count)
+    return Placed(x, used["scale"], used.get("zero_point", jnp.zeros((), jnp.int32)), self.ends, count, self.format)
 
   def grid(self, used: Mapping[str, Any]) -> Grid:
     """The grid of an activation, or of a kernel's leaf, behind the axes of scans."""
@@ -112,7 +117,7 @@ class Quantizer(NamedTuple):
     scans = scale.ndim - len(self.axis)
     axes = (*range(scans), *(scans + i for i in self.axis))
     place, shape = axes[0] if len(axes) == 1 else axes or None, (*scale.shape[:scans], *self.shape)
-    return Grid(scale, jnp.zeros(scale.shape, jnp.int32), self.bits, True, self.narrow, place, shape)
+    return Grid(scale, jnp.zeros(scale.shape, jnp.int32), self.bits, True, self.narrow, place, shape, self.format)
 
 
 def is_input(key: str) -> bool:
