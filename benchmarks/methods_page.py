@@ -48,7 +48,7 @@ VENUES = re.compile(r"\b((?:CVPR|ICCV|ECCV|ICLR|ICML|NeurIPS|NIPS|AAAI|BMVC|WACV
 ARXIV = re.compile(r"arXiv:(\d{4}\.\d{4,5})")
 MOST = 3  # configs that a row names
 # Methods that share a file with others, whose name the walk over files cannot find.
-FOLDERS = {"kd": "losses", "sparsity": "dynamic"}
+FOLDERS = {"kd": "losses", "quant": "estimators", "sparsity": "dynamic"}
 MORE = {"quant": ("fake_quant", "latent_weights")}
 
 
@@ -105,8 +105,10 @@ def families() -> list[Family]:
     Family("Distillation: losses on activations", of(kd, lambda f: "student" in parameters(f)), marks=True),
     Family("Distillation: optimizers", of(kd.trainers)),
     Family("Distillation: schedules of weights and temperatures", of(kd.schedules)),
-    Family("Quantization", of(quant, lambda f: parameters(f)[0] in ("x", "inner"))),
+    Family("Quantization", of(quant, lambda f: parameters(f)[:1] in (["x"], ["inner"]))),
+    Family("Quantization: estimators", of(quant, lambda f: f in methods(quant.estimators).values())),
     Family("Quantization: observers", of(quant.observers)),
+    Family("Quantization: formats", of(quant.formats)),
     Family("Sparsity", of(sparsity)),
     Family("Sparsity: criteria", of(sparsity.criteria)),
     Family("Sparsity: patterns", of(sparsity.patterns)),
@@ -180,7 +182,8 @@ def used_by(stage: Any) -> Iterator[str]:
       yield "sparsity.criteria.magnitude"
     yield f"sparsity.schedules.{(sparse.get('schedule') or {}).get('name')}"
   for setting in (quant.parse(text) for _, text in rules):
-    yield "quant.lsq" if setting.learned else "quant.fake_quant"
+    yield f"quant.{setting.estimator}"
+    yield f"quant.formats.{setting.format}"
     yield f"quant.observers.{setting.observer}"
 
 

@@ -5,10 +5,11 @@ qparams, state = model.init(variables, images)
 logits, state = model.apply(qparams, state, variables, images)
 """
 
-from quant import latent, observers
+from quant import estimators, formats, latent, observers
+from quant.estimators import lsq, ste, tqt
 from quant.grid import Grid, affine, codes, dequantize, fake_quant, limits, symmetric
 from quant.latent import latent_weights
-from quant.lsq import lsq
+from quant.pixels import pixel_grid
 from quant.plan import kernel_axes
 from quant.policy import Policy, Setting, int8, parse, policy, weights
 from quant.quantize import Quantized, quantize
@@ -21,7 +22,9 @@ __all__ = [
   "affine",
   "codes",
   "dequantize",
+  "estimators",
   "fake_quant",
+  "formats",
   "int8",
   "kernel_axes",
   "latent",
@@ -30,8 +33,11 @@ __all__ = [
   "lsq",
   "observers",
   "parse",
+  "pixel_grid",
   "policy",
   "quantize",
+  "ste",
   "symmetric",
+  "tqt",
   "weights",
 ]

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 
 from leanax.graph.channels import shape_of, to_sum
 from quant.grid import round_to
-from quant.kernels import KernelQuantizer
 from quant.plan import BiasQuantizer, Plan
 from quant.sharing import to_leaf
 
@@ -41,7 +40,6 @@ def raised(plan: Plan, used: Mapping[str, Any], leaves: Mapping[str, jax.Array])
   found = dict(used)
   for one in plan.biases.values():
     kernel, bias = plan.at[one.kernel], leaves[one.leaf]
-    assert isinstance(kernel, KernelQuantizer)
     scale, step = found[kernel.key]["scale"], jax.lax.stop_gradient(used[one.tensor]["scale"])
     largest = jnp.abs(jax.lax.stop_gradient(bias).astype(jnp.float32))
     largest = jnp.max(largest) if one.read is None else one.read(largest)

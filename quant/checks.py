@@ -7,8 +7,8 @@ import numpy as np
 
 from leanax.core.errors import UserError
 from leanax.graph import Graph
-from quant.kernels import KernelQuantizer
 from quant.plan import Plan
+from quant.quantizer import Quantizer
 
 
 def types(traced: Graph, plan: Plan) -> None:
@@ -31,23 +31,23 @@ def state(plan: Plan, quant_state: Any) -> None:
     this = "needs it" if name in plan.quantizers else "has no such tensor or kernel"
     raise UserError(f"the quantizer state {have} grid {name!r}, and this model {this}; run init on it")
   for name, quantizer in plan.quantizers.items():
-    if isinstance(quantizer, KernelQuantizer):
+    if quantizer.kernel:
       _fits(f"the quantizer state has scales of {name!r}", np.shape(quant_state[name]["used"]["scale"]), quantizer)
 
 
 def scales(plan: Plan, qparams: Any) -> None:
   """Refuses trained scales that are not those of the model: the frozen ones would stand in for them in silence."""
   _dict("qparams", qparams)
-  learned = {name for name, quantizer in plan.quantizers.items() if quantizer.learned}
-  for name in sorted(learned ^ qparams.keys()):
-    have, this = ("no", "learns it") if name in learned else ("a", "learns no such scale")
+  trained = {name for name, quantizer in plan.quantizers.items() if quantizer.estimator.trains}
+  for name in sorted(trained ^ qparams.keys()):
+    have, this = ("no", "learns it") if name in trained else ("a", "learns no such scale")
     raise UserError(f"qparams have {have} scale {name!r}, and this model {this}; run init on it")
   for name, quantizer in plan.quantizers.items():
-    if name in learned and isinstance(quantizer, KernelQuantizer):
+    if name in trained and quantizer.kernel:
       _fits(f"qparams have scales {name!r}", np.shape(qparams[name]), quantizer)
 
 
-def _fits(what: str, shape: tuple[int, ...], quantizer: KernelQuantizer) -> None:
+def _fits(what: str, shape: tuple[int, ...], quantizer: Quantizer) -> None:
   """Refuses scales of a kernel of another shape: those of a wider one would be taken for some of this one's."""
   expected = tuple(quantizer.shape[axis] for axis in quantizer.axis)
   behind = 0 if quantizer.leaf is not None else len(shape) - len(expected)  # what is no leaf is behind axes of scans

@@ -21,6 +21,9 @@ import jax
 import jax.numpy as jnp
 
 from leanax.core.errors import UserError
+from leanax.core.methods import method
+from quant import formats
+from quant.formats import Format
 
 WIDTHS = (2, 3, 4, 5, 6, 7, 8, 16)
 
@@ -32,7 +35,7 @@ CHANNEL_FLOOR = 2.0**-12
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Grid:
-  """A uniform grid; a pytree whose leaves are `scale` and `zero_point`.
+  """The values that a tensor may hold; a pytree whose leaves are `scale` and `zero_point`.
 
   Attributes:
     scale: the step, () or (channels,) along `axis`, with several axes one for each combination; positive.
@@ -43,6 +46,7 @@ class Grid:
     axis: the channels' axis for a vector scale, a tuple for a scale of several axes, None for one scale.
     shape: what `axis` counts: the shape of what is rounded, perhaps with an axis split in two or more (10 as 2, 5).
       None: any shape that has the axis.
+    format: the levels, in steps of the scale: a name in `quant.formats`, integers unless told otherwise.
   """
 
   scale: jax.Array
@@ -52,6 +56,7 @@ class Grid:
   narrow: bool = dataclasses.field(default=False, metadata={"static": True})
   axis: int | tuple[int, ...] | None = dataclasses.field(default=None, metadata={"static": True})
   shape: tuple[int, ...] | None = dataclasses.field(default=None, metadata={"static": True})
+  format: str = dataclasses.field(default="integer", metadata={"static": True})
 
   @property
   def qmin(self) -> int:
@@ -60,6 +65,21 @@ class Grid:
   @property
   def qmax(self) -> int:
     return limits(self.bits, self.signed, self.narrow)[1]
+
+  @property
+  def ends(self) -> tuple[int, int]:
+    """The lowest and the highest code."""
+    return limits(self.bits, self.signed, self.narrow)
+
+  @property
+  def levels(self) -> tuple[float, ...]:
+    """All values over the scale, ascending, where the zero point is 0."""
+    return tuple(_format(self.format).levels(self.ends).tolist())
+
+
+@functools.cache
+def _format(name: str) -> Format:
+  return method(formats, name)()
 
 
 def limits(bits: int, signed: bool = True, narrow: bool = False) -> tuple[int, int]:
@@ -84,19 +104,20 @@ def symmetric(
   narrow: bool = True,
   axis: int | tuple[int, ...] | None = None,
   layers: tuple[int, ...] = (),
+  format: str = "integer",
 ) -> Grid:
-  """The grid with zero point 0 whose highest code is `largest`, a magnitude: () or (channels,).
+  """The grid with zero point 0 whose highest level is `largest`, a magnitude: () or (channels,).
 
   The lowest code of a grid that is not narrow lies one step beyond -largest. Channels far below the largest get
   `CHANNEL_FLOOR` of its step, and a tensor of zeros gets the range 1. `layers` are axes of `largest` that number
-  layers, which are floored apart.
+  layers, which are floored apart. `format` is a name in `quant.formats`.
   """
-  qmax = limits(bits, True, narrow)[1]
+  qmax = float(_format(format).levels(limits(bits, True, narrow))[-1])
   scale = _positive(largest) * (1 / qmax)  # not divided: XLA would do so in some programs only
   if scale.ndim:
     channels = tuple(i for i in range(scale.ndim) if i not in layers)
     scale = jnp.maximum(scale, jnp.max(_floored(largest), channels, keepdims=True) * (CHANNEL_FLOOR / qmax))
-  return Grid(scale, jnp.zeros(scale.shape, jnp.int32), bits, True, narrow, axis)
+  return Grid(scale, jnp.zeros(scale.shape, jnp.int32), bits, True, narrow, axis, None, format)
 
 
 def affine(
@@ -142,7 +163,7 @@ def broadcast(values: jax.Array, ndim: int, axis: int | tuple[int, ...] | None) 
   return values.reshape(shape)
 
 
-def _laid_out(x: jax.Array, grid: Grid) -> tuple[jax.Array, jax.Array, jax.Array]:
+def laid_out(x: jax.Array, grid: Grid) -> tuple[jax.Array, jax.Array, jax.Array]:
   """What is rounded in the shape that the grid's axes count, and its scale and zero point that broadcast to it."""
   if grid.shape is not None:
     if not splits(x.shape, grid.shape):
@@ -182,10 +203,6 @@ def steps(x: jax.Array, scale: jax.Array) -> jax.Array:
   return x.astype(dtype) * (1 / scale)
 
 
-def _rounded(x: jax.Array, scale: jax.Array, zero_point: jax.Array) -> jax.Array:
-  return jnp.round(steps(x, scale)) + zero_point.astype(compute_dtype(x, scale))
-
-
 def _floats(what: str, x: Any) -> jax.Array:
   x = jnp.asarray(x)
   if not jnp.issubdtype(x.dtype, jnp.floating):
@@ -203,66 +220,73 @@ def codes(x: jax.Array, grid: Grid) -> jax.Array:
       (inside jit NaN has the code of 0).
   """
   x = _floats("codes", x)
-  laid, scale, zero_point = _laid_out(x, grid)
+  laid, scale, zero_point = laid_out(x, grid)
   if not isinstance(laid, jax.core.Tracer) and not isinstance(scale, jax.core.Tracer):
     bad = next((what for what, v in (("array", laid), ("grid's scale", scale)) if jnp.any(jnp.isnan(v))), None)
     if bad is not None:
       raise UserError(f"codes of NaN: the {bad} holds NaN, which is no number on a grid")
-  return jnp.clip(_rounded(laid, scale, zero_point), grid.qmin, grid.qmax).astype(jnp.int32).reshape(x.shape)
+  u = steps(laid, scale)
+  return _format(grid.format).encode(u, zero_point.astype(u.dtype), grid.ends)[0].astype(jnp.int32).reshape(x.shape)
 
 
 def dequantize(q: jax.Array, grid: Grid, dtype: Any = None) -> jax.Array:
-  """The real values s * (q - z) of integer codes, in `dtype` (the scale's by default); of the shape `codes` takes."""
-  laid, scale, zero_point = _laid_out(q, grid)
-  values = (scale * (laid.astype(jnp.int32) - zero_point).astype(scale.dtype)).reshape(q.shape)
+  """The real values of integer codes, s * (q - z), in `dtype` (the scale's by default); of the shape `codes` takes."""
+  laid, scale, zero_point = laid_out(q, grid)
+  levels = _format(grid.format).decode(laid.astype(jnp.int32), zero_point, grid.ends)
+  values = (scale * levels.astype(scale.dtype)).reshape(q.shape)
   return values if dtype is None else values.astype(dtype)
 
 
 def fake_quant(x: jax.Array, grid: Grid) -> jax.Array:
   """`x` rounded to the grid, in its own type and shape; straight-through gradient for `x`, none for the grid."""
   x = _floats("values on a grid", x)
-  laid, scale, zero_point = _laid_out(x, grid)
-  return round_to((grid.qmin, grid.qmax), laid, scale, zero_point).reshape(x.shape)
+  laid, scale, zero_point = laid_out(x, grid)
+  return round_to(grid.ends, laid, scale, zero_point, grid.format).reshape(x.shape)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def round_to(ends: tuple[int, int], x: jax.Array, scale: jax.Array, zero_point: jax.Array) -> jax.Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 4))
+def round_to(
+  ends: tuple[int, int], x: jax.Array, scale: jax.Array, zero_point: jax.Array, format: str = "integer"
+) -> jax.Array:
   """`fake_quant` between any two codes, for a scale and an int32 zero point that broadcast against `x`."""
-  return _round_forward(ends, x, scale, zero_point)[0]
+  return _round_forward(ends, x, scale, zero_point, format)[0]
 
 
-def _round_forward(ends, x, scale, zero_point):
-  steps, (inside, _) = _steps_forward(ends, x, scale, zero_point)
+def _round_forward(ends, x, scale, zero_point, format):
+  steps, (inside, _) = _steps_forward(ends, x, scale, zero_point, format)
   return (scale.astype(steps.dtype) * steps).astype(x.dtype), inside
 
 
-def _round_backward(ends, inside, cotangent):
-  del ends
+def _round_backward(ends, format, inside, cotangent):
+  del ends, format
   return jnp.where(inside, cotangent, jnp.zeros_like(cotangent)), None, None
 
 
 round_to.defvjp(_round_forward, _round_backward)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def steps_to(ends: tuple[int, int], x: jax.Array, scale: jax.Array, zero_point: jax.Array) -> jax.Array:
-  """The codes of `round_to` less the zero point, whole floats in the wider type of the two.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 4))
+def steps_to(
+  ends: tuple[int, int], x: jax.Array, scale: jax.Array, zero_point: jax.Array, format: str = "integer"
+) -> jax.Array:
+  """The values of `round_to` in steps of the scale, in the wider type of the two; integers less the zero point.
 
   A cotangent is taken for one of the values that `round_to` returns: the caller multiplies by the scale.
   """
-  return _steps_forward(ends, x, scale, zero_point)[0]
+  return _steps_forward(ends, x, scale, zero_point, format)[0]
 
 
-def _steps_forward(ends, x, scale, zero_point):
-  raw = _rounded(x, scale, zero_point)
-  q = jnp.clip(raw, *ends)
+def _steps_forward(ends, x, scale, zero_point, format):
+  levels, u = _format(format), steps(x, scale)
+  zero_point = zero_point.astype(u.dtype)
+  q, inside = levels.encode(u, zero_point, ends)
   # The empty array tells the type that the cotangent is to have.
-  return q - zero_point.astype(q.dtype), (raw == q, jnp.zeros((0,), x.dtype))
+  return levels.decode(q, zero_point, ends), (inside, jnp.zeros((0,), x.dtype))
 
 
-def _steps_backward(ends, saved, cotangent):
+def _steps_backward(ends, format, saved, cotangent):
   inside, like = saved
-  return _round_backward(ends, inside, cotangent.astype(like.dtype))
+  return _round_backward(ends, format, inside, cotangent.astype(like.dtype))
 
 
 steps_to.defvjp(_steps_forward, _steps_backward)

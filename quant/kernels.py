@@ -1,50 +1,13 @@
 """Which grids the kernels of a traced model have: one a leaf, wherever one array of scales serves all of its uses."""
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from leanax.graph import Graph, Op
-from quant.grid import limits
 from quant.policy import Setting
-from quant.sharing import Scales, Use, overlap, share
-
-
-class KernelQuantizer(NamedTuple):
-  """The grid of a kernel: symmetric, one scale for each combination of output and batch axes, or one for all.
-
-  Attributes:
-    key: the leaf's name, for its first grid; otherwise that of the first site.
-    bits: width.
-    setting: that site's setting.
-    learned: its scales are trained.
-    leaf: the leaf in whose axes it is written; None where the operand is not simply a part of one: then it is written
-      in the operand's axes, and taken from the operand as it is seen there.
-    shape: of the leaf, perhaps with axes split, or of the operand.
-    axis: the axes of `shape` along which scales vary.
-    apart: those of them that number layers or slices.
-    scales: how an operand finds its scales in the leaf's.
-  """
-
-  key: str
-  bits: int
-  setting: Setting
-  learned: bool
-  leaf: str | None
-  shape: tuple[int, ...]
-  axis: tuple[int, ...]
-  apart: tuple[int, ...] = ()
-  scales: Scales | None = None
-
-  @property
-  def weights_per_scale(self) -> int:
-    """How many weights share one scale, the N of LSQ."""
-    return math.prod(n for i, n in enumerate(self.shape) if i not in self.axis)
-
-  @property
-  def limits(self) -> tuple[int, int]:
-    return limits(self.bits, True, self.setting.narrow)
+from quant.quantizer import Quantizer
+from quant.sharing import Use, overlap, share
 
 
 class _Group(NamedTuple):
@@ -56,7 +19,7 @@ class _Group(NamedTuple):
   uses: list[Use]
 
 
-def kernels(graph: Graph, chosen: Mapping[str, Setting]) -> dict[tuple[str, int], tuple[KernelQuantizer, Use | None]]:
+def kernels(graph: Graph, chosen: Mapping[str, Setting]) -> dict[tuple[str, int], tuple[Quantizer, Use | None]]:
   """The quantizer of each kernel's operand; one for all uses of a leaf that one array of scales serves."""
   groups: dict[Any, list[_Group]] = {}
   for site in graph.analysis.sites:
@@ -89,24 +52,24 @@ def _weights_of(setting: Setting) -> Setting:
   return dataclasses.replace(setting, activations=None, observer="min_max", options=())
 
 
-def _quantizer(group: _Group, leaf: str | None, first: bool) -> KernelQuantizer:
+def _quantizer(group: _Group, leaf: str | None, first: bool) -> Quantizer:
   op, setting = group.op, group.setting
   key = leaf if leaf is not None and first else op.name
   assert setting.weights is not None
   assert op.kernel_index is not None
-  start = (key, setting.weights, setting, setting.learned)
+  start = (key, setting.weights, setting, setting.make_estimator(), True)
   scales = share(group.uses) if leaf is not None else None
   if scales is not None:
-    return KernelQuantizer(*start, leaf, scales.shape, scales.axis, scales.apart, scales)
-  return KernelQuantizer(*start, None, op.inputs[op.kernel_index].shape, op.channel_axes if setting.per_channel else ())
+    return Quantizer(*start, leaf, scales.shape, scales.axis, scales.apart, scales)
+  return Quantizer(*start, None, op.inputs[op.kernel_index].shape, op.channel_axes if setting.per_channel else ())
 
 
 def notes(at: Mapping[tuple[str, int], Any], uses: Mapping[tuple[str, int], Use]) -> dict[str, str]:
   """What a file makes of each kernel's grid, where that is not simply one axis of scales."""
   found: dict[str, str] = {}
-  before: dict[str, list[tuple[KernelQuantizer, Use]]] = {}
+  before: dict[str, list[tuple[Quantizer, Use]]] = {}
   for (name, index), quantizer in at.items():
-    if not isinstance(quantizer, KernelQuantizer):
+    if not quantizer.kernel:
       continue
     said: list[str] = []
     use, leaf = uses.get((name, index)), quantizer.leaf
@@ -133,5 +96,5 @@ def notes(at: Mapping[tuple[str, int], Any], uses: Mapping[tuple[str, int], Use]
   return found
 
 
-def _lengths(quantizer: KernelQuantizer) -> Sequence[int]:
+def _lengths(quantizer: Quantizer) -> Sequence[int]:
   return [quantizer.shape[i] for i in quantizer.axis]

@@ -22,9 +22,9 @@ from leanax.core import rules
 from leanax.core.errors import UserError, unknown
 from leanax.core.trees import map_named, named_leaves
 from quant.grid import broadcast, limits, splits, symmetric
-from quant.kernels import KernelQuantizer
 from quant.policy import Policy, Setting
 from quant.policy import policy as make_policy
+from quant.quantizer import Quantizer
 
 _MANTISSA = 24
 _MOST_BITS = 8
@@ -37,8 +37,8 @@ class LatentState(NamedTuple):
   inner: Any
 
 
-Axes = Mapping[str, KernelQuantizer]
-Chosen = Mapping[str, tuple[Setting, KernelQuantizer | None]]
+Axes = Mapping[str, Quantizer]
+Chosen = Mapping[str, tuple[Setting, Quantizer | None]]
 
 
 def latent_weights(
@@ -99,7 +99,7 @@ def finalize(params: Any, state: LatentState, policy: Any, axes: Axes | None = N
   return project(full, policy, axes)
 
 
-def nearest(latent: jax.Array, setting: Setting, quantizer: KernelQuantizer | None = None) -> jax.Array:
+def nearest(latent: jax.Array, setting: Setting, quantizer: Quantizer | None = None) -> jax.Array:
   """A leaf on the grid of its largest magnitudes, the scale rounded up to 24 - b - 3 significant bits."""
   bits = setting.weights or _MOST_BITS
   axis, layers, x = (latent.ndim - 1,) if setting.per_channel else (), (), latent
@@ -127,7 +127,12 @@ def _settings_of(spec: Any, axes: Axes | None) -> Any:
   if chosen.ends is not None:
     raise UserError("latent_weights cannot tell first and last sites; give the policy ends=None and rules of their own")
   for glob, setting in chosen.rules:
-    if setting.learned or (setting.weights or 0) > _MOST_BITS or setting.activations is not None:
+    if (
+      setting.make_estimator().trains
+      or (setting.weights or 0) > _MOST_BITS
+      or setting.format != "integer"
+      or setting.activations is not None
+    ):
       raise UserError(f"latent_weights: the rule {glob!r} says {setting}; expected weights of 2 to 8 bits, as 'w4'")
 
   for name, quantizer in (axes or {}).items():

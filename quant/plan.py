@@ -1,6 +1,5 @@
 """Which quantizer stands where: a policy resolved on a traced model, as plain data."""
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -10,39 +9,16 @@ from leanax.core.errors import UserError
 from leanax.graph import Graph, Op, exposed
 from leanax.graph.channels import Moves, shape_of
 from leanax.graph.makers import pooled
-from quant.kernels import KernelQuantizer, kernels, notes
+from quant.estimators import ste
+from quant.kernels import kernels, notes
 from quant.policy import Explained, Policy, Setting, explain
 from quant.policy import policy as make_policy
+from quant.quantizer import Quantizer, is_input
 from quant.sharing import Use
 
 SITES = ("dot", "conv", "add", "mean", "avg_pool", "output")
 
-# The scale of the network's input stays static: to learn it one would need the gradient with respect to the images.
-_INPUT = re.compile(r"input(_\d+)?(#\d+)?")
-
-
 Place = tuple[str, int]  # a site, one of its operands
-
-
-class TensorQuantizer(NamedTuple):
-  """The grid of one activation: affine, one for the tensor.
-
-  Attributes:
-    key: the tensor's name.
-    bits: the widest that its readers ask for.
-    setting: that reader's setting.
-    learned: its scale is trained.
-  """
-
-  key: str
-  bits: int
-  setting: Setting
-  learned: bool
-
-  @property
-  def outside(self) -> bool:
-    """It is the network's input, which comes from outside."""
-    return _INPUT.fullmatch(self.key) is not None
 
 
 class BiasQuantizer(NamedTuple):
@@ -81,14 +57,14 @@ class Plan(NamedTuple):
     inputs: the same of the network's inputs, by their place among the leaves of the inputs.
   """
 
-  at: Mapping[Place, TensorQuantizer | KernelQuantizer]
+  at: Mapping[Place, Quantizer]
   biases: Mapping[str, BiasQuantizer]
   explained: Mapping[str, Explained]
   uses: Mapping[tuple[str, int], Use]
   branched: frozenset[str]
   observed: Mapping[str, Sequence[Place]]
-  made: Mapping[str, TensorQuantizer]
-  inputs: Mapping[int, TensorQuantizer]
+  made: Mapping[str, Quantizer]
+  inputs: Mapping[int, Quantizer]
 
   @property
   def visited(self) -> frozenset[str]:
@@ -100,17 +76,17 @@ class Plan(NamedTuple):
     return frozenset(quantizer.key for quantizer in (*self.made.values(), *self.inputs.values()))
 
   @property
-  def quantizers(self) -> dict[str, TensorQuantizer | KernelQuantizer]:
+  def quantizers(self) -> dict[str, Quantizer]:
     """Each quantizer once, by its key, in the order of first use."""
-    found: dict[str, TensorQuantizer | KernelQuantizer] = {}
+    found: dict[str, Quantizer] = {}
     for quantizer in self.at.values():
       found.setdefault(quantizer.key, quantizer)
     return found
 
   @property
-  def leaf_grids(self) -> dict[str, KernelQuantizer]:
+  def leaf_grids(self) -> dict[str, Quantizer]:
     """Those of kernels that are written in the axes of a leaf."""
-    return {key: q for key, q in self.quantizers.items() if isinstance(q, KernelQuantizer) and q.leaf is not None}
+    return {key: q for key, q in self.quantizers.items() if q.leaf is not None}
 
 
 def make_plan(graph: Graph, policy: Policy) -> Plan:
@@ -128,7 +104,7 @@ def make_plan(graph: Graph, policy: Policy) -> Plan:
       raise UserError(f"{name!r} cannot be quantized: it is {sites[name].frozen}; give it the setting 'float'")
   tensors = _tensors(sites, chosen)
   kernels_at = kernels(graph, chosen)
-  at: dict[Place, TensorQuantizer | KernelQuantizer] = {}
+  at: dict[Place, Quantizer] = {}
   for name, setting in chosen.items():
     for index, operand in enumerate(sites[name].inputs):
       if index == sites[name].kernel_index:
@@ -194,7 +170,7 @@ def _kernel_leaf(op: Op) -> str | None:
 
 
 def _branched(sites: Mapping[str, Op], at: Mapping[Place, Any], uses: Mapping[Place, Use]) -> frozenset[str]:
-  keys = {place: q.key for place, q in at.items() if isinstance(q, KernelQuantizer) and q.leaf is not None}
+  keys = {place: q.key for place, q in at.items() if q.leaf is not None}
   always = {key for place, key in keys.items() if not sites[place[0]].branches or uses[place].view.scans}
   return frozenset(keys.values()) - always
 
@@ -210,9 +186,9 @@ def _observed(sites: Mapping[str, Op], at: Mapping[Place, Any], pooling: Mapping
   return found
 
 
-def _tensors(sites: Mapping[str, Op], chosen: Mapping[str, Setting]) -> dict[str, TensorQuantizer]:
+def _tensors(sites: Mapping[str, Op], chosen: Mapping[str, Setting]) -> dict[str, Quantizer]:
   """A quantizer for each activation that a site with quantized activations reads."""
-  found: dict[str, TensorQuantizer] = {}
+  found: dict[str, Quantizer] = {}
   for name, setting in chosen.items():
     bits = setting.activations
     for index, operand in enumerate(sites[name].inputs):
@@ -220,12 +196,12 @@ def _tensors(sites: Mapping[str, Op], chosen: Mapping[str, Setting]) -> dict[str
         continue
       old = found.get(operand.tensor)
       if old is None or old.bits < bits:
-        learned = setting.learned and not _INPUT.fullmatch(operand.tensor)
-        found[operand.tensor] = TensorQuantizer(operand.tensor, bits, setting, learned)
+        estimator = ste() if is_input(operand.tensor) else setting.make_estimator()
+        found[operand.tensor] = Quantizer(operand.tensor, bits, setting, estimator)
   return found
 
 
-def kernel_axes(graph: Graph, policy: Any) -> dict[str, KernelQuantizer]:
+def kernel_axes(graph: Graph, policy: Any) -> dict[str, Quantizer]:
   """How each leaf that is a kernel is quantized: what `latent_weights` takes as `axes`.
 
   Args:
@@ -240,9 +216,9 @@ def kernel_axes(graph: Graph, policy: Any) -> dict[str, KernelQuantizer]:
     UserError: a leaf has two grids, or a kernel is computed from leaves instead of read from one.
   """
   plan = make_plan(graph, make_policy(policy, ends=None))
-  found: dict[str, KernelQuantizer] = {}
+  found: dict[str, Quantizer] = {}
   for (name, index), quantizer in plan.at.items():
-    if not isinstance(quantizer, KernelQuantizer):
+    if not quantizer.kernel:
       continue
     leaf = graph.sites[name].inputs[index].leaf
     if quantizer.leaf is None:
@@ -259,14 +235,14 @@ def kernel_axes(graph: Graph, policy: Any) -> dict[str, KernelQuantizer]:
 
 
 def _biases(graph: Graph, at: Mapping[tuple[str, int], Any]) -> dict[str, BiasQuantizer]:
-  """Biases of the sites of which both operands are quantized."""
+  """Biases of the sites of which both operands are integers."""
   found: dict[str, BiasQuantizer] = {}
   for name, op in graph.sites.items():
     if op.kind != "bias" or op.site is None:
       continue
     kernel = graph.sites[op.site].kernel_index
     operand = next(i for i, value in enumerate(op.inputs) if value.tensor is None)
-    if kernel is not None and (op.site, kernel) in at and (op.site, 1 - kernel) in at:
+    if kernel is not None and {(op.site, 0), (op.site, 1)} <= at.keys() and at[op.site, kernel].format == "integer":
       kept = graph.sites[op.site].channel_axes if at[op.site, kernel].setting.per_channel else ()
       shape = graph.sites[op.site].inputs[kernel].shape
       if any(shape_of(op.moves)[axis] != shape[axis] for axis in kept):

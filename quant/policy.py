@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 from leanax.core import rules as core_rules
 from leanax.core.errors import UserError, unknown
 from leanax.core.methods import method, methods
-from quant import observers
+from quant import estimators, formats, observers
+from quant.estimators import Estimator
 from quant.grid import limits
 from quant.observers import Observer
 
@@ -25,9 +26,11 @@ class Setting:
   Attributes:
     weights: width of the kernel's grid, None to leave it in float.
     activations: width of the grids of what the site reads, None to leave them in float.
-    learned: scales are trained with LSQ; otherwise they stay as frozen.
+    estimator: how rounding is trained, a name in `quant.estimators`: "ste" leaves the scales as calibrated, "lsq", in
+      text also "learned", trains them.
     per_channel: the kernel has one scale an output channel, otherwise one.
     narrow: the kernel's grid leaves out its lowest code. The grid of the LSQ paper is not narrow.
+    format: the levels of the kernel's grid, a name in `quant.formats`. Activations are integers.
     start: where learned scales start: "lsq", the paper's 2 mean|v| / sqrt(Q_P); "range", the observed range; "auto",
       the paper's up to 4 bits and the range above, where the paper's would be several times wider than the data.
     observer: what gathers the ranges of activations, a name in `quant.observers`.
@@ -36,9 +39,10 @@ class Setting:
 
   weights: int | None = None
   activations: int | None = None
-  learned: bool = False
+  estimator: str = "ste"
   per_channel: bool = True
   narrow: bool = True
+  format: str = "integer"
   start: str = "auto"
   observer: str = "min_max"
   options: tuple[tuple[str, Any], ...] = ()
@@ -46,8 +50,8 @@ class Setting:
   def make_observer(self) -> Observer:
     return method(observers, self.observer)(**dict(self.options))
 
-  def starts_from_range(self, bits: int) -> bool:
-    return not self.learned or self.start == "range" or (self.start == "auto" and bits > 4)
+  def make_estimator(self) -> Estimator:
+    return method(estimators, self.estimator)()
 
   def __str__(self) -> str:
     """The setting as `parse` reads it."""
@@ -56,12 +60,14 @@ class Setting:
     words = [word for word, change in _WORDS.items() if _differs(self, plain, change)]
     start = [] if self.start == plain.start else [f"start={self.start}"]
     observer = [] if (self.observer, self.options) == (plain.observer, ()) else [_call(self.observer, self.options)]
-    return " ".join([widths or "float", *words, *start, *observer])
+    format = [] if self.format == plain.format else [self.format]
+    estimator = [] if self.estimator in (plain.estimator, "lsq") else [self.estimator]
+    return " ".join([widths or "float", *format, *estimator, *words, *start, *observer])
 
 
 _WORDS: dict[str, dict[str, Any]] = {
-  "learned": {"learned": True},
-  "static": {"learned": False},
+  "learned": {"estimator": "lsq"},
+  "static": {"estimator": "ste"},
   "per_tensor": {"per_channel": False},
   "per_channel": {"per_channel": True},
   "full": {"narrow": False},
@@ -82,8 +88,10 @@ def _call(name: str, options: tuple[tuple[str, Any], ...]) -> str:
 def parse(spec: "str | Mapping[str, Any] | Setting") -> Setting:
   """The setting that a text, a config's dict or a setting means.
 
-  A text is a width part, `w<bits>`, `a<bits>`, both, or `float`, then words in any order: `learned`, `per_tensor`,
-  `full` (not narrow), `start=lsq|range|auto`, and an observer, `min_max` or `ema(rate=0.1)`.
+  A text is a width part, `w<bits>`, `a<bits>`, both, or `float`, then words in any order: an estimator (`learned` for
+  `lsq`, `static` for `ste`), a format of the kernel (`power_of_two`), `per_tensor`, `full` (not narrow),
+  `start=lsq|range|auto`, and an observer, `min_max` or `ema(rate=0.1)`. A dict has the fields of `Setting`;
+  `learned=True` stands for `estimator="lsq"`.
 
   Raises:
     UserError: a word, width, key or value that is not known.
@@ -95,6 +103,11 @@ def parse(spec: "str | Mapping[str, Any] | Setting") -> Setting:
   if not isinstance(spec, Mapping):
     raise UserError(f"a quantization setting is {spec!r}; expected a text such as 'w8a8', a dict or a Setting")
   given = dict(spec)
+  if "learned" in given:  # the word of a text, as a key
+    learned, named = _boolean("learned", given.pop("learned")), given.get("estimator")
+    given["estimator"] = "lsq" if learned else "ste"
+    if named not in (None, given["estimator"]):
+      raise UserError(f"a quantization setting has learned={learned} and estimator={named!r}; expected one of them")
   names = [field.name for field in dataclasses.fields(Setting)]
   for key in given:
     if key not in names:
@@ -122,8 +135,13 @@ def _word(word: str, text: str) -> dict[str, Any]:
   if word.startswith("start="):
     return {"start": word.removeprefix("start=")}
   name, _, options = word.partition("(")
-  if name not in _observer_names():
-    raise unknown(f"word in the quantization setting {text!r}:", name, [*_WORDS, *_observer_names(), "start=lsq"])
+  if word in methods(estimators):
+    return {"estimator": word}
+  if word in methods(formats):
+    return {"format": word}
+  if name not in methods(observers):
+    known = [*_WORDS, *methods(estimators), *methods(formats), *methods(observers), "start=lsq"]
+    raise unknown(f"word in the quantization setting {text!r}:", name, known)
   pairs = [pair.partition("=") for pair in options.removesuffix(")").split(",") if pair]
   try:
     return {"observer": name, "options": tuple((k.strip(), float(v)) for k, _, v in pairs)}
@@ -131,17 +149,26 @@ def _word(word: str, text: str) -> dict[str, Any]:
     raise UserError(f"quantization setting {text!r}: {word!r} does not read like ema(rate=0.1)") from None
 
 
-def _observer_names() -> list[str]:
-  return sorted(methods(observers))
+def _boolean(name: str, value: Any) -> bool:
+  if not isinstance(value, bool):
+    raise UserError(f"{name!r} of a quantization setting is {value!r}; expected True or False")
+  return value
 
 
 def _checked(setting: Setting) -> Setting:
   for bits in (setting.weights, setting.activations):
     if bits is not None:
       limits(bits)
-  for name in ("learned", "per_channel", "narrow"):
-    if not isinstance(getattr(setting, name), bool):
-      raise UserError(f"{name!r} of a quantization setting is {getattr(setting, name)!r}; expected True or False")
+  for name in ("per_channel", "narrow"):
+    _boolean(name, getattr(setting, name))
+  format, served = method(formats, setting.format)(), setting.make_estimator().formats
+  if setting.weights is not None:
+    format.levels(limits(setting.weights, True, setting.narrow))
+  if served is not None and setting.format not in served:
+    raise UserError(
+      f"the estimator {setting.estimator!r} serves {' and '.join(served)} grids, and not {setting.format!r}; "
+      "expected 'static'"
+    )
   if setting.start not in _STARTS:
     raise unknown("start of a learned scale", setting.start, _STARTS)
   try:
@@ -153,12 +180,12 @@ def _checked(setting: Setting) -> Setting:
 
 def int8(**changes: Any) -> Setting:
   """8-bit weights and activations; keywords are fields of `Setting`."""
-  return _checked(Setting(weights=8, activations=8, **changes))
+  return parse({"weights": 8, "activations": 8, **changes})
 
 
 def weights(bits: int, **changes: Any) -> Setting:
   """Weights of `bits` bits, activations in float; keywords are fields of `Setting`."""
-  return _checked(Setting(weights=bits, **changes))
+  return parse({"weights": bits, **changes})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,9 +247,12 @@ def explain(
     for name in dict.fromkeys([*kernels[:1], *kernels[-1:], output]):
       if name in result:
         setting, rule, _ = result[name]
+        weights = _at_least(setting.weights, policy.ends.weights)
         raised = dataclasses.replace(
           setting,
-          weights=_at_least(setting.weights, policy.ends.weights),
+          weights=weights,
+          # What is raised has the levels of the ends: others may not serve so many bits.
+          format=setting.format if setting.weights == weights else policy.ends.format,
           activations=_at_least(setting.activations, policy.ends.activations),
         )
         result[name] = Explained(raised, rule if raised == setting else f"{rule} (ends)")

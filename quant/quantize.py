@@ -20,16 +20,16 @@ from leanax.graph import Op
 from leanax.graph.program import leaf_names
 from quant import biases, checks, seen
 from quant.carrier import CARRIERS, Coded, product, serves
-from quant.grid import Grid, limits, round_to, steps_to
-from quant.kernels import KernelQuantizer
-from quant.lsq import gradient_scale, lsq, lsq_steps, to_parameter, to_scale
-from quant.plan import Plan, TensorQuantizer, make_plan
+from quant.estimators import ste
+from quant.estimators.base import to_parameter, to_scale
+from quant.grid import Grid
+from quant.plan import Plan, make_plan
 from quant.policy import Explained
 from quant.policy import policy as make_policy
-from quant.scales import at_sites, finite, kernel_start, leaf_grids, tensor_start
+from quant.quantizer import Quantizer
+from quant.scales import at_sites, finite, kernel_start, leaf_grids
 
 State = dict[str, Any]
-Quantizer = TensorQuantizer | KernelQuantizer
 
 _PRODUCTS = ("dot", "conv")
 
@@ -110,7 +110,7 @@ def quantize(fn: Callable[..., Any], policy: Any, carrier: str = "float32", half
   def init(variables: Any, *inputs: Any) -> tuple[dict[str, jax.Array], State]:
     plan = plan_of(variables, *inputs)
     _, state = jax.jit(observe)({}, variables, *inputs)
-    start = {name: jnp.ones(()) for name, quantizer in plan.quantizers.items() if quantizer.learned}
+    start = {name: jnp.ones(()) for name, quantizer in plan.quantizers.items() if quantizer.estimator.trains}
     seen.refuse(state, unseen=False)
     qparams, state = _put_into_use(start, state)
     return qparams, {name: _forget(entry) for name, entry in state.items()}
@@ -132,8 +132,8 @@ def quantize(fn: Callable[..., Any], policy: Any, carrier: str = "float32", half
     checks.state(plan, quant_state)
     checks.scales(plan, qparams)
     used = _in_use(plan, qparams, quant_state, variables)
-    found = {name: _grid(q, used[name]) for name, q in plan.quantizers.items()}
-    later = {site: q for (site, _), q in plan.at.items() if isinstance(q, KernelQuantizer) and q.key != q.leaf}
+    found = {name: q.grid(used[name]) for name, q in plan.quantizers.items()}
+    later = {site: q for (site, _), q in plan.at.items() if q.kernel and q.key != q.leaf}
     return {**found, **{site: found[q.key] for site, q in later.items()}}
 
   def explain(variables: Any, *inputs: Any) -> dict[str, Explained]:
@@ -185,15 +185,16 @@ def _observing(plan: Plan, axis_name: str | None, branched: State) -> Any:
       if x.size == 0:
         raise UserError(f"{quantizer.key!r} has the shape {x.shape}: an empty tensor has no range to observe")
       old = extras.get(quantizer.key)
-      if isinstance(quantizer, KernelQuantizer):
+      if quantizer.kernel:
         if quantizer.leaf is not None:
           updates |= {key: branched[key] for key in (quantizer.key,) if key in branched}
           continue
         start = finite(kernel_start(quantizer, x, axis_name))
         updates[quantizer.key] = {"seen": start, "used": start if old is None else old["used"]}
       else:
-        found = seen.more(quantizer.setting.make_observer(), old, x, axis_name)
-        start = tensor_start(quantizer, found["range"])
+        observer = quantizer.setting.make_observer()
+        found = seen.more(observer, old, x, axis_name)
+        start = quantizer.start(*observer.range(found["range"])[:3])
         updates[quantizer.key] = {**found, "seen": start, "used": start if old is None else old["used"]}
     return op.bind(*inputs), updates
 
@@ -206,7 +207,13 @@ def _in_use(plan: Plan, qparams: dict[str, jax.Array], quant_state: State, varia
   trained = {name: {"scale": to_scale(parameter)} for name, parameter in qparams.items()}
   used = {name: {**entry["used"], **trained.get(name, {})} for name, entry in quant_state.items()}
   leaves = dict(zip(leaf_names(variables), jax.tree.leaves(variables), strict=True)) if plan.biases else {}
-  return biases.raised(plan, used, leaves)
+  return _on_estimators_grids(plan, biases.raised(plan, _on_estimators_grids(plan, used), leaves))
+
+
+def _on_estimators_grids(plan: Plan, used: State) -> State:
+  """The grids in use with the scales that estimators make of the trained ones."""
+  maps = {name: q.estimator.scale for name, q in plan.quantizers.items() if q.estimator.trains}
+  return {name: {**e, "scale": maps[name](e["scale"])} if name in maps else e for name, e in used.items()}
 
 
 def _round_inputs(plan: Plan, inputs: tuple[Any, ...], used: State) -> tuple[Any, ...]:
@@ -232,9 +239,10 @@ def _rounding(plan: Plan, carrier: str, half: bool) -> Any:
     if bias is not None:
       values[bias.operand] = biases.rounded(values[bias.operand], bias, extras)
     grids = [plan.at.get((op.name, index)) for index in range(len(inputs))]
-    used = [extras[op.name if isinstance(q, KernelQuantizer) else q.key] if q is not None else {} for q in grids]
+    used = [extras[op.name if q.kernel else q.key] if q is not None else {} for q in grids]
     read = [(q, x, scale, q.key in early) for q, x, scale in zip(grids, inputs, used, strict=True) if q is not None]
-    coded = [_coded(*one) for one in read] if op.kind in _PRODUCTS and all(grids) else []
+    whole = op.kind in _PRODUCTS and all(q is not None and q.format == "integer" for q in grids)
+    coded = [_coded(*one) for one in read] if whole else []
     if coded and serves(op, [one.scale for one in coded]):
       outputs: tuple[Any, ...] = (product(op, coded, carrier, half),)
     else:
@@ -259,63 +267,13 @@ def _in_bfloat16(op: Op, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
   return (out.astype(op.outputs[0].dtype),)
 
 
-class _Placed(NamedTuple):
-  """A quantizer on an operand: the operand, its scale (of its rank or ()), its zero point, the lowest and highest code.
-
-  `factor` is that of the scale's gradient; None where the scale is not trained.
-  """
-
-  x: jax.Array
-  scale: jax.Array
-  zero_point: jax.Array
-  ends: tuple[int, int]
-  factor: jax.Array | None
-
-
-def _on(quantizer: Quantizer, x: jax.Array, used: State) -> _Placed:
-  kernel = isinstance(quantizer, KernelQuantizer)
-  ends = quantizer.limits if kernel else limits(quantizer.bits)
-  scale = used["scale"]
-  zero_point = jnp.zeros((), jnp.int32) if kernel else used["zero_point"]
-  if isinstance(quantizer, TensorQuantizer) and quantizer.outside:
-    # A runtime is given rounded numbers: the compiler must not merge the preprocessing's factor with 1 / s, for pixels
-    # have few values, and some lie on ties of the grid.
-    x = jax.lax.optimization_barrier(x)
-  if not quantizer.learned:
-    return _Placed(x, scale, zero_point, ends, None)
-  # The weights that share a scale, or the features of one example (the leading axis is the batch).
-  count = quantizer.weights_per_scale if isinstance(quantizer, KernelQuantizer) else x.size // x.shape[0]
-  factor = gradient_scale(count, jnp.maximum(ends[1] - zero_point, 1).astype(jnp.float32))
-  return _Placed(x, scale, zero_point, ends, factor)
-
-
 def _round(quantizer: Quantizer, x: jax.Array, used: State) -> jax.Array:
   """One operand on its grid."""
-  x, scale, zero_point, ends, factor = _on(quantizer, x, used)
-  if factor is None:
-    return round_to(ends, x, scale, zero_point)
-  return lsq(x, scale, ends[0] - zero_point, ends[1] - zero_point, factor)
+  return quantizer.estimator.values(quantizer.place(x, used))
 
 
 def _coded(quantizer: Quantizer, x: jax.Array, used: State, rounded: bool) -> Coded:
   """The codes of one operand, less the zero point; one that was `rounded` has had its gradient's rule already."""
-  x, scale, zero_point, ends, factor = _on(quantizer, x, used)
-  if rounded or factor is None:
-    steps = steps_to(ends, x, scale, zero_point)
-  else:
-    steps = lsq_steps(x, scale, ends[0] - zero_point, ends[1] - zero_point, factor)
-  if isinstance(quantizer, KernelQuantizer):
-    return Coded(steps, scale, None, max(-ends[0], ends[1]))
-  return Coded(steps, scale, zero_point, ends[1] - ends[0])
-
-
-def _grid(quantizer: Quantizer, used: State) -> Grid:
-  scale = used["scale"]
-  if isinstance(quantizer, TensorQuantizer):
-    return Grid(scale, used["zero_point"], quantizer.bits, True, False, None)
-  scans = scale.ndim - len(quantizer.axis)
-  axes = (*range(scans), *(scans + i for i in quantizer.axis))
-  shape = (*scale.shape[:scans], *quantizer.shape)
-  place = axes[0] if len(axes) == 1 else axes or None
-  zero_point = jnp.zeros(scale.shape, jnp.int32)
-  return Grid(scale, zero_point, quantizer.bits, True, quantizer.setting.narrow, place, shape)
+  placed = quantizer.place(x, used)
+  steps = (ste() if rounded else quantizer.estimator).steps(placed)
+  return Coded(steps, placed.scale, None if quantizer.kernel else placed.zero_point, quantizer.largest)

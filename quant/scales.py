@@ -7,10 +7,8 @@ import jax.numpy as jnp
 
 from leanax.core import axis
 from leanax.graph.program import leaf_names
-from quant.grid import affine, symmetric
-from quant.kernels import KernelQuantizer
-from quant.lsq import initial_scale
-from quant.plan import Plan, TensorQuantizer
+from quant.plan import Plan
+from quant.quantizer import Quantizer
 from quant.sharing import of_operand
 
 State = dict[str, Any]
@@ -33,34 +31,19 @@ def finite(start: State) -> State:
   return {"scale": jnp.where(jnp.isfinite(scale), scale, jnp.full_like(scale, jnp.inf))}
 
 
-def kernel_start(quantizer: KernelQuantizer, kernel: jax.Array, axis_name: str | None) -> State:
-  """The kernel's scale, from its largest magnitudes, or as LSQ starts; equal on all devices, and known to be."""
+def kernel_start(quantizer: Quantizer, kernel: jax.Array, axis_name: str | None) -> State:
+  """The kernel's scale, from its largest and mean magnitudes; equal on all devices, and known to be."""
   others = tuple(i for i in range(kernel.ndim) if i not in quantizer.axis)
-  layers = tuple(place for place, i in enumerate(quantizer.axis) if i in quantizer.apart)
   magnitude = jnp.abs(jax.lax.stop_gradient(kernel).astype(jnp.float32))
-  if quantizer.setting.starts_from_range(quantizer.bits):
-    largest = axis.pmax(jnp.max(magnitude, others), axis_name)
-    return {"scale": symmetric(largest, quantizer.bits, narrow=quantizer.setting.narrow, layers=layers).scale}
-  start = initial_scale(axis.pmax(jnp.mean(magnitude, others), axis_name), float(quantizer.limits[1]))
-  return {"scale": jnp.where(start == 0, jnp.ones_like(start), start)}
-
-
-def tensor_start(quantizer: TensorQuantizer, found: Any) -> State:
-  """The activation's scale and zero point, from its range; the scale perhaps as LSQ starts."""
-  grid = affine(found.low, found.high, quantizer.bits)
-  scale = grid.scale
-  if not quantizer.setting.starts_from_range(quantizer.bits):
-    upper = jnp.maximum(grid.qmax - grid.zero_point, 1).astype(jnp.float32)
-    start = initial_scale(found.magnitude, upper)
-    scale = jnp.where(start == 0, jnp.ones_like(start), start)
-  return {"scale": scale, "zero_point": grid.zero_point}
+  largest, mean = (axis.pmax(reduce(magnitude, others), axis_name) for reduce in (jnp.max, jnp.mean))
+  return quantizer.start(-largest, largest, mean)
 
 
 def at_sites(plan: Plan, used: State) -> State:
   """The tensors' grids, and by site the scales of its kernel, as they broadcast against the operand there."""
-  found: State = {key: used[key] for key, q in plan.quantizers.items() if isinstance(q, TensorQuantizer)}
+  found: State = {key: used[key] for key, q in plan.quantizers.items() if not q.kernel}
   for (site, index), quantizer in plan.at.items():
-    if isinstance(quantizer, KernelQuantizer):
+    if quantizer.kernel:
       scale, use = used[quantizer.key]["scale"], plan.uses.get((site, index))
       if quantizer.scales is not None and use is not None:
         scale = of_operand(scale, quantizer.scales, use)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from leanax.core.errors import UserError
-from quant.observers import Observer, empty
+from quant.observers import Observer
 from quant.plan import Plan
 
 State = dict[str, Any]
@@ -46,8 +46,8 @@ def ended(state: State) -> State:
 def more(observer: Observer, entry: State | None, x: jax.Array, axis_name: str | None) -> State:
   """The entry's range after one more batch, once a batch."""
   if entry is None:
-    return {"range": observer(empty(), x, axis_name)}
-  found = observer(entry["range"], x, axis_name)
+    return {"range": observer.update(observer.empty(), x, axis_name)}
+  found = observer.update(entry["range"], x, axis_name)
   if _ONCE not in entry:
     return {"range": found}
   found = jax.tree.map(lambda old, new: jnp.where(entry[_ONCE], old, new), entry["range"], found)

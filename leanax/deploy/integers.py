@@ -94,6 +94,8 @@ def _kernel(tensor: ir.Tensor, grid: Any) -> ir.Tensor:
   """Weights as codes, one scale for each of the last axis's channels or one for all."""
   name, weights = tensor.name, ir.values(tensor)
   scale, zero = np.asarray(grid.scale, np.float32), np.asarray(grid.zero_point)
+  if getattr(grid, "format", "integer") != "integer":
+    raise UserError(f"the kernel {tensor.name!r} is on a grid of {grid.format!r}; the LiteRT runtime has integers only")
   if grid.bits > 8 or not grid.signed or np.any(zero != 0):
     raise UserError(f"the kernel {name!r} is on an unsigned, shifted or wide grid; LiteRT's weights are symmetric int8")
   if scale.size not in (1, weights.shape[-1]):

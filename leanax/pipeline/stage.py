@@ -170,26 +170,17 @@ def calibrated(stage: Any, trained: Trained, arrays: Mapping[str, jax.Array], sp
   for step in range(stage.quant.calibration_batches):
     quant_state = observe(quant_state, trained.variables, batch(arrays, step))
   qparams, quant_state = quantized.freeze(qparams, quant_state, trained.variables)
-  return Trained(recipe, trained.variables, qparams, pixel_grid(quantized, qparams, quant_state, trained, spec))
+  return Trained(recipe, trained.variables, qparams, _on_pixels(quantized, qparams, quant_state, trained, spec))
 
 
-def pixel_grid(quantized: quant.Quantized, qparams: Any, quant_state: Any, trained: Trained, spec: Input) -> Any:
-  """The quantizers' state with the grid of the network's input set to that of its pixels.
-
-  A pixel is an integer already. A grid from the range of some calibration batches would round it anew, and
-  where pixels have few levels some of them would fall exactly between two codes, which rounding errors then decide.
-  """
+def _on_pixels(quantized: quant.Quantized, qparams: Any, quant_state: Any, trained: Trained, spec: Input) -> Any:
+  """The quantizers' state with the grid of the network's input set to that of its pixels (`quant.pixel_grid`)."""
   name = "input"
   if name not in quant_state:
     return quant_state
   bits = quantized.grids(qparams, quant_state, trained.variables, models.example(trained.recipe))[name].bits
   levels = (np.arange(256.0)[:, None] * spec.preprocess.scale - spec.preprocess.mean) / np.array(spec.preprocess.std)
-  # Centred pixels would all be ties at a step of one level; a step up to 3 % wider keeps them off.
-  steps = np.ptp(np.append(levels, 0.0)) / (2**bits - 1) * (1 + np.arange(16) / 512)
-  off = [np.abs(np.mod(levels / step, 1.0) - 0.5).min() for step in steps]
-  wider = steps[int(np.argmax(off))] / steps[0]
-  low, high = (jax.numpy.float32(end * wider) for end in (levels.min(), levels.max()))
-  grid = quant.affine(low, high, bits)
+  grid = quant.pixel_grid(levels, bits)
   return {**quant_state, name: {**quant_state[name], "used": {"scale": grid.scale, "zero_point": grid.zero_point}}}
 
 

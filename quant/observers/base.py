@@ -1,7 +1,8 @@
-"""What an observer gathers of a tensor, and how one batch is measured, the same for one device and for many."""
+"""The kind of method that gathers a tensor's range, and how one batch is measured, on one device as on many."""
 
+import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +27,28 @@ class Range(NamedTuple):
   count: jax.Array
 
 
-Observer = Callable[..., Range]  # observer(range, x, axis_name=None) -> Range
+@dataclasses.dataclass(frozen=True)
+class Observer:
+  """How batches of a tensor become the range of its grid.
+
+  The state is a NamedTuple of arrays, constant in size and all zero where nothing was seen; its `count` is that of
+  `Range`.
+
+  Attributes:
+    update: (state, x, axis_name) -> the state after one more batch, of which each device of `axis_name` has an equal
+      share. No gradient passes.
+    empty: () -> the state in which nothing was seen.
+    range: state -> `Range`: the low and high end for the grid, and the mean magnitude.
+  """
+
+  update: Callable[[Any, jax.Array, str | None], Any]
+  empty: Callable[[], Any]
+  range: Callable[[Any], Range]
+
+
+def of_range(update: Callable[[Range, jax.Array, str | None], Range]) -> Observer:
+  """The observer whose state is the range itself."""
+  return Observer(update, empty, lambda state: state)
 
 
 def empty() -> Range:

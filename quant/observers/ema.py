@@ -8,7 +8,7 @@ Starting from the first batch, and not from 0, needs no correction for the start
 import jax
 
 from leanax.core.errors import UserError
-from quant.observers.base import Observer, Range, first_or, measure
+from quant.observers.base import Observer, Range, first_or, measure, of_range
 
 
 def ema(rate: float = 0.01) -> Observer:
@@ -20,7 +20,7 @@ def ema(rate: float = 0.01) -> Observer:
   if not 0 < rate <= 1:
     raise UserError(f"ema: rate is {rate}; expected a number above 0 and at most 1")
 
-  def observe(state: Range, x: jax.Array, axis_name: str | None = None) -> Range:
+  def update(state: Range, x: jax.Array, axis_name: str | None = None) -> Range:
     batch = measure(x, axis_name)
 
     def average(mean: jax.Array, new: jax.Array) -> jax.Array:
@@ -29,4 +29,4 @@ def ema(rate: float = 0.01) -> Observer:
     low, high = average(state.low, batch.low), average(state.high, batch.high)
     return first_or(state, batch, Range(low, high, average(state.magnitude, batch.magnitude), state.count))
 
-  return observe
+  return of_range(update)

@@ -369,6 +369,7 @@ GRIDS = {
   "the activation 'Dense_0/kernel:out' has no grid": ("Dense_0/kernel:out", None),
   "the kernel 'Dense_1/kernel' has no grid": ("Dense_1/kernel", None),
   "the kernel 'Dense_1/kernel' is on an unsigned": ("Dense_1/kernel", {"signed": False, "narrow": False}),
+  "the kernel 'Dense_1/kernel' is on a grid of 'power_of_two'": ("Dense_1/kernel", {"format": "power_of_two"}),
   "the kernel 'Dense_1/kernel' has 7 scales": ("Dense_1/kernel", {"scale": np.ones(7, np.float32)}),
 }
 

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, PartitionSpec
 
+from quant.estimators.base import to_parameter, to_scale
+from quant.estimators.lsq import gradient_scale, initial_scale
+from quant.estimators.lsq import lsq_values as lsq
 from quant.grid import affine, fake_quant
-from quant.lsq import gradient_scale, initial_scale, lsq, to_parameter, to_scale
 
 
 def oracle(v, s, lower, upper, g, cotangent):
@@ -129,3 +131,12 @@ def test_bfloat16_is_kept():
   out, pull = jax.vjp(lambda v, s: lsq(v, s, -8, 7), x, jnp.float32(0.25))
   dv, ds = pull(jnp.ones_like(out))
   assert (out.dtype, dv.dtype, ds.dtype) == (jnp.bfloat16, jnp.bfloat16, jnp.float32)
+
+
+def test_the_scale_gradient_of_bfloat16_is_taken_before_the_values_are_rounded_to_it():
+  rng = np.random.default_rng(2)
+  v, cotangent = (jnp.asarray(rng.normal(size=(40, 9)), jnp.bfloat16) for _ in range(2))
+  scale = jnp.float32(0.1037)  # s times a code is no bfloat16
+  ds = jax.vjp(lambda s: lsq(v, s, -127, 127), scale)[1](cotangent)[0]
+  expected = oracle(np.asarray(v, np.float64), np.float64(scale), -127, 127, 1.0, np.asarray(cotangent, np.float64))[2]
+  np.testing.assert_allclose(ds, expected, rtol=1e-4, atol=1e-4)

@@ -9,7 +9,7 @@ KERNELS = [name for name in SITES if name.endswith("kernel")]
 
 
 def test_texts_dicts_and_settings_mean_the_same():
-  expected = Setting(4, 8, learned=True, per_channel=False, observer="ema", options=(("rate", 0.1),))
+  expected = Setting(4, 8, estimator="lsq", per_channel=False, observer="ema", options=(("rate", 0.1),))
   assert parse("w4a8 learned per_tensor ema(rate=0.1)") == expected
   spec = {
     "weights": 4,
@@ -22,7 +22,7 @@ def test_texts_dicts_and_settings_mean_the_same():
   assert parse(spec) == expected
   assert parse(expected) is expected
   assert parse("float") == Setting() and parse("w3") == weights(3) and parse("w8a8") == int8()
-  assert parse("w2a2 learned full start=lsq") == Setting(2, 2, learned=True, narrow=False, start="lsq")
+  assert parse("w2a2 learned full start=lsq") == Setting(2, 2, estimator="lsq", narrow=False, start="lsq")
 
 
 @pytest.mark.parametrize("text", ["w4a8", "float", "a8", "w2a2 learned full start=lsq", "w8 per_tensor ema(rate=0.1)"])
@@ -65,7 +65,7 @@ def test_the_ends_get_eight_bits_and_say_so():
     "output": (8, 8),
   }
   assert found["a/kernel"].rule == "* (ends)" and found["b/kernel"].rule == "*"
-  assert all(v.setting.learned for v in found.values())
+  assert all(v.setting.estimator == "lsq" for v in found.values())
 
 
 def test_the_ends_can_be_given_or_left():

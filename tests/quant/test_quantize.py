@@ -8,8 +8,9 @@ from jax.sharding import AxisType, PartitionSpec
 from leanax import graph
 from leanax.core.errors import UserError
 from leanax.core.trees import map_named
+from quant.estimators.base import to_scale
+from quant.estimators.lsq import lsq_values as lsq
 from quant.grid import dequantize, fake_quant
-from quant.lsq import lsq, to_scale
 from quant.policy import policy
 from quant.quantize import quantize
 

@@ -1,0 +1,125 @@
+"""A quantizer: the grid of one tensor of a model, activation or kernel, as plain data.
+
+An activation has an affine grid with one scale, from the range that an observer gathers. A kernel has a symmetric one,
+from its own values, with a scale for each combination of output and batch axes or one for all.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from quant.estimators import Estimator, Placed, Statistics
+from quant.grid import Grid, affine, limits, symmetric
+from quant.policy import Setting
+from quant.sharing import Scales
+
+# The scale of the network's input stays static: to learn it one would need the gradient with respect to the images.
+_INPUT = re.compile(r"input(_\d+)?(#\d+)?")
+
+
+class Quantizer(NamedTuple):
+  """The grid of a tensor.
+
+  Attributes:
+    key: an activation's name; of a kernel the leaf's, for its first grid, otherwise that of the first site.
+    bits: of an activation the widest that its readers ask for.
+    setting: that reader's, or the first site's.
+    estimator: how its rounding is trained.
+    kernel: it is a kernel; the fields below are of kernels only.
+    leaf: the leaf in whose axes it is written; None where the operand is not simply a part of one: then it is written
+      in the operand's axes, and taken from the operand as it is seen there.
+    shape: of the leaf, perhaps with axes split, or of the operand.
+    axis: the axes of `shape` along which scales vary.
+    apart: those of them that number layers or slices.
+    scales: how an operand finds its scales in the leaf's.
+  """
+
+  key: str
+  bits: int
+  setting: Setting
+  estimator: Estimator
+  kernel: bool = False
+  leaf: str | None = None
+  shape: tuple[int, ...] = ()
+  axis: tuple[int, ...] = ()
+  apart: tuple[int, ...] = ()
+  scales: Scales | None = None
+
+  @property
+  def outside(self) -> bool:
+    """It is the network's input, which comes from outside."""
+    return not self.kernel and is_input(self.key)
+
+  @property
+  def narrow(self) -> bool:
+    """The grid leaves out its lowest code."""
+    return self.kernel and self.setting.narrow
+
+  @property
+  def format(self) -> str:
+    """The levels, a name in `quant.formats`."""
+    return self.setting.format if self.kernel else "integer"
+
+  @property
+  def ends(self) -> tuple[int, int]:
+    """The lowest and the highest code."""
+    return limits(self.bits, True, self.narrow)
+
+  @property
+  def largest(self) -> int:
+    """The largest magnitude of a code less its zero point."""
+    lowest, highest = self.ends
+    return max(-lowest, highest) if self.kernel else highest - lowest
+
+  def start(self, low: jax.Array, high: jax.Array, magnitude: jax.Array) -> dict[str, jax.Array]:
+    """The scale (and of an activation the zero point) of a range, the scale as the setting's estimator starts.
+
+    Args:
+      low: the lowest value, () or one for each scale.
+      high: the highest value, likewise; of a kernel both count by their magnitude.
+      magnitude: the mean magnitude, likewise.
+    """
+    if self.kernel:
+      layers = tuple(place for place, i in enumerate(self.axis) if i in self.apart)
+      grid = symmetric(jnp.maximum(-low, high), self.bits, narrow=self.narrow, layers=layers, format=self.format)
+    else:
+      grid = affine(low, high, self.bits)
+    init = self.setting.make_estimator().init  # the input starts so too, though its scale is not trained
+    scale = grid.scale if init is None else init(Statistics(magnitude, grid), self.setting.start)
+    return {"scale": scale} if self.kernel else {"scale": scale, "zero_point": grid.zero_point}
+
+  def place(self, x: jax.Array, used: Mapping[str, Any]) -> Placed:
+    """An operand and its grid.
+
+    Args:
+      x: the operand.
+      used: its scale, () or of the operand's rank, and of an activation the zero point.
+    """
+    if self.outside:
+      # A runtime is given rounded numbers: the compiler must not merge the preprocessing's factor with 1 / s, for
+      # pixels have few values, and some lie on ties of the grid.
+      x = jax.lax.optimization_barrier(x)
+    if self.kernel:
+      count = math.prod(n for i, n in enumerate(self.shape) if i not in self.axis)
+    else:
+      count = x.size // x.shape[0]  # the features of one example: the leading axis is the batch
+    return Placed(x, used["scale"], used.get("zero_point", jnp.zeros((), jnp.int32)), self.ends, count, self.format)
+
+  def grid(self, used: Mapping[str, Any]) -> Grid:
+    """The grid of an activation, or of a kernel's leaf, behind the axes of scans."""
+    scale = used["scale"]
+    if not self.kernel:
+      return Grid(scale, used["zero_point"], self.bits)
+    scans = scale.ndim - len(self.axis)
+    axes = (*range(scans), *(scans + i for i in self.axis))
+    place, shape = axes[0] if len(axes) == 1 else axes or None, (*scale.shape[:scans], *self.shape)
+    return Grid(scale, jnp.zeros(scale.shape, jnp.int32), self.bits, True, self.narrow, place, shape, self.format)
+
+
+def is_input(key: str) -> bool:
+  """Whether it is the name of an input of the network."""
+  return _INPUT.fullmatch(key) is not None
