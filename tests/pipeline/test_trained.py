@@ -3,6 +3,7 @@
 import json
 import pathlib
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +13,9 @@ import quant
 from leanax.core.errors import UserError
 from leanax.core.trees import named_leaves
 from leanax.engine.store.model_file import save_tree
-from leanax.pipeline import trained
+from leanax.pipeline import stage, trained
+from tests.graph.models import fill, normal
+from tests.integration import jobs
 
 PREPROCESS = {"scale": 1 / 255, "mean": (0.3,), "std": (0.2,)}
 RESNET = trained.Recipe(
@@ -98,6 +101,23 @@ def test_what_is_no_model_is_refused(tmp_path, resnet):
     UserError, match=r"lacks .*model 'zoo.resnet:ResNet' is not what it was when the file was written"
   ):
     trained.load(tmp_path / "changed.safetensors")
+
+
+def test_a_folded_model_trains_on_in_float_with_its_dropout_and_the_norms_that_stayed():
+  recipe = trained.Recipe("tests.pipeline.nets:Dropped", {}, (8, 8, 1), ("0", "1", "2"), PREPROCESS)
+  x = normal(0, 4, 8, 8, 1)
+  whole = trained.Trained(recipe, fill(trained.variable_shapes(recipe)), {}, {})
+  folded = trained.fold(whole)
+  assert set(folded.variables["batch_stats"]) == {"BatchNorm_1"}
+  forward = stage.forward_of(jobs.experiment().stages.teacher, trained.functions(folded.recipe))
+  run = jax.jit(lambda key: forward(folded.variables, {}, {}, x, train=True, key=key, axis_name=None))
+  (a, state, _), (b, _, _) = run(jax.random.key(0)), run(jax.random.key(1))
+  assert np.abs(a - b).max() > 1e-3
+  assert jax.tree.structure(state) == jax.tree.structure({"batch_stats": folded.variables["batch_stats"]})
+  before, after = folded.variables["batch_stats"]["BatchNorm_1"]["mean"], state["batch_stats"]["BatchNorm_1"]["mean"]
+  features = nn.relu(nn.Conv(4, (3, 3)).apply({"params": folded.variables["params"]["Conv_0"]}, x))
+  seen = nn.max_pool(features, (2, 2), (2, 2)).mean((0, 1, 2))
+  np.testing.assert_allclose(after, 0.99 * before + 0.01 * seen, rtol=1e-5)
 
 
 KEPT = pathlib.Path(__file__).parent / "kept"
