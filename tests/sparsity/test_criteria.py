@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
 import sparsity
 from leanax.core.errors import UserError
@@ -61,6 +62,16 @@ def test_taylor_in_half_precision():
   state = tx.init(w)
   _, state = tx.update({"kernel": jnp.full((4, 4), 2.0**-12, jnp.bfloat16)}, state, w)
   assert state.memory["kernel"].dtype == jnp.float32 and float(state.memory["kernel"][0, 0]) == 2.0**-45
+
+
+def test_of_nnx_variables_and_their_gradients():
+  state = nnx.state(nnx.Linear(8, 4, rngs=nnx.Rngs(0)), nnx.Param)
+  w, g = np.asarray(state["kernel"][...], np.float64), np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)
+  gradients = jax.tree.map(lambda x: jnp.asarray(g) if x.ndim == 2 else x, state)
+  for decay in (0.0, 0.5):
+    tx = sparsity.prune(optax.sgd(0.0), sparsity.criteria.taylor(decay), density=0.5)
+    _, after = tx.update(gradients, tx.init(state), state)
+    np.testing.assert_array_equal(sparsity.masks(after)["kernel"], oracle_largest((w * g) ** 2, 16))
 
 
 def masks_at(seed, steps=6, density=0.3):
