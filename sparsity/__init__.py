@@ -1,4 +1,4 @@
-"""Sparsity: masks as optax transformations and of trained parameters, from criteria, patterns, allocations and schedules.
+"""Sparsity: masks as optax transformations, and of trained parameters; criteria, patterns, allocations, schedules.
 
 tx = sparsity.magnitude(optax.adamw(1e-3), density=0.1, schedule=sparsity.cubic(1000, 9000, every=100))
 tx = sparsity.prune(optax.adamw(1e-3), sparsity.criteria.taylor(decay=0.9), sparsity.patterns.n_m(2, 4))

@@ -54,7 +54,8 @@ def mask(
   if score.reads_gradient and jax.tree.map(jnp.shape, pure(gradients)) != jax.tree.map(jnp.shape, tree):
     what = "are missing" if gradients is None else "have another structure or other shapes than the parameters"
     raise UserError(
-      f"sparsity.mask: the gradients {what}; expected one for each parameter, for the criterion reads them"
+      f"sparsity.mask: the gradients {what}; expected one for each parameter, unless the "
+      "criterion says reads_gradient=False"
     )
   chosen = select(tree, rules, stacked)
   groups = goal.groups(chosen, one_shot())

@@ -102,7 +102,7 @@ def test_random_differs_by_leaf():
 
 def test_signed_scores_keep_the_largest_and_not_the_farthest_from_zero():
   """Movement-like: -w g, of which the negative ones are pruned first."""
-  score = sparsity.Score(lambda w, g, memory, *, step, key: -w * g, reads_gradient=True)
+  score = sparsity.Score(lambda w, g, memory, *, step, key: -w * g)
   tree = nets.params()
   tx = sparsity.prune(optax.sgd(0.0), score, density=0.25)
   g = nets.gradients(tree, 0)

@@ -25,7 +25,7 @@ def first(scores, allowed, count):
 
 
 def by_gradient():
-  return sparsity.Score(lambda w, g, memory, *, step, key: g, absolute=True, reads_gradient=True)
+  return sparsity.Score(lambda w, g, memory, *, step, key: g, absolute=True)
 
 
 @pytest.mark.parametrize("fraction", [0.29, optax.cosine_decay_schedule(0.5, 7)])
