@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 
 from leanax.core.errors import UserError
-from sparsity.criteria import Score, check_score
+from sparsity.criteria import Score
 from sparsity.criteria import magnitude as by_magnitude
 from sparsity.levels import Allocation, target
-from sparsity.masking import Maker, all_kept
-from sparsity.patterns import Pattern, check_pattern, unstructured
+from sparsity.masking import all_kept, maker
+from sparsity.patterns import Pattern, unstructured
 from sparsity.schedules import one_shot
 from sparsity.select import KERNELS, Setting, Stacked, select
 from sparsity.state import apply_masks, pure
@@ -47,23 +47,24 @@ def mask(
   Raises:
     UserError: as `sparsity.prune`, and gradients that are missing or of another structure.
   """
-  score = by_magnitude() if score is None else check_score("score", score)
-  pattern = check_pattern(unstructured() if pattern is None else pattern)
-  goal = target(density, threshold, allocation, pattern)
+  make = maker(by_magnitude() if score is None else score, unstructured() if pattern is None else pattern, seed)
+  score = make.score
+  goal = target(density, threshold, allocation, make.pattern)
   tree = pure(params)
-  if score.reads_gradient and jax.tree.structure(pure(gradients)) != jax.tree.structure(tree):
-    what = "are missing" if gradients is None else "have another structure than the parameters"
+  if score.reads_gradient and jax.tree.map(jnp.shape, pure(gradients)) != jax.tree.map(jnp.shape, tree):
+    what = "are missing" if gradients is None else "have another structure or other shapes than the parameters"
     raise UserError(
-      f"sparsity.mask: the gradients {what}; expected one for each parameter, for the criterion reads them"
+      f"sparsity.mask: the gradients {what}; expected one for each parameter, unless the "
+      "criterion says reads_gradient=False"
     )
   chosen = select(tree, rules, stacked)
   groups = goal.groups(chosen, one_shot())
   rankings = [group.at(jnp.int32(0)) for group in groups]
-  maker, memory = Maker(score, pattern, seed), ()
+  memory: Any = ()
   if (update := score.update) is not None:
     leaves, treedef = jax.tree.flatten(tree)
     grads = treedef.flatten_up_to(pure(gradients)) if score.reads_gradient else [None] * len(leaves)
     memory = treedef.unflatten([update(score.init(w), w, g) for w, g in zip(leaves, grads, strict=True)])
-  rows = maker.rows(chosen, rankings, tree, pure(gradients), memory, jnp.int32(0), 0)
-  made = maker.reaching(rows, rankings) if threshold is not None else maker.largest(rows, rankings)
-  return apply_masks(maker.masks(chosen, made, all_kept(tree, groups, -1), -1), params)
+  rows = make.rows(chosen, rankings, tree, pure(gradients), memory, jnp.int32(0), 0)
+  made = make.reaching(rows, rankings) if threshold is not None else make.largest(rows, rankings)
+  return apply_masks(make.masks(chosen, made, all_kept(tree, groups, -1), -1), params)

@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from leanax.core import keys
-from sparsity.criteria import Score
+from leanax.core import keys, ranges
+from sparsity.criteria import Score, check_score
 from sparsity.levels import Group
 from sparsity.packed import is_packed, pack
-from sparsity.patterns import Pattern
+from sparsity.patterns import Pattern, check_pattern
 from sparsity.ranking import Ranking, largest, reaches
 from sparsity.select import Chosen
 
@@ -21,7 +21,7 @@ class Maker(NamedTuple):
   score: Score
   pattern: Pattern
   seed: int
-  stream: str = "sparsity"
+  stream: str
 
   def rows(
     self,
@@ -47,7 +47,7 @@ class Maker(NamedTuple):
     leaves, treedef = jax.tree.flatten(params)
     grads = treedef.flatten_up_to(gradients) if self.score.reads_gradient else [None] * len(leaves)
     memories = [()] * len(leaves) if self.score.update is None else treedef.flatten_up_to(memory)
-    key = keys.step_key(self.seed, number, self.stream)
+    key = keys.step_key(self.seed, number, f"sparsity {self.stream}")
     found = {}
     for i in (i for ranking in rankings for i in ranking.leaves):
       name, w = chosen[i].name, leaves[i]
@@ -71,6 +71,16 @@ class Maker(NamedTuple):
       one = chosen[i]
       flat[i] = pack(one.whole(self.pattern.join(one.name, mask, one.layer_shape)), pack_axis)
     return treedef.unflatten(flat)
+
+
+def maker(score: Any, pattern: Any, seed: Any, what: str = "score") -> Maker:
+  """Returns the maker of masks by a criterion; `what` names it in errors, and its stream of random numbers.
+
+  Raises:
+    UserError: it is no criterion, the pattern is none, or the seed is no whole number.
+  """
+  ranges.check("sparsity: seed", seed, ranges.whole(0))
+  return Maker(check_score(what, score), check_pattern(pattern), int(seed), what)
 
 
 def all_kept(params: Any, groups: Iterable[Group], pack_axis: int) -> Any:

@@ -14,10 +14,10 @@ import numpy as np
 import optax
 
 from leanax.core import ranges
-from sparsity.criteria import Score, check_score
+from sparsity.criteria import Score
 from sparsity.levels import Allocation, target
-from sparsity.masking import Maker, all_kept
-from sparsity.patterns import Pattern, check_pattern, unstructured
+from sparsity.masking import all_kept, maker
+from sparsity.patterns import Pattern, unstructured
 from sparsity.schedules import Schedule, check_schedule, one_shot
 from sparsity.select import KERNELS, Setting, Stacked, select
 from sparsity.wrapper import wrap
@@ -74,10 +74,9 @@ def prune(
       cannot serve.
   """
   schedule = check_schedule(one_shot() if schedule is None else schedule)
-  pattern = check_pattern(unstructured() if pattern is None else pattern)
-  goal = target(density, threshold, allocation, pattern)
+  make = maker(score, unstructured() if pattern is None else pattern, seed)
+  goal = target(density, threshold, allocation, make.pattern)
   ranges.check("sparsity: pack_axis", pack_axis, ranges.whole(-32))
-  maker = Maker(check_score("score", score), pattern, seed)
   steps = np.asarray(schedule.steps, np.int32)
 
   def start(params: Any) -> Any:
@@ -89,8 +88,8 @@ def prune(
   def renew(params: Any, gradients: Any, masks: Any, memory: Any, step: jax.Array, wanted: jax.Array) -> Any:
     chosen = select(params, rules, stacked)
     rankings = [group.at(wanted - 1) for group in goal.groups(chosen, schedule)]
-    rows = maker.rows(chosen, rankings, params, gradients, memory, step, 0)
-    made = maker.reaching(rows, rankings) if threshold is not None else maker.largest(rows, rankings)
-    return maker.masks(chosen, made, masks, pack_axis)
+    rows = make.rows(chosen, rankings, params, gradients, memory, step, 0)
+    made = make.reaching(rows, rankings) if threshold is not None else make.largest(rows, rankings)
+    return make.masks(chosen, made, masks, pack_axis)
 
   return wrap(inner, start, due, renew, score=score)

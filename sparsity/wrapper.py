@@ -72,13 +72,13 @@ def wrap(
     if params is None:
       raise UserError("a sparse optimizer needs the parameters: tx.update(gradients, state, params, step=step)")
     masks, done = state.masks, state.done
-    memory = _next_memory(score, state.memory, pure(params), updates, masks)
+    memory = _next_memory(score, state.memory, pure(params), pure(updates), masks)
     step = state.updates if step is None else _count(step)
     if due is not None and renew is not None:
       wanted = due(step)
       masks = jax.lax.cond(
         _anywhere(wanted > done),
-        lambda: _choose(wanted > done, renew(pure(params), updates, masks, memory, step, wanted), masks),
+        lambda: _choose(wanted > done, renew(pure(params), pure(updates), masks, memory, step, wanted), masks),
         lambda: masks,
       )
       done = jnp.maximum(done, wanted)

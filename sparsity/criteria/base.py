@@ -34,14 +34,14 @@ class Score:
     init: `init(w) -> memory`, any tree of arrays.
     update: `update(memory, w, g) -> memory` in each step; None where nothing is remembered.
     absolute: whether scores are ranked by their magnitude. Saves the memory of |score|, a copy of the leaf.
-    reads_gradient: whether `score` or `update` reads g.
+    reads_gradient: whether `score` or `update` reads g; where not, `score` is given None for it.
   """
 
   score: ScoreFn
   init: Callable[[jax.Array], Any] = no_memory
   update: Callable[[Any, jax.Array, jax.Array], Any] | None = None
   absolute: bool = False
-  reads_gradient: bool = False
+  reads_gradient: bool = True
 
   def of(self, name: str, w: jax.Array, g: Any, memory: Any, *, step: jax.Array, key: jax.Array) -> jax.Array:
     """Returns the scores of the leaf `name`.

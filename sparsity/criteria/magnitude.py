@@ -5,4 +5,4 @@ from sparsity.criteria.base import Score
 
 def magnitude() -> Score:
   """Keeps the entries of largest |w|."""
-  return Score(lambda w, g, memory, *, step, key: w, absolute=True)
+  return Score(lambda w, g, memory, *, step, key: w, absolute=True, reads_gradient=False)

@@ -25,7 +25,7 @@ def taylor(decay: float = 0.0) -> Score:
   """
   ranges.check("taylor: decay", decay, ranges.BELOW_ONE)
   if not decay:
-    return Score(lambda w, g, memory, *, step, key: _product(w, g), absolute=True, reads_gradient=True)
+    return Score(lambda w, g, memory, *, step, key: _product(w, g), absolute=True)
 
   def update(memory: jax.Array, w: jax.Array, g: jax.Array) -> jax.Array:
     return decay * memory + (1 - decay) * jnp.square(_product(w, g))
@@ -34,7 +34,6 @@ def taylor(decay: float = 0.0) -> Score:
     lambda w, g, memory, *, step, key: memory,
     init=lambda w: jnp.zeros(w.shape, _wide(w)),
     update=update,
-    reads_gradient=True,
   )
 
 

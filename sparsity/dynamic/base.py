@@ -13,9 +13,10 @@ import numpy as np
 import optax
 
 from leanax.core import ranges
-from sparsity.criteria import Score, check_score, random
+from leanax.core.errors import UserError
+from sparsity.criteria import Score, random
 from sparsity.levels import Allocation, Group, target
-from sparsity.masking import Maker, all_kept
+from sparsity.masking import all_kept, maker
 from sparsity.packed import is_packed, unpack
 from sparsity.patterns import unstructured
 from sparsity.ranking import Ranking, largest
@@ -50,7 +51,8 @@ def dynamic(
     grow: a criterion; the entries of largest score are grown.
     fraction: of the kept entries that is dropped, rounded down: a number from 0 to 1, or a function of the optimizer
       updates so far, such as `optax.cosine_decay_schedule(0.3, end)`; it is called once for each mask update, here.
-    schedule: when masks move, such as `sparsity.schedules.periodic(every=100, end=7500)`.
+    schedule: when masks move, such as `sparsity.schedules.periodic(every=100, end=7500)`. Of several mask updates that
+      fall due at once, in a stage that starts late, the last one is made.
     density: the part of the chosen weights that is kept, in (0, 1], as of `sparsity.prune`.
     allocation: the same.
     rules: the same.
@@ -62,14 +64,16 @@ def dynamic(
     An optax transformation whose state is a `sparsity.SparsityState`.
 
   Raises:
-    UserError: as `sparsity.prune`, and a fraction outside [0, 1].
+    UserError: as `sparsity.prune`, a fraction outside [0, 1], and a schedule on which the density falls.
   """
   schedule, pattern = check_schedule(schedule), unstructured()
+  if any(schedule.remaining):
+    raise UserError(f"the density of a mask that moves is constant, but {schedule} lets it fall; expected periodic")
   goal = target(density, None, allocation, pattern)
   ranges.check("sparsity: pack_axis", pack_axis, ranges.whole(-32))
-  drops = Maker(check_score("drop", drop), pattern, seed, "drop")
-  grows = Maker(check_score("grow", grow), pattern, seed, "grow")
-  begins = Maker(random(), pattern, seed, "start")
+  drops, grows, begins = (
+    maker(score, pattern, seed, what) for score, what in ((drop, "drop"), (grow, "grow"), (random(), "start"))
+  )
   steps, parts = np.asarray(schedule.steps, np.int32), _fractions(fraction, schedule)
 
   def start(params: Any) -> Any:
@@ -100,7 +104,7 @@ def dynamic(
 
 def _fractions(fraction: float | Callable[[int], Any], schedule: Schedule) -> np.ndarray:
   with jax.ensure_compile_time_eval():
-    found = [float(fraction(step)) if callable(fraction) else fraction for step in schedule.steps]
+    found = [np.asarray(fraction(step)) if callable(fraction) else fraction for step in schedule.steps]
   for one in found:
     ranges.check("sparsity.dynamic: fraction", one, ranges.SHARE)
   return np.asarray(found, np.float64)[:, None]

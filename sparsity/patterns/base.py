@@ -38,8 +38,10 @@ class Pattern:
       name: of the leaf, for errors.
 
     Raises:
-      UserError: the layer's shape is none for the pattern, or `keep` is out of range.
+      UserError: scores that are no floats, a shape that the pattern cannot serve, or `keep` out of range.
     """
+    if not jnp.issubdtype(jnp.result_type(scores), jnp.floating):
+      raise UserError(f"the scores of {name!r} are {jnp.result_type(scores)}{list(scores.shape)}; expected floats")
     units = self.units(name, scores.shape)
     if not isinstance(keep, jax.Array):
       ranges.check("the count of a pattern", keep, ranges.whole(0))

@@ -5,6 +5,7 @@ Groups lie along the axis that is summed over, never across rows. Among equals t
 """
 
 import fnmatch
+import math
 from collections.abc import Sequence
 
 import jax
@@ -35,13 +36,17 @@ def n_m(n: int = 2, m: int = 4, axis: int | Sequence[tuple[str, int]] = -2) -> P
   if n > m:
     raise UserError(f"n_m: n is {n} and m is {m}; expected n of 1 to m")
   pairs = [("*", axis)] if isinstance(axis, int) else axis
+  if isinstance(pairs, str) or not isinstance(pairs, Sequence) or not all(map(_is_pair, pairs)):
+    raise UserError(f"n_m: axis is {axis!r}; expected a whole number, or (glob, axis) pairs")
 
   def place(name: str, shape: tuple[int, ...]) -> int:
     found = next((axis for glob, axis in pairs if fnmatch.fnmatchcase(name, glob)), None)
     if found is None:
       raise UserError(f"n_m: no pair of axis= is for {name!r}; expected its input axis")
-    if not isinstance(found, int) or not -len(shape) <= found < len(shape):
+    if not -len(shape) <= found < len(shape):
       raise UserError(f"n_m: the axis {found!r} does not exist in {name!r} of shape {shape}; expected its input axis")
+    if not math.prod(shape):
+      raise UserError(f"n_m: {name!r} of shape {shape} has no entries; leave it out by rules=")
     if shape[found] % m:
       raise UserError(
         f"n_m: {name!r} has {shape[found]} inputs, which groups of {m} do not divide; leave it out by rules="
@@ -61,3 +66,7 @@ def n_m(n: int = 2, m: int = 4, axis: int | Sequence[tuple[str, int]] = -2) -> P
     return jnp.moveaxis(mask.reshape(-1, *rest, shape[at]), -1, 1 + at)
 
   return Pattern(units, split, join, density=n / m)
+
+
+def _is_pair(pair: object) -> bool:
+  return isinstance(pair, tuple | list) and len(pair) == 2 and isinstance(pair[0], str) and isinstance(pair[1], int)

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from leanax.core import ranges
+from leanax.core.errors import UserError
 from leanax.graph.kinds import Reparam
 from sparsity.select import KERNELS, Chosen, Setting, Stacked, select
 from sparsity.state import pure
@@ -46,12 +47,14 @@ def soft_threshold(
     del step, key, train
     leaves, treedef = jax.tree.flatten(params)
     for i, one in select(pure(params), rules, stacked).items():
+      if one.name not in aux:
+        raise UserError(f"soft_threshold: aux has no threshold of {one.name!r}; expected what init(params) returns")
       leaves[i] = _shrunk(leaves[i], jax.nn.sigmoid(aux[one.name]))
     return treedef.unflatten(leaves), {}
 
   def penalty(aux: Any) -> jax.Array:
     squares = [jnp.sum(jnp.square(s)) for s in jax.tree.leaves(aux)]
-    return 0.5 * decay * sum(squares[1:], squares[0])
+    return 0.5 * decay * sum(squares[1:], squares[0]) if squares else jnp.zeros(())
 
   return Reparam(init, forward, penalty)
 

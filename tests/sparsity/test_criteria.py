@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
 import sparsity
 from leanax.core.errors import UserError
@@ -63,6 +64,16 @@ def test_taylor_in_half_precision():
   assert state.memory["kernel"].dtype == jnp.float32 and float(state.memory["kernel"][0, 0]) == 2.0**-45
 
 
+def test_of_nnx_variables_and_their_gradients():
+  state = nnx.state(nnx.Linear(8, 4, rngs=nnx.Rngs(0)), nnx.Param)
+  w, g = np.asarray(state["kernel"][...], np.float64), np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)
+  gradients = jax.tree.map(lambda x: jnp.asarray(g) if x.ndim == 2 else x, state)
+  for decay in (0.0, 0.5):
+    tx = sparsity.prune(optax.sgd(0.0), sparsity.criteria.taylor(decay), density=0.5)
+    _, after = tx.update(gradients, tx.init(state), state)
+    np.testing.assert_array_equal(sparsity.masks(after)["kernel"], oracle_largest((w * g) ** 2, 16))
+
+
 def masks_at(seed, steps=6, density=0.3):
   tx = sparsity.prune(
     optax.adam(0.1), sparsity.criteria.random(), density=density, schedule=sparsity.cubic(0, 4, 2), seed=seed
@@ -91,7 +102,7 @@ def test_random_differs_by_leaf():
 
 def test_signed_scores_keep_the_largest_and_not_the_farthest_from_zero():
   """Movement-like: -w g, of which the negative ones are pruned first."""
-  score = sparsity.Score(lambda w, g, memory, *, step, key: -w * g, reads_gradient=True)
+  score = sparsity.Score(lambda w, g, memory, *, step, key: -w * g)
   tree = nets.params()
   tx = sparsity.prune(optax.sgd(0.0), score, density=0.25)
   g = nets.gradients(tree, 0)

@@ -25,7 +25,7 @@ def first(scores, allowed, count):
 
 
 def by_gradient():
-  return sparsity.Score(lambda w, g, memory, *, step, key: g, absolute=True, reads_gradient=True)
+  return sparsity.Score(lambda w, g, memory, *, step, key: g, absolute=True)
 
 
 @pytest.mark.parametrize("fraction", [0.29, optax.cosine_decay_schedule(0.5, 7)])
@@ -139,6 +139,25 @@ def test_layers_of_one_leaf_keep_their_numbers():
     np.testing.assert_array_equal(sparsity.masks(state)["kernel"].sum((1, 2)), [24, 24, 24])
 
 
+def test_seeds_by_vmap():
+  tx = sparsity.set(optax.sgd(0.1, momentum=0.9), density=0.3, schedule=schedules.periodic(1, 3), allocation="uniform")
+  trees = [nets.params(seed) for seed in range(2)]
+  stacked = jax.tree.map(lambda *xs: jnp.stack(xs), *trees)
+  state = jax.vmap(tx.init)(stacked)
+
+  def update(tree, state, step):
+    updates, state = tx.update(nets.gradients(tree, step), state, tree, step=step)
+    return optax.apply_updates(tree, updates), state
+
+  run = jax.jit(jax.vmap(update, (0, 0, None)))
+  for step in range(3):
+    stacked, state = run(stacked, state, jnp.int32(step))
+  for i, tree in enumerate(trees):
+    *_, (_, _, wanted) = nets.train(tx, tree, 3)
+    got = sparsity.masks(state)["Dense_0"]["kernel"][i]
+    np.testing.assert_array_equal(got, sparsity.masks(wanted)["Dense_0"]["kernel"])
+
+
 def test_both_may_remember():
   taylor = sparsity.criteria.taylor
   tree = nets.params()
@@ -154,10 +173,13 @@ def test_both_may_remember():
   [
     ({"fraction": 1.5}, "sparsity.dynamic: fraction is 1.5; expected a number from 0 to 1"),
     ({"fraction": lambda step: -1.0}, "sparsity.dynamic: fraction is -1.0"),
+    ({"fraction": lambda step: "x"}, "sparsity.dynamic: fraction is 'x'"),
+    ({"seed": 0.5}, "sparsity: seed is 0.5; expected a whole number, 0 or more"),
     ({"density": None}, "either density= or threshold="),
     ({"density": 2.0}, "density is 2.0; expected a density"),
     ({"schedule": 100}, "schedule is 100; expected such as"),
     ({"schedule": None}, "schedule is None"),
+    ({"schedule": sparsity.cubic(0, 5)}, "the density of a mask that moves is constant, but .* lets it fall"),
   ],
 )
 def test_mistakes(keywords, sentence):

@@ -60,7 +60,11 @@ def test_compiled_and_of_nnx():
 
 def test_mistakes():
   tree = nets.params()
-  for gradients, sentence in ((None, "are missing"), ({"kernel": jnp.ones(2)}, "have another structure")):
+  for gradients, sentence in (
+    (None, "are missing"),
+    ({"kernel": jnp.ones(2)}, "have another structure or other shapes"),
+    (jax.tree.map(lambda x: x[:1], tree), "have another structure or other"),
+  ):
     with pytest.raises(UserError, match=f"sparsity.mask: the gradients {sentence}"):
       sparsity.mask(tree, sparsity.criteria.taylor(), density=0.5, gradients=gradients)
   with pytest.raises(UserError, match="either density= or threshold="):

@@ -87,7 +87,8 @@ def test_axes_by_leaf():
     (patterns.n_m(2, 4), (6, 4), r"n_m: 'head/kernel' has 6 inputs, which groups of 4 do not divide; leave it out by"),
     (patterns.n_m(2, 4), (8,), r"n_m: the axis -2 does not exist in 'head/kernel' of shape \(8,\)"),
     (patterns.n_m(2, 4, [("body/*", 0)]), (8, 4), "n_m: no pair of axis= is for 'head/kernel'"),
-    (patterns.n_m(2, 4, [("*", "in")]), (8, 4), "n_m: the axis 'in' does not exist in 'head/kernel'"),
+    (patterns.n_m(2, 4, [("*", -3)]), (8, 4), "n_m: the axis -3 does not exist in 'head/kernel'"),
+    (patterns.n_m(2, 4), (4, 0), r"n_m: 'head/kernel' of shape \(4, 0\) has no entries"),
   ],
 )
 def test_leaves_that_a_pattern_cannot_serve(pattern, shape, sentence):
@@ -113,6 +114,11 @@ def test_mistakes():
   for n, m, sentence in ((5, 4, "n is 5 and m is 4"), (0, 4, "n is 0; expected a whole"), (2, 4.0, "m is 4.0")):
     with pytest.raises(UserError, match=sentence):
       patterns.n_m(n, m)
+  for axis in ("in", None, [1, 2], [("*", "in")]):
+    with pytest.raises(UserError, match="n_m: axis is .*; expected a whole number, or"):
+      patterns.n_m(2, 4, axis)
+  with pytest.raises(UserError, match=r"the scores of 'scores' are int32\[4, 4\]; expected floats"):
+    patterns.n_m().mask(jnp.ones((4, 4), jnp.int32), 2)
   with pytest.raises(UserError, match="pattern is '2:4'; expected such as sparsity.patterns.unstructured"):
     sparsity.magnitude(optax.sgd(0.1), density=0.5, pattern="2:4")
   with pytest.raises(

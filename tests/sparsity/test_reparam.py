@@ -134,5 +134,9 @@ def test_mistakes():
     soft_threshold(decay=-1)
   with pytest.raises(UserError, match="'Dense_9/kernel' matches nothing"):
     soft_threshold(rules=[("Dense_9/kernel", True)]).init(nets.params())
+  with pytest.raises(UserError, match="soft_threshold: aux has no threshold of 'Conv_0/kernel'"):
+    forward(soft_threshold(), nets.params(), {})
+  nothing = soft_threshold(decay=1.0, rules=[("*", False)])
+  assert nothing.init(nets.params()) == {} and nothing.penalty({}) == 0
   with pytest.raises(UserError, match="the number of 'kernel' in soft_threshold's rules is '1'"):
     soft_threshold(rules=[("kernel", "1")]).init({"kernel": jnp.ones((2, 2))})
