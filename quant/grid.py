@@ -46,7 +46,8 @@ class Grid:
     axis: the channels' axis for a vector scale, a tuple for a scale of several axes, None for one scale.
     shape: what `axis` counts: the shape of what is rounded, perhaps with an axis split in two or more (10 as 2, 5).
       None: any shape that has the axis.
-    format: the levels, in steps of the scale: a name in `quant.formats`, integers unless told otherwise.
+    format: the levels, in steps of the scale: a name in `quant.formats`, integers unless told otherwise. Others than
+      integers have the zero point 0.
   """
 
   scale: jax.Array
@@ -203,7 +204,8 @@ def steps(x: jax.Array, scale: jax.Array) -> jax.Array:
   return x.astype(dtype) * (1 / scale)
 
 
-def _floats(what: str, x: Any) -> jax.Array:
+def floats(what: str, x: Any) -> jax.Array:
+  """`x` as an array, refused where it holds no floats."""
   x = jnp.asarray(x)
   if not jnp.issubdtype(x.dtype, jnp.floating):
     raise UserError(f"{what} of an array of {x.dtype}; expected floats")
@@ -219,7 +221,7 @@ def codes(x: jax.Array, grid: Grid) -> jax.Array:
     UserError: `x` is not of the shape that the grid is written for, is no array of floats, or it or the scale holds NaN
       (inside jit NaN has the code of 0).
   """
-  x = _floats("codes", x)
+  x = floats("codes", x)
   laid, scale, zero_point = laid_out(x, grid)
   if not isinstance(laid, jax.core.Tracer) and not isinstance(scale, jax.core.Tracer):
     bad = next((what for what, v in (("array", laid), ("grid's scale", scale)) if jnp.any(jnp.isnan(v))), None)
@@ -239,7 +241,7 @@ def dequantize(q: jax.Array, grid: Grid, dtype: Any = None) -> jax.Array:
 
 def fake_quant(x: jax.Array, grid: Grid) -> jax.Array:
   """`x` rounded to the grid, in its own type and shape; straight-through gradient for `x`, none for the grid."""
-  x = _floats("values on a grid", x)
+  x = floats("values on a grid", x)
   laid, scale, zero_point = laid_out(x, grid)
   return round_to(grid.ends, laid, scale, zero_point, grid.format).reshape(x.shape)
 

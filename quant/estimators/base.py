@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from leanax.core.errors import UserError
-from quant.grid import Grid, compute_dtype, laid_out
+from quant.grid import Grid, compute_dtype, floats, laid_out
 
 
 class Placed(NamedTuple):
@@ -98,6 +98,7 @@ class Estimator:
   def __call__(self, x: jax.Array, grid: Grid, count: int | None = None) -> jax.Array:
     if self.formats is not None and grid.format not in self.formats:
       raise UserError(f"an estimator of {' and '.join(self.formats)} grids was given one of {grid.format!r}")
+    x = floats("values on a grid", x)
     laid, scale, zero_point = laid_out(x, dataclasses.replace(grid, scale=self.scale(grid.scale)))
     count = x.size // scale.size if count is None else count
     return self.values(Placed(laid, scale, zero_point, grid.ends, count, grid.format)).reshape(x.shape)

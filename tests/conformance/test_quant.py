@@ -153,6 +153,12 @@ def test_negation_symmetry(name, bits):
 
 
 @every_rounding
+def test_what_is_no_float_is_refused(name):
+  with pytest.raises(UserError, match="values on a grid of an array of int32; expected floats"):
+    rounded(name, jnp.arange(4), step(name), -7, 7)
+
+
+@every_rounding
 def test_dequantized_codes(name):
   """Simulation equals scale times integer codes, bit for bit, under jit too."""
   lower, upper = ends(8, "narrow")
