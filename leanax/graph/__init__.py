@@ -3,6 +3,7 @@
 from leanax.graph.cut import keep_channels
 from leanax.graph.edit import edit
 from leanax.graph.fold import fold_batch_norms
+from leanax.graph.groups import Group, Member, groups
 from leanax.graph.kinds import Statistic
 from leanax.graph.live import leaves_read, live
 from leanax.graph.makers import Maker, exposed
@@ -24,10 +25,12 @@ from leanax.graph.view import Graph, trace, training_only
 __all__ = [
   "Extrema",
   "Graph",
+  "Group",
   "Histogram",
   "Made",
   "Maker",
   "Matmul",
+  "Member",
   "Norm",
   "Observer",
   "Op",
@@ -40,6 +43,7 @@ __all__ = [
   "exposed",
   "extrema",
   "fold_batch_norms",
+  "groups",
   "highest_precision",
   "histogram",
   "keep_channels",
