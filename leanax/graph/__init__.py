@@ -5,6 +5,7 @@ from leanax.graph.edits.fold_batch_norm import fold_batch_norms
 from leanax.graph.edits.keep_channels import keep_channels
 from leanax.graph.edits.permute import permute
 from leanax.graph.edits.replace_head import replace_head
+from leanax.graph.groups import Group, Member, groups
 from leanax.graph.kinds import Statistic
 from leanax.graph.live import leaves_read, live
 from leanax.graph.makers import Maker, exposed
@@ -27,11 +28,13 @@ from leanax.graph.view import Graph, trace, training_only
 __all__ = [
   "Extrema",
   "Graph",
+  "Group",
   "Histogram",
   "Made",
   "Maker",
   "Matmul",
   "Net",
+  "Member",
   "Norm",
   "Observer",
   "Op",
@@ -44,6 +47,7 @@ __all__ = [
   "exposed",
   "extrema",
   "fold_batch_norms",
+  "groups",
   "highest_precision",
   "histogram",
   "keep_channels",

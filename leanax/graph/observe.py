@@ -112,6 +112,8 @@ def observing(fn: Callable[..., Any], what: What, axis_name: str | None = None) 
 
   def update(states: States, variables: Any, *inputs: Any) -> States:
     def more(name: str, x: Any, state: Any) -> Any:
+      for one in statistics[name]:
+        _check_state(name, one, x, state[one.name])
       return {one.name: one.update(state[one.name], x, axis_name) for one in statistics[name]}
 
     return run(more, states, variables, *inputs)
@@ -161,6 +163,17 @@ def _check_readers(statistics: Mapping[str, Sequence[Statistic]], sites: set[str
     wrong = next((one.name for one in ones if one.rows and name not in sites), None)
     if wrong:
       raise UserError(f"{wrong!r} reads the rows of a site, and {name!r} is a tensor; expected a dot or a convolution")
+
+
+def _check_state(name: str, one: Statistic, x: Any, state: Any) -> None:
+  """Refuses a tensor of another size than before along an axis that the statistic keeps; it might broadcast."""
+  expected = jax.eval_shape(lambda: one.init(jax.ShapeDtypeStruct(x.shape, x.dtype)))
+  shapes = [[leaf.shape for leaf in jax.tree.leaves(tree)] for tree in (expected, state)]
+  if shapes[0] != shapes[1]:
+    raise UserError(
+      f"{one.name!r} of {name!r} cannot take a batch whose shape there is {x.shape}: an axis that it keeps has another "
+      "size than in the batches before"
+    )
 
 
 def _numbers(name: str, x: Any) -> jax.Array:

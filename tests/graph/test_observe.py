@@ -187,6 +187,16 @@ def test_what_is_no_batches_is_refused(given):
     graph.observe(case.fn, case.variables, given, {"input": [graph.mean()]})
 
 
+@pytest.mark.parametrize("length", [1, 7])
+def test_an_axis_of_another_size_is_refused(length):
+  """A length of 1 would broadcast to a plausible wrong number."""
+  given = [np.ones((2, 5, 3), np.float32), np.ones((2, length, 3), np.float32)]
+  what = {"input": [graph.mean(1)]}
+  with pytest.raises(UserError, match=r"'mean' of 'input' cannot take a batch whose shape there is \(2, \d, 3\)"):
+    graph.observe(lambda v, x: x @ v["w"], LOOP, given, what)
+  assert graph.observe(lambda v, x: x @ v["w"], LOOP, given, {"input": [graph.mean(-1)]})["input"]["mean"].shape == (3,)
+
+
 def test_what_cannot_be_read_is_refused():
   x = np.ones((2, 3), np.float32)
   with pytest.raises(UserError, match="'w' cannot be observed: it is inside a while loop"):

@@ -109,6 +109,24 @@ def test_a_slice_inside_of_a_call(wrap):
     np.testing.assert_allclose(jax.grad(lambda x: block(p, {"a:out": x})["c:out"].sum())(found["a:out"]).shape, (3, 4))
 
 
+def test_what_a_call_makes_beside_the_input_stays():
+  """A jitted function returns the tensor where the slice begins, and another that is made of it."""
+
+  @jax.jit
+  def inner(p, x):
+    y = x @ p["a"]
+    return y, jnp.tanh(y)
+
+  def whole(p, x):
+    y, bent = inner(p, x)
+    return y @ p["b"] + bent @ p["c"]
+
+  p = {name: models.normal(seed, 4, 4) for seed, name in enumerate("abc")}
+  y = models.normal(7, 3, 4)
+  found = graph.slice(whole, p, ["a:out"], ["c:add"], y)(p, {"a:out": y})["c:add"]
+  np.testing.assert_allclose(found, y @ p["b"] + jnp.tanh(y) @ p["c"], rtol=1e-5, atol=1e-5)
+
+
 def test_a_whole_scan_in_a_slice():
   def whole(p, x):
     x = jnp.tanh(x @ p["a"])

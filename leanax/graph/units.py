@@ -1,0 +1,200 @@
+"""What axes are made of, as trees that are unified.
+
+An axis is one run of units, a product of axes that were flattened, or several axes one after the other.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+
+@dataclass(slots=True, eq=False)
+class Units:
+  """A run of units, of which nothing more is known; or, once `made` is set, whatever that is.
+
+  Attributes:
+    size: how many.
+    made: what it turned out to be.
+    reason: why it cannot be followed, or "".
+    reduced: names of the equations that take a sum, or a maximum, over it.
+  """
+
+  size: int
+  made: "Tree | None" = None
+  reason: str = ""
+  reduced: set[str] = field(default_factory=set)
+
+
+@dataclass(slots=True, eq=False)
+class Product:
+  """Axes flattened into one, the slowest first; two at least, none of length 1."""
+
+  parts: tuple["Tree", ...]
+
+  @property
+  def size(self) -> int:
+    return math.prod(part.size for part in self.parts)
+
+
+@dataclass(slots=True, eq=False)
+class Row:
+  """Axes one after the other."""
+
+  parts: tuple["Tree", ...]
+
+  @property
+  def size(self) -> int:
+    return sum(part.size for part in self.parts)
+
+
+Tree = Units | Product | Row
+
+
+def seen(tree: Tree) -> Tree:
+  """What a tree is by now; parts that turned out to be products or rows themselves are taken up."""
+  while isinstance(tree, Units) and tree.made is not None:
+    tree = tree.made
+  if isinstance(tree, Units):
+    return tree
+  parts: list[Tree] = []
+  for part in map(seen, tree.parts):
+    parts += part.parts if type(part) is type(tree) else (part,)
+  tree.parts = tuple(parts)
+  return tree
+
+
+def product(parts: Sequence[Tree]) -> Tree:
+  """The product of some axes; those of length 1 are left out."""
+  kept = tuple(part for part in parts if part.size != 1)
+  return kept[0] if len(kept) == 1 else Product(kept) if kept else Units(1)
+
+
+def row(parts: Sequence[Tree]) -> Tree:
+  """Axes one after the other; empty ones are left out."""
+  kept = tuple(part for part in parts if part.size)
+  return kept[0] if len(kept) == 1 else Row(kept) if kept else Units(0)
+
+
+def units(tree: Tree) -> list[Units]:
+  """The units that a tree is made of, in order."""
+  tree = seen(tree)
+  return [tree] if isinstance(tree, Units) else [one for part in tree.parts for one in units(part)]
+
+
+def block(tree: Tree, reason: str) -> None:
+  """Says why the units of an axis cannot be followed; the first reason stays."""
+  for one in units(tree):
+    one.reason = one.reason or reason
+
+
+def reduce(tree: Tree, name: str) -> None:
+  """Says that an equation takes a sum, or a maximum, over an axis."""
+  for one in units(tree):
+    one.reduced.add(name)
+
+
+def unify(a: Tree, b: Tree, reason: str) -> None:
+  """Says that two axes of one length are the same; what cannot be brought together is blocked for this reason."""
+  a, b = seen(a), seen(b)
+  if a is b or a.size != b.size or a.size <= 1:
+    return
+  if isinstance(b, Units) and not isinstance(a, Units):
+    a, b = b, a
+  if isinstance(a, Units):
+    if a in units(b):
+      block(b, reason)
+      return
+    a.made = b
+    for one in units(b):
+      one.reason, one.reduced = one.reason or a.reason, one.reduced | a.reduced
+  elif isinstance(a, Product) and isinstance(b, Product):
+    _products(list(a.parts), list(b.parts), reason)
+  elif isinstance(a, Row) and isinstance(b, Row):
+    _rows(list(a.parts), list(b.parts), reason)
+  elif isinstance(a, Product) and isinstance(b, Row):
+    _distribute(a, b, reason)
+  elif isinstance(a, Row) and isinstance(b, Product):
+    _distribute(b, a, reason)
+
+
+def _products(a: list[Tree], b: list[Tree], reason: str) -> None:
+  """Factor by factor, the slowest first; units are split in factors where the other side has them."""
+  while a and b:
+    one, other = seen(a[0]), seen(b[0])
+    if one.size == other.size:
+      unify(a.pop(0), b.pop(0), reason)
+      continue
+    long, short = (a, other) if one.size > other.size else (b, one)
+    whole = seen(long[0])
+    if not isinstance(whole, Units) or whole.size % short.size:
+      for tree in (*a, *b):
+        block(tree, reason)
+      return
+    factors = (Units(short.size), Units(whole.size // short.size))
+    unify(whole, Product(factors), reason)
+    long[:1] = factors
+
+
+def _rows(a: list[Tree], b: list[Tree], reason: str) -> None:
+  """Part by part; units are split in two where the other side has a boundary."""
+  while a and b:
+    one, other = seen(a[0]), seen(b[0])
+    if one.size == other.size:
+      unify(a.pop(0), b.pop(0), reason)
+      continue
+    long, short = (a, other) if one.size > other.size else (b, one)
+    pieces = _split(seen(long[0]), (short.size, seen(long[0]).size - short.size), reason)
+    if pieces is None:
+      for tree in (*a, *b):
+        block(tree, reason)
+      return
+    long[:1] = pieces
+
+
+def _split(tree: Tree, sizes: Sequence[int], reason: str) -> list[Tree] | None:
+  """A tree cut in pieces, which it is from now on; None where that cuts through a unit of its slowest factor."""
+  if isinstance(tree, Units):
+    pieces: list[Tree] = [Units(size) for size in sizes]
+    unify(tree, Row(tuple(pieces)), reason)
+    return pieces
+  first, rest = seen(tree.parts[0]), tree.parts[1:]
+  inner = math.prod(part.size for part in rest)
+  if isinstance(tree, Row) or not isinstance(first, Units) or any(size % inner for size in sizes):
+    return None
+  slow = [Units(size // inner) for size in sizes]
+  unify(first, row(slow), reason)
+  return [product((part, *rest)) for part in slow]
+
+
+def _distribute(a: Product, b: Row, reason: str) -> None:
+  """A product whose slowest factor is one axis after the other, as a row of products."""
+  pieces = _split(a, [part.size for part in b.parts], reason)
+  if pieces is None:
+    block(a, reason)
+    block(b, reason)
+    return
+  for piece, part in zip(pieces, b.parts, strict=True):
+    unify(piece, part, reason)
+
+
+def places(tree: Tree) -> dict[Units, np.ndarray]:
+  """For each run of units in an axis the unit that each index of the axis belongs to, -1 where to none."""
+  tree = seen(tree)
+  if isinstance(tree, Units):
+    return {tree: np.arange(tree.size)}
+  found: dict[Units, np.ndarray] = {}
+  sizes = [part.size for part in tree.parts]
+  for place, part in enumerate(tree.parts):
+    before, after = sizes[:place], sizes[place + 1 :]
+    for one, inner in places(part).items():
+      if isinstance(tree, Product):
+        whole = np.tile(np.repeat(inner, math.prod(after)), math.prod(before))
+        if one in found:  # the same units along two factors: removing one cuts a cross out of the square
+          block(one, "an axis that is flattened with itself")
+      else:
+        whole = np.concatenate([np.full(sum(before), -1), inner, np.full(sum(after), -1)])
+        whole = np.maximum(whole, found.get(one, -1))
+      found[one] = whole
+  return found
