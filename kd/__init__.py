@@ -5,7 +5,8 @@ per_example, _, _ = loss(student_logits, teacher_logits)
 """
 
 from kd import schedules
-from kd.base import Loss, Outputs, cross_entropy, kl, lift, log_softmax, needs_teacher, relational, teacher_at
+from kd.base import cross_entropy, kl, log_softmax, loss, teacher_at
+from kd.kinds import Context, Loss, LossOut, Outputs, Taps
 from kd.labels import labelled
 from kd.losses.ab import ab
 from kd.losses.at import at
@@ -50,14 +51,15 @@ from kd.losses.topk import topk
 from kd.losses.total_variation import total_variation
 from kd.losses.vid import vid
 from kd.losses.wsld import wsld
-from kd.taps import About, TapLoss, on_pairs
+from kd.taps import on_pairs
 from kd.trainers import dot, scale_by_dot, wants_task
 
 __all__ = [
-  "About",
+  "Context",
   "Loss",
+  "LossOut",
   "Outputs",
-  "TapLoss",
+  "Taps",
   "ab",
   "at",
   "bernoulli_kl",
@@ -82,19 +84,17 @@ __all__ = [
   "kl",
   "label_smoothing",
   "labelled",
-  "lift",
   "log_softmax",
   "logit_l2",
   "logit_standardisation",
+  "loss",
   "mgd",
   "mlkd",
-  "needs_teacher",
   "nkd",
   "nst",
   "ofd",
   "on_pairs",
   "pkt",
-  "relational",
   "reverse_kl",
   "review",
   "rkd",

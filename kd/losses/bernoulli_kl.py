@@ -13,7 +13,8 @@ sum over the outputs, one number an example.
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from kd.base import ClassMask, Logits, Loss, PerExample, Schedule, at, kl, lift
+from kd.base import ClassMask, Logits, PerExample, Schedule, at, kl, loss
+from kd.kinds import Loss
 from kd.logits import log_bernoulli
 from leanax.core import ranges
 
@@ -26,9 +27,11 @@ def bernoulli_kl(temperature: Schedule = 4.0) -> Loss:
   """
   ranges.check("bernoulli_kl: temperature", temperature, ranges.POSITIVE, varies=True)
 
-  def divergence(student: Logits, teacher: Logits, class_mask: ClassMask | None, *, step: Array | int) -> PerExample:
+  def divergence(student: Logits, teacher: Logits, *, class_mask: ClassMask | None, step: Array | int) -> PerExample:
     t = at(temperature, step)
     log_p, log_q = log_bernoulli(teacher / t, class_mask), log_bernoulli(student / t, class_mask)
     return t**2 * jnp.sum(kl(log_p, log_q), axis=-1)
 
-  return lift(divergence, "bernoulli_kl", classes=1, temperature=temperature, mean="sigmoid")
+  return loss(
+    divergence, "bernoulli_kl", reads=("class_mask", "step"), classes=1, temperature=temperature, mean="sigmoid"
+  )

@@ -15,13 +15,14 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from kd.base import Schedule, at, kl, log_softmax
+from kd.kinds import Context, Loss
 from kd.maps import align, check_channels, flat_space, linear_init, no_infinity
 from kd.reads import PLACES, several
-from kd.taps import About, Names, TapLoss, on_pairs
+from kd.taps import Names, on_pairs
 from leanax.core import ranges
 
 
-def cwd(student: Names, teacher: Names, temperature: Schedule = 4.0) -> TapLoss:
+def cwd(student: Names, teacher: Names, temperature: Schedule = 4.0) -> Loss:
   """Channel-wise distillation.
 
   Args:
@@ -37,8 +38,8 @@ def cwd(student: Names, teacher: Names, temperature: Schedule = 4.0) -> TapLoss:
     several("cwd", "places", maps.shape[-1])
     return log_softmax(maps.reshape(-1, maps.shape[-1]) / heat)
 
-  def divergence(s: Array, t: Array, aux: dict[str, Array], about: About) -> Array:
-    heat = at(temperature, about.step)
+  def divergence(s: Array, t: Array, aux: dict[str, Array], context: Context) -> Array:
+    heat = at(temperature, context.step)
     if aux:
       check_channels(aux["kernel"], s)
       s = s @ aux["kernel"].astype(s.dtype)
@@ -49,4 +50,4 @@ def cwd(student: Names, teacher: Names, temperature: Schedule = 4.0) -> TapLoss:
     same = s.shape[-1] == t.shape[-1]
     return {} if same else {"kernel": linear_init(key, s.shape[-1], t.shape[-1])["kernel"]}
 
-  return on_pairs("cwd", divergence, student, teacher, init, reads=PLACES)
+  return on_pairs("cwd", divergence, student, teacher, init, shapes=PLACES)

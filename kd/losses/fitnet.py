@@ -12,13 +12,14 @@ taps.
 
 from jaxtyping import Array
 
+from kd.kinds import Context, Loss
 from kd.layers import Layer, layer, layer_init, mean_square, relu
 from kd.maps import align
 from kd.reads import CHANNELS
-from kd.taps import About, Names, TapLoss, on_pairs
+from kd.taps import Names, on_pairs
 
 
-def fitnet(student: Names, teacher: Names, normalise: bool = False) -> TapLoss:
+def fitnet(student: Names, teacher: Names, normalise: bool = False) -> Loss:
   """FitNets' hints.
 
   Args:
@@ -27,12 +28,12 @@ def fitnet(student: Names, teacher: Names, normalise: bool = False) -> TapLoss:
     normalise: batch normalisation (of the batch of all devices) and ReLU in the regressor.
   """
 
-  def distance(s: Array, t: Array, aux: Layer, about: About) -> Array:
+  def distance(s: Array, t: Array, aux: Layer, context: Context) -> Array:
     s, t = align("fitnet", s, t)
-    s = layer(aux, s, about)
+    s = layer(aux, s, context)
     return mean_square((relu(s) if normalise else s) - t)
 
   def init(key: Array, s: Array, t: Array) -> Layer:
     return layer_init(key, s.shape[-1], t.shape[-1], normalise=normalise)
 
-  return on_pairs("fitnet", distance, student, teacher, init, relational=normalise, reads=CHANNELS)
+  return on_pairs("fitnet", distance, student, teacher, init, relational=normalise, shapes=CHANNELS)

@@ -14,12 +14,13 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from kd.kinds import Context, Loss
 from kd.maps import flat_space, linear, linear_init, unit
 from kd.reads import PLACES, several
-from kd.taps import About, Names, TapLoss, on_pairs
+from kd.taps import Names, on_pairs
 
 
-def ickd(student: Names, teacher: Names) -> TapLoss:
+def ickd(student: Names, teacher: Names) -> Loss:
   """Inter-channel correlation.
 
   Args:
@@ -31,12 +32,12 @@ def ickd(student: Names, teacher: Names) -> TapLoss:
     x = flat_space(x)
     return unit(jnp.einsum("bpc,bpd->bcd", x, x))
 
-  def gap(s: Array, t: Array, aux: dict[str, Array], about: About) -> Array:
-    del about
+  def gap(s: Array, t: Array, aux: dict[str, Array], context: Context) -> Array:
+    del context
     several("ickd", "channels of the teacher", t.shape[-1])
     return jnp.sum((correlation(linear(aux, s)) - correlation(t)) ** 2, (-1, -2)) / t.shape[-1]
 
   def init(key: Array, s: Any, t: Any) -> dict[str, Array]:
     return linear_init(key, s.shape[-1], t.shape[-1])
 
-  return on_pairs("ickd", gap, student, teacher, init, reads=PLACES)
+  return on_pairs("ickd", gap, student, teacher, init, shapes=PLACES)

@@ -10,7 +10,8 @@ example.
 
 from jaxtyping import Array
 
-from kd.base import ClassMask, Logits, Loss, PerExample, Schedule, at, kl, lift, log_softmax
+from kd.base import ClassMask, Logits, PerExample, Schedule, at, kl, log_softmax, loss
+from kd.kinds import Loss
 from leanax.core import ranges
 
 
@@ -22,8 +23,8 @@ def reverse_kl(temperature: Schedule = 1.0) -> Loss:
   """
   ranges.check("reverse_kl: temperature", temperature, ranges.POSITIVE, varies=True)
 
-  def divergence(student: Logits, teacher: Logits, class_mask: ClassMask | None, *, step: Array | int) -> PerExample:
+  def divergence(student: Logits, teacher: Logits, *, class_mask: ClassMask | None, step: Array | int) -> PerExample:
     t = at(temperature, step)
     return t**2 * kl(log_softmax(student / t, class_mask), log_softmax(teacher / t, class_mask))
 
-  return lift(divergence, "reverse_kl", temperature=temperature)
+  return loss(divergence, "reverse_kl", reads=("class_mask", "step"), temperature=temperature)

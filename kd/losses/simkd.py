@@ -21,18 +21,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from kd.base import Outputs
+from kd.kinds import Context, Loss, LossOut, Outputs, Taps
 from kd.layers import Layer, Normalise, classifier_of, last_layer, layer, layer_init, mean_square, relu
 from kd.maps import align, batch_normalise, linear, moments, pool_to, some_count
 from kd.reads import CHANNELS
-from kd.taps import About, Names, TapLoss, paired
+from kd.taps import Names, paired
 from leanax.core import ranges
 from leanax.core.errors import UserError
 
 EPSILON = 1e-5  # of the batch normalisations
 
 
-def simkd(student: Names, teacher: Names, factor: int = 2, momentum: float = 0.9, classifier: str = "") -> TapLoss:
+def simkd(student: Names, teacher: Names, factor: int = 2, momentum: float = 0.9, classifier: str = "") -> Loss:
   """Reused teacher classifier.
 
   Args:
@@ -49,22 +49,22 @@ def simkd(student: Names, teacher: Names, factor: int = 2, momentum: float = 0.9
   ranges.check("simkd: factor", factor, ranges.POSITIVE)
   ranges.check("simkd: momentum", momentum, ranges.BELOW_ONE)
 
-  def fn(s: Outputs, t: Outputs, about: About):
+  def fn(s: Outputs, t: Outputs, context: Context) -> LossOut:
     seen = []
 
     def normalise(x: Array) -> Array:
-      mean, variance = jax.lax.stop_gradient(moments(x, about))
+      mean, variance = jax.lax.stop_gradient(moments(x, context))
       seen.append({"mean": mean, "variance": variance})
-      return batch_normalise(x, about, EPSILON)
+      return batch_normalise(x, context, EPSILON)
 
     x, goal = align("simkd", s.taps[mine[0]], t.taps[its[0]])
-    gap = project(about.aux, x, [normalise] * 3) - goal
-    some = some_count(about)  # where there is none, the means stay as they were
+    gap = project(context.aux, x, [normalise] * 3) - goal
+    some = some_count(context)  # where there is none, the means stay as they were
 
     def after(old: Array, new: Array) -> Array:
       return jnp.where(some, momentum * old + (1 - momentum) * new.astype(old.dtype), old)
 
-    return mean_square(gap), jax.tree.map(after, about.aux_state, seen), {}
+    return LossOut(mean_square(gap), jax.tree.map(after, context.aux_state, seen))
 
   def init(key: Array, s: Outputs, t: Outputs, variables):
     del variables
@@ -87,7 +87,7 @@ def simkd(student: Names, teacher: Names, factor: int = 2, momentum: float = 0.9
       )
     return simkd_head(aux, aux_state, variables, path, chosen)
 
-  return TapLoss("simkd", fn, mine, its, init, relational=True, head=head, reads=CHANNELS)
+  return Loss("simkd", fn, taps=Taps(mine, its, CHANNELS), init_fn=init, relational=True, head=head)
 
 
 def project(aux: Sequence[Layer], x: Array, normalise: Sequence[Normalise]) -> Array:

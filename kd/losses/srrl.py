@@ -14,11 +14,12 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from kd import checks
-from kd.base import Outputs, kl, log_softmax
+from kd.base import kl, log_softmax
+from kd.kinds import Context, Loss, LossOut, Outputs, Taps
 from kd.layers import classifier_of, layer, layer_init, mean_square, relu
 from kd.maps import align, flat_space, linear
 from kd.reads import CHANNELS
-from kd.taps import About, Names, TapLoss, paired
+from kd.taps import Names, paired
 from leanax.core import ranges
 from leanax.core.errors import UserError
 
@@ -30,7 +31,7 @@ def srrl(
   matching: float = 1.0,
   regression: float = 1.0,
   form: str = "l2",
-) -> TapLoss:
+) -> Loss:
   """Softmax regression representation learning.
 
   Args:
@@ -58,12 +59,12 @@ def srrl(
       jnp.sum(class_mask.astype(s.dtype), -1), 1.0
     )
 
-  def fn(s: Outputs, t: Outputs, about: About):
+  def fn(s: Outputs, t: Outputs, context: Context) -> LossOut:
     x, goal = align("srrl", s.taps[mine[0]], t.taps[its[0]])
-    x = relu(layer(about.aux, x, about))
-    predicted, wanted = (linear(about.aux_state, jnp.mean(flat_space(f), 1)) for f in (x, goal))
-    logs = {"matching": mean_square(x - goal), "regression": compare(predicted, wanted, about.class_mask)}
-    return matching * logs["matching"] + regression * logs["regression"], about.aux_state, logs
+    x = relu(layer(context.aux, x, context))
+    predicted, wanted = (linear(context.aux_state, jnp.mean(flat_space(f), 1)) for f in (x, goal))
+    logs = {"matching": mean_square(x - goal), "regression": compare(predicted, wanted, context.class_mask)}
+    return LossOut(matching * logs["matching"] + regression * logs["regression"], logs=logs)
 
   def init(key: Array, s: Outputs, t: Outputs, variables):
     kept = classifier_of("srrl", variables, classifier)
@@ -75,4 +76,4 @@ def srrl(
       )
     return layer_init(key, s.taps[mine[0]].shape[-1], features, normalise=True), kept
 
-  return TapLoss("srrl", fn, mine, its, init, relational=True, reads=CHANNELS)
+  return Loss("srrl", fn, taps=Taps(mine, its, CHANNELS), init_fn=init, relational=True, reads=("class_mask",))

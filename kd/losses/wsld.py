@@ -14,19 +14,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from kd.base import (
-  ClassMask,
-  Logits,
-  Loss,
-  PerExample,
-  Schedule,
-  TeacherAt,
-  at,
-  cross_entropy,
-  lift,
-  log_softmax,
-  pick,
-)
+from kd.base import ClassMask, Logits, PerExample, Schedule, TeacherAt, at, cross_entropy, log_softmax, loss, pick
+from kd.kinds import Loss
 from kd.labels import Labels
 from kd.logits import by_label
 from leanax.core import ranges
@@ -43,9 +32,9 @@ def wsld(temperature: Schedule = 2.0) -> Loss:
   def entropy(
     student: Logits,
     teacher: Logits,
-    class_mask: ClassMask | None,
     *,
-    labels: Labels,
+    class_mask: ClassMask | None,
+    label: Labels,
     step: Array | int,
     teacher_at: TeacherAt,
   ) -> PerExample:
@@ -56,6 +45,6 @@ def wsld(temperature: Schedule = 2.0) -> Loss:
     def weight(index: Array) -> PerExample:
       return -jnp.expm1(pick(log_q, index) / (1e-7 - pick(log_p, index)))
 
-    return t**2 * soft * by_label(weight, labels)
+    return t**2 * soft * by_label(weight, label)
 
-  return lift(entropy, "wsld")
+  return loss(entropy, "wsld", reads=("class_mask", "label", "step", "teacher_at"))

@@ -65,7 +65,7 @@ def plan(
   Raises:
     UserError: there are two such terms, the student is edited, or the teacher has no such classifier.
   """
-  terms = {term.name: term.loss for term in objective.terms if isinstance(term.loss, kd.TapLoss) and term.loss.head}
+  terms = {term.name: term.loss for term in objective.terms if term.loss.head}
   if not terms:
     return None
   if len(terms) > 1:
@@ -78,8 +78,8 @@ def plan(
     assert loss.head is not None
     return loss.head(aux[term], aux_state[term], teacher, len(recipe.classes), tuple(chosen))
 
-  tap = loss.student[0]
-  mine, its = outputs[0].taps[tap], outputs[1].taps[loss.teacher[0]]
+  tap = loss.taps.student[0]
+  mine, its = outputs[0].taps[tap], outputs[1].taps[loss.taps.teacher[0]]
   example = jax.ShapeDtypeStruct((1, *recipe.image), jnp.float32)
   read = graph.leaves_read(
     lambda v, x: graph.taps(lambda v, x: model.apply(v, x)[0], [tap])(v, x)[1], variables, example

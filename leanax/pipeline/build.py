@@ -114,7 +114,7 @@ def _number(where: str, value: Any, updates: int) -> Any:
 
 def needs_teacher(objective: objectives.Weighted) -> bool:
   """Whether an objective has a loss that compares with a teacher."""
-  return any(kd.needs_teacher(term.loss) for term in objective.terms)
+  return any(term.loss.needs_teacher for term in objective.terms)
 
 
 def steps(stage: Any, examples: int) -> int:
@@ -282,7 +282,7 @@ def check(config: Any) -> None:
       raise UserError(f"config key 'stages.{name}.optimizer.accumulate': {error}") from error
     if stage.teacher == schema.ITSELF and not stage.optimizer.ema:
       raise UserError(f"config key 'stages.{name}.teacher' is 'itself', which needs 'stages.{name}.optimizer.ema'")
-    taught = [kd.needs_teacher(term.loss) for term in minimised.terms]
+    taught = [term.loss.needs_teacher for term in minimised.terms]
     if stage.optimizer.name == "dot" and (all(taught) or not any(taught)):
       raise UserError(
         f"config key 'stages.{name}.optimizer.name' is 'dot', which tells a task's gradient from a teacher's; expected "

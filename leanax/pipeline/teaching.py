@@ -67,13 +67,12 @@ def called(name: str, stage: Any) -> str:
 
 def reads_logits(objective: engine.Weighted) -> bool:
   """Whether some loss compares the teacher's logits, and not only its activations."""
-  losses = [term.loss for term in objective.terms if kd.needs_teacher(term.loss)]
-  return any(not (isinstance(loss, kd.TapLoss) and loss.teacher) for loss in losses)
+  return any(term.loss.needs_teacher and not term.loss.taps.teacher for term in objective.terms)
 
 
 def further(objective: engine.Weighted) -> list[str]:
   """The outputs that losses read of the teacher beside its logits."""
-  read = {term.output for term in objective.terms if kd.needs_teacher(term.loss)}
+  read = {term.output for term in objective.terms if term.loss.needs_teacher}
   return sorted(read - {objective.output, ""})
 
 

@@ -184,11 +184,13 @@ def test_masks_are_bools_over_examples(valid):
 def test_what_does_not_count_has_exactly_no_gradient():
   """Whatever a loss does there: a NaN of padded pixels, of a root at 0, of a label that is no class."""
 
-  def rooted(student, teacher, batch, **_):  # the gradient of a root at 0 is infinite
-    return jnp.sqrt(jnp.sum((student.logits - student.logits[:, :1]) ** 2, -1) * batch["scale"]), None, {}
+  def rooted(student, teacher, context):  # the gradient of a root at 0 is infinite
+    return kd.LossOut(jnp.sqrt(jnp.sum((student.logits - student.logits[:, :1]) ** 2, -1) * context.batch["scale"]))
 
-  rooted.needs_teacher = False
-  terms = [Term("rooted", rooted), Term("hard", kd.hard_labels(), mask="labelled")]
+  terms = [
+    Term("rooted", kd.Loss("rooted", rooted, needs_teacher=False)),
+    Term("hard", kd.hard_labels(), mask="labelled"),
+  ]
   batch = {
     "image": jnp.asarray(np.random.default_rng(0).normal(size=(4, 4)), jnp.float32).at[2].set(jnp.nan),
     "label": jnp.asarray([0, 1, 77, -1]),

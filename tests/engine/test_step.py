@@ -108,9 +108,12 @@ def test_padding_counts_for_nothing():
 
 
 def test_objectives_own_their_auxiliary_state():
-  def loss(student, teacher, batch, *, aux, aux_state, **_):
-    gap = student.logits - aux["bias"]
-    return (gap**2).sum(-1), {"calls": aux_state["calls"] + 1}, {"size": jnp.abs(gap).sum(-1)}
+  def fn(student, teacher, context):
+    gap = student.logits - context.aux["bias"]
+    state = {"calls": context.aux_state["calls"] + 1}
+    return kd.LossOut((gap**2).sum(-1), state, {"size": jnp.abs(gap).sum(-1)})
+
+  loss = kd.Loss("fit", fn, needs_teacher=False)
 
   tx = optim.optimizer("sgd", 0.1, rates={"aux": 0.5})
   step = jax.jit(make_train_step(nets.student, weighted([Term("fit", loss)]), tx))

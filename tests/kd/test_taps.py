@@ -52,7 +52,7 @@ def test_a_pair_of_activations(form):
   """The number, and a gradient that reaches the body and no head."""
   (mine, student), (its, teacher) = outputs(8, form), outputs(8, form)
   its = jax.tree.map(lambda a: a + 0.1, its)
-  near = lambda s, t, aux, about: jnp.mean((s - t) ** 2, -1)
+  near = lambda s, t, aux, context: jnp.mean((s - t) ** 2, -1)
   loss = kd.on_pairs("near", near, student=TAP, teacher=TAP)
   body = lambda v: np.maximum(np.asarray(X) @ v["params"]["Dense_0"]["kernel"] + v["params"]["Dense_0"]["bias"], 0)
   got = loss(student(mine), teacher(its))[0]

@@ -39,7 +39,7 @@ class Term(NamedTuple):
   output: str = ""
 
   @property
-  def counts_less(self) -> bool:
+  def counts_by_labels(self) -> bool:
     """Whether labels say what counts for it."""
     return self.mask != "all" or self.ignore_label is not None
 
@@ -49,7 +49,7 @@ class Term(NamedTuple):
     Raises:
       UserError: labels say it, and the batch has none.
     """
-    if self.counts_less and "label" not in batch:
+    if self.counts_by_labels and "label" not in batch:
       key, value = ("mask", self.mask) if self.mask != "all" else ("ignore_label", self.ignore_label)
       raise UserError(f"term {self.name!r} has {key} {value!r}: labels say what counts, and the batch has no 'label'")
     return counted(batch, self.mask, self.ignore_label)
@@ -107,7 +107,7 @@ class Weighted:
   def task(self, logs: Mapping[str, Array], step: Array) -> Array:
     """The part of the loss that is of the terms without a teacher, from the logs of the same step."""
     parts = self.parts(logs, step)
-    own = [parts[term.name] for term in self.terms if not kd.needs_teacher(term.loss)]
+    own = [parts[term.name] for term in self.terms if not term.loss.needs_teacher]
     return sum(own, jnp.zeros((), jnp.float32).astype(own[0].dtype if own else jnp.float32))
 
   def refuse_accumulation(self, accumulate: int) -> None:
@@ -121,11 +121,10 @@ class Weighted:
   @property
   def relational(self) -> tuple[str, ...]:
     """The names of its terms in which an example's number depends on the other examples of the batch."""
-    return tuple(term.name for term in self.terms if kd.relational(term.loss))
+    return tuple(term.name for term in self.terms if term.loss.relational)
 
   def _taps(self, whose: str) -> tuple[str, ...]:
-    losses = [term.loss for term in self.terms if isinstance(term.loss, kd.TapLoss)]
-    return tuple(dict.fromkeys(tap for loss in losses for tap in getattr(loss, whose)))
+    return tuple(dict.fromkeys(tap for term in self.terms for tap in getattr(term.loss.taps, whose)))
 
   def init(
     self, key: Array, student: kd.Outputs, teacher: kd.Outputs | None, teacher_variables: Any = None
@@ -140,12 +139,11 @@ class Weighted:
     """
     aux, aux_state = {}, {}
     for index, term in enumerate(self.terms):
-      if not isinstance(term.loss, kd.TapLoss) or term.loss.init is None:
+      if term.loss.init is None:
         continue
       outputs = _of_student(student, teacher, term)
       its = _of_teacher(teacher, term)
-      started = term.loss.init(jax.random.fold_in(key, index), outputs, its, teacher_variables)  # pyrefly: ignore
-      trained, kept = started
+      trained, kept = term.loss.init(jax.random.fold_in(key, index), outputs, its, teacher_variables)
       aux |= {} if trained is None else {term.name: trained}
       aux_state |= {} if kept is None else {term.name: kept}
     return aux, aux_state
@@ -197,7 +195,7 @@ class Weighted:
     found = []
     for term in self.terms if teacher is not None else ():
       # Logits that nobody reads would be computed for this alone.
-      if kd.needs_teacher(term.loss) and not (isinstance(term.loss, kd.TapLoss) and term.loss.teacher):
+      if term.loss.needs_teacher and not term.loss.taps.teacher:
         read = _of_teacher(teacher, term)
         bad, valid = not_finite(read, batch.get("class_mask")), term.counted(batch)
         if bad is not None:
@@ -226,7 +224,7 @@ def _of_student(student: kd.Outputs, teacher: kd.Outputs | None, term: Term) -> 
 
 def _of_teacher(teacher: Any, term: Term) -> Any:
   """The teacher's outputs as a term reads them; a loss that needs none has none to name."""
-  if teacher is None or not kd.needs_teacher(term.loss):
+  if teacher is None or not term.loss.needs_teacher:
     return teacher
   return picked(teacher, term.output, term.loss, f"term {term.name!r}", teacher=True)
 
@@ -238,8 +236,8 @@ def _of_examples(term: Term, batch: Mapping[str, Any], logits: Any) -> Array | N
     UserError: labels of several outputs, of which a loss has one number, say what counts.
   """
   valid = term.counted(batch)
-  of_taps = isinstance(term.loss, kd.TapLoss) and term.loss.student
-  if valid is None or not term.counts_less or of_taps or not is_one(logits) or valid.ndim < logits.ndim:
+  on_taps = bool(term.loss.taps.student)
+  if valid is None or not term.counts_by_labels or on_taps or not is_one(logits) or valid.ndim < logits.ndim:
     return valid
   if valid.shape[-1] == logits.shape[-1] == 1:
     return valid[..., 0]
@@ -261,7 +259,7 @@ def _guarded(read: kd.Outputs, valid: Array | None) -> kd.Outputs:
 
 def _for(loss: kd.Loss, valid: Array) -> Array:
   """The mask as a loss reads it: activations have no positions of labels, so one that reads them gets (batch,)."""
-  return fitted(valid, valid.shape[:1]) if isinstance(loss, kd.TapLoss) and loss.student else valid
+  return fitted(valid, valid.shape[:1]) if loss.taps.student else valid
 
 
 def weighted(terms: Sequence[Term], output: str = "") -> Weighted:
@@ -281,7 +279,7 @@ def weighted(terms: Sequence[Term], output: str = "") -> Weighted:
   if not names or len(set(names)) < len(names):
     raise UserError(f"an objective needs terms of different names; got {', '.join(names) or 'none'}")
   for term in terms:
-    if not callable(term.loss) or term.loss is getattr(kd, getattr(term.loss, "__name__", ""), None):
+    if not isinstance(term.loss, kd.Loss):
       given = getattr(term.loss, "__name__", repr(term.loss))
       raise UserError(
         f"the loss of term {term.name!r} is {given}, and no loss; expected one that is made, as kd.hinton()"

@@ -21,13 +21,13 @@ def as_outputs(given: Any) -> kd.Outputs:
   return given if isinstance(given, kd.Outputs) else kd.Outputs(given)
 
 
-def picked(outputs: kd.Outputs, name: str, term: kd.Loss, where: str, teacher: bool = False) -> kd.Outputs:
+def picked(outputs: kd.Outputs, name: str, loss: kd.Loss, where: str, teacher: bool = False) -> kd.Outputs:
   """The outputs as a term reads them: with one output in the place of all.
 
   Args:
     outputs: of a network.
     name: of the output, or "" for the only one.
-    term: the loss. One on activations may be given all outputs, as it need not read any.
+    loss: what reads them. One that reads no logits may be given all outputs.
     where: how errors call the term.
     teacher: whether they are a teacher's, whose only output needs no name.
 
@@ -41,7 +41,7 @@ def picked(outputs: kd.Outputs, name: str, term: kd.Loss, where: str, teacher: b
     return outputs
   found = trees.named_leaves(logits)
   if not name:
-    if isinstance(term, kd.TapLoss):
+    if "logits" not in loss.reads:
       return outputs
     whose = "teacher" if teacher else "student"
     raise UserError(

@@ -48,7 +48,7 @@ def make_train_step(
     itself: the teacher is the student with the averages of its own weights, `ema`, in evaluation mode.
     ema: decay of the averages kept in `state.ema`.
     accumulate: micro-batches an update; `state.step` counts batches, the optimizer's `step` updates. A loss that is
-      `kd.relational` would see micro-batches in place of the batch, so it is refused where there are several.
+      `relational` would see micro-batches in place of the batch, so it is refused where there are several.
     seed: of dropout and of the losses' randomness.
     per_device_statistics: allow a model whose batch statistics are each device's own; they are averaged after the step.
 
