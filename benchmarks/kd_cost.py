@@ -104,9 +104,9 @@ def make(variant: Variant, given: Common) -> tuple[Callable[[], Any], float]:
   """A function that makes one step and waits for it, and the step's floating point operations."""
   cached = not variant.live and variant.loss is not None and variant.loss.needs_teacher
   batch = {name: array for name, array in given.batch.items() if cached or name != "teacher_logits"}
-  terms = [engine.Term("hard_labels", kd.hard_labels())]
-  terms += [] if variant.loss is None else [engine.Term("loss", variant.loss)]
-  objective = engine.weighted(terms)
+  terms = [kd.Term("hard_labels", kd.hard_labels())]
+  terms += [] if variant.loss is None else [kd.Term("loss", variant.loss)]
+  objective = kd.weighted(terms)
   teacher = tapped(TEACHER, objective.teacher)
   shapes = [
     jax.eval_shape(run, variables, batch["image"])

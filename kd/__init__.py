@@ -6,6 +6,7 @@ per_example, _, _ = loss(student_logits, teacher_logits)
 
 from kd import schedules
 from kd.base import cross_entropy, kl, log_softmax, loss, teacher_at
+from kd.counting import batch_mean
 from kd.kinds import Context, Loss, LossOut, Outputs, Taps
 from kd.labels import labelled
 from kd.losses.ab import ab
@@ -51,10 +52,16 @@ from kd.losses.topk import topk
 from kd.losses.total_variation import total_variation
 from kd.losses.vid import vid
 from kd.losses.wsld import wsld
+from kd.objective import Weighted, weighted
 from kd.taps import on_pairs
+from kd.terms import Term
 from kd.trainers import dot, scale_by_dot, wants_task
 
 __all__ = [
+  "Term",
+  "Weighted",
+  "weighted",
+  "batch_mean",
   "Context",
   "Loss",
   "LossOut",

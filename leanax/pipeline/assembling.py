@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 import kd
 from kd.maps import common_size
-from leanax import engine, graph
+from leanax import graph
 from leanax.core.errors import UserError
 from leanax.core.trees import map_named, named_leaves
 from leanax.engine.models.model import Model
@@ -39,7 +39,7 @@ class Plan(NamedTuple):
 
 
 def plan(
-  objective: engine.Weighted,
+  objective: kd.Weighted,
   recipe: "Recipe",
   model: Model,
   variables: Any,

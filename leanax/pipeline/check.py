@@ -16,7 +16,8 @@ import numpy as np
 
 import kd
 import quant
-from leanax import engine, graph
+from kd.outputs import is_one
+from leanax import graph
 from leanax.core.errors import UserError, unknown
 from leanax.engine.data import Dataset, batches
 from leanax.engine.store import pretrained
@@ -161,7 +162,7 @@ def _teaching(name: str, config: Any, data: Dataset, begun: Left, done: Mapping[
     if given.teacher_mode == "train":
       _in_training(teaching.names(given)[0], *teachers[0])
     its = _outputs("teacher", objective.teacher, *teachers[0], bool(teaching.further(objective)))
-    if engine.is_one(its.logits):
+    if is_one(its.logits):
       chosen = len(given.teacher_classes) or its.logits.shape[-1]
       build.check_store(name, given, chosen)
       its = its._replace(logits=jax.ShapeDtypeStruct((BATCH, chosen), its.logits.dtype))
@@ -186,7 +187,7 @@ def _quantized(config: Any, name: str, left: Left) -> Left:
   return left._replace(recipe=left.recipe._replace(rules=tuple(config.stages[name].quant.rules)))
 
 
-def _masked(term: engine.Term, labelled: np.ndarray) -> None:
+def _masked(term: kd.Term, labelled: np.ndarray) -> None:
   """Refuses a term that counts no example of its stage, and one that reads labels where there are none."""
   counted = {"labelled": labelled, "unlabelled": ~labelled}
   if term.mask in counted and not counted[term.mask].any():
@@ -228,7 +229,7 @@ def _in_training(name: str, recipe: models.Recipe, variables: Any) -> None:
     ) from error
 
 
-def _trace(objective: engine.Weighted, student: Any, teacher: Any, teacher_variables: Any) -> Any:
+def _trace(objective: kd.Weighted, student: Any, teacher: Any, teacher_variables: Any) -> Any:
   """Traces what a stage minimises on shapes: a loss that cannot compare these two networks says so now.
 
   Returns:

@@ -31,7 +31,7 @@ class Learning(NamedTuple):
 
   step: Callable[..., Any]
   state: TrainState
-  objective: engine.Weighted
+  objective: kd.Weighted
   norm: Callable[..., jax.Array]
   peers: int
   begun: Trained
@@ -56,7 +56,7 @@ def make(
   config: Any,
   begun: Sequence[Trained],
   student: forward.Forward,
-  objective: engine.Weighted,
+  objective: kd.Weighted,
   taught: teaching.Teaching,
   taught_by: Sequence[Trained],
   steps: int,
@@ -109,7 +109,7 @@ def _started(
   seed: int,
   stage: Any,
   student: forward.Forward,
-  objective: engine.Weighted,
+  objective: kd.Weighted,
   trained: Trained,
   taught: teaching.Teaching,
   taught_by: Sequence[Trained],

@@ -8,11 +8,11 @@ import pytest
 import scipy.special
 
 import kd
+from kd import Term, weighted
+from kd.counting import batch_mean
 from leanax.core.errors import UserError
 from leanax.engine.train import optim, state
-from leanax.engine.train.counting import batch_mean
 from leanax.engine.train.forward import bfloat16, plain
-from leanax.engine.train.objective import Term, weighted
 from leanax.engine.train.step import make_train_step
 from tests.engine import nets
 

@@ -9,14 +9,15 @@ import optax
 from jaxtyping import Array
 
 import kd
+from kd.counting import batch_mean, counted, whole
+from kd.objective import Objective, Weighted
+from kd.outputs import as_outputs, is_one, picked
 from leanax.core import axis, keys
 from leanax.core.errors import UserError
 from leanax.engine.train import optim
 from leanax.engine.train.average import average
-from leanax.engine.train.counting import batch_mean, counted, filled, refuse_unknown_counts, whole
+from leanax.engine.train.counting import filled, refuse_unknown_counts
 from leanax.engine.train.forward import Forward
-from leanax.engine.train.objective import Objective, Weighted
-from leanax.engine.train.outputs import as_outputs, is_one, picked
 from leanax.engine.train.state import TrainState
 from leanax.engine.train.statistics import refuse_local_statistics
 
@@ -40,7 +41,7 @@ def make_train_step(
 
   Args:
     forward: the student; see `engine.forward`.
-    objective: see `engine.objective`.
+    objective: see `kd.objective`.
     tx: the optimizer over {"params", "qparams", "aux"}. A transformation that prunes is its outermost part. One that
       wants it (`kd.dot`) also gets `task`, the gradient of the terms without a teacher, for another backward pass.
     teacher: `teacher(teacher_variables, image) -> logits`. Without one, `batch["teacher_logits"]` is used where it is
@@ -158,7 +159,7 @@ def _accuracy_of(objective: Objective, student: kd.Outputs, batch: Mapping[str, 
 def task_of(loss_of: Callable[..., Any], objective: Objective, step: Array) -> Callable[[Any], Array]:
   """The part of a loss that is of the terms without a teacher; the forward passes of both are compiled as one."""
   if not isinstance(objective, Weighted):
-    raise UserError("the optimizer wants the task's gradient: expected an objective of terms, as engine.weighted gives")
+    raise UserError("the optimizer wants the task's gradient: expected an objective of terms, as kd.weighted gives")
   return lambda trained: objective.task(loss_of(trained)[1][3], step)
 
 
