@@ -1,4 +1,4 @@
-"""What a loss on logits is given, checked, and laid out as rows of which each is an example.
+"""The inputs of a loss on logits, checked and laid out as rows of which each is an example.
 
 Logits are (batch, *positions, classes): one axis more than two for the words of a text or the places of an image. A
 loss is written for (rows, classes), and its numbers get the shape (batch, *positions) again. What does not count is
@@ -82,7 +82,7 @@ class Inputs(NamedTuple):
     if per_row.shape != self.student.shape[:1]:
       raise UserError(
         f"the loss {self.loss!r} gives numbers {per_row.shape} for logits {self.student.shape}; "
-        f"expected one an example, {self.student.shape[:1]}"
+        f"expected one per example, {self.student.shape[:1]}"
       )
     per_row = checks.nan_where(wrong, per_row)
     return (per_row if self.valid is None else jnp.where(self.valid, per_row, 0.0)).reshape(self.lead)

@@ -5,7 +5,7 @@ Neurons" (arXiv:1811.03233), section 3.
 
 s and t are taps before the ReLU; m is the margin; r, learned, is the connector, a 1x1 convolution with batch
 normalisation. Only the sign of the teacher's neurons is read. Of two maps of different size the larger is averaged
-down before. Reduction: a sum, the paper's squared norm, one number an example, summed over pairs of taps. The authors'
+down before. Reduction: a sum, the paper's squared norm, one number per example, summed over pairs of taps. The authors'
 code multiplies it by 3 / 1000 and halves it once more for every stage before the last: weights of terms do that. The
 paper trains with this loss first and distils afterwards: schedules of weights do that.
 """

@@ -4,7 +4,7 @@
 
 Variant: the mean over places of the squared distance, as the authors' code has it; equation 2 of the paper writes the
 unsquared norm of the same difference (`paper=True`). The channels may differ; of two maps of different size, the larger
-is averaged down. Reduction: one number an example, summed over pairs of taps.
+is averaged down. Reduction: one number per example, summed over pairs of taps.
 """
 
 import jax.numpy as jnp

@@ -7,7 +7,7 @@ output.
 
 Of one output z this is `hinton` of the two logits (z, 0). T^2 as there: the gradient, T (q - p), keeps its size as T
 changes. Logarithms are those of the sigmoid and of its complement, so nothing is lost at a large logit. Reduction: a
-sum over the outputs, one number an example.
+sum over the outputs, one number per example.
 """
 
 import jax.numpy as jnp

@@ -11,7 +11,7 @@ classifier's own term of the labels is `hard_labels` beside this loss, and its w
 Variant: a branch is a 1x1 convolution to the deepest tap's channels, a ReLU, the mean over places, and the linear
 classifier. The paper's bottlenecks are blocks of convolutions with batch norms that bring the map to the deepest size;
 ours have no statistics, so an example's number does not depend on the others. The factor T^2 keeps the gradient's size,
-as in `hinton`. Branches are left behind after training. Reduction: sums over channels and classes, one number an
+as in `hinton`. Branches are left behind after training. Reduction: sums over channels and classes, one number per
 example, summed over the branches.
 """
 

@@ -17,7 +17,7 @@ The numbers are logarithms throughout; the authors add 1e-7 to a denominator. Th
 
 An example's number depends on the banks and not on the other examples of its batch, so this loss is not `relational`.
 The banks are the same on all devices: each adds the rows of all. Where an id comes twice in a batch, the last row
-stands. Reduction: a sum over the negatives and the two anchors, one number an example.
+stands. Reduction: a sum over the negatives and the two anchors, one number per example.
 """
 
 import math

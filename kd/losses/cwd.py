@@ -6,7 +6,7 @@
 
 Where the numbers of channels differ, the student's pass a trained 1x1 projector to the teacher's; it has no bias, which
 a softmax over places could not see. Of two maps of different size, the larger is averaged down. Reduction: a sum over
-the places and a mean over the channels, one number an example, summed over pairs of taps.
+the places and a mean over the channels, one number per example, summed over pairs of taps.
 """
 
 from typing import Any

@@ -7,7 +7,7 @@
 With alpha = 1 and beta = 1 - p_label this is `hinton` (equation 6): the paper frees NCKD of that weight, which is small
 where the teacher is sure. Sums over the other classes are of logarithms, so nothing is lost at a large gap. T^2 is that
 of the authors' code; their warm-up is a schedule of the term's weight. A mixed example has the average of its two
-labels' losses, where the paper says nothing. Reduction: sums over the classes, one number an example.
+labels' losses, where the paper says nothing. Reduction: sums over the classes, one number per example.
 """
 
 import jax.numpy as jnp

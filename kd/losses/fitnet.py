@@ -6,7 +6,7 @@ r is a learned regressor of the student's channels. Variant: r is a 1x1 convolut
 tokens), and of two maps of different size the larger is averaged down before; the paper's regressor is a convolution
 whose window makes the sizes equal. With `normalise` a batch normalisation and a ReLU follow, as in the common
 re-implementation, which suits hints taken after a ReLU. The paper writes half of a sum, and trains the hint as a stage
-before the distillation: a weight schedule does that. Reduction: a mean, one number an example, summed over pairs of
+before the distillation: a weight schedule does that. Reduction: a mean, one number per example, summed over pairs of
 taps.
 """
 

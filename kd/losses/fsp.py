@@ -6,7 +6,7 @@ Minimization and Transfer Learning" (CVPR 2017), equations 1 and 2.
 Taps are given from early to late, two or more; each is paired with the next. The channels of student and teacher must
 agree; heights and widths may differ. Variant: the larger map of a pair is averaged down to the smaller, and the loss is
 a mean over the entries of G, as the common re-implementation has it. `paper=True` is the paper's form: the larger map
-is max-pooled, and the loss is a sum over the entries. Reduction: one number an example, a mean (a sum) over the
+is max-pooled, and the loss is a sum over the entries. Reduction: one number per example, a mean (a sum) over the
 entries, summed over pairs of taps. The paper trains with this loss first and without it afterwards.
 """
 

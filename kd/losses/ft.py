@@ -12,7 +12,7 @@ first takes F_t as a constant, and the second never reaches the student. The pap
 
 Variant: `form="factors"` is the paper's, the flattened factors over their norms; `form="attention"` is another that is
 in use, where the channel mean of the squared factors takes their place. Of two factors of different size the larger is
-averaged down. Reduction: a mean of the paper's L1 norm (p = 1), one number an example, summed over pairs of taps.
+averaged down. Reduction: a mean of the paper's L1 norm (p = 1), one number per example, summed over pairs of taps.
 """
 
 import jax

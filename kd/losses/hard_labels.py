@@ -4,7 +4,7 @@
 
 Of a mixed example (mixup: arXiv:1710.09412) the two labels' losses are averaged with the weights of their images.
 
-Reduction: one number an example. The temperature is 1, as in section 2 of arXiv:1503.02531. The teacher is not read.
+Reduction: one number per example. The temperature is 1, as in section 2 of arXiv:1503.02531. The teacher is not read.
 """
 
 from kd.base import ClassMask, Logits, PerExample, log_softmax, loss, pick

@@ -5,7 +5,7 @@
 
 The paper writes the cross-entropy of the two; the divergence differs by the teacher's entropy, which has no gradient,
 and is 0 where student and teacher agree. The paper advises to multiply by T^2 so that the gradient, T (q - p), keeps
-its size as T changes: here it always is. Reduction: a sum over the classes, one number an example.
+its size as T changes: here it always is. Reduction: a sum over the classes, one number per example.
 """
 
 from jaxtyping import Array

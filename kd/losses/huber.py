@@ -5,7 +5,7 @@ Parameter" (1964); in distillation, `rkd` (arXiv:1904.05068) compares by it.
     h(r) = r^2 / 2 where |r| <= delta,  delta (|r| - delta / 2) beyond
 
 The gradient of an output is at most delta. As delta grows this is half of `squared_error`. Reduction: a sum over the
-outputs, one number an example.
+outputs, one number per example.
 """
 
 from typing import Any

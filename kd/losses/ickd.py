@@ -6,7 +6,7 @@ Diversity-Preserved Knowledge Distillation" (ICCV 2021, arXiv:2202.03680), the f
 The student's channels first pass a trained 1x1 projector to the teacher's number of channels. Variant: the authors'
 CIFAR-100 code, which divides by the channels once and normalises G's rows. Their projector ends in a batch
 normalisation; here it is the linear map alone, with a bias, so that examples stay apart. Maps may differ in size, for G
-does not know the places. Reduction: one number an example, summed over pairs of taps.
+does not know the places. Reduction: one number per example, summed over pairs of taps.
 """
 
 from typing import Any

@@ -8,7 +8,7 @@ Convention: beta is the teacher's share, of the mixture and of the sum, as in th
 to the forward KL(p || q) as beta tends to 0, and loss / (1 - beta) to the reverse KL(q || p) as beta tends to 1; the
 loss itself tends to 0 at both ends. Beta 0 and 1 are therefore refused (TRL jumps there to the undivided divergences):
 use `hinton` and `reverse_kl`. beta = 0.5 is the symmetric divergence, at most log 2. The mixture is made of logarithms.
-T^2 as in `hinton`; the paper has T = 1. Reduction: a sum over the classes, one number an example.
+T^2 as in `hinton`; the paper has T = 1. Reduction: a sum over the classes, one number per example.
 """
 
 from jaxtyping import Array

@@ -6,7 +6,7 @@ Decomposition" (arXiv:1807.06819, ECCV 2018), section 3.
 
 Taps are given from early to late, two or more; each is paired with the next. Places may differ between the networks;
 channels may not, and the map needs no pooling. The width 8 and the teacher's singular values on both sides are those of
-the common re-implementation. Reduction: a sum, one number an example, summed over pairs of taps.
+the common re-implementation. Reduction: a sum, one number per example, summed over pairs of taps.
 
 Signs: a singular vector has no sign of its own. The teacher's get the one that makes their entries sum to 0 or more,
 so that the target does not depend on the solver. Among the student's k + 3 leading vectors, each of the teacher's picks

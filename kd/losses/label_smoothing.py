@@ -6,7 +6,7 @@ Vision" (arXiv:1512.00567), section 7.
 Variant: the paper's, epsilon spread over all K classes, the label's among them; where others spread it over the K - 1
 other classes their epsilon is ours times (K - 1) / K. K counts the classes that count and that the student does not
 exclude by a logit of -inf. Of a mixed example (mixup) the two labels' losses are averaged with the weights of their
-images. Reduction: one number an example. No teacher is read.
+images. Reduction: one number per example. No teacher is read.
 """
 
 import jax.numpy as jnp

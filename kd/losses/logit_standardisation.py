@@ -8,7 +8,7 @@ Both networks' logits are brought to mean 0 and deviation 1 over the classes tha
 match their size: the loss does not change if an example's logits are multiplied or shifted. Variant: that of the
 authors' code, a deviation with n - 1 in the denominator and eps added to the deviation, not to the variance. An example
 of equal logits has z = 0 and no gradient through its deviation. The paper weighs the term by 9 (and `hard_labels` by
-0.1). Reduction: a sum over the classes, one number an example.
+0.1). Reduction: a sum over the classes, one number per example.
 """
 
 import jax.numpy as jnp

@@ -5,8 +5,8 @@
 r, a learned 1x1 convolution, is there where the channels differ. The mask is 0 with probability `hidden`, anew for
 every step and example, and the same for any split of the batch: its key is folded with the example's "id". It covers
 whole places, or whole channels (`masked="channels"`, as the authors classify images); taps of one shape share it.
-Variant: of two maps of different size the larger is averaged down. Reduction: a sum, one number an example, summed over
-pairs of taps; the paper's weights (2e-5, 7e-5 for classification) belong to this sum.
+Variant: of two maps of different size the larger is averaged down. Reduction: a sum, one number per example, summed
+over pairs of taps; the paper's weights (2e-5, 7e-5 for classification) belong to this sum.
 """
 
 import jax

@@ -6,7 +6,7 @@ with Normalized Loss and Customized Soft Labels" (arXiv:2303.13005), the loss NK
 p and q are the softmaxes of teacher and student at temperature 1, N(p) and N(q) those over the classes other than the
 label at temperature T. Both parts are cross-entropies, so the loss is not 0 where student and teacher agree; and the
 first is least at q_label = 1. The paper adds `hard_labels` to it. A mixed example has the average of its two labels'
-losses, where the paper says nothing. Reduction: a sum over the classes, one number an example.
+losses, where the paper says nothing. Reduction: a sum over the classes, one number per example.
 """
 
 import jax.numpy as jnp

@@ -5,7 +5,7 @@
     loss_i = mean_cc' k(t_c, t_c') + mean_cc' k(s_c, s_c') - 2 mean_cc' k(s_c, t_c')
 
 This squared maximum mean discrepancy does not pair channels, so their numbers may differ. Of two maps of different
-size, the larger is averaged down. Reduction: one number an example, summed over pairs of taps.
+size, the larger is averaged down. Reduction: one number per example, summed over pairs of taps.
 """
 
 import jax.numpy as jnp

@@ -9,7 +9,7 @@ where r, g are learned 1x1 convolutions, o is a 3x3 one, r and o with batch norm
 the last tap has no y. y is brought to the size of x, and x to that of f_t, by the nearest neighbour. `hierarchical` is
 the hierarchical context loss: the mean squares of the gap of both maps averaged down to 4x4, 2x2 and 1x1, where that is
 smaller, added to that at full size with weights 1/2, 1/4, 1/8 in turn, over the sum of the weights. A vector counts as
-a map of one place. Reduction: a mean, one number an example, summed over taps. The authors raise its weight from 0 in
+a map of one place. Reduction: a mean, one number per example, summed over taps. The authors raise its weight from 0 in
 the first 20 epochs: a schedule does that.
 """
 

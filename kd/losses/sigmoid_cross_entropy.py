@@ -5,7 +5,7 @@ logit, and for several labels at once. No paper.
 
 Of a mixed example (mixup: arXiv:1710.09412) the two labels' losses are averaged with the weights of their images. A
 label that is not known of an output leaves the loss by `class_mask`, that of an example by `batch["valid"]`. Reduction:
-a sum over the outputs, one number an example. The temperature is 1. The teacher is not read.
+a sum over the outputs, one number per example. The temperature is 1. The teacher is not read.
 """
 
 from typing import Any

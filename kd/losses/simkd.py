@@ -6,7 +6,7 @@
 f_t are the teacher's features before its classifier (W, b), most often the last map before the pooling. p, learned, is
 a bottleneck: 1x1 to 1/factor of the teacher's channels, 3x3, 1x1 to all of them, each with batch normalisation and ReLU
 (all three are linear maps for vectors and tokens). Of two maps of different size the larger is averaged down before.
-The paper trains with this loss alone. Reduction: a mean, one number an example.
+The paper trains with this loss alone. Reduction: a mean, one number per example.
 
 The student that is deployed is its own trunk up to its tap, then p, then W and b. Running means of p's batch statistics
 are kept in aux_state; `simkd_head` folds them into p's kernels and biases, and `simkd_logits` is what then follows the

@@ -8,7 +8,7 @@
 The share alpha of a divergence's own first argument in its mixture bounds it, by log(1 / alpha), and the size of its
 gradient. As alpha tends to 0 these are `hinton` and `reverse_kl`. Variant: the whole divergence; the authors' code
 leaves out the teacher's entropy in the first form, which has no gradient. The mixture is made of logarithms. T^2 as in
-`hinton`; the paper has T = 1. Reduction: a sum over the classes, one number an example.
+`hinton`; the paper has T = 1. Reduction: a sum over the classes, one number per example.
 """
 
 from jaxtyping import Array

@@ -6,7 +6,7 @@ or smoothed labels).
 
 With the teacher's distribution this is what arXiv:1503.02531, section 2, writes down: `hinton` plus T^2 times the
 teacher's entropy, the same gradient. It is therefore not 0 where student and teacher agree. Reduction: a sum over the
-classes, one number an example.
+classes, one number per example.
 """
 
 import jax.numpy as jnp

@@ -3,7 +3,7 @@ networks' outputs it is that of Ba and Caruana (arXiv:1312.6184, equation 1) wit
 
     loss_i = sum_c (student_ic - y_ic)^2,   y = the teacher's outputs, or batch["target"]
 
-`logit_l2` is half of it. Reduction: a sum over the outputs, one number an example.
+`logit_l2` is half of it. Reduction: a sum over the outputs, one number per example.
 """
 
 from typing import Any

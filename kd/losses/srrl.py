@@ -7,7 +7,7 @@ f are the features before the classifiers, W with its bias is the teacher's clas
 aux_state. r, learned, is a linear map with batch normalisation and ReLU. `form="kl"` compares the two softmaxes by
 KL(teacher ‖ student) in place of the squares; the paper has both and prefers the squares. Maps are compared place by
 place, the larger averaged down, and are averaged over the places before W. Logs "matching" and "regression", the two
-terms without a and b. Reduction: means, one number an example.
+terms without a and b. Reduction: means, one number per example.
 """
 
 import jax.numpy as jnp

@@ -12,7 +12,7 @@ factor of 100 on CIFAR-100 undoes: that factor and that division are left out he
 `hard_labels` 0.9.
 
 K counts the classes that count and that the student does not exclude by a logit of -inf. A mixed example has the
-average of its two labels' losses. Reduction: a sum over the classes, one number an example. No teacher is read.
+average of its two labels' losses. Reduction: a sum over the classes, one number per example. No teacher is read.
 """
 
 import math

@@ -8,7 +8,7 @@ what is stored is the others' mass at temperature 1, and spread evenly that is t
 This is the divergence of the two distributions over k + 1 outcomes. So it is never negative, which the sum over the k
 classes alone can be, it is never above `hinton` (grouping outcomes loses information), and it is `hinton` if k reaches
 the number of classes. p_rest is a sum of logarithms, not 1 - sum. Of equally likely classes the first are kept.
-Reduction: a sum over the outcomes, one number an example.
+Reduction: a sum over the outcomes, one number per example.
 """
 
 import jax

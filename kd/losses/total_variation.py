@@ -5,7 +5,7 @@ Distillation" (arXiv:2307.15190), the divergence with f(t) = |t - 1| / 2.
 
 At T = 1, the paper's, it is at most 1. The factor is T, not T^2: the distance is of first order in the difference of
 the logits, so T keeps the size of its gradient. That gradient jumps where p_c = q_c; there it is taken as 0. Reduction:
-a sum over the classes, one number an example.
+a sum over the classes, one number per example.
 """
 
 import jax.numpy as jnp

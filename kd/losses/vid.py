@@ -5,7 +5,7 @@
 
 mu, learned, maps the student's channels by three 1x1 convolutions with ReLUs between, as the authors' code has it; a_c
 is learned too. The constant log(2 pi) / 2 is left out, so the loss may be negative. Variant: of two maps of different
-size the larger is averaged down. Reduction: a mean where the paper writes a sum, one number an example, summed over
+size the larger is averaged down. Reduction: a mean where the paper writes a sum, one number per example, summed over
 pairs of taps.
 """
 

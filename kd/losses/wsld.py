@@ -7,7 +7,7 @@ s_i and t_i are the student's and the teacher's own cross-entropies with the lab
 the student knows better than the teacher weighs less. The weight is a constant of the gradient, so the cross-entropy
 has the gradient of `hinton`; it is not 0 where student and teacher agree. As in the authors' code 1e-7 is added to t_i.
 The paper adds `hard_labels`, and weighs this term by 2.5. A mixed example has the average of its two labels' losses,
-where the paper says nothing. Reduction: a sum over the classes, one number an example.
+where the paper says nothing. Reduction: a sum over the classes, one number per example.
 """
 
 import jax

@@ -240,9 +240,9 @@ def test_a_row_of_which_every_class_is_excluded_has_no_distribution():
     )
 
 
-def test_a_function_of_logits_gives_one_number_an_example():
+def test_a_function_of_logits_gives_one_number_per_example():
   with pytest.raises(
-    UserError, match=r"the loss 'l1' gives numbers \(\) for logits \(4, 3\); expected one an example, \(4,\)"
+    UserError, match=r"the loss 'l1' gives numbers \(\) for logits \(4, 3\); expected one per example, \(4,\)"
   ):
     kd.loss(lambda s, t: jnp.abs(s - t).sum(), "l1")(jnp.ones((4, 3)), jnp.ones((4, 3)))
 
