@@ -2,6 +2,8 @@
 
 loss = kd.hinton(temperature=4.0)
 per_example, _, _ = loss(student_logits, teacher_logits)
+objective = kd.weighted([kd.Term("hard", kd.hard_labels(), 0.1), kd.Term("soft", loss, 0.9)])
+total, _, logs = objective(student_logits, teacher_logits, {"label": labels})
 """
 
 from kd import schedules

@@ -15,7 +15,7 @@ before anything is computed: whatever it holds, its number and gradient are exac
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -125,12 +125,19 @@ class Loss:
 
   name: str
   fn: Callable[[Outputs, Any, Context], LossOut]
+  _: KW_ONLY
   needs_teacher: bool = True
   relational: bool = False
   reads: tuple[str, ...] = ()
   taps: Taps = NO_TAPS
   init_fn: InitFn | None = None
   head: Callable[..., dict[str, Any]] | None = None
+
+  def __post_init__(self):
+    given = {"reads": self.reads, "taps.student": self.taps.student, "taps.teacher": self.taps.teacher}
+    for key, names in given.items():
+      if not isinstance(names, tuple) or not all(isinstance(name, str) for name in names):
+        raise UserError(f"the loss {self.name!r}: {key} is {names!r}; expected names in a tuple, such as ('a',)")
 
   @property
   def init(self) -> Callable[..., tuple[Any, Any]] | None:

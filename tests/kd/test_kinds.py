@@ -68,6 +68,20 @@ def test_a_loss_returns_its_own_form():
       kd.Loss("mine", wrong)(S, T)
 
 
+@pytest.mark.parametrize(
+  ("given", "key"),
+  [
+    ({"taps": kd.Taps("a")}, "taps.student is 'a'"),
+    ({"taps": kd.Taps(("a",), (3,))}, r"taps.teacher is \(3,\)"),
+    ({"reads": "label"}, "reads is 'label'"),
+    ({"reads": ["label"]}, r"reads is \['label'\]"),
+  ],
+)
+def test_names_are_names(given, key):
+  with pytest.raises(UserError, match=f"the loss 'mine': {key}; expected names in a tuple, such as "):
+    kd.Loss("mine", lambda s, t, context: kd.LossOut(s.logits[:, 0]), **given)
+
+
 def test_a_loss_that_remembers():
   """State and logs as they are given; None leaves what was given."""
   count = kd.Loss("count", lambda s, t, c: kd.LossOut(s.logits[:, 0], c.aux_state + 1, {"size": s.logits[:, 1]}))
