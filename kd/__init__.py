@@ -12,6 +12,7 @@ from kd.counting import batch_mean
 from kd.kinds import Context, Loss, LossOut, Outputs, Taps
 from kd.labels import labelled
 from kd.losses.ab import ab
+from kd.losses.abkd import abkd
 from kd.losses.at import at
 from kd.losses.bernoulli_kl import bernoulli_kl
 from kd.losses.byot import byot
@@ -70,6 +71,7 @@ __all__ = [
   "Outputs",
   "Taps",
   "ab",
+  "abkd",
   "at",
   "bernoulli_kl",
   "byot",
