@@ -41,7 +41,7 @@ def measure(rounds: int) -> dict[str, float]:
   qparams, state = quant.quantize(fn, "w8a8 learned").init(variables, x)
   batch = {"image": x, "label": jnp.zeros((128,), jnp.int32)}
   tx = engine.optimizer("sgd", 0.01)
-  objective = engine.weighted([engine.Term("hard_labels", kd.hard_labels())])
+  objective = kd.weighted([kd.Term("hard_labels", kd.hard_labels())])
   taken: dict[str, list[float]] = {name: [] for name in ("model", "rewrite", "trace", "lower", "compile")}
   for _ in range(rounds):
     jax.clear_caches()

@@ -73,7 +73,7 @@ def variants(losses: Sequence[str] = ()) -> dict[str, Variant]:
     taps = {key: tap for key, tap in (("student", student), ("teacher", teacher)) if key in takes}
     loss = make(**taps, **more)
     live = "teacher" in taps
-    out[name] = Variant(loss, LIVE if live else CACHED if kd.needs_teacher(loss) else NONE, live)
+    out[name] = Variant(loss, LIVE if live else CACHED if loss.needs_teacher else NONE, live)
   return out
 
 
@@ -102,11 +102,11 @@ def tapped(net: Any, names: Sequence[str]) -> Callable[..., kd.Outputs]:
 
 def make(variant: Variant, given: Common) -> tuple[Callable[[], Any], float]:
   """A function that makes one step and waits for it, and the step's floating point operations."""
-  cached = not variant.live and variant.loss is not None and kd.needs_teacher(variant.loss)
+  cached = not variant.live and variant.loss is not None and variant.loss.needs_teacher
   batch = {name: array for name, array in given.batch.items() if cached or name != "teacher_logits"}
-  terms = [engine.Term("hard_labels", kd.hard_labels())]
-  terms += [] if variant.loss is None else [engine.Term("loss", variant.loss)]
-  objective = engine.weighted(terms)
+  terms = [kd.Term("hard_labels", kd.hard_labels())]
+  terms += [] if variant.loss is None else [kd.Term("loss", variant.loss)]
+  objective = kd.weighted(terms)
   teacher = tapped(TEACHER, objective.teacher)
   shapes = [
     jax.eval_shape(run, variables, batch["image"])

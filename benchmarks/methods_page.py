@@ -36,7 +36,7 @@ What the marks of a loss say, with its default arguments:
 
 - *teacher*: it compares with a teacher; without the mark it reads labels only.
 - *activations*: it reads taps beside the logits. A teacher so read runs in the step, for only logits are stored.
-- *relational*: an example's number depends on the other examples of its batch (`kd.relational`), by a relation between
+- *relational*: an example's number depends on the other examples of its batch (`relational`), by a relation between
   examples or by a batch normalisation in what the loss trains. Such a loss is taken over the batch of all devices, and
   refused where `optimizer.accumulate` would give it micro-batches. `crd` is not: its negatives come from a memory.
   `fitnet` is with `normalise=True`.
@@ -101,8 +101,8 @@ def parameters(function: Callable[..., Any]) -> list[str]:
 def families() -> list[Family]:
   """All methods. Of quant, what rounds numbers or wraps an optimizer; policies and `quantize` place these."""
   return [
-    Family("Distillation: losses on logits", of(kd, lambda f: "student" not in parameters(f)), marks=True),
-    Family("Distillation: losses on activations", of(kd, lambda f: "student" in parameters(f)), marks=True),
+    Family("Distillation: losses on logits", of(kd, lambda f: not made(f).taps.student), marks=True),
+    Family("Distillation: losses on activations", of(kd, lambda f: bool(made(f).taps.student)), marks=True),
     Family("Distillation: optimizers", of(kd.trainers)),
     Family("Distillation: schedules of weights and temperatures", of(kd.schedules)),
     Family("Quantization", of(quant, lambda f: parameters(f)[:1] in (["x"], ["inner"]))),
@@ -162,7 +162,7 @@ def made(function: Callable[..., Any]) -> kd.Loss:
 def marks(method: Method) -> list[str]:
   """Of a loss: teacher, activations, relational, trains."""
   loss = made(method.function)
-  flags = kd.needs_teacher(loss), bool(getattr(loss, "student", ())), kd.relational(loss), getattr(loss, "init", None)
+  flags = loss.needs_teacher, loss.taps.student, loss.relational, loss.init
   return ["•" if flag else "" for flag in flags]
 
 

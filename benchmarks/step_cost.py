@@ -70,10 +70,10 @@ def make(case: Case, variant: Variant) -> Callable[[], Any]:
     "image": jnp.asarray(rng.normal(size=case.batch), jnp.float32),
     "label": jnp.asarray(rng.integers(0, 10, case.batch[0]), jnp.int32),
   }
-  terms = [engine.Term("hard_labels", kd.hard_labels())]
+  terms = [kd.Term("hard_labels", kd.hard_labels())]
   if variant.distil:
     batch["teacher_logits"] = jnp.asarray(rng.normal(size=(case.batch[0], 10)), jnp.float32)
-    terms.append(engine.Term("hinton", kd.hinton(temperature=4.0)))
+    terms.append(kd.Term("hinton", kd.hinton(temperature=4.0)))
   variables = jax.jit(case.module.init)(jax.random.key(0), batch["image"])
   apply, qparams, state = forward.plain(lambda v, x, **_: (case.module.apply(v, x), {})), {}, {}
   if variant.policy:
@@ -83,7 +83,7 @@ def make(case: Case, variant: Variant) -> Callable[[], Any]:
   tx = engine.optimizer("sgd", 0.01, momentum=0.9)
   if variant.masks:  # made in the first step, and then a hundred steps apart, as in gradual pruning
     tx = sparsity.magnitude(tx, density=0.2, schedule=sparsity.cubic(0, 10_000, 100))
-  step = engine.make_train_step(apply, engine.weighted(terms), tx)
+  step = engine.make_train_step(apply, kd.weighted(terms), tx)
   run = loop.compiled(step, lambda data, step, seed, part: data)
   held = [engine.create(variables, tx, qparams=qparams, quant_state=state)]
   arguments = jnp.ones((), jnp.int32), batch, None, jnp.zeros((), jnp.int32)

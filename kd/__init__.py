@@ -2,12 +2,17 @@
 
 loss = kd.hinton(temperature=4.0)
 per_example, _, _ = loss(student_logits, teacher_logits)
+objective = kd.weighted([kd.Term("hard", kd.hard_labels(), 0.1), kd.Term("soft", loss, 0.9)])
+total, _, logs = objective(student_logits, teacher_logits, {"label": labels})
 """
 
 from kd import schedules
-from kd.base import Loss, Outputs, cross_entropy, kl, lift, log_softmax, needs_teacher, relational, teacher_at
+from kd.base import cross_entropy, kl, log_softmax, loss, teacher_at
+from kd.counting import batch_mean
+from kd.kinds import Context, Loss, LossOut, Outputs, Taps
 from kd.labels import labelled
 from kd.losses.ab import ab
+from kd.losses.abkd import abkd
 from kd.losses.at import at
 from kd.losses.bernoulli_kl import bernoulli_kl
 from kd.losses.byot import byot
@@ -50,15 +55,23 @@ from kd.losses.topk import topk
 from kd.losses.total_variation import total_variation
 from kd.losses.vid import vid
 from kd.losses.wsld import wsld
-from kd.taps import About, TapLoss, on_pairs
+from kd.objective import Weighted, weighted
+from kd.taps import on_pairs
+from kd.terms import Term
 from kd.trainers import dot, scale_by_dot, wants_task
 
 __all__ = [
-  "About",
+  "Term",
+  "Weighted",
+  "weighted",
+  "batch_mean",
+  "Context",
   "Loss",
+  "LossOut",
   "Outputs",
-  "TapLoss",
+  "Taps",
   "ab",
+  "abkd",
   "at",
   "bernoulli_kl",
   "byot",
@@ -82,19 +95,17 @@ __all__ = [
   "kl",
   "label_smoothing",
   "labelled",
-  "lift",
   "log_softmax",
   "logit_l2",
   "logit_standardisation",
+  "loss",
   "mgd",
   "mlkd",
-  "needs_teacher",
   "nkd",
   "nst",
   "ofd",
   "on_pairs",
   "pkt",
-  "relational",
   "reverse_kl",
   "review",
   "rkd",

@@ -1,15 +1,7 @@
-"""The form of every distillation loss, and the arithmetic on logits that they share.
+"""Losses on logits: how one is made of a plain function, and the arithmetic that they share.
 
-A loss is a pure function
-
-    loss(student, teacher, batch, *, aux, aux_state, key, axis_name, class_mask, step) -> (per_example, aux_state, logs)
-
-`student` and `teacher` are logits (batch, *positions, classes), or `Outputs` where a loss reads intermediate
-activations too. `aux` holds what the loss trains (a regressor), `aux_state` what it remembers (a memory bank),
-`class_mask` the classes that count, `batch["valid"]` the examples that count. The result is one number an example,
-(batch, *positions): every word of a text and every place of an image is one. Whoever calls takes the mean over what
-counts in the batch of all devices. A loss on logits alone is written `f(student_logits, teacher_logits)` of rows and
-lifted; one that reads activations is made by `kd.taps`.
+Such a function is `f(student_logits, teacher_logits, ...) -> (rows,)` of rows (rows, classes), each an example or a
+position of one, and `loss` gives it the form of `kd.kinds`.
 
 All probabilities are kept as logarithms: a logit gap of 10,000 is finite in any dtype, for the arithmetic is done in
 float32 or wider. Three things are never passed over in silence:
@@ -22,8 +14,8 @@ float32 or wider. Three things are never passed over in silence:
 """
 
 import inspect
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,27 +23,107 @@ from jaxtyping import Array, Bool, Float, Int
 
 from kd import checks
 from kd.inputs import Inputs, read, widen
+from kd.kinds import Context, Loss, LossOut, Outputs, logits_of
 from leanax.core.errors import UserError
 
 Logits = Float[Array, "rows classes"]
 PerExample = Float[Array, " rows"]
 ClassMask = Bool[Array, "#rows classes"] | Bool[Array, " classes"]
+Schedule = float | Callable[[Array], Array]
+TeacherAt = Callable[[Any], Array]
 
 
-class Outputs(NamedTuple):
-  """What a network gave for a batch.
+def loss(
+  f: Callable[..., Array],
+  name: str = "",
+  *,
+  reads: Sequence[str] = (),
+  needs_teacher: bool = True,
+  relational: bool = False,
+  classes: int = 2,
+  temperature: Schedule = 1.0,
+  mean: str = "softmax",
+) -> Loss:
+  """Makes a loss of a function of logits; the teacher receives exactly zero gradient.
 
-  Attributes:
-    logits: its logits; of a network with several outputs their tree. Of an ensemble the logarithms of the mean
-      probabilities at temperature 1.
-    taps: intermediate activations by tensor name.
-    members: of an ensemble whose probabilities are averaged, (batch, members, classes) or (batch, members, *positions,
-      classes): the logits of each, from which `teacher_at` has the mean at any temperature.
+  Args:
+    f: `f(student_logits, teacher_logits, **what_it_reads) -> (rows,)` of logits (rows, classes), float32 or wider. A
+      row is an example, or a position of one. The teacher's logits are None without one.
+    name: how errors call it; the function's by default.
+    reads: the keyword arguments that `f` takes: "label" (`kd.labels.Labels`: the batch has to have labels),
+      "class_mask", "valid" ((rows,) bools, None for all), "step", "axis_name", "batch", as it was given, and
+      "teacher_at", from a temperature to the teacher's logits at it, for a loss that reads them at several. Any other
+      is a key of the batch, floats of the logits' shape.
+    needs_teacher: whether it compares with a teacher.
+    relational: whether an example's number depends on the other examples of its batch.
+    classes: the least number of classes that mean something, 2 for softmaxes; 1 where every output stands alone.
+    temperature: at which `f` takes the teacher's softmax: the mean of an ensemble depends on it.
+    mean: what of an ensemble is averaged, as of `teacher_at`.
+
+  Raises:
+    UserError: `f` takes other arguments.
   """
+  name = name or getattr(f, "__name__", "loss")
+  reads = tuple(reads) if not isinstance(reads, str) else (reads,)
+  _check_arguments(name, f, reads)
 
-  logits: Any
-  taps: Mapping[str, Array] = {}
-  members: Array | None = None
+  def fn(student: Outputs, teacher: Outputs | None, context: Context) -> LossOut:
+    if context.class_mask is not None and "class_mask" not in reads:
+      raise UserError(f"the loss {name!r} does not know masked classes: it does not read 'class_mask'")
+
+    teacher = teacher if needs_teacher else None
+    members = None if teacher is None else teacher.members
+    if members is not None and classes == 1 and mean == "softmax" and getattr(members, "shape", ())[-1:] == (1,):
+      raise UserError(
+        f"the loss {name!r} reads the mean probabilities of an ensemble's classes, and of one class they are always 1; "
+        "expected squared_error or huber, which read the mean of the outputs, or the mean of the logits as a teacher"
+      )
+
+    def read_at(t: Any) -> Inputs:
+      logits = teacher_at(teacher, t, context.class_mask, mean, name) if teacher is not None else None
+      return read(name, student.logits, logits, context.batch, context.class_mask, classes)
+
+    inputs = read_at(at(temperature, context.step))
+    if "batch" in reads and len(inputs.lead) > 1:
+      raise UserError(
+        f"the loss {name!r} reads the batch itself, so its logits are (batch, classes), and not of more axes; "
+        f"got {(*inputs.lead, inputs.student.shape[-1])}"
+      )
+    labels = inputs.labels() if "label" in reads else None
+    known = {
+      "label": labels,
+      "class_mask": inputs.class_mask,
+      "valid": inputs.valid,
+      "step": context.step,
+      "axis_name": context.axis_name,
+      "batch": inputs.batch,
+      "teacher_at": lambda t: read_at(t).teacher,
+    }
+    more = {key: known[key] if key in known else inputs.target(key) for key in reads}
+    per_row = f(inputs.student, inputs.teacher, **more)
+    return LossOut(inputs.numbers(per_row, None if labels is None else labels.wrong))
+
+  return Loss(name, fn, needs_teacher=needs_teacher, relational=relational, reads=("logits", *reads))
+
+
+def _check_arguments(name: str, f: Callable[..., Array], reads: tuple[str, ...]) -> None:
+  expected = ", ".join(("student_logits", "teacher_logits", *(f"{key}=" for key in reads)))
+  where = f"the function of the loss {name!r} is called as f({expected}) by its 'reads'"
+  if not callable(f):
+    raise UserError(f"{where}: got {f!r}, and no function")
+  try:
+    signature = inspect.signature(f)
+  except ValueError:  # a function of C
+    return
+  try:
+    signature.bind(None, None, **dict.fromkeys(reads))
+  except TypeError as error:
+    raise UserError(f"{where}: {error}") from error
+
+
+def at(value: Schedule, step: Array | int) -> Any:
+  """A number, or a schedule's number at a step."""
+  return value(jnp.asarray(step)) if callable(value) else value
 
 
 def teacher_at(
@@ -95,47 +167,6 @@ def teacher_at(
   return temperature * (jax.nn.logsumexp(log_softmax(z / temperature, mask), axis=1) - count)
 
 
-@runtime_checkable
-class Loss(Protocol):
-  """The full signature of a loss; see the module's docstring."""
-
-  def __call__(
-    self,
-    student: Outputs | Array,
-    teacher: Outputs | Array | None,
-    batch: Mapping[str, Any] | None = None,
-    *,
-    aux: Any = None,
-    aux_state: Any = None,
-    key: Array | None = None,
-    axis_name: str | None = None,
-    class_mask: Array | None = None,
-    step: Array | int = 0,
-  ) -> tuple[Array, Any, dict[str, Array]]: ...
-
-
-def logits_of(outputs: Outputs | Array) -> Array:
-  """The logits, whichever way a network's outputs are given."""
-  return outputs.logits if isinstance(outputs, Outputs) else outputs
-
-
-def teacher_logits(
-  teacher: Outputs | Array | None,
-  loss: str,
-  temperature: Any = 1.0,
-  class_mask: Array | None = None,
-  mean: str = "softmax",
-) -> Array:
-  """The teacher's logits as constants, of an ensemble those at a temperature: see `teacher_at`.
-
-  Raises:
-    UserError: there is no teacher.
-  """
-  if teacher is None:
-    raise UserError(f"the loss {loss!r} needs a teacher: give a teacher stage or cached 'teacher_logits' in the batch")
-  return jax.lax.stop_gradient(teacher_at(teacher, temperature, class_mask, mean, loss))
-
-
 def _members(loss: str, given: Any) -> Array:
   """The logits of an ensemble's members, float32 or wider."""
   if not hasattr(given, "dtype") or not jnp.issubdtype(given.dtype, jnp.floating) or given.ndim < 3:
@@ -144,115 +175,6 @@ def _members(loss: str, given: Any) -> Array:
       f"the loss {loss!r} reads an ensemble's members, (batch, members, *positions, classes) floats; got {shown}"
     )
   return widen(jnp.asarray(given))
-
-
-def lift(
-  f: Callable[..., Array],
-  name: str = "",
-  relational: bool = False,
-  needs_teacher: bool = True,
-  classes: int = 2,
-  temperature: "Schedule" = 1.0,
-  mean: str = "softmax",
-) -> Loss:
-  """Gives a loss on logits alone the full signature; the teacher receives exactly zero gradient.
-
-  Args:
-    f: `f(student_logits, teacher_logits) -> (rows,)` of logits (rows, classes), float32 or wider, with a third argument
-      `class_mask` if it knows masked classes. A row is an example, or a position of one. The teacher's are None without
-      one. Keyword arguments are given where `f` has them: `labels` (`kd.labels.Labels`: the loss needs labels),
-      `inputs` (`kd.inputs.Inputs`), `step`, `axis_name`, `batch`, as it was given, and `teacher_at`, from a
-      temperature to the teacher's logits at it, for a loss that reads them at several.
-    name: how errors call it.
-    relational: whether an example's number depends on the other examples of its batch.
-    needs_teacher: whether it compares with a teacher.
-    classes: the least number of classes that mean something, 2 for softmaxes; 1 where every output stands alone.
-    temperature: at which `f` takes the teacher's softmax: the mean of an ensemble depends on it.
-    mean: what of an ensemble is averaged, as of `teacher_at`.
-
-  Raises:
-    UserError: `f` has other arguments; those that have a default keep it.
-  """
-  name = name or getattr(f, "__name__", "loss")
-  knows_mask, reads = _read_by(f, name)
-
-  def loss(
-    student, teacher=None, batch=None, *, aux=None, aux_state=None, key=None, axis_name=None, class_mask=None, step=0
-  ):
-    del aux, key
-    if class_mask is not None and not knows_mask:
-      raise UserError(f"the loss {name!r} does not know masked classes: it has no argument 'class_mask'")
-
-    members = teacher.members if isinstance(teacher, Outputs) and needs_teacher else None
-    if members is not None and classes == 1 and mean == "softmax" and getattr(members, "shape", ())[-1:] == (1,):
-      raise UserError(
-        f"the loss {name!r} reads the mean probabilities of an ensemble's classes, and of one class they are always 1; "
-        "expected squared_error or huber, which read the mean of the outputs, or the mean of the logits as a teacher"
-      )
-
-    def read_at(t: Any) -> Inputs:
-      its = teacher_logits(teacher, name, t, class_mask, mean) if needs_teacher else None
-      return read(name, logits_of(student), its, batch, class_mask, classes)
-
-    inputs = read_at(at(temperature, step))
-    if "batch" in reads and len(inputs.lead) > 1:
-      raise UserError(
-        f"the loss {name!r} reads the batch itself, so its logits are (batch, classes), and not of more axes; "
-        f"got {(*inputs.lead, inputs.student.shape[-1])}"
-      )
-    labels = inputs.labels() if "labels" in reads else None
-    known = {"labels": labels, "inputs": inputs, "batch": inputs.batch, "step": step, "axis_name": axis_name}
-    known["teacher_at"] = lambda t: read_at(t).teacher
-    masks = (inputs.class_mask,) if knows_mask else ()
-    per_row = f(inputs.student, inputs.teacher, *masks, **{key: known[key] for key in reads})
-    return inputs.numbers(per_row, None if labels is None else labels.wrong), aux_state, {}
-
-  loss.__name__ = name
-  loss.relational = relational  # pyrefly: ignore
-  loss.needs_teacher = needs_teacher  # pyrefly: ignore
-  return loss
-
-
-KEYWORDS = ("labels", "inputs", "step", "axis_name", "batch", "teacher_at")  # what a lifted function may ask for
-
-
-def _read_by(f: Any, name: str) -> tuple[bool, list[str]]:
-  """Whether a function that is lifted has an argument for masked classes, and which keywords it is given."""
-  parameters = list(inspect.signature(f).parameters.values()) if callable(f) else []
-  plain = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-  needed = [p for p in plain if p.default is p.empty]
-  keywords = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
-  knows_mask = len(needed) > 2 or (len(plain) > 2 and plain[2].name == "class_mask")
-  strange = [p.name for p in keywords if p.name not in KEYWORDS and p.default is p.empty]
-  some = any(p.kind is p.VAR_POSITIONAL for p in parameters)
-  if strange or len(needed) > 3 or (len(plain) < 2 and not some):
-    raise UserError(
-      f"kd.lift: {name!r} is {f!r}{' with ' * bool(strange)}{', '.join(strange)}; expected f(student_logits, "
-      f"teacher_logits), perhaps with class_mask, and of keywords {', '.join(KEYWORDS)}"
-    )
-  return knows_mask, [p.name for p in keywords if p.name in KEYWORDS]
-
-
-Schedule = float | Callable[[Array], Array]
-TeacherAt = Callable[[Any], Array]
-
-
-def at(value: Schedule, step: Array | int) -> Any:
-  """A number, or a schedule's number at a step."""
-  return value(jnp.asarray(step)) if callable(value) else value
-
-
-def needs_teacher(loss: Loss) -> bool:
-  """Whether a loss compares with a teacher; what does not say so does."""
-  return getattr(loss, "needs_teacher", True)
-
-
-def relational(loss: Loss) -> bool:
-  """Whether an example's number depends on the other examples of its batch; what does not say so does not.
-
-  Relations between examples do that, and statistics of the batch: such a loss means another thing on a micro-batch.
-  """
-  return getattr(loss, "relational", False)
 
 
 def log_softmax(logits: Logits, class_mask: ClassMask | None = None) -> Logits:

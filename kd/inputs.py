@@ -1,4 +1,4 @@
-"""What a loss on logits is given, checked, and laid out as rows of which each is an example.
+"""The inputs of a loss on logits, checked and laid out as rows of which each is an example.
 
 Logits are (batch, *positions, classes): one axis more than two for the words of a text or the places of an image. A
 loss is written for (rows, classes), and its numbers get the shape (batch, *positions) again. What does not count is
@@ -83,7 +83,7 @@ class Inputs(NamedTuple):
     if shape != self.student.shape[:1]:
       given = type(per_row).__name__ if shape is None else f"numbers {shape}"
       raise UserError(
-        f"the loss {self.loss!r} gives {given} for logits {self.student.shape}; expected one an example, "
+        f"the loss {self.loss!r} gives {given} for logits {self.student.shape}; expected one per example, "
         f"{self.student.shape[:1]}"
       )
     per_row = checks.nan_where(wrong, per_row)

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from kd.kinds import Context
 from kd.maps import batch_normalise, check_channels, linear_init
-from kd.taps import About
 from leanax.core.errors import UserError, unknown
 
 Layer = dict[str, Array]
@@ -37,14 +37,14 @@ def layer_init(key: Array, inputs: int, outputs: int, size: int = 1, normalise: 
   return out
 
 
-def layer(aux: Layer, x: Array, about: About | Normalise) -> Array:
+def layer(aux: Layer, x: Array, context: Context | Normalise) -> Array:
   """Applies a layer of `layer_init`.
 
   Args:
     aux: the layer.
     x: (batch, ..., channels); (batch, height, width, channels) for a window.
-    about: gives the examples that count and the device axis to the batch normalisation, or is the function that brings
-      the channels to mean 0 and variance 1.
+    context: gives the examples that count and the device axis to the batch normalisation, or is the function that
+      brings the channels to mean 0 and variance 1.
   """
   aux = {name: leaf.astype(x.dtype) for name, leaf in aux.items()}
   check_channels(aux["kernel"], x)
@@ -54,7 +54,7 @@ def layer(aux: Layer, x: Array, about: About | Normalise) -> Array:
     x = jax.lax.conv_general_dilated(x, aux["kernel"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
   if "bias" in aux:
     return x + aux["bias"]
-  normalise = partial(batch_normalise, about=about) if isinstance(about, About) else about
+  normalise = partial(batch_normalise, context=context) if isinstance(context, Context) else context
   return normalise(x) * aux["scale"] + aux["offset"]
 
 

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from kd.kinds import Context
 from kd.reads import several
-from kd.taps import About
 from leanax.core import axis
 from leanax.core.errors import UserError
 from leanax.core.pooling import pool_to
@@ -102,34 +102,34 @@ def check_channels(kernel: Array, x: Array) -> None:
     )
 
 
-def batch_normalise(x: Array, about: About, epsilon: float = 1e-5) -> Array:
+def batch_normalise(x: Array, context: Context, epsilon: float = 1e-5) -> Array:
   """Each channel to mean 0 and variance 1 over the examples of all devices that count; no running statistics."""
-  mean, variance = moments(x, about)
-  return (_counted(x, about)[0] - mean) * jax.lax.rsqrt(variance + epsilon)
+  mean, variance = moments(x, context)
+  return (_counted(x, context)[0] - mean) * jax.lax.rsqrt(variance + epsilon)
 
 
-def moments(x: Array, about: About) -> tuple[Array, Array]:
+def moments(x: Array, context: Context) -> tuple[Array, Array]:
   """Each channel's mean and variance, (channels,) both, over the examples of all devices that count; 0 of none."""
   axes = tuple(range(x.ndim - 1))
-  values = x.size // x.shape[-1] * axis.size(about.axis_name)
-  several(about.loss, "values of a channel in its batch normalisation", values)
-  x, weight = _counted(x, about)
-  total = jnp.maximum(axis.psum(jnp.sum(weight), about.axis_name), 1.0)
-  mean = axis.psum(jnp.sum(weight * x, axes), about.axis_name) / total
-  return mean, axis.psum(jnp.sum(weight * (x - mean) ** 2, axes), about.axis_name) / total
+  values = x.size // x.shape[-1] * axis.size(context.axis_name)
+  several(context.loss, "values of a channel in its batch normalisation", values)
+  x, weight = _counted(x, context)
+  total = jnp.maximum(axis.psum(jnp.sum(weight), context.axis_name), 1.0)
+  mean = axis.psum(jnp.sum(weight * x, axes), context.axis_name) / total
+  return mean, axis.psum(jnp.sum(weight * (x - mean) ** 2, axes), context.axis_name) / total
 
 
-def some_count(about: About) -> Array:
+def some_count(context: Context) -> Array:
   """Whether any example of any device counts: a batch may hold none that a term's mask leaves."""
-  valid = about.batch.get("valid")
+  valid = context.batch.get("valid")
   if valid is None:
     return jnp.ones((), bool)
-  return axis.psum(jnp.sum(valid.astype(jnp.int32)), about.axis_name) > 0
+  return axis.psum(jnp.sum(valid.astype(jnp.int32)), context.axis_name) > 0
 
 
-def _counted(x: Array, about: About) -> tuple[Array, Array]:
+def _counted(x: Array, context: Context) -> tuple[Array, Array]:
   """The array with 0 for examples that do not count, and (batch, ..., 1) ones for those that do."""
-  valid = about.batch.get("valid")
+  valid = context.batch.get("valid")
   weight = jnp.ones(x.shape[:1], x.dtype) if valid is None else valid.astype(x.dtype)
   weight = jnp.broadcast_to(weight.reshape(-1, *(1,) * (x.ndim - 1)), (*x.shape[:-1], 1))
   return jnp.where(weight > 0, x, 0.0), weight

@@ -9,8 +9,8 @@ from jaxtyping import Array
 from leanax.core.errors import UserError
 
 
-class Reads(NamedTuple):
-  """Shapes of activations.
+class Shapes(NamedTuple):
+  """Shapes of activations that a loss is written for.
 
   Attributes:
     words: as a sentence says it after "expected".
@@ -23,14 +23,14 @@ class Reads(NamedTuple):
   channels: bool = True
 
 
-ANYTHING = Reads("(batch, ...)", range(1, 99), channels=False)
-CHANNELS = Reads("(batch, ..., channels)", range(2, 99))
-PLACES = Reads("(batch, height, width, channels) or (batch, tokens, channels)", range(3, 99))
-MAPS = Reads("(batch, height, width, channels)", (4,))
-MAPS_OR_VECTORS = Reads("(batch, height, width, channels) or (batch, channels)", (2, 4))
+ANYTHING = Shapes("(batch, ...)", range(1, 99), channels=False)
+CHANNELS = Shapes("(batch, ..., channels)", range(2, 99))
+PLACES = Shapes("(batch, height, width, channels) or (batch, tokens, channels)", range(3, 99))
+MAPS = Shapes("(batch, height, width, channels)", (4,))
+MAPS_OR_VECTORS = Shapes("(batch, height, width, channels) or (batch, channels)", (2, 4))
 
 
-def check(where: str, x: Any, expected: Reads) -> None:
+def check(where: str, x: Any, expected: Shapes) -> None:
   """Refuses an activation, or its shape, that a loss is not written for.
 
   Args:

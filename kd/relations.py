@@ -10,8 +10,8 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from kd.kinds import Context
 from kd.reads import several
-from kd.taps import About
 from leanax.core import axis
 
 
@@ -38,20 +38,20 @@ class Rows(NamedTuple):
     return self.valid[self.index]
 
 
-def rows(x: Array, about: About, least: int = 2) -> Rows:
+def rows(x: Array, context: Context, least: int = 2) -> Rows:
   """Activations (batch, ...) as rows; what does not count is 0, so that it is finite whatever padding holds.
 
   Raises:
     UserError: the batch of all devices has fewer than `least` examples, of which the loss would be constant.
   """
-  several(about.loss, "examples of a batch", x.shape[0] * axis.size(about.axis_name), least)
+  several(context.loss, "examples of a batch", x.shape[0] * axis.size(context.axis_name), least)
   flat = x.reshape(x.shape[0], -1)
-  valid = about.batch.get("valid")
+  valid = context.batch.get("valid")
   valid = jnp.ones(x.shape[0], bool) if valid is None else valid
   flat = jnp.where(valid[:, None], flat, 0.0)
-  everywhere = axis.gather(valid, about.axis_name)
+  everywhere = axis.gather(valid, context.axis_name)
   count = jnp.maximum(jnp.sum(everywhere.astype(flat.dtype)), 1.0)
-  return Rows(flat, axis.gather(flat, about.axis_name), everywhere, count, axis.rows(x.shape[0], about.axis_name))
+  return Rows(flat, axis.gather(flat, context.axis_name), everywhere, count, axis.rows(x.shape[0], context.axis_name))
 
 
 def others(rows: Rows) -> Array:

@@ -5,7 +5,7 @@ Neurons" (arXiv:1811.03233), section 3.
 
 s and t are taps before the ReLU; m is the margin; r, learned, is the connector, a 1x1 convolution with batch
 normalisation. Only the sign of the teacher's neurons is read. Of two maps of different size the larger is averaged
-down before. Reduction: a sum, the paper's squared norm, one number an example, summed over pairs of taps. The authors'
+down before. Reduction: a sum, the paper's squared norm, one number per example, summed over pairs of taps. The authors'
 code multiplies it by 3 / 1000 and halves it once more for every stage before the last: weights of terms do that. The
 paper trains with this loss first and distils afterwards: schedules of weights do that.
 """
@@ -13,14 +13,15 @@ paper trains with this loss first and distils afterwards: schedules of weights d
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from kd.kinds import Context, Loss
 from kd.layers import Layer, layer, layer_init, relu
 from kd.maps import align, compared
 from kd.reads import CHANNELS
-from kd.taps import About, Names, TapLoss, on_pairs
+from kd.taps import Names, on_pairs
 from leanax.core import ranges
 
 
-def ab(student: Names, teacher: Names, margin: float = 1.0) -> TapLoss:
+def ab(student: Names, teacher: Names, margin: float = 1.0) -> Loss:
   """Distillation of activation boundaries.
 
   Args:
@@ -30,9 +31,9 @@ def ab(student: Names, teacher: Names, margin: float = 1.0) -> TapLoss:
   """
   ranges.check("ab: margin", margin, ranges.POSITIVE)
 
-  def crossed(s: Array, t: Array, aux: Layer, about: About) -> Array:
+  def crossed(s: Array, t: Array, aux: Layer, context: Context) -> Array:
     s, t = align("ab", s, t)
-    s = layer(aux, s, about)
+    s = layer(aux, s, context)
     compared("ab", s, t)
     gap = relu(margin + jnp.where(t > 0, -s, s) + 0 * t)  # of which NaN and infinities have no sign
     return jnp.sum(gap.reshape(gap.shape[0], -1) ** 2, -1)
@@ -40,4 +41,4 @@ def ab(student: Names, teacher: Names, margin: float = 1.0) -> TapLoss:
   def init(key: Array, s: Array, t: Array) -> Layer:
     return layer_init(key, s.shape[-1], t.shape[-1], normalise=True)
 
-  return on_pairs("ab", crossed, student, teacher, init, relational=True, reads=CHANNELS)
+  return on_pairs("ab", crossed, student, teacher, init, relational=True, shapes=CHANNELS)

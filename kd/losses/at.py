@@ -4,19 +4,20 @@
 
 Variant: the mean over places of the squared distance, as the authors' code has it; equation 2 of the paper writes the
 unsquared norm of the same difference (`paper=True`). The channels may differ; of two maps of different size, the larger
-is averaged down. Reduction: one number an example, summed over pairs of taps.
+is averaged down. Reduction: one number per example, summed over pairs of taps.
 """
 
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from kd.kinds import Context, Loss
 from kd.maps import align, flat_space, norm, unit
 from kd.reads import PLACES, several
-from kd.taps import About, Names, TapLoss, on_pairs
+from kd.taps import Names, on_pairs
 from leanax.core import ranges
 
 
-def at(student: Names, teacher: Names, power: int = 2, paper: bool = False) -> TapLoss:
+def at(student: Names, teacher: Names, power: int = 2, paper: bool = False) -> Loss:
   """Attention transfer.
 
   Args:
@@ -31,11 +32,11 @@ def at(student: Names, teacher: Names, power: int = 2, paper: bool = False) -> T
   def attention(x: Array) -> Array:
     return jnp.mean(jnp.abs(flat_space(x)) ** power, -1)
 
-  def distance(s: Array, t: Array, aux: None, about: About) -> Array:
-    del aux, about
+  def distance(s: Array, t: Array, aux: None, context: Context) -> Array:
+    del aux, context
     s, t = (attention(x) for x in align("at", s, t))
     several("at", "places", s.shape[1])
     gap = unit(s) - unit(t)
     return norm(gap) if paper else jnp.mean(gap**2, -1)
 
-  return on_pairs("at", distance, student, teacher, reads=PLACES)
+  return on_pairs("at", distance, student, teacher, shapes=PLACES)

@@ -7,13 +7,14 @@ output.
 
 Of one output z this is `hinton` of the two logits (z, 0). T^2 as there: the gradient, T (q - p), keeps its size as T
 changes. Logarithms are those of the sigmoid and of its complement, so nothing is lost at a large logit. Reduction: a
-sum over the outputs, one number an example.
+sum over the outputs, one number per example.
 """
 
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from kd.base import ClassMask, Logits, Loss, PerExample, Schedule, at, kl, lift
+from kd.base import ClassMask, Logits, PerExample, Schedule, at, kl, loss
+from kd.kinds import Loss
 from kd.logits import log_bernoulli
 from leanax.core import ranges
 
@@ -26,9 +27,11 @@ def bernoulli_kl(temperature: Schedule = 4.0) -> Loss:
   """
   ranges.check("bernoulli_kl: temperature", temperature, ranges.POSITIVE, varies=True)
 
-  def divergence(student: Logits, teacher: Logits, class_mask: ClassMask | None, *, step: Array | int) -> PerExample:
+  def divergence(student: Logits, teacher: Logits, *, class_mask: ClassMask | None, step: Array | int) -> PerExample:
     t = at(temperature, step)
     log_p, log_q = log_bernoulli(teacher / t, class_mask), log_bernoulli(student / t, class_mask)
     return t**2 * jnp.sum(kl(log_p, log_q), axis=-1)
 
-  return lift(divergence, "bernoulli_kl", classes=1, temperature=temperature, mean="sigmoid")
+  return loss(
+    divergence, "bernoulli_kl", reads=("class_mask", "step"), classes=1, temperature=temperature, mean="sigmoid"
+  )

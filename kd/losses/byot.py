@@ -11,7 +11,7 @@ classifier's own term of the labels is `hard_labels` beside this loss, and its w
 Variant: a branch is a 1x1 convolution to the deepest tap's channels, a ReLU, the mean over places, and the linear
 classifier. The paper's bottlenecks are blocks of convolutions with batch norms that bring the map to the deepest size;
 ours have no statistics, so an example's number does not depend on the others. The factor T^2 keeps the gradient's size,
-as in `hinton`. Branches are left behind after training. Reduction: sums over channels and classes, one number an
+as in `hinton`. Branches are left behind after training. Reduction: sums over channels and classes, one number per
 example, summed over the branches.
 """
 
@@ -21,18 +21,19 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from kd.base import Outputs, Schedule, at, kl, log_softmax, pick
+from kd.base import Schedule, at, kl, log_softmax, pick
 from kd.inputs import read
+from kd.kinds import Context, Loss, LossOut, Outputs, Taps
 from kd.layers import layer, layer_init, relu
 from kd.logits import by_label
 from kd.maps import flat_space
 from kd.reads import CHANNELS
-from kd.taps import About, Names, TapLoss, named
+from kd.taps import Names, named
 from leanax.core import ranges
 from leanax.core.errors import UserError
 
 
-def byot(student: Names, alpha: float = 0.3, lam: float = 0.03, temperature: Schedule = 3.0) -> TapLoss:
+def byot(student: Names, alpha: float = 0.3, lam: float = 0.03, temperature: Schedule = 3.0) -> Loss:
   """Be your own teacher.
 
   Args:
@@ -50,25 +51,25 @@ def byot(student: Names, alpha: float = 0.3, lam: float = 0.03, temperature: Sch
   ranges.check("byot: lam", lam, ranges.NOT_NEGATIVE)
   ranges.check("byot: temperature", temperature, ranges.POSITIVE, varies=True)
 
-  def fn(s: Outputs, t: Any, about: About) -> tuple[Array, Any, dict[str, Array]]:
+  def fn(s: Outputs, t: Any, context: Context) -> LossOut:
     del t
     logits_as_rows(s.logits)
-    given = read("byot", s.logits, None, about.batch, about.class_mask)
+    given = read("byot", s.logits, None, context.batch, context.class_mask)
     index = given.labels()
     own, goal = jax.lax.stop_gradient((given.student, flat_space(s.taps[deepest]).mean(1)))
-    heat = at(temperature, about.step)
+    heat = at(temperature, context.step)
     log_p = log_softmax(own / heat, given.class_mask)
 
     def branch(aux: dict[str, Any], tap: Array) -> Array:
-      features = relu(layer(aux["bottleneck"], flat_space(tap), about)).mean(1)
-      logits = layer(aux["classifier"], features, about)
+      features = relu(layer(aux["bottleneck"], flat_space(tap), context)).mean(1)
+      logits = layer(aux["classifier"], features, context)
       log_q = log_softmax(logits, given.class_mask)
       labels = -by_label(lambda index: pick(log_q, index), index)
       divergence = heat**2 * kl(log_p, log_softmax(logits / heat, given.class_mask))
       return (1 - alpha) * labels + alpha * divergence + lam * jnp.sum((features - goal) ** 2, -1)
 
-    parts = [branch(aux, s.taps[name]) for aux, name in zip(about.aux, shallow, strict=True)]
-    return given.numbers(sum(parts[1:], parts[0]), index.wrong), about.aux_state, {}
+    parts = [branch(aux, s.taps[name]) for aux, name in zip(context.aux, shallow, strict=True)]
+    return LossOut(given.numbers(sum(parts[1:], parts[0]), index.wrong))
 
   def init(key: Array, s: Outputs, t: Any, variables: Any) -> tuple[Any, Any]:
     del t, variables
@@ -81,7 +82,14 @@ def byot(student: Names, alpha: float = 0.3, lam: float = 0.03, temperature: Sch
       out.append({**branch, "classifier": layer_init(last, width, classes)})
     return out, None
 
-  return TapLoss("byot", fn, (*shallow, deepest), (), init, needs_teacher=False, reads=CHANNELS)
+  return Loss(
+    "byot",
+    fn,
+    taps=Taps((*shallow, deepest), (), CHANNELS),
+    init_fn=init,
+    reads=("logits", "class_mask", "label"),
+    needs_teacher=False,
+  )
 
 
 def logits_as_rows(logits: Any) -> None:

@@ -22,10 +22,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from kd.kinds import Context, Loss
 from kd.maps import linear, linear_init, unit
 from kd.reads import several
 from kd.relations import Rows, rows
-from kd.taps import About, Names, TapLoss, on_pairs
+from kd.taps import Names, on_pairs
 from leanax.core import ranges
 from leanax.core.errors import UserError, unknown
 
@@ -39,7 +40,7 @@ def cc(
   gamma: float = 0.4,
   order: int = 2,
   width: int = 0,
-) -> TapLoss:
+) -> Loss:
   """Correlation congruence.
 
   Args:
@@ -63,16 +64,16 @@ def cc(
       "teacher": linear_init(j, math.prod(t.shape[1:]), width),
     }
 
-  def congruence(s: Array, t: Array, aux: dict | None, about: About) -> Array:
+  def congruence(s: Array, t: Array, aux: dict | None, context: Context) -> Array:
     s, t = s.reshape(s.shape[0], -1), t.reshape(t.shape[0], -1)
     if aux is not None:
       s, t = linear(aux["student"], s), linear(aux["teacher"], t)
     if form == "consecutive":
       if s.shape != t.shape:
         raise UserError(f"cc: embeddings are {s.shape[1]} and {t.shape[1]} wide; expected one width, or give 'width'")
-      return _consecutive(rows(jnp.abs(s - t), about))
+      return _consecutive(rows(jnp.abs(s - t), context))
     several("cc", "directions of embeddings whose numbers", min(s.shape[1], t.shape[1]))
-    mine, its = rows(unit(s), about), rows(unit(t), about)
+    mine, its = rows(unit(s), context), rows(unit(t), context)
     gap = _kernel(mine.mine @ mine.all.T, gamma, order) - _kernel(its.mine @ its.all.T, gamma, order)
     return jnp.sum(jnp.where(mine.valid, gap, 0.0) ** 2, -1) / mine.count
 

@@ -17,7 +17,7 @@ The numbers are logarithms throughout; the authors add 1e-7 to a denominator. Th
 
 An example's number depends on the banks and not on the other examples of its batch, so this loss is not `relational`.
 The banks are the same on all devices: each adds the rows of all. Where an id comes twice in a batch, the last row
-stands. Reduction: a sum over the negatives and the two anchors, one number an example.
+stands. Reduction: a sum over the negatives and the two anchors, one number per example.
 """
 
 import math
@@ -28,10 +28,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from kd.base import Outputs
+from kd.kinds import Context, Loss, LossOut, Outputs, Taps
 from kd.maps import linear, linear_init, unit
 from kd.reads import ids_of
-from kd.taps import About, Names, TapLoss, named
+from kd.taps import Names, named
 from leanax.core import axis, ranges
 from leanax.core.errors import UserError
 from leanax.core.keys import example_keys
@@ -47,7 +47,7 @@ def crd(
   width: int = 128,
   temperature: float = 0.07,
   momentum: float = 0.5,
-) -> TapLoss:
+) -> Loss:
   """Contrastive representation distillation.
 
   Args:
@@ -78,18 +78,19 @@ def crd(
     logits = jnp.take_along_axis(scores, index, 1, mode="fill", fill_value=jnp.nan) / temperature - log_z - log_noise
     return jax.nn.softplus(-logits[:, 0]) + jnp.sum(jax.nn.softplus(logits[:, 1:]), -1)
 
-  def loss(s: Outputs, t: Outputs, about: About) -> tuple[Array, Any, dict[str, Array]]:
-    if about.key is None or "id" not in about.batch:
+  def loss(s: Outputs, t: Outputs, context: Context) -> LossOut:
+    if context.key is None or "id" not in context.batch:
       raise UserError("the loss 'crd' draws negatives and remembers examples: it needs a 'key', and 'id' in the batch")
-    ids, valid, banks = ids_of("crd", about.batch, s.taps[mine].shape[0]), about.batch.get("valid"), about.aux_state
+    ids, banks = ids_of("crd", context.batch, s.taps[mine].shape[0]), context.aux_state
+    valid = context.batch.get("valid")
     valid = jnp.ones(ids.shape, bool) if valid is None else valid
     ids = ids if ids.dtype.itemsize > 4 else ids.astype(jnp.int32)  # an id of 8 bits is below any number of examples
     ids = jnp.where(valid, jnp.where((ids < 0) | (ids >= examples), examples, ids), 0).astype(jnp.int32)
-    index = jnp.concatenate([ids[:, None], draw(about.key, ids, negatives, examples)], 1)
-    v = {"student": embed(about.aux["student"], s.taps[mine]), "teacher": embed(about.aux["teacher"], t.taps[its])}
+    index = jnp.concatenate([ids[:, None], draw(context.key, ids, negatives, examples)], 1)
+    v = {"student": embed(context.aux["student"], s.taps[mine]), "teacher": embed(context.aux["teacher"], t.taps[its])}
     per_example = contrast(v["student"], banks["teacher"], index) + contrast(v["teacher"], banks["student"], index)
-    v, ids, valid = jax.lax.stop_gradient(axis.share((v, ids, valid), about.axis_name))
-    return per_example, {name: remember(banks[name], v[name], ids, valid, momentum) for name in v}, {}
+    v, ids, valid = jax.lax.stop_gradient(axis.share((v, ids, valid), context.axis_name))
+    return LossOut(per_example, {name: remember(banks[name], v[name], ids, valid, momentum) for name in v})
 
   def init(key: Array, s: Outputs, t: Outputs, variables: Any) -> tuple[Any, Any]:
     del variables
@@ -101,7 +102,7 @@ def crd(
     banks = {n: unit(jax.random.normal(k, (examples, width), jnp.float32)) for k, n in zip(keys[2:], taps, strict=True)}
     return aux, banks
 
-  return TapLoss("crd", loss, (mine,), (its,), init)
+  return Loss("crd", loss, reads=("id",), taps=Taps((mine,), (its,)), init_fn=init)
 
 
 def embed(aux: dict[str, Array], x: Array) -> Float[Array, "batch width"]:

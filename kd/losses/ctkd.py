@@ -19,13 +19,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from kd.base import Outputs, kl, log_softmax, teacher_at
+from kd.base import kl, log_softmax, teacher_at
 from kd.inputs import read
-from kd.taps import About, TapLoss
+from kd.kinds import Context, Loss, LossOut, Outputs
 from leanax.core import ranges
 
 
-def ctkd(steps: int = 7820, low: float = 1.0, span: float = 20.0, largest: float = 1.0) -> TapLoss:
+def ctkd(steps: int = 7820, low: float = 1.0, span: float = 20.0, largest: float = 1.0) -> Loss:
   """Hinton's loss at a temperature that is trained against the student.
 
   Args:
@@ -40,27 +40,26 @@ def ctkd(steps: int = 7820, low: float = 1.0, span: float = 20.0, largest: float
   ranges.check("ctkd: span", span, ranges.POSITIVE)
   ranges.check("ctkd: largest", largest, ranges.NOT_NEGATIVE)
 
-  def loss(s: Outputs, t: Outputs, about: About) -> tuple[Array, Any, dict[str, Array]]:
-    given = read("ctkd", s.logits, t.logits, about.batch, about.class_mask)
+  def loss(s: Outputs, t: Outputs, context: Context) -> LossOut:
+    given = read("ctkd", s.logits, t.logits, context.batch, context.class_mask)
     dtype = given.student.dtype
-    share = jnp.minimum(jnp.asarray(about.step, dtype) / steps, 1.0)
+    share = jnp.minimum(jnp.asarray(context.step, dtype) / steps, 1.0)
     strength = largest * 0.5 * (1 - jnp.cos(np.pi * share))
-    g = reverse(about.aux["temperature"].astype(dtype), strength)
+    g = reverse(context.aux["temperature"].astype(dtype), strength)
     temperature = low + span * jax.nn.sigmoid(g)
-    its = teacher_at(
-      t, jax.lax.stop_gradient(temperature), about.class_mask, loss="ctkd"
-    )  # of an ensemble a constant of g, too
-    its = read("ctkd", s.logits, its, about.batch, about.class_mask).teacher
+    heat = jax.lax.stop_gradient(temperature)  # of an ensemble a constant of g, too
+    its = teacher_at(t, heat, context.class_mask, loss="ctkd")
+    its = read("ctkd", s.logits, its, context.batch, context.class_mask).teacher
     assert its is not None
     log_q, log_p = (log_softmax(over(x, temperature, given.class_mask), given.class_mask) for x in (given.student, its))
     logs = {"temperature": jnp.full(given.lead, temperature)}
-    return given.numbers(temperature**2 * kl(log_p, log_q)), about.aux_state, jax.lax.stop_gradient(logs)
+    return LossOut(given.numbers(temperature**2 * kl(log_p, log_q)), logs=jax.lax.stop_gradient(logs))
 
   def init(key: Array, s: Outputs, t: Outputs, variables: Any) -> tuple[Any, Any]:
     del key, s, t, variables
     return {"temperature": jnp.ones((), jnp.float32)}, None
 
-  return TapLoss("ctkd", loss, init=init)
+  return Loss("ctkd", loss, reads=("logits", "class_mask"), init_fn=init)
 
 
 def over(logits: Array, temperature: Array, class_mask: Array | None) -> Array:

@@ -6,7 +6,7 @@
 
 Where the numbers of channels differ, the student's pass a trained 1x1 projector to the teacher's; it has no bias, which
 a softmax over places could not see. Of two maps of different size, the larger is averaged down. Reduction: a sum over
-the places and a mean over the channels, one number an example, summed over pairs of taps.
+the places and a mean over the channels, one number per example, summed over pairs of taps.
 """
 
 from typing import Any
@@ -15,13 +15,14 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from kd.base import Schedule, at, kl, log_softmax
+from kd.kinds import Context, Loss
 from kd.maps import align, check_channels, compared, flat_space, linear_init, no_infinity
 from kd.reads import PLACES, several
-from kd.taps import About, Names, TapLoss, on_pairs
+from kd.taps import Names, on_pairs
 from leanax.core import ranges
 
 
-def cwd(student: Names, teacher: Names, temperature: Schedule = 4.0) -> TapLoss:
+def cwd(student: Names, teacher: Names, temperature: Schedule = 4.0) -> Loss:
   """Channel-wise distillation.
 
   Args:
@@ -37,8 +38,8 @@ def cwd(student: Names, teacher: Names, temperature: Schedule = 4.0) -> TapLoss:
     several("cwd", "places", maps.shape[-1])
     return log_softmax(maps.reshape(-1, maps.shape[-1]) / heat)
 
-  def divergence(s: Array, t: Array, aux: dict[str, Array], about: About) -> Array:
-    heat = at(temperature, about.step)
+  def divergence(s: Array, t: Array, aux: dict[str, Array], context: Context) -> Array:
+    heat = at(temperature, context.step)
     if aux:
       check_channels(aux["kernel"], s)
       s = s @ aux["kernel"].astype(s.dtype)
@@ -51,4 +52,4 @@ def cwd(student: Names, teacher: Names, temperature: Schedule = 4.0) -> TapLoss:
     same = s.shape[-1] == t.shape[-1]
     return {} if same else {"kernel": linear_init(key, s.shape[-1], t.shape[-1])["kernel"]}
 
-  return on_pairs("cwd", divergence, student, teacher, init, reads=PLACES)
+  return on_pairs("cwd", divergence, student, teacher, init, shapes=PLACES)

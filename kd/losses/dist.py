@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from kd.base import ClassMask, Logits, Loss, PerExample, Schedule, at, lift, log_softmax
-from kd.inputs import Inputs
+from kd.base import ClassMask, Logits, PerExample, Schedule, at, log_softmax, loss
+from kd.kinds import Loss
 from kd.logits import not_excluded
 from kd.maps import unit
 from kd.reads import several
@@ -42,9 +42,9 @@ def dist(beta: float = 1.0, gamma: float = 1.0, tau: Schedule = 1.0, squared: bo
   def relation(
     student: Logits,
     teacher: Logits,
-    class_mask: ClassMask | None,
     *,
-    inputs: Inputs,
+    class_mask: ClassMask | None,
+    valid: Array | None,
     axis_name: str | None,
     step: Array | int,
   ) -> PerExample:
@@ -53,7 +53,7 @@ def dist(beta: float = 1.0, gamma: float = 1.0, tau: Schedule = 1.0, squared: bo
     log_q, log_p = log_softmax(student / t, class_mask), log_softmax(teacher / t, class_mask)
     used = not_excluded(student, teacher, class_mask)
     inter = jnp.where(jnp.any(used, 1), 1 - _correlation(log_q, log_p, used, 1), 0.0)
-    used = used if inputs.valid is None else used & inputs.valid[:, None]
+    used = used if valid is None else used & valid[:, None]
     every = axis.gather(used, axis_name)
     columns = _correlation(axis.gather(log_q, axis_name), axis.gather(log_p, axis_name), every, 0)
     present = jnp.any(every, 0)
@@ -61,7 +61,7 @@ def dist(beta: float = 1.0, gamma: float = 1.0, tau: Schedule = 1.0, squared: bo
     intra = 1 - jnp.sum(jnp.where(present, columns, 0.0)) / classes
     return (t**2 if squared else 1.0) * (beta * inter + gamma * intra)
 
-  return lift(relation, "dist", relational=True, temperature=tau)
+  return loss(relation, "dist", reads=("class_mask", "valid", "axis_name", "step"), relational=True, temperature=tau)
 
 
 def _correlation(a: Array, b: Array, used: Array, along: int) -> Array:

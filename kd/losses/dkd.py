@@ -7,13 +7,14 @@
 With alpha = 1 and beta = 1 - p_label this is `hinton` (equation 6): the paper frees NCKD of that weight, which is small
 where the teacher is sure. Sums over the other classes are of logarithms, so nothing is lost at a large gap. T^2 is that
 of the authors' code; their warm-up is a schedule of the term's weight. A mixed example has the average of its two
-labels' losses, where the paper says nothing. Reduction: sums over the classes, one number an example.
+labels' losses, where the paper says nothing. Reduction: sums over the classes, one number per example.
 """
 
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from kd.base import ClassMask, Logits, Loss, PerExample, Schedule, at, kl, lift, log_softmax, pick
+from kd.base import ClassMask, Logits, PerExample, Schedule, at, kl, log_softmax, loss, pick
+from kd.kinds import Loss
 from kd.labels import Labels
 from kd.logits import by_label, is_label, log_sum, not_excluded
 from leanax.core import ranges
@@ -32,7 +33,7 @@ def dkd(alpha: float = 1.0, beta: float = 8.0, temperature: Schedule = 4.0) -> L
   ranges.check("dkd: temperature", temperature, ranges.POSITIVE, varies=True)
 
   def divergence(
-    student: Logits, teacher: Logits, class_mask: ClassMask | None, *, labels: Labels, step: Array | int
+    student: Logits, teacher: Logits, *, class_mask: ClassMask | None, label: Labels, step: Array | int
   ) -> PerExample:
     t = at(temperature, step)
     student, teacher = student / t, teacher / t
@@ -44,6 +45,6 @@ def dkd(alpha: float = 1.0, beta: float = 8.0, temperature: Schedule = 4.0) -> L
       target = kl(*(jnp.stack([pick(log, index), log_sum(log, others)], axis=-1) for log in (log_p, log_q)))
       return alpha * target + beta * kl(log_softmax(teacher, others), log_softmax(student, others))
 
-    return t**2 * by_label(parts, labels)
+    return t**2 * by_label(parts, label)
 
-  return lift(divergence, "dkd", temperature=temperature)
+  return loss(divergence, "dkd", reads=("class_mask", "label", "step"), temperature=temperature)

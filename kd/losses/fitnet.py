@@ -6,20 +6,21 @@ r is a learned regressor of the student's channels. Variant: r is a 1x1 convolut
 tokens), and of two maps of different size the larger is averaged down before; the paper's regressor is a convolution
 whose window makes the sizes equal. With `normalise` a batch normalisation and a ReLU follow, as in the common
 re-implementation, which suits hints taken after a ReLU. The paper writes half of a sum, and trains the hint as a stage
-before the distillation: a weight schedule does that. Reduction: a mean, one number an example, summed over pairs of
+before the distillation: a weight schedule does that. Reduction: a mean, one number per example, summed over pairs of
 taps.
 """
 
 from jaxtyping import Array
 
+from kd.kinds import Context, Loss
 from kd.layers import Layer, layer, layer_init, mean_square, relu
 from kd.maps import align, compared
 from kd.reads import CHANNELS
-from kd.taps import About, Names, TapLoss, on_pairs
+from kd.taps import Names, on_pairs
 from leanax.core import ranges
 
 
-def fitnet(student: Names, teacher: Names, normalise: bool = False) -> TapLoss:
+def fitnet(student: Names, teacher: Names, normalise: bool = False) -> Loss:
   """FitNets' hints.
 
   Args:
@@ -29,13 +30,13 @@ def fitnet(student: Names, teacher: Names, normalise: bool = False) -> TapLoss:
   """
   ranges.check_switch("fitnet: normalise", normalise)
 
-  def distance(s: Array, t: Array, aux: Layer, about: About) -> Array:
+  def distance(s: Array, t: Array, aux: Layer, context: Context) -> Array:
     s, t = align("fitnet", s, t)
-    s = layer(aux, s, about)
+    s = layer(aux, s, context)
     compared("fitnet", s, t)
     return mean_square((relu(s) if normalise else s) - t)
 
   def init(key: Array, s: Array, t: Array) -> Layer:
     return layer_init(key, s.shape[-1], t.shape[-1], normalise=normalise)
 
-  return on_pairs("fitnet", distance, student, teacher, init, relational=normalise, reads=CHANNELS)
+  return on_pairs("fitnet", distance, student, teacher, init, relational=normalise, shapes=CHANNELS)

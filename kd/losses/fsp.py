@@ -6,7 +6,7 @@ Minimization and Transfer Learning" (CVPR 2017), equations 1 and 2.
 Taps are given from early to late, two or more; each is paired with the next. The channels of student and teacher must
 agree; heights and widths may differ. Variant: the larger map of a pair is averaged down to the smaller, and the loss is
 a mean over the entries of G, as the common re-implementation has it. `paper=True` is the paper's form: the larger map
-is max-pooled, and the loss is a sum over the entries. Reduction: one number an example, a mean (a sum) over the
+is max-pooled, and the loss is a sum over the entries. Reduction: one number per example, a mean (a sum) over the
 entries, summed over pairs of taps. The paper trains with this loss first and without it afterwards.
 """
 
@@ -15,16 +15,16 @@ from itertools import pairwise
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from kd.base import Outputs
+from kd.kinds import Context, Loss, LossOut, Outputs, Taps
 from kd.maps import flat_space, no_infinity
 from kd.reads import MAPS
-from kd.taps import About, Names, TapLoss, paired
+from kd.taps import Names, paired
 from leanax.core import ranges
 from leanax.core.errors import UserError
 from leanax.core.pooling import pool_to
 
 
-def fsp(student: Names, teacher: Names, paper: bool = False) -> TapLoss:
+def fsp(student: Names, teacher: Names, paper: bool = False) -> Loss:
   """Flow of the solution procedure.
 
   Args:
@@ -42,16 +42,16 @@ def fsp(student: Names, teacher: Names, paper: bool = False) -> TapLoss:
     low, high = (flat_space(_max_pool(x, size) if paper else pool_to(x, size)) for x in (low, high))
     return jnp.einsum("bpc,bpd->bcd", low, high) / low.shape[1]
 
-  def fn(s: Outputs, t: Outputs, about: About):
+  def fn(s: Outputs, t: Outputs, context: Context) -> LossOut:
     parts = []
     for (a, b), (c, d) in zip(pairwise(mine), pairwise(its), strict=True):
       g_s, g_t = flow(s.taps[a], s.taps[b]), flow(t.taps[c], t.taps[d])
       if g_s.shape != g_t.shape:
         raise UserError(f"fsp: channels {g_s.shape[1:]} of the student, {g_t.shape[1:]} of the teacher; expected equal")
       parts.append((jnp.sum if paper else jnp.mean)((g_s - g_t) ** 2, (1, 2)))
-    return sum(parts[1:], parts[0]), about.aux_state, {}
+    return LossOut(sum(parts[1:], parts[0]))
 
-  return TapLoss("fsp", fn, mine, its, reads=MAPS)
+  return Loss("fsp", fn, taps=Taps(mine, its, MAPS))
 
 
 def _max_pool(x: Array, size: tuple[int, int]) -> Array:

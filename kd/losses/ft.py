@@ -12,18 +12,18 @@ first takes F_t as a constant, and the second never reaches the student. The pap
 
 Variant: `form="factors"` is the paper's, the flattened factors over their norms; `form="attention"` is another that is
 in use, where the channel mean of the squared factors takes their place. Of two factors of different size the larger is
-averaged down. Reduction: a mean of the paper's L1 norm (p = 1), one number an example, summed over pairs of taps.
+averaged down. Reduction: a mean of the paper's L1 norm (p = 1), one number per example, summed over pairs of taps.
 """
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from kd.base import Outputs
+from kd.kinds import Context, Loss, LossOut, Outputs, Taps
 from kd.layers import Layer, layer, layer_init, mean_square
 from kd.maps import align, unit
 from kd.reads import MAPS, several
-from kd.taps import About, Names, TapLoss, paired
+from kd.taps import Names, paired
 from leanax.core import ranges
 from leanax.core.errors import UserError
 
@@ -35,7 +35,7 @@ def ft(
   rate: float = 0.5,
   reconstruction: float = 1.0,
   pretrain: int = 0,
-) -> TapLoss:
+) -> Loss:
   """Factor transfer.
 
   Args:
@@ -59,21 +59,21 @@ def ft(
     several("ft", "numbers of a factor", factor.shape[1])
     return unit(factor)
 
-  def transfer(s: Array, factor: Array, aux: dict, about: About) -> Array:
-    mine, its = align("ft", stack(aux["translator"], s, about), jax.lax.stop_gradient(factor))
+  def transfer(s: Array, factor: Array, aux: dict, context: Context) -> Array:
+    mine, its = align("ft", stack(aux["translator"], s, context), jax.lax.stop_gradient(factor))
     return jnp.mean(jnp.abs(described(mine) - described(its)), -1)
 
-  def fn(s: Outputs, t: Outputs, about: About):
+  def fn(s: Outputs, t: Outputs, context: Context) -> LossOut:
     transfers, rebuilt = [], []
-    for aux, a, b in zip(about.aux, mine, its, strict=True):
-      factor = stack(aux["encoder"], t.taps[b], about)
-      rebuilt.append(mean_square(stack(aux["decoder"], factor, about) - t.taps[b]))
-      transfers.append(transfer(s.taps[a], factor, aux, about))
+    for aux, a, b in zip(context.aux, mine, its, strict=True):
+      factor = stack(aux["encoder"], t.taps[b], context)
+      rebuilt.append(mean_square(stack(aux["decoder"], factor, context) - t.taps[b]))
+      transfers.append(transfer(s.taps[a], factor, aux, context))
     error = sum(rebuilt[1:], rebuilt[0])
-    first = jnp.asarray(about.step) < pretrain
+    first = jnp.asarray(context.step) < pretrain
     student = jnp.where(first, 0.0, sum(transfers[1:], transfers[0]))
     paraphraser = jnp.where(first | (pretrain == 0), reconstruction * error, 0.0)
-    return student + paraphraser, about.aux_state, {"reconstruction": error}
+    return LossOut(student + paraphraser, logs={"reconstruction": error})
 
   def init(key: Array, s: Outputs, t: Outputs, variables):
     del variables
@@ -90,7 +90,7 @@ def ft(
       )
     return out, None
 
-  return TapLoss("ft", fn, mine, its, init, relational=True, reads=MAPS)
+  return Loss("ft", fn, taps=Taps(mine, its, MAPS), init_fn=init, relational=True)
 
 
 def stack_init(key: Array, sizes: tuple[int, ...], normalise: bool = False) -> list[Layer]:
@@ -99,8 +99,8 @@ def stack_init(key: Array, sizes: tuple[int, ...], normalise: bool = False) -> l
   return [layer_init(k, a, b, 3, normalise) for k, a, b in zip(keys, sizes[:-1], sizes[1:], strict=True)]
 
 
-def stack(aux: list[Layer], x: Array, about: About) -> Array:
+def stack(aux: list[Layer], x: Array, context: Context) -> Array:
   """The convolutions of `stack_init`, each with a leaky ReLU of slope 0.1."""
   for part in aux:
-    x = jax.nn.leaky_relu(layer(part, x, about), 0.1)
+    x = jax.nn.leaky_relu(layer(part, x, context), 0.1)
   return x

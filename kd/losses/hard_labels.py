@@ -4,10 +4,11 @@
 
 Of a mixed example (mixup: arXiv:1710.09412) the two labels' losses are averaged with the weights of their images.
 
-Reduction: one number an example. The temperature is 1, as in section 2 of arXiv:1503.02531. The teacher is not read.
+Reduction: one number per example. The temperature is 1, as in section 2 of arXiv:1503.02531. The teacher is not read.
 """
 
-from kd.base import ClassMask, Logits, Loss, PerExample, lift, log_softmax, pick
+from kd.base import ClassMask, Logits, PerExample, log_softmax, loss, pick
+from kd.kinds import Loss
 from kd.labels import Labels
 from kd.logits import by_label
 
@@ -18,9 +19,9 @@ def hard_labels() -> Loss:
   Where the batch holds "mix", (batch,) weights of the label, the rest of the weight is that of `batch["mix_label"]`.
   """
 
-  def entropy(student: Logits, teacher: None, class_mask: ClassMask | None, *, labels: Labels) -> PerExample:
+  def entropy(student: Logits, teacher: None, *, class_mask: ClassMask | None, label: Labels) -> PerExample:
     del teacher
     log_q = log_softmax(student, class_mask)
-    return by_label(lambda index: -pick(log_q, index), labels)
+    return by_label(lambda index: -pick(log_q, index), label)
 
-  return lift(entropy, "hard_labels", needs_teacher=False)
+  return loss(entropy, "hard_labels", reads=("class_mask", "label"), needs_teacher=False)

@@ -5,12 +5,13 @@
 
 The paper writes the cross-entropy of the two; the divergence differs by the teacher's entropy, which has no gradient,
 and is 0 where student and teacher agree. The paper advises to multiply by T^2 so that the gradient, T (q - p), keeps
-its size as T changes: here it always is. Reduction: a sum over the classes, one number an example.
+its size as T changes: here it always is. Reduction: a sum over the classes, one number per example.
 """
 
 from jaxtyping import Array
 
-from kd.base import ClassMask, Logits, Loss, PerExample, Schedule, at, kl, lift, log_softmax
+from kd.base import ClassMask, Logits, PerExample, Schedule, at, kl, log_softmax, loss
+from kd.kinds import Loss
 from leanax.core import ranges
 
 
@@ -22,8 +23,8 @@ def hinton(temperature: Schedule = 4.0) -> Loss:
   """
   ranges.check("hinton: temperature", temperature, ranges.POSITIVE, varies=True)
 
-  def divergence(student: Logits, teacher: Logits, class_mask: ClassMask | None, *, step: Array | int) -> PerExample:
+  def divergence(student: Logits, teacher: Logits, *, class_mask: ClassMask | None, step: Array | int) -> PerExample:
     t = at(temperature, step)
     return t**2 * kl(log_softmax(teacher / t, class_mask), log_softmax(student / t, class_mask))
 
-  return lift(divergence, "hinton", temperature=temperature)
+  return loss(divergence, "hinton", reads=("class_mask", "step"), temperature=temperature)

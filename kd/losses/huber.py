@@ -5,13 +5,15 @@ Parameter" (1964); in distillation, `rkd` (arXiv:1904.05068) compares by it.
     h(r) = r^2 / 2 where |r| <= delta,  delta (|r| - delta / 2) beyond
 
 The gradient of an output is at most delta. As delta grows this is half of `squared_error`. Reduction: a sum over the
-outputs, one number an example.
+outputs, one number per example.
 """
+
+from typing import Any
 
 import jax.numpy as jnp
 
-from kd.base import ClassMask, Logits, Loss, PerExample, lift
-from kd.inputs import Inputs
+from kd.base import ClassMask, Logits, PerExample, loss
+from kd.kinds import Loss
 from kd.logits import gap
 from leanax.core import ranges
 from leanax.core.errors import unknown
@@ -28,9 +30,13 @@ def huber(delta: float = 1.0, source: str = "teacher") -> Loss:
   if source not in ("teacher", "batch"):
     raise unknown("source of huber", source, ("teacher", "batch"))
 
-  def distance(student: Logits, teacher: Logits | None, class_mask: ClassMask | None, *, inputs: Inputs) -> PerExample:
-    far = jnp.abs(gap(student, inputs.target("target") if teacher is None else teacher, class_mask))
+  def distance(
+    student: Logits, teacher: Any, *, class_mask: ClassMask | None, target: Logits | None = None
+  ) -> PerExample:
+    far = jnp.abs(gap(student, teacher if target is None else target, class_mask))
     near = jnp.minimum(far, delta)
     return jnp.sum(near * (far - 0.5 * near), axis=-1)
 
-  return lift(distance, "huber", needs_teacher=source == "teacher", classes=1, mean="outputs")
+  alone = source == "batch"
+  reads = ("class_mask", "target") if alone else ("class_mask",)
+  return loss(distance, "huber", reads=reads, needs_teacher=not alone, classes=1, mean="outputs")

@@ -6,7 +6,7 @@ Diversity-Preserved Knowledge Distillation" (ICCV 2021, arXiv:2202.03680), the f
 The student's channels first pass a trained 1x1 projector to the teacher's number of channels. Variant: the authors'
 CIFAR-100 code, which divides by the channels once and normalises G's rows. Their projector ends in a batch
 normalisation; here it is the linear map alone, with a bias, so that examples stay apart. Maps may differ in size, for G
-does not know the places. Reduction: one number an example, summed over pairs of taps.
+does not know the places. Reduction: one number per example, summed over pairs of taps.
 """
 
 from typing import Any
@@ -14,12 +14,13 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from kd.kinds import Context, Loss
 from kd.maps import compared, flat_space, linear, linear_init, unit
 from kd.reads import PLACES, several
-from kd.taps import About, Names, TapLoss, on_pairs
+from kd.taps import Names, on_pairs
 
 
-def ickd(student: Names, teacher: Names) -> TapLoss:
+def ickd(student: Names, teacher: Names) -> Loss:
   """Inter-channel correlation.
 
   Args:
@@ -31,8 +32,8 @@ def ickd(student: Names, teacher: Names) -> TapLoss:
     x = flat_space(x)
     return unit(jnp.einsum("bpc,bpd->bcd", x, x))
 
-  def gap(s: Array, t: Array, aux: dict[str, Array], about: About) -> Array:
-    del about
+  def gap(s: Array, t: Array, aux: dict[str, Array], context: Context) -> Array:
+    del context
     several("ickd", "channels of the teacher", t.shape[-1])
     mine, its = correlation(linear(aux, s)), correlation(t)
     compared("ickd", mine, its)
@@ -41,4 +42,4 @@ def ickd(student: Names, teacher: Names) -> TapLoss:
   def init(key: Array, s: Any, t: Any) -> dict[str, Array]:
     return linear_init(key, s.shape[-1], t.shape[-1])
 
-  return on_pairs("ickd", gap, student, teacher, init, reads=PLACES)
+  return on_pairs("ickd", gap, student, teacher, init, shapes=PLACES)

@@ -6,7 +6,7 @@ Decomposition" (arXiv:1807.06819, ECCV 2018), section 3.
 
 Taps are given from early to late, two or more; each is paired with the next. Places may differ between the networks;
 channels may not, and the map needs no pooling. The width 8 and the teacher's singular values on both sides are those of
-the common re-implementation. Reduction: a sum, one number an example, summed over pairs of taps.
+the common re-implementation. Reduction: a sum, one number per example, summed over pairs of taps.
 
 Signs: a singular vector has no sign of its own. The teacher's get the one that makes their entries sum to 0 or more,
 so that the target does not depend on the solver. Among the student's k + 3 leading vectors, each of the teacher's picks
@@ -24,15 +24,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from kd.base import Outputs
+from kd.kinds import Context, Loss, LossOut, Outputs, Taps
 from kd.maps import flat_space, unit
 from kd.reads import PLACES, several
-from kd.taps import About, Names, TapLoss, paired
+from kd.taps import Names, paired
 from leanax.core import ranges
 from leanax.core.errors import UserError
 
 
-def kdsvd(student: Names, teacher: Names, vectors: int = 1) -> TapLoss:
+def kdsvd(student: Names, teacher: Names, vectors: int = 1) -> Loss:
   """Distillation by singular vectors.
 
   Args:
@@ -57,7 +57,7 @@ def kdsvd(student: Names, teacher: Names, vectors: int = 1) -> TapLoss:
     weight = unit(size)[:, None]
     return v_s * weight, v_t * weight
 
-  def fn(s: Outputs, t: Outputs, about: About):
+  def fn(s: Outputs, t: Outputs, context: Context) -> LossOut:
     pairs = [described(s.taps[a], t.taps[b]) for a, b in zip(mine, its, strict=True)]
     parts = []
     for (before_s, before_t), (s_now, t_now) in pairwise(pairs):
@@ -65,9 +65,9 @@ def kdsvd(student: Names, teacher: Names, vectors: int = 1) -> TapLoss:
         raise UserError(f"kdsvd: vectors is {vectors}; expected at most the places and channels of every tap")
       gap = _kernel(s_now, before_s) - _kernel(t_now, before_t)
       parts.append(jnp.sum(gap**2, (1, 2, 3)))
-    return sum(parts[1:], parts[0]), about.aux_state, {}
+    return LossOut(sum(parts[1:], parts[0]))
 
-  return TapLoss("kdsvd", fn, mine, its, reads=PLACES)
+  return Loss("kdsvd", fn, taps=Taps(mine, its, PLACES))
 
 
 def _kernel(now: Array, before: Array) -> Array:

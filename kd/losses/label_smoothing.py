@@ -6,12 +6,13 @@ Vision" (arXiv:1512.00567), section 7.
 Variant: the paper's, epsilon spread over all K classes, the label's among them; where others spread it over the K - 1
 other classes their epsilon is ours times (K - 1) / K. K counts the classes that count and that the student does not
 exclude by a logit of -inf. Of a mixed example (mixup) the two labels' losses are averaged with the weights of their
-images. Reduction: one number an example. No teacher is read.
+images. Reduction: one number per example. No teacher is read.
 """
 
 import jax.numpy as jnp
 
-from kd.base import ClassMask, Logits, Loss, PerExample, lift, log_softmax, pick
+from kd.base import ClassMask, Logits, PerExample, log_softmax, loss, pick
+from kd.kinds import Loss
 from kd.labels import Labels
 from kd.logits import by_label, not_excluded
 from leanax.core import ranges
@@ -25,12 +26,12 @@ def label_smoothing(smoothing: float = 0.1) -> Loss:
   """
   ranges.check("label_smoothing: smoothing", smoothing, ranges.BELOW_ONE)
 
-  def entropy(student: Logits, teacher: None, class_mask: ClassMask | None, *, labels: Labels) -> PerExample:
+  def entropy(student: Logits, teacher: None, *, class_mask: ClassMask | None, label: Labels) -> PerExample:
     del teacher
     log_q, there = log_softmax(student, class_mask), not_excluded(student, class_mask=class_mask)
     total = jnp.sum(jnp.where(there, log_q, 0.0), axis=-1)
     mean = total / jnp.maximum(jnp.sum(there, axis=-1), 1).astype(log_q.dtype)
-    sharp = by_label(lambda index: pick(log_q, index), labels)
+    sharp = by_label(lambda index: pick(log_q, index), label)
     return -(1 - smoothing) * sharp - smoothing * mean
 
-  return lift(entropy, "label_smoothing", needs_teacher=False)
+  return loss(entropy, "label_smoothing", reads=("class_mask", "label"), needs_teacher=False)

@@ -9,7 +9,8 @@ high temperature, for logits of zero mean in each example.
 
 import jax.numpy as jnp
 
-from kd.base import ClassMask, Logits, Loss, PerExample, lift
+from kd.base import ClassMask, Logits, PerExample, loss
+from kd.kinds import Loss
 from kd.logits import gap, not_excluded
 from leanax.core.errors import unknown
 
@@ -23,11 +24,11 @@ def logit_l2(reduction: str = "sum") -> Loss:
   if reduction not in ("sum", "mean"):
     raise unknown("reduction", reduction, ("sum", "mean"))
 
-  def distance(student: Logits, teacher: Logits, class_mask: ClassMask | None) -> PerExample:
+  def distance(student: Logits, teacher: Logits, *, class_mask: ClassMask | None) -> PerExample:
     total = 0.5 * jnp.sum(gap(student, teacher, class_mask) ** 2, axis=-1)
     if reduction == "sum":
       return total
     used = jnp.sum(not_excluded(student, teacher, class_mask), axis=-1)
     return total / jnp.maximum(used, 1).astype(total.dtype)
 
-  return lift(distance, "logit_l2", classes=1)
+  return loss(distance, "logit_l2", reads=("class_mask",), classes=1)

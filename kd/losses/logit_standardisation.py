@@ -8,13 +8,14 @@ Both networks' logits are brought to mean 0 and deviation 1 over the classes tha
 match their size: the loss does not change if an example's logits are multiplied or shifted. Variant: that of the
 authors' code, a deviation with n - 1 in the denominator and eps added to the deviation, not to the variance. An example
 of equal logits has z = 0 and no gradient through its deviation. The paper weighs the term by 9 (and `hard_labels` by
-0.1). Reduction: a sum over the classes, one number an example.
+0.1). Reduction: a sum over the classes, one number per example.
 """
 
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from kd.base import ClassMask, Logits, Loss, PerExample, Schedule, at, kl, lift, log_softmax
+from kd.base import ClassMask, Logits, PerExample, Schedule, at, kl, log_softmax, loss
+from kd.kinds import Loss
 from kd.logits import not_excluded
 from kd.maps import norm
 from leanax.core import ranges
@@ -36,8 +37,8 @@ def logit_standardisation(temperature: Schedule = 2.0, eps: float = 1e-7) -> Los
     centred = jnp.where(used, logits - jnp.sum(logits, axis=-1, keepdims=True) / jnp.maximum(count, 1.0), 0.0)
     return centred / (norm(centred)[:, None] / jnp.sqrt(jnp.maximum(count - 1, 1.0)) + eps)
 
-  def divergence(student: Logits, teacher: Logits, class_mask: ClassMask | None, *, step: Array | int) -> PerExample:
+  def divergence(student: Logits, teacher: Logits, *, class_mask: ClassMask | None, step: Array | int) -> PerExample:
     t, used = at(temperature, step), not_excluded(student, teacher, class_mask)
     return t**2 * kl(*(log_softmax(standard(logits, used) / t, used) for logits in (teacher, student)))
 
-  return lift(divergence, "logit_standardisation")
+  return loss(divergence, "logit_standardisation", reads=("class_mask", "step"))

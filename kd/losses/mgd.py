@@ -5,23 +5,24 @@
 r, a learned 1x1 convolution, is there where the channels differ. The mask is 0 with probability `hidden`, anew for
 every step and example, and the same for any split of the batch: its key is folded with the example's "id". It covers
 whole places, or whole channels (`masked="channels"`, as the authors classify images); taps of one shape share it.
-Variant: of two maps of different size the larger is averaged down. Reduction: a sum, one number an example, summed over
-pairs of taps; the paper's weights (2e-5, 7e-5 for classification) belong to this sum.
+Variant: of two maps of different size the larger is averaged down. Reduction: a sum, one number per example, summed
+over pairs of taps; the paper's weights (2e-5, 7e-5 for classification) belong to this sum.
 """
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from kd.kinds import Context, Loss
 from kd.layers import layer, layer_init, relu
 from kd.maps import align, compared
 from kd.reads import MAPS, ids_of
-from kd.taps import About, Names, TapLoss, on_pairs
+from kd.taps import Names, on_pairs
 from leanax.core import ranges
 from leanax.core.errors import UserError
 
 
-def mgd(student: Names, teacher: Names, hidden: float = 0.5, masked: str = "places") -> TapLoss:
+def mgd(student: Names, teacher: Names, hidden: float = 0.5, masked: str = "places") -> Loss:
   """Masked generative distillation.
 
   Args:
@@ -34,15 +35,15 @@ def mgd(student: Names, teacher: Names, hidden: float = 0.5, masked: str = "plac
   if masked not in ("places", "channels"):
     raise UserError(f"mgd: masked is {masked!r}; expected 'places' or 'channels'")
 
-  def distance(s: Array, t: Array, aux: dict, about: About) -> Array:
+  def distance(s: Array, t: Array, aux: dict, context: Context) -> Array:
     s, t = align("mgd", s, t)
     if "reduce" in aux:
-      s = layer(aux["reduce"], s, about)
-    if "id" in about.batch:
-      ids_of("mgd", about.batch, s.shape[0])
+      s = layer(aux["reduce"], s, context)
+    if "id" in context.batch:
+      ids_of("mgd", context.batch, s.shape[0])
     shape = (*s.shape[1:3], 1) if masked == "places" else (1, 1, s.shape[3])
-    s = layer(aux["first"], s * seen(about, shape, hidden).astype(s.dtype), about)
-    s = layer(aux["second"], relu(s), about)
+    s = layer(aux["first"], s * seen(context, shape, hidden).astype(s.dtype), context)
+    s = layer(aux["second"], relu(s), context)
     compared("mgd", s, t)
     return jnp.sum((s - t) ** 2, (1, 2, 3))
 
@@ -52,17 +53,17 @@ def mgd(student: Names, teacher: Names, hidden: float = 0.5, masked: str = "plac
     blocks = {"first": layer_init(keys[0], its, its, 3), "second": layer_init(keys[1], its, its, 3)}
     return blocks if mine == its else {"reduce": layer_init(keys[2], mine, its), **blocks}
 
-  return on_pairs("mgd", distance, student, teacher, init, reads=MAPS)
+  return on_pairs("mgd", distance, student, teacher, init, reads=("id",), shapes=MAPS)
 
 
-def seen(about: About, shape: tuple[int, ...], hidden: float) -> Array:
+def seen(context: Context, shape: tuple[int, ...], hidden: float) -> Array:
   """(batch, *shape) bools: what each example shows.
 
   Raises:
     UserError: there is no key, or no "id" in the batch.
   """
-  if about.key is None or "id" not in about.batch:
+  if context.key is None or "id" not in context.batch:
     raise UserError("the loss 'mgd' masks at random: give it a 'key', and a batch with 'id'")
-  keys = jax.vmap(lambda example: jax.random.fold_in(about.key, example))(about.batch["id"])
+  keys = jax.vmap(lambda example: jax.random.fold_in(context.key, example))(context.batch["id"])
   # float32 whatever the activations are, so that the masks are the same in any precision
   return jax.vmap(lambda key: jax.random.uniform(key, shape, jnp.float32) >= hidden)(keys)

@@ -19,11 +19,10 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from kd.base import ClassMask, Logits, Loss, PerExample, Schedule, TeacherAt, at, kl, lift, log_softmax
-from kd.inputs import Inputs
+from kd.base import ClassMask, Logits, PerExample, Schedule, TeacherAt, at, kl, log_softmax, loss
+from kd.kinds import Context, Loss
 from kd.logits import not_excluded
 from kd.relations import rows
-from kd.taps import About
 from leanax.core import axis, ranges
 from leanax.core.errors import UserError
 
@@ -52,22 +51,22 @@ def mlkd(
   def levels(
     student: Logits,
     teacher: Logits,
-    class_mask: ClassMask | None,
     *,
-    inputs: Inputs,
+    class_mask: ClassMask | None,
+    valid: Array | None,
     axis_name: str | None,
     step: Array | int,
     teacher_at: TeacherAt,
   ) -> PerExample:
-    about = About({"valid": inputs.valid}, axis_name=axis_name, loss="mlkd")
+    context = Context({"valid": valid}, axis_name=axis_name, loss="mlkd")
     used = not_excluded(student, teacher, class_mask)
-    counts = used if inputs.valid is None else used & inputs.valid[:, None]
+    counts = used if valid is None else used & valid[:, None]
     wide = axis.pmax(jnp.any(counts, 0).astype(jnp.int32), axis_name).sum()  # classes of some example of some device
     wide = jnp.maximum(wide, 1).astype(student.dtype)
 
     def level(t: Any) -> PerExample:
       log_q, log_p = log_softmax(student / t, class_mask), log_softmax(teacher_at(t) / t, class_mask)
-      q, p = (rows(jnp.where(used, jnp.exp(x), 0.0), about) for x in (log_q, log_p))
+      q, p = (rows(jnp.where(used, jnp.exp(x), 0.0), context) for x in (log_q, log_p))
       between = jnp.sum((p.mine @ p.all.T - q.mine @ q.all.T) ** 2, -1)
       classes = jnp.sum((p.all.T @ p.all - q.all.T @ q.all) ** 2) / wide
       return instance * t**2 * kl(log_p, log_q) + batch_gram * between + class_gram * classes
@@ -75,4 +74,4 @@ def mlkd(
     parts = [level(at(t, step)) for t in temperatures]
     return sum(parts[1:], parts[0])
 
-  return lift(levels, "mlkd", relational=True)
+  return loss(levels, "mlkd", reads=("class_mask", "valid", "axis_name", "step", "teacher_at"), relational=True)

@@ -6,25 +6,14 @@ with Normalized Loss and Customized Soft Labels" (arXiv:2303.13005), the loss NK
 p and q are the softmaxes of teacher and student at temperature 1, N(p) and N(q) those over the classes other than the
 label at temperature T. Both parts are cross-entropies, so the loss is not 0 where student and teacher agree; and the
 first is least at q_label = 1. The paper adds `hard_labels` to it. A mixed example has the average of its two labels'
-losses, where the paper says nothing. Reduction: a sum over the classes, one number an example.
+losses, where the paper says nothing. Reduction: a sum over the classes, one number per example.
 """
 
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from kd.base import (
-  ClassMask,
-  Logits,
-  Loss,
-  PerExample,
-  Schedule,
-  TeacherAt,
-  at,
-  cross_entropy,
-  lift,
-  log_softmax,
-  pick,
-)
+from kd.base import ClassMask, Logits, PerExample, Schedule, TeacherAt, at, cross_entropy, log_softmax, loss, pick
+from kd.kinds import Loss
 from kd.labels import Labels
 from kd.logits import by_label, is_label, not_excluded
 from leanax.core import ranges
@@ -43,9 +32,9 @@ def nkd(gamma: float = 1.5, temperature: Schedule = 1.0) -> Loss:
   def entropy(
     student: Logits,
     teacher: Logits,
-    class_mask: ClassMask | None,
     *,
-    labels: Labels,
+    class_mask: ClassMask | None,
+    label: Labels,
     step: Array | int,
     teacher_at: TeacherAt,
   ) -> PerExample:
@@ -59,6 +48,6 @@ def nkd(gamma: float = 1.5, temperature: Schedule = 1.0) -> Loss:
       n_p = jnp.exp(log_softmax(teacher_at(t) / t, others))
       return target + gamma * t**2 * cross_entropy(n_p, log_softmax(student / t, others))
 
-    return by_label(parts, labels)
+    return by_label(parts, label)
 
-  return lift(entropy, "nkd")
+  return loss(entropy, "nkd", reads=("class_mask", "label", "step", "teacher_at"))

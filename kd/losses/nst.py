@@ -5,18 +5,19 @@
     loss_i = mean_cc' k(t_c, t_c') + mean_cc' k(s_c, s_c') - 2 mean_cc' k(s_c, t_c')
 
 This squared maximum mean discrepancy does not pair channels, so their numbers may differ. Of two maps of different
-size, the larger is averaged down. Reduction: one number an example, summed over pairs of taps.
+size, the larger is averaged down. Reduction: one number per example, summed over pairs of taps.
 """
 
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from kd.kinds import Context, Loss
 from kd.maps import align, flat_space, unit
 from kd.reads import PLACES, several
-from kd.taps import About, Names, TapLoss, on_pairs
+from kd.taps import Names, on_pairs
 
 
-def nst(student: Names, teacher: Names) -> TapLoss:
+def nst(student: Names, teacher: Names) -> Loss:
   """Neuron selectivity transfer.
 
   Args:
@@ -24,13 +25,13 @@ def nst(student: Names, teacher: Names) -> TapLoss:
     teacher: as many of the teacher; channels may differ.
   """
 
-  def discrepancy(s: Array, t: Array, aux: None, about: About) -> Array:
-    del aux, about
+  def discrepancy(s: Array, t: Array, aux: None, context: Context) -> Array:
+    del aux, context
     s, t = (unit(flat_space(x), -2) for x in align("nst", s, t))
     several("nst", "places", s.shape[1])
     return kernel(t, t) + kernel(s, s) - 2 * kernel(s, t)
 
-  return on_pairs("nst", discrepancy, student, teacher, reads=PLACES)
+  return on_pairs("nst", discrepancy, student, teacher, shapes=PLACES)
 
 
 def kernel(f: Array, g: Array) -> Array:

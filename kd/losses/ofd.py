@@ -17,16 +17,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from kd.base import Outputs
+from kd.kinds import Context, Loss, LossOut, Outputs, Taps
 from kd.layers import Layer, layer, layer_init, module_of
 from kd.maps import align, compared, no_infinity
 from kd.reads import CHANNELS
-from kd.taps import About, Names, TapLoss, named, paired
+from kd.taps import Names, named, paired
 from leanax.core import axis
 from leanax.core.errors import UserError
 
 
-def ofd(student: Names, teacher: Names, batch_norm: Names | None = None) -> TapLoss:
+def ofd(student: Names, teacher: Names, batch_norm: Names | None = None) -> Loss:
   """Overhaul of feature distillation.
 
   Args:
@@ -40,21 +40,21 @@ def ofd(student: Names, teacher: Names, batch_norm: Names | None = None) -> TapL
   if norms is not None and len(norms) != len(its):
     raise UserError(f"ofd: {len(norms)} paths of batch_norm for {len(its)} taps of the teacher; expected one for each")
 
-  def distance(s: Array, t: Array, aux: Layer, margin: Array, about: About) -> Array:
+  def distance(s: Array, t: Array, aux: Layer, margin: Array, context: Context) -> Array:
     s, t = align("ofd", s, t)
-    s, t, margin = layer(aux, s, about), no_infinity(t), margin.astype(t.dtype)
+    s, t, margin = layer(aux, s, context), no_infinity(t), margin.astype(t.dtype)
     compared("ofd", s, t)
     t = jnp.where(t < margin, margin, t)  # a maximum that keeps NaN
     gap = jnp.where((s <= t) & (t <= 0), 0.0, s - t)
     return jnp.sum(gap.reshape(gap.shape[0], -1) ** 2, -1)
 
-  def fn(s: Outputs, t: Outputs, about: About):
-    margins = [measured(t.taps[b], about) for b in its] if norms is None else about.aux_state["margin"]
+  def fn(s: Outputs, t: Outputs, context: Context) -> LossOut:
+    margins = [measured(t.taps[b], context) for b in its] if norms is None else context.aux_state["margin"]
     parts = [
-      distance(s.taps[a], t.taps[b], aux, margin, about)
-      for a, b, aux, margin in zip(mine, its, about.aux, margins, strict=True)
+      distance(s.taps[a], t.taps[b], aux, margin, context)
+      for a, b, aux, margin in zip(mine, its, context.aux, margins, strict=True)
     ]
-    return sum(parts[1:], parts[0]), about.aux_state, {}
+    return LossOut(sum(parts[1:], parts[0]))
 
   def init(key: Array, s: Outputs, t: Outputs, variables):
     keys = jax.random.split(key, len(mine))
@@ -67,7 +67,7 @@ def ofd(student: Names, teacher: Names, batch_norm: Names | None = None) -> TapL
     modules = [module_of("ofd", "batch_norm", variables, path, ("scale", "bias")) for path in norms]
     return aux, {"margin": [negative_mean(module["bias"], module["scale"]) for module in modules]}
 
-  return TapLoss("ofd", fn, mine, its, init, relational=True, reads=CHANNELS)
+  return Loss("ofd", fn, taps=Taps(mine, its, CHANNELS), init_fn=init, relational=True)
 
 
 def negative_mean(mean: Array, scale: Array) -> Array:
@@ -79,12 +79,12 @@ def negative_mean(mean: Array, scale: Array) -> Array:
   return jnp.where(often, mean - drop, -3 * deviation)
 
 
-def measured(t: Array, about: About) -> Array:
+def measured(t: Array, context: Context) -> Array:
   """(channels,): the mean of the negative responses of a batch, 0 where there are none."""
-  valid = about.batch.get("valid")
+  valid = context.batch.get("valid")
   negative = t < 0
   if valid is not None:
     negative &= valid.reshape(-1, *(1,) * (t.ndim - 1))
   axes = tuple(range(t.ndim - 1))
-  total = axis.psum(jnp.sum(jnp.where(negative, t, 0.0), axes), about.axis_name)
-  return total / jnp.maximum(axis.psum(jnp.sum(negative.astype(t.dtype), axes), about.axis_name), 1.0)
+  total = axis.psum(jnp.sum(jnp.where(negative, t, 0.0), axes), context.axis_name)
+  return total / jnp.maximum(axis.psum(jnp.sum(negative.astype(t.dtype), axes), context.axis_name), 1.0)

@@ -13,13 +13,14 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from kd.base import log_softmax
+from kd.kinds import Context, Loss
 from kd.maps import unit
 from kd.reads import several
 from kd.relations import rows
-from kd.taps import About, Names, TapLoss, on_pairs
+from kd.taps import Names, on_pairs
 
 
-def pkt(student: Names, teacher: Names) -> TapLoss:
+def pkt(student: Names, teacher: Names) -> Loss:
   """Probabilistic knowledge transfer.
 
   Args:
@@ -27,19 +28,19 @@ def pkt(student: Names, teacher: Names) -> TapLoss:
     teacher: as many of the teacher; shapes may differ.
   """
 
-  def neighbours(x: Array, about: About) -> tuple[Array, Array]:
+  def neighbours(x: Array, context: Context) -> tuple[Array, Array]:
     """Logarithms of P of this device's rows, 0 where a neighbour does not count, and how many count."""
     x = x.reshape(x.shape[0], -1)
     several("pkt", "directions of embeddings whose numbers", x.shape[1])
-    these = rows(unit(x), about)
+    these = rows(unit(x), context)
     cosine = these.mine @ these.all.T
     kernel, least = 1 + cosine, jnp.finfo(cosine.dtype).eps
     kernel = jnp.where(kernel < least, least, kernel)  # a maximum that keeps NaN
     return log_softmax(jnp.log(kernel), these.valid), these.count
 
-  def divergence(s: Array, t: Array, aux: None, about: About) -> Array:
+  def divergence(s: Array, t: Array, aux: None, context: Context) -> Array:
     del aux
-    (log_q, count), (log_p, _) = neighbours(s, about), neighbours(t, about)
+    (log_q, count), (log_p, _) = neighbours(s, context), neighbours(t, context)
     # Both sum to 1, so this is sum P log(P / Q); written out, it is what is left of terms a thousand times its size.
     gap = log_q - log_p
     return jnp.sum(jnp.exp(log_p) * (jnp.expm1(gap) - gap), -1) / count

@@ -4,13 +4,14 @@
     loss_i = T^2 * sum_c q_c (log q_c - log p_c),   p = softmax(teacher_i / T),  q = softmax(student_i / T)
 
 It punishes probability where the teacher has none, so a small student keeps to some of the teacher's classes where
-`hinton` spreads over all. T^2 as in `hinton`; the paper has T = 1. Reduction: a sum over the classes, one number an
+`hinton` spreads over all. T^2 as in `hinton`; the paper has T = 1. Reduction: a sum over the classes, one number per
 example.
 """
 
 from jaxtyping import Array
 
-from kd.base import ClassMask, Logits, Loss, PerExample, Schedule, at, kl, lift, log_softmax
+from kd.base import ClassMask, Logits, PerExample, Schedule, at, kl, log_softmax, loss
+from kd.kinds import Loss
 from leanax.core import ranges
 
 
@@ -22,8 +23,8 @@ def reverse_kl(temperature: Schedule = 1.0) -> Loss:
   """
   ranges.check("reverse_kl: temperature", temperature, ranges.POSITIVE, varies=True)
 
-  def divergence(student: Logits, teacher: Logits, class_mask: ClassMask | None, *, step: Array | int) -> PerExample:
+  def divergence(student: Logits, teacher: Logits, *, class_mask: ClassMask | None, step: Array | int) -> PerExample:
     t = at(temperature, step)
     return t**2 * kl(log_softmax(student / t, class_mask), log_softmax(teacher / t, class_mask))
 
-  return lift(divergence, "reverse_kl", temperature=temperature)
+  return loss(divergence, "reverse_kl", reads=("class_mask", "step"), temperature=temperature)

@@ -3,31 +3,31 @@
 Taps are given from early to late and walked from late to early. At each,
 
     x = r(f_s);   y = the x carried from the later tap;   (a, b) = sigmoid(g([x, y]));   x <- a x + b y
-    loss += context(o(x), f_t)
+    loss += hierarchical(o(x), f_t)
 
 where r, g are learned 1x1 convolutions, o is a 3x3 one, r and o with batch normalisation (of the batch of all devices);
-the last tap has no y. y is brought to the size of x, and x to that of f_t, by the nearest neighbour. `context` is the
-hierarchical context loss: the mean squares of the gap of both maps averaged down to 4x4, 2x2 and 1x1, where that is
-smaller, added to that at full size with weights 1/2, 1/4, 1/8 in turn, over the sum of the weights. A vector counts
-as a map of one place. Reduction: a mean, one number an example, summed over taps. The authors raise its weight from 0
-in the first 20 epochs: a schedule does that.
+the last tap has no y. y is brought to the size of x, and x to that of f_t, by the nearest neighbour. `hierarchical` is
+the hierarchical context loss: the mean squares of the gap of both maps averaged down to 4x4, 2x2 and 1x1, where that is
+smaller, added to that at full size with weights 1/2, 1/4, 1/8 in turn, over the sum of the weights. A vector counts as
+a map of one place. Reduction: a mean, one number per example, summed over taps. The authors raise its weight from 0 in
+the first 20 epochs: a schedule does that.
 """
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from kd.base import Outputs
+from kd.kinds import Context, Loss, LossOut, Outputs, Taps
 from kd.layers import layer, layer_init, mean_square
 from kd.maps import compared
 from kd.reads import MAPS_OR_VECTORS
-from kd.taps import About, Names, TapLoss, paired
+from kd.taps import Names, paired
 from leanax.core import ranges
 from leanax.core.errors import UserError
 from leanax.core.pooling import pool_to
 
 
-def review(student: Names, teacher: Names, width: int | None = None) -> TapLoss:
+def review(student: Names, teacher: Names, width: int | None = None) -> Loss:
   """Knowledge review.
 
   Args:
@@ -40,17 +40,17 @@ def review(student: Names, teacher: Names, width: int | None = None) -> TapLoss:
     raise UserError("review: 1 tap of each network; expected 2 or more, from early to late")
   ranges.check("review: width", 1 if width is None else width, ranges.whole(1))
 
-  def fn(s: Outputs, t: Outputs, about: About):
+  def fn(s: Outputs, t: Outputs, context: Context) -> LossOut:
     carried, parts = None, []
-    for a, b, aux in reversed(list(zip(mine, its, about.aux, strict=True))):
-      x, goal = layer(aux["reduce"], as_map(s.taps[a]), about), as_map(t.taps[b])
+    for a, b, aux in reversed(list(zip(mine, its, context.aux, strict=True))):
+      x, goal = layer(aux["reduce"], as_map(s.taps[a]), context), as_map(t.taps[b])
       if carried is not None:
-        x = fused(aux["gates"], x, nearest(carried, x.shape[1:3]), about)
+        x = fused(aux["gates"], x, nearest(carried, x.shape[1:3]), context)
       carried = nearest(x, goal.shape[1:3])
-      out = layer(aux["out"], carried, about)
+      out = layer(aux["out"], carried, context)
       compared("review", out, goal)
-      parts.append(context(out, goal))
-    return sum(parts[1:], parts[0]), about.aux_state, {}
+      parts.append(hierarchical(out, goal))
+    return LossOut(sum(parts[1:], parts[0]))
 
   def init(key: Array, s: Outputs, t: Outputs, variables):
     del variables
@@ -65,7 +65,7 @@ def review(student: Names, teacher: Names, width: int | None = None) -> TapLoss:
       out.append(aux if index == len(mine) - 1 else {**aux, "gates": layer_init(keys[2], 2 * inner, 2)})
     return out, None
 
-  return TapLoss("review", fn, mine, its, init, relational=True, reads=MAPS_OR_VECTORS)
+  return Loss("review", fn, taps=Taps(mine, its, MAPS_OR_VECTORS), init_fn=init, relational=True)
 
 
 def as_map(x: Array) -> Array:
@@ -73,9 +73,9 @@ def as_map(x: Array) -> Array:
   return x[:, None, None] if x.ndim == 2 else x
 
 
-def fused(aux: dict[str, Array], x: Array, y: Array, about: About) -> Array:
+def fused(aux: dict[str, Array], x: Array, y: Array, context: Context) -> Array:
   """Two maps weighted at each place by gates of both."""
-  gates = jax.nn.sigmoid(layer(aux, jnp.concatenate([x, y], -1), about))
+  gates = jax.nn.sigmoid(layer(aux, jnp.concatenate([x, y], -1), context))
   return x * gates[..., :1] + y * gates[..., 1:]
 
 
@@ -87,7 +87,7 @@ def nearest(x: Array, size: tuple[int, ...]) -> Array:
   return x
 
 
-def context(s: Array, t: Array) -> Array:
+def hierarchical(s: Array, t: Array) -> Array:
   """The hierarchical context loss of two maps of one shape."""
   total, weight, weights = mean_square(s - t), 1.0, 1.0
   for side in (4, 2, 1):

@@ -16,13 +16,14 @@ triangles at i; the mean is the loss. Summed over pairs of taps.
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from kd.kinds import Context, Loss
 from kd.maps import norm, unit
 from kd.relations import others, rows
-from kd.taps import About, Names, TapLoss, on_pairs
+from kd.taps import Names, on_pairs
 from leanax.core import axis, ranges
 
 
-def rkd(student: Names, teacher: Names, distance: float = 25.0, angle: float = 50.0) -> TapLoss:
+def rkd(student: Names, teacher: Names, distance: float = 25.0, angle: float = 50.0) -> Loss:
   """Distances and angles between examples.
 
   Args:
@@ -35,20 +36,20 @@ def rkd(student: Names, teacher: Names, distance: float = 25.0, angle: float = 5
   ranges.check("rkd: angle", angle, ranges.NOT_NEGATIVE)
   ranges.check("rkd: distance + angle", distance + angle, ranges.POSITIVE)
 
-  def relations(x: Array, about: About) -> tuple[Array, Array, Array]:
+  def relations(x: Array, context: Context) -> tuple[Array, Array, Array]:
     """Distances (b, B), cosines (b, B, B) and how many examples count."""
-    these = rows(x, about, 3)  # of two examples all distances and angles are constant
+    these = rows(x, context, 3)  # of two examples all distances and angles are constant
     pairs = others(these)
     edges = jnp.where(pairs[..., None], these.all[None] - these.mine[:, None], 0.0)
     lengths = norm(edges)
-    mean = axis.psum(jnp.sum(lengths), about.axis_name) / jnp.maximum(these.count * (these.count - 1), 1.0)
+    mean = axis.psum(jnp.sum(lengths), context.axis_name) / jnp.maximum(these.count * (these.count - 1), 1.0)
     directions = unit(edges)
     cosines = jnp.einsum("ijf,ikf->ijk", directions, directions)
     return lengths / jnp.where(mean > 0, mean, 1.0), cosines, these.count
 
-  def gap(s: Array, t: Array, aux: None, about: About) -> Array:
+  def gap(s: Array, t: Array, aux: None, context: Context) -> Array:
     del aux
-    (d_s, a_s, count), (d_t, a_t, _) = relations(s, about), relations(t, about)
+    (d_s, a_s, count), (d_t, a_t, _) = relations(s, context), relations(t, context)
     lengths = jnp.sum(huber(d_s - d_t), -1) / count
     return distance * lengths + angle * jnp.sum(huber(a_s - a_t), (-1, -2)) / count**2
 

@@ -5,14 +5,17 @@ logit, and for several labels at once. No paper.
 
 Of a mixed example (mixup: arXiv:1710.09412) the two labels' losses are averaged with the weights of their images. A
 label that is not known of an output leaves the loss by `class_mask`, that of an example by `batch["valid"]`. Reduction:
-a sum over the outputs, one number an example. The temperature is 1. The teacher is not read.
+a sum over the outputs, one number per example. The temperature is 1. The teacher is not read.
 """
+
+from typing import Any
 
 import jax.numpy as jnp
 
-from kd import checks, labels
-from kd.base import ClassMask, Logits, Loss, PerExample, cross_entropy, lift
-from kd.inputs import Inputs
+from kd import labels
+from kd.base import PerExample, cross_entropy
+from kd.inputs import read
+from kd.kinds import Context, Loss, LossOut, Outputs
 from kd.logits import log_bernoulli
 
 
@@ -24,18 +27,19 @@ def sigmoid_cross_entropy() -> Loss:
   """
   name = "sigmoid_cross_entropy"
 
-  def entropy(student: Logits, teacher: None, class_mask: ClassMask | None, *, inputs: Inputs) -> PerExample:
+  def entropy(student: Outputs, teacher: Any, context: Context) -> LossOut:
     del teacher
-    log_q, shape = log_bernoulli(student, class_mask), (*inputs.lead, student.shape[-1])
+    inputs = read(name, student.logits, None, context.batch, context.class_mask, classes=1)
+    log_q, shape = log_bernoulli(inputs.student, inputs.class_mask), (*inputs.lead, inputs.student.shape[-1])
 
     def of(key: str) -> PerExample:
-      on = labels.switches_of(name, inputs.batch, key, shape, student.dtype, inputs.counts)
+      on = labels.switches_of(name, inputs.batch, key, shape, inputs.student.dtype, inputs.counts)
       return jnp.sum(cross_entropy(jnp.stack([on, 1 - on], axis=-1), log_q), axis=-1)
 
     mix, wrong = labels.mix_of(name, inputs.batch, inputs.lead, inputs.valid)
     if mix is None:
-      return of("label")
-    mix = mix.astype(student.dtype)
-    return checks.nan_where(wrong, mix * of("label") + (1 - mix) * of("mix_label"))
+      return LossOut(inputs.numbers(of("label")))
+    mix = mix.astype(inputs.student.dtype)
+    return LossOut(inputs.numbers(mix * of("label") + (1 - mix) * of("mix_label"), wrong))
 
-  return lift(entropy, name, needs_teacher=False, classes=1)
+  return Loss(name, entropy, needs_teacher=False, reads=("logits", "class_mask", "label"))

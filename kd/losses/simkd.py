@@ -6,7 +6,7 @@
 f_t are the teacher's features before its classifier (W, b), most often the last map before the pooling. p, learned, is
 a bottleneck: 1x1 to 1/factor of the teacher's channels, 3x3, 1x1 to all of them, each with batch normalisation and ReLU
 (all three are linear maps for vectors and tokens). Of two maps of different size the larger is averaged down before.
-The paper trains with this loss alone. Reduction: a mean, one number an example.
+The paper trains with this loss alone. Reduction: a mean, one number per example.
 
 The student that is deployed is its own trunk up to its tap, then p, then W and b. Running means of p's batch statistics
 are kept in aux_state; `simkd_head` folds them into p's kernels and biases, and `simkd_steps` says what then follows the
@@ -21,11 +21,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from kd.base import Outputs
+from kd.kinds import Context, Loss, LossOut, Outputs, Taps
 from kd.layers import Layer, Normalise, classifier_of, last_layer, layer, layer_init, mean_square, relu
 from kd.maps import align, batch_normalise, compared, moments, some_count
 from kd.reads import CHANNELS
-from kd.taps import About, Names, TapLoss, paired
+from kd.taps import Names, paired
 from leanax.core import ranges
 from leanax.core.errors import UserError
 from leanax.graph.head import run
@@ -33,7 +33,7 @@ from leanax.graph.head import run
 EPSILON = 1e-5  # of the batch normalisations
 
 
-def simkd(student: Names, teacher: Names, factor: int = 2, momentum: float = 0.9, classifier: str = "") -> TapLoss:
+def simkd(student: Names, teacher: Names, factor: int = 2, momentum: float = 0.9, classifier: str = "") -> Loss:
   """Reused teacher classifier.
 
   Args:
@@ -50,23 +50,23 @@ def simkd(student: Names, teacher: Names, factor: int = 2, momentum: float = 0.9
   ranges.check("simkd: factor", factor, ranges.POSITIVE)
   ranges.check("simkd: momentum", momentum, ranges.BELOW_ONE)
 
-  def fn(s: Outputs, t: Outputs, about: About):
+  def fn(s: Outputs, t: Outputs, context: Context) -> LossOut:
     seen = []
 
     def normalise(x: Array) -> Array:
-      mean, variance = jax.lax.stop_gradient(moments(x, about))
+      mean, variance = jax.lax.stop_gradient(moments(x, context))
       seen.append({"mean": mean, "variance": variance})
-      return batch_normalise(x, about, EPSILON)
+      return batch_normalise(x, context, EPSILON)
 
     x, goal = align("simkd", s.taps[mine[0]], t.taps[its[0]])
-    x = project(about.aux, x, [normalise] * 3)
+    x = project(context.aux, x, [normalise] * 3)
     compared("simkd", x, goal)
-    some = some_count(about)  # where there is none, the means stay as they were
+    some = some_count(context)  # where there is none, the means stay as they were
 
     def after(old: Array, new: Array) -> Array:
       return jnp.where(some, momentum * old + (1 - momentum) * new.astype(old.dtype), old)
 
-    return mean_square(x - goal), jax.tree.map(after, about.aux_state, seen), {}
+    return LossOut(mean_square(x - goal), jax.tree.map(after, context.aux_state, seen))
 
   def init(key: Array, s: Outputs, t: Outputs, variables):
     del variables
@@ -89,7 +89,7 @@ def simkd(student: Names, teacher: Names, factor: int = 2, momentum: float = 0.9
       )
     return simkd_head(aux, aux_state, variables, path, chosen)
 
-  return TapLoss("simkd", fn, mine, its, init, relational=True, head=head, reads=CHANNELS)
+  return Loss("simkd", fn, taps=Taps(mine, its, CHANNELS), init_fn=init, relational=True, head=head)
 
 
 def project(aux: Sequence[Layer], x: Array, normalise: Sequence[Normalise]) -> Array:

@@ -8,12 +8,13 @@
 The share alpha of a divergence's own first argument in its mixture bounds it, by log(1 / alpha), and the size of its
 gradient. As alpha tends to 0 these are `hinton` and `reverse_kl`. Variant: the whole divergence; the authors' code
 leaves out the teacher's entropy in the first form, which has no gradient. The mixture is made of logarithms. T^2 as in
-`hinton`; the paper has T = 1. Reduction: a sum over the classes, one number an example.
+`hinton`; the paper has T = 1. Reduction: a sum over the classes, one number per example.
 """
 
 from jaxtyping import Array
 
-from kd.base import ClassMask, Logits, Loss, PerExample, Schedule, at, kl, lift, log_softmax
+from kd.base import ClassMask, Logits, PerExample, Schedule, at, kl, log_softmax, loss
+from kd.kinds import Loss
 from kd.logits import log_mixture
 from leanax.core import ranges
 
@@ -30,10 +31,10 @@ def skew_kl(alpha: float = 0.1, reverse: bool = False, temperature: Schedule = 1
   ranges.check_switch("skew_kl: reverse", reverse)
   ranges.check("skew_kl: temperature", temperature, ranges.POSITIVE, varies=True)
 
-  def divergence(student: Logits, teacher: Logits, class_mask: ClassMask | None, *, step: Array | int) -> PerExample:
+  def divergence(student: Logits, teacher: Logits, *, class_mask: ClassMask | None, step: Array | int) -> PerExample:
     t = at(temperature, step)
     log_p, log_q = log_softmax(teacher / t, class_mask), log_softmax(student / t, class_mask)
     first, second = (log_q, log_p) if reverse else (log_p, log_q)
     return t**2 * kl(first, log_mixture(first, second, alpha, class_mask))
 
-  return lift(divergence, "skew_kl", temperature=temperature)
+  return loss(divergence, "skew_kl", reads=("class_mask", "step"), temperature=temperature)

@@ -6,14 +6,14 @@ or smoothed labels).
 
 With the teacher's distribution this is what arXiv:1503.02531, section 2, writes down: `hinton` plus T^2 times the
 teacher's entropy, the same gradient. It is therefore not 0 where student and teacher agree. Reduction: a sum over the
-classes, one number an example.
+classes, one number per example.
 """
 
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from kd.base import ClassMask, Logits, Loss, PerExample, Schedule, at, cross_entropy, lift, log_softmax
-from kd.inputs import Inputs
+from kd.base import ClassMask, Logits, PerExample, Schedule, at, cross_entropy, log_softmax, loss
+from kd.kinds import Loss
 from leanax.core import ranges
 from leanax.core.errors import unknown
 
@@ -31,14 +31,20 @@ def soft_labels(temperature: Schedule = 1.0, source: str = "teacher") -> Loss:
     raise unknown("source of soft labels", source, ("teacher", "batch"))
 
   def entropy(
-    student: Logits, teacher: Logits | None, class_mask: ClassMask | None, *, inputs: Inputs, step: Array | int
+    student: Logits,
+    teacher: Logits | None,
+    *,
+    class_mask: ClassMask | None,
+    step: Array | int,
+    soft_label: Logits | None = None,
   ) -> PerExample:
     t = at(temperature, step)
-    if teacher is None:
-      p = inputs.target("soft_label")
-      p = jnp.where(p >= 0, p, jnp.nan)
-    else:
+    if soft_label is None:
       p = jnp.exp(log_softmax(teacher / t, class_mask))
+    else:
+      p = jnp.where(soft_label >= 0, soft_label, jnp.nan)
     return t**2 * cross_entropy(p, log_softmax(student / t, class_mask))
 
-  return lift(entropy, "soft_labels", needs_teacher=source == "teacher", temperature=temperature)
+  alone = source == "batch"
+  reads = ("class_mask", "step", "soft_label") if alone else ("class_mask", "step")
+  return loss(entropy, "soft_labels", reads=reads, needs_teacher=not alone, temperature=temperature)

@@ -10,12 +10,13 @@ mean is the loss; summed over pairs of taps.
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from kd.kinds import Context, Loss
 from kd.maps import unit
 from kd.relations import rows
-from kd.taps import About, Names, TapLoss, on_pairs
+from kd.taps import Names, on_pairs
 
 
-def sp(student: Names, teacher: Names) -> TapLoss:
+def sp(student: Names, teacher: Names) -> Loss:
   """Similarity-preserving distillation.
 
   Args:
@@ -23,9 +24,9 @@ def sp(student: Names, teacher: Names) -> TapLoss:
     teacher: as many of the teacher; shapes may differ.
   """
 
-  def similarity(s: Array, t: Array, aux: None, about: About) -> Array:
+  def similarity(s: Array, t: Array, aux: None, context: Context) -> Array:
     del aux
-    mine, its = rows(s, about), rows(t, about)
+    mine, its = rows(s, context), rows(t, context)
     gap = unit(mine.mine @ mine.all.T) - unit(its.mine @ its.all.T)
     return jnp.sum(gap**2, -1) / mine.count
 

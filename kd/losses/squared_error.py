@@ -3,13 +3,15 @@ networks' outputs it is that of Ba and Caruana (arXiv:1312.6184, equation 1) wit
 
     loss_i = sum_c (student_ic - y_ic)^2,   y = the teacher's outputs, or batch["target"]
 
-`logit_l2` is half of it. Reduction: a sum over the outputs, one number an example.
+`logit_l2` is half of it. Reduction: a sum over the outputs, one number per example.
 """
+
+from typing import Any
 
 import jax.numpy as jnp
 
-from kd.base import ClassMask, Logits, Loss, PerExample, lift
-from kd.inputs import Inputs
+from kd.base import ClassMask, Logits, PerExample, loss
+from kd.kinds import Loss
 from kd.logits import gap
 from leanax.core.errors import unknown
 
@@ -23,7 +25,11 @@ def squared_error(source: str = "teacher") -> Loss:
   if source not in ("teacher", "batch"):
     raise unknown("source of squared_error", source, ("teacher", "batch"))
 
-  def distance(student: Logits, teacher: Logits | None, class_mask: ClassMask | None, *, inputs: Inputs) -> PerExample:
-    return jnp.sum(gap(student, inputs.target("target") if teacher is None else teacher, class_mask) ** 2, axis=-1)
+  def distance(
+    student: Logits, teacher: Any, *, class_mask: ClassMask | None, target: Logits | None = None
+  ) -> PerExample:
+    return jnp.sum(gap(student, teacher if target is None else target, class_mask) ** 2, axis=-1)
 
-  return lift(distance, "squared_error", needs_teacher=source == "teacher", classes=1, mean="outputs")
+  alone = source == "batch"
+  reads = ("class_mask", "target") if alone else ("class_mask",)
+  return loss(distance, "squared_error", reads=reads, needs_teacher=not alone, classes=1, mean="outputs")

@@ -7,18 +7,19 @@ f are the features before the classifiers, W with its bias is the teacher's clas
 aux_state. r, learned, is a linear map with batch normalisation and ReLU. `form="kl"` compares the two softmaxes by
 KL(teacher ‖ student) in place of the squares; the paper has both and prefers the squares. Maps are compared place by
 place, the larger averaged down, and are averaged over the places before W. Logs "matching" and "regression", the two
-terms without a and b. Reduction: means, one number an example.
+terms without a and b. Reduction: means, one number per example.
 """
 
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from kd import checks
-from kd.base import Outputs, kl, log_softmax
+from kd.base import kl, log_softmax
+from kd.kinds import Context, Loss, LossOut, Outputs, Taps
 from kd.layers import classifier_of, layer, layer_init, mean_square, relu
 from kd.maps import align, compared, flat_space, linear
 from kd.reads import CHANNELS
-from kd.taps import About, Names, TapLoss, paired
+from kd.taps import Names, paired
 from leanax.core import ranges
 from leanax.core.errors import UserError
 
@@ -30,7 +31,7 @@ def srrl(
   matching: float = 1.0,
   regression: float = 1.0,
   form: str = "l2",
-) -> TapLoss:
+) -> Loss:
   """Softmax regression representation learning.
 
   Args:
@@ -58,13 +59,13 @@ def srrl(
       jnp.sum(class_mask.astype(s.dtype), -1), 1.0
     )
 
-  def fn(s: Outputs, t: Outputs, about: About):
+  def fn(s: Outputs, t: Outputs, context: Context) -> LossOut:
     x, goal = align("srrl", s.taps[mine[0]], t.taps[its[0]])
-    x = relu(layer(about.aux, x, about))
+    x = relu(layer(context.aux, x, context))
     compared("srrl", x, goal)
-    predicted, wanted = (linear(about.aux_state, jnp.mean(flat_space(f), 1)) for f in (x, goal))
-    logs = {"matching": mean_square(x - goal), "regression": compare(predicted, wanted, about.class_mask)}
-    return matching * logs["matching"] + regression * logs["regression"], about.aux_state, logs
+    predicted, wanted = (linear(context.aux_state, jnp.mean(flat_space(f), 1)) for f in (x, goal))
+    logs = {"matching": mean_square(x - goal), "regression": compare(predicted, wanted, context.class_mask)}
+    return LossOut(matching * logs["matching"] + regression * logs["regression"], logs=logs)
 
   def init(key: Array, s: Outputs, t: Outputs, variables):
     kept = classifier_of("srrl", variables, classifier)
@@ -76,4 +77,4 @@ def srrl(
       )
     return layer_init(key, s.taps[mine[0]].shape[-1], features, normalise=True), kept
 
-  return TapLoss("srrl", fn, mine, its, init, relational=True, reads=CHANNELS)
+  return Loss("srrl", fn, taps=Taps(mine, its, CHANNELS), init_fn=init, relational=True, reads=("class_mask",))

@@ -12,7 +12,7 @@ factor of 100 on CIFAR-100 undoes: that factor and that division are left out he
 `hard_labels` 0.9.
 
 K counts the classes that count and that the student does not exclude by a logit of -inf. A mixed example has the
-average of its two labels' losses. Reduction: a sum over the classes, one number an example. No teacher is read.
+average of its two labels' losses. Reduction: a sum over the classes, one number per example. No teacher is read.
 """
 
 import math
@@ -20,7 +20,8 @@ import math
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from kd.base import ClassMask, Logits, Loss, PerExample, Schedule, at, kl, lift, log_softmax
+from kd.base import ClassMask, Logits, PerExample, Schedule, at, kl, log_softmax, loss
+from kd.kinds import Loss
 from kd.labels import Labels
 from kd.logits import by_label, is_label, not_excluded
 from leanax.core import ranges
@@ -39,7 +40,7 @@ def tf_kd(correct: float = 0.99, temperature: Schedule = 20.0, soften_student: b
   ranges.check("tf_kd: temperature", temperature, ranges.POSITIVE, varies=True)
 
   def divergence(
-    student: Logits, teacher: None, class_mask: ClassMask | None, *, labels: Labels, step: Array | int
+    student: Logits, teacher: None, *, class_mask: ClassMask | None, label: Labels, step: Array | int
   ) -> PerExample:
     del teacher
     t, there = at(temperature, step), not_excluded(student, class_mask=class_mask)
@@ -47,14 +48,14 @@ def tf_kd(correct: float = 0.99, temperature: Schedule = 20.0, soften_student: b
     log_q = log_softmax(student / t if soften_student else student, class_mask)
 
     def of(index: Array) -> PerExample:
-      label = is_label(index, student)
-      log_p = jnp.where(label, math.log(correct), math.log1p(-correct) - jnp.log(others))
+      own = is_label(index, student)
+      log_p = jnp.where(own, math.log(correct), math.log1p(-correct) - jnp.log(others))
       # The label stays the virtual teacher's where the student excludes it: the divergence is then infinite.
-      known = there | (label if class_mask is None else label & class_mask)
+      known = there | (own if class_mask is None else own & class_mask)
       log_p = log_softmax((log_p if soften_student else jnp.exp(log_p)) / t, known)
       return kl(log_p, jnp.where(known, log_q, 0.0))
 
-    per_row = by_label(of, labels)
+    per_row = by_label(of, label)
     return t**2 * per_row if soften_student else per_row
 
-  return lift(divergence, "tf_kd", needs_teacher=False)
+  return loss(divergence, "tf_kd", reads=("class_mask", "label", "step"), needs_teacher=False)

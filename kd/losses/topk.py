@@ -8,14 +8,15 @@ what is stored is the others' mass at temperature 1, and spread evenly that is t
 This is the divergence of the two distributions over k + 1 outcomes. So it is never negative, which the sum over the k
 classes alone can be, it is never above `hinton` (grouping outcomes loses information), and it is `hinton` if k reaches
 the number of classes. p_rest is a sum of logarithms, not 1 - sum. Of equally likely classes the first are kept.
-Reduction: a sum over the outcomes, one number an example.
+Reduction: a sum over the outcomes, one number per example.
 """
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from kd.base import ClassMask, Logits, Loss, PerExample, Schedule, at, kl, lift, log_softmax
+from kd.base import ClassMask, Logits, PerExample, Schedule, at, kl, log_softmax, loss
+from kd.kinds import Loss
 from kd.logits import log_sum
 from leanax.core import ranges
 
@@ -30,7 +31,7 @@ def topk(k: int = 10, temperature: Schedule = 4.0) -> Loss:
   ranges.check("topk: k", k, ranges.whole(1))
   ranges.check("topk: temperature", temperature, ranges.POSITIVE, varies=True)
 
-  def divergence(student: Logits, teacher: Logits, class_mask: ClassMask | None, *, step: Array | int) -> PerExample:
+  def divergence(student: Logits, teacher: Logits, *, class_mask: ClassMask | None, step: Array | int) -> PerExample:
     t = at(temperature, step)
     log_p, log_q = log_softmax(teacher / t, class_mask), log_softmax(student / t, class_mask)
     counts = jnp.ones(log_p.shape, bool) if class_mask is None else jnp.broadcast_to(class_mask, log_p.shape)
@@ -43,4 +44,4 @@ def topk(k: int = 10, temperature: Schedule = 4.0) -> Loss:
 
     return t**2 * kl(outcomes(log_p), outcomes(log_q))
 
-  return lift(divergence, "topk", temperature=temperature)
+  return loss(divergence, "topk", reads=("class_mask", "step"), temperature=temperature)

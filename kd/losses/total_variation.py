@@ -5,13 +5,14 @@ Distillation" (arXiv:2307.15190), the divergence with f(t) = |t - 1| / 2.
 
 At T = 1, the paper's, it is at most 1. The factor is T, not T^2: the distance is of first order in the difference of
 the logits, so T keeps the size of its gradient. That gradient jumps where p_c = q_c; there it is taken as 0. Reduction:
-a sum over the classes, one number an example.
+a sum over the classes, one number per example.
 """
 
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from kd.base import ClassMask, Logits, Loss, PerExample, Schedule, at, lift, log_softmax
+from kd.base import ClassMask, Logits, PerExample, Schedule, at, log_softmax, loss
+from kd.kinds import Loss
 from leanax.core import ranges
 
 
@@ -23,10 +24,10 @@ def total_variation(temperature: Schedule = 1.0) -> Loss:
   """
   ranges.check("total_variation: temperature", temperature, ranges.POSITIVE, varies=True)
 
-  def distance(student: Logits, teacher: Logits, class_mask: ClassMask | None, *, step: Array | int) -> PerExample:
+  def distance(student: Logits, teacher: Logits, *, class_mask: ClassMask | None, step: Array | int) -> PerExample:
     t = at(temperature, step)
     p, q = jnp.exp(log_softmax(teacher / t, class_mask)), jnp.exp(log_softmax(student / t, class_mask))
     gap = p - q  # of classes that do not count 1 - 1
     return 0.5 * t * jnp.sum(gap * jnp.sign(gap), axis=-1)  # not |gap|: its gradient would be a number where it is NaN
 
-  return lift(distance, "total_variation", temperature=temperature)
+  return loss(distance, "total_variation", reads=("class_mask", "step"), temperature=temperature)

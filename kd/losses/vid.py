@@ -5,7 +5,7 @@
 
 mu, learned, maps the student's channels by three 1x1 convolutions with ReLUs between, as the authors' code has it; a_c
 is learned too. The constant log(2 pi) / 2 is left out, so the loss may be negative. Variant: of two maps of different
-size the larger is averaged down. Reduction: a mean where the paper writes a sum, one number an example, summed over
+size the larger is averaged down. Reduction: a mean where the paper writes a sum, one number per example, summed over
 pairs of taps.
 """
 
@@ -14,14 +14,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from kd.kinds import Context, Loss
 from kd.layers import layer, layer_init, relu
 from kd.maps import align, compared
 from kd.reads import CHANNELS
-from kd.taps import About, Names, TapLoss, on_pairs
+from kd.taps import Names, on_pairs
 from leanax.core import ranges
 
 
-def vid(student: Names, teacher: Names, variance: float = 5.0, eps: float = 1e-5) -> TapLoss:
+def vid(student: Names, teacher: Names, variance: float = 5.0, eps: float = 1e-5) -> Loss:
   """Variational information distillation.
 
   Args:
@@ -34,10 +35,10 @@ def vid(student: Names, teacher: Names, variance: float = 5.0, eps: float = 1e-5
   ranges.check("vid: variance", variance, ranges.POSITIVE)
   ranges.check("vid: variance - eps", variance - eps, ranges.POSITIVE)
 
-  def negative_log_likelihood(s: Array, t: Array, aux: dict, about: About) -> Array:
+  def negative_log_likelihood(s: Array, t: Array, aux: dict, context: Context) -> Array:
     s, t = align("vid", s, t)
     for index, part in enumerate(aux["mean"]):
-      s = layer(part, s if index == 0 else relu(s), about)
+      s = layer(part, s if index == 0 else relu(s), context)
     compared("vid", s, t)
     spread = jax.nn.softplus(aux["variance"].astype(s.dtype)) + eps
     likelihood = 0.5 * ((s - t) ** 2 / spread + jnp.log(spread))
@@ -49,4 +50,4 @@ def vid(student: Names, teacher: Names, variance: float = 5.0, eps: float = 1e-5
     mean = [layer_init(k, a, b) for k, a, b in zip(keys, sizes[:-1], sizes[1:], strict=True)]
     return {"mean": mean, "variance": jnp.full(sizes[-1], np.log(np.expm1(variance - eps)), jnp.float32)}
 
-  return on_pairs("vid", negative_log_likelihood, student, teacher, init, reads=CHANNELS)
+  return on_pairs("vid", negative_log_likelihood, student, teacher, init, shapes=CHANNELS)

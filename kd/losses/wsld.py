@@ -7,26 +7,15 @@ s_i and t_i are the student's and the teacher's own cross-entropies with the lab
 the student knows better than the teacher weighs less. The weight is a constant of the gradient, so the cross-entropy
 has the gradient of `hinton`; it is not 0 where student and teacher agree. As in the authors' code 1e-7 is added to t_i.
 The paper adds `hard_labels`, and weighs this term by 2.5. A mixed example has the average of its two labels' losses,
-where the paper says nothing. Reduction: a sum over the classes, one number an example.
+where the paper says nothing. Reduction: a sum over the classes, one number per example.
 """
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from kd.base import (
-  ClassMask,
-  Logits,
-  Loss,
-  PerExample,
-  Schedule,
-  TeacherAt,
-  at,
-  cross_entropy,
-  lift,
-  log_softmax,
-  pick,
-)
+from kd.base import ClassMask, Logits, PerExample, Schedule, TeacherAt, at, cross_entropy, log_softmax, loss, pick
+from kd.kinds import Loss
 from kd.labels import Labels
 from kd.logits import by_label
 from leanax.core import ranges
@@ -43,9 +32,9 @@ def wsld(temperature: Schedule = 2.0) -> Loss:
   def entropy(
     student: Logits,
     teacher: Logits,
-    class_mask: ClassMask | None,
     *,
-    labels: Labels,
+    class_mask: ClassMask | None,
+    label: Labels,
     step: Array | int,
     teacher_at: TeacherAt,
   ) -> PerExample:
@@ -56,6 +45,6 @@ def wsld(temperature: Schedule = 2.0) -> Loss:
     def weight(index: Array) -> PerExample:
       return -jnp.expm1(pick(log_q, index) / (1e-7 - pick(log_p, index)))
 
-    return t**2 * soft * by_label(weight, labels)
+    return t**2 * soft * by_label(weight, label)
 
-  return lift(entropy, "wsld")
+  return loss(entropy, "wsld", reads=("class_mask", "label", "step", "teacher_at"))

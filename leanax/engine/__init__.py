@@ -5,13 +5,11 @@ step = engine.make_train_step(forward, objective, tx, teacher=teacher)
 state, history = engine.fit(step, engine.create(variables, tx), get_batch, data, steps=steps)
 """
 
-from leanax.engine.train.counting import batch_mean, masks_of, of_update
+from leanax.engine.train.counting import masks_of, of_update
 from leanax.engine.train.evaluate import accuracy, agreement, calibration_error, divergence, logits
 from leanax.engine.train.labels import labels
 from leanax.engine.train.loop import Hook, fit
-from leanax.engine.train.objective import Term, Weighted, weighted
 from leanax.engine.train.optim import optimizer, schedule
-from leanax.engine.train.outputs import is_one
 from leanax.engine.train.parallel import parallelize
 from leanax.engine.train.state import TrainState, create
 from leanax.engine.train.statistics import find_local_statistics
@@ -20,18 +18,14 @@ from leanax.engine.train.term_norms import term_norm, term_norms
 
 __all__ = [
   "Hook",
-  "Term",
   "TrainState",
-  "Weighted",
   "accuracy",
   "agreement",
-  "batch_mean",
   "calibration_error",
   "create",
   "divergence",
   "find_local_statistics",
   "fit",
-  "is_one",
   "labels",
   "logits",
   "make_train_step",
@@ -42,5 +36,4 @@ __all__ = [
   "schedule",
   "term_norm",
   "term_norms",
-  "weighted",
 ]

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 
 import kd
 from kd.maps import common_size
-from leanax import engine
 from leanax.core.errors import UserError
 from leanax.graph.edits import replace_head
 
@@ -29,7 +28,7 @@ class Plan(NamedTuple):
 
 
 def plan(
-  objective: engine.Weighted,
+  objective: kd.Weighted,
   fn: Callable[..., Any],
   image: tuple[int, ...],
   classes: int,
@@ -57,7 +56,7 @@ def plan(
   Raises:
     UserError: there are two such terms, the student is edited, or the teacher has no such classifier.
   """
-  terms = {term.name: term.loss for term in objective.terms if isinstance(term.loss, kd.TapLoss) and term.loss.head}
+  terms = {term.name: term.loss for term in objective.terms if term.loss.head}
   if not terms:
     return None
   if len(terms) > 1:
@@ -70,8 +69,8 @@ def plan(
     assert loss.head is not None
     return loss.head(aux[term], aux_state[term], teacher, classes, tuple(chosen))
 
-  tap = loss.student[0]
-  mine, its = outputs[0].taps[tap], outputs[1].taps[loss.teacher[0]]
+  tap = loss.taps.student[0]
+  mine, its = outputs[0].taps[tap], outputs[1].taps[loss.taps.teacher[0]]
   example = jax.ShapeDtypeStruct((1, *image), jnp.float32)
   taken = variables["params"] if isinstance(variables["params"], Mapping) else ()
   name = next(n for n in (loss.name, *(f"{loss.name}_{i}" for i in range(2, 99))) if n not in taken)

@@ -22,7 +22,6 @@ from leanax.engine.data.splits import label_some
 from leanax.engine.models import model as models
 from leanax.engine.models.interface import Model
 from leanax.engine.store import logit_codes
-from leanax.engine.train import objective as objectives
 from leanax.engine.train import optim
 from leanax.pipeline import schema, sparse
 
@@ -66,10 +65,10 @@ def model(entry: Mapping[str, Any]) -> Model:
 OF_TERM = ("loss", "weight", "mask", "ignore_label", "output")
 
 
-def objective(stage: str, group: Mapping[str, Any], updates: int = 1, output: str = "") -> objectives.Weighted:
+def objective(stage: str, group: Mapping[str, Any], updates: int = 1, output: str = "") -> kd.Weighted:
   """The weighted sum that a stage minimises: `{loss of kd: {"weight": share, "mask": which, its keywords}}`.
 
-  "ignore_label" and "output" are those of `engine.Term`, too.
+  "ignore_label" and "output" are those of `kd.Term`, too.
 
   Args:
     stage: its name, for errors.
@@ -92,8 +91,8 @@ def objective(stage: str, group: Mapping[str, Any], updates: int = 1, output: st
     more: dict[str, Any] = {"output": output} | {
       key: given[key] for key in ("mask", "ignore_label", "output") if key in given
     }
-    terms.append(objectives.Term(name, loss, weight, **more))
-  return objectives.weighted(terms, output)
+    terms.append(kd.Term(name, loss, weight, **more))
+  return kd.weighted(terms, output)
 
 
 def _number(where: str, value: Any, updates: int) -> Any:
@@ -112,9 +111,9 @@ def _number(where: str, value: Any, updates: int) -> Any:
   return named(where, kd.schedules, given)
 
 
-def needs_teacher(objective: objectives.Weighted) -> bool:
+def needs_teacher(objective: kd.Weighted) -> bool:
   """Whether an objective has a loss that compares with a teacher."""
-  return any(kd.needs_teacher(term.loss) for term in objective.terms)
+  return any(term.loss.needs_teacher for term in objective.terms)
 
 
 def steps(stage: Any, examples: int) -> int:
@@ -286,7 +285,7 @@ def check(config: Any) -> None:
       raise UserError(f"config key 'stages.{name}.optimizer.accumulate': {error}") from error
     if stage.teacher == schema.ITSELF and not stage.optimizer.ema:
       raise UserError(f"config key 'stages.{name}.teacher' is 'itself', which needs 'stages.{name}.optimizer.ema'")
-    taught = [kd.needs_teacher(term.loss) for term in minimised.terms]
+    taught = [term.loss.needs_teacher for term in minimised.terms]
     if stage.optimizer.name == "dot" and (all(taught) or not any(taught)):
       raise UserError(
         f"config key 'stages.{name}.optimizer.name' is 'dot', which tells a task's gradient from a teacher's; expected "

@@ -16,7 +16,8 @@ import numpy as np
 
 import kd
 import quant
-from leanax import engine, graph
+from kd.outputs import is_one
+from leanax import graph
 from leanax.core.errors import UserError, unknown
 from leanax.engine.data import Dataset, batches
 from leanax.engine.store import pretrained
@@ -161,7 +162,7 @@ def _teaching(name: str, config: Any, data: Dataset, begun: Left, done: Mapping[
     if given.teacher_mode == "train":
       _in_training(teaching.names(given)[0], *teachers[0])
     its = _outputs("teacher", objective.teacher, *teachers[0], bool(teaching.further(objective)))
-    if engine.is_one(its.logits):
+    if is_one(its.logits):
       chosen = len(given.teacher_classes) or its.logits.shape[-1]
       build.check_store(name, given, chosen)
       its = its._replace(logits=jax.ShapeDtypeStruct((BATCH, chosen), its.logits.dtype))
@@ -170,12 +171,7 @@ def _teaching(name: str, config: Any, data: Dataset, begun: Left, done: Mapping[
   aux = _trace(objective, mine, its, taught_by)
   split = build.examples(config, given, data.train)
   for term in objective.terms:
-    try:
-      _trace(engine.weighted([term._replace(mask="all", ignore_label=None)]), mine, its, taught_by, labels=False)
-      reads = False
-    except (UserError, KeyError):  # it was traced with labels before
-      reads = True
-    _masked(term, split.labels >= 0, reads)
+    _masked(term, split.labels >= 0)
   folded = bool(given.quant.rules) or (cutting.folds(name, config) and "batch_stats" in variables)
   fn = models.functions(student).fn
   about = fn, student.image, len(student.classes), variables, (mine, its), aux, taught_by, given.teacher_classes, folded
@@ -191,12 +187,12 @@ def _quantized(config: Any, name: str, left: Left) -> Left:
   return left._replace(recipe=left.recipe._replace(rules=tuple(config.stages[name].quant.rules)))
 
 
-def _masked(term: engine.Term, labelled: np.ndarray, reads_labels: bool) -> None:
+def _masked(term: kd.Term, labelled: np.ndarray) -> None:
   """Refuses a term that counts no example of its stage, and one that reads labels where there are none."""
   counted = {"labelled": labelled, "unlabelled": ~labelled}
   if term.mask in counted and not counted[term.mask].any():
     raise UserError(f"the term {term.name!r} counts {term.mask} examples, and the stage has none")
-  if reads_labels and term.mask != "labelled" and not labelled.all():
+  if "label" in term.loss.reads and term.mask != "labelled" and not labelled.all():
     raise UserError(
       f"the term {term.name!r} reads labels, which {np.sum(~labelled)} examples of the stage lack; expected "
       '"mask": "labelled"'
@@ -233,13 +229,13 @@ def _in_training(name: str, recipe: models.Recipe, variables: Any) -> None:
     ) from error
 
 
-def _trace(objective: engine.Weighted, student: Any, teacher: Any, teacher_variables: Any, labels: bool = True) -> Any:
+def _trace(objective: kd.Weighted, student: Any, teacher: Any, teacher_variables: Any) -> Any:
   """Traces what a stage minimises on shapes: a loss that cannot compare these two networks says so now.
 
   Returns:
     (aux, aux_state) as shapes.
   """
-  batch = {key: jax.ShapeDtypeStruct((BATCH,), jnp.int32) for key in ("label", "id") if labels or key == "id"}
+  batch = {key: jax.ShapeDtypeStruct((BATCH,), jnp.int32) for key in ("label", "id")}
 
   def run(student: Any, teacher: Any, variables: Any, batch: Any) -> Any:
     key = jax.random.key(0)

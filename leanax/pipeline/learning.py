@@ -32,7 +32,7 @@ class Learning(NamedTuple):
 
   step: Callable[..., Any]
   state: TrainState
-  objective: engine.Weighted
+  objective: kd.Weighted
   norm: Callable[..., jax.Array]
   peers: int
   begun: Trained
@@ -40,7 +40,7 @@ class Learning(NamedTuple):
 
   def masked(self, labels: jax.Array) -> bool:
     """Whether some example does not count for some term, so that means are over fewer than a batch."""
-    return bool((labels < 0).any()) or any(term.counts_less for term in self.objective.terms)
+    return bool((labels < 0).any()) or any(term.counts_by_labels for term in self.objective.terms)
 
   def left(self, state: TrainState) -> Trained:
     """What is evaluated and left of a state: its averages if it has some, and the first of several peers."""
@@ -57,7 +57,7 @@ def make(
   config: Any,
   begun: Sequence[Trained],
   student: forward.Forward,
-  objective: engine.Weighted,
+  objective: kd.Weighted,
   taught: teaching.Teaching,
   taught_by: Sequence[Trained],
   steps: int,
@@ -110,13 +110,13 @@ def _started(
   seed: int,
   stage: Any,
   student: forward.Forward,
-  objective: engine.Weighted,
+  objective: kd.Weighted,
   trained: Trained,
   taught: teaching.Teaching,
   taught_by: Sequence[Trained],
 ) -> tuple[Any, Any, assembling.Plan | None]:
   """(aux, aux_state) of the losses, made for the shapes of what they read, and what becomes of them."""
-  if not any(isinstance(term.loss, kd.TapLoss) and term.loss.init for term in objective.terms):
+  if not any(term.loss.init for term in objective.terms):
     return {}, {}, None
   x = models.example(trained.recipe, 2)
   key = keys.step_key(seed, 0, "losses")

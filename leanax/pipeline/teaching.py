@@ -65,19 +65,18 @@ def called(name: str, stage: Any) -> str:
   return f"the teacher of stage {name!r}, {stage.teacher!r},"
 
 
-def reads_logits(objective: engine.Weighted) -> bool:
+def reads_logits(objective: kd.Weighted) -> bool:
   """Whether some loss compares the teacher's logits, and not only its activations."""
-  losses = [term.loss for term in objective.terms if kd.needs_teacher(term.loss)]
-  return any(not (isinstance(loss, kd.TapLoss) and loss.teacher) for loss in losses)
+  return any(term.loss.needs_teacher and not term.loss.taps.teacher for term in objective.terms)
 
 
-def further(objective: engine.Weighted) -> list[str]:
+def further(objective: kd.Weighted) -> list[str]:
   """The outputs that losses read of the teacher beside its logits."""
-  read = {term.output for term in objective.terms if kd.needs_teacher(term.loss)}
+  read = {term.output for term in objective.terms if term.loss.needs_teacher}
   return sorted(read - {objective.output, ""})
 
 
-def check(stage: Any, recipes: Sequence[Recipe], student: Recipe, objective: engine.Weighted) -> None:
+def check(stage: Any, recipes: Sequence[Recipe], student: Recipe, objective: kd.Weighted) -> None:
   """Refuses teachers that see other pixels than their student, or know other classes.
 
   Args:

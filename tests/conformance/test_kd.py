@@ -6,6 +6,7 @@ classes' indices or, of outputs that stand alone, which is on. Losses that read 
 """
 
 import inspect
+import pathlib
 from functools import partial
 
 import jax
@@ -16,17 +17,16 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 import kd
-from kd.base import Schedule, logits_of
+from kd.base import Schedule
+from kd.kinds import logits_of
 from kd.schedules import linear
 from leanax.core.errors import UserError
-from leanax.core.methods import methods
 from tests.conformance.compare import assert_finite, assert_float32, assert_near, assert_zero, cast, slopes
 from tests.conformance.exceptions import cases
+from tests.conformance.losses import FOUND, ON_LOGITS, ON_TAPS, sorted_out
 
 BATCH, CLASSES = 8, 5
-LOSSES = {
-  name: make for name, make in methods(kd, "losses").items() if "student" not in inspect.signature(make).parameters
-}
+LOSSES = dict(ON_LOGITS)
 OF = {name: inspect.signature(make).parameters for name, make in LOSSES.items()}
 SCHEDULED = [name for name in LOSSES if "temperature" in OF[name] and OF[name]["temperature"].annotation == Schedule]
 SWITCHES = {"sigmoid_cross_entropy"}  # whose labels say for each output whether it is on
@@ -50,13 +50,13 @@ def batch():
 
 def given(loss, data, width):
   """The batch as a loss reads it."""
-  keys = ("label", "mix_label") if getattr(loss, "__name__", "") in SWITCHES else ()
+  keys = ("label", "mix_label") if loss.name in SWITCHES else ()
   return {**data, **{key: jax.nn.one_hot(data[key], width) for key in keys if key in data}}
 
 
 def start(loss, dtype=np.float32):
   """What it trains and remembers, as keyword arguments."""
-  if getattr(loss, "init", None) is None:
+  if loss.init is None:
     return {"aux": None, "aux_state": None}
   shape = kd.Outputs(jax.ShapeDtypeStruct((BATCH, CLASSES), jnp.float32))
   aux, aux_state = loss.init(jax.random.key(0), shape, shape, None)
@@ -86,6 +86,25 @@ def train(loss, student, teacher, data, **kwargs):
   return numbers, gradient
 
 
+def files():
+  """The names of the files of kd/losses."""
+  folders = [pathlib.Path(path) / "losses" for path in kd.__path__]
+  return {file.stem for folder in folders for file in folder.glob("*.py")} - {"__init__"}
+
+
+def test_every_file_of_losses_is_in_a_battery():
+  assert not set(ON_LOGITS) & set(ON_TAPS)
+  assert files() == set(ON_LOGITS) | set(ON_TAPS), "a file of kd/losses makes no kd.Loss, or kd does not export it"
+
+
+def test_a_file_that_makes_no_loss_is_missed(tmp_path, monkeypatch):
+  (tmp_path / "losses").mkdir()
+  (tmp_path / "losses" / "stray.py").touch()
+  monkeypatch.setattr(kd, "__path__", [*kd.__path__, str(tmp_path)])
+  stray = lambda: lambda student, teacher: student
+  assert files() - {name for kind in sorted_out({**FOUND, "stray": stray}) for name in kind} == {"stray"}
+
+
 def test_the_walk_finds_them():
   assert {"hinton", "hard_labels", "soft_labels", "logit_l2"} <= set(LOSSES) and "hinton" in SCHEDULED
 
@@ -100,12 +119,29 @@ def test_full_signature(name):
 
 
 @every_loss
+def test_reads_says_which_keys_of_the_batch_it_needs(name):
+  loss, begin = LOSSES[name](), start(LOSSES[name]())
+  for key in ("label", "id"):
+    data = {k: v for k, v in given(loss, batch(), CLASSES).items() if k != key}
+    assert needs(lambda data=data: loss(logits(0), logits(1), data, **begin)) is (key in loss.reads)
+
+
+def needs(run):
+  """Whether a call is refused."""
+  try:
+    jax.eval_shape(run)
+  except UserError:
+    return True
+  return False
+
+
+@every_loss
 def test_relational_says_whether_other_examples_matter(name):
   """Other examples change an example's number where the loss is relational, and nowhere else."""
   student, teacher = logits(0), logits(1)
   changed = value(name, student.at[1:].multiply(-3.0), teacher.at[1:].add(jnp.arange(CLASSES, dtype=jnp.float32)))
   same = np.allclose(changed[0], value(name, student, teacher)[0], rtol=1e-6, atol=0)
-  assert kd.relational(LOSSES[name]()) is not same
+  assert LOSSES[name]().relational is not same
 
 
 @every_loss
@@ -163,7 +199,7 @@ def test_an_example_without_classes(name):
   (per_example, _), gradients = train(loss, logits(0), logits(1), batch(), class_mask=class_mask)
   assert_finite((per_example, gradients))
   assert_zero(gradients[0][2])
-  if not kd.relational(loss):
+  if not loss.relational:
     others = np.arange(BATCH) != 2
     assert_zero(per_example[2])
     np.testing.assert_allclose(per_example[others], value(name, logits(0), logits(1))[others], rtol=1e-5)
@@ -271,7 +307,7 @@ def test_what_is_no_number_is_never_passed_over(name, junk):
   (per_example, _), (gradient, _) = train(LOSSES[name](), student, logits(1), batch())
   assert not np.isfinite(per_example[2])
   assert not np.isnan(junk) or not np.isfinite(gradient[2]).all()
-  if not kd.relational(LOSSES[name]()):
+  if not LOSSES[name]().relational:
     assert_finite((np.delete(per_example, 2), np.delete(gradient, 2, 0)))
 
 

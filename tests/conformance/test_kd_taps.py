@@ -1,6 +1,6 @@
 """Every loss of kd that reads activations, found by walking the package, through one battery.
 
-A loss is made with its default arguments and the taps that `TAPS` gives it, those of "map" if it gives none.
+A loss is made by `tests.conformance.losses`.
 """
 
 import inspect
@@ -17,26 +17,18 @@ import kd
 from kd.base import Schedule
 from kd.schedules import linear
 from leanax.core.errors import UserError
-from leanax.core.methods import methods
 from tests.conformance.compare import assert_finite, assert_float32, assert_near, assert_zero, cast, slopes
 from tests.conformance.exceptions import EXCEPTIONS, cases
+from tests.conformance.losses import ON_TAPS, TAPS, made
+from tests.conformance.test_kd import needs
 
 BATCH, CLASSES = 8, 7  # no tap, and no layer that is trained, has as many channels as there are classes
 # The student's and the teacher's activations, without the batch.
 STUDENT = {"early": (8, 8, 4), "map": (4, 4, 6), "late": (2, 2, 8), "vector": (12,), "twin": (4, 4, 10)}
 TEACHER = {"early": (8, 8, 4), "map": (4, 4, 10), "late": (2, 2, 12), "vector": (16,), "twin": (4, 4, 10)}
 VARIABLES = {"params": {"head": {"kernel": jnp.ones((16, CLASSES)), "bias": jnp.zeros((CLASSES,))}}}
-LOSSES = {name: make for name, make in methods(kd, "losses").items() if "student" in inspect.signature(make).parameters}
+LOSSES = ON_TAPS
 OF = {name: inspect.signature(make).parameters for name, make in LOSSES.items()}  # a loss may read the student only
-# loss -> (taps of the student, taps of the teacher, further arguments)
-TAPS: dict[str, tuple] = {
-  "fsp": (("early", "twin"), ("early", "twin"), {}),
-  "kdsvd": (("early", "twin"), ("early", "twin"), {}),
-  "byot": (("early", "map", "vector"), None, {}),
-  "crd": (("vector",), ("vector",), {"examples": 16, "negatives": 8, "width": 3}),
-  "review": (("early", "late", "vector"), ("early", "late", "vector"), {}),
-  "srrl": (("vector",), ("vector",), {"classifier": "head"}),
-}
 SCHEDULED = [name for name in LOSSES if "temperature" in OF[name] and OF[name]["temperature"].annotation == Schedule]
 CHECKS = []
 
@@ -49,9 +41,7 @@ def every_loss(test):
 
 
 def make(name, **changed):
-  student, teacher, more = TAPS.get(name, (("map",), ("map",), {}))
-  taps = {"student": student, "teacher": teacher}
-  return LOSSES[name](**{whose: taps[whose] for whose in taps if whose in OF[name]}, **more, **changed)
+  return made(LOSSES[name], **changed)
 
 
 def outputs(seed, shapes=STUDENT, dtype=np.float32, count=BATCH):
@@ -110,7 +100,7 @@ def jitted(name):
 
 
 def test_the_walk_finds_them():
-  assert all(isinstance(make(name), kd.TapLoss) for name in LOSSES)
+  assert all(isinstance(make(name), kd.Loss) for name in LOSSES)
   assert set(TAPS) <= set(LOSSES) and "byot" in SCHEDULED
 
 
@@ -135,6 +125,14 @@ def test_reads_the_teacher(name):
 
 
 @every_loss
+def test_reads_says_which_keys_of_the_batch_it_needs(name):
+  loss, (student, teacher), begin = make(name), pair(), start(make(name))
+  for key in ("label", "id"):
+    data = {k: v for k, v in batch().items() if k != key}
+    assert needs(lambda data=data: value(loss, student, teacher, data, **begin)) is (key in loss.reads)
+
+
+@every_loss
 def test_relational_says_whether_other_examples_matter(name):
   """Other examples change an example's number where the loss is relational, and nowhere else."""
   loss = make(name)
@@ -144,7 +142,7 @@ def test_relational_says_whether_other_examples_matter(name):
   begin = start(loss)
   first, its = (jitted(name)(*both, batch(), begin)[0][0][0] for both in (changed, (student, teacher)))
   same = np.allclose(first, its, rtol=1e-5, atol=0)
-  assert kd.relational(loss) is not same
+  assert loss.relational is not same
 
 
 @every_loss
@@ -159,7 +157,7 @@ def test_the_teacher_gets_exactly_no_gradient(name):
 def test_the_student_learns(name):
   loss = make(name)
   gradient = jitted(name)(*pair(), batch(), start(loss))[1][0]
-  assert all(jnp.any(gradient.taps[tap] != 0) for tap in loss.student)
+  assert all(jnp.any(gradient.taps[tap] != 0) for tap in loss.taps.student)
 
 
 @every_loss

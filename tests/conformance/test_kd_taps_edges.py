@@ -42,7 +42,7 @@ FORMS = [  # beside those of the defaults
 
 def broken(loss, networks, whose, number):
   """The two networks with one number of the third example changed, in one of the taps that are read at a time."""
-  for tap in getattr(loss, whose):
+  for tap in getattr(loss.taps, whose):
     x = networks[whose].taps[tap]
     place = (2, *(size // 2 for size in x.shape[1:]))
     taps = {**networks[whose].taps, tap: x.at[place].set(number)}
@@ -56,7 +56,7 @@ def check_not_finite(loss, run, name, whose):
     for tap, changed in broken(loss, networks, whose, number):
       got = run(*changed.values())
       assert jnp.isnan(got[2]) if np.isnan(number) else not jnp.isfinite(got[2]), (tap, number, got)
-      if not kd.relational(loss):
+      if not loss.relational:
         np.testing.assert_array_equal(got[others], fine[others])
       elif name in RELATIONS and "form" not in OF[name]:
         assert not jnp.any(jnp.isfinite(got)), (tap, number, got)
@@ -312,13 +312,14 @@ def test_what_was_trained_for_other_taps_is_refused():
 
 
 def test_a_loss_of_ones_own_gives_one_number_per_example():
-  near = lambda s, t, aux, about: jnp.mean((s - t) ** 2, -1)
+  near = lambda s, t, aux, context: jnp.mean((s - t) ** 2, -1)
   loss = kd.on_pairs("near", near, "twin", "twin")
   with pytest.raises(
     UserError, match=r"the loss 'near' gives an array of shape \(8, 4, 4\); expected one number per exa"
   ):
     value(loss, *pair())
-  noted = kd.TapLoss("noted", lambda s, t, about: (s.taps["vector"][:, 0], None, {"size": jnp.ones(())}), ("vector",))
+  fn = lambda s, t, context: kd.LossOut(s.taps["vector"][:, 0], logs={"size": jnp.ones(())})
+  noted = kd.Loss("noted", fn, taps=kd.Taps(("vector",)))
   with pytest.raises(
     UserError, match=r"'noted' gives an array of shape \(\) as its log 'size'; expected one number per"
   ):
@@ -326,7 +327,7 @@ def test_a_loss_of_ones_own_gives_one_number_per_example():
 
 
 def test_the_number_of_an_example_that_does_not_count_is_0():
-  loss = kd.on_pairs("apart", lambda s, t, aux, about: 1 + jnp.sum((s - t) ** 2, (1, 2, 3)), "twin", "twin")
+  loss = kd.on_pairs("apart", lambda s, t, aux, context: 1 + jnp.sum((s - t) ** 2, (1, 2, 3)), "twin", "twin")
   left = jnp.arange(BATCH) < 3
   student, teacher = (jax.tree.map(lambda a: a.at[3:].set(jnp.nan), one) for one in pair())
   got, fine = (value(loss, *both, data) for both, data in (((student, teacher), {"valid": left}), (pair(), {})))

@@ -6,7 +6,7 @@ import numpy as np
 
 import kd
 from leanax.core import axis
-from leanax.engine.train import forward, objective
+from leanax.engine.train import forward
 
 CLASSES, FEATURES = 3, 4
 
@@ -55,13 +55,11 @@ smooth = forward.plain(without_norm)
 
 
 def distillation():
-  return objective.weighted(
-    [objective.Term("hard", kd.hard_labels(), 0.3), objective.Term("soft", kd.hinton(2.0), 0.7)]
-  )
+  return kd.weighted([kd.Term("hard", kd.hard_labels(), 0.3), kd.Term("soft", kd.hinton(2.0), 0.7)])
 
 
 def supervised():
-  return objective.weighted([objective.Term("hard", kd.hard_labels())])
+  return kd.weighted([kd.Term("hard", kd.hard_labels())])
 
 
 def batch(size=8, seed=0):

@@ -7,11 +7,12 @@ import optax
 import pytest
 
 import kd
+from kd import Term, weighted
+from kd.counting import counted
 from leanax import engine
 from leanax.core.errors import UserError
 from leanax.engine.train import counting, loop, optim, state
 from leanax.engine.train.forward import plain
-from leanax.engine.train.objective import Term, weighted
 from leanax.engine.train.parallel import parallelize
 from leanax.engine.train.step import make_train_step
 from tests.engine import nets
@@ -152,21 +153,21 @@ def test_masks_over_positions():
   """(batch, positions): numbers per position are divided by the positions that count, on all devices together."""
   labels = jnp.asarray([[0, 255, -1], [1, 2, 255]])
   numbers = jnp.arange(6.0).reshape(2, 3)
-  np.testing.assert_array_equal(counting.counted({"label": labels}, "labelled", 255), (labels >= 0) & (labels != 255))
-  np.testing.assert_array_equal(counting.counted({"label": labels}, "unlabelled", 255), labels == -1)
-  np.testing.assert_array_equal(counting.counted({"label": labels}, "all", 255), labels != 255)
-  assert counting.counted({"label": labels}, "all") is None
+  np.testing.assert_array_equal(counted({"label": labels}, "labelled", 255), (labels >= 0) & (labels != 255))
+  np.testing.assert_array_equal(counted({"label": labels}, "unlabelled", 255), labels == -1)
+  np.testing.assert_array_equal(counted({"label": labels}, "all", 255), labels != 255)
+  assert counted({"label": labels}, "all") is None
   valid = jnp.asarray([True, False])
-  only = counting.counted({"label": labels, "valid": valid}, "labelled", 255)
+  only = counted({"label": labels, "valid": valid}, "labelled", 255)
   np.testing.assert_array_equal(only, [[True, False, False], [False] * 3])
-  assert float(engine.batch_mean(numbers, labels >= 0, None)) == np.float32(2.6)
-  assert float(engine.batch_mean(numbers, valid, None)) == 1.0
-  assert float(engine.batch_mean(jnp.asarray([1.0, 3.0]), only, None)) == 1.0
-  part = lambda x, v: engine.batch_mean(x, v, "d")
+  assert float(kd.batch_mean(numbers, labels >= 0, None)) == np.float32(2.6)
+  assert float(kd.batch_mean(numbers, valid, None)) == 1.0
+  assert float(kd.batch_mean(jnp.asarray([1.0, 3.0]), only, None)) == 1.0
+  part = lambda x, v: kd.batch_mean(x, v, "d")
   parts = jax.vmap(part, axis_name="d")(numbers[:, None], (labels >= 0)[:, None])
   np.testing.assert_allclose(parts.mean(), np.mean([0, 1, 3, 4, 5]), rtol=1e-6)
   ones = jnp.ones((4, 300), jnp.bfloat16)
-  assert float(engine.batch_mean(ones, ones > 0, None)) == 1.0
+  assert float(kd.batch_mean(ones, ones > 0, None)) == 1.0
 
 
 @pytest.mark.parametrize(
@@ -176,19 +177,21 @@ def test_masks_over_positions():
 )
 def test_masks_are_bools_over_examples(valid):
   with pytest.raises(UserError, match="'valid' is .* expected bools"):
-    counting.counted({"valid": valid}, "all")
+    counted({"valid": valid}, "all")
   with pytest.raises(UserError, match="expected the same leading axes"):
-    engine.batch_mean(jnp.ones(8), jnp.ones(4, bool), None)
+    kd.batch_mean(jnp.ones(8), jnp.ones(4, bool), None)
 
 
 def test_what_does_not_count_has_exactly_no_gradient():
   """Whatever a loss does there: a NaN of padded pixels, of a root at 0, of a label that is no class."""
 
-  def rooted(student, teacher, batch, **_):  # the gradient of a root at 0 is infinite
-    return jnp.sqrt(jnp.sum((student.logits - student.logits[:, :1]) ** 2, -1) * batch["scale"]), None, {}
+  def rooted(student, teacher, context):  # the gradient of a root at 0 is infinite
+    return kd.LossOut(jnp.sqrt(jnp.sum((student.logits - student.logits[:, :1]) ** 2, -1) * context.batch["scale"]))
 
-  rooted.needs_teacher = False
-  terms = [Term("rooted", rooted), Term("hard", kd.hard_labels(), mask="labelled")]
+  terms = [
+    Term("rooted", kd.Loss("rooted", rooted, needs_teacher=False)),
+    Term("hard", kd.hard_labels(), mask="labelled"),
+  ]
   batch = {
     "image": jnp.asarray(np.random.default_rng(0).normal(size=(4, 4)), jnp.float32).at[2].set(jnp.nan),
     "label": jnp.asarray([0, 1, 77, -1]),
@@ -249,7 +252,7 @@ def test_a_teacher_that_is_not_finite_stops_the_run(bad):
 def test_masks_of_other_positions_than_the_labels(shape):
   batch = {"label": jnp.zeros((3, 5), jnp.int32), "valid": jnp.ones(shape, bool)}
   with pytest.raises(UserError, match="labels and masks have the shapes .*; expected the same leading axes"):
-    counting.counted(batch, "labelled")
+    counted(batch, "labelled")
 
 
 @pytest.mark.parametrize("positions", [2, 3])
@@ -352,8 +355,8 @@ def test_inputs_that_are_trees_are_filled():
 @pytest.mark.parametrize(
   ("terms", "message"),
   [
-    (Term("soft", kd.hinton()), "an objective is made of several engine.Term"),
-    ([kd.hinton()], "an objective is made of several engine.Term"),
+    (Term("soft", kd.hinton()), "an objective is made of several kd.Term"),
+    ([kd.hinton()], "an objective is made of several kd.Term"),
     ([Term("soft", kd.hinton)], "the loss of term 'soft' is hinton, and no loss; expected .* kd.hinton()"),
     ([Term("soft", "hinton")], "the loss of term 'soft' is 'hinton', and no loss"),
   ],

@@ -8,9 +8,9 @@ import pytest
 
 import kd
 import sparsity
+from kd import Term, weighted
 from leanax.core.errors import UserError
 from leanax.engine.train import optim, parallel, state
-from leanax.engine.train.objective import Term, weighted
 from leanax.engine.train.step import make_train_step
 from tests.engine import nets
 

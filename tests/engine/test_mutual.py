@@ -9,11 +9,11 @@ import scipy.special
 
 import kd
 import sparsity
+from kd import Term, weighted
 from leanax import engine
 from leanax.core.errors import UserError
 from leanax.engine.train import mutual, optim, parallel, seeds, state
 from leanax.engine.train.forward import plain
-from leanax.engine.train.objective import Term, weighted
 from leanax.engine.train.step import make_train_step
 from tests.engine import nets
 

@@ -15,29 +15,29 @@ def linear(variables, x, *, train, key):
 
 
 @pytest.mark.parametrize("loss", [lambda s, t: jnp.sum(s - t, -1), jnp.square, optax.softmax_cross_entropy])
-def test_a_plain_function_is_lifted_first(loss):
+def test_a_plain_function_is_made_a_loss_first(loss):
   with pytest.raises(
-    UserError, match="the loss of term 'own' .*expected one that is made, as kd.hinton.., or .*kd.lift"
+    UserError, match="the loss of term 'own' .*expected one that is made, as kd.hinton.., or .*kd.loss"
   ):
-    engine.weighted([engine.Term("own", loss)])
-  assert engine.weighted([engine.Term("own", kd.lift(lambda s, t: jnp.sum(s - t, -1), "own"))])
+    kd.weighted([kd.Term("own", loss)])
+  assert kd.weighted([kd.Term("own", kd.loss(lambda s, t: jnp.sum(s - t, -1), "own"))])
 
 
 @pytest.mark.parametrize("terms", [None, 3, "hinton", {"a": 1}])
 def test_terms_that_are_none(terms):
-  with pytest.raises(UserError, match="an objective is made of several engine.Term.name, loss., in a list; got"):
-    engine.weighted(terms)
+  with pytest.raises(UserError, match="an objective is made of several kd.Term.name, loss., in a list; got"):
+    kd.weighted(terms)
 
 
-@pytest.mark.parametrize("loss", [kd.hard_labels(), kd.sp("a", "a"), engine.Term("a", kd.hard_labels()), kd.hinton])
+@pytest.mark.parametrize("loss", [kd.hard_labels(), kd.sp("a", "a"), kd.Term("a", kd.hard_labels()), kd.hinton])
 def test_a_loss_is_no_objective(loss):
-  with pytest.raises(UserError, match="the objective of make_train_step is .*; expected one of terms, as engine.w"):
+  with pytest.raises(UserError, match="the objective of make_train_step is .*; expected one of terms, as kd.w"):
     engine.make_train_step(plain(linear), loss, optax.sgd(1.0))
 
 
 @pytest.mark.parametrize("given", [jnp.ones((2, 3)), (jnp.ones((2, 3)),), {"logits": jnp.ones((2, 3))}])
 def test_a_model_that_gives_logits_alone(given):
-  objective = engine.weighted([engine.Term("hard", kd.hard_labels())])
+  objective = kd.weighted([kd.Term("hard", kd.hard_labels())])
   step = engine.make_train_step(plain(lambda variables, x, *, train, key: given), objective, optax.sgd(1.0))
   state = engine.create({"params": {"kernel": jnp.ones((3, 3))}}, optax.sgd(1.0))
   with pytest.raises(UserError, match="the model's apply gives .*; expected a pair, its logits and its other"):

@@ -8,11 +8,11 @@ import pytest
 import scipy.special
 
 import kd
+from kd import Term, weighted
 from leanax import graph
 from leanax.core.errors import UserError
 from leanax.engine.train import evaluate, state
 from leanax.engine.train.forward import plain, tapped
-from leanax.engine.train.objective import Term, weighted
 from leanax.engine.train.step import make_train_step
 from tests.engine import nets
 
@@ -38,7 +38,7 @@ TERMS = (
 )
 
 
-def outputs(variables, x, taps=HINT.student):
+def outputs(variables, x, taps=HINT.taps.student):
   return kd.Outputs(*graph.taps(detector, taps)(variables, x))
 
 

@@ -11,7 +11,7 @@ from leanax import engine
 from leanax.core.errors import UserError
 from leanax.engine.train.forward import plain
 
-TERMS = (engine.Term("hard", kd.hard_labels(), mask="labelled"), engine.Term("left", kd.logit_l2(), 0.5))
+TERMS = (kd.Term("hard", kd.hard_labels(), mask="labelled"), kd.Term("left", kd.logit_l2(), 0.5))
 RNG = np.random.default_rng(0)
 IMAGES, TAUGHT = (RNG.normal(size=(2, 4, n)).astype(np.float32) for n in (3, 5))
 LABELS = np.array([[0, -1, 2, -1], [4, 1, 2, 3]], np.int32)
@@ -39,7 +39,7 @@ def update_of(parts):
 
 def made(*, step=(), create=(), terms=TERMS):
   tx = optax.sgd(1.0)
-  run = engine.make_train_step(plain(linear), engine.weighted(terms), tx, **dict(step))
+  run = engine.make_train_step(plain(linear), kd.weighted(terms), tx, **dict(step))
   return run, engine.create({"params": {"kernel": jnp.asarray(KERNEL)}}, tx, **dict(create))
 
 
@@ -66,7 +66,7 @@ def test_a_student_without_averages_is_no_teacher_of_itself():
   with pytest.raises(UserError, match="the teacher is the student itself, and there is another; expected one of them"):
     made(step={"itself": True, "ema": 0.9, "teacher": linear})
   state = made()[1]
-  norm = engine.term_norm(plain(linear), engine.weighted(TERMS[1:]), itself=True)
+  norm = engine.term_norm(plain(linear), kd.weighted(TERMS[1:]), itself=True)
   with pytest.raises(UserError, match="the teacher is the student itself .* expected 'ema'"):
     norm(state, {"image": IMAGES[0]}, share=np.ones(1, np.float32))
 

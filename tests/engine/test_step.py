@@ -8,11 +8,11 @@ import pytest
 import scipy.special
 
 import kd
+from kd import Term, weighted
+from kd.counting import batch_mean
 from leanax.core.errors import UserError
 from leanax.engine.train import optim, state
-from leanax.engine.train.counting import batch_mean
 from leanax.engine.train.forward import bfloat16, plain
-from leanax.engine.train.objective import Term, weighted
 from leanax.engine.train.step import make_train_step
 from tests.engine import nets
 
@@ -108,9 +108,12 @@ def test_padding_counts_for_nothing():
 
 
 def test_objectives_own_their_auxiliary_state():
-  def loss(student, teacher, batch, *, aux, aux_state, **_):
-    gap = student.logits - aux["bias"]
-    return (gap**2).sum(-1), {"calls": aux_state["calls"] + 1}, {"size": jnp.abs(gap).sum(-1)}
+  def fn(student, teacher, context):
+    gap = student.logits - context.aux["bias"]
+    state = {"calls": context.aux_state["calls"] + 1}
+    return kd.LossOut((gap**2).sum(-1), state, {"size": jnp.abs(gap).sum(-1)})
+
+  loss = kd.Loss("fit", fn, needs_teacher=False)
 
   tx = optim.optimizer("sgd", 0.1, rates={"aux": 0.5})
   step = jax.jit(make_train_step(nets.student, weighted([Term("fit", loss)]), tx))

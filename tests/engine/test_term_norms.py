@@ -7,10 +7,10 @@ import pytest
 import scipy.special
 
 import kd
+from kd import Term, weighted
 from leanax import engine
 from leanax.engine.train import optim, state
 from leanax.engine.train.forward import plain
-from leanax.engine.train.objective import Term, weighted
 from leanax.engine.train.step import make_train_step
 from tests.engine import nets
 

@@ -42,7 +42,7 @@ def main(workdir, pause=0.0):
   data = {"image": jnp.asarray(x), "label": jnp.asarray(x[:, :4].argmax(-1), jnp.int32)}
   net = model.load(f"{Net.__module__}:Net")
   tx = engine.optimizer("adamw", engine.schedule("cosine", 1e-2, STEPS, warmup=4))
-  objective = engine.weighted([engine.Term("hard", kd.hard_labels(), 1.0)])
+  objective = kd.weighted([kd.Term("hard", kd.hard_labels(), 1.0)])
   step = engine.make_train_step(forward.plain(net.apply), objective, tx, ema=0.9)
   state = engine.create(jax.jit(net.init)(jax.random.key(0), x[:2]), tx, ema=0.9)
 

@@ -49,4 +49,4 @@ def test_mistakes_are_named():
 
 
 def test_is_relational_where_it_normalises():
-  assert kd.relational(kd.fitnet("tap", "tap", normalise=True)) and not kd.relational(kd.fitnet("tap", "tap"))
+  assert kd.fitnet("tap", "tap", normalise=True).relational and not kd.fitnet("tap", "tap").relational

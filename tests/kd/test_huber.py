@@ -33,7 +33,7 @@ def test_it_is_that_of_optax():
 
 def test_by_hand_from_the_batch():
   loss, data = kd.huber(1.0, source="batch"), {"target": jnp.asarray([[0.5], [3.0], [-3.0], [0.0]])}
-  assert not kd.needs_teacher(loss)
+  assert not loss.needs_teacher
   s = jnp.zeros((4, 1))
   np.testing.assert_array_equal(loss(s, None, data)[0], [0.125, 2.5, 2.5, 0.0])
   np.testing.assert_array_equal(jax.grad(lambda s: loss(s, None, data)[0].sum())(s)[:, 0], [-0.5, -1.0, 1.0, 0.0])

@@ -198,7 +198,7 @@ def test_soft_labels_that_are_no_probabilities():
   ],
 )
 def test_what_makes_no_array(loss, key, given):
-  name = loss.__name__
+  name = loss.name
   with pytest.raises(UserError, match=rf"the loss '{name}' expects batch\['{key}'\] to .*; got object"):
     loss(jnp.ones((2, 3)), None, {key: given})
   with pytest.raises(UserError, match=rf"the loss '{name}' expects batch\['valid'\] to be bools .*; got object"):

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from kd.kinds import Context
 from kd.layers import classifier_of, layer, layer_init, module_of
 from kd.maps import align
-from kd.taps import About
 from leanax.core.errors import UserError
 from tests.kd.nets import maps
 from tests.kd.oracles import layer64
@@ -23,7 +23,7 @@ def test_a_layer_is_the_loops(size, normalise):
   aux = jax.tree.map(lambda a: np.float64(a) + 0.3, layer_init(jax.random.key(0), 3, 5, size, normalise))
   x = maps(0, (4, 3, 3))
   with jax.enable_x64(True):
-    np.testing.assert_allclose(layer(aux, jnp.asarray(x), About({})), layer64(aux, x), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(layer(aux, jnp.asarray(x), Context({})), layer64(aux, x), rtol=1e-12, atol=1e-12)
 
 
 def test_the_kernel_is_drawn_as_he_et_al():

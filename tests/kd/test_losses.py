@@ -240,15 +240,15 @@ def test_a_row_of_which_every_class_is_excluded_has_no_distribution():
     )
 
 
-def test_a_lifted_function_gives_one_number_an_example():
+def test_a_function_of_logits_gives_one_number_per_example():
   with pytest.raises(
-    UserError, match=r"the loss 'l1' gives numbers \(\) for logits \(4, 3\); expected one an example, \(4,\)"
+    UserError, match=r"the loss 'l1' gives numbers \(\) for logits \(4, 3\); expected one per example, \(4,\)"
   ):
-    kd.lift(lambda s, t: jnp.abs(s - t).sum(), "l1")(jnp.ones((4, 3)), jnp.ones((4, 3)))
+    kd.loss(lambda s, t: jnp.abs(s - t).sum(), "l1")(jnp.ones((4, 3)), jnp.ones((4, 3)))
 
 
-def test_a_lifted_function_that_reads_the_batch_reads_no_positions():
-  loss = kd.lift(lambda s, t, *, batch: jnp.abs(s - t).sum(-1) * batch["weight"], "l1", classes=1)
+def test_a_function_that_reads_the_batch_reads_no_positions():
+  loss = kd.loss(lambda s, t, batch: jnp.abs(s - t).sum(-1) * batch["weight"], "l1", reads=("batch",), classes=1)
   weight = jnp.asarray([1.0, 2.0])
   np.testing.assert_array_equal(loss(jnp.ones((2, 1)), jnp.zeros((2, 1)), {"weight": weight})[0], weight)
   with pytest.raises(
@@ -277,8 +277,8 @@ def test_outputs_and_logits_mean_the_same():
   assert b[1] == {"kept": 1} and b[2] == {}
 
 
-def test_lift_of_a_users_function():
-  loss = kd.lift(lambda s, t: jnp.abs(s - t).sum(-1), "l1")
+def test_a_users_function():
+  loss = kd.loss(lambda s, t: jnp.abs(s - t).sum(-1), "l1")
   s, t = (jnp.asarray(a, jnp.float32) for a in pair(12))
   np.testing.assert_allclose(loss(s, t)[0], np.abs(s - t).sum(-1), rtol=1e-6)
   np.testing.assert_array_equal(jax.grad(lambda t: loss(s, t)[0].sum())(t), 0.0)

@@ -15,7 +15,7 @@ KEY = jax.random.key(3)
 
 
 def about(count=BATCH, key=KEY):
-  return kd.About({"id": jnp.arange(count, dtype=jnp.int32)}, key=key)
+  return kd.Context({"id": jnp.arange(count, dtype=jnp.int32)}, key=key)
 
 
 @pytest.mark.parametrize(("masked", "shape"), [("places", (4, 4, 1)), ("channels", (1, 1, 5))])
@@ -45,7 +45,7 @@ def test_by_hand():
 def test_masks_belong_to_examples_and_steps():
   many = seen(about(2000), (4, 1, 1), 0.3)
   np.testing.assert_allclose(many.mean(), 0.7, atol=0.03)
-  backwards = kd.About({"id": jnp.arange(1999, -1, -1, dtype=jnp.int32)}, key=KEY)
+  backwards = kd.Context({"id": jnp.arange(1999, -1, -1, dtype=jnp.int32)}, key=KEY)
   np.testing.assert_array_equal(seen(backwards, (4, 1, 1), 0.3)[::-1], many)
   assert np.any(seen(about(2000, jax.random.key(4)), (4, 1, 1), 0.3) != many)
 

@@ -45,9 +45,9 @@ def test_margins_may_be_measured_on_the_batch():
   check(loss, lambda s, t: partial64(layer64(given["aux"][0], s), t, margin), s, t, **given)
   some = jnp.arange(BATCH) < 2
   t[2:] *= 50
-  got = measured(jnp.asarray(t, jnp.float32), kd.About({"valid": some}))
+  got = measured(jnp.asarray(t, jnp.float32), kd.Context({"valid": some}))
   np.testing.assert_allclose(got, [t[:2, ..., c][t[:2, ..., c] < 0].mean() for c in range(3)], rtol=1e-5)
-  np.testing.assert_array_equal(measured(jnp.ones((2, 3)), kd.About({})), 0)
+  np.testing.assert_array_equal(measured(jnp.ones((2, 3)), kd.Context({})), 0)
 
 
 def test_by_hand():

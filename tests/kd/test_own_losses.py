@@ -24,27 +24,29 @@ def powered(student, teacher, power=2.0):
 
 def test_an_argument_with_a_default_is_no_class_mask():
   gap = np.abs(np.float64(STUDENT) - np.float64(TEACHER))
-  np.testing.assert_allclose(kd.lift(powered)(STUDENT, TEACHER)[0], (gap**2).sum(-1), rtol=1e-5)
-  cubed = kd.lift(lambda s, t, *, power=3.0: powered(s, t, power), "cubed")
+  np.testing.assert_allclose(kd.loss(powered)(STUDENT, TEACHER)[0], (gap**2).sum(-1), rtol=1e-5)
+  cubed = kd.loss(lambda s, t, *, power=3.0: powered(s, t, power), "cubed")
   np.testing.assert_allclose(cubed(STUDENT, TEACHER)[0], (gap**3).sum(-1), rtol=1e-5)
   with pytest.raises(UserError, match="'powered' does not know masked classes"):
-    kd.lift(powered)(STUDENT, TEACHER, class_mask=MASK)
-  known = kd.lift(lambda s, t, class_mask=None: jnp.sum(jnp.where(class_mask, jnp.abs(s - t), 0.0), -1), "known")
+    kd.loss(powered)(STUDENT, TEACHER, class_mask=MASK)
+  known = kd.loss(
+    lambda s, t, class_mask=None: jnp.sum(jnp.where(class_mask, jnp.abs(s - t), 0.0), -1), "known", reads=["class_mask"]
+  )
   np.testing.assert_allclose(known(STUDENT, TEACHER, class_mask=MASK)[0], gap[:, MASK].sum(-1), rtol=1e-5)
 
 
 @pytest.mark.parametrize(
   "f", [None, "hinton", lambda s: s, lambda s, t, m, n: s, lambda s, t, *, heat: s, lambda: 0, lambda *, labels: 0]
 )
-def test_what_cannot_be_lifted(f):
-  with pytest.raises(UserError, match="kd.lift: 'own' is .*; expected f.student_logits, teacher_logits"):
-    kd.lift(f, "own")
+def test_what_makes_no_loss(f):
+  with pytest.raises(UserError, match="the function of the loss 'own' is called as f.student_logits, teacher_logits"):
+    kd.loss(f, "own")
 
 
 @pytest.mark.parametrize("given", [0.0, None, [1.0, 2.0]])
 def test_a_number_that_is_no_array(given):
-  with pytest.raises(UserError, match="the loss 'own' gives .* for logits .3, 4.; expected one an example"):
-    kd.lift(lambda s, t: given, "own")(STUDENT, TEACHER)
+  with pytest.raises(UserError, match="the loss 'own' gives .* for logits .3, 4.; expected one per example"):
+    kd.loss(lambda s, t: given, "own")(STUDENT, TEACHER)
 
 
 @pytest.mark.parametrize(

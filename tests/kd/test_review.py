@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import kd
-from kd.losses.review import context, nearest
+from kd.losses.review import hierarchical, nearest
 from leanax.core.errors import UserError
 from tests.kd.nets import check, maps, outputs, value
 from tests.kd.oracles import begin, layer64, pool64
@@ -70,11 +70,13 @@ def test_context_by_hand():
   # A gap of 1 everywhere costs 1 at every size; one of +1 and -1 in turn only at full size, 1 / (1 + 1/2 + 1/4).
   zero, one = jnp.zeros((1, 4, 4, 1)), jnp.ones((1, 4, 4, 1))
   turns = one * jnp.asarray([1.0, -1.0, 1.0, -1.0])[:, None, None]
-  np.testing.assert_allclose(context(one, zero), [1.0], rtol=1e-6)
-  np.testing.assert_allclose(context(turns, zero), [1 / 1.75], rtol=1e-6)
-  np.testing.assert_allclose(context(one[:, :1, :1], zero[:, :1, :1]), [1.0])
+  np.testing.assert_allclose(hierarchical(one, zero), [1.0], rtol=1e-6)
+  np.testing.assert_allclose(hierarchical(turns, zero), [1 / 1.75], rtol=1e-6)
+  np.testing.assert_allclose(hierarchical(one[:, :1, :1], zero[:, :1, :1]), [1.0])
   x = maps(0, (8, 8, 1))
-  np.testing.assert_allclose(context(jnp.asarray(x, jnp.float32), jnp.zeros(x.shape)), context64(x, 0 * x), rtol=1e-5)
+  np.testing.assert_allclose(
+    hierarchical(jnp.asarray(x, jnp.float32), jnp.zeros(x.shape)), context64(x, 0 * x), rtol=1e-5
+  )
 
 
 def test_nearest_repeats_and_drops():

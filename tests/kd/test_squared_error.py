@@ -24,7 +24,7 @@ def test_it_is_twice_logit_l2():
 def test_by_hand_from_the_batch():
   target = jnp.asarray([[1.0], [-2.0]])
   loss = kd.squared_error(source="batch")
-  assert not kd.needs_teacher(loss)
+  assert not loss.needs_teacher
   np.testing.assert_array_equal(loss(jnp.zeros((2, 1)), None, {"target": target})[0], [1.0, 4.0])
   np.testing.assert_array_equal(
     jax.grad(lambda s: loss(s, None, {"target": target})[0].sum())(jnp.zeros((2, 1))), [[-2.0], [4.0]]

@@ -9,7 +9,7 @@ import pytest
 from flax import linen as nn
 
 import kd
-from leanax import engine, graph
+from leanax import graph
 from leanax.core.errors import UserError
 
 
@@ -52,7 +52,7 @@ def test_a_pair_of_activations(form):
   """The number, and a gradient that reaches the body and no head."""
   (mine, student), (its, teacher) = outputs(8, form), outputs(8, form)
   its = jax.tree.map(lambda a: a + 0.1, its)
-  near = lambda s, t, aux, about: jnp.mean((s - t) ** 2, -1)
+  near = lambda s, t, aux, context: jnp.mean((s - t) ** 2, -1)
   loss = kd.on_pairs("near", near, student=TAP, teacher=TAP)
   body = lambda v: np.maximum(np.asarray(X) @ v["params"]["Dense_0"]["kernel"] + v["params"]["Dense_0"]["bias"], 0)
   got = loss(student(mine), teacher(its))[0]
@@ -64,7 +64,7 @@ def test_a_pair_of_activations(form):
 @pytest.mark.parametrize("form", ["dict", "tuple", "named", "none"])
 def test_an_objective_begins_and_runs_with_them(form):
   (mine, student), (its, teacher) = outputs(8, form), outputs(16, form)
-  objective = engine.weighted([engine.Term("hint", kd.fitnet(TAP, TAP)), engine.Term("pairs", kd.rkd(TAP, TAP))])
+  objective = kd.weighted([kd.Term("hint", kd.fitnet(TAP, TAP)), kd.Term("pairs", kd.rkd(TAP, TAP))])
   aux, aux_state = objective.init(
     jax.random.key(0), *(jax.eval_shape(f, v) for f, v in ((student, mine), (teacher, its)))
   )

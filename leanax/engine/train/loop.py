@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from kd.counting import EMPTY
+from kd.objective import NOT_FINITE
 from leanax.core.errors import UserError
 from leanax.engine.train import parallel
-from leanax.engine.train.counting import EMPTY
-from leanax.engine.train.objective import NOT_FINITE
 from leanax.engine.train.state import TrainState
 from leanax.engine.train.step import Step
 

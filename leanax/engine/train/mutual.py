@@ -17,9 +17,9 @@ import numpy as np
 from jaxtyping import Array
 
 import kd
+from kd.objective import Weighted
+from kd.outputs import is_one
 from leanax.core.errors import UserError
-from leanax.engine.train.objective import Weighted
-from leanax.engine.train.outputs import is_one
 from leanax.engine.train.state import TrainState
 from leanax.engine.train.step import Step
 

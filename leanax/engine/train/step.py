@@ -9,14 +9,15 @@ import optax
 from jaxtyping import Array
 
 import kd
+from kd.counting import batch_mean, counted, whole
+from kd.objective import Objective, Weighted, is_objective
+from kd.outputs import as_outputs, is_one, picked
 from leanax.core import axis, keys
 from leanax.core.errors import UserError
 from leanax.engine.train import optim
 from leanax.engine.train.average import average
-from leanax.engine.train.counting import batch_mean, counted, filled, refuse_unknown_counts, whole
+from leanax.engine.train.counting import filled, refuse_unknown_counts
 from leanax.engine.train.forward import Forward
-from leanax.engine.train.objective import OBJECTIVE, Objective, Weighted, takes
-from leanax.engine.train.outputs import as_outputs, is_one, picked
 from leanax.engine.train.state import TrainState, check_decay, check_made_for
 from leanax.engine.train.statistics import refuse_local_statistics
 
@@ -42,7 +43,7 @@ def make_train_step(
 
   Args:
     forward: the student; see `engine.forward`.
-    objective: see `engine.objective`.
+    objective: see `kd.objective`.
     tx: the optimizer over {"params", "qparams", "aux"}. A transformation that prunes is its outermost part. One that
       wants it (`kd.dot`) also gets `task`, the gradient of the terms without a teacher, for another backward pass.
     teacher: `teacher(teacher_variables, image) -> logits`. Without one, `batch["teacher_logits"]` is used where it is
@@ -50,7 +51,7 @@ def make_train_step(
     itself: the teacher is the student with the averages of its own weights, `ema`, in evaluation mode.
     ema: decay of the averages kept in `state.ema`.
     accumulate: micro-batches an update; `state.step` counts batches, the optimizer's `step` updates. A loss that is
-      `kd.relational` would see micro-batches in place of the batch, so it is refused where there are several.
+      `relational` would see micro-batches in place of the batch, so it is refused where there are several.
     seed: of dropout and of the losses' randomness.
     per_device_statistics: allow a model whose batch statistics are each device's own; they are averaged after the step.
 
@@ -62,9 +63,9 @@ def make_train_step(
   Raises:
     UserError: the teacher is the student itself and there are no averages, or another teacher; or `ema` is no decay.
   """
-  if hasattr(objective, "needs_teacher") or not takes(objective, OBJECTIVE):  # a loss gives a number per example
+  if not is_objective(objective):
     shown = getattr(objective, "__name__", type(objective).__name__)
-    raise UserError(f"the objective of make_train_step is {shown}; expected one of terms, as engine.weighted gives")
+    raise UserError(f"the objective of make_train_step is {shown}; expected one of terms, as kd.weighted gives")
   check_decay(ema)
   if itself and teacher is not None:
     raise UserError("the teacher is the student itself, and there is another; expected one of them")
@@ -172,7 +173,7 @@ def _accuracy_of(objective: Objective, student: kd.Outputs, batch: Mapping[str, 
 def task_of(loss_of: Callable[..., Any], objective: Objective, step: Array) -> Callable[[Any], Array]:
   """The part of a loss that is of the terms without a teacher; the forward passes of both are compiled as one."""
   if not isinstance(objective, Weighted):
-    raise UserError("the optimizer wants the task's gradient: expected an objective of terms, as engine.weighted gives")
+    raise UserError("the optimizer wants the task's gradient: expected an objective of terms, as kd.weighted gives")
   return lambda trained: objective.task(loss_of(trained)[1][3], step)
 
 

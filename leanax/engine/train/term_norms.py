@@ -13,12 +13,12 @@ import optax
 from jaxtyping import Array
 
 import kd
+from kd.objective import Weighted
 from leanax.core import axis, keys
 from leanax.engine.train import parallel
 from leanax.engine.train.counting import filled
 from leanax.engine.train.forward import Forward
 from leanax.engine.train.loop import GetBatch
-from leanax.engine.train.objective import Weighted
 from leanax.engine.train.state import TrainState
 from leanax.engine.train.step import in_training, minimised, own_averages, teacher_outputs, vary
 

@@ -1,0 +1,239 @@
+"""Objectives: weighted sums of losses, each logged under its name, for any training loop.
+
+objective = kd.weighted([kd.Term("hard", kd.hard_labels(), 0.1), kd.Term("soft", kd.hinton(temperature=4.0), 0.9)])
+loss, aux_state, logs = objective(student_logits, teacher_logits, {"label": labels})
+"""
+
+import inspect
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from kd.counting import MASKS, batch_mean, examples_left, fitted, whole
+from kd.kinds import Loss, Outputs
+from kd.outputs import as_outputs, not_finite, taps_not_finite
+from kd.terms import Term, guarded, of_examples, of_student, of_teacher, valid_for, weight_at
+from leanax.core import axis, ranges
+from leanax.core.errors import UserError, unknown
+
+NOT_FINITE = "teacher_not_finite"
+
+
+@runtime_checkable
+class Objective(Protocol):
+  """`(loss, aux_state, logs)` of a batch: scalars whose mean over the devices is that of the global batch."""
+
+  def __call__(
+    self,
+    student: Outputs,
+    teacher: Outputs | None,
+    batch: Mapping[str, Any],
+    *,
+    step: Array,
+    aux: Mapping[str, Any],
+    aux_state: Mapping[str, Any],
+    key: Array,
+    axis_name: str | None,
+  ) -> tuple[Array, dict[str, Any], dict[str, Array]]: ...
+
+
+def is_objective(fn: Any) -> bool:
+  """Whether a function may be called as an objective, as far as it says; a loss, of a number per example, is none."""
+  if isinstance(fn, Loss):
+    return False
+  try:
+    inspect.signature(fn).bind(None, None, None, step=0, aux={}, aux_state={}, key=None, axis_name=None)
+  except TypeError:  # nor is it a function
+    return False
+  except ValueError:  # it does not say
+    return True
+  return True
+
+
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class Weighted:
+  """The objective of `weighted`.
+
+  Attributes:
+    terms: its losses.
+    output: which output of a network with several the metrics read.
+  """
+
+  terms: tuple[Term, ...]
+  output: str = ""
+
+  @property
+  def student(self) -> tuple[str, ...]:
+    """The taps that the losses read of the student."""
+    return self._taps("student")
+
+  @property
+  def teacher(self) -> tuple[str, ...]:
+    """The taps that the losses read of the teacher."""
+    return self._taps("teacher")
+
+  def parts(self, logs: Mapping[str, Array], step: Array) -> dict[str, Array]:
+    """Returns what each term adds to the loss, weight times value, from the logs of the same step."""
+    return {term.name: weight_at(term, step) * logs[term.name] for term in self.terms}
+
+  def task(self, logs: Mapping[str, Array], step: Array) -> Array:
+    """Returns the part of the loss that the terms without a teacher make, from the logs of the same step."""
+    parts = self.parts(logs, step)
+    own = [parts[term.name] for term in self.terms if not term.loss.needs_teacher]
+    return sum(own, jnp.zeros((), jnp.float32).astype(own[0].dtype if own else jnp.float32))
+
+  def refuse_accumulation(self, accumulate: int) -> None:
+    """Raises a UserError where a term would mean another thing on each of several micro-batches than on the batch."""
+    if accumulate > 1 and self.relational:
+      raise UserError(
+        f"the term {self.relational[0]!r} compares the examples of a batch, or takes statistics of them, and "
+        f"accumulate is {accumulate}: it would see micro-batches; expected accumulate 1"
+      )
+
+  @property
+  def relational(self) -> tuple[str, ...]:
+    """The names of the terms in which an example's number depends on the other examples of the batch."""
+    return tuple(term.name for term in self.terms if term.loss.relational)
+
+  def _taps(self, network: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(tap for term in self.terms for tap in getattr(term.loss.taps, network)))
+
+  def init(
+    self, key: Array, student: Outputs, teacher: Outputs | None, teacher_variables: Any = None
+  ) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns (aux, aux_state) of the losses that train or remember something, by term name.
+
+    Args:
+      key: of what is drawn at random.
+      student: the student's outputs, or their shapes.
+      teacher: the teacher's outputs, or their shapes.
+      teacher_variables: {"params": tree, ...} of the teacher, of which a loss may keep some.
+    """
+    aux, aux_state = {}, {}
+    for index, term in enumerate(self.terms):
+      if term.loss.init is None:
+        continue
+      outputs = of_student(student, teacher, term)
+      constants = of_teacher(teacher, term)
+      trained, kept = term.loss.init(jax.random.fold_in(key, index), outputs, constants, teacher_variables)
+      aux |= {} if trained is None else {term.name: trained}
+      aux_state |= {} if kept is None else {term.name: kept}
+    return aux, aux_state
+
+  def __call__(
+    self,
+    student: Outputs | Any,
+    teacher: Outputs | Any | None,
+    batch: Mapping[str, Any],
+    *,
+    step: Array | int = 0,
+    aux: Mapping[str, Any] = NOTHING,
+    aux_state: Mapping[str, Any] = NOTHING,
+    key: Array | None = None,
+    axis_name: str | None = None,
+  ) -> tuple[Array, dict[str, Any], dict[str, Array]]:
+    """Returns (loss, aux_state, logs) of a batch.
+
+    Args:
+      student: logits (batch, *positions, classes), or `Outputs` with the activations that the losses read.
+      teacher: the same of the teacher, a constant; None without one.
+      batch: what the losses read; see `weighted`.
+      step: the number of updates so far, for weights and temperatures that follow schedules.
+      aux: what the losses train, by term name, from `init`; the loop trains it beside the student's parameters.
+      aux_state: what they remember, from `init` or from the step before.
+      key: randomness of this step, for losses that draw.
+      axis_name: the device axis, or None.
+    """
+    student, teacher = as_outputs(student), None if teacher is None else as_outputs(teacher)
+    total, states, logs = jnp.zeros((), jnp.float32), dict(aux_state), {}
+    number = examples_left(batch, axis_name)
+    logs |= {} if number is None else {"examples_left": number}  # the loop stops where it is 0
+    update = whole(batch)
+    for index, term in enumerate(self.terms):
+      read = of_student(student, teacher, term)
+      valid, among = (of_examples(term, one, read.logits) for one in (batch, update.batch))
+      over = valid, axis_name, among, update.micro_batches
+      per_example, after, notes = term.loss(
+        guarded(read, valid),
+        of_teacher(teacher, term),
+        batch if valid is None else {**batch, "valid": valid_for(term.loss, valid)},
+        aux=aux.get(term.name),
+        aux_state=aux_state.get(term.name),
+        key=None if key is None else jax.random.fold_in(key, index),
+        axis_name=axis_name,
+        class_mask=batch.get("class_mask"),
+        step=step,
+      )
+      if after is not None:
+        states[term.name] = after
+      value = batch_mean(per_example, *over)
+      weight = weight_at(term, step)
+      total = total.astype(value.dtype) + weight * value
+      logs[term.name] = value
+      logs |= {f"{term.name}/{k}": batch_mean(v, *over) for k, v in notes.items()}
+    logs |= self._of_the_teacher(teacher, batch, axis_name)
+    return total, states, self._of_activations(teacher, total, axis_name, logs)
+
+  def _of_the_teacher(self, teacher: Any, batch: Mapping[str, Any], axis_name: str | None) -> dict[str, Array]:
+    """How many examples of the batch the teacher's logits are not finite in; the loop stops where it is not 0."""
+    found = []
+    for term in self.terms if teacher is not None else ():
+      # Logits that nobody reads would be computed for this alone.
+      if term.loss.needs_teacher and not term.loss.taps.teacher:
+        read = of_teacher(teacher, term)
+        bad, valid = not_finite(read, batch.get("class_mask")), term.counted(batch)
+        if bad is not None:
+          found.append(jnp.sum((bad if valid is None else bad & fitted(valid, bad.shape)).astype(jnp.float32)))
+    return {NOT_FINITE: jnp.max(jnp.stack(found)) * axis.size(axis_name)} if found else {}
+
+  def _of_activations(
+    self, teacher: Any, loss: Array, axis_name: str | None, logs: dict[str, Array]
+  ) -> dict[str, Array]:
+    """Likewise of its activations, where the loss is not finite."""
+    taps = {} if teacher is None else {name: teacher.taps[name] for name in self.teacher}
+    if not taps:
+      return logs
+    found = taps_not_finite(jax.lax.stop_gradient(taps), ~jnp.isfinite(jax.lax.stop_gradient(loss)), axis_name)
+    return logs | {NOT_FINITE: logs.get(NOT_FINITE, 0.0) + found}
+
+
+def weighted(terms: Sequence[Term], output: str = "") -> Weighted:
+  """The objective sum_k weight_k * mean over the batch of loss_k.
+
+  The batch may hold "valid", (batch,) or (batch, *positions) bools that leave padding out of the mean, and
+  "class_mask", bools that broadcast to the logits, the classes that count.
+
+  Args:
+    terms: at least one; names differ.
+    output: which output of a network with several is compared with the labels for the metrics; the terms' own where
+      all of them read one.
+  """
+  if isinstance(terms, Term) or not isinstance(terms, Iterable) or not all(isinstance(term, Term) for term in terms):
+    raise UserError("an objective is made of several kd.Term(name, loss), in a list; got something else")
+  names = [term.name for term in terms]
+  if not names or len(set(names)) < len(names):
+    raise UserError(f"an objective needs terms of different names; got {', '.join(names) or 'none'}")
+  for term in terms:
+    if not isinstance(term.loss, Loss):
+      given = getattr(term.loss, "__name__", repr(term.loss))
+      raise UserError(
+        f"the loss of term {term.name!r} is {given}, and no loss; expected one that is made, as kd.hinton(), or your "
+        "own function of student's and teacher's logits in kd.loss"
+      )
+    if term.mask not in MASKS:
+      raise unknown(f"mask of term {term.name!r}", term.mask, MASKS)
+    if term.ignore_label is not None and type(term.ignore_label) is not int:
+      raise UserError(f"ignore_label of term {term.name!r} is {term.ignore_label!r}; expected a whole number, or None")
+    if not isinstance(term.output, str):
+      raise UserError(f"output of term {term.name!r} is {term.output!r}; expected a name, such as 'boxes' or '1'")
+    ranges.check(f"weight of term {term.name!r}", term.weight, ranges.NOT_NEGATIVE, varies=True)
+  read = {term.output for term in terms if term.output}
+  return Weighted(tuple(terms), output or (min(read) if len(read) == 1 else ""))
