@@ -208,7 +208,7 @@ def test_functions():
 
 
 def test_a_users_own_zoo_is_found_beside_ours(tmp_path, monkeypatch):
-  """ "zoo.FILE" is short for a file of leanax.zoo; every other file is one of the user's package of that name."""
+  """A name "zoo.FILE" is short for a file of leanax.zoo; every other file is one of the user's package of that name."""
   package = tmp_path / "zoo"
   package.mkdir()
   (package / "__init__.py").write_text("")
