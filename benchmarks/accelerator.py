@@ -3,8 +3,7 @@
 python -m benchmarks.accelerator [--small] [--seconds 440] [--out=benchmarks/results/accelerator.json]
 
 All of it runs at the device's default precision. Parts run in turn, each is printed and written when it is done, and
-one that would begin too late is left out; on one GPU all of them take less than eight minutes. `--small` is for trying
-the script on a CPU.
+one that would begin after `--seconds` is left out. `--small` is for trying the script on a CPU.
 """
 
 import argparse

@@ -14,10 +14,10 @@ INTRODUCTION = """# Benchmarks
 Each table is made by the command above it, from one run in which everything it compares takes turns; ratios are medians
 over the turns. `python -m benchmarks.page` writes this page from the JSON files in `benchmarks/results`.
 
-`python -m benchmarks.accelerator` is for a machine with a GPU or a TPU. In under eight minutes it counts the codes in
-which simulations at the device's default precision differ from the integer reference, times products alone and training
-steps (plain, masks, static and learned scales in each carrier), and runs the digits job; a part that would begin too
-late is left out. It writes `benchmarks/results/accelerator.json`. `--small` tries the script on a CPU.
+`python -m benchmarks.accelerator` is for a machine with a GPU or a TPU. It counts the codes in which simulations at
+the device's default precision differ from the integer reference, times products alone and training steps (plain, masks,
+static and learned scales in each carrier), and runs the digits job; a part that would begin after `--seconds`, 440, is
+left out. It writes `benchmarks/results/accelerator.json`. `--small` tries the script on a CPU.
 """
 
 

@@ -207,6 +207,20 @@ def test_functions():
   np.testing.assert_allclose(bare.apply(bare.init(KEY, X), X, train=True, key=KEY)[0][:, 0], X.sum(1), rtol=1e-5)
 
 
+def test_a_users_own_zoo_is_found_beside_ours(tmp_path, monkeypatch):
+  """A name "zoo.FILE" is short for a file of leanax.zoo; every other file is one of the user's package of that name."""
+  package = tmp_path / "zoo"
+  package.mkdir()
+  (package / "__init__.py").write_text("")
+  for name in ("mlp", "nets"):
+    (package / f"{name}.py").write_text("import flax.linen as nn\n\n\nclass MLP(nn.Dense):\n  pass\n")
+  monkeypatch.syspath_prepend(tmp_path)
+  ours, theirs = model.load("zoo.mlp:MLP", {"widths": (3,), "classes": 4}), model.load("zoo.nets:MLP", {"features": 4})
+  assert len(jax.tree.leaves(ours.init(KEY, X))) == 4 and len(jax.tree.leaves(theirs.init(KEY, X))) == 2
+  for name in ("zoo", "zoo.nets"):
+    sys.modules.pop(name)
+
+
 @pytest.mark.parametrize(
   ("spec", "kwargs", "says"),
   [

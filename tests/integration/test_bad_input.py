@@ -137,7 +137,7 @@ MISTAKES = {
     {"models__student__name": "zoo.mlp:MLPP"},
     "unknown name in module 'zoo.mlp' 'MLPP'; did you mean 'MLP'?",
   ),
-  "model module": ({"models__student__name": "zoo.mpl:MLP"}, "there is no module 'zoo.mpl' on the Python path"),
+  "model module": ({"models__student__name": "zoo.mpl:MLP"}, "there is no module 'leanax.zoo.mpl' on the Python path"),
   "model path": ({"models__student__name": "MLP"}, "model 'MLP' is no import path; expected 'package.module:Name'"),
   "model keyword": (
     {"models__student__kwargs": {"width": (8,)}},

@@ -1,4 +1,4 @@
-"""The data room: sets as uint8 arrays, the order of batches, augmentation and preprocessing inside jit.
+"""Data: sets as uint8 arrays, the order of batches, augmentation and preprocessing inside jit.
 
 ```python
 data = load("digits")                                      # host arrays: data.train, data.validation, data.test

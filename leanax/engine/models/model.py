@@ -7,6 +7,7 @@ rest of the project sees `Model` alone, so users change nothing in their model c
 
 import functools
 import importlib
+import importlib.util
 import inspect
 import pkgutil
 import sys
@@ -79,8 +80,9 @@ def _of_zoo(spec: str) -> bool:
 
 
 def _full(module_name: str) -> str:
-  """A module's name, "zoo.FILE" being short for a file of `leanax.zoo`."""
-  return full if (full := f"leanax.{module_name}") in _zoo() else module_name
+  """A module's name, "zoo.FILE" being short for a file of `leanax.zoo`; another file is one of a user's own zoo."""
+  ours = module_name.startswith("zoo.") and importlib.util.find_spec("zoo") is None
+  return full if (full := f"leanax.{module_name}") in _zoo() or ours else module_name
 
 
 def _zoo() -> set[str]:
