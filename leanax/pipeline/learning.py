@@ -79,24 +79,12 @@ def make(
   objective = mutual.Mutual(objective.terms) if len(begun) > 1 else objective
   accumulate, ema = stage.optimizer.accumulate, stage.optimizer.ema or None
   about: Any = {"teacher": taught.teacher, "itself": stage.teacher == schema.ITSELF, "accumulate": accumulate}
-  step = engine.make_train_step(
-    student, objective, tx, **about, ema=ema, per_device_statistics=stage.per_device_statistics
-  )
   norm = engine.term_norm(student, objective, **about)
   aux, aux_state, plan = _started(config.seed, stage, student, objective, begun[0], taught, taught_by)
+  more: Any = {"ema": ema, "average_aux": plan is not None, "per_device_statistics": stage.per_device_statistics}
+  init, step = engine.training(student, objective, tx, **about, **more)
   states = [
-    engine.create(
-      one.variables,
-      tx,
-      qparams=one.qparams,
-      quant_state=one.quant_state,
-      aux=aux,
-      aux_state=aux_state,
-      ema=ema,
-      accumulate=accumulate,
-      average_aux=plan is not None,
-    )
-    for one in begun
+    init(one.variables, qparams=one.qparams, quant_state=one.quant_state, aux=aux, aux_state=aux_state) for one in begun
   ]
   if len(begun) == 1:
     return Learning(step, states[0], objective, norm, 1, begun[0], plan)

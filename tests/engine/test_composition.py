@@ -9,8 +9,8 @@ import pytest
 
 import sparsity
 from leanax.core.errors import UserError
-from leanax.engine.train import forward, optim, parallel, state
-from leanax.engine.train.step import make_train_step
+from leanax.engine.train import forward, optim, parallel
+from leanax.engine.train.step import training
 from quant.quantize import quantize
 from tests.engine import nets
 
@@ -35,10 +35,10 @@ def composed(accumulate=1):
   inner = optim.optimizer("adamw", 0.01, weight_decay=0.1, rates={"scale": 0.1})
   rules = (("*/kernel", True),)
   tx = sparsity.magnitude(inner, density=DENSITY, schedule=sparsity.cubic(1, 4, every=1), rules=rules)
-  step = make_train_step(
+  init, step = training(
     forward.quantized(quantized.apply), nets.distillation(), tx, teacher=nets.teacher, ema=0.9, accumulate=accumulate
   )
-  start = state.create(variables(), tx, qparams=qparams, quant_state=quant_state, ema=0.9, accumulate=accumulate)
+  start = init(variables(), qparams=qparams, quant_state=quant_state)
   return jax.jit(step, static_argnames="axis_name"), start, quantized
 
 
@@ -94,8 +94,9 @@ def test_a_resumed_composition_is_the_unbroken_one(dropped):
 def test_nothing_may_follow_a_sparse_method(order):
   after = {"clipped after": optax.clip_by_global_norm(1.0), "scaled after": optax.scale(0.5)}[order]
   tx = optax.chain(sparsity.magnitude(optax.sgd(0.1), density=0.5, rules=(("*kernel", True),)), after)
-  step, s = make_train_step(nets.smooth, nets.supervised(), tx), state.create(variables(), tx)
+  init, step = training(nets.smooth, nets.supervised(), tx)
   with pytest.raises(UserError, match="has to be the outermost"):
-    step(s, nets.batch())
+    step(init(variables()), nets.batch())
   safe = optax.apply_if_finite(sparsity.magnitude(optax.sgd(0.1), density=0.5, rules=(("*kernel", True),)), 3)
-  make_train_step(nets.smooth, nets.supervised(), safe)(state.create(variables(), safe), nets.batch())
+  init, step = training(nets.smooth, nets.supervised(), safe)
+  step(init(variables()), nets.batch())

@@ -11,10 +11,10 @@ from kd import Term, weighted
 from kd.counting import counted
 from leanax import engine
 from leanax.core.errors import UserError
-from leanax.engine.train import counting, loop, optim, state
+from leanax.engine.train import counting, loop, optim
 from leanax.engine.train.forward import plain
 from leanax.engine.train.parallel import parallelize
-from leanax.engine.train.step import make_train_step
+from leanax.engine.train.step import training
 from tests.engine import nets
 
 LABELS = np.array([0, -1, -1, -1, 1, 2, 0, 1], np.int32)
@@ -54,9 +54,9 @@ def of_examples(order, micro, valid=None, class_mask=None):
 
 def trained(accumulate, tx, *, terms=TERMS, mode="jit", devices=None, updates=3, **masks):
   get_batch, data = of_examples(np.arange(8), 8 // accumulate, **masks)
-  step = make_train_step(plain(linear), weighted(terms), tx, accumulate=accumulate, ema=0.5)
+  init, step = training(plain(linear), weighted(terms), tx, accumulate=accumulate, ema=0.5)
   kernel = np.random.default_rng(1).normal(size=(4, 3)).astype(np.float32)
-  start = state.create({"params": {"kernel": jnp.asarray(kernel)}}, tx, accumulate=accumulate, ema=0.5)
+  start = init({"params": {"kernel": jnp.asarray(kernel)}})
   get_batch = engine.of_update(get_batch, accumulate)
   return engine.fit(
     step, start, get_batch, data, steps=updates * accumulate, mode=mode, devices=devices, steps_per_call=1
@@ -117,8 +117,8 @@ def test_classes_that_do_not_count_are_masked_alike():
 
 
 def test_a_step_by_hand_gets_the_masks_of_its_update():
-  step = make_train_step(plain(linear), weighted(TERMS[:1]), optax.sgd(1.0), accumulate=2)
-  s = state.create({"params": {"kernel": jnp.ones((4, 3))}}, optax.sgd(1.0), accumulate=2)
+  init, step = training(plain(linear), weighted(TERMS[:1]), optax.sgd(1.0), accumulate=2)
+  s = init({"params": {"kernel": jnp.ones((4, 3))}})
   get_batch, data = of_examples(np.arange(8), 4)
   halves = [get_batch(data, k, seed=0, part=(0, 1)) for k in range(2)]
   with pytest.raises(UserError, match="accumulate is 2, .* 'update'; expected a get_batch that engine.of_update gives"):
@@ -198,8 +198,8 @@ def test_what_does_not_count_has_exactly_no_gradient():
     "valid": jnp.asarray([True, True, False, False]),
     "scale": jnp.asarray([1.0, 1.0, 0.0, jnp.nan]),
   }
-  step = make_train_step(plain(linear), weighted(terms), optax.sgd(0.1))
-  s = state.create({"params": {"kernel": jnp.ones((4, 3)).at[0, 0].set(2.0)}}, optax.sgd(0.1))
+  init, step = training(plain(linear), weighted(terms), optax.sgd(0.1))
+  s = init({"params": {"kernel": jnp.ones((4, 3)).at[0, 0].set(2.0)}})
   whole, metrics = step(s, batch)
   fewer, _ = step(s, {key: value[:2] for key, value in batch.items()})
   assert np.isfinite(metrics["loss"]) and np.isfinite(metrics["grad_norm"])
@@ -240,8 +240,8 @@ def test_a_teacher_that_is_not_finite_stops_the_run(bad):
   logits[:, 1] = -np.inf  # a class that the teacher excludes is fine
   logits[6] = -np.inf if bad == "classes" else bad
   data |= {"teacher_logits": jnp.asarray(logits)}
-  step = make_train_step(plain(linear), weighted([Term("soft", kd.hinton(2.0))]), optax.sgd(0.1))
-  s = state.create({"params": {"kernel": jnp.ones((4, 3))}}, optax.sgd(0.1))
+  init, step = training(plain(linear), weighted([Term("soft", kd.hinton(2.0))]), optax.sgd(0.1))
+  s = init({"params": {"kernel": jnp.ones((4, 3))}})
   with pytest.raises(UserError, match="the outputs of teacher 'big' are not finite for an example of .* step 2; .*"):
     engine.fit(step, s, get_batch, data, steps=4, teacher_name="teacher 'big'", steps_per_call=1)
   _, history = loop.fit(step, s, get_batch, data, steps=1, steps_per_call=1)
@@ -266,13 +266,13 @@ def test_a_class_mask_of_examples_counts_at_every_position(positions, members):
   its[0, :, 2], its[1, :, 0] = np.nan, np.inf  # classes that do not count
   teacher = kd.Outputs(jnp.asarray(its), members=jnp.stack([jnp.asarray(its)] * members, 1) if members else None)
   batch = {"image": jnp.asarray(mine), "label": jnp.asarray(label), "class_mask": jnp.asarray(mask)}
-  step = make_train_step(
+  init, step = training(
     plain(lambda v, x, **_: (x + v["params"]["kernel"], {})),
     weighted([Term("soft", kd.hinton(1.0))]),
     optax.sgd(0.1),
     teacher=lambda v, x: teacher,
   )
-  s = state.create({"params": {"kernel": jnp.zeros(4)}}, optax.sgd(0.1))
+  s = init({"params": {"kernel": jnp.zeros(4)}})
   metrics = jax.jit(step)(s, batch, 0)[1]
   shown = np.where(mask[:, None], mine, -np.inf)
   assert float(metrics["accuracy"]) == np.float32(np.mean(shown.argmax(-1) == label))
@@ -287,8 +287,8 @@ def test_a_class_mask_of_examples_counts_at_every_position(positions, members):
 
 def of_terms(terms, batch, width=3, **keywords):
   """The metrics of one compiled step of a linear model."""
-  step = make_train_step(plain(linear), weighted(terms), optax.sgd(0.1), **keywords)
-  s = state.create({"params": {"kernel": jnp.linspace(-1.0, 1.0, 4 * width).reshape(4, width)}}, optax.sgd(0.1))
+  init, step = training(plain(linear), weighted(terms), optax.sgd(0.1), **keywords)
+  s = init({"params": {"kernel": jnp.linspace(-1.0, 1.0, 4 * width).reshape(4, width)}})
   return jax.jit(step)(s, {"image": jnp.linspace(-1.0, 2.0, 12).reshape(3, 4), **batch})[1]
 
 

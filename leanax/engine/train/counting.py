@@ -41,7 +41,7 @@ def of_update(get_batch: Callable[..., dict[str, Any]], accumulate: int) -> Call
 
   Args:
     get_batch: as of `engine.fit`. It is called for the other micro-batches, too; the compiler drops all but the labels.
-    accumulate: micro-batches an update, as of `make_train_step`.
+    accumulate: micro-batches an update, as of `engine.training`.
   """
   if accumulate == 1:
     return get_batch

@@ -64,7 +64,7 @@ def fit(
   """Trains from `state.step` up to `steps`; a state that is there already is returned as it is.
 
   Args:
-    step: of `make_train_step`.
+    step: of `engine.training`.
     state: a fresh one or a restored one: the run goes on as if it had never stopped.
     get_batch: `get_batch(data, step, *, seed, part)`, pure: part k of n, given as (k, n), of the batch of a step.
     data: arrays that lie on the devices, whatever `get_batch` reads.

@@ -1,7 +1,7 @@
 """The one train step: a pure function from a state and a batch to the next state and its metrics."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ from leanax.engine.train import optim
 from leanax.engine.train.average import average
 from leanax.engine.train.counting import filled, refuse_unknown_counts
 from leanax.engine.train.forward import Forward
-from leanax.engine.train.state import TrainState, check_decay, check_made_for
+from leanax.engine.train.state import TrainState, check_decay
 from leanax.engine.train.statistics import refuse_local_statistics
 
 Metrics = dict[str, Array]
@@ -27,7 +27,23 @@ Step = Callable[..., tuple[TrainState, Metrics]]
 ITSELF = "the teacher is the student itself with the averages of its weights, and there are none; expected 'ema'"
 
 
-def make_train_step(
+class Training(NamedTuple):
+  """A pair of functions, as in optax: the state that `init` makes is the one that `step` moves.
+
+  Attributes:
+    init: `init(variables, *, qparams=None, quant_state=None, aux=None, aux_state=None) -> TrainState`, the state before
+      the first step: the variables of the model, {"params": ..., other collections}, trained scales of a quantized
+      model and its other state, and what the losses train and remember, by term name.
+    step: `step(state, batch, teacher_variables=None, *, axis_name=None, seed=seed) -> (state, metrics)`, pure. The
+      batch is {"image", "label", ...}; under an axis it is this device's equal share, and states and metrics are the
+      same on all devices.
+  """
+
+  init: Callable[..., TrainState]
+  step: Step
+
+
+def training(
   forward: Forward,
   objective: Objective,
   tx: optax.GradientTransformation,
@@ -35,10 +51,11 @@ def make_train_step(
   teacher: Callable[[Any, Array], Array | kd.Outputs] | None = None,
   itself: bool = False,
   ema: float | None = None,
+  average_aux: bool = False,
   accumulate: int = 1,
   seed: int = 0,
   per_device_statistics: bool = False,
-) -> Step:
+) -> Training:
   """Puts a model, an objective and an optimizer together.
 
   Args:
@@ -49,23 +66,19 @@ def make_train_step(
     teacher: `teacher(teacher_variables, image) -> logits`. Without one, `batch["teacher_logits"]` is used where it is
       there.
     itself: the teacher is the student with the averages of its own weights, `ema`, in evaluation mode.
-    ema: decay of the averages kept in `state.ema`.
-    accumulate: micro-batches an update; `state.step` counts batches, the optimizer's `step` updates. A loss that is
+    ema: decay of the averages kept in `state.ema`, or None for no averages.
+    average_aux: average what the losses train and remember too, where the student is deployed with it.
+    accumulate: micro-batches per update; `state.step` counts batches, the optimizer's `step` updates. A loss that is
       `relational` would see micro-batches in place of the batch, so it is refused where there are several.
     seed: of dropout and of the losses' randomness.
     per_device_statistics: allow a model whose batch statistics are each device's own; they are averaged after the step.
-
-  Returns:
-    `step(state, batch, teacher_variables=None, *, axis_name=None, seed=seed) -> (state, metrics)`, pure. The batch is
-    {"image", "label", ...}; under an axis it is this device's equal share, and states and metrics are the same on all
-    devices.
 
   Raises:
     UserError: the teacher is the student itself and there are no averages, or another teacher; or `ema` is no decay.
   """
   if not is_objective(objective):
     shown = getattr(objective, "__name__", type(objective).__name__)
-    raise UserError(f"the objective of make_train_step is {shown}; expected one of terms, as kd.weighted gives")
+    raise UserError(f"the objective of engine.training is {shown}; expected one of terms, as kd.weighted gives")
   check_decay(ema)
   if itself and teacher is not None:
     raise UserError("the teacher is the student itself, and there is another; expected one of them")
@@ -75,9 +88,21 @@ def make_train_step(
   if isinstance(objective, Weighted):
     objective.refuse_accumulation(accumulate)
 
+  def init(variables, *, qparams=None, quant_state=None, aux=None, aux_state=None):
+    if not isinstance(variables, Mapping) or "params" not in variables:
+      given = ", ".join(map(repr, variables)) if isinstance(variables, Mapping) else f"a {type(variables).__name__}"
+      raise UserError(f"a model's variables are {given or 'nothing'}; expected {{'params': tree, ...}}")
+    trained = {"params": variables["params"], "qparams": qparams or {}, "aux": aux or {}}
+    model_state = {name: tree for name, tree in variables.items() if name != "params"}
+    kept = {"model_state": model_state, "quant_state": quant_state or {}, "aux_state": aux_state or {}}
+    names = ("params", "qparams", "model_state", *(("aux", "aux_state") if average_aux else ()))
+    averages = None if ema is None else jax.tree.map(jnp.copy, {name: (trained | kept)[name] for name in names})
+    return TrainState(step=jnp.zeros((), jnp.int32), **trained, **kept, opt_state=tx.init(trained), ema=averages)
+
   def step(state, batch, teacher_variables=None, *, axis_name=None, seed=seed):
     optim.check_order(state.opt_state)
-    check_made_for(state, ema, accumulate)
+    if (state.ema is None) != (ema is None):  # averages that nothing moves are plausible and wrong
+      raise UserError(f"this training has ema {ema}, and the state is of another; expected one of the same training")
     batch = filled(batch)
     key = keys.step_key(seed, state.step, "step")
     # The batch is made once: fused into each of its readers its pixels could be rounded otherwise for one than another.
@@ -105,7 +130,7 @@ def make_train_step(
     state = state.replace(step=state.step + 1, **trained, **kept, opt_state=opt_state, ema=averages)
     return state, {**metrics, "grad_norm": optax.tree.norm(grads)}
 
-  return step
+  return Training(init, step)
 
 
 def in_training(forward: Forward, key: Array, axis_name: str | None) -> Callable[..., tuple[Any, Any, Any]]:
@@ -132,10 +157,10 @@ def minimised(
 
   Args:
     run: of `in_training`.
-    objective: as of `make_train_step`.
+    objective: as of `training`.
     state: everything that is not trained is taken from it.
     taught: what the teacher says of the batch.
-    batch: see `make_train_step`.
+    batch: see `Training`.
     accumulate: micro-batches an update.
     key: of the step.
     axis_name: the device axis, or None.

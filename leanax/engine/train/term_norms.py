@@ -36,7 +36,7 @@ def term_norm(
   """`norm(state, batch, teacher_variables=None, *, share, axis_name=None, seed=0)`, pure: the norm of a gradient.
 
   It is that of sum_k share_k weight_k loss_k with respect to the model's parameters alone, `share` being (terms,)
-  numbers; arguments as of `make_train_step`.
+  numbers; arguments as of `engine.training`.
   """
 
   def norm(state, batch, teacher_variables=None, *, share, axis_name=None, seed=0):
