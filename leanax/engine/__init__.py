@@ -5,7 +5,6 @@ init, step = engine.training(forward, objective, tx, teacher=teacher)
 state, history = engine.fit(step, init(variables), get_batch, data, steps=steps)
 """
 
-from leanax.engine.train.counting import masks_of, of_update
 from leanax.engine.train.evaluate import accuracy, agreement, calibration_error, divergence, logits
 from leanax.engine.train.labels import labels
 from leanax.engine.train.loop import Hook, fit
@@ -28,8 +27,6 @@ __all__ = [
   "fit",
   "labels",
   "logits",
-  "masks_of",
-  "of_update",
   "optimizer",
   "parallelize",
   "schedule",

@@ -116,9 +116,14 @@ def needs_teacher(objective: kd.Weighted) -> bool:
   return any(term.loss.needs_teacher for term in objective.terms)
 
 
-def steps(stage: Any, examples: int) -> int:
-  """The steps of a stage, that is batches, over a training split of so many examples."""
+def batches(stage: Any, examples: int) -> int:
+  """Returns how many batches a stage has over a training split of so many examples."""
   return stage.epochs * rooms.steps_per_epoch(examples, stage.batch_size)
+
+
+def steps(stage: Any, examples: int) -> int:
+  """Returns the steps of a stage, that is updates of `accumulate` batches; batches that fill none are dropped."""
+  return batches(stage, examples) // stage.optimizer.accumulate
 
 
 def transformation(

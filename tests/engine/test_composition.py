@@ -51,7 +51,7 @@ def run(step, s, first, last):
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_all_three_are_at_work(accumulate):
   step, start, quantized = composed(accumulate)
-  end, metrics = run(step, start, 0, 8 * accumulate)
+  end, metrics = run(step, start, 0, 8)
   masks = sparsity.masks(end.opt_state)["params"]
   for layer in ("first", "last"):
     kernel, mask = end.params[layer]["kernel"], masks[layer]["kernel"]
@@ -81,11 +81,11 @@ def test_the_composed_step_on_four_devices(mode):
 @pytest.mark.parametrize("dropped", [None, "step", "params", "qparams", "opt_state", "ema"])
 def test_a_resumed_composition_is_the_unbroken_one(dropped):
   step, start, _ = composed(accumulate=2)
-  whole, _ = run(step, start, 0, 10)
-  stopped = jax.tree.map(np.asarray, run(step, start, 0, 5)[0])
+  whole, _ = run(step, start, 0, 5)
+  stopped = jax.tree.map(np.asarray, run(step, start, 0, 3)[0])
   if dropped:
     stopped = stopped.replace(**{dropped: getattr(start, dropped)})
-  resumed, _ = run(step, stopped, 5, 10)
+  resumed, _ = run(step, stopped, 3, 5)
   same = all(bool((a == b).all()) for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(resumed), strict=True))
   assert same == (dropped is None)
 

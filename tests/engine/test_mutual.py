@@ -131,7 +131,7 @@ def test_each_peer_has_masks_and_randomness_of_its_own():
     return nets.mlp(variables, jnp.where(jax.random.bernoulli(key, 0.5, x.shape), x, 0.0), train=train, key=key)
 
   tx = sparsity.magnitude(optim.optimizer("dot", 0.1), density=0.5, schedule=sparsity.one_shot(1))
-  s, _ = train(tx, 2, plain(with_dropout), accumulate=2, steps=6)
+  s, _ = train(tx, 2, plain(with_dropout), accumulate=2, steps=3)
   kernels = s.params["first"]["kernel"]
   assert [int(np.count_nonzero(kernel)) for kernel in kernels] == [16, 16]
   assert np.any((kernels[0] == 0) != (kernels[1] == 0))

@@ -33,10 +33,6 @@ def halves(**more):
   return [{key: jnp.asarray(value) for key, value in one.items()} for one in found]
 
 
-def update_of(parts):
-  return jax.tree.map(lambda *a: jnp.stack(a, 1), *map(engine.masks_of, parts))
-
-
 def made(terms=TERMS, **about):
   init, step = engine.training(plain(linear), kd.weighted(terms), optax.sgd(1.0), **about)
   return step, init({"params": {"kernel": jnp.asarray(KERNEL)}})
@@ -68,21 +64,6 @@ def test_a_decay_that_is_none(decay):
     made(ema=decay)
 
 
-def test_masks_of_an_update_that_is_not_this_one():
-  parts = halves()
-  update = update_of(parts)
-  run, state = made()
-  with pytest.raises(UserError, match="accumulate is 1, and the batch's 'update' is of 2 micro-batches"):
-    run(state, {**parts[0], "update": update})
-  run, state = made(accumulate=2)
-  for some in ({"label": update["label"]}, {"valid": update["valid"]}):
-    with pytest.raises(UserError, match="the batch's 'update' has .*, and the batch 'label', 'valid'; expected what"):
-      run(state, {**parts[0], "update": some})
-  for wrong in ({}, [update], parts[0]["label"], {"label": parts[0]["label"]}):
-    with pytest.raises(UserError, match="the batch's 'update' is .*expected what engine.masks_of gives"):
-      run(state, {**parts[0], "update": wrong})
-
-
 @pytest.mark.parametrize("shape", [(2, 1, 5), (2, 4, 5)])
 def test_a_class_mask_for_all_examples_of_a_micro_batch(shape):
   """The micro-batches' parts are those of the whole update, whose masks are written out."""
@@ -90,13 +71,14 @@ def test_a_class_mask_for_all_examples_of_a_micro_batch(shape):
   mask[0, :, 4] = False
   parts = halves(class_mask=mask)
   run, state = made(accumulate=2)
-  for part in parts:
-    state, metrics = run(state, {**part, "update": update_of(parts)})
-    assert float(metrics["examples_left"]) == 3.5
+  state, metrics = run(state, lambda k: jax.tree.map(lambda *a: jnp.stack(a)[k], *parts))
+  assert float(metrics["examples_left"]) == 7
   whole = [{**part, "class_mask": jnp.broadcast_to(part["class_mask"], (4, 5))} for part in parts]
   run, other = made()
-  other, metrics = run(other, jax.tree.map(lambda *a: jnp.concatenate(a), *whole))
+  other, expected = run(other, jax.tree.map(lambda *a: jnp.concatenate(a), *whole))
   np.testing.assert_allclose(state.params["kernel"], other.params["kernel"], atol=1e-6)
+  for name in expected:
+    np.testing.assert_allclose(metrics[name], expected[name], rtol=1e-5, err_msg=name)
 
 
 def test_inputs_that_are_no_batch():

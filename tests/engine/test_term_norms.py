@@ -64,8 +64,9 @@ def test_one_term_has_the_norm_of_the_step():
   )
   s = init(nets.variables())
   for i in range(3):
-    found = norms(i, s, data(), seed=3)
-    s, metrics = step(s, nets.batch(8, i))
+    found = norms(i, s, data(6), seed=3)
+    halves = nets.batch(8, 2 * i), nets.batch(8, 2 * i + 1)
+    s, metrics = step(s, jax.tree.map(lambda *x: jnp.concatenate(x), *halves))
     np.testing.assert_allclose(found["soft/grad_norm"], metrics["grad_norm"], rtol=1e-6)
 
 

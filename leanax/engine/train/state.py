@@ -4,8 +4,6 @@ from typing import Any
 
 from flax import struct
 
-from leanax.core import ranges
-
 Tree = Any
 
 
@@ -13,7 +11,7 @@ class TrainState(struct.PyTreeNode):
   """One home for every kind of state.
 
   Attributes:
-    step: int32 scalar, how many batches were seen. With (seed, step) the batch and all randomness are known.
+    step: int32 scalar, how many updates were made. With (seed, step) the batch and all randomness are known.
     params: the model's parameters.
     qparams: trained scales of quantizers.
     aux: what losses train: regressors, temperatures.
@@ -48,9 +46,3 @@ class TrainState(struct.PyTreeNode):
   def averaged(self) -> "TrainState":
     """The same state with the averages in place of the values, for evaluation; itself where there are none."""
     return self if self.ema is None else self.replace(**self.ema)
-
-
-def check_decay(ema: float | None) -> None:
-  """Raises a UserError where a decay of averages is none."""
-  if ema is not None:
-    ranges.check("ema", ema, ranges.BELOW_ONE)
