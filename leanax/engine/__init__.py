@@ -10,7 +10,7 @@ from leanax.engine.train.labels import labels
 from leanax.engine.train.loop import Hook, fit
 from leanax.engine.train.optim import optimizer, schedule
 from leanax.engine.train.parallel import parallelize
-from leanax.engine.train.state import TrainState
+from leanax.engine.train.state import TrainState, deployed
 from leanax.engine.train.statistics import find_local_statistics
 from leanax.engine.train.step import Training, training
 from leanax.engine.train.term_norms import term_norm, term_norms
@@ -22,6 +22,7 @@ __all__ = [
   "accuracy",
   "agreement",
   "calibration_error",
+  "deployed",
   "divergence",
   "find_local_statistics",
   "fit",

@@ -134,11 +134,8 @@ def transformation(
   Args:
     stage: its name, for errors.
     config: the stage's groups.
-    batches: of the whole stage; its schedules go over the updates, of which there is one for `accumulate` batches.
+    batches: of the whole stage; schedules go over its updates, at least one.
     stacked: gives the axes along which leaves hold layers (`graph.stacked_axes`), for a method that wants to know.
-
-  Raises:
-    UserError: besides what is wrong in the groups, a stage without an update that could do what they say.
   """
   updates = batches // config.optimizer.accumulate
   if batches and not updates:
@@ -153,8 +150,7 @@ def transformation(
   group = config.sparsity.to_dict()
   if not group.get("name"):
     return inner
-  where = f"stages.{stage}.sparsity"
-  name = group.pop("name")
+  where, name = f"stages.{stage}.sparsity", group.pop("name")
   keywords = inspect.signature(sparse.method(name)).parameters
   if "schedule" in keywords and not updates:
     raise UserError(

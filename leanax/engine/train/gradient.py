@@ -19,8 +19,9 @@ from leanax.engine.train import metrics as measured
 from leanax.engine.train.forward import Forward
 from leanax.engine.train.metrics import Metrics
 from leanax.engine.train.micro_batches import Batch, MicroBatch, filled, micro_batches
-from leanax.engine.train.state import TrainState
+from leanax.engine.train.state import REPARAM, TrainState, deployed
 from leanax.engine.train.statistics import refuse_local_statistics
+from leanax.graph.kinds import Reparam
 
 Teacher = Callable[[Any, Array], Array | kd.Outputs]
 ITSELF = "the teacher is the student itself with the averages of its weights, and there are none; expected 'ema'"
@@ -40,6 +41,7 @@ class Problem:
   itself: bool = False
   accumulate: int = 1
   per_device_statistics: bool = False
+  reparam: Reparam | None = None
 
   def __post_init__(self):
     if not is_objective(self.objective):
@@ -50,6 +52,10 @@ class Problem:
     ranges.check("accumulate", self.accumulate, ranges.whole(1))
     if isinstance(self.objective, Weighted):
       self.objective.refuse_accumulation(self.accumulate)
+      if any(term.name == REPARAM for term in self.objective.terms):
+        raise UserError(
+          f"a term is called {REPARAM!r}, where the state holds a reparametrization; expected another name"
+        )
 
 
 class Carried(NamedTuple):
@@ -113,17 +119,21 @@ def gradient(
       refuse_local_statistics(run, state.variables, state.qparams, state.quant_state, examples["image"])
 
     def loss_fn(trained: Any, read: Read) -> tuple[Array, tuple[Carried, dict[str, Any]]]:
+      # Reparametrization: the weights that the model is applied with.
+      params, remembered, penalty = reparametrized(problem.reparam, trained, state.step, key)
       # Forward: the student in training mode.
-      variables = {"params": trained["params"], **carried.model_state}
+      variables = {"params": params, **carried.model_state}
       out, model_state, quant_state = run(variables, trained["qparams"], carried.quant_state, examples["image"])
       student = as_outputs(out)
       # Objective: this part of the loss, and what the losses remember.
       known: Any = {"aux": trained["aux"], "aux_state": carried.aux_state, "step": state.step, "key": key}
       known |= {"axis_name": axis_name} | ({} if counts is None else {"counts": counts})
       loss, aux_state, logs = problem.objective(student, constants, examples, **known)
+      if penalty is not None:
+        loss, logs = loss + penalty, {**logs, f"{REPARAM}/penalty": penalty}
       metrics = {"loss": loss, **measured.accuracy_of(problem.objective, student, examples), **logs}
       kept = {**carried.model_state, **model_state}  # a collection that the model does not return stays as it is
-      return read(loss, logs), (Carried(kept, quant_state, aux_state), metrics)
+      return read(loss, logs), (Carried(kept, quant_state, {**aux_state, **remembered}), metrics)
 
     # Gradient: with several reads the forward passes are compiled as one.
     found = [jax.grad(loss_fn, has_aux=True)(trained, read) for read in reads]
@@ -155,6 +165,17 @@ def added(of_micro_batch: Callable[..., Gradients], zeros: list[Any], carried: C
   return jax.tree.map(lambda g: g / count, sums), carried, jax.tree.map(lambda m: jnp.mean(m, 0), metrics)
 
 
+def reparametrized(
+  reparam: Reparam | None, trained: Mapping[str, Any], step: Array, key: Array
+) -> tuple[Any, dict[str, Any], Array | None]:
+  """Returns (params, what is remembered, penalty): the weights that the model is applied with in training."""
+  if reparam is None:
+    return trained["params"], {}, None
+  aux = trained["aux"][REPARAM]
+  params, found = reparam.forward(trained["params"], aux, step=step, key=key, train=True)
+  return params, {REPARAM: found} if found else {}, reparam.penalty(aux)
+
+
 def counts_of(problem: Problem, micro_batch: MicroBatch, axis_name: str | None) -> Counts | None:
   """Returns what counts in the whole update, added over micro-batches and devices; None where one batch is all.
 
@@ -175,7 +196,7 @@ def own_averages(problem: Problem, state: TrainState, key: Array, axis_name: str
   """
   if state.ema is None:
     raise UserError(ITSELF)
-  now = state.averaged
+  now = deployed(state, problem.reparam)
 
   def teacher(_, x):
     args = now.variables, now.qparams, now.quant_state

@@ -2,9 +2,13 @@
 
 from typing import Any
 
+import jax
 from flax import struct
 
+from leanax.graph.kinds import Reparam
+
 Tree = Any
+REPARAM = "reparam"  # where `aux` and `aux_state` hold what a reparametrization trains and remembers
 
 
 class TrainState(struct.PyTreeNode):
@@ -14,7 +18,7 @@ class TrainState(struct.PyTreeNode):
     step: int32 scalar, how many updates were made. With (seed, step) the batch and all randomness are known.
     params: the model's parameters.
     qparams: trained scales of quantizers.
-    aux: what losses train: regressors, temperatures.
+    aux: what losses train: regressors, temperatures; and what a reparametrization trains, under "reparam".
     model_state: the model's other collections, such as batch statistics.
     quant_state: what quantizers know and do not train: observed ranges, fixed grids.
     aux_state: what losses remember.
@@ -46,3 +50,17 @@ class TrainState(struct.PyTreeNode):
   def averaged(self) -> "TrainState":
     """The same state with the averages in place of the values, for evaluation; itself where there are none."""
     return self if self.ema is None else self.replace(**self.ema)
+
+
+def deployed(state: TrainState, reparam: Reparam | None = None) -> TrainState:
+  """Returns the state that is evaluated and exported: its averages, with the parameters that the model is applied with.
+
+  Args:
+    state: of a training with this reparametrization, if any.
+    reparam: the weights as a function of what is trained.
+  """
+  now = state.averaged
+  if reparam is None:
+    return now
+  params, _ = reparam.forward(now.params, now.aux[REPARAM], step=now.step, key=jax.random.key(0), train=False)
+  return now.replace(params=params)

@@ -15,9 +15,10 @@ from leanax.core.errors import UserError
 from leanax.engine.train import optim
 from leanax.engine.train.average import average
 from leanax.engine.train.forward import Forward
-from leanax.engine.train.gradient import ITSELF, Problem, Read, Teacher, gradient, total
+from leanax.engine.train.gradient import ITSELF, Problem, Read, Teacher, gradient, reparametrized, total
 from leanax.engine.train.metrics import Metrics
-from leanax.engine.train.state import TrainState
+from leanax.engine.train.state import REPARAM, TrainState
+from leanax.graph.kinds import Reparam
 
 Step = Callable[..., tuple[TrainState, Metrics]]
 
@@ -51,6 +52,7 @@ def training(
   accumulate: int = 1,
   seed: int = 0,
   per_device_statistics: bool = False,
+  reparam: Reparam | None = None,
 ) -> Training:
   """Puts a model, an objective and an optimizer together.
 
@@ -69,22 +71,29 @@ def training(
       would compare the examples of a micro-batch only, so it is refused where there are several.
     seed: of dropout and of the losses' randomness.
     per_device_statistics: allow a model whose batch statistics are each device's own; their mean is taken.
+    reparam: the weights as a function of what is trained, such as `sparsity.reparam.soft_threshold()`. What it trains
+      is `state.aux["reparam"]`, whose leaves have the label "reparam"; its penalty is added to the loss; averages are
+      of it, too. `engine.deployed(state, reparam)` is what is evaluated and exported.
 
   Raises:
     UserError: the teacher is the student itself and there are no averages, or another teacher; or `ema` is no decay.
   """
-  problem = Problem(forward, objective, teacher, itself, accumulate, per_device_statistics)
+  problem = Problem(forward, objective, teacher, itself, accumulate, per_device_statistics, reparam)
   if ema is not None:
     ranges.check("ema", ema, ranges.BELOW_ONE)
   if itself and ema is None:
     raise UserError(ITSELF)
-  tx = optim.lenient(tx)
+  tx, average_aux = optim.lenient(tx), average_aux or reparam is not None
 
   def init(variables, *, qparams=None, quant_state=None, aux=None, aux_state=None):
     if not isinstance(variables, Mapping) or "params" not in variables:
       given = ", ".join(map(repr, variables)) if isinstance(variables, Mapping) else f"a {type(variables).__name__}"
       raise UserError(f"a model's variables are {given or 'nothing'}; expected {{'params': tree, ...}}")
     trained = {"params": variables["params"], "qparams": qparams or {}, "aux": aux or {}}
+    if reparam is not None:
+      trained["aux"] = {**trained["aux"], REPARAM: reparam.init(variables["params"])}
+      remembered = reparametrized(reparam, trained, jnp.int32(0), jax.random.key(seed))[1]
+      aux_state = {**(aux_state or {}), **remembered}
     model_state = {name: tree for name, tree in variables.items() if name != "params"}
     carried = {"model_state": model_state, "quant_state": quant_state or {}, "aux_state": aux_state or {}}
     names = ("params", "qparams", "model_state", *(("aux", "aux_state") if average_aux else ()))

@@ -18,6 +18,7 @@ from leanax.engine.train.forward import Forward
 from leanax.engine.train.gradient import Problem, Teacher, gradient
 from leanax.engine.train.loop import GetBatch
 from leanax.engine.train.state import TrainState
+from leanax.graph.kinds import Reparam
 
 Norms = Callable[..., dict[str, float]]
 
@@ -30,13 +31,14 @@ def term_norm(
   itself: bool = False,
   accumulate: int = 1,
   per_device_statistics: bool = False,
+  reparam: Reparam | None = None,
 ) -> Callable[..., Array]:
   """Returns `norm(state, batch, teacher_variables=None, *, share, axis_name=None, seed=0)`, the norm of a gradient.
 
   It is that of sum_k share_k weight_k loss_k with respect to the model's parameters alone, `share` being (terms,)
   numbers; arguments as of `engine.training`.
   """
-  problem = Problem(forward, objective, teacher, itself, accumulate, per_device_statistics)
+  problem = Problem(forward, objective, teacher, itself, accumulate, per_device_statistics, reparam)
 
   def norm(state, batch, teacher_variables=None, *, share, axis_name=None, seed=0):
     def shared(loss: Array, logs: Mapping[str, Array]) -> Array:
