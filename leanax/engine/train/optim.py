@@ -116,7 +116,8 @@ def optimizer(
     about: Any = {"weight_decay": weight_decay, "mask": kernels, "nesterov": nesterov}
     parts = [kd.scale_by_dot(momentum, delta, **about, both=of_the_model)]
   clip = [] if clip_norm is None else [optax.clip_by_global_norm(clip_norm)]
-  by_label = [_scale_by_label(rates, overrides)] if rates else []
+  scales = {label: optax.scale(rates.get(label, 1.0)) for label in LABELS}
+  by_label = [optax.partition(scales, lambda tree: labels(tree, overrides))] if rates else []
   last = [*by_label, optax.scale_by_learning_rate(learning_rate)]
   if name == "dot" and clip_norm is not None:
     return _clip_both(clip_norm, optax.chain(*parts, *last))
@@ -133,14 +134,6 @@ def _clip_both(largest: float, inner: optax.GradientTransformationExtraArgs) -> 
     return inner.update(clip.update(updates, optax.EmptyState())[0], state, params, task=task, **extra)
 
   return optax.GradientTransformationExtraArgs(inner.init, update)
-
-
-def _scale_by_label(rates: Mapping[str, float], overrides: Sequence[tuple[str, str]]) -> optax.GradientTransformation:
-  def scale(updates: Any, params: Any = None) -> Any:
-    del params
-    return jax.tree.map(lambda label, u: u * rates.get(label, 1.0), labels(updates, overrides), updates)
-
-  return optax.stateless(scale)
 
 
 def lenient(tx: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
