@@ -13,6 +13,7 @@ from quant.pixels import pixel_grid
 from quant.plan import kernel_axes
 from quant.policy import Policy, Setting, int8, parse, policy, weights
 from quant.quantize import Quantized, quantize
+from quant.quantizer import labels
 
 __all__ = [
   "Grid",
@@ -27,6 +28,7 @@ __all__ = [
   "formats",
   "int8",
   "kernel_axes",
+  "labels",
   "latent",
   "latent_weights",
   "limits",

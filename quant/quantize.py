@@ -38,7 +38,8 @@ class Quantized(NamedTuple):
   """A quantized model; every member is a pure function.
 
   `qparams` (logarithms of trained scales) and `quant_state` are flat dicts by the name of a kernel's leaf
-  (`Dense_0/kernel`) or of a tensor (`Dense_0/kernel:out`); inside a scan their arrays have a leading layer axis.
+  (`Dense_0/kernel`) or of a tensor (`Dense_0/kernel:out`); inside a scan their arrays have a leading layer axis. A
+  state knows the widths and levels of its grids, in its structure (`quant.labels`): a model of others refuses it.
 
   Attributes:
     init: `(variables, *inputs) -> (qparams, quant_state)`: shapes, and start values from these inputs.
@@ -190,12 +191,12 @@ def _observing(plan: Plan, axis_name: str | None, branched: State) -> Any:
           updates |= {key: branched[key] for key in (quantizer.key,) if key in branched}
           continue
         start = finite(kernel_start(quantizer, x, axis_name))
-        updates[quantizer.key] = {"seen": start, "used": start if old is None else old["used"]}
+        updates[quantizer.key] = quantizer.entry(start, old)
       else:
         observer = quantizer.setting.make_observer()
         found = seen.more(observer, old, x, axis_name)
         start = quantizer.start(*observer.range(found["range"])[:3])
-        updates[quantizer.key] = {**found, "seen": start, "used": start if old is None else old["used"]}
+        updates[quantizer.key] = {**found, **quantizer.entry(start, old)}
     return op.bind(*inputs), updates
 
   return visit

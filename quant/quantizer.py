@@ -4,6 +4,7 @@ An activation has an affine grid with one scale, from the range that an observer
 from its own values, with a scale for each combination of output and batch axes or one for all.
 """
 
+import dataclasses
 import math
 import re
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from leanax.core.trees import path_name
 from quant.estimators import Estimator, Placed, Statistics
 from quant.grid import Grid, affine, limits, symmetric
 from quant.policy import Setting
@@ -19,6 +21,14 @@ from quant.sharing import Scales
 
 # The scale of the network's input stays static: to learn it one would need the gradient with respect to the images.
 _INPUT = re.compile(r"input(_\d+)?(#\d+)?")
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Label:
+  """Which codes a grid of the state has, such as "a8" or "w4 power_of_two": a pytree node without leaves."""
+
+  codes: str
 
 
 class Quantizer(NamedTuple):
@@ -65,6 +75,12 @@ class Quantizer(NamedTuple):
     return self.setting.format if self.kernel else "integer"
 
   @property
+  def label(self) -> Label:
+    """What scales of this grid cannot be used without: its width and levels."""
+    words = [word for word, given in (("full", self.kernel and not self.narrow), (self.format, True)) if given]
+    return Label(" ".join([f"{'w' if self.kernel else 'a'}{self.bits}", *(w for w in words if w != "integer")]))
+
+  @property
   def ends(self) -> tuple[int, int]:
     """The lowest and the highest code."""
     return limits(self.bits, True, self.narrow)
@@ -92,6 +108,10 @@ class Quantizer(NamedTuple):
     scale = grid.scale if init is None else init(Statistics(magnitude, grid), self.setting.start)
     return {"scale": scale} if self.kernel else {"scale": scale, "zero_point": grid.zero_point}
 
+  def entry(self, start: Mapping[str, jax.Array], old: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The entry of the quantizers' state: the grid of what was seen, and the one in use, which stays as it is."""
+    return {"grid": self.label, "seen": start, "used": start if old is None else old["used"]}
+
   def place(self, x: jax.Array, used: Mapping[str, Any]) -> Placed:
     """An operand and its grid.
 
@@ -118,6 +138,12 @@ class Quantizer(NamedTuple):
     axes = (*range(scans), *(scans + i for i in self.axis))
     place, shape = axes[0] if len(axes) == 1 else axes or None, (*scale.shape[:scans], *self.shape)
     return Grid(scale, jnp.zeros(scale.shape, jnp.int32), self.bits, True, self.narrow, place, shape, self.format)
+
+
+def labels(tree: Any) -> dict[str, str]:
+  """Returns what the grids of a tree's quantizer states hold, by their place in the tree: what no array of it says."""
+  nodes = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda node: isinstance(node, Label))
+  return {path_name(path): node.codes for path, node in nodes if isinstance(node, Label)}
 
 
 def is_input(key: str) -> bool:

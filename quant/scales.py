@@ -21,7 +21,7 @@ def leaf_grids(plan: Plan, quant_state: State, variables: Any, axis_name: str | 
   for key, quantizer in plan.leaf_grids.items():
     leaf = jnp.asarray(leaves[quantizer.leaf or key]).reshape(quantizer.shape)
     start = finite(kernel_start(quantizer, leaf, axis_name))
-    found[key] = {"seen": start, "used": quant_state.get(key, {"used": start})["used"]}
+    found[key] = quantizer.entry(start, quant_state.get(key))
   return found
 
 

@@ -439,8 +439,8 @@ def test_scales_of_other_channels_are_refused(setting):
   v = {"a": jnp.asarray(rng.normal(size=(7, 6)) * 4.0 ** np.arange(6), jnp.float32), "b": jnp.ones((6, 2))}
   x, fn = data((3, 7)), lambda v, x: jnp.tanh(x @ v["a"]) @ v["b"]
   wide, tensor = quantize(fn, setting).init(v, x), quantize(fn, f"{setting} per_tensor").init(v, x)
-  cut, small, _ = graph.keep_channels(fn, v, {"a": [4, 5]}, x)
-  model = quantize(cut, setting)
+  cut = graph.keep_channels(graph.net(fn, v, x), {"a": [4, 5]})
+  model, small = quantize(cut.infer, setting), cut.variables
   for use in (lambda q, s: model.apply(q, s, small, x), lambda q, s: model.grids(q, s, small, x)):
     for (qparams, state), shape in ((wide, r"\(6,\)"), (tensor, r"\(\)")):
       with pytest.raises(UserError, match=rf"state has scales of 'a' of the shape {shape}, and .* needs \(2,\)"):
