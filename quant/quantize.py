@@ -104,7 +104,7 @@ def quantize(fn: Callable[..., Any], policy: Any, carrier: str = "float32", half
     starts = leaf_grids(plan, quant_state, variables, axis_name)
     visit = _observing(plan, axis_name, {key: starts.pop(key) for key in plan.branched})
     others = {name: entry for name, entry in quant_state.items() if name not in starts}
-    state = others or seen.nothing(lambda: run(visit, plan, {}, variables, inputs)[1])
+    state = others or seen.nothing(plan, lambda: run(visit, plan, {}, variables, inputs)[1])
     out, state = run(visit, plan, seen.begun(plan, state), variables, inputs)
     return out, {**seen.ended(state), **starts}
 
@@ -114,7 +114,7 @@ def quantize(fn: Callable[..., Any], policy: Any, carrier: str = "float32", half
     start = {name: jnp.ones(()) for name, quantizer in plan.quantizers.items() if quantizer.estimator.trains}
     seen.refuse(state, unseen=False)
     qparams, state = _put_into_use(start, state)
-    return qparams, {name: _forget(entry) for name, entry in state.items()}
+    return qparams, {name: seen.forgotten(plan, name, entry) for name, entry in state.items()}
 
   def apply(
     qparams: dict[str, jax.Array], quant_state: State, variables: Any, *inputs: Any, axis_name: str | None = None
@@ -166,11 +166,6 @@ def _array(leaf: Any) -> Any:
   return leaf if hasattr(leaf, "dtype") else jnp.asarray(leaf)
 
 
-def _forget(entry: State) -> State:
-  """The entry with its range unseen, so that the first real batch sets it."""
-  return entry if "range" not in entry else {**entry, "range": jax.tree.map(jnp.zeros_like, entry["range"])}
-
-
 def _observing(plan: Plan, axis_name: str | None, branched: State) -> Any:
   """The visitor that lets the float model run and writes down ranges, and the grids that they give.
 
@@ -195,7 +190,7 @@ def _observing(plan: Plan, axis_name: str | None, branched: State) -> Any:
       else:
         observer = quantizer.setting.make_observer()
         found = seen.more(observer, old, x, axis_name)
-        start = quantizer.start(*observer.range(found["range"])[:3])
+        start = quantizer.start(*observer.ends(found["stats"], quantizer.bits))
         updates[quantizer.key] = {**found, **quantizer.entry(start, old)}
     return op.bind(*inputs), updates
 

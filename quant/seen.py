@@ -15,26 +15,36 @@ import numpy as np
 
 from leanax.core.errors import UserError
 from quant.observers import Observer
+from quant.observers.base import BATCHES
 from quant.plan import Plan
 
 State = dict[str, Any]
 _ONCE = "fresh"  # while a batch is observed: whether this tensor was already, for one that several branches read
 
 
-def nothing(observe: Callable[[], State]) -> State:
+def nothing(plan: Plan, observe: Callable[[], State]) -> State:
   """The state in which nothing was seen, from a function that returns any state of the same shapes."""
 
   def unseen(path: Any, like: Any) -> jax.Array:
     scale = path[-1] == jax.tree_util.DictKey("scale")
     return jnp.full(like.shape, jnp.nan if scale else 0, like.dtype)
 
-  return jax.tree_util.tree_map_with_path(unseen, ended(jax.eval_shape(observe)))
+  state = jax.tree_util.tree_map_with_path(unseen, ended(jax.eval_shape(observe)))
+  return {name: forgotten(plan, name, entry) for name, entry in state.items()}
+
+
+def forgotten(plan: Plan, name: str, entry: State) -> State:
+  """The entry without its statistics, so that the next batch is the first."""
+  if "stats" not in entry:
+    return entry
+  start = plan.quantizers[name].setting.make_observer().init()
+  return {**entry, "stats": jax.tree.map(lambda new, old: jnp.broadcast_to(new, old.shape), start, entry["stats"])}
 
 
 def begun(plan: Plan, state: State) -> State:
   """The state before a batch."""
-  several = {name for name, places in plan.observed.items() if len(places) > 1 and "range" in state.get(name, ())}
-  fresh = {name: jnp.zeros(jnp.shape(state[name]["range"].count), bool) for name in several}
+  several = {name for name, places in plan.observed.items() if len(places) > 1 and "stats" in state.get(name, ())}
+  fresh = {name: jnp.zeros(jnp.shape(state[name]["stats"][BATCHES].count), bool) for name in several}
   return {name: {**entry, _ONCE: fresh[name]} if name in fresh else entry for name, entry in state.items()}
 
 
@@ -44,14 +54,14 @@ def ended(state: State) -> State:
 
 
 def more(observer: Observer, entry: State | None, x: jax.Array, axis_name: str | None) -> State:
-  """The entry's range after one more batch, once a batch."""
+  """The entry's statistics after one more batch, once a batch."""
   if entry is None:
-    return {"range": observer.update(observer.empty(), x, axis_name)}
-  found = observer.update(entry["range"], x, axis_name)
+    return {"stats": observer.update(observer.init(), x, axis_name)}
+  found = observer.update(entry["stats"], x, axis_name)
   if _ONCE not in entry:
-    return {"range": found}
-  found = jax.tree.map(lambda old, new: jnp.where(entry[_ONCE], old, new), entry["range"], found)
-  return {"range": found, _ONCE: jnp.ones_like(entry[_ONCE])}
+    return {"stats": found}
+  found = jax.tree.map(lambda old, new: jnp.where(entry[_ONCE], old, new), entry["stats"], found)
+  return {"stats": found, _ONCE: jnp.ones_like(entry[_ONCE])}
 
 
 def refuse(state: State, unseen: bool = True) -> None:
@@ -66,7 +76,7 @@ def refuse(state: State, unseen: bool = True) -> None:
   for name, scale in seen.items():
     if np.any(np.isinf(scale)):
       raise UserError(f"the kernel {name!r} holds NaN or infinity; a grid needs finite numbers")
-  batches = {name: _bad_batch(entry) for name, entry in state.items() if "range" in entry}
+  batches = {name: _bad_batch(entry) for name, entry in state.items() if "stats" in entry}
   first = min(filter(None, batches.values()), default=0)
   if first:
     names = sorted((n for n, batch in batches.items() if batch == first), key=lambda n: (not n.startswith("input"), n))
@@ -82,7 +92,7 @@ def refuse(state: State, unseen: bool = True) -> None:
 
 def _bad_batch(entry: State) -> int:
   """The first batch that held NaN or infinity, from 1; 0 if none did."""
-  counts = np.asarray(entry["range"].count)
+  counts = np.asarray(entry["stats"][BATCHES].count)
   return int(np.min(-counts[counts < 0], initial=0 if np.all(counts >= 0) else 2**31 - 1))
 
 
