@@ -5,7 +5,8 @@ qparams, state = model.init(variables, images)
 logits, state = model.apply(qparams, state, variables, images)
 """
 
-from quant import estimators, formats, latent, observers
+from quant import edit, estimators, formats, latent, observers
+from quant.edit import before, float_net, post_training
 from quant.estimators import lsq, ste, tqt
 from quant.grid import Grid, affine, codes, dequantize, fake_quant, limits, symmetric
 from quant.latent import latent_weights
@@ -21,10 +22,13 @@ __all__ = [
   "Quantized",
   "Setting",
   "affine",
+  "before",
   "codes",
   "dequantize",
+  "edit",
   "estimators",
   "fake_quant",
+  "float_net",
   "formats",
   "int8",
   "kernel_axes",
@@ -37,6 +41,7 @@ __all__ = [
   "parse",
   "pixel_grid",
   "policy",
+  "post_training",
   "quantize",
   "ste",
   "symmetric",

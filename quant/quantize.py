@@ -54,6 +54,7 @@ class Quantized(NamedTuple):
       the leaf, as the variables hold it, by the leaf's name; where a site has another grid, by the site's. Of a kernel
       that is computed it is for the operand.
     explain: `(variables, *inputs) -> {site: (setting, rule, note)}`; the note tells what a file makes of the kernel.
+    plan: `(variables, *inputs) -> Plan`: where the model is rounded; arguments may be shapes.
   """
 
   init: Callable[..., tuple[dict[str, jax.Array], State]]
@@ -62,6 +63,7 @@ class Quantized(NamedTuple):
   apply: Callable[..., tuple[Any, State]]
   grids: Callable[..., dict[str, Grid]]
   explain: Callable[..., dict[str, Explained]]
+  plan: Callable[..., Plan]
 
 
 def quantize(fn: Callable[..., Any], policy: Any, carrier: str = "float32", half: bool = False) -> Quantized:
@@ -140,7 +142,7 @@ def quantize(fn: Callable[..., Any], policy: Any, carrier: str = "float32", half
   def explain(variables: Any, *inputs: Any) -> dict[str, Explained]:
     return dict(plan_of(variables, *inputs).explained)
 
-  return Quantized(init, observe, freeze, apply, grids, explain)
+  return Quantized(init, observe, freeze, apply, grids, explain, plan_of)
 
 
 def freeze(
