@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from leanax.core.errors import UserError
 from leanax.graph import Graph, Op
 from quant.policy import Setting
 from quant.quantizer import Quantizer
@@ -27,8 +28,12 @@ def kernels(graph: Graph, chosen: Mapping[str, Setting]) -> dict[tuple[str, int]
     if setting is None or setting.weights is None or index is None:
       continue
     view, channels = op.inputs[index].view, op.channel_axes if setting.per_channel else ()
-    use = None if view is None else Use(view, channels)
+    along = _along(op, index, setting)
+    channels = channels if along is None else (*channels, along)
+    use = None if view is None else Use(view, channels, along, setting.group or 0)
     leaf = None if use is None or share([use]) is None else op.inputs[index].leaf
+    if along is not None and leaf is None:
+      raise UserError(f"the kernel of {op.name!r} is computed, or a part of a leaf, and cannot have groups")
     # What is no part of a leaf has a grid of its own, or that of the same value.
     found = groups.setdefault(leaf if leaf is not None else (graph.resolve(site.refs[index]), channels), [])
     for group in found:
@@ -45,6 +50,20 @@ def kernels(graph: Graph, chosen: Mapping[str, Setting]) -> dict[tuple[str, int]
     for group in found
     for place, use in zip(group.places, group.uses or [None] * len(group.places), strict=True)
   }
+
+
+def _along(op: Op, index: int, setting: Setting) -> int | None:
+  """The axis of a kernel's operand that is cut into groups; None where there are none."""
+  if setting.group is None:
+    return None
+  axes = op.params["dimension_numbers"][0][index] if op.kind == "dot" else ()
+  if len(axes) != 1:
+    why = f"it is a {op.kind}" if op.kind != "dot" else f"it sums over {len(axes)} axes"
+    raise UserError(f"{op.name!r} cannot have groups of {setting.group}: {why}; expected a dot with one summed axis")
+  length = op.inputs[index].shape[axes[0]]
+  if length % setting.group:
+    raise UserError(f"{op.name!r} sums {length} products, which groups of {setting.group} do not divide")
+  return axes[0]
 
 
 def _weights_of(setting: Setting) -> Setting:
@@ -86,7 +105,9 @@ def notes(at: Mapping[tuple[str, int], Any], uses: Mapping[tuple[str, int], Use]
         "a grid for the kernel as the site reads it: it is computed, or cut out unevenly, and no leaf is on it"
       )
     channels = [n for i, n in zip(quantizer.axis, _lengths(quantizer), strict=True) if i not in quantizer.apart]
-    if len(channels) > 1:
+    if quantizer.setting.group is not None:
+      said.append(f"a scale for each {quantizer.setting.group} inputs: no file of integers has such")
+    elif len(channels) > 1:
       said.append(
         f"a scale for each of {'x'.join(map(str, channels))} output channels and batches of kernels: a file "
         "with one quantized axis must split or flatten it"

@@ -242,7 +242,8 @@ def _biases(graph: Graph, at: Mapping[tuple[str, int], Any]) -> dict[str, BiasQu
       continue
     kernel = graph.sites[op.site].kernel_index
     operand = next(i for i, value in enumerate(op.inputs) if value.tensor is None)
-    if kernel is not None and {(op.site, 0), (op.site, 1)} <= at.keys() and at[op.site, kernel].format == "integer":
+    both = kernel is not None and {(op.site, 0), (op.site, 1)} <= at.keys()
+    if both and at[op.site, kernel].format == "integer" and at[op.site, kernel].setting.group is None:
       kept = graph.sites[op.site].channel_axes if at[op.site, kernel].setting.per_channel else ()
       shape = graph.sites[op.site].inputs[kernel].shape
       if any(shape_of(op.moves)[axis] != shape[axis] for axis in kept):

@@ -77,8 +77,9 @@ class Quantizer(NamedTuple):
   @property
   def label(self) -> Label:
     """What scales of this grid cannot be used without: its width and levels."""
-    words = [word for word, given in (("full", self.kernel and not self.narrow), (self.format, True)) if given]
-    return Label(" ".join([f"{'w' if self.kernel else 'a'}{self.bits}", *(w for w in words if w != "integer")]))
+    words = ["full"] * (self.kernel and not self.narrow) + [self.format] * (self.format != "integer")
+    group = f"g{self.setting.group}" if self.kernel and self.setting.group else ""
+    return Label(" ".join([f"{'w' if self.kernel else 'a'}{self.bits}{group}", *words]))
 
   @property
   def ends(self) -> tuple[int, int]:
@@ -100,7 +101,8 @@ class Quantizer(NamedTuple):
       magnitude: the mean magnitude, likewise.
     """
     if self.kernel:
-      layers = tuple(place for place, i in enumerate(self.axis) if i in self.apart)
+      # A channel's floor is there for biases in int32, which kernels with groups have none of.
+      layers = tuple(place for place, i in enumerate(self.axis) if i in self.apart or self.setting.group is not None)
       grid = symmetric(jnp.maximum(-low, high), self.bits, narrow=self.narrow, layers=layers, format=self.format)
     else:
       grid = affine(low, high, self.bits)

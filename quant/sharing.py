@@ -20,10 +20,19 @@ CHANNEL, SUM, APART = "channel", "sum", "apart"
 
 
 class Use(NamedTuple):
-  """One operand: where it lies in the leaf, and which of its axes are not summed over."""
+  """One operand of a product.
+
+  Attributes:
+    view: where it lies in the leaf.
+    channels: its axes that are not summed over, and the one of groups.
+    along: the summed axis that is cut into groups with scales of their own; None for none.
+    group: how many numbers a group has.
+  """
 
   view: View
   channels: tuple[int, ...]
+  along: int | None = None
+  group: int = 0
 
 
 class Scales(NamedTuple):
@@ -58,6 +67,10 @@ def share(uses: Sequence[Use]) -> Scales | None:
 
 def _parts(axis: int, length: int, uses: Sequence[Use]) -> list[tuple[int, str]] | None:
   """The parts of one axis of the leaf, the slowest first, and the role of each; None if one would need two."""
+  sizes = {_group(use, axis, length) for use in uses}
+  if sizes != {0}:
+    (size,) = sizes if len(sizes) == 1 else (None,)
+    return None if size is None else [(length // size, CHANNEL), (size, SUM)]
   found = [_digits(use, axis) for use in uses]
   if not any(role == SUM for digits in found for _, role in digits):
     channel = any(role == CHANNEL for digits in found for _, role in digits)
@@ -79,6 +92,14 @@ def _parts(axis: int, length: int, uses: Sequence[Use]) -> list[tuple[int, str]]
       n *= parts.pop(0)[0]
     parts.insert(0, (n, role))
   return parts
+
+
+def _group(use: Use, axis: int, length: int) -> int | None:
+  """The size of the groups along an axis of the leaf; 0 for none, None if they do not lie along all of it."""
+  digits = () if use.along is None else use.view.axes[use.along]
+  if all(digit.axis != axis for digit in digits):
+    return 0
+  return use.group if digits == (Digit(axis, 1, length),) else None
 
 
 def _digits(use: Use, axis: int) -> list[tuple[Digit, str]]:
