@@ -1,4 +1,4 @@
-"""What a quantized model refuses: scales, states and types that are not those of the model as it was traced."""
+"""Checks of scales, states and types against the model as it was traced."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -162,7 +162,7 @@ def apply(fn: Callable[..., Any], edits: Sequence[Mapping[str, Any]], shapes: An
 
 
 def joins(edits: Sequence[Mapping[str, Any]], other: Mapping[str, Any]) -> bool:
-  """Whether these edits and the next one are applied in one trace: never."""
+  """Returns whether these edits and the next one are applied in one trace: never."""
   del edits, other
   return False
 

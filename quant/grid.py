@@ -177,7 +177,7 @@ def _in_blocks(x: jax.Array, grid: Grid) -> tuple[jax.Array, jax.Array, jax.Arra
 
 
 def laid_out(x: jax.Array, grid: Grid) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """What is rounded in the shape that the grid's axes count, and its scale and zero point that broadcast to it."""
+  """Returns the array in the shape that the grid's axes count, with scale and zero point that broadcast to it."""
   if grid.shape is not None:
     if not splits(x.shape, grid.shape):
       raise UserError(
@@ -194,7 +194,7 @@ def laid_out(x: jax.Array, grid: Grid) -> tuple[jax.Array, jax.Array, jax.Array]
 
 
 def splits(shape: tuple[int, ...], finer: tuple[int, ...]) -> bool:
-  """Whether `finer` is `shape` with some axes split into neighbours."""
+  """Returns whether `finer` is `shape` with some axes split into neighbours."""
   left = list(finer)
   for length in shape:
     part = left.pop(0) if left else 0

@@ -1,4 +1,4 @@
-"""Which grids the kernels of a traced model have: one a leaf, wherever one array of scales serves all of its uses."""
+"""The grids of the kernels of a traced model: one a leaf, wherever one array of scales serves all of its uses."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -67,7 +67,7 @@ def _along(op: Op, index: int, setting: Setting) -> int | None:
 
 
 def _weights_of(setting: Setting) -> Setting:
-  """What a setting says of a kernel."""
+  """The part of a setting that concerns a kernel."""
   return dataclasses.replace(setting, activations=None, observer="min_max", options=())
 
 
@@ -84,36 +84,36 @@ def _quantizer(group: _Group, leaf: str | None, first: bool) -> Quantizer:
 
 
 def notes(at: Mapping[tuple[str, int], Any], uses: Mapping[tuple[str, int], Use]) -> dict[str, str]:
-  """What a file makes of each kernel's grid, where that is not simply one axis of scales."""
+  """Returns how a file stores each kernel's grid, where that is not simply one axis of scales."""
   found: dict[str, str] = {}
   before: dict[str, list[tuple[Quantizer, Use]]] = {}
   for (name, index), quantizer in at.items():
     if not quantizer.kernel:
       continue
-    said: list[str] = []
+    texts: list[str] = []
     use, leaf = uses.get((name, index)), quantizer.leaf
     if leaf is not None and use is not None:
       others = [(q, u) for q, u in before.get(leaf, []) if q.key != quantizer.key]
       before.setdefault(leaf, []).append((quantizer, use))
       twice = next((q.key for q, u in others if overlap(u.view, use.view)), None)
       if twice is not None:
-        said.append(f"a grid of its own beside that of {twice!r}: a file stores {leaf!r} once for each")
+        texts.append(f"a grid of its own beside that of {twice!r}: a file stores {leaf!r} once for each")
       elif others:
-        said.append(f"a grid of its own for its part of {leaf!r}")
+        texts.append(f"a grid of its own for its part of {leaf!r}")
     if leaf is None:
-      said.append(
+      texts.append(
         "a grid for the kernel as the site reads it: it is computed, or cut out unevenly, and no leaf is on it"
       )
     channels = [n for i, n in zip(quantizer.axis, _lengths(quantizer), strict=True) if i not in quantizer.apart]
     if quantizer.setting.group is not None:
-      said.append(f"a scale for each {quantizer.setting.group} inputs: no file of integers has such")
+      texts.append(f"a scale for each {quantizer.setting.group} inputs: no file of integers has such")
     elif len(channels) > 1:
-      said.append(
+      texts.append(
         f"a scale for each of {'x'.join(map(str, channels))} output channels and batches of kernels: a file "
         "with one quantized axis must split or flatten it"
       )
-    if said:
-      found[name] = "; ".join(said)
+    if texts:
+      found[name] = "; ".join(texts)
   return found
 
 

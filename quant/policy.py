@@ -1,4 +1,4 @@
-"""Policies: which site gets which grid, from ordered rules, and why.
+"""Policies: the grid of each site, from ordered rules.
 
 A setting is written as text (`"w4a8"`, `"w4a4 learned"`, `"w8 per_tensor"`, `"float"`), as a dict of a config, or as a
 `Setting`. Rules are (site glob, setting), the first that matches wins. The first and the last site that hold a
@@ -21,7 +21,7 @@ from quant.observers import Observer
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-  """How one site is quantized.
+  """The quantization of one site.
 
   Attributes:
     weights: width of the kernel's grid, None to leave it in float.
@@ -33,7 +33,7 @@ class Setting:
     format: the levels of the kernel's grid, a name in `quant.formats`. Activations are integers.
     start: where learned scales start: "lsq", the paper's 2 mean|v| / sqrt(Q_P); "range", the observed range; "auto",
       the paper's up to 4 bits and the range above, where the paper's would be several times wider than the data.
-    observer: what gathers the ranges of activations, a name in `quant.observers`.
+    observer: how ranges of activations are found, a name in `quant.observers`.
     options: the observer's keywords.
     group: how many of the kernel's numbers along what a dot sums over have a scale of their own; None for all of them.
       The product is then one of floats.
@@ -203,7 +203,7 @@ class Policy:
 
 
 class Explained(NamedTuple):
-  """A site's setting, where it comes from, and what is to be known of its kernel's grid in a file."""
+  """A site's setting, the rule that it comes from, and a note on its kernel's grid in a file."""
 
   setting: Setting
   rule: str

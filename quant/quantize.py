@@ -18,7 +18,7 @@ from leanax import graph
 from leanax.core.errors import UserError, unknown
 from leanax.graph import Op
 from leanax.graph.program import leaf_names
-from quant import biases, checks, seen
+from quant import biases, calibration, checks
 from quant.carrier import CARRIERS, Coded, product, serves
 from quant.estimators import ste
 from quant.estimators.base import to_parameter, to_scale
@@ -106,17 +106,17 @@ def quantize(fn: Callable[..., Any], policy: Any, carrier: str = "float32", half
     starts = leaf_grids(plan, quant_state, variables, axis_name)
     visit = _observing(plan, axis_name, {key: starts.pop(key) for key in plan.branched})
     others = {name: entry for name, entry in quant_state.items() if name not in starts}
-    state = others or seen.nothing(plan, lambda: run(visit, plan, {}, variables, inputs)[1])
-    out, state = run(visit, plan, seen.begun(plan, state), variables, inputs)
-    return out, {**seen.ended(state), **starts}
+    state = others or calibration.unseen(plan, lambda: run(visit, plan, {}, variables, inputs)[1])
+    out, state = run(visit, plan, calibration.before_batch(plan, state), variables, inputs)
+    return out, {**calibration.after_batch(state), **starts}
 
   def init(variables: Any, *inputs: Any) -> tuple[dict[str, jax.Array], State]:
     plan = plan_of(variables, *inputs)
     _, state = jax.jit(observe)({}, variables, *inputs)
     start = {name: jnp.ones(()) for name, quantizer in plan.quantizers.items() if quantizer.estimator.trains}
-    seen.refuse(state, unseen=False)
+    calibration.refuse(state, every=False)
     qparams, state = _put_into_use(start, state)
-    return qparams, {name: seen.forgotten(plan, name, entry) for name, entry in state.items()}
+    return qparams, {name: calibration.forgotten(plan, name, entry) for name, entry in state.items()}
 
   def apply(
     qparams: dict[str, jax.Array], quant_state: State, variables: Any, *inputs: Any, axis_name: str | None = None
@@ -155,7 +155,7 @@ def freeze(
   """
   del variables
   checks.alike(qparams, quant_state)
-  seen.refuse(quant_state)
+  calibration.refuse(quant_state)
   return _put_into_use(qparams, quant_state)
 
 
@@ -191,7 +191,7 @@ def _observing(plan: Plan, axis_name: str | None, branched: State) -> Any:
         updates[quantizer.key] = quantizer.entry(start, old)
       else:
         observer = quantizer.setting.make_observer()
-        found = seen.more(observer, old, x, axis_name)
+        found = calibration.observed(observer, old, x, axis_name)
         start = quantizer.start(*observer.ends(found["stats"], quantizer.bits))
         updates[quantizer.key] = {**found, **quantizer.entry(start, old)}
     return op.bind(*inputs), updates
@@ -201,7 +201,7 @@ def _observing(plan: Plan, axis_name: str | None, branched: State) -> Any:
 
 def _in_use(plan: Plan, qparams: dict[str, jax.Array], quant_state: State, variables: Any) -> State:
   """Scale (and zero point) of each quantizer, the trained scales in place of the frozen ones, so that biases fit."""
-  seen.refuse_used(quant_state)
+  calibration.refuse_used(quant_state)
   trained = {name: {"scale": to_scale(parameter)} for name, parameter in qparams.items()}
   used = {name: {**entry["used"], **trained.get(name, {})} for name, entry in quant_state.items()}
   leaves = dict(zip(leaf_names(variables), jax.tree.leaves(variables), strict=True)) if plan.biases else {}

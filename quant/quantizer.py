@@ -26,7 +26,7 @@ _INPUT = re.compile(r"input(_\d+)?(#\d+)?")
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Label:
-  """Which codes a grid of the state has, such as "a8" or "w4 power_of_two": a pytree node without leaves."""
+  """The codes of a grid of the state, such as "a8" or "w4 power_of_two": a pytree node without leaves."""
 
   codes: str
 
@@ -61,12 +61,12 @@ class Quantizer(NamedTuple):
 
   @property
   def outside(self) -> bool:
-    """It is the network's input, which comes from outside."""
+    """Whether it is an input of the network."""
     return not self.kernel and is_input(self.key)
 
   @property
   def narrow(self) -> bool:
-    """The grid leaves out its lowest code."""
+    """Whether the grid leaves out its lowest code."""
     return self.kernel and self.setting.narrow
 
   @property
@@ -76,7 +76,7 @@ class Quantizer(NamedTuple):
 
   @property
   def label(self) -> Label:
-    """What scales of this grid cannot be used without: its width and levels."""
+    """The width and levels, without which the scales mean nothing."""
     words = ["full"] * (self.kernel and not self.narrow) + [self.format] * (self.format != "integer")
     group = f"g{self.setting.group}" if self.kernel and self.setting.group else ""
     return Label(" ".join([f"{'w' if self.kernel else 'a'}{self.bits}{group}", *words]))
@@ -149,5 +149,5 @@ def labels(tree: Any) -> dict[str, str]:
 
 
 def is_input(key: str) -> bool:
-  """Whether it is the name of an input of the network."""
+  """Returns whether it is the name of an input of the network."""
   return _INPUT.fullmatch(key) is not None

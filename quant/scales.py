@@ -1,4 +1,4 @@
-"""Scales of quantizers: where they start, and how each site finds its own."""
+"""Scales of quantizers: their start values, and the part of them that belongs to each site."""
 
 from typing import Any
 
@@ -32,7 +32,7 @@ def finite(start: State) -> State:
 
 
 def kernel_start(quantizer: Quantizer, kernel: jax.Array, axis_name: str | None) -> State:
-  """The kernel's scale, from its largest and mean magnitudes; equal on all devices, and known to be."""
+  """The kernel's scale, from its largest and mean magnitudes; equal on all devices."""
   others = tuple(i for i in range(kernel.ndim) if i not in quantizer.axis)
   magnitude = jnp.abs(jax.lax.stop_gradient(kernel).astype(jnp.float32))
   largest, mean = (axis.pmax(reduce(magnitude, others), axis_name) for reduce in (jnp.max, jnp.mean))

@@ -36,7 +36,7 @@ class Use(NamedTuple):
 
 
 class Scales(NamedTuple):
-  """How an array of scales lies in a leaf.
+  """The place of an array of scales in a leaf.
 
   Attributes:
     shape: the leaf's, with an axis split in two or more where scales vary along a part of it only.
@@ -103,7 +103,7 @@ def _group(use: Use, axis: int, length: int) -> int | None:
 
 
 def _digits(use: Use, axis: int) -> list[tuple[Digit, str]]:
-  """What the operand's axes do along an axis of the leaf; an axis of length 1 is a channel or nothing."""
+  """The operand's steps along an axis of the leaf, with their roles; an axis of length 1 is a channel or nothing."""
   return [
     (digit, CHANNEL if i in use.channels else SUM)
     for i, digits in enumerate(use.view.axes)
@@ -113,7 +113,7 @@ def _digits(use: Use, axis: int) -> list[tuple[Digit, str]]:
 
 
 def _role(use: Use, axis: int, digits: Sequence[tuple[Digit, str]], low: int, high: int) -> str | None:
-  """What a use does with the part of an axis in steps of `low` up to `high`; None if it begins in its middle."""
+  """The role of the part of an axis in steps of `low` up to `high`; None if the use starts in its middle."""
   role = next((role for (_, step, n), role in digits if abs(step) <= low and high <= abs(step) * n), None)
   if role is None:
     return APART
@@ -122,7 +122,7 @@ def _role(use: Use, axis: int, digits: Sequence[tuple[Digit, str]], low: int, hi
 
 
 def of_operand(scale: Any, scales: Scales, use: Use) -> Any:
-  """The scales of one operand: of its rank, 1 along what it sums over, behind one axis for each scan around it.
+  """Returns the scales of one operand: of its rank, 1 along what it sums over, behind one axis for each scan around it.
 
   Args:
     scale: an array, of jax or numpy, of the lengths that `scales.axis` has.
@@ -188,7 +188,7 @@ def _places(shape: tuple[int, ...], scales: Scales, use: Use) -> np.ndarray:
 
 
 def overlap(one: View, other: View) -> bool:
-  """Whether two operands may hold the same number of their leaf."""
+  """Returns whether two operands may hold the same number of their leaf."""
   return all(a[0] <= b[1] and b[0] <= a[1] for a, b in zip(_spans(one), _spans(other), strict=True))
 
 
@@ -203,7 +203,7 @@ def _spans(view: View) -> list[tuple[int, int]]:
 
 
 def written(leaf: Sequence[int], shape: Sequence[int], axis: Sequence[int]) -> Scales:
-  """How scales lie along these axes of `shape`, which is a leaf's shape with some axes split."""
+  """Returns the place of scales along these axes of `shape`, which is a leaf's shape with some axes split."""
   rest, splits = list(shape), []
   for length in leaf:
     parts = [rest.pop(0)]

@@ -64,7 +64,7 @@ def batches(rate: float | None = None) -> Statistic:
 
 @dataclasses.dataclass(frozen=True)
 class Observer:
-  """How statistics of a tensor become the range of its grid.
+  """A rule that makes the range of a tensor's grid from statistics.
 
   Attributes:
     needs: the statistics, of the tensor as a whole.

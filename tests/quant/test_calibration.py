@@ -1,4 +1,4 @@
-"""What calibration has seen: branches, NaN, and what nobody ran."""
+"""Calibration: branches, NaN, and operations that never ran."""
 
 import jax
 import jax.numpy as jnp

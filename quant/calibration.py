@@ -1,9 +1,8 @@
-"""What calibration has seen: entries of the quantizers' state, and the refusal of what holds no range.
+"""Calibration: entries of the quantizers' state batch by batch, and errors for tensors without a range.
 
-A scale is NaN until its tensor is seen, and from the first batch on that holds NaN or infinity (that of a kernel which
-holds them is infinite): an operation in a
-branch that never ran has no grid, and never one of a step that nobody measured. Inside jit nothing can be refused, so
-NaN is what such a grid gives; `refuse` names it where numbers are concrete.
+A scale is NaN until its tensor is observed, and from the first batch that holds NaN or infinity; the scale of a kernel
+that holds them is infinite. So an operation in a branch that never ran has no grid. Inside jit nothing can be refused,
+and such a grid gives NaN; `refuse` names it where numbers are concrete.
 """
 
 from collections.abc import Callable
@@ -19,17 +18,17 @@ from quant.observers.base import BATCHES
 from quant.plan import Plan
 
 State = dict[str, Any]
-_ONCE = "fresh"  # while a batch is observed: whether this tensor was already, for one that several branches read
+_ONCE = "fresh"  # while a batch is observed: whether this tensor was, where several branches read it
 
 
-def nothing(plan: Plan, observe: Callable[[], State]) -> State:
-  """The state in which nothing was seen, from a function that returns any state of the same shapes."""
+def unseen(plan: Plan, observe: Callable[[], State]) -> State:
+  """Returns the state before the first batch, from a function that returns any state of the same shapes."""
 
-  def unseen(path: Any, like: Any) -> jax.Array:
+  def start(path: Any, like: Any) -> jax.Array:
     scale = path[-1] == jax.tree_util.DictKey("scale")
     return jnp.full(like.shape, jnp.nan if scale else 0, like.dtype)
 
-  state = jax.tree_util.tree_map_with_path(unseen, ended(jax.eval_shape(observe)))
+  state = jax.tree_util.tree_map_with_path(start, after_batch(jax.eval_shape(observe)))
   return {name: forgotten(plan, name, entry) for name, entry in state.items()}
 
 
@@ -41,20 +40,20 @@ def forgotten(plan: Plan, name: str, entry: State) -> State:
   return {**entry, "stats": jax.tree.map(lambda new, old: jnp.broadcast_to(new, old.shape), start, entry["stats"])}
 
 
-def begun(plan: Plan, state: State) -> State:
-  """The state before a batch."""
+def before_batch(plan: Plan, state: State) -> State:
+  """Returns the state before a batch, with a flag for tensors that several branches read."""
   several = {name for name, places in plan.observed.items() if len(places) > 1 and "stats" in state.get(name, ())}
   fresh = {name: jnp.zeros(jnp.shape(state[name]["stats"][BATCHES].count), bool) for name in several}
   return {name: {**entry, _ONCE: fresh[name]} if name in fresh else entry for name, entry in state.items()}
 
 
-def ended(state: State) -> State:
-  """The state after it."""
+def after_batch(state: State) -> State:
+  """Returns the state after a batch, without these flags."""
   return {name: {key: value for key, value in entry.items() if key != _ONCE} for name, entry in state.items()}
 
 
-def more(observer: Observer, entry: State | None, x: jax.Array, axis_name: str | None) -> State:
-  """The entry's statistics after one more batch, once a batch."""
+def observed(observer: Observer, entry: State | None, x: jax.Array, axis_name: str | None) -> State:
+  """Returns the entry's statistics after one more batch, which counts once however many branches read the tensor."""
   if entry is None:
     return {"stats": observer.update(observer.init(), x, axis_name)}
   found = observer.update(entry["stats"], x, axis_name)
@@ -64,8 +63,8 @@ def more(observer: Observer, entry: State | None, x: jax.Array, axis_name: str |
   return {"stats": found, _ONCE: jnp.ones_like(entry[_ONCE])}
 
 
-def refuse(state: State, unseen: bool = True) -> None:
-  """Refuses NaN and infinity, and unless told otherwise what was never seen; does nothing inside jit.
+def refuse(state: State, every: bool = True) -> None:
+  """Refuses NaN and infinity, and where `every` tensors that were never observed; does nothing inside jit.
 
   Raises:
     UserError: it names the kernel, or the tensors and the batch that held NaN or infinity.
@@ -86,7 +85,7 @@ def refuse(state: State, unseen: bool = True) -> None:
       "a grid needs finite numbers"
     )
   for name, scale in seen.items():
-    if unseen and np.any(np.isnan(scale)):
+    if every and np.any(np.isnan(scale)):
       raise UserError(_never(name))
 
 
@@ -97,7 +96,7 @@ def _bad_batch(entry: State) -> int:
 
 
 def refuse_used(state: State) -> None:
-  """Refuses grids in use that come from nothing seen; does nothing inside jit."""
+  """Refuses grids in use of tensors that were never observed; does nothing inside jit."""
   for name, entry in state.items():
     scale = entry["used"]["scale"]
     if not isinstance(scale, jax.core.Tracer) and not np.all(np.isfinite(scale)):
