@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from leanax.core.errors import UserError
+from leanax.deploy.preprocessing import Preprocessing
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
 Pair = tuple[int, int]
@@ -137,20 +138,6 @@ class Quantize(Layer):
 @dataclass(frozen=True)
 class Dequantize(Layer):
   """From an int8 grid to float."""
-
-
-class Preprocessing(NamedTuple):
-  """How raw images become the network's input: (x * scale - mean) / std, a mean and std for all or one a channel."""
-
-  mean: tuple[float, ...] = (0.0,)
-  std: tuple[float, ...] = (1.0,)
-  scale: float = 1 / 255
-
-  def apply(self, images: np.ndarray) -> np.ndarray:
-    """(N, H, W, C) raw images to float32 inputs: one float32 product and one sum a pixel."""
-    std = np.asarray(self.std, np.float64)
-    factor, offset = self.scale / std, -np.asarray(self.mean, np.float64) / std
-    return images.astype(np.float32) * factor.astype(np.float32) + offset.astype(np.float32)
 
 
 class Network(NamedTuple):

@@ -13,7 +13,7 @@ import pytest
 
 from leanax import deploy
 from leanax.deploy import ir, litert, reference, requantize
-from leanax.deploy.litert import writer
+from leanax.deploy.formats.litert import writer
 from leanax.zoo.mlp import MLP
 from quant.quantize import quantize
 
@@ -29,7 +29,7 @@ def compared():
   grids = model.grids(qparams, state, variables, x)
   network = deploy.lift(net.apply, variables, x, grids)
   simulated, _ = model.apply(qparams, state, variables, x)
-  return deploy.parity(network, litert.Model(litert.write(network)), np.asarray(x), np.asarray(simulated))
+  return deploy.parity(network, litert().open(litert().write(network)), np.asarray(x), np.asarray(simulated))
 
 
 def calibrated(variables, x, model):
