@@ -193,7 +193,12 @@ def quantize(x: np.ndarray, tensor: Tensor) -> np.ndarray:
   """Float values to a tensor's int8 codes: clip(round_half_even(x * (1 / scale)) + zero_point, -128, 127), in float32.
 
   The reciprocal is rounded first, as XLA and the runtimes do it; a quotient would fall on another code now and then.
+
+  Raises:
+    UserError: the values hold NaN.
   """
+  if np.isnan(x).any():
+    raise UserError("codes of NaN: the array holds NaN, which is no number on a grid")
   steps = np.rint(np.asarray(x, np.float32) * (np.float32(1) / np.float32(tensor.scale)))
   return np.clip(steps + np.float32(tensor.zero_point), QMIN, QMAX).astype(np.int8)
 

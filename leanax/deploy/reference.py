@@ -63,6 +63,8 @@ def run(
       f"the network takes inputs of shape (N, {', '.join(map(str, source.shape[1:]))}), not {images.shape}"
     )
   if source.dtype == "int8" and images.dtype != np.int8:
+    if np.isnan(images).any():
+      raise UserError("the network was given inputs that hold NaN, which has no code")
     images = quantize(images, source)
   context = _Context(network.tensors, *MODES[requantize])
   parts: list[dict[str, np.ndarray]] = []

@@ -13,7 +13,7 @@ from leanax.deploy.formats.litert.writer import METADATA
 from leanax.deploy.preprocessing import Preprocessing
 
 RESOLVERS = ("xnnpack", "reference")
-LARGEST = 2**30  # elements of a tensor: the runtime allocates what a file declares, until the process is killed
+MOST = 2**30  # elements of all tensors: the runtime allocates what a file declares, until the process is killed
 
 
 def load(source: Source, threads: int = 1, kernels: str = "xnnpack") -> Runner:
@@ -66,15 +66,15 @@ def _metadata(content: bytes, name: str) -> Preprocessing | None:
     model = tables.Model.GetRootAs(content, 0)
     graphs = [model.Subgraphs(position) for position in range(model.SubgraphsLength())]
     shapes = [graph.Tensors(i).ShapeAsNumpy() for graph in graphs for i in range(graph.TensorsLength())]
-    most = max((np.prod(shape, dtype=np.float64) for shape in shapes), default=0)
+    elements = sum(np.prod(shape, dtype=np.float64) for shape in shapes)
     for position in range(model.MetadataLength()):
       entry = model.Metadata(position)
       if entry.Name() == METADATA.encode():
         found = Preprocessing.from_json(model.Buffers(entry.Buffer()).DataAsNumpy().tobytes())
   except Exception:  # the tables of a damaged file may raise anything
     raise UserError(f"{name} is damaged: its tables cannot be read") from None
-  if most > LARGEST:
-    raise UserError(f"{name} is damaged: it declares a tensor of {most:.0f} elements; expected {LARGEST} at most")
+  if not 0 <= elements <= MOST:
+    raise UserError(f"{name} is damaged: it declares tensors of {elements:.3g} elements; expected {MOST:.3g} at most")
   return found
 
 
