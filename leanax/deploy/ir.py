@@ -10,12 +10,13 @@ scale per output channel; activations are affine with one scale; a bias is int32
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from leanax.core.errors import UserError
 from leanax.deploy.preprocessing import Preprocessing
+from quant.grid import Grid
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
 Pair = tuple[int, int]
@@ -29,19 +30,53 @@ class Tensor(NamedTuple):
     name: unique within its network.
     shape: sizes; None for the batch.
     dtype: "float32", "int8" or "int32".
-    scale: float32 (), or (channels,) along `axis`; None for a float tensor.
-    zero_point: the code of 0.0; always 0 for constants.
-    axis: the axis that a vector of scales runs along, None for one scale.
+    grid: of an integer tensor's codes, its arrays numpy's (`grid`); None for a float tensor. Codes are signed, of a
+      kernel with fewer bits stored as int8; a bias's have 32 bits.
     data: a constant's values or codes, of `dtype`.
   """
 
   name: str
   shape: tuple[int | None, ...]
   dtype: str = "float32"
-  scale: np.ndarray | None = None
-  zero_point: int = 0
-  axis: int | None = None
+  grid: Grid | None = None
   data: np.ndarray | None = None
+
+  @property
+  def scale(self) -> np.ndarray:
+    """The grid's scale, float32: (), or (channels,) along `axis`."""
+    return np.asarray(on_grid(self).scale, np.float32)
+
+  @property
+  def zero_point(self) -> int:
+    """The code of 0.0 of an activation; constants have 0."""
+    return int(np.asarray(on_grid(self).zero_point).item())
+
+  @property
+  def axis(self) -> int | None:
+    """The axis of a vector of scales; None for one scale."""
+    axis = on_grid(self).axis
+    assert axis is None or isinstance(axis, int), self.name
+    return axis
+
+
+def on_grid(tensor: Tensor) -> Grid:
+  """Returns the grid of a tensor that must have one."""
+  assert tensor.grid is not None, tensor.name
+  return tensor.grid
+
+
+def grid(scale: Any, zero_point: int = 0, *, bits: int = 8, narrow: bool = False, axis: int | None = None) -> Grid:
+  """Returns a grid of signed codes that holds numpy arrays.
+
+  Args:
+    scale: (), or (channels,) along `axis`.
+    zero_point: one for all channels.
+    bits: width of the codes.
+    narrow: whether the lowest code is left out.
+    axis: of a vector of scales.
+  """
+  numbers: tuple[Any, Any] = np.asarray(scale, np.float32), np.array(zero_point, np.int32)
+  return Grid(*numbers, bits=bits, signed=True, narrow=narrow, axis=axis)
 
 
 @dataclass(frozen=True)
@@ -175,12 +210,22 @@ class Network(NamedTuple):
 def describe(tensor: Tensor) -> str:
   """A tensor in one line: name, type, shape and grid."""
   shape = "x".join("N" if size is None else str(size) for size in tensor.shape)
-  grid = (
-    ""
-    if tensor.scale is None or np.ndim(tensor.scale)
-    else f" scale {float(tensor.scale):.6g} zero {tensor.zero_point}"
-  )
-  return f"{tensor.name} {tensor.dtype}[{shape}]{grid}"
+  numbers = ""
+  if tensor.grid is not None and not tensor.scale.ndim:
+    numbers = f" scale {float(tensor.scale):.6g} zero {tensor.zero_point}"
+  return f"{tensor.name} {tensor.dtype}[{shape}]{numbers}"
+
+
+def bias_grid(source: Tensor, kernel: Tensor) -> Grid:
+  """Returns the grid of a bias: int32 codes at input scale times weight scale."""
+  return grid(source.scale * kernel.scale, bits=32, axis=None if kernel.axis is None else 0)
+
+
+def same_grid(a: Grid | None, b: Grid | None) -> bool:
+  """Returns whether two activations hold the same values at the same codes."""
+  if a is None or b is None:
+    return a is b
+  return bool(np.array_equal(a.scale, b.scale) and np.array_equal(a.zero_point, b.zero_point))
 
 
 def values(constant: Tensor) -> np.ndarray:
@@ -199,13 +244,13 @@ def quantize(x: np.ndarray, tensor: Tensor) -> np.ndarray:
   """
   if np.isnan(x).any():
     raise UserError("codes of NaN: the array holds NaN, which is no number on a grid")
-  steps = np.rint(np.asarray(x, np.float32) * (np.float32(1) / np.float32(tensor.scale)))
+  steps = np.rint(np.asarray(x, np.float32) * (np.float32(1) / tensor.scale))
   return np.clip(steps + np.float32(tensor.zero_point), QMIN, QMAX).astype(np.int8)
 
 
 def dequantize(codes: np.ndarray, tensor: Tensor) -> np.ndarray:
   """A tensor's codes to float32 values: scale * (code - zero_point)."""
-  return np.float32(tensor.scale) * (codes.astype(np.int32) - tensor.zero_point).astype(np.float32)
+  return tensor.scale * (codes.astype(np.int32) - tensor.zero_point).astype(np.float32)
 
 
 def same_padding(size: int, window: int, stride: int, dilation: int = 1) -> Pair:
@@ -260,13 +305,12 @@ def _check_grids(layer: Layer, tensors: dict[str, Tensor]) -> None:
     raise UserError(
       f"layer {layer.name!r} reads {read[0].dtype} and makes {made.dtype}; only quantize layers may change the type"
     )
-  if isinstance(layer, MaxPool | Reshape) and (made.scale, made.zero_point) != (read[0].scale, read[0].zero_point):
+  if isinstance(layer, MaxPool | Reshape) and not same_grid(made.grid, read[0].grid):
     raise UserError(f"layer {layer.name!r} must have one grid for its input and its output")
   for name in layer.constants():
     constant = tensors[name]
-    if constant.zero_point:
-      raise UserError(
-        f"constant {name!r} has zero point {constant.zero_point}; weights must be symmetric, with zero point 0"
-      )
+    zeros = 0 if constant.grid is None else np.asarray(constant.grid.zero_point)
+    if np.any(zeros):
+      raise UserError(f"constant {name!r} has zero point {zeros}; weights must be symmetric, with zero point 0")
     if constant.dtype == "int8" and constant.data is not None and constant.data.min(initial=0) < -QMAX:
       raise UserError(f"weights {name!r} hold the code -128; the runtime wants the narrow range -127..127")

@@ -18,6 +18,7 @@ from leanax.deploy.integers import to_int8
 from leanax.deploy.kernels import of_sites
 from leanax.deploy.recognise import recognise
 from leanax.deploy.traced import Traced
+from quant.grid import Grid
 
 TOLERANCE = 1e-4  # of the largest value: float32 sums in another order
 
@@ -26,7 +27,7 @@ def lift(
   fn: Callable[..., Any],
   variables: Any,
   example: Any,
-  grids: Mapping[str, Any] | None = None,
+  grids: Mapping[str, Grid] | None = None,
   preprocessing: ir.Preprocessing | None = None,
 ) -> ir.Network:
   """The layers of `fn(variables, x) -> logits`, a model's forward in evaluation mode.
@@ -35,8 +36,8 @@ def lift(
     fn: the function; batch norms must be folded before grids are given.
     variables: its variables, as arrays.
     example: an input (N, ...), or its `jax.ShapeDtypeStruct`; only the shape and the type count.
-    grids: a grid for each kernel by its leaf's name, and for each activation by its tensor's name, each with scale,
-      zero_point, bits, signed, narrow and axis, as `Quantized.grids` gives them; None for a float network.
+    grids: a grid for each kernel by its leaf's name, and for each activation by its tensor's name, as
+      `Quantized.grids` gives them; None for a float network.
     preprocessing: how raw images become inputs; it is stored in the file.
 
   Returns:

@@ -2,8 +2,6 @@
 
 from typing import NamedTuple
 
-import numpy as np
-
 from leanax.deploy import ir
 
 
@@ -24,4 +22,4 @@ def sizes(network: ir.Network, file: bytes) -> Sizes:
 
 def held(constant: ir.Tensor) -> int:
   """Bytes of a constant and of its scales."""
-  return ir.values(constant).nbytes + (0 if constant.scale is None else np.asarray(constant.scale).nbytes)
+  return ir.values(constant).nbytes + (0 if constant.grid is None else constant.scale.nbytes)

@@ -1,5 +1,6 @@
 """Files written here, run by the real runtime, against the reference interpreter."""
 
+import dataclasses
 import sys
 
 import numpy as np
@@ -44,9 +45,9 @@ LAYERS = {
 def on_powers_of_two(maker):
   """Moves every scale to a power of two, so that exact ties are common."""
   for name, tensor in maker.tensors.items():
-    if tensor.scale is not None:
-      scale = 2.0 ** np.round(np.log2(tensor.scale))
-      maker.tensors[name] = tensor._replace(scale=np.asarray(scale, np.float32))
+    if tensor.grid is not None:
+      scale = np.asarray(2.0 ** np.round(np.log2(tensor.scale)), np.float32)
+      maker.tensors[name] = tensor._replace(grid=dataclasses.replace(tensor.grid, scale=scale))
 
 
 @pytest.mark.parametrize("kernels", KERNELS)

@@ -33,9 +33,13 @@ def check(network):
 def write(network):
   check(network)
   arrays, tensors = {}, {}
-  for name, tensor in network.tensors.items():
-    tensors[name] = {key: value for key, value in tensor._asdict().items() if not isinstance(value, np.ndarray)}
-    arrays |= {f"{key} {name}": value for key, value in tensor._asdict().items() if isinstance(value, np.ndarray)}
+  for name, (_, shape, dtype, grid, data) in network.tensors.items():
+    tensors[name] = {"shape": shape, "dtype": dtype}
+    if grid is not None:
+      arrays[f"scale {name}"] = grid.scale
+      tensors[name]["grid"] = {"zero_point": int(grid.zero_point), "bits": grid.bits, "axis": grid.axis}
+    if data is not None:
+      arrays[f"data {name}"] = data
   layers = [(type(layer).__name__, dataclasses.asdict(layer)) for layer in network.layers]
   head = {"layers": layers, "tensors": tensors, "ends": (network.input, network.output)}
   if network.preprocessing is not None:
@@ -63,20 +67,16 @@ def _network(content):
   with np.load(io.BytesIO(content)) as file:
     arrays = {name: file[name] for name in file.files}
   head = json.loads(arrays.pop("head").item())
-  tensors = {
-    name: ir.Tensor(**{**given, "shape": tuple(given["shape"])}, **_arrays(arrays, name))
-    for name, given in head["tensors"].items()
-  }
+  tensors = {}
+  for name, given in head["tensors"].items():
+    grid = ir.grid(arrays[f"scale {name}"], **given["grid"]) if "grid" in given else None
+    tensors[name] = ir.Tensor(name, tuple(given["shape"]), given["dtype"], grid, arrays.get(f"data {name}"))
   layers = tuple(
     LAYERS[kind](**{key: _tuples(value) for key, value in fields.items()}) for kind, fields in head["layers"]
   )
   given = head.get("preprocessing")
   how = None if given is None else Preprocessing.from_json(given.encode())
   return ir.check(ir.Network(tuple(layers), tensors, *head["ends"], how))
-
-
-def _arrays(arrays, name):
-  return {key.split(" ", 1)[0]: value for key, value in arrays.items() if key.split(" ", 1)[1] == name}
 
 
 def _tuples(value):

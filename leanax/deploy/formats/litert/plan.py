@@ -8,6 +8,7 @@ depthwise convolution with weight 1 and scale 1 / window, because AVERAGE_POOL_2
 numbers, exactly, with any grid behind it.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -92,9 +93,16 @@ def _zeros(plan: Plan, layer: ir.Conv2D, kernel: ir.Tensor, source: ir.Tensor) -
   """A bias of zeros, on the grid that a bias has."""
   channels = kernel.shape[-1] or 0
   name, dtype = f"{layer.name}:zeros", "float32" if source.dtype == "float32" else "int32"
-  scale = None if source.scale is None or kernel.scale is None else source.scale * kernel.scale
-  axis = None if kernel.axis is None else 0
-  return _keep(plan, ir.Tensor(name, (channels,), dtype, scale, axis=axis, data=np.zeros(channels, dtype)))
+  grid = None if source.grid is None else ir.bias_grid(source, kernel)
+  return _keep(plan, ir.Tensor(name, (channels,), dtype, grid, np.zeros(channels, dtype)))
+
+
+def _turned(kernel: ir.Tensor, data: np.ndarray, axis: int) -> ir.Tensor:
+  """A kernel in the file's layout, with its output channels along `axis`."""
+  grid = kernel.grid
+  if grid is not None and grid.axis is not None:
+    grid = dataclasses.replace(grid, axis=axis)
+  return kernel._replace(shape=data.shape, data=data, grid=grid)
 
 
 def _activate(layer: Any) -> str | None:
@@ -106,8 +114,7 @@ def _conv(plan: Plan, layer: ir.Conv2D, tensors: dict[str, ir.Tensor]) -> None:
   weights = ir.values(kernel)
   depthwise = layer.groups > 1 and layer.groups == source.shape[3]
   data = weights.transpose(2, 0, 1, 3) if depthwise else weights.transpose(3, 0, 1, 2)
-  axis = None if kernel.axis is None else 3 if depthwise else 0
-  _keep(plan, kernel._replace(shape=data.shape, data=data, axis=axis))
+  _keep(plan, _turned(kernel, data, 3 if depthwise else 0))
   bias = _bias(plan, layer, tensors)
   if bias is None:  # the runtime insists on one here, though not in dense layers
     bias = _zeros(plan, layer, kernel, source)
@@ -128,8 +135,7 @@ def _conv(plan: Plan, layer: ir.Conv2D, tensors: dict[str, ir.Tensor]) -> None:
 
 def _dense(plan: Plan, layer: ir.Dense, tensors: dict[str, ir.Tensor]) -> None:
   kernel = tensors[layer.kernel]
-  data, axis = ir.values(kernel).T, None if kernel.axis is None else 0
-  _keep(plan, kernel._replace(shape=data.shape, data=data, axis=axis))
+  _keep(plan, _turned(kernel, ir.values(kernel).T, 0))
   inputs = (layer.inputs[0], kernel.name, _bias(plan, layer, tensors))
   fields = {"FusedActivationFunction": _activate(layer)}
   plan.operators.append(Written("FULLY_CONNECTED", inputs, layer.output, "FullyConnectedOptions", fields))
@@ -161,7 +167,7 @@ def _average(plan: Plan, layer: ir.AvgPool, tensors: dict[str, ir.Tensor]) -> No
   channels = tensors[layer.inputs[0]].shape[3] or 0
   shape = (*layer.window, 1, channels)
   scale = np.float32(1 / (layer.window[0] * layer.window[1]))
-  ones = ir.Tensor(f"{layer.name}:ones", shape, "int8", np.array(scale), data=np.ones(shape, np.int8))
+  ones = ir.Tensor(f"{layer.name}:ones", shape, "int8", ir.grid(scale), np.ones(shape, np.int8))
   conv = ir.Conv2D(
     layer.name, layer.inputs, layer.output, ones.name, None, layer.strides, layer.padding, groups=channels
   )

@@ -8,12 +8,9 @@ import numpy as np
 from leanax.core.errors import UserError
 from leanax.deploy import ir
 from leanax.deploy.formats.base import Runner, Source, read, zeros
-from leanax.deploy.formats.litert.flat import schema
-from leanax.deploy.formats.litert.writer import METADATA
-from leanax.deploy.preprocessing import Preprocessing
+from leanax.deploy.formats.litert.tables import checked
 
 RESOLVERS = ("xnnpack", "reference")
-MOST = 2**30  # elements of all tensors: the runtime allocates what a file declares, until the process is killed
 
 
 def load(source: Source, threads: int = 1, kernels: str = "xnnpack") -> Runner:
@@ -21,7 +18,7 @@ def load(source: Source, threads: int = 1, kernels: str = "xnnpack") -> Runner:
   name, content = read(source, "LiteRT")
   if not isinstance(threads, int) or threads < 1:
     raise UserError(f"{threads!r} threads; expected 1 or more")
-  preprocessing = _metadata(content, name)
+  preprocessing = checked(content, name)
   interpreter = _interpreter(content, name, threads, kernels)
   inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
   given, made = _tensor(inputs, name), _tensor(outputs, name)
@@ -56,42 +53,6 @@ def _refused(name: str, error: Exception) -> UserError:
   return UserError(f"the LiteRT runtime refuses {name}: {reason}")
 
 
-def _metadata(content: bytes, name: str) -> Preprocessing | None:
-  """The preprocessing in the file's metadata; also the first look at whether this is a sound LiteRT file."""
-  tables = schema()
-  if content[4:8] != b"TFL3":
-    raise UserError(f"{name} is not a LiteRT (.tflite) file: its identifier is not TFL3")
-  found = None
-  try:
-    model = tables.Model.GetRootAs(content, 0)
-    graphs = [model.Subgraphs(position) for position in range(model.SubgraphsLength())]
-    shapes = [graph.Tensors(i).ShapeAsNumpy() for graph in graphs for i in range(graph.TensorsLength())]
-    elements = sum(np.prod(shape, dtype=np.float64) for shape in shapes)
-    for position in range(model.MetadataLength()):
-      entry = model.Metadata(position)
-      if entry.Name() == METADATA.encode():
-        found = Preprocessing.from_json(model.Buffers(entry.Buffer()).DataAsNumpy().tobytes())
-  except Exception:  # the tables of a damaged file may raise anything
-    raise UserError(f"{name} is damaged: its tables cannot be read") from None
-  if not 0 <= elements <= MOST:
-    raise UserError(f"{name} is damaged: it declares tensors of {elements:.3g} elements; expected {MOST:.3g} at most")
-  return found
-
-
-def constants(content: bytes) -> list[np.ndarray]:
-  """The weights and biases as a file holds them, each in the file's own layout and type, read without the runtime."""
-  tables = schema()
-  types = {getattr(tables.TensorType, name.upper()): name for name in ("float32", "int32", "int8")}
-  model = tables.Model.GetRootAs(content, 0)
-  graph, held = model.Subgraphs(0), []
-  for position in range(graph.TensorsLength()):
-    tensor = graph.Tensors(position)
-    buffer = model.Buffers(tensor.Buffer())
-    if buffer.DataLength():
-      held.append(np.frombuffer(buffer.DataAsNumpy().tobytes(), types[tensor.Type()]).reshape(tensor.ShapeAsNumpy()))
-  return held
-
-
 def _interpreter(content: bytes, name: str, threads: int, kernels: str) -> Any:
   from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
@@ -116,4 +77,4 @@ def _tensor(details: list[dict[str, Any]], name: str) -> ir.Tensor:
   scales, zeros = detail["quantization_parameters"]["scales"], detail["quantization_parameters"]["zero_points"]
   if len(scales) != 1:
     raise UserError(f"{name} has {len(scales)} scales for its input or output; expected one")
-  return ir.Tensor("", shape, dtype, np.array(scales[0], np.float32), int(zeros[0]))
+  return ir.Tensor("", shape, dtype, ir.grid(scales[0], int(zeros[0])))

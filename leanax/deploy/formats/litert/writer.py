@@ -107,7 +107,7 @@ def _code(flat: Flat, code: str) -> int:
 
 def _tensor(flat: Flat, tensor: ir.Tensor, keep: Any) -> int:
   quantization = None
-  if tensor.scale is not None:
+  if tensor.grid is not None:
     scales = np.atleast_1d(tensor.scale)
     zeros = flat.vector(np.full(len(scales), tensor.zero_point), "int64")
     quantization = flat.table(
