@@ -216,6 +216,21 @@ def test_inputs_of_the_wrong_kind_are_named():
     litert(kernels="fast").open(b"")
 
 
+@pytest.mark.parametrize("kind", ["dense", "conv", "add", "average pool"])
+def test_results_of_far_finer_steps_than_their_sums_are_refused(kind):
+  """XNNPACK's sums overflow there, and its products refuse the file."""
+  maker = nets.Maker(0, (6, 7, 3), True)
+  LAYERS[kind](maker)
+  network = maker.network()
+  litert().check(network)
+  made = network.tensors[network.output]
+  fine = made._replace(grid=dataclasses.replace(made.grid, scale=np.float32(1e-9)))
+  wrong = network._replace(tensors={**network.tensors, made.name: fine})
+  for call in (litert().check, litert().write):
+    with pytest.raises(UserError, match=rf"layer '\w+' computes in .* makes '{made.name}' in steps of 1e-09"):
+      call(wrong)
+
+
 def test_a_missing_extra_is_named(monkeypatch):
   monkeypatch.setitem(sys.modules, "ai_edge_litert", None)
   with pytest.raises(UserError, match=r"pip install leanax\[litert\]"):

@@ -16,6 +16,7 @@ import numpy as np
 
 from leanax.core.errors import UserError
 from leanax.deploy import ir
+from leanax.deploy.formats.litert.limits import check_scales, check_size
 
 
 class Written(NamedTuple):
@@ -39,7 +40,7 @@ def planned(network: ir.Network) -> Plan:
   """Returns the operators and tensors of a network.
 
   Raises:
-    UserError: an unsound network, or a layer that LiteRT lacks.
+    UserError: an unsound network, or a layer, a ratio of scales or a size that LiteRT lacks.
   """
   ir.check(network)
   plan = Plan([], {name: tensor for name, tensor in network.tensors.items() if tensor.data is None})
@@ -47,7 +48,9 @@ def planned(network: ir.Network) -> Plan:
     if type(layer) not in _EMIT:
       known = ", ".join(kind.__name__ for kind in _EMIT)
       raise UserError(f"layer {layer.name!r} is a {type(layer).__name__}, which LiteRT lacks; expected one of {known}")
+    check_scales(layer, network.tensors)
     _EMIT[type(layer)](plan, layer, network.tensors)
+  check_size(plan.tensors)
   return plan
 
 

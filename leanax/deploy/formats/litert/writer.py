@@ -7,13 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from leanax.core.errors import UserError
 from leanax.deploy import ir
 from leanax.deploy.formats.litert.flat import Flat, schema
 from leanax.deploy.formats.litert.plan import Plan, Written, planned
 
 METADATA = "leanax"
-MOST = 2**31 - 2**20  # bytes: a flatbuffer's offsets have 31 bits
 VERSIONS = {  # the operator versions that brought int8, from LiteRT's table of versions; float files use the same
   "CONV_2D": 3,
   "DEPTHWISE_CONV_2D": 3,
@@ -34,9 +32,10 @@ def check(network: ir.Network) -> None:
   """Refuses a network that LiteRT cannot hold.
 
   Raises:
-    UserError: a layer that LiteRT lacks, constants beyond 2 GB, or a missing extra.
+    UserError: a layer, a ratio of scales or a size that LiteRT lacks, or a missing extra.
   """
-  _sound(network)
+  schema()
+  planned(network)
 
 
 def write(network: ir.Network) -> bytes:
@@ -48,16 +47,7 @@ def write(network: ir.Network) -> bytes:
   Raises:
     UserError: what `check` refuses.
   """
-  return _pack(_sound(network), network)
-
-
-def _sound(network: ir.Network) -> Plan:
-  schema()
-  plan = planned(network)
-  size = sum(tensor.data.nbytes for tensor in plan.tensors.values() if tensor.data is not None)
-  if size > MOST:
-    raise UserError(f"the network has {size:,} bytes of constants; a .tflite file holds at most {MOST:,}")
-  return plan
+  return _pack(planned(network), network)
 
 
 def _pack(plan: Plan, network: ir.Network) -> bytes:
