@@ -10,7 +10,7 @@ from leanax.deploy.formats import Runner
 
 
 class Mismatch(NamedTuple):
-  """How many of `total` output codes differ, and by how many steps at most."""
+  """The number of output codes that differ, out of `total`, and by how many steps at most."""
 
   count: int
   total: int

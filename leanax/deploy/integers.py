@@ -17,7 +17,7 @@ _INT32 = np.iinfo(np.int32)
 
 
 def to_int8(network: ir.Network, grids: Mapping[str, Grid]) -> ir.Network:
-  """The network with codes for weights and biases and a grid for each activation.
+  """Returns the network with codes for weights and biases and a grid for each activation.
 
   Args:
     network: a float network.
@@ -38,7 +38,7 @@ def to_int8(network: ir.Network, grids: Mapping[str, Grid]) -> ir.Network:
 
 
 def _activations(network: ir.Network, grids: Mapping[str, Grid]) -> dict[str, Grid]:
-  """The grid of each activation; pools and reshapes have one for what they read and what they make.
+  """Returns the grid of each activation; pools and reshapes have one for what they read and what they make.
 
   What only ReLUs read may be rounded to their own grid: rounding is monotone, and 0 is on the grid.
   """
@@ -65,7 +65,7 @@ def _activations(network: ir.Network, grids: Mapping[str, Grid]) -> dict[str, Gr
 
 
 def _find(grids: Mapping[str, Grid], name: str) -> Grid:
-  """The grid of a kernel, by its own name or by that of the leaf it is another use of."""
+  """Returns the grid of a kernel, by its own name or by that of the leaf it is another use of."""
   for key in (name, name.rsplit("#", 1)[0]):
     if key in grids:
       return grids[key]
@@ -77,7 +77,7 @@ def _near(name: str, grids: Mapping[str, Grid]) -> str:
 
 
 def _on_grid(tensor: ir.Tensor, grid: Grid) -> ir.Tensor:
-  """An activation on its grid; unsigned codes move down by 128."""
+  """Returns an activation on its grid; unsigned codes move down by 128."""
   name = tensor.name
   if grid.bits != 8:
     raise UserError(f"the activation {name!r} has {grid.bits} bits; the LiteRT runtime has 8-bit activations only")
@@ -85,13 +85,13 @@ def _on_grid(tensor: ir.Tensor, grid: Grid) -> ir.Tensor:
     raise UserError(f"the activation {name!r} is on a narrow grid; the LiteRT runtime uses all 256 codes")
   scale, zero = np.asarray(grid.scale, np.float32), np.asarray(grid.zero_point)
   if scale.size != 1:
-    raise UserError(f"the activation {name!r} has {scale.size} scales; the LiteRT runtime has one scale a tensor")
+    raise UserError(f"the activation {name!r} has {scale.size} scales; the LiteRT runtime has one scale per tensor")
   zero_point = int(zero.reshape(())) - (0 if grid.signed else 128)
   return tensor._replace(dtype="int8", grid=ir.grid(scale.reshape(()), zero_point))
 
 
 def _kernel(tensor: ir.Tensor, grid: Grid) -> ir.Tensor:
-  """Weights as codes, one scale for each of the last axis's channels or one for all."""
+  """Returns weights as codes, with a scale per output channel (the last axis) or one for all."""
   name, weights = tensor.name, ir.values(tensor)
   scale, zero = np.asarray(grid.scale, np.float32), np.asarray(grid.zero_point)
   if grid.format != "integer":
@@ -111,7 +111,7 @@ def _kernel(tensor: ir.Tensor, grid: Grid) -> ir.Tensor:
 
 
 def _bias(tensor: ir.Tensor, source: ir.Tensor, kernel: ir.Tensor) -> ir.Tensor:
-  """A bias as int32 codes at input scale times weight scale."""
+  """Returns a bias as int32 codes at input scale times weight scale."""
   if not np.isfinite(ir.values(tensor)).all():
     raise UserError(f"{tensor.name!r} holds infinity, which has no code")
   grid = ir.bias_grid(source, kernel)

@@ -13,9 +13,9 @@ from quant.sharing import Use, of_operand, written
 
 
 def of_sites(traced: Traced, drafts: Iterable[Draft], grids: Mapping[str, Grid]) -> dict[str, Grid]:
-  """The grids, and by each site's name the one of its kernel, with a scale an output channel or one for all.
+  """Returns the grids, and by each site's name that of its kernel, with a scale per output channel or one for all.
 
-  A grid that does not say for which shape it is written is taken as it is.
+  A grid without a shape is taken for the kernel as the layer holds it.
   """
   found = dict(grids)
   for draft in drafts:

@@ -1,4 +1,4 @@
-"""How raw images become a network's input; every file format stores it in the file."""
+"""The step from raw images to a network's input, which every file format stores in the file."""
 
 import json
 import math
@@ -10,7 +10,7 @@ from leanax.core.errors import UserError
 
 
 class Preprocessing(NamedTuple):
-  """How raw images become the input: (x * scale - mean) / std, a mean and std for all channels or one per channel."""
+  """The step from raw images to the input: (x * scale - mean) / std, with one mean and std for all or per channel."""
 
   mean: tuple[float, ...] = (0.0,)
   std: tuple[float, ...] = (1.0,)

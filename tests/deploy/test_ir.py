@@ -3,6 +3,7 @@ import pytest
 
 from leanax.core.errors import UserError
 from leanax.deploy import ir
+from leanax.deploy.preprocessing import Preprocessing
 from tests.deploy import nets
 
 
@@ -30,7 +31,7 @@ def test_round_trip_of_codes():
 
 
 def test_preprocessing():
-  done = ir.Preprocessing((0.5,), (0.25,), 1 / 255).apply(np.array([0, 255], np.uint8))
+  done = Preprocessing((0.5,), (0.25,), 1 / 255).apply(np.array([0, 255], np.uint8))
   assert done.dtype == np.float32
   assert done.tolist() == [-2.0, 2.0]
 

@@ -319,7 +319,7 @@ REFUSED = {
   "'transpose'": lambda v, x: (x @ v).reshape(-1, 2, 2).transpose(0, 2, 1),
   "it mixes the examples": lambda v, x: (x @ v).reshape(-1),
   "both operands depend": lambda v, x: jax.lax.dot_general(x @ v, x @ v, (((1,), (1,)), ((), ()))),
-  "the constant is not one number a channel": lambda v, x: x @ v + jnp.arange(8.0).reshape(2, 4),
+  "the constant is not one number per channel": lambda v, x: x @ v + jnp.arange(8.0).reshape(2, 4),
   "turns float32 into bfloat16": lambda v, x: (x @ v).astype(jnp.bfloat16),
   "a constant that is added can stand only right behind": lambda v, x: x + 1.0,
   "a factor can stand only right behind": lambda v, x: jnp.maximum(x @ v, 0) * 2.0,
@@ -353,7 +353,7 @@ def test_a_convolution_in_another_layout_is_refused():
 
 def test_a_wrongly_recognised_layer_is_caught(monkeypatch):
   fn, variables, x = lenet5()
-  true = recognise._conv
+  true = recognise._TABLE["conv_general_dilated"]
 
   def shifted(lifter, node):
     true(lifter, node)

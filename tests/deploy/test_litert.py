@@ -10,6 +10,7 @@ from leanax.core.errors import UserError
 from leanax.deploy import ir, litert, reference
 from leanax.deploy.compare import Mismatch, compare, parity
 from leanax.deploy.formats.litert import constants
+from leanax.deploy.preprocessing import Preprocessing
 from leanax.deploy.size import sizes
 from tests.deploy import nets
 
@@ -138,7 +139,7 @@ def test_batches_of_any_size_give_the_same():
 def test_preprocessing_travels_in_the_file():
   maker = nets.lenet(2)
   raw = maker.rng.integers(0, 256, (20, 12, 12, 1)).astype(np.uint8)
-  how = ir.Preprocessing((0.5,), (0.2,))
+  how = Preprocessing((0.5,), (0.2,))
   network = maker.network(how)
   model = litert().open(litert().write(network))
   assert model.preprocessing == how
@@ -167,7 +168,7 @@ def test_pruned_weights_are_integer_zero_in_the_file():
 
 def test_overhead_is_small_and_accounted_for():
   maker = nets.mlp(0, (64, 64, 24, 10))
-  network = maker.network(ir.Preprocessing())
+  network = maker.network(Preprocessing())
   file = litert().write(network)
   found = sizes(network, file)
   weights = sum(network.tensors[layer.kernel].data.size for layer in network.layers)
@@ -192,7 +193,7 @@ def test_threads_do_not_change_the_codes():
 
 
 def test_hostile_files_are_one_sentence(tmp_path):
-  file = litert().write(nets.lenet(0).network(ir.Preprocessing()))
+  file = litert().write(nets.lenet(0).network(Preprocessing()))
   with pytest.raises(UserError, match="is not a LiteRT"):
     litert().open(b"PK\x03\x04" + bytes(100))
   with pytest.raises(UserError, match="is not a LiteRT"):

@@ -11,6 +11,7 @@ import numpy as np
 
 from leanax.core.errors import UserError
 from leanax.deploy import ir
+from leanax.deploy.preprocessing import Preprocessing
 
 
 class Latency(NamedTuple):
@@ -28,14 +29,14 @@ class Runner:
   """A file in its runtime.
 
   Attributes:
-    name: the file's path, or a few words for bytes; what errors call it.
+    name: the file's path, or a few words for bytes; errors give it.
     bytes: the file's size.
     input: the input as an ir.Tensor (shape, type, grid).
     output: the output, likewise.
     compute: inputs (N, ...) of the input's shape and type, N >= 1, to outputs of the output's, with no conversion.
     repeat: returns a function that makes one call at batch 1 on zeros again and again; what latency measures.
-    preprocessing: how raw images become the input, if the file tells.
-    threads: that the runtime may use.
+    preprocessing: the step from raw images to the input, if the file holds one.
+    threads: the most that the runtime may use.
   """
 
   name: str
@@ -44,7 +45,7 @@ class Runner:
   output: ir.Tensor
   compute: Callable[[np.ndarray], np.ndarray]
   repeat: Callable[[], Callable[[], None]]
-  preprocessing: ir.Preprocessing | None = None
+  preprocessing: Preprocessing | None = None
   threads: int = 1
 
   def codes(self, x: np.ndarray) -> np.ndarray:

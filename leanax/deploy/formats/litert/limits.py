@@ -1,4 +1,4 @@
-"""What LiteRT's kernels and files cannot hold, though they have a layer for it."""
+"""Limits of LiteRT's kernels and files for layers that they have."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""A .tflite file's tables before the runtime sees them: what is stored there, and what the runtime would die of.
+"""The tables of a .tflite file: its constants and metadata, and what would end the process in the runtime.
 
 The runtime checks a file's tables, indices and shapes itself and raises. It allocates whatever a file declares until
 the process is killed, and ends the process itself for a sum whose scales are too far apart.
@@ -59,14 +59,14 @@ def constants(content: bytes) -> list[np.ndarray]:
 
 
 def _elements(model: Any, graph: Any) -> float:
-  """Elements of the tensors without data, at the batch that the file declares."""
+  """Returns the elements of the tensors without data, at the batch that the file declares."""
   tensors = [graph.Tensors(position) for position in range(graph.TensorsLength())]
   free = [tensor for tensor in tensors if not model.Buffers(tensor.Buffer()).DataLength()]
   return float(sum(np.prod(tensor.ShapeAsNumpy(), dtype=np.float64) for tensor in free))
 
 
 def _scales_apart(tables: Any, model: Any, graph: Any) -> bool:
-  """Whether a sum of integers has an operand whose scale is beyond 2^19 times the result's, which ends the process."""
+  """Returns whether an integer sum has an operand beyond 2^19 times the result's scale, which ends the process."""
   for position in range(graph.OperatorsLength()):
     operator = graph.Operators(position)
     if model.OperatorCodes(operator.OpcodeIndex()).BuiltinCode() == tables.BuiltinOperator.ADD:
