@@ -48,7 +48,8 @@ class Quantized(NamedTuple):
     freeze: `(qparams, quant_state, variables=None) -> (qparams, quant_state)`: puts the ranges seen so far into use.
       Those of the kernels are the ranges of the last `observe`; the variables are not needed. Outside of jit it refuses
       a scale of NaN, naming the tensor and the batch.
-    apply: `(qparams, quant_state, variables, *inputs, axis_name=None) -> (out, quant_state)`: the simulated integers.
+    apply: `(qparams, quant_state, variables, *inputs, axis_name=None, key=None) -> (out, quant_state)`: the simulated
+      integers; `key` is of estimators that round at random while they train.
       With static scales it costs elementwise work only; `quant_state` is handed back as it came.
     grids: `(qparams, quant_state, variables, *inputs) -> {name: Grid}`: the grids that `apply` uses. A kernel's is for
       the leaf, as the variables hold it, by the leaf's name; where a site has another grid, by the site's. Of a kernel
@@ -119,7 +120,12 @@ def quantize(fn: Callable[..., Any], policy: Any, carrier: str = "float32", half
     return qparams, {name: calibration.forgotten(plan, name, entry) for name, entry in state.items()}
 
   def apply(
-    qparams: dict[str, jax.Array], quant_state: State, variables: Any, *inputs: Any, axis_name: str | None = None
+    qparams: dict[str, jax.Array],
+    quant_state: State,
+    variables: Any,
+    *inputs: Any,
+    axis_name: str | None = None,
+    key: Any = None,
   ) -> tuple[Any, State]:
     del axis_name  # no grid follows the data while it is in use
     plan = plan_of(variables, *inputs)
@@ -127,7 +133,7 @@ def quantize(fn: Callable[..., Any], policy: Any, carrier: str = "float32", half
     checks.scales(plan, qparams)
     used, kinds = _in_use(plan, qparams, quant_state, variables), _PRODUCTS if half else ()
     given = _round_inputs(plan, inputs, used)
-    out, _ = run(_rounding(plan, carrier, half), plan, at_sites(plan, used), variables, given, kinds)
+    out, _ = run(_rounding(plan, carrier, half), plan, at_sites(plan, used, key), variables, given, kinds)
     return out, quant_state
 
   def grids(qparams: dict[str, jax.Array], quant_state: State, variables: Any, *inputs: Any) -> dict[str, Grid]:
