@@ -70,9 +70,9 @@ def as_it_is(scale: jax.Array) -> jax.Array:
 class Estimator:
   """A rule by which a tensor is rounded to its grid in training.
 
-  Called with (x, grid, count=None, key=None), it rounds an array: values in x's type and shape, with its gradients for x
-  and the grid's scale, which is taken for the trained one. `count` and `key` are those of `Placed`; by default the count
-  is of the numbers that share a scale.
+  Called with (x, grid, count=None, key=None), it rounds an array: values in x's type and shape, with its gradients for
+  x and the grid's scale, which is taken for the trained one. `count` and `key` are those of `Placed`; by default the
+  count is that of the numbers that share a scale.
 
   Attributes:
     steps: placed -> the values in steps of the scale, in the wider type of x and the scale; of integers the codes less
