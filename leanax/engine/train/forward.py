@@ -44,15 +44,14 @@ def quantized(
   """Returns the forward function of simulated integers; batch norms are folded, so other collections do not change.
 
   Args:
-    simulate: `simulate(qparams, quant_state, variables, x, axis_name=) -> (logits, quant_state)`, such as
+    simulate: `simulate(qparams, quant_state, variables, x, axis_name=, key=) -> (logits, quant_state)`, such as
       `Quantized.apply`.
     preprocess: as of `plain`.
   """
 
   def forward(variables, qparams, quant_state, x, *, train, key, axis_name):
-    del train, key
-    x = x if preprocess is None else preprocess(x)
-    logits, quant_state = simulate(qparams, quant_state, variables, x, axis_name=axis_name)
+    x, key = x if preprocess is None else preprocess(x), key if train else None
+    logits, quant_state = simulate(qparams, quant_state, variables, x, axis_name=axis_name, key=key)
     return logits, {name: tree for name, tree in variables.items() if name != "params"}, quant_state
 
   return forward
