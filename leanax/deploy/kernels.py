@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from leanax.core.errors import UserError
 from leanax.deploy.drafts import Draft
 from leanax.deploy.traced import Traced
 from quant.grid import Grid, splits
@@ -30,7 +31,12 @@ def of_sites(traced: Traced, drafts: Iterable[Draft], grids: Mapping[str, Grid])
     scale, axes = np.asarray(grid.scale), () if grid.axis is None else np.atleast_1d(grid.axis).tolist()
     if scale.shape != tuple(shape[i] for i in axes):
       continue
-    own = np.asarray(of_operand(scale, written(view.shape, shape, axes), Use(view, op.channel_axes)))
+    scales, every = written(view.shape, shape, axes), tuple(range(len(view.axes)))
+    own, whole = (np.asarray(of_operand(scale, scales, Use(view, kept))) for kept in (op.channel_axes, every))
+    if not np.array_equal(np.broadcast_to(own, whole.shape), whole):
+      raise UserError(
+        f"the kernel of {op.name!r} has several scales along what it sums over; a file of integers has one"
+      )
     own = own.reshape(-1 if own.size > 1 or own.ndim > len(view.scans) else ())
     zeros = grid.zero_point if np.any(grid.zero_point) else np.zeros(own.shape, np.int32)  # others are refused later
     numbers: dict[str, Any] = {"scale": own, "zero_point": zeros}
