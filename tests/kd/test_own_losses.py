@@ -27,7 +27,7 @@ def test_an_argument_with_a_default_is_no_class_mask():
   np.testing.assert_allclose(kd.loss(powered)(STUDENT, TEACHER)[0], (gap**2).sum(-1), rtol=1e-5)
   cubed = kd.loss(lambda s, t, *, power=3.0: powered(s, t, power), "cubed")
   np.testing.assert_allclose(cubed(STUDENT, TEACHER)[0], (gap**3).sum(-1), rtol=1e-5)
-  with pytest.raises(UserError, match="'powered' does not know masked classes"):
+  with pytest.raises(UserError, match="'powered' does not support masked classes"):
     kd.loss(powered)(STUDENT, TEACHER, class_mask=MASK)
   known = kd.loss(
     lambda s, t, class_mask=None: jnp.sum(jnp.where(class_mask, jnp.abs(s - t), 0.0), -1), "known", reads=["class_mask"]
