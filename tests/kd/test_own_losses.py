@@ -70,5 +70,5 @@ def test_trained_parts_of_other_channels(name, keywords, channels):
 def test_trained_parts_of_other_pairs(aux):
   loss, s = kd.fitnet("a", "a"), outputs(a=MAP)
   aux = loss.init(jax.random.key(0), s, s)[0] * 2 if aux == "two" else aux
-  with pytest.raises(UserError, match="the loss 'fitnet' trains a part for each of 1 pairs of taps; expected as 'aux'"):
+  with pytest.raises(UserError, match="'fitnet' has parameters for each of its 1 pairs of taps; expected the 'aux'"):
     loss(s, s, aux=aux)
