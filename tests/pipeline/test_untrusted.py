@@ -112,7 +112,7 @@ def test_a_file_as_evaluated_and_as_a_teacher(elsewhere, tmp_path):
 
 def test_what_the_user_names_is_read(elsewhere, tmp_path):
   file = weights(tmp_path / "model.safetensors", "net_of_others:Net", {"hidden": 8})
-  with pytest.raises(UserError, match=r"name it by --model_code=net_of_others:Net, or in a config by an entry of"):
+  with pytest.raises(UserError, match=r"pass --model_code=net_of_others:Net, or add it to 'models' in a config"):
     trained.load(file)
   assert not (elsewhere / "imported").exists()
   with pytest.raises(UserError, match="code that is not run unless you name it"):
