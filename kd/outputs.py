@@ -8,7 +8,7 @@ from jaxtyping import Array
 
 from kd import checks
 from kd.kinds import Loss, Outputs
-from leanax.core import axis, trees
+from leanax.core import trees
 from leanax.core.errors import UserError, unknown
 
 
@@ -99,4 +99,4 @@ def taps_not_finite(taps: Any, suspicious: Array, axis_name: str | None) -> Arra
     total = jnp.zeros((), jnp.float32)
     return total if axis_name is None else jax.lax.pcast(total, axis_name, to="varying")
 
-  return jax.lax.cond(suspicious, count, zero, taps) * axis.size(axis_name)
+  return jax.lax.cond(suspicious, count, zero, taps)

@@ -1,4 +1,4 @@
-"""Evaluates models of a run on the test split: all stages, or one file (.safetensors of a stage, or .tflite).
+"""Evaluates models of a run on the test split: all stages, or one file (.safetensors of a stage, or an exported one).
 
 python -m scripts.evaluate --workdir=runs/digits
 python -m scripts.evaluate --workdir=runs/digits --model=runs/digits/files/int8.tflite

@@ -116,9 +116,14 @@ def needs_teacher(objective: kd.Weighted) -> bool:
   return any(term.loss.needs_teacher for term in objective.terms)
 
 
-def steps(stage: Any, examples: int) -> int:
-  """The steps of a stage, that is batches, over a training split of so many examples."""
+def batches(stage: Any, examples: int) -> int:
+  """Returns how many batches a stage has over a training split of so many examples."""
   return stage.epochs * rooms.steps_per_epoch(examples, stage.batch_size)
+
+
+def steps(stage: Any, examples: int) -> int:
+  """Returns the steps of a stage, that is updates of `accumulate` batches; batches that fill none are dropped."""
+  return batches(stage, examples) // stage.optimizer.accumulate
 
 
 def transformation(
@@ -129,11 +134,8 @@ def transformation(
   Args:
     stage: its name, for errors.
     config: the stage's groups.
-    batches: of the whole stage; its schedules go over the updates, of which there is one for `accumulate` batches.
+    batches: of the whole stage; schedules go over its updates, at least one.
     stacked: gives the axes along which leaves hold layers (`graph.stacked_axes`), for a method that wants to know.
-
-  Raises:
-    UserError: besides what is wrong in the groups, a stage without an update that could do what they say.
   """
   updates = batches // config.optimizer.accumulate
   if batches and not updates:
@@ -148,8 +150,7 @@ def transformation(
   group = config.sparsity.to_dict()
   if not group.get("name"):
     return inner
-  where = f"stages.{stage}.sparsity"
-  name = group.pop("name")
+  where, name = f"stages.{stage}.sparsity", group.pop("name")
   keywords = inspect.signature(sparse.method(name)).parameters
   if "schedule" in keywords and not updates:
     raise UserError(

@@ -38,10 +38,6 @@ class Learning(NamedTuple):
   begun: Trained
   plan: assembling.Plan | None = None
 
-  def masked(self, labels: jax.Array) -> bool:
-    """Whether some example does not count for some term, so that means are over fewer than a batch."""
-    return bool((labels < 0).any()) or any(term.counts_by_labels for term in self.objective.terms)
-
   def left(self, state: TrainState) -> Trained:
     """What is evaluated and left of a state: its averages if it has some, and the first of several peers."""
     state = (seeds.pick(state, 0) if self.peers > 1 else state).averaged
@@ -60,7 +56,7 @@ def make(
   objective: kd.Weighted,
   taught: teaching.Teaching,
   taught_by: Sequence[Trained],
-  steps: int,
+  batches: int,
 ) -> Learning:
   """Puts a stage's parts together.
 
@@ -72,31 +68,19 @@ def make(
     objective: what one student minimises.
     taught: its teacher.
     taught_by: the models behind it.
-    steps: of the stage.
+    batches: of the stage.
   """
   stage = config.stages[name]
-  tx = build.transformation(name, stage, steps, lambda: models.stacked_axes(begun[0].recipe, begun[0].variables))
+  tx = build.transformation(name, stage, batches, lambda: models.stacked_axes(begun[0].recipe, begun[0].variables))
   objective = mutual.Mutual(objective.terms) if len(begun) > 1 else objective
-  accumulate, ema = stage.optimizer.accumulate, stage.optimizer.ema or None
-  about: Any = {"teacher": taught.teacher, "itself": stage.teacher == schema.ITSELF, "accumulate": accumulate}
-  step = engine.make_train_step(
-    student, objective, tx, **about, ema=ema, per_device_statistics=stage.per_device_statistics
-  )
+  about: Any = {"teacher": taught.teacher, "itself": stage.teacher == schema.ITSELF}
+  about |= {"accumulate": stage.optimizer.accumulate, "per_device_statistics": stage.per_device_statistics}
   norm = engine.term_norm(student, objective, **about)
   aux, aux_state, plan = _started(config.seed, stage, student, objective, begun[0], taught, taught_by)
+  more: Any = {"ema": stage.optimizer.ema or None, "average_aux": plan is not None}
+  init, step = engine.training(student, objective, tx, **about, **more)
   states = [
-    engine.create(
-      one.variables,
-      tx,
-      qparams=one.qparams,
-      quant_state=one.quant_state,
-      aux=aux,
-      aux_state=aux_state,
-      ema=ema,
-      accumulate=accumulate,
-      average_aux=plan is not None,
-    )
-    for one in begun
+    init(one.variables, qparams=one.qparams, quant_state=one.quant_state, aux=aux, aux_state=aux_state) for one in begun
   ]
   if len(begun) == 1:
     return Learning(step, states[0], objective, norm, 1, begun[0], plan)

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import quant
 from leanax.core.errors import UserError
 from leanax.core.trees import map_named, named_leaves
 from leanax.engine.store import leaves
@@ -126,6 +127,7 @@ class Checkpoints:
       "metrics": {name: float(value) for name, value in (metrics or {}).items()},
       "extra": dict(extra or {}),
       "leaves": leaves.describe(state),
+      "grids": quant.labels(state),
     }
     description = json.loads(json.dumps(description))
     description["crc32"] = _json_checksum(description)
@@ -224,6 +226,11 @@ class Checkpoints:
     saved = {name: Leaf.from_json(leaf) for name, leaf in description["leaves"].items()}
     named = named_leaves(target)
     leaves.compare(saved, named, f"checkpoint {self.directory / str(step)}")
+    grids = description.get("grids", {})  # older steps do not have them
+    for name, codes in quant.labels(target).items():
+      if codes != grids.get(name, codes):
+        where = f"checkpoint {self.directory / str(step)}"
+        raise UserError(f"{where}: {name!r} is {grids[name]!r} there and {codes!r} in this run")
     # To the host first: the checksum needs the whole array, and only checked arrays go to devices.
     arrays = {name: leaves.empty(leaf) for name, leaf in saved.items()}
     tree = leaves.nested({name: array for name, array in arrays.items() if array.size})
