@@ -1,4 +1,4 @@
-"""Knowledge distillation: pure losses between a student's and a teacher's outputs, one a file.
+"""Knowledge distillation: pure losses between a student's and a teacher's outputs, one file per loss.
 
 loss = kd.hinton(temperature=4.0)
 per_example, _, _ = loss(student_logits, teacher_logits)

@@ -2,7 +2,7 @@
 
     python -m scripts.compress --config=configs/digits.py --workdir=runs/digits
 
-The same command again goes on where the run stopped. With --config.seeds=5 it makes five runs, and prints their means.
+The same command resumes a stopped run. With --config.seeds=5 it makes five runs and prints their means.
 """
 
 from typing import Any
@@ -11,7 +11,7 @@ from absl import flags
 
 from leanax.pipeline import flags as program
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Where the run's results go, such as runs/digits.", required=True)
+_WORKDIR = flags.DEFINE_string("workdir", None, "The directory of the results, such as runs/digits.", required=True)
 
 
 def main(config: Any) -> None:

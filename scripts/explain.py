@@ -1,4 +1,4 @@
-"""Prints every site of an experiment's models: shapes, cost, and what each stage does to it and by which rule.
+"""Prints every site of an experiment's models: shapes, cost, and each stage's settings with their rules.
 
 python -m scripts.explain --config=configs/digits.py
 """

@@ -1,8 +1,8 @@
-"""Trains one stage of an experiment (and the stages that it starts from or learns from, where they are missing).
+"""Trains one stage of an experiment, and the missing stages that it starts from or learns from.
 
     python -m scripts.train --config=configs/digits.py --stage=teacher --workdir=runs/digits
 
-The same command again goes on where it stopped; `python -m scripts.compress` with the same workdir does the rest.
+The same command resumes a stopped run; `python -m scripts.compress` with the same workdir runs the other stages.
 """
 
 from typing import Any
@@ -11,7 +11,7 @@ from absl import flags
 
 from leanax.pipeline import flags as program
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Where the run's results go, such as runs/digits.", required=True)
+_WORKDIR = flags.DEFINE_string("workdir", None, "The directory of the results, such as runs/digits.", required=True)
 _STAGE = flags.DEFINE_string("stage", None, "The stage to train, one of the config's 'run'.", required=True)
 
 

@@ -3,8 +3,8 @@
 
     G = F F^T, its rows divided by their norms;   loss = ||G_t - G_s||_F^2 / B^2
 
-F has a flattened activation a row. The batch is that of all devices. Reduction: row i gives sum_j (...)^2 / B, whose
-mean is the loss; summed over pairs of taps.
+F has one flattened activation per row. The batch is that of all devices. Reduction: example i has sum_j (...)^2 / B;
+the mean is the loss. Summed over pairs of taps.
 """
 
 import jax.numpy as jnp
@@ -26,8 +26,8 @@ def sp(student: Names, teacher: Names) -> Loss:
 
   def similarity(s: Array, t: Array, aux: None, context: Context) -> Array:
     del aux
-    mine, its = rows(s, context), rows(t, context)
-    gap = unit(mine.mine @ mine.all.T) - unit(its.mine @ its.all.T)
-    return jnp.sum(gap**2, -1) / mine.count
+    s_rows, t_rows = rows(s, context), rows(t, context)
+    gap = unit(s_rows.local @ s_rows.all.T) - unit(t_rows.local @ t_rows.all.T)
+    return jnp.sum(gap**2, -1) / s_rows.count
 
   return on_pairs("sp", similarity, student, teacher, relational=True)
