@@ -215,7 +215,7 @@ def test_kept_channels_are_the_group():
   group = next(
     g for g in groups_of(case.fn, case.variables, case.x) if ("conv/kernel", 3) in {m[:2] for m in g.members}
   )
-  fn, small, _ = graph.keep_channels(case.fn, case.variables, {"conv/kernel": [0, 2, 3]}, case.x)
+  fn, small, _ = models.cut(case.fn, case.variables, {"conv/kernel": [0, 2, 3]}, case.x)
   ours = changed(case.variables, group.members, cut([1]))
   for one, other in zip(jax.tree.leaves(small), jax.tree.leaves(ours), strict=True):
     np.testing.assert_array_equal(one, other)

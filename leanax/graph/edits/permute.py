@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 import numpy as np
 
 from leanax.core.errors import UserError, unknown
-from leanax.graph.axes import ORDERLESS
 from leanax.graph.edits.kind import Edit, Editable, as_array
 from leanax.graph.program import read
 from leanax.graph.retrace import retrace
@@ -70,7 +69,7 @@ def joins(edits: Sequence[Edit], other: Edit) -> bool:
 
 
 def _sizes(analysis: Analysis) -> Sizes:
-  return Sizes(analysis, "put in another order", ORDERLESS)
+  return Sizes(analysis, "put in another order", sums=True)
 
 
 def _permute(sizes: Sizes, one: Edit) -> None:
