@@ -4,6 +4,7 @@ The oracle of an edit is a model written by hand: the function itself on variabl
 for readers of removed channels, without the norms that were folded, or with a head behind an activation.
 """
 
+import dataclasses
 import functools
 import itertools
 import json
@@ -148,8 +149,50 @@ def with_a_head(network, x, train, key):
   return {**network.variables, "params": {**params, "head": p}}, (y, state)
 
 
+# add_bias
+
+
+def biased_site(net, network):
+  """The last layer, or the first where the last has a bias or is gone."""
+  found = flatten_dict(net.variables["params"], sep="/")
+  free = [layer for layer in ("last", "Dense_0") if f"{layer}/kernel" in found and f"{layer}/bias" not in found]
+  return f"{free[0]}/kernel" if free else network.site
+
+
+def add_bias(net, network):
+  """The new bias gets numbers, for zeros would hide where they are added."""
+  net = graph.add_bias(net, biased_site(net, network))
+  name = "params/" + net.edits[-1]["bias"]
+
+  def leaf(path, old):
+    if path != name:
+      return old
+    assert not np.any(old)
+    return jnp.linspace(0.5, 1.5, old.size, dtype=old.dtype)
+
+  return dataclasses.replace(net, variables=map_named(leaf, net.variables))
+
+
+def with_a_bias(network, x, train, key):
+  out, state = network.model(network.variables, x, train=train, key=key)
+  layer = biased_site(network.net, network).removesuffix("/kernel")
+  bias = jnp.linspace(0.5, 1.5, 3)
+  params = network.variables["params"]
+  variables = {**network.variables, "params": {**params, layer: {**params[layer], "bias": bias}}}
+  return variables, (out + bias, state)
+
+
 HEAD = {"one": {"kernel": jnp.ones((4, 2)), "bias": jnp.zeros(2)}}
 CASES = {
+  "add_bias": Case(
+    add_bias,
+    with_a_bias,
+    (
+      (lambda net: graph.add_bias(net, "aa"), "unknown site 'aa'; did you mean 'a'"),
+      (lambda net: graph.add_bias(net, np.nan), "unknown site 'nan'"),
+      (lambda net: graph.add_bias(graph.add_bias(net, "a"), "a"), "'a' cannot be given a bias: it has one"),
+    ),
+  ),
   "fold_batch_norm": Case(fold, without_norms),
   "keep_channels": Case(
     keep,
@@ -338,6 +381,7 @@ def test_containers_come_back(kind, container):
   net = graph.net(fn, variables, x)
   site = next(iter(graph.trace(fn, variables, x).sites))
   made = {
+    "add_bias": lambda: graph.add_bias(net, site),
     "fold_batch_norm": lambda: graph.fold_batch_norms(net),
     "keep_channels": lambda: graph.keep_channels(net, {site: [0, 2, 3]}),
     "permute": lambda: graph.permute(net, site, 1, [1, 0, 3, 2]),
@@ -347,7 +391,7 @@ def test_containers_come_back(kind, container):
   found = made.variables["params"]
   if kind in ("keep_channels", "permute"):
     assert jax.tree.structure(made.variables) == jax.tree.structure(variables)
-  elif kind == "fold_batch_norm":
+  elif kind in ("add_bias", "fold_batch_norm"):
     assert type(found) is type(variables["params"])
   else:
     assert "head" in found

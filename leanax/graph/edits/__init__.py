@@ -9,9 +9,10 @@ joins(edits, other) -> bool: whether these and the next edit of the kind are app
 
 from types import ModuleType
 
-from leanax.graph.edits import fold_batch_norm, keep_channels, permute, replace_head
+from leanax.graph.edits import add_bias, fold_batch_norm, keep_channels, permute, replace_head
 
 KINDS: dict[str, ModuleType] = {
+  "add_bias": add_bias,
   "fold_batch_norm": fold_batch_norm,
   "keep_channels": keep_channels,
   "permute": permute,
