@@ -1,9 +1,9 @@
-"""Sparsity: masks as optax transformations, and of trained parameters; criteria, patterns, allocations, schedules.
+"""Sparsity: masks as optax transformations, and of trained nets; criteria, patterns, allocations, schedules.
 
 tx = sparsity.magnitude(optax.adamw(1e-3), density=0.1, schedule=sparsity.cubic(1000, 9000, every=100))
 tx = sparsity.prune(optax.adamw(1e-3), sparsity.criteria.taylor(decay=0.9), sparsity.patterns.n_m(2, 4))
 tx = sparsity.set(optax.adamw(1e-3), density=0.1, schedule=sparsity.schedules.periodic(every=100, end=7500))
-params = sparsity.mask(params, density=0.1)
+net = sparsity.mask(net, density=0.1)
 """
 
 from sparsity import allocations, criteria, patterns, reparam, schedules

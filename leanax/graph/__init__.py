@@ -1,6 +1,7 @@
 """The traced model: one view of any JAX function, which the other packages read and edit."""
 
 from leanax.graph.edit import edit
+from leanax.graph.edits.add_bias import add_bias
 from leanax.graph.edits.fold_batch_norm import fold_batch_norms
 from leanax.graph.edits.keep_channels import keep_channels
 from leanax.graph.edits.permute import permute
@@ -41,6 +42,7 @@ __all__ = [
   "Operand",
   "Statistic",
   "absolute_maximum",
+  "add_bias",
   "axis_parts",
   "batch_norms",
   "edit",
