@@ -5,17 +5,16 @@
 The same command again goes on where it stopped; `python -m scripts.compress` with the same workdir does the rest.
 """
 
-from typing import Any
-
 from absl import flags
 
-from leanax.pipeline import flags as program
+from leanax.pipeline.config import flags as program
+from leanax.pipeline.config.experiment import Experiment
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run's results go, such as runs/digits.", required=True)
 _STAGE = flags.DEFINE_string("stage", None, "The stage to train, one of the config's 'run'.", required=True)
 
 
-def main(config: Any) -> None:
+def main(config: Experiment) -> None:
   from leanax.pipeline.compress import open_run
   from leanax.pipeline.stage import curves, run_with_needs
 

@@ -23,9 +23,10 @@ from leanax.engine.models import model as models
 from leanax.engine.models.interface import Model
 from leanax.engine.store import logit_codes
 from leanax.engine.train import optim
-from leanax.pipeline import schema, sparse
+from leanax.pipeline import sparse
+from leanax.pipeline.config import experiment, tree
+from leanax.pipeline.config.experiment import Experiment, Stage
 
-PRECISIONS = ("float32", "bfloat16")
 SHARES = ("start", "end", "at")  # what a schedule gives as a share of the stage
 
 
@@ -57,9 +58,9 @@ def named(where: str, package: ModuleType, group: Mapping[str, Any], *positional
   return call(where, method(package, group["name"]), {k: v for k, v in group.items() if k != "name"}, *positional)
 
 
-def model(entry: Mapping[str, Any]) -> Model:
+def model(entry: experiment.Model) -> Model:
   """The model that an entry of `models` describes."""
-  return models.load(entry["name"], dict(entry["kwargs"]))
+  return models.load(entry.name, dict(entry.kwargs))
 
 
 OF_TERM = ("loss", "weight", "mask", "ignore_label", "output")
@@ -116,44 +117,44 @@ def needs_teacher(objective: kd.Weighted) -> bool:
   return any(term.loss.needs_teacher for term in objective.terms)
 
 
-def steps(stage: Any, examples: int) -> int:
+def steps(stage: Stage, examples: int) -> int:
   """The steps of a stage, that is batches, over a training split of so many examples."""
   return stage.epochs * rooms.steps_per_epoch(examples, stage.batch_size)
 
 
 def transformation(
-  stage: str, config: Any, batches: int, stacked: Callable[[], Mapping[str, Sequence[int]]] = dict
+  name: str, stage: Stage, batches: int, stacked: Callable[[], Mapping[str, Sequence[int]]] = dict
 ) -> optax.GradientTransformationExtraArgs:
-  """A stage's optimizer, wrapped by its sparsity method if it has one.
+  """Returns a stage's optimizer, wrapped by its sparsity method if it has one.
 
   Args:
-    stage: its name, for errors.
-    config: the stage's groups.
+    name: the stage's, for errors.
+    stage: its config.
     batches: of the whole stage; its schedules go over the updates, of which there is one for `accumulate` batches.
     stacked: gives the axes along which leaves hold layers (`graph.stacked_axes`), for a method that wants to know.
 
   Raises:
     UserError: besides what is wrong in the groups, a stage without an update that could do what they say.
   """
-  updates = batches // config.optimizer.accumulate
+  updates = batches // stage.optimizer.accumulate
   if batches and not updates:
     raise UserError(
-      f"config key 'stages.{stage}.optimizer.accumulate' is {config.optimizer.accumulate}, but the stage has {batches} "
+      f"config key 'stages.{name}.optimizer.accumulate' is {stage.optimizer.accumulate}, but the stage has {batches} "
       f"batches, so that it would never update; expected at most {batches}"
     )
   try:
-    inner = _optimizer(config.optimizer, max(updates, 1))
+    inner = _optimizer(stage.optimizer, max(updates, 1))
   except UserError as error:
-    raise UserError(f"config group 'stages.{stage}.optimizer': {error}") from error
-  group = config.sparsity.to_dict()
+    raise UserError(f"config group 'stages.{name}.optimizer': {error}") from error
+  group = dict(stage.sparsity)
   if not group.get("name"):
     return inner
-  where = f"stages.{stage}.sparsity"
-  name = group.pop("name")
-  keywords = inspect.signature(sparse.method(name)).parameters
+  where = f"stages.{name}.sparsity"
+  chosen = group.pop("name")
+  keywords = inspect.signature(sparse.method(chosen)).parameters
   if "schedule" in keywords and not updates:
     raise UserError(
-      f"config key 'stages.{stage}.epochs' is {config.epochs}, but {name!r} prunes while the stage trains; "
+      f"config key 'stages.{name}.epochs' is {stage.epochs}, but {chosen!r} prunes while the stage trains; "
       "expected 1 or more"
     )
   schedule = group.get("schedule")
@@ -167,14 +168,14 @@ def transformation(
       found = stacked()
     except UserError as error:
       raise UserError(f"the model cannot be traced, so '{where}.stacked' has to name its layers: {error}") from error
-    group["stacked"] = tuple((glob.escape(name), tuple(axes)) for name, axes in found.items())
+    group["stacked"] = tuple((glob.escape(leaf), tuple(axes)) for leaf, axes in found.items())
   for key, package in sparse.PARTS.items():
     if isinstance(group.get(key), Mapping):
       group[key] = named(f"{where}.{key}", package, group[key])
-  return call(where, sparse.method(name), group, inner)
+  return call(where, sparse.method(chosen), group, inner)
 
 
-def _optimizer(given: Any, updates: int) -> optax.GradientTransformationExtraArgs:
+def _optimizer(given: experiment.Optimizer, updates: int) -> optax.GradientTransformationExtraArgs:
   rate = optim.schedule(
     given.schedule,
     given.learning_rate,
@@ -207,15 +208,15 @@ def _in_steps(where: str, schedule: Mapping[str, Any], steps: int) -> dict[str, 
   return {key: round(value * steps) if key in shares else value for key, value in schedule.items()}
 
 
-def examples(config: Any, stage: Any, split: Split) -> Split:
+def examples(config: Experiment, stage: Stage, split: Split) -> Split:
   """The training examples of a stage: of some classes only, and with labels for some only (the others get -1).
 
   Raises:
     UserError: a class that the data does not have, more labels than examples, or nothing left.
   """
   given = stage.examples
-  for key in ("only", "without"):
-    for number in given[key]:
+  for key, numbers in (("only", given.only), ("without", given.without)):
+    for number in numbers:
       if not 0 <= number < len(split.classes):
         raise UserError(f"'examples.{key}' names class {number}; expected 0 to {len(split.classes) - 1}")
   keep = np.isin(split.labels, given.only or range(len(split.classes))) & ~np.isin(split.labels, given.without)
@@ -226,16 +227,15 @@ def examples(config: Any, stage: Any, split: Split) -> Split:
   return label_some(split, given.labelled, config.seed, given.unlabelled) if given.labelled else split
 
 
-def policy(stage: str, config: Any) -> quant.Policy | None:
-  """A stage's quantization policy, or None where it trains in float."""
-  del stage
-  return quant.policy(tuple(config.quant.rules), config.quant.ends or None) if config.quant.rules else None
+def policy(given: experiment.Quant) -> quant.Policy | None:
+  """Returns a stage's quantization policy, or None where it trains in float."""
+  return quant.policy(given.rules, given.ends or None) if given.rules else None
 
 
-def dataset(config: Any) -> Dataset:
+def dataset(config: Experiment) -> Dataset:
   """The experiment's data, cut to its limit."""
   given = config.data
-  options = given.kwargs.to_dict()
+  options = dict(given.kwargs)
   for key, instead in (("name", "data.name"), ("data_dir", "data.dir"), ("cache_dir", "LEANAX_CACHE_DIR")):
     if key in options:
       raise UserError(f"config key 'data.kwargs.{key}' is not a keyword of a data set; expected {instead} to say it")
@@ -249,20 +249,20 @@ def dataset(config: Any) -> Dataset:
   return Dataset(*(split.take(slice(given.limit), split.name) for split in found))
 
 
-def inputs(config: Any, stage: Any) -> Input:
+def inputs(config: Experiment, stage: Stage) -> Input:
   """How a stage's batches are made."""
-  changes: dict[str, Any] = stage.augment.to_dict()
+  changes = tree.values(stage.augment)
   changes |= {"views": changes["views"] or None, "seed": config.seed if changes["seed"] < 0 else changes["seed"]}
   return Input(
     batch_size=stage.batch_size,
     seed=config.seed,
-    preprocess=Preprocess(**config.preprocess.to_dict()),
+    preprocess=Preprocess(**tree.values(config.preprocess)),
     augment=Augment(**changes),
     dtype=jnp.float32,
   )
 
 
-def check(config: Any) -> None:
+def check(config: Experiment) -> None:
   """Builds everything that needs no data once, so that a mistake anywhere is found before the first stage trains.
 
   Raises:
@@ -274,16 +274,14 @@ def check(config: Any) -> None:
     model(entry)
   for name in config.run:
     stage = config.stages[name]
-    minimised = objective(name, stage.objective.to_dict())
-    _check_sparsity(f"stages.{name}.sparsity", stage.sparsity.to_dict())
-    policy(name, stage)
-    if stage.precision not in PRECISIONS:
-      raise unknown(f"precision in 'stages.{name}.precision'", stage.precision, PRECISIONS)
+    minimised = objective(name, stage.objective)
+    _check_sparsity(f"stages.{name}.sparsity", stage.sparsity)
+    policy(stage.quant)
     try:
       minimised.refuse_accumulation(stage.optimizer.accumulate)
     except UserError as error:
       raise UserError(f"config key 'stages.{name}.optimizer.accumulate': {error}") from error
-    if stage.teacher == schema.ITSELF and not stage.optimizer.ema:
+    if stage.teacher == experiment.ITSELF and not stage.optimizer.ema:
       raise UserError(f"config key 'stages.{name}.teacher' is 'itself', which needs 'stages.{name}.optimizer.ema'")
     taught = [term.loss.needs_teacher for term in minimised.terms]
     if stage.optimizer.name == "dot" and (all(taught) or not any(taught)):
@@ -306,13 +304,13 @@ def check(config: Any) -> None:
       )
 
 
-def _check_peers(name: str, config: Any, taught: bool) -> None:
+def _check_peers(name: str, config: Experiment, taught: bool) -> None:
   """Refuses peers that have another teacher, that have nothing to learn from each other, or that start alike."""
   stage = config.stages[name]
   for key, given, why in (
     ("teacher", stage.teacher, "its peers teach each other: expected none"),
     ("start", stage.start, "all peers would start alike: expected none"),
-    ("cut.from", stage.cut["from"], "all peers would start alike: expected none"),
+    ("cut.from", stage.cut.source, "all peers would start alike: expected none"),
     ("model", config.models[stage.model].weights and stage.model, "all peers would start alike: expected no 'weights'"),
   ):
     if given:
@@ -324,7 +322,7 @@ def _check_peers(name: str, config: Any, taught: bool) -> None:
     )
 
 
-def check_store(name: str, stage: Any, classes: int) -> None:
+def check_store(name: str, stage: Stage, classes: int) -> None:
   """Refuses a form in which logits of so many classes cannot be stored.
 
   Args:

@@ -18,19 +18,21 @@ import kd
 import quant
 from kd.outputs import is_one
 from leanax import graph
-from leanax.core.errors import UserError, unknown
+from leanax.core.errors import UserError
 from leanax.engine.data import Dataset, batches
 from leanax.engine.store import pretrained
 from leanax.engine.train import parallel
-from leanax.pipeline import assembling, build, cutting, schema, teaching
+from leanax.pipeline import assembling, build, cutting, teaching
 from leanax.pipeline import trained as models
+from leanax.pipeline.config import experiment
+from leanax.pipeline.config.experiment import Experiment
 from leanax.pipeline.stage import begin_recipe
 from leanax.pipeline.trained import Recipe
 
 INSTALLED = ("site-packages", "dist-packages", str(Path(os.__file__).parent), "<")
 
 
-def check(config: Any, data: Dataset) -> dict[str, Recipe]:
+def check(config: Experiment, data: Dataset) -> dict[str, Recipe]:
   """Traces the models of all stages, and places every rule on them.
 
   Returns:
@@ -41,8 +43,6 @@ def check(config: Any, data: Dataset) -> dict[str, Recipe]:
       are not the model's, a rule that matches nothing, a batch that does not fit the data or the devices, a student
       that cannot be cut out of its teacher.
   """
-  if config.parallel not in parallel.MODES:
-    raise unknown("parallel mode in 'parallel'", config.parallel, parallel.MODES)
   variables = {
     name: model(name, config, data) for name in dict.fromkeys(config.stages[stage].model for stage in config.run)
   }
@@ -53,8 +53,8 @@ def check(config: Any, data: Dataset) -> dict[str, Recipe]:
       left[given.start] if given.start else Left(begin_recipe(given.model, config, data.train), variables[given.model])
     )
     left[name] = stage(name, config, data, begun, left)
-    if given.cut["from"]:
-      teacher = left[given.cut["from"]]
+    if given.cut.source:
+      teacher = left[given.cut.source]
       cutting.check(name, config, (begun.recipe, teacher.recipe), begun.variables, teacher.variables)
   return {name: one.recipe for name, one in left.items()}
 
@@ -66,7 +66,7 @@ class Left(NamedTuple):
   variables: Any
 
 
-def model(name: str, config: Any, data: Dataset) -> Any:
+def model(name: str, config: Experiment, data: Dataset) -> Any:
   """The shapes of a model's variables, once it is known to take the data's images and to tell their classes apart."""
   entry, recipe = config.models[name], begin_recipe(name, config, data.train)
   example = jax.ShapeDtypeStruct((1, *recipe.image), jnp.float32)
@@ -93,7 +93,7 @@ def model(name: str, config: Any, data: Dataset) -> Any:
   return variables
 
 
-def stage(name: str, config: Any, data: Dataset, begun: Left, done: Mapping[str, Left]) -> Left:
+def stage(name: str, config: Experiment, data: Dataset, begun: Left, done: Mapping[str, Left]) -> Left:
   """Places a stage's rules on its model and its batches on the data and the devices.
 
   Args:
@@ -115,7 +115,7 @@ def stage(name: str, config: Any, data: Dataset, begun: Left, done: Mapping[str,
     raise UserError(f"stage {name!r}: {error}") from error
   arrays = {"image": split.images, "label": split.labels, "id": split.ids}
   shapes: Any = {key: jax.ShapeDtypeStruct(array.shape, array.dtype) for key, array in arrays.items()}
-  policy = build.policy(name, given)
+  policy = build.policy(given.quant)
   try:
     batches.check(dataclasses.replace(spec, per_view=()), shapes)
     steps = build.steps(given, len(split.labels))
@@ -136,7 +136,7 @@ def stage(name: str, config: Any, data: Dataset, begun: Left, done: Mapping[str,
   return left
 
 
-def _teaching(name: str, config: Any, data: Dataset, begun: Left, done: Mapping[str, Left]) -> Left:
+def _teaching(name: str, config: Experiment, data: Dataset, begun: Left, done: Mapping[str, Left]) -> Left:
   """Compares a stage's teachers with its student, and finds every activation that its losses read.
 
   Returns:
@@ -144,12 +144,12 @@ def _teaching(name: str, config: Any, data: Dataset, begun: Left, done: Mapping[
   """
   given = config.stages[name]
   student, variables = begun
-  objective = build.objective(name, given.objective.to_dict(), output=student.output)
+  objective = build.objective(name, given.objective, output=student.output)
   teachers = [
-    Left(*models.load(teacher, schema.model_code(config))[0][:2])
-    if teacher.endswith(schema.FILE)
+    Left(*models.load(teacher, experiment.model_code(config))[0][:2])
+    if teacher.endswith(experiment.FILE)
     else _quantized(config, teacher, done[teacher])
-    for teacher in teaching.names(given)
+    for teacher in experiment.teacher_names(given)
   ]
   if teachers:
     teaching.check(given, [teacher.recipe for teacher in teachers], student, objective)
@@ -160,7 +160,7 @@ def _teaching(name: str, config: Any, data: Dataset, begun: Left, done: Mapping[
   if teachers:
     taught_by = teachers[0].variables
     if given.teacher_mode == "train":
-      _in_training(teaching.names(given)[0], *teachers[0])
+      _in_training(experiment.teacher_names(given)[0], *teachers[0])
     its = _outputs("teacher", objective.teacher, *teachers[0], bool(teaching.further(objective)))
     if is_one(its.logits):
       chosen = len(given.teacher_classes) or its.logits.shape[-1]
@@ -182,7 +182,7 @@ def _teaching(name: str, config: Any, data: Dataset, begun: Left, done: Mapping[
   return Left(whole, models.variable_shapes(whole))
 
 
-def _quantized(config: Any, name: str, left: Left) -> Left:
+def _quantized(config: Experiment, name: str, left: Left) -> Left:
   """What a stage leaves, with the rules by which it quantizes."""
   return left._replace(recipe=left.recipe._replace(rules=tuple(config.stages[name].quant.rules)))
 

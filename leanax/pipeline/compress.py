@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 
 from leanax.deploy.litert.flat import schema as schema_of_files
-from leanax.pipeline import build, check, schema, workdir
+from leanax.pipeline import build, check, workdir
+from leanax.pipeline.config import references
+from leanax.pipeline.config.experiment import Experiment
 from leanax.pipeline.environment import environment, use_compilation_cache
 from leanax.pipeline.measure import measure
 from leanax.pipeline.report import write_report
@@ -16,11 +18,11 @@ from leanax.pipeline.stage import Context, curves, run_stage
 from leanax.pipeline.trained import Trained
 
 
-def compress(config: Any, folder: str | Path) -> dict[str, Any]:
+def compress(config: Experiment, folder: str | Path) -> dict[str, Any]:
   """Runs every stage of `config.run` that is not finished yet, and writes result.json and report.html.
 
   Args:
-    config: an experiment (`pipeline.schema`).
+    config: an experiment (`pipeline.config`).
     folder: the run's directory; a finished stage is read from it, an unfinished one goes on at its last checkpoint.
 
   Returns:
@@ -49,13 +51,13 @@ def compress(config: Any, folder: str | Path) -> dict[str, Any]:
   return result
 
 
-def open_run(config: Any, folder: str | Path) -> Context:
+def open_run(config: Experiment, folder: str | Path) -> Context:
   """Checks an experiment wholly, makes `folder` its home, and loads its data; nothing is compiled yet.
 
   Raises:
     UserError: a mistake in the config, a directory of another config, data that is not there.
   """
-  schema.check(config)
+  references.check(config)
   build.check(config)
   data = build.dataset(config)
   check.check(config, data)

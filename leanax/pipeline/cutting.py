@@ -11,13 +11,14 @@ from leanax.core.errors import UserError
 from leanax.engine.data import Split
 from leanax.engine.models import cut_student
 from leanax.pipeline import trained as models
+from leanax.pipeline.config.experiment import Cut, Experiment
 from leanax.pipeline.trained import Recipe, Trained
 
 KEEP = {"first": cut_student.first, "alternate": cut_student.alternate}
 MEASURED = 2048  # examples on which effects are measured, at most
 
 
-def cut(group: Any, recipe: Recipe, fresh: Any, teacher: Trained, pick: cut_student.Pick) -> Any:
+def cut(group: Cut, recipe: Recipe, fresh: Any, teacher: Trained, pick: cut_student.Pick) -> Any:
   """The student's variables.
 
   Args:
@@ -31,7 +32,7 @@ def cut(group: Any, recipe: Recipe, fresh: Any, teacher: Trained, pick: cut_stud
     UserError: a leaf without a counterpart, or one that cannot be cut out of it.
   """
   if models.is_folded(teacher.recipe):
-    raise UserError(f"'cut.from' is {group['from']!r}, whose function was edited; expected a stage before that")
+    raise UserError(f"'cut.from' is {group.source!r}, whose function was edited; expected a stage before that")
   layers = group.way == "layers"
   names = cut_student.counterparts(fresh, teacher.variables, pick if layers else None, tuple(group.map))
   parts = None
@@ -42,7 +43,7 @@ def cut(group: Any, recipe: Recipe, fresh: Any, teacher: Trained, pick: cut_stud
   return cut_student.fill(fresh, teacher.variables, names, parts)
 
 
-def picker(group: Any, teacher: Trained, validation: Split) -> cut_student.Pick:
+def picker(group: Cut, teacher: Trained, validation: Split) -> cut_student.Pick:
   """Which blocks are kept; "effect" asks for the rise of the validation loss without a block."""
   return KEEP.get(group.keep) or cut_student.by_effect(effect_of(teacher, validation))
 
@@ -72,7 +73,7 @@ def effect_of(teacher: Trained, validation: Split) -> Callable[[str], float]:
   return effect
 
 
-def check(name: str, config: Any, recipes: Sequence[Recipe], student: Any, teacher: Any) -> None:
+def check(name: str, config: Experiment, recipes: Sequence[Recipe], student: Any, teacher: Any) -> None:
   """Cuts the student on shapes alone.
 
   Args:
@@ -86,9 +87,9 @@ def check(name: str, config: Any, recipes: Sequence[Recipe], student: Any, teach
     UserError: as `cut`; names the stage.
   """
   group = config.stages[name].cut
-  if folds(group["from"], config) and "batch_stats" in teacher:
+  if folds(group.source, config) and "batch_stats" in teacher:
     raise UserError(
-      f"stage {name!r}: 'cut.from' is {group['from']!r}, whose batch norms are folded; expected a stage without 'quant'"
+      f"stage {name!r}: 'cut.from' is {group.source!r}, whose batch norms are folded; expected a stage without 'quant'"
     )
   pick = KEEP.get(group.keep, cut_student.first)
   try:
@@ -97,7 +98,7 @@ def check(name: str, config: Any, recipes: Sequence[Recipe], student: Any, teach
     raise UserError(f"stage {name!r}: {error}") from error
 
 
-def folds(stage: str, config: Any) -> bool:
+def folds(stage: str, config: Experiment) -> bool:
   """Whether a stage, or one that it goes on from, trains with quantizers."""
   given = config.stages[stage]
   return bool(given.quant.rules) or bool(given.start and folds(given.start, config))

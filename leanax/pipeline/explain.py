@@ -10,11 +10,12 @@ from leanax import graph
 from leanax.engine.train.parallel import AXIS
 from leanax.pipeline import build, check
 from leanax.pipeline import trained as models
+from leanax.pipeline.config.experiment import Experiment
 from leanax.pipeline.stage import begin_recipe
 from leanax.pipeline.tables import count, size
 
 
-def explain(config: Any) -> str:
+def explain(config: Experiment) -> str:
   """Two kinds of tables: each model's sites with their cost, and for each stage that quantizes the sites' settings."""
   build.check(config)
   data = build.dataset(config)
@@ -64,9 +65,9 @@ def sites(name: str, traced: graph.Graph, trained: graph.Graph) -> str:
   return f"model {name}: {count(traced.total)} MACs\n{columns(rows)}"
 
 
-def stage(name: str, config: Any, recipe: models.Recipe) -> str:
+def stage(name: str, config: Experiment, recipe: models.Recipe) -> str:
   """The settings of a stage's quantization, each with the rule that it came from."""
-  policy = build.policy(name, config.stages[name])
+  policy = build.policy(config.stages[name].quant)
   if policy is None:
     return ""
   variables = jax.jit(functools.partial(models.initial, recipe))(jax.random.key(0), models.example(recipe))

@@ -12,8 +12,9 @@ from leanax.core import keys
 from leanax.engine.train import forward, mutual, seeds
 from leanax.engine.train.state import TrainState
 from leanax.graph.edits import replace_head
-from leanax.pipeline import assembling, build, schema, teaching
+from leanax.pipeline import assembling, build, teaching
 from leanax.pipeline import trained as models
+from leanax.pipeline.config.experiment import ITSELF, Experiment, Stage
 from leanax.pipeline.trained import Trained
 
 
@@ -54,7 +55,7 @@ class Learning(NamedTuple):
 
 def make(
   name: str,
-  config: Any,
+  config: Experiment,
   begun: Sequence[Trained],
   student: forward.Forward,
   objective: kd.Weighted,
@@ -78,7 +79,7 @@ def make(
   tx = build.transformation(name, stage, steps, lambda: models.stacked_axes(begun[0].recipe, begun[0].variables))
   objective = mutual.Mutual(objective.terms) if len(begun) > 1 else objective
   accumulate, ema = stage.optimizer.accumulate, stage.optimizer.ema or None
-  about: Any = {"teacher": taught.teacher, "itself": stage.teacher == schema.ITSELF, "accumulate": accumulate}
+  about: Any = {"teacher": taught.teacher, "itself": stage.teacher == ITSELF, "accumulate": accumulate}
   step = engine.make_train_step(
     student, objective, tx, **about, ema=ema, per_device_statistics=stage.per_device_statistics
   )
@@ -108,7 +109,7 @@ def make(
 
 def _started(
   seed: int,
-  stage: Any,
+  stage: Stage,
   student: forward.Forward,
   objective: kd.Weighted,
   trained: Trained,

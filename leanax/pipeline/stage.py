@@ -18,8 +18,10 @@ from leanax.engine.data import Dataset, Input, batches
 from leanax.engine.store import checkpoint, metrics
 from leanax.engine.train import forward, progress, seeds
 from leanax.engine.train.state import TrainState
-from leanax.pipeline import build, cutting, learning, schema, teaching
+from leanax.pipeline import build, cutting, learning, teaching
 from leanax.pipeline import trained as models
+from leanax.pipeline.config import experiment, tree
+from leanax.pipeline.config.experiment import Experiment, Stage
 from leanax.pipeline.learning import Learning
 from leanax.pipeline.trained import Functions, Recipe, Trained
 
@@ -34,7 +36,7 @@ class Context(NamedTuple):
     shared: where what runs of several seeds may share is kept.
   """
 
-  config: Any
+  config: Experiment
   folder: Path
   data: Dataset
   shared: Path
@@ -64,7 +66,7 @@ def run_stages(
   """
   paths = [model_file(context.folder, name) for context in contexts]
   if all(path.is_file() for path in paths):
-    return [models.load(path, schema.model_code(contexts[0].config))[0] for path in paths]
+    return [models.load(path, experiment.model_code(contexts[0].config))[0] for path in paths]
   ready = [_prepare(name, context, before) for context, before in zip(contexts, done, strict=True)]
   left = []
   for path, one, state in zip(paths, ready, _fit(name, contexts, ready, over), strict=True):
@@ -105,10 +107,10 @@ def _prepare(name: str, context: Context, done: Mapping[str, Trained]) -> _Ready
   trained = begun[0]
   steps = build.steps(stage, len(examples.labels))
   updates = max(steps // stage.optimizer.accumulate, 1)
-  objective = build.objective(name, stage.objective.to_dict(), updates, trained.recipe.output)
+  objective = build.objective(name, stage.objective, updates, trained.recipe.output)
   half = stage.precision == "bfloat16"
   student = forward.tapped(forward_of(stage, models.functions(trained.recipe, half)), objective.student)
-  taught_by = teaching.sources(stage, done, schema.model_code(context.config))
+  taught_by = teaching.sources(stage, done, experiment.model_code(context.config))
   teaching.check(stage, [one.recipe for one in taught_by], trained.recipe, objective)
   if taught_by:
     same = {other: one for other, one in _untaught(context).items() if one.recipe[:2] == trained.recipe[:2]}
@@ -121,12 +123,12 @@ def _prepare(name: str, context: Context, done: Mapping[str, Trained]) -> _Ready
 
 def _untaught(context: Context) -> dict[str, Trained]:
   """What the finished stages without a teacher left."""
-  stages, code = context.config.stages, schema.model_code(context.config)
+  stages, code = context.config.stages, experiment.model_code(context.config)
   files = {name: model_file(context.folder, name) for name in context.config.run if not stages[name].teacher}
   return {name: models.load(path, code)[0] for name, path in files.items() if path.is_file()}
 
 
-def begin(stage: Any, context: Context, done: Mapping[str, Trained], peer: int = 0) -> Trained:
+def begin(stage: Stage, context: Context, done: Mapping[str, Trained], peer: int = 0) -> Trained:
   """The model before the first step: an earlier stage's, one cut out of it, or a fresh one, perhaps pretrained.
 
   Peers (`engine.train.mutual`) are fresh ones, each with other random numbers.
@@ -141,21 +143,21 @@ def begin(stage: Any, context: Context, done: Mapping[str, Trained], peer: int =
     from leanax.engine.store import pretrained
 
     variables = pretrained.load(entry.weights, variables, entry.key_map)
-  if stage.cut["from"]:
-    teacher = done[stage.cut["from"]]
+  if stage.cut.source:
+    teacher = done[stage.cut.source]
     pick = cutting.picker(stage.cut, teacher, context.data.validation)
     variables = cutting.cut(stage.cut, recipe, variables, teacher, pick)
   return Trained(recipe, variables, {}, {})
 
 
-def begin_recipe(model: str, config: Any, split: rooms.Split) -> Recipe:
+def begin_recipe(model: str, config: Experiment, split: rooms.Split) -> Recipe:
   """The recipe of a model of the experiment, before any stage has changed it."""
   entry = config.models[model]
-  about = entry.kwargs.to_dict(), split.images.shape[1:], split.classes, config.preprocess.to_dict()
+  about = dict(entry.kwargs), split.images.shape[1:], split.classes, tree.values(config.preprocess)
   return Recipe(entry.name, *about, output=entry.output)
 
 
-def calibrated(stage: Any, trained: Trained, arrays: Mapping[str, jax.Array], spec: Input) -> Trained:
+def calibrated(stage: Stage, trained: Trained, arrays: Mapping[str, jax.Array], spec: Input) -> Trained:
   """The model with grids from calibration batches, its batch norms folded; itself where the stage trains in float."""
   if not stage.quant.rules:
     return trained
@@ -184,7 +186,7 @@ def _on_pixels(quantized: quant.Quantized, qparams: Any, quant_state: Any, train
   return {**quant_state, name: {**quant_state[name], "used": {"scale": grid.scale, "zero_point": grid.zero_point}}}
 
 
-def forward_of(stage: Any, parts: Functions) -> forward.Forward:
+def forward_of(stage: Stage, parts: Functions) -> forward.Forward:
   """The student's forward function in training: the model itself, its edited function, or its simulated integers."""
   if parts.quantized is not None:
     simulate = parts.quantized.apply
@@ -320,7 +322,7 @@ def run_with_needs(name: str, context: Context, done: dict[str, Trained]) -> Tra
   if name not in context.config.run:
     raise unknown("stage", name, context.config.run)
   stage = context.config.stages[name]
-  for need in schema.needs(stage):
+  for need in experiment.needs(stage):
     if need not in done:
       run_with_needs(need, context, done)
   done[name] = run_stage(name, context, done)

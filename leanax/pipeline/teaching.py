@@ -17,8 +17,8 @@ from leanax.engine import data as rooms
 from leanax.engine.data import Input, Preprocess
 from leanax.engine.store import teacher_cache, teacher_key
 from leanax.engine.train.outputs import only
-from leanax.pipeline import schema
 from leanax.pipeline import trained as models
+from leanax.pipeline.config.experiment import FILE, Stage, teacher_names
 from leanax.pipeline.trained import Functions, Recipe, Trained
 
 Teacher = Callable[[Any, jax.Array], jax.Array | kd.Outputs]
@@ -42,23 +42,18 @@ class Teaching(NamedTuple):
   decode: Callable[[Mapping[str, jax.Array]], jax.Array | kd.Outputs] | None = None
 
 
-def names(stage: Any) -> list[str]:
-  """The stages and files that a stage learns from; none where it is its own teacher."""
-  return [name for name in schema.teachers(stage) if name != schema.ITSELF]
-
-
-def sources(stage: Any, done: Mapping[str, Trained], code: Collection[str] = ()) -> list[Trained]:
+def sources(stage: Stage, done: Mapping[str, Trained], code: Collection[str] = ()) -> list[Trained]:
   """The models that a stage learns from; none where it has no teacher, or is its own.
 
   Args:
     stage: the stage's config.
     done: what earlier stages left.
-    code: the import paths that files may name (`schema.model_code`).
+    code: the import paths that files may name (`experiment.model_code`).
   """
-  return [models.load(name, code)[0] if name.endswith(schema.FILE) else done[name] for name in names(stage)]
+  return [models.load(name, code)[0] if name.endswith(FILE) else done[name] for name in teacher_names(stage)]
 
 
-def called(name: str, stage: Any) -> str:
+def called(name: str, stage: Stage) -> str:
   """How errors call the teacher of a stage."""
   if stage.peers > 1:
     return f"the peers of stage {name!r}"
@@ -76,7 +71,7 @@ def further(objective: kd.Weighted) -> list[str]:
   return sorted(read - {objective.output, ""})
 
 
-def check(stage: Any, recipes: Sequence[Recipe], student: Recipe, objective: kd.Weighted) -> None:
+def check(stage: Stage, recipes: Sequence[Recipe], student: Recipe, objective: kd.Weighted) -> None:
   """Refuses teachers that see other pixels than their student, or know other classes.
 
   Args:
@@ -95,9 +90,9 @@ def check(stage: Any, recipes: Sequence[Recipe], student: Recipe, objective: kd.
       )
     if recipes and not recipes[0].output:
       raise UserError(
-        f"the objective reads the output {read[0]!r} of a teacher, and {names(stage)[0]!r} has one output"
+        f"the objective reads the output {read[0]!r} of a teacher, and {teacher_names(stage)[0]!r} has one output"
       )
-  for name, recipe in zip(names(stage), recipes, strict=True):
+  for name, recipe in zip(teacher_names(stage), recipes, strict=True):
     if Preprocess(**recipe.preprocess) != Preprocess(**student.preprocess):
       raise UserError(f"teacher {name!r} was trained with another preprocessing than its student's; expected the same")
     if recipe.image != student.image:
@@ -128,7 +123,7 @@ def check(stage: Any, recipes: Sequence[Recipe], student: Recipe, objective: kd.
 
 
 def make(
-  stage: Any,
+  stage: Stage,
   taught_by: Sequence[Trained],
   arrays: Mapping[str, jax.Array],
   spec: Input,
@@ -173,14 +168,14 @@ def make(
   return Teaching(None, None, jax.device_put(own), spec, decode)
 
 
-def _groups(stage: Any, teachers: int) -> list[list[int]]:
+def _groups(stage: Stage, teachers: int) -> list[list[int]]:
   """Which teachers' logits are stored as one. A mean of probabilities depends on the temperature that it is read at."""
   every = list(range(teachers))
   return [every] if stage.ensemble == "logits" else [[index] for index in every]
 
 
 def _stored(
-  stage: Any,
+  stage: Stage,
   each: Sequence[Teacher],
   taught_by: Sequence[Trained],
   arrays: Mapping[str, jax.Array],
@@ -207,7 +202,7 @@ def _stored(
   return teacher_cache.build(folder / key.name, key, logits_of, **about)
 
 
-def member(parts: Functions, stage: Any, taps: Sequence[str], all_outputs: bool = False) -> Teacher:
+def member(parts: Functions, stage: Stage, taps: Sequence[str], all_outputs: bool = False) -> Teacher:
   """One teacher's function of its trees, (variables, qparams, quant_state), and preprocessed images.
 
   It gives the logits, or all outputs of a teacher that has several; with activations where some are named.
@@ -230,12 +225,12 @@ def member(parts: Functions, stage: Any, taps: Sequence[str], all_outputs: bool 
   return teacher
 
 
-def of_the_student(logits: Any, stage: Any) -> Any:
+def of_the_student(logits: Any, stage: Stage) -> Any:
   """A teacher's logits of the student's classes."""
   return logits[..., np.asarray(stage.teacher_classes)] if stage.teacher_classes else logits
 
 
-def together(members: Sequence[Teacher], stage: Any) -> Teacher:
+def together(members: Sequence[Teacher], stage: Stage) -> Teacher:
   """Several teachers as one: `combined` of their logits; of the activations, the first teacher's count."""
 
   def teacher(trees: Any, x: jax.Array) -> jax.Array | kd.Outputs:
@@ -249,7 +244,7 @@ def together(members: Sequence[Teacher], stage: Any) -> Teacher:
   return teacher
 
 
-def combined(found: Sequence[Any], stage: Any) -> jax.Array | kd.Outputs:
+def combined(found: Sequence[Any], stage: Stage) -> jax.Array | kd.Outputs:
   """What a stage learns from: the logits of its only teacher, their mean, or all of them for the mean probabilities.
 
   The probabilities are averaged at the temperature of the loss that reads them (`kd.teacher_at`).
@@ -266,7 +261,7 @@ def combined(found: Sequence[Any], stage: Any) -> jax.Array | kd.Outputs:
   return said._replace(logits=kd.teacher_at(said, 1.0))
 
 
-def logits_as_one(each: Sequence[Any], stage: Any) -> np.ndarray:
+def logits_as_one(each: Sequence[Any], stage: Stage) -> np.ndarray:
   """The logits of a stage's teachers as one, (batch, classes of the student), at temperature 1.
 
   Args:
@@ -278,7 +273,7 @@ def logits_as_one(each: Sequence[Any], stage: Any) -> np.ndarray:
 
 
 def warn_of_a_worse_teacher(
-  name: str, stage: Any, taught_by: Sequence[Trained], others: Mapping[str, Trained], validation: rooms.Split
+  name: str, stage: Stage, taught_by: Sequence[Trained], others: Mapping[str, Trained], validation: rooms.Split
 ) -> str:
   """Says so on stderr, and returns it, where an earlier stage of the same model is better than the teachers together.
 

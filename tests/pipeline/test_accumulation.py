@@ -43,6 +43,6 @@ def test_a_teacher_that_is_not_finite_is_named(tmp_path):
   broken = jax.tree.map(lambda a: jnp.where(jnp.arange(a.size).reshape(a.shape) == 0, jnp.inf, a), teacher.variables)
   with pytest.raises(UserError, match="the outputs of the teacher of stage 'distilled', 'teacher', are not .* step 1;"):
     stage.run_stage("distilled", context, {"teacher": teacher._replace(variables=broken)})
-  given = context.config.stages.distilled
+  given = context.config.stages["distilled"]
   given.peers = 2
   assert called("distilled", given) == "the peers of stage 'distilled'"

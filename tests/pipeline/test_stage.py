@@ -28,9 +28,9 @@ def test_stored_logits_are_those_of_the_teacher_in_the_step(tmp_path, teacher, a
   (stored, first), (live, second) = (
     distilled(tmp_path / str(cache), teacher, augment=augment, cache_teacher=cache) for cache in (True, False)
   )
-  spec = build.inputs(first.config, first.config.stages.distilled)
+  spec = build.inputs(first.config, first.config.stages["distilled"])
   arrays = rooms.device_arrays(first.data.train)
-  taught = teaching.make(first.config.stages.distilled, [teacher], arrays, spec, (), tmp_path / "logits")
+  taught = teaching.make(first.config.stages["distilled"], [teacher], arrays, spec, (), tmp_path / "logits")
   assert taught.teacher is None and taught.variables is None
   assert taught.own["teacher_logits"].shape == ((128, 2, 4) if augment else (128, 4))
   one, two = (dict(stage.curves("distilled", context)["hinton"]) for context in (first, second))
@@ -41,7 +41,7 @@ def test_stored_logits_are_those_of_the_teacher_in_the_step(tmp_path, teacher, a
 
 def test_logits_are_not_stored_where_images_change_in_each_epoch(tmp_path, teacher):
   context = jobs.opened(tmp_path, stages__distilled__augment={"shift": (1, 1)})
-  given = context.config.stages.distilled
+  given = context.config.stages["distilled"]
   arrays = rooms.device_arrays(context.data.train)
   function, trees, own, *_ = teaching.make(given, [teacher], arrays, build.inputs(context.config, given), (), tmp_path)
   assert function is not None and not own
@@ -126,7 +126,7 @@ def test_needs_come_first_and_nothing_else_runs(tmp_path, monkeypatch):
 def test_pixels_are_not_rounded_on_ties(tmp_path, teacher, preprocess):
   """Images of few levels must not be rounded on their way in, whatever range the calibration batches had."""
   context = jobs.opened(tmp_path, preprocess=preprocess)
-  given = context.config.stages.int8
+  given = context.config.stages["int8"]
   spec = build.inputs(context.config, given)
   split = context.data.train
   dark = {**rooms.device_arrays(split), "image": jax.numpy.asarray(split.images // 2)}

@@ -22,7 +22,7 @@ def test_a_student_is_compared_with_all_its_teachers_in_its_own_classes(tmp_path
   rng, test = np.random.default_rng(0), context.data.test
   said = {name: rng.normal(size=(len(test.labels), 4)).astype(np.float32) for name in ("a", "b", "student")}
   monkeypatch.setattr(students.models, "predict", lambda one, images: said["student"][: len(images)])
-  given = context.config.stages.distilled
+  given = context.config.stages["distilled"]
   given.teacher, given.ensemble, given.teacher_classes = "a, b", "logits", (2, 0, 1, 3)
   row = students.judge("distilled", context.config, {"distilled": None}, said, context.data.validation, test)
   mean = ((said["a"] + said["b"]) / 2)[:, [2, 0, 1, 3]]

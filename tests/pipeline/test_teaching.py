@@ -48,7 +48,7 @@ def test_an_ensemble_is_the_mean_of_its_members(tmp_path, ensemble):
     stages__distilled__ensemble=ensemble,
   )
   done = jobs.train(context)
-  given = context.config.stages.distilled
+  given = context.config.stages["distilled"]
   sources = teaching.sources(given, done)
   spec = build.inputs(context.config, given)
   arrays = rooms.device_arrays(context.data.train)
@@ -119,7 +119,7 @@ def test_statistics_of_the_batch_and_none_kept(tmp_path):
   }
   context = jobs.opened(tmp_path / "norms", **norms)
   before = jobs.train(context)["teacher"]
-  given, spec = context.config.stages.distilled, build.inputs(context.config, context.config.stages.distilled)
+  given, spec = context.config.stages["distilled"], build.inputs(context.config, context.config.stages["distilled"])
   arrays = rooms.device_arrays(context.data.train)
   taught = teaching.make(given, [before], arrays, spec, (), tmp_path / "logits")
   batch = rooms.train_batch_at(arrays, 0, spec)
@@ -200,7 +200,7 @@ def test_several_teachers_are_judged_together_and_in_the_students_classes(tmp_pa
   good, bad = (20.0 * np.eye(4, dtype=np.float32)[(labels + off) % 4] for off in (0, 1))
   said = {"good": good, "bad": 2 * bad, "own": good * (np.arange(len(labels)) % 2)[:, None]}
   monkeypatch.setattr(teaching.models, "predict", lambda one, _: said[one])
-  given = context.config.stages.distilled
+  given = context.config.stages["distilled"]
   given.ensemble = "logits"
 
   def warned(*teachers):
@@ -213,7 +213,7 @@ def test_several_teachers_are_judged_together_and_in_the_students_classes(tmp_pa
 
 def test_a_part_of_the_labels(tmp_path):
   context = jobs.opened(tmp_path)
-  given = context.config.stages.distilled
+  given = context.config.stages["distilled"]
   given.examples.labelled = 12
   split = build.examples(context.config, given, context.data.train)
   assert len(split.labels) == 128 and (split.labels >= 0).sum() == 12
@@ -227,7 +227,7 @@ def test_a_part_of_the_labels(tmp_path):
 
 def test_a_part_of_the_classes(tmp_path):
   context = jobs.opened(tmp_path)
-  given = context.config.stages.distilled
+  given = context.config.stages["distilled"]
   given.examples.without = (1,)
   assert set(build.examples(context.config, given, context.data.train).labels) == {0, 2, 3}
   given.examples.only = (1, 2)
@@ -364,7 +364,7 @@ def test_a_teacher_of_other_classes_is_refused_though_there_are_as_many(tmp_path
   recipe = stage.begin_recipe("teacher", context.config, context.data.train)
   other = recipe._replace(classes=(*recipe.classes[:3], "zebra"))
   objective = build.objective("distilled", {"hinton": {}})
-  given = context.config.stages.distilled
+  given = context.config.stages["distilled"]
   with pytest.raises(UserError, match="has another class in the place of one of its student's, 'zebra' for 'class_3'"):
     teaching.check(given, [other], recipe, objective)
   given.teacher_classes = (0, 1, 2, 3)
@@ -372,7 +372,7 @@ def test_a_teacher_of_other_classes_is_refused_though_there_are_as_many(tmp_path
 
 
 def test_the_teachers_logits_of_the_students_classes(tmp_path):
-  given = jobs.opened(tmp_path).config.stages.distilled
+  given = jobs.opened(tmp_path).config.stages["distilled"]
   given.teacher_classes = (3, 0, 1)
   said = jnp.arange(8.0).reshape(2, 4)
   teacher = teaching.together([lambda tree, x: x], given)

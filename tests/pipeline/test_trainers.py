@@ -87,9 +87,9 @@ def test_peers_train_and_leave_the_first(tmp_path):
   assert series["validation_accuracy"][-1][1] > 0.5
   assert {"hard_labels/grad_norm", "hinton/grad_norm"} <= set(series)
   shapes = jax.tree.map(np.shape, left.variables["params"])
-  alone = stage.begin(context.config.stages.alone, context, {})
+  alone = stage.begin(context.config.stages["alone"], context, {})
   assert shapes == jax.tree.map(np.shape, alone.variables["params"])
-  others = [stage.begin(context.config.stages.alone, context, {}, peer) for peer in range(3)]
+  others = [stage.begin(context.config.stages["alone"], context, {}, peer) for peer in range(3)]
   first, second, third = (np.asarray(one.variables["params"]["Dense_0"]["kernel"]) for one in others)
   np.testing.assert_array_equal(first, alone.variables["params"]["Dense_0"]["kernel"])
   assert np.any(first != second) and np.any(second != third)

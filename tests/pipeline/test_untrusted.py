@@ -100,7 +100,7 @@ def test_a_file_as_evaluated_and_as_a_teacher(elsewhere, tmp_path):
   config = jobs.experiment(run=("teacher", "distilled"), stages__distilled__teacher=str(file))
   with pytest.raises(UserError, match=r"'os:system', code that nobody has named here"):
     check.check(config, context.data)
-  given = config.stages.distilled
+  given = config.stages["distilled"]
   with pytest.raises(UserError, match=r"'os:system', code that nobody has named here"):
     teaching.sources(given, {})
   shutil.copy(file, stage.model_file(folder, "teacher").parent.mkdir() or stage.model_file(folder, "teacher"))
@@ -201,7 +201,7 @@ def test_a_changed_or_strange_config_of_a_run_names_nothing(elsewhere, tmp_path)
   for text in ("[]", "3", "null"):
     (folder / "config.json").write_text(text)
     with pytest.raises(UserError, match="is not the config of a run"):
-      evaluate.saved_config(folder)
+      workdir.saved(folder)
 
 
 def test_the_key_of_seals_is_the_user_s_alone(tmp_path, monkeypatch):
