@@ -23,7 +23,7 @@ import sparsity
 from benchmarks import methods_page
 from leanax.core.errors import UserError
 from leanax.core.methods import methods
-from leanax.pipeline import build, check
+from leanax.pipeline import build, stage
 from leanax.pipeline.config import loading
 from leanax.zoo import mlp
 from tests.conformance import test_kd
@@ -156,5 +156,5 @@ def test_the_config_of_the_page_of_distillation_is_accepted():
       exec(block[1], names)
   config = loading.resolve(names["get_config"]())
   assert len(config.run) > 8
-  build.check(config)
-  check.check(config, build.dataset(config))
+  stage.check(config)
+  stage.prepare(config, build.dataset(config))

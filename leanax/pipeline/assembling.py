@@ -20,11 +20,11 @@ class Plan(NamedTuple):
 
   Attributes:
     edit: of its function, "replace_head".
-    params: `params(aux, aux_state)`, the head's parameters.
+    params: `params(aux, aux_state, teacher)`, the head's parameters; `teacher` is the teacher's variables.
   """
 
   edit: dict[str, Any]
-  params: Callable[[Any, Any], Any]
+  params: Callable[[Any, Any, Any], Any]
 
 
 def plan(
@@ -65,7 +65,7 @@ def plan(
   if folded:
     raise UserError(f"{loss.name} puts a new model together: expected a float stage, and one that quantizes after it")
 
-  def params(aux: Any, aux_state: Any, teacher: Any = teacher) -> Any:
+  def params(aux: Any, aux_state: Any, teacher: Any) -> Any:
     assert loss.head is not None
     return loss.head(aux[term], aux_state[term], teacher, classes, tuple(chosen))
 

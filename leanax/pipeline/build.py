@@ -21,7 +21,6 @@ from leanax.engine.data import Augment, Dataset, Input, Preprocess, Split
 from leanax.engine.data.splits import label_some
 from leanax.engine.models import model as models
 from leanax.engine.models.interface import Model
-from leanax.engine.store import logit_codes
 from leanax.engine.train import optim
 from leanax.pipeline import sparse
 from leanax.pipeline.config import experiment, tree
@@ -110,6 +109,21 @@ def _number(where: str, value: Any, updates: int) -> Any:
       )
     given["end"] = max(given["end"], given["start"] + 1)  # in few updates both may round to one
   return named(where, kd.schedules, given)
+
+
+def check_sparsity(name: str, stage: Stage) -> None:
+  """Refuses an unknown method; its keywords are checked where the stage's number of updates is known."""
+  if stage.sparsity.get("name"):
+    sparse.method(stage.sparsity["name"])
+  elif set(stage.sparsity) - {"name"}:
+    raise UserError(f"config key 'stages.{name}.sparsity.name' is missing; expected a method of sparsity")
+
+
+def check_model_name(name: str, entry: experiment.Model) -> None:
+  """Refuses an entry of `models` whose class or function is not there, or does not take its keywords."""
+  if not entry.name:
+    raise UserError(f"config key 'models.{name}.name' is missing; expected such as 'zoo.lenet:LeNet5'")
+  model(entry)
 
 
 def needs_teacher(objective: kd.Weighted) -> bool:
@@ -260,88 +274,3 @@ def inputs(config: Experiment, stage: Stage) -> Input:
     augment=Augment(**changes),
     dtype=jnp.float32,
   )
-
-
-def check(config: Experiment) -> None:
-  """Builds everything that needs no data once, so that a mistake anywhere is found before the first stage trains.
-
-  Raises:
-    UserError: as the functions above.
-  """
-  for name, entry in config.models.items():
-    if not entry.name:
-      raise UserError(f"config key 'models.{name}.name' is missing; expected such as 'zoo.lenet:LeNet5'")
-    model(entry)
-  for name in config.run:
-    stage = config.stages[name]
-    minimised = objective(name, stage.objective)
-    _check_sparsity(f"stages.{name}.sparsity", stage.sparsity)
-    policy(stage.quant)
-    try:
-      minimised.refuse_accumulation(stage.optimizer.accumulate)
-    except UserError as error:
-      raise UserError(f"config key 'stages.{name}.optimizer.accumulate': {error}") from error
-    if stage.teacher == experiment.ITSELF and not stage.optimizer.ema:
-      raise UserError(f"config key 'stages.{name}.teacher' is 'itself', which needs 'stages.{name}.optimizer.ema'")
-    taught = [term.loss.needs_teacher for term in minimised.terms]
-    if stage.optimizer.name == "dot" and (all(taught) or not any(taught)):
-      raise UserError(
-        f"config key 'stages.{name}.optimizer.name' is 'dot', which tells a task's gradient from a teacher's; expected "
-        "an objective with losses of both kinds, such as hard_labels and hinton"
-      )
-    if stage.peers > 1:
-      _check_peers(name, config, any(taught))
-    elif needs_teacher(minimised) and not stage.teacher:
-      raise UserError(f"config key 'stages.{name}.teacher' is empty, but its objective compares with a teacher")
-    elif stage.teacher and not needs_teacher(minimised):
-      raise UserError(
-        f"config key 'stages.{name}.teacher' is {stage.teacher!r}, but no loss of its objective compares with a teacher"
-      )
-    if stage.teacher_mode == "train" and config.parallel not in ("jit", "mesh"):
-      raise UserError(
-        f"config key 'stages.{name}.teacher_mode' is 'train': the teacher's statistics would be of each device's part "
-        f"of the batch; expected 'parallel' to be 'jit' or 'mesh', got {config.parallel!r}"
-      )
-
-
-def _check_peers(name: str, config: Experiment, taught: bool) -> None:
-  """Refuses peers that have another teacher, that have nothing to learn from each other, or that start alike."""
-  stage = config.stages[name]
-  for key, given, why in (
-    ("teacher", stage.teacher, "its peers teach each other: expected none"),
-    ("start", stage.start, "all peers would start alike: expected none"),
-    ("cut.from", stage.cut.source, "all peers would start alike: expected none"),
-    ("model", config.models[stage.model].weights and stage.model, "all peers would start alike: expected no 'weights'"),
-  ):
-    if given:
-      raise UserError(f"config key 'stages.{name}.{key}' is {given!r}, and {why}")
-  if not taught:
-    raise UserError(
-      f"config key 'stages.{name}.peers' is {stage.peers}; expected an objective with a loss that compares with a "
-      "teacher, such as hinton with temperature 1"
-    )
-
-
-def check_store(name: str, stage: Stage, classes: int) -> None:
-  """Refuses a form in which logits of so many classes cannot be stored.
-
-  Args:
-    name: the stage's, for errors.
-    stage: its config.
-    classes: logits an example.
-
-  Raises:
-    UserError: names the stage's keys.
-  """
-  try:
-    logit_codes.fields(classes, stage.cache_form, stage.cache_top_k or None)
-  except UserError as error:
-    raise UserError(f"config keys 'stages.{name}.cache_form' and 'stages.{name}.cache_top_k': {error}") from error
-
-
-def _check_sparsity(where: str, group: Mapping[str, Any]) -> None:
-  """Refuses an unknown method; its keywords are checked where the stage's number of updates is known."""
-  if group.get("name"):
-    sparse.method(group["name"])
-  elif set(group) - {"name"}:
-    raise UserError(f"config key '{where}.name' is missing; expected a method of sparsity")

@@ -5,9 +5,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from leanax.pipeline import workdir
 from leanax.pipeline.compress import compress, open_run
 from leanax.pipeline.config.experiment import Experiment
-from leanax.pipeline.stage import Context, model_file, run_stages
+from leanax.pipeline.job import Context, model_file
+from leanax.pipeline.stage import run_stages
 from leanax.pipeline.trained import Trained
 
 
@@ -38,8 +40,8 @@ def train_seeds(config: Experiment, folder: str | Path) -> list[tuple[Context, d
   """
   whole = open_run(config, folder)
   runs = [whole._replace(config=one, folder=whole.folder / f"seed{one.seed}") for one in single(config)]
-  for run in runs:
-    open_run(run.config, run.folder)
+  for run in runs:  # the stages are prepared once: nothing that depends on the seed is
+    workdir.claim(run.folder, run.config)
   done: list[dict[str, Trained]] = [{} for _ in runs]
   for name in config.run:
     if name in config.shared:

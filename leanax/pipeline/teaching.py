@@ -1,7 +1,6 @@
 """Who teaches a stage, and how: trained models as one function, or their logits stored beside the examples."""
 
 import dataclasses
-import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,15 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 
 import kd
-from leanax import engine, graph
-from leanax.core.errors import UserError
+from leanax import graph
 from leanax.engine import data as rooms
-from leanax.engine.data import Input, Preprocess
+from leanax.engine.data import Input
 from leanax.engine.store import teacher_cache, teacher_key
 from leanax.engine.train.outputs import only
 from leanax.pipeline import trained as models
 from leanax.pipeline.config.experiment import FILE, Stage, teacher_names
-from leanax.pipeline.trained import Functions, Recipe, Trained
+from leanax.pipeline.trained import Functions, Trained
 
 Teacher = Callable[[Any, jax.Array], jax.Array | kd.Outputs]
 
@@ -53,16 +51,32 @@ def sources(stage: Stage, done: Mapping[str, Trained], code: Collection[str] = (
   return [models.load(name, code)[0] if name.endswith(FILE) else done[name] for name in teacher_names(stage)]
 
 
+def function(stage: Stage, teachers: Sequence[Trained], objective: kd.Weighted) -> Teacher | None:
+  """Returns a stage's teachers as one function of their trees; None where it has none, or is its own.
+
+  Args:
+    stage: the stage's config.
+    teachers: `sources` of it.
+    objective: what the student minimises; its taps and outputs of the teacher are given too.
+  """
+  if not teachers:
+    return None
+  parts = [models.functions(one.recipe) for one in teachers]
+  return together([member(part, stage, objective.teacher, bool(further(objective))) for part in parts], stage)
+
+
+def is_stored(stage: Stage, spec: Input, objective: kd.Weighted) -> bool:
+  """Returns whether a teacher's logits can be stored beside the examples, and are to be."""
+  endless = spec.augment.views is None and not teacher_key.is_still(spec.augment)
+  more = objective.teacher or further(objective)
+  return not (more or endless or not stage.cache_teacher or stage.teacher_mode == "train")
+
+
 def called(name: str, stage: Stage) -> str:
   """How errors call the teacher of a stage."""
   if stage.peers > 1:
     return f"the peers of stage {name!r}"
   return f"the teacher of stage {name!r}, {stage.teacher!r},"
-
-
-def reads_logits(objective: kd.Weighted) -> bool:
-  """Whether some loss compares the teacher's logits, and not only its activations."""
-  return any(term.loss.needs_teacher and not term.loss.taps.teacher for term in objective.terms)
 
 
 def further(objective: kd.Weighted) -> list[str]:
@@ -71,87 +85,32 @@ def further(objective: kd.Weighted) -> list[str]:
   return sorted(read - {objective.output, ""})
 
 
-def check(stage: Stage, recipes: Sequence[Recipe], student: Recipe, objective: kd.Weighted) -> None:
-  """Refuses teachers that see other pixels than their student, or know other classes.
-
-  Args:
-    stage: the stage's config.
-    recipes: of its teachers.
-    student: the student's.
-    objective: what the student minimises.
-
-  Raises:
-    UserError: says how they differ.
-  """
-  if read := further(objective):
-    if len(recipes) > 1 or stage.peers > 1 or stage.teacher_classes:
-      raise UserError(
-        f"the objective reads the output {read[0]!r} of a teacher; expected one teacher, and no 'teacher_classes'"
-      )
-    if recipes and not recipes[0].output:
-      raise UserError(
-        f"the objective reads the output {read[0]!r} of a teacher, and {teacher_names(stage)[0]!r} has one output"
-      )
-  for name, recipe in zip(teacher_names(stage), recipes, strict=True):
-    if Preprocess(**recipe.preprocess) != Preprocess(**student.preprocess):
-      raise UserError(f"teacher {name!r} was trained with another preprocessing than its student's; expected the same")
-    if recipe.image != student.image:
-      raise UserError(f"teacher {name!r} reads images of {recipe.image}, and its student of {student.image}")
-    if stage.teacher_mode == "train" and (recipe.rules or models.is_folded(recipe)):
-      raise UserError(
-        f"'teacher_mode' is 'train', and teacher {name!r} is quantized or has folded batch norms, which have no "
-        "training mode; expected 'eval'"
-      )
-    known, wanted = len(recipe.classes), len(student.classes)
-    chosen = tuple(stage.teacher_classes)
-    if chosen and (len(chosen) != wanted or not all(0 <= number < known for number in chosen)):
-      raise UserError(
-        f"'teacher_classes' is {chosen}; expected {wanted} numbers from 0 to {known - 1}: teacher {name!r}'s class for "
-        "each of the student's"
-      )
-    if not chosen and known != wanted and reads_logits(objective):
-      raise UserError(
-        f"teacher {name!r} tells {known} classes apart and its student {wanted}; expected 'teacher_classes', the "
-        "teacher's class for each of the student's, or losses that read activations only"
-      )
-    if not chosen and recipe.classes != student.classes and reads_logits(objective):
-      first = next(pair for pair in zip(recipe.classes, student.classes, strict=True) if pair[0] != pair[1])
-      raise UserError(
-        f"teacher {name!r} has another class in the place of one of its student's, {first[0]!r} for {first[1]!r}; "
-        "expected 'teacher_classes', the teacher's class for each of the student's"
-      )
-
-
 def make(
   stage: Stage,
-  taught_by: Sequence[Trained],
+  teachers: Sequence[Trained],
   arrays: Mapping[str, jax.Array],
   spec: Input,
-  taps: Sequence[str],
+  objective: kd.Weighted,
   folder: Path,
-  all_outputs: bool = False,
 ) -> Teaching:
   """Stores the logits of a stage's teachers where that is possible and wanted, else gives them as one function.
 
   Args:
     stage: its config.
-    taught_by: `sources` of it; none for no teacher.
+    teachers: `sources` of it; none for no teacher.
     arrays: its training examples on the device.
     spec: how batches are made.
-    taps: activations of the teacher that its losses read; these are computed in the step.
+    objective: what it minimises; activations and further outputs of the teacher are computed in the step.
     folder: where stores lie, each in a folder of its own; one that is there already is used.
-    all_outputs: whether its losses read more than the teacher's logits (`further`); likewise.
   """
-  if not taught_by:
+  if not teachers:
     return Teaching(None, None, {}, spec)
-  parts = [models.functions(one.recipe) for one in taught_by]
-  trees = [(one.variables, one.qparams, one.quant_state) for one in taught_by]
-  each = [member(part, stage, taps, all_outputs) for part in parts]
-  endless = spec.augment.views is None and not teacher_key.is_still(spec.augment)
-  if taps or all_outputs or endless or not stage.cache_teacher or stage.teacher_mode == "train":
-    return Teaching(together(each, stage), trees, {}, spec)
+  if not is_stored(stage, spec, objective):
+    trees = [(one.variables, one.qparams, one.quant_state) for one in teachers]
+    return Teaching(function(stage, teachers, objective), trees, {}, spec)
+  each = [member(models.functions(one.recipe), stage, ()) for one in teachers]
   stored = [
-    _stored(stage, [each[k] for k in group], [taught_by[k] for k in group], arrays, spec, folder)
+    _stored(stage, [each[k] for k in group], [teachers[k] for k in group], arrays, spec, folder)
     for group in _groups(stage, len(each))
   ]
   if len(stored) == 1:
@@ -270,28 +229,3 @@ def logits_as_one(each: Sequence[Any], stage: Stage) -> np.ndarray:
   """
   found = combined([of_the_student(logits, stage) for logits in each], stage)
   return np.asarray(found.logits if isinstance(found, kd.Outputs) else found)
-
-
-def warn_of_a_worse_teacher(
-  name: str, stage: Stage, taught_by: Sequence[Trained], others: Mapping[str, Trained], validation: rooms.Split
-) -> str:
-  """Says so on stderr, and returns it, where an earlier stage of the same model is better than the teachers together.
-
-  A teacher of other classes, whose activations alone are learnt from, cannot be worse in this sense.
-  """
-  if not taught_by or not others:
-    return ""
-  said = logits_as_one([models.predict(one, validation.images) for one in taught_by], stage)
-  if said.shape[-1] != len(validation.classes):
-    return ""
-  own = {other: models.predict(one, validation.images) for other, one in others.items()}
-  best = max((engine.accuracy(logits, validation.labels), other) for other, logits in own.items())
-  its = engine.accuracy(said, validation.labels)
-  if its >= best[0]:
-    return ""
-  text = (
-    f"WARNING: stage {name!r}: its teacher {stage.teacher!r} has a validation accuracy of {100 * its:.2f} %, and the "
-    f"student itself reached {100 * best[0]:.2f} % in stage {best[1]!r}: it learns from a worse one"
-  )
-  print(text, file=sys.stderr, flush=True)
-  return text

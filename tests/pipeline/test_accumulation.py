@@ -1,5 +1,7 @@
 """Micro-batches of a stage whose labels are masked are its batches, and a teacher that fails is named with its step."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -44,5 +46,5 @@ def test_a_teacher_that_is_not_finite_is_named(tmp_path):
   with pytest.raises(UserError, match="the outputs of the teacher of stage 'distilled', 'teacher', are not .* step 1;"):
     stage.run_stage("distilled", context, {"teacher": teacher._replace(variables=broken)})
   given = context.config.stages["distilled"]
-  given.peers = 2
+  given = dataclasses.replace(given, peers=2)
   assert called("distilled", given) == "the peers of stage 'distilled'"

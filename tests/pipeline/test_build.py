@@ -10,7 +10,7 @@ import pytest
 
 import sparsity
 from leanax.core.errors import UserError
-from leanax.pipeline import build
+from leanax.pipeline import build, teacher_checks
 from tests.integration import jobs
 
 
@@ -133,10 +133,10 @@ def test_a_schedule_is_known_before_the_stages_length_and_lasts_an_update_at_lea
 def test_a_form_that_the_classes_do_not_fit(changes, sentence):
   stage = jobs.experiment(**{f"stages__distilled__{key}": value for key, value in changes.items()}).stages["distilled"]
   with pytest.raises(UserError) as caught:
-    build.check_store("distilled", stage, 4)
+    teacher_checks.check_store("distilled", stage, 4)
   keys = "config keys 'stages.distilled.cache_form' and 'stages.distilled.cache_top_k'"
   assert str(caught.value) == f"{keys}: {sentence}"
-  build.check_store("distilled", jobs.experiment(stages__distilled__cache_top_k=3).stages["distilled"], 4)
+  teacher_checks.check_store("distilled", jobs.experiment(stages__distilled__cache_top_k=3).stages["distilled"], 4)
 
 
 def test_schedules_are_shares_of_the_stages_updates():
@@ -316,6 +316,10 @@ def test_ends_may_be_left_to_the_rules():
 def test_a_loss_between_examples_is_refused_where_it_would_see_micro_batches():
   objective = {"hard_labels": {}, "relations": {"loss": "dist"}}
   stage = {"stages__distilled__objective": objective, "stages__distilled__teacher": "teacher"}
-  build.check(jobs.experiment(**stage))
+
+  def check(config):
+    teacher_checks.check_config("distilled", config, build.objective("distilled", objective))
+
+  check(jobs.experiment(**stage))
   with pytest.raises(UserError, match="'stages.distilled.optimizer.accumulate': .* 'relations' .* is 4.*; expected"):
-    build.check(jobs.experiment(**stage, stages__distilled__optimizer={"accumulate": 4}))
+    check(jobs.experiment(**stage, stages__distilled__optimizer={"accumulate": 4}))

@@ -83,6 +83,7 @@ class Quant:
 class Stage:
   """One stage: the model that it starts from, what it learns from, and how."""
 
+  kind: str = "train"  # a file of `leanax/pipeline/stages`
   model: str = "student"  # a key of `models`
   start: str = ""  # the stage whose parameters this one starts from; "" starts afresh
   cut: Cut = Cut()

@@ -1,10 +1,14 @@
 """Checks of an experiment that no single key shows: stages and models that refer to each other, and their order."""
 
+import pathlib
 import re
 
 from leanax.core.errors import UserError, unknown
 from leanax.pipeline.config import tree
 from leanax.pipeline.config.experiment import ITSELF, Experiment, is_own_teacher, needs, teacher_stages
+
+# The kinds of stages are files; they are named without being imported, for they load jax.
+KINDS = sorted(p.stem for p in (pathlib.Path(__file__).parent.parent / "stages").glob("*.py") if p.stem != "__init__")
 
 
 def check(config: Experiment) -> None:
@@ -39,6 +43,8 @@ def check(config: Experiment) -> None:
 def _check_stage(name: str, config: Experiment, done: list[str]) -> None:
   stage = config.stages[name]
   tree.check(stage, f"stages.{name}")
+  if stage.kind not in KINDS:
+    raise unknown(f"kind in 'stages.{name}.kind'", stage.kind, KINDS)
   if stage.model not in config.models:
     raise unknown(f"model in 'stages.{name}.model'", stage.model, config.models)
   given = {"start": [stage.start], "cut.from": [stage.cut.source], "teacher": teacher_stages(stage)}
