@@ -37,8 +37,8 @@ def cut(group: Cut, recipe: Recipe, fresh: Any, teacher: Trained, pick: cut_stud
   parts = None
   if not layers:
     x = models.example(recipe)
-    mine = graph.axis_parts(models.functions(recipe).fn, fresh, x)
-    parts = mine, graph.axis_parts(models.functions(teacher.recipe).fn, teacher.variables, x)
+    of_student = graph.axis_parts(models.functions(recipe).fn, fresh, x)
+    parts = of_student, graph.axis_parts(models.functions(teacher.recipe).fn, teacher.variables, x)
   return cut_student.fill(fresh, teacher.variables, names, parts)
 
 

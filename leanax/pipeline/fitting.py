@@ -13,7 +13,7 @@ from leanax.engine import data as rooms
 from leanax.engine.store import checkpoint, metrics
 from leanax.engine.train import progress, seeds
 from leanax.engine.train.state import TrainState
-from leanax.pipeline import teaching
+from leanax.pipeline import teacher_outputs
 from leanax.pipeline import trained as models
 from leanax.pipeline.config.experiment import Stage
 from leanax.pipeline.job import Context, first_step
@@ -27,7 +27,7 @@ class Ready(NamedTuple):
     learning: how it is trained.
     state: its first state.
     arrays: the training examples on the device.
-    taught: its teacher, and how batches are made.
+    outputs: those of its teachers, and how batches are made.
     teacher: the variables of its first teacher, or None.
     steps: of the stage.
   """
@@ -35,7 +35,7 @@ class Ready(NamedTuple):
   learning: Learning
   state: TrainState
   arrays: Mapping[str, jax.Array]
-  taught: teaching.Teaching
+  outputs: teacher_outputs.TeacherOutputs
   teacher: Any
   steps: int
 
@@ -54,18 +54,18 @@ def fit(name: str, contexts: Sequence[Context], ready: Sequence[Ready], over: st
   """
   # What all runs share is taken from the first one; of several, states and teachers are stacked.
   context, first = contexts[0], ready[0]
-  learning, taught, steps, state = first.learning, first.taught, first.steps, first.state
+  learning, outputs, steps, state = first.learning, first.outputs, first.steps, first.state
   terms = learning.objective.terms
   config, validation = context.config, context.data.validation
   offset, chosen = first_step(name, context), [each.config.seed for each in contexts]
-  folder, variables = context.folder / "checkpoints" / name, taught.variables
+  folder, variables = context.folder / "checkpoints" / name, outputs.variables
   if over:
     folder = context.folder.parent / "checkpoints" / name
     state = seeds.stack([one.state for one in ready])
-    variables = seeds.stack([one.taught.variables for one in ready])
+    variables = seeds.stack([one.outputs.variables for one in ready])
 
   # Batches; of all micro-batches of an update where they count differently.
-  get_batch, accumulate = _batches(taught, config.stages[name]), config.stages[name].optimizer.accumulate
+  get_batch, accumulate = _batches(outputs, config.stages[name]), config.stages[name].optimizer.accumulate
   get_batch = engine.of_update(get_batch, accumulate) if learning.counts_vary(first.arrays["label"]) else get_batch
 
   def per_run(state: TrainState) -> list[TrainState]:
@@ -90,7 +90,7 @@ def fit(name: str, contexts: Sequence[Context], ready: Sequence[Ready], over: st
         values = _means({key: series[index] if over else series for key, series in history.items()})
         values |= _accuracies(one, whole, values, validation)
         if len(terms) > 1 and config.gradient_norms:
-          values |= norms(step - 1, whole, _examples(one), one.taught.variables, seed=chosen[index])
+          values |= norms(step - 1, whole, _examples(one), one.outputs.variables, seed=chosen[index])
         writer.write(offset + step, {f"{name}/{key}": value for key, value in values.items() if key != "accuracy"})
 
     def save(step: int, state: TrainState, _: Any) -> None:
@@ -101,7 +101,7 @@ def fit(name: str, contexts: Sequence[Context], ready: Sequence[Ready], over: st
     every = max(steps // config.evaluations, 1)
     hooks = [engine.Hook(every, log), engine.Hook(every * max(round(config.checkpoint_every / every), 1), save)]
     shared: Any = {"steps": steps, "hooks": hooks, "tick": bar.update, "steps_per_call": config.steps_per_call or None}
-    shared["teacher_name"] = teaching.called(name, config.stages[name])
+    shared["teacher_name"] = teacher_outputs.called(name, config.stages[name])
     # The steps themselves.
     if over:
       data, own = _apart([_examples(one) for one in ready])
@@ -122,14 +122,14 @@ def fit(name: str, contexts: Sequence[Context], ready: Sequence[Ready], over: st
   return per_run(state)
 
 
-def _batches(taught: teaching.Teaching, stage: Stage) -> Callable[..., Any]:
+def _batches(outputs: teacher_outputs.TeacherOutputs, stage: Stage) -> Callable[..., Any]:
   """Returns the batches as a function of the run's seed and the step, with what is stored of the teacher."""
-  spec = taught.spec
+  spec = outputs.spec
 
   def get_batch(data: Any, step: Any, *, seed: Any, part: Any) -> Any:
     augment = dataclasses.replace(spec.augment, seed=seed) if stage.augment.seed < 0 else spec.augment
     batch = rooms.train_batch_at(data, step, dataclasses.replace(spec, seed=seed, augment=augment), part)
-    return {**batch, "teacher_logits": taught.decode(batch)} if taught.decode else batch
+    return {**batch, "teacher_logits": outputs.decode(batch)} if outputs.decode else batch
 
   return get_batch
 
@@ -153,8 +153,8 @@ def _accuracies(
 
 
 def _examples(ready: Ready) -> dict[str, jax.Array]:
-  """A run's training examples, with what its teacher said of them where that is stored."""
-  return {**ready.arrays, **ready.taught.own}
+  """Returns a run's training examples, with the stored logits of its teachers."""
+  return {**ready.arrays, **ready.outputs.stored}
 
 
 def _apart(runs: Sequence[Mapping[str, jax.Array]]) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:

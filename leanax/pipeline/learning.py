@@ -17,7 +17,7 @@ from leanax.engine.train.parallel import AXIS
 from leanax.engine.train.state import TrainState
 from leanax.graph.edits import replace_head
 from leanax.graph.shapes import structs
-from leanax.pipeline import assembling, build, teaching
+from leanax.pipeline import assembling, build, teacher_outputs
 from leanax.pipeline import trained as models
 from leanax.pipeline.config.experiment import ITSELF, Stage, teacher_names
 from leanax.pipeline.start import first_line
@@ -95,7 +95,7 @@ def make(
   # The student with the activations that losses read, its teachers, and the shapes of what both give.
   parts = models.functions(model.recipe, half=stage.precision == "bfloat16")
   student = forward.tapped(forward_of(stage, parts), objective.student)
-  teacher = teaching.function(stage, teachers, objective)
+  teacher = teacher_outputs.function(stage, teachers, objective)
   outputs = _outputs(stage, objective, student, model, teacher, teachers)
   trees = teachers[0].variables if teachers else None
 
@@ -113,7 +113,7 @@ def make(
   # The optimizer, the step and the state.
   tx = build.transformation(name, stage, steps, lambda: models.stacked_axes(model.recipe, model.variables))
   accumulate, ema = stage.optimizer.accumulate, stage.optimizer.ema or None
-  stored = teaching.is_stored(stage, spec, objective)
+  stored = teacher_outputs.is_stored(stage, spec, objective)
   live: Any = {"teacher": None if stored else teacher, "itself": stage.teacher == ITSELF, "accumulate": accumulate}
   minimised = mutual.Mutual(objective.terms) if stage.peers > 1 else objective
   step = engine.make_train_step(
@@ -187,7 +187,7 @@ def _outputs(
   objective: kd.Weighted,
   student: forward.Forward,
   model: Trained,
-  teacher: teaching.Teacher | None,
+  teacher: teacher_outputs.Teacher | None,
   teachers: Sequence[Trained],
 ) -> tuple[kd.Outputs, kd.Outputs | None]:
   """Returns the outputs of the student in training and of its teacher, as shapes.

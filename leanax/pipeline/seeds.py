@@ -21,7 +21,7 @@ def compress_seeds(config: Experiment, folder: str | Path) -> list[dict[str, Any
     folder: the run of a seed is in `folder/seedK`, as if `compress` had been called for it alone.
 
   Returns:
-    What `compress` returns, a seed.
+    What `compress` returns, per seed.
   """
   return [compress(run.config, run.folder) for run, _ in train_seeds(config, folder)]
 
@@ -36,7 +36,7 @@ def train_seeds(config: Experiment, folder: str | Path) -> list[tuple[Context, d
     folder: where the runs go; finished stages are read from it.
 
   Returns:
-    Each seed's run, and what its stages left.
+    Each seed's run, and the models of its stages.
   """
   whole = open_run(config, folder)
   runs = [whole._replace(config=one, folder=whole.folder / f"seed{one.seed}") for one in single(config)]
@@ -48,10 +48,10 @@ def train_seeds(config: Experiment, folder: str | Path) -> list[tuple[Context, d
       run_stages(name, runs[:1], done[:1])
       _share(name, runs)
     if config.seeds_over != "loop" and name not in config.shared:
-      left = run_stages(name, runs, done, config.seeds_over)
+      models = run_stages(name, runs, done, config.seeds_over)
     else:
-      left = [run_stages(name, [run], [before])[0] for run, before in zip(runs, done, strict=True)]
-    for before, trained in zip(done, left, strict=True):
+      models = [run_stages(name, [run], [before])[0] for run, before in zip(runs, done, strict=True)]
+    for before, trained in zip(done, models, strict=True):
       before[name] = trained
   return list(zip(runs, done, strict=True))
 

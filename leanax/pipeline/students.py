@@ -8,7 +8,7 @@ import numpy as np
 
 from leanax import engine
 from leanax.engine.data import Split
-from leanax.pipeline import teaching
+from leanax.pipeline import teacher_outputs
 from leanax.pipeline import trained as models
 from leanax.pipeline.config import loading
 from leanax.pipeline.config.experiment import FILE, Experiment, Stage, model_code, teacher_names
@@ -53,15 +53,17 @@ def students(spec: str, title: str, seeds: int, folder: Path, against: str = "")
   config = loading.experiment(spec, [("seeds", str(seeds))])
   runs = train_seeds(config, folder)
   found: dict[str, list[dict[str, float]]] = {name: [] for name in config.run}
-  taught = {name for stage in config.run for name in teacher_names(config.stages[stage])}
-  said: dict[str, np.ndarray] = {}
+  teachers = {name for stage in config.run for name in teacher_names(config.stages[stage])}
+  teacher_logits: dict[str, np.ndarray] = {}
   for index, (run, done) in enumerate(runs):
     once = set(config.shared) if index else set()  # one model for all seeds, judged with the first
-    for name in taught - once:
+    for name in teachers - once:
       teacher = models.load(name, model_code(config))[0] if name.endswith(FILE) else done[name]
-      said[name] = models.predict(teacher, run.data.test.images)
+      teacher_logits[name] = models.predict(teacher, run.data.test.images)
     for name in config.run:
-      row = judge(name, run.config, done, said, run.data.validation, run.data.test) if name not in once else None
+      row = (
+        judge(name, run.config, done, teacher_logits, run.data.validation, run.data.test) if name not in once else None
+      )
       found[name].append(row or found[name][0])
   stages = [{"name": name, **{key: [row[key] for row in rows] for key in rows[0]}} for name, rows in found.items()]
   return {
@@ -81,7 +83,7 @@ def judge(
   name: str,
   config: Experiment,
   done: Mapping[str, Trained],
-  said: Mapping[str, np.ndarray],
+  teacher_logits: Mapping[str, np.ndarray],
   validation: Split,
   test: Split,
 ) -> dict[str, float]:
@@ -90,8 +92,8 @@ def judge(
   Args:
     name: the stage.
     config: the experiment.
-    done: what its stages left.
-    said: each teacher's logits of the test split.
+    done: the models of its stages.
+    teacher_logits: each teacher's logits of the test split.
     validation: where biases are matched to the prior.
     test: what is judged on.
   """
@@ -110,12 +112,14 @@ def judge(
     moved = logits + shift * np.isin(np.arange(logits.shape[-1]), missing)
     row |= {"matched": engine.accuracy(moved, test.labels), "shift": shift}
   teachers = teacher_names(stage)
-  taught = teaching.logits_as_one([said[one] for one in teachers], stage) if teachers else logits[:, :0]
-  if taught.shape == logits.shape:  # activations alone can be learnt from a teacher of other classes
+  target = (
+    teacher_outputs.logits_as_one([teacher_logits[one] for one in teachers], stage) if teachers else logits[:, :0]
+  )
+  if target.shape == logits.shape:  # of a teacher of other classes activations alone are read
     row |= {
-      "agreement": engine.agreement(logits, taught),
-      "agreement_5": engine.agreement(logits, taught, 5),
-      "divergence": engine.divergence(logits, taught),
+      "agreement": engine.agreement(logits, target),
+      "agreement_5": engine.agreement(logits, target, 5),
+      "divergence": engine.divergence(logits, target),
     }
   return row
 

@@ -10,7 +10,7 @@ from leanax.engine.data import Preprocess, Split
 from leanax.engine.store import logit_codes
 from leanax.pipeline import trained as models
 from leanax.pipeline.config.experiment import ITSELF, Experiment, Stage, teacher_names
-from leanax.pipeline.teaching import further, logits_as_one
+from leanax.pipeline.teacher_outputs import further, logits_as_one
 from leanax.pipeline.trained import Recipe, Trained
 
 

@@ -59,27 +59,27 @@ def claim(workdir: str | os.PathLike[str], config: Values) -> dict[str, Any]:
     UserError: the directory holds a run of another config (the first key that differs is named), or cannot be made.
   """
   folder = pathlib.Path(workdir)
-  mine = resolved(config)
+  given = resolved(config)
   file = folder / SAVED
   if not file.exists():
     try:
       folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
       raise UserError(f"workdir {str(folder)!r} cannot be written: {error.strerror}") from error
-    write(file, json.dumps(mine, indent=2) + "\n")
+    write(file, json.dumps(given, indent=2) + "\n")
     _seal(folder)
-    return mine
+    return given
   try:
     saved = json.loads(file.read_text(encoding="utf-8"))
   except ValueError:
     raise UserError(f"{str(file)!r} is not JSON; was it changed by hand? Use another --workdir") from None
   saved = _completed(saved)
-  if saved != mine:
+  if saved != given:
     raise UserError(
-      f"workdir {str(folder)!r} holds a run of another config: {_difference(saved, mine)}; use another --workdir"
+      f"workdir {str(folder)!r} holds a run of another config: {_difference(saved, given)}; use another --workdir"
     )
   _seal(folder)
-  return mine
+  return given
 
 
 def saved(folder: str | os.PathLike[str]) -> Experiment:
@@ -179,8 +179,8 @@ def write(path: str | os.PathLike[str], content: str | bytes) -> None:
     raise UserError(f"{str(path)!r} cannot be written: {error.strerror}") from error
 
 
-def _difference(saved: Any, mine: Any) -> str:
-  there, here = dict(tree.leaves(saved)), dict(tree.leaves(mine))
+def _difference(saved: Any, given: Any) -> str:
+  there, here = dict(tree.leaves(saved)), dict(tree.leaves(given))
   for key in {**there, **here}:
     if key not in there or key not in here:
       return f"{key} is only {'there' if key in there else 'in yours'}"

@@ -9,7 +9,7 @@ import pytest
 
 from leanax.core.errors import UserError
 from leanax.pipeline import stage
-from leanax.pipeline.teaching import called
+from leanax.pipeline.teacher_outputs import called
 from tests.integration import jobs
 
 SGD = {"name": "sgd", "learning_rate": 0.1}

@@ -8,7 +8,7 @@ import pytest
 
 from leanax.core.errors import UserError
 from leanax.core.trees import named_leaves
-from leanax.pipeline import stage, trained
+from leanax.pipeline import fitting, job, trained
 from leanax.pipeline.compress import compress, open_run
 from leanax.pipeline.seeds import compress_seeds, single, train_seeds
 from tests.integration import jobs
@@ -55,7 +55,7 @@ def test_seeds_together_are_the_runs_one_by_one(tmp_path, alone, over):
 def test_a_stopped_run_of_several_seeds_goes_on(tmp_path, monkeypatch):
   config = jobs.experiment(run=("teacher", "distilled"), seeds=2, seeds_over="map")
   whole = compress_seeds(config, tmp_path / "whole")
-  save = stage.checkpoint.Checkpoints.save
+  save = fitting.checkpoint.Checkpoints.save
 
   def stopping(self, step, *args):
     save(self, step, *args)
@@ -64,7 +64,7 @@ def test_a_stopped_run_of_several_seeds_goes_on(tmp_path, monkeypatch):
       raise KeyboardInterrupt
 
   with monkeypatch.context() as patch:
-    patch.setattr(stage.checkpoint.Checkpoints, "save", stopping)
+    patch.setattr(fitting.checkpoint.Checkpoints, "save", stopping)
     with pytest.raises(KeyboardInterrupt):
       compress_seeds(config, tmp_path / "stopped")
   assert not (tmp_path / "stopped" / "seed0" / "models" / "teacher.safetensors").exists()

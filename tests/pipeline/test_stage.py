@@ -8,7 +8,7 @@ import quant
 from leanax import engine
 from leanax.core.errors import UserError
 from leanax.engine import data as rooms
-from leanax.pipeline import build, calibrate, job, stage, teaching, trained
+from leanax.pipeline import build, calibrate, job, stage, teacher_outputs, trained
 from tests.integration import jobs
 
 HINTON = build.objective("s", {"hinton": {}})
@@ -32,9 +32,9 @@ def test_stored_logits_are_those_of_the_teacher_in_the_step(tmp_path, teacher, a
   )
   spec = build.inputs(first.config, first.config.stages["distilled"])
   arrays = rooms.device_arrays(first.data.train)
-  taught = teaching.make(first.config.stages["distilled"], [teacher], arrays, spec, HINTON, tmp_path / "logits")
+  taught = teacher_outputs.make(first.config.stages["distilled"], [teacher], arrays, spec, HINTON, tmp_path / "logits")
   assert taught.teacher is None and taught.variables is None
-  assert taught.own["teacher_logits"].shape == ((128, 2, 4) if augment else (128, 4))
+  assert taught.stored["teacher_logits"].shape == ((128, 2, 4) if augment else (128, 4))
   one, two = (dict(stage.curves("distilled", context)["hinton"]) for context in (first, second))
   # The weights have the same bits; the sum that is logged is fused, and so rounded, otherwise.
   np.testing.assert_allclose(list(one.values()), list(two.values()), rtol=1e-6)
@@ -45,7 +45,7 @@ def test_logits_are_not_stored_where_images_change_in_each_epoch(tmp_path, teach
   context = jobs.opened(tmp_path, stages__distilled__augment={"shift": (1, 1)})
   given = context.config.stages["distilled"]
   arrays = rooms.device_arrays(context.data.train)
-  function, trees, own, *_ = teaching.make(
+  function, trees, own, *_ = teacher_outputs.make(
     given, [teacher], arrays, build.inputs(context.config, given), HINTON, tmp_path
   )
   assert function is not None and not own

@@ -10,7 +10,7 @@ import pytest
 
 from leanax.core.errors import UserError
 from leanax.engine.store.model_file import save_tree
-from leanax.pipeline import evaluate, job, stage, students, teaching, trained, workdir
+from leanax.pipeline import evaluate, job, stage, students, teacher_outputs, trained, workdir
 from tests.integration import jobs
 
 PREPROCESS = {"scale": 1 / 255, "mean": (0.0,), "std": (1.0,)}
@@ -102,7 +102,7 @@ def test_a_file_as_evaluated_and_as_a_teacher(elsewhere, tmp_path):
     stage.prepare(config, context.data)
   given = config.stages["distilled"]
   with pytest.raises(UserError, match=r"'os:system', code that nobody has named here"):
-    teaching.sources(given, {})
+    teacher_outputs.sources(given, {})
   shutil.copy(file, job.model_file(folder, "teacher").parent.mkdir() or job.model_file(folder, "teacher"))
   for call in (lambda: evaluate.evaluate(folder), lambda: stage.run_stage("teacher", context, {})):
     with pytest.raises(UserError, match=r"'os:system', code that nobody has named here"):

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from leanax.engine import data as rooms
 from leanax.engine.data import Dataset, batches
 from leanax.engine.train import parallel
-from leanax.pipeline import build, calibrate, fitting, learning, start, teacher_checks, teaching
+from leanax.pipeline import build, calibrate, fitting, learning, start, teacher_checks, teacher_outputs
 from leanax.pipeline import trained as models
 from leanax.pipeline.config.experiment import Experiment, model_code
 from leanax.pipeline.fitting import Ready
@@ -63,7 +63,7 @@ def plan(name: str, config: Experiment, data: Dataset, before: Mapping[str, Trai
   # The model before the first step, with its grids, and its teachers.
   model = start.model_of(stage, config, data, before, jax.eval_shape)
   model = calibrate.calibrated(stage.quant, model, calibrate.one_batch(model.recipe), spec, jax.eval_shape)
-  teachers = teaching.sources(stage, before, model_code(config))
+  teachers = teacher_outputs.sources(stage, before, model_code(config))
   # What is minimised and updated; and what the last step leaves.
   steps = build.steps(stage, len(split.labels))
   made = _learning(name, config, model, teachers, steps)
@@ -76,7 +76,7 @@ def _learning(name: str, config: Experiment, model: Trained, teachers: Sequence[
   updates = max(steps // stage.optimizer.accumulate, 1)
   objective = build.objective(name, stage.objective, updates, model.recipe.output)
   teacher_checks.check(stage, [one.recipe for one in teachers], model.recipe, objective)
-  if teachers and not teaching.further(objective):
+  if teachers and not teacher_outputs.further(objective):
     teacher_checks.check_store(name, stage, len(stage.teacher_classes) or len(teachers[0].recipe.classes))
   return learning.make(name, stage, objective, model, teachers, build.inputs(config, stage), steps)
 
@@ -93,19 +93,19 @@ def ready(name: str, context: Context, before: Mapping[str, Trained], made: Lear
     images = calibrate.batches(arrays, spec, stage.quant.calibration_batches)
     each.append(calibrate.calibrated(stage.quant, model, images, spec))
   # Teachers: live, or their logits stored beside the examples.
-  teachers = teaching.sources(stage, before, model_code(config))
+  teachers = teacher_outputs.sources(stage, before, model_code(config))
   if teachers:
-    teacher_checks.warn_of_a_worse_teacher(name, stage, teachers, _untaught(context, each[0]), data.validation)
-  taught = teaching.make(stage, teachers, arrays, spec, made.objective, context.shared / "teacher_logits")
+    teacher_checks.warn_of_a_worse_teacher(name, stage, teachers, _without_teacher(context, each[0]), data.validation)
+  outputs = teacher_outputs.make(stage, teachers, arrays, spec, made.objective, context.shared / "teacher_logits")
   # A norm that was folded on unit numbers may stay on trained ones: then the stage is prepared again.
   if (each[0].recipe, *(one.recipe for one in teachers)) != (made.recipe, *made.teachers):
     made = _learning(name, config, each[0], teachers, steps)
   teacher = teachers[0].variables if teachers else None
-  return Ready(made, made.start(each, config.seed, teacher), arrays, taught, teacher, steps)
+  return Ready(made, made.start(each, config.seed, teacher), arrays, outputs, teacher, steps)
 
 
-def _untaught(context: Context, model: Trained) -> dict[str, Trained]:
-  """Returns what the finished stages without a teacher left of the same network as `model`."""
+def _without_teacher(context: Context, model: Trained) -> dict[str, Trained]:
+  """Returns the models of the finished stages without a teacher that are of the same network as `model`."""
   stages, code = context.config.stages, model_code(context.config)
   files = {name: model_file(context.folder, name) for name in context.config.run if not stages[name].teacher}
   found = {name: models.load(path, code)[0] for name, path in files.items() if path.is_file()}

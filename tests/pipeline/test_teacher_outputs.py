@@ -10,7 +10,7 @@ import pytest
 import kd
 from leanax.core.errors import UserError
 from leanax.engine import data as rooms
-from leanax.pipeline import build, job, stage, start, teacher_checks, teaching, trained
+from leanax.pipeline import build, job, stage, start, teacher_checks, teacher_outputs, trained
 from leanax.pipeline.compress import compress
 from leanax.pipeline.seeds import train_seeds
 from tests.integration import jobs
@@ -58,11 +58,11 @@ def test_an_ensemble_is_the_mean_of_its_members(tmp_path, ensemble):
   )
   done = jobs.train(context)
   given = context.config.stages["distilled"]
-  sources = teaching.sources(given, done)
+  sources = teacher_outputs.sources(given, done)
   spec = build.inputs(context.config, given)
   arrays = rooms.device_arrays(context.data.train)
-  taught = teaching.make(given, sources, arrays, spec, HINTON, tmp_path / "logits")
-  stored = taught.decode(taught.own)
+  taught = teacher_outputs.make(given, sources, arrays, spec, HINTON, tmp_path / "logits")
+  stored = taught.decode(taught.stored)
   images = rooms.normalise(context.data.train.images, rooms.Preprocess())
   each = [trained.functions(one.recipe).fn(one.variables, images) for one in sources]
   if ensemble == "logits":
@@ -72,8 +72,8 @@ def test_an_ensemble_is_the_mean_of_its_members(tmp_path, ensemble):
     np.testing.assert_allclose(np.exp(stored.logits), mean, atol=1e-6)  # losses that read logits get logarithms
     warm = (jax.nn.softmax(each[0] / 3) + jax.nn.softmax(each[1] / 3)) / 2
     np.testing.assert_allclose(jax.nn.softmax(kd.teacher_at(stored, 3.0) / 3), warm, atol=1e-6)
-    alone = teaching.make(given, sources[:1], arrays, spec, HINTON, tmp_path / "logits")
-    np.testing.assert_array_equal(alone.own["teacher_logits"], stored.members[:, 0])
+    alone = teacher_outputs.make(given, sources[:1], arrays, spec, HINTON, tmp_path / "logits")
+    np.testing.assert_array_equal(alone.stored["teacher_logits"], stored.members[:, 0])
     assert len(list((tmp_path / "logits").iterdir())) == 2  # each teacher's are stored once
 
 
@@ -105,11 +105,11 @@ def test_a_chain_of_teachers(tmp_path):
   arrays = rooms.device_arrays(context.data.train)
   for name, before in (("distilled", "assistant"), ("again", "distilled")):
     given = context.config.stages[name]
-    own = teaching.make(
-      given, teaching.sources(given, done), arrays, build.inputs(context.config, given), HINTON, tmp_path
+    own = teacher_outputs.make(
+      given, teacher_outputs.sources(given, done), arrays, build.inputs(context.config, given), HINTON, tmp_path
     )
     np.testing.assert_allclose(
-      own.own["teacher_logits"], trained.predict(done[before], context.data.train.images), atol=1e-5
+      own.stored["teacher_logits"], trained.predict(done[before], context.data.train.images), atol=1e-5
     )
 
 
@@ -132,7 +132,7 @@ def test_statistics_of_the_batch_and_none_kept(tmp_path):
   before = jobs.train(context)["teacher"]
   given, spec = context.config.stages["distilled"], build.inputs(context.config, context.config.stages["distilled"])
   arrays = rooms.device_arrays(context.data.train)
-  taught = teaching.make(given, [before], arrays, spec, HINTON, tmp_path / "logits")
+  taught = teacher_outputs.make(given, [before], arrays, spec, HINTON, tmp_path / "logits")
   batch = rooms.train_batch_at(arrays, 0, spec)
   said = taught.teacher(taught.variables, batch["image"])
   whole, after = trained.functions(before.recipe).model.apply(before.variables, batch["image"], train=True)
@@ -210,7 +210,7 @@ def test_several_teachers_are_judged_together_and_in_the_students_classes(tmp_pa
   labels = context.data.validation.labels
   good, bad = (20.0 * np.eye(4, dtype=np.float32)[(labels + off) % 4] for off in (0, 1))
   said = {"good": good, "bad": 2 * bad, "own": good * (np.arange(len(labels)) % 2)[:, None]}
-  monkeypatch.setattr(teaching.models, "predict", lambda one, _: said[one])
+  monkeypatch.setattr(teacher_outputs.models, "predict", lambda one, _: said[one])
   given = context.config.stages["distilled"]
   given = dataclasses.replace(given, ensemble="logits")
 
@@ -385,5 +385,5 @@ def test_a_teacher_of_other_classes_is_refused_though_there_are_as_many(tmp_path
 def test_the_teachers_logits_of_the_students_classes(tmp_path):
   given = dataclasses.replace(jobs.opened(tmp_path).config.stages["distilled"], teacher_classes=(3, 0, 1))
   said = jnp.arange(8.0).reshape(2, 4)
-  teacher = teaching.together([lambda tree, x: x], given)
+  teacher = teacher_outputs.together([lambda tree, x: x], given)
   np.testing.assert_array_equal(teacher([None], said), [[3, 0, 1], [7, 4, 5]])

@@ -1,4 +1,4 @@
-"""Who teaches a stage, and how: trained models as one function, or their logits stored beside the examples."""
+"""The teachers of a stage: trained models as one function, or their logits stored beside the examples."""
 
 import dataclasses
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -22,30 +22,30 @@ from leanax.pipeline.trained import Functions, Trained
 Teacher = Callable[[Any, jax.Array], jax.Array | kd.Outputs]
 
 
-class Teaching(NamedTuple):
-  """A stage's teacher.
+class TeacherOutputs(NamedTuple):
+  """What a step reads of a stage's teachers.
 
   Attributes:
     teacher: `teacher(variables, x) -> logits or kd.Outputs`, to be run in the step; None where its logits are stored.
     variables: its first argument.
-    own: what is stored, by the name that it has in a batch.
+    stored: arrays per example, by the name that they have in a batch.
     spec: how batches are made, what is stored included.
-    decode: from a batch's part of what is stored to its "teacher_logits", inside jit; None where nothing is stored.
+    decode: from a batch's stored arrays to its "teacher_logits", inside jit; None where nothing is stored.
   """
 
   teacher: Teacher | None
   variables: Any
-  own: Mapping[str, jax.Array]
+  stored: Mapping[str, jax.Array]
   spec: Input
   decode: Callable[[Mapping[str, jax.Array]], jax.Array | kd.Outputs] | None = None
 
 
 def sources(stage: Stage, done: Mapping[str, Trained], code: Collection[str] = ()) -> list[Trained]:
-  """The models that a stage learns from; none where it has no teacher, or is its own.
+  """Returns the models that a stage learns from; none where it has no teacher, or is its own.
 
   Args:
     stage: the stage's config.
-    done: what earlier stages left.
+    done: the models of earlier stages.
     code: the import paths that files may name (`experiment.model_code`).
   """
   return [models.load(name, code)[0] if name.endswith(FILE) else done[name] for name in teacher_names(stage)]
@@ -73,14 +73,14 @@ def is_stored(stage: Stage, spec: Input, objective: kd.Weighted) -> bool:
 
 
 def called(name: str, stage: Stage) -> str:
-  """How errors call the teacher of a stage."""
+  """Returns the words with which errors name the teacher of a stage."""
   if stage.peers > 1:
     return f"the peers of stage {name!r}"
   return f"the teacher of stage {name!r}, {stage.teacher!r},"
 
 
 def further(objective: kd.Weighted) -> list[str]:
-  """The outputs that losses read of the teacher beside its logits."""
+  """Returns the outputs that losses read of the teacher beside its logits."""
   read = {term.output for term in objective.terms if term.loss.needs_teacher}
   return sorted(read - {objective.output, ""})
 
@@ -92,7 +92,7 @@ def make(
   spec: Input,
   objective: kd.Weighted,
   folder: Path,
-) -> Teaching:
+) -> TeacherOutputs:
   """Stores the logits of a stage's teachers where that is possible and wanted, else gives them as one function.
 
   Args:
@@ -104,13 +104,13 @@ def make(
     folder: where stores lie, each in a folder of its own; one that is there already is used.
   """
   if not teachers:
-    return Teaching(None, None, {}, spec)
+    return TeacherOutputs(None, None, {}, spec)
   if not is_stored(stage, spec, objective):
     trees = [(one.variables, one.qparams, one.quant_state) for one in teachers]
-    return Teaching(function(stage, teachers, objective), trees, {}, spec)
+    return TeacherOutputs(function(stage, teachers, objective), trees, {}, spec)
   each = [member(models.functions(one.recipe), stage, ()) for one in teachers]
   stored = [
-    _stored(stage, [each[k] for k in group], [teachers[k] for k in group], arrays, spec, folder)
+    _store(stage, [each[k] for k in group], [teachers[k] for k in group], arrays, spec, folder)
     for group in _groups(stage, len(each))
   ]
   if len(stored) == 1:
@@ -124,27 +124,30 @@ def make(
 
   per_view = tuple(own) if stored[0].per_view else ()
   spec = dataclasses.replace(spec, per_view=(*spec.per_view, *per_view))
-  return Teaching(None, None, jax.device_put(own), spec, decode)
+  return TeacherOutputs(None, None, jax.device_put(own), spec, decode)
 
 
 def _groups(stage: Stage, teachers: int) -> list[list[int]]:
-  """Which teachers' logits are stored as one. A mean of probabilities depends on the temperature that it is read at."""
+  """Returns the teachers whose logits are stored as one.
+
+  A mean of probabilities depends on the temperature that it is read at, so that each teacher's logits are kept.
+  """
   every = list(range(teachers))
   return [every] if stage.ensemble == "logits" else [[index] for index in every]
 
 
-def _stored(
+def _store(
   stage: Stage,
   each: Sequence[Teacher],
-  taught_by: Sequence[Trained],
+  teachers: Sequence[Trained],
   arrays: Mapping[str, jax.Array],
   spec: Input,
   folder: Path,
 ) -> teacher_cache.Cache:
-  """The stored logits of one teacher, or the mean of several's; arguments as of `make`."""
-  trees, teacher = [(one.variables, one.qparams, one.quant_state) for one in taught_by], together(each, stage)
-  who = [[one.recipe._asdict() for one in taught_by], stage.ensemble, list(stage.teacher_classes)]
-  classes = jax.eval_shape(teacher, trees, models.example(taught_by[0].recipe)).shape[-1]
+  """Returns the stored logits of one teacher, or the mean of several's; arguments as of `make`."""
+  trees, teacher = [(one.variables, one.qparams, one.quant_state) for one in teachers], together(each, stage)
+  who = [[one.recipe._asdict() for one in teachers], stage.ensemble, list(stage.teacher_classes)]
+  classes = jax.eval_shape(teacher, trees, models.example(teachers[0].recipe)).shape[-1]
   named = teacher_key.teacher_hash(trees, who), arrays, spec, classes, stage.cache_form, stage.cache_top_k or None
   key = teacher_key.key_of(*named)
 
@@ -162,7 +165,7 @@ def _stored(
 
 
 def member(parts: Functions, stage: Stage, taps: Sequence[str], all_outputs: bool = False) -> Teacher:
-  """One teacher's function of its trees, (variables, qparams, quant_state), and preprocessed images.
+  """Returns one teacher's function of its trees, (variables, qparams, quant_state), and preprocessed images.
 
   It gives the logits, or all outputs of a teacher that has several; with activations where some are named.
   """
@@ -185,43 +188,43 @@ def member(parts: Functions, stage: Stage, taps: Sequence[str], all_outputs: boo
 
 
 def of_the_student(logits: Any, stage: Stage) -> Any:
-  """A teacher's logits of the student's classes."""
+  """Returns a teacher's logits of the student's classes."""
   return logits[..., np.asarray(stage.teacher_classes)] if stage.teacher_classes else logits
 
 
 def together(members: Sequence[Teacher], stage: Stage) -> Teacher:
-  """Several teachers as one: `combined` of their logits; of the activations, the first teacher's count."""
+  """Returns several teachers as one: `combined` of their logits; of the activations, the first teacher's count."""
 
   def teacher(trees: Any, x: jax.Array) -> jax.Array | kd.Outputs:
-    said = [one(tree, x) for one, tree in zip(members, trees, strict=True)]
-    each = [one.logits if isinstance(one, kd.Outputs) else one for one in said]
+    outputs = [one(tree, x) for one, tree in zip(members, trees, strict=True)]
+    each = [one.logits if isinstance(one, kd.Outputs) else one for one in outputs]
     found = combined([of_the_student(logits, stage) for logits in each], stage)
-    if not isinstance(said[0], kd.Outputs):
+    if not isinstance(outputs[0], kd.Outputs):
       return found
-    return found._replace(taps=said[0].taps) if isinstance(found, kd.Outputs) else said[0]._replace(logits=found)
+    return found._replace(taps=outputs[0].taps) if isinstance(found, kd.Outputs) else outputs[0]._replace(logits=found)
 
   return teacher
 
 
 def combined(found: Sequence[Any], stage: Stage) -> jax.Array | kd.Outputs:
-  """What a stage learns from: the logits of its only teacher, their mean, or all of them for the mean probabilities.
+  """Returns what a stage learns from: its only teacher's logits, their mean, or all of them for mean probabilities.
 
   The probabilities are averaged at the temperature of the loss that reads them (`kd.teacher_at`).
 
   Args:
-    found: (batch, classes) logits of the student's classes, a teacher.
+    found: (batch, classes) logits of the student's classes, one per teacher.
     stage: its config.
   """
   if len(found) == 1:
     return found[0]
   if stage.ensemble == "logits":
     return sum(found[1:], found[0]) / len(found)
-  said = kd.Outputs(found[0], members=jnp.stack([jnp.asarray(one) for one in found], 1))
-  return said._replace(logits=kd.teacher_at(said, 1.0))
+  outputs = kd.Outputs(found[0], members=jnp.stack([jnp.asarray(one) for one in found], 1))
+  return outputs._replace(logits=kd.teacher_at(outputs, 1.0))
 
 
 def logits_as_one(each: Sequence[Any], stage: Stage) -> np.ndarray:
-  """The logits of a stage's teachers as one, (batch, classes of the student), at temperature 1.
+  """Returns the logits of a stage's teachers as one, (batch, classes of the student), at temperature 1.
 
   Args:
     each: the logits of each teacher, of its own classes.
