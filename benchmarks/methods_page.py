@@ -18,7 +18,8 @@ import quant
 import sparsity
 from leanax.core.errors import UserError
 from leanax.core.methods import methods
-from leanax.pipeline import flags
+from leanax.pipeline.config import loading
+from leanax.pipeline.config.experiment import Stage
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs/methods.md"
@@ -166,9 +167,9 @@ def marks(method: Method) -> list[str]:
   return ["•" if flag else "" for flag in flags]
 
 
-def used_by(stage: Any) -> Iterator[str]:
+def used_by(stage: Stage) -> Iterator[str]:
   """Yields the keys of the methods in a stage of a complete config, such as `kd.hinton`."""
-  objective, sparse, rules = stage.objective.to_dict(), stage.sparsity.to_dict(), stage.quant.rules
+  objective, sparse, rules = stage.objective, stage.sparsity, stage.quant.rules
   for name, given in objective.items():
     yield f"kd.{given.get('loss', name)}"
     yield from (f"kd.schedules.{value['name']}" for value in given.values() if isinstance(value, Mapping))
@@ -190,7 +191,7 @@ def used_by(stage: Any) -> Iterator[str]:
 @functools.cache
 def of_config(spec: str) -> dict[str, frozenset[str]]:
   """Returns the methods of each stage that a config runs."""
-  config = flags.experiment(str(ROOT / spec), [])
+  config = loading.experiment(str(ROOT / spec), [])
   return {name: frozenset(used_by(config.stages[name])) for name in config.run}
 
 

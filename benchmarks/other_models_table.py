@@ -338,8 +338,8 @@ def diffusion_unet(root: Path) -> Built:
   return linen(model, (images(2, 16, 16, 3), jnp.asarray([1, 7])), {})
 
 
-def _hugging_face(module: str, name: str, config: Any) -> Built:
-  model = getattr(importlib.import_module(module), name)(config)
+def _hugging_face(module: str, name: str, about: Any) -> Built:
+  model = getattr(importlib.import_module(module), name)(about)
   ids = tokens(2, 8)
   mask, places = jnp.ones_like(ids), jnp.broadcast_to(jnp.arange(8), ids.shape)
   more = (jnp.zeros_like(ids), places, None) if "bert" in module else (places,)

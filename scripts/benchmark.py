@@ -5,7 +5,7 @@ python -m scripts.benchmark --model=runs/digits/files/teacher.tflite --model=run
 
 from absl import flags
 
-from leanax.pipeline import flags as program
+from leanax.pipeline.config import flags as program
 
 _MODEL = flags.DEFINE_multi_string("model", None, "An exported file; repeat the flag for several.", required=True)
 _THREADS = flags.DEFINE_integer("threads", 1, "Threads that the runtime may use.", lower_bound=1)

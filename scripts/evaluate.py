@@ -6,7 +6,7 @@ python -m scripts.evaluate --workdir=runs/digits --model=runs/digits/files/int8.
 
 from absl import flags
 
-from leanax.pipeline import flags as program
+from leanax.pipeline.config import flags as program
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The directory of a run; its config names the data.", required=True)
 _MODEL = flags.DEFINE_string("model", "", "A file to evaluate; by default every stage's model.")

@@ -3,12 +3,11 @@
 python -m scripts.explain --config=configs/digits.py
 """
 
-from typing import Any
+from leanax.pipeline.config import flags as program
+from leanax.pipeline.config.experiment import Experiment
 
-from leanax.pipeline import flags as program
 
-
-def main(config: Any) -> None:
+def main(config: Experiment) -> None:
   from leanax.pipeline.explain import explain
 
   print(explain(config))

@@ -5,7 +5,7 @@ python -m scripts.export --workdir=runs/digits --stage=int8 --out=digits.tflite
 
 from absl import flags
 
-from leanax.pipeline import flags as program
+from leanax.pipeline.config import flags as program
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The directory of a run.", required=True)
 _STAGE = flags.DEFINE_string("stage", "", "The stage to export; by default the last finished one.")

@@ -5,7 +5,7 @@ python -m scripts.reproduce --table=digits --workdir=runs/table_digits
 
 from absl import flags
 
-from leanax.pipeline import flags as program
+from leanax.pipeline.config import flags as program
 
 _TABLE = flags.DEFINE_string("table", None, "The table, such as digits.", required=True)
 _PRESET = flags.DEFINE_enum("preset", "cpu", ["cpu", "paper"], "The size of the experiment.")

@@ -5,17 +5,16 @@
 The same command resumes a stopped run; `python -m scripts.compress` with the same workdir runs the other stages.
 """
 
-from typing import Any
-
 from absl import flags
 
-from leanax.pipeline import flags as program
+from leanax.pipeline.config import flags as program
+from leanax.pipeline.config.experiment import Experiment
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The directory of the results, such as runs/digits.", required=True)
 _STAGE = flags.DEFINE_string("stage", None, "The stage to train, one of the config's 'run'.", required=True)
 
 
-def main(config: Any) -> None:
+def main(config: Experiment) -> None:
   from leanax.pipeline.compress import open_run
   from leanax.pipeline.stage import curves, run_with_needs
 
