@@ -8,7 +8,7 @@ import pytest
 
 from leanax.core.errors import UserError
 from leanax.core.trees import named_leaves
-from leanax.pipeline import fitting, job, trained
+from leanax.pipeline import fitting, trained
 from leanax.pipeline.compress import compress, open_run
 from leanax.pipeline.seeds import compress_seeds, single, train_seeds
 from tests.integration import jobs
