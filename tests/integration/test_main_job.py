@@ -9,7 +9,7 @@ import pytest
 
 from leanax import deploy, engine
 from leanax.engine.store import metrics
-from leanax.pipeline import fitting, measure, trained
+from leanax.pipeline import fitting, measure, stage, trained
 from leanax.pipeline.compress import compress
 from tests.integration import jobs
 
