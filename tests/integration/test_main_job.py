@@ -10,7 +10,7 @@ import pytest
 from leanax import deploy, engine
 from leanax.deploy.formats.litert import constants
 from leanax.engine.store import metrics
-from leanax.pipeline import fitting, measure, trained
+from leanax.pipeline import fitting, measure, stage, trained
 from leanax.pipeline.compress import compress
 from tests.integration import jobs
 
