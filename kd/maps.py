@@ -110,7 +110,7 @@ def batch_normalise(x: Array, context: Context, epsilon: float = 1e-5) -> Array:
 
 
 def moments(x: Array, context: Context) -> tuple[Array, Array]:
-  """Each channel's mean and variance, (channels,) both, over the examples of all devices that count; 0 of none."""
+  """Returns the mean and variance per channel, (channels,), over the valid examples of all devices; 0 without any."""
   axes = tuple(range(x.ndim - 1))
   values = x.size // x.shape[-1] * axis.size(context.axis_name)
   require_count(context.loss, "values of a channel in its batch normalisation", values)

@@ -35,7 +35,7 @@ class Term(NamedTuple):
 
   @property
   def counts_by_labels(self) -> bool:
-    """Whether the valid examples depend on their labels."""
+    """True if the valid examples depend on their labels."""
     return self.mask != "all" or self.ignore_label is not None
 
   def counted(self, batch: Mapping[str, Any]) -> Array | None:

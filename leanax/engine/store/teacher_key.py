@@ -56,7 +56,7 @@ class Key(NamedTuple):
 
   @property
   def mixed(self) -> bool:
-    """Whether views mix examples."""
+    """True if views mix examples."""
     return bool(self.augment.get("mixup"))
 
 
