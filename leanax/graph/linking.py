@@ -1,4 +1,4 @@
-"""Which axes of a program's values are the same units: each equation links the axes of its operands and results.
+"""The axes of a program's values that are the same units: each equation links the axes of its operands and results.
 
 It follows what `axes` does, and splits, concatenations, padding and reshapes besides, because the units of an axis may
 be those of several others.
@@ -131,7 +131,7 @@ def _through(links: Links, node: Node) -> None:
 
 
 def _scan(links: Links, node: Node) -> None:
-  """What is carried round keeps its units; the axis of the layers is the scan's own."""
+  """The carry of a scan keeps its units; the axis of the layers is the scan's own."""
   body, (consts, carry, _) = node.bodies[0], node.split
   given = [links.of(ref)[int(place >= consts + carry) :] for place, ref in enumerate(node.inputs)]
   outputs = [links.new(number)[int(place >= carry) :] for place, number in enumerate(node.outputs)]
@@ -251,7 +251,7 @@ def _slice(links: Links, node: Node) -> None:
 
 
 def _pad(links: Links, node: Node) -> None:
-  """What is padded are units of their own, all alike."""
+  """The padding is units of its own, all alike."""
   for tree, wide, (low, high, gap) in zip(
     links.of(node.inputs[0]), links.of(node.outputs[0]), node.params["padding_config"], strict=True
   ):

@@ -28,7 +28,7 @@ Cut = tuple[np.ndarray | None, ...]  # for each axis of a value what is kept of 
 
 
 class Sizes:
-  """What is kept of each axis of each value of a program.
+  """The indices that are kept of each axis of each value of a program.
 
   Args:
     analysis: of the program.
@@ -88,7 +88,7 @@ class Sizes:
       raise UserError(f"the channels of {name!r} cannot be {self.what}: they cannot be followed through {through}")
 
   def _indices(self, tree: Tree) -> np.ndarray | None:
-    """What is kept of an axis, in order; None where nothing has changed."""
+    """Returns the kept indices of an axis, in order; None where nothing has changed."""
     return self._whole(tree) if any(one in self.kept for one in units.units(tree)) else None
 
   def _whole(self, tree: Tree) -> np.ndarray:
@@ -105,7 +105,7 @@ class Sizes:
     return np.concatenate([start + indices for start, indices in zip(starts, parts, strict=False)])
 
   def cut(self, ref: Any) -> Cut:
-    """What is kept of each axis of a value."""
+    """Returns the kept indices of each axis of a value."""
     return () if isinstance(ref, jex.Literal) else tuple(map(self._indices, self.links.of(ref)))
 
   def is_cut(self, ref: Any) -> bool:
@@ -172,7 +172,7 @@ def _in_order(places: np.ndarray) -> np.ndarray:
 
 
 def _below(sizes: Sizes, ref: Any, ends: Sequence[int]) -> tuple[int, ...]:
-  """How many of the first entries of each axis are kept."""
+  """Returns the number of kept entries among the first ones of each axis."""
   cut = zip(ends, sizes.cut(ref), strict=True)
   return tuple(end if keep is None else int(np.count_nonzero(keep < end)) for end, keep in cut)
 

@@ -1,4 +1,4 @@
-"""What axes are made of, as trees that are unified.
+"""The units of axes, as trees that are unified.
 
 An axis is one run of units, a product of axes that were flattened, or several axes one after the other.
 """
@@ -55,7 +55,7 @@ Tree = Units | Product | Row
 
 
 def seen(tree: Tree) -> Tree:
-  """What a tree is by now; parts that turned out to be products or rows themselves are taken up."""
+  """Returns a tree as it is by now; parts that turned out to be products or rows themselves are taken up."""
   while isinstance(tree, Units) and tree.made is not None:
     tree = tree.made
   if isinstance(tree, Units):

@@ -1,4 +1,4 @@
-"""What an edit changes, as far as its kind needs to know."""
+"""The net that an edit changes, as far as its kind needs to know."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol, Self
