@@ -47,7 +47,7 @@ def test_steps_are_updates_and_batches_that_fill_none_are_dropped(tmp_path, monk
   seen, fit = [], engine.fit
   monkeypatch.setattr(engine, "fit", lambda *args, **kwargs: seen.append(kwargs["steps"]) or fit(*args, **kwargs))
   stage.run_stage("alone", context, {})
-  (steps,), batches = seen, build.batches(context.config.stages.alone, len(context.data.train.labels))
+  (steps,), batches = seen, build.batches(context.config.stages["alone"], len(context.data.train.labels))
   assert steps == batches // 5 and batches % 5 and stage.curves("alone", context)["loss"][-1][0] == steps
 
 
