@@ -210,7 +210,8 @@ def test_a_mistake_in_the_config_does_not_import_jax(config_file, tmp_path, mist
 
 
 def test_missing_flags_and_files(config_file, tmp_path):
-  one_sentence(jobs.program("compress", f"--config={config_file}"), "error: --workdir is missing: The directory of the results")
+  found = jobs.program("compress", f"--config={config_file}")
+  one_sentence(found, "error: --workdir is missing: The directory of the results")
   one_sentence(jobs.program("compress", f"--workdir={tmp_path}"), "error: --config is missing: Path of the experiment")
   one_sentence(
     jobs.program("compress", f"--workdir={tmp_path}", f"--config={config_file.with_name('tinny.py')}"),
