@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax
 
+from leanax.zoo.kernels import conv_kernel
+
 
 class ConvNet(nn.Module):
   """3x3 convolutions with ReLU, the first `pool` followed by 2x2 max-pooling; then dense layers.
@@ -25,7 +27,7 @@ class ConvNet(nn.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     """Maps (batch, height, width, channels) images to (batch, classes) logits."""
     for index, width in enumerate(self.widths):
-      x = nn.relu(nn.Conv(width, (3, 3))(x))
+      x = nn.relu(nn.Conv(width, (3, 3), kernel_init=conv_kernel)(x))
       if index < self.pool:
         x = nn.max_pool(x, (2, 2), (2, 2))
     x = x.reshape(x.shape[0], -1)

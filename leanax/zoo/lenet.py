@@ -7,6 +7,8 @@ variant with 20 and 50 filters and 500 hidden units ("LeNet-5-Caffe", 431,080 pa
 import flax.linen as nn
 import jax
 
+from leanax.zoo.kernels import conv_kernel
+
 
 class LeNet300(nn.Module):
   """LeNet-300-100: two hidden dense layers (266,610 parameters on 28x28 images)."""
@@ -31,7 +33,7 @@ class LeNet5(nn.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     """Maps (batch, height, width, channels) images to (batch, classes) logits."""
     for width in (20, 50):
-      x = nn.max_pool(nn.relu(nn.Conv(width, (5, 5), padding="VALID")(x)), (2, 2), (2, 2))
+      x = nn.max_pool(nn.relu(nn.Conv(width, (5, 5), padding="VALID", kernel_init=conv_kernel)(x)), (2, 2), (2, 2))
     x = x.reshape(x.shape[0], -1)
     x = nn.relu(nn.Dense(500)(x))
     return nn.Dense(self.classes)(x)

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax
 
+from leanax.zoo.kernels import conv_kernel
+
 
 class Block(nn.Module):
   """Two 3x3 convolutions with batch norm, and a shortcut: a strided 1x1 convolution where shapes differ (option B)."""
@@ -21,10 +23,10 @@ class Block(nn.Module):
       return nn.BatchNorm(use_running_average=not train, momentum=0.9, axis_name=self.axis_name if train else None)(y)
 
     strides = (self.stride, self.stride)
-    y = nn.relu(norm(nn.Conv(self.width, (3, 3), strides, use_bias=False)(x)))
-    y = norm(nn.Conv(self.width, (3, 3), use_bias=False)(y))
+    y = nn.relu(norm(nn.Conv(self.width, (3, 3), strides, use_bias=False, kernel_init=conv_kernel)(x)))
+    y = norm(nn.Conv(self.width, (3, 3), use_bias=False, kernel_init=conv_kernel)(y))
     if x.shape != y.shape:
-      x = norm(nn.Conv(self.width, (1, 1), strides, use_bias=False)(x))
+      x = norm(nn.Conv(self.width, (1, 1), strides, use_bias=False, kernel_init=conv_kernel)(x))
     return nn.relu(x + y)
 
 
@@ -46,7 +48,7 @@ class ResNet(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
     """Maps (batch, height, width, channels) images to (batch, classes) logits."""
-    x = nn.Conv(self.widths[0], (3, 3), use_bias=False)(x)
+    x = nn.Conv(self.widths[0], (3, 3), use_bias=False, kernel_init=conv_kernel)(x)
     axis = self.axis_name if train else None
     x = nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.9, axis_name=axis)(x))
     for stage, (count, width) in enumerate(zip(self.blocks, self.widths, strict=True)):

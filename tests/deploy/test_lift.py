@@ -18,11 +18,12 @@ from leanax.zoo.mlp_nnx import MLP
 from leanax.zoo.resnet import ResNet
 from quant.grid import Grid
 from quant.quantize import quantize
+from tests.numbers import initial, normal
 
 
 def linen(module, shape, seed=0):
-  x = jax.random.normal(jax.random.key(seed), (64, *shape))
-  return module.apply, module.init(jax.random.key(seed + 1), x[:1]), x
+  x = normal(seed, (64, *shape))
+  return module.apply, initial(module, x[:1], seed=seed + 1), x
 
 
 def lenet300():
@@ -35,7 +36,8 @@ def lenet5():
 
 def resnet():
   fn, variables, x = linen(ResNet((1, 1), (8, 16)), (12, 12, 3))
-  stats = jax.tree.map(lambda a: a + 0.3 * jax.random.uniform(jax.random.key(7), a.shape), variables["batch_stats"])
+  moved = lambda a: a + 0.3 * jnp.abs(normal(7, a.shape))
+  stats = jax.tree.map(moved, variables["batch_stats"])
   net = graph.fold_batch_norms(graph.net(fn, {**variables, "batch_stats": stats}, x[:1]))
   fn, variables = net.infer, net.variables
   return fn, variables, x
@@ -43,7 +45,7 @@ def resnet():
 
 def nnx_mlp():
   definition, state = nnx.split(MLP(64, (20, 12), rngs=nnx.Rngs(0)))
-  return lambda v, x: nnx.merge(definition, v)(x), state, jax.random.normal(jax.random.key(0), (64, 8, 8, 1))
+  return lambda v, x: nnx.merge(definition, v)(x), state, normal(0, (64, 8, 8, 1))
 
 
 class Mixed(nn.Module):
@@ -155,12 +157,11 @@ RECTIFIED = {
 @pytest.mark.parametrize("setting", ["w8a8", "w8a8 learned"])
 @pytest.mark.parametrize("kind", RECTIFIED)
 def test_a_relu_beside_other_readers_is_simulated_as_the_runtime_computes_it(kind, setting):
-  keys = jax.random.split(jax.random.key(5), 6)
   shapes = {"a": (3, 3, 4, 6), "b": (3, 3, 6, 6), "c": (3, 3, 4, 4), "e": (3, 3, 6, 6)}
-  variables = {name: jax.random.normal(key, shape) / 6 for key, (name, shape) in zip(keys, shapes.items())}
-  x = jax.random.normal(keys[4], (64, 8, 8, 4))
+  variables = {name: normal(seed, shape) / 6 for seed, (name, shape) in enumerate(shapes.items())}
+  x = normal(4, (64, 8, 8, 4))
   width = jax.eval_shape(RECTIFIED[kind], variables, x).shape[-1]
-  variables["d"] = jax.random.normal(keys[5], (width, 7)) / 3
+  variables["d"] = normal(5, (width, 7)) / 3
 
   def fn(v, x):
     y = RECTIFIED[kind](v, x)
@@ -184,9 +185,9 @@ def test_a_relu_beside_other_readers_is_simulated_as_the_runtime_computes_it(kin
 
 
 def test_what_only_a_relu_reads_has_the_grid_of_the_relu():
-  variables = {"a": jax.random.normal(jax.random.key(0), (3, 3, 4, 6)), "d": jnp.ones((6, 3))}
+  variables = {"a": normal(0, (3, 3, 4, 6)), "d": jnp.ones((6, 3))}
   fn = lambda v, x: nn.relu(conv(x, v["a"]).mean((1, 2))) @ v["d"]
-  x = jax.random.normal(jax.random.key(1), (8, 6, 6, 4))
+  x = normal(1, (8, 6, 6, 4))
   model = quantize(fn, "w8a8")
   network = deploy.lift(fn, variables, x, model.grids(*model.init(variables, x), variables, x))
   relu = next(layer for layer in network.layers if isinstance(layer, ir.Relu))
@@ -205,9 +206,9 @@ def share_that_differs(fn, variables, x):
 
 
 def test_a_mean_that_keeps_its_axes_is_simulated_as_the_runtime_computes_it():
-  variables = {"a": jax.random.normal(jax.random.key(0), (3, 3, 4, 6)), "d": jnp.ones((6, 3))}
+  variables = {"a": normal(0, (3, 3, 4, 6)), "d": jnp.ones((6, 3))}
   fn = lambda v, x: conv(x, v["a"]).mean((1, 2), keepdims=True).reshape(-1, 6) @ v["d"]
-  x = jax.random.normal(jax.random.key(1), (32, 6, 6, 4))
+  x = normal(1, (32, 6, 6, 4))
   assert share_that_differs(fn, variables, x) <= 0.01
 
 
@@ -216,18 +217,17 @@ def parted(v, y):
 
 
 def test_what_only_a_dropped_output_reads_moves_no_code():
-  keys = jax.random.split(jax.random.key(2), 5)
   shapes = {"a": (3, 3, 4, 6), "b": (3, 3, 6, 6), "d": (6, 7)}
-  variables = {name: jax.random.normal(key, shape) / 6 for key, (name, shape) in zip(keys, shapes.items())}
+  variables = {name: normal(seed, shape) / 6 for seed, (name, shape) in enumerate(shapes.items())}
   fn = lambda v, x: parted(v, conv(x, v["a"]))[0].mean((1, 2)) @ v["d"]
-  x = jax.random.normal(keys[4], (64, 8, 8, 4))
+  x = normal(4, (64, 8, 8, 4))
   assert share_that_differs(fn, variables, x) <= 0.01
 
 
 def test_a_relu_written_twice_on_two_grids_is_refused():
-  variables = {name: jax.random.normal(jax.random.key(i), (3, 3, 4, 4)) for i, name in enumerate("abe")}
+  variables = {name: normal(i, (3, 3, 4, 4)) for i, name in enumerate("abe")}
   fn = lambda v, x: twice(conv(x, v["a"]), v["b"], v["e"])
-  x = jax.random.normal(jax.random.key(1), (8, 6, 6, 4))
+  x = normal(1, (8, 6, 6, 4))
   model = quantize(fn, "w8a8")
   grids = model.grids(*model.init(variables, x), variables, x)
   moved = dataclasses.replace(grids["a:out"], scale=grids["a:out"].scale * 2)
@@ -270,7 +270,7 @@ def test_a_batch_norm_that_was_not_folded_is_named():
 
 def test_pruned_weights_stay_zero_through_all_of_it():
   fn, variables, x = lenet300()
-  mask = jax.tree.map(lambda w: jax.random.bernoulli(jax.random.key(3), 0.2, w.shape), variables)
+  mask = jax.tree.map(lambda w: np.random.default_rng(3).random(w.shape) < 0.2, variables)
   variables = jax.tree.map(lambda w, m: jnp.where(m, w, jnp.zeros_like(w)), variables, mask)
   model = quantize(fn, "w8a8")
   qparams, state = model.init(variables, x)

@@ -17,13 +17,14 @@ from leanax.deploy import ir, litert, reference, requantize
 from leanax.deploy.formats.litert import writer
 from leanax.zoo.mlp import MLP
 from quant.quantize import quantize
+from tests.numbers import initial, normal
 
 
 def compared():
   """A fresh simulation, reference and file of the same dense stack, compared two by two."""
   net = MLP(widths=(32, 24))
-  x = jax.random.normal(jax.random.key(0), (128, 4, 5, 1))
-  variables = net.init(jax.random.key(1), x[:1])
+  x = normal(0, (128, 4, 5, 1))
+  variables = initial(net, x[:1])
   variables = jax.tree.map(lambda w: w + 0.1 if w.ndim == 1 else w, variables)
   model = quantize(net.apply, "w8a8")
   qparams, state = calibrated(variables, x, model)

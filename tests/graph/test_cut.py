@@ -94,7 +94,7 @@ def masked(v):
   return {"params": p}
 
 
-@pytest.mark.parametrize("dropout", [False, True])
+@pytest.mark.parametrize("dropout", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_removed_equals_masked_and_gradients_too(dropout):
   v, x = variables(), models.images(2)
   more = (jax.random.key(5),) if dropout else ()

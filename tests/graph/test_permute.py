@@ -15,7 +15,7 @@ from tests.graph.test_cut import dense_dense, net, variables
 ORDER = [3, 0, 5, 1, 4, 2]
 
 
-@pytest.mark.parametrize("dropout", [False, True])
+@pytest.mark.parametrize("dropout", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_values_and_gradients_are_those_before(dropout):
   """Through a scan, a checkpoint, custom rules, batch statistics and a dropout mask drawn at a shape."""
   v, x = variables(), models.images(2)

@@ -35,7 +35,8 @@ def value(loss, s, t, **kwargs):
   """The numbers of a loss on one tap a network, each called "tap" (arrays), or on whole Outputs."""
   dtype = jnp.zeros(()).dtype  # float64 where it is switched on
   s, t = (x if isinstance(x, kd.Outputs) else outputs({"tap": x}, dtype=dtype) for x in (s, t))
-  return loss(s, t, kwargs.pop("batch", batch()), **kwargs)[0]
+  data = kwargs.pop("batch", batch())
+  return jax.jit(lambda s, t: loss(s, t, data, **kwargs)[0])(s, t)  # one program, not one for each operation
 
 
 def check(loss, oracle, s, t, **kwargs):
@@ -61,14 +62,25 @@ def check_logits(loss, oracle, s, t, **kwargs):
   agree(lambda s: loss(s, jnp.asarray(t, s.dtype), data, **kwargs)[0], lambda s: oracle(s, t), s)
 
 
+def value_and_gradient(call, s):
+  """`call(s)`, (batch,), and the gradient of its sum, of one compiled program, as numpy."""
+
+  def total(s):
+    per_example = call(s)
+    return per_example.sum(), per_example
+
+  (_, per_example), gradient = jax.jit(jax.value_and_grad(total, has_aux=True))(s)
+  return np.asarray(per_example), np.asarray(gradient)
+
+
 def agree(call, oracle, s):
   """`call(s)` is `oracle(s)`, (batch,), to 1e-12 in float64 and 1e-5 in float32; its gradient by finite differences."""
   want = oracle(s)
   largest = np.abs(want).max()
-  np.testing.assert_allclose(call(jnp.asarray(s, jnp.float32)), want, rtol=1e-5, atol=1e-5 * largest)
+  np.testing.assert_allclose(jax.jit(call)(jnp.asarray(s, jnp.float32)), want, rtol=1e-5, atol=1e-5 * largest)
   with jax.enable_x64(True):
-    np.testing.assert_allclose(call(jnp.asarray(s)), want, rtol=1e-12, atol=1e-12 * largest)
-    gradient = np.asarray(jax.grad(lambda s: call(s).sum())(jnp.asarray(s)))
+    double, gradient = value_and_gradient(call, jnp.asarray(s))
+  np.testing.assert_allclose(double, want, rtol=1e-12, atol=1e-12 * largest)
   rng, h = np.random.default_rng(9), 1e-6
   for _ in range(4):
     direction = rng.normal(size=s.shape)

@@ -10,7 +10,7 @@ def begin(loss, s, t, variables=None, seed=0):
   """{"aux", "aux_state"} for taps called "tap", in float64 numpy; random enough that no leaf is 0 or 1 throughout."""
   s, t = ({"tap": x} if isinstance(x, np.ndarray) else x for x in (s, t))
   shapes = [kd.Outputs(x["tap"], x) if "tap" in x else kd.Outputs(np.zeros(()), x) for x in (s, t)]
-  aux, aux_state = loss.init(jax.random.key(seed), *shapes, variables)
+  aux, aux_state = jax.jit(lambda key: loss.init(key, *shapes, variables))(jax.random.key(seed))
   rng = np.random.default_rng(seed)
   return {"aux": jax.tree.map(lambda a: np.float64(a) + 0.2 * rng.normal(size=a.shape), aux), "aux_state": aux_state}
 

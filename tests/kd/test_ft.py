@@ -65,7 +65,7 @@ def gradients(loss, given, s, t, step):
     return value(loss, kd.Outputs(jnp.zeros((BATCH, 5)), {"tap": s}), t, aux=aux, step=step).sum()
 
   aux, s = jax.tree.map(jnp.float32, (given["aux"], s))
-  trained, student = jax.grad(total, (0, 1))(aux, s)
+  trained, student = jax.jit(jax.grad(total, (0, 1)))(aux, s)
   return {name: max(float(jnp.abs(a).max()) for a in jax.tree.leaves(part)) for name, part in trained[0].items()} | {
     "student": float(jnp.abs(student).max())
   }

@@ -37,7 +37,7 @@ def int8(resnet):
   recipe = folded.recipe._replace(rules=(("*", "w8a8 learned"),))
   quantized = trained.functions(recipe).quantized
   assert quantized is not None
-  x = jax.random.normal(jax.random.key(1), (4, 8, 8, 1))
+  x = normal(1, 4, 8, 8, 1)
   qparams, state = quantized.init(folded.variables, x)
   _, state = quantized.observe(state, folded.variables, x)
   return trained.Trained(recipe, folded.variables, *quantized.freeze(qparams, state, folded.variables))

@@ -16,6 +16,7 @@ from quant.carrier import CARRIERS, Coded, product, serves
 from quant.policy import policy
 from quant.quantize import quantize
 from tests.backends import BITS, PRODUCTS, rounded
+from tests.numbers import initial
 
 
 def conv(**more):
@@ -331,7 +332,7 @@ RULES = [("Dense_0/kernel", "float"), ("*", "w8a8 learned")]
 
 def pair():
   x = jnp.asarray(np.random.default_rng(0).normal(size=(16, 6, 6, 3)), jnp.float32)
-  return Pair().init(jax.random.key(0), x), x
+  return initial(Pair(), x), x
 
 
 def test_bfloat16_products_leave_scales_masters_and_what_meets_grids_in_float32():
@@ -391,7 +392,7 @@ class Early(nn.Module):
 def test_gradients_are_those_of_products_of_the_rounded_values(monkeypatch, setting, carrier):
   rng = np.random.default_rng(0)
   x = jnp.asarray(rng.normal(size=(8, 8, 8, 3)), jnp.float32)
-  variables = Early().init(jax.random.key(0), x)
+  variables = initial(Early(), x)
   qparams, state = quantize(Early().apply, setting).init(variables, x)
 
   def value_and_grads():

@@ -1,14 +1,17 @@
 """The parameter counts that the literature gives, and the three spellings of one network."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from leanax.zoo.convnet import ConvNet
+from leanax.zoo.kernels import conv_kernel
 from leanax.zoo.lenet import LeNet5, LeNet300
 from leanax.zoo.mlp import MLP, plain_mlp
 from leanax.zoo.resnet import ResNet
+from tests.numbers import normal
 
 
 def parameters(variables):
@@ -46,9 +49,16 @@ def test_linen_nnx_and_plain_mlp_are_the_same_network():
 
 def test_resnet_moves_its_batch_statistics_in_training_only():
   model = ResNet((1, 1), (4, 8))
-  x = jax.random.normal(jax.random.key(0), (4, 8, 8, 1))
-  variables = model.init(jax.random.key(1), x)
-  assert model.apply(variables, x).shape == (4, 10)
-  _, moved = model.apply(variables, x, train=True, mutable=["batch_stats"])
+  x = normal(0, (4, 8, 8, 1))
+  variables = jax.jit(model.init)(jax.random.key(1), x)
+  assert jax.eval_shape(model.apply, variables, x).shape == (4, 10)
+  _, moved = jax.jit(lambda v, x: model.apply(v, x, train=True, mutable=["batch_stats"]))(variables, x)
   before, after = jax.tree.leaves(variables["batch_stats"]), jax.tree.leaves(moved["batch_stats"])
   assert all((a != b).any() for a, b in zip(before, after, strict=True))
+
+
+@pytest.mark.parametrize("shape", [(3, 3, 2, 4), (1, 1, 5, 3), (3, 3, 1, 6)])
+def test_kernels_are_those_of_flax(shape):
+  """Bit for bit, compiled as stages compile them."""
+  want = jax.jit(lambda key: nn.initializers.lecun_normal()(key, shape, jnp.float32))(jax.random.key(3))
+  np.testing.assert_array_equal(jax.jit(lambda key: conv_kernel(key, shape, jnp.float32))(jax.random.key(3)), want)
