@@ -23,7 +23,7 @@ from leanax.engine.models import model as models
 from leanax.engine.models.interface import Model
 from leanax.engine.store import logit_codes
 from leanax.engine.train import optim
-from leanax.pipeline import schema, sparse
+from leanax.pipeline import schema, sparse, together
 
 PRECISIONS = ("float32", "bfloat16")
 SHARES = ("start", "end", "at")  # what a schedule gives as a share of the stage
@@ -299,6 +299,10 @@ def check(config: Any) -> None:
       raise UserError(
         f"config key 'stages.{name}.teacher' is {stage.teacher!r}, but no loss of its objective compares with a teacher"
       )
+    if stage.teacher_mode == schema.TOGETHER:
+      together.check(name, config)
+      described = config.stages[stage.teacher].objective.to_dict()
+      together.check_objectives(name, minimised, objective(stage.teacher, described))
     if stage.teacher_mode == "train" and config.parallel not in ("jit", "mesh"):
       raise UserError(
         f"config key 'stages.{name}.teacher_mode' is 'train': the teacher's statistics would be of each device's part "

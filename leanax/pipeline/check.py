@@ -22,7 +22,7 @@ from leanax.core.errors import UserError, unknown
 from leanax.engine.data import Dataset, batches
 from leanax.engine.store import pretrained
 from leanax.engine.train import parallel
-from leanax.pipeline import assembling, build, cutting, schema, teaching
+from leanax.pipeline import assembling, build, cutting, schema, teaching, together
 from leanax.pipeline import trained as models
 from leanax.pipeline.stage import begin_recipe
 from leanax.pipeline.trained import Recipe
@@ -43,9 +43,9 @@ def check(config: Any, data: Dataset) -> dict[str, Recipe]:
   """
   if config.parallel not in parallel.MODES:
     raise unknown("parallel mode in 'parallel'", config.parallel, parallel.MODES)
-  variables = {
-    name: model(name, config, data) for name in dict.fromkeys(config.stages[stage].model for stage in config.run)
-  }
+  described = [together.described(config, config.stages[name]) for name in config.run]
+  named = [config.stages[name].model for name in config.run] + [one.model for one in described if one is not None]
+  variables = {name: model(name, config, data) for name in dict.fromkeys(named)}
   left: dict[str, Left] = {}
   for name in config.run:
     given = config.stages[name]
@@ -154,7 +154,11 @@ def _teaching(name: str, config: Any, data: Dataset, begun: Left, done: Mapping[
   if teachers:
     teaching.check(given, [teacher.recipe for teacher in teachers], student, objective)
   mine, its = _outputs("student", objective.student, student, variables, not given.quant.rules), None
-  if objective.teacher and not teachers:
+  beside = together.described(config, given)
+  if beside is not None:
+    recipe = begin_recipe(beside.model, config, data.train)
+    its = _outputs("teacher", objective.teacher, recipe, models.variable_shapes(recipe), False)
+  elif objective.teacher and not teachers:
     raise UserError(f"its objective reads {objective.teacher[0]!r} of a teacher, and 'teacher' names no other model")
   taught_by = None
   if teachers:
@@ -166,7 +170,7 @@ def _teaching(name: str, config: Any, data: Dataset, begun: Left, done: Mapping[
       chosen = len(given.teacher_classes) or its.logits.shape[-1]
       build.check_store(name, given, chosen)
       its = its._replace(logits=jax.ShapeDtypeStruct((BATCH, chosen), its.logits.dtype))
-  elif given.teacher or given.peers > 1:
+  elif beside is None and (given.teacher or given.peers > 1):
     its = mine._replace(taps={})
   aux = _trace(objective, mine, its, taught_by)
   split = build.examples(config, given, data.train)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import kd
 from leanax import engine
 from leanax.core import keys
-from leanax.engine.train import forward, mutual, seeds
+from leanax.engine.train import forward, mutual, seeds, together
 from leanax.engine.train.state import TrainState
 from leanax.graph.edits import replace_head
 from leanax.pipeline import assembling, build, schema, teaching
@@ -52,6 +52,20 @@ class Learning(NamedTuple):
     return Trained(recipe, variables, state.qparams, state.quant_state)
 
 
+class Beside(NamedTuple):
+  """A teacher that is trained in its student's steps (`engine.train.together`).
+
+  Attributes:
+    name: the entry of `stages` that describes it.
+    begun: its model before the first step.
+    forward: its function in training.
+  """
+
+  name: str
+  begun: Trained
+  forward: forward.Forward
+
+
 def make(
   name: str,
   config: Any,
@@ -61,6 +75,7 @@ def make(
   taught: teaching.Teaching,
   taught_by: Sequence[Trained],
   steps: int,
+  beside: Beside | None = None,
 ) -> Learning:
   """Puts a stage's parts together.
 
@@ -73,12 +88,19 @@ def make(
     taught: its teacher.
     taught_by: the models behind it.
     steps: of the stage.
+    beside: a teacher that is trained in the same steps, if there is one.
   """
   stage = config.stages[name]
+  if beside is not None:
+    taught = _outputs_now(taught, beside, objective, config.seed)
   tx = build.transformation(name, stage, steps, lambda: models.stacked_axes(begun[0].recipe, begun[0].variables))
   objective = mutual.Mutual(objective.terms) if len(begun) > 1 else objective
   accumulate, ema = stage.optimizer.accumulate, stage.optimizer.ema or None
-  about: Any = {"teacher": taught.teacher, "itself": stage.teacher == schema.ITSELF, "accumulate": accumulate}
+  about: Any = {
+    "teacher": taught.teacher if beside is None else together.current,
+    "itself": stage.teacher == schema.ITSELF,
+    "accumulate": accumulate,
+  }
   step = engine.make_train_step(
     student, objective, tx, **about, ema=ema, per_device_statistics=stage.per_device_statistics
   )
@@ -98,12 +120,46 @@ def make(
     )
     for one in begun
   ]
+  if beside is not None:
+    step, norm, states = _with_its_teacher(config, stage, objective, steps, beside, step, norm, states)
   if len(begun) == 1:
     return Learning(step, states[0], objective, norm, 1, begun[0], plan)
   count = len(begun)
   return Learning(
     mutual.together(step, count), seeds.stack(states), objective, mutual.mean(norm, count), count, begun[0]
   )
+
+
+def _outputs_now(taught: teaching.Teaching, beside: Beside, objective: kd.Weighted, seed: int) -> teaching.Teaching:
+  """What losses are made for: the outputs of a teacher that is trained beside its student, before the first step."""
+  apply, key = forward.tapped(beside.forward, objective.teacher), keys.step_key(seed, 0, "teacher")
+
+  def teacher(variables: Any, x: jax.Array) -> Any:
+    return apply(variables, {}, {}, x, train=True, key=key, axis_name=None)[0]
+
+  return taught._replace(teacher=teacher, variables=beside.begun.variables)
+
+
+def _with_its_teacher(
+  config: Any,
+  stage: Any,
+  objective: kd.Weighted,
+  steps: int,
+  beside: Beside,
+  step: Callable[..., Any],
+  norm: Callable[..., jax.Array],
+  states: Sequence[TrainState],
+) -> tuple[Callable[..., Any], Callable[..., jax.Array], list[TrainState]]:
+  """Puts the teacher into the step, the norms of the terms and the states of its student."""
+  entry, (recipe, variables) = config.stages[beside.name], beside.begun[:2]
+  tx = build.transformation(beside.name, entry, steps, lambda: models.stacked_axes(recipe, variables))
+  own = build.objective(beside.name, entry.objective.to_dict(), max(steps // entry.optimizer.accumulate, 1))
+  more: Any = {"accumulate": entry.optimizer.accumulate, "per_device_statistics": stage.per_device_statistics}
+  of_teacher = engine.make_train_step(beside.forward, own, tx, **more)
+  begun = engine.create(variables, tx, accumulate=entry.optimizer.accumulate)
+  read = forward.tapped(beside.forward, objective.teacher)
+  every = [together.start(state, begun) for state in states]
+  return together.together(step, of_teacher, read), together.taught(norm, read), every
 
 
 def _started(

@@ -45,7 +45,9 @@ STAGE = {
   # optimizer.ema
   "ensemble": "probabilities",  # what several teachers are a mean of; or "logits"
   "peers": 1,  # so many students from different seeds that are each other's teachers; the stage leaves the first
-  "teacher_mode": "eval",  # or "train": batch norms use the batch's statistics, and their averages stay as they are
+  "teacher_mode": "eval",  # or "train": batch norms use the batch's statistics, and their averages stay as they are;
+  # "together": `teacher` names an entry of `stages`, whose model begins afresh and is trained in this stage's steps, by
+  # the objective and the optimizer of that entry
   "teacher_classes": (),  # the teacher's class for each of the student's, where theirs are others
   "cache_teacher": True,  # compute the teacher's logits once, where augmentation allows, and keep them on disk
   "cache_form": "float32",  # or "float16", "int8"
@@ -183,11 +185,12 @@ def check(config: ml_collections.ConfigDict) -> None:
       raise UserError(f"stage {name!r} stands twice in 'run'; expected each stage once")
     if not re.fullmatch(r"[\w-]+", name):
       raise UserError(f"stage {name!r} names files; expected letters, digits, '_' and '-' only")
-    _check_stage(name, config, done)
+    check_stage(name, config, done)
     done.append(name)
 
 
-def _check_stage(name: str, config: Any, done: list[str]) -> None:
+def check_stage(name: str, config: Any, done: list[str]) -> None:
+  """Refuses what a stage says of models, other stages and choices that are not there; `done` run before it."""
   stage = config.stages[name]
   _check_ranges(stage, STAGE_RANGES, f"stages.{name}.")
   if stage.model not in config.models:
@@ -216,13 +219,14 @@ def _check_stage(name: str, config: Any, done: list[str]) -> None:
 
 
 ITSELF = "itself"
+TOGETHER = "together"
 FILE = ".safetensors"
 CHOICES = {
   "cache_form": ("float32", "float16", "int8"),
   "cut.keep": ("alternate", "first", "effect"),
   "cut.way": ("width", "layers"),
   "ensemble": ("probabilities", "logits"),
-  "teacher_mode": ("eval", "train"),
+  "teacher_mode": ("eval", "train", TOGETHER),
 }
 
 
@@ -237,7 +241,9 @@ def teachers(stage: Any) -> list[str]:
 
 
 def teacher_stages(stage: Any) -> list[str]:
-  """The stages among them."""
+  """The stages among them that have to run before; a teacher that is trained together with its student has not."""
+  if stage.teacher_mode == TOGETHER:
+    return []
   return [name for name in teachers(stage) if name != ITSELF and not name.endswith(FILE)]
 
 

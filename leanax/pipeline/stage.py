@@ -18,7 +18,7 @@ from leanax.engine.data import Dataset, Input, batches
 from leanax.engine.store import checkpoint, metrics
 from leanax.engine.train import forward, progress, seeds
 from leanax.engine.train.state import TrainState
-from leanax.pipeline import build, cutting, learning, schema, teaching
+from leanax.pipeline import build, cutting, learning, schema, teaching, together
 from leanax.pipeline import trained as models
 from leanax.pipeline.learning import Learning
 from leanax.pipeline.trained import Functions, Recipe, Trained
@@ -115,7 +115,12 @@ def _prepare(name: str, context: Context, done: Mapping[str, Trained]) -> _Ready
     teaching.warn_of_a_worse_teacher(name, stage, taught_by, same, data.validation)
   place, further = context.shared / "teacher_logits", bool(teaching.further(objective))
   taught = teaching.make(stage, taught_by, arrays, spec, objective.teacher, place, further)
-  made = learning.make(name, context.config, begun, student, objective, taught, taught_by, steps)
+  beside = None
+  if (entry := together.described(context.config, stage)) is not None:
+    own = begin(entry, context, done)
+    apply = forward_of(entry, models.functions(own.recipe, entry.precision == "bfloat16"))
+    beside = learning.Beside(stage.teacher, own, apply)
+  made = learning.make(name, context.config, begun, student, objective, taught, taught_by, steps, beside)
   return _Ready(made, arrays, taught, steps)
 
 

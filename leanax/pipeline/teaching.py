@@ -43,7 +43,9 @@ class Teaching(NamedTuple):
 
 
 def names(stage: Any) -> list[str]:
-  """The stages and files that a stage learns from; none where it is its own teacher."""
+  """The trained stages and files that a stage learns from; none where its teacher is trained in the stage itself."""
+  if stage.teacher_mode == schema.TOGETHER:
+    return []
   return [name for name in schema.teachers(stage) if name != schema.ITSELF]
 
 
