@@ -9,6 +9,8 @@ The original files are downloaded, or read from --config.data.dir=DIRECTORY. `sm
 to see every part run; its figures mean nothing.
 """
 
+from collections.abc import Mapping
+
 from ml_collections import ConfigDict
 
 LENET300 = {"name": "zoo.lenet:LeNet300"}
@@ -35,7 +37,7 @@ def get_config(argument: str = "lenet300") -> ConfigDict:
   return experiment("mnist", "tfds:mnist", EPOCHS, argument)
 
 
-def experiment(name: str, data: str, epochs: dict[str, tuple[int, ...]], argument: str) -> ConfigDict:
+def experiment(name: str, data: str, epochs: Mapping[str, tuple[int, ...]], argument: str) -> ConfigDict:
   """The experiment on images of 28x28 pixels in ten classes; configs/fashion_mnist.py is another one."""
   if argument not in CHOICES:
     raise ValueError(f"unknown argument {argument!r}; expected one of {', '.join(CHOICES)}")

@@ -17,9 +17,9 @@ _CODE = flags.DEFINE_multi_string(
 
 
 def main() -> None:
+  from leanax.core.files import write
   from leanax.pipeline.evaluate import find_model, load
   from leanax.pipeline.measure import export
-  from leanax.pipeline.workdir import write
 
   name, path = find_model(_WORKDIR.value, _STAGE.value)
   _, content = export(load(_WORKDIR.value, path, _CODE.value))

@@ -299,10 +299,7 @@ def check(config: Any) -> None:
       raise UserError(
         f"config key 'stages.{name}.teacher' is {stage.teacher!r}, but no loss of its objective compares with a teacher"
       )
-    if stage.teacher_mode == schema.TOGETHER:
-      together.check(name, config)
-      described = config.stages[stage.teacher].objective.to_dict()
-      together.check_objectives(name, minimised, objective(stage.teacher, described))
+    together.check(name, config, minimised, objective)
     if stage.teacher_mode == "train" and config.parallel not in ("jit", "mesh"):
       raise UserError(
         f"config key 'stages.{name}.teacher_mode' is 'train': the teacher's statistics would be of each device's part "

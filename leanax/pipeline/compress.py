@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from leanax.core import files
 from leanax.deploy.litert.flat import schema as schema_of_files
 from leanax.pipeline import build, check, schema, workdir
 from leanax.pipeline.environment import environment, use_compilation_cache
@@ -44,7 +45,7 @@ def compress(config: Any, folder: str | Path) -> dict[str, Any]:
       "rows": [{key: value for key, value in row.items() if key != "decisions"} for row in rows],
       "curves": {stage: curves(stage, context) for stage in done},
     }
-    workdir.write(context.folder / "result.json", json.dumps(result, indent=1) + "\n")
+    files.write(context.folder / "result.json", json.dumps(result, indent=1) + "\n")
     write_report(context.folder / "report.html", result)
   return result
 
@@ -74,5 +75,5 @@ def _row(name: str, context: Context, trained: Trained, rows: list[dict[str, Any
     trained, context.data.test, context.folder / "files" / f"{name}.tflite", taught, context.config.latency_runs
   )
   row = {"name": name, **row}
-  workdir.write(kept, json.dumps(row, indent=1) + "\n")
+  files.write(kept, json.dumps(row, indent=1) + "\n")
   return row

@@ -1,11 +1,11 @@
 """Several seeds of one experiment: each a run in a directory of its own, trained in turn or all at once."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
 import ml_collections
 
+from leanax.core import files
 from leanax.core.errors import UserError, unknown
 from leanax.engine.train import seeds
 from leanax.pipeline.compress import compress, open_run
@@ -65,9 +65,7 @@ def _share(name: str, runs: list[Context]) -> None:
   for file in others:
     if not file.is_file():
       file.parent.mkdir(parents=True, exist_ok=True)
-      partial = file.with_suffix(".partial")
-      shutil.copyfile(first, partial)
-      partial.replace(file)
+      files.write(file, first.read_bytes())
 
 
 def check(config: Any) -> None:

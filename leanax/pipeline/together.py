@@ -1,5 +1,6 @@
 """A stage whose teacher is trained in its own steps (`teacher_mode: "together"`), and the entry that describes it."""
 
+from collections.abc import Callable
 from typing import Any
 
 import kd
@@ -12,17 +13,21 @@ def described(config: Any, stage: Any) -> Any:
   return config.stages[stage.teacher] if stage.teacher_mode == schema.TOGETHER else None
 
 
-def check(name: str, config: Any) -> None:
+def check(name: str, config: Any, student: kd.Weighted, objective: Callable[[str, Any], kd.Weighted]) -> None:
   """Refuses a stage that trains its teacher and names none that can be so trained.
 
   Args:
-    name: the stage, whose `teacher_mode` is "together".
+    name: the stage; with another `teacher_mode` than "together" nothing is refused.
     config: the experiment.
+    student: what its student minimises.
+    objective: makes one of an entry's name and group.
 
   Raises:
     UserError: names the key and what was expected.
   """
   stage = config.stages[name]
+  if stage.teacher_mode != schema.TOGETHER:
+    return
   key = f"config key 'stages.{name}.teacher'"
   why = f"which 'stages.{name}.teacher_mode', 'together', trains beside the student"
   if stage.teacher not in config.stages:
@@ -53,16 +58,11 @@ def check(name: str, config: Any) -> None:
       )
   if config.models[entry.model].output:
     raise UserError(f"config key 'models.{entry.model}.output' is given; expected one output of a teacher {why}")
+  _check_objectives(name, student, objective(stage.teacher, entry.objective.to_dict()))
 
 
-def check_objectives(name: str, student: kd.Weighted, teacher: kd.Weighted) -> None:
-  """Refuses losses that keep weights of a teacher which moves, and a teacher that trains more than its weights.
-
-  Args:
-    name: the stage.
-    student: what its student minimises.
-    teacher: what its teacher minimises.
-  """
+def _check_objectives(name: str, student: kd.Weighted, teacher: kd.Weighted) -> None:
+  """Refuses losses that keep weights of a teacher which moves, and a teacher that trains more than its weights."""
   for term in student.terms:
     if term.loss.head is not None:
       raise UserError(

@@ -13,8 +13,8 @@ from typing import Any
 
 import ml_collections
 
+from leanax.core import files
 from leanax.core.errors import UserError
-from leanax.pipeline.config import leaves
 
 SAVED = "config.json"
 SEAL = "config.seal"  # that this user's own config made the directory: a digest of config.json by a key of the user's
@@ -64,7 +64,7 @@ def claim(workdir: str | os.PathLike[str], config: Any) -> dict[str, Any]:
       folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
       raise UserError(f"workdir {str(folder)!r} cannot be written: {error.strerror}") from error
-    write(file, json.dumps(mine, indent=2) + "\n")
+    files.write(file, json.dumps(mine, indent=2) + "\n")
     _seal(folder)
     return mine
   try:
@@ -73,7 +73,7 @@ def claim(workdir: str | os.PathLike[str], config: Any) -> dict[str, Any]:
     raise UserError(f"{str(file)!r} is not JSON; was it changed by hand? Use another --workdir") from None
   if saved != mine:
     raise UserError(
-      f"workdir {str(folder)!r} holds a run of another config: {_difference(saved, mine)}; use another --workdir"
+      f"workdir {str(folder)!r} holds a run of another config: {files.difference(saved, mine)}; use another --workdir"
     )
   _seal(folder)
   return mine
@@ -98,7 +98,7 @@ def _seal(folder: pathlib.Path) -> None:
     digest = _digest(folder, make=True)
   except (OSError, RuntimeError):  # the latter where there is no home
     return
-  write(folder / SEAL, digest + "\n")
+  files.write(folder / SEAL, digest + "\n")
 
 
 def _digest(folder: pathlib.Path, make: bool) -> str:
@@ -121,28 +121,3 @@ def _digest(folder: pathlib.Path, make: bool) -> str:
     finally:
       part.unlink()
   return hmac.new(key.read_bytes(), (folder / SAVED).read_bytes(), hashlib.sha256).hexdigest()
-
-
-def write(path: str | os.PathLike[str], content: str | bytes) -> None:
-  """Writes a file, wholly or not at all.
-
-  Raises:
-    UserError: it cannot be written.
-  """
-  path = pathlib.Path(path)
-  partial = path.with_name(path.name + ".partial")
-  try:
-    partial.write_bytes(content.encode() if isinstance(content, str) else content)
-    partial.replace(path)
-  except OSError as error:
-    raise UserError(f"{str(path)!r} cannot be written: {error.strerror}") from error
-
-
-def _difference(saved: Any, mine: Any) -> str:
-  there, here = dict(leaves(saved)), dict(leaves(mine))
-  for key in {**there, **here}:
-    if key not in there or key not in here:
-      return f"{key} is only {'there' if key in there else 'in yours'}"
-    if there[key] != here[key]:
-      return f"{key} is {there[key]!r} there and {here[key]!r} in yours"
-  return "their groups differ"

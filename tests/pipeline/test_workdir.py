@@ -43,10 +43,10 @@ def test_claim_writes_once_and_then_compares(tmp_path):
     == json.loads((folder / "config.json").read_text())
   )
   with pytest.raises(
-    UserError, match=r"holds a run of another config: seed is 0 there and 1 in yours; use another --workdir"
+    UserError, match=r"holds a run of another config: 'seed' was 0 and is 1 here; use another --workdir"
   ):
     workdir.claim(folder, example(seed=1))
-  with pytest.raises(UserError, match=r"extra is only in yours"):
+  with pytest.raises(UserError, match=r"'extra' is set here only"):
     workdir.claim(folder, example(extra=1))
   (folder / "config.json").write_text("{")
   with pytest.raises(UserError, match="is not JSON"):
