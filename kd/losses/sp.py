@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from kd.kinds import Context, Loss
-from kd.maps import unit
-from kd.relations import rows
+from kd.maps import near_one, unit
+from kd.relations import Rows, rows
 from kd.taps import Names, on_pairs
 
 
@@ -27,7 +27,12 @@ def sp(student: Names, teacher: Names) -> Loss:
   def similarity(s: Array, t: Array, aux: None, context: Context) -> Array:
     del aux
     mine, its = rows(s, context), rows(t, context)
-    gap = unit(mine.mine @ mine.all.T) - unit(its.mine @ its.all.T)
+    gap = _similarities(mine) - _similarities(its)
     return jnp.sum(gap**2, -1) / mine.count
 
   return on_pairs("sp", similarity, student, teacher, relational=True)
+
+
+def _similarities(these: Rows) -> Array:
+  """Returns (b, B): the rows of G over their norms, which a factor of a row or of all rows does not change."""
+  return unit(near_one(these.mine, -1)[0] @ near_one(these.all)[0].T)
