@@ -115,9 +115,9 @@ def make(variant: Variant, given: Common) -> tuple[Callable[[], Any], float]:
   aux, aux_state = objective.init(jax.random.key(2), shapes[0], shapes[1], given.teacher)
   tx = engine.optimizer(variant.optimizer, 0.001, momentum=0.9)
   apply = forward.tapped(forward.plain(lambda v, x, **_: (STUDENT.apply(v, x), {})), objective.student)
-  step = engine.make_train_step(apply, objective, tx, teacher=teacher if variant.live else None)
+  init, step = engine.training(apply, objective, tx, teacher=teacher if variant.live else None)
   run = loop.compiled(step, lambda data, step, seed, part: data)
-  held = [engine.create(given.student, tx, aux=aux, aux_state=aux_state)]
+  held = [init(given.student, aux=aux, aux_state=aux_state)]
   arguments = jnp.ones((), jnp.int32), batch, given.teacher if variant.live else None, jnp.zeros((), jnp.int32)
   operations = run.lower(held[0], *arguments).cost_analysis()["flops"]  # pyrefly: ignore
 

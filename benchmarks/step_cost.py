@@ -2,7 +2,7 @@
 
 python -m benchmarks.step_cost [--models mlp cnn] [--rounds 30] [--out=benchmarks/results/step_cost_cpu.json]
 
-All variants are the engine's own compiled step (`engine.train.loop.compiled` of `make_train_step`), which differ in
+All variants are the engine's own compiled step (`engine.train.loop.compiled` of `engine.training`), which differ in
 their arguments only. In each round every variant runs once, in a random order, on the same batch; a ratio is the median
 over rounds of the variant's time over the plain step's in the same round. The plain step runs twice, and the second
 one's ratio says how far noise goes. On a machine with other load the ratio of CPU time is the steadier one: it counts
@@ -83,9 +83,9 @@ def make(case: Case, variant: Variant) -> Callable[[], Any]:
   tx = engine.optimizer("sgd", 0.01, momentum=0.9)
   if variant.masks:  # made in the first step, and then a hundred steps apart, as in gradual pruning
     tx = sparsity.magnitude(tx, density=0.2, schedule=sparsity.cubic(0, 10_000, 100))
-  step = engine.make_train_step(apply, kd.weighted(terms), tx)
+  init, step = engine.training(apply, kd.weighted(terms), tx)
   run = loop.compiled(step, lambda data, step, seed, part: data)
-  held = [engine.create(variables, tx, qparams=qparams, quant_state=state)]
+  held = [init(variables, qparams=qparams, quant_state=state)]
   arguments = jnp.ones((), jnp.int32), batch, None, jnp.zeros((), jnp.int32)
 
   def once() -> Any:

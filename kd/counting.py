@@ -4,6 +4,7 @@ Labels are (batch,) or (batch, *positions), and so are masks. A mean is a sum ov
 batch, so neither a split over devices nor one into micro-batches changes it.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -17,9 +18,8 @@ from leanax.core import axis
 from leanax.core.errors import UserError
 
 MASKS = ("all", "labelled", "unlabelled")
-UPDATE = "update"  # the key of a batch under which the labels and masks of all micro-batches of its update lie
+Count = tuple[Array, ...]
 
-STACKED = "expected what engine.masks_of gives of each of the update's micro-batches, stacked along the axis 1"
 EMPTY = (
   "the batch is masked as a whole: expected 'valid' to leave an example, and 'class_mask' a class of it, that counts"
 )
@@ -82,76 +82,64 @@ def fitted(valid: Array, shape: tuple[int, ...]) -> Array:
   return jnp.broadcast_to(valid.reshape(valid.shape + (1,) * (len(shape) - valid.ndim)), shape)
 
 
+class Counts(NamedTuple):
+  """How much of a batch counts: in one of its parts, or added over all micro-batches and devices.
+
+  Attributes:
+    terms: by the name of each term, what `count` returns.
+    examples: how many examples count, with some class that counts; None where nothing is masked.
+    parts: how many parts of the batch were counted.
+  """
+
+  terms: Mapping[str, Count | None]
+  examples: Array | None
+  parts: Array
+
+
+def count(valid: Array | None) -> Count | None:
+  """Returns how much counts under a mask, for numbers of each rank: [k] is over its first k + 1 axes; see `fitted`."""
+  if valid is None:
+    return None
+  ranks = range(1, valid.ndim + 1)
+  masks = [jnp.any(valid, axis=tuple(range(rank, valid.ndim))) for rank in ranks]
+  return tuple(jnp.sum(mask.astype(jnp.float32)) for mask in masks)
+
+
 def batch_mean(
-  numbers: Array, valid: Array | None, axis_name: str | None, update: Array | None = None, micro_batches: int = 1
+  numbers: Array,
+  valid: Array | None,
+  axis_name: str | None,
+  whole: Count | None = None,
+  parts: Array | float | None = None,
 ) -> Array:
-  """This device's part of the mean over what counts on all: that mean is the mean over devices of the parts.
+  """Returns this part of the mean over what counts in all parts of a batch: the mean over the parts is that mean.
 
   Args:
     numbers: (batch,) or (batch, *positions).
     valid: which of them count, or None for all; see `fitted`. What does not may be NaN, and gets no gradient.
-    axis_name: the device axis, or None.
-    update: with several micro-batches an update, the same mask for all their examples: the mean is then this
-      micro-batch's part, too, and the mean over the micro-batches that of the update.
-    micro_batches: so many.
+    axis_name: the device axis, or None. Without `whole` the devices' shares are the parts.
+    whole: what counts in all parts together, as `count` returns it.
+    parts: how many parts there are, with `whole`: devices times micro-batches, of equal size.
   """
   if valid is None:
     return jnp.mean(numbers)
-  valid = fitted(valid, numbers.shape)
-  among = valid if micro_batches == 1 or update is None else fitted(update, (update.shape[0], *numbers.shape[1:]))
+  if whole is None:
+    whole, parts = axis.psum(count(valid), axis_name), axis.size(axis_name)
+  assert whole is not None and parts is not None
   wide = numbers.dtype if jnp.finfo(numbers.dtype).bits >= 32 else jnp.float32  # bfloat16 counts no further than 256
-  count = axis.pmean(jnp.sum(among.astype(wide)) / micro_batches, axis_name)
-  total = jnp.sum(jnp.where(valid, numbers, jnp.zeros_like(numbers)).astype(wide))
-  return (total / jnp.where(count > 0, count, 1.0)).astype(numbers.dtype)
+  positions = math.prod(numbers.shape[len(whole) :])  # a mask over examples counts all their positions
+  each = whole[min(numbers.ndim, len(whole)) - 1].astype(wide) * positions / jnp.asarray(parts, wide)
+  total = jnp.sum(jnp.where(fitted(valid, numbers.shape), numbers, jnp.zeros_like(numbers)).astype(wide))
+  return (total / jnp.where(each > 0, each, 1.0)).astype(numbers.dtype)
 
 
-class Whole(NamedTuple):
-  """The labels and masks of a whole update, with its micro-batches along the axis of the examples, and their number."""
-
-  batch: Mapping[str, Any]
-  micro_batches: int
-
-
-def whole(batch: Mapping[str, Any]) -> Whole:
-  """What an update counts over: all its micro-batches, or the batch itself where it is alone.
-
-  Raises:
-    UserError: the batch's "update" is not what `engine.masks_of` gives of several.
-  """
-  given = batch.get(UPDATE)
-  if given is None:
-    return Whole(batch, 1)
-  if not isinstance(given, Mapping) or not given or any(getattr(a, "ndim", 0) < 2 for a in given.values()):
-    shown = (
-      {key: getattr(a, "shape", None) for key, a in given.items()}
-      if isinstance(given, Mapping)
-      else f"a {type(given).__name__}"
-    )
-    raise UserError(f"the batch's 'update' is {shown}; {STACKED}")
-  count = next(iter(given.values())).shape[1]
-  return Whole({key: a.reshape(a.shape[0] * count, *a.shape[2:]) for key, a in given.items()}, count)
-
-
-def examples_left(batch: Mapping[str, Any], axis_name: str | None) -> Array | None:
-  """How many examples count, with some class that counts; None where nothing is masked.
-
-  Returns:
-    A float32 scalar, this device's number times the devices: its mean over these is the number of the whole batch. Of
-    an update in micro-batches it is their mean.
-
-  Raises:
-    UserError: none does, and the masks are known: inside jit the number is all that can be had.
-  """
-  every = whole(batch)
-  examples, classes = valid_mask(every.batch), every.batch.get("class_mask", batch.get("class_mask"))
-  if examples is None and classes is None:
+def examples(batch: Mapping[str, Any]) -> Array | None:
+  """Returns how many examples count, with some class that counts, a float32 scalar; None where nothing is masked."""
+  valid, classes = valid_mask(batch), batch.get("class_mask")
+  if valid is None and classes is None:
     return None
   some = jnp.ones((), bool) if classes is None else jnp.any(classes, axis=-1)
-  counted = some if examples is None else _all([examples, some])
-  number = jnp.sum(counted.astype(jnp.float32)) * axis.size(axis_name) / every.micro_batches
-  if not isinstance(number, jax.core.Tracer) and not number:
-    raise UserError(EMPTY)
-  return number
+  return jnp.sum((some if valid is None else _all([valid, some])).astype(jnp.float32))
 
 
 def shielded(x: Array, valid: Array | None) -> Array:

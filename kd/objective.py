@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from kd.counting import MASKS, batch_mean, examples_left, fitted, whole
+from kd.counting import EMPTY, MASKS, Counts, batch_mean, count, examples, fitted
 from kd.kinds import Loss, Outputs
 from kd.outputs import as_outputs, not_finite, taps_not_finite
 from kd.terms import Term, guarded, of_examples, of_student, of_teacher, valid_for, weight_at
@@ -26,7 +26,10 @@ NOT_FINITE = "teacher_not_finite"
 
 @runtime_checkable
 class Objective(Protocol):
-  """`(loss, aux_state, logs)` of a batch: scalars whose mean over the devices is that of the global batch."""
+  """`(loss, aux_state, logs)` of a batch: scalars whose mean over the devices is that of the global batch.
+
+  With several micro-batches in an update it is called for each, and the mean is taken over these, too.
+  """
 
   def __call__(
     self,
@@ -90,6 +93,11 @@ class Weighted:
     own = [parts[term.name] for term in self.terms if not term.loss.needs_teacher]
     return sum(own, jnp.zeros((), jnp.float32).astype(own[0].dtype if own else jnp.float32))
 
+  def counts(self, batch: Mapping[str, Any]) -> Counts:
+    """Returns how much of a batch, or of one part of it, counts; the counts of several parts are added."""
+    terms = {term.name: count(term.counted(batch)) for term in self.terms}
+    return Counts(terms, examples(batch), jnp.ones((), jnp.float32))
+
   def refuse_accumulation(self, accumulate: int) -> None:
     """Raises a UserError where a term would mean another thing on each of several micro-batches than on the batch."""
     if accumulate > 1 and self.relational:
@@ -139,6 +147,7 @@ class Weighted:
     aux_state: Mapping[str, Any] = NOTHING,
     key: Array | None = None,
     axis_name: str | None = None,
+    counts: Counts | None = None,
   ) -> tuple[Array, dict[str, Any], dict[str, Array]]:
     """Returns (loss, aux_state, logs) of a batch.
 
@@ -151,16 +160,20 @@ class Weighted:
       aux_state: what they remember, from `init` or from the step before.
       key: randomness of this step, for losses that draw.
       axis_name: the device axis, or None.
+      counts: where `batch` is one of several micro-batches, the `counts` of all of them on all devices, added: the mean
+        over the micro-batches and devices is then that of the whole batch.
     """
     student, teacher = as_outputs(student), None if teacher is None else as_outputs(teacher)
     total, states, logs = jnp.zeros((), jnp.float32), dict(aux_state), {}
-    number = examples_left(batch, axis_name)
-    logs |= {} if number is None else {"examples_left": number}  # the loop stops where it is 0
-    update = whole(batch)
+    every = axis.psum(self.counts(batch), axis_name) if counts is None else counts
+    if every.examples is not None:
+      if not isinstance(every.examples, jax.core.Tracer) and not every.examples:
+        raise UserError(EMPTY)
+      logs["examples_left"] = every.examples  # inside jit nothing can be raised: the loop stops where it is 0
     for index, term in enumerate(self.terms):
       read = of_student(student, teacher, term)
-      valid, among = (of_examples(term, one, read.logits) for one in (batch, update.batch))
-      over = valid, axis_name, among, update.micro_batches
+      valid = of_examples(term, batch, read.logits)
+      over = valid, axis_name, every.terms[term.name], every.parts
       per_example, after, notes = term.loss(
         guarded(read, valid),
         of_teacher(teacher, term),
@@ -179,11 +192,15 @@ class Weighted:
       total = total.astype(value.dtype) + weight * value
       logs[term.name] = value
       logs |= {f"{term.name}/{k}": batch_mean(v, *over) for k, v in notes.items()}
-    logs |= self._of_the_teacher(teacher, batch, axis_name)
-    return total, states, self._of_activations(teacher, total, axis_name, logs)
+    not_finite = [
+      self._teacher_logits_not_finite(teacher, batch),
+      self._teacher_taps_not_finite(teacher, total, axis_name),
+    ]
+    found = [number * every.parts for number in not_finite if number is not None]
+    return total, states, logs | ({NOT_FINITE: sum(found[1:], found[0])} if found else {})
 
-  def _of_the_teacher(self, teacher: Any, batch: Mapping[str, Any], axis_name: str | None) -> dict[str, Array]:
-    """How many examples of the batch the teacher's logits are not finite in; the loop stops where it is not 0."""
+  def _teacher_logits_not_finite(self, teacher: Any, batch: Mapping[str, Any]) -> Array | None:
+    """Returns for how many examples the teacher's logits are not finite; the loop stops where it is not 0."""
     found = []
     for term in self.terms if teacher is not None else ():
       # Logits that nobody reads would be computed for this alone.
@@ -192,17 +209,13 @@ class Weighted:
         bad, valid = not_finite(read, batch.get("class_mask")), term.counted(batch)
         if bad is not None:
           found.append(jnp.sum((bad if valid is None else bad & fitted(valid, bad.shape)).astype(jnp.float32)))
-    return {NOT_FINITE: jnp.max(jnp.stack(found)) * axis.size(axis_name)} if found else {}
+    return jnp.max(jnp.stack(found)) if found else None
 
-  def _of_activations(
-    self, teacher: Any, loss: Array, axis_name: str | None, logs: dict[str, Array]
-  ) -> dict[str, Array]:
-    """Likewise of its activations, where the loss is not finite."""
+  def _teacher_taps_not_finite(self, teacher: Any, loss: Array, axis_name: str | None) -> Array | None:
+    """Returns for how many examples its activations are not finite, which is counted where the loss is not finite."""
     taps = {} if teacher is None else {name: teacher.taps[name] for name in self.teacher}
-    if not taps:
-      return logs
-    found = taps_not_finite(jax.lax.stop_gradient(taps), ~jnp.isfinite(jax.lax.stop_gradient(loss)), axis_name)
-    return logs | {NOT_FINITE: logs.get(NOT_FINITE, 0.0) + found}
+    suspicious = ~jnp.isfinite(jax.lax.stop_gradient(loss))
+    return taps_not_finite(jax.lax.stop_gradient(taps), suspicious, axis_name) if taps else None
 
 
 def weighted(terms: Sequence[Term], output: str = "") -> Weighted:

@@ -1,11 +1,31 @@
 """Quantization: number grids, gradient estimators, observers, and quantized models on top of the traced one.
 
-model = quant.quantize(apply_fn, "w8a8 learned")          # apply_fn(variables, *inputs) -> out, of any framework
-qparams, state = model.init(variables, images)
-logits, state = model.apply(qparams, state, variables, images)
+An array between a minimum and a maximum at b bits:
+
+>>> import jax.numpy as jnp
+>>> import quant
+>>> x = jnp.asarray([-1.0, -0.26, 0.0, 0.4, 2.0])
+>>> grid = quant.affine(jnp.float32(-1.0), jnp.float32(2.0), bits=2)
+>>> quant.codes(x, grid).tolist(), quant.fake_quant(x, grid).tolist()
+([-2, -1, -1, -1, 1], [-1.0, 0.0, 0.0, 0.0, 2.0])
+
+A model of any framework, as a function of its variables or as a `graph.Net`:
+
+>>> from leanax import graph
+>>> fn = lambda variables, x: jnp.tanh(x @ variables["a"]) @ variables["b"]
+>>> variables = {"a": jnp.ones((3, 4)), "b": jnp.ones((4, 2))}
+>>> images = jnp.linspace(-1.0, 1.0, 12).reshape(4, 3)
+>>> model = quant.quantize(fn, "w8a8 learned")
+>>> qparams, state = model.init(variables, images)
+>>> logits, state = model.apply(qparams, state, variables, images)
+>>> net = quant.post_training(graph.net(fn, variables, images), [images], "w8a8")
+>>> logits, _ = net.apply(net.variables, images)
+>>> logits.shape
+(4, 2)
 """
 
-from quant import estimators, formats, latent, observers
+from quant import edit, estimators, formats, latent, observers
+from quant.edit import before, float_net, post_training
 from quant.estimators import lsq, ste, tqt
 from quant.grid import Grid, affine, codes, dequantize, fake_quant, limits, symmetric
 from quant.latent import latent_weights
@@ -13,6 +33,7 @@ from quant.pixels import pixel_grid
 from quant.plan import kernel_axes
 from quant.policy import Policy, Setting, int8, parse, policy, weights
 from quant.quantize import Quantized, quantize
+from quant.quantizer import labels
 
 __all__ = [
   "Grid",
@@ -20,13 +41,17 @@ __all__ = [
   "Quantized",
   "Setting",
   "affine",
+  "before",
   "codes",
   "dequantize",
+  "edit",
   "estimators",
   "fake_quant",
+  "float_net",
   "formats",
   "int8",
   "kernel_axes",
+  "labels",
   "latent",
   "latent_weights",
   "limits",
@@ -35,6 +60,7 @@ __all__ = [
   "parse",
   "pixel_grid",
   "policy",
+  "post_training",
   "quantize",
   "ste",
   "symmetric",

@@ -47,7 +47,7 @@ class Coded(NamedTuple):
 
 
 def serves(op: Op, scales: Sequence[jax.Array]) -> bool:
-  """Whether an operation is a product of which these scales, () or of the operands' ranks, can be taken out."""
+  """Returns whether these scales, () or of the operands' ranks, can be taken out of an operation."""
   if op.kind not in ("dot", "conv") or op.params.get("batch_group_count", 1) != 1:
     return False
   summed = ((i, a) for i in (0, 1) for a, out in enumerate(out_axes(op, i)) if out is None)
@@ -55,7 +55,7 @@ def serves(op: Op, scales: Sequence[jax.Array]) -> bool:
 
 
 def product(op: Op, operands: Sequence[Coded], carrier: str, half: bool = False) -> jax.Array:
-  """The operation on both its operands' values, of its own shape and type; one that `serves`.
+  """Returns the product of both operands' values, of the operation's shape and type, where `serves` allows it.
 
   Args:
     op: a dot or convolution.

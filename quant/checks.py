@@ -1,4 +1,4 @@
-"""What a quantized model refuses: scales, states and types that are not those of the model as it was traced."""
+"""Checks of scales, states and types against the model as it was traced."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -31,6 +31,11 @@ def state(plan: Plan, quant_state: Any) -> None:
     this = "needs it" if name in plan.quantizers else "has no such tensor or kernel"
     raise UserError(f"the quantizer state {have} grid {name!r}, and this model {this}; run init on it")
   for name, quantizer in plan.quantizers.items():
+    expected = quantizer.label
+    label = quant_state[name].get("grid", expected)  # what is read from a file of arrays alone has none
+    if label != expected:
+      this = f"this model needs {expected.codes!r}"
+      raise UserError(f"the quantizer state has the grid {name!r} as {label.codes!r}, and {this}; run init on it")
     if quantizer.kernel:
       _fits(f"the quantizer state has scales of {name!r}", np.shape(quant_state[name]["used"]["scale"]), quantizer)
 

@@ -38,7 +38,8 @@ class Grid:
   """The values that a tensor may hold; a pytree whose leaves are `scale` and `zero_point`.
 
   Attributes:
-    scale: the step, () or (channels,) along `axis`, with several axes one for each combination; positive.
+    scale: the step, positive: () or (channels,) along `axis`, with several axes one for each combination. Without axes
+      it has the array's rank, and each number of it serves a block: (3, 5) of a kernel (12, 5) groups of 4 inputs.
     zero_point: int32, the code of 0, of the scale's shape or ().
     bits: width, one of `WIDTHS`.
     signed: codes are two's complement; otherwise they start at 0.
@@ -164,8 +165,19 @@ def broadcast(values: jax.Array, ndim: int, axis: int | tuple[int, ...] | None) 
   return values.reshape(shape)
 
 
+def _in_blocks(x: jax.Array, grid: Grid) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """An array with each axis split into as many blocks as the scale has numbers there."""
+  blocks = grid.scale.shape
+  if any(length % max(n, 1) for length, n in zip(x.shape, blocks, strict=True)):
+    raise UserError(f"a grid with scales of shape {blocks} was given the shape {x.shape}, which they do not divide")
+  zero_point = jnp.broadcast_to(grid.zero_point, blocks)
+  wide = tuple(n for size in blocks for n in (size, 1))
+  split = tuple(n for length, size in zip(x.shape, blocks, strict=True) for n in (size, length // max(size, 1)))
+  return x.reshape(split), grid.scale.reshape(wide), zero_point.reshape(wide)
+
+
 def laid_out(x: jax.Array, grid: Grid) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """What is rounded in the shape that the grid's axes count, and its scale and zero point that broadcast to it."""
+  """Returns the array in the shape that the grid's axes count, with scale and zero point that broadcast to it."""
   if grid.shape is not None:
     if not splits(x.shape, grid.shape):
       raise UserError(
@@ -173,6 +185,8 @@ def laid_out(x: jax.Array, grid: Grid) -> tuple[jax.Array, jax.Array, jax.Array]
         "not transposed or sliced, or, of a kernel that is computed, the operand as its site reads it"
       )
     x = x.reshape(grid.shape)
+  elif grid.axis is None and grid.scale.ndim and grid.scale.ndim == x.ndim:
+    return _in_blocks(x, grid)
   scale, zero_point = (broadcast(v, x.ndim, grid.axis) for v in (grid.scale, grid.zero_point))
   if scale.ndim and any(n not in (1, length) for n, length in zip(scale.shape, x.shape, strict=True)):
     raise UserError(f"a grid with scales of shape {grid.scale.shape} along {grid.axis} was given the shape {x.shape}")
@@ -180,7 +194,7 @@ def laid_out(x: jax.Array, grid: Grid) -> tuple[jax.Array, jax.Array, jax.Array]
 
 
 def splits(shape: tuple[int, ...], finer: tuple[int, ...]) -> bool:
-  """Whether `finer` is `shape` with some axes split into neighbours."""
+  """Returns whether `finer` is `shape` with some axes split into neighbours."""
   left = list(finer)
   for length in shape:
     part = left.pop(0) if left else 0

@@ -1,9 +1,10 @@
-"""Which grids the kernels of a traced model have: one a leaf, wherever one array of scales serves all of its uses."""
+"""The grids of the kernels of a traced model: one a leaf, wherever one array of scales serves all of its uses."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from leanax.core.errors import UserError
 from leanax.graph import Graph, Op
 from quant.policy import Setting
 from quant.quantizer import Quantizer
@@ -27,8 +28,12 @@ def kernels(graph: Graph, chosen: Mapping[str, Setting]) -> dict[tuple[str, int]
     if setting is None or setting.weights is None or index is None:
       continue
     view, channels = op.inputs[index].view, op.channel_axes if setting.per_channel else ()
-    use = None if view is None else Use(view, channels)
+    along = _along(op, index, setting)
+    channels = channels if along is None else (*channels, along)
+    use = None if view is None else Use(view, channels, along, setting.group or 0)
     leaf = None if use is None or share([use]) is None else op.inputs[index].leaf
+    if along is not None and leaf is None:
+      raise UserError(f"the kernel of {op.name!r} is computed, or a part of a leaf, and cannot have groups")
     # What is no part of a leaf has a grid of its own, or that of the same value.
     found = groups.setdefault(leaf if leaf is not None else (graph.resolve(site.refs[index]), channels), [])
     for group in found:
@@ -47,8 +52,22 @@ def kernels(graph: Graph, chosen: Mapping[str, Setting]) -> dict[tuple[str, int]
   }
 
 
+def _along(op: Op, index: int, setting: Setting) -> int | None:
+  """The axis of a kernel's operand that is cut into groups; None where there are none."""
+  if setting.group is None:
+    return None
+  axes = op.params["dimension_numbers"][0][index] if op.kind == "dot" else ()
+  if len(axes) != 1:
+    why = f"it is a {op.kind}" if op.kind != "dot" else f"it sums over {len(axes)} axes"
+    raise UserError(f"{op.name!r} cannot have groups of {setting.group}: {why}; expected a dot with one summed axis")
+  length = op.inputs[index].shape[axes[0]]
+  if length % setting.group:
+    raise UserError(f"{op.name!r} sums {length} products, which groups of {setting.group} do not divide")
+  return axes[0]
+
+
 def _weights_of(setting: Setting) -> Setting:
-  """What a setting says of a kernel."""
+  """The part of a setting that concerns a kernel."""
   return dataclasses.replace(setting, activations=None, observer="min_max", options=())
 
 
@@ -65,34 +84,36 @@ def _quantizer(group: _Group, leaf: str | None, first: bool) -> Quantizer:
 
 
 def notes(at: Mapping[tuple[str, int], Any], uses: Mapping[tuple[str, int], Use]) -> dict[str, str]:
-  """What a file makes of each kernel's grid, where that is not simply one axis of scales."""
+  """Returns how a file stores each kernel's grid, where that is not simply one axis of scales."""
   found: dict[str, str] = {}
   before: dict[str, list[tuple[Quantizer, Use]]] = {}
   for (name, index), quantizer in at.items():
     if not quantizer.kernel:
       continue
-    said: list[str] = []
+    texts: list[str] = []
     use, leaf = uses.get((name, index)), quantizer.leaf
     if leaf is not None and use is not None:
       others = [(q, u) for q, u in before.get(leaf, []) if q.key != quantizer.key]
       before.setdefault(leaf, []).append((quantizer, use))
       twice = next((q.key for q, u in others if overlap(u.view, use.view)), None)
       if twice is not None:
-        said.append(f"a grid of its own beside that of {twice!r}: a file stores {leaf!r} once for each")
+        texts.append(f"a grid of its own beside that of {twice!r}: a file stores {leaf!r} once for each")
       elif others:
-        said.append(f"a grid of its own for its part of {leaf!r}")
+        texts.append(f"a grid of its own for its part of {leaf!r}")
     if leaf is None:
-      said.append(
+      texts.append(
         "a grid for the kernel as the site reads it: it is computed, or cut out unevenly, and no leaf is on it"
       )
     channels = [n for i, n in zip(quantizer.axis, _lengths(quantizer), strict=True) if i not in quantizer.apart]
-    if len(channels) > 1:
-      said.append(
+    if quantizer.setting.group is not None:
+      texts.append(f"a scale for each {quantizer.setting.group} inputs: no file of integers has such")
+    elif len(channels) > 1:
+      texts.append(
         f"a scale for each of {'x'.join(map(str, channels))} output channels and batches of kernels: a file "
         "with one quantized axis must split or flatten it"
       )
-    if said:
-      found[name] = "; ".join(said)
+    if texts:
+      found[name] = "; ".join(texts)
   return found
 
 

@@ -131,6 +131,7 @@ def _settings_of(spec: Any, axes: Axes | None) -> Any:
       setting.make_estimator().trains
       or (setting.weights or 0) > _MOST_BITS
       or setting.format != "integer"
+      or (setting.group is not None and axes is None)
       or setting.activations is not None
     ):
       raise UserError(f"latent_weights: the rule {glob!r} says {setting}; expected weights of 2 to 8 bits, as 'w4'")

@@ -1,4 +1,4 @@
-"""Which quantizer stands where: a policy resolved on a traced model, as plain data."""
+"""The places of quantizers: a policy resolved on a traced model, as plain data."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -42,7 +42,7 @@ class BiasQuantizer(NamedTuple):
 
 
 class Plan(NamedTuple):
-  """Where a model is rounded.
+  """The places at which a model is rounded.
 
   Attributes:
     at: quantizers by (site, operand).
@@ -176,7 +176,7 @@ def _branched(sites: Mapping[str, Op], at: Mapping[Place, Any], uses: Mapping[Pl
 
 
 def _observed(sites: Mapping[str, Op], at: Mapping[Place, Any], pooling: Mapping[Place, int]) -> dict[str, list[Place]]:
-  """A tensor that only branches read is seen by whichever of them runs; before its pools rather than behind them."""
+  """The readers at which each tensor is observed: in each branch that reads it, before max-pooling where possible."""
   found: dict[str, list[Place]] = {}
   for place, quantizer in sorted(at.items(), key=lambda one: pooling[one[0]]):
     path, others = sites[place[0]].branches, found.setdefault(quantizer.key, [])
@@ -202,7 +202,7 @@ def _tensors(sites: Mapping[str, Op], chosen: Mapping[str, Setting]) -> dict[str
 
 
 def kernel_axes(graph: Graph, policy: Any) -> dict[str, Quantizer]:
-  """How each leaf that is a kernel is quantized: what `latent_weights` takes as `axes`.
+  """Returns the quantizer of each leaf that is a kernel, as `latent_weights` takes them for `axes`.
 
   Args:
     graph: `graph.trace` of the model.
@@ -242,7 +242,8 @@ def _biases(graph: Graph, at: Mapping[tuple[str, int], Any]) -> dict[str, BiasQu
       continue
     kernel = graph.sites[op.site].kernel_index
     operand = next(i for i, value in enumerate(op.inputs) if value.tensor is None)
-    if kernel is not None and {(op.site, 0), (op.site, 1)} <= at.keys() and at[op.site, kernel].format == "integer":
+    both = kernel is not None and {(op.site, 0), (op.site, 1)} <= at.keys()
+    if both and at[op.site, kernel].format == "integer" and at[op.site, kernel].setting.group is None:
       kept = graph.sites[op.site].channel_axes if at[op.site, kernel].setting.per_channel else ()
       shape = graph.sites[op.site].inputs[kernel].shape
       if any(shape_of(op.moves)[axis] != shape[axis] for axis in kept):

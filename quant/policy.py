@@ -1,4 +1,4 @@
-"""Policies: which site gets which grid, from ordered rules, and why.
+"""Policies: the grid of each site, from ordered rules.
 
 A setting is written as text (`"w4a8"`, `"w4a4 learned"`, `"w8 per_tensor"`, `"float"`), as a dict of a config, or as a
 `Setting`. Rules are (site glob, setting), the first that matches wins. The first and the last site that hold a
@@ -21,7 +21,7 @@ from quant.observers import Observer
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-  """How one site is quantized.
+  """The quantization of one site.
 
   Attributes:
     weights: width of the kernel's grid, None to leave it in float.
@@ -33,8 +33,10 @@ class Setting:
     format: the levels of the kernel's grid, a name in `quant.formats`. Activations are integers.
     start: where learned scales start: "lsq", the paper's 2 mean|v| / sqrt(Q_P); "range", the observed range; "auto",
       the paper's up to 4 bits and the range above, where the paper's would be several times wider than the data.
-    observer: what gathers the ranges of activations, a name in `quant.observers`.
+    observer: how ranges of activations are found, a name in `quant.observers`.
     options: the observer's keywords.
+    group: how many of the kernel's numbers along what a dot sums over have a scale of their own; None for all of them.
+      The product is then one of floats.
   """
 
   weights: int | None = None
@@ -46,6 +48,7 @@ class Setting:
   start: str = "auto"
   observer: str = "min_max"
   options: tuple[tuple[str, Any], ...] = ()
+  group: int | None = None
 
   def make_observer(self) -> Observer:
     return method(observers, self.observer)(**dict(self.options))
@@ -55,7 +58,8 @@ class Setting:
 
   def __str__(self) -> str:
     """The setting as `parse` reads it."""
-    widths = "".join(f"{k}{bits}" for k, bits in (("w", self.weights), ("a", self.activations)) if bits is not None)
+    parts = ("w", self.weights), ("g", self.group), ("a", self.activations)
+    widths = "".join(f"{k}{number}" for k, number in parts if number is not None)
     plain = Setting(self.weights, self.activations)
     words = [word for word, change in _WORDS.items() if _differs(self, plain, change)]
     start = [] if self.start == plain.start else [f"start={self.start}"]
@@ -74,7 +78,7 @@ _WORDS: dict[str, dict[str, Any]] = {
   "narrow": {"narrow": True},
 }
 _STARTS = ("auto", "lsq", "range")
-_WIDTHS = re.compile(r"(?:w(\d+))?(?:a(\d+))?")
+_WIDTHS = re.compile(r"(?:w(\d+)(?:g(\d+))?)?(?:a(\d+))?")
 
 
 def _differs(setting: Setting, plain: Setting, change: Mapping[str, Any]) -> bool:
@@ -88,10 +92,10 @@ def _call(name: str, options: tuple[tuple[str, Any], ...]) -> str:
 def parse(spec: "str | Mapping[str, Any] | Setting") -> Setting:
   """The setting that a text, a config's dict or a setting means.
 
-  A text is a width part, `w<bits>`, `a<bits>`, both, or `float`, then words in any order: an estimator (`learned` for
-  `lsq`, `static` for `ste`), a format of the kernel (`power_of_two`), `per_tensor`, `full` (not narrow),
-  `start=lsq|range|auto`, and an observer, `min_max` or `ema(rate=0.1)`. A dict has the fields of `Setting`;
-  `learned=True` stands for `estimator="lsq"`.
+  A text is a width part, `w<bits>`, `a<bits>`, both, or `float` (`w<bits>g<group>` with groups), then words in any
+  order: an estimator (`learned` for `lsq`, `static` for `ste`), a format of the kernel (`power_of_two`), `per_tensor`,
+  `full` (not narrow), `start=lsq|range|auto`, and an observer, `min_max` or `ema(rate=0.1)`. A dict has the fields of
+  `Setting`; `learned=True` stands for `estimator="lsq"`.
 
   Raises:
     UserError: a word, width, key or value that is not known.
@@ -122,8 +126,8 @@ def _from_text(text: str) -> Setting:
   found = _WIDTHS.fullmatch(widths)
   if widths != "float" and not (found and widths):
     raise UserError(f"quantization setting {text!r} does not begin with widths; expected such as w8a8, w4 or float")
-  weights, activations = (None, None) if found is None else (int(g) if g else None for g in found.groups())
-  setting = Setting(weights, activations)
+  weights, group, activations = (None,) * 3 if found is None else (int(g) if g else None for g in found.groups())
+  setting = Setting(weights, activations, group=group)
   for word in words:
     setting = dataclasses.replace(setting, **_word(word, text))
   return setting
@@ -159,6 +163,8 @@ def _checked(setting: Setting) -> Setting:
   for bits in (setting.weights, setting.activations):
     if bits is not None:
       limits(bits)
+  if setting.group is not None and (setting.weights is None or type(setting.group) is not int or setting.group < 1):
+    raise UserError(f"a quantization setting has groups of {setting.group!r}; expected a whole number, with weights")
   for name in ("per_channel", "narrow"):
     _boolean(name, getattr(setting, name))
   format, served = method(formats, setting.format)(), setting.make_estimator().formats
@@ -197,7 +203,7 @@ class Policy:
 
 
 class Explained(NamedTuple):
-  """A site's setting, where it comes from, and what is to be known of its kernel's grid in a file."""
+  """A site's setting, the rule that it comes from, and a note on its kernel's grid in a file."""
 
   setting: Setting
   rule: str
@@ -253,6 +259,7 @@ def explain(
           weights=weights,
           # What is raised has the levels of the ends: others may not serve so many bits.
           format=setting.format if setting.weights == weights else policy.ends.format,
+          group=setting.group if setting.weights == weights else policy.ends.group,
           activations=_at_least(setting.activations, policy.ends.activations),
         )
         result[name] = Explained(raised, rule if raised == setting else f"{rule} (ends)")

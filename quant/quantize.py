@@ -18,7 +18,7 @@ from leanax import graph
 from leanax.core.errors import UserError, unknown
 from leanax.graph import Op
 from leanax.graph.program import leaf_names
-from quant import biases, checks, seen
+from quant import biases, calibration, checks
 from quant.carrier import CARRIERS, Coded, product, serves
 from quant.estimators import ste
 from quant.estimators.base import to_parameter, to_scale
@@ -38,7 +38,8 @@ class Quantized(NamedTuple):
   """A quantized model; every member is a pure function.
 
   `qparams` (logarithms of trained scales) and `quant_state` are flat dicts by the name of a kernel's leaf
-  (`Dense_0/kernel`) or of a tensor (`Dense_0/kernel:out`); inside a scan their arrays have a leading layer axis.
+  (`Dense_0/kernel`) or of a tensor (`Dense_0/kernel:out`); inside a scan their arrays have a leading layer axis. A
+  state knows the widths and levels of its grids, in its structure (`quant.labels`): a model of others refuses it.
 
   Attributes:
     init: `(variables, *inputs) -> (qparams, quant_state)`: shapes, and start values from these inputs.
@@ -53,6 +54,7 @@ class Quantized(NamedTuple):
       the leaf, as the variables hold it, by the leaf's name; where a site has another grid, by the site's. Of a kernel
       that is computed it is for the operand.
     explain: `(variables, *inputs) -> {site: (setting, rule, note)}`; the note tells what a file makes of the kernel.
+    plan: `(variables, *inputs) -> Plan`: where the model is rounded; arguments may be shapes.
   """
 
   init: Callable[..., tuple[dict[str, jax.Array], State]]
@@ -61,6 +63,7 @@ class Quantized(NamedTuple):
   apply: Callable[..., tuple[Any, State]]
   grids: Callable[..., dict[str, Grid]]
   explain: Callable[..., dict[str, Explained]]
+  plan: Callable[..., Plan]
 
 
 def quantize(fn: Callable[..., Any], policy: Any, carrier: str = "float32", half: bool = False) -> Quantized:
@@ -103,17 +106,17 @@ def quantize(fn: Callable[..., Any], policy: Any, carrier: str = "float32", half
     starts = leaf_grids(plan, quant_state, variables, axis_name)
     visit = _observing(plan, axis_name, {key: starts.pop(key) for key in plan.branched})
     others = {name: entry for name, entry in quant_state.items() if name not in starts}
-    state = others or seen.nothing(lambda: run(visit, plan, {}, variables, inputs)[1])
-    out, state = run(visit, plan, seen.begun(plan, state), variables, inputs)
-    return out, {**seen.ended(state), **starts}
+    state = others or calibration.unseen(plan, lambda: run(visit, plan, {}, variables, inputs)[1])
+    out, state = run(visit, plan, calibration.before_batch(plan, state), variables, inputs)
+    return out, {**calibration.after_batch(state), **starts}
 
   def init(variables: Any, *inputs: Any) -> tuple[dict[str, jax.Array], State]:
     plan = plan_of(variables, *inputs)
     _, state = jax.jit(observe)({}, variables, *inputs)
     start = {name: jnp.ones(()) for name, quantizer in plan.quantizers.items() if quantizer.estimator.trains}
-    seen.refuse(state, unseen=False)
+    calibration.refuse(state, every=False)
     qparams, state = _put_into_use(start, state)
-    return qparams, {name: _forget(entry) for name, entry in state.items()}
+    return qparams, {name: calibration.forgotten(plan, name, entry) for name, entry in state.items()}
 
   def apply(
     qparams: dict[str, jax.Array], quant_state: State, variables: Any, *inputs: Any, axis_name: str | None = None
@@ -139,7 +142,7 @@ def quantize(fn: Callable[..., Any], policy: Any, carrier: str = "float32", half
   def explain(variables: Any, *inputs: Any) -> dict[str, Explained]:
     return dict(plan_of(variables, *inputs).explained)
 
-  return Quantized(init, observe, freeze, apply, grids, explain)
+  return Quantized(init, observe, freeze, apply, grids, explain, plan_of)
 
 
 def freeze(
@@ -152,7 +155,7 @@ def freeze(
   """
   del variables
   checks.alike(qparams, quant_state)
-  seen.refuse(quant_state)
+  calibration.refuse(quant_state)
   return _put_into_use(qparams, quant_state)
 
 
@@ -163,11 +166,6 @@ def _put_into_use(qparams: dict[str, jax.Array], quant_state: State) -> tuple[di
 
 def _array(leaf: Any) -> Any:
   return leaf if hasattr(leaf, "dtype") else jnp.asarray(leaf)
-
-
-def _forget(entry: State) -> State:
-  """The entry with its range unseen, so that the first real batch sets it."""
-  return entry if "range" not in entry else {**entry, "range": jax.tree.map(jnp.zeros_like, entry["range"])}
 
 
 def _observing(plan: Plan, axis_name: str | None, branched: State) -> Any:
@@ -190,12 +188,12 @@ def _observing(plan: Plan, axis_name: str | None, branched: State) -> Any:
           updates |= {key: branched[key] for key in (quantizer.key,) if key in branched}
           continue
         start = finite(kernel_start(quantizer, x, axis_name))
-        updates[quantizer.key] = {"seen": start, "used": start if old is None else old["used"]}
+        updates[quantizer.key] = quantizer.entry(start, old)
       else:
         observer = quantizer.setting.make_observer()
-        found = seen.more(observer, old, x, axis_name)
-        start = quantizer.start(*observer.range(found["range"])[:3])
-        updates[quantizer.key] = {**found, "seen": start, "used": start if old is None else old["used"]}
+        found = calibration.observed(observer, old, x, axis_name)
+        start = quantizer.start(*observer.ends(found["stats"], quantizer.bits))
+        updates[quantizer.key] = {**found, **quantizer.entry(start, old)}
     return op.bind(*inputs), updates
 
   return visit
@@ -203,7 +201,7 @@ def _observing(plan: Plan, axis_name: str | None, branched: State) -> Any:
 
 def _in_use(plan: Plan, qparams: dict[str, jax.Array], quant_state: State, variables: Any) -> State:
   """Scale (and zero point) of each quantizer, the trained scales in place of the frozen ones, so that biases fit."""
-  seen.refuse_used(quant_state)
+  calibration.refuse_used(quant_state)
   trained = {name: {"scale": to_scale(parameter)} for name, parameter in qparams.items()}
   used = {name: {**entry["used"], **trained.get(name, {})} for name, entry in quant_state.items()}
   leaves = dict(zip(leaf_names(variables), jax.tree.leaves(variables), strict=True)) if plan.biases else {}

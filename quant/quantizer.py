@@ -4,6 +4,7 @@ An activation has an affine grid with one scale, from the range that an observer
 from its own values, with a scale for each combination of output and batch axes or one for all.
 """
 
+import dataclasses
 import math
 import re
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from leanax.core.trees import path_name
 from quant.estimators import Estimator, Placed, Statistics
 from quant.grid import Grid, affine, limits, symmetric
 from quant.policy import Setting
@@ -19,6 +21,14 @@ from quant.sharing import Scales
 
 # The scale of the network's input stays static: to learn it one would need the gradient with respect to the images.
 _INPUT = re.compile(r"input(_\d+)?(#\d+)?")
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Label:
+  """The codes of a grid of the state, such as "a8" or "w4 power_of_two": a pytree node without leaves."""
+
+  codes: str
 
 
 class Quantizer(NamedTuple):
@@ -51,18 +61,25 @@ class Quantizer(NamedTuple):
 
   @property
   def outside(self) -> bool:
-    """It is the network's input, which comes from outside."""
+    """Whether it is an input of the network."""
     return not self.kernel and is_input(self.key)
 
   @property
   def narrow(self) -> bool:
-    """The grid leaves out its lowest code."""
+    """Whether the grid leaves out its lowest code."""
     return self.kernel and self.setting.narrow
 
   @property
   def format(self) -> str:
     """The levels, a name in `quant.formats`."""
     return self.setting.format if self.kernel else "integer"
+
+  @property
+  def label(self) -> Label:
+    """The width and levels, without which the scales mean nothing."""
+    words = ["full"] * (self.kernel and not self.narrow) + [self.format] * (self.format != "integer")
+    group = f"g{self.setting.group}" if self.kernel and self.setting.group else ""
+    return Label(" ".join([f"{'w' if self.kernel else 'a'}{self.bits}{group}", *words]))
 
   @property
   def ends(self) -> tuple[int, int]:
@@ -84,13 +101,18 @@ class Quantizer(NamedTuple):
       magnitude: the mean magnitude, likewise.
     """
     if self.kernel:
-      layers = tuple(place for place, i in enumerate(self.axis) if i in self.apart)
+      # A channel's floor is there for biases in int32, which kernels with groups have none of.
+      layers = tuple(place for place, i in enumerate(self.axis) if i in self.apart or self.setting.group is not None)
       grid = symmetric(jnp.maximum(-low, high), self.bits, narrow=self.narrow, layers=layers, format=self.format)
     else:
       grid = affine(low, high, self.bits)
     init = self.setting.make_estimator().init  # the input starts so too, though its scale is not trained
     scale = grid.scale if init is None else init(Statistics(magnitude, grid), self.setting.start)
     return {"scale": scale} if self.kernel else {"scale": scale, "zero_point": grid.zero_point}
+
+  def entry(self, start: Mapping[str, jax.Array], old: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The entry of the quantizers' state: the grid of what was seen, and the one in use, which stays as it is."""
+    return {"grid": self.label, "seen": start, "used": start if old is None else old["used"]}
 
   def place(self, x: jax.Array, used: Mapping[str, Any]) -> Placed:
     """An operand and its grid.
@@ -120,6 +142,12 @@ class Quantizer(NamedTuple):
     return Grid(scale, jnp.zeros(scale.shape, jnp.int32), self.bits, True, self.narrow, place, shape, self.format)
 
 
+def labels(tree: Any) -> dict[str, str]:
+  """Returns what the grids of a tree's quantizer states hold, by their place in the tree: what no array of it says."""
+  nodes = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda node: isinstance(node, Label))
+  return {path_name(path): node.codes for path, node in nodes if isinstance(node, Label)}
+
+
 def is_input(key: str) -> bool:
-  """Whether it is the name of an input of the network."""
+  """Returns whether it is the name of an input of the network."""
   return _INPUT.fullmatch(key) is not None

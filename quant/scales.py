@@ -1,4 +1,4 @@
-"""Scales of quantizers: where they start, and how each site finds its own."""
+"""Scales of quantizers: their start values, and the part of them that belongs to each site."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ def leaf_grids(plan: Plan, quant_state: State, variables: Any, axis_name: str | 
   for key, quantizer in plan.leaf_grids.items():
     leaf = jnp.asarray(leaves[quantizer.leaf or key]).reshape(quantizer.shape)
     start = finite(kernel_start(quantizer, leaf, axis_name))
-    found[key] = {"seen": start, "used": quant_state.get(key, {"used": start})["used"]}
+    found[key] = quantizer.entry(start, quant_state.get(key))
   return found
 
 
@@ -32,7 +32,7 @@ def finite(start: State) -> State:
 
 
 def kernel_start(quantizer: Quantizer, kernel: jax.Array, axis_name: str | None) -> State:
-  """The kernel's scale, from its largest and mean magnitudes; equal on all devices, and known to be."""
+  """The kernel's scale, from its largest and mean magnitudes; equal on all devices."""
   others = tuple(i for i in range(kernel.ndim) if i not in quantizer.axis)
   magnitude = jnp.abs(jax.lax.stop_gradient(kernel).astype(jnp.float32))
   largest, mean = (axis.pmax(reduce(magnitude, others), axis_name) for reduce in (jnp.max, jnp.mean))

@@ -20,14 +20,23 @@ CHANNEL, SUM, APART = "channel", "sum", "apart"
 
 
 class Use(NamedTuple):
-  """One operand: where it lies in the leaf, and which of its axes are not summed over."""
+  """One operand of a product.
+
+  Attributes:
+    view: where it lies in the leaf.
+    channels: its axes that are not summed over, and the one of groups.
+    along: the summed axis that is cut into groups with scales of their own; None for none.
+    group: how many numbers a group has.
+  """
 
   view: View
   channels: tuple[int, ...]
+  along: int | None = None
+  group: int = 0
 
 
 class Scales(NamedTuple):
-  """How an array of scales lies in a leaf.
+  """The place of an array of scales in a leaf.
 
   Attributes:
     shape: the leaf's, with an axis split in two or more where scales vary along a part of it only.
@@ -58,6 +67,10 @@ def share(uses: Sequence[Use]) -> Scales | None:
 
 def _parts(axis: int, length: int, uses: Sequence[Use]) -> list[tuple[int, str]] | None:
   """The parts of one axis of the leaf, the slowest first, and the role of each; None if one would need two."""
+  sizes = {_group(use, axis, length) for use in uses}
+  if sizes != {0}:
+    (size,) = sizes if len(sizes) == 1 else (None,)
+    return None if size is None else [(length // size, CHANNEL), (size, SUM)]
   found = [_digits(use, axis) for use in uses]
   if not any(role == SUM for digits in found for _, role in digits):
     channel = any(role == CHANNEL for digits in found for _, role in digits)
@@ -81,8 +94,16 @@ def _parts(axis: int, length: int, uses: Sequence[Use]) -> list[tuple[int, str]]
   return parts
 
 
+def _group(use: Use, axis: int, length: int) -> int | None:
+  """The size of the groups along an axis of the leaf; 0 for none, None if they do not lie along all of it."""
+  digits = () if use.along is None else use.view.axes[use.along]
+  if all(digit.axis != axis for digit in digits):
+    return 0
+  return use.group if digits == (Digit(axis, 1, length),) else None
+
+
 def _digits(use: Use, axis: int) -> list[tuple[Digit, str]]:
-  """What the operand's axes do along an axis of the leaf; an axis of length 1 is a channel or nothing."""
+  """The operand's steps along an axis of the leaf, with their roles; an axis of length 1 is a channel or nothing."""
   return [
     (digit, CHANNEL if i in use.channels else SUM)
     for i, digits in enumerate(use.view.axes)
@@ -92,7 +113,7 @@ def _digits(use: Use, axis: int) -> list[tuple[Digit, str]]:
 
 
 def _role(use: Use, axis: int, digits: Sequence[tuple[Digit, str]], low: int, high: int) -> str | None:
-  """What a use does with the part of an axis in steps of `low` up to `high`; None if it begins in its middle."""
+  """The role of the part of an axis in steps of `low` up to `high`; None if the use starts in its middle."""
   role = next((role for (_, step, n), role in digits if abs(step) <= low and high <= abs(step) * n), None)
   if role is None:
     return APART
@@ -101,7 +122,7 @@ def _role(use: Use, axis: int, digits: Sequence[tuple[Digit, str]], low: int, hi
 
 
 def of_operand(scale: Any, scales: Scales, use: Use) -> Any:
-  """The scales of one operand: of its rank, 1 along what it sums over, behind one axis for each scan around it.
+  """Returns the scales of one operand: of its rank, 1 along what it sums over, behind one axis for each scan around it.
 
   Args:
     scale: an array, of jax or numpy, of the lengths that `scales.axis` has.
@@ -167,7 +188,7 @@ def _places(shape: tuple[int, ...], scales: Scales, use: Use) -> np.ndarray:
 
 
 def overlap(one: View, other: View) -> bool:
-  """Whether two operands may hold the same number of their leaf."""
+  """Returns whether two operands may hold the same number of their leaf."""
   return all(a[0] <= b[1] and b[0] <= a[1] for a, b in zip(_spans(one), _spans(other), strict=True))
 
 
@@ -182,7 +203,7 @@ def _spans(view: View) -> list[tuple[int, int]]:
 
 
 def written(leaf: Sequence[int], shape: Sequence[int], axis: Sequence[int]) -> Scales:
-  """How scales lie along these axes of `shape`, which is a leaf's shape with some axes split."""
+  """Returns the place of scales along these axes of `shape`, which is a leaf's shape with some axes split."""
   rest, splits = list(shape), []
   for length in leaf:
     parts = [rest.pop(0)]

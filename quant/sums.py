@@ -81,14 +81,14 @@ def digits(
 
 
 def terms(op: Op) -> int:
-  """How many products one number of the result sums."""
+  """The number of products that one number of the result sums."""
   numbers = op.params["dimension_numbers"]
   axes = numbers.rhs_spec[1:] if op.kind == "conv" else numbers[0][1]
   return math.prod(op.inputs[1].shape[axis] for axis in axes)
 
 
 def shorter_raw(op: Op, largest: Sequence[int], affine: Sequence[bool]) -> bool:
-  """Whether a float carrier sums fewer parts where it holds the codes of `affine` operands with their zero points.
+  """Returns whether a float carrier sums fewer parts with the codes of `affine` operands than without zero points.
 
   Those are half as large as codes less zero points are, so that a part may have twice as many terms.
   """
@@ -104,7 +104,7 @@ def _half(largest: int) -> int:
 
 
 def fits(op: Op, largest: Sequence[int]) -> bool:
-  """Whether the sums fit into int32, whatever the codes are."""
+  """Returns whether the sums fit into int32, whatever the codes are."""
   return terms(op) * math.prod(largest) < 2**31
 
 

@@ -7,7 +7,7 @@ from absl import flags
 
 from leanax.pipeline import flags as program
 
-_MODEL = flags.DEFINE_multi_string("model", None, "A .tflite file; give the flag once for each.", required=True)
+_MODEL = flags.DEFINE_multi_string("model", None, "An exported file; give the flag once for each.", required=True)
 _THREADS = flags.DEFINE_integer("threads", 1, "Threads that the runtime may use.", lower_bound=1)
 _ROUNDS = flags.DEFINE_integer("rounds", 20, "How often each file has its turn.", lower_bound=1)
 _JSON = flags.DEFINE_string("json", "", "A file for the figures.")

@@ -1,4 +1,4 @@
-"""Evaluates a model of a run on its test split: a stage's, or any file (.safetensors of a stage, or .tflite).
+"""Evaluates a model of a run on its test split: a stage's, or any file (.safetensors of a stage, or an exported one).
 
 python -m scripts.evaluate --workdir=runs/digits
 python -m scripts.evaluate --workdir=runs/digits --model=runs/digits/files/int8.tflite

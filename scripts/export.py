@@ -9,7 +9,7 @@ from leanax.pipeline import flags as program
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The directory of a run.", required=True)
 _STAGE = flags.DEFINE_string("stage", "", "Whose model; the last finished stage's if none is named.")
-_FORMAT = flags.DEFINE_enum("format", "tflite", ["tflite"], "The file's format.")
+_FORMAT = flags.DEFINE_string("format", "", "Its format, such as tflite; by the suffix of --out if none is named.")
 _OUT = flags.DEFINE_string("out", None, "The file to write.", required=True)
 _CODE = flags.DEFINE_multi_string(
   "model_code", [], "The import path of a model whose code may be run, such as my.nets:Net, where a file names it."
@@ -17,14 +17,16 @@ _CODE = flags.DEFINE_multi_string(
 
 
 def main() -> None:
+  from leanax import deploy
   from leanax.core.files import write
   from leanax.pipeline.evaluate import find_model, load
   from leanax.pipeline.measure import export
 
   name, path = find_model(_WORKDIR.value, _STAGE.value)
-  _, content = export(load(_WORKDIR.value, path, _CODE.value))
+  chosen = deploy.file_format(_FORMAT.value) if _FORMAT.value else deploy.format_of(_OUT.value)
+  _, content = export(load(_WORKDIR.value, path, _CODE.value), chosen)
   write(_OUT.value, content)
-  print(f"{_OUT.value}: stage {name}, {_FORMAT.value}, {len(content):,} bytes")
+  print(f"{_OUT.value}: stage {name}, {chosen.suffix.removeprefix('.')}, {len(content):,} bytes")
 
 
 if __name__ == "__main__":

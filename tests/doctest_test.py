@@ -8,7 +8,7 @@ import pathlib
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-NAMESPACES = ("kd", "sparsity", "leanax.core", "leanax.engine", "leanax.graph", "leanax.zoo")
+NAMESPACES = ("kd", "sparsity", "leanax.core", "leanax.deploy", "leanax.engine", "leanax.graph", "leanax.zoo", "quant")
 
 
 def _name(path: pathlib.Path) -> str:

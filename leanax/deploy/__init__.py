@@ -1,9 +1,46 @@
-"""The artefact: layer IR, integer reference, the LiteRT writer and runtime, and how far they agree."""
+"""Deployment: a model as a network of layers, an integer reference of it, and files with their runtimes.
 
-from leanax.deploy import litert, reference
+>>> import jax.numpy as jnp
+>>> import numpy as np
+>>> from leanax import deploy
+>>> network = deploy.lift(lambda v, x: jnp.maximum(x @ v["kernel"], 0), {"kernel": 2 * jnp.eye(3)}, jnp.zeros((1, 3)))
+>>> print(network)
+input input float32[Nx3]
+Dense relu kernel: input -> kernel:out float32[Nx3], 9 parameters
+>>> content = deploy.litert().write(network)  # the bytes of a .tflite file
+>>> deploy.litert().open(content).run(np.array([[1.0, -2.0, 3.0]])).tolist()
+[[2.0, 0.0, 6.0]]
+
+With `grids` of a quantized model (`quant.quantize`) the network and its file are int8, and `deploy.parity` counts the
+codes in which simulation, reference and file differ.
+"""
+
+from leanax.deploy import formats, reference
 from leanax.deploy.compare import Mismatch, compare, parity
-from leanax.deploy.ir import Network, Preprocessing
+from leanax.deploy.files import file_format, file_formats, format_of, open_file
+from leanax.deploy.formats import Format, Latency, Runner, litert
+from leanax.deploy.ir import Network
 from leanax.deploy.lift import lift
+from leanax.deploy.preprocessing import Preprocessing
 from leanax.deploy.size import Sizes, sizes
 
-__all__ = ["Mismatch", "Network", "Preprocessing", "Sizes", "compare", "lift", "litert", "parity", "reference", "sizes"]
+__all__ = [
+  "Format",
+  "Latency",
+  "Mismatch",
+  "Network",
+  "Preprocessing",
+  "Runner",
+  "Sizes",
+  "compare",
+  "file_format",
+  "file_formats",
+  "format_of",
+  "formats",
+  "lift",
+  "litert",
+  "open_file",
+  "parity",
+  "reference",
+  "sizes",
+]

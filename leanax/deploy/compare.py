@@ -6,11 +6,11 @@ import numpy as np
 
 from leanax.core.errors import UserError
 from leanax.deploy import ir, reference
-from leanax.deploy.litert.runtime import Model
+from leanax.deploy.formats import Runner
 
 
 class Mismatch(NamedTuple):
-  """How many of `total` output codes differ, and by how many steps at most."""
+  """The number of output codes that differ, out of `total`, and by how many steps at most."""
 
   count: int
   total: int
@@ -37,13 +37,13 @@ def compare(a: np.ndarray, b: np.ndarray) -> Mismatch:
 
 
 def parity(
-  network: ir.Network, model: Model, images: np.ndarray, simulated: np.ndarray | None = None
+  network: ir.Network, runner: Runner, images: np.ndarray, simulated: np.ndarray | None = None
 ) -> dict[str, Mismatch]:
   """Compares an int8 network's simulation, reference and file, two by two, on the same inputs.
 
   Args:
     network: the lifted network.
-    model: the file written from it, in the runtime.
+    runner: the file written from it, in its runtime.
     images: (N, ...) float inputs, already preprocessed, or int8 codes.
     simulated: (N, ...) what the simulation gave for them, float on the output's grid; left out without one.
 
@@ -51,15 +51,9 @@ def parity(
     "reference/runtime" and, with a simulation, "simulation/reference" and "simulation/runtime".
   """
   output = network.tensors[network.output]
-  codes = {"reference": reference.run(network, images), "runtime": run_codes(model, images)}
+  codes = {"reference": reference.run(network, images), "runtime": runner.batches(images)}
   if simulated is not None:
     codes = {"simulation": ir.quantize(simulated, output), **codes}
   names = list(codes)
   pairs = [(a, b) for position, a in enumerate(names) for b in names[position + 1 :]]
   return {f"{a}/{b}": compare(codes[a], codes[b]) for a, b in pairs}
-
-
-def run_codes(model: Model, images: np.ndarray, batch: int = 256) -> np.ndarray:
-  """Inputs as `Model.run` takes them to the file's own output codes."""
-  parts = [model.codes(model.inputs(images[start : start + batch])) for start in range(0, len(images), batch)]
-  return np.concatenate(parts)

@@ -1,4 +1,4 @@
-"""Layers in the making, while a traced function is walked: what was recognised so far, and what may still join it."""
+"""Layers in the making, while a traced function is walked: those recognised so far, and those that are still open."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,14 +12,14 @@ from leanax.graph.program import Node
 
 @dataclass
 class Draft:
-  """A layer in the making.
+  """A layer that may still take in a bias, a ReLU or a divisor.
 
   Attributes:
     kind: the layer's class.
     name: its name, the leaf's for one with weights; empty for one that is named by its input.
     inputs: numbers of the values it reads.
-    end: number of the value it makes, so far.
-    node: the equation it began with.
+    end: number of the value that it makes so far.
+    node: its first equation.
     kernel: weights in the IR's layout, of a convolution or dense layer.
     bias: (channels,) or None.
     relu: whether ReLU is fused.
@@ -64,13 +64,13 @@ class Lifter:
   pads: dict[int, tuple[int, ir.Padding]] = field(default_factory=dict)
 
   def number(self, number: int) -> int:
-    """The value itself, whatever it was passed on as."""
+    """Returns the number of the value itself, where it was only handed on."""
     while number in self.same:
       number = self.same[number]
     return number
 
   def sole(self, number: int) -> bool:
-    """Whether nobody else reads the value, under any of its numbers."""
+    """Returns whether nobody else reads the value, under any of its numbers."""
     while self.traced.uses[number] == 1:
       if number not in self.same:
         return True
@@ -78,14 +78,14 @@ class Lifter:
     return False
 
   def operand(self, node: Node, place: int = 0) -> int:
-    """The number of an operand that depends on the input."""
+    """Returns the number of an operand that depends on the input."""
     ref = node.inputs[place]
     if not self.traced.is_data(ref):
       raise self.traced.refuse(node, "its first operand does not depend on the input")
     return self.traced.graph.resolve(ref)
 
   def finished(self, number: int, node: Node) -> int:
-    """The value a layer may read: no half-made mean and no padding of its own."""
+    """Returns the number of a value that a layer may read: no unfinished mean, and no padding of its own."""
     number = self.number(number)
     draft = self.ends.get(number)
     if draft is not None and draft.share is not None:
@@ -95,7 +95,7 @@ class Lifter:
     return number
 
   def constants(self, node: Node) -> tuple[int, np.ndarray] | None:
-    """Of an equation with two operands: the place of the one that depends on the input, and the other's value."""
+    """Returns the position of the operand that depends on the input, and the value of the other; None without one."""
     places = [place for place in (0, 1) if self.traced.is_data(node.inputs[place])]
     if len(places) != 1:
       return None
@@ -108,13 +108,13 @@ class Lifter:
     self.ends[draft.end] = draft
 
   def extend(self, draft: Draft, node: Node) -> None:
-    """The draft now ends behind this equation."""
+    """Moves the end of the draft behind this equation."""
     del self.ends[draft.end]
     draft.end = node.outputs[0]
     self.ends[draft.end] = draft
 
   def open(self, number: int, *kinds: type[ir.Layer]) -> Draft | None:
-    """The draft that ends at this value and may still take something in: of these kinds, before its ReLU, read once."""
+    """Returns the open draft that ends at this value: of these kinds, without its ReLU yet, and read once."""
     draft = self.ends.get(self.number(number))
     if draft is None or draft.relu or not self.sole(number) or not issubclass(draft.kind, kinds):
       return None

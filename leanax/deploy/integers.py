@@ -6,18 +6,18 @@ runtime has only full 8-bit ranges for activations.
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
 from leanax.core.errors import UserError, nearest
 from leanax.deploy import ir
+from quant.grid import Grid
 
 _INT32 = np.iinfo(np.int32)
 
 
-def to_int8(network: ir.Network, grids: Mapping[str, Any]) -> ir.Network:
-  """The network with codes for weights and biases and a grid for each activation.
+def to_int8(network: ir.Network, grids: Mapping[str, Grid]) -> ir.Network:
+  """Returns the network with codes for weights and biases and a grid for each activation.
 
   Args:
     network: a float network.
@@ -37,8 +37,8 @@ def to_int8(network: ir.Network, grids: Mapping[str, Any]) -> ir.Network:
   return network._replace(tensors=tensors)
 
 
-def _activations(network: ir.Network, grids: Mapping[str, Any]) -> dict[str, Any]:
-  """The grid of each activation; pools and reshapes have one for what they read and what they make.
+def _activations(network: ir.Network, grids: Mapping[str, Grid]) -> dict[str, Grid]:
+  """Returns the grid of each activation; pools and reshapes have one for what they read and what they make.
 
   What only ReLUs read may be rounded to their own grid: rounding is monotone, and 0 is on the grid.
   """
@@ -59,25 +59,25 @@ def _activations(network: ir.Network, grids: Mapping[str, Any]) -> dict[str, Any
       raise UserError(f"the activation {name!r} has no grid; {_near(name, grids)}")
   for layer in relus:
     name, made = layer.inputs[0], found[layer.output]
-    if name not in grids and (made.scale, made.zero_point) != (found[name].scale, found[name].zero_point):
+    if name not in grids and not ir.same_grid(made, found[name]):
       raise UserError(f"the activation {name!r} has no grid, and the ReLUs of it have several; compute its ReLU once")
   return found
 
 
-def _find(grids: Mapping[str, Any], name: str) -> Any:
-  """The grid of a kernel, by its own name or by that of the leaf it is another use of."""
+def _find(grids: Mapping[str, Grid], name: str) -> Grid:
+  """Returns the grid of a kernel, by its own name or by that of the leaf it is another use of."""
   for key in (name, name.rsplit("#", 1)[0]):
     if key in grids:
       return grids[key]
   raise UserError(f"the kernel {name!r} has no grid; {_near(name, grids)}")
 
 
-def _near(name: str, grids: Mapping[str, Any]) -> str:
+def _near(name: str, grids: Mapping[str, Grid]) -> str:
   return f"grids near it: {', '.join(nearest(name, grids) or sorted(grids)[:3]) or 'none'}"
 
 
-def _on_grid(tensor: ir.Tensor, grid: Any) -> ir.Tensor:
-  """An activation on its grid; unsigned codes move down by 128."""
+def _on_grid(tensor: ir.Tensor, grid: Grid) -> ir.Tensor:
+  """Returns an activation on its grid; unsigned codes move down by 128."""
   name = tensor.name
   if grid.bits != 8:
     raise UserError(f"the activation {name!r} has {grid.bits} bits; the LiteRT runtime has 8-bit activations only")
@@ -85,19 +85,21 @@ def _on_grid(tensor: ir.Tensor, grid: Any) -> ir.Tensor:
     raise UserError(f"the activation {name!r} is on a narrow grid; the LiteRT runtime uses all 256 codes")
   scale, zero = np.asarray(grid.scale, np.float32), np.asarray(grid.zero_point)
   if scale.size != 1:
-    raise UserError(f"the activation {name!r} has {scale.size} scales; the LiteRT runtime has one scale a tensor")
+    raise UserError(f"the activation {name!r} has {scale.size} scales; the LiteRT runtime has one scale per tensor")
   zero_point = int(zero.reshape(())) - (0 if grid.signed else 128)
-  return tensor._replace(dtype="int8", scale=scale.reshape(()), zero_point=zero_point)
+  return tensor._replace(dtype="int8", grid=ir.grid(scale.reshape(()), zero_point))
 
 
-def _kernel(tensor: ir.Tensor, grid: Any) -> ir.Tensor:
-  """Weights as codes, one scale for each of the last axis's channels or one for all."""
+def _kernel(tensor: ir.Tensor, grid: Grid) -> ir.Tensor:
+  """Returns weights as codes, with a scale per output channel (the last axis) or one for all."""
   name, weights = tensor.name, ir.values(tensor)
   scale, zero = np.asarray(grid.scale, np.float32), np.asarray(grid.zero_point)
-  if getattr(grid, "format", "integer") != "integer":
+  if grid.format != "integer":
     raise UserError(f"the kernel {tensor.name!r} is on a grid of {grid.format!r}; the LiteRT runtime has integers only")
   if grid.bits > 8 or not grid.signed or np.any(zero != 0):
     raise UserError(f"the kernel {name!r} is on an unsigned, shifted or wide grid; LiteRT's weights are symmetric int8")
+  if grid.axis not in (None, -1, weights.ndim - 1):
+    raise UserError(f"the kernel {name!r} has scales along axis {grid.axis} of {weights.shape}; expected its last")
   if scale.size not in (1, weights.shape[-1]):
     raise UserError(f"the kernel {name!r} has {scale.size} scales for {weights.shape[-1]} output channels")
   scale = scale.reshape(-1 if scale.size > 1 or scale.shape == weights.shape[-1:] else ())
@@ -105,16 +107,14 @@ def _kernel(tensor: ir.Tensor, grid: Any) -> ir.Tensor:
   lowest = -highest if grid.narrow else -highest - 1
   codes = np.clip(np.rint(weights * (np.float32(1) / scale)), lowest, highest).astype(np.int8)
   axis = weights.ndim - 1 if scale.ndim else None
-  return tensor._replace(dtype="int8", scale=scale, axis=axis, data=codes)
+  return tensor._replace(dtype="int8", grid=ir.grid(scale, bits=grid.bits, narrow=grid.narrow, axis=axis), data=codes)
 
 
 def _bias(tensor: ir.Tensor, source: ir.Tensor, kernel: ir.Tensor) -> ir.Tensor:
-  """A bias as int32 codes at input scale times weight scale."""
-  assert source.scale is not None
-  assert kernel.scale is not None
+  """Returns a bias as int32 codes at input scale times weight scale."""
   if not np.isfinite(ir.values(tensor)).all():
     raise UserError(f"{tensor.name!r} holds infinity, which has no code")
-  scale = source.scale * kernel.scale
-  steps = np.rint(ir.values(tensor) * (np.float32(1) / scale)).astype(np.float64)
+  grid = ir.bias_grid(source, kernel)
+  steps = np.rint(ir.values(tensor) * (np.float32(1) / np.asarray(grid.scale))).astype(np.float64)
   codes = np.clip(steps, _INT32.min, _INT32.max).astype(np.int32)
-  return tensor._replace(dtype="int32", scale=scale, axis=None if kernel.axis is None else 0, data=codes)
+  return tensor._replace(dtype="int32", grid=grid, data=codes)

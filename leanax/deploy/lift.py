@@ -16,8 +16,10 @@ from leanax.deploy import ir, reference
 from leanax.deploy.drafts import Draft
 from leanax.deploy.integers import to_int8
 from leanax.deploy.kernels import of_sites
+from leanax.deploy.preprocessing import Preprocessing
 from leanax.deploy.recognise import recognise
 from leanax.deploy.traced import Traced
+from quant.grid import Grid
 
 TOLERANCE = 1e-4  # of the largest value: float32 sums in another order
 
@@ -26,18 +28,18 @@ def lift(
   fn: Callable[..., Any],
   variables: Any,
   example: Any,
-  grids: Mapping[str, Any] | None = None,
-  preprocessing: ir.Preprocessing | None = None,
+  grids: Mapping[str, Grid] | None = None,
+  preprocessing: Preprocessing | None = None,
 ) -> ir.Network:
-  """The layers of `fn(variables, x) -> logits`, a model's forward in evaluation mode.
+  """Returns the layers of `fn(variables, x) -> logits`, a model's forward in evaluation mode.
 
   Args:
     fn: the function; batch norms must be folded before grids are given.
     variables: its variables, as arrays.
     example: an input (N, ...), or its `jax.ShapeDtypeStruct`; only the shape and the type count.
-    grids: a grid for each kernel by its leaf's name, and for each activation by its tensor's name, each with scale,
-      zero_point, bits, signed, narrow and axis, as `Quantized.grids` gives them; None for a float network.
-    preprocessing: how raw images become inputs; it is stored in the file.
+    grids: a grid for each kernel by its leaf's name, and for each activation by its tensor's name, as
+      `Quantized.grids` gives them; None for a float network.
+    preprocessing: the step from raw images to inputs; it is stored in the file.
 
   Returns:
     A float network, or with grids an int8 one. Tensors have the names that the graph gives them.
@@ -56,7 +58,7 @@ def lift(
 
 
 def _network(traced: Traced, drafts: list[Draft], output: int) -> ir.Network:
-  """The drafts as layers, every tensor float32; a layer with weights has the name of its kernel's leaf."""
+  """Returns the drafts as layers, every tensor float32; a layer with weights has the name of its kernel's leaf."""
   ends = [traced.input, *(draft.end for draft in drafts)]
   layer_names, names = _Names(), _Names(name for n in ends if (name := traced.tensor(n)) is not None)
   source = traced.tensor(traced.input) or names("input")

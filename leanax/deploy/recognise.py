@@ -1,4 +1,4 @@
-"""From equations to layers: which primitives are which layer, and what is fused into it.
+"""From equations to layers: the layer of each primitive, and what is fused into it.
 
 Each function of the table takes one equation whose operands are known and either starts a draft of a layer, adds to the
 draft that its operand ends (a bias, a ReLU, the divisor of a mean), or passes a value on. What no function accepts is
@@ -10,14 +10,14 @@ from collections.abc import Callable
 import numpy as np
 
 from leanax.core.errors import UserError
-from leanax.deploy import ir
+from leanax.deploy import ir, weighted
 from leanax.deploy.drafts import Draft, Lifter
 from leanax.deploy.traced import Traced
 from leanax.graph.program import Node
 
 
 def recognise(traced: Traced, foldable: bool = True) -> tuple[list[Draft], int]:
-  """The layers of a traced function, in order, and the number of the value that is the output.
+  """Returns the layers of a traced function, in order, and the number of the value that is the output.
 
   Args:
     traced: the function.
@@ -35,128 +35,6 @@ def recognise(traced: Traced, foldable: bool = True) -> tuple[list[Draft], int]:
     why = "hands its input on" if traced.is_data(traced.output) else "gives what does not depend on its input"
     raise UserError(f"the function has no layer to lift: it {why}")
   return lifter.drafts, lifter.finished(traced.output, traced.nodes[-1])
-
-
-def _channels(constant: np.ndarray, channels: int) -> np.ndarray | None:
-  """A constant as one number a channel, or None if it is not constant along the other axes."""
-  rows = np.broadcast_to(constant, (*constant.shape[:-1], channels)) if constant.ndim else np.full(channels, constant)
-  rows = rows.reshape(-1, channels).astype(np.float32)
-  return rows[0] if np.array_equal(rows, np.broadcast_to(rows[0], rows.shape), equal_nan=True) else None
-
-
-def _dot(lifter: Lifter, node: Node) -> None:
-  traced = lifter.traced
-  x = lifter.operand(node)
-  if traced.is_data(node.inputs[1]):
-    raise traced.refuse(node, "both operands depend on the input")
-  (lhs, rhs), batch = node.params["dimension_numbers"]
-  shape, kernel = traced.aval(x).shape, traced.constant(node.inputs[1])
-  if len(shape) != 2 or tuple(lhs) != (1,) or kernel.ndim != 2 or any(map(len, batch)):
-    raise traced.refuse(node, f"a dense layer is (N, I) by (I, O), not {tuple(shape)} by {kernel.shape}")
-  kernel = kernel if tuple(rhs) == (0,) else kernel.T
-  x = lifter.finished(x, node)
-  lifter.start(Draft(ir.Dense, traced.site(node) or "", (x,), node.outputs[0], node, kernel))
-
-
-def _conv(lifter: Lifter, node: Node) -> None:
-  traced, params = lifter.traced, node.params
-  x = lifter.operand(node)
-  if traced.is_data(node.inputs[1]):
-    raise traced.refuse(node, "its kernel depends on the input")
-  spec = params["dimension_numbers"]
-  if tuple(spec.lhs_spec) != (0, 3, 1, 2) or tuple(spec.out_spec) != (0, 3, 1, 2):
-    raise traced.refuse(node, "a convolution's images must be (N, H, W, C)")
-  if any(d != 1 for d in params["lhs_dilation"]) or params["batch_group_count"] != 1:
-    raise traced.refuse(node, "transposed convolutions have no layer here")
-  out, inside, *window = spec.rhs_spec
-  kernel = traced.constant(node.inputs[1]).transpose(*window, inside, out)
-  padding = np.array(params["padding"])
-  source = lifter.number(x)
-  if source in lifter.pads:
-    source, around = lifter.pads[source]
-    padding = padding + np.array(around)
-  if (padding < 0).any():
-    raise traced.refuse(node, f"its padding {params['padding']} is negative")
-  fields = {
-    "strides": tuple(map(int, params["window_strides"])),
-    "padding": tuple((int(low), int(high)) for low, high in padding),
-    "dilation": tuple(map(int, params["rhs_dilation"])),
-    "groups": int(params["feature_group_count"]),
-  }
-  source = lifter.finished(source, node)
-  name = traced.site(node) or ""
-  lifter.start(Draft(ir.Conv2D, name, (source,), node.outputs[0], node, kernel, fields=fields))
-
-
-def _add(lifter: Lifter, node: Node, sign: int = 1) -> None:
-  traced = lifter.traced
-  found = lifter.constants(node)
-  if found is None:
-    if sign < 0:
-      raise traced.refuse(node, "two activations can be added, not subtracted")
-    shapes = [tuple(traced.aval(n).shape) for n in traced.data(node)]
-    if len(set(shapes)) > 1:
-      raise traced.refuse(node, f"the shapes {shapes[0]} and {shapes[1]} differ")
-    inputs = tuple(lifter.finished(n, node) for n in traced.data(node))
-    lifter.start(Draft(ir.Add, traced.site(node) or "", inputs, node.outputs[0], node))
-    return
-  place, constant = found
-  draft = lifter.open(lifter.operand(node, place), ir.Conv2D, ir.Dense)
-  if draft is None or (sign < 0 and place == 1):
-    raise _misplaced(lifter, node, "a constant that is added")
-  assert draft.kernel is not None
-  bias = _channels(constant, draft.kernel.shape[-1])
-  if bias is None:
-    raise traced.refuse(node, "the constant is not one number a channel")
-  bias = bias if sign > 0 else -bias
-  draft.bias = bias if draft.bias is None else draft.bias + bias
-  lifter.extend(draft, node)
-
-
-def _misplaced(lifter: Lifter, node: Node, what: str) -> UserError:
-  """The refusal of a constant that no layer with weights takes in."""
-  place = "right behind a convolution or dense layer"
-  why = f"{what} can stand only {place}"
-  if lifter.traced.in_norm(node):
-    why = f"it is part of a batch norm that does not stand {place}, and the exported formats have no layer for it"
-  return lifter.traced.refuse(node, why)
-
-
-def _subtract(lifter: Lifter, node: Node) -> None:
-  _add(lifter, node, -1)
-
-
-def _scale(lifter: Lifter, node: Node) -> None:
-  """A product or quotient with a constant: the end of a mean, or a factor that goes into the weights before it."""
-  traced = lifter.traced
-  found = lifter.constants(node)
-  if found is None or (node.primitive == "div" and found[0] == 1):
-    raise traced.refuse(node, "only a constant factor or divisor can be lifted")
-  place, constant = found
-  number = lifter.operand(node, place)
-  draft = lifter.open(number, ir.Mean, ir.AvgPool)
-  if draft is not None and draft.share is not None:
-    factor = 1 / constant if node.primitive == "div" else constant
-    if not np.allclose(factor, 1 / draft.share, rtol=1e-6):
-      raise traced.refuse(node, f"a sum of {draft.share} terms is divided by something else")
-    draft.share, draft.name = None, traced.site(node) or ""
-    lifter.extend(draft, node)
-    return
-  draft = lifter.open(number, ir.Conv2D, ir.Dense)
-  if draft is None:
-    raise _misplaced(lifter, node, "a factor")
-  if not lifter.foldable:
-    what = "a batch norm" if traced.in_norm(node) else "a factor"
-    how = "graph.fold_batch_norms" if traced.leaves(node) else "multiply the kernel and the bias by it"
-    raise traced.refuse(node, f"{what} must be folded into the weights before grids are made: {how}")
-  assert draft.kernel is not None
-  factor = _channels(constant, draft.kernel.shape[-1])
-  if factor is None:
-    raise traced.refuse(node, "the factor is not one number a channel")
-  factor = 1 / factor if node.primitive == "div" else factor
-  draft.kernel = draft.kernel * factor
-  draft.bias = None if draft.bias is None else draft.bias * factor
-  lifter.extend(draft, node)
 
 
 def _max(lifter: Lifter, node: Node) -> None:
@@ -211,7 +89,7 @@ def _sum(lifter: Lifter, node: Node) -> None:
 
 
 def _reshape(lifter: Lifter, node: Node) -> None:
-  """Reshapes, and what only adds or drops axes of length 1."""
+  """Starts a reshape; equations that only add or drop axes of length 1 are reshapes too."""
   traced = lifter.traced
   x = lifter.operand(node)
   before, after = (tuple(traced.aval(n).shape) for n in (x, node.outputs[0]))
@@ -249,7 +127,7 @@ def _pad(lifter: Lifter, node: Node) -> None:
 
 
 def _pass(lifter: Lifter, node: Node) -> None:
-  """What hands its operand on as it is."""
+  """Hands the operand on unchanged."""
   x = lifter.operand(node)
   before, after = (lifter.traced.aval(n) for n in (x, node.outputs[0]))
   if before.dtype != after.dtype:
@@ -258,13 +136,13 @@ def _pass(lifter: Lifter, node: Node) -> None:
 
 
 _TABLE: dict[str, Callable[[Lifter, Node], None]] = {
-  "dot_general": _dot,
-  "conv_general_dilated": _conv,
-  "add": _add,
-  "add_any": _add,
-  "sub": _subtract,
-  "mul": _scale,
-  "div": _scale,
+  "dot_general": weighted.dot,
+  "conv_general_dilated": weighted.conv,
+  "add": weighted.add,
+  "add_any": weighted.add,
+  "sub": weighted.subtract,
+  "mul": weighted.scale,
+  "div": weighted.scale,
   "max": _max,
   "reduce_window_max": _window,
   "reduce_window_sum": _window,

@@ -63,6 +63,8 @@ def run(
       f"the network takes inputs of shape (N, {', '.join(map(str, source.shape[1:]))}), not {images.shape}"
     )
   if source.dtype == "int8" and images.dtype != np.int8:
+    if np.isnan(images).any():
+      raise UserError("the network was given inputs that hold NaN, which has no code")
     images = quantize(images, source)
   context = _Context(network.tensors, *MODES[requantize])
   parts: list[dict[str, np.ndarray]] = []
@@ -84,7 +86,6 @@ def step(
 
 def quantize(x: np.ndarray, tensor: ir.Tensor) -> np.ndarray:
   """The codes clip(round_half_even(x * (1 / s)) + z, -128, 127), with the reciprocal and the product in float32."""
-  assert tensor.scale is not None
   inverse = np.reciprocal(tensor.scale.astype(np.float32))
   steps = np.round(np.multiply(x.astype(np.float32), inverse)).astype(np.float64)
   return _codes(steps, tensor)
@@ -108,7 +109,6 @@ def _int32(total: np.ndarray) -> np.ndarray:
 
 def _ratio(above: Any, below: ir.Tensor, rounding: str) -> np.ndarray:
   """A multiplier s / s_y in the precision that the rounding's runtime computes it in."""
-  assert below.scale is not None
   kind = np.float32 if rounding == "float32" else np.float64
   return np.asarray(above, kind) / below.scale.astype(kind)
 
@@ -120,8 +120,6 @@ def _affine(layer: ir.Conv2D | ir.Dense, total: np.ndarray, context: _Context) -
   if made.dtype == "float32":
     total = total if bias is None else total + bias
     return (np.maximum(total, 0) if layer.relu else total).astype(np.float32)
-  assert given.scale is not None
-  assert kernel.scale is not None
   total = _int32(_int32(total) + (0 if bias is None else bias.astype(np.int64)))
   kind = np.float32 if context.rounding == "float32" else np.float64
   real = _ratio(given.scale.astype(kind) * kernel.scale.astype(kind), made, context.rounding)
@@ -178,7 +176,6 @@ def _average(total: np.ndarray, count: int, layer: ir.Layer, context: _Context) 
   made, given = context.tensors[layer.output], context.tensors[layer.inputs[0]]
   if made.dtype == "float32":
     return (total / count).astype(np.float32)
-  assert given.scale is not None
   total = _int32(total)
   kind = np.float32 if context.rounding == "float32" else np.float64
   share = given.scale.astype(kind) * np.float32(1 / count).astype(kind)
@@ -207,9 +204,6 @@ def _add(layer: ir.Add, inputs: list[np.ndarray], context: _Context) -> np.ndarr
   if made.dtype == "float32":
     total = inputs[0] + inputs[1]
     return np.maximum(total, 0) if layer.relu else total
-  assert a.scale is not None
-  assert b.scale is not None
-  assert made.scale is not None
   steps = _steps(inputs[0], a), _steps(inputs[1], b)
   if context.rounding == "float32":
     total = xnnpack_sum(*steps, np.float32(a.scale / made.scale), np.float32(b.scale / made.scale))
@@ -226,7 +220,6 @@ def _relu(layer: ir.Relu, inputs: list[np.ndarray], context: _Context) -> np.nda
   made, given = context.tensors[layer.output], context.tensors[layer.inputs[0]]
   if made.dtype == "float32":
     return np.maximum(inputs[0], 0)
-  assert given.scale is not None
   rounding = (
     "double" if context.rounding == "float32" else context.rounding
   )  # XNNPACK leaves this layer to the plain kernels
@@ -239,7 +232,6 @@ def _quantize(layer: ir.Quantize, inputs: list[np.ndarray], context: _Context) -
 
 def _dequantize(layer: ir.Dequantize, inputs: list[np.ndarray], context: _Context) -> np.ndarray:
   given = context.tensors[layer.inputs[0]]
-  assert given.scale is not None
   return given.scale * _steps(inputs[0], given).astype(np.float32)
 
 

@@ -1,8 +1,6 @@
-"""Where a file's bytes are: each layer's constants, and what is left for the container."""
+"""The bytes of a file, by layer."""
 
 from typing import NamedTuple
-
-import numpy as np
 
 from leanax.deploy import ir
 
@@ -16,12 +14,12 @@ class Sizes(NamedTuple):
 
 
 def sizes(network: ir.Network, file: bytes) -> Sizes:
-  """The sizes of a file that was written from `network`."""
+  """Returns the sizes of a file that was written from `network`."""
   layers = {layer.name: sum(held(network.tensors[name]) for name in layer.constants()) for layer in network.layers}
   layers = {name: size for name, size in layers.items() if size}
   return Sizes(len(file), layers, len(file) - sum(layers.values()))
 
 
 def held(constant: ir.Tensor) -> int:
-  """Bytes of a constant and of its scales."""
-  return ir.values(constant).nbytes + (0 if constant.scale is None else np.asarray(constant.scale).nbytes)
+  """Returns the bytes of a constant and of its scales."""
+  return ir.values(constant).nbytes + (0 if constant.grid is None else constant.scale.nbytes)

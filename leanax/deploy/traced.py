@@ -1,4 +1,4 @@
-"""What the lifter needs of a traced function: its live equations, who reads what, constants, and slices to run."""
+"""A traced function for the lifter: its live equations, who reads what, constants, and slices to run."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -66,33 +66,33 @@ class Traced:
     return [node for node in self.graph.flat if node.index in found]
 
   def is_data(self, ref: Any) -> bool:
-    """Whether a value depends on the input."""
+    """Returns whether a value depends on the input."""
     return self.graph.analysis.value(ref).data
 
   def data(self, node: Node) -> list[int]:
-    """Numbers of the operands that depend on the input."""
+    """Returns the numbers of the operands that depend on the input."""
     return [self.graph.resolve(ref) for ref in node.inputs if self.is_data(ref)]
 
   def aval(self, number: int) -> Any:
     return self.graph.program.avals[number]
 
   def site(self, node: Node) -> str | None:
-    """The name of the operation that ends in this equation, if it is one."""
+    """Returns the name of the operation that ends in this equation, if there is one."""
     site = self.graph.analysis.at.get(node.index)
     return None if site is None else site.op.name
 
   def tensor(self, number: int) -> str | None:
-    """The activation's name, if an operation that the output depends on reads it."""
+    """Returns the activation's name, if an operation that the output depends on reads it."""
     base = self.graph.analysis.value(number).base
     return self.graph.analysis.tensors.get(base) if base in self._read else None
 
   def constant(self, ref: Any) -> np.ndarray:
-    """The value of an operand that does not depend on the input."""
+    """Returns the value of an operand that does not depend on the input."""
     with _on_cpu():
       return np.asarray(self._evaluate(ref, {}))
 
   def run(self, target: int, given: Mapping[int, np.ndarray]) -> np.ndarray:
-    """The value of `target` when the values in `given` are these: the slice between them, equation by equation."""
+    """Returns the value of `target` for given values: the slice between them, equation by equation."""
     with _on_cpu():
       return np.asarray(self._evaluate(target, dict(given)))
 
@@ -110,12 +110,12 @@ class Traced:
     return np.asarray(self._known[ref])
 
   def leaves(self, node: Node) -> list[str]:
-    """The names of the variables' leaves that an equation's constant operands are made of."""
+    """Returns the names of the variables' leaves that an equation's constant operands are made of."""
     found = sorted(set().union(*(self.graph.analysis.value(ref).leaves for ref in node.inputs)))
     return [self.graph.program.leaves[leaf] for leaf in found]
 
   def in_norm(self, node: Node) -> bool:
-    """Whether an equation that reads variables is part of a batch norm: a root of variables is in it or follows it."""
+    """Returns whether an equation that reads variables is part of a batch norm: it or a next one has their root."""
     if not self.leaves(node):
       return False
     for _ in range(4):  # x - mean, * scale / sqrt(variance + epsilon), + bias, however they are spelled
@@ -135,14 +135,14 @@ class Traced:
     return root or any(self._rooted(inner) for inner in node.inputs)
 
   def refuse(self, node: Node, why: str) -> UserError:
-    """The sentence for an equation that cannot be lifted: its primitive, its line in the user's code, the reason."""
+    """Returns the error for an equation that cannot be lifted: its primitive, its line in the user's code, why."""
     leaves = self.leaves(node)
     reads = f" (it reads {', '.join(map(repr, leaves))})" if leaves and node.primitive in _AFFINE else ""
     return UserError(f"cannot lift {node.primitive!r}{_line(node)}{reads}: {why}")
 
 
 def _constants(body: Body) -> dict[int, Any]:
-  """The values that are written into a body and the bodies inside it."""
+  """Returns the constants of a body and of the bodies inside it."""
   found = dict(body.consts)
   for node in body.nodes:
     for inner in node.bodies:
@@ -151,7 +151,7 @@ def _constants(body: Body) -> dict[int, Any]:
 
 
 def _on_cpu() -> Any:
-  """Slices run on the CPU, where float32 products are float32 products."""
+  """Returns the context in which slices run: on the CPU, where float32 products are float32 products."""
   try:
     return jax.default_device(jax.local_devices(backend="cpu")[0])
   except RuntimeError:
@@ -159,7 +159,7 @@ def _on_cpu() -> Any:
 
 
 def _line(node: Node) -> str:
-  """The words "at file:line" for the innermost frame that is the user's own; empty where there is none."""
+  """Returns " at file:line" for the innermost frame of the user's own code; empty where there is none."""
   trace = getattr(node.eqn.source_info, "traceback", None)
   for frame in getattr(trace, "frames", ()):
     path = Path(frame.file_name)

@@ -11,8 +11,8 @@
 >>> student = forward.plain(lambda variables, x, *, train, key: (model.apply(variables, x), {}))
 >>> objective = kd.weighted([kd.Term("hard", kd.hard_labels())])
 >>> tx = engine.optimizer("adamw", engine.schedule("cosine", 0.1, 30))
->>> step = engine.make_train_step(student, objective, tx)
->>> state = engine.create(model.init(jax.random.key(1), x), tx)
+>>> init, step = engine.training(student, objective, tx)
+>>> state = init(model.init(jax.random.key(1), x))
 >>> def get_batch(data, step, *, seed, part):  # the batch of a step; here always all of the data
 ...   return data
 >>> state, history = engine.fit(step, state, get_batch, data, steps=30)
@@ -20,35 +20,33 @@
 True
 """
 
-from leanax.engine.train.counting import masks_of, of_update
 from leanax.engine.train.evaluate import accuracy, agreement, calibration_error, divergence, logits
 from leanax.engine.train.labels import labels
 from leanax.engine.train.loop import Hook, fit
 from leanax.engine.train.optim import optimizer, schedule
 from leanax.engine.train.parallel import parallelize
-from leanax.engine.train.state import TrainState, create
+from leanax.engine.train.state import TrainState, deployed
 from leanax.engine.train.statistics import find_local_statistics
-from leanax.engine.train.step import make_train_step
+from leanax.engine.train.step import Training, training
 from leanax.engine.train.term_norms import term_norm, term_norms
 
 __all__ = [
   "Hook",
   "TrainState",
+  "Training",
   "accuracy",
   "agreement",
   "calibration_error",
-  "create",
+  "deployed",
   "divergence",
   "find_local_statistics",
   "fit",
   "labels",
   "logits",
-  "make_train_step",
-  "masks_of",
-  "of_update",
   "optimizer",
   "parallelize",
   "schedule",
   "term_norm",
   "term_norms",
+  "training",
 ]

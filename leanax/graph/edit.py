@@ -46,19 +46,21 @@ def edit(fn: Callable[..., Any], edits: Sequence[Edit], original: Shapes | Any) 
   return edited
 
 
-def runs(edits: Sequence[Edit]) -> list[Run]:
-  """Returns the edits, those of one kind that can be applied in one trace together.
+def runs(edits: Sequence[Edit], kinds: Mapping[str, ModuleType] = KINDS) -> list[Run]:
+  """Returns the edits, those of one kind that can be applied in one trace together; `kinds` are all that there are.
 
   Raises:
-    UserError: they are no edits.
+    UserError: they are no edits, or one comes after an edit that is the last of a net, such as "quantize".
   """
   if not isinstance(edits, Sequence) or not all(isinstance(one, Mapping) for one in edits):
     raise UserError(f"the edits are {edits!r}; expected a list of dicts, as a Net holds them")
   found: list[Run] = []
   for one in edits:
-    kind = KINDS.get(str(one.get("edit")))
+    kind = kinds.get(str(one.get("edit")))
     if kind is None:
-      raise unknown("edit", str(one.get("edit")), KINDS)
+      raise unknown("edit", str(one.get("edit")), kinds)
+    if found and hasattr(found[-1].kind, "LAST"):
+      raise UserError(f"the edit {one['edit']!r} comes after {found[-1].edits[0]['edit']!r}; {found[-1].kind.LAST}")
     if found and found[-1].kind is kind and kind.joins(found[-1].edits, one):
       found[-1].edits.append(one)
     else:

@@ -3,11 +3,13 @@
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import ModuleType
 from typing import Any
 
 import jax
 
-from leanax.graph.edit import runs
+from leanax.graph.edit import Run, runs
+from leanax.graph.edits import KINDS
 from leanax.graph.edits.kind import Edit
 from leanax.graph.program import check_arrays, leaf_name
 from leanax.graph.retrace import STATE
@@ -25,6 +27,7 @@ class Net:
     example: inputs, or their shapes; a batch of one is enough.
     original: the shapes of the original variables.
     edits: changes of the function, in order; plain data (`graph.edit`).
+    kinds: the kinds of edits by their names, those of other packages too (`quant.edit`).
   """
 
   fn: Callable[..., tuple[Any, Any]] = field(repr=False)
@@ -32,6 +35,7 @@ class Net:
   example: tuple[Any, ...] = field(repr=False)
   original: Any = field(repr=False)
   edits: tuple[Edit, ...] = ()
+  kinds: Mapping[str, ModuleType] = field(default_factory=lambda: KINDS, repr=False)
 
   def apply(self, variables: Any, *inputs: Any, train: bool = False, key: Any = None) -> tuple[Any, Any]:
     """Returns `(out, state)`, of any batch size.
@@ -68,29 +72,30 @@ class Net:
     """Returns the output in evaluation mode."""
     return self._edited(self._evaluated)(variables, *inputs)
 
-  def edited(self, edits: Sequence[Edit], variables: Any) -> "Net":
-    """Returns the net with further edits, and with the variables after them."""
-    return replace(self, edits=(*self.edits, *edits), variables=variables)
+  def edited(self, edits: Sequence[Edit], variables: Any, kinds: Mapping[str, ModuleType] | None = None) -> "Net":
+    """Returns the net with further edits, perhaps of further kinds, and with the variables after them."""
+    found = replace(self, edits=(*self.edits, *edits), variables=variables, kinds={**self.kinds, **(kinds or {})})
+    runs(found.edits, found.kinds)
+    return found
 
   def _evaluated(self, variables: Any, *inputs: Any) -> Any:
     return self.fn(variables, *inputs, train=False, key=None)[0]
 
   def _edited(self, fn: Callable[..., Any]) -> Callable[..., Any]:
-    for (kind, each), shapes in zip(runs(self.edits), self._shapes, strict=True):
+    for (kind, each), shapes in zip(runs(self.edits, self.kinds), self._shapes, strict=True):
       fn = kind.apply(fn, each, shapes)
     return fn
 
   @functools.cached_property
   def _shapes(self) -> list[Any]:
     """Those of the variables before each run of edits."""
-    return shapes_before(self._evaluated, self.edits, self.original, *self.example)
+    return shapes_before(self._evaluated, runs(self.edits, self.kinds), self.original, *self.example)
 
 
-def shapes_before(fn: Callable[..., Any], edits: Sequence[Edit], original: Any, *example: Any) -> list[Any]:
+def shapes_before(fn: Callable[..., Any], each: Sequence[Run], original: Any, *example: Any) -> list[Any]:
   """Returns the shapes of the variables before each run of edits; the numbers of the example do not matter."""
   found: list[Any] = []
   shapes = structs(original)
-  each = runs(edits)
   for place, (kind, some) in enumerate(each):
     found.append(shapes)
     if place + 1 < len(each):

@@ -12,7 +12,7 @@ from leanax.pipeline.tables import microseconds, size
 
 
 def benchmark(files: Sequence[str], *, threads: int = 1, rounds: int = 20, runs: int = 50) -> dict[str, Any]:
-  """Measures .tflite files at batch 1.
+  """Measures exported files, of any formats, at batch 1.
 
   Args:
     files: paths.
@@ -24,7 +24,7 @@ def benchmark(files: Sequence[str], *, threads: int = 1, rounds: int = 20, runs:
     {"environment", "threads", "models": [{"name", "bytes", "wall_us", "cpu_us", "ratio"}]}: the median over the turns
     of the turn's median wall time, the least process CPU time, and the median of the paired ratios to the first file.
   """
-  loaded = {file: deploy.litert.Model(file, threads=threads) for file in files}
+  loaded = {file: deploy.open_file(file, threads=threads) for file in files}
   wall: dict[str, list[float]] = {file: [] for file in loaded}
   cpu: dict[str, list[float]] = {file: [] for file in loaded}
   for _ in range(rounds):

@@ -111,14 +111,14 @@ def _number(where: str, value: Any, updates: int) -> Any:
   return named(where, kd.schedules, given)
 
 
-def needs_teacher(objective: kd.Weighted) -> bool:
-  """Whether an objective has a loss that compares with a teacher."""
-  return any(term.loss.needs_teacher for term in objective.terms)
+def batches(stage: Any, examples: int) -> int:
+  """Returns how many batches a stage has over a training split of so many examples."""
+  return stage.epochs * rooms.steps_per_epoch(examples, stage.batch_size)
 
 
 def steps(stage: Any, examples: int) -> int:
-  """The steps of a stage, that is batches, over a training split of so many examples."""
-  return stage.epochs * rooms.steps_per_epoch(examples, stage.batch_size)
+  """Returns the steps of a stage, that is updates of `accumulate` batches; batches that fill none are dropped."""
+  return batches(stage, examples) // stage.optimizer.accumulate
 
 
 def transformation(
@@ -129,11 +129,8 @@ def transformation(
   Args:
     stage: its name, for errors.
     config: the stage's groups.
-    batches: of the whole stage; its schedules go over the updates, of which there is one for `accumulate` batches.
+    batches: of the whole stage; schedules go over its updates, at least one.
     stacked: gives the axes along which leaves hold layers (`graph.stacked_axes`), for a method that wants to know.
-
-  Raises:
-    UserError: besides what is wrong in the groups, a stage without an update that could do what they say.
   """
   updates = batches // config.optimizer.accumulate
   if batches and not updates:
@@ -148,8 +145,7 @@ def transformation(
   group = config.sparsity.to_dict()
   if not group.get("name"):
     return inner
-  where = f"stages.{stage}.sparsity"
-  name = group.pop("name")
+  where, name = f"stages.{stage}.sparsity", group.pop("name")
   keywords = inspect.signature(sparse.method(name)).parameters
   if "schedule" in keywords and not updates:
     raise UserError(
@@ -293,12 +289,11 @@ def check(config: Any) -> None:
       )
     if stage.peers > 1:
       _check_peers(name, config, any(taught))
-    elif needs_teacher(minimised) and not stage.teacher:
+    elif any(taught) and not stage.teacher:
       raise UserError(f"config key 'stages.{name}.teacher' is empty, but its objective compares with a teacher")
-    elif stage.teacher and not needs_teacher(minimised):
-      raise UserError(
-        f"config key 'stages.{name}.teacher' is {stage.teacher!r}, but no loss of its objective compares with a teacher"
-      )
+    elif stage.teacher and not any(taught):
+      where = f"config key 'stages.{name}.teacher' is {stage.teacher!r}"
+      raise UserError(f"{where}, but no loss of its objective compares with a teacher")
     together.check(name, config, minimised, objective)
     if stage.teacher_mode == "train" and config.parallel not in ("jit", "mesh"):
       raise UserError(

@@ -118,7 +118,7 @@ def stage(name: str, config: Any, data: Dataset, begun: Left, done: Mapping[str,
   policy = build.policy(name, given)
   try:
     batches.check(dataclasses.replace(spec, per_view=()), shapes)
-    steps = build.steps(given, len(split.labels))
+    count = build.batches(given, len(split.labels))
     if config.parallel != "jit":
       parallel.share(jax.ShapeDtypeStruct((given.batch_size,), jnp.int32), len(jax.local_devices()))
     if policy is not None:
@@ -127,7 +127,7 @@ def stage(name: str, config: Any, data: Dataset, begun: Left, done: Mapping[str,
       quant.quantize(models.functions(recipe).fn, policy).explain(variables, example)
   except UserError as error:
     raise UserError(f"stage {name!r}: {error}") from error
-  tx = build.transformation(name, given, steps, lambda: models.stacked_axes(recipe, variables))
+  tx = build.transformation(name, given, count, lambda: models.stacked_axes(recipe, variables))
   try:
     if policy is None or "batch_stats" not in variables:  # folding gives biases that no rule can be compared with here
       jax.eval_shape(tx.init, variables["params"])

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from leanax.core import files
-from leanax.deploy.litert.flat import schema as schema_of_files
+from leanax.deploy.formats.litert.flat import schema as schema_of_files
 from leanax.pipeline import build, check, schema, workdir
 from leanax.pipeline.environment import environment, use_compilation_cache
 from leanax.pipeline.measure import measure

@@ -94,7 +94,7 @@ def evaluate(folder: str | Path, model: str = "", code: Collection[str] = ()) ->
 
   Args:
     folder: the run's directory.
-    model: a .safetensors file that a stage wrote, or a .tflite file from anywhere.
+    model: a .safetensors file that a stage wrote, or an exported file from anywhere (`deploy.file_formats`).
     code: import paths of models that files may hold, beside those of `zoo` and of the user's own config.
   """
   config = saved_config(folder)
@@ -105,8 +105,8 @@ def evaluate(folder: str | Path, model: str = "", code: Collection[str] = ()) ->
     raise UserError(f"{str(folder)!r} holds no finished stage")
   found = []
   for name, path in files.items():
-    if path.suffix == ".tflite":
-      logits = deploy.litert.Model(path).run(test.images)
+    if path.suffix in deploy.file_formats():
+      logits = deploy.open_file(path).run(test.images)
     else:
       trained = load(folder, path, code)
       _check(path, trained.recipe, test)

@@ -38,10 +38,6 @@ class Learning(NamedTuple):
   begun: Trained
   plan: assembling.Plan | None = None
 
-  def masked(self, labels: jax.Array) -> bool:
-    """Whether some example does not count for some term, so that means are over fewer than a batch."""
-    return bool((labels < 0).any()) or any(term.counts_by_labels for term in self.objective.terms)
-
   def left(self, state: TrainState) -> Trained:
     """What is evaluated and left of a state: its averages if it has some, and the first of several peers."""
     state = (seeds.pick(state, 0) if self.peers > 1 else state).averaged
@@ -74,7 +70,7 @@ def make(
   objective: kd.Weighted,
   taught: teaching.Teaching,
   taught_by: Sequence[Trained],
-  steps: int,
+  batches: int,
   beside: Beside | None = None,
 ) -> Learning:
   """Puts a stage's parts together.
@@ -87,41 +83,26 @@ def make(
     objective: what one student minimises.
     taught: its teacher.
     taught_by: the models behind it.
-    steps: of the stage.
+    batches: of the stage.
     beside: a teacher that is trained in the same steps, if there is one.
   """
   stage = config.stages[name]
   if beside is not None:
     taught = _outputs_now(taught, beside, objective, config.seed)
-  tx = build.transformation(name, stage, steps, lambda: models.stacked_axes(begun[0].recipe, begun[0].variables))
+  tx = build.transformation(name, stage, batches, lambda: models.stacked_axes(begun[0].recipe, begun[0].variables))
   objective = mutual.Mutual(objective.terms) if len(begun) > 1 else objective
-  accumulate, ema = stage.optimizer.accumulate, stage.optimizer.ema or None
-  about: Any = {
-    "teacher": taught.teacher if beside is None else together.current,
-    "itself": stage.teacher == schema.ITSELF,
-    "accumulate": accumulate,
-  }
-  step = engine.make_train_step(
-    student, objective, tx, **about, ema=ema, per_device_statistics=stage.per_device_statistics
-  )
+  teacher = taught.teacher if beside is None else together.current
+  about: Any = {"teacher": teacher, "itself": stage.teacher == schema.ITSELF}
+  about |= {"accumulate": stage.optimizer.accumulate, "per_device_statistics": stage.per_device_statistics}
   norm = engine.term_norm(student, objective, **about)
   aux, aux_state, plan = _started(config.seed, stage, student, objective, begun[0], taught, taught_by)
+  more: Any = {"ema": stage.optimizer.ema or None, "average_aux": plan is not None}
+  init, step = engine.training(student, objective, tx, **about, **more)
   states = [
-    engine.create(
-      one.variables,
-      tx,
-      qparams=one.qparams,
-      quant_state=one.quant_state,
-      aux=aux,
-      aux_state=aux_state,
-      ema=ema,
-      accumulate=accumulate,
-      average_aux=plan is not None,
-    )
-    for one in begun
+    init(one.variables, qparams=one.qparams, quant_state=one.quant_state, aux=aux, aux_state=aux_state) for one in begun
   ]
   if beside is not None:
-    step, norm, states = _with_its_teacher(config, stage, objective, steps, beside, step, norm, states)
+    step, norm, states = _with_its_teacher(config, stage, objective, batches, beside, step, norm, states)
   if len(begun) == 1:
     return Learning(step, states[0], objective, norm, 1, begun[0], plan)
   count = len(begun)
@@ -144,7 +125,7 @@ def _with_its_teacher(
   config: Any,
   stage: Any,
   objective: kd.Weighted,
-  steps: int,
+  batches: int,
   beside: Beside,
   step: Callable[..., Any],
   norm: Callable[..., jax.Array],
@@ -152,11 +133,11 @@ def _with_its_teacher(
 ) -> tuple[Callable[..., Any], Callable[..., jax.Array], list[TrainState]]:
   """Puts the teacher into the step, the norms of the terms and the states of its student."""
   entry, (recipe, variables) = config.stages[beside.name], beside.begun[:2]
-  tx = build.transformation(beside.name, entry, steps, lambda: models.stacked_axes(recipe, variables))
-  own = build.objective(beside.name, entry.objective.to_dict(), max(steps // entry.optimizer.accumulate, 1))
+  tx = build.transformation(beside.name, entry, batches, lambda: models.stacked_axes(recipe, variables))
+  own = build.objective(beside.name, entry.objective.to_dict(), max(batches // entry.optimizer.accumulate, 1))
   more: Any = {"accumulate": entry.optimizer.accumulate, "per_device_statistics": stage.per_device_statistics}
-  of_teacher = engine.make_train_step(beside.forward, own, tx, **more)
-  begun = engine.create(variables, tx, accumulate=entry.optimizer.accumulate)
+  init, of_teacher = engine.training(beside.forward, own, tx, **more)
+  begun = init(variables)
   read = forward.tapped(beside.forward, objective.teacher)
   every = [together.start(state, begun) for state in states]
   return together.together(step, of_teacher, read), together.taught(norm, read), every

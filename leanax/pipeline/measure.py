@@ -13,8 +13,8 @@ from leanax.pipeline import trained as models
 from leanax.pipeline.trained import Trained
 
 
-def export(trained: Trained) -> tuple[deploy.Network, bytes]:
-  """The model as a layer network and as a LiteRT file: int8 where its integers were simulated, float otherwise."""
+def export(trained: Trained, file_format: deploy.Format) -> tuple[deploy.Network, bytes]:
+  """The model as a layer network and as a file: int8 where its integers were simulated, float otherwise."""
   folded = models.fold(trained)
   parts = models.functions(folded.recipe)
   example = models.example(folded.recipe)
@@ -24,7 +24,7 @@ def export(trained: Trained) -> tuple[deploy.Network, bytes]:
   network = deploy.lift(parts.fn, folded.variables, example, grids)
   spec = folded.recipe.preprocess
   network = network._replace(preprocessing=deploy.Preprocessing(**spec))
-  return network, deploy.litert.write(network)
+  return network, file_format.write(network)
 
 
 def measure(
@@ -35,17 +35,18 @@ def measure(
   Args:
     trained: the model.
     split: what is predicted, usually the test split.
-    path: where the file goes.
+    path: where the file goes; its suffix chooses the format.
     taught: (N,) the classes that the teacher's exported file decides on; None where this is the teacher.
     runs: measured calls for the latency.
 
   Returns:
     The row, plain data (see `pipeline.tables.COLUMNS`), with the file's decisions under "decisions".
   """
-  network, content = export(trained)
+  file_format = deploy.format_of(path)
+  network, content = export(trained, file_format)
   path.parent.mkdir(parents=True, exist_ok=True)
   files.write(path, content)
-  file = deploy.litert.Model(path)
+  file = file_format.open(path)
   spec = Preprocess(**trained.recipe.preprocess)
   inputs = np.asarray(jax.jit(lambda images: normalise(images, spec))(split.images))
   logits = models.predict(trained, split.images, precise=True)  # they are compared with the file's

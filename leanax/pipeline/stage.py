@@ -64,6 +64,10 @@ def run_stages(
   """
   paths = [model_file(context.folder, name) for context in contexts]
   if all(path.is_file() for path in paths):
+    if (
+      contexts[0].config.stages[name].optimizer.accumulate > 1 and _checkpoint_folder(name, contexts[0], over).is_dir()
+    ):
+      _checkpoints(name, contexts[0], over, read_only=True).close()  # refuses curves whose steps were batches
     return [models.load(path, schema.model_code(contexts[0].config))[0] for path in paths]
   ready = [_prepare(name, context, before) for context, before in zip(contexts, done, strict=True)]
   left = []
@@ -104,8 +108,7 @@ def _prepare(name: str, context: Context, done: Mapping[str, Trained]) -> _Ready
   begun = [calibrated(stage, begin(stage, context, done, peer), arrays, spec) for peer in range(stage.peers)]
   trained = begun[0]
   steps = build.steps(stage, len(examples.labels))
-  updates = max(steps // stage.optimizer.accumulate, 1)
-  objective = build.objective(name, stage.objective.to_dict(), updates, trained.recipe.output)
+  objective = build.objective(name, stage.objective.to_dict(), max(steps, 1), trained.recipe.output)
   half = stage.precision == "bfloat16"
   student = forward.tapped(forward_of(stage, models.functions(trained.recipe, half)), objective.student)
   taught_by = teaching.sources(stage, done, schema.model_code(context.config))
@@ -120,7 +123,8 @@ def _prepare(name: str, context: Context, done: Mapping[str, Trained]) -> _Ready
     own = begin(entry, context, done)
     apply = forward_of(entry, models.functions(own.recipe, entry.precision == "bfloat16"))
     beside = learning.Beside(stage.teacher, own, apply)
-  made = learning.make(name, context.config, begun, student, objective, taught, taught_by, steps, beside)
+  batched = build.batches(stage, len(examples.labels))
+  made = learning.make(name, context.config, begun, student, objective, taught, taught_by, batched, beside)
   return _Ready(made, arrays, taught, steps)
 
 
@@ -215,9 +219,8 @@ def _fit(name: str, contexts: Sequence[Context], ready: Sequence[_Ready], over: 
   step, state, terms = learns.step, learns.state, learns.objective.terms
   config, validation = context.config, context.data.validation
   offset, chosen = first_step(name, context), [each.config.seed for each in contexts]
-  folder, variables, spec = context.folder / "checkpoints" / name, taught.variables, taught.spec
+  variables, spec = taught.variables, taught.spec
   if over:
-    folder = context.folder.parent / "checkpoints" / name
     state = seeds.stack([one.learning.state for one in ready])
     variables = seeds.stack([one.taught.variables for one in ready])
   follows = config.stages[name].augment.seed < 0
@@ -227,14 +230,11 @@ def _fit(name: str, contexts: Sequence[Context], ready: Sequence[_Ready], over: 
     batch = rooms.train_batch_at(data, step, dataclasses.replace(spec, seed=seed, augment=augment), part)
     return {**batch, "teacher_logits": taught.decode(batch)} if taught.decode else batch
 
-  accumulate = config.stages[name].optimizer.accumulate
-  get_batch = engine.of_update(get_batch, accumulate) if learns.masked(ready[0].arrays["label"]) else get_batch
-
   def of_each(state: TrainState) -> list[TrainState]:
     return [seeds.pick(state, index) for index in range(len(contexts))] if over else [state]
 
   with contextlib.ExitStack() as opened:
-    checkpoints = opened.enter_context(checkpoint.Checkpoints(folder, keep=config.keep, config={"stage": name}))
+    checkpoints = opened.enter_context(_checkpoints(name, context, over))
     if checkpoints.latest() is not None:
       state = checkpoints.restore(state).state
     begun = int(state.step)
@@ -283,6 +283,18 @@ def _fit(name: str, contexts: Sequence[Context], ready: Sequence[_Ready], over: 
         **shared,
       )
   return of_each(state)
+
+
+def _checkpoint_folder(name: str, context: Context, over: str) -> Path:
+  return (context.folder.parent if over else context.folder) / "checkpoints" / name
+
+
+def _checkpoints(name: str, context: Context, over: str, read_only: bool = False) -> checkpoint.Checkpoints:
+  """Opens a stage's checkpoints; those from when each of an update's batches was a step are refused."""
+  count = context.config.stages[name].optimizer.accumulate
+  about = {"stage": name} | ({"batches per step": count} if count > 1 else {})
+  folder = _checkpoint_folder(name, context, over)
+  return checkpoint.Checkpoints(folder, keep=context.config.keep, config=about, read_only=read_only)
 
 
 def _examples(ready: _Ready) -> dict[str, jax.Array]:

@@ -70,8 +70,8 @@ class Functions(NamedTuple):
 
   Attributes:
     model: the model as its user wrote it.
-    net: it with its edits; `net.apply` trains it. The variables are those of `Trained`.
-    fn: `fn(variables, x) -> logits` of it in evaluation mode; x is preprocessed.
+    net: it with its edits and grids (`joined`).
+    fn: `fn(variables, x) -> logits` of it without grids, in evaluation mode; x is preprocessed.
     quantized: `quant.quantize` of `fn`, or None.
     output: the recipe's.
   """
@@ -105,16 +105,18 @@ def functions(recipe: Recipe, half: bool = False) -> Functions:
   example, original = (jax.ShapeDtypeStruct((1, *recipe.image), jnp.float32),), None
   if recipe.edits:
     original = jax.eval_shape(lambda x: model.init(jax.random.key(0), x), *example)
-  net = graph.Net(one if recipe.edits else model.apply, None, example, original, recipe.edits)
+  whole = not recipe.edits and not recipe.rules
+  plain = graph.Net(model.apply if whole else one, None, example, original, recipe.edits)
 
   def fn(variables: Any, x: jax.Array) -> jax.Array:
-    out = net.infer(variables, x)
-    return out if recipe.edits else only(out)
+    out = plain.infer(variables, x)
+    return only(out) if whole else out
 
-  policy = quant.policy(recipe.rules, recipe.ends or None) if recipe.rules else None
-  carrier = "bfloat16" if half else "float32"
-  quantized = None if policy is None else quant.quantize(fn, policy, carrier, half)
-  return Functions(model, net, fn, quantized, recipe.output)
+  if not recipe.rules:
+    return Functions(model, plain, fn, None, recipe.output)
+  policy, carrier = quant.policy(recipe.rules, recipe.ends or None), "bfloat16" if half else "float32"
+  net = plain.edited([quant.edit.data(policy, carrier, half)], None, quant.edit.KIND)
+  return Functions(model, net, fn, quant.quantize(fn, policy, carrier, half), recipe.output)
 
 
 def initial(recipe: Recipe, key: jax.Array, x: jax.Array) -> Any:
@@ -139,10 +141,12 @@ def is_folded(recipe: Recipe) -> bool:
 
 def logits(parts: Functions, trees: tuple[Any, Any, Any], x: jax.Array) -> jax.Array:
   """The logits of preprocessed inputs, integers simulated; `trees` are (variables, qparams, quant_state)."""
-  variables, qparams, quant_state = trees
-  if parts.quantized is None:
-    return parts.fn(variables, x)
-  return parts.quantized.apply(qparams, quant_state, variables, x)[0]
+  return parts.fn(trees[0], x) if parts.quantized is None else parts.net.infer(joined(*trees), x)
+
+
+def joined(variables: Any, qparams: Any, quant_state: Any) -> Any:
+  """Returns the variables of a net with grids."""
+  return {**variables, "qparams": qparams, "quant_state": quant_state}
 
 
 def outputs(parts: Functions, trees: tuple[Any, Any, Any], x: jax.Array) -> Any:

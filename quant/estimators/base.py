@@ -48,7 +48,7 @@ class Placed(NamedTuple):
 
 
 class Statistics(NamedTuple):
-  """What calibration knows of a tensor where training starts.
+  """Statistics of a tensor from calibration, from which training starts.
 
   Attributes:
     magnitude: the mean magnitude, () or one for each scale.
@@ -66,7 +66,7 @@ def as_it_is(scale: jax.Array) -> jax.Array:
 
 @dataclasses.dataclass(frozen=True)
 class Estimator:
-  """How a tensor is rounded to its grid in training.
+  """A rule by which a tensor is rounded to its grid in training.
 
   Called with (x, grid, count=None), it rounds an array: values in x's type and shape, with its gradients for x and the
   grid's scale, which is taken for the trained one. `count` is that of `Placed`; by default the numbers that share a
@@ -88,7 +88,7 @@ class Estimator:
 
   @property
   def trains(self) -> bool:
-    """The scale is trained."""
+    """Whether the scale is trained."""
     return self.init is not None
 
   def values(self, placed: Placed) -> jax.Array:
@@ -128,7 +128,7 @@ _scaled.defvjp(_scaled_forward, _scaled_backward)
 
 
 def to_parameter(scale: jax.Array) -> jax.Array:
-  """What is trained for a positive scale: its logarithm."""
+  """Returns the trained parameter of a positive scale: its logarithm."""
   return jnp.log(scale)
 
 

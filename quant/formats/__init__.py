@@ -1,4 +1,10 @@
-"""Number formats: the levels of a grid and their codes, one a file."""
+"""Number formats: the levels of a grid and their codes, one a file.
+
+>>> import jax.numpy as jnp
+>>> import quant
+>>> quant.symmetric(jnp.float32(1.0), bits=3, format="power_of_two").levels
+(-1.0, -0.5, -0.25, 0.0, 0.25, 0.5, 1.0)
+"""
 
 from quant.formats.base import Format
 from quant.formats.integer import integer

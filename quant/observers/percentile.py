@@ -9,28 +9,18 @@ Where we differ: the paper takes the percentile of magnitudes, for symmetric gri
 values beyond it, for affine ones. A count stops at 2^32 - 1.
 """
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from leanax.core import axis, ranges
-from quant.observers.base import Observer, Range, empty
-from quant.observers.min_max import update
+from leanax.graph.kinds import Statistic
+from leanax.graph.statistics import extrema
+from quant.observers.base import Observer, Stats
 
 _BITS = 14
 _SHIFT = 32 - _BITS
-
-
-class Counted(NamedTuple):
-  """The fields of `Range`, of everything seen, and the number of values in each bin: (2^14,), uint32."""
-
-  low: jax.Array
-  high: jax.Array
-  magnitude: jax.Array
-  count: jax.Array
-  bins: jax.Array
+_COUNTS = "float_histogram"
 
 
 def percentile(q: float = 99.99) -> Observer:
@@ -40,18 +30,22 @@ def percentile(q: float = 99.99) -> Observer:
     q: above 50, at most 100.
   """
   ranges.check("percentile: q", q, ranges.Range("a number above 50 and at most 100", lambda q: 50 < q <= 100))
-  return Observer(_update, _empty, lambda state: _range(state, 1 - q / 100))
+  return Observer((extrema(), float_histogram()), lambda stats, bits: _range(stats, 1 - q / 100))
 
 
-def _empty() -> Counted:
-  return Counted(*empty(), jnp.zeros(2**_BITS, jnp.uint32))
+def float_histogram() -> Statistic:
+  """The number of values in each bin: (2^14,), uint32."""
+
+  def update(bins: jax.Array, x: jax.Array, axis_name: str | None) -> jax.Array:
+    batch = jnp.zeros_like(bins).at[_bin(x).reshape(-1)].add(1)
+    return _add(bins, axis.psum(batch, axis_name))
+
+  return Statistic(_COUNTS, lambda x: jnp.zeros(2**_BITS, jnp.uint32), update, _add, np.asarray)
 
 
-def _update(state: Counted, x: jax.Array, axis_name: str | None = None) -> Counted:
-  batch = jnp.zeros_like(state.bins).at[_bin(jax.lax.stop_gradient(x)).reshape(-1)].add(1)
-  bins = state.bins + axis.psum(batch, axis_name)
-  bins = jnp.where(bins < state.bins, jnp.uint32(2**32 - 1), bins)
-  return Counted(*update(Range(*state[:4]), x, axis_name), bins)
+def _add(a: jax.Array, b: jax.Array) -> jax.Array:
+  total = a + b
+  return jnp.where(total < a, jnp.uint32(2**32 - 1), total)
 
 
 def _bin(x: jax.Array) -> jax.Array:
@@ -69,15 +63,15 @@ def _edges() -> np.ndarray:
   return np.where(np.isfinite(edges), edges, np.where(ordered >> 31 == 1, largest, -largest))
 
 
-def _range(state: Counted, share: float) -> Range:
-  edges = _edges()
-  low, below = _leave_out(state.bins, share)
-  high, above = _leave_out(state.bins[::-1], share)
-  high = state.bins.size - 1 - high
+def _range(stats: Stats, share: float) -> tuple[jax.Array, jax.Array]:
+  edges, bins, (lowest, highest) = _edges(), stats[_COUNTS], stats["extrema"]
+  low, below = _leave_out(bins, share)
+  high, above = _leave_out(bins[::-1], share)
+  high = bins.size - 1 - high
   width = jnp.asarray(np.diff(edges / 2))  # halved: the outermost bins are as wide as the largest number
-  seen, edges = Range(*state[:4]), jnp.asarray(edges)
+  edges = jnp.asarray(edges)
   ends = edges[low] + 2 * below * width[low], edges[high + 1] - 2 * above * width[high]
-  return seen._replace(**{name: jnp.clip(end, seen.low, seen.high) for name, end in zip(("low", "high"), ends)})
+  return jnp.clip(ends[0], lowest, highest), jnp.clip(ends[1], lowest, highest)
 
 
 def _leave_out(bins: jax.Array, share: float) -> tuple[jax.Array, jax.Array]:

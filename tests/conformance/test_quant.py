@@ -5,6 +5,7 @@ A method's kind is what it returns. `fake_quant` goes through what holds of any 
 
 import dataclasses
 import pathlib
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -255,13 +256,19 @@ def test_steps_are_the_values_over_the_scale_with_their_gradient(name):
   jax.tree.map(np.testing.assert_array_equal, pull(cotangent), pull_steps(cotangent))
 
 
+class Seen(NamedTuple):
+  low: jax.Array
+  high: jax.Array
+  magnitude: jax.Array
+
+
 def observed(name, batches, axis_name=None):
   """(state, range) after batches, from nothing."""
   observer = OBSERVERS[name]
-  state = observer.empty()
+  state = observer.init()
   for x in batches:
     state = observer.update(state, x, axis_name)
-  return state, observer.range(state)
+  return state, Seen(*observer.ends(state, 8))
 
 
 @every_observer
@@ -269,7 +276,7 @@ def test_observer_begins_with_the_first_batch(name):
   """The first batch is taken whole; no gradient passes; the count goes up by one."""
   x = values(scale=3.0)
   state, seen = observed(name, [x])
-  assert int(state.count) == 1
+  assert int(state["batches"].count) == 1
   assert seen.low == jnp.min(x) and seen.high == jnp.max(x)
   assert jnp.all(jax.grad(lambda x: observed(name, [x])[1].high)(x) == 0)
 
@@ -280,19 +287,19 @@ def test_observer_stays_within_what_was_seen(name):
   state, seen = observed(name, batches)
   everything = jnp.concatenate(batches)
   assert jnp.min(everything) <= seen.low < seen.high <= jnp.max(everything)
-  assert int(state.count) == 5
+  assert int(state["batches"].count) == 5
   means = [jnp.mean(jnp.abs(x)) for x in batches]
   assert min(means) <= seen.magnitude <= max(means)
 
 
 @every_observer
 def test_observer_has_a_state_of_constant_size(name):
-  """Nothing seen is all zero, so that calibration can begin anew; every field keeps its shape and type."""
-  empty, (state, _) = OBSERVERS[name].empty(), observed(name, [values(), values(1, (3, 5, 7)), values(2, (900,))])
-  assert all(np.all(np.asarray(leaf) == 0) for leaf in jax.tree.leaves(empty))
+  """Every field keeps its shape and type; nothing seen has no grid, which NaN tells."""
+  empty, (state, _) = OBSERVERS[name].init(), observed(name, [values(), values(1, (3, 5, 7)), values(2, (900,))])
   assert jax.tree.map(jnp.shape, state) == jax.tree.map(jnp.shape, empty)
   assert jax.tree.map(lambda leaf: leaf.dtype, state) == jax.tree.map(lambda leaf: leaf.dtype, empty)
-  assert int(empty.count) == 0 and OBSERVERS[name].range(empty).low == 0
+  assert int(empty["batches"].count) == 0
+  assert np.isnan(quant.affine(*OBSERVERS[name].range(empty, 8), 8).scale)
 
 
 @every_observer

@@ -19,9 +19,9 @@ class Maker:
     if self.quantized:
       scale = np.float32(spread * self.rng.uniform(0.7, 1.3) / 40)
       zero = int(self.rng.choice([-128, -90])) if relu else int(self.rng.integers(-30, 31))
-      grid = {"dtype": "int8", "scale": np.array(scale), "zero_point": zero}
+      grid = {"dtype": "int8", "grid": ir.grid(scale, zero)}
       if like is not None:
-        grid = {k: getattr(self.tensors[like], k) for k in ("dtype", "scale", "zero_point")}
+        grid = {k: getattr(self.tensors[like], k) for k in ("dtype", "grid")}
     self.tensors[name] = ir.Tensor(name, (None, *shape), **grid)
     return name
 
@@ -35,10 +35,10 @@ class Maker:
     if self.quantized:
       s = (np.abs(w).reshape(-1, shape[-1]).max(0) / 127).astype(np.float32)
       codes = np.clip(np.rint(w / s), -127, 127).astype(np.int8)
-      self.tensors[kernel] = ir.Tensor(kernel, shape, "int8", s, axis=len(shape) - 1, data=codes)
+      self.tensors[kernel] = ir.Tensor(kernel, shape, "int8", ir.grid(s, axis=len(shape) - 1), codes)
       both = self.tensors[source].scale * s
       data = np.rint(b / both).astype(np.int32)
-      self.tensors[offset] = ir.Tensor(offset, data.shape, "int32", both, axis=0, data=data)
+      self.tensors[offset] = ir.Tensor(offset, data.shape, "int32", ir.grid(both, bits=32, axis=0), data)
     else:
       self.tensors[kernel] = ir.Tensor(kernel, shape, data=w.astype(np.float32))
       self.tensors[offset] = ir.Tensor(offset, b.shape, data=b.astype(np.float32))

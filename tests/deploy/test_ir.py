@@ -3,6 +3,7 @@ import pytest
 
 from leanax.core.errors import UserError
 from leanax.deploy import ir
+from leanax.deploy.preprocessing import Preprocessing
 from tests.deploy import nets
 
 
@@ -23,14 +24,14 @@ def test_same_padding_keeps_the_grid_of_strides(size, window, stride, dilation):
 
 
 def test_round_trip_of_codes():
-  grid = ir.Tensor("x", (None, 256), "int8", np.array(0.037, np.float32), -128)
+  grid = ir.Tensor("x", (None, 256), "int8", ir.grid(0.037, -128))
   codes = np.arange(-128, 128).astype(np.int8)
   assert (ir.quantize(ir.dequantize(codes, grid), grid) == codes).all()
   assert ir.dequantize(np.array([-128], np.int8), grid).item() == 0.0
 
 
 def test_preprocessing():
-  done = ir.Preprocessing((0.5,), (0.25,), 1 / 255).apply(np.array([0, 255], np.uint8))
+  done = Preprocessing((0.5,), (0.25,), 1 / 255).apply(np.array([0, 255], np.uint8))
   assert done.dtype == np.float32
   assert done.tolist() == [-2.0, 2.0]
 
@@ -51,7 +52,7 @@ def test_unsound_networks_are_refused_by_name():
   with pytest.raises(UserError, match="'nothing' is made by no layer"):
     ir.check(network._replace(output="nothing"))
   with pytest.raises(UserError, match="'dense0/kernel' has zero point 3; weights must be symmetric"):
-    ir.check(spoil("dense0/kernel", zero_point=3))
+    ir.check(spoil("dense0/kernel", grid=ir.grid(0.1, 3)))
   with pytest.raises(UserError, match="'dense0/kernel' hold the code -128"):
     ir.check(spoil("dense0/kernel", data=np.full((20, 16), -128, np.int8)))
   with pytest.raises(UserError, match="only quantize layers may change the type"):
@@ -61,7 +62,10 @@ def test_unsound_networks_are_refused_by_name():
 def test_pool_keeps_its_grid():
   network = nets.lenet(0).network()
   pooled = network.layers[1].output
-  tensors = {**network.tensors, pooled: network.tensors[pooled]._replace(zero_point=5)}
+  tensors = {
+    **network.tensors,
+    pooled: network.tensors[pooled]._replace(grid=ir.grid(network.tensors[pooled].scale, 5)),
+  }
   with pytest.raises(UserError, match="must have one grid"):
     ir.check(network._replace(tensors=tensors))
 

@@ -54,7 +54,7 @@ def test_a_file_has_the_codes_of_the_slice_that_each_layer_reads(fn):
   qparams, state = model.init(variables, x)
   network = deploy.lift(fn, variables, x, model.grids(qparams, state, variables, x))
   simulated = np.asarray(model.apply(qparams, state, variables, x)[0])
-  found = deploy.parity(network, litert.Model(litert.write(network)), np.asarray(x), simulated)
+  found = deploy.parity(network, litert().open(litert().write(network)), np.asarray(x), simulated)
   assert found["reference/runtime"].count == 0
   assert found["simulation/reference"].max_steps <= 1
   assert found["simulation/reference"].count <= 0.01 * found["simulation/reference"].total

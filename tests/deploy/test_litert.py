@@ -1,5 +1,6 @@
 """Files written here, run by the real runtime, against the reference interpreter."""
 
+import dataclasses
 import sys
 
 import numpy as np
@@ -7,7 +8,9 @@ import pytest
 
 from leanax.core.errors import UserError
 from leanax.deploy import ir, litert, reference
-from leanax.deploy.compare import Mismatch, compare, parity, run_codes
+from leanax.deploy.compare import Mismatch, compare, parity
+from leanax.deploy.formats.litert import constants
+from leanax.deploy.preprocessing import Preprocessing
 from leanax.deploy.size import sizes
 from tests.deploy import nets
 
@@ -43,9 +46,9 @@ LAYERS = {
 def on_powers_of_two(maker):
   """Moves every scale to a power of two, so that exact ties are common."""
   for name, tensor in maker.tensors.items():
-    if tensor.scale is not None:
-      scale = 2.0 ** np.round(np.log2(tensor.scale))
-      maker.tensors[name] = tensor._replace(scale=np.asarray(scale, np.float32))
+    if tensor.grid is not None:
+      scale = np.asarray(2.0 ** np.round(np.log2(tensor.scale)), np.float32)
+      maker.tensors[name] = tensor._replace(grid=dataclasses.replace(tensor.grid, scale=scale))
 
 
 @pytest.mark.parametrize("kernels", KERNELS)
@@ -57,7 +60,7 @@ def test_every_int8_layer_is_bit_exact(kind, kernels):
     if seed >= 2:
       on_powers_of_two(maker)
     network, x = maker.network(), maker.images(64)
-    codes = litert.Model(litert.write(network), kernels=kernels).codes(x)
+    codes = litert(kernels=kernels).open(litert().write(network)).codes(x)
     assert np.ptp(codes.astype(int)) > 20
     assert compare(reference.run(network, x, KERNELS[kernels]), codes).count == 0
 
@@ -68,7 +71,7 @@ def test_every_float_layer_is_as_near_as_float_allows(kind):
   LAYERS[kind](maker)
   network, x = maker.network(), maker.images(16)
   for kernels in KERNELS:
-    got = litert.Model(litert.write(network), kernels=kernels).run(x)
+    got = litert(kernels=kernels).open(litert().write(network)).run(x)
     np.testing.assert_allclose(got, reference.run(network, x), atol=1e-5)
 
 
@@ -80,7 +83,7 @@ def test_a_hundred_random_dense_stacks_are_bit_exact(kernels):
     widths = tuple(int(w) for w in rng.integers(2, 40, rng.integers(2, 6)))
     maker = nets.mlp(seed, widths)
     network, x = maker.network(), maker.images(100)
-    codes = litert.Model(litert.write(network), kernels=kernels).codes(x)
+    codes = litert(kernels=kernels).open(litert().write(network)).codes(x)
     found = compare(reference.run(network, x, KERNELS[kernels]), codes)
     assert found.count == 0, (seed, widths, found)
     counted += found.total
@@ -93,9 +96,9 @@ def test_conv_nets_agree_with_both_kernels(make):
   for seed in range(6):
     maker = make(seed)
     network, x = maker.network(), maker.images(64)
-    file = litert.write(network)
-    plain = litert.Model(file, kernels="reference").codes(x)
-    assert parity(network, litert.Model(file), x)["reference/runtime"].count == 0
+    file = litert().write(network)
+    plain = litert(kernels="reference").open(file).codes(x)
+    assert parity(network, litert().open(file), x)["reference/runtime"].count == 0
     assert compare(reference.run(network, x, "litert"), plain).count == 0
     across = compare(reference.run(network, x, "float32"), plain)
     assert across.max_steps <= 2
@@ -108,7 +111,7 @@ def test_conv_nets_agree_with_both_kernels(make):
 def test_float_files_match_the_numpy_forward(make):
   maker = make(0, quantized=False)
   network, x = maker.network(), maker.images(32)
-  model = litert.Model(litert.write(network))
+  model = litert().open(litert().write(network))
   assert (model.input.dtype, model.output.dtype) == ("float32", "float32")
   np.testing.assert_allclose(model.run(x), reference.run(network, x), atol=1e-5)
 
@@ -117,8 +120,8 @@ def test_float_ends_quantize_by_the_same_rule():
   maker = nets.lenet(0)
   network = maker.network()
   x = ir.dequantize(maker.images(64), network.tensors["input"]) + np.float32(0.003)
-  inside = litert.Model(litert.write(network)).run(x)
-  ends = litert.Model(litert.write(ir.float_ends(network)))
+  inside = litert().open(litert().write(network)).run(x)
+  ends = litert().open(litert().write(ir.float_ends(network)))
   assert ends.input.dtype == "float32"
   assert (ends.run(x) == inside).all()
 
@@ -126,7 +129,7 @@ def test_float_ends_quantize_by_the_same_rule():
 def test_batches_of_any_size_give_the_same():
   maker = nets.resnet(1)
   network, x = maker.network(), maker.images(50)
-  model = litert.Model(litert.write(network))
+  model = litert().open(litert().write(network))
   whole = model.run(x)
   assert (whole == model.run(x, batch=7)).all()
   assert (whole == model.run(x, batch=1)).all()
@@ -136,13 +139,13 @@ def test_batches_of_any_size_give_the_same():
 def test_preprocessing_travels_in_the_file():
   maker = nets.lenet(2)
   raw = maker.rng.integers(0, 256, (20, 12, 12, 1)).astype(np.uint8)
-  how = ir.Preprocessing((0.5,), (0.2,))
+  how = Preprocessing((0.5,), (0.2,))
   network = maker.network(how)
-  model = litert.Model(litert.write(network))
+  model = litert().open(litert().write(network))
   assert model.preprocessing == how
   assert (model.run(raw) == model.run(how.apply(raw))).all()
-  assert (run_codes(model, raw) == reference.run(network, how.apply(raw))).all()
-  assert litert.Model(litert.write(network._replace(preprocessing=None))).preprocessing is None
+  assert (model.batches(raw) == reference.run(network, how.apply(raw))).all()
+  assert litert().open(litert().write(network._replace(preprocessing=None))).preprocessing is None
 
 
 def test_pruned_weights_are_integer_zero_in_the_file():
@@ -154,7 +157,7 @@ def test_pruned_weights_are_integer_zero_in_the_file():
     mask = maker.rng.random(data.shape) < 0.8
     pruned += int(mask.sum())
     data[mask] = 0
-  stored = litert.constants(litert.write(maker.network()))
+  stored = constants(litert().write(maker.network()))
   int8 = [array for array in stored if array.dtype == np.int8 and array.ndim > 1]
   zeros = sum(int((array == 0).sum()) for array in int8)
   assert sum(array.size for array in int8) == sum(maker.tensors[name].data.size for name in kernels)
@@ -165,8 +168,8 @@ def test_pruned_weights_are_integer_zero_in_the_file():
 
 def test_overhead_is_small_and_accounted_for():
   maker = nets.mlp(0, (64, 64, 24, 10))
-  network = maker.network(ir.Preprocessing())
-  file = litert.write(network)
+  network = maker.network(Preprocessing())
+  file = litert().write(network)
   found = sizes(network, file)
   weights = sum(network.tensors[layer.kernel].data.size for layer in network.layers)
   assert weights == 5872
@@ -177,7 +180,7 @@ def test_overhead_is_small_and_accounted_for():
 
 
 def test_latency_is_measured():
-  found = litert.Model(litert.write(nets.lenet(0).network())).latency(runs=20, warm_up=2)
+  found = litert().open(litert().write(nets.lenet(0).network())).latency(runs=20, warm_up=2)
   assert 0 < found.wall_min <= found.wall_median
   assert found.cpu_min > 0
   assert (found.runs, found.threads) == (20, 1)
@@ -185,39 +188,54 @@ def test_latency_is_measured():
 
 def test_threads_do_not_change_the_codes():
   maker = nets.resnet(3)
-  file, x = litert.write(maker.network()), maker.images(16)
-  assert (litert.Model(file, threads=2).codes(x) == litert.Model(file).codes(x)).all()
+  file, x = litert().write(maker.network()), maker.images(16)
+  assert (litert().open(file, threads=2).codes(x) == litert().open(file).codes(x)).all()
 
 
 def test_hostile_files_are_one_sentence(tmp_path):
-  file = litert.write(nets.lenet(0).network(ir.Preprocessing()))
+  file = litert().write(nets.lenet(0).network(Preprocessing()))
   with pytest.raises(UserError, match="is not a LiteRT"):
-    litert.Model(b"PK\x03\x04" + bytes(100))
+    litert().open(b"PK\x03\x04" + bytes(100))
   with pytest.raises(UserError, match="is not a LiteRT"):
-    litert.Model(b"")
+    litert().open(b"")
   with pytest.raises(UserError, match="cannot read the LiteRT file .*none.tflite"):
-    litert.Model(tmp_path / "none.tflite")
+    litert().open(tmp_path / "none.tflite")
   path = tmp_path / "cut.tflite"
   for cut in (9, 40, 200, len(file) // 2, len(file) - 20):
     path.write_bytes(file[:cut])
     with pytest.raises(UserError, match="cut.tflite"):
-      litert.Model(path)
+      litert().open(path)
 
 
 def test_inputs_of_the_wrong_kind_are_named():
-  model = litert.Model(litert.write(nets.lenet(0).network()))
+  model = litert().open(litert().write(nets.lenet(0).network()))
   with pytest.raises(UserError, match=r"takes int8 \(N, 12, 12, 1\), not float32 \(2, 12, 12, 1\)"):
     model.codes(np.zeros((2, 12, 12, 1), np.float32))
   with pytest.raises(UserError, match=r"not int8 \(2, 11, 12, 1\)"):
     model.run(np.zeros((2, 11, 12, 1), np.float32))
   with pytest.raises(UserError, match="unknown kernels 'fast'"):
-    litert.Model(b"", kernels="fast")
+    litert(kernels="fast").open(b"")
+
+
+@pytest.mark.parametrize("kind", ["dense", "conv", "add", "average pool"])
+def test_results_of_far_finer_steps_than_their_sums_are_refused(kind):
+  """XNNPACK's sums overflow there, and its products refuse the file."""
+  maker = nets.Maker(0, (6, 7, 3), True)
+  LAYERS[kind](maker)
+  network = maker.network()
+  litert().check(network)
+  made = network.tensors[network.output]
+  fine = made._replace(grid=dataclasses.replace(made.grid, scale=np.float32(1e-9)))
+  wrong = network._replace(tensors={**network.tensors, made.name: fine})
+  for call in (litert().check, litert().write):
+    with pytest.raises(UserError, match=rf"layer '\w+' computes in .* makes '{made.name}' in steps of 1e-09"):
+      call(wrong)
 
 
 def test_a_missing_extra_is_named(monkeypatch):
   monkeypatch.setitem(sys.modules, "ai_edge_litert", None)
   with pytest.raises(UserError, match=r"pip install leanax\[litert\]"):
-    litert.write(nets.mlp(0).network())
+    litert().write(nets.mlp(0).network())
 
 
 def test_compare_counts():

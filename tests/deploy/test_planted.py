@@ -4,6 +4,7 @@ The network is dense, so without a fault no code differs anywhere; with one, the
 differ and the third still agrees.
 """
 
+import dataclasses
 import importlib
 
 import jax
@@ -13,7 +14,7 @@ import pytest
 
 from leanax import deploy
 from leanax.deploy import ir, litert, reference, requantize
-from leanax.deploy.litert import writer
+from leanax.deploy.formats.litert import writer
 from leanax.zoo.mlp import MLP
 from quant.quantize import quantize
 
@@ -29,7 +30,7 @@ def compared():
   grids = model.grids(qparams, state, variables, x)
   network = deploy.lift(net.apply, variables, x, grids)
   simulated, _ = model.apply(qparams, state, variables, x)
-  return deploy.parity(network, litert.Model(litert.write(network)), np.asarray(x), np.asarray(simulated))
+  return deploy.parity(network, litert().open(litert().write(network)), np.asarray(x), np.asarray(simulated))
 
 
 def calibrated(variables, x, model):
@@ -104,15 +105,22 @@ def changed(what, by):
   return wrong
 
 
+def moved(tensor, **change):
+  return tensor._replace(grid=dataclasses.replace(tensor.grid, **change))
+
+
 def is_weights(tensor):
   return tensor.dtype == "int8" and tensor.data is not None
 
 
 WRITER = {
-  "zero point": (lambda t: t.dtype == "int8" and t.data is None, lambda t: t._replace(zero_point=t.zero_point + 1)),
-  "bias": (lambda t: t.dtype == "int32" and t.scale is not None, lambda t: t._replace(data=t.data + 60)),
+  "zero point": (
+    lambda t: t.dtype == "int8" and t.data is None,
+    lambda t: moved(t, zero_point=np.array(t.zero_point + 1)),
+  ),
+  "bias": (lambda t: t.dtype == "int32" and t.grid is not None, lambda t: t._replace(data=t.data + 60)),
   "weights": (is_weights, lambda t: t._replace(data=np.minimum(t.data + 1, 127))),
-  "channels": (is_weights, lambda t: t._replace(scale=np.roll(t.scale, 1))),
+  "channels": (is_weights, lambda t: moved(t, scale=np.roll(t.scale, 1))),
   "transposed": (is_weights, lambda t: t._replace(data=t.data[::-1])),
 }
 

@@ -65,13 +65,12 @@ def test_convolutions_match_loops_over_exact_fractions(kind):
 
 
 def test_dense_by_hand():
-  one = np.array(1.0, np.float32)
   weights = np.array([[3, -1], [2, 5]], np.int8)
   tensors = {
-    "x": ir.Tensor("x", (None, 2), "int8", np.array(0.5, np.float32), 1),
-    "k": ir.Tensor("k", (2, 2), "int8", np.array([0.25, 1.0], np.float32), axis=1, data=weights),
-    "b": ir.Tensor("b", (2,), "int32", np.array([0.125, 0.5], np.float32), axis=0, data=np.array([4, -6], np.int32)),
-    "y": ir.Tensor("y", (None, 2), "int8", one, -3),
+    "x": ir.Tensor("x", (None, 2), "int8", ir.grid(0.5, 1)),
+    "k": ir.Tensor("k", (2, 2), "int8", ir.grid([0.25, 1.0], axis=1), weights),
+    "b": ir.Tensor("b", (2,), "int32", ir.grid([0.125, 0.5], bits=32, axis=0), np.array([4, -6], np.int32)),
+    "y": ir.Tensor("y", (None, 2), "int8", ir.grid(1.0, -3)),
   }
   network = ir.check(ir.Network((ir.Dense("d", ("x",), "y", "k", "b"),), tensors, "x", "y"))
   # steps 4, -2; sums 12 - 4 + 4 = 12 and -4 - 10 - 6 = -20; times 1/8 and 1/2: 1.5 and -10, so 2 and -10, less 3.
@@ -98,17 +97,17 @@ def test_max_pool_ignores_the_border_and_mean_averages():
 def test_int32_accumulators_wrap():
   big = np.full((1, 1), 127, np.int8)
   tensors = {
-    "x": ir.Tensor("x", (None, 1), "int8", np.array(1.0, np.float32), 0),
-    "k": ir.Tensor("k", (1, 1), "int8", np.ones(1, np.float32), axis=1, data=big),
-    "b": ir.Tensor("b", (1,), "int32", np.ones(1, np.float32), axis=0, data=np.array([2**31 - 1], np.int32)),
-    "y": ir.Tensor("y", (None, 1), "int8", np.array(1.0, np.float32), 0),
+    "x": ir.Tensor("x", (None, 1), "int8", ir.grid(1.0)),
+    "k": ir.Tensor("k", (1, 1), "int8", ir.grid([1.0], axis=1), big),
+    "b": ir.Tensor("b", (1,), "int32", ir.grid([1.0], bits=32, axis=0), np.array([2**31 - 1], np.int32)),
+    "y": ir.Tensor("y", (None, 1), "int8", ir.grid(1.0)),
   }
   network = ir.Network((ir.Dense("d", ("x",), "y", "k", "b"),), tensors, "x", "y")
   assert reference.run(network, big).item() == -128
 
 
 def test_quantizes_floats_as_the_contract_says():
-  grid = ir.Tensor("x", (None, 4), "int8", np.array(0.5, np.float32), 10)
+  grid = ir.Tensor("x", (None, 4), "int8", ir.grid(0.5, 10))
   x = np.array([[0.25, 0.75, -1.25, 1e9]], np.float32)  # 0.5, 1.5, -2.5 steps
   assert reference.quantize(x, grid).tolist() == [[10, 12, 8, 127]]
   assert ir.quantize(x, grid).tolist() == [[10, 12, 8, 127]]

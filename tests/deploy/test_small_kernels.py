@@ -50,6 +50,6 @@ def test_the_bias_reaches_the_file(make):
   found = float(last.scale) * (codes.astype(np.float64) - last.zero_point)
   for numbers in (found, simulated):
     np.testing.assert_allclose(numbers, exact, atol=0.51 * float(last.scale))
-  pairs = deploy.parity(network, litert.Model(litert.write(network)), np.asarray(x), simulated)
+  pairs = deploy.parity(network, litert().open(litert().write(network)), np.asarray(x), simulated)
   assert {pair: mismatch.count for pair, mismatch in pairs.items()} == dict.fromkeys(pairs, 0)
   assert all(isinstance(layer, ir.Conv2D) for layer in network.layers)

@@ -28,8 +28,8 @@ def test_bools_are_zeros_and_ones(outputs, mask, ignored):
   found = []
   for dtype in (bool, np.int32):
     term = kd.Term("on", kd.sigmoid_cross_entropy(), mask=mask, ignore_label=ignored)
-    step = jax.jit(engine.make_train_step(plain(linear), kd.weighted([term]), optax.sgd(1.0)))
-    state = engine.create({"params": {"kernel": jnp.asarray(KERNEL[:, :outputs])}}, optax.sgd(1.0))
+    init, step = engine.training(plain(linear), kd.weighted([term]), optax.sgd(1.0))
+    step, state = jax.jit(step), init({"params": {"kernel": jnp.asarray(KERNEL[:, :outputs])}})
     labels = ON[:, :outputs].astype(dtype).squeeze(-1) if outputs == 1 else ON.astype(dtype)
     found.append(step(state, {"image": jnp.asarray(IMAGES), "label": jnp.asarray(labels)}))
   (s, metrics), (t, others) = found

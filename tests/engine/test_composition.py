@@ -9,8 +9,8 @@ import pytest
 
 import sparsity
 from leanax.core.errors import UserError
-from leanax.engine.train import forward, optim, parallel, state
-from leanax.engine.train.step import make_train_step
+from leanax.engine.train import forward, optim, parallel
+from leanax.engine.train.step import training
 from quant.quantize import quantize
 from tests.engine import nets
 
@@ -35,10 +35,10 @@ def composed(accumulate=1):
   inner = optim.optimizer("adamw", 0.01, weight_decay=0.1, rates={"scale": 0.1})
   rules = (("*/kernel", True),)
   tx = sparsity.magnitude(inner, density=DENSITY, schedule=sparsity.cubic(1, 4, every=1), rules=rules)
-  step = make_train_step(
+  init, step = training(
     forward.quantized(quantized.apply), nets.distillation(), tx, teacher=nets.teacher, ema=0.9, accumulate=accumulate
   )
-  start = state.create(variables(), tx, qparams=qparams, quant_state=quant_state, ema=0.9, accumulate=accumulate)
+  start = init(variables(), qparams=qparams, quant_state=quant_state)
   return jax.jit(step, static_argnames="axis_name"), start, quantized
 
 
@@ -51,7 +51,7 @@ def run(step, s, first, last):
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_all_three_are_at_work(accumulate):
   step, start, quantized = composed(accumulate)
-  end, metrics = run(step, start, 0, 8 * accumulate)
+  end, metrics = run(step, start, 0, 8)
   masks = sparsity.masks(end.opt_state)["params"]
   for layer in ("first", "last"):
     kernel, mask = end.params[layer]["kernel"], masks[layer]["kernel"]
@@ -81,11 +81,11 @@ def test_the_composed_step_on_four_devices(mode):
 @pytest.mark.parametrize("dropped", [None, "step", "params", "qparams", "opt_state", "ema"])
 def test_a_resumed_composition_is_the_unbroken_one(dropped):
   step, start, _ = composed(accumulate=2)
-  whole, _ = run(step, start, 0, 10)
-  stopped = jax.tree.map(np.asarray, run(step, start, 0, 5)[0])
+  whole, _ = run(step, start, 0, 5)
+  stopped = jax.tree.map(np.asarray, run(step, start, 0, 3)[0])
   if dropped:
     stopped = stopped.replace(**{dropped: getattr(start, dropped)})
-  resumed, _ = run(step, stopped, 5, 10)
+  resumed, _ = run(step, stopped, 3, 5)
   same = all(bool((a == b).all()) for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(resumed), strict=True))
   assert same == (dropped is None)
 
@@ -94,8 +94,9 @@ def test_a_resumed_composition_is_the_unbroken_one(dropped):
 def test_nothing_may_follow_a_sparse_method(order):
   after = {"clipped after": optax.clip_by_global_norm(1.0), "scaled after": optax.scale(0.5)}[order]
   tx = optax.chain(sparsity.magnitude(optax.sgd(0.1), density=0.5, rules=(("*kernel", True),)), after)
-  step, s = make_train_step(nets.smooth, nets.supervised(), tx), state.create(variables(), tx)
+  init, step = training(nets.smooth, nets.supervised(), tx)
   with pytest.raises(UserError, match="has to be the outermost"):
-    step(s, nets.batch())
+    step(init(variables()), nets.batch())
   safe = optax.apply_if_finite(sparsity.magnitude(optax.sgd(0.1), density=0.5, rules=(("*kernel", True),)), 3)
-  make_train_step(nets.smooth, nets.supervised(), safe)(state.create(variables(), safe), nets.batch())
+  init, step = training(nets.smooth, nets.supervised(), safe)
+  step(init(variables()), nets.batch())

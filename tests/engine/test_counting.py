@@ -11,10 +11,10 @@ from kd import Term, weighted
 from kd.counting import counted
 from leanax import engine
 from leanax.core.errors import UserError
-from leanax.engine.train import counting, loop, optim, state
+from leanax.engine.train import loop, metrics, micro_batches, optim
 from leanax.engine.train.forward import plain
 from leanax.engine.train.parallel import parallelize
-from leanax.engine.train.step import make_train_step
+from leanax.engine.train.step import training
 from tests.engine import nets
 
 LABELS = np.array([0, -1, -1, -1, 1, 2, 0, 1], np.int32)
@@ -54,32 +54,26 @@ def of_examples(order, micro, valid=None, class_mask=None):
 
 def trained(accumulate, tx, *, terms=TERMS, mode="jit", devices=None, updates=3, **masks):
   get_batch, data = of_examples(np.arange(8), 8 // accumulate, **masks)
-  step = make_train_step(plain(linear), weighted(terms), tx, accumulate=accumulate, ema=0.5)
+  init, step = training(plain(linear), weighted(terms), tx, accumulate=accumulate, ema=0.5)
   kernel = np.random.default_rng(1).normal(size=(4, 3)).astype(np.float32)
-  start = state.create({"params": {"kernel": jnp.asarray(kernel)}}, tx, accumulate=accumulate, ema=0.5)
-  get_batch = engine.of_update(get_batch, accumulate)
-  return engine.fit(
-    step, start, get_batch, data, steps=updates * accumulate, mode=mode, devices=devices, steps_per_call=1
-  )
+  start = init({"params": {"kernel": jnp.asarray(kernel)}})
+  return engine.fit(step, start, get_batch, data, steps=updates, mode=mode, devices=devices, steps_per_call=1)
 
 
 def equal(one, other):
   (s, history), (t, parts) = one, other
   for name in ("params", "ema"):
     assert nets.largest_gap(getattr(s, name), getattr(t, name)) < 2e-6, name
-  for name in set(history) - {"grad_norm"}:
-    of_updates = parts[name].reshape(len(history[name]), -1).mean(1)
-    np.testing.assert_allclose(of_updates, history[name], rtol=2e-5, err_msg=name)
+  assert history.keys() == parts.keys() and len(history["loss"]) == len(parts["loss"]) == int(s.step) == int(t.step)
+  for name in history:
+    np.testing.assert_allclose(parts[name], history[name], rtol=2e-5, err_msg=name)
 
 
 @pytest.mark.parametrize("masks", [{}, {"valid": VALID}], ids=["labels", "padding"])
 @pytest.mark.parametrize("accumulate", [2, 4])
 def test_micro_batches_are_the_batch(masks, accumulate):
   tx = optim.optimizer("sgd", 0.1, momentum=0.9, clip_norm=1.0)
-  whole, parts = trained(1, tx, **masks), trained(accumulate, tx, **masks)
-  if "examples_left" in parts[1]:  # a count of the whole batch, and not of a micro-batch's size
-    parts[1]["examples_left"] = parts[1]["examples_left"] * accumulate
-  equal(whole, parts)
+  equal(trained(1, tx, **masks), trained(accumulate, tx, **masks))
 
 
 def test_the_case_by_hand():
@@ -111,42 +105,52 @@ def test_classes_that_do_not_count_are_masked_alike():
   mask[3] = False  # an example without any class
   tx = optax.sgd(0.1)
   whole, parts = (trained(k, tx, terms=terms, class_mask=mask) for k in (1, 2))
-  assert whole[1]["examples_left"][0] == 7 and parts[1]["examples_left"].tolist()[:2] == [3.5, 3.5]
-  del whole[1]["examples_left"]
+  assert whole[1]["examples_left"][0] == 7
   equal(whole, parts)
 
 
-def test_a_step_by_hand_gets_the_masks_of_its_update():
-  step = make_train_step(plain(linear), weighted(TERMS[:1]), optax.sgd(1.0), accumulate=2)
-  s = state.create({"params": {"kernel": jnp.ones((4, 3))}}, optax.sgd(1.0), accumulate=2)
-  get_batch, data = of_examples(np.arange(8), 4)
-  halves = [get_batch(data, k, seed=0, part=(0, 1)) for k in range(2)]
-  with pytest.raises(UserError, match="accumulate is 2, .* 'update'; expected a get_batch that engine.of_update gives"):
-    step(s, halves[0])
-  update = jax.tree.map(lambda *a: jnp.stack(a, 1), *map(engine.masks_of, halves))
-  given = engine.of_update(get_batch, 2)(data, 1, seed=0, part=(0, 1))
-  np.testing.assert_array_equal(given["update"]["label"], update["label"])
-  assert update["label"].shape == (4, 2)
-  step(s, halves[0] | {"update": update})
-  with pytest.raises(UserError, match="of 2 micro-batches"):
-    step(s, halves[0] | {"update": jax.tree.map(lambda a: a[:, [0, 1, 1]], update)})
-  two = parallelize(step, "mesh", jax.local_devices()[:2])
-  two(s, halves[0] | {"update": update})
+@pytest.mark.parametrize("mode", ["jit", "pmap", "shard_map", "mesh"])
+def test_a_batch_of_arrays_is_split_in_pieces(mode):
+  """The same update as from a function that makes each micro-batch; class masks of all examples are not split."""
+  _, data = of_examples(np.arange(8), 4, valid=VALID)
+  data |= {"class_mask": jnp.ones((1, 3), bool)} if mode == "jit" else {}
+  init, step = training(plain(linear), weighted([TERMS[0], Term("soft", kd.hinton(2.0))]), optax.sgd(1.0), accumulate=2)
+  start = init({"params": {"kernel": jnp.ones((4, 3))}})
+  got, metrics = parallelize(step, mode, jax.local_devices()[:2])(start, data)
+  micro = lambda k: {key: x if x.shape[0] == 1 else x[4 * k : 4 * k + 4] for key, x in data.items()}
+  with jax.disable_jit():
+    want, expected = step(start, micro)
+  assert nets.largest_gap(got.params, want.params) < 1e-6
+  np.testing.assert_allclose(metrics["loss"], expected["loss"], rtol=1e-6)
+
+
+def test_batches_that_are_no_update():
+  step = training(plain(linear), weighted(TERMS[:1]), optax.sgd(1.0), accumulate=3).step
+  start = training(plain(linear), weighted(TERMS[:1]), optax.sgd(1.0)).init({"params": {"kernel": jnp.ones((4, 3))}})
+  batch = of_examples(np.arange(8), 8)[1]
+  with pytest.raises(UserError, match="a batch of 8 examples does not divide into 3 micro-batches of equal size"):
+    step(start, batch)
+  with pytest.raises(UserError, match=r"the batch's 'label' is of shape \(8,\), and its 'image' has 6 examples"):
+    step(start, {**batch, "image": batch["image"][:6]})
+  with pytest.raises(UserError, match="the batch is a tuple; expected {'image'"):
+    step(start, lambda k: (batch["image"], batch["label"]))
 
 
 def test_images_of_the_other_micro_batches_are_not_computed():
-  """Only labels are read of them: the compiled step multiplies once."""
+  """The pass that counts reads labels only: the compiled step computes the images of one micro-batch at a time."""
   get_batch, data = of_examples(np.arange(8), 2)
 
-  def costly(data, step, *, seed, part):
-    batch = get_batch(data, step, seed=seed, part=part)
-    return batch | {"image": batch["image"] @ jnp.ones((4, 512)) @ jnp.ones((512, 4))}
+  def costly(data, index, *, seed, part):
+    batch = get_batch(data, index, seed=seed, part=part)
+    return batch | {"image": jnp.cos(jnp.sin(batch["image"]))}
 
-  def flops(get):
-    run = jax.jit(lambda data, step: get(data, step, seed=0, part=(0, 1)))
-    return run.lower(data, jnp.int32(0)).compile().as_text().count(" dot(")
+  def cosines(accumulate):
+    init, step = training(plain(linear), weighted(TERMS), optax.sgd(1.0), accumulate=accumulate)
+    start = init({"params": {"kernel": jnp.ones((4, 3))}})
+    run = jax.jit(lambda s, data: step(s, lambda k: costly(data, k, seed=0, part=(0, 1))))
+    return run.lower(start, data).compile().as_text().count(" cosine(")
 
-  assert flops(engine.of_update(costly, 4)) == flops(costly) > 0
+  assert cosines(4) == cosines(1) > 0
 
 
 def test_masks_over_positions():
@@ -198,8 +202,8 @@ def test_what_does_not_count_has_exactly_no_gradient():
     "valid": jnp.asarray([True, True, False, False]),
     "scale": jnp.asarray([1.0, 1.0, 0.0, jnp.nan]),
   }
-  step = make_train_step(plain(linear), weighted(terms), optax.sgd(0.1))
-  s = state.create({"params": {"kernel": jnp.ones((4, 3)).at[0, 0].set(2.0)}}, optax.sgd(0.1))
+  init, step = training(plain(linear), weighted(terms), optax.sgd(0.1))
+  s = init({"params": {"kernel": jnp.ones((4, 3)).at[0, 0].set(2.0)}})
   whole, metrics = step(s, batch)
   fewer, _ = step(s, {key: value[:2] for key, value in batch.items()})
   assert np.isfinite(metrics["loss"]) and np.isfinite(metrics["grad_norm"])
@@ -207,10 +211,12 @@ def test_what_does_not_count_has_exactly_no_gradient():
 
 
 def test_accuracy_reads_what_counts():
-  of = lambda logits, **batch: engine.train.step.accuracy(logits, batch, None)
+  def of(logits, ignored=None, **batch):
+    return metrics.divided(metrics.accuracy(logits, batch, ignored))
+
   logits = jnp.asarray([[[0.0, 1], [2, 0], [0, 5]], [[1, 0], [0, 1], [0, 1]]])
   labels = jnp.asarray([[1, 1, -1], [0, 255, 1]])
-  assert float(engine.train.step.accuracy(logits, {"label": labels}, None, 255)["accuracy"]) == 0.75
+  assert float(of(logits, 255, label=labels)["accuracy"]) == 0.75
   assert float(of(logits, label=jnp.argmax(logits, -1))["accuracy"]) == 1.0
   assert float(of(jnp.zeros((1, 300)).at[0, 256].set(1.0), label=jnp.asarray([0], jnp.uint8))["accuracy"]) == 0.0
   binary = jnp.asarray([[-1.0], [2.0], [3.0]])
@@ -240,8 +246,8 @@ def test_a_teacher_that_is_not_finite_stops_the_run(bad):
   logits[:, 1] = -np.inf  # a class that the teacher excludes is fine
   logits[6] = -np.inf if bad == "classes" else bad
   data |= {"teacher_logits": jnp.asarray(logits)}
-  step = make_train_step(plain(linear), weighted([Term("soft", kd.hinton(2.0))]), optax.sgd(0.1))
-  s = state.create({"params": {"kernel": jnp.ones((4, 3))}}, optax.sgd(0.1))
+  init, step = training(plain(linear), weighted([Term("soft", kd.hinton(2.0))]), optax.sgd(0.1))
+  s = init({"params": {"kernel": jnp.ones((4, 3))}})
   with pytest.raises(UserError, match="the outputs of teacher 'big' are not finite for an example of .* step 2; .*"):
     engine.fit(step, s, get_batch, data, steps=4, teacher_name="teacher 'big'", steps_per_call=1)
   _, history = loop.fit(step, s, get_batch, data, steps=1, steps_per_call=1)
@@ -266,13 +272,13 @@ def test_a_class_mask_of_examples_counts_at_every_position(positions, members):
   its[0, :, 2], its[1, :, 0] = np.nan, np.inf  # classes that do not count
   teacher = kd.Outputs(jnp.asarray(its), members=jnp.stack([jnp.asarray(its)] * members, 1) if members else None)
   batch = {"image": jnp.asarray(mine), "label": jnp.asarray(label), "class_mask": jnp.asarray(mask)}
-  step = make_train_step(
+  init, step = training(
     plain(lambda v, x, **_: (x + v["params"]["kernel"], {})),
     weighted([Term("soft", kd.hinton(1.0))]),
     optax.sgd(0.1),
     teacher=lambda v, x: teacher,
   )
-  s = state.create({"params": {"kernel": jnp.zeros(4)}}, optax.sgd(0.1))
+  s = init({"params": {"kernel": jnp.zeros(4)}})
   metrics = jax.jit(step)(s, batch, 0)[1]
   shown = np.where(mask[:, None], mine, -np.inf)
   assert float(metrics["accuracy"]) == np.float32(np.mean(shown.argmax(-1) == label))
@@ -287,8 +293,8 @@ def test_a_class_mask_of_examples_counts_at_every_position(positions, members):
 
 def of_terms(terms, batch, width=3, **keywords):
   """The metrics of one compiled step of a linear model."""
-  step = make_train_step(plain(linear), weighted(terms), optax.sgd(0.1), **keywords)
-  s = state.create({"params": {"kernel": jnp.linspace(-1.0, 1.0, 4 * width).reshape(4, width)}}, optax.sgd(0.1))
+  init, step = training(plain(linear), weighted(terms), optax.sgd(0.1), **keywords)
+  s = init({"params": {"kernel": jnp.linspace(-1.0, 1.0, 4 * width).reshape(4, width)}})
   return jax.jit(step)(s, {"image": jnp.linspace(-1.0, 2.0, 12).reshape(3, 4), **batch})[1]
 
 
@@ -332,24 +338,13 @@ def test_labels_of_several_outputs_leave_out_no_example(loss):
   np.testing.assert_allclose(got["on"], np.mean(np.log1p(np.exp(-z[:, 0])) + np.log1p(np.exp(z[:, 2]))), rtol=1e-6)
 
 
-def test_an_update_of_what_has_no_labels_is_not_masked():
-  def get_batch(data, step, *, seed, part):
-    return {"image": data, "target": jnp.ones((3, 3))}
-
-  get = engine.of_update(get_batch, 2)
-  data = jnp.ones((3, 4))
-  assert set(get(data, 0, seed=0, part=(0, 1))) == {"image", "target"}
-  with pytest.raises(UserError, match="says nothing of which examples count"):
-    engine.masks_of(get_batch(data, 0, seed=0, part=(0, 1)))
-
-
 def test_inputs_that_are_trees_are_filled():
   batch = {"valid": jnp.asarray([True, False]), "image": {"x": jnp.full((2, 3), jnp.nan), "ids": jnp.ones((2, 3), int)}}
-  filled = counting.filled(batch)["image"]
+  filled = micro_batches.filled(batch)["image"]
   np.testing.assert_array_equal(filled["x"], [[np.nan] * 3, [0.0] * 3])
   np.testing.assert_array_equal(filled["ids"], batch["image"]["ids"])
   with pytest.raises(UserError, match="a batch holds 'x', 'valid'; expected 'image', the input of the model"):
-    counting.filled({"x": 0, "valid": None})
+    micro_batches.checked({"x": 0, "valid": None})
 
 
 @pytest.mark.parametrize(

@@ -10,16 +10,16 @@ import kd
 import sparsity
 from kd import Term, weighted
 from leanax.core.errors import UserError
-from leanax.engine.train import optim, parallel, state
-from leanax.engine.train.step import make_train_step
+from leanax.engine.train import optim, parallel
+from leanax.engine.train.step import training
 from tests.engine import nets
 
 KEEP = {"momentum": 0.6, "delta": 0.3}
 
 
 def train(tx, forward=nets.student, objective=None, steps=4, size=8, **kwargs):
-  step = jax.jit(make_train_step(forward, objective or nets.distillation(), tx, teacher=nets.teacher, **kwargs))
-  s = state.create(nets.variables(), tx, accumulate=kwargs.get("accumulate", 1))
+  init, step = training(forward, objective or nets.distillation(), tx, teacher=nets.teacher, **kwargs)
+  step, s = jax.jit(step), init(nets.variables())
   for i in range(steps):
     s, metrics = step(s, nets.batch(size, i), nets.variables(5))
   return s, metrics
@@ -51,10 +51,8 @@ def test_the_task_is_the_gradient_of_the_terms_without_a_teacher():
   buffers = [jax.tree.map(jnp.zeros_like, params["params"]) for _ in range(2)]
   for i in range(4):
     for k, (share, momentum) in enumerate(zip(((0.3, 0.0), (0.0, 0.7)), (0.3, 0.9), strict=True)):
-      tx = optax.sgd(1.0)
-      s = state.create(params, tx).replace(step=jnp.int32(i))
-      step = make_train_step(nets.smooth, objective(*share), tx, teacher=nets.teacher)
-      moved, _ = step(s, nets.batch(8, i), nets.variables(5))
+      init, step = training(nets.smooth, objective(*share), optax.sgd(1.0), teacher=nets.teacher)
+      moved, _ = step(init(params).replace(step=jnp.int32(i)), nets.batch(8, i), nets.variables(5))
       grads = jax.tree.map(jnp.subtract, params["params"], moved.params)
       buffers[k] = jax.tree.map(lambda b, g, m=momentum: m * b + g, buffers[k], grads)
     new = jax.tree.map(lambda w, a, b: w - 0.1 * (a + b), params["params"], *buffers)
@@ -75,24 +73,22 @@ def test_clipping_shortens_both_by_one_factor():
 
 def test_accumulation_equals_the_large_batch():
   tx = optim.optimizer("dot", 0.1, **KEEP, clip_norm=0.2)
-  step = make_train_step(nets.smooth, nets.distillation(), tx, teacher=nets.teacher)
-  small = make_train_step(nets.smooth, nets.distillation(), tx, teacher=nets.teacher, accumulate=4)
-  step, small, teacher = jax.jit(step), jax.jit(small), nets.variables(5)
-  s, t = state.create(nets.variables(), tx), state.create(nets.variables(), tx, accumulate=4)
+  one, four = (training(nets.smooth, nets.distillation(), tx, teacher=nets.teacher, accumulate=n) for n in (1, 4))
+  step, small, teacher = jax.jit(one.step), jax.jit(four.step), nets.variables(5)
+  s, t = one.init(nets.variables()), four.init(nets.variables())
   for i in range(3):
     batch = nets.batch(16, i)
     s, _ = step(s, batch, teacher)
-    for k in range(4):
-      t, _ = small(t, jax.tree.map(lambda a, k=k: a[4 * k : 4 * k + 4], batch), teacher)
+    t, _ = small(t, batch, teacher)
   assert nets.largest_gap(s.params, t.params) < 1e-5
 
 
 @pytest.mark.parametrize("mode", ["pmap", "shard_map", "mesh"])
 def test_devices_give_the_same_numbers(mode):
   tx = optim.optimizer("dot", 0.1, **KEEP)
-  step = make_train_step(nets.student, nets.distillation(), tx, teacher=nets.teacher)
+  init, step = training(nets.student, nets.distillation(), tx, teacher=nets.teacher)
   runs = [parallel.parallelize(step, way) for way in ("jit", mode)]
-  states = [state.create(nets.variables(), tx) for _ in runs]
+  states = [init(nets.variables()) for _ in runs]
   for i in range(3):
     states = [run(s, nets.batch(8, i), nets.variables(5))[0] for run, s in zip(runs, states, strict=True)]
   assert nets.largest_gap(states[0].params, states[1].params) < 1e-5

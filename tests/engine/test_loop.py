@@ -7,9 +7,9 @@ import pytest
 
 import kd
 from leanax.core.errors import UserError
-from leanax.engine.train import evaluate, loop, optim, parallel, seeds, state
+from leanax.engine.train import evaluate, loop, optim, parallel, seeds
 from leanax.engine.train.loop import Hook, fit
-from leanax.engine.train.step import make_train_step
+from leanax.engine.train.step import training
 from tests.engine import nets
 
 EXAMPLES, BATCH = 64, 8
@@ -34,8 +34,8 @@ def get_batch(data, step, *, seed, part):
 
 def setup(**kwargs):
   tx = optim.optimizer("sgd", optim.schedule("cosine", 0.2, 20, warmup=3))
-  step = make_train_step(nets.student, nets.distillation(), tx, teacher=nets.teacher, ema=0.9, **kwargs)
-  return step, state.create(nets.variables(), tx, ema=0.9)
+  init, step = training(nets.student, nets.distillation(), tx, teacher=nets.teacher, ema=0.9, **kwargs)
+  return step, init(nets.variables())
 
 
 def go(steps, start=None, **kwargs):
@@ -144,12 +144,13 @@ def test_steps_in_flight_are_bounded(monkeypatch):
 def test_seeds_at_once_are_the_runs_one_by_one(over, steps_per_call):
   step, _ = setup()
   tx = optim.optimizer("sgd", optim.schedule("cosine", 0.2, 20, warmup=3))
+  init, _ = training(nets.student, nets.distillation(), tx, ema=0.9)
 
   def create(seed):
     noise = jax.random.normal(jax.random.key(seed), (3,))
     variables = nets.variables()
     variables["params"]["last"]["bias"] = noise
-    return state.create(variables, tx, ema=0.9)
+    return init(variables)
 
   chosen = [3, 11]
   shared = {"steps": 6, "steps_per_call": steps_per_call}

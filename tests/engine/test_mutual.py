@@ -12,22 +12,23 @@ import sparsity
 from kd import Term, weighted
 from leanax import engine
 from leanax.core.errors import UserError
-from leanax.engine.train import mutual, optim, parallel, seeds, state
+from leanax.engine.train import mutual, optim, parallel, seeds
 from leanax.engine.train.forward import plain
-from leanax.engine.train.step import make_train_step
+from leanax.engine.train.step import training
 from tests.engine import nets
 
 TERMS = (Term("hard", kd.hard_labels(), 0.5), Term("peer", kd.hinton(1.0), 2.0))
 
 
 def start(tx, peers, **kwargs):
-  return seeds.stack([state.create(nets.variables(k), tx, **kwargs) for k in range(peers)])
+  init = training(nets.student, mutual.Mutual(TERMS), tx, **kwargs).init
+  return seeds.stack([init(nets.variables(k)) for k in range(peers)])
 
 
 def train(tx, peers, forward=nets.student, mode="jit", steps=3, **kwargs):
-  step = mutual.together(make_train_step(forward, mutual.Mutual(TERMS), tx, **kwargs), peers)
+  step = mutual.together(training(forward, mutual.Mutual(TERMS), tx, **kwargs).step, peers)
   run = parallel.parallelize(step, mode)
-  s = start(tx, peers, **{k: kwargs[k] for k in ("ema", "accumulate") if k in kwargs})
+  s = start(tx, peers, **kwargs)
   for i in range(steps):
     s, metrics = run(s, nets.batch(8, i))
   return s, metrics
@@ -38,8 +39,8 @@ def test_it_is_a_loop_over_models_that_get_the_others_logits(peers):
   """Two or more ordinary states with batch norms, each taught by what the others said in the same training mode."""
   tx = optim.optimizer("sgd", 0.1, weight_decay=0.01)
   got, metrics = train(tx, peers, ema=0.9)
-  step = make_train_step(nets.student, weighted(TERMS), tx, ema=0.9)
-  models = [state.create(nets.variables(k), tx, ema=0.9) for k in range(peers)]
+  init, step = training(nets.student, weighted(TERMS), tx, ema=0.9)
+  models = [init(nets.variables(k)) for k in range(peers)]
   for i in range(3):
     batch = nets.batch(8, i)
     said = [jax.nn.softmax(nets.mlp(m.variables, batch["image"], train=True, key=None)[0]) for m in models]
@@ -63,8 +64,9 @@ def test_two_linear_peers_in_float64():
   w = [rng.normal(size=(4, 3)) for _ in range(2)]
   tx = optax.sgd(0.1)
   forward = plain(lambda v, x, **_: (x @ v["params"]["kernel"], {}))
-  step = jax.jit(mutual.together(make_train_step(forward, mutual.Mutual(TERMS), tx), 2))
-  s = seeds.stack([state.create({"params": {"kernel": jnp.asarray(one, jnp.float32)}}, tx) for one in w])
+  init, step = training(forward, mutual.Mutual(TERMS), tx)
+  step = jax.jit(mutual.together(step, 2))
+  s = seeds.stack([init({"params": {"kernel": jnp.asarray(one, jnp.float32)}}) for one in w])
   for i in range(3):
     batch = nets.batch(8, i)
     x, onehot = np.asarray(batch["image"], np.float64), np.eye(3)[np.asarray(batch["label"])]
@@ -106,9 +108,9 @@ def test_gaps_of_ten_thousand_are_finite_and_classes_may_not_count():
 def test_like_peers_are_a_model_alone():
   """Peers that start alike say the same, so that the distance between them has no gradient."""
   tx = optim.optimizer("sgd", 0.1)
-  step = mutual.together(make_train_step(nets.student, mutual.Mutual(TERMS), tx), 2)
-  alone = jax.jit(make_train_step(nets.student, weighted(TERMS[:1]), tx))
-  one = state.create(nets.variables(), tx)
+  step = mutual.together(training(nets.student, mutual.Mutual(TERMS), tx).step, 2)
+  init, alone = training(nets.student, weighted(TERMS[:1]), tx)
+  alone, one = jax.jit(alone), init(nets.variables())
   s = seeds.stack([one, one])
   for i in range(3):
     s, _ = jax.jit(step)(s, nets.batch(8, i))
@@ -129,7 +131,7 @@ def test_each_peer_has_masks_and_randomness_of_its_own():
     return nets.mlp(variables, jnp.where(jax.random.bernoulli(key, 0.5, x.shape), x, 0.0), train=train, key=key)
 
   tx = sparsity.magnitude(optim.optimizer("dot", 0.1), density=0.5, schedule=sparsity.one_shot(1))
-  s, _ = train(tx, 2, plain(with_dropout), accumulate=2, steps=6)
+  s, _ = train(tx, 2, plain(with_dropout), accumulate=2, steps=3)
   kernels = s.params["first"]["kernel"]
   assert [int(np.count_nonzero(kernel)) for kernel in kernels] == [16, 16]
   assert np.any((kernels[0] == 0) != (kernels[1] == 0))
@@ -141,7 +143,7 @@ def test_each_peer_has_masks_and_randomness_of_its_own():
 
 def test_seeds_of_peers_train_together():
   tx = optim.optimizer("sgd", 0.1)
-  step = mutual.together(make_train_step(nets.smooth, mutual.Mutual(TERMS), tx), 2)
+  step = mutual.together(training(nets.smooth, mutual.Mutual(TERMS), tx).step, 2)
   batches = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(nets.batch(8, i) for i in range(3)))
   get_batch = lambda data, step, *, seed, part: jax.tree.map(lambda v: v[step], data)
   both = seeds.stack([start(tx, 2), start(tx, 2)])
@@ -154,7 +156,7 @@ def test_seeds_of_peers_train_together():
 def test_the_norms_of_terms_are_the_peers_mean():
   tx = optim.optimizer("sgd", 0.1)
   objective = mutual.Mutual(TERMS[1:])
-  step = mutual.together(make_train_step(nets.student, objective, tx), 2)
+  step = mutual.together(training(nets.student, objective, tx).step, 2)
   norm = mutual.mean(engine.term_norm(nets.student, objective), 2)
   norms = engine.term_norms(norm, objective, lambda data, step, *, seed, part: data)
   s = start(tx, 2)
@@ -165,7 +167,7 @@ def test_the_norms_of_terms_are_the_peers_mean():
 def test_mistakes_are_named():
   tx = optim.optimizer("sgd", 0.1)
   with pytest.raises(UserError, match="mutual learning of 1 peers; expected 2 or more"):
-    mutual.together(make_train_step(nets.student, mutual.Mutual(TERMS), tx), 1)
-  step = mutual.together(make_train_step(nets.student, mutual.Mutual(TERMS), tx, teacher=nets.teacher), 2)
+    mutual.together(training(nets.student, mutual.Mutual(TERMS), tx).step, 1)
+  step = mutual.together(training(nets.student, mutual.Mutual(TERMS), tx, teacher=nets.teacher).step, 2)
   with pytest.raises(UserError, match="peers teach each other: expected no teacher"):
     step(start(tx, 2), nets.batch(), nets.variables())

@@ -31,14 +31,14 @@ def test_terms_that_are_none(terms):
 
 @pytest.mark.parametrize("loss", [kd.hard_labels(), kd.sp("a", "a"), kd.Term("a", kd.hard_labels()), kd.hinton])
 def test_a_loss_is_no_objective(loss):
-  with pytest.raises(UserError, match="the objective of make_train_step is .*; expected one of terms, as kd.w"):
-    engine.make_train_step(plain(linear), loss, optax.sgd(1.0))
+  with pytest.raises(UserError, match="the objective of engine.training is .*; expected one of terms, as kd.w"):
+    engine.training(plain(linear), loss, optax.sgd(1.0))
 
 
 @pytest.mark.parametrize("given", [jnp.ones((2, 3)), (jnp.ones((2, 3)),), {"logits": jnp.ones((2, 3))}])
 def test_a_model_that_gives_logits_alone(given):
   objective = kd.weighted([kd.Term("hard", kd.hard_labels())])
-  step = engine.make_train_step(plain(lambda variables, x, *, train, key: given), objective, optax.sgd(1.0))
-  state = engine.create({"params": {"kernel": jnp.ones((3, 3))}}, optax.sgd(1.0))
+  init, step = engine.training(plain(lambda variables, x, *, train, key: given), objective, optax.sgd(1.0))
+  state = init({"params": {"kernel": jnp.ones((3, 3))}})
   with pytest.raises(UserError, match="the model's apply gives .*; expected a pair, its logits and its other"):
     step(state, {"image": jnp.ones((2, 3)), "label": jnp.zeros(2, jnp.int32)})

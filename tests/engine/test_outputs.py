@@ -11,9 +11,9 @@ import kd
 from kd import Term, weighted
 from leanax import graph
 from leanax.core.errors import UserError
-from leanax.engine.train import evaluate, state
+from leanax.engine.train import evaluate
 from leanax.engine.train.forward import plain, tapped
-from leanax.engine.train.step import make_train_step
+from leanax.engine.train.step import training
 from tests.engine import nets
 
 
@@ -85,9 +85,9 @@ def two_outputs(variables, x, *, train, key):
 
 
 def one_step(terms, given=None, **kwargs):
-  step = make_train_step(tapped(plain(two_outputs), ()), weighted(terms, **kwargs), optax.sgd(0.1))
+  init, step = training(tapped(plain(two_outputs), ()), weighted(terms, **kwargs), optax.sgd(0.1))
   said = detector(weights(1), nets.batch()["image"]) if given is None else given
-  return step(state.create(weights(0), optax.sgd(0.1)), nets.batch() | {"teacher_logits": said})
+  return step(init(weights(0)), nets.batch() | {"teacher_logits": said})
 
 
 def test_metrics_read_the_output_that_the_terms_name():
@@ -109,8 +109,8 @@ def test_outputs_are_named_in_one_sentence():
   with pytest.raises(UserError, match="unknown output of term 'soft'.*'score'.*scores"):
     one_step([Term("soft", kd.hinton(), output="score")])
   with pytest.raises(UserError, match="term 'soft' reads the output 'scores', and the network has one output"):
-    step = make_train_step(nets.smooth, weighted(TERMS[:1]), optax.sgd(0.1))
-    step(state.create(nets.variables(), optax.sgd(0.1)), nets.batch() | {"teacher_logits": jnp.zeros((8, 3))})
+    init, step = training(nets.smooth, weighted(TERMS[:1]), optax.sgd(0.1))
+    step(init(nets.variables()), nets.batch() | {"teacher_logits": jnp.zeros((8, 3))})
   with pytest.raises(UserError, match="output of term 'soft' is 1; expected a name"):
     weighted([Term("soft", kd.hinton(), output=1)])
   with pytest.raises(UserError, match="ignore_label of term 'hard' is 'no'; expected a whole number"):
@@ -131,8 +131,8 @@ def test_a_student_of_one_output_reads_one_of_several_of_its_teacher():
   apply = lambda v, x, **_: (detector(v, x)["scores"], {})
   for output, message in (("scores", ""), ("score", "unknown output of term 'soft'"), ("", "the teacher has several")):
     terms = [Term("soft", kd.hinton(2.0), output=output), Term("hard", kd.hard_labels())]
-    step = make_train_step(plain(apply), weighted(terms), optax.sgd(0.1), teacher=detector)
-    s = state.create(student, optax.sgd(0.1))
+    init, step = training(plain(apply), weighted(terms), optax.sgd(0.1), teacher=detector)
+    s = init(student)
     if message:
       with pytest.raises(UserError, match=message):
         step(s, batch, teacher)

@@ -33,38 +33,25 @@ def halves(**more):
   return [{key: jnp.asarray(value) for key, value in one.items()} for one in found]
 
 
-def update_of(parts):
-  return jax.tree.map(lambda *a: jnp.stack(a, 1), *map(engine.masks_of, parts))
+def made(terms=TERMS, **about):
+  init, step = engine.training(plain(linear), kd.weighted(terms), optax.sgd(1.0), **about)
+  return step, init({"params": {"kernel": jnp.asarray(KERNEL)}})
 
 
-def made(*, step=(), create=(), terms=TERMS):
-  tx = optax.sgd(1.0)
-  run = engine.make_train_step(plain(linear), kd.weighted(terms), tx, **dict(step))
-  return run, engine.create({"params": {"kernel": jnp.asarray(KERNEL)}}, tx, **dict(create))
-
-
-@pytest.mark.parametrize(
-  ("step", "create", "message"),
-  [
-    ({"ema": 0.9}, {}, "has ema 0.9, and the state has no averages; expected engine.create to get the same ema"),
-    ({}, {"ema": 0.9}, "has ema None, and the state has averages; expected engine.create to get the same ema"),
-    ({"accumulate": 2}, {}, "has accumulate 2, and the state is of 1; expected engine.create to get the same"),
-    ({}, {"accumulate": 2}, "has accumulate 1, and the state is of more; expected engine.create to get the same"),
-  ],
-)
-def test_a_state_that_was_made_for_another_step(step, create, message):
-  """Averages that nothing moves, and an optimizer that runs on each micro-batch, are plausible and wrong."""
-  run, state = made(step=step, create=create, terms=TERMS[1:])
-  with pytest.raises(UserError, match=message):
-    run(state, {key: value for key, value in halves()[0].items() if key != "valid"})
+@pytest.mark.parametrize(("ema", "other"), [(0.9, None), (None, 0.9)])
+def test_a_state_of_another_training(ema, other):
+  """Averages that nothing moves are plausible and wrong."""
+  step, state = made(ema=ema)[0], made(ema=other)[1]
+  with pytest.raises(UserError, match=f"this training has ema {ema}, and the state is of another; expected one of"):
+    step(state, halves()[0])
 
 
 def test_a_student_without_averages_is_no_teacher_of_itself():
   """It would agree with itself: a loss of 0 with gradient 0."""
   with pytest.raises(UserError, match="the teacher is the student itself .* expected 'ema'"):
-    made(step={"itself": True})
+    made(itself=True)
   with pytest.raises(UserError, match="the teacher is the student itself, and there is another; expected one of them"):
-    made(step={"itself": True, "ema": 0.9, "teacher": linear})
+    made(itself=True, ema=0.9, teacher=linear)
   state = made()[1]
   norm = engine.term_norm(plain(linear), kd.weighted(TERMS[1:]), itself=True)
   with pytest.raises(UserError, match="the teacher is the student itself .* expected 'ema'"):
@@ -73,24 +60,8 @@ def test_a_student_without_averages_is_no_teacher_of_itself():
 
 @pytest.mark.parametrize("decay", [1.0, 1.5, -0.1, float("nan"), "0.9"])
 def test_a_decay_that_is_none(decay):
-  for about in ({"step": {"ema": decay}}, {"create": {"ema": decay}}):
-    with pytest.raises(UserError, match="ema is .*; expected a number from 0 to below 1"):
-      made(**about)
-
-
-def test_masks_of_an_update_that_is_not_this_one():
-  parts = halves()
-  update = update_of(parts)
-  run, state = made()
-  with pytest.raises(UserError, match="accumulate is 1, and the batch's 'update' is of 2 micro-batches"):
-    run(state, {**parts[0], "update": update})
-  run, state = made(step={"accumulate": 2}, create={"accumulate": 2})
-  for some in ({"label": update["label"]}, {"valid": update["valid"]}):
-    with pytest.raises(UserError, match="the batch's 'update' has .*, and the batch 'label', 'valid'; expected what"):
-      run(state, {**parts[0], "update": some})
-  for wrong in ({}, [update], parts[0]["label"], {"label": parts[0]["label"]}):
-    with pytest.raises(UserError, match="the batch's 'update' is .*expected what engine.masks_of gives"):
-      run(state, {**parts[0], "update": wrong})
+  with pytest.raises(UserError, match="ema is .*; expected a number from 0 to below 1"):
+    made(ema=decay)
 
 
 @pytest.mark.parametrize("shape", [(2, 1, 5), (2, 4, 5)])
@@ -99,14 +70,15 @@ def test_a_class_mask_for_all_examples_of_a_micro_batch(shape):
   mask = np.ones(shape, bool)
   mask[0, :, 4] = False
   parts = halves(class_mask=mask)
-  run, state = made(step={"accumulate": 2}, create={"accumulate": 2})
-  for part in parts:
-    state, metrics = run(state, {**part, "update": update_of(parts)})
-    assert float(metrics["examples_left"]) == 3.5
+  run, state = made(accumulate=2)
+  state, metrics = run(state, lambda k: jax.tree.map(lambda *a: jnp.stack(a)[k], *parts))
+  assert float(metrics["examples_left"]) == 7
   whole = [{**part, "class_mask": jnp.broadcast_to(part["class_mask"], (4, 5))} for part in parts]
   run, other = made()
-  other, metrics = run(other, jax.tree.map(lambda *a: jnp.concatenate(a), *whole))
+  other, expected = run(other, jax.tree.map(lambda *a: jnp.concatenate(a), *whole))
   np.testing.assert_allclose(state.params["kernel"], other.params["kernel"], atol=1e-6)
+  for name in expected:
+    np.testing.assert_allclose(metrics[name], expected[name], rtol=1e-5, err_msg=name)
 
 
 def test_inputs_that_are_no_batch():
@@ -118,4 +90,4 @@ def test_inputs_that_are_no_batch():
     run(state, {**part, "valid": jnp.ones(3, bool)})
   for variables in ({"kernel": KERNEL}, KERNEL, None):
     with pytest.raises(UserError, match=r"expected \{'params': tree"):
-      engine.create(variables, optax.sgd(1.0))
+      engine.training(plain(linear), kd.weighted(TERMS), optax.sgd(1.0)).init(variables)

@@ -8,10 +8,10 @@ from flax import linen as nn
 
 from leanax.core import axis
 from leanax.core.errors import UserError
-from leanax.engine.train import optim, parallel, state
+from leanax.engine.train import optim, parallel
 from leanax.engine.train.forward import plain
 from leanax.engine.train.statistics import find_local_statistics
-from leanax.engine.train.step import make_train_step
+from leanax.engine.train.step import training
 from tests.engine import nets
 
 MODES = parallel.MODES
@@ -19,8 +19,8 @@ MODES = parallel.MODES
 
 def distilling(**kwargs):
   tx = optim.optimizer("sgd", 0.1)
-  step = make_train_step(nets.student, nets.distillation(), tx, teacher=nets.teacher, ema=0.9, **kwargs)
-  return step, state.create(nets.variables(), tx, ema=0.9)
+  init, step = training(nets.student, nets.distillation(), tx, teacher=nets.teacher, ema=0.9, **kwargs)
+  return step, init(nets.variables())
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -69,8 +69,8 @@ def test_arrays_held_elsewhere_are_welcome():
 @pytest.mark.parametrize("kwargs", [{}, {"accumulate": 2}], ids=["plain", "accumulated"])
 def test_every_step_is_proven_to_replicate(kwargs):
   tx = optim.optimizer("adamw", 0.01, weight_decay=0.1, clip_norm=1.0, rates={"scale": 0.1})
-  step = make_train_step(nets.student, nets.distillation(), tx, teacher=nets.teacher, ema=0.9, **kwargs)
-  s = state.create(nets.variables(), tx, ema=0.9, **kwargs)
+  init, step = training(nets.student, nets.distillation(), tx, teacher=nets.teacher, ema=0.9, **kwargs)
+  s = init(nets.variables())
   parallel.prove_replication(step, jax.devices(), s, nets.batch(8), nets.variables(1))
 
 
@@ -89,13 +89,13 @@ def local_norm(variables, x, *, train, key):
 @pytest.mark.parametrize("mode", ["pmap", "shard_map"])
 def test_per_device_statistics_are_refused_by_name(mode):
   tx = optim.optimizer("sgd", 0.1)
-  s = state.create(nets.variables(), tx)
-  step = make_train_step(plain(local_norm), nets.supervised(), tx)
+  init, step = training(plain(local_norm), nets.supervised(), tx)
+  s = init(nets.variables())
   with pytest.raises(UserError, match="each device's part of the batch at norm;"):
     parallel.parallelize(step, mode)(s, nets.batch(8))
   # The compiler's modes see the whole batch.
   assert nets.largest_gap(parallel.parallelize(step, "mesh")(s, nets.batch(8)), jax.jit(step)(s, nets.batch(8))) < 1e-5
-  allowed = make_train_step(plain(local_norm), nets.supervised(), tx, per_device_statistics=True)
+  allowed = training(plain(local_norm), nets.supervised(), tx, per_device_statistics=True).step
   new, _ = parallel.parallelize(allowed, mode)(s, nets.batch(8))
   first = s.params["first"]
   h = np.asarray(nets.batch(8)["image"] @ first["kernel"] + first["bias"]).reshape(4, 2, -1)

@@ -9,9 +9,9 @@ import scipy.special
 import kd
 from kd import Term, weighted
 from leanax import engine
-from leanax.engine.train import optim, state
+from leanax.engine.train import optim
 from leanax.engine.train.forward import plain
-from leanax.engine.train.step import make_train_step
+from leanax.engine.train.step import training
 from tests.engine import nets
 
 
@@ -37,7 +37,9 @@ def test_a_float64_oracle():
   objective = weighted([Term("hard", kd.hard_labels(), 0.3), Term("soft", kd.hinton(2.0), rising)])
   norm = engine.term_norm(plain(linear), objective, teacher=lambda v, x: x @ v)
   norms = engine.term_norms(norm, objective, of_batches)
-  s = state.create({"params": {"kernel": jnp.asarray(w, jnp.float32)}}, optim.optimizer("sgd", 0.1))
+  s = training(plain(linear), objective, optim.optimizer("sgd", 0.1)).init(
+    {"params": {"kernel": jnp.asarray(w, jnp.float32)}}
+  )
   got = norms(2, s, data(), jnp.asarray(tw, jnp.float32))
   batch = nets.batch(8, 2)
   x, onehot = np.asarray(batch["image"], np.float64), np.eye(3)[np.asarray(batch["label"])]
@@ -56,14 +58,15 @@ def with_dropout(variables, x, *, train, key):
 def test_one_term_has_the_norm_of_the_step():
   """With the step's own batch, randomness and averages it is the very gradient that the step takes."""
   objective, tx = weighted([Term("soft", kd.hinton(2.0), 0.7)]), optim.optimizer("sgd", 0.1)
-  step = make_train_step(plain(with_dropout), objective, tx, itself=True, ema=0.5, accumulate=2, seed=3)
+  init, step = training(plain(with_dropout), objective, tx, itself=True, ema=0.5, accumulate=2, seed=3)
   norms = engine.term_norms(
     engine.term_norm(plain(with_dropout), objective, itself=True, accumulate=2), objective, of_batches
   )
-  s = state.create(nets.variables(), tx, ema=0.5, accumulate=2)
+  s = init(nets.variables())
   for i in range(3):
-    found = norms(i, s, data(), seed=3)
-    s, metrics = step(s, nets.batch(8, i))
+    found = norms(i, s, data(6), seed=3)
+    halves = nets.batch(8, 2 * i), nets.batch(8, 2 * i + 1)
+    s, metrics = step(s, jax.tree.map(lambda *x: jnp.concatenate(x), *halves))
     np.testing.assert_allclose(found["soft/grad_norm"], metrics["grad_norm"], rtol=1e-6)
 
 
@@ -71,7 +74,7 @@ def test_one_term_has_the_norm_of_the_step():
 def test_devices_give_the_same_numbers(mode):
   objective = nets.distillation()
   norm = engine.term_norm(nets.student, objective, teacher=nets.teacher)
-  s = state.create(nets.variables(), optim.optimizer("sgd", 0.1))
+  s = training(nets.student, objective, optim.optimizer("sgd", 0.1)).init(nets.variables())
   one, many = (
     engine.term_norms(norm, objective, of_batches, mode=way)(1, s, data(), nets.variables(5)) for way in ("jit", mode)
   )

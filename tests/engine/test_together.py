@@ -18,15 +18,14 @@ TX, TEACHER_TX = optax.sgd(0.1, momentum=0.9), optax.sgd(0.02)
 
 
 def start(**kwargs):
-  own = engine.create(nets.variables(1, hidden=16), TEACHER_TX)
-  return together.start(engine.create(nets.variables(0), TX, **kwargs), own)
+  own = engine.training(nets.student, nets.supervised(), TEACHER_TX).init(nets.variables(1, hidden=16))
+  student = engine.training(nets.student, nets.distillation(), TX, teacher=together.current, **kwargs)
+  return together.start(student.init(nets.variables(0)), own)
 
 
 def steps(objective=None, teacher=nets.student, **kwargs):
-  student = engine.make_train_step(
-    nets.student, objective or nets.distillation(), TX, teacher=together.current, **kwargs
-  )
-  return together.together(student, engine.make_train_step(teacher, nets.supervised(), TEACHER_TX), teacher)
+  student = engine.training(nets.student, objective or nets.distillation(), TX, teacher=together.current, **kwargs)
+  return together.together(student.step, engine.training(teacher, nets.supervised(), TEACHER_TX).step, teacher)
 
 
 def train(step, state, count, first=0, mode="jit"):
@@ -121,10 +120,9 @@ def test_a_loss_on_activations_reads_the_teacher_that_moves():
   tap = "first/kernel:out"
   objective = kd.weighted([kd.Term("sp", kd.sp(student=tap, teacher=tap))])
   own = forward.tapped(nets.student, objective.teacher)
-  student = engine.make_train_step(
-    forward.tapped(nets.student, objective.student), objective, TX, teacher=together.current
-  )
-  both = together.together(student, engine.make_train_step(nets.student, nets.supervised(), TEACHER_TX), own)
+  tapped = forward.tapped(nets.student, objective.student)
+  student = engine.training(tapped, objective, TX, teacher=together.current).step
+  both = together.together(student, engine.training(nets.student, nets.supervised(), TEACHER_TX).step, own)
   _, metrics = train(both, start(), 1)
   run = lambda v, x: nets.mlp(v, x, train=True, key=None)[0]
   z, t = (
@@ -147,7 +145,7 @@ def test_the_norm_of_a_term_has_the_teacher_of_the_state():
 def test_what_is_refused():
   step, batch = steps(), nets.batch()
   with pytest.raises(UserError, match="the state holds none; expected together.start"):
-    step(engine.create(nets.variables(0), TX), batch)
+    step(start().replace(teacher=None), batch)
   with pytest.raises(UserError, match="the batch holds 'teacher_logits' and there is a teacher to run"):
     step(start(), batch | {"teacher_logits": jnp.zeros((8, 3))})
   with pytest.raises(UserError, match="expected no teacher_variables beside it"):

@@ -15,7 +15,7 @@ def get_config(argument: str) -> ConfigDict:
     "data": {"name": "digits"},
     "models": {"teacher": net, "student": net},
     "stages": {
-      "teacher": {**STAGE, "model": "teacher", "optimizer": {"learning_rate": 1e-2, "accumulate": 2}},
+      "teacher": {**STAGE, "model": "teacher", "batch_size": 32, "optimizer": {"learning_rate": 1e-2, "accumulate": 2}},
       "distilled": {**STAGE, "teacher": "teacher", "objective": DISTIL, "augment": {"shift": (1, 1)}},
       "int8": {
         **STAGE,

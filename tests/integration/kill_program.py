@@ -43,8 +43,8 @@ def main(workdir, pause=0.0):
   net = model.load(f"{Net.__module__}:Net")
   tx = engine.optimizer("adamw", engine.schedule("cosine", 1e-2, STEPS, warmup=4))
   objective = kd.weighted([kd.Term("hard", kd.hard_labels(), 1.0)])
-  step = engine.make_train_step(forward.plain(net.apply), objective, tx, ema=0.9)
-  state = engine.create(jax.jit(net.init)(jax.random.key(0), x[:2]), tx, ema=0.9)
+  init, step = engine.training(forward.plain(net.apply), objective, tx, ema=0.9)
+  state = init(jax.jit(net.init)(jax.random.key(0), x[:2]))
 
   with Checkpoints(workdir / "checkpoints", keep=2, best="loss", mode="min", config=CONFIG) as checkpoints:
     after = None

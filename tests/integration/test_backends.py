@@ -72,7 +72,7 @@ def test_codes_do_not_depend_on_how_float_products_are_rounded(make):
   if make is wide:  # a broadcast is no layer of a file
     return
   network = deploy.lift(fn, variables, x[:1], model.grids(qparams, state, variables, x[:1]))
-  codes = deploy.parity(network, litert.Model(litert.write(network)), np.asarray(x), first)
+  codes = deploy.parity(network, litert().open(litert().write(network)), np.asarray(x), first)
   assert codes["reference/runtime"].count == 0
   # A value within a rounding error of a tie may fall on either side of it, on the CPU as well.
   assert codes["simulation/reference"].count <= codes["simulation/reference"].total // 500

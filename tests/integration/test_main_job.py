@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from leanax import deploy, engine
+from leanax.deploy.formats.litert import constants
 from leanax.engine.store import metrics
 from leanax.pipeline import measure, stage, trained
 from leanax.pipeline.compress import compress
@@ -69,7 +70,7 @@ def test_the_files_run_in_the_real_runtime_as_the_row_says(job):
   folder, result = job
   test = stage_data().test
   for row in result["rows"]:
-    file = deploy.litert.Model(folder / "files" / f"{row['name']}.tflite")
+    file = deploy.litert().open(folder / "files" / f"{row['name']}.tflite")
     assert file.bytes == row["file_bytes"]
     hits = file.run(test.images).argmax(-1) == test.labels  # raw pixels: the file knows its preprocessing
     assert float(np.mean(hits)) == row["file_accuracy"], row["name"]
@@ -97,7 +98,7 @@ def test_evaluate_prints_what_the_rows_say(job):
 def test_pruned_weights_are_integer_zeros_in_the_file(job):
   folder, _ = job
   student, _ = trained.load(folder / "models" / "int8.safetensors")
-  found = {a.shape: a for a in deploy.litert.constants((folder / "files" / "int8.tflite").read_bytes())}
+  found = {a.shape: a for a in constants((folder / "files" / "int8.tflite").read_bytes())}
   for layer in student.variables["params"].values():
     kernel = np.asarray(layer["kernel"])
     codes = found[kernel.T.shape]  # the file has (out, in)
@@ -115,10 +116,10 @@ def test_simulation_reference_and_runtime_agree_on_a_dense_stack(job):
   assert parity["reference/runtime"]["total"] == 64 * 4
   assert parity["simulation/reference"]["count"] == result["rows"][-1]["codes_differ"] == 0
   # The file's codes are those of the reference on other images too, as they come from the model that was saved.
-  network, content = measure.export(trained.load(folder / "models" / "int8.safetensors")[0])
+  network, content = measure.export(trained.load(folder / "models" / "int8.safetensors")[0], deploy.litert())
   assert content == (folder / "files" / "int8.tflite").read_bytes()
   images = np.random.default_rng(0).normal(size=(40, 6, 6, 1)).astype(np.float32)
-  assert deploy.parity(network, deploy.litert.Model(content), images)["reference/runtime"].count == 0
+  assert deploy.parity(network, deploy.litert().open(content), images)["reference/runtime"].count == 0
 
 
 def test_a_second_call_trains_and_measures_nothing(job, monkeypatch):
@@ -217,7 +218,7 @@ def test_a_float_stage_may_follow_an_int8_one(job, tmp_path):
   result = compress(jobs.experiment(**changes), tmp_path)
   last = result["rows"][-1]
   assert last["name"] == "float" and "codes_differ" not in last
-  assert deploy.litert.Model(tmp_path / "files" / "float.tflite").input.dtype == "float32"
+  assert deploy.litert().open(tmp_path / "files" / "float.tflite").input.dtype == "float32"
 
 
 def test_other_seeds_give_other_models(job, tmp_path):

@@ -12,6 +12,7 @@ import safetensors.numpy
 
 from leanax import deploy
 from leanax.core.trees import named_leaves
+from leanax.deploy.formats.litert import constants
 from leanax.engine.store.model_file import load_tree
 from leanax.pipeline import build, schema, trained
 from leanax.pipeline.compress import compress
@@ -69,7 +70,7 @@ def check_rows(result, folder, config):
   assert tuple(rows) == jobs.STAGES
   test = build.dataset(config).test
   for name, row in rows.items():
-    file = deploy.litert.Model(folder / "files" / f"{name}.tflite")
+    file = deploy.litert().open(folder / "files" / f"{name}.tflite")
     assert float(np.mean(file.run(test.images).argmax(-1) == test.labels)) == row["file_accuracy"]
     if name != "int8":
       assert row["file_accuracy"] == row["accuracy"]
@@ -111,7 +112,7 @@ def check_fresh(folder, config, tmp_path):
     logits = np.array(json.loads(printed.stdout), np.float32)
     expected = trained.predict(trained.load(folder / "models" / f"{name}.safetensors", code)[0], images)
     np.testing.assert_array_equal(logits, expected)
-    file = deploy.litert.Model(folder / "files" / f"{name}.tflite").run(images)
+    file = deploy.litert().open(folder / "files" / f"{name}.tflite").run(images)
     assert np.mean(file.argmax(-1) == logits.argmax(-1)) > 0.9
     np.testing.assert_allclose(file, logits, rtol=0, atol=1e-4 if name == "teacher" else 0.5)
 
@@ -160,8 +161,8 @@ def test_a_batch_norm_student_is_folded_before_its_grids(tmp_path):
   assert len(int8.recipe.edits) == 3
   assert rows["int8"]["parity"]["reference/runtime"]["max_steps"] <= 2
   # pruned kernels stay pruned through the fold, and are integer zeros in the file
-  constants = deploy.litert.constants((folder / "files" / "int8.tflite").read_bytes())
-  zeros = sum(int((a == 0).sum()) for a in constants if a.dtype == np.int8 and a.ndim in (2, 4))
+  stored = constants((folder / "files" / "int8.tflite").read_bytes())
+  zeros = sum(int((a == 0).sum()) for a in stored if a.dtype == np.int8 and a.ndim in (2, 4))
   kernels = {k: v for k, v in named_leaves(int8.variables["params"]).items() if k.endswith("kernel")}
   assert zeros >= sum(int((np.asarray(k) == 0).sum()) for k in kernels.values()) > 0
   check_fresh(folder, config, tmp_path)

@@ -109,7 +109,7 @@ def test_benchmark_prints_and_writes_figures(run, tmp_path):
     ("export", ["--workdir={run}"], "--out is missing: The file to write."),
     ("export", ["--workdir={run}", "--out={tmp}/nowhere/x.tflite"], "'{tmp}/nowhere/x.tflite' cannot be written: "),
     ("benchmark", ["--model={tmp}/x.tflite"], "cannot read the LiteRT file '{tmp}/x.tflite'"),
-    ("benchmark", ["--model={run}/config.json"], "is not a LiteRT (.tflite) file"),
+    ("benchmark", ["--model={run}/config.json"], "has the suffix of no file format; expected one of .tflite"),
     ("benchmark", [], "--model is missing: "),
     ("benchmark", ["--model={run}/files/alone.tflite", "--rounds=0"], "rounds"),
     ("train", ["--config={config}", "--workdir={tmp}", "--stage=techer"], "stage 'techer'; did you mean 'teacher'?"),

@@ -132,7 +132,7 @@ def test_a_stage_that_follows_trains_the_head_and_quantizes_it(run):
   assert all(jnp.any(a != b) for a, b in zip(*map(jax.tree.leaves, (before, after)), strict=True))
   row = {row["name"]: row for row in result["rows"]}["int8"]
   assert row["accuracy"] > 0.6 and row["parity"]["reference/runtime"]["max_steps"] <= 1
-  file = deploy.litert.Model(folder / "files" / "int8.tflite")
+  file = deploy.litert().open(folder / "files" / "int8.tflite")
   test = build.dataset(config).test
   logits = trained.predict(left(run, "int8"), test.images)
   assert np.mean(file.run(test.images).argmax(-1) == logits.argmax(-1)) > 0.98
@@ -145,7 +145,7 @@ def test_a_stage_that_follows_trains_the_head_and_quantizes_it(run):
 
 def test_a_float_file_agrees(run):
   test = build.dataset(run[1]).test
-  file = deploy.litert.Model(run[0] / "files" / "distilled.tflite")
+  file = deploy.litert().open(run[0] / "files" / "distilled.tflite")
   want = trained.predict(left(run, "distilled"), test.images)
   np.testing.assert_allclose(file.run(test.images), want, atol=1e-4 * np.abs(want).max())
 

@@ -14,11 +14,11 @@ class Timed:
 
   def latency(self, runs, warm_up):
     wall = next(self.times)
-    return deploy.litert.Latency(wall - 1, wall, wall / 2, runs, self.threads)
+    return deploy.Latency(wall - 1, wall, wall / 2, runs, self.threads)
 
 
 def test_ratios_are_paired_within_a_round(monkeypatch):
-  monkeypatch.setattr(deploy.litert, "Model", Timed)
+  monkeypatch.setattr(deploy, "open_file", Timed)
   # The machine is ten times slower in the second round; the pairs say two, and the medians alone would say four.
   result = benchmark.benchmark(["8-80-8", "4-40-20"], threads=2, rounds=3)
   first, second = result["models"]
@@ -31,7 +31,7 @@ def test_ratios_are_paired_within_a_round(monkeypatch):
 
 
 def test_a_file_given_twice_is_measured_once(monkeypatch):
-  monkeypatch.setattr(deploy.litert, "Model", Timed)
+  monkeypatch.setattr(deploy, "open_file", Timed)
   result = benchmark.benchmark(["8-8", "8-8"], rounds=2)
   assert [row["name"] for row in result["models"]] == ["8-8"]
   assert result["models"][0]["ratio"] == pytest.approx(1.0)

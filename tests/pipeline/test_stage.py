@@ -54,6 +54,7 @@ class Stopped(Exception):
 
 
 EVERYTHING = {
+  "batch_size": 16,
   "augment": {"shift": (1, 1), "mixup": 0.3},
   "optimizer": {
     "name": "sgd", "learning_rate": 0.1, "nesterov": True, "warmup_steps": 2, "clip_norm": 1.0, "accumulate": 2,

@@ -1,21 +1,32 @@
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType, PartitionSpec
 
+from leanax import graph
 from leanax.core.errors import UserError
 from leanax.core.methods import methods
 from quant import observers
+from quant.observers.base import batches
 
 BATCHES = [np.random.default_rng(i).normal(size=(8, 5)).astype(np.float32) * (i + 1) for i in range(4)]
 
 
+class Seen(NamedTuple):
+  low: jax.Array
+  high: jax.Array
+  magnitude: jax.Array
+  count: jax.Array
+
+
 def run(observer, batches):
-  state = observer.empty()
+  state = observer.init()
   for batch in batches:
     state = observer.update(state, jnp.asarray(batch), None)
-  return observer.range(state)
+  return Seen(*observer.ends(state, 8), state["batches"].count)
 
 
 def test_min_max_is_the_range_of_everything_seen():
@@ -52,7 +63,8 @@ def test_one_device_equals_four_and_no_gradient_passes(name):
   mesh = jax.make_mesh((4,), ("d",), axis_types=(AxisType.Auto,))
 
   def two_steps(a, b, axis_name):
-    return observer.range(observer.update(observer.update(observer.empty(), a, axis_name), b, axis_name))
+    state = observer.update(observer.update(observer.init(), a, axis_name), b, axis_name)
+    return Seen(*observer.ends(state, 8), state["batches"].count)
 
   a, b = (jnp.asarray(v) for v in BATCHES[:2])
   one = two_steps(a, b, None)
@@ -79,7 +91,7 @@ def test_nan_on_one_device_of_four_is_remembered_on_all(name):
   observer = methods(observers)[name]()
   mesh = jax.make_mesh((4,), ("d",), axis_types=(AxisType.Auto,))
   a, b = (jnp.asarray(v) for v in BATCHES[:2])
-  good = observer.update(observer.empty(), a, None)
+  good = observer.update(observer.init(), a, None)
 
   def two_steps(state, x, y):
     return observer.update(observer.update(state, x, "d"), y, "d")
@@ -87,6 +99,31 @@ def test_nan_on_one_device_of_four_is_remembered_on_all(name):
   whole, split = PartitionSpec(), PartitionSpec("d")
   mapped = jax.jit(jax.shard_map(two_steps, mesh=mesh, in_specs=(whole, split, split), out_specs=whole))
   found = mapped(good, b.at[5, 2].set(jnp.nan), a)
-  assert int(found.count) == -2  # the second batch
-  assert all(np.isnan(value) for value in observer.range(found)[:3])
-  assert int(mapped(good, b, a).count) == 3
+  assert int(found["batches"].count) == -2  # the second batch
+  assert all(np.isnan(value) for value in observer.ends(found, 8))
+  assert int(mapped(good, b, a)["batches"].count) == 3
+
+
+@pytest.mark.parametrize("name", sorted(methods(observers)))
+def test_what_an_observer_needs_is_gathered_by_graph_observe_too(name):
+  observer, every = methods(observers)[name](), [jnp.asarray(batch) for batch in BATCHES]
+  found = graph.observe(lambda v, x: x @ v["w"], {"w": jnp.ones((5, 2))}, every, {"input": observer.statistics})
+  np.testing.assert_array_equal(observer.ends(found["input"], 8), run(observer, every)[:3])
+
+
+def test_batches_merge():
+  """Two halves are the whole, NaN by the number of its batch; a moving average depends on the order."""
+  assert batches(0.25).ordered
+  one, spoilt = batches(), [*BATCHES[:2], np.full((8, 5), np.inf, np.float32), BATCHES[3]]
+
+  def of(some):
+    state = one.init(jax.ShapeDtypeStruct((8, 5), jnp.float32))
+    for batch in some:
+      state = one.update(state, jnp.asarray(batch), None)
+    return state
+
+  for every in (BATCHES, spoilt):
+    for cut in range(5):
+      merged, whole = one.merge(of(every[:cut]), of(every[cut:])), of(every)
+      assert int(merged.count) == int(whole.count)
+      np.testing.assert_allclose(merged.magnitude, whole.magnitude, rtol=1e-6)

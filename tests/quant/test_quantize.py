@@ -193,9 +193,9 @@ def test_observing_changes_nothing_until_freeze():
   np.testing.assert_array_equal(out, jax.jit(Mlp().apply)(variables, 3 * x))
   before, after = (model.apply(qparams, s, variables, x)[0] for s in (state, seen))
   np.testing.assert_array_equal(before, after)
-  assert float(seen["input"]["range"].high) == float(jnp.max(3 * x))  # the start batch of init is forgotten
+  assert float(seen["input"]["stats"]["moving_extrema"].high) == float(jnp.max(3 * x))
   _, seen = model.observe(seen, variables, x)
-  np.testing.assert_allclose(seen["input"]["range"].high, 2 * jnp.max(x), rtol=1e-6)
+  np.testing.assert_allclose(seen["input"]["stats"]["moving_extrema"].high, 2 * jnp.max(x), rtol=1e-6)
   new_qparams, frozen = model.freeze(qparams, seen, variables)
   grid = model.grids(new_qparams, frozen, variables, x)["input"]
   np.testing.assert_allclose(grid.scale, 2 * (jnp.max(x) - jnp.min(x)) / 255, rtol=1e-6)
@@ -323,9 +323,9 @@ def test_a_tensor_that_two_sites_read_has_the_wider_grid():
     qparams, state = model.init(variables, x)
     grids = model.grids(qparams, state, variables, x)
     assert grids["a:out"].bits == 8 and sorted((grids["b"].bits, grids["c"].bits)) == [4, 8]
-    assert int(state["a:out"]["range"].count) == 0
+    assert int(state["a:out"]["stats"]["batches"].count) == 0
     _, state = model.observe(state, variables, x)
-    assert int(state["a:out"]["range"].count) == 1  # observed once, though read twice
+    assert int(state["a:out"]["stats"]["batches"].count) == 1  # observed once, though read twice
 
 
 def test_a_leaf_used_twice_has_one_grid_and_any_batch_size_works():
@@ -418,8 +418,8 @@ def test_scan_and_remat_equal_the_unrolled_layers():
       np.testing.assert_allclose(grads[0][leaf][i], grads2[0][f"layer{i}/{leaf}"], rtol=1e-3, atol=1e-4)
   for i in range(layers):
     close(jax.tree.map(lambda g, i=i: g[i], grads[1]["params"]), grads2[1]["params"][f"layer{i}"], rtol=1e-3, atol=1e-3)
-    high = state["up/kernel:out"]["range"].high[i]
-    np.testing.assert_allclose(high, state2[f"layer{i}/up/kernel:out"]["range"].high, rtol=1e-5)
+    high = state["up/kernel:out"]["stats"]["moving_extrema"].high[i]
+    np.testing.assert_allclose(high, state2[f"layer{i}/up/kernel:out"]["stats"]["moving_extrema"].high, rtol=1e-5)
 
 
 def test_a_state_of_another_model_is_refused():
@@ -439,8 +439,8 @@ def test_scales_of_other_channels_are_refused(setting):
   v = {"a": jnp.asarray(rng.normal(size=(7, 6)) * 4.0 ** np.arange(6), jnp.float32), "b": jnp.ones((6, 2))}
   x, fn = data((3, 7)), lambda v, x: jnp.tanh(x @ v["a"]) @ v["b"]
   wide, tensor = quantize(fn, setting).init(v, x), quantize(fn, f"{setting} per_tensor").init(v, x)
-  cut, small, _ = graph.keep_channels(fn, v, {"a": [4, 5]}, x)
-  model = quantize(cut, setting)
+  cut = graph.keep_channels(graph.net(fn, v, x), {"a": [4, 5]})
+  model, small = quantize(cut.infer, setting), cut.variables
   for use in (lambda q, s: model.apply(q, s, small, x), lambda q, s: model.grids(q, s, small, x)):
     for (qparams, state), shape in ((wide, r"\(6,\)"), (tensor, r"\(\)")):
       with pytest.raises(UserError, match=rf"state has scales of 'a' of the shape {shape}, and .* needs \(2,\)"):

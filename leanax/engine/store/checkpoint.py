@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import quant
 from leanax.core import files
 from leanax.core.errors import UserError
 from leanax.core.trees import map_named, named_leaves
@@ -127,6 +128,7 @@ class Checkpoints:
       "metrics": {name: float(value) for name, value in (metrics or {}).items()},
       "extra": dict(extra or {}),
       "leaves": leaves.describe(state),
+      "grids": quant.labels(state),
     }
     about = json.loads(json.dumps(about))
     about["crc32"] = _json_checksum(about)
@@ -225,6 +227,11 @@ class Checkpoints:
     saved = {name: Leaf.from_json(leaf) for name, leaf in about["leaves"].items()}
     named = named_leaves(target)
     leaves.compare(saved, named, f"checkpoint {self.directory / str(step)}")
+    grids = about.get("grids", {})  # steps of before say nothing of them
+    for name, codes in quant.labels(target).items():
+      if codes != grids.get(name, codes):
+        where = f"checkpoint {self.directory / str(step)}"
+        raise UserError(f"{where}: {name!r} is {grids[name]!r} there and {codes!r} in this run")
     # To the host first: nothing unchecked gets onto a device, and the checksum needs the whole array anyway.
     arrays = {name: leaves.empty(leaf) for name, leaf in saved.items()}
     tree = leaves.nested({name: array for name, array in arrays.items() if array.size})

@@ -7,10 +7,8 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 
-def average(
-  ema: Any, values: dict[str, Any], decay: float | None, accumulate: int, *, step: Array, micro: Array
-) -> Any:
-  """The averages after an update: e <- d e + (1 - d) x, with d = min(decay, (1 + step) / (10 + step)).
+def average(ema: Any, values: dict[str, Any], decay: float | None, *, step: Array) -> Any:
+  """Returns the averages after an update: e <- d e + (1 - d) x, with d = min(decay, (1 + step) / (10 + step)).
 
   The smaller decay of the first steps forgets the start, as in TensorFlow's ExponentialMovingAverage. Integer leaves
   are copied. An entry that the optimizer pruned is zero in the average too.
@@ -19,15 +17,12 @@ def average(
     ema: {"params", "qparams", "model_state", ...} or None.
     values: the same trees after the update, and possibly more.
     decay: None keeps the averages as they are.
-    accumulate: micro-batches an update; the averages move when the optimizer does.
     step: number of the update.
-    micro: number of the micro-batch in it.
   """
   if ema is None or decay is None:
     return ema
   now = step.astype(jnp.float32)
   d = jnp.minimum(decay, (1 + now) / (10 + now))
-  d = jnp.where(micro == accumulate - 1, d, 1.0)
 
   def move(e: Array, x: Array) -> Array:
     return e + (1 - d).astype(x.dtype) * (x - e) if jnp.issubdtype(x.dtype, jnp.floating) else x

@@ -1,10 +1,11 @@
-"""One label a leaf: what gets weight decay, and which learning rate.
+"""One label for each leaf: what gets weight decay, and which learning rate.
 
 | label  | which leaves | weight decay | learning rate |
 | kernel | matrices and convolution kernels of the model | yes | the schedule's |
 | other  | biases, scales and shifts of normalisation, other vectors | no | the schedule's |
 | scale  | trained scales of quantizers | no | the schedule's times `rates["scale"]` |
 | aux    | parameters of the losses | no | the schedule's times `rates["aux"]` |
+| reparam | what a reparametrization trains, such as thresholds | no | the schedule's times `rates["reparam"]` |
 """
 
 from collections.abc import Sequence
@@ -12,19 +13,20 @@ from typing import Any
 
 from leanax.core import rules, trees
 from leanax.core.errors import unknown
+from leanax.engine.train.state import REPARAM
 
-LABELS = ("kernel", "other", "scale", "aux")
-ROOMS = {"qparams": "scale", "aux": "aux"}
+LABELS = ("kernel", "other", "scale", "aux", "reparam")
+PREFIXES = {"qparams/": "scale", f"aux/{REPARAM}/": "reparam", "aux/": "aux"}
 # Names that are no kernels whatever their shape: a scanned model stacks its biases into matrices.
 VECTORS = ("bias", "scale", "mean", "var")
 
 
 def label(name: str, ndim: int) -> str:
-  """The label of one leaf of the tree {"params", "qparams", "aux"}, by its name and rank."""
-  room, _, rest = name.partition("/")
-  if room in ROOMS:
-    return ROOMS[room]
-  return "kernel" if ndim >= 2 and rest.rsplit("/", 1)[-1] not in VECTORS else "other"
+  """Returns the label of one leaf of the tree {"params", "qparams", "aux"}, by its name and rank."""
+  found = [given for prefix, given in PREFIXES.items() if f"{name}/".startswith(prefix)]
+  if found:
+    return found[0]
+  return "kernel" if ndim >= 2 and name.rsplit("/", 1)[-1] not in VECTORS else "other"
 
 
 def labels(tree: Any, overrides: Sequence[tuple[str, str]] = ()) -> Any:

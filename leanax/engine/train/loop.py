@@ -18,6 +18,7 @@ from kd.counting import EMPTY
 from kd.objective import NOT_FINITE
 from leanax.core.errors import UserError
 from leanax.engine.train import parallel
+from leanax.engine.train.micro_batches import MicroBatch
 from leanax.engine.train.state import TrainState
 from leanax.engine.train.step import Step
 
@@ -64,11 +65,12 @@ def fit(
   """Trains from `state.step` up to `steps`; a state that is there already is returned as it is.
 
   Args:
-    step: of `make_train_step`.
+    step: of `engine.training`.
     state: a fresh one or a restored one: the run goes on as if it had never stopped.
-    get_batch: `get_batch(data, step, *, seed, part)`, pure: part k of n, given as (k, n), of the batch of a step.
+    get_batch: `get_batch(data, index, *, seed, part)`, pure: part k of n, given as (k, n), of the batch of a step; with
+      several micro-batches per update, of the micro-batch with this number, counted from the first update's.
     data: arrays that lie on the devices, whatever `get_batch` reads.
-    steps: batches to have seen at the end.
+    steps: updates to have made at the end.
     seed: of the order, of dropout and of the losses' randomness.
     teacher_variables: of the step's teacher.
     mode: see `engine.parallel`.
@@ -100,16 +102,11 @@ def several(step: Step, get_batch: GetBatch, length: int) -> Run:
   The count is an argument, so that all numbers of steps are one compiled function and give the same bits.
   """
 
-  def one(state, data, teacher_variables, seed, axis_name, split):
-    part = (0, 1) if axis_name is None else (jax.lax.axis_index(axis_name), jax.lax.axis_size(axis_name))
-    batch = get_batch(data, state.step, seed=seed, part=part)
-    if split is not None:
-      batch = jax.lax.with_sharding_constraint(batch, jax.tree.map(lambda _: split, batch))
-    return step(state, batch, teacher_variables, axis_name=axis_name, seed=seed)
-
   def run(state, count, data, teacher_variables, seed, *, axis_name=None, split=None):
+    batch = batches(get_batch, data, seed, axis_name, split)
+
     def once(state):
-      return one(state, data, teacher_variables, seed, axis_name, split)
+      return step(state, batch, teacher_variables, axis_name=axis_name, seed=seed)
 
     if length == 1:
       state, metrics = once(state)
@@ -124,6 +121,19 @@ def several(step: Step, get_batch: GetBatch, length: int) -> Run:
     return jax.lax.fori_loop(0, count, body, (state, empty))
 
   return run
+
+
+def batches(
+  get_batch: GetBatch, data: Any, seed: Any, axis_name: str | None, split: jax.sharding.Sharding | None
+) -> MicroBatch:
+  """Returns `index -> batch`, this device's part of it; the compiler splits it as `split` says, if anything."""
+  part: Any = (0, 1) if axis_name is None else (jax.lax.axis_index(axis_name), jax.lax.axis_size(axis_name))
+
+  def batch(index):
+    found = get_batch(data, index, seed=seed, part=part)
+    return found if split is None else jax.lax.with_sharding_constraint(found, jax.tree.map(lambda _: split, found))
+
+  return batch
 
 
 def compiled(

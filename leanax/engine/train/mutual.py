@@ -101,7 +101,7 @@ def together(step: Step, peers: int) -> Step:
   """The step of all peers: `together(states, batch, ...) -> (states, metrics)`, metrics being the peers' means.
 
   Args:
-    step: of `make_train_step` with the objective `Mutual`.
+    step: of `engine.training` with the objective `Mutual`.
     peers: how many.
   """
 

@@ -1,11 +1,11 @@
 """Optimizers and schedules from plain values, as optax transformations over the one tree {"params", "qparams", "aux"}.
 
 The order inside is: clip the gradient's norm, the method, weight decay of kernels, the rate of each label, the
-schedule. A transformation that prunes wraps all of it, and only the accumulation of gradients may wrap that.
+schedule. A transformation that prunes wraps all of it.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -143,8 +143,11 @@ def _scale_by_label(rates: Mapping[str, float], overrides: Sequence[tuple[str, s
   return optax.stateless(scale)
 
 
-def _leniently(tx: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
-  """The same transformation where implicit dtype promotion is forbidden: optax's Adam raises a float to an integer."""
+def lenient(tx: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+  """Returns a transformation that works where dtypes are promoted strictly: optax's Adam raises a float to an integer.
+
+  Its update takes further keyword arguments, whatever the given one takes.
+  """
   tx = optax.with_extra_args_support(tx)
 
   def update(updates, state, params=None, **extra):
@@ -161,9 +164,7 @@ def check_order(opt_state: Any) -> None:
     UserError: the sparse method is neither outermost nor inside optax's wrappers that hold updates back whole.
   """
   while True:
-    if isinstance(opt_state, AccumulateState):
-      opt_state = opt_state.inner
-    elif isinstance(opt_state, optax.ApplyIfFiniteState):
+    if isinstance(opt_state, optax.ApplyIfFiniteState):
       opt_state = opt_state.inner_state
     elif isinstance(opt_state, optax.MultiStepsState):
       opt_state = opt_state.inner_opt_state
@@ -174,58 +175,3 @@ def check_order(opt_state: Any) -> None:
       "a sparse method has to be the outermost part of the optimizer, with clipping, decay and schedules inside it: "
       "sparsity.magnitude(optimizer, ...)"
     )
-
-
-class AccumulateState(NamedTuple):
-  """The mean gradient of the micro-batches so far, and the state of what is inside.
-
-  For an optimizer that wants `task=` the first is a pair: the mean of that one, too.
-  """
-
-  gradients: Any
-  inner: Any
-
-
-def accumulated(tx: optax.GradientTransformation, every: int) -> optax.GradientTransformationExtraArgs:
-  """Updates once in `every` micro-batches, with their mean gradient; other updates are zero.
-
-  Unlike optax.MultiSteps it runs `tx` only when an update is due, and counts nothing itself: `update(..., step=,
-  micro=)` gets the number of the update and of the micro-batch in it from the caller. Nothing may enclose it.
-
-  Args:
-    tx: the whole optimizer. It receives `step`, which counts updates and never micro-batches.
-    every: micro-batches an update; with 1 it is `tx` itself.
-  """
-  tx = _leniently(tx)
-  if every < 1:
-    raise UserError(f"accumulate is {every}; expected a number of batches, 1 or more")
-
-  def init(params: Any) -> AccumulateState:
-    inner = tx.init(params)
-    zeros = jax.tree.map(jnp.zeros_like, (params, params) if kd.wants_task(inner) else params)
-    return AccumulateState(zeros, inner)
-
-  def update(updates, state, params=None, **extra):
-    micro = extra.pop("micro")
-    count = (micro + 1).astype(jnp.float32)
-    split = kd.wants_task(state.inner)
-    given = (updates, extra.pop("task")) if split else updates
-    mean = jax.tree.map(lambda m, g: m + (g - m) / count.astype(g.dtype), state.gradients, given)
-
-    def due(mean, inner):
-      whole, more = (mean[0], {"task": mean[1]}) if split else (mean, {})
-      out, inner = tx.update(whole, inner, params, **extra, **more)
-      return out, AccumulateState(jax.tree.map(jnp.zeros_like, mean), inner)
-
-    def wait(mean, inner):
-      return jax.tree.map(jnp.zeros_like, mean[0] if split else mean), AccumulateState(mean, inner)
-
-    return jax.lax.cond(micro == every - 1, due, wait, mean, state.inner)
-
-  def plain(updates, state, params=None, **extra):
-    extra.pop("micro", None)
-    return tx.update(updates, state, params, **extra)
-
-  if every == 1:
-    return optax.GradientTransformationExtraArgs(tx.init, plain)
-  return optax.GradientTransformationExtraArgs(init, update)

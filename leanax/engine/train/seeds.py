@@ -63,7 +63,7 @@ def fit(
   """`engine.loop.fit` of several seeds on one device; metrics are (seeds, steps).
 
   Args:
-    step: of `make_train_step`.
+    step: of `engine.training`.
     states: of `start`.
     get_batch: as of `engine.loop.fit`; each run gets its own seed.
     data: shared by all, a mapping.

@@ -1,4 +1,4 @@
-"""How hard each term of an objective pulls: the norm of its part of the gradient, measured beside the training.
+"""The norm of each term's part of the gradient, measured beside the training.
 
 It is computed in a function of its own, so that the training step and its numbers are what they are without it.
 """
@@ -12,15 +12,13 @@ import numpy as np
 import optax
 from jaxtyping import Array
 
-import kd
 from kd.objective import Weighted
-from leanax.core import axis, keys
-from leanax.engine.train import parallel
-from leanax.engine.train.counting import filled
+from leanax.engine.train import loop, parallel
 from leanax.engine.train.forward import Forward
+from leanax.engine.train.gradient import Problem, Teacher, gradient
 from leanax.engine.train.loop import GetBatch
 from leanax.engine.train.state import TrainState
-from leanax.engine.train.step import in_training, minimised, own_averages, teacher_outputs, vary
+from leanax.graph.kinds import Reparam
 
 Norms = Callable[..., dict[str, float]]
 
@@ -29,30 +27,27 @@ def term_norm(
   forward: Forward,
   objective: Weighted,
   *,
-  teacher: Callable[[Any, Array], Array | kd.Outputs] | None = None,
+  teacher: Teacher | None = None,
   itself: bool = False,
   accumulate: int = 1,
+  per_device_statistics: bool = False,
+  reparam: Reparam | None = None,
 ) -> Callable[..., Array]:
-  """`norm(state, batch, teacher_variables=None, *, share, axis_name=None, seed=0)`, pure: the norm of a gradient.
+  """Returns `norm(state, batch, teacher_variables=None, *, share, axis_name=None, seed=0)`, the norm of a gradient.
 
   It is that of sum_k share_k weight_k loss_k with respect to the model's parameters alone, `share` being (terms,)
-  numbers; arguments as of `make_train_step`.
+  numbers; arguments as of `engine.training`.
   """
+  problem = Problem(forward, objective, teacher, itself, accumulate, per_device_statistics, reparam)
 
   def norm(state, batch, teacher_variables=None, *, share, axis_name=None, seed=0):
-    batch, key = filled(batch), keys.step_key(seed, state.step, "step")
-    of_itself = own_averages(forward, state, key, axis_name) if itself else None
-    taught = teacher_outputs(of_itself or teacher, () if itself else teacher_variables, batch)
-    run = in_training(forward, key, axis_name)
-    loss_of = minimised(run, objective, state, taught, batch, accumulate=accumulate, key=key, axis_name=axis_name)
-    trained = vary(state.trained, axis_name)
+    def shared(loss: Array, logs: Mapping[str, Array]) -> Array:
+      parts = objective.parts(logs, state.step).values()
+      return sum((share[index].astype(part.dtype) * part for index, part in enumerate(parts)), jnp.zeros_like(loss))
 
-    def value(params):
-      logs = loss_of({**trained, "params": params})[1][3]
-      parts = objective.parts(logs, state.step // accumulate).values()
-      return sum(share[index].astype(part.dtype) * part for index, part in enumerate(parts))
-
-    return optax.tree.norm(axis.pmean(jax.grad(value)(trained["params"]), axis_name))
+    about: Any = {"axis_name": axis_name, "seed": seed, "reads": (shared,)}
+    (grads,), _, _ = gradient(problem, state, batch, teacher_variables, **about)
+    return optax.tree.norm(grads["params"])
 
   return norm
 
@@ -65,7 +60,7 @@ def term_norms(
   mode: str = "jit",
   devices: Sequence[jax.Device] | None = None,
 ) -> Norms:
-  """Compiles the norms of all terms once; a call costs a training step a term.
+  """Compiles the norms of all terms once; a call costs one training step per term.
 
   Args:
     norm: of `term_norm`.
@@ -80,10 +75,7 @@ def term_norms(
   """
 
   def measure(state, step, data, teacher_variables, seed, share, *, axis_name=None, split=None):
-    part = (0, 1) if axis_name is None else (jax.lax.axis_index(axis_name), jax.lax.axis_size(axis_name))
-    batch = get_batch(data, step, seed=seed, part=part)
-    if split is not None:
-      batch = jax.lax.with_sharding_constraint(batch, jax.tree.map(lambda _: split, batch))
+    batch = loop.batches(get_batch, data, seed, axis_name, split)
     return norm(state.replace(step=step), batch, teacher_variables, share=share, axis_name=axis_name, seed=seed)
 
   run = parallel.resident(measure, mode, devices)

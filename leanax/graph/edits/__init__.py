@@ -5,6 +5,9 @@ A kind has a function that makes it, Net -> Net, which needs the numbers, and th
 apply(fn, edits, shapes) -> fn2: needs the shapes of fn's variables alone.
 after(fn, edits, shapes, inputs) -> shapes2: of the variables of fn2.
 joins(edits, other) -> bool: whether these and the next edit of the kind are applied in one trace.
+
+A kind after which no other edit may come has a text LAST, which says what to do instead. Kinds of other packages, such
+as `quant.edit`, are handed to `Net.edited`.
 """
 
 from types import ModuleType

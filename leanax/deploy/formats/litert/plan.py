@@ -1,38 +1,22 @@
-"""Writes a Network as a LiteRT (.tflite) file, float32 or int8, with numpy, flatbuffers and the schema alone.
+"""Layers to LiteRT operators and tensors, in the layouts and on the grids that the file has them.
 
 Sources: the LiteRT schema, and the 8-bit quantization specification at ai.google.dev (int8 weights per output channel
 along axis 0 of a convolution or dense kernel, 3 of a depthwise one; int32 biases; affine int8 activations).
 
-Files are kept small: tensors have no names, equal buffers and vectors are written once, and defaults are left out. A
-padding that is neither VALID nor SAME becomes a PAD layer before its own. An int8 average pool is written as a
+A padding that is neither VALID nor SAME becomes a PAD layer before its own. An int8 average pool is written as a
 depthwise convolution with weight 1 and scale 1 / window, because AVERAGE_POOL_2D cannot change the grid: the same
 numbers, exactly, with any grid behind it.
 """
 
-import json
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from leanax.core.errors import UserError
 from leanax.deploy import ir
-from leanax.deploy.litert.flat import Flat
-
-METADATA = "leanax"
-VERSIONS = {  # the operator versions that brought int8, from LiteRT's table of versions; float files use the same
-  "CONV_2D": 3,
-  "DEPTHWISE_CONV_2D": 3,
-  "FULLY_CONNECTED": 4,
-  "ADD": 2,
-  "MAX_POOL_2D": 2,
-  "AVERAGE_POOL_2D": 2,
-  "MEAN": 2,
-  "PAD": 2,
-  "PADV2": 2,
-  "RELU": 2,
-  "QUANTIZE": 2,
-  "DEQUANTIZE": 2,
-}
+from leanax.deploy.formats.litert.limits import check_scales, check_size
 
 
 class Written(NamedTuple):
@@ -52,20 +36,22 @@ class Plan(NamedTuple):
   tensors: dict[str, ir.Tensor]
 
 
-def write(network: ir.Network) -> bytes:
-  """The network as the bytes of a .tflite file.
-
-  Input and output are int8 for an int8 network (`ir.float_ends` gives it float ends) and float32 for a float one; their
-  batch is 1 and can be resized. The preprocessing is kept as JSON in the metadata buffer named "leanax".
+def planned(network: ir.Network) -> Plan:
+  """Returns the operators and tensors of a network.
 
   Raises:
-    UserError: a layer or grid that LiteRT lacks, or a missing extra.
+    UserError: an unsound network, or a layer, a ratio of scales or a size that LiteRT lacks.
   """
   ir.check(network)
   plan = Plan([], {name: tensor for name, tensor in network.tensors.items() if tensor.data is None})
   for layer in network.layers:
+    if type(layer) not in _EMIT:
+      known = ", ".join(kind.__name__ for kind in _EMIT)
+      raise UserError(f"layer {layer.name!r} is a {type(layer).__name__}, which LiteRT lacks; expected one of {known}")
+    check_scales(layer, network.tensors)
     _EMIT[type(layer)](plan, layer, network.tensors)
-  return _pack(plan, network)
+  check_size(plan.tensors)
+  return plan
 
 
 def _padding(
@@ -110,9 +96,16 @@ def _zeros(plan: Plan, layer: ir.Conv2D, kernel: ir.Tensor, source: ir.Tensor) -
   """A bias of zeros, on the grid that a bias has."""
   channels = kernel.shape[-1] or 0
   name, dtype = f"{layer.name}:zeros", "float32" if source.dtype == "float32" else "int32"
-  scale = None if source.scale is None or kernel.scale is None else source.scale * kernel.scale
-  axis = None if kernel.axis is None else 0
-  return _keep(plan, ir.Tensor(name, (channels,), dtype, scale, axis=axis, data=np.zeros(channels, dtype)))
+  grid = None if source.grid is None else ir.bias_grid(source, kernel)
+  return _keep(plan, ir.Tensor(name, (channels,), dtype, grid, np.zeros(channels, dtype)))
+
+
+def _turned(kernel: ir.Tensor, data: np.ndarray, axis: int) -> ir.Tensor:
+  """A kernel in the file's layout, with its output channels along `axis`."""
+  grid = kernel.grid
+  if grid is not None and grid.axis is not None:
+    grid = dataclasses.replace(grid, axis=axis)
+  return kernel._replace(shape=data.shape, data=data, grid=grid)
 
 
 def _activate(layer: Any) -> str | None:
@@ -124,8 +117,7 @@ def _conv(plan: Plan, layer: ir.Conv2D, tensors: dict[str, ir.Tensor]) -> None:
   weights = ir.values(kernel)
   depthwise = layer.groups > 1 and layer.groups == source.shape[3]
   data = weights.transpose(2, 0, 1, 3) if depthwise else weights.transpose(3, 0, 1, 2)
-  axis = None if kernel.axis is None else 3 if depthwise else 0
-  _keep(plan, kernel._replace(shape=data.shape, data=data, axis=axis))
+  _keep(plan, _turned(kernel, data, 3 if depthwise else 0))
   bias = _bias(plan, layer, tensors)
   if bias is None:  # the runtime insists on one here, though not in dense layers
     bias = _zeros(plan, layer, kernel, source)
@@ -146,8 +138,7 @@ def _conv(plan: Plan, layer: ir.Conv2D, tensors: dict[str, ir.Tensor]) -> None:
 
 def _dense(plan: Plan, layer: ir.Dense, tensors: dict[str, ir.Tensor]) -> None:
   kernel = tensors[layer.kernel]
-  data, axis = ir.values(kernel).T, None if kernel.axis is None else 0
-  _keep(plan, kernel._replace(shape=data.shape, data=data, axis=axis))
+  _keep(plan, _turned(kernel, ir.values(kernel).T, 0))
   inputs = (layer.inputs[0], kernel.name, _bias(plan, layer, tensors))
   fields = {"FusedActivationFunction": _activate(layer)}
   plan.operators.append(Written("FULLY_CONNECTED", inputs, layer.output, "FullyConnectedOptions", fields))
@@ -179,7 +170,7 @@ def _average(plan: Plan, layer: ir.AvgPool, tensors: dict[str, ir.Tensor]) -> No
   channels = tensors[layer.inputs[0]].shape[3] or 0
   shape = (*layer.window, 1, channels)
   scale = np.float32(1 / (layer.window[0] * layer.window[1]))
-  ones = ir.Tensor(f"{layer.name}:ones", shape, "int8", np.array(scale), data=np.ones(shape, np.int8))
+  ones = ir.Tensor(f"{layer.name}:ones", shape, "int8", ir.grid(scale), np.ones(shape, np.int8))
   conv = ir.Conv2D(
     layer.name, layer.inputs, layer.output, ones.name, None, layer.strides, layer.padding, groups=channels
   )
@@ -219,93 +210,3 @@ _EMIT: dict[type, Callable[..., None]] = {
   ir.Quantize: _plain("QUANTIZE"),
   ir.Dequantize: _plain("DEQUANTIZE"),
 }
-
-
-def _pack(plan: Plan, network: ir.Network) -> bytes:
-  """The plan as a flatbuffer."""
-  flat = Flat()
-  used = {name for op in plan.operators for name in (*op.inputs, op.output)} | {network.input}
-  names = [name for name in plan.tensors if name in used]
-  index = {name: position for position, name in enumerate(names)}
-  buffers, contents = [flat.table("Buffer")], {b"": 0}
-
-  def keep(content: bytes) -> int:
-    if content not in contents:
-      contents[content] = len(buffers)
-      buffers.append(flat.table("Buffer", Data=flat.data(content)))
-    return contents[content]
-
-  tensors = [_tensor(flat, plan.tensors[name], keep) for name in names]
-  codes = sorted({op.code for op in plan.operators})
-  operators = [_operator(flat, op, codes.index(op.code), index) for op in plan.operators]
-  graph = flat.table(
-    "SubGraph",
-    Inputs=flat.vector([index[network.input]], "int32"),
-    Outputs=flat.vector([index[network.output]], "int32"),
-    Tensors=flat.tables(tensors),
-    Operators=flat.tables(operators),
-  )
-  metadata = None
-  if network.preprocessing is not None:
-    content = json.dumps({"preprocessing": network.preprocessing._asdict()}, separators=(",", ":")).encode()
-    metadata = flat.tables([flat.table("Metadata", Name=flat.text(METADATA), Buffer=keep(content))])
-  fields = {
-    "Version": 3,
-    "OperatorCodes": flat.tables([_code(flat, code) for code in codes]),
-    "Subgraphs": flat.tables([graph]),
-    "Buffers": flat.tables(buffers),
-    "Metadata": metadata,
-  }
-  return flat.finish(flat.table("Model", **fields))
-
-
-def _code(flat: Flat, code: str) -> int:
-  number = getattr(flat.schema.BuiltinOperator, code)
-  return flat.table(
-    "OperatorCode", DeprecatedBuiltinCode=min(number, 127), BuiltinCode=number, Version=VERSIONS.get(code, 1)
-  )
-
-
-def _tensor(flat: Flat, tensor: ir.Tensor, keep: Any) -> int:
-  quantization = None
-  if tensor.scale is not None:
-    scales = np.atleast_1d(tensor.scale)
-    zeros = flat.vector(np.full(len(scales), tensor.zero_point), "int64")
-    quantization = flat.table(
-      "QuantizationParameters",
-      Scale=flat.vector(scales, "float32"),
-      ZeroPoint=zeros,
-      QuantizedDimension=tensor.axis or 0,
-    )
-  constant = tensor.data is not None
-  shape = [1 if size is None else size for size in tensor.shape]
-  signature = None if constant else flat.vector([-1 if size is None else size for size in tensor.shape], "int32")
-  content = np.ascontiguousarray(tensor.data, tensor.dtype).tobytes() if constant else b""
-  return flat.table(
-    "Tensor",
-    Shape=flat.vector(shape, "int32"),
-    Type=getattr(flat.schema.TensorType, tensor.dtype.upper()),
-    Buffer=keep(content),
-    Quantization=quantization,
-    ShapeSignature=signature,
-  )
-
-
-_NAMED = {"Padding": "Padding", "FusedActivationFunction": "ActivationFunctionType"}
-
-
-def _operator(flat: Flat, op: Written, code: int, index: dict[str, int]) -> int:
-  options = kind = None
-  if op.options is not None:
-    fields = dict(op.fields)
-    for name, enum in _NAMED.items():
-      if fields.get(name) is not None:
-        fields[name] = getattr(getattr(flat.schema, enum), fields[name])
-    if "NewShape" in fields:
-      fields["NewShape"] = flat.vector(fields["NewShape"], "int32")
-    options, kind = flat.table(op.options, **fields), getattr(flat.schema.BuiltinOptions, op.options)
-  inputs = flat.vector([-1 if name is None else index[name] for name in op.inputs], "int32")
-  outputs = flat.vector([index[op.output]], "int32")
-  return flat.table(
-    "Operator", OpcodeIndex=code, Inputs=inputs, Outputs=outputs, BuiltinOptionsType=kind, BuiltinOptions=options
-  )

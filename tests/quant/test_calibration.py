@@ -1,4 +1,4 @@
-"""What calibration has seen: branches, NaN, and what nobody ran."""
+"""Calibration: branches, NaN, and operations that never ran."""
 
 import jax
 import jax.numpy as jnp
@@ -89,7 +89,7 @@ def test_the_range_is_that_of_all_batches_whatever_branch_they_took():
   for x in (2 * POSITIVE, NEGATIVE, POSITIVE):
     _, state = model.observe(state, PAIR, x)
     low.append(float(x.min())), high.append(float(x.max()))
-  for ends, found in ((low, state["input"]["range"].low), (high, state["input"]["range"].high)):
+  for ends, found in zip((low, high), state["input"]["stats"]["moving_extrema"], strict=True):
     mean = ends[0]
     for end in ends[1:]:
       mean += 0.25 * (end - mean)
@@ -101,11 +101,11 @@ def test_a_tensor_that_two_branches_read_in_one_batch_is_observed_once():
   _, state = model.init(PAIR, POSITIVE)
   for x in (POSITIVE, X - 1.0, 2 * POSITIVE):
     _, state = jax.jit(model.observe)(state, PAIR, x)
-  assert int(state["input"]["range"].count) == 3
+  assert int(state["input"]["stats"]["batches"].count) == 3
   mean = float(POSITIVE.max())
   for x in (X - 1.0, 2 * POSITIVE):
     mean += 0.25 * (float(x.max()) - mean)
-  np.testing.assert_allclose(state["input"]["range"].high, mean, rtol=1e-5)
+  np.testing.assert_allclose(state["input"]["stats"]["moving_extrema"].high, mean, rtol=1e-5)
 
 
 def test_a_branch_that_never_ran_is_refused_by_name():

@@ -1,0 +1,6 @@
+"""File formats: how a layer network is written and run, one file or folder per format."""
+
+from leanax.deploy.formats.base import Format, Latency, Runner
+from leanax.deploy.formats.litert import litert
+
+__all__ = ["Format", "Latency", "Runner", "litert"]

@@ -1,0 +1,85 @@
+"""The tables of a .tflite file: its constants and metadata, and what would end the process in the runtime.
+
+The runtime checks a file's tables, indices and shapes itself and raises. It allocates whatever a file declares until
+the process is killed, and ends the process itself for a sum whose scales are too far apart.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from leanax.core.errors import UserError
+from leanax.deploy.formats.litert.flat import schema
+from leanax.deploy.formats.litert.writer import METADATA
+from leanax.deploy.preprocessing import Preprocessing
+
+MOST = 2**27  # elements of all activations
+
+
+def checked(content: bytes, name: str) -> Preprocessing | None:
+  """Returns the preprocessing in a file's metadata, if there is one.
+
+  Args:
+    content: the file's bytes.
+    name: what errors call it.
+
+  Raises:
+    UserError: it is no LiteRT file, or damaged.
+  """
+  tables = schema()
+  if content[4:8] != b"TFL3":
+    raise UserError(f"{name} is not a LiteRT (.tflite) file: its identifier is not TFL3")
+  try:
+    model = tables.Model.GetRootAs(content, 0)
+    graphs = [model.Subgraphs(position) for position in range(model.SubgraphsLength())]
+    elements = sum(_elements(model, graph) for graph in graphs)
+    apart = any(_scales_apart(tables, model, graph) for graph in graphs)
+    found = _preprocessing(model)
+  except Exception:  # reading the tables of a damaged file may raise anything
+    raise UserError(f"{name} is damaged: its tables cannot be read") from None
+  if not 0 <= elements <= MOST:
+    raise UserError(f"{name} is damaged: its activations have {elements:.3g} elements; expected {MOST:.3g} at most")
+  if apart:
+    raise UserError(f"{name} is damaged: the scales of a sum are more than 2^19 apart")
+  return found
+
+
+def constants(content: bytes) -> list[np.ndarray]:
+  """Returns the weights and biases as a file holds them, each in the file's layout and type, without the runtime."""
+  tables = schema()
+  types = {getattr(tables.TensorType, name.upper()): name for name in ("float32", "int32", "int8")}
+  model = tables.Model.GetRootAs(content, 0)
+  graph, held = model.Subgraphs(0), []
+  for position in range(graph.TensorsLength()):
+    tensor = graph.Tensors(position)
+    buffer = model.Buffers(tensor.Buffer())
+    if buffer.DataLength():
+      held.append(np.frombuffer(buffer.DataAsNumpy().tobytes(), types[tensor.Type()]).reshape(tensor.ShapeAsNumpy()))
+  return held
+
+
+def _elements(model: Any, graph: Any) -> float:
+  """Returns the elements of the tensors without data, at the batch that the file declares."""
+  tensors = [graph.Tensors(position) for position in range(graph.TensorsLength())]
+  free = [tensor for tensor in tensors if not model.Buffers(tensor.Buffer()).DataLength()]
+  return float(sum(np.prod(tensor.ShapeAsNumpy(), dtype=np.float64) for tensor in free))
+
+
+def _scales_apart(tables: Any, model: Any, graph: Any) -> bool:
+  """Returns whether an integer sum has an operand beyond 2^19 times the result's scale, which ends the process."""
+  for position in range(graph.OperatorsLength()):
+    operator = graph.Operators(position)
+    if model.OperatorCodes(operator.OpcodeIndex()).BuiltinCode() == tables.BuiltinOperator.ADD:
+      ends = [graph.Tensors(i).Quantization() for i in (*operator.InputsAsNumpy(), *operator.OutputsAsNumpy())]
+      *read, made = [end.Scale(0) if end is not None and end.ScaleLength() else None for end in ends]
+      if made is not None and not all(scale is None or scale <= made * 2.0**19 for scale in read):
+        return True
+  return False
+
+
+def _preprocessing(model: Any) -> Preprocessing | None:
+  for position in range(model.MetadataLength()):
+    entry = model.Metadata(position)
+    if entry.Name() == METADATA.encode():
+      return Preprocessing.from_json(model.Buffers(entry.Buffer()).DataAsNumpy().tobytes())
+  return None

@@ -1,0 +1,140 @@
+"""Writes a Network as a LiteRT (.tflite) file, float32 or int8, with numpy, flatbuffers and the schema alone.
+
+Files are kept small: tensors have no names, equal buffers and vectors are written once, and defaults are left out.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from leanax.deploy import ir
+from leanax.deploy.formats.litert.flat import Flat, schema
+from leanax.deploy.formats.litert.plan import Plan, Written, planned
+
+METADATA = "leanax"
+VERSIONS = {  # the operator versions that brought int8, from LiteRT's table of versions; float files use the same
+  "CONV_2D": 3,
+  "DEPTHWISE_CONV_2D": 3,
+  "FULLY_CONNECTED": 4,
+  "ADD": 2,
+  "MAX_POOL_2D": 2,
+  "AVERAGE_POOL_2D": 2,
+  "MEAN": 2,
+  "PAD": 2,
+  "PADV2": 2,
+  "RELU": 2,
+  "QUANTIZE": 2,
+  "DEQUANTIZE": 2,
+}
+
+
+def check(network: ir.Network) -> None:
+  """Refuses a network that LiteRT cannot hold.
+
+  Raises:
+    UserError: a layer, a ratio of scales or a size that LiteRT lacks, or a missing extra.
+  """
+  schema()
+  planned(network)
+
+
+def write(network: ir.Network) -> bytes:
+  """Returns the network as the bytes of a .tflite file.
+
+  Input and output are int8 for an int8 network (`ir.float_ends` gives it float ends) and float32 for a float one; their
+  batch is 1 and can be resized. The preprocessing is kept as JSON in the metadata buffer named "leanax".
+
+  Raises:
+    UserError: what `check` refuses.
+  """
+  return _pack(planned(network), network)
+
+
+def _pack(plan: Plan, network: ir.Network) -> bytes:
+  """The plan as a flatbuffer."""
+  flat = Flat()
+  used = {name for op in plan.operators for name in (*op.inputs, op.output)} | {network.input}
+  names = [name for name in plan.tensors if name in used]
+  index = {name: position for position, name in enumerate(names)}
+  buffers, contents = [flat.table("Buffer")], {b"": 0}
+
+  def keep(content: bytes) -> int:
+    if content not in contents:
+      contents[content] = len(buffers)
+      buffers.append(flat.table("Buffer", Data=flat.data(content)))
+    return contents[content]
+
+  tensors = [_tensor(flat, plan.tensors[name], keep) for name in names]
+  codes = sorted({op.code for op in plan.operators})
+  operators = [_operator(flat, op, codes.index(op.code), index) for op in plan.operators]
+  graph = flat.table(
+    "SubGraph",
+    Inputs=flat.vector([index[network.input]], "int32"),
+    Outputs=flat.vector([index[network.output]], "int32"),
+    Tensors=flat.tables(tensors),
+    Operators=flat.tables(operators),
+  )
+  metadata = None
+  if network.preprocessing is not None:
+    content = network.preprocessing.to_json()
+    metadata = flat.tables([flat.table("Metadata", Name=flat.text(METADATA), Buffer=keep(content))])
+  fields = {
+    "Version": 3,
+    "OperatorCodes": flat.tables([_code(flat, code) for code in codes]),
+    "Subgraphs": flat.tables([graph]),
+    "Buffers": flat.tables(buffers),
+    "Metadata": metadata,
+  }
+  return flat.finish(flat.table("Model", **fields))
+
+
+def _code(flat: Flat, code: str) -> int:
+  number = getattr(flat.schema.BuiltinOperator, code)
+  return flat.table(
+    "OperatorCode", DeprecatedBuiltinCode=min(number, 127), BuiltinCode=number, Version=VERSIONS.get(code, 1)
+  )
+
+
+def _tensor(flat: Flat, tensor: ir.Tensor, keep: Any) -> int:
+  quantization = None
+  if tensor.grid is not None:
+    scales = np.atleast_1d(tensor.scale)
+    zeros = flat.vector(np.full(len(scales), tensor.zero_point), "int64")
+    quantization = flat.table(
+      "QuantizationParameters",
+      Scale=flat.vector(scales, "float32"),
+      ZeroPoint=zeros,
+      QuantizedDimension=tensor.axis or 0,
+    )
+  constant = tensor.data is not None
+  shape = [1 if size is None else size for size in tensor.shape]
+  signature = None if constant else flat.vector([-1 if size is None else size for size in tensor.shape], "int32")
+  content = np.ascontiguousarray(tensor.data, tensor.dtype).tobytes() if constant else b""
+  return flat.table(
+    "Tensor",
+    Shape=flat.vector(shape, "int32"),
+    Type=getattr(flat.schema.TensorType, tensor.dtype.upper()),
+    Buffer=keep(content),
+    Quantization=quantization,
+    ShapeSignature=signature,
+  )
+
+
+_NAMED = {"Padding": "Padding", "FusedActivationFunction": "ActivationFunctionType"}
+
+
+def _operator(flat: Flat, op: Written, code: int, index: dict[str, int]) -> int:
+  options = kind = None
+  if op.options is not None:
+    fields = dict(op.fields)
+    for name, enum in _NAMED.items():
+      if fields.get(name) is not None:
+        fields[name] = getattr(getattr(flat.schema, enum), fields[name])
+    if "NewShape" in fields:
+      fields["NewShape"] = flat.vector(fields["NewShape"], "int32")
+    options, kind = flat.table(op.options, **fields), getattr(flat.schema.BuiltinOptions, op.options)
+  inputs = flat.vector([-1 if name is None else index[name] for name in op.inputs], "int32")
+  outputs = flat.vector([index[op.output]], "int32")
+  return flat.table(
+    "Operator", OpcodeIndex=code, Inputs=inputs, Outputs=outputs, BuiltinOptionsType=kind, BuiltinOptions=options
+  )

@@ -1,0 +1,46 @@
+"""The soundness of a network: its names, the order of its layers, its types and grids."""
+
+import numpy as np
+
+from leanax.core.errors import UserError
+from leanax.deploy.ir.layers import Dequantize, Layer, MaxPool, Quantize, Reshape
+from leanax.deploy.ir.network import Network
+from leanax.deploy.ir.tensor import QMAX, Tensor, same_grid
+
+
+def check(network: Network) -> Network:
+  """Returns the network itself, if its names, order and grids are sound.
+
+  Raises:
+    UserError: a tensor is missing or read too early, made twice, or stands on a grid that its layer cannot have.
+  """
+  ready = {network.input} | {name for name, tensor in network.tensors.items() if tensor.data is not None}
+  for layer in network.layers:
+    for name in (*layer.inputs, *layer.constants()):
+      if name not in ready:
+        raise UserError(f"layer {layer.name!r} reads {name!r}, which no layer before it makes")
+    if layer.output in ready or layer.output not in network.tensors:
+      reason = "was made before" if layer.output in ready else "is no tensor"
+      raise UserError(f"layer {layer.name!r} makes {layer.output!r}, which {reason}")
+    _check_grids(layer, network.tensors)
+    ready.add(layer.output)
+  if network.output not in ready:
+    raise UserError(f"the network's output {network.output!r} is made by no layer")
+  return network
+
+
+def _check_grids(layer: Layer, tensors: dict[str, Tensor]) -> None:
+  made, read = tensors[layer.output], [tensors[name] for name in layer.inputs]
+  if not isinstance(layer, Quantize | Dequantize) and any(tensor.dtype != made.dtype for tensor in read):
+    raise UserError(
+      f"layer {layer.name!r} reads {read[0].dtype} and makes {made.dtype}; only quantize layers may change the type"
+    )
+  if isinstance(layer, MaxPool | Reshape) and not same_grid(made.grid, read[0].grid):
+    raise UserError(f"layer {layer.name!r} must have one grid for its input and its output")
+  for name in layer.constants():
+    constant = tensors[name]
+    zeros = 0 if constant.grid is None else np.asarray(constant.grid.zero_point)
+    if np.any(zeros):
+      raise UserError(f"constant {name!r} has zero point {zeros}; weights must be symmetric, with zero point 0")
+    if constant.dtype == "int8" and constant.data is not None and constant.data.min(initial=0) < -QMAX:
+      raise UserError(f"weights {name!r} hold the code -128; the runtime wants the narrow range -127..127")

@@ -1,0 +1,52 @@
+"""Layers in order with their tensors: the whole of a compressed model."""
+
+from typing import NamedTuple
+
+from leanax.deploy.ir.layers import Dequantize, Layer, Quantize
+from leanax.deploy.ir.tensor import Tensor, describe, values
+from leanax.deploy.preprocessing import Preprocessing
+
+
+class Network(NamedTuple):
+  """Layers in an order in which each one's inputs are ready.
+
+  Attributes:
+    layers: the layers.
+    tensors: every tensor by name, activations and constants.
+    input: name of the activation that the caller feeds.
+    output: name of the result.
+    preprocessing: the step from raw images to the input; None when the network takes them as they are.
+  """
+
+  layers: tuple[Layer, ...]
+  tensors: dict[str, Tensor]
+  input: str
+  output: str
+  preprocessing: Preprocessing | None = None
+
+  @property
+  def quantized(self) -> bool:
+    """True where its layers run on integers."""
+    return any(tensor.dtype == "int8" for tensor in self.tensors.values())
+
+  def __str__(self) -> str:
+    return "\n".join([f"input {describe(self.tensors[self.input])}", *(self._line(layer) for layer in self.layers)])
+
+  def _line(self, layer: Layer) -> str:
+    made = describe(self.tensors[layer.output])
+    relu = " relu" if getattr(layer, "relu", False) else ""
+    held = sum(values(self.tensors[name]).size for name in layer.constants())
+    return f"{type(layer).__name__}{relu} {layer.name}: {', '.join(layer.inputs)} -> {made}, {held} parameters"
+
+
+def float_ends(network: Network) -> Network:
+  """Returns an int8 network with float32 ends: a Quantize layer before it and a Dequantize layer behind it."""
+  if not network.quantized:
+    return network
+  source, result = network.tensors[network.input], network.tensors[network.output]
+  given = Tensor(f"{source.name}:float", source.shape)
+  taken = Tensor(f"{result.name}:float", result.shape)
+  first = Quantize("quantize", (given.name,), source.name)
+  last = Dequantize("dequantize", (result.name,), taken.name)
+  tensors = {given.name: given, **network.tensors, taken.name: taken}
+  return network._replace(layers=(first, *network.layers, last), tensors=tensors, input=given.name, output=taken.name)

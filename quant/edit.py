@@ -1,0 +1,178 @@
+"""Edit: a net on grids, {"edit": "quantize", "rules": [[site glob, setting], ...], "ends": setting, ...}.
+
+The net's variables hold the grids as collections of their own: "qparams", the logarithms of trained scales, and
+"quant_state". What is computed is `quant.Quantized.apply`. It is the last edit of a net: `before` makes others.
+"""
+
+import dataclasses
+import math
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from leanax.core.errors import UserError
+from leanax.graph import Net
+from leanax.graph.program import leaf_name
+from leanax.graph.shapes import leaves_by_name
+from quant.policy import Policy
+from quant.policy import policy as make_policy
+from quant.quantize import Quantized, quantize
+from quant.quantizer import Quantizer
+
+LAST = "a quantized net is edited before its grids: quant.before(net, lambda net: graph.keep_channels(net, ...))"
+GRIDS = ("qparams", "quant_state")
+_SLICED = ("keep_channels", "permute")
+
+
+def post_training(net: Net, batches: Iterable[Any], policy: Any, carrier: str = "float32", half: bool = False) -> Net:
+  """Returns the net with simulated integers, its grids calibrated.
+
+  Args:
+    net: a float one, of variables in a dict; fold its batch norms first where the integers are to be exported.
+    batches: an iterable of batches: an array, or a tuple of the net's inputs.
+    policy: as of `quant.quantize`.
+    carrier: likewise.
+    half: likewise.
+
+  Raises:
+    UserError: no batch, one that holds NaN, or variables without room for the grids.
+  """
+  room = isinstance(net.variables, Mapping) and not set(GRIDS) & net.variables.keys()
+  if not room:
+    raise UserError(f"the net's variables are a {type(net.variables).__name__}; expected a dict without 'quant_state'")
+  edit = data(policy, carrier, half)
+  model = _model(net.infer, edit)
+  every = iter(batches)
+  first = next(every, None)
+  if first is None:
+    raise UserError("there are no batches to calibrate with; expected one at least")
+  observe = jax.jit(lambda state, *inputs: model.observe(state, net.variables, *inputs)[1])
+  qparams, state = model.init(net.variables, *_inputs(first))
+  for batch in (first, *every):
+    state = observe(state, *_inputs(batch))
+  return with_grids(net, edit, *model.freeze(qparams, state))
+
+
+def with_grids(net: Net, edit: Mapping[str, Any], qparams: Any, quant_state: Any) -> Net:
+  """Returns the net with this edit and these grids."""
+  return net.edited([dict(edit)], {**net.variables, "qparams": qparams, "quant_state": quant_state}, KIND)
+
+
+def data(policy: Any, carrier: str = "float32", half: bool = False) -> dict[str, Any]:
+  """Returns the edit as data, of a policy or what `quant.policy` makes one from."""
+  chosen = make_policy(policy)
+  rules = [[glob, str(setting)] for glob, setting in chosen.rules]
+  ends = None if chosen.ends is None else str(chosen.ends)
+  return {"edit": "quantize", "rules": rules, "ends": ends, "carrier": carrier, "half": half}
+
+
+def of(edit: Mapping[str, Any]) -> Policy:
+  """Returns the policy of an edit."""
+  return make_policy([tuple(rule) for rule in edit["rules"]], edit["ends"])
+
+
+def float_net(net: Net) -> Net:
+  """Returns the net before its grids."""
+  if not net.edits or net.edits[-1]["edit"] != "quantize":
+    raise UserError("the net is not quantized; expected one of quant.post_training")
+  variables = {name: tree for name, tree in net.variables.items() if name not in GRIDS}
+  return dataclasses.replace(net, edits=net.edits[:-1], variables=variables)
+
+
+def before(net: Net, change: Callable[[Net], Net]) -> Net:
+  """Returns a quantized net with edits that go in before its grids, and these cut as their kernels are.
+
+  Args:
+    net: of `post_training`.
+    change: float net -> float net, of channels that are kept or put in another order. It is called again for each
+      kernel's scales, so that what it does may not depend on the net's numbers.
+
+  Raises:
+    UserError: the edits change numbers, and the grids have to be calibrated again.
+  """
+  plain, edit = float_net(net), net.edits[-1]
+  after = change(plain)
+  other = next((one["edit"] for one in after.edits[len(plain.edits) :] if one["edit"] not in _SLICED), None)
+  if other is not None:
+    raise UserError(
+      f"the grids are not those of a net after {other!r}; apply it to quant.float_net and calibrate again"
+    )
+  old = _model(plain.infer, edit).plan(plain.variables, *plain.example).quantizers
+  new = _model(after.infer, edit).plan(after.variables, *after.example).quantizers
+  places = _places(plain, change, old, new)
+
+  def cut(name: str, scale: jax.Array) -> jax.Array:
+    return scale.reshape(-1)[places[name]] if name in places else scale
+
+  def entry(name: str, entry: Any) -> Any:
+    scales = {key: {**entry[key], "scale": cut(name, entry[key]["scale"])} for key in ("seen", "used")}
+    return {**entry, **scales}
+
+  qparams = {name: cut(name, scale) for name, scale in net.variables["qparams"].items()}
+  state = {name: entry(name, one) for name, one in net.variables["quant_state"].items()}
+  return with_grids(after, edit, qparams, state)
+
+
+def _places(
+  plain: Net, change: Callable[[Net], Net], old: Mapping[str, Quantizer], new: Mapping[str, Quantizer]
+) -> dict[str, np.ndarray]:
+  """For each kernel's scales where they were before the change, found by changing a net of their places."""
+  strange = next(iter(sorted(old.keys() ^ new.keys())), None)
+  computed = next((name for name, one in old.items() if one.kernel and one.leaf is None), strange)
+  if computed is not None:
+    raise UserError(f"the grid of {computed!r} cannot be cut; apply the change to quant.float_net and calibrate again")
+  found = {}
+  for name, one in old.items():
+    if one.kernel:
+      at = _along(np.arange(math.prod(one.shape[i] for i in one.axis), dtype=np.float32), one)
+
+      def marked(path: Any, leaf: Any, one: Quantizer = one, at: np.ndarray = at) -> Any:
+        here = leaf_name(path) == one.leaf
+        return jnp.asarray(np.broadcast_to(at, one.shape).reshape(leaf.shape)) if here else leaf
+
+      moved = change(dataclasses.replace(plain, variables=jax.tree_util.tree_map_with_path(marked, plain.variables)))
+      leaf = np.asarray(leaves_by_name(moved.variables)[str(one.leaf)]).reshape(new[name].shape)
+      first = tuple(slice(None) if i in new[name].axis else 0 for i in range(leaf.ndim))
+      found[name] = leaf[first].astype(np.int32)
+  return found
+
+
+def _along(values: np.ndarray, one: Quantizer) -> np.ndarray:
+  """A flat array of one number for each scale, as it broadcasts against the kernel's shape."""
+  return values.reshape([n if i in one.axis else 1 for i, n in enumerate(one.shape)])
+
+
+def apply(fn: Callable[..., Any], edits: Sequence[Mapping[str, Any]], shapes: Any) -> Callable[..., Any]:
+  """Returns the function with simulated integers, of the variables with their grids."""
+  del shapes
+  model = _model(fn, edits[0])
+
+  def rounded(variables: Any, *inputs: Any) -> Any:
+    lost = next((name for name in GRIDS if name not in variables), None)
+    if lost is not None:
+      raise UserError(f"the variables of a quantized net have no {lost!r}; expected those of quant.post_training")
+    plain = {name: tree for name, tree in variables.items() if name not in GRIDS}
+    return model.apply(variables["qparams"], variables["quant_state"], plain, *inputs)[0]
+
+  return rounded
+
+
+def joins(edits: Sequence[Mapping[str, Any]], other: Mapping[str, Any]) -> bool:
+  """Returns whether these edits and the next one are applied in one trace: never."""
+  del edits, other
+  return False
+
+
+def _model(fn: Callable[..., Any], edit: Mapping[str, Any]) -> Quantized:
+  return quantize(fn, of(edit), edit["carrier"], edit["half"])
+
+
+def _inputs(batch: Any) -> tuple[Any, ...]:
+  return batch if isinstance(batch, tuple) else (batch,)
+
+
+KIND = {"quantize": sys.modules[__name__]}

@@ -1,0 +1,150 @@
+"""Quantization as the last edit of a net."""
+
+import json
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import quant
+from leanax import graph
+from leanax.core.errors import UserError
+from leanax.engine import models
+
+V = {
+  "params": {
+    name: jnp.asarray(np.random.default_rng(i).normal(size=shape), jnp.float32)
+    for i, (name, shape) in enumerate({"a": (5, 6), "bias": (6,), "b": (6, 3)}.items())
+  }
+}
+X = jnp.asarray(np.random.default_rng(9).normal(size=(8, 5)), jnp.float32)
+
+
+def fn(v, x):
+  p = v["params"]
+  return jax.nn.relu(x @ p["a"] + p["bias"]) @ p["b"]
+
+
+def make(setting="w8a8 learned", **more):
+  return quant.post_training(graph.net(fn, V, X), [X, 2 * X], setting, **more)
+
+
+@pytest.mark.parametrize("setting", ["w8a8", "w4a8 learned per_tensor", "w4a4 percentile(q=99.0)"])
+def test_a_quantized_net_is_what_quantize_computes(setting):
+  net, model = make(setting), quant.quantize(fn, setting)
+  qparams, state = model.init(V, X)
+  for x in (X, 2 * X):
+    _, state = jax.jit(model.observe)(state, V, x)
+  qparams, state = model.freeze(qparams, state)
+  assert net.variables.keys() == {"params", "qparams", "quant_state"}
+  jax.tree.map(np.testing.assert_array_equal, dict(net.variables), {**V, "qparams": qparams, "quant_state": state})
+  out, collections = jax.jit(net.apply)(net.variables, X)
+  np.testing.assert_array_equal(out, jax.jit(model.apply)(qparams, state, V, X)[0])
+  assert collections.keys() == {"qparams", "quant_state"}
+  jaxprs = [
+    str(jax.make_jaxpr(f)(*a))
+    for f, a in (
+      (lambda v, x: net.infer(v, x), (net.variables, X)),
+      (lambda *a: model.apply(*a)[0], (qparams, state, V, X)),
+    )
+  ]
+  assert len(jaxprs[0].splitlines()) == len(jaxprs[1].splitlines())
+
+
+def test_the_edit_is_data():
+  net = make("w4a8 learned ema(rate=0.5)", carrier="int8")
+  edits = json.loads(json.dumps(net.edits))
+  again = graph.net(fn, V, X).edited(edits, net.variables, quant.edit.KIND)
+  np.testing.assert_array_equal(again.infer(net.variables, X), net.infer(net.variables, X))
+  with pytest.raises(UserError, match="unknown edit 'quantize'"):
+    graph.net(fn, V, X).edited(edits, net.variables)
+
+
+def test_trained_scales_get_gradients_and_batches_may_have_any_size():
+  net = make()
+
+  def loss(trained):
+    return jnp.sum(net.apply({**net.variables, **trained}, X[:3], train=True)[0] ** 2)
+
+  grads = jax.grad(loss)({name: net.variables[name] for name in ("params", "qparams")})
+  assert all(np.any(leaf != 0) for leaf in jax.tree.leaves(grads["params"]))
+  assert set(grads["qparams"]) == {"a", "b", "a:out", "b:out"} and all(map(np.any, grads["qparams"].values()))
+
+
+def scales(net):
+  """The trained scales, and the frozen ones."""
+  return net.variables["qparams"], {name: one["used"]["scale"] for name, one in net.variables["quant_state"].items()}
+
+
+@pytest.mark.parametrize("kept", [[1, 2, 5], [4]])
+@pytest.mark.parametrize("setting", ["w8a8", "w4a8 learned", "w4a4 tqt per_tensor"])
+def test_channels_of_a_quantized_net_are_cut_with_their_scales(setting, kept):
+  """Exactly the net whose readers give the removed channels the weight zero."""
+  net, gone = make(setting), [i for i in range(6) if i not in kept]
+  small = quant.before(net, lambda net: graph.keep_channels(net, {"a": kept}))
+  zeroed = {**V["params"], "b": V["params"]["b"].at[jnp.asarray(gone)].set(0)}
+  assert small.variables["params"]["a"].shape == (5, len(kept))
+  assert [one["edit"] for one in small.edits] == ["keep_channels", "quantize"]
+  expected = net.infer({**net.variables, "params": zeroed}, X)
+  np.testing.assert_array_equal(small.infer(small.variables, X), expected)
+  for before, after in zip(scales(net), scales(small), strict=True):
+    cut = {"a": before["a"][jnp.asarray(kept)]} if "a" in before and "per_tensor" not in setting else {}
+    jax.tree.map(np.testing.assert_array_equal, after, {**before, **cut})
+
+
+def test_channels_in_another_order_take_their_scales_along():
+  net = make("w4a8")
+  moved = quant.before(net, lambda net: graph.permute(net, "a", 1, [3, 1, 0, 5, 4, 2]))
+  np.testing.assert_array_equal(moved.infer(moved.variables, X), net.infer(net.variables, X))
+
+
+def test_an_edit_behind_the_grids_is_refused():
+  net = make()
+  for change in (
+    lambda net: graph.permute(net, "a", 1, [3, 1, 0, 5, 4, 2]),
+    lambda net: graph.keep_channels(net, {"a": [0]}),
+    lambda net: quant.post_training(net, [X], "w4a4"),
+  ):
+    with pytest.raises(UserError):
+      change(net)
+  with pytest.raises(UserError, match="the edit 'permute' comes after 'quantize'; .* edited before its grids"):
+    net.edited([{"edit": "permute", "leaf": "a", "axis": 1, "order": [0]}], net.variables)
+
+
+class Norm(nn.Module):
+  @nn.compact
+  def __call__(self, x, train=False):
+    x = nn.relu(nn.BatchNorm(use_running_average=not train)(nn.Dense(6)(x)))
+    return nn.Dense(3)(nn.Dropout(0.5, deterministic=not train)(x))
+
+
+def test_other_edits_ask_for_calibration():
+  module = Norm()
+  variables = jax.jit(module.init)(jax.random.key(0), X)
+  net = models.net(module, variables, X)
+  rounded = quant.post_training(net, [X], "w8a8")
+  with pytest.raises(UserError, match="the grids are not those of a net after 'fold_batch_norm'; .* calibrate again"):
+    quant.before(rounded, graph.fold_batch_norms)
+  folded = quant.post_training(graph.fold_batch_norms(quant.float_net(rounded)), [X], "w8a8")
+  np.testing.assert_allclose(folded.infer(folded.variables, X), module.apply(variables, X), atol=0.05)
+
+
+def test_dropout_stays_where_a_quantized_net_is_trained():
+  module = Norm()
+  net = graph.fold_batch_norms(models.net(module, jax.jit(module.init)(jax.random.key(0), X), X))
+  net = quant.post_training(net, [X], "w8a8")
+  outs = [net.apply(net.variables, X, train=True, key=jax.random.key(i))[0] for i in (0, 1)]
+  assert np.abs(outs[0] - outs[1]).max() > 1e-3
+
+
+def test_mistakes_are_named():
+  with pytest.raises(UserError, match="there are no batches to calibrate with"):
+    quant.post_training(graph.net(fn, V, X), [], "w8a8")
+  with pytest.raises(UserError, match="the variables of a quantized net have no 'qparams'"):
+    make().infer(V, X)
+  with pytest.raises(UserError, match="the net is not quantized"):
+    quant.float_net(graph.net(fn, V, X))
+  with pytest.raises(UserError, match="the net's variables are a list; expected a dict"):
+    quant.post_training(graph.net(lambda v, x: x @ v[0], [V["params"]["a"]], X), [X], "w8a8")

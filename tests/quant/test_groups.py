@@ -1,0 +1,179 @@
+"""Kernels with a scale for each group of inputs, against numpy."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import quant
+from leanax import deploy, graph
+from leanax.core.errors import UserError
+
+W = np.random.default_rng(0).normal(size=(12, 5)) * np.repeat([0.01, 1.0, 30.0], 4)[:, None]
+V = {"w": jnp.asarray(W, jnp.float32)}
+X = jnp.asarray(np.random.default_rng(1).normal(size=(7, 12)), jnp.float32)
+
+
+def fn(v, x):
+  return x @ v["w"]
+
+
+def rounded(w, group, top, per_tensor=False):
+  """Groups of rows on narrow symmetric grids, in float64."""
+  parts = w.reshape(-1, group, w.shape[1])
+  scale = np.abs(parts).max((1, 2) if per_tensor else 1, keepdims=True) / top
+  return (np.clip(np.round(parts / scale), -top, top) * scale).reshape(w.shape)
+
+
+def made(fn, variables, x, setting):
+  model = quant.quantize(fn, quant.policy(setting, ends=None))
+  return model, *model.init(variables, x)
+
+
+@pytest.mark.parametrize("group", [1, 2, 4, 12])
+@pytest.mark.parametrize("words", ["", " per_tensor", " learned start=range"])
+def test_each_group_has_a_scale(group, words):
+  model, qparams, state = made(fn, V, X, f"w4g{group}{words}")
+  expected = rounded(W.astype(np.float32).astype(np.float64), group, 7, "per_tensor" in words)
+  out = jax.jit(model.apply)(qparams, state, V, X)[0]
+  np.testing.assert_allclose(out, np.asarray(X, np.float64) @ expected, rtol=1e-4, atol=1e-4)
+  grid = model.grids(qparams, state, V, X)["w"]
+  assert grid.scale.shape == ((12 // group,) if "per_tensor" in words else (12 // group, 5))
+  np.testing.assert_allclose(quant.dequantize(quant.codes(V["w"], grid), grid), expected, rtol=1e-5)
+  np.testing.assert_allclose(quant.fake_quant(V["w"], grid), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("blocks", [(1, 1), (3, 5), (12, 1), (3, 1), (12, 5), (4, 5)])
+def test_scales_of_any_lengths_that_divide_the_array(blocks):
+  """Of the array's rank: each number serves a block."""
+  largest = np.abs(W.reshape(blocks[0], -1, blocks[1], 5 // blocks[1])).max((1, 3))
+  scale = jnp.asarray(largest / 7, jnp.float32)
+  grid = quant.Grid(scale, jnp.zeros(blocks, jnp.int32), 4, True, True)
+  whole = np.asarray(scale, np.float64).repeat(12 // blocks[0], 0).repeat(5 // blocks[1], 1)
+  codes = np.clip(np.round(np.asarray(V["w"], np.float64) / whole), -7, 7)
+  np.testing.assert_array_equal(quant.codes(V["w"], grid), codes)
+  for found in (
+    quant.dequantize(codes.astype(np.int32), grid),
+    quant.fake_quant(V["w"], grid),
+    quant.lsq()(V["w"], grid),
+  ):
+    np.testing.assert_allclose(found, codes * whole, rtol=1e-6)
+  gradient = jax.grad(lambda s: jnp.sum(quant.tqt()(V["w"], dataclasses.replace(grid, scale=s))))(scale)
+  assert gradient.shape == blocks and np.all(np.isfinite(gradient))
+
+
+def test_scales_that_divide_nothing_are_refused():
+  grid = quant.Grid(jnp.ones((5, 5)), jnp.zeros((5, 5), jnp.int32), 4)
+  with pytest.raises(
+    UserError, match=r"scales of shape \(5, 5\) was given the shape \(12, 5\), which they do not divide"
+  ):
+    quant.codes(V["w"], grid)
+  with pytest.raises(UserError, match="needs the axis that they lie along"):
+    quant.codes(V["w"], dataclasses.replace(grid, scale=jnp.ones(5), zero_point=jnp.zeros(5, jnp.int32)))
+
+
+def test_one_group_is_the_grid_of_a_channel():
+  found = [made(fn, V, X, setting)[0].apply(*made(fn, V, X, setting)[1:], V, X)[0] for setting in ("w4g12", "w4")]
+  np.testing.assert_array_equal(*found)
+
+
+def test_learned_scales_have_the_gradient_of_lsq_in_each_group():
+  """That of the estimator on the kernel in groups, whose products are the same."""
+  model, qparams, state = made(fn, V, X, "w4g4 learned start=range")
+
+  def loss(qparams, v):
+    return jnp.sum(jnp.sin(model.apply(qparams, state, v, X)[0]))
+
+  def alone(t, v):
+    grid = quant.Grid(jnp.exp(t), jnp.zeros((3, 5), jnp.int32), 4, True, True, (0, 2), (3, 4, 5))
+    return jnp.sum(jnp.sin(X @ quant.lsq()(v["w"], grid, 4)))
+
+  found, expected = jax.grad(loss, (0, 1))(qparams, V), jax.grad(alone, (0, 1))(qparams["w"], V)
+  assert qparams["w"].shape == (3, 5)
+  np.testing.assert_allclose(found[0]["w"], expected[0], rtol=1e-4, atol=1e-5)
+  np.testing.assert_allclose(found[1]["w"], expected[1]["w"], rtol=1e-4, atol=1e-5)
+
+
+def test_stacks_slices_and_transposes_have_groups():
+  stack = jnp.stack([V["w"], 3 * V["w"]])
+  uses = {
+    "a scan": (lambda v, x: jax.lax.scan(lambda x, w: (x, x @ w), x, v["w"])[1], stack, (2, 3, 5)),
+    "columns": (lambda v, x: x @ v["w"][:, :2] + (x @ v["w"][:, 3:]), V["w"], (3, 5)),
+    "a transpose": (lambda v, x: x @ v["w"].T, V["w"].T, (5, 3)),
+  }
+  for name, (used, w, shape) in uses.items():
+    model, qparams, state = made(used, {"w": w}, X, "w4g4")
+    assert model.grids(qparams, state, {"w": w}, X)["w"].scale.shape == shape, name
+    leaf = np.asarray(w, np.float64)
+    if name == "a scan":
+      leaf = np.stack([rounded(one, 4, 7) for one in leaf])
+    else:
+      leaf = rounded(leaf.T, 4, 7).T if name == "a transpose" else rounded(leaf, 4, 7)
+    expected = used({"w": jnp.asarray(leaf, jnp.float32)}, X)
+    np.testing.assert_allclose(model.apply(qparams, state, {"w": w}, X)[0], expected, rtol=1e-3, atol=1e-3)
+
+
+def test_with_activations_the_product_is_one_of_floats_and_its_bias_stays_one():
+  v = {**V, "b": jnp.full(5, 0.123456)}
+  model, qparams, state = made(lambda v, x: x @ v["w"] + v["b"], v, X, "w4g4a8")
+  grids = model.grids(qparams, state, v, X)
+  values = [np.asarray(quant.fake_quant(a, g), np.float64) for a, g in ((X, grids["input"]), (V["w"], grids["w"]))]
+  out = jnp.asarray(values[0] @ values[1] + np.float64(v["b"][0]), jnp.float32)
+  np.testing.assert_allclose(model.apply(qparams, state, v, X)[0], quant.fake_quant(out, grids["w:out"]), rtol=1e-5)
+
+
+def test_a_setting_says_groups():
+  for text in ("w4g32", "w4g32a8 learned", "w3g8a8 per_tensor"):
+    assert str(quant.parse(text)) == text and quant.parse(str(quant.parse(text))) == quant.parse(text)
+  assert quant.parse("w4g32a8").group == 32 == quant.weights(4, group=32).group
+  for spec in ("w4g0", {"activations": 8, "group": 4}, {"weights": 4, "group": 2.0}):
+    with pytest.raises(UserError, match="a quantization setting has groups of"):
+      quant.parse(spec)
+  with pytest.raises(UserError, match="does not begin with widths"):
+    quant.parse("g32")
+  ends = quant.quantize(fn, "w4g4a8").explain(V, X)["w"]
+  assert str(ends.setting) == "w8a8"  # raised, as the first and last site
+
+
+def test_what_cannot_have_groups_is_refused_by_name():
+  kernel = {"k": jnp.ones((3, 3, 4, 2))}
+  conv = lambda v, x: jax.lax.conv_general_dilated(
+    x, v["k"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+  )
+  cases = [
+    (fn, V, X, "w4g5", "'w' sums 12 products, which groups of 5 do not divide"),
+    (conv, kernel, jnp.ones((1, 5, 5, 4)), "w4g2", "'k' cannot have groups of 2: it is a conv"),
+    (lambda v, x: x @ jnp.tanh(v["w"]), V, X, "w4g4", "the kernel of 'w' is computed"),
+    (lambda v, x: x[:, :8] @ v["w"][:8], V, X, "w4g4", "the kernel of 'w' is computed, or a part of a leaf"),
+  ]
+  for used, v, x, setting, words in cases:
+    with pytest.raises(UserError, match=words):
+      made(used, v, x, setting)
+  with pytest.raises(UserError, match="latent_weights: the rule"):
+    import optax
+
+    quant.latent_weights(optax.sgd(0.1), "w4g4")
+
+
+def test_a_state_of_other_groups_is_refused():
+  _, qparams, state = made(fn, V, X, "w4g4")
+  with pytest.raises(UserError, match="as 'w4g4', and this model needs 'w4g6'"):
+    made(fn, V, X, "w4g6")[0].apply(qparams, state, V, X)
+
+
+def test_a_file_of_integers_refuses_groups_by_name():
+  model, qparams, state = made(fn, V, X, "w8g4a8")
+  with pytest.raises(UserError, match="the kernel of 'w' has several scales along what it sums over"):
+    deploy.lift(fn, V, X, grids=model.grids(qparams, state, V, X))
+
+
+def test_channels_of_grouped_kernels_are_cut_with_their_scales():
+  v = {"params": {"w": V["w"], "u": jnp.asarray(np.random.default_rng(3).normal(size=(5, 4)), jnp.float32)}}
+  net = graph.net(lambda v, x: jnp.tanh(x @ v["params"]["w"]) @ v["params"]["u"], v, X)
+  net = quant.post_training(net, [X], quant.policy({"w": "w4g4a8", "*": "w8a8"}, ends=None))
+  small = quant.before(net, lambda net: graph.keep_channels(net, {"w": [0, 2, 4]}))
+  zeroed = {**v["params"], "u": v["params"]["u"].at[jnp.asarray([1, 3])].set(0)}
+  expected = net.infer({**net.variables, "params": zeroed}, X)
+  np.testing.assert_allclose(small.infer(small.variables, X), expected, rtol=1e-5, atol=1e-5)
