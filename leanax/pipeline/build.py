@@ -111,6 +111,11 @@ def _number(where: str, value: Any, updates: int) -> Any:
   return named(where, kd.schedules, given)
 
 
+def needs_teacher(objective: kd.Weighted) -> bool:
+  """Whether an objective has a loss that compares with a teacher."""
+  return any(term.loss.needs_teacher for term in objective.terms)
+
+
 def batches(stage: Any, examples: int) -> int:
   """Returns how many batches a stage has over a training split of so many examples."""
   return stage.epochs * rooms.steps_per_epoch(examples, stage.batch_size)
@@ -289,9 +294,9 @@ def check(config: Any) -> None:
       )
     if stage.peers > 1:
       _check_peers(name, config, any(taught))
-    elif any(taught) and not stage.teacher:
+    elif needs_teacher(minimised) and not stage.teacher:
       raise UserError(f"config key 'stages.{name}.teacher' is empty, but its objective compares with a teacher")
-    elif stage.teacher and not any(taught):
+    elif stage.teacher and not needs_teacher(minimised):
       where = f"config key 'stages.{name}.teacher' is {stage.teacher!r}"
       raise UserError(f"{where}, but no loss of its objective compares with a teacher")
     together.check(name, config, minimised, objective)
