@@ -1,9 +1,9 @@
-"""What an accelerator makes of it: codes that differ, the time of kernels and of training steps, and the digits job.
+"""Measures on an accelerator: differing codes, the time of kernels and of training steps, and the digits job.
 
 python -m benchmarks.accelerator [--small] [--seconds 440] [--out=benchmarks/results/accelerator.json]
 
-All of it runs at the device's default precision. Parts run in turn, each is printed and written when it is done, and
-one that would begin after `--seconds` is left out. `--small` is for trying the script on a CPU.
+All parts run at the device's default precision, one after the other; each is printed and written when it ends, and a
+part that would start after `--seconds` is skipped. `--small` is for trying the script on a CPU.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the digits job runs in a process of its own
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the digits job runs in its own process
 
 import jax
 import jax.numpy as jnp
@@ -37,11 +37,11 @@ from leanax.zoo.mlp import MLP
 from leanax.zoo.resnet import ResNet
 from quant.carrier import CARRIERS
 
-Left = Callable[[], float]
+Remaining = Callable[[], float]  # seconds
 
 
-def codes(small: bool, left: Left) -> dict[str, Any]:
-  """Output codes of simulations on the device that differ from the integer reference, in numpy on the host."""
+def codes(small: bool, remaining: Remaining) -> dict[str, Any]:
+  """Counts output codes that differ between simulations on the device and the integer reference in numpy."""
   nets = {
     "LeNet-300-100": (LeNet300(), (28, 28, 1)),
     "LeNet-5": (LeNet5(), (28, 28, 1)),
@@ -49,7 +49,7 @@ def codes(small: bool, left: Left) -> dict[str, Any]:
   }
   found: dict[str, Any] = {}
   for name, (module, shape) in nets.items():
-    if left() < 0:
+    if remaining() < 0:
       break
     x = jax.random.normal(jax.random.key(0), (32 if small else 256, *shape))
     variables = jax.jit(module.init)(jax.random.key(1), x[:1])
@@ -62,7 +62,7 @@ def codes(small: bool, left: Left) -> dict[str, Any]:
 
 
 def _differing(fn: Any, variables: Any, x: jax.Array) -> dict[str, Any]:
-  """By carrier how many codes differ, of how many, and by how many steps at most."""
+  """Returns per carrier the number of differing codes, of all codes, and the largest difference."""
   qparams, state = quant.quantize(fn, "w8a8").init(variables, x)
   grids = quant.quantize(fn, "w8a8").grids(qparams, state, variables, x)
   network = deploy.lift(fn, variables, x[:1], grids)
@@ -76,8 +76,8 @@ def _differing(fn: Any, variables: Any, x: jax.Array) -> dict[str, Any]:
   return {carrier: attempt(functools.partial(count, carrier)) for carrier in CARRIERS}
 
 
-def kernels(small: bool, left: Left) -> dict[str, Any]:
-  """Milliseconds, and 10^12 multiplications and additions a second, of products alone."""
+def kernels(small: bool, remaining: Remaining) -> dict[str, Any]:
+  """Measures milliseconds, and 10^12 multiplications and additions per second, of products alone."""
   n, image = (256, (2, 14, 14, 32)) if small else (8192, (256, 56, 56, 256))
   forms = {
     "float32": (jnp.float32, jnp.float32, None),
@@ -88,21 +88,21 @@ def kernels(small: bool, left: Left) -> dict[str, Any]:
   found: dict[str, Any] = {}
   channels = image[-1]
   for name, (kind, result, precision) in forms.items():
-    more: dict[str, Any] = {"precision": precision, "preferred_element_type": result}
-    dot = functools.partial(jax.lax.dot, **more)
+    kwargs: dict[str, Any] = {"precision": precision, "preferred_element_type": result}
+    dot = functools.partial(jax.lax.dot, **kwargs)
     conv = functools.partial(
       jax.lax.conv_general_dilated,
       window_strides=(1, 1),
       padding="SAME",
       dimension_numbers=("NHWC", "HWIO", "NHWC"),
-      **more,
+      **kwargs,
     )
     cases = {
       f"dot, {name}": (dot, (n, n), (n, n), 2.0 * n**3),
       f"conv, {name}": (conv, image, (3, 3, channels, channels), 2.0 * np.prod(image) * 9 * channels),
     }
     for case, (call, a, b, operations) in cases.items():
-      if left() > 0:
+      if remaining() > 0:
         found[case] = attempt(functools.partial(_timed, call, a, b, kind, operations))
   return found
 
@@ -123,8 +123,8 @@ def _timed(call: Any, a: tuple[int, ...], b: tuple[int, ...], kind: Any, operati
   return {"ms": round(1e3 * best, 3), "tera_per_s": round(operations / best / 1e12, 1)}
 
 
-def steps(small: bool, left: Left) -> dict[str, Any]:
-  """Milliseconds of training steps, all in turns, and their ratio to the plain float step's."""
+def steps(small: bool, remaining: Remaining) -> dict[str, Any]:
+  """Measures milliseconds of training steps, interleaved, and their ratio to the plain float step."""
   variants = {
     step_cost.PLAIN: Variant(),
     step_cost.AGAIN: Variant(),
@@ -142,7 +142,7 @@ def steps(small: bool, left: Left) -> dict[str, Any]:
   for name, case in cases.items():
     calls, rows = {}, {}
     for variant, what in variants.items():
-      if left() < 0:
+      if remaining() < 0:
         break
       made = attempt(functools.partial(_compiled, case, what))
       if callable(made):
@@ -163,19 +163,19 @@ def _compiled(case: Case, variant: Variant) -> Callable[[], Any]:
   return once
 
 
-def digits(small: bool, left: Left) -> dict[str, Any]:
-  """The main job's rows, in a process that is ended when the time is over."""
+def digits(small: bool, remaining: Remaining) -> dict[str, Any]:
+  """Runs the digits job in a subprocess with the remaining time as its limit, and returns its rows."""
   with tempfile.TemporaryDirectory() as folder:
     short = [f"--config.stages.{stage}.epochs=1" for stage in ("teacher", "alone", "distilled", "pruned", "int8")]
     command = [sys.executable, "-m", "scripts.compress", "--config=configs/digits.py", f"--workdir={folder}/run"]
-    subprocess.run([*command, *(short if small else [])], check=True, capture_output=True, timeout=max(left(), 1))
+    subprocess.run([*command, *(short if small else [])], check=True, capture_output=True, timeout=max(remaining(), 1))
     rows = json.loads(Path(folder, "run", "result.json").read_text(encoding="utf-8"))["rows"]
   keys = ("accuracy", "file_accuracy", "codes_differ")
   return {row["name"]: {key: row[key] for key in keys if key in row} for row in rows}
 
 
 def attempt(call: Callable[[], Any]) -> Any:
-  """What a call returns, or why it failed: the other parts are to run all the same."""
+  """Returns the result of a call, or its error, so that the other parts still run."""
   try:
     return call()
   except Exception as error:
@@ -192,18 +192,18 @@ def main() -> None:
   parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=list(PARTS))
   parser.add_argument("--out", default="benchmarks/results/accelerator.json")
   options = parser.parse_args()
-  begun, before = time.monotonic(), load()
+  start, before = time.monotonic(), load()
 
-  def left() -> float:
-    return options.seconds - (time.monotonic() - begun)
+  def remaining() -> float:
+    return options.seconds - (time.monotonic() - start)
 
   results: dict[str, Any] = {}
   for name in options.parts:
-    if left() < 0:
-      results[name] = {"left out": "the time was over"}
+    if remaining() < 0:
+      results[name] = {"skipped": "no time remaining"}
     else:
-      results[name] = attempt(functools.partial(PARTS[name], options.small, left))
-    print(f"{options.seconds - left():6.1f} s  {name}: {json.dumps(results[name], indent=1)}", flush=True)
+      results[name] = attempt(functools.partial(PARTS[name], options.small, remaining))
+    print(f"{options.seconds - remaining():6.1f} s  {name}: {json.dumps(results[name], indent=1)}", flush=True)
     what = "codes that differ, kernels, training steps and the digits job at the device's default precision"
     command = "python -m benchmarks.accelerator" + " --small" * options.small
     write(options.out, what, command, before, results)

@@ -1,4 +1,4 @@
-"""What every benchmark writes beside its numbers: the command, the machine, and how busy it was."""
+"""Shared by the benchmarks: interleaved timing, and a report with the command, the machine and its load."""
 
 import json
 import os
@@ -12,12 +12,12 @@ from leanax.pipeline.environment import environment
 
 
 def load() -> float | None:
-  """The load average of the last minute, where the system has one."""
+  """Returns the load average of the last minute, or None where the system has none."""
   return round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None
 
 
 def write(out: str, what: str, command: str, load_before: float | None, results: Mapping[str, Any]) -> None:
-  """Writes a benchmark's JSON: `results`, what they are, the command that made them, and where it ran."""
+  """Writes a benchmark's JSON: `results`, their description, the command and the environment."""
   report = {
     "what": what,
     "command": command,
@@ -33,12 +33,12 @@ def write(out: str, what: str, command: str, load_before: float | None, results:
 def in_turns(
   calls: Mapping[str, Callable[[], Any]], rounds: int, warm_up: int = 0
 ) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
-  """Wall and CPU seconds of each call, by name, a value a round; every round runs all of them in a random order.
+  """Returns wall and CPU seconds per call and round; every round runs all calls in a random order.
 
   Args:
     calls: functions that return when their work is done.
-    rounds: that are measured.
-    warm_up: rounds before them that are not.
+    rounds: number of measured rounds.
+    warm_up: number of rounds before them that are not measured.
   """
   wall, cpu = ({name: [] for name in calls} for _ in range(2))
   for turn in range(-warm_up, rounds):

@@ -1,11 +1,11 @@
-"""What looking at a model through its jaxpr costs of the first compile of a quantized train step.
+"""The cost of tracing and rewriting a model, as a fraction of the first compilation of a quantized train step.
 
 python -m benchmarks.compile_cost [--rounds 3] [--out=benchmarks/results/compile_cost_cpu.json]
 
-The step is the engine's, of a small ResNet whose batch norms are folded, with learned steps. The share of the rewrite
-is the time of tracing the model's operations and interpreting it with the quantizers, less the time of tracing the
-model itself, over trace + lower + compile of the whole step. The persistent compilation cache is off. They are
-medians; every one starts with cleared caches.
+The step is the engine's, of a small ResNet with folded batch norms and learned scales. The rewrite's fraction is the
+time of tracing the model's operations and interpreting it with the quantizers, minus the time of tracing the model
+itself, over trace + lower + compile of the whole step. The persistent compilation cache is off. Figures are medians,
+each measured with cleared caches.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from leanax.zoo.resnet import ResNet
 
 
 def seconds(work: Callable[[], Any]) -> tuple[float, Any]:
-  """CPU seconds of this process, and the result."""
+  """Returns the CPU seconds of this process, and the result."""
   start = time.process_time()
   result = work()
   return time.process_time() - start, result
@@ -45,7 +45,7 @@ def measure(rounds: int) -> dict[str, float]:
   taken: dict[str, list[float]] = {name: [] for name in ("model", "rewrite", "trace", "lower", "compile")}
   for _ in range(rounds):
     jax.clear_caches()
-    model = quant.quantize(fn, "w8a8 learned")  # a new one: its plans are remembered
+    model = quant.quantize(fn, "w8a8 learned")  # a new model: each caches its plans
     taken["model"].append(seconds(lambda: jax.make_jaxpr(fn)(variables, x))[0])
     jax.clear_caches()
     taken["rewrite"].append(seconds(lambda model=model: jax.make_jaxpr(model.apply)(qparams, state, variables, x))[0])

@@ -1,10 +1,10 @@
-"""How many examples a second the input makes: shuffled, gathered, augmented and normalised inside jit.
+"""The rate of the input, in examples per second: shuffled, gathered, augmented and normalised inside jit.
 
 python -m benchmarks.input [--out=benchmarks/results/input_cpu.json]
 
-The kinds of input are timed in turn, round after round, so that another load on the machine meets all of them alike;
-the median and the best round are written, and the machine's load. A call makes one batch; the results are waited for at
-the end of a round, as in training.
+The kinds of input are timed in turns, so that other load on the machine affects all of them equally; the median, the
+best round and the machine's load are written. A call makes one batch; results are awaited at the end of a round, as in
+training.
 """
 
 import argparse
@@ -36,7 +36,7 @@ KINDS = {
 
 
 def processor() -> dict[str, Any]:
-  """The model, its vector instructions and the number of usable cores."""
+  """Returns the processor's model, its vector instructions and the number of usable cores."""
   model, flags = platform.processor(), []
   try:
     lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -75,13 +75,13 @@ def time_all(batch_size: int, examples: int) -> dict[str, dict[str, float]]:
 
 
 def main() -> None:
-  parser = argparse.ArgumentParser(description="Examples a second that the input makes.")
+  parser = argparse.ArgumentParser(description="Examples per second of the input.")
   parser.add_argument("--out", default="benchmarks/results/input_cpu.json")
   parser.add_argument("--examples", type=int, default=60000)
   options = parser.parse_args()
   device = jax.devices()[0]
   report = {
-    "what": "examples a second, by batch size",
+    "what": "examples per second, by batch size",
     "command": "python -m benchmarks.input",
     "examples": options.examples,
     "rounds": ROUNDS,
@@ -97,7 +97,7 @@ def main() -> None:
   path.write_text(json.dumps(report, indent=1) + "\n")
   for size, rates in report["rates"].items():
     for name, rate in rates.items():
-      print(f"batch {size:>4}  {name:34} {rate['median']:>10,} a second, best {rate['best']:,}")
+      print(f"batch {size:>4}  {name:34} {rate['median']:>10,} per second, best {rate['best']:,}")
 
 
 if __name__ == "__main__":

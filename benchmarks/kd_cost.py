@@ -2,12 +2,12 @@
 
 python -m benchmarks.kd_cost [--losses at crd ...] [--rounds 30] [--out=benchmarks/results/kd_cost_cpu.json]
 
-Every row is the engine's own compiled step of one student, `hard_labels` plus the loss, as `kd`'s defaults make it. A
-loss on logits is compared with `hinton` on the same cached logits; one that reads activations needs the teacher's, so
-it is compared with `hinton` beside the same live teacher; one without a teacher with `hard_labels` alone. The losses
-of `kd` are found by walking it. All rows take turns within a round (`benchmarks.common.in_turns`), and a ratio is the
-median over rounds. "arithmetic" is the ratio of the floating point operations that XLA counts in the two steps; where
-it is above `SLACK`, or the loss compares all pairs of examples, no target is set.
+Every row is the engine's compiled step of one student with `hard_labels` and the loss, with its default arguments. A
+loss on logits is compared with `hinton` on the same cached logits; one on activations needs a running teacher, so it is
+compared with `hinton` beside the same teacher; one without a teacher with `hard_labels` alone. All losses of `kd` are
+measured, interleaved (`benchmarks.common.in_turns`), and a ratio is the median over rounds. "arithmetic" is the ratio
+of the floating point operations that XLA counts in the two steps; where it is above `SLACK`, or the loss compares all
+pairs of examples, there is no target.
 """
 
 import argparse
@@ -33,7 +33,7 @@ STUDENT: Any = ConvNet((16, 32), (64,))
 TEACHER: Any = ConvNet((32, 64), (128,))
 EARLY, LATE, VECTOR = "Conv_0/kernel:out", "Conv_1/kernel:out", "Dense_0/kernel:out"
 NONE, CACHED, LIVE, DOT = "no teacher", "hinton, cached logits", "hinton, live teacher", "hinton, cached logits, DOT"
-# Taps of the student and of the teacher, and further arguments; the last map of both where there are none.
+# Taps of the student and of the teacher; by default the last map of both.
 TAPS: dict[str, tuple[Any, Any]] = {
   **{name: ((LATE, LATE), (EARLY, EARLY)) for name in ("fsp", "kdsvd")},  # of equal channels
   "review": ((EARLY, LATE, VECTOR), (EARLY, LATE, VECTOR)),
@@ -41,14 +41,14 @@ TAPS: dict[str, tuple[Any, Any]] = {
   **{name: (VECTOR, VECTOR) for name in ("cc", "crd", "pkt", "rkd", "srrl")},
 }
 MORE: dict[str, dict[str, Any]] = {"crd": {"examples": EXAMPLES}, "srrl": {"classifier": "Dense_1"}, "topk": {"k": 5}}
-PAIRS = ("cc", "crd", "dist", "mlkd", "pkt", "rkd", "sp")  # the batch, or a memory, with itself
-LEFT_OUT = ("hard_labels", "hinton", "sigmoid_cross_entropy")  # rows of their own; its labels are no classes
+PAIRS = ("cc", "crd", "dist", "mlkd", "pkt", "rkd", "sp")  # they compare all pairs of a batch, or of a memory
+LEFT_OUT = ("hard_labels", "hinton", "sigmoid_cross_entropy")  # baselines; and one with other labels
 SLACK, TARGETS = 1.05, {CACHED: 1.05}
 TARGET = 1.10
 
 
 class Variant(NamedTuple):
-  """A row: a loss beside `hard_labels`, and the row that it is compared with."""
+  """A row: a loss beside `hard_labels`, and the row to compare with."""
 
   loss: kd.Loss | None
   over: str
@@ -57,7 +57,7 @@ class Variant(NamedTuple):
 
 
 def variants(losses: Sequence[str] = ()) -> dict[str, Variant]:
-  """All rows, or those of some losses and what they are compared with."""
+  """Returns all rows, or those of some losses and the rows to compare with."""
   out = {
     NONE: Variant(None, NONE),
     f"{NONE}, again": Variant(None, NONE),
@@ -78,7 +78,7 @@ def variants(losses: Sequence[str] = ()) -> dict[str, Variant]:
 
 
 class Common(NamedTuple):
-  """What all rows share: a batch, and the parameters of both networks."""
+  """The inputs of all rows: a batch, and the parameters of both networks."""
 
   batch: dict[str, jax.Array]
   student: Any
@@ -101,7 +101,7 @@ def tapped(net: Any, names: Sequence[str]) -> Callable[..., kd.Outputs]:
 
 
 def make(variant: Variant, given: Common) -> tuple[Callable[[], Any], float]:
-  """A function that makes one step and waits for it, and the step's floating point operations."""
+  """Returns a function that runs one step and waits for it, and the step's floating point operations."""
   cached = not variant.live and variant.loss is not None and variant.loss.needs_teacher
   batch = {name: array for name, array in given.batch.items() if cached or name != "teacher_logits"}
   terms = [kd.Term("hard_labels", kd.hard_labels())]
@@ -129,7 +129,7 @@ def make(variant: Variant, given: Common) -> tuple[Callable[[], Any], float]:
 
 
 def measure(rows: dict[str, Variant], rounds: int, warm_up: int = 3) -> dict[str, dict[str, Any]]:
-  """Each row's times, and its ratios over the row that it is compared with."""
+  """Returns each row's times, and its ratios over the row that it is compared with."""
   given = common()
   made = {name: make(variant, given) for name, variant in rows.items()}
   wall, cpu = in_turns({name: once for name, (once, _) in made.items()}, rounds, warm_up)

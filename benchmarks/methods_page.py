@@ -1,4 +1,4 @@
-"""Writes docs/methods.md from the packages, their docstrings, the configs and the results; no row is typed by hand.
+"""Generates docs/methods.md from the packages, their docstrings, the configs and the results.
 
 python -m benchmarks.methods_page
 """
@@ -18,42 +18,43 @@ import quant
 import sparsity
 from leanax.core.errors import UserError
 from leanax.core.methods import methods
-from leanax.pipeline import flags
+from leanax.pipeline.config import loading
+from leanax.pipeline.config.experiment import Stage
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs/methods.md"
 HEAD = """# Methods
 
-Every method that the packages export, found by walking them; `python -m benchmarks.methods_page` writes this page. The
-first sentence and the source are those of the method's file, which says the equations and where we differ.
+All methods that the packages export; `python -m benchmarks.methods_page` generates this page. The description and the
+source are from the method's file, which also has the equations and the differences from the paper.
 
-"configs" are the files of `configs/` that use it as they stand, "tables" those of `docs/results` that do: with seeds,
-intervals and the command. **unproven** means that no table shows yet what it does for a student; that it computes what
-its paper says is what its test is for.
+"configs" are the files of `configs/` that use the method without changes, "tables" those of `docs/results`, with seeds,
+intervals and the command. **unproven** means that no table shows its effect on a student yet; its test compares it with
+its paper.
 """
 OF_LOSSES = """
-What the marks of a loss say, with its default arguments:
+The marks of a loss, with its default arguments:
 
-- *teacher*: it compares with a teacher; without the mark it reads labels only.
-- *activations*: it reads taps beside the logits. A teacher so read runs in the step, for only logits are stored.
-- *relational*: an example's number depends on the other examples of its batch (`relational`), by a relation between
-  examples or by a batch normalisation in what the loss trains. Such a loss is taken over the batch of all devices, and
-  refused where `optimizer.accumulate` would give it micro-batches. `crd` is not: its negatives come from a memory.
+- *teacher*: the loss compares with a teacher; without the mark it needs labels only.
+- *activations*: the loss reads taps besides the logits. Its teacher runs in the step, because only logits are cached.
+- *relational*: an example's loss depends on the other examples of its batch, by a relation between examples or by a
+  batch normalisation in the loss's own layers. Such a loss sees the batch of all devices, and is refused with
+  `optimizer.accumulate`, which would split the batch. `crd` is not relational: its negatives come from a memory bank.
   `fitnet` is with `normalise=True`.
-- *trains*: it has parameters of its own (`aux`), which the stage's optimizer trains beside the student's. `cc` has with
+- *trains*: the loss has parameters (`aux`), which the stage's optimizer trains with the student's. `cc` has them with
   `width`.
 """
 NO_PAPER = "No paper"
 VENUES = re.compile(r"\b((?:CVPR|ICCV|ECCV|ICLR|ICML|NeurIPS|NIPS|AAAI|BMVC|WACV) \d{4})\b")
 ARXIV = re.compile(r"arXiv:(\d{4}\.\d{4,5})")
-MOST = 3  # configs that a row names
-# Methods that share a file with others, whose name the walk over files cannot find.
+MOST = 3  # configs per row
+# Methods that share a file with others, so that the walk over files does not find them.
 FOLDERS = {"kd": "losses", "quant": "estimators", "sparsity": "dynamic"}
 MORE = {"quant": ("fake_quant", "latent_weights")}
 
 
 class Method(NamedTuple):
-  """A row: the package that exports it, its name and its function."""
+  """A row: the exporting package, the method's name and its function."""
 
   package: ModuleType
   name: str
@@ -73,7 +74,7 @@ class Method(NamedTuple):
 
   @property
   def doc(self) -> str:
-    """What says what it is and where it comes from: its file, or its own docstring where it shares the file."""
+    """The docstring of its file, after its own docstring where it shares the file."""
     module = ast.get_docstring(ast.parse((ROOT / self.file).read_text("utf-8"))) or ""
     own = inspect.getdoc(self.function) or ""
     return module if self.own_file else f"{own}\n\n{module}"
@@ -88,7 +89,7 @@ class Family(NamedTuple):
 
 
 def of(package: ModuleType, chosen: Callable[[Callable[..., Any]], bool] = lambda _: True) -> list[Method]:
-  """The methods of a package which `chosen` takes."""
+  """Returns the methods of a package that `chosen` accepts."""
   files = methods(package) | methods(package, FOLDERS.get(package.__name__, ""))
   found = {**files, **{name: getattr(package, name) for name in MORE.get(package.__name__, ())}}
   return [Method(package, name, function) for name, function in sorted(found.items()) if chosen(function)]
@@ -99,7 +100,7 @@ def parameters(function: Callable[..., Any]) -> list[str]:
 
 
 def families() -> list[Family]:
-  """All methods. Of quant, what rounds numbers or wraps an optimizer; policies and `quantize` place these."""
+  """Returns all methods by section. Of quant these are the functions that round numbers or wrap an optimizer."""
   return [
     Family("Distillation: losses on logits", of(kd, lambda f: not made(f).taps.student), marks=True),
     Family("Distillation: losses on activations", of(kd, lambda f: bool(made(f).taps.student)), marks=True),
@@ -119,13 +120,13 @@ def families() -> list[Family]:
 
 
 def sentence(method: Method) -> str:
-  """The docstring's beginning, up to what explains it or names its authors."""
+  """Returns the beginning of the docstring, up to the explanation or the authors."""
   text = " ".join(method.doc.split("\n\n")[0].split())
   return re.split(r"[:;] | \(|\.(?: |$)", text)[0]
 
 
 def source(method: Method) -> str:
-  """The paper as a link or a venue; "none" where the docstring says so, and "" where it says nothing."""
+  """Returns the paper as a link or a venue; "none" for "No paper", and "" if the docstring has neither."""
   own = method.doc if method.own_file else inspect.getdoc(method.function) or ""
   if NO_PAPER in own:
     return "none"
@@ -138,17 +139,17 @@ def source(method: Method) -> str:
 
 
 def test_of(method: Method) -> Path | None:
-  """The test of its own, or of its file, or of its folder; else the one that names it most."""
-  room = ROOT / "tests" / method.file.parts[0]
+  """Returns the test file of the method, of its file or of its folder; else the one that names it most."""
+  folder = ROOT / "tests" / method.file.parts[0]
   for stem in (method.name, method.file.stem, method.file.parent.name):
-    if (room / f"test_{stem}.py").is_file():
-      return (room / f"test_{stem}.py").relative_to(ROOT)
-  count, file = max((file.read_text("utf-8").count(f"{method.key}("), file) for file in sorted(room.glob("test_*.py")))
+    if (folder / f"test_{stem}.py").is_file():
+      return (folder / f"test_{stem}.py").relative_to(ROOT)
+  count, file = max((f.read_text("utf-8").count(f"{method.key}("), f) for f in sorted(folder.glob("test_*.py")))
   return file.relative_to(ROOT) if count else None
 
 
 def made(function: Callable[..., Any]) -> kd.Loss:
-  """A loss with its default arguments, and taps of any name."""
+  """Returns a loss with its default arguments and any tap names."""
   needed = [p.name for p in inspect.signature(function).parameters.values() if p.default is p.empty]
   for taps in (("a",), ("a", "b")):
     known = {"student": taps, "teacher": taps, "examples": 2}
@@ -160,15 +161,15 @@ def made(function: Callable[..., Any]) -> kd.Loss:
 
 
 def marks(method: Method) -> list[str]:
-  """Of a loss: teacher, activations, relational, trains."""
+  """Returns the marks of a loss: teacher, activations, relational, trains."""
   loss = made(method.function)
   flags = loss.needs_teacher, loss.taps.student, loss.relational, loss.init
   return ["•" if flag else "" for flag in flags]
 
 
-def used_by(stage: Any) -> Iterator[str]:
-  """The keys of the methods that a stage of a complete config names, `kd.hinton` and the like."""
-  objective, sparse, rules = stage.objective.to_dict(), stage.sparsity.to_dict(), stage.quant.rules
+def used_by(stage: Stage) -> Iterator[str]:
+  """Yields the keys of the methods in a stage of a complete config, such as `kd.hinton`."""
+  objective, sparse, rules = stage.objective, stage.sparsity, stage.quant.rules
   for name, given in objective.items():
     yield f"kd.{given.get('loss', name)}"
     yield from (f"kd.schedules.{value['name']}" for value in given.values() if isinstance(value, Mapping))
@@ -189,19 +190,19 @@ def used_by(stage: Any) -> Iterator[str]:
 
 @functools.cache
 def of_config(spec: str) -> dict[str, frozenset[str]]:
-  """The methods of each stage that a config runs."""
-  config = flags.experiment(str(ROOT / spec), [])
+  """Returns the methods of each stage that a config runs."""
+  config = loading.experiment(str(ROOT / spec), [])
   return {name: frozenset(used_by(config.stages[name])) for name in config.run}
 
 
 def configs() -> dict[str, set[str]]:
-  """The methods of each config file, as it is without an argument."""
+  """Returns the methods of each config file without arguments."""
   files = sorted((ROOT / "configs").glob("*.py"))
   return {f.stem: set().union(*of_config(str(f.relative_to(ROOT))).values()) for f in files}
 
 
 def tables() -> dict[str, set[str]]:
-  """The methods of each table of results: those of the stages that are rows of it."""
+  """Returns the methods of each table of results: those of the stages in its rows."""
   found: dict[str, set[str]] = {}
   for file in sorted((ROOT / "docs/results").glob("*.json")):
     table = json.loads(file.read_text("utf-8"))
@@ -214,7 +215,7 @@ def tables() -> dict[str, set[str]]:
 
 
 def row(method: Method, marked: bool, where: Mapping[str, set[str]], proven: Mapping[str, set[str]]) -> list[str]:
-  """The cells of a method."""
+  """Returns the cells of a method."""
   test = test_of(method)
   name = f"[`{method.name}`](../{method.file})" + (f" ([test](../{test}))" if test else "")
   used = [f"[{name}](../configs/{name}.py)" for name, keys in where.items() if method.key in keys]
@@ -225,7 +226,7 @@ def row(method: Method, marked: bool, where: Mapping[str, set[str]], proven: Map
 
 
 def page() -> str:
-  """The page as text."""
+  """Returns the page as text."""
   where, proven = configs(), tables()
   lines = [HEAD.rstrip(), OF_LOSSES]
   for family in families():

@@ -1,10 +1,10 @@
-"""Models written by others, read and edited through their jaxprs: which checks hold, and what is refused.
+"""Public models, traced and edited through their jaxprs: the checks that pass, and the operations that are refused.
 
 python -m benchmarks.other_models --sources DIR [--only NAME] [--out benchmarks/results/other_models.json]
   [--page docs/models.md]
 
 DIR holds clones of the public repositories, side by side. Every check is an equality with the unedited model; a check
-that ends in one of our own sentences is recorded as refused, any other exception as failed.
+that raises a `UserError` is recorded as refused, any other exception as failed.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")  # compiling is what takes the time here
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")  # compilation dominates the time
 
 import jax
 import jax.numpy as jnp
@@ -45,7 +45,7 @@ def floats(tree: Any) -> list[Any]:
 
 
 def both(fn: Callable[..., Any], variables: Any, inputs: tuple[Any, ...]) -> Any:
-  """The outputs, and the gradient of the sum of their squares with respect to the parameters."""
+  """Returns the outputs, and the gradient of the sum of their squares with respect to the parameters."""
 
   def loss(params: Any, rest: Any, inputs: Any) -> Any:
     out = fn({"params": params, **rest}, *inputs)
@@ -56,7 +56,7 @@ def both(fn: Callable[..., Any], variables: Any, inputs: tuple[Any, ...]) -> Any
 
 
 def same(found: Any, expected: Any) -> tuple[bool, str]:
-  """Whether two trees are bitwise equal, and by how much they differ."""
+  """Returns whether two trees are bitwise equal, and their largest relative difference."""
   pairs = list(zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True))
   worst = max((relative(a, b) for a, b in pairs if jnp.issubdtype(a.dtype, jnp.number)), default=0.0)
   equal = all(np.array_equal(a, b, equal_nan=True) for a, b in pairs if jnp.issubdtype(a.dtype, jnp.number))
@@ -109,7 +109,7 @@ def modes(built: Built) -> dict[str, Callable[..., Any]]:
 
 
 def mapped(built: Built, fn: Callable[..., Any], mode: str) -> Callable[..., Any]:
-  """The function on its device axis, where it needs one in training."""
+  """Returns the function inside its device axis, if it needs one in training."""
   if built.axis is None or mode == "evaluation":
     return fn
   mesh, spec = jax.sharding.Mesh(np.asarray(jax.devices()[:1]), (built.axis,)), jax.P(built.axis)
@@ -128,9 +128,9 @@ def check_everything(built: Built, notes: Result) -> Any:
 
 
 def check_kernels(built: Built, notes: Result) -> Any:
-  """A visitor that rounds each kernel, against the function of rounded parameters.
+  """Compares a visitor that rounds each kernel with the function of rounded parameters.
 
-  Kernels that are arithmetic on parameters (standardised, concatenated) and tables that are looked up as well are left.
+  Skips kernels computed from parameters (standardised, concatenated) and tables that are also looked up.
   """
   found = graph.trace(built.fn, built.variables, *built.inputs)
   looked_up = {x.leaf for op in found.ops.values() if "|gather" in op.name for x in op.inputs if x.exact}
@@ -170,7 +170,7 @@ def check_kernels(built: Built, notes: Result) -> Any:
 
 
 def check_names(built: Built, notes: Result) -> Any:
-  """The operations and the activations have the same names in training."""
+  """Compares the names of operations and activations in training and evaluation."""
   del notes
   if built.train is None:
     return None
@@ -252,7 +252,7 @@ CHECKS = {
 
 
 def run(entry: Entry, sources: Path) -> Result:
-  """Every check of one model."""
+  """Runs every check of one model."""
   root = sources / entry.repository.split("/")[-1]
   result: Result = {"name": entry.name, "repository": entry.repository, "file": entry.file, "checks": {}}
   result["version"] = version(root) if "/" in entry.repository else installed(entry.repository)
@@ -280,9 +280,9 @@ def sentence(error: Exception) -> str:
 
 
 def version(root: Path) -> str:
-  told = root / "COMMIT"  # for a copy without its history
-  if told.exists():
-    return told.read_text().strip()[:12]
+  commit = root / "COMMIT"  # for a copy without its history
+  if commit.exists():
+    return commit.read_text().strip()[:12]
   done = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
   return done.stdout.strip()[:12] or "unknown"
 

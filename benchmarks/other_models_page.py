@@ -1,13 +1,13 @@
-"""The page docs/models.md, from the results of `benchmarks.other_models`."""
+"""Generates docs/models.md from the results of `benchmarks.other_models`."""
 
 from collections.abc import Sequence
 from typing import Any
 
 HEAD = """# Models by others
 
-Is it true that leanax reads and edits any Flax model through its jaxpr? These {count} models were chosen from public
-repositories before any of them was tried, and all are listed, those that fail too. They are built at small sizes with
-random weights (their kernels, biases and norms moved away from 0 and 1) and checked on the CPU, jax {jax}, flax {flax}.
+These {count} models from public repositories test that leanax traces and edits any Flax model through its jaxpr. They
+were chosen before any of them was tried, and all are listed, including failures. They are built at small sizes with
+random weights (kernels, biases and norms away from 0 and 1) and checked on the CPU with jax {jax} and flax {flax}.
 
 Clone the repositories side by side into one directory, `pip install transformers jraph ml_collections einops
 tensorflow tensorflow_datasets tensorboard h5py jaxtyping` beside leanax's own requirements, and run
@@ -25,19 +25,19 @@ tensorflow tensorflow_datasets tensorboard h5py jaxtyping` beside leanax's own r
 | folded | `graph.fold_batch_norms`: outputs equal to 1e-5 |
 | lifted | `deploy.lift` (after folding) and the reference interpreter: outputs equal to 1e-4 |
 
-"-" means that the check does not apply: no batch norm, no training mode, several inputs to lift. Kernels that are
-arithmetic on parameters (standardised, concatenated) and tables that are looked up as well are left out of "kernels".
+"-" means that the check does not apply: no batch norm, no training mode, several inputs to lift. The check "kernels"
+skips kernels computed from parameters (standardised, concatenated) and tables that are also looked up.
 
-Known limits that these models show:
+Known limits:
 
-- `everything=True` opens jitted helpers (`jnp.std` and others, in BiT, the hybrid and the diffusion model). The outputs
-  are bitwise equal, but the gradients that meet at such a call are added in another order and differ in the last bit
-  (1e-7); with the calls kept the gradients are bitwise equal. Edits that open no such call are not concerned.
-- A kernel concatenated from several parameters (the gates of flax's LSTM) has one name, one of theirs, and one grid.
-- Under `jax.vmap` over groups of a batch, a batch norm's statistics in training look like means over positions, and
-  so the names differ from those in evaluation; inside a device axis (`shard_map`) they do not.
-- Files hold convolutional and dense networks. What has no layer there (attention, gates, transposed convolutions) is
-  refused by the name of the operation, and its line where jax knows it.
+- `everything=True` inlines jitted helpers (`jnp.std` and others, in BiT, the hybrid and the diffusion model). The
+  outputs are bitwise equal, but gradients at such a call are added in another order and differ in the last bit (1e-7);
+  without inlining the gradients are bitwise equal.
+- A kernel concatenated from several parameters (the gates of flax's LSTM) has the name of one of them, and one grid.
+- Under `jax.vmap` over groups of a batch, a batch norm's statistics in training look like means over positions, so the
+  names differ from those in evaluation; inside a device axis (`shard_map`) they are equal.
+- Exported files support convolutional and dense networks. Other operations (attention, gates, transposed convolutions)
+  are refused by name, and by their line where jax has it.
 """
 
 

@@ -1,7 +1,7 @@
-"""Models written by others, at small sizes: where each is, and how it is called.
+"""Public models at small sizes: their sources and their calls.
 
-No code of theirs is here. Each entry imports its model from a directory that holds clones of the public repositories,
-side by side, or from an installed package. The list was written down before any of them was tried.
+This file contains none of their code. Each entry imports its model from a directory with clones of the public
+repositories, side by side, or from an installed package. The list was fixed before any model was tried.
 """
 
 import contextlib
@@ -41,7 +41,7 @@ class Entry(NamedTuple):
 
 @contextlib.contextmanager
 def beside(directory: Path) -> Iterator[None]:
-  """The modules of a directory can be imported inside."""
+  """Puts a directory on the import path."""
   sys.path.insert(0, str(directory))
   try:
     yield
@@ -50,7 +50,7 @@ def beside(directory: Path) -> Iterator[None]:
 
 
 def module_at(path: Path) -> Any:
-  """The module in one file, whatever else has its name."""
+  """Imports the module of one file under a unique name."""
   name = "others_" + "_".join(path.with_suffix("").parts[-3:]).replace("-", "_")
   spec = importlib.util.spec_from_file_location(name, path)
   if spec is None or spec.loader is None:
@@ -67,7 +67,7 @@ def package(root: Path, name: str) -> Any:
 
 
 def shaken(variables: Any) -> Any:
-  """The variables moved away from zeros and ones, so that no factor of 0 hides anything; variances stay above 0."""
+  """Returns the variables with noise, so that no factor of 0 hides an error; variances stay above 0."""
   rng = np.random.default_rng(0)
 
   def shake(path: Any, leaf: Any) -> Any:
@@ -95,7 +95,7 @@ def linen(
   train: dict[str, Any] | None = None,
   trained: Any = None,
 ) -> Built:
-  """A linen module; `trained` is the module that trains where that is another one."""
+  """Builds a linen module; `trained` is the module for training if it differs."""
   from flax.core import meta
 
   rngs = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
@@ -187,7 +187,7 @@ def flax_ppo(root: Path) -> Built:
 
 
 def _nnx(model: Any, call: Callable[..., Any], inputs: tuple[Any, ...], collections: dict[str, Any]) -> Built:
-  """An nnx module: one tree of plain dicts for each kind of variable."""
+  """Builds an nnx module, with one tree of plain dicts per kind of variable."""
   from flax import nnx
 
   definition, *states, rest = nnx.split(model, *collections.values(), ...)
@@ -338,8 +338,8 @@ def diffusion_unet(root: Path) -> Built:
   return linen(model, (images(2, 16, 16, 3), jnp.asarray([1, 7])), {})
 
 
-def _hugging_face(module: str, name: str, config: Any) -> Built:
-  model = getattr(importlib.import_module(module), name)(config)
+def _hugging_face(module: str, name: str, about: Any) -> Built:
+  model = getattr(importlib.import_module(module), name)(about)
   ids = tokens(2, 8)
   mask, places = jnp.ones_like(ids), jnp.broadcast_to(jnp.arange(8), ids.shape)
   more = (jnp.zeros_like(ids), places, None) if "bert" in module else (places,)

@@ -1,4 +1,4 @@
-"""Writes docs/benchmarks.md from the JSON files of benchmarks/results; no figure on the page is typed by hand.
+"""Generates docs/benchmarks.md from the JSON files in benchmarks/results.
 
 python -m benchmarks.page
 """
@@ -11,18 +11,18 @@ from typing import Any
 RESULTS = Path("benchmarks/results")
 INTRODUCTION = """# Benchmarks
 
-Each table is made by the command above it, from one run in which everything it compares takes turns; ratios are medians
-over the turns. `python -m benchmarks.page` writes this page from the JSON files in `benchmarks/results`.
+Each table is the result of the command above it, of one run in which all rows are interleaved; ratios are medians over
+the rounds. `python -m benchmarks.page` generates this page from the JSON files in `benchmarks/results`.
 
-`python -m benchmarks.accelerator` is for a machine with a GPU or a TPU. It counts the codes in which simulations at
-the device's default precision differ from the integer reference, times products alone and training steps (plain, masks,
-static and learned scales in each carrier), and runs the digits job; a part that would begin after `--seconds`, 440, is
-left out. It writes `benchmarks/results/accelerator.json`. `--small` tries the script on a CPU.
+`python -m benchmarks.accelerator` is for a machine with a GPU or a TPU. It counts the codes that differ between
+simulations at the device's default precision and the integer reference, times products alone and training steps (plain,
+masks, static and learned scales in each carrier), and runs the digits job; parts that would start after `--seconds`,
+440 by default, are skipped. It writes `benchmarks/results/accelerator.json`. `--small` tries the script on a CPU.
 """
 
 
 def read(name: str) -> dict[str, Any] | None:
-  """A result, or None where it was never measured."""
+  """Returns a result, or None if it was not measured."""
   file = RESULTS / f"{name}.json"
   return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
 
@@ -33,14 +33,14 @@ def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
 
 
 def machine(result: dict[str, Any]) -> str:
-  """What a result was measured on, in a line."""
-  about = result.get("environment")
-  if about is None:
+  """Returns a line on the machine of a result."""
+  environment = result.get("environment")
+  if environment is None:
     processor, sets, cores = result["processor"]["model"], result["processor"]["flags"], result["processor"]["cores"]
     known = " ".join(name for name in sets if name in ("avx2", "avx512f", "avx512_vnni", "amx_int8"))
   else:
-    processor, known, cores = about["processor"], about["instruction sets"], about["cores"]
-  jax = (about or result)["versions"]["jax"]
+    processor, known, cores = environment["processor"], environment["instruction sets"], environment["cores"]
+  jax = (environment or result)["versions"]["jax"]
   busy = result.get("load_average")
   busy = f"{busy['start']} to {busy['end']}" if isinstance(busy, dict) else busy
   return f"{processor} ({known}), {cores} cores, jax {jax}; load average of the machine {busy}."
@@ -54,7 +54,7 @@ def step_cost(result: dict[str, Any]) -> list[str]:
   ]
   return [
     "The MLP is 784-1024-1024-10 at batch 512, the CNN has convolutions of 32, 64 and 64 channels, batch 64 of 28x28;",
-    "SGD with momentum, the engine's own compiled step. The plain step is measured twice, which shows the noise.",
+    "SGD with momentum, the engine's compiled step. The plain step is measured twice, which shows the noise.",
     "",
     *table(("model", "step", "wall ratio", "CPU ratio", "at most"), rows),
   ]
@@ -67,11 +67,11 @@ def kd_cost(result: dict[str, Any]) -> list[str]:
     ratios = row["wall_ratio"], row["cpu_ratio"], row["arithmetic"]
     rows[row["pairs"]].append((name, row["over"], *ratios, row.get("target", "")))
   return [
-    "Each loss beside `hard_labels` in the engine's own compiled step, over `hinton` in the same step: on the same",
-    "cached logits, or, where the loss reads activations, beside the same live teacher; over `hard_labels` alone where",
-    "it has no teacher. The student has convolutions of 16 and 32 channels and 64 dense units, the teacher twice that;",
-    "batch 64 of 28x28. Operations are the ratio that XLA counts: above 1.05 the loss itself computes more, and has no",
-    "target. The eigendecompositions of `kdsvd` are not among the operations that XLA counts.",
+    "The step of `hard_labels` and each loss, over that of `hard_labels` and `hinton`: with the same cached logits,",
+    "or, for a loss on activations, with the same running teacher; over `hard_labels` alone for one without a teacher.",
+    "The student has convolutions of 16 and 32 channels and 64 dense units, the teacher twice as many; batch 64 of",
+    "28x28. Operations are the ratio of XLA's counts: above 1.05 the loss itself computes more, and has no target. XLA",
+    "does not count the eigendecompositions of `kdsvd`.",
     "",
     *table(head, rows[False]),
     "Losses between all pairs of examples, or with a memory of them:",
@@ -96,7 +96,7 @@ def rates(result: dict[str, Any]) -> list[str]:
     for name, row in cases.items()
   ]
   return [
-    "28x28x1 unless said; examples a second, median and best round.",
+    "28x28x1 unless stated; examples per second, median and best round.",
     "",
     *table(("batch", "pipeline", "median", "best"), rows),
   ]
@@ -107,17 +107,17 @@ def figures(result: dict[str, Any]) -> list[str]:
 
 
 SECTIONS = (
-  ("step_cost_cpu", "What a method costs a training step", step_cost),
-  ("kd_cost_cpu", "What a distillation loss costs a training step", kd_cost),
+  ("step_cost_cpu", "Cost of a method per training step", step_cost),
+  ("kd_cost_cpu", "Cost of a distillation loss per training step", kd_cost),
   ("threshold_cpu", "Exact magnitude thresholds against a sort", threshold),
-  ("compile_cost_cpu", "The rewrite of a traced model", figures),
-  ("start_up_cpu", "Starting", figures),
+  ("compile_cost_cpu", "Rewriting a traced model", figures),
+  ("start_up_cpu", "Start-up", figures),
   ("input_cpu", "Input", rates),
 )
 
 
 def page() -> str:
-  """The page as text."""
+  """Returns the page as text."""
   lines = [INTRODUCTION]
   for name, title, body in SECTIONS:
     result = read(name)

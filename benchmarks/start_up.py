@@ -1,8 +1,8 @@
-"""What starting costs: `--help`, a mistake in a config, the digits job with an empty and a filled compilation cache.
+"""Start-up time of `--help`, of a mistake in a config, and of the digits job with a cold and a warm compilation cache.
 
     python -m benchmarks.start_up
 
-CPU seconds of whole processes (user and system, all threads), the least of several runs; the job once with each cache.
+CPU seconds of whole processes (user and system, all threads), the smallest of several runs; the job once per cache.
 """
 
 import os
@@ -19,7 +19,7 @@ CONFIG = "--config=configs/digits.py"
 
 
 def run(command: list[str], status: int, **variables: str) -> tuple[float, float]:
-  """(CPU seconds, wall seconds) of a process that has to end with `status`."""
+  """Returns (CPU seconds, wall seconds) of a process that must end with `status`."""
   before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
   done = subprocess.run(command, env={**os.environ, **variables}, capture_output=True, text=True, check=False)
   wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)

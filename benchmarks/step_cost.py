@@ -2,11 +2,10 @@
 
 python -m benchmarks.step_cost [--models mlp cnn] [--rounds 30] [--out=benchmarks/results/step_cost_cpu.json]
 
-All variants are the engine's own compiled step (`engine.train.loop.compiled` of `engine.training`), which differ in
-their arguments only. In each round every variant runs once, in a random order, on the same batch; a ratio is the median
-over rounds of the variant's time over the plain step's in the same round. The plain step runs twice, and the second
-one's ratio says how far noise goes. On a machine with other load the ratio of CPU time is the steadier one: it counts
-what this process computed, on all cores, and not what it waited for.
+All variants are the engine's compiled step (`engine.train.loop.compiled` of `engine.training`), with different
+arguments. In each round every variant runs once, in a random order, on the same batch; a ratio is the median over
+rounds of the variant's time over the plain step's in the same round. The plain step runs twice, and the second ratio
+shows the noise. On a machine with other load the ratio of CPU times is more stable: it excludes waiting.
 """
 
 import argparse
@@ -37,7 +36,7 @@ class Case(NamedTuple):
 
 
 class Variant(NamedTuple):
-  """What a row switches on."""
+  """The options of a row."""
 
   distil: bool = False
   masks: bool = False
@@ -64,7 +63,7 @@ CASES = {
 
 
 def make(case: Case, variant: Variant) -> Callable[[], Any]:
-  """A function that makes one step and waits for it."""
+  """Returns a function that runs one step and waits for it."""
   rng = np.random.default_rng(0)
   batch = {
     "image": jnp.asarray(rng.normal(size=case.batch), jnp.float32),
@@ -81,7 +80,7 @@ def make(case: Case, variant: Variant) -> Callable[[], Any]:
     qparams, state = model.init(variables, batch["image"])
     apply = forward.quantized(model.apply)
   tx = engine.optimizer("sgd", 0.01, momentum=0.9)
-  if variant.masks:  # made in the first step, and then a hundred steps apart, as in gradual pruning
+  if variant.masks:  # updated in the first step and every hundred steps, as in gradual pruning
     tx = sparsity.magnitude(tx, density=0.2, schedule=sparsity.cubic(0, 10_000, 100))
   init, step = engine.training(apply, kd.weighted(terms), tx)
   run = loop.compiled(step, lambda data, step, seed, part: data)

@@ -1,10 +1,10 @@
-"""The exact magnitude threshold and the mask against sorting the magnitudes, as ratios of one interleaved run.
+"""The exact magnitude threshold and mask compared with sorting the magnitudes, in one interleaved run.
 
 python -m benchmarks.threshold [--sizes 1000000 25000000] [--rounds 3] [--out=benchmarks/results/threshold_cpu.json]
 
 In each round every form runs once on the same weights, in a random order; a ratio is the median over rounds of the
-time of jnp.sort over the form's in the same round. CPU time is given beside wall time, for other load on the machine
-spares it more. Every result is checked against the sorted magnitudes.
+time of jnp.sort over the form's in the same round. CPU time is given beside wall time, because other load affects it
+less. Every result is checked against the sorted magnitudes.
 """
 
 import argparse
@@ -29,7 +29,7 @@ SORT = "jnp.sort of magnitudes"
 
 
 def forms(keep: int) -> dict[str, Callable[[jax.Array, jax.Array], jax.Array]]:
-  """What is timed: each takes normal weights and the same with 100 different magnitudes only."""
+  """Returns the timed functions of normal weights and of the same weights rounded to about 100 magnitudes."""
   return {
     SORT: lambda x, tied: jnp.sort(jnp.abs(x)),
     "threshold": lambda x, tied: sparsity.kth_magnitude(x, keep),

@@ -1,4 +1,4 @@
-"""Knowledge distillation: pure losses between a student's and a teacher's outputs, one a file.
+"""Knowledge distillation: pure losses between a student's and a teacher's outputs, one file per loss.
 
 >>> import jax.numpy as jnp
 >>> import kd

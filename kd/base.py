@@ -1,16 +1,16 @@
-"""Losses on logits: how one is made of a plain function, and the arithmetic that they share.
+"""Losses on logits: `loss` makes a `kd.Loss` of a plain function, and the arithmetic that these losses share.
 
-Such a function is `f(student_logits, teacher_logits, ...) -> (rows,)` of rows (rows, classes), each an example or a
-position of one, and `loss` gives it the form of `kd.kinds`.
+Such a function is `f(student_logits, teacher_logits, ...) -> (rows,)` of logits (rows, classes); a row is an example,
+or one position of an example.
 
-All probabilities are kept as logarithms: a logit gap of 10,000 is finite in any dtype, for the arithmetic is done in
-float32 or wider. Three things are never passed over in silence:
+All probabilities are kept as logarithms, and the arithmetic is in float32 or wider, so a logit gap of 10,000 is finite
+in any input dtype. Invalid values are never ignored:
 
-- NaN in either network's logits of an example that counts: its number is NaN. So it is at +inf in a softmax or a
-  sigmoid; a distance is infinite there.
-- A class that all networks exclude by a logit of -inf: it is as if it were not there. Where one network excludes it
-  alone, the loss is what its equation says: KL(p || q) is finite where p is 0 and infinite where only q is.
-- Masks, labels and logits of other shapes or types than a loss reads: they are refused (`kd.inputs`, `kd.checks`).
+- NaN in the logits of either network makes the loss of a valid example NaN. So does +inf in a softmax or a sigmoid; a
+  distance is infinite there.
+- A class to which all networks give a logit of -inf is excluded from the loss. Where only one network excludes it, the
+  equation applies as written: KL(p || q) is finite where p is 0 and infinite where only q is 0.
+- Masks, labels and logits of other shapes or types than a loss reads are refused (`kd.inputs`, `kd.checks`).
 """
 
 import inspect
@@ -47,18 +47,18 @@ def loss(
   """Makes a loss of a function of logits; the teacher receives exactly zero gradient.
 
   Args:
-    f: `f(student_logits, teacher_logits, **what_it_reads) -> (rows,)` of logits (rows, classes), float32 or wider. A
-      row is an example, or a position of one. The teacher's logits are None without one.
-    name: how errors call it; the function's by default.
-    reads: the keyword arguments that `f` takes: "label" (`kd.labels.Labels`: the batch has to have labels),
-      "class_mask", "valid" ((rows,) bools, None for all), "step", "axis_name", "batch", as it was given, and
-      "teacher_at", from a temperature to the teacher's logits at it, for a loss that reads them at several. Any other
+    f: `f(student_logits, teacher_logits, **reads) -> (rows,)` of logits (rows, classes), float32 or wider. A row is an
+      example, or one position of an example. `teacher_logits` is None where there is no teacher.
+    name: the loss's name in error messages; the function's name by default.
+    reads: the keyword arguments that `f` takes: "label" (`kd.labels.Labels`; the batch must have labels),
+      "class_mask", "valid" ((rows,) bools, None for all), "step", "axis_name", "batch", unchanged, and "teacher_at",
+      a function from a temperature to the teacher's logits at it, for a loss with several temperatures. Any other name
       is a key of the batch, floats of the logits' shape.
-    needs_teacher: whether it compares with a teacher.
-    relational: whether an example's number depends on the other examples of its batch.
-    classes: the least number of classes that mean something, 2 for softmaxes; 1 where every output stands alone.
-    temperature: at which `f` takes the teacher's softmax: the mean of an ensemble depends on it.
-    mean: what of an ensemble is averaged, as of `teacher_at`.
+    needs_teacher: whether the loss compares with a teacher.
+    relational: whether an example's loss depends on the other examples of its batch.
+    classes: the smallest valid number of classes: 2 for softmaxes, 1 for independent outputs.
+    temperature: of the teacher's softmax in `f`; the mean of an ensemble depends on it.
+    mean: which values of an ensemble are averaged; see `teacher_at`.
 
   Raises:
     UserError: `f` takes other arguments.
@@ -69,7 +69,7 @@ def loss(
 
   def fn(student: Outputs, teacher: Outputs | None, context: Context) -> LossOut:
     if context.class_mask is not None and "class_mask" not in reads:
-      raise UserError(f"the loss {name!r} does not know masked classes: it does not read 'class_mask'")
+      raise UserError(f"the loss {name!r} does not support masked classes: it does not read 'class_mask'")
 
     teacher = teacher if needs_teacher else None
     members = None if teacher is None else teacher.members
@@ -99,9 +99,9 @@ def loss(
       "batch": inputs.batch,
       "teacher_at": lambda t: read_at(t).teacher,
     }
-    more = {key: known[key] if key in known else inputs.target(key) for key in reads}
-    per_row = f(inputs.student, inputs.teacher, **more)
-    return LossOut(inputs.numbers(per_row, None if labels is None else labels.wrong))
+    kwargs = {key: known[key] if key in known else inputs.target(key) for key in reads}
+    per_row = f(inputs.student, inputs.teacher, **kwargs)
+    return LossOut(inputs.per_example(per_row, None if labels is None else labels.wrong))
 
   return Loss(name, fn, needs_teacher=needs_teacher, relational=relational, reads=("logits", *reads))
 
@@ -122,7 +122,7 @@ def _check_arguments(name: str, f: Callable[..., Array], reads: tuple[str, ...])
 
 
 def at(value: Schedule, step: Array | int) -> Any:
-  """A number, or a schedule's number at a step."""
+  """Returns a number, or the value of a schedule at a step."""
   return value(jnp.asarray(step)) if callable(value) else value
 
 
@@ -133,24 +133,24 @@ def teacher_at(
   mean: str = "softmax",
   loss: str = "of an ensemble",
 ) -> Array:
-  """Logits whose softmax at a temperature is what a teacher says at it: those of an ensemble depend on it.
+  """Returns the logits whose softmax at a temperature is the teacher's.
 
-  Of an ensemble it is T log mean_m softmax(z_m / T): Hinton, Vinyals, Dean (arXiv:1503.02531), section 2, average the
-  members' softened probabilities. Of one network it is its logits.
+  For an ensemble these are T log mean_m softmax(z_m / T): Hinton, Vinyals, Dean (arXiv:1503.02531), section 2, average
+  the members' softened probabilities. For one network they are its logits, at any temperature.
 
   Args:
-    outputs: a teacher's.
+    outputs: of the teacher.
     temperature: T > 0.
-    class_mask: the classes that count, among which each member's probabilities add up to 1.
-    mean: of which probabilities: "softmax" over the classes, or "sigmoid" of each output, as logits of it; "outputs"
-      for outputs that are numbers and no logits, whose mean it is at any temperature.
-    loss: how errors call the loss that reads it.
+    class_mask: the valid classes, over which each member's probabilities add up to 1.
+    mean: the average over the members: "softmax" of the probabilities over the classes, "sigmoid" of the probability
+      of each output; "outputs" of the outputs themselves, for regression.
+    loss: the loss's name in error messages.
 
   Returns:
     (batch, *positions, classes).
 
   Raises:
-    UserError: the members are no such logits, or `class_mask` is none.
+    UserError: the members are not logits (batch, members, *positions, classes), or `class_mask` is invalid.
   """
   if not isinstance(outputs, Outputs) or outputs.members is None:
     return logits_of(outputs)
@@ -162,13 +162,13 @@ def teacher_at(
   if mean == "sigmoid":
     yes, no = (jax.nn.logsumexp(jax.nn.log_sigmoid(x / temperature), axis=1) - count for x in (z, -z))
     return temperature * (yes - no)
-  if mask is not None and mask.ndim > 1:  # between the batch and its positions stands the axis of the members
+  if mask is not None and mask.ndim > 1:  # the axis of the members is between the batch and its positions
     mask = mask.reshape(*mask.shape[:-1], *(1,) * (z.ndim - 1 - mask.ndim), mask.shape[-1])[:, None]
   return temperature * (jax.nn.logsumexp(log_softmax(z / temperature, mask), axis=1) - count)
 
 
 def _members(loss: str, given: Any) -> Array:
-  """The logits of an ensemble's members, float32 or wider."""
+  """Returns the logits of an ensemble's members, float32 or wider."""
   if not hasattr(given, "dtype") or not jnp.issubdtype(given.dtype, jnp.floating) or given.ndim < 3:
     shown = checks.what(given) if hasattr(given, "dtype") else type(given).__name__
     raise UserError(
@@ -178,10 +178,10 @@ def _members(loss: str, given: Any) -> Array:
 
 
 def log_softmax(logits: Logits, class_mask: ClassMask | None = None) -> Logits:
-  """Logarithms of the softmax over the classes that count; the others get 0, and so add nothing to a divergence.
+  """Returns the log-softmax over the valid classes; the others get 0, which adds nothing to a divergence.
 
-  A class that does not count may hold anything, infinities too. Where a class that does holds NaN or +inf, or all hold
-  -inf, all logarithms of the row are NaN.
+  A masked class may hold any value, infinities too. If a valid class holds NaN or +inf, or all hold -inf, the whole row
+  is NaN.
   """
   logits = widen(logits)
   if class_mask is None:
@@ -189,23 +189,23 @@ def log_softmax(logits: Logits, class_mask: ClassMask | None = None) -> Logits:
   # Not -inf: its differences are NaN, and so is the gradient of what is selected away.
   kept = jnp.where(class_mask, logits, jnp.finfo(logits.dtype).min / 2)
   out = jnp.where(class_mask, jax.nn.log_softmax(kept, axis=-1), 0.0)
-  left = jnp.any(class_mask & (logits > -jnp.inf), axis=-1, keepdims=True)
-  return jnp.where(class_mask & ~left, jnp.nan, out)
+  remaining = jnp.any(class_mask & (logits > -jnp.inf), axis=-1, keepdims=True)
+  return jnp.where(class_mask & ~remaining, jnp.nan, out)
 
 
 def kl(log_p: Logits, log_q: Logits) -> PerExample:
-  """sum_c p_c (log p_c - log q_c) of logarithms as `log_softmax` gives them; a class with p_c = 0 adds nothing."""
+  """Returns sum_c p_c (log p_c - log q_c), from logarithms as of `log_softmax`; a class with p_c = 0 adds nothing."""
   p = jnp.exp(log_p)
-  used = p != 0  # a class that the teacher excludes (logit -inf) would give 0 * inf; what is NaN stays
+  used = p != 0  # a class that the teacher excludes (logit -inf) would give 0 * inf; NaN stays NaN
   return jnp.sum(jnp.where(used, p, 0.0) * (jnp.where(used, log_p, 0.0) - jnp.where(used, log_q, 0.0)), axis=-1)
 
 
 def cross_entropy(probabilities: Logits, log_q: Logits) -> PerExample:
-  """-sum_c p_c log q_c, where classes with p_c = 0 add nothing even if log q_c is -inf."""
+  """Returns -sum_c p_c log q_c, where classes with p_c = 0 add nothing even if log q_c is -inf."""
   used = probabilities != 0
   return -jnp.sum(jnp.where(used, probabilities, 0.0) * jnp.where(used, log_q, 0.0), axis=-1)
 
 
 def pick(log_q: Logits, index: Int[Array, " rows"]) -> PerExample:
-  """The entry of each row that its index names."""
+  """Returns the indexed entry of each row."""
   return jnp.take_along_axis(log_q, index[:, None], axis=-1)[:, 0]

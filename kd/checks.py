@@ -1,7 +1,7 @@
-"""What losses check of masks: one of another shape or type is refused in one sentence, never broadcast.
+"""Checks of masks: a mask of another shape or type is refused in one sentence, never broadcast.
 
-The examples of a batch are counted by its first axes: (batch,) of logits (batch, classes), and (batch, *positions) of
-logits (batch, *positions, classes), where every position is an example of its own.
+The first axes of the logits give the examples: (batch,) for logits (batch, classes), and (batch, *positions) for logits
+(batch, *positions, classes), where every position is an example.
 """
 
 from collections.abc import Mapping
@@ -18,20 +18,20 @@ Shape = tuple[int, ...]
 
 
 def known(*arrays: Any) -> bool:
-  """Whether the values are there, as they are outside jit."""
+  """Returns whether all values are concrete, as they are outside jit."""
   return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(arrays))
 
 
 def spread(mask: Array, like: Shape) -> Array:
-  """A mask over the first axes of a shape as one over all: (batch,) counts for every position."""
+  """Broadcasts a mask over the first axes of a shape to all axes: (batch,) applies to every position."""
   return jnp.broadcast_to(mask.reshape(*mask.shape, *(1,) * (len(like) - mask.ndim)), like)
 
 
 def batch_of(loss: str, batch: Any) -> Mapping[str, Any]:
-  """A batch as it was given, and an empty one for None.
+  """Returns the batch, or an empty one for None.
 
   Raises:
-    UserError: it is something else, such as the labels alone.
+    UserError: the batch is not a mapping, such as the labels alone.
   """
   if batch is None or isinstance(batch, Mapping):
     return batch or {}
@@ -41,18 +41,18 @@ def batch_of(loss: str, batch: Any) -> Mapping[str, Any]:
 
 
 def valid_of(loss: str, batch: Mapping[str, Any], lead: Shape) -> Bool[Array, "*lead"] | None:
-  """The examples that count, from `batch["valid"]`: bools (batch,) or (batch, *positions).
+  """Returns the valid examples, from `batch["valid"]`: bools (batch,) or (batch, *positions).
 
   Args:
-    loss: how errors call the loss.
-    batch: with "valid", or None there, where some examples do not count.
+    loss: the loss's name in error messages.
+    batch: with "valid", or None there, where some examples are padding.
     lead: (batch, *positions).
 
   Returns:
-    Bools of the shape `lead`; None where all count.
+    Bools of the shape `lead`; None if all examples are valid.
 
   Raises:
-    UserError: they are no bools, or of another shape.
+    UserError: "valid" is not bools, or of another shape.
   """
   valid = batch.get("valid")
   if valid is None:
@@ -64,18 +64,19 @@ def valid_of(loss: str, batch: Mapping[str, Any], lead: Shape) -> Bool[Array, "*
 
 
 def class_mask_of(loss: str, class_mask: Any, shape: Shape) -> Bool[Array, "*#lead classes"] | None:
-  """The classes that count: bools (classes,) or (batch, classes), for every position, or (batch, *positions, classes).
+  """Returns the valid classes as bools that broadcast to the logits.
 
   Args:
-    loss: how errors call the loss.
-    class_mask: as given; axes but the last may have the length 1. None where all count.
+    loss: the loss's name in error messages.
+    class_mask: (classes,), (batch, classes) or (batch, *positions, classes) bools; axes but the last may have the
+      length 1. None if all classes are valid.
     shape: of the logits.
 
   Returns:
     (classes,), or as many axes as the logits.
 
   Raises:
-    UserError: they are no bools, or of another shape.
+    UserError: the mask is not bools, or of another shape.
   """
   if class_mask is None:
     return None
@@ -90,22 +91,22 @@ def class_mask_of(loss: str, class_mask: Any, shape: Shape) -> Bool[Array, "*#le
 
 
 def nan_where(wrong: Array | None, numbers: Array) -> Array:
-  """The numbers, NaN where something is wrong, and their gradient too; the bits of the others are what they were."""
+  """Returns the numbers with NaN, in value and gradient, where `wrong`; the others are bitwise unchanged."""
   return numbers if wrong is None else numbers * jnp.where(wrong, jnp.nan, jnp.ones((), numbers.dtype))
 
 
 def counted(wrong: Array, valid: Array | None) -> Array:
-  """Which of what is wrong counts."""
+  """Returns the errors of valid entries only."""
   return wrong if valid is None else wrong & valid
 
 
 def countable(labels: Any) -> Any:
-  """Labels that compare with numbers: bools as 0 and 1, which a strict promotion of dtypes would not compare."""
+  """Returns labels that compare with numbers: bools as 0 and 1, since strict dtype promotion refuses bools."""
   return labels.astype(np.int8) if labels.dtype == bool else labels
 
 
 def is_number(labels: Any, number: int) -> Any:
-  """Where labels are a number; nowhere where their dtype has no such number: as one of uint8, -1 would be 255."""
+  """Returns where labels equal a number; nowhere if their dtype cannot hold it: in uint8, -1 would be 255."""
   labels = countable(labels)
   if jnp.issubdtype(labels.dtype, jnp.integer):
     span = jnp.iinfo(labels.dtype)
@@ -115,9 +116,9 @@ def is_number(labels: Any, number: int) -> Any:
 
 
 def array(x: Any) -> Any:
-  """What has a shape and a dtype: values that are known as numpy's, so that nothing wraps on the way.
+  """Converts to an array: numpy's for concrete values, so that no integer wraps around.
 
-  Of what makes no array, such as lists of several lengths, it is one of the dtype object, which every check refuses.
+  What makes no array, such as lists of several lengths, becomes an array of dtype object, which every check refuses.
   """
   try:
     return np.asarray(x) if known(x) else jnp.asarray(x)
@@ -128,16 +129,16 @@ def array(x: Any) -> Any:
 
 
 def what(x: Any) -> str:
-  """How a sentence says what was given."""
+  """Formats the dtype and shape for an error message."""
   return f"{x.dtype} {x.shape}"
 
 
 def also(several: Shape, shape: Shape | None = None) -> str:
-  """How a sentence says another shape, where `several` has more than one axis."""
+  """Formats an alternative shape for an error message, if `several` has more than one axis."""
   return f" or {shape or several}" if len(several) > 1 else ""
 
 
 def some(values: Any, wrong: Any) -> str:
-  """How a sentence says which values are wrong."""
+  """Formats the wrong values for an error message."""
   bad = np.asarray(values)[np.asarray(wrong)]
   return f"{', '.join(map(str, bad[:3]))}{', ...' if len(bad) > 3 else ''} in {len(bad)} of {np.size(wrong)} places"

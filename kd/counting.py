@@ -1,4 +1,4 @@
-"""Which examples and positions count, and means over those: of all devices, and all micro-batches of an update.
+"""Masks of the examples and positions that count, and means over those of all devices and micro-batches.
 
 Labels are (batch,) or (batch, *positions), and so are masks. A mean is a sum over the number that counts in the whole
 batch, so neither a split over devices nor one into micro-batches changes it.
@@ -26,7 +26,7 @@ EMPTY = (
 
 
 def counted(batch: Mapping[str, Any], mask: str, ignored: int | None = None) -> Array | None:
-  """(batch,) or (batch, *positions) bools: what counts under a mask; None where everything does.
+  """Returns (batch,) or (batch, *positions) bools, what counts under a mask; None where everything does.
 
   Args:
     batch: with "valid", "label" and "mix_label" as far as there are any.
@@ -46,7 +46,7 @@ def counted(batch: Mapping[str, Any], mask: str, ignored: int | None = None) -> 
 
 
 def valid_mask(batch: Mapping[str, Any]) -> Array | None:
-  """The batch's "valid", (batch,) or (batch, *positions) bools; None where everything counts."""
+  """Returns the batch's "valid", (batch,) or (batch, *positions) bools; None where everything counts."""
   valid = batch.get("valid")
   if valid is None:
     return None
@@ -57,7 +57,7 @@ def valid_mask(batch: Mapping[str, Any]) -> Array | None:
 
 
 def _all(masks: list[Array]) -> Array:
-  """The conjunction of masks over examples and over their positions."""
+  """Returns the conjunction of masks over examples and over their positions."""
   rank = max(mask.ndim for mask in masks)
   wide = [mask.reshape(mask.shape + (1,) * (rank - mask.ndim)) for mask in masks]
   out = wide[0]
@@ -70,7 +70,7 @@ def _all(masks: list[Array]) -> Array:
 
 
 def fitted(valid: Array, shape: tuple[int, ...]) -> Array:
-  """A mask for numbers of a shape: one over examples spreads over positions, of one over positions any is enough.
+  """Returns a mask for numbers of a shape: over positions it is repeated, or any position of an example is enough.
 
   Raises:
     UserError: the two have different positions.
@@ -143,7 +143,7 @@ def examples(batch: Mapping[str, Any]) -> Array | None:
 
 
 def shielded(x: Array, valid: Array | None) -> Array:
-  """The same numbers, of whose examples and positions only those that count get a gradient.
+  """Returns the same numbers, of whose examples and positions only those that count get a gradient.
 
   A number that is left out of a mean has the gradient 0, and 0 times a NaN on its way back is NaN.
 

@@ -1,8 +1,8 @@
-"""The inputs of a loss on logits, checked and laid out as rows of which each is an example.
+"""The inputs of a loss on logits, checked and flattened to rows, one row per example.
 
-Logits are (batch, *positions, classes): one axis more than two for the words of a text or the places of an image. A
-loss is written for (rows, classes), and its numbers get the shape (batch, *positions) again. What does not count is
-replaced by 0 before anything is computed: whatever padding holds, its number and its gradient are exactly 0.
+Logits are (batch, *positions, classes), with positions such as the words of a text or the pixels of an image. A loss is
+written for (rows, classes); its result is reshaped to (batch, *positions). Invalid rows are replaced by 0 before
+anything is computed: whatever padding holds, its loss and its gradient are exactly 0.
 """
 
 from collections.abc import Mapping
@@ -21,13 +21,13 @@ class Inputs(NamedTuple):
   """A loss's inputs as rows.
 
   Attributes:
-    loss: how errors call the loss.
+    loss: the loss's name in error messages.
     student: (rows, classes), float32 or wider.
-    teacher: as the student's, a constant; None for a loss without a teacher.
-    class_mask: bools that broadcast to (rows, classes), which classes count; None for all.
-    valid: (rows,) bools, which examples count; None for all.
+    teacher: of the same shape, a constant; None for a loss without a teacher.
+    class_mask: bools that broadcast to (rows, classes), the valid classes; None for all.
+    valid: (rows,) bools, the valid examples; None for all.
     lead: (batch, *positions).
-    batch: as it was given.
+    batch: unchanged.
   """
 
   loss: str
@@ -39,23 +39,23 @@ class Inputs(NamedTuple):
   batch: Mapping[str, Any]
 
   def labels(self) -> Labels:
-    """The labels as rows; see `kd.labels.labels_of`."""
+    """Returns the labels as rows; see `kd.labels.labels_of`."""
     return labels_of(
       self.loss, self.batch, self.lead, self.student.shape[-1], valid=self.valid, class_mask=self.class_mask
     )
 
   @property
   def counts(self) -> Bool[Array, "#rows #classes"] | None:
-    """Bools that broadcast to (rows, classes), which logits count; None for all."""
+    """The valid logits: bools that broadcast to (rows, classes); None for all."""
     if self.valid is None or self.class_mask is None:
       return self.class_mask if self.valid is None else self.valid[:, None]
     return self.valid[:, None] & self.class_mask
 
   def target(self, key: str) -> Float[Array, "rows classes"]:
-    """`batch[key]`, floats of the logits' shape, as rows: a constant, 0 in what does not count.
+    """Returns `batch[key]`, floats of the logits' shape, as rows: a constant, 0 where a logit is not valid.
 
     Raises:
-      UserError: the batch has none, or it is no floats of that shape.
+      UserError: the batch has no such key, or its value is not floats of that shape.
     """
     shape = (*self.lead, self.student.shape[-1])
     if key not in self.batch:
@@ -69,15 +69,15 @@ class Inputs(NamedTuple):
     given = jnp.asarray(given.reshape(-1, shape[-1]), self.student.dtype)
     return jax.lax.stop_gradient(given if self.counts is None else jnp.where(self.counts, given, 0.0))
 
-  def numbers(self, per_row: Array, wrong: Array | None = None) -> Float[Array, "*lead"]:
-    """The numbers of the rows as those of the examples.
+  def per_example(self, per_row: Array, wrong: Array | None = None) -> Float[Array, "*lead"]:
+    """Returns the loss per row as the loss per example, 0 for invalid examples.
 
     Args:
       per_row: (rows,).
-      wrong: (rows,) bools, which are NaN, of those that count; None for none.
+      wrong: (rows,) bools, valid rows whose loss is NaN; None for none.
 
     Raises:
-      UserError: they are not one number a row.
+      UserError: the loss is not one number per row.
     """
     shape = getattr(per_row, "shape", None)
     if shape != self.student.shape[:1]:
@@ -91,7 +91,7 @@ class Inputs(NamedTuple):
 
 
 def widen(logits: Array) -> Array:
-  """The logits in float32, or as they are where they are wider, or no floats."""
+  """Casts floats narrower than float32 to float32; all others stay as they are."""
   narrow = jnp.issubdtype(logits.dtype, jnp.floating) and jnp.finfo(logits.dtype).bits < 32
   return logits.astype(jnp.float32) if narrow else logits
 
@@ -104,18 +104,18 @@ def read(
   class_mask: Any = None,
   classes: int = 2,
 ) -> Inputs:
-  """A loss's inputs, checked.
+  """Checks a loss's inputs and returns them as rows.
 
   Args:
-    loss: how errors call the loss.
+    loss: the loss's name in error messages.
     student: logits (batch, *positions, classes), of any float dtype.
     teacher: logits of the same shape; None where the loss reads none.
-    batch: with "valid", (batch,) or (batch, *positions) bools, where some examples do not count.
-    class_mask: which classes count; see `kd.checks.class_mask_of`.
-    classes: the least number of classes that mean something: a softmax over one is 1 whatever its logit.
+    batch: with "valid", (batch,) or (batch, *positions) bools, where some examples are padding.
+    class_mask: the valid classes; see `kd.checks.class_mask_of`.
+    classes: the smallest valid number of classes: a softmax over one class is always 1.
 
   Raises:
-    UserError: the logits are no such arrays, or a mask is none.
+    UserError: the logits or a mask have another shape or dtype.
   """
   batch = checks.batch_of(loss, batch)
   found = [_logits(loss, "student", student), *([] if teacher is None else [_logits(loss, "teacher", teacher)])]
@@ -138,19 +138,21 @@ def read(
     valid = None if valid is None else valid.reshape(-1)
     if class_mask is not None and class_mask.ndim > 1:
       class_mask = jnp.broadcast_to(class_mask, shape).reshape(-1, shape[-1])
-  found = [_counting(x.astype(found[0].dtype), valid) for x in found]
-  own, other = found[0], None if teacher is None else jax.lax.stop_gradient(found[-1])
-  return Inputs(loss, own, other, class_mask, valid, lead, batch)
+  found = [_zero_invalid(x.astype(found[0].dtype), valid) for x in found]
+  constant = None if teacher is None else jax.lax.stop_gradient(found[-1])
+  return Inputs(loss, found[0], constant, class_mask, valid, lead, batch)
 
 
-def _logits(loss: str, whose: str, given: Any) -> Array:
-  """Logits in float32 or wider."""
+def _logits(loss: str, network: str, given: Any) -> Array:
+  """Returns logits in float32 or wider."""
   if not hasattr(given, "dtype") or not jnp.issubdtype(given.dtype, jnp.floating) or given.ndim < 2:
     what = f"{given.dtype} {given.shape}" if hasattr(given, "dtype") else type(given).__name__
-    raise UserError(f"the loss {loss!r} reads logits (batch, *positions, classes), floats, of the {whose}; got {what}")
+    raise UserError(
+      f"the loss {loss!r} reads logits (batch, *positions, classes), floats, of the {network}; got {what}"
+    )
   return widen(jnp.asarray(given))
 
 
-def _counting(x: Array, valid: Array | None) -> Array:
-  """Rows with 0 in those that do not count."""
+def _zero_invalid(x: Array, valid: Array | None) -> Array:
+  """Returns the rows with 0 in the invalid ones."""
   return x if valid is None else jnp.where(valid[:, None], x, 0.0)

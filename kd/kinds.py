@@ -1,17 +1,17 @@
-"""The form of every distillation loss: one dataclass, one signature, and properties that are declared.
+"""The type of every distillation loss: one dataclass, one signature, and declared properties.
 
 A loss is pure. It is called as
 
     loss(student, teacher, batch, *, aux, aux_state, key, axis_name, class_mask, step)  ->  (per_example, state, logs)
 
 with logits (batch, *positions, classes), or `Outputs` where it reads intermediate activations too. The result has one
-number per example, (batch, *positions): every word of a text and every place of an image is one. The caller takes the
-mean over what counts in the batch of all devices. `kd.loss` makes a loss of a function of logits, `kd.on_pairs` of a
-function of one pair of activations; any other is a `Loss` of `fn(student, teacher, context)`.
+number per example, (batch, *positions): every word of a text and every pixel of an image is an example. The caller
+takes the mean over the valid examples of all devices. `kd.loss` makes a loss of a function of logits, `kd.on_pairs` of
+a function of one pair of activations; any other is a `Loss` of `fn(student, teacher, context)`.
 
-NaN and infinities of an example that counts make its number NaN or infinite, never a finite one; so they do to the
-examples that it is compared with, all of the batch where a loss is `relational`. An example that does not count is 0
-before anything is computed: whatever it holds, its number and gradient are exactly 0, and it reaches no other example.
+NaN and infinities of a valid example make its loss NaN or infinite, and that of the examples that it is compared with:
+the whole batch for a `relational` loss. An invalid example is replaced by 0 before anything is computed: whatever it
+holds, its loss and gradient are exactly 0, and it changes no other example.
 """
 
 from collections.abc import Callable, Mapping
@@ -29,14 +29,14 @@ from leanax.core.errors import UserError
 
 
 class Outputs(NamedTuple):
-  """What a network gave for a batch.
+  """The outputs of a network for a batch.
 
   Attributes:
-    logits: its logits; of a network with several outputs their tree. Of an ensemble the logarithms of the mean
+    logits: the logits; a tree of them for a network with several outputs. For an ensemble, the logarithms of the mean
       probabilities at temperature 1.
     taps: intermediate activations by tensor name.
-    members: of an ensemble whose probabilities are averaged, (batch, members, classes) or (batch, members, *positions,
-      classes): the logits of each, from which `teacher_at` has the mean at any temperature.
+    members: for an ensemble whose probabilities are averaged, the logits of each member, (batch, members, classes) or
+      (batch, members, *positions, classes); `teacher_at` computes the mean at any temperature.
   """
 
   logits: Any
@@ -45,17 +45,17 @@ class Outputs(NamedTuple):
 
 
 class Context(NamedTuple):
-  """What a loss knows beside the outputs of the two networks.
+  """The inputs of a loss beside the outputs of the two networks.
 
   Attributes:
     batch: with "label", "id" and, where some examples are padding, "valid", (batch,) bools.
-    aux: what the loss trains, as its `init` made it.
-    aux_state: what it remembers.
-    key: randomness of this step.
+    aux: the loss's trained parameters, initialised by its `init`.
+    aux_state: the loss's state.
+    key: the random key of this step.
     axis_name: the device axis, or None.
-    class_mask: the classes that count, or None for all.
+    class_mask: the valid classes, or None for all.
     step: the number of updates so far.
-    loss: how errors call the loss.
+    loss: the loss's name in error messages.
   """
 
   batch: Mapping[str, Any]
@@ -69,11 +69,11 @@ class Context(NamedTuple):
 
 
 class LossOut(NamedTuple):
-  """What a loss gives.
+  """The result of a loss.
 
   Attributes:
     per_example: (batch, *positions), one number per example.
-    state: what it remembers after the batch; None leaves it as it was.
+    state: the new state; None leaves it unchanged.
     logs: further numbers per example, by name.
   """
 
@@ -86,9 +86,9 @@ class Taps(NamedTuple):
   """The activations that a loss reads, named as `graph.taps` names them (`Conv_1/kernel:out`).
 
   Attributes:
-    student: those of the student.
-    teacher: those of the teacher.
-    shapes: which shapes it is written for; see `kd.reads`.
+    student: tensor names of the student.
+    teacher: tensor names of the teacher.
+    shapes: the supported shapes; see `kd.reads`.
   """
 
   student: tuple[str, ...] = ()
@@ -102,25 +102,25 @@ InitFn = Callable[[Array, Outputs, Any, Any], tuple[Any, Any]]
 
 @dataclass(frozen=True)
 class Loss:
-  """A loss, and what it says of itself.
+  """A loss and its declared properties.
 
   Attributes:
-    name: how errors call it.
+    name: the loss's name in error messages.
     fn: `fn(student, teacher, context) -> LossOut`. Activations are float32 or wider; the teacher's outputs are
-      constants, and None where there is no teacher. Logits are as they were given, for a network may have several
-      outputs: `kd.inputs.read` checks those of a loss that reads them.
-    needs_teacher: whether it compares with a teacher.
-    relational: whether an example's number depends on the other examples of its batch. Relations between examples do
-      that, and statistics of the batch: such a loss means another thing on a micro-batch.
-    reads: what it reads beside its taps: "logits", keys of the batch such as "label" and "id", and other names that
+      constants, and None where there is no teacher. Logits are passed unchecked, since a network may have several
+      outputs: a loss on logits checks them with `kd.inputs.read`.
+    needs_teacher: whether the loss compares with a teacher.
+    relational: whether an example's loss depends on the other examples of its batch, by relations between examples or
+      statistics of the batch. The result of such a loss changes with the size of the micro-batch.
+    reads: the inputs beside the taps: "logits", keys of the batch such as "label" and "id", and the names that
       `kd.loss` lists.
-    taps: the activations that it reads, of maps (batch, height, width, channels), token sequences (batch, tokens,
+    taps: the activations that the loss reads: maps (batch, height, width, channels), token sequences (batch, tokens,
       channels) or vectors (batch, channels).
     init_fn: `init_fn(key, student, teacher, teacher_variables) -> (aux, aux_state)`, from `Outputs` of shapes
-      (`jax.ShapeDtypeStruct`): what it trains and remembers at first. None for a loss without; see `init`.
-    head: for a loss that trains what the student is deployed with: `head(aux, aux_state, teacher_variables, classes,
-      chosen) -> parameters` of what reads the student's tap in place of the student's own classifier. `classes` is
-      how many the student has, `chosen` which of the teacher's these are, () for all.
+      (`jax.ShapeDtypeStruct`): the initial parameters and state. None for a loss without them; see `init`.
+    head: for a loss that trains a part of the deployed student: `head(aux, aux_state, teacher_variables, classes,
+      chosen) -> parameters` of the layers that read the student's tap and replace the student's own classifier.
+      `classes` is the student's number of classes, `chosen` their indices among the teacher's, () for all.
   """
 
   name: str
@@ -141,7 +141,7 @@ class Loss:
 
   @property
   def init(self) -> Callable[..., tuple[Any, Any]] | None:
-    """`init(key, student, teacher, teacher_variables=None)`: `init_fn`, which refuses what a call refuses; or None."""
+    """`init(key, student, teacher, teacher_variables=None)`: `init_fn` with the checks of a call; or None."""
     return None if self.init_fn is None else self._init
 
   def __call__(
@@ -157,15 +157,13 @@ class Loss:
     class_mask: Array | None = None,
     step: Array | int = 0,
   ) -> LossOut:
-    """Returns the numbers of a batch; see the module's docstring.
+    """Returns the loss per example of a batch; see the module's docstring.
 
     Raises:
-      UserError: the outputs, the batch or a mask is not what the loss reads.
+      UserError: the outputs, the batch or a mask do not fit the loss.
     """
     if self.init_fn is not None and aux is None and aux_state is None:
-      raise UserError(
-        f"the loss {self.name!r} trains or remembers something: call its init and give 'aux', 'aux_state'"
-      )
+      raise UserError(f"the loss {self.name!r} has parameters or state: call its init and give 'aux', 'aux_state'")
     batch = checks.batch_of(self.name, batch)
     count = self._check(student, teacher)
     valid = None if count is None else checks.valid_of(self.name, batch, (count,))
@@ -194,7 +192,7 @@ class Loss:
     return self.init_fn(key, student, teacher, variables)
 
   def _check(self, student: Any, teacher: Any) -> int | None:
-    """How many examples its activations have, or None; refuses outputs, or their shapes, that it cannot read."""
+    """Checks the outputs, or their shapes; returns the batch size of the activations, or None without taps."""
     if teacher is None and self.needs_teacher:
       raise UserError(
         f"the loss {self.name!r} needs a teacher: give a teacher stage or cached 'teacher_logits' in the batch"
@@ -225,16 +223,16 @@ class Loss:
 
 
 def logits_of(outputs: Outputs | Array) -> Array:
-  """The logits, whichever way a network's outputs are given."""
+  """Returns the logits of `Outputs`, or of logits alone."""
   return outputs.logits if isinstance(outputs, Outputs) else outputs
 
 
 def _read(outputs: Outputs | Array, names: tuple[str, ...], valid: Array | None) -> Outputs:
-  """The outputs with the named taps alone, float32 or wider, 0 in the examples that do not count."""
+  """Returns the outputs with the named taps only, float32 or wider, 0 in invalid examples."""
 
-  def counting(x: Array) -> Array:
+  def zero_invalid(x: Array) -> Array:
     x = widen(jnp.asarray(x))
     return x if valid is None else jnp.where(valid.reshape(-1, *(1,) * (x.ndim - 1)), x, 0.0)
 
-  taps = {name: counting(outputs.taps[name]) for name in names}  # pyrefly: ignore
+  taps = {name: zero_invalid(outputs.taps[name]) for name in names}  # pyrefly: ignore
   return Outputs(logits_of(outputs), taps, getattr(outputs, "members", None))

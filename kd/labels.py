@@ -1,5 +1,5 @@
-"""The labels of a batch, checked: what is no index is refused where its value is known, and makes its example's number
-NaN where it is not; shapes and types are refused in one sentence.
+"""Checks of a batch's labels. A label out of range is refused outside jit, and makes its example's loss NaN inside jit;
+wrong shapes and types are refused in one sentence.
 """
 
 import functools
@@ -17,14 +17,13 @@ from leanax.core.errors import UserError
 
 
 class Labels(NamedTuple):
-  """Labels that may be used as they are: every one is an index.
+  """Checked labels: every one is a valid index.
 
   Attributes:
-    index: int32, which class each example has; 0 where it has none.
-    mix_index: of mixed examples (mixup) the other label; None where none is mixed.
-    mix: the weight of `index`; the rest is that of `mix_index`.
-    wrong: bools, the examples that count and have no label, or no weight of it: their numbers are NaN. None where it is
-      known that there are none.
+    index: int32, the class of each example; 0 where it has none.
+    mix_index: the other label of mixed examples (mixup); None without mixup.
+    mix: the weight of `index`; `mix_index` has the weight 1 - mix.
+    wrong: bools, the valid examples without a valid label or weight: their loss is NaN. None if there are none.
   """
 
   index: Array
@@ -41,49 +40,50 @@ def labels_of(
   valid: Array | None = None,
   class_mask: Array | None = None,
 ) -> Labels:
-  """The labels of a batch as rows.
+  """Returns the labels of a batch as rows.
 
-  A label has to name a class that counts, unless its example does not count, or has no class that does. What names none
-  is replaced by 0 before anything is computed, so that it has no part in any gradient.
+  The label of a valid example must be a valid class, if the example has any. Any other label is replaced by 0 before
+  anything is computed, so that it takes part in no gradient.
 
   Args:
-    loss: how errors call the loss.
-    batch: with "label", integers of the shape `lead`, and of mixed examples "mix_label", as many, and "mix", floats
-      from 0 to 1 of the shape `lead` or (batch,).
+    loss: the loss's name in error messages.
+    batch: with "label", integers of the shape `lead`; for mixed examples also "mix_label", of the same shape, and
+      "mix", floats from 0 to 1 of the shape `lead` or (batch,).
     lead: (batch, *positions).
-    classes: how many there are.
-    valid: (rows,) bools, which examples count; None for all.
-    class_mask: bools that broadcast to (rows, classes), which classes count; None for all.
+    classes: the number of classes.
+    valid: (rows,) bools, the valid examples; None for all.
+    class_mask: bools that broadcast to (rows, classes), the valid classes; None for all.
 
   Returns:
-    Each of its arrays is (rows,), with as many rows as `lead` has places.
+    Labels whose arrays are (rows,), rows = prod(lead).
 
   Raises:
-    UserError: the batch has no labels, or they are no integers of that shape; or they are known and one names no class.
+    UserError: the batch has no labels, or they are not integers of that shape; outside jit, a label is no class.
   """
   if "label" not in batch:
     raise UserError(f"the loss {loss!r} needs labels, and the batch has no 'label'")
-  about = lead, classes, valid, class_mask
-  index, wrong = _index(loss, "label", batch["label"], *about)
-  mix, no_share = mix_of(loss, batch, lead, valid)
+  common = lead, classes, valid, class_mask
+  index, wrong = _index(loss, "label", batch["label"], *common)
+  mix, wrong_mix = mix_of(loss, batch, lead, valid)
   if mix is None:
     return Labels(index, wrong=wrong)
-  other, also = _index(loss, "mix_label", batch["mix_label"], *about)
-  wrongs = [w for w in (wrong, also, no_share) if w is not None]
-  return Labels(index, other, mix, functools.reduce(jnp.logical_or, wrongs) if wrongs else None)
+  mix_index, wrong_other = _index(loss, "mix_label", batch["mix_label"], *common)
+  wrongs = [w for w in (wrong, wrong_other, wrong_mix) if w is not None]
+  return Labels(index, mix_index, mix, functools.reduce(jnp.logical_or, wrongs) if wrongs else None)
 
 
 def mix_of(
   loss: str, batch: Mapping[str, Any], lead: checks.Shape, valid: Array | None = None
 ) -> tuple[Array | None, Array | None]:
-  """The weight of "label" in mixed examples (mixup), the rest is that of "mix_label": (rows,) floats, None without.
+  """Returns the weight of "label" in mixed examples (mixup); "mix_label" has the weight 1 - mix.
 
   Returns:
-    The weights, and which examples that count have none from 0 to 1; None where it is known that all have.
+    (rows,) weights, None without mixup; and bools, the valid examples whose weight is not from 0 to 1, None if there
+    are none.
 
   Raises:
-    UserError: there is a weight without the other label, or the other way round; or it is no float of the shape `lead`
-      or (batch,); or the weights are known and one is not from 0 to 1.
+    UserError: "mix" is there without "mix_label", or the other way round; it is not floats of the shape `lead` or
+      (batch,); outside jit, a weight is not from 0 to 1.
   """
   if ("mix" in batch) != ("mix_label" in batch):
     raise UserError(f"the loss {loss!r} expects 'mix' and 'mix_label' together, and the batch has one of them")
@@ -106,21 +106,21 @@ def mix_of(
 def switches_of(
   loss: str, batch: Mapping[str, Any], key: str, shape: checks.Shape, dtype: Any, counts: Array | None = None
 ) -> Array:
-  """Which outputs are on, (rows, outputs) floats: 0 or 1, or a probability.
+  """Returns binary labels of each output as (rows, outputs) floats: 0 or 1, or a probability.
 
   Args:
-    loss: how errors call the loss.
+    loss: the loss's name in error messages.
     batch: its `key` has bools, integers or floats of the logits' shape, or without the last axis where that is 1.
     key: "label" or "mix_label".
     shape: of the logits, (batch, *positions, outputs).
     dtype: of the result.
-    counts: bools that broadcast to (rows, outputs), which outputs count; None for all.
+    counts: bools that broadcast to (rows, outputs), the valid outputs; None for all.
 
   Returns:
-    Constants; 0 where an output does not count, and NaN where it does and its number is not from 0 to 1.
+    Constants; 0 for an invalid output, and NaN for a valid one whose label is not from 0 to 1.
 
   Raises:
-    UserError: the batch has no labels, or of another shape; or they are known and one is not from 0 to 1.
+    UserError: the batch has no labels, or of another shape; outside jit, a label is not from 0 to 1.
   """
   if key not in batch:
     raise UserError(f"the loss {loss!r} needs labels, and the batch has no {key!r}")
@@ -141,15 +141,14 @@ def switches_of(
 
 
 def labelled(batch: Mapping[str, Any], ignore_label: int = -1) -> Array:
-  """Which examples, or positions, have a label: bools of the labels' shape, for `batch["valid"]`.
+  """Returns the examples, or positions, that have a label: bools of the labels' shape, for `batch["valid"]`.
 
   Args:
-    batch: with "label", and "mix_label" where examples are mixed: one that is mixed with an ignored one has no label
-      for a part of its image.
-    ignore_label: the number that stands where there is no label, such as -1, 255 or -100.
+    batch: with "label", and "mix_label" where examples are mixed; both labels of an example must be known.
+    ignore_label: the number that marks a missing label, such as -1, 255 or -100.
 
   Raises:
-    UserError: the batch has no labels, or `ignore_label` is no whole number.
+    UserError: the batch has no labels, or `ignore_label` is not a whole number.
   """
   if not isinstance(batch, Mapping):
     raise UserError(
@@ -166,11 +165,11 @@ def labelled(batch: Mapping[str, Any], ignore_label: int = -1) -> Array:
 def _index(
   loss: str, key: str, given: Any, lead: checks.Shape, classes: int, valid: Array | None, class_mask: Array | None
 ) -> tuple[Array, Array | None]:
-  """(int32 indices (rows,), which of those that count are none); None where it is known that all are."""
+  """Returns int32 indices (rows,), and bools, the valid rows whose label is no class, None if there are none."""
   labels = checks.array(given)
   if not jnp.issubdtype(labels.dtype, jnp.integer) or labels.shape != lead:
     raise UserError(
-      f"the loss {loss!r} expects batch[{key!r}] to be integers {lead}, a class of each example; "
+      f"the loss {loss!r} expects batch[{key!r}] to be integers {lead}, one class per example; "
       f"got {checks.what(labels)}"
     )
   labels = labels.reshape(-1)
@@ -185,9 +184,9 @@ def _index(
   if not checks.known(wrong):
     return index, wrong
   if np.any(wrong):
-    masked = "" if class_mask is None else ", of a class that class_mask leaves"
+    masked = "" if class_mask is None else ", a class that class_mask keeps"
     raise UserError(
       f"the loss {loss!r} expects batch[{key!r}] to be from 0 to {classes - 1}{masked}; "
-      f"got {checks.some(labels, wrong)}; what has no label is left out by batch['valid'], which kd.labelled makes"
+      f"got {checks.some(labels, wrong)}; mask examples without a label by batch['valid'], see kd.labelled"
     )
   return index, None

@@ -1,6 +1,6 @@
-"""Small trained parts of losses: convolutions with a bias or a batch normalisation, and a teacher's own classifier.
+"""Small trained layers of losses: convolutions with a bias or a batch normalisation, and the teacher's classifier.
 
-What is trained is float32 and is cast to the activations' dtype where it is used.
+Their parameters are float32 and are cast to the activations' dtype where they are used.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -20,13 +20,13 @@ Normalise = Callable[[Array], Array]
 
 
 def layer_init(key: Array, inputs: int, outputs: int, size: int = 1, normalise: bool = False) -> Layer:
-  """A convolution of `size` x `size`, stride 1, He et al.; of size 1 a linear map of the channels of anything.
+  """Initialises a `size` x `size` convolution of stride 1 (He et al.); of size 1 a linear map of the last axis.
 
   Args:
-    key: of the kernel.
-    inputs: channels.
-    outputs: channels.
-    size: odd, 1 or the side of the window.
+    key: the random key of the kernel.
+    inputs: number of input channels.
+    outputs: number of output channels.
+    size: the odd side of the window.
     normalise: with a batch normalisation, {"kernel", "scale", "offset"}, in place of {"kernel", "bias"}.
   """
   out = linear_init(key, size * size * inputs, outputs)
@@ -43,8 +43,8 @@ def layer(aux: Layer, x: Array, context: Context | Normalise) -> Array:
   Args:
     aux: the layer.
     x: (batch, ..., channels); (batch, height, width, channels) for a window.
-    context: gives the examples that count and the device axis to the batch normalisation, or is the function that
-      brings the channels to mean 0 and variance 1.
+    context: gives the valid examples and the device axis to the batch normalisation; or a function that normalises the
+      channels to mean 0 and variance 1.
   """
   aux = {name: leaf.astype(x.dtype) for name, leaf in aux.items()}
   check_channels(aux["kernel"], x)
@@ -59,24 +59,24 @@ def layer(aux: Layer, x: Array, context: Context | Normalise) -> Array:
 
 
 def relu(x: Array) -> Array:
-  """max(x, 0) of a finite x; NaN and infinities stay, which XLA's maximum may take for a silent neuron."""
+  """Returns max(x, 0) of finite x; NaN and infinities stay, which XLA's maximum may replace by 0."""
   return jnp.where((x <= 0) & (x > -jnp.inf), 0.0, x)
 
 
 def mean_square(gap: Array) -> Array:
-  """(batch,): the mean of the squares of each example."""
+  """Returns the mean square per example, (batch,)."""
   return jnp.mean(gap.reshape(gap.shape[0], -1) ** 2, -1)
 
 
 def module_of(loss: str, key: str, variables: Any, path: str, leaves: tuple[str, ...]) -> Layer:
-  """A copy of one module's leaves among the teacher's parameters.
+  """Copies the leaves of one module of the teacher.
 
   Args:
-    loss: how errors call the loss.
-    key: which of its arguments names the module.
+    loss: the loss's name in error messages.
+    key: the loss's argument that names the module.
     variables: {"params": tree, ...} of the teacher.
     path: of the module, joined by "/".
-    leaves: those that it must have.
+    leaves: names of the leaves that it must have.
 
   Raises:
     UserError: there are no parameters, or no such module.
@@ -89,7 +89,7 @@ def module_of(loss: str, key: str, variables: Any, path: str, leaves: tuple[str,
     if not found:
       raise UserError(f"{loss}: {key} is {path!r}; the teacher has no module with {' and '.join(leaves)}")
     raise unknown(f"{key} of the loss {loss!r}", path, found)
-  # A copy, for the training state may be donated and the teacher's parameters must live on.
+  # A copy: the training state may be donated, and the teacher's parameters must stay.
   return {name: jnp.array(leaf, copy=True) for name, leaf in found[path].items() if not isinstance(leaf, Mapping)}
 
 
@@ -101,17 +101,17 @@ def _modules(tree: Mapping[str, Any], path: str) -> Iterator[tuple[str, Mapping[
 
 
 def last_layer(loss: str, variables: Any, features: int, classes: int, exactly: bool = True) -> str:
-  """The path of the one linear layer of the teacher that maps its features to its classes.
+  """Returns the path of the one linear layer of the teacher that maps its features to its classes.
 
   Args:
-    loss: how errors call it.
+    loss: the loss's name in error messages.
     variables: {"params": tree, ...} of the teacher.
-    features: its inputs.
-    classes: its outputs.
-    exactly: or that many and more.
+    features: number of inputs of the layer.
+    classes: number of outputs of the layer.
+    exactly: False accepts more outputs too.
 
   Raises:
-    UserError: there is none, or there are several.
+    UserError: there is no such layer, or there are several.
   """
   params = variables.get("params") if isinstance(variables, Mapping) else None
   modules = _modules(params, "") if isinstance(params, Mapping) else ()
@@ -134,10 +134,10 @@ def _is_dense(module: Mapping[str, Any]) -> bool:
 
 
 def classifier_of(loss: str, variables: Any, path: str) -> Layer:
-  """A copy of a linear classifier of the teacher, {"kernel": (features, classes), "bias": (classes,)}.
+  """Copies a linear classifier of the teacher, {"kernel": (features, classes), "bias": (classes,)}.
 
   Raises:
-    UserError: there is none at this path.
+    UserError: there is no linear layer at this path.
   """
   module = module_of(loss, "classifier", variables, path, ("kernel",))
   kernel = module["kernel"]

@@ -1,5 +1,5 @@
-"""What losses on logits share beside the arithmetic of `kd.base`: labels of mixed examples, and sums and mixtures of
-probabilities that are kept as logarithms.
+"""Shared by losses on logits, beside `kd.base`: labels of mixed examples, and sums and mixtures of probabilities that
+are kept as logarithms.
 """
 
 import math
@@ -14,8 +14,8 @@ from kd.labels import Labels
 
 
 def by_label(f: Callable[[Array], PerExample], labels: Labels) -> PerExample:
-  """`f(index)`, the numbers of a loss that knows the label; of a mixed example (mixup) those of its two labels,
-  averaged with the weights of their images.
+  """Returns `f(index)`, the loss per row given its label; for mixed examples (mixup) the average over both labels,
+  weighted by `labels.mix`.
   """
   per_row = f(labels.index)
   if labels.mix is None or labels.mix_index is None:
@@ -25,33 +25,33 @@ def by_label(f: Callable[[Array], PerExample], labels: Labels) -> PerExample:
 
 
 def is_label(index: Int[Array, " rows"], logits: Logits) -> Bool[Array, "rows classes"]:
-  """Which class of each row is the one that its index names."""
+  """Returns the one-hot bools of the rows' labels."""
   return index[:, None] == jnp.arange(logits.shape[-1], dtype=index.dtype)
 
 
 def not_excluded(
   student: Logits, teacher: Logits | None = None, class_mask: ClassMask | None = None
 ) -> Bool[Array, "rows classes"]:
-  """The classes that count and that not every network excludes by a logit of -inf."""
+  """Returns the valid classes to which at least one network gives a logit above -inf."""
   some = student != -jnp.inf
   some = some if teacher is None else some | (teacher != -jnp.inf)
   return some if class_mask is None else some & class_mask
 
 
 def gap(student: Logits, teacher: Logits, class_mask: ClassMask | None = None) -> Logits:
-  """Student - teacher, and 0 of a class that does not count or that both exclude by -inf."""
-  there = not_excluded(student, teacher, class_mask)
-  return jnp.where(there, student, 0.0) - jnp.where(there, teacher, 0.0)
+  """Returns student - teacher, with 0 for masked classes and for classes that both exclude by -inf."""
+  used = not_excluded(student, teacher, class_mask)
+  return jnp.where(used, student, 0.0) - jnp.where(used, teacher, 0.0)
 
 
 def log_sum(log_p: Logits, used: ClassMask) -> PerExample:
-  """Log of the sum of p over the classes `used`; very low, but not -inf, where that is 0: its gradient is then 0."""
+  """Returns log(sum of p over the classes `used`); where the sum is 0, finite and very low, with gradient 0."""
   low = jnp.finfo(log_p.dtype).min / 2
   return jax.nn.logsumexp(jnp.where(used & (log_p > low), log_p, low), axis=-1)
 
 
 def log_mixture(log_p: Logits, log_q: Logits, share: float, class_mask: ClassMask | None = None) -> Logits:
-  """Logarithm of share p + (1 - share) q, 0 < share < 1; classes that do not count get 0, as in `log_softmax`."""
+  """Returns log(share p + (1 - share) q), 0 < share < 1; masked classes get 0, as in `log_softmax`."""
   some = (log_p > -jnp.inf) | (log_q > -jnp.inf)  # the gradient of logaddexp is NaN at two of -inf
   p, q = jnp.where(some, log_p, 0.0), jnp.where(some, log_q, 0.0)
   out = jnp.where(some, jnp.logaddexp(p + math.log(share), q + math.log1p(-share)), -jnp.inf)
@@ -59,10 +59,10 @@ def log_mixture(log_p: Logits, log_q: Logits, share: float, class_mask: ClassMas
 
 
 def log_bernoulli(logits: Logits, class_mask: ClassMask | None = None) -> Float[Array, "rows outputs 2"]:
-  """Logarithms of the probabilities that an output is on, the sigmoid of its logit, and off.
+  """Returns the logarithms of an output's probabilities of 1, the sigmoid of its logit, and of 0.
 
-  An output that does not count gets 0 and 0, and so adds nothing to a divergence; a logit of -inf is never on. One of
-  +inf, or NaN, is NaN: no network says that of itself.
+  A masked output gets 0 and 0, which adds nothing to a divergence; a logit of -inf has probability 0. A logit of +inf
+  or NaN gives NaN.
   """
   never = logits == -jnp.inf
   counts = jnp.ones((), bool) if class_mask is None else class_mask

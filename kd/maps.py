@@ -1,6 +1,7 @@
-"""What losses on feature maps share: sizes made equal, norms that are safe at zero, small trained projectors.
+"""Shared by losses on feature maps: resizing, norms that are safe at zero, small trained projectors.
 
-Maps are (batch, height, width, channels); vectors and token sequences are maps without some of the axes between.
+Maps are (batch, height, width, channels); token sequences and vectors have fewer axes or none between batch and
+channels.
 """
 
 from typing import Any
@@ -11,14 +12,14 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from kd.kinds import Context
-from kd.reads import several
+from kd.reads import require_count
 from leanax.core import axis
 from leanax.core.errors import UserError
 from leanax.core.pooling import pool_to
 
 
 def flat_space(x: Array) -> Float[Array, "batch places channels"]:
-  """The axes between batch and channels as one; a vector is one place."""
+  """Flattens the axes between batch and channels to one; a vector has one place."""
   return x.reshape(x.shape[0], -1, x.shape[-1])
 
 
@@ -41,7 +42,7 @@ def near_one(x: Array, axes: int | tuple[int, ...] | None = None) -> tuple[Array
 
 
 def unit(x: Array, axes: int | tuple[int, ...] = -1) -> Array:
-  """Returns the array over its norm along `axes`; 0 with gradient 0 where that is 0, NaN where it is not finite."""
+  """Divides by the Euclidean norm along `axes`; 0 with gradient 0 where the norm is 0, NaN where it is not finite."""
   x, _ = near_one(x, axes)
   square = jnp.sum(x * x, axes, keepdims=True)
   dead = square == 0
@@ -58,15 +59,15 @@ def norm(x: Array, axes: int | tuple[int, ...] = -1) -> Array:
 
 
 def no_infinity(x: Array) -> Array:
-  """The array with NaN for infinities, which a ReLU, a margin or a softmax would make finite again."""
+  """Replaces infinities, which a ReLU, a margin or a softmax would make finite again, by NaN."""
   return jnp.where(jnp.isinf(x), jnp.nan, x)
 
 
 def align(loss: str, student: Array, teacher: Array) -> tuple[Array, Array]:
-  """Maps of one height and width: the larger is averaged down to the smaller. All others must agree in their places.
+  """Averages the larger of two maps down to the height and width of the smaller; other shapes must agree.
 
   Raises:
-    UserError: one is a map and the other is not, or the numbers of tokens differ.
+    UserError: only one is a map, or the numbers of tokens differ.
   """
   if student.ndim == teacher.ndim == 4:
     size = common_size(student, teacher)
@@ -74,81 +75,81 @@ def align(loss: str, student: Array, teacher: Array) -> tuple[Array, Array]:
   if student.ndim != teacher.ndim or student.shape[1:-1] != teacher.shape[1:-1]:
     raise UserError(
       f"{loss}: a tap of shape {student.shape} of the student cannot be compared with one of {teacher.shape} of the "
-      "teacher; expected two maps, or as many tokens in both"
+      "teacher; expected two maps, or equally many tokens"
     )
   return student, teacher
 
 
 def common_size(student: Any, teacher: Any) -> tuple[int, int]:
-  """The height and width at which two maps, or their shapes, are compared."""
+  """Returns the height and width at which two maps, or their shapes, are compared."""
   return min(student.shape[1], teacher.shape[1]), min(student.shape[2], teacher.shape[2])
 
 
 def linear_init(key: Array, inputs: int, outputs: int, dtype: jax.typing.DTypeLike = jnp.float32) -> dict[str, Array]:
-  """A linear map of the channels (a 1x1 convolution of a map): {"kernel": (inputs, outputs), "bias"}, He et al."""
+  """Initialises a linear map of the channels (a 1x1 convolution): {"kernel": (inputs, outputs), "bias"}, He et al."""
   kernel = jax.random.normal(key, (inputs, outputs), dtype) * jnp.asarray(np.sqrt(2.0 / inputs), dtype)
   return {"kernel": kernel, "bias": jnp.zeros((outputs,), dtype)}
 
 
 def linear(aux: dict[str, Array], x: Array) -> Array:
-  """The map of `linear_init`, on the last axis."""
+  """Applies the map of `linear_init` to the last axis."""
   check_channels(aux["kernel"], x)
   return x @ aux["kernel"].astype(x.dtype) + aux["bias"].astype(x.dtype)
 
 
 def compared(loss: str, student: Array, teacher: Array) -> None:
-  """Refuses activations of two shapes, of which one could be broadcast to the other.
+  """Refuses activations of two shapes, one of which could be broadcast to the other.
 
   Raises:
     UserError: names the loss and both shapes.
   """
   if student.shape != teacher.shape:
     raise UserError(
-      f"{loss}: compares what it makes of the student, of shape {student.shape}, with the teacher's, {teacher.shape}; "
-      "expected the same, and the 'aux' that its init makes for these taps"
+      f"{loss}: the student's activation has the shape {student.shape} and the teacher's {teacher.shape}; expected "
+      "equal shapes, and the 'aux' that its init makes for these taps"
     )
 
 
 def check_channels(kernel: Array, x: Array) -> None:
-  """Refuses an activation of other channels than a kernel (..., inputs, outputs) was made for.
+  """Refuses an activation whose channels do not fit a kernel (..., inputs, outputs).
 
   Raises:
     UserError: names both shapes.
   """
   if kernel.shape[-2] != x.shape[-1]:
     raise UserError(
-      f"what a loss trains reads {kernel.shape[-2]} channels and got an activation of shape {x.shape}; expected the "
+      f"a layer of a loss reads {kernel.shape[-2]} channels and got an activation of shape {x.shape}; expected the "
       "'aux' that its init makes for these taps"
     )
 
 
 def batch_normalise(x: Array, context: Context, epsilon: float = 1e-5) -> Array:
-  """Each channel to mean 0 and variance 1 over the examples of all devices that count; no running statistics."""
+  """Normalises each channel to mean 0 and variance 1 over the valid examples of all devices; no running statistics."""
   mean, variance = moments(x, context)
-  return (_counted(x, context)[0] - mean) * jax.lax.rsqrt(variance + epsilon)
+  return (_zero_invalid(x, context)[0] - mean) * jax.lax.rsqrt(variance + epsilon)
 
 
 def moments(x: Array, context: Context) -> tuple[Array, Array]:
-  """Each channel's mean and variance, (channels,) both, over the examples of all devices that count; 0 of none."""
+  """Returns the mean and variance per channel, (channels,), over the valid examples of all devices; 0 without any."""
   axes = tuple(range(x.ndim - 1))
   values = x.size // x.shape[-1] * axis.size(context.axis_name)
-  several(context.loss, "values of a channel in its batch normalisation", values)
-  x, weight = _counted(x, context)
+  require_count(context.loss, "values of a channel in its batch normalisation", values)
+  x, weight = _zero_invalid(x, context)
   total = jnp.maximum(axis.psum(jnp.sum(weight), context.axis_name), 1.0)
   mean = axis.psum(jnp.sum(weight * x, axes), context.axis_name) / total
   return mean, axis.psum(jnp.sum(weight * (x - mean) ** 2, axes), context.axis_name) / total
 
 
 def some_count(context: Context) -> Array:
-  """Whether any example of any device counts: a batch may hold none that a term's mask leaves."""
+  """Returns whether any example of any device is valid: a term's mask may exclude a whole batch."""
   valid = context.batch.get("valid")
   if valid is None:
     return jnp.ones((), bool)
   return axis.psum(jnp.sum(valid.astype(jnp.int32)), context.axis_name) > 0
 
 
-def _counted(x: Array, context: Context) -> tuple[Array, Array]:
-  """The array with 0 for examples that do not count, and (batch, ..., 1) ones for those that do."""
+def _zero_invalid(x: Array, context: Context) -> tuple[Array, Array]:
+  """Returns the array with 0 in invalid examples, and (batch, ..., 1) weights, 1 for valid and 0 for invalid ones."""
   valid = context.batch.get("valid")
   weight = jnp.ones(x.shape[:1], x.dtype) if valid is None else valid.astype(x.dtype)
   weight = jnp.broadcast_to(weight.reshape(-1, *(1,) * (x.ndim - 1)), (*x.shape[:-1], 1))

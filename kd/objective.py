@@ -46,14 +46,14 @@ class Objective(Protocol):
 
 
 def is_objective(fn: Any) -> bool:
-  """Whether a function may be called as an objective, as far as it says; a loss, of a number per example, is none."""
+  """Returns whether a function takes the arguments of an objective; a loss, of one number per example, is none."""
   if isinstance(fn, Loss):
     return False
   try:
     inspect.signature(fn).bind(None, None, None, step=0, aux={}, aux_state={}, key=None, axis_name=None)
   except TypeError:  # nor is it a function
     return False
-  except ValueError:  # it does not say
+  except ValueError:  # it has no signature
     return True
   return True
 
@@ -66,8 +66,8 @@ class Weighted:
   """The objective of `weighted`.
 
   Attributes:
-    terms: its losses.
-    output: which output of a network with several the metrics read.
+    terms: the losses with their weights.
+    output: the output that the metrics read, of a network with several.
   """
 
   terms: tuple[Term, ...]
@@ -108,7 +108,7 @@ class Weighted:
 
   @property
   def relational(self) -> tuple[str, ...]:
-    """The names of the terms in which an example's number depends on the other examples of the batch."""
+    """The names of the terms whose number per example depends on the other examples of the batch."""
     return tuple(term.name for term in self.terms if term.loss.relational)
 
   def _taps(self, network: str) -> tuple[str, ...]:
@@ -212,7 +212,7 @@ class Weighted:
     return jnp.max(jnp.stack(found)) if found else None
 
   def _teacher_taps_not_finite(self, teacher: Any, loss: Array, axis_name: str | None) -> Array | None:
-    """Returns for how many examples its activations are not finite, which is counted where the loss is not finite."""
+    """Returns how many examples have activations of the teacher that are not finite; 0 where the loss is finite."""
     taps = {} if teacher is None else {name: teacher.taps[name] for name in self.teacher}
     suspicious = ~jnp.isfinite(jax.lax.stop_gradient(loss))
     return taps_not_finite(jax.lax.stop_gradient(taps), suspicious, axis_name) if taps else None

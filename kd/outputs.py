@@ -1,4 +1,4 @@
-"""Networks with several outputs, such as {"scores": ..., "boxes": ...}: which of them a loss or a metric reads."""
+"""Networks with several outputs, such as {"scores": ..., "boxes": ...}: selects the output of a loss or a metric."""
 
 from typing import Any
 
@@ -13,24 +13,24 @@ from leanax.core.errors import UserError, unknown
 
 
 def is_one(logits: Any) -> bool:
-  """Whether a network has one output, an array (or a shape), and no tree of them."""
+  """Returns whether a network has one output, an array (or a shape), and not a tree of outputs."""
   return hasattr(logits, "shape") and hasattr(logits, "dtype")
 
 
 def as_outputs(given: Any) -> Outputs:
-  """What a network gave: outputs as they are, and logits, or their tree, alone as outputs without activations."""
+  """Returns `Outputs` unchanged, and wraps logits, or a tree of them, as `Outputs` without activations."""
   return given if isinstance(given, Outputs) else Outputs(given)
 
 
 def picked(outputs: Outputs, name: str, loss: Loss, where: str, teacher: bool = False) -> Outputs:
-  """The outputs as a term reads them: with one output in the place of all.
+  """Selects one of a network's outputs for a term.
 
   Args:
     outputs: of a network.
     name: of the output, or "" for the only one.
-    loss: what reads them. One that reads no logits may be given all outputs.
-    where: how errors call the term.
-    teacher: whether they are a teacher's, whose only output needs no name.
+    loss: the term's loss. One that reads no logits gets all outputs.
+    where: the term's name in error messages.
+    teacher: whether the network is a teacher, whose only output needs no name.
 
   Raises:
     UserError: there is no such output, or there are several and none is named.
@@ -55,27 +55,26 @@ def picked(outputs: Outputs, name: str, loss: Loss, where: str, teacher: bool = 
 
 
 def not_finite(teacher: Outputs, class_mask: Array | None) -> Array | None:
-  """(batch,) bools: examples in which a teacher's logits hold NaN or +inf, or no class at all that counts.
+  """Returns the examples whose teacher logits hold NaN or +inf, or exclude all valid classes: (batch,) bools.
 
-  A class that is excluded by -inf, or by the mask, is no fault. None where it has several outputs, of which none was
-  picked.
+  Single classes excluded by -inf or by the mask are no error. None for a teacher with several outputs, none selected.
 
   Args:
     teacher: its outputs, as constants.
-    class_mask: the classes that count.
+    class_mask: the valid classes.
   """
   if not is_one(teacher.logits):
     return None
   logits = teacher.logits if teacher.logits.ndim > 1 else teacher.logits[:, None]
   mask = class_mask if class_mask is not None and class_mask.shape[-1] == logits.shape[-1] else None
-  mask = checks.class_mask_of("of a teacher", mask, logits.shape)  # one over the batch counts at every position
+  mask = checks.class_mask_of("of a teacher", mask, logits.shape)  # a mask over the batch applies to every position
   if teacher.members is None:
     return _faulty(logits, mask)
   return _faulty(teacher.members, mask if mask is None or mask.ndim < 2 else mask[:, None])
 
 
 def _faulty(logits: Array, class_mask: Array | None) -> Array:
-  """(batch,) bools: where a row holds NaN or +inf, or -inf alone, among the classes that count."""
+  """Returns (batch,) bools: where the valid classes hold NaN or +inf, or only -inf."""
   shown = logits if class_mask is None else jnp.where(class_mask, logits, -jnp.inf)
   top = jnp.max(shown, axis=-1)
   if class_mask is not None:
@@ -84,20 +83,20 @@ def _faulty(logits: Array, class_mask: Array | None) -> Array:
 
 
 def taps_not_finite(taps: Any, suspicious: Array, axis_name: str | None) -> Array:
-  """How many examples have an activation of the teacher that is not finite, float32; it is looked at only on suspicion.
+  """Returns the number of examples with a teacher activation that is not finite, float32; counted only on suspicion.
 
   Args:
-    taps: (batch, ...) arrays, the teacher's.
-    suspicious: a bool, such as that the loss is not finite: else nothing is read, and the answer is 0.
+    taps: (batch, ...) arrays of the teacher.
+    suspicious: a bool, such as whether the loss is not finite; if False, nothing is read and the result is 0.
     axis_name: the device axis, or None.
   """
 
-  def look(taps: Any) -> Array:
+  def count(taps: Any) -> Array:
     bad = [jnp.any(~jnp.isfinite(x), axis=tuple(range(1, x.ndim))) for x in jax.tree.leaves(taps)]
     return jnp.sum(jnp.any(jnp.stack(bad), 0).astype(jnp.float32))
 
-  def trust(taps: Any) -> Array:
-    none = jnp.zeros((), jnp.float32)
-    return none if axis_name is None else jax.lax.pcast(none, axis_name, to="varying")
+  def zero(taps: Any) -> Array:
+    total = jnp.zeros((), jnp.float32)
+    return total if axis_name is None else jax.lax.pcast(total, axis_name, to="varying")
 
-  return jax.lax.cond(suspicious, look, trust, taps)
+  return jax.lax.cond(suspicious, count, zero, taps)

@@ -1,4 +1,4 @@
-"""Which activations a loss reads: the shapes that it is written for, and one check that refuses all others."""
+"""The shapes of activations that a loss supports, and one check that refuses all others."""
 
 from collections.abc import Container, Mapping
 from typing import Any, NamedTuple
@@ -10,12 +10,12 @@ from leanax.core.errors import UserError
 
 
 class Shapes(NamedTuple):
-  """Shapes of activations that a loss is written for.
+  """Shapes of activations that a loss supports.
 
   Attributes:
-    words: as a sentence says it after "expected".
-    ranks: how many axes they may have, the batch included.
-    channels: whether the last axis has the channels; a loss that flattens an activation need not know.
+    words: the description after "expected" in error messages.
+    ranks: the allowed numbers of axes, the batch included.
+    channels: whether the last axis must be the channels; False for a loss that flattens its activations.
   """
 
   words: str
@@ -31,15 +31,15 @@ MAPS_OR_VECTORS = Shapes("(batch, height, width, channels) or (batch, channels)"
 
 
 def check(where: str, x: Any, expected: Shapes) -> None:
-  """Refuses an activation, or its shape, that a loss is not written for.
+  """Refuses an activation, or its shape, that a loss does not support.
 
   Args:
-    where: names it, such as "the loss 'at' reads 'a' of the student".
-    x: anything.
-    expected: the shapes that are meant.
+    where: its description in error messages, such as "the loss 'at' reads 'a' of the student".
+    x: the activation.
+    expected: the supported shapes.
 
   Raises:
-    UserError: it is no array of floats, it is empty, or its shape is another.
+    UserError: it is not an array of floats, it is empty, or it has another shape.
   """
   shape, dtype = getattr(x, "shape", None), getattr(x, "dtype", None)
   if shape is None or dtype is None:
@@ -51,10 +51,10 @@ def check(where: str, x: Any, expected: Shapes) -> None:
 
 
 def channels_first(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
-  """Which of the maps that a loss reads seems to have its channels first, if any.
+  """Returns the name of a map whose channels seem to come first, or None.
 
-  Such a map's last two axes agree and differ from the one before. So do those of a map that is no square and happens to
-  have as many channels as it is wide: another map of its proportions that does not look so vouches for it.
+  The last two axes of such a map agree and differ from the one before. So do those of a channels-last map that is not
+  square and has as many channels as columns: it is accepted if another map has its aspect ratio and is unambiguous.
   """
   maps = {name: shape[1:] for name, shape in shapes.items() if len(shape) == 4}
   odd = {name: shape for name, shape in maps.items() if 1 != shape[0] != shape[1] == shape[2]}
@@ -66,10 +66,10 @@ def channels_first(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
 
 
 def ids_of(loss: str, batch: Mapping[str, Any], count: int) -> Array:
-  """The ids of a batch's examples, (batch,) integers.
+  """Returns the ids of a batch's examples, (batch,) integers.
 
   Raises:
-    UserError: there are none, or they are no integers or of another shape.
+    UserError: there are none, or they are not integers or of another shape.
   """
   if "id" not in batch:
     raise UserError(f"the loss {loss!r} needs a batch with 'id'")
@@ -79,11 +79,11 @@ def ids_of(loss: str, batch: Mapping[str, Any], count: int) -> Array:
   return ids
 
 
-def several(loss: str, what: str, number: int, least: int = 2) -> None:
-  """Refuses what a loss would be constant of, with a gradient of 0: a unit vector of one number is its sign.
+def require_count(loss: str, what: str, number: int, least: int = 2) -> None:
+  """Refuses inputs for which a loss would be constant, with gradient 0: a unit vector of one number is its sign.
 
   Raises:
-    UserError: names the loss, and how many there are.
+    UserError: names the loss and the number.
   """
   if number < least:
     raise UserError(f"the loss {loss!r} compares {what} and got {number}; expected {least} or more")

@@ -1,4 +1,4 @@
-"""How most losses on activations are made: of a function of one pair of them, summed over the pairs.
+"""Losses on activations, made of a function of one pair of activations and summed over the pairs.
 
 Taps are named as `graph.taps` names them (`Conv_1/kernel:out`), one or several of each network. Maps are
 (batch, height, width, channels), token sequences (batch, tokens, channels), vectors (batch, channels).
@@ -18,10 +18,10 @@ Names = str | Sequence[str]
 
 
 def named(loss: str, key: str, names: Names) -> tuple[str, ...]:
-  """Names as a tuple.
+  """Returns names as a tuple.
 
   Raises:
-    UserError: names the loss and the key: they are no text.
+    UserError: a name is not a string.
   """
   found = tuple(names) if isinstance(names, Sequence) and not isinstance(names, str) else (names,)
   if not all(isinstance(name, str) for name in found):
@@ -30,15 +30,15 @@ def named(loss: str, key: str, names: Names) -> tuple[str, ...]:
 
 
 def paired(name: str, student: Names, teacher: Names) -> tuple[tuple[str, ...], tuple[str, ...]]:
-  """Tap names of both networks as tuples of one length.
+  """Returns the tap names of both networks as tuples of one length.
 
   Raises:
     UserError: the numbers of taps differ, or there are none.
   """
-  mine, its = named(name, "student", student), named(name, "teacher", teacher)
-  if len(mine) != len(its) or not mine:
-    raise UserError(f"{name}: {len(mine)} taps of the student and {len(its)} of the teacher; expected pairs")
-  return mine, its
+  s, t = named(name, "student", student), named(name, "teacher", teacher)
+  if len(s) != len(t) or not s:
+    raise UserError(f"{name}: {len(s)} taps of the student and {len(t)} of the teacher; expected pairs")
+  return s, t
 
 
 def on_pairs(
@@ -52,39 +52,42 @@ def on_pairs(
   reads: tuple[str, ...] = (),
   shapes: Shapes = ANYTHING,
 ) -> Loss:
-  """A loss on pairs of activations, summed over the pairs.
+  """Makes a loss of a function of one pair of activations, summed over the pairs.
 
   Args:
-    name: how errors call it.
-    f: `f(student, teacher, aux, context) -> (batch,)` of one pair; `aux` is that of the pair.
+    name: the loss's name in error messages.
+    f: `f(student, teacher, aux, context) -> (batch,)` for one pair; `aux` are the pair's parameters.
     student: taps of the student.
-    teacher: as many taps of the teacher.
-    init: `init(key, student_shape, teacher_shape) -> aux` of one pair; None for a loss that trains nothing.
-    relational: whether an example's number depends on the other examples of its batch.
-    reads: what it reads beside its taps; see `kd.Loss`.
-    shapes: those of the activations; see `kd.reads`.
+    teacher: equally many taps of the teacher.
+    init: `init(key, student_shape, teacher_shape) -> aux` for one pair; None for a loss without parameters.
+    relational: whether an example's loss depends on the other examples of its batch.
+    reads: the inputs beside the taps; see `kd.Loss`.
+    shapes: the supported shapes; see `kd.reads`.
 
   Raises:
     UserError: the numbers of taps differ, or there are none.
   """
-  mine, its = paired(name, student, teacher)
+  student_taps, teacher_taps = paired(name, student, teacher)
 
   def fn(s: Outputs, t: Outputs, context: Context) -> LossOut:
-    if init is not None and (not isinstance(context.aux, Sequence) or len(context.aux) != len(mine)):
+    if init is not None and (not isinstance(context.aux, Sequence) or len(context.aux) != len(student_taps)):
       raise UserError(
-        f"the loss {name!r} trains a part for each of {len(mine)} pairs of taps; expected as 'aux' what its init makes"
+        f"the loss {name!r} has parameters for each of its {len(student_taps)} pairs of taps; expected the 'aux' that "
+        "its init makes"
       )
     parts = [
       f(s.taps[a], t.taps[b], None if init is None else context.aux[index], context)
-      for index, (a, b) in enumerate(zip(mine, its, strict=True))
+      for index, (a, b) in enumerate(zip(student_taps, teacher_taps, strict=True))
     ]
     return LossOut(sum(parts[1:], parts[0]))
 
   def start(key: Array, s: Outputs, t: Outputs, variables: Any) -> tuple[Any, Any]:
     del variables
     assert init is not None
-    keys = jax.random.split(key, len(mine))
-    return [init(k, s.taps[a], t.taps[b]) for k, a, b in zip(keys, mine, its, strict=True)], None
+    keys = jax.random.split(key, len(student_taps))
+    pairs = zip(keys, student_taps, teacher_taps, strict=True)
+    return [init(k, s.taps[a], t.taps[b]) for k, a, b in pairs], None
 
   init_fn = None if init is None else start
-  return Loss(name, fn, relational=relational, reads=reads, taps=Taps(mine, its, shapes), init_fn=init_fn)
+  taps = Taps(student_taps, teacher_taps, shapes)
+  return Loss(name, fn, relational=relational, reads=reads, taps=taps, init_fn=init_fn)

@@ -1,4 +1,4 @@
-"""A term of an objective: a loss with its weight, and what it is given of a batch and of the networks' outputs."""
+"""A term of an objective: a loss, its weight, and its part of the batch and of the networks' outputs."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -17,14 +17,13 @@ class Term(NamedTuple):
   """One loss of an objective.
 
   Attributes:
-    name: it is logged under this name, and owns `aux[name]` and `aux_state[name]`.
+    name: the name in logs, and the key of its parameters and state in `aux` and `aux_state`.
     loss: a loss of `kd`.
     weight: a number, or a function of the step.
-    mask: which examples, or positions, count: "all", or those whose label is known ("labelled") or is -1
-      ("unlabelled").
-    ignore_label: a label, such as 255 or -100, that leaves its example or position out.
-    output: which output it reads of networks that have several: its name in their tree, such as "boxes", "heads/boxes"
-      or, of a tuple, "1". A network with one output only is read as it is beside one with several.
+    mask: the valid examples, or positions: "all", or those whose label is known ("labelled") or -1 ("unlabelled").
+    ignore_label: a label, such as 255 or -100, whose examples or positions are excluded.
+    output: the name of one output of networks that have several, such as "boxes", "heads/boxes" or, in a tuple, "1".
+      A network with a single output needs no name.
   """
 
   name: str
@@ -36,18 +35,18 @@ class Term(NamedTuple):
 
   @property
   def counts_by_labels(self) -> bool:
-    """Whether labels say what counts for it."""
+    """True if the valid examples depend on their labels."""
     return self.mask != "all" or self.ignore_label is not None
 
   def counted(self, batch: Mapping[str, Any]) -> Array | None:
-    """What counts for it: (batch,) or (batch, *positions) bools, None for everything.
+    """Returns the valid examples, (batch,) or (batch, *positions) bools, None for all.
 
     Raises:
-      UserError: labels say it, and the batch has none.
+      UserError: they depend on labels, and the batch has none.
     """
     if self.counts_by_labels and "label" not in batch:
       key, value = ("mask", self.mask) if self.mask != "all" else ("ignore_label", self.ignore_label)
-      raise UserError(f"term {self.name!r} has {key} {value!r}: labels say what counts, and the batch has no 'label'")
+      raise UserError(f"term {self.name!r} has {key} {value!r}: it needs labels, and the batch has no 'label'")
     return counted(batch, self.mask, self.ignore_label)
 
 
@@ -57,23 +56,23 @@ def weight_at(term: Term, step: Array | int) -> Any:
 
 
 def of_student(student: Outputs, teacher: Outputs | None, term: Term) -> Outputs:
-  """The student's outputs as a term reads them; where it has one alone, a name is that of one of the teacher's."""
+  """Returns the student's outputs for a term; `term.output` names the teacher's if the student has only one."""
   named = teacher is None or is_one(teacher.logits) or not is_one(student.logits)
   return picked(student, term.output if named else "", term.loss, f"term {term.name!r}")
 
 
 def of_teacher(teacher: Any, term: Term) -> Any:
-  """The teacher's outputs as a term reads them; a loss that needs none has none to name."""
+  """Returns the teacher's outputs for a term, unselected if the loss needs no teacher."""
   if teacher is None or not term.loss.needs_teacher:
     return teacher
   return picked(teacher, term.output, term.loss, f"term {term.name!r}", teacher=True)
 
 
 def of_examples(term: Term, batch: Mapping[str, Any], logits: Any) -> Array | None:
-  """What counts for a term: labels of one output, (batch, *positions, 1), are of its examples.
+  """Returns the valid examples of a term; labels (batch, *positions, 1) of one output lose their last axis.
 
   Raises:
-    UserError: labels of several outputs, of which a loss has one number, say what counts.
+    UserError: the mask depends on labels per output, and the loss has one number per example.
   """
   valid = term.counted(batch)
   on_taps = bool(term.loss.taps.student)
@@ -82,14 +81,13 @@ def of_examples(term: Term, batch: Mapping[str, Any], logits: Any) -> Array | No
   if valid.shape[-1] == logits.shape[-1] == 1:
     return valid[..., 0]
   raise UserError(
-    f"term {term.name!r} counts by labels, which are {valid.shape} for logits {logits.shape}; expected a label of each "
-    "example or position; which of several outputs count is said by batch['class_mask'], which examples by "
-    "batch['valid']"
+    f"term {term.name!r} counts by labels, which are {valid.shape} for logits {logits.shape}; expected one label per "
+    "example or position; mask outputs by batch['class_mask'], and examples by batch['valid']"
   )
 
 
 def guarded(read: Outputs, valid: Array | None) -> Outputs:
-  """A student's outputs as a term reads them; what does not count for it gets no gradient."""
+  """Returns a student's outputs for a term, without gradient for invalid examples."""
   if valid is None:
     return read
   rows = fitted(valid, valid.shape[:1])
@@ -98,5 +96,5 @@ def guarded(read: Outputs, valid: Array | None) -> Outputs:
 
 
 def valid_for(loss: Loss, valid: Array) -> Array:
-  """The mask as a loss reads it: activations have no positions of labels, so one that reads them gets (batch,)."""
+  """Returns the mask for a loss: (batch,) for a loss on activations, which have no positions of labels."""
   return fitted(valid, valid.shape[:1]) if loss.taps.student else valid

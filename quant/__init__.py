@@ -26,7 +26,7 @@ A model of any framework, as a function of its variables or as a `graph.Net`:
 
 from quant import edit, estimators, formats, latent, observers
 from quant.edit import before, float_net, post_training
-from quant.estimators import lsq, ste, tqt
+from quant.estimators import lsq, ste, stochastic, tqt
 from quant.grid import Grid, affine, codes, dequantize, fake_quant, limits, symmetric
 from quant.latent import latent_weights
 from quant.pixels import pixel_grid
@@ -63,6 +63,7 @@ __all__ = [
   "post_training",
   "quantize",
   "ste",
+  "stochastic",
   "symmetric",
   "tqt",
   "weights",

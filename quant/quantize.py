@@ -30,6 +30,7 @@ from quant.quantizer import Quantizer
 from quant.scales import at_sites, finite, kernel_start, leaf_grids
 
 State = dict[str, Any]
+Scales = dict[str, jax.Array]
 
 _PRODUCTS = ("dot", "conv")
 
@@ -48,7 +49,8 @@ class Quantized(NamedTuple):
     freeze: `(qparams, quant_state, variables=None) -> (qparams, quant_state)`: puts the ranges seen so far into use.
       Those of the kernels are the ranges of the last `observe`; the variables are not needed. Outside of jit it refuses
       a scale of NaN, naming the tensor and the batch.
-    apply: `(qparams, quant_state, variables, *inputs, axis_name=None) -> (out, quant_state)`: the simulated integers.
+    apply: `(qparams, quant_state, variables, *inputs, axis_name=None, key=None) -> (out, quant_state)`: the simulated
+      integers; `key` is of estimators that round at random while they train.
       With static scales it costs elementwise work only; `quant_state` is handed back as it came.
     grids: `(qparams, quant_state, variables, *inputs) -> {name: Grid}`: the grids that `apply` uses. A kernel's is for
       the leaf, as the variables hold it, by the leaf's name; where a site has another grid, by the site's. Of a kernel
@@ -57,9 +59,9 @@ class Quantized(NamedTuple):
     plan: `(variables, *inputs) -> Plan`: where the model is rounded; arguments may be shapes.
   """
 
-  init: Callable[..., tuple[dict[str, jax.Array], State]]
+  init: Callable[..., tuple[Scales, State]]
   observe: Callable[..., tuple[Any, State]]
-  freeze: Callable[..., tuple[dict[str, jax.Array], State]]
+  freeze: Callable[..., tuple[Scales, State]]
   apply: Callable[..., tuple[Any, State]]
   grids: Callable[..., dict[str, Grid]]
   explain: Callable[..., dict[str, Explained]]
@@ -110,7 +112,7 @@ def quantize(fn: Callable[..., Any], policy: Any, carrier: str = "float32", half
     out, state = run(visit, plan, calibration.before_batch(plan, state), variables, inputs)
     return out, {**calibration.after_batch(state), **starts}
 
-  def init(variables: Any, *inputs: Any) -> tuple[dict[str, jax.Array], State]:
+  def init(variables: Any, *inputs: Any) -> tuple[Scales, State]:
     plan = plan_of(variables, *inputs)
     _, state = jax.jit(observe)({}, variables, *inputs)
     start = {name: jnp.ones(()) for name, quantizer in plan.quantizers.items() if quantizer.estimator.trains}
@@ -119,7 +121,7 @@ def quantize(fn: Callable[..., Any], policy: Any, carrier: str = "float32", half
     return qparams, {name: calibration.forgotten(plan, name, entry) for name, entry in state.items()}
 
   def apply(
-    qparams: dict[str, jax.Array], quant_state: State, variables: Any, *inputs: Any, axis_name: str | None = None
+    qparams: Scales, quant_state: State, variables: Any, *inputs: Any, axis_name: str | None = None, key: Any = None
   ) -> tuple[Any, State]:
     del axis_name  # no grid follows the data while it is in use
     plan = plan_of(variables, *inputs)
@@ -127,10 +129,10 @@ def quantize(fn: Callable[..., Any], policy: Any, carrier: str = "float32", half
     checks.scales(plan, qparams)
     used, kinds = _in_use(plan, qparams, quant_state, variables), _PRODUCTS if half else ()
     given = _round_inputs(plan, inputs, used)
-    out, _ = run(_rounding(plan, carrier, half), plan, at_sites(plan, used), variables, given, kinds)
+    out, _ = run(_rounding(plan, carrier, half), plan, at_sites(plan, used, key), variables, given, kinds)
     return out, quant_state
 
-  def grids(qparams: dict[str, jax.Array], quant_state: State, variables: Any, *inputs: Any) -> dict[str, Grid]:
+  def grids(qparams: Scales, quant_state: State, variables: Any, *inputs: Any) -> dict[str, Grid]:
     plan = plan_of(variables, *inputs)
     checks.state(plan, quant_state)
     checks.scales(plan, qparams)
@@ -145,9 +147,7 @@ def quantize(fn: Callable[..., Any], policy: Any, carrier: str = "float32", half
   return Quantized(init, observe, freeze, apply, grids, explain, plan_of)
 
 
-def freeze(
-  qparams: dict[str, jax.Array], quant_state: State, variables: Any = None
-) -> tuple[dict[str, jax.Array], State]:
+def freeze(qparams: Scales, quant_state: State, variables: Any = None) -> tuple[Scales, State]:
   """Puts the grids of the ranges seen so far into use; trained scales start anew from them.
 
   Raises:
@@ -159,7 +159,7 @@ def freeze(
   return _put_into_use(qparams, quant_state)
 
 
-def _put_into_use(qparams: dict[str, jax.Array], quant_state: State) -> tuple[dict[str, jax.Array], State]:
+def _put_into_use(qparams: Scales, quant_state: State) -> tuple[Scales, State]:
   state = {name: {**entry, "used": entry["seen"]} for name, entry in quant_state.items()}
   return {name: to_parameter(state[name]["used"]["scale"]) for name in qparams}, state
 
@@ -199,7 +199,7 @@ def _observing(plan: Plan, axis_name: str | None, branched: State) -> Any:
   return visit
 
 
-def _in_use(plan: Plan, qparams: dict[str, jax.Array], quant_state: State, variables: Any) -> State:
+def _in_use(plan: Plan, qparams: Scales, quant_state: State, variables: Any) -> State:
   """Scale (and zero point) of each quantizer, the trained scales in place of the frozen ones, so that biases fit."""
   calibration.refuse_used(quant_state)
   trained = {name: {"scale": to_scale(parameter)} for name, parameter in qparams.items()}

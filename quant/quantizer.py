@@ -119,7 +119,7 @@ class Quantizer(NamedTuple):
 
     Args:
       x: the operand.
-      used: its scale, () or of the operand's rank, and of an activation the zero point.
+      used: its scale, () or of the operand's rank, of an activation the zero point, and perhaps a random key.
     """
     if self.outside:
       # A runtime is given rounded numbers: the compiler must not merge the preprocessing's factor with 1 / s, for
@@ -129,7 +129,8 @@ class Quantizer(NamedTuple):
       count = math.prod(n for i, n in enumerate(self.shape) if i not in self.axis)
     else:
       count = x.size // x.shape[0]  # the features of one example: the leading axis is the batch
-    return Placed(x, used["scale"], used.get("zero_point", jnp.zeros((), jnp.int32)), self.ends, count, self.format)
+    zero_point = used.get("zero_point", jnp.zeros((), jnp.int32))
+    return Placed(x, used["scale"], zero_point, self.ends, count, self.format, used.get("key"))
 
   def grid(self, used: Mapping[str, Any]) -> Grid:
     """The grid of an activation, or of a kernel's leaf, behind the axes of scans."""

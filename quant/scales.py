@@ -1,5 +1,6 @@
 """Scales of quantizers: their start values, and the part of them that belongs to each site."""
 
+import zlib
 from typing import Any
 
 import jax
@@ -39,8 +40,11 @@ def kernel_start(quantizer: Quantizer, kernel: jax.Array, axis_name: str | None)
   return quantizer.start(-largest, largest, mean)
 
 
-def at_sites(plan: Plan, used: State) -> State:
-  """The tensors' grids, and by site the scales of its kernel, as they broadcast against the operand there."""
+def at_sites(plan: Plan, used: State, key: jax.Array | None = None) -> State:
+  """Returns the tensors' grids, and by site the scales of its kernel, as they broadcast against the operand there.
+
+  With a key, each tensor that is rounded at random gets one of its own, in a scan each layer.
+  """
   found: State = {key: used[key] for key, q in plan.quantizers.items() if not q.kernel}
   for (site, index), quantizer in plan.at.items():
     if quantizer.kernel:
@@ -51,4 +55,10 @@ def at_sites(plan: Plan, used: State) -> State:
         kept = [n if i in quantizer.axis else 1 for i, n in enumerate(quantizer.shape)]
         scale = scale.reshape(*scale.shape[: scale.ndim - len(quantizer.axis)], *kept)
       found[site] = {"scale": scale}
+    if key is not None and quantizer.estimator.random:
+      name, use = site if quantizer.kernel else quantizer.key, plan.uses.get((site, index))
+      rank = (len(use.view.axes) if use is not None else len(quantizer.shape)) if quantizer.axis else 0
+      scans = found[name]["scale"].shape[: found[name]["scale"].ndim - rank]
+      own = jax.random.fold_in(key, zlib.crc32(quantizer.key.encode()) & 0x7FFFFFFF)
+      found[name] = {**found[name], "key": jax.random.split(own, scans)}
   return found

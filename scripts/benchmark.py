@@ -5,12 +5,12 @@ python -m scripts.benchmark --model=runs/digits/files/teacher.tflite --model=run
 
 from absl import flags
 
-from leanax.pipeline import flags as program
+from leanax.pipeline.config import flags as program
 
-_MODEL = flags.DEFINE_multi_string("model", None, "An exported file; give the flag once for each.", required=True)
+_MODEL = flags.DEFINE_multi_string("model", None, "An exported file; repeat the flag for several.", required=True)
 _THREADS = flags.DEFINE_integer("threads", 1, "Threads that the runtime may use.", lower_bound=1)
-_ROUNDS = flags.DEFINE_integer("rounds", 20, "How often each file has its turn.", lower_bound=1)
-_JSON = flags.DEFINE_string("json", "", "A file for the figures.")
+_ROUNDS = flags.DEFINE_integer("rounds", 20, "Number of interleaved rounds.", lower_bound=1)
+_JSON = flags.DEFINE_string("json", "", "A file for the results.")
 
 
 def main() -> None:

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Set-up, lint, types and tests: what must be green before a change is merged.
+# Set-up, lint, types and tests: all must pass before a change is merged.
 #   bash scripts/check.sh [--all] [pytest arguments ...]        --all adds the slow tests
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
@@ -28,7 +28,7 @@ step() {
 step "lint" ruff check .
 step "format" ruff format --check .
 step "types" pyrefly check
-# A file's tests stay in one process; compiling uses one core, so two processes take half the time.
+# A file's tests stay in one process; compilation uses one core, so two processes take half the time.
 step "tests" python -m pytest -q -m "$marks" --durations=15 --numprocesses=auto --maxprocesses=4 --dist=loadfile "$@"
 
 if [ ${#failed[@]} -gt 0 ]; then

@@ -2,19 +2,18 @@
 
     python -m scripts.compress --config=configs/digits.py --workdir=runs/digits
 
-The same command again goes on where the run stopped. With --config.seeds=5 it makes five runs, and prints their means.
+The same command resumes a stopped run. With --config.seeds=5 it makes five runs and prints their means.
 """
-
-from typing import Any
 
 from absl import flags
 
-from leanax.pipeline import flags as program
+from leanax.pipeline.config import flags as program
+from leanax.pipeline.config.experiment import Experiment
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Where the run's results go, such as runs/digits.", required=True)
+_WORKDIR = flags.DEFINE_string("workdir", None, "The directory of the results, such as runs/digits.", required=True)
 
 
-def main(config: Any) -> None:
+def main(config: Experiment) -> None:
   from leanax.pipeline.compress import compress
   from leanax.pipeline.reproduce import markdown, summary
   from leanax.pipeline.seeds import compress_seeds

@@ -1,8 +1,8 @@
-# Sourced by the scripts beside it: makes a virtual environment with what leanax needs, and keeps it up to date.
-# Needs nothing but a Python of at least 3.11 that can make virtual environments.
+# Sourced by the other scripts: creates a virtual environment with leanax's requirements, and keeps it up to date.
+# Needs only Python 3.11 or newer with its venv module.
 
-# Prints the first interpreter that really runs, newest first. A name on PATH proves nothing: it may be the shim of a
-# version manager that has no such version, or a Python whose venv module was packaged apart.
+# Prints the first working interpreter, newest first. A name on PATH may be the shim of a version manager without that
+# version, or a Python without its venv module.
 find_python() {
   local candidate
   for candidate in ${PYTHON:-python3.13 python3.12 python3.11 python3 python}; do
@@ -18,8 +18,8 @@ find_python() {
   return 1
 }
 
-# use_environment DIR EXTRAS [REQUIREMENTS]: makes DIR where it is missing, installs leanax with the extras (and a file of
-# further requirements) where what is wanted has changed since, and puts DIR first on PATH.
+# use_environment DIR EXTRAS [REQUIREMENTS]: creates DIR if needed, installs leanax with the extras (and a file of further
+# requirements) if these have changed, and puts DIR first on PATH.
 use_environment() {
   local folder=$1 extras=$2 more=${3:-} python constraints wanted stamp
   if ! "$folder/bin/python" -c '' >/dev/null 2>&1; then

@@ -1,4 +1,4 @@
-"""Evaluates a model of a run on its test split: a stage's, or any file (.safetensors of a stage, or an exported one).
+"""Evaluates models of a run on the test split: all stages, or one file (.safetensors of a stage, or an exported one).
 
 python -m scripts.evaluate --workdir=runs/digits
 python -m scripts.evaluate --workdir=runs/digits --model=runs/digits/files/int8.tflite
@@ -6,12 +6,12 @@ python -m scripts.evaluate --workdir=runs/digits --model=runs/digits/files/int8.
 
 from absl import flags
 
-from leanax.pipeline import flags as program
+from leanax.pipeline.config import flags as program
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The directory of a run; its config names the data.", required=True)
-_MODEL = flags.DEFINE_string("model", "", "A file to evaluate; without one, every stage's model.")
+_MODEL = flags.DEFINE_string("model", "", "A file to evaluate; by default every stage's model.")
 _CODE = flags.DEFINE_multi_string(
-  "model_code", [], "The import path of a model whose code may be run, such as my.nets:Net, where a file names it."
+  "model_code", [], "The import path of your own model in a file, such as my.nets:Net, to permit its code."
 )
 
 

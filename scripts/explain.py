@@ -1,14 +1,13 @@
-"""Prints every site of an experiment's models: shapes, cost, and what each stage does to it and by which rule.
+"""Prints every site of an experiment's models: shapes, cost, and each stage's settings with their rules.
 
 python -m scripts.explain --config=configs/digits.py
 """
 
-from typing import Any
+from leanax.pipeline.config import flags as program
+from leanax.pipeline.config.experiment import Experiment
 
-from leanax.pipeline import flags as program
 
-
-def main(config: Any) -> None:
+def main(config: Experiment) -> None:
   from leanax.pipeline.explain import explain
 
   print(explain(config))

@@ -5,14 +5,14 @@ python -m scripts.export --workdir=runs/digits --stage=int8 --out=digits.tflite
 
 from absl import flags
 
-from leanax.pipeline import flags as program
+from leanax.pipeline.config import flags as program
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The directory of a run.", required=True)
-_STAGE = flags.DEFINE_string("stage", "", "Whose model; the last finished stage's if none is named.")
-_FORMAT = flags.DEFINE_string("format", "", "Its format, such as tflite; by the suffix of --out if none is named.")
+_STAGE = flags.DEFINE_string("stage", "", "The stage to export; by default the last finished one.")
+_FORMAT = flags.DEFINE_string("format", "", "The file's format, such as tflite; by default from the suffix of --out.")
 _OUT = flags.DEFINE_string("out", None, "The file to write.", required=True)
 _CODE = flags.DEFINE_multi_string(
-  "model_code", [], "The import path of a model whose code may be run, such as my.nets:Net, where a file names it."
+  "model_code", [], "The import path of your own model in a file, such as my.nets:Net, to permit its code."
 )
 
 

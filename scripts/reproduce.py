@@ -1,16 +1,16 @@
-"""Repeats a table of the documentation: its runs over several seeds, with intervals.
+"""Reproduces a table of the documentation over several seeds, with intervals.
 
 python -m scripts.reproduce --table=digits --workdir=runs/table_digits
 """
 
 from absl import flags
 
-from leanax.pipeline import flags as program
+from leanax.pipeline.config import flags as program
 
-_TABLE = flags.DEFINE_string("table", None, "Which table, such as digits.", required=True)
+_TABLE = flags.DEFINE_string("table", None, "The table, such as digits.", required=True)
 _PRESET = flags.DEFINE_enum("preset", "cpu", ["cpu", "paper"], "The size of the experiment.")
-_SEEDS = flags.DEFINE_integer("seeds", 5, "How many seeds.", lower_bound=2)
-_WORKDIR = flags.DEFINE_string("workdir", None, "Where the runs go; one that stopped goes on.", required=True)
+_SEEDS = flags.DEFINE_integer("seeds", 5, "Number of seeds.", lower_bound=2)
+_WORKDIR = flags.DEFINE_string("workdir", None, "The directory of the runs; stopped runs are resumed.", required=True)
 
 
 def main() -> None:

@@ -1,21 +1,20 @@
-"""Trains one stage of an experiment (and the stages that it starts from or learns from, where they are missing).
+"""Trains one stage of an experiment, and the missing stages that it starts from or learns from.
 
     python -m scripts.train --config=configs/digits.py --stage=teacher --workdir=runs/digits
 
-The same command again goes on where it stopped; `python -m scripts.compress` with the same workdir does the rest.
+The same command resumes a stopped run; `python -m scripts.compress` with the same workdir runs the other stages.
 """
-
-from typing import Any
 
 from absl import flags
 
-from leanax.pipeline import flags as program
+from leanax.pipeline.config import flags as program
+from leanax.pipeline.config.experiment import Experiment
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Where the run's results go, such as runs/digits.", required=True)
+_WORKDIR = flags.DEFINE_string("workdir", None, "The directory of the results, such as runs/digits.", required=True)
 _STAGE = flags.DEFINE_string("stage", None, "The stage to train, one of the config's 'run'.", required=True)
 
 
-def main(config: Any) -> None:
+def main(config: Experiment) -> None:
   from leanax.pipeline.compress import open_run
   from leanax.pipeline.stage import curves, run_with_needs
 

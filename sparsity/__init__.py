@@ -1,21 +1,21 @@
-"""Sparsity: masks as optax transformations, and of trained parameters; criteria, patterns, allocations, schedules.
+"""Sparsity: masks as optax transformations, and of trained nets; criteria, patterns, allocations, schedules.
 
 >>> import jax
 >>> import jax.numpy as jnp
 >>> import optax
 >>> import sparsity
 >>> params = {"dense": {"kernel": jnp.array([[0.1, -3.0], [2.0, -0.2]]), "bias": jnp.ones(2)}}
->>> print(sparsity.mask(params, density=0.5)["dense"]["kernel"])  # at once, of what is trained already
+>>> print(sparsity.mask(params, density=0.5)["dense"]["kernel"])  # of trained parameters, or of a graph.Net
 [[ 0. -3.]
  [ 2.  0.]]
->>> tx = sparsity.magnitude(optax.sgd(0.1), density=0.5)  # while it trains; wraps any optimizer
+>>> tx = sparsity.magnitude(optax.sgd(0.1), density=0.5)  # in training; wraps any optimizer
 >>> state = tx.init(params)
 >>> updates, state = tx.update(jax.tree.map(jnp.ones_like, params), state, params)
 >>> print(optax.apply_updates(params, updates)["dense"]["kernel"])
 [[ 0.  -3.1]
  [ 1.9  0. ]]
 
-By another criterion, in another pattern, on a schedule, or by masks that move:
+With another criterion, in another pattern, on a schedule, or with masks that move:
 
 >>> gradual = sparsity.magnitude(optax.sgd(0.1), density=0.1, schedule=sparsity.cubic(1000, 9000, every=100))
 >>> two_of_four = sparsity.prune(optax.sgd(0.1), sparsity.criteria.taylor(decay=0.9), sparsity.patterns.n_m(2, 4))

@@ -1,4 +1,4 @@
-"""How much each mask update keeps of which leaves: counts or thresholds, computed once, on the host."""
+"""The number that each mask update keeps of each leaf: counts or thresholds, computed once, on the host."""
 
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -38,7 +38,7 @@ class Group(NamedTuple):
 
 
 class Target(NamedTuple):
-  """What is to be reached in the end: a density and how it is shared out, or a threshold, or what the pattern says."""
+  """The goal: a density and how it is shared out, or a threshold, or what the pattern says."""
 
   density: float | None
   threshold: float | None

@@ -1,12 +1,14 @@
 """Pruning a trained model at once: the entries of smallest score become zero, and no optimizer is needed. No paper."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from leanax import graph
 from leanax.core.errors import UserError
+from leanax.core.trees import named_leaves
 from sparsity.criteria import Score
 from sparsity.criteria import magnitude as by_magnitude
 from sparsity.levels import Allocation, target
@@ -18,7 +20,7 @@ from sparsity.state import apply_masks, pure
 
 
 def mask(
-  params: Any,
+  net: Any,
   score: Score | None = None,
   pattern: Pattern | None = None,
   allocation: Allocation = "uniform",
@@ -30,27 +32,33 @@ def mask(
   stacked: Stacked = (),
   seed: int = 0,
 ) -> Any:
-  """Returns the parameters with zeros where they are pruned; `sparsity.hold` keeps these in later training.
+  """Returns the net with zeros where its parameters are pruned; `sparsity.hold` keeps these in later training.
 
   Args:
-    params: a tree of arrays, such as linen's variables, of which "params" are pruned.
+    net: a `graph.Net`; or a tree of arrays, such as linen's variables, which is returned with zeros. Of variables that
+      have "params" these are pruned.
     score: a criterion; None: the magnitude.
     pattern: as of `sparsity.prune`.
     allocation: the same.
     density: the same.
     threshold: the same.
-    gradients: of the structure of `params`, for a criterion that reads them: of the mean loss over some batches, say.
+    gradients: of the structure of the net's variables, or of the tree, for a criterion that reads them: of the mean
+      loss over some batches, say.
     rules: as of `sparsity.prune`.
-    stacked: the same.
-    seed: the same.
+    stacked: the same; of a net `graph.stacked_axes` finds it where none is given.
+    seed: of criteria that draw random numbers.
 
   Raises:
     UserError: as `sparsity.prune`, and gradients that are missing or of another structure.
   """
+  if isinstance(net, graph.Net):
+    found = stacked or _stacked(net)
+    rest: Any = {"density": density, "threshold": threshold, "gradients": gradients, "rules": rules, "seed": seed}
+    return net.edited((), mask(net.variables, score, pattern, allocation, stacked=found, **rest))
   make = maker(by_magnitude() if score is None else score, unstructured() if pattern is None else pattern, seed)
   score = make.score
   goal = target(density, threshold, allocation, make.pattern)
-  tree = pure(params)
+  tree = pure(net)
   if score.reads_gradient and jax.tree.map(jnp.shape, pure(gradients)) != jax.tree.map(jnp.shape, tree):
     what = "are missing" if gradients is None else "have another structure or other shapes than the parameters"
     raise UserError(
@@ -67,4 +75,12 @@ def mask(
     memory = treedef.unflatten([update(score.init(w), w, g) for w, g in zip(leaves, grads, strict=True)])
   rows = make.rows(chosen, rankings, tree, pure(gradients), memory, jnp.int32(0), 0)
   made = make.reaching(rows, rankings) if threshold is not None else make.largest(rows, rankings)
-  return apply_masks(make.masks(chosen, made, all_kept(tree, groups, -1), -1), params)
+  return apply_masks(make.masks(chosen, made, all_kept(tree, groups, -1), -1), net)
+
+
+def _stacked(net: graph.Net) -> dict[str, tuple[int, ...]]:
+  """Returns the axes along which parameters hold layers."""
+  variables = net.variables
+  params = variables["params"] if isinstance(variables, Mapping) and "params" in variables else variables
+  axes = graph.stacked_axes(net.infer, variables, *net.example)
+  return {name: found for name, found in axes.items() if name in named_leaves(params)}

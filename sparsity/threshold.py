@@ -33,7 +33,7 @@ SMALL = 2**16  # up to so many entries one count a bit is no slower, and quicker
 
 
 class Order(NamedTuple):
-  """What is ranked: floats of this dtype, by their magnitude or with their sign."""
+  """The kind of what is ranked: floats of this dtype, by their magnitude or with their sign."""
 
   dtype: jnp.dtype
   signed: bool = False
@@ -314,7 +314,7 @@ class _Ties(NamedTuple):
     return self.flat.size if self.flat.size <= SMALL else BLOCK
 
   def counts(self) -> jax.Array:
-    """How many entries hold, by block; the last block is what remains, and may be empty."""
+    """Returns the number of entries that hold, by block; the last block is what remains, and may be empty."""
     whole = self.flat.size // self.block * self.block
     rows = self.test(self.flat[:whole]).reshape(-1, self.block)
     rest = self.test(self.flat[whole:])

@@ -1,4 +1,4 @@
-"""What every sparse method shares: an optimizer wrapped so that pruned parameters are exactly zero after each update.
+"""The base of every sparse method: an optimizer wrapped so that pruned parameters are exactly zero after each update.
 
     tx = sparsity.magnitude(optax.adamw(1e-3), density=0.1)
     updates, state = tx.update(gradients, state, params, step=step)

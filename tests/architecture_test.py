@@ -66,7 +66,8 @@ HEAVY = {"orbax", "tensorflow_datasets", "grain", "array_record", "sklearn", "te
 HEAVY |= {"ai_edge_litert", "flatbuffers", "onnx", "onnxruntime"}
 LIGHT = (
   "leanax.core.errors",
-  "leanax.pipeline.flags",
+  "leanax.pipeline.config.experiment",
+  "leanax.pipeline.config.flags",
   "leanax.pipeline.workdir",
   "leanax.pipeline.report",
 )  # these answer before jax could load
@@ -220,6 +221,29 @@ def test_files_and_functions_keep_their_size(name):
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
       lines = (node.end_lineno or node.lineno) - node.lineno + 1
       assert lines <= FUNCTION_LINES, f"{name}:{node.lineno} {node.name} has {lines} lines"
+
+
+def vague(path: pathlib.Path) -> list[str]:
+  """The parameters of a file that are called for a config and whose type does not say which keys there are."""
+  functions = [n for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, ast.FunctionDef)]
+  given = [(f.lineno, a) for f in functions for a in (*f.args.posonlyargs, *f.args.args, *f.args.kwonlyargs)]
+  kinds = ("config", "stage", "experiment")
+  return [
+    f"{path.name}:{line} {a.arg}"
+    for line, a in given
+    if a.arg in kinds and (a.annotation is None or ast.unparse(a.annotation).split(".")[-1] == "Any")
+  ]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_config_has_a_type(name):
+  assert vague(FILES[name]) == []
+
+
+def test_a_config_without_a_type_is_found(tmp_path):
+  path = tmp_path / "a.py"
+  path.write_text("def f(config: Any): ...\ndef g(x, *, stage): ...\ndef h(config: Experiment, name: Any): ...\n")
+  assert vague(path) == ["a.py:1 config", "a.py:2 stage"]
 
 
 def modules_of(package: str) -> dict[str, pathlib.Path]:

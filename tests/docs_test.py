@@ -25,7 +25,8 @@ import sparsity
 from benchmarks import methods_page
 from leanax.core.errors import UserError
 from leanax.core.methods import methods
-from leanax.pipeline import build, check, schema
+from leanax.pipeline import build, stage
+from leanax.pipeline.config import loading
 from leanax.zoo import mlp
 from tests.conformance import test_kd
 
@@ -195,8 +196,7 @@ def test_the_config_of_the_page_of_distillation_is_accepted():
   for block in BLOCK.finditer((ROOT / "docs/kd.md").read_text("utf-8")):
     if "stages" in block[1]:
       exec(block[1], names)
-  config = schema.complete(names["get_config"]())
+  config = loading.resolve(names["get_config"]())
   assert len(config.run) > 8
-  schema.check(config)
-  build.check(config)
-  check.check(config, build.dataset(config))
+  stage.check(config)
+  stage.prepare(config, build.dataset(config))

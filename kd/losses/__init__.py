@@ -1,1 +1,1 @@
-"""Losses, one a file; `kd` exports them."""
+"""Losses, one file per loss; `kd` exports them."""

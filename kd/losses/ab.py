@@ -4,10 +4,10 @@ Neurons" (arXiv:1811.03233), section 3.
     loss_i = sum over places and channels of  max(0, m + r(s))^2  where t <= 0,   max(0, m - r(s))^2  where t > 0
 
 s and t are taps before the ReLU; m is the margin; r, learned, is the connector, a 1x1 convolution with batch
-normalisation. Only the sign of the teacher's neurons is read. Of two maps of different size the larger is averaged
-down before. Reduction: a sum, the paper's squared norm, one number per example, summed over pairs of taps. The authors'
-code multiplies it by 3 / 1000 and halves it once more for every stage before the last: weights of terms do that. The
-paper trains with this loss first and distils afterwards: schedules of weights do that.
+normalisation. Only the sign of the teacher's neurons is read. The larger of two maps is averaged down
+first. Reduction: a sum, the paper's squared norm, one number per example, summed over pairs of taps. The authors'
+code multiplies it by 3 / 1000 and halves it once more for every stage before the last: use the weights of terms. The
+paper trains with this loss first and distils afterwards: use schedules of weights.
 """
 
 import jax.numpy as jnp

@@ -33,9 +33,9 @@ def abkd(alpha: float = 0.8, beta: float = 0.2, temperature: Schedule = 4.0) -> 
   def divergence(student: Logits, teacher: Logits, *, class_mask: ClassMask | None, step: Array | int) -> PerExample:
     t = at(temperature, step)
     u, v = (power * log_softmax(logits / t, class_mask) for logits in (teacher, student))
-    gone = (u == -jnp.inf) & (v == -jnp.inf)  # no network has such a class
-    u, v = jnp.where(gone, 0.0, u), jnp.where(gone, 0.0, v)
-    # The larger probability before the bracket, so that no exponential in it overflows.
+    excluded = (u == -jnp.inf) & (v == -jnp.inf)  # by both networks
+    u, v = jnp.where(excluded, 0.0, u), jnp.where(excluded, 0.0, v)
+    # The larger probability is factored out, so that no exponential overflows.
     below, above = jnp.where(u <= v, u - v, 0.0), jnp.where(u <= v, 0.0, v - u)
     of_student = jnp.exp(v) * (share * jnp.expm1(below) - jnp.expm1(share * below))
     of_teacher = jnp.exp(u) * ((1 - share) * jnp.expm1(above) - jnp.expm1((1 - share) * above))

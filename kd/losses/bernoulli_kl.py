@@ -1,13 +1,12 @@
-"""Distillation of outputs that stand alone: the divergence of two Bernoulli distributions an output, for a network with
-one logit (binary classification) and for several labels at once. No paper: it is arXiv:1503.02531, section 2, for each
-output.
+"""Distillation of independent outputs: the divergence of two Bernoulli distributions per output, for binary (one logit)
+and multi-label classification. No paper: it is arXiv:1503.02531, section 2, for each output.
 
     loss_i = T^2 * sum_c [p_c log(p_c / q_c) + (1 - p_c) log((1 - p_c) / (1 - q_c))]
     p = sigmoid(teacher_i / T),  q = sigmoid(student_i / T)
 
-Of one output z this is `hinton` of the two logits (z, 0). T^2 as there: the gradient, T (q - p), keeps its size as T
-changes. Logarithms are those of the sigmoid and of its complement, so nothing is lost at a large logit. Reduction: a
-sum over the outputs, one number per example.
+For one output z this is `hinton` on the two logits (z, 0). T^2 as there: the gradient, T (q - p), keeps its size as T
+changes. The log-sigmoids are computed directly, so large logits lose no digits. Reduction: a sum over the outputs, one
+number per example.
 """
 
 import jax.numpy as jnp
@@ -20,7 +19,7 @@ from leanax.core import ranges
 
 
 def bernoulli_kl(temperature: Schedule = 4.0) -> Loss:
-  """Divergence of each output's sigmoid, KL(teacher || student); one output or more.
+  """KL(teacher || student) of each output's sigmoid; one output or more.
 
   Args:
     temperature: T > 0, of both sigmoids, or a schedule of it.

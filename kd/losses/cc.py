@@ -1,5 +1,5 @@
 """Correlation congruence: Peng, Jin, Liu, Zhou, Wu, Liu, Zhang, Zhang, "Correlation Congruence for Knowledge
-Distillation" (arXiv:1904.01802). Two losses go by this name:
+Distillation" (arXiv:1904.01802). Two losses have this name:
 
 form="kernel", equations 5 to 8: a Gaussian kernel of normalised embeddings, as its Taylor series of some order P,
 
@@ -9,10 +9,9 @@ form="consecutive", the code that the authors gave to a widely used benchmark, o
 
     d_i = |e_s,i - e_t,i|;   loss = mean over i of sum_c d_ic d_(i+1)c
 
-which depends on the order of the batch. A third, a norm in place of its square, is not here. With `width`, both
-networks' activations pass through linear maps that are trained with the student, as that benchmark does. The batch is
-that of all devices. Reduction: row i has its row of K, or the pair that it begins; the mean is the loss. Summed over
-pairs of taps.
+which depends on the order of the batch. With `width`, both networks' activations pass through linear maps that are
+trained with the student, as in that benchmark. The batch is that of all devices. Reduction: example i has its row of K,
+or the pair (i, i + 1); the mean is the loss. Summed over pairs of taps.
 """
 
 import math
@@ -24,7 +23,7 @@ from jaxtyping import Array
 
 from kd.kinds import Context, Loss
 from kd.maps import linear, linear_init, unit
-from kd.reads import several
+from kd.reads import require_count
 from kd.relations import Rows, rows
 from kd.taps import Names, on_pairs
 from leanax.core import ranges
@@ -49,7 +48,7 @@ def cc(
     form: "kernel" or "consecutive".
     gamma: of the Gaussian kernel.
     order: P, of its Taylor series.
-    width: of trained linear embeddings of both; 0 compares the activations as they are.
+    width: of trained linear embeddings of both; 0 compares the activations themselves.
   """
   if form not in FORMS:
     raise unknown("form of cc", form, FORMS)
@@ -72,25 +71,25 @@ def cc(
       if s.shape != t.shape:
         raise UserError(f"cc: embeddings are {s.shape[1]} and {t.shape[1]} wide; expected one width, or give 'width'")
       return _consecutive(rows(jnp.abs(s - t), context))
-    several("cc", "directions of embeddings whose numbers", min(s.shape[1], t.shape[1]))
-    mine, its = rows(unit(s), context), rows(unit(t), context)
-    gap = _kernel(mine.mine @ mine.all.T, gamma, order) - _kernel(its.mine @ its.all.T, gamma, order)
-    return jnp.sum(jnp.where(mine.valid, gap, 0.0) ** 2, -1) / mine.count
+    require_count("cc", "directions of embeddings whose numbers", min(s.shape[1], t.shape[1]))
+    s_rows, t_rows = rows(unit(s), context), rows(unit(t), context)
+    k_s, k_t = (_kernel(r.local @ r.all.T, gamma, order) for r in (s_rows, t_rows))
+    return jnp.sum(jnp.where(s_rows.valid, k_s - k_t, 0.0) ** 2, -1) / s_rows.count
 
   return on_pairs("cc", congruence, student, teacher, init if width else None, relational=True)
 
 
 def _kernel(cosine: Array, gamma: float, order: int) -> Array:
-  """The Taylor series of exp(-gamma ||a - b||^2) of unit vectors, whose cosine it is given."""
+  """Returns the Taylor series of exp(-gamma ||a - b||^2) of unit vectors, from their cosine."""
   terms = [math.exp(-2 * gamma) * (2 * gamma) ** p / math.factorial(p) for p in range(order + 1)]
   return sum((term * cosine**p for p, term in enumerate(terms) if p), jnp.full_like(cosine, terms[0]))
 
 
 def _consecutive(gaps: Rows) -> Array:
-  """Each example's product with the next one that counts; 0 for the last, or NaN where that is not finite."""
+  """Returns each example's product with the next valid one; 0 for the last, or NaN where that is not finite."""
   total = gaps.all.shape[0]
-  places = jnp.argsort(~gaps.valid, stable=True).astype(jnp.int32)  # those that count, in their order
-  rank = jnp.cumsum(gaps.valid.astype(jnp.int32))[gaps.index]  # of the next one
-  product = jnp.sum(gaps.mine * gaps.all[places[jnp.minimum(rank, total - 1)]], -1)
-  begins = gaps.counts & (rank.astype(gaps.count.dtype) < gaps.count)
-  return jnp.where(begins, product, 0 * jnp.sum(gaps.mine, -1)) * gaps.count / jnp.maximum(gaps.count - 1, 1.0)
+  places = jnp.argsort(~gaps.valid, stable=True).astype(jnp.int32)  # valid rows first, in their order
+  rank = jnp.cumsum(gaps.valid.astype(jnp.int32))[gaps.index]  # of the next valid row
+  product = jnp.sum(gaps.local * gaps.all[places[jnp.minimum(rank, total - 1)]], -1)
+  has_next = gaps.counts & (rank.astype(gaps.count.dtype) < gaps.count)
+  return jnp.where(has_next, product, 0 * jnp.sum(gaps.local, -1)) * gaps.count / jnp.maximum(gaps.count - 1, 1.0)

@@ -7,9 +7,9 @@ g is one trained number. Its gradient is reversed and scaled by
 
     lambda(step) = largest * (1 - cos(pi min(step / steps, 1))) / 2
 
-so that training maximises the loss over T, more and more. g starts at 1, low is 1 and span 20, as in the authors' code.
-Their curriculum moves once an epoch, over 10 epochs; here it moves each step. Reduction: a sum over the classes, one
-number an example. The temperature is logged.
+so that training maximises the loss over T with growing strength. g starts at 1, low is 1 and span 20, as in the
+authors' code. Their lambda changes once per epoch, over 10 epochs; here it changes at each step. Reduction: a sum over
+the classes, one number per example. The temperature is logged.
 """
 
 from typing import Any
@@ -31,9 +31,9 @@ def ctkd(steps: int = 7820, low: float = 1.0, span: float = 20.0, largest: float
   Args:
     steps: updates until the reversed gradient has its full size; the default is the authors' 10 epochs of 50,000
       examples in batches of 64.
-    low: the temperature is above it.
-    span: and below low + span.
-    largest: the size of the reversed gradient at the end; 0 keeps the temperature where it starts.
+    low: lower bound of the temperature.
+    span: low + span is the upper bound.
+    largest: the final size of the reversed gradient; 0 keeps the initial temperature.
   """
   ranges.check("ctkd: steps", steps, ranges.whole(1))
   ranges.check("ctkd: low", low, ranges.POSITIVE)
@@ -43,17 +43,19 @@ def ctkd(steps: int = 7820, low: float = 1.0, span: float = 20.0, largest: float
   def loss(s: Outputs, t: Outputs, context: Context) -> LossOut:
     given = read("ctkd", s.logits, t.logits, context.batch, context.class_mask)
     dtype = given.student.dtype
-    share = jnp.minimum(jnp.asarray(context.step, dtype) / steps, 1.0)
-    strength = largest * 0.5 * (1 - jnp.cos(np.pi * share))
+    fraction = jnp.minimum(jnp.asarray(context.step, dtype) / steps, 1.0)
+    strength = largest * 0.5 * (1 - jnp.cos(np.pi * fraction))
     g = reverse(context.aux["temperature"].astype(dtype), strength)
     temperature = low + span * jax.nn.sigmoid(g)
-    heat = jax.lax.stop_gradient(temperature)  # of an ensemble a constant of g, too
-    its = teacher_at(t, heat, context.class_mask, loss="ctkd")
-    its = read("ctkd", s.logits, its, context.batch, context.class_mask).teacher
-    assert its is not None
-    log_q, log_p = (log_softmax(over(x, temperature, given.class_mask), given.class_mask) for x in (given.student, its))
+    tau = jax.lax.stop_gradient(temperature)  # an ensemble's mean is constant in g, too
+    teacher_logits = teacher_at(t, tau, context.class_mask, loss="ctkd")
+    teacher = read("ctkd", s.logits, teacher_logits, context.batch, context.class_mask).teacher
+    assert teacher is not None
+    log_q, log_p = (
+      log_softmax(over(x, temperature, given.class_mask), given.class_mask) for x in (given.student, teacher)
+    )
     logs = {"temperature": jnp.full(given.lead, temperature)}
-    return LossOut(given.numbers(temperature**2 * kl(log_p, log_q)), logs=jax.lax.stop_gradient(logs))
+    return LossOut(given.per_example(temperature**2 * kl(log_p, log_q)), logs=jax.lax.stop_gradient(logs))
 
   def init(key: Array, s: Outputs, t: Outputs, variables: Any) -> tuple[Any, Any]:
     del key, s, t, variables
@@ -63,13 +65,13 @@ def ctkd(steps: int = 7820, low: float = 1.0, span: float = 20.0, largest: float
 
 
 def over(logits: Array, temperature: Array, class_mask: Array | None) -> Array:
-  """The logits over a temperature that is trained, which gets no gradient from an excluded class: it would be NaN."""
+  """Divides logits by a trained temperature, without the NaN gradient of an excluded class."""
   out = logits == -jnp.inf
   out = out if class_mask is None else out | ~class_mask
   return jnp.where(out, -jnp.inf, jnp.where(out, 0.0, logits) / temperature)
 
 
 def reverse(x: Array, strength: Array) -> Array:
-  """The same number, whose gradient comes back times -strength (Ganin and Lempitsky, arXiv:1409.7495)."""
+  """Returns x; its gradient is multiplied by -strength (Ganin and Lempitsky, arXiv:1409.7495)."""
   kept = jax.lax.stop_gradient(x)
   return kept - jax.lax.stop_gradient(strength) * (x - kept)

@@ -7,10 +7,10 @@
     loss_i  = tau^2 (beta inter_i + gamma intra)
 
 The authors' code multiplies by tau^2; the paper's listing does not (`squared=False`). The code adds 1e-8 to the product
-of the norms, which shrinks the correlation of a rare class; here there is none. A correlation with a constant is 0. A
-correlation does not change with a scale, so each row and column of probabilities is divided by its largest: a class is
-never too rare to count. The batch is that of all devices; of logits (batch, *positions, classes) every position is an
-example. Reduction: every row gets the one number of intra.
+of the norms, which shrinks the correlation of a rare class; here nothing is added. A correlation with a constant is 0.
+Each row and column of probabilities is divided by its largest entry, which leaves the correlation unchanged and keeps
+rare classes from underflow. The batch is that of all devices; for logits (batch, *positions, classes) every position is
+an example. Reduction: one number per example; all have the same intra.
 """
 
 import jax
@@ -21,7 +21,7 @@ from kd.base import ClassMask, Logits, PerExample, Schedule, at, log_softmax, lo
 from kd.kinds import Loss
 from kd.logits import not_excluded
 from kd.maps import unit
-from kd.reads import several
+from kd.reads import require_count
 from leanax.core import axis, ranges
 
 
@@ -32,7 +32,7 @@ def dist(beta: float = 1.0, gamma: float = 1.0, tau: Schedule = 1.0, squared: bo
     beta: weight of the relation between the classes of an example.
     gamma: weight of the relation between the examples of a class.
     tau: temperature, above 0, or a schedule of it; the authors take 1 on ImageNet, 4 on CIFAR-100.
-    squared: multiply by tau^2, as their code does.
+    squared: multiply by tau^2, as in the authors' code.
   """
   ranges.check("dist: beta", beta, ranges.NOT_NEGATIVE)
   ranges.check("dist: gamma", gamma, ranges.NOT_NEGATIVE)
@@ -48,7 +48,7 @@ def dist(beta: float = 1.0, gamma: float = 1.0, tau: Schedule = 1.0, squared: bo
     axis_name: str | None,
     step: Array | int,
   ) -> PerExample:
-    several("dist", "examples of a batch", len(student) * axis.size(axis_name))
+    require_count("dist", "examples of a batch", len(student) * axis.size(axis_name))
     t = at(tau, step)
     log_q, log_p = log_softmax(student / t, class_mask), log_softmax(teacher / t, class_mask)
     used = not_excluded(student, teacher, class_mask)
@@ -65,12 +65,12 @@ def dist(beta: float = 1.0, gamma: float = 1.0, tau: Schedule = 1.0, squared: bo
 
 
 def _correlation(a: Array, b: Array, used: Array, along: int) -> Array:
-  """Pearson's correlation of exp(a) and exp(b) along an axis, over what counts."""
+  """Returns Pearson's correlation of exp(a) and exp(b) along an axis, over the valid entries."""
   return jnp.sum(_centred(a, used, along) * _centred(b, used, along), along)
 
 
 def _centred(logarithms: Array, used: Array, along: int) -> Array:
-  """Exponentials without their mean over what counts, over their norm; 0 where they are constant."""
+  """Returns exponentials minus their mean over the valid entries, divided by their norm; 0 where constant."""
   logarithms = jnp.where(used, logarithms, jnp.finfo(logarithms.dtype).min / 2)
   top = jax.lax.stop_gradient(jnp.max(logarithms, along, keepdims=True))
   top = jnp.where(top == -jnp.inf, 0.0, top)  # one network excludes the class in every example: constant

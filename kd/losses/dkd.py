@@ -4,10 +4,10 @@
     TCKD = KL of the two outcomes (label, any other class);   NCKD = KL over the other classes, renormalised
     of p = softmax(teacher_i / T) and q = softmax(student_i / T)
 
-With alpha = 1 and beta = 1 - p_label this is `hinton` (equation 6): the paper frees NCKD of that weight, which is small
-where the teacher is sure. Sums over the other classes are of logarithms, so nothing is lost at a large gap. T^2 is that
-of the authors' code; their warm-up is a schedule of the term's weight. A mixed example has the average of its two
-labels' losses, where the paper says nothing. Reduction: sums over the classes, one number per example.
+With alpha = 1 and beta = 1 - p_label this is `hinton` (equation 6): the paper replaces that weight of NCKD, which is
+small where the teacher is confident. Sums over the other classes are computed in logarithms. T^2 as in the authors'
+code; for their warm-up use a schedule of the term's weight. A mixed example has the average of its two labels' losses.
+Reduction: sums over the classes, one number per example.
 """
 
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ def dkd(alpha: float = 1.0, beta: float = 8.0, temperature: Schedule = 4.0) -> L
 
   Args:
     alpha: 0 or more, the weight of the target's part.
-    beta: 0 or more, the weight of the other classes' part; the paper has 1 to 10, by pair of networks.
+    beta: 0 or more, the weight of the other classes' part; 1 to 10 in the paper.
     temperature: T > 0, of all softmaxes, or a schedule of it.
   """
   ranges.check("dkd: alpha", alpha, ranges.NOT_NEGATIVE)
@@ -37,11 +37,11 @@ def dkd(alpha: float = 1.0, beta: float = 8.0, temperature: Schedule = 4.0) -> L
   ) -> PerExample:
     t = at(temperature, step)
     student, teacher = student / t, teacher / t
-    there = not_excluded(student, teacher, class_mask)
+    used = not_excluded(student, teacher, class_mask)
     log_p, log_q = log_softmax(teacher, class_mask), log_softmax(student, class_mask)
 
     def parts(index: Array) -> PerExample:
-      others = there & ~is_label(index, student)
+      others = used & ~is_label(index, student)
       target = kl(*(jnp.stack([pick(log, index), log_sum(log, others)], axis=-1) for log in (log_p, log_q)))
       return alpha * target + beta * kl(log_softmax(teacher, others), log_softmax(student, others))
 

@@ -2,11 +2,11 @@
 
     loss_i = mean over places and channels of (r(f_s) - f_t)^2
 
-r is a learned regressor of the student's channels. Variant: r is a 1x1 convolution (a linear map of vectors and
-tokens), and of two maps of different size the larger is averaged down before; the paper's regressor is a convolution
-whose window makes the sizes equal. With `normalise` a batch normalisation and a ReLU follow, as in the common
-re-implementation, which suits hints taken after a ReLU. The paper writes half of a sum, and trains the hint as a stage
-before the distillation: a weight schedule does that. Reduction: a mean, one number per example, summed over pairs of
+r is a learned regressor of the student's channels. Variant: r is a 1x1 convolution (a linear map for vectors and
+tokens), and the larger of two maps is averaged down first; the paper's regressor is a convolution whose window makes
+the sizes equal. With `normalise` a batch normalisation and a ReLU follow, as in the common re-implementation, which
+suits hints taken after a ReLU. The paper has half of a sum, and trains the hint as a stage before the distillation: use
+a schedule of the weight. Reduction: a mean, one number per example, summed over pairs of
 taps.
 """
 
@@ -26,7 +26,7 @@ def fitnet(student: Names, teacher: Names, normalise: bool = False) -> Loss:
   Args:
     student: taps of maps, token sequences or vectors.
     teacher: as many of the teacher.
-    normalise: batch normalisation (of the batch of all devices) and ReLU in the regressor.
+    normalise: add batch normalisation (over the batch of all devices) and ReLU to the regressor.
   """
   ranges.check_switch("fitnet: normalise", normalise)
 

@@ -2,9 +2,8 @@
 
     loss_i = -log softmax(student_i)[label_i]
 
-Of a mixed example (mixup: arXiv:1710.09412) the two labels' losses are averaged with the weights of their images.
-
-Reduction: one number per example. The temperature is 1, as in section 2 of arXiv:1503.02531. The teacher is not read.
+For a mixed example (mixup: arXiv:1710.09412) the losses of its two labels are averaged with the weights of their
+images. Reduction: one number per example. The temperature is 1, as in section 2 of arXiv:1503.02531. No teacher.
 """
 
 from kd.base import ClassMask, Logits, PerExample, log_softmax, loss, pick
@@ -16,7 +15,7 @@ from kd.logits import by_label
 def hard_labels() -> Loss:
   """Cross-entropy with `batch["label"]`, (batch, *positions) integers.
 
-  Where the batch holds "mix", (batch,) weights of the label, the rest of the weight is that of `batch["mix_label"]`.
+  With `batch["mix"]`, (batch,) weights of the label, `batch["mix_label"]` has the weight 1 - mix.
   """
 
   def entropy(student: Logits, teacher: None, *, class_mask: ClassMask | None, label: Labels) -> PerExample:

@@ -3,9 +3,9 @@
 
     loss_i = T^2 * sum_c p_c (log p_c - log q_c),   p = softmax(teacher_i / T),  q = softmax(student_i / T)
 
-The paper writes the cross-entropy of the two; the divergence differs by the teacher's entropy, which has no gradient,
-and is 0 where student and teacher agree. The paper advises to multiply by T^2 so that the gradient, T (q - p), keeps
-its size as T changes: here it always is. Reduction: a sum over the classes, one number per example.
+The paper has the cross-entropy; the divergence differs by the teacher's entropy, which has no gradient, and is 0 where
+student and teacher agree. The factor T^2, which the paper recommends, keeps the size of the gradient, T (q - p), as T
+changes. Reduction: a sum over the classes, one number per example.
 """
 
 from jaxtyping import Array

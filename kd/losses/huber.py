@@ -1,5 +1,5 @@
-"""Huber's distance of outputs that are numbers, for regression with outliers: Huber, "Robust Estimation of a Location
-Parameter" (1964); in distillation, `rkd` (arXiv:1904.05068) compares by it.
+"""Huber's distance, for regression with outliers: Huber, "Robust Estimation of a Location Parameter" (1964); in
+distillation, `rkd` (arXiv:1904.05068) uses it.
 
     loss_i = sum_c h(student_ic - y_ic),   y = the teacher's outputs, or batch["target"]
     h(r) = r^2 / 2 where |r| <= delta,  delta (|r| - delta / 2) beyond
@@ -23,8 +23,8 @@ def huber(delta: float = 1.0, source: str = "teacher") -> Loss:
   """Huber's distance of each output; one output or more.
 
   Args:
-    delta: above 0, in the outputs' unit: the distance from which on the loss grows linearly.
-    source: what it is compared with: "teacher", or "batch" for `batch["target"]`, (batch, *positions, outputs) floats.
+    delta: above 0, in the outputs' unit: the distance beyond which the loss grows linearly.
+    source: of the targets: "teacher", or "batch" for `batch["target"]`, (batch, *positions, outputs) floats.
   """
   ranges.check("huber: delta", delta, ranges.POSITIVE)
   if source not in ("teacher", "batch"):

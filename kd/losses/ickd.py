@@ -5,8 +5,8 @@ Diversity-Preserved Knowledge Distillation" (ICCV 2021, arXiv:2202.03680), the f
 
 The student's channels first pass a trained 1x1 projector to the teacher's number of channels. Variant: the authors'
 CIFAR-100 code, which divides by the channels once and normalises G's rows. Their projector ends in a batch
-normalisation; here it is the linear map alone, with a bias, so that examples stay apart. Maps may differ in size, for G
-does not know the places. Reduction: one number per example, summed over pairs of taps.
+normalisation; ours is the linear map alone, with a bias, so that examples stay independent. Maps may differ in size, as
+G sums over the places. Reduction: one number per example, summed over pairs of taps.
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ from jaxtyping import Array
 
 from kd.kinds import Context, Loss
 from kd.maps import compared, flat_space, linear, linear_init, near_one, unit
-from kd.reads import PLACES, several
+from kd.reads import PLACES, require_count
 from kd.taps import Names, on_pairs
 
 
@@ -34,10 +34,10 @@ def ickd(student: Names, teacher: Names) -> Loss:
 
   def gap(s: Array, t: Array, aux: dict[str, Array], context: Context) -> Array:
     del context
-    several("ickd", "channels of the teacher", t.shape[-1])
-    mine, its = correlation(linear(aux, s)), correlation(t)
-    compared("ickd", mine, its)
-    return jnp.sum((mine - its) ** 2, (-1, -2)) / t.shape[-1]
+    require_count("ickd", "channels of the teacher", t.shape[-1])
+    g_s, g_t = correlation(linear(aux, s)), correlation(t)
+    compared("ickd", g_s, g_t)
+    return jnp.sum((g_s - g_t) ** 2, (-1, -2)) / t.shape[-1]
 
   def init(key: Array, s: Any, t: Any) -> dict[str, Array]:
     return linear_init(key, s.shape[-1], t.shape[-1])

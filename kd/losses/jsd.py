@@ -4,10 +4,10 @@ arXiv:2306.13649), section 2.
     m = beta p + (1 - beta) q,   loss_i = T^2 * [beta KL(p || m) + (1 - beta) KL(q || m)]
     p = softmax(teacher_i / T),  q = softmax(student_i / T)
 
-Convention: beta is the teacher's share, of the mixture and of the sum, as in the paper and in TRL. So loss / beta tends
+Convention: beta is the teacher's weight in the mixture and in the sum, as in the paper and in TRL. So loss / beta tends
 to the forward KL(p || q) as beta tends to 0, and loss / (1 - beta) to the reverse KL(q || p) as beta tends to 1; the
 loss itself tends to 0 at both ends. Beta 0 and 1 are therefore refused (TRL jumps there to the undivided divergences):
-use `hinton` and `reverse_kl`. beta = 0.5 is the symmetric divergence, at most log 2. The mixture is made of logarithms.
+use `hinton` and `reverse_kl`. beta = 0.5 is the symmetric divergence, at most log 2.
 T^2 as in `hinton`; the paper has T = 1. Reduction: a sum over the classes, one number per example.
 """
 
@@ -23,7 +23,7 @@ def jsd(beta: float = 0.5, temperature: Schedule = 1.0) -> Loss:
   """Generalised Jensen-Shannon divergence.
 
   Args:
-    beta: the teacher's share, above 0 and below 1.
+    beta: the teacher's weight, above 0 and below 1.
     temperature: T > 0, of both softmaxes, or a schedule of it.
   """
   ranges.check("jsd: beta", beta, ranges.INSIDE)

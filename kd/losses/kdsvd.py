@@ -4,18 +4,18 @@ Decomposition" (arXiv:1807.06819, ECCV 2018), section 3.
     F = U S V^T,  F: (places, channels) of a tap;   V: the k leading right vectors times the teacher's S / ||S||
     R_cdj = exp(-(V_cj - V'_dj)^2 / 8)  of a tap and the one before it;   loss_i = sum over c, d, j of (R_s - R_t)^2
 
-Taps are given from early to late, two or more; each is paired with the next. Places may differ between the networks;
-channels may not, and the map needs no pooling. The width 8 and the teacher's singular values on both sides are those of
-the common re-implementation. Reduction: a sum, one number per example, summed over pairs of taps.
+Two or more taps, from early to late; each is paired with the next. The networks' places may differ, without pooling;
+their channels must agree. The width 8 and the teacher's singular values on both sides are those of the common
+re-implementation. Reduction: a sum, one number per example, summed over pairs of taps.
 
-Signs: a singular vector has no sign of its own. The teacher's get the one that makes their entries sum to 0 or more,
-so that the target does not depend on the solver. Among the student's k + 3 leading vectors, each of the teacher's picks
-the one most parallel to it, with the sign of their cosine.
+Signs: the sign of a singular vector is arbitrary. The teacher's vectors get the sign with a sum of entries of 0 or
+more, so that the target does not depend on the solver. Each of them is compared with the most parallel of the student's
+k + 3 leading vectors, with the sign of their cosine.
 
 Gradient: V comes from the eigenvectors of F^T F (of F F^T where there are fewer places than channels). Their exact
 gradient divides by the gaps between eigenvalues; here 1 / gap is gap / (gap^2 + e^2), e = sqrt(machine epsilon) times
-the largest, which is the exact one but for nearly equal eigenvalues and finite always. A dead map has vectors 0 and
-gradient 0.
+the largest, which is always finite, and exact but for nearly equal eigenvalues. A dead map has vectors 0 and gradient
+0.
 """
 
 from itertools import pairwise
@@ -26,7 +26,7 @@ from jaxtyping import Array
 
 from kd.kinds import Context, Loss, LossOut, Outputs, Taps
 from kd.maps import flat_space, near_one, unit
-from kd.reads import PLACES, several
+from kd.reads import PLACES, require_count
 from kd.taps import Names, paired
 from leanax.core import ranges
 from leanax.core.errors import UserError
@@ -38,20 +38,20 @@ def kdsvd(student: Names, teacher: Names, vectors: int = 1) -> Loss:
   Args:
     student: two or more taps of maps or token sequences, from early to late.
     teacher: as many of the teacher, with the same channels.
-    vectors: k, how many singular vectors count.
+    vectors: k, the number of singular vectors.
   """
-  mine, its = paired("kdsvd", student, teacher)
+  student_taps, teacher_taps = paired("kdsvd", student, teacher)
   ranges.check("kdsvd: vectors", vectors, ranges.whole(1))
-  if len(mine) < 2:
+  if len(student_taps) < 2:
     raise UserError("kdsvd: 1 tap of each network; expected 2 or more, from early to late")
 
-  def described(s: Array, t: Array) -> tuple[Array, Array]:
+  def scaled_vectors(s: Array, t: Array) -> tuple[Array, Array]:
     if s.shape[-1] != t.shape[-1]:
       raise UserError(
         f"kdsvd: shapes {s.shape} of the student and {t.shape} of the teacher; expected the same channels"
       )
-    several("kdsvd", "channels", t.shape[-1])
-    s, t = (near_one(flat_space(x), (1, 2))[0] for x in (s, t))  # what is read of the singular values are their shares
+    require_count("kdsvd", "channels", t.shape[-1])
+    s, t = (near_one(flat_space(x), (1, 2))[0] for x in (s, t))  # the loss reads the ratios of the singular values only
     v_t, size = right_vectors(t, vectors)
     v_t = v_t * jnp.where(jnp.sum(v_t, 1, keepdims=True) < 0, -1.0, 1.0).astype(v_t.dtype)
     v_s = _aligned(right_vectors(s, vectors + 3)[0], v_t)
@@ -59,7 +59,7 @@ def kdsvd(student: Names, teacher: Names, vectors: int = 1) -> Loss:
     return v_s * weight, v_t * weight
 
   def fn(s: Outputs, t: Outputs, context: Context) -> LossOut:
-    pairs = [described(s.taps[a], t.taps[b]) for a, b in zip(mine, its, strict=True)]
+    pairs = [scaled_vectors(s.taps[a], t.taps[b]) for a, b in zip(student_taps, teacher_taps, strict=True)]
     parts = []
     for (before_s, before_t), (s_now, t_now) in pairwise(pairs):
       if before_t.shape[-1] != t_now.shape[-1]:
@@ -68,16 +68,16 @@ def kdsvd(student: Names, teacher: Names, vectors: int = 1) -> Loss:
       parts.append(jnp.sum(gap**2, (1, 2, 3)))
     return LossOut(sum(parts[1:], parts[0]))
 
-  return Loss("kdsvd", fn, taps=Taps(mine, its, PLACES))
+  return Loss("kdsvd", fn, taps=Taps(student_taps, teacher_taps, PLACES))
 
 
 def _kernel(now: Array, before: Array) -> Array:
-  """(batch, channels, channels', vectors)."""
+  """Returns the Gaussian kernel R, (batch, channels, channels', vectors)."""
   return jnp.exp(-((now[:, :, None] - before[:, None]) ** 2) / 8)
 
 
 def _aligned(student: Array, teacher: Array) -> Array:
-  """For each of the teacher's vectors the student's most parallel one, in its direction."""
+  """Returns the student's most parallel vector to each of the teacher's, with the sign of their cosine."""
   cosine = jnp.einsum("bci,bcj->bij", student, teacher)
   best = jnp.argmax(jnp.abs(cosine), 1)[:, None]
   sign = jnp.sign(jnp.take_along_axis(cosine, best, 1))
@@ -85,18 +85,18 @@ def _aligned(student: Array, teacher: Array) -> Array:
 
 
 def right_vectors(x: Array, count: int) -> tuple[Array, Array]:
-  """The leading right singular vectors, of any sign, and singular values; 0 beyond the rank.
+  """Returns the leading right singular vectors, of any sign, and singular values; 0 beyond the rank.
 
   Args:
     x: (batch, places, channels).
-    count: how many; as many as there are places or channels, if that is fewer.
+    count: number of vectors; at most the number of places and of channels.
 
   Returns:
     (batch, channels, count) and (batch, count), largest first.
   """
   wide = x.shape[1] < x.shape[2]
   square = jnp.einsum("bpc,bqc->bpq" if wide else "bpc,bpd->bcd", x, x)
-  fine = jnp.all(jnp.isfinite(square), (1, 2))  # what is not goes round the solver, which promises nothing of it
+  fine = jnp.all(jnp.isfinite(square), (1, 2))  # the solver's result for the others is undefined
   values, vectors = _eigh(jnp.where(fine[:, None, None], square, 0.0))
   values, vectors = values[:, ::-1][:, :count], vectors[:, :, ::-1][:, :, :count]
   alive = values > values[:, :1] * max(x.shape[1:]) * jnp.finfo(x.dtype).eps
@@ -109,7 +109,7 @@ def right_vectors(x: Array, count: int) -> tuple[Array, Array]:
 
 @jax.custom_jvp
 def _eigh(x: Array) -> tuple[Array, Array]:
-  # One matrix a call: in jaxlib 0.10.2 two batched calls at a time wait for ever for each other on two threads.
+  # One matrix per call: in jaxlib 0.10.2 two concurrent batched calls deadlock on two threads.
   values, vectors = jax.lax.map(jnp.linalg.eigh, x)
   return values, vectors
 

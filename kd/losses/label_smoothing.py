@@ -3,10 +3,10 @@ Vision" (arXiv:1512.00567), section 7.
 
     loss_i = (1 - epsilon) * (-log q_label) + epsilon * mean_c(-log q_c),   q = softmax(student_i)
 
-Variant: the paper's, epsilon spread over all K classes, the label's among them; where others spread it over the K - 1
-other classes their epsilon is ours times (K - 1) / K. K counts the classes that count and that the student does not
-exclude by a logit of -inf. Of a mixed example (mixup) the two labels' losses are averaged with the weights of their
-images. Reduction: one number per example. No teacher is read.
+Variant: the paper's, epsilon spread over all K classes, the label included; implementations that spread it over the
+K - 1 other classes have our epsilon times (K - 1) / K. K is the number of valid classes that the student does not
+exclude by a logit of -inf. For a mixed example (mixup) the losses of its two labels are averaged with the weights of
+their images. Reduction: one number per example. No teacher.
 """
 
 import jax.numpy as jnp
@@ -28,9 +28,9 @@ def label_smoothing(smoothing: float = 0.1) -> Loss:
 
   def entropy(student: Logits, teacher: None, *, class_mask: ClassMask | None, label: Labels) -> PerExample:
     del teacher
-    log_q, there = log_softmax(student, class_mask), not_excluded(student, class_mask=class_mask)
-    total = jnp.sum(jnp.where(there, log_q, 0.0), axis=-1)
-    mean = total / jnp.maximum(jnp.sum(there, axis=-1), 1).astype(log_q.dtype)
+    log_q, used = log_softmax(student, class_mask), not_excluded(student, class_mask=class_mask)
+    total = jnp.sum(jnp.where(used, log_q, 0.0), axis=-1)
+    mean = total / jnp.maximum(jnp.sum(used, axis=-1), 1).astype(log_q.dtype)
     sharp = by_label(lambda index: pick(log_q, index), label)
     return -(1 - smoothing) * sharp - smoothing * mean
 

@@ -2,9 +2,8 @@
 
     loss_i = 1/2 * sum_c (student_ic - teacher_ic)^2
 
-The paper's loss is the sum over classes, and the mean over examples is left to the caller as everywhere. With
-`reduction="mean"` the sum is divided by the number of classes that count; this is then the limit of Hinton's loss at
-high temperature, for logits of zero mean in each example.
+The paper's loss is the sum over classes. With `reduction="mean"` the sum is divided by the number of valid classes;
+this is the limit of Hinton's loss at high temperature, for logits with zero mean per example. One number per example.
 """
 
 import jax.numpy as jnp

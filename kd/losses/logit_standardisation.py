@@ -4,11 +4,11 @@
     z = (logits_i - their mean) / (their standard deviation + eps)
     loss_i = T^2 * KL(softmax(z_teacher / T) || softmax(z_student / T))
 
-Both networks' logits are brought to mean 0 and deviation 1 over the classes that count, so that the student need not
-match their size: the loss does not change if an example's logits are multiplied or shifted. Variant: that of the
-authors' code, a deviation with n - 1 in the denominator and eps added to the deviation, not to the variance. An example
-of equal logits has z = 0 and no gradient through its deviation. The paper weighs the term by 9 (and `hard_labels` by
-0.1). Reduction: a sum over the classes, one number per example.
+Both networks' logits are standardised to mean 0 and deviation 1 over the valid classes: the loss does not change if an
+example's logits are scaled or shifted. Variant: that of the authors' code, a deviation with n - 1 in the denominator
+and eps added to the deviation, not to the variance. An example of equal logits has z = 0 and no gradient through its
+deviation. The paper gives this term the weight 9, and `hard_labels` 0.1. Reduction: a sum over the classes, one number
+per example.
 """
 
 import jax.numpy as jnp

@@ -2,10 +2,10 @@
 
     loss_i = sum over places and channels of (g(mask_i * r(f_s)) - f_t)^2,   g = 3x3 convolution, ReLU, 3x3 convolution
 
-r, a learned 1x1 convolution, is there where the channels differ. The mask is 0 with probability `hidden`, anew for
-every step and example, and the same for any split of the batch: its key is folded with the example's "id". It covers
-whole places, or whole channels (`masked="channels"`, as the authors classify images); taps of one shape share it.
-Variant: of two maps of different size the larger is averaged down. Reduction: a sum, one number per example, summed
+r, a learned 1x1 convolution, is used where the channels differ. The mask is 0 with probability `hidden`, drawn per step
+and example from the example's "id", so it does not depend on the split of the batch. It covers whole places, or whole
+channels (`masked="channels"`, the authors' choice for classification); taps of one shape share it. Variant: the larger
+of two maps is averaged down. Reduction: a sum, one number per example, summed
 over pairs of taps; the paper's weights (2e-5, 7e-5 for classification) belong to this sum.
 """
 
@@ -28,7 +28,7 @@ def mgd(student: Names, teacher: Names, hidden: float = 0.5, masked: str = "plac
   Args:
     student: taps of maps.
     teacher: as many of the teacher.
-    hidden: the share that is masked, between 0 and 1.
+    hidden: the masked fraction, between 0 and 1.
     masked: "places" or "channels".
   """
   ranges.check("mgd: hidden", hidden, ranges.INSIDE)
@@ -42,22 +42,22 @@ def mgd(student: Names, teacher: Names, hidden: float = 0.5, masked: str = "plac
     if "id" in context.batch:
       ids_of("mgd", context.batch, s.shape[0])
     shape = (*s.shape[1:3], 1) if masked == "places" else (1, 1, s.shape[3])
-    s = layer(aux["first"], s * seen(context, shape, hidden).astype(s.dtype), context)
+    s = layer(aux["first"], s * random_mask(context, shape, hidden).astype(s.dtype), context)
     s = layer(aux["second"], relu(s), context)
     compared("mgd", s, t)
     return jnp.sum((s - t) ** 2, (1, 2, 3))
 
   def init(key: Array, s: Array, t: Array) -> dict:
-    mine, its = s.shape[-1], t.shape[-1]
+    narrow, wide = s.shape[-1], t.shape[-1]
     keys = jax.random.split(key, 3)
-    blocks = {"first": layer_init(keys[0], its, its, 3), "second": layer_init(keys[1], its, its, 3)}
-    return blocks if mine == its else {"reduce": layer_init(keys[2], mine, its), **blocks}
+    blocks = {"first": layer_init(keys[0], wide, wide, 3), "second": layer_init(keys[1], wide, wide, 3)}
+    return blocks if narrow == wide else {"reduce": layer_init(keys[2], narrow, wide), **blocks}
 
   return on_pairs("mgd", distance, student, teacher, init, reads=("id",), shapes=MAPS)
 
 
-def seen(context: Context, shape: tuple[int, ...], hidden: float) -> Array:
-  """(batch, *shape) bools: what each example shows.
+def random_mask(context: Context, shape: tuple[int, ...], hidden: float) -> Array:
+  """Returns the unmasked entries of each example, (batch, *shape) bools.
 
   Raises:
     UserError: there is no key, or no "id" in the batch.
@@ -65,5 +65,5 @@ def seen(context: Context, shape: tuple[int, ...], hidden: float) -> Array:
   if context.key is None or "id" not in context.batch:
     raise UserError("the loss 'mgd' masks at random: give it a 'key', and a batch with 'id'")
   keys = jax.vmap(lambda example: jax.random.fold_in(context.key, example))(context.batch["id"])
-  # float32 whatever the activations are, so that the masks are the same in any precision
+  # Always float32, so that the masks are the same in any precision.
   return jax.vmap(lambda key: jax.random.uniform(key, shape, jnp.float32) >= hidden)(keys)

@@ -5,12 +5,12 @@
                         + ||p p' - q q'||_F^2 / B                   the batch's Gram
                         + ||p' p - q' q||_F^2 / C                   the classes' Gram
 
-Variant: no masks. The authors' code multiplies scalars that are reduced already by the share of the less confident
-examples (about 1/2), and takes part of its terms from a second, stronger view; a sum over views is the caller's, one
-term a view. T^2 stands before the instances alone, as in their code. The Grams are not divided further, as in the
-paper: that of the classes grows with B^2. The batch is that of all devices; of logits (batch, *positions, classes)
-every position is an example, and the batch's Gram has B = batch times positions rows. Reduction: row i has its own
-divergence and its row of the batch's Gram; every row gets the one number of the classes.
+Variant: no masks. The authors' code multiplies the reduced losses by the fraction of the less confident examples (about
+1/2), and takes some terms from a second, stronger view; for several views use one term per view. Only the instances
+have the factor T^2, as in their code. The Grams are not divided further, as in the paper: that of the classes grows
+with B^2. The batch is that of all devices; for logits (batch, *positions, classes) every position is an example, and B
+is batch times positions. Reduction: one number per example, its divergence and its row of the batch's Gram; all have
+the same classes' Gram.
 """
 
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ def mlkd(
   """Divergences and Gram matrices of the softened logits.
 
   Args:
-    temperatures: over which is summed, each T > 0 or a schedule of it.
+    temperatures: of the sum, each T > 0 or a schedule of it.
     instance: weight of the divergences.
     batch_gram: weight of the Gram between examples.
     class_gram: weight of the Gram between classes.
@@ -61,13 +61,13 @@ def mlkd(
     context = Context({"valid": valid}, axis_name=axis_name, loss="mlkd")
     used = not_excluded(student, teacher, class_mask)
     counts = used if valid is None else used & valid[:, None]
-    wide = axis.pmax(jnp.any(counts, 0).astype(jnp.int32), axis_name).sum()  # classes of some example of some device
+    wide = axis.pmax(jnp.any(counts, 0).astype(jnp.int32), axis_name).sum()  # valid for any example of any device
     wide = jnp.maximum(wide, 1).astype(student.dtype)
 
     def level(t: Any) -> PerExample:
       log_q, log_p = log_softmax(student / t, class_mask), log_softmax(teacher_at(t) / t, class_mask)
       q, p = (rows(jnp.where(used, jnp.exp(x), 0.0), context) for x in (log_q, log_p))
-      between = jnp.sum((p.mine @ p.all.T - q.mine @ q.all.T) ** 2, -1)
+      between = jnp.sum((p.local @ p.all.T - q.local @ q.all.T) ** 2, -1)
       classes = jnp.sum((p.all.T @ p.all - q.all.T @ q.all) ** 2) / wide
       return instance * t**2 * kl(log_p, log_q) + batch_gram * between + class_gram * classes
 

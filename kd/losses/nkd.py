@@ -4,9 +4,9 @@ with Normalized Loss and Customized Soft Labels" (arXiv:2303.13005), the loss NK
     loss_i = -p_label log q_label  -  gamma T^2 sum over other classes of N(p)_c log N(q)_c
 
 p and q are the softmaxes of teacher and student at temperature 1, N(p) and N(q) those over the classes other than the
-label at temperature T. Both parts are cross-entropies, so the loss is not 0 where student and teacher agree; and the
-first is least at q_label = 1. The paper adds `hard_labels` to it. A mixed example has the average of its two labels'
-losses, where the paper says nothing. Reduction: a sum over the classes, one number per example.
+label at temperature T. Both parts are cross-entropies, so the loss is not 0 where student and teacher agree; the first
+is smallest at q_label = 1. The paper adds `hard_labels`. A mixed example has the average of its two labels' losses.
+Reduction: a sum over the classes, one number per example.
 """
 
 import jax.numpy as jnp
@@ -39,11 +39,11 @@ def nkd(gamma: float = 1.5, temperature: Schedule = 1.0) -> Loss:
     teacher_at: TeacherAt,
   ) -> PerExample:
     t = at(temperature, step)
-    there = not_excluded(student, teacher, class_mask)
+    used = not_excluded(student, teacher, class_mask)
     log_p, log_q = log_softmax(teacher, class_mask), log_softmax(student, class_mask)
 
     def parts(index: Array) -> PerExample:
-      others = there & ~is_label(index, student)
+      others = used & ~is_label(index, student)
       target = -jnp.exp(pick(log_p, index)) * pick(log_q, index)
       n_p = jnp.exp(log_softmax(teacher_at(t) / t, others))
       return target + gamma * t**2 * cross_entropy(n_p, log_softmax(student / t, others))

@@ -4,8 +4,8 @@
     f_c, the map of channel c over its norm, is one sample of a distribution over places;  k(f, g) = (f . g)^2
     loss_i = mean_cc' k(t_c, t_c') + mean_cc' k(s_c, s_c') - 2 mean_cc' k(s_c, t_c')
 
-This squared maximum mean discrepancy does not pair channels, so their numbers may differ. Of two maps of different
-size, the larger is averaged down. Reduction: one number per example, summed over pairs of taps.
+This squared maximum mean discrepancy does not pair channels, so their numbers may differ. The larger of two maps is
+averaged down. Reduction: one number per example, summed over pairs of taps.
 """
 
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from jaxtyping import Array
 
 from kd.kinds import Context, Loss
 from kd.maps import align, flat_space, unit
-from kd.reads import PLACES, several
+from kd.reads import PLACES, require_count
 from kd.taps import Names, on_pairs
 
 
@@ -28,12 +28,12 @@ def nst(student: Names, teacher: Names) -> Loss:
   def discrepancy(s: Array, t: Array, aux: None, context: Context) -> Array:
     del aux, context
     s, t = (unit(flat_space(x), -2) for x in align("nst", s, t))
-    several("nst", "places", s.shape[1])
+    require_count("nst", "places", s.shape[1])
     return kernel(t, t) + kernel(s, s) - 2 * kernel(s, t)
 
   return on_pairs("nst", discrepancy, student, teacher, shapes=PLACES)
 
 
 def kernel(f: Array, g: Array) -> Array:
-  """The mean over pairs of channels of the kernel, of (batch, places, channels)."""
+  """Returns the mean of the kernel over pairs of channels, from maps (batch, places, channels)."""
   return jnp.mean(jnp.einsum("bpc,bpd->bcd", f, g) ** 2, (-1, -2))

@@ -3,9 +3,8 @@
 
     loss_i = T^2 * sum_c q_c (log q_c - log p_c),   p = softmax(teacher_i / T),  q = softmax(student_i / T)
 
-It punishes probability where the teacher has none, so a small student keeps to some of the teacher's classes where
-`hinton` spreads over all. T^2 as in `hinton`; the paper has T = 1. Reduction: a sum over the classes, one number per
-example.
+It penalises probability where the teacher has none, so a small student covers some of the teacher's classes, where
+`hinton` covers all. T^2 as in `hinton`; the paper has T = 1. Reduction: a sum over the classes, one number per example.
 """
 
 from jaxtyping import Array

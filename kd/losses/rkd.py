@@ -6,10 +6,10 @@ equations 5 to 10.
     loss   = distance * mean over ij of h(d^s - d^t) + angle * mean over ijk of h(a^s - a^t)
     h(x)   = x^2 / 2 if |x| <= 1, else |x| - 1/2  (Huber)
 
-The means are over all B^2 pairs and B^3 triples, those of an example with itself too, which add 0: so the authors' code
-has it. Their mean distance is over distances above 0; that is the same unless examples coincide. Differences are taken
-directly: a distance made of squared norms loses all its digits in float32 where the mean is large. This holds an array
-of B x B x features, so let it read vectors. The batch is that of all devices. Reduction: row i has the pairs and
+The means are over all B^2 pairs and B^3 triples, including those of an example with itself, which are 0, as in the
+authors' code. Their mean distance is over distances above 0, which is the same unless examples coincide. Differences
+are taken directly: distances from squared norms lose all digits in float32 where the mean is large. This needs an array
+of B x B x features, so prefer vectors. The batch is that of all devices. Reduction: example i has the pairs and
 triangles at i; the mean is the loss. Summed over pairs of taps.
 """
 
@@ -37,10 +37,10 @@ def rkd(student: Names, teacher: Names, distance: float = 25.0, angle: float = 5
   ranges.check("rkd: distance + angle", distance + angle, ranges.POSITIVE)
 
   def relations(x: Array, context: Context) -> tuple[Array, Array, Array]:
-    """Distances (b, B), cosines (b, B, B) and how many examples count."""
-    these = rows(x, context, 3)  # of two examples all distances and angles are constant
+    """Returns distances (b, B), cosines (b, B, B) and the number of valid examples."""
+    these = rows(x, context, 3)  # of two examples, all distances and angles are constant
     pairs = others(these)
-    edges = jnp.where(pairs[..., None], these.all[None] - these.mine[:, None], 0.0)
+    edges = jnp.where(pairs[..., None], these.all[None] - these.local[:, None], 0.0)
     lengths = norm(edges)
     mean = axis.psum(jnp.sum(lengths), context.axis_name) / jnp.maximum(these.count * (these.count - 1), 1.0)
     directions = unit(edges)
@@ -57,6 +57,6 @@ def rkd(student: Names, teacher: Names, distance: float = 25.0, angle: float = 5
 
 
 def huber(x: Array) -> Array:
-  """x^2 / 2 near 0, |x| - 1/2 beyond 1."""
+  """Returns x^2 / 2 where |x| <= 1, |x| - 1/2 beyond."""
   size = jnp.abs(x)
   return jnp.where(size <= 1, 0.5 * x * x, size - 0.5)

@@ -1,11 +1,11 @@
-"""The classification loss of outputs that stand alone, binary cross-entropy with the labels: for a network with one
-logit, and for several labels at once. No paper.
+"""Binary cross-entropy with the labels of independent outputs: for binary (one logit) and multi-label classification.
+No paper.
 
     loss_i = -sum_c [y_c log q_c + (1 - y_c) log(1 - q_c)],   q = sigmoid(student_i),  y = batch["label"]_i
 
-Of a mixed example (mixup: arXiv:1710.09412) the two labels' losses are averaged with the weights of their images. A
-label that is not known of an output leaves the loss by `class_mask`, that of an example by `batch["valid"]`. Reduction:
-a sum over the outputs, one number per example. The temperature is 1. The teacher is not read.
+For a mixed example (mixup: arXiv:1710.09412) the losses of its two labels are averaged with the weights of their
+images. Mask unknown labels of single outputs by `class_mask`, of whole examples by `batch["valid"]`. Reduction: a sum
+over the outputs, one number per example. The temperature is 1. No teacher.
 """
 
 from typing import Any
@@ -20,10 +20,10 @@ from kd.logits import log_bernoulli
 
 
 def sigmoid_cross_entropy() -> Loss:
-  """Binary cross-entropy with `batch["label"]`: for each output whether it is on, bools or numbers from 0 to 1.
+  """Binary cross-entropy with `batch["label"]`: bools, or numbers from 0 to 1, per output.
 
-  Labels are (batch, *positions, outputs), or (batch, *positions) where there is one output. Where the batch holds
-  "mix", (batch,) weights of the label, the rest of the weight is that of `batch["mix_label"]`.
+  Labels are (batch, *positions, outputs), or (batch, *positions) where there is one output. With `batch["mix"]`,
+  (batch,) weights of the label, `batch["mix_label"]` has the weight 1 - mix.
   """
   name = "sigmoid_cross_entropy"
 
@@ -32,14 +32,15 @@ def sigmoid_cross_entropy() -> Loss:
     inputs = read(name, student.logits, None, context.batch, context.class_mask, classes=1)
     log_q, shape = log_bernoulli(inputs.student, inputs.class_mask), (*inputs.lead, inputs.student.shape[-1])
 
-    def of(key: str) -> PerExample:
+    def entropy_with(key: str) -> PerExample:
       on = labels.switches_of(name, inputs.batch, key, shape, inputs.student.dtype, inputs.counts)
       return jnp.sum(cross_entropy(jnp.stack([on, 1 - on], axis=-1), log_q), axis=-1)
 
     mix, wrong = labels.mix_of(name, inputs.batch, inputs.lead, inputs.valid)
     if mix is None:
-      return LossOut(inputs.numbers(of("label")))
+      return LossOut(inputs.per_example(entropy_with("label")))
     mix = mix.astype(inputs.student.dtype)
-    return LossOut(inputs.numbers(mix * of("label") + (1 - mix) * of("mix_label"), wrong))
+    mixed = mix * entropy_with("label") + (1 - mix) * entropy_with("mix_label")
+    return LossOut(inputs.per_example(mixed, wrong))
 
   return Loss(name, entropy, needs_teacher=False, reads=("logits", "class_mask", "label"))

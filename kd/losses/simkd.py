@@ -5,12 +5,12 @@
 
 f_t are the teacher's features before its classifier (W, b), most often the last map before the pooling. p, learned, is
 a bottleneck: 1x1 to 1/factor of the teacher's channels, 3x3, 1x1 to all of them, each with batch normalisation and ReLU
-(all three are linear maps for vectors and tokens). Of two maps of different size the larger is averaged down before.
-The paper trains with this loss alone. Reduction: a mean, one number per example.
+(all three are linear maps for vectors and tokens). The larger of two maps is averaged down first. The paper trains with
+this loss alone. Reduction: a mean, one number per example.
 
-The student that is deployed is its own trunk up to its tap, then p, then W and b. Running means of p's batch statistics
-are kept in aux_state; `simkd_head` folds them into p's kernels and biases, and `simkd_steps` says what then follows the
-trunk. A stage that minimises this loss leaves that model, without the layers behind the tap, which nothing trained.
+The deployed student is its layers up to the tap, then p, then W and b. Running means of p's batch statistics are kept
+in aux_state; `simkd_head` folds them into p's kernels and biases, and `simkd_steps` lists the layers after the tap. A
+stage with this loss returns that model, without the student's own layers after the tap, which are not trained.
 """
 
 from collections.abc import Mapping, Sequence
@@ -39,41 +39,41 @@ def simkd(student: Names, teacher: Names, factor: int = 2, momentum: float = 0.9
   Args:
     student: one tap, the student's last features.
     teacher: one tap, the teacher's features before its classifier, pooled or not.
-    factor: how much narrower the bottleneck is than the teacher's features.
+    factor: the teacher's number of features over that of the bottleneck.
     momentum: of the running means, between 0 and 1.
-    classifier: path of the teacher's classifier among its parameters; "" for its one linear layer that reads as many
-      features as the tap has and gives the student's classes.
+    classifier: path of the teacher's classifier; "" for its one linear layer from the tap's features to the student's
+      classes.
   """
-  mine, its = paired("simkd", student, teacher)
-  if len(mine) > 1:
-    raise UserError(f"simkd: {len(mine)} taps of each network; expected 1, the features before the classifier")
+  student_taps, teacher_taps = paired("simkd", student, teacher)
+  if len(student_taps) > 1:
+    raise UserError(f"simkd: {len(student_taps)} taps of each network; expected 1, the features before the classifier")
   ranges.check("simkd: factor", factor, ranges.POSITIVE)
   ranges.check("simkd: momentum", momentum, ranges.BELOW_ONE)
 
   def fn(s: Outputs, t: Outputs, context: Context) -> LossOut:
-    seen = []
+    batch_statistics = []
 
     def normalise(x: Array) -> Array:
       mean, variance = jax.lax.stop_gradient(moments(x, context))
-      seen.append({"mean": mean, "variance": variance})
+      batch_statistics.append({"mean": mean, "variance": variance})
       return batch_normalise(x, context, EPSILON)
 
-    x, goal = align("simkd", s.taps[mine[0]], t.taps[its[0]])
+    x, target = align("simkd", s.taps[student_taps[0]], t.taps[teacher_taps[0]])
     x = project(context.aux, x, [normalise] * 3)
-    compared("simkd", x, goal)
-    some = some_count(context)  # where there is none, the means stay as they were
+    compared("simkd", x, target)
+    some = some_count(context)  # without valid examples, the running means stay
 
-    def after(old: Array, new: Array) -> Array:
+    def moving_average(old: Array, new: Array) -> Array:
       return jnp.where(some, momentum * old + (1 - momentum) * new.astype(old.dtype), old)
 
-    return LossOut(mean_square(x - goal), jax.tree.map(after, context.aux_state, seen))
+    return LossOut(mean_square(x - target), jax.tree.map(moving_average, context.aux_state, batch_statistics))
 
   def init(key: Array, s: Outputs, t: Outputs, variables):
     del variables
-    wide = t.taps[its[0]].shape[-1]
+    wide = t.taps[teacher_taps[0]].shape[-1]
     narrow = max(1, wide // factor)
-    sizes = (s.taps[mine[0]].shape[-1], narrow, narrow, wide)
-    sides = (1, 3 if len(t.taps[its[0]].shape) == 4 else 1, 1)
+    sizes = (s.taps[student_taps[0]].shape[-1], narrow, narrow, wide)
+    sides = (1, 3 if len(t.taps[teacher_taps[0]].shape) == 4 else 1, 1)
     keys = jax.random.split(key, 3)
     aux = [layer_init(k, a, b, n, True) for k, a, b, n in zip(keys, sizes[:-1], sizes[1:], sides, strict=True)]
     return aux, [{"mean": jnp.zeros_like(a["offset"]), "variance": jnp.ones_like(a["scale"])} for a in aux]
@@ -89,17 +89,17 @@ def simkd(student: Names, teacher: Names, factor: int = 2, momentum: float = 0.9
       )
     return simkd_head(aux, aux_state, variables, path, chosen)
 
-  return Loss("simkd", fn, taps=Taps(mine, its, CHANNELS), init_fn=init, relational=True, head=head)
+  return Loss("simkd", fn, taps=Taps(student_taps, teacher_taps, CHANNELS), init_fn=init, relational=True, head=head)
 
 
 def project(aux: Sequence[Layer], x: Array, normalise: Sequence[Normalise]) -> Array:
-  """The projector p, with a function for each of its batch normalisations."""
+  """Applies the projector p, with one function per batch normalisation."""
   for part, f in zip(aux, normalise, strict=True):
     x = relu(layer(part, x, f))
   return x
 
 
-LAYERS = ("narrow", "window", "widen")  # the projector's, in a head
+LAYERS = ("narrow", "window", "widen")  # of the projector in a head
 
 
 def simkd_head(
@@ -109,14 +109,14 @@ def simkd_head(
   classifier: str,
   chosen: Sequence[int] = (),
 ) -> dict[str, Layer]:
-  """What the student is deployed with: the projector, its running statistics folded in, and the teacher's classifier.
+  """Returns the deployed head: the projector with its running statistics folded in, and the teacher's classifier.
 
   Args:
-    aux: as the loss trained it.
-    aux_state: as the loss left it.
+    aux: the trained parameters of the loss.
+    aux_state: the final state of the loss.
     variables: {"params": tree, ...} of the teacher.
-    classifier: path of its classifier among them.
-    chosen: the classifier's columns that are kept, in this order; () for all.
+    classifier: path of its classifier.
+    chosen: the columns of the classifier to keep, in this order; () for all.
 
   Returns:
     {"narrow", "window", "widen", "classifier"}, {"kernel", "bias"} each; of maps all but the last are convolutions.
@@ -138,18 +138,18 @@ def simkd_steps(size: tuple[int, int] | None = None) -> list[list[Any]]:
   """Returns the head as data (`graph.replace_head`): the projector, the mean over places, the teacher's classifier.
 
   Args:
-    size: height and width of the maps that the loss compared; None for what is no map.
+    size: height and width of the maps that the loss compared; None for other shapes.
   """
   projector = [step for name in LAYERS for step in (["layer", name], ["relu"])]
   return [*([] if size is None else [["pool", list(size)]]), *projector, ["mean"], ["layer", "classifier"]]
 
 
 def simkd_logits(head: Mapping[str, Layer], features: Array, size: tuple[int, int] | None = None) -> Array:
-  """Returns the student's logits by its projector and the teacher's classifier, each example's own.
+  """Returns the student's logits from its projector and the teacher's classifier.
 
   Args:
     head: of `simkd_head`.
     features: (batch, ..., channels), the student's tap.
-    size: height and width of the maps that the loss compared; None for what is no map.
+    size: height and width of the maps that the loss compared; None for other shapes.
   """
   return run(simkd_steps(size), head, features)

@@ -5,10 +5,10 @@
     skew reverse KL:  loss_i = T^2 * KL(q || (1 - alpha) p + alpha q)
     p = softmax(teacher_i / T),  q = softmax(student_i / T)
 
-The share alpha of a divergence's own first argument in its mixture bounds it, by log(1 / alpha), and the size of its
-gradient. As alpha tends to 0 these are `hinton` and `reverse_kl`. Variant: the whole divergence; the authors' code
-leaves out the teacher's entropy in the first form, which has no gradient. The mixture is made of logarithms. T^2 as in
-`hinton`; the paper has T = 1. Reduction: a sum over the classes, one number per example.
+The weight alpha of the first argument in the mixture bounds the divergence, by log(1 / alpha), and its gradient. As
+alpha tends to 0 these are `hinton` and `reverse_kl`. Variant: the whole divergence; the authors' code omits the
+teacher's entropy in the first form, which has no gradient. T^2 as in `hinton`; the paper has T = 1. Reduction: a sum
+over the classes, one number per example.
 """
 
 from jaxtyping import Array
@@ -24,7 +24,7 @@ def skew_kl(alpha: float = 0.1, reverse: bool = False, temperature: Schedule = 1
 
   Args:
     alpha: above 0 and below 1; the paper's is 0.1.
-    reverse: the skew reverse KL in place of the skew KL.
+    reverse: use the skew reverse KL in place of the skew KL.
     temperature: T > 0, of both softmaxes, or a schedule of it.
   """
   ranges.check("skew_kl: alpha", alpha, ranges.INSIDE)

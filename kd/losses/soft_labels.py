@@ -1,11 +1,11 @@
-"""Cross-entropy with a distribution over the classes: a teacher's softened one, or one that the batch brings (mixed
-or smoothed labels).
+"""Cross-entropy with a distribution over the classes: a teacher's softened one, or one from the batch (mixed or
+smoothed labels).
 
     loss_i = -T^2 * sum_c p_c log q_c,   q = softmax(student_i / T),  p = softmax(teacher_i / T)  or
     batch["soft_label"]_i
 
-With the teacher's distribution this is what arXiv:1503.02531, section 2, writes down: `hinton` plus T^2 times the
-teacher's entropy, the same gradient. It is therefore not 0 where student and teacher agree. Reduction: a sum over the
+With the teacher's distribution this is the loss of arXiv:1503.02531, section 2: `hinton` plus T^2 times the teacher's
+entropy, with the same gradient. It is not 0 where student and teacher agree. Reduction: a sum over the
 classes, one number per example.
 """
 
@@ -23,8 +23,8 @@ def soft_labels(temperature: Schedule = 1.0, source: str = "teacher") -> Loss:
 
   Args:
     temperature: T > 0, of the student's softmax and of the teacher's, or a schedule of it.
-    source: "teacher", or "batch" for `batch["soft_label"]`, (batch, *positions, classes) probabilities, used as they
-      are, of the classes that count; one below 0 makes the number of its example NaN.
+    source: "teacher", or "batch" for `batch["soft_label"]`, (batch, *positions, classes) probabilities, used unchanged;
+      a negative one makes its example's loss NaN.
   """
   ranges.check("soft_labels: temperature", temperature, ranges.POSITIVE, varies=True)
   if source not in ("teacher", "batch"):

@@ -3,8 +3,8 @@
 
     G = F F^T, its rows divided by their norms;   loss = ||G_t - G_s||_F^2 / B^2
 
-F has a flattened activation a row. The batch is that of all devices. Reduction: row i gives sum_j (...)^2 / B, whose
-mean is the loss; summed over pairs of taps.
+F has one flattened activation per row. The batch is that of all devices. Reduction: example i has sum_j (...)^2 / B;
+the mean is the loss. Summed over pairs of taps.
 """
 
 import jax.numpy as jnp
@@ -26,13 +26,13 @@ def sp(student: Names, teacher: Names) -> Loss:
 
   def similarity(s: Array, t: Array, aux: None, context: Context) -> Array:
     del aux
-    mine, its = rows(s, context), rows(t, context)
-    gap = _similarities(mine) - _similarities(its)
-    return jnp.sum(gap**2, -1) / mine.count
+    s_rows, t_rows = rows(s, context), rows(t, context)
+    gap = _similarities(s_rows) - _similarities(t_rows)
+    return jnp.sum(gap**2, -1) / s_rows.count
 
   return on_pairs("sp", similarity, student, teacher, relational=True)
 
 
-def _similarities(these: Rows) -> Array:
-  """Returns (b, B): the rows of G over their norms, which a factor of a row or of all rows does not change."""
-  return unit(near_one(these.mine, -1)[0] @ near_one(these.all)[0].T)
+def _similarities(of: Rows) -> Array:
+  """Returns (b, B): the rows of G over their norms; a factor of a row or of all rows does not change them."""
+  return unit(near_one(of.local, -1)[0] @ near_one(of.all)[0].T)

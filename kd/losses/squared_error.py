@@ -1,5 +1,5 @@
-"""The squared distance of outputs that are numbers: distillation of regression, and its task's own loss. Between two
-networks' outputs it is that of Ba and Caruana (arXiv:1312.6184, equation 1) without the 1/2.
+"""Squared error, for regression and its distillation: that of Ba and Caruana (arXiv:1312.6184, equation 1) without
+the 1/2.
 
     loss_i = sum_c (student_ic - y_ic)^2,   y = the teacher's outputs, or batch["target"]
 
@@ -20,7 +20,7 @@ def squared_error(source: str = "teacher") -> Loss:
   """Squared distance of each output; one output or more.
 
   Args:
-    source: what it is compared with: "teacher", or "batch" for `batch["target"]`, (batch, *positions, outputs) floats.
+    source: of the targets: "teacher", or "batch" for `batch["target"]`, (batch, *positions, outputs) floats.
   """
   if source not in ("teacher", "batch"):
     raise unknown("source of squared_error", source, ("teacher", "batch"))

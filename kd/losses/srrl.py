@@ -3,10 +3,10 @@ representation learning" (ICLR 2021), section 3.
 
     h = r(f_s);   loss_i = a mean (h - f_t)^2 + b mean over classes of (W h - W f_t)^2
 
-f are the features before the classifiers, W with its bias is the teacher's classifier, frozen: a copy of it is kept in
-aux_state. r, learned, is a linear map with batch normalisation and ReLU. `form="kl"` compares the two softmaxes by
-KL(teacher ‖ student) in place of the squares; the paper has both and prefers the squares. Maps are compared place by
-place, the larger averaged down, and are averaged over the places before W. Logs "matching" and "regression", the two
+f are the features before the classifiers, W with its bias is the teacher's frozen classifier, copied to aux_state. r,
+learned, is a linear map with batch normalisation and ReLU. `form="kl"` has KL(teacher || student) of the two softmaxes
+in place of the squares; the paper has both and prefers the squares. Maps are compared place by place, the larger
+averaged down, and are averaged over the places before W. Logs "matching" and "regression", the two
 terms without a and b. Reduction: means, one number per example.
 """
 
@@ -36,15 +36,15 @@ def srrl(
 
   Args:
     student: one tap, the student's features before its classifier.
-    teacher: one tap, what the teacher's classifier reads.
-    classifier: path of the teacher's classifier among its parameters.
+    teacher: one tap, the input of the teacher's classifier.
+    classifier: path of the teacher's classifier.
     matching: a, 0 or more.
     regression: b, 0 or more.
     form: "l2" or "kl".
   """
-  mine, its = paired("srrl", student, teacher)
-  if len(mine) > 1:
-    raise UserError(f"srrl: {len(mine)} taps of each network; expected 1, the features before the classifier")
+  student_taps, teacher_taps = paired("srrl", student, teacher)
+  if len(student_taps) > 1:
+    raise UserError(f"srrl: {len(student_taps)} taps of each network; expected 1, the features before the classifier")
   if form not in ("l2", "kl"):
     raise UserError(f"srrl: form is {form!r}; expected 'l2' or 'kl'")
   ranges.check("srrl: matching", matching, ranges.NOT_NEGATIVE)
@@ -60,21 +60,23 @@ def srrl(
     )
 
   def fn(s: Outputs, t: Outputs, context: Context) -> LossOut:
-    x, goal = align("srrl", s.taps[mine[0]], t.taps[its[0]])
+    x, target = align("srrl", s.taps[student_taps[0]], t.taps[teacher_taps[0]])
     x = relu(layer(context.aux, x, context))
-    compared("srrl", x, goal)
-    predicted, wanted = (linear(context.aux_state, jnp.mean(flat_space(f), 1)) for f in (x, goal))
-    logs = {"matching": mean_square(x - goal), "regression": compare(predicted, wanted, context.class_mask)}
+    compared("srrl", x, target)
+    predicted, wanted = (linear(context.aux_state, jnp.mean(flat_space(f), 1)) for f in (x, target))
+    logs = {"matching": mean_square(x - target), "regression": compare(predicted, wanted, context.class_mask)}
     return LossOut(matching * logs["matching"] + regression * logs["regression"], logs=logs)
 
   def init(key: Array, s: Outputs, t: Outputs, variables):
     kept = classifier_of("srrl", variables, classifier)
-    features = t.taps[its[0]].shape[-1]
+    features = t.taps[teacher_taps[0]].shape[-1]
     if kept["kernel"].shape[0] != features:
       raise UserError(
         f"srrl: the classifier {classifier!r} reads {kept['kernel'].shape[0]} features and the teacher's tap has "
         f"{features}; expected the tap that it reads"
       )
-    return layer_init(key, s.taps[mine[0]].shape[-1], features, normalise=True), kept
+    return layer_init(key, s.taps[student_taps[0]].shape[-1], features, normalise=True), kept
 
-  return Loss("srrl", fn, taps=Taps(mine, its, CHANNELS), init_fn=init, relational=True, reads=("class_mask",))
+  return Loss(
+    "srrl", fn, taps=Taps(student_taps, teacher_taps, CHANNELS), init_fn=init, relational=True, reads=("class_mask",)
+  )

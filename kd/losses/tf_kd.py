@@ -5,14 +5,13 @@ Regularization" (arXiv:1909.11723), section 5, Tf-KD_reg.
     loss_i = KL(softmax(p / T) || q)                                   the authors' code, and the default
     loss_i = T^2 * KL(softmax(log p / T) || softmax(student_i / T))    `soften_student=True`
 
-Peers differ in what the temperature does. The authors' code takes the probabilities themselves for
-logits, so that at T = 20 the target is close to uniform, leaves the student at T = 1, and divides by K, which its
-factor of 100 on CIFAR-100 undoes: that factor and that division are left out here. The other form is
-`hinton`'s with log p as the teacher's logits, both sides softened. The paper gives this term the weight 0.1, and
-`hard_labels` 0.9.
+Implementations differ in the temperature. The authors' code takes the probabilities themselves for logits, so that at T
+= 20 the target is close to uniform, keeps the student at T = 1, and divides by K, which its factor of 100 on CIFAR-100
+cancels: both are omitted here. The other form is `hinton` with log p as the teacher's logits, both sides softened. The
+paper gives this term the weight 0.1, and `hard_labels` 0.9.
 
-K counts the classes that count and that the student does not exclude by a logit of -inf. A mixed example has the
-average of its two labels' losses. Reduction: a sum over the classes, one number per example. No teacher is read.
+K is the number of valid classes that the student does not exclude by a logit of -inf. A mixed example has the average
+of its two labels' losses. Reduction: a sum over the classes, one number per example. No teacher.
 """
 
 import math
@@ -31,9 +30,9 @@ def tf_kd(correct: float = 0.99, temperature: Schedule = 20.0, soften_student: b
   """Divergence from a virtual teacher; needs `batch["label"]`.
 
   Args:
-    correct: a, the virtual teacher's probability of the label, above 0 and below 1; the paper has 0.9 and more.
+    correct: a, the virtual teacher's probability of the label, above 0 and below 1; 0.9 and more in the paper.
     temperature: T > 0, or a schedule of it.
-    soften_student: the second form, both sides at temperature T, in place of the authors' code.
+    soften_student: use the second form, both sides at temperature T, in place of the authors' code.
   """
   ranges.check("tf_kd: correct", correct, ranges.INSIDE)
   ranges.check_switch("tf_kd: soften_student", soften_student)
@@ -43,19 +42,19 @@ def tf_kd(correct: float = 0.99, temperature: Schedule = 20.0, soften_student: b
     student: Logits, teacher: None, *, class_mask: ClassMask | None, label: Labels, step: Array | int
   ) -> PerExample:
     del teacher
-    t, there = at(temperature, step), not_excluded(student, class_mask=class_mask)
-    others = jnp.maximum(jnp.sum(there, axis=-1, keepdims=True) - 1, 1).astype(student.dtype)
+    t, used = at(temperature, step), not_excluded(student, class_mask=class_mask)
+    others = jnp.maximum(jnp.sum(used, axis=-1, keepdims=True) - 1, 1).astype(student.dtype)
     log_q = log_softmax(student / t if soften_student else student, class_mask)
 
-    def of(index: Array) -> PerExample:
-      own = is_label(index, student)
-      log_p = jnp.where(own, math.log(correct), math.log1p(-correct) - jnp.log(others))
-      # The label stays the virtual teacher's where the student excludes it: the divergence is then infinite.
-      known = there | (own if class_mask is None else own & class_mask)
-      log_p = log_softmax((log_p if soften_student else jnp.exp(log_p)) / t, known)
-      return kl(log_p, jnp.where(known, log_q, 0.0))
+    def from_label(index: Array) -> PerExample:
+      label_mask = is_label(index, student)
+      log_p = jnp.where(label_mask, math.log(correct), math.log1p(-correct) - jnp.log(others))
+      # The label stays a class where the student excludes it: the divergence is then infinite.
+      classes = used | (label_mask if class_mask is None else label_mask & class_mask)
+      log_p = log_softmax((log_p if soften_student else jnp.exp(log_p)) / t, classes)
+      return kl(log_p, jnp.where(classes, log_q, 0.0))
 
-    per_row = by_label(of, label)
+    per_row = by_label(from_label, label)
     return t**2 * per_row if soften_student else per_row
 
   return loss(divergence, "tf_kd", reads=("class_mask", "label", "step"), needs_teacher=False)

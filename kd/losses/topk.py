@@ -1,14 +1,14 @@
-"""Distillation of the teacher's most likely classes, with everything else as one: the form for teachers of which only
-the k best logits are kept. No paper. At temperature 1 such a store still tells it exactly. At another one it does not:
-what is stored is the others' mass at temperature 1, and spread evenly that is too much above 1 and too little below.
+"""Distillation of the teacher's k most likely classes and of the rest as one class, for teachers of which only the top
+k logits are stored. No paper. It is exact for such a store at temperature 1; the store keeps the rest's mass at
+temperature 1 only, which, spread evenly, is too large above 1 and too small below.
 
     loss_i = T^2 * [sum over the k classes of p_c (log p_c - log q_c) + p_rest (log p_rest - log q_rest)]
     p = softmax(teacher_i / T),  q = softmax(student_i / T),  p_rest = the sum of p over the other classes
 
-This is the divergence of the two distributions over k + 1 outcomes. So it is never negative, which the sum over the k
-classes alone can be, it is never above `hinton` (grouping outcomes loses information), and it is `hinton` if k reaches
-the number of classes. p_rest is a sum of logarithms, not 1 - sum. Of equally likely classes the first are kept.
-Reduction: a sum over the outcomes, one number per example.
+This is the divergence of two distributions over k + 1 outcomes. It is never negative, unlike the sum over the k classes
+alone, never above `hinton` (grouping outcomes loses information), and equals `hinton` if k is the number of classes.
+log p_rest is a log-sum-exp, not log(1 - sum). Of equally likely classes the first are kept. Reduction: a sum over the
+outcomes, one number per example.
 """
 
 import jax
@@ -25,7 +25,7 @@ def topk(k: int = 10, temperature: Schedule = 4.0) -> Loss:
   """Divergence of the teacher's k most likely classes and the rest.
 
   Args:
-    k: 1 or more; all classes where there are no more.
+    k: 1 or more; at most the number of classes is used.
     temperature: T > 0, of both softmaxes, or a schedule of it.
   """
   ranges.check("topk: k", k, ranges.whole(1))
@@ -39,7 +39,7 @@ def topk(k: int = 10, temperature: Schedule = 4.0) -> Loss:
     rest = counts.at[jnp.arange(best.shape[0], dtype=best.dtype)[:, None], best].set(False)
 
     def outcomes(log: Logits) -> Logits:
-      # Where fewer than k classes count, the others are among the best, and hold 0 in both: they add nothing.
+      # With fewer than k valid classes, masked ones are among the top k; they hold 0 in both and add nothing.
       return jnp.concatenate([jnp.take_along_axis(log, best, axis=-1), log_sum(log, rest)[:, None]], axis=-1)
 
     return t**2 * kl(outcomes(log_p), outcomes(log_q))

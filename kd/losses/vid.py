@@ -3,10 +3,9 @@
 
     loss_i = mean over places and channels c of 1/2 ((mu(f_s) - f_t)^2 / v_c + log v_c),   v_c = softplus(a_c) + eps
 
-mu, learned, maps the student's channels by three 1x1 convolutions with ReLUs between, as the authors' code has it; a_c
-is learned too. The constant log(2 pi) / 2 is left out, so the loss may be negative. Variant: of two maps of different
-size the larger is averaged down. Reduction: a mean where the paper writes a sum, one number per example, summed over
-pairs of taps.
+mu, learned, maps the student's channels by three 1x1 convolutions with ReLUs between, as in the authors' code; a_c is
+learned too. The constant log(2 pi) / 2 is omitted, so the loss may be negative. Variant: the larger of two maps is
+averaged down. Reduction: a mean where the paper has a sum, one number per example, summed over pairs of taps.
 """
 
 import jax
@@ -28,7 +27,7 @@ def vid(student: Names, teacher: Names, variance: float = 5.0, eps: float = 1e-5
   Args:
     student: taps of maps, token sequences or vectors.
     teacher: as many of the teacher.
-    variance: what every v_c is at first; above eps.
+    variance: initial value of every v_c; above eps.
     eps: added to the learned variance, above 0.
   """
   ranges.check("vid: eps", eps, ranges.POSITIVE)
@@ -40,8 +39,8 @@ def vid(student: Names, teacher: Names, variance: float = 5.0, eps: float = 1e-5
     for index, part in enumerate(aux["mean"]):
       s = layer(part, s if index == 0 else relu(s), context)
     compared("vid", s, t)
-    spread = jax.nn.softplus(aux["variance"].astype(s.dtype)) + eps
-    likelihood = 0.5 * ((s - t) ** 2 / spread + jnp.log(spread))
+    v = jax.nn.softplus(aux["variance"].astype(s.dtype)) + eps
+    likelihood = 0.5 * ((s - t) ** 2 / v + jnp.log(v))
     return jnp.mean(likelihood.reshape(likelihood.shape[0], -1), -1)
 
   def init(key: Array, s: Array, t: Array) -> dict:

@@ -3,11 +3,11 @@ Perspective" (arXiv:2102.00650), section 4.
 
     loss_i = (1 - exp(-s_i / t_i)) * T^2 * cross-entropy(softmax(teacher_i / T), softmax(student_i / T))
 
-s_i and t_i are the student's and the teacher's own cross-entropies with the label at temperature 1: an example that
-the student knows better than the teacher weighs less. The weight is a constant of the gradient, so the cross-entropy
-has the gradient of `hinton`; it is not 0 where student and teacher agree. As in the authors' code 1e-7 is added to t_i.
-The paper adds `hard_labels`, and weighs this term by 2.5. A mixed example has the average of its two labels' losses,
-where the paper says nothing. Reduction: a sum over the classes, one number per example.
+s_i and t_i are the student's and the teacher's cross-entropies with the label at temperature 1: an example on which the
+student beats the teacher has a smaller weight. The weight has no gradient, so the cross-entropy has the gradient of
+`hinton`; it is not 0 where student and teacher agree. As in the authors' code 1e-7 is added to t_i. The paper adds
+`hard_labels`, and gives this term the weight 2.5. A mixed example has the average of its two labels' losses. Reduction:
+a sum over the classes, one number per example.
 """
 
 import jax

@@ -1,6 +1,6 @@
-"""Numbers that change during training, such as a temperature or the weight of a term; one schedule a file.
+"""Numbers that change during training, such as a temperature or the weight of a term; one file per schedule.
 
-Each is a pure function of the number of updates. In a config, `start`, `end` and `at` are shares of the stage.
+Each is a pure function of the number of updates. In a config, `start`, `end` and `at` are fractions of the stage.
 """
 
 from kd.schedules.cosine import cosine

@@ -1,4 +1,4 @@
-"""What the schedules share."""
+"""The type of a schedule, and the checks of its arguments."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,10 +12,10 @@ from leanax.core.errors import UserError
 
 @dataclass(frozen=True)
 class Number:
-  """A number at each update.
+  """A number that is a function of the number of updates.
 
   Attributes:
-    ends: the first and the last; all others are between them.
+    ends: the first and the last value; all others are between them.
     fn: `fn(step)`.
   """
 
@@ -23,7 +23,7 @@ class Number:
   fn: Callable[[Array], Array]
 
   def __call__(self, step: Array) -> Array:
-    """The number at an update."""
+    """Returns the number at an update."""
     return self.fn(step)
 
   def __str__(self) -> str:
@@ -31,17 +31,17 @@ class Number:
 
 
 def number(name: str, low: float, high: float, fn: Callable[[Array], Array], **updates: float) -> Number:
-  """A schedule, once its numbers are some.
+  """Returns a schedule after checking its arguments.
 
   Args:
-    name: how errors call it.
-    low: where it begins.
-    high: where it ends.
+    name: the schedule's name in error messages.
+    low: the first value.
+    high: the last value.
     fn: `fn(step)`, between them.
     **updates: the schedule's other arguments.
 
   Raises:
-    UserError: one of them is not a finite number.
+    UserError: an argument is not a finite number.
   """
   for key, value in {"low": low, "high": high, **updates}.items():
     ranges.check(f"schedule {name!r}: {key}", value, ranges.FINITE)
@@ -49,25 +49,25 @@ def number(name: str, low: float, high: float, fn: Callable[[Array], Array], **u
 
 
 def ramp(name: str, low: float, high: float, start: float, end: float, shape: Callable[[Array], Array]) -> Number:
-  """From `low` at update `start` to `high` at `end`, constant before and after.
+  """Returns a schedule from `low` at update `start` to `high` at `end`, constant before and after.
 
   Args:
-    name: how errors call it.
-    low: see above.
-    high: see above.
-    start: see above.
-    end: see above.
-    shape: how much of the change is done, 0 to 1, at a share of the way, 0 to 1.
+    name: the schedule's name in error messages.
+    low: the value until `start`.
+    high: the value from `end` on.
+    start: the first update of the change.
+    end: the last update of the change, after `start`.
+    shape: `shape(fraction)`, from 0 at 0 to 1 at 1.
 
   Raises:
-    UserError: one is not a finite number, or it would end before it starts.
+    UserError: an argument is not a finite number, or the end is not after the start.
   """
 
   def at(step: Array) -> Array:
-    share = jnp.clip((jnp.asarray(step).astype(jnp.float32) - start) / (end - start), 0.0, 1.0)
-    return low + (high - low) * shape(share)
+    fraction = jnp.clip((jnp.asarray(step).astype(jnp.float32) - start) / (end - start), 0.0, 1.0)
+    return low + (high - low) * shape(fraction)
 
-  made = number(name, low, high, at, start=start, end=end)
+  schedule = number(name, low, high, at, start=start, end=end)
   if not end > start:
     raise UserError(f"schedule {name!r} starts at update {start} and ends at {end}; expected it to end later")
-  return made
+  return schedule

@@ -1,4 +1,4 @@
-"""Half a cosine between two numbers. No paper."""
+"""A half cosine between two numbers. No paper."""
 
 import jax.numpy as jnp
 
@@ -6,5 +6,5 @@ from kd.schedules.base import Number, ramp
 
 
 def cosine(low: float, high: float, start: float, end: float) -> Number:
-  """From `low` at update `start` to `high` at `end`, slow at both ends, constant before and after."""
-  return ramp("cosine", low, high, start, end, lambda share: 0.5 * (1 - jnp.cos(jnp.pi * share)))
+  """Returns a half cosine from `low` at update `start` to `high` at `end`, constant before and after."""
+  return ramp("cosine", low, high, start, end, lambda fraction: 0.5 * (1 - jnp.cos(jnp.pi * fraction)))

@@ -4,5 +4,5 @@ from kd.schedules.base import Number, ramp
 
 
 def linear(low: float, high: float, start: float, end: float) -> Number:
-  """From `low` at update `start` to `high` at `end`, constant before and after."""
-  return ramp("linear", low, high, start, end, lambda share: share)
+  """Returns a line from `low` at update `start` to `high` at `end`, constant before and after."""
+  return ramp("linear", low, high, start, end, lambda fraction: fraction)

@@ -1,4 +1,4 @@
-"""How a student is trained where that is more than a loss: optimizers that know which gradient a teacher gave."""
+"""Distillation by the optimizer: it treats the gradient of the teacher's terms apart from the task's."""
 
 from kd.trainers.dot import dot, scale_by_dot, wants_task
 

@@ -1,4 +1,4 @@
-"""Distillation-oriented trainer (DOT): SGD with a momentum for the task's gradient and another for the teacher's.
+"""Distillation-oriented trainer (DOT): SGD with one momentum for the task's gradient and one for the teacher's.
 
 Zhao, Cui, Song, Liang: "DOT: A Distillation-Oriented Trainer", ICCV 2023, arXiv:2307.08436, algorithm 1:
 
@@ -10,10 +10,10 @@ We keep the buffer of the task and the sum of both,
 
     all' = (momentum + delta) all - 2 delta task + whole gradient,
 
-which is the same and with delta = 0 is SGD with momentum to the last bit. As in the authors' code, weight decay belongs
-to the task's gradient, and a leaf that only one of the two gradients reaches has `momentum` itself. Theirs finds such
-leaves in the autograd graph; here a gradient that is always zero looks like any other, so `both` says which they are
-not. Nesterov's form is not in the paper: it is the lookahead of both buffers.
+which is equivalent, and with delta = 0 bitwise SGD with momentum. As in the authors' code, weight decay belongs to the
+task's gradient, and a leaf with only one of the two gradients has `momentum` itself. Their code finds such leaves in
+the autograd graph; here `both` selects the leaves with both gradients. Nesterov's form is not in the paper: it is the
+lookahead of both buffers.
 """
 
 from collections.abc import Callable
@@ -29,14 +29,14 @@ Mask = Callable[[Any], Any]
 
 
 class DotState(NamedTuple):
-  """Momentum buffers, both in the form of the parameters: of the whole gradient, and of the task's part in it."""
+  """Momentum buffers, trees like the parameters: of the whole gradient, and of the task's part."""
 
   whole: Any
   task: Any
 
 
 def wants_task(opt_state: Any) -> bool:
-  """Whether an optimizer's state, or the shapes of one, is of one whose update wants `task=`."""
+  """Returns whether the optimizer of this state (or of its shapes) needs `task=` in its update."""
 
   def found(x: Any) -> bool:
     return isinstance(x, DotState)
@@ -53,7 +53,7 @@ def scale_by_dot(
   both: Mask | None = None,
   nesterov: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
-  """The sum of the two momentum buffers, to be scaled by a learning rate; arguments as of `dot`."""
+  """Returns the sum of the two momentum buffers as updates, before the learning rate; arguments as of `dot`."""
   ranges.check("dot: momentum", momentum, ranges.BELOW_ONE)
   ranges.check("dot: delta", delta, ranges.FINITE)
   if not (abs(delta) <= momentum and momentum + abs(delta) < 1):
@@ -66,7 +66,7 @@ def scale_by_dot(
   def init(params: Any) -> DotState:
     return DotState(optax.tree.zeros_like(params), optax.tree.zeros_like(params))
 
-  # The names of optax's protocol: what comes in as `updates` is the whole gradient.
+  # The names of optax's protocol; `updates` is the whole gradient.
   def update(updates: Any, state: Any, params: Any = None, *, task: Any = None, **extra: Any) -> tuple[Any, DotState]:
     del extra
     if task is None:
@@ -76,15 +76,15 @@ def scale_by_dot(
     if weight_decay:
       updates, task = (decay.update(g, decay.init(params), params)[0] for g in (updates, task))
     reached = jax.tree.map(lambda _: True, updates) if both is None else both(updates)
-    apart = jax.tree.map(lambda yes: delta if yes else 0.0, reached)
+    deltas = jax.tree.map(lambda yes: delta if yes else 0.0, reached)
 
-    def whole(d: float, g: jax.Array, all_: jax.Array, own: jax.Array) -> jax.Array:
+    def whole(d: float, g: jax.Array, all_: jax.Array, of_task: jax.Array) -> jax.Array:
       moved = g + (momentum + d) * all_
-      return moved - 2 * d * own if d else moved
+      return moved - 2 * d * of_task if d else moved
 
-    new_task = jax.tree.map(lambda d, g, own: g + (momentum - d) * own, apart, task, state.task)
-    new = jax.tree.map(whole, apart, updates, state.whole, state.task)
-    out = jax.tree.map(whole, apart, updates, new, new_task) if nesterov else new
+    new_task = jax.tree.map(lambda d, g, of_task: g + (momentum - d) * of_task, deltas, task, state.task)
+    new = jax.tree.map(whole, deltas, updates, state.whole, state.task)
+    out = jax.tree.map(whole, deltas, updates, new, new_task) if nesterov else new
     return out, DotState(new, new_task)
 
   return optax.GradientTransformationExtraArgs(init, update)
@@ -100,24 +100,24 @@ def dot(
   mask: Mask | None = None,
   both: Mask | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-  """SGD that follows the teacher's gradient with more momentum than the task's.
+  """SGD with more momentum for the teacher's gradient than for the task's.
 
-  `update(gradients, state, params, *, task)` gets the gradient of the whole objective, and as `task` that of its terms
-  without a teacher; the rest of the whole is the teacher's.
+  `update(gradients, state, params, *, task)` takes the gradient of the whole objective, and as `task` the gradient of
+  the terms without a teacher; the difference is the teacher's.
 
   Args:
     learning_rate: a number, or a function of the number of updates.
-    momentum: the mean of the two.
-    delta: how far each is from it; the authors' is 0.075 on CIFAR-100 and Tiny-ImageNet and 0.09 on ImageNet. With 0
-      this is optax.sgd.
+    momentum: the mean of the two momenta.
+    delta: half their difference; the authors take 0.075 on CIFAR-100 and Tiny-ImageNet, 0.09 on ImageNet. With 0 this
+      is optax.sgd.
     weight_decay: added to the task's gradient.
-    nesterov: look ahead, with each buffer's own momentum.
-    mask: `mask(params)`, a tree of bools: which leaves decay; all by default.
-    both: `both(params)`, a tree of bools: which leaves both gradients reach, all by default; the others, such as a
-      loss's own parameters, have `momentum` itself.
+    nesterov: use Nesterov momentum for both buffers.
+    mask: `mask(params)`, a tree of bools: the leaves that decay; all by default.
+    both: `both(params)`, a tree of bools: the leaves with both gradients; all by default. The others, such as a loss's
+      own parameters, have `momentum` itself.
 
   Raises:
-    UserError: one of the two would be negative or not below 1.
+    UserError: one of the momenta would be negative or not below 1.
   """
   return optax.chain(
     scale_by_dot(momentum, delta, weight_decay=weight_decay, mask=mask, both=both, nesterov=nesterov),

@@ -100,7 +100,7 @@ def _kernel(tensor: ir.Tensor, grid: Grid) -> ir.Tensor:
     raise UserError(f"the kernel {name!r} is on an unsigned, shifted or wide grid; LiteRT's weights are symmetric int8")
   if grid.axis not in (None, -1, weights.ndim - 1):
     raise UserError(f"the kernel {name!r} has scales along axis {grid.axis} of {weights.shape}; expected its last")
-  if scale.size not in (1, weights.shape[-1]):
+  if scale.size not in (1, weights.shape[-1]) or scale.size != np.prod(scale.shape[-1:], dtype=int):
     raise UserError(f"the kernel {name!r} has {scale.size} scales for {weights.shape[-1]} output channels")
   scale = scale.reshape(-1 if scale.size > 1 or scale.shape == weights.shape[-1:] else ())
   highest = 2 ** (grid.bits - 1) - 1

@@ -134,11 +134,23 @@ class Traced:
     root = node.primitive in ("sqrt", "rsqrt") and bool(self.leaves(node))
     return root or any(self._rooted(inner) for inner in node.inputs)
 
+  def _behind(self, node: Node) -> str:
+    """Returns " behind SITE" for the nearest named operation before an equation whose line is not known."""
+    todo, seen = self.data(node), set()
+    while todo:
+      before = self._producer.get(todo.pop(0))
+      if before is not None and before.index not in seen:
+        seen.add(before.index)
+        if name := self.site(before):
+          return f" behind {name!r}"
+        todo += self.data(before)
+    return ""
+
   def refuse(self, node: Node, why: str) -> UserError:
     """Returns the error for an equation that cannot be lifted: its primitive, its line in the user's code, why."""
     leaves = self.leaves(node)
     reads = f" (it reads {', '.join(map(repr, leaves))})" if leaves and node.primitive in _AFFINE else ""
-    return UserError(f"cannot lift {node.primitive!r}{_line(node)}{reads}: {why}")
+    return UserError(f"cannot lift {node.primitive!r}{_line(node) or self._behind(node)}{reads}: {why}")
 
 
 def _constants(body: Body) -> dict[int, Any]:

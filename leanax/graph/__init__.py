@@ -19,6 +19,7 @@
 """
 
 from leanax.graph.edit import edit
+from leanax.graph.edits.add_bias import add_bias
 from leanax.graph.edits.fold_batch_norm import fold_batch_norms
 from leanax.graph.edits.keep_channels import keep_channels
 from leanax.graph.edits.permute import permute
@@ -59,6 +60,7 @@ __all__ = [
   "Operand",
   "Statistic",
   "absolute_maximum",
+  "add_bias",
   "axis_parts",
   "batch_norms",
   "edit",

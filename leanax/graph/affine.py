@@ -18,7 +18,7 @@ _TURNS = frozenset(("rev",))  # a transposed convolution may turn its kernel rou
 
 
 class Chain(NamedTuple):
-  """What follows a site: the nodes in order, and which operand of each comes from the site."""
+  """The nodes that follow a site, in order, and which operand of each comes from the site."""
 
   site: Site
   nodes: tuple[Node, ...]
@@ -26,7 +26,7 @@ class Chain(NamedTuple):
 
 
 class Users:
-  """Who reads each value, and which nodes share their values (calls are looked through, checkpoints are not)."""
+  """The readers of each value, and which nodes share their values (calls are looked through, checkpoints are not)."""
 
   def __init__(self, analysis: Analysis):
     self.analysis = analysis
@@ -92,7 +92,7 @@ def _is_affine(analysis: Analysis, node: Node, place: int) -> bool:
 
 
 def out_axes(site: Site) -> tuple[int, ...]:
-  """Where the axes of outputs of a site's kernel are in what it returns: rising, those of a batch first."""
+  """Returns the axes of a site's output that its kernel's axes of outputs become: rising, those of a batch first."""
   op = site.op
   if op.kind == "conv":
     return (op.params["dimension_numbers"].out_spec[1],)
@@ -144,7 +144,7 @@ def _kernel_moves(users: Users, site: Site) -> list[Node] | None:
 
 
 class Measured(NamedTuple):
-  """What a chain does to its site's output, in float64.
+  """The effect of a chain on its site's output, in float64.
 
   Attributes:
     offset: by output channel, an axis for each of `out_axes`.
@@ -207,7 +207,7 @@ def _at(place: np.ndarray, values: np.ndarray, shape: tuple[int, ...]) -> np.nda
 
 
 def _moved(analysis: Analysis, node: Node, x: Any) -> np.ndarray:
-  """What an equation that moves numbers, and computes none, makes of an array."""
+  """Returns an array as an equation moves it that computes nothing."""
   shape, params = tuple(analysis.program.avals[node.outputs[0]].shape), node.params
   if node.primitive == "transpose":
     return np.transpose(x, params["permutation"])

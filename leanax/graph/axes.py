@@ -1,4 +1,4 @@
-"""Which axes of a program's values are the same axis: the index spaces that channels live in.
+"""The axes of a program's values that are the same axis: the index spaces that channels live in.
 
 Each equation says which axes of its operands and results go together. An axis that an equation mixes, splits or sums
 over cannot be followed through it; that is remembered with the equation's name, and matters only when the axis is cut.

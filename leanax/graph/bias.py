@@ -1,4 +1,4 @@
-"""Which leaf added to a dot's or a convolution's result is its bias, and how its numbers are read."""
+"""Finds the leaf that is the bias of a dot or a convolution, and reads its numbers."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ _SAME = ("pvary", "pcast", "sharding_constraint", "reshard")  # the numbers are 
 
 
 def moves(flow: Flow, site: Any, node: Node, place: int) -> channels.Moves | None:
-  """How output channels get from a site to its sum with a leaf, if the leaf varies along no other axis.
+  """Returns the moves of output channels from a site to its sum with a leaf, if the leaf varies along no other axis.
 
   Args:
     flow: what is known of the values so far.

@@ -1,4 +1,4 @@
-"""Where the output channels of a dot or a convolution stand, followed to the sum with a bias.
+"""The axes of the output channels of a dot or a convolution, followed to the sum with a bias.
 
 A bias is what varies only along the output channels. That is read from the equations between the kernel's operation and
 the sum, and between the leaf and the sum, never from lengths, which may be equal by chance or 1 at some batch size.
@@ -44,7 +44,7 @@ def produced(kind: str, params: Mapping[str, Any], kernel: int, shapes: Sequence
 def follow(
   channels: Sequence[int | None], kernel: Shape, nodes: Sequence[Any], avals: Any
 ) -> tuple[Moves, set[int]] | None:
-  """How values of one output channel each, in the kernel's axes, are moved to where these nodes take the result.
+  """Returns the moves of values of one output channel each from the kernel's axes to where these nodes take the result.
 
   Args:
     channels: what `produced` gives.

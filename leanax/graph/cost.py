@@ -1,4 +1,4 @@
-"""What each operation costs: multiply-accumulates, bytes, bit-operations."""
+"""The cost of each operation: multiply-accumulates, bytes, bit-operations."""
 
 import math
 from collections.abc import Iterable, Mapping

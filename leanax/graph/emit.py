@@ -26,7 +26,7 @@ class _Replaced(Exception):
 
 
 class Replacement(NamedTuple):
-  """What an edit puts in the place of a node: `call` of these values, which may come from other nodes than before."""
+  """The replacement of a node by an edit: `call` of these values, which may come from other nodes than before."""
 
   refs: tuple[Any, ...]
   call: Callable[..., tuple[Any, ...]]

@@ -47,7 +47,7 @@ FAR = -(1 << 40)  # roots below it are arguments of a scan's body, or lookups in
 
 @dataclass(slots=True, eq=False)
 class Value:
-  """What is known of a value.
+  """The facts about a value.
 
   Attributes:
     data: depends on the inputs, and not on the variables and constants alone.
@@ -70,7 +70,7 @@ class Value:
 
 
 class Scope(NamedTuple):
-  """Where a node stands: inside which scans, how often it runs, why it cannot be replaced, in which branches."""
+  """The place of a node: inside which scans, how often it runs, why it cannot be replaced, in which branches."""
 
   scans: tuple[int, ...] = ()
   repeats: Any = 1
@@ -79,7 +79,7 @@ class Scope(NamedTuple):
 
 
 class Flow:
-  """What is known of a program's values.
+  """The facts about a program's values.
 
   Attributes:
     values: by number, after `resolve`.

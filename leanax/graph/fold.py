@@ -71,7 +71,7 @@ def _scaled(kernel: Any, one: Measured) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _own_bias(users: Users, chain: Chain, paths: Mapping[str, Any], sizes: tuple[int, ...]) -> Any:
-  """Where the bias of a chain's site is, if it has one that nothing else reads."""
+  """Returns the path of the bias of a chain's site, if it has one that nothing else reads."""
   analysis = users.analysis
   for node, place in zip(chain.nodes, chain.places, strict=True):
     if node.primitive != "add" or analysis.value(node.inputs[place]).base != chain.site.node.outputs[0]:

@@ -76,4 +76,7 @@ def groups(fn: Callable[..., Any], variables: Any, *inputs: Any) -> list[Group]:
         if one.size > 1:
           order = np.argsort(place, kind="stable")[np.count_nonzero(place < 0) :]
           found.setdefault(one, []).append(Member(name, axis, order.reshape(one.size, -1)))
-  return [Group(tuple(members), one.size, one.reason, tuple(sorted(one.reduced))) for one, members in found.items()]
+  return [
+    Group(tuple(members), one.size, one.reason or one.distinct, tuple(sorted(one.reduced)))
+    for one, members in found.items()
+  ]

@@ -1,4 +1,4 @@
-"""Where an operand lies in the leaf whose numbers it holds: an affine map from its indices to the leaf's.
+"""The place of an operand in the leaf whose numbers it holds: an affine map from its indices to the leaf's.
 
 Slices, transposes, reshapes, reversals, broadcasts and constant indices keep such a map; what does not (a reshape that
 mixes axes, an index known only at run time) has none, and its user must look at the operand itself.
@@ -22,7 +22,7 @@ Digits = tuple[Digit, ...]
 
 
 class View(NamedTuple):
-  """Which numbers of a leaf an operand holds, and where.
+  """The numbers of a leaf that an operand holds, and where.
 
   Attributes:
     shape: the leaf's shape.

@@ -1,4 +1,4 @@
-"""Which axes of a program's values are the same units: each equation links the axes of its operands and results.
+"""The axes of a program's values that are the same units: each equation links the axes of its operands and results.
 
 It follows what `axes` does, and splits, concatenations, padding and reshapes besides, because the units of an axis may
 be those of several others.
@@ -16,7 +16,7 @@ from leanax.graph.axes import ELEMENTWISE, ORDERLESS, runs
 from leanax.graph.program import Body, Node, Program
 from leanax.graph.units import Tree, Units, product, row, unify
 
-_PAIRWISE = frozenset(("optimization_barrier", "psum", "psum_invariant", "pmax", "pmin"))
+_PAIRWISE = frozenset(("optimization_barrier", "psum", "psum_invariant", "pmax", "pmin", "ppermute"))
 _FREE = frozenset(("random_bits", "random_seed", "random_wrap", "random_unwrap", "random_fold_in"))
 _NOT_OURS = ("/jax/", "/jaxlib/", "/flax/", "/numpy/", "/leanax/graph/")
 
@@ -28,6 +28,7 @@ class Links:
     self.program = program
     self.trees: dict[int, list[Tree]] = {}
     self._lines: list[str] = []
+    self._reason: tuple[Node | None, str] = None, ""
     self._enter(program.body, [None] * len(program.body.inputs))
 
   def of(self, ref: Any) -> list[Tree]:
@@ -44,8 +45,10 @@ class Links:
 
   def reason(self, node: Node) -> str:
     """An equation's name, with the line of the user's code that it comes from where that is known."""
-    line = _line(node) or next((line for line in reversed(self._lines) if line), "")
-    return f"{node.primitive!r}{line}"
+    if self._reason[0] is not node:
+      line = _line(node) or next((line for line in reversed(self._lines) if line), "")
+      self._reason = node, f"{node.primitive!r}{line}"
+    return self._reason[1]
 
   def same(self, node: Node, a: Any, b: Any, skip: Sequence[int] = ()) -> None:
     """Unifies the axes of two values place by place."""
@@ -112,7 +115,7 @@ def _constant(value: Any, shape: tuple[int, ...]) -> list[Tree]:
   for axis, tree in enumerate(trees):
     known = None if isinstance(value, jax.core.Tracer) else np.asarray(value)
     if tree.size > 1 and (known is None or not np.array_equal(known, np.take(known, [0] * tree.size, axis))):
-      units.block(tree, "an array among the function's constants")
+      units.distinguish(tree, "an array among the function's constants")
   return trees
 
 
@@ -128,7 +131,7 @@ def _through(links: Links, node: Node) -> None:
 
 
 def _scan(links: Links, node: Node) -> None:
-  """What is carried round keeps its units; the axis of the layers is the scan's own."""
+  """The carry of a scan keeps its units; the axis of the layers is the scan's own."""
   body, (consts, carry, _) = node.bodies[0], node.split
   given = [links.of(ref)[int(place >= consts + carry) :] for place, ref in enumerate(node.inputs)]
   outputs = [links.new(number)[int(place >= carry) :] for place, number in enumerate(node.outputs)]
@@ -248,7 +251,7 @@ def _slice(links: Links, node: Node) -> None:
 
 
 def _pad(links: Links, node: Node) -> None:
-  """What is padded are units of their own, all alike."""
+  """The padding is units of its own, all alike."""
   for tree, wide, (low, high, gap) in zip(
     links.of(node.inputs[0]), links.of(node.outputs[0]), node.params["padding_config"], strict=True
   ):
@@ -306,11 +309,21 @@ def _all_but(key: str) -> Callable[[Links, Node], None]:
 
 
 def _iota(links: Links, node: Node) -> None:
-  links.block(node, [links.of(node.outputs[0])[node.params["dimension"]]])
+  units.distinguish(links.of(node.outputs[0])[node.params["dimension"]], links.reason(node))
+
+
+def _first(links: Links, node: Node) -> None:
+  """The index of an extreme entry depends on the order of the entries."""
+  (gone,), trees = node.params["axes"], links.of(node.inputs[0])
+  links.block(node, [trees[gone]])
+  for one, other in zip([*trees[:gone], *trees[gone + 1 :]], links.of(node.outputs[0]), strict=True):
+    unify(one, other, links.reason(node))
 
 
 _HOLDING = {"jit": _through, "remat": _through, "rule": _through, "cond": _through, "scan": _scan, "while": _while}
 _LINKS: dict[str, Callable[[Links, Node], None]] = {
+  "argmax": _first,
+  "argmin": _first,
   "broadcast_in_dim": _broadcast,
   "concatenate": _concatenate,
   "conv_general_dilated": _conv,

@@ -1,4 +1,4 @@
-"""What a function's outputs depend on: the leaves that they read, and the function without everything else."""
+"""The dependencies of a function's outputs: the leaves that they read, and the function without everything else."""
 
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple

@@ -1,4 +1,4 @@
-"""Where activations are made, and whether something reads them that is no operation of interest."""
+"""The makers of activations, and whether something reads them that is no operation of interest."""
 
 import math
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from leanax.graph.view import Graph
 
 
 class Maker(NamedTuple):
-  """Where an activation comes from; one of the two is None.
+  """The maker of an activation; one of the two is None.
 
   Attributes:
     op: the name of the operation that makes it.

@@ -20,7 +20,7 @@ from leanax.graph.rows import refusal
 
 @dataclass(frozen=True, eq=False)
 class Matmul:
-  """How the kernel of a site lies in its leaf. Both functions take numpy's arrays, or jax's, and return the same.
+  """The kernel of a site as matrices, and back. Both functions take numpy's arrays, or jax's, and return the same.
 
   Attributes:
     leaf: the leaf's name.
@@ -64,7 +64,7 @@ class Matmul:
 
 
 def matmul(op: Op) -> Matmul:
-  """How the kernel of a dot or a convolution lies in its leaf.
+  """Returns the form of the kernel of a dot or a convolution as matrices.
 
   Args:
     op: of `graph.trace(...).sites`.

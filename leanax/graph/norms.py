@@ -1,4 +1,4 @@
-"""Which batch norms a function has, and for each whether it can be folded, or why not.
+"""The batch norms of a function, and for each whether it can be folded, or why not.
 
 A batch norm is an activation that is multiplied by, or divided by, something made with a root of the variables alone.
 """
@@ -39,7 +39,7 @@ class Norm(NamedTuple):
 
 
 def batch_norms(fn: Callable[..., Any], variables: Any, *inputs: Any) -> list[Norm]:
-  """What `fold_batch_norms` does, or would do, with each batch norm that it finds, in order.
+  """Returns each batch norm that `fold_batch_norms` finds, in order, and whether it folds it.
 
   Args:
     fn: `fn(variables, *inputs) -> out` in evaluation mode.

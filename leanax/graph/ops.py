@@ -1,4 +1,4 @@
-"""What a visitor sees: operations, their operands, and the equations that are recognised as one kind of operation."""
+"""The view of a visitor: operations, their operands, and the equations that are recognised as one kind of operation."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -32,7 +32,7 @@ LEAF_MOVES = MOVES | {
 
 
 class Operand(NamedTuple):
-  """What goes into an operation, or comes out of it.
+  """An input of an operation, or an output.
 
   Attributes:
     leaf: the leaf of the variables that it comes from, through casts, transposes, reshapes and slices, or through

@@ -1,4 +1,4 @@
-"""What the axes of leaves are made of: the axes that were flattened into one, and whether their order is known.
+"""The parts of the axes of leaves: the axes that were flattened into one, and whether their order is known.
 
 A kernel that reads a flattened map has an axis of height * width * channels numbers. The reshape in the traced function
 says so, and so the leading channels are found at every place, whatever layout the model's author chose.
@@ -26,7 +26,7 @@ class Made(NamedTuple):
 
 
 def axis_parts(fn: Callable[..., Any], variables: Any, *inputs: Any) -> dict[str, tuple[Made, ...]]:
-  """What each axis of each leaf is made of, by the leaf's name.
+  """Returns the parts of each axis of each leaf, by the leaf's name.
 
   Args:
     fn: `fn(variables, *inputs) -> out`.

@@ -1,4 +1,4 @@
-"""Who reads a value, looked up ahead of the pass over a program; and which means are a batch's statistics."""
+"""The readers of a value, looked up ahead of the pass over a program; and the means that are a batch's statistics."""
 
 from collections import defaultdict
 

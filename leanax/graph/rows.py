@@ -1,4 +1,4 @@
-"""What a site multiplies by its kernel, as rows: a dot's operand in two axes, a convolution's as patches."""
+"""The operand that a site multiplies by its kernel, as rows: a dot's in two axes, a convolution's as patches."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Which equations of a program are operations, and what they are called.
+"""The operations among the equations of a program, and their names.
 
 Names come from the variables' leaves, which every framework has. They are the same in a training and in an evaluation
 trace, and inside and outside of shard_map, because only operations that all of these have are counted.
@@ -281,7 +281,7 @@ class Analysis(Flow):
     self._new_root(node)
 
   def _summed(self, ref: Ref) -> tuple[Node | None, list[Node]]:
-    """What makes a sum, and what gives it back its axes, of length 1 (keepdims)."""
+    """Returns the nodes that make a sum and give it back its axes, of length 1 (keepdims)."""
     source = self.value(ref).producer
     if source is None or source.primitive not in ("broadcast_in_dim", "reshape", "expand_dims"):
       return source, []
@@ -304,7 +304,7 @@ class Analysis(Flow):
     return ref, casts
 
   def _place(self, node: Node) -> int:
-    """Where a node is in `flat`, searched from the end because it was just there."""
+    """Returns the place of a node in `flat`, searched from the end because it was just there."""
     return next(place for place in range(len(self.flat) - 1, -1, -1) if self.flat[place] is node)
 
   def _output(self, refs: Sequence[Ref]) -> None:

@@ -1,12 +1,12 @@
 """Channels removed or put in another order: the same equations on other arrays.
 
-What is kept of the axes of some values, by index, is kept of the axes that go with them, in every leaf and every
-intermediate (`axes`). The function is traced at its original shapes and evaluated on the new arrays, with new shapes in
+What is kept of the units of some axes (those that `graph.groups` lists) is kept of every leaf and every intermediate
+that has these units. The function is traced at its original shapes and evaluated on the new arrays, with new shapes in
 the equations that carry shapes in their parameters. What makes numbers from a shape (random bits, iota) makes them as
 before and keeps those of the kept channels, so that dropout removes what it removed.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,33 +15,35 @@ import numpy as np
 from jax.extend import core as jex
 
 from leanax.core.errors import UserError
-from leanax.graph import versions
-from leanax.graph.axes import Axes, Axis, is_depthwise
+from leanax.graph import units, versions
 from leanax.graph.emit import Emitter, Replacement
+from leanax.graph.linking import Links
 from leanax.graph.program import Node, touched
 from leanax.graph.sites import Analysis
+from leanax.graph.units import Product, Tree, Units
 
-Kept = Mapping[Axis, tuple[str, Sequence[int]]]  # axis of a value: how errors call it, the kept indices
+Axis = tuple[int, int]  # the number of a value, an axis of it
+Kept = Mapping[Axis, tuple[str, Sequence[int]]]  # axis of a value: its name in errors, the kept indices
 Cut = tuple[np.ndarray | None, ...]  # for each axis of a value what is kept of it
 
 
 class Sizes:
-  """What is kept of each axis of each value of a program.
+  """The indices that are kept of each axis of each value of a program.
 
   Args:
     analysis: of the program.
     what: what errors say cannot be done to channels.
-    allowed: equations that mix the entries of an axis and may (sums, where only the order changes).
+    sums: whether sums and maxima over the channels stay what they are, as they do where only the order changes.
   """
 
-  def __init__(self, analysis: Analysis, what: str = "removed", allowed: Collection[str] = ()):
-    self.analysis, self.what, self.allowed = analysis, what, allowed
-    self.axes = Axes(analysis.program)
-    self.kept: dict[Axis, np.ndarray] = {}
+  def __init__(self, analysis: Analysis, what: str = "removed", sums: bool = False):
+    self.analysis, self.what, self.sums = analysis, what, sums
+    self.links = Links(analysis.program)
+    self.kept: dict[Units, np.ndarray] = {}
 
   def inside(self, analysis: Analysis, kept: Kept) -> "Sizes":
     """Returns what is kept in another program, such as a custom rule's."""
-    sizes = Sizes(analysis, self.what, self.allowed)
+    sizes = Sizes(analysis, self.what, self.sums)
     sizes._keep(kept)
     return sizes
 
@@ -58,39 +60,66 @@ class Sizes:
         raise UserError(f"the channels of {names} cannot be {self.what}: the function returns them")
 
   def _keep(self, kept: Kept) -> None:
-    found: dict[Axis, np.ndarray] = {}
-    for axis, (name, indices) in kept.items():
-      root = self.axes.find(axis)
-      through = sorted(self.axes.reasons.get(root, set()) - set(self.allowed))
-      if through:
-        first = self.axes.blocked[root]
+    found: dict[Units, np.ndarray] = {}
+    wanted: list[tuple[str, Tree, np.ndarray]] = []
+    for (number, axis), (name, indices) in kept.items():
+      tree = self.links.of(number)[axis]
+      before = self._indices(tree)
+      chosen = np.asarray(indices, np.int32) if before is None else before[np.asarray(indices, np.int32)]
+      wanted.append((name, tree, chosen))
+      for one, place in units.places(tree).items():
+        self._check(name, one)
+        own = _in_order(place[chosen])
+        if one in found and not np.array_equal(found[one], own):
+          raise UserError(f"the channels of {name!r} go with those of another site, of which others are kept")
+        found[one] = own
+    self.kept |= found
+    for name, tree, chosen in wanted:
+      if not np.array_equal(self._whole(tree), chosen):
         raise UserError(
-          f"the channels of {name!r} cannot be {self.what}: they cannot be followed through "
-          f"{(first if first in through else through[0])!r}"
+          f"the channels of {name!r} cannot be {self.what} one by one: they are made of several axes, "
+          f"{' and '.join(str(one.size) for one in units.units(tree))} long, which go with others"
         )
-      if root in found and not np.array_equal(found[root], indices):
-        raise UserError(f"the channels of {name!r} go with those of another site, of which others are kept")
-      found[root] = np.asarray(indices, np.int32)
-    for root, indices in found.items():
-      self.kept[root] = self.kept[root][indices] if root in self.kept else indices
+
+  def _check(self, name: str, one: Units) -> None:
+    """Refuses units that cannot be followed."""
+    reasons = [one.reason, *([] if self.sums else sorted(one.reduced))]
+    if through := next(filter(None, reasons), None):
+      raise UserError(f"the channels of {name!r} cannot be {self.what}: they cannot be followed through {through}")
+
+  def _indices(self, tree: Tree) -> np.ndarray | None:
+    """Returns the kept indices of an axis, in order; None where nothing has changed."""
+    return self._whole(tree) if any(one in self.kept for one in units.units(tree)) else None
+
+  def _whole(self, tree: Tree) -> np.ndarray:
+    tree = units.seen(tree)
+    if isinstance(tree, Units):
+      return self.kept.get(tree, np.arange(tree.size, dtype=np.int32))
+    parts = [self._whole(part) for part in tree.parts]
+    found = parts[0]
+    if isinstance(tree, Product):
+      for part, indices in zip(tree.parts[1:], parts[1:], strict=True):
+        found = (found[:, None] * np.int32(part.size) + indices).reshape(-1)
+      return found
+    starts = np.cumsum([0, *(part.size for part in tree.parts)], dtype=np.int32)
+    return np.concatenate([start + indices for start, indices in zip(starts, parts, strict=False)])
 
   def cut(self, ref: Any) -> Cut:
-    """What is kept of each axis of a value."""
-    if isinstance(ref, jex.Literal):
-      return ()
-    return tuple(self.kept.get(self.axes.find((ref, i))) for i in range(len(self.axes.shape(ref))))
+    """Returns the kept indices of each axis of a value."""
+    return () if isinstance(ref, jex.Literal) else tuple(map(self._indices, self.links.of(ref)))
 
   def is_cut(self, ref: Any) -> bool:
     return any(keep is not None for keep in self.cut(ref))
 
   def shape(self, ref: Any) -> tuple[Any, ...]:
     """The new shape of a value."""
-    return tuple(n if keep is None else len(keep) for n, keep in zip(self.axes.shape(ref), self.cut(ref), strict=True))
+    whole = (tree.size for tree in self.links.of(ref))
+    return tuple(n if keep is None else len(keep) for n, keep in zip(whole, self.cut(ref), strict=True))
 
   def take(self, ref: Any, value: Any) -> Any:
     """Keeps of a value what is kept of its axes, where that has not been done."""
-    for axis, (keep, whole) in enumerate(zip(self.cut(ref), self.axes.shape(ref), strict=True)):
-      if keep is not None and value.shape[axis] == whole:
+    for axis, (keep, tree) in enumerate(zip(self.cut(ref), self.links.of(ref), strict=True)):
+      if keep is not None and value.shape[axis] == tree.size:
         value = jnp.take(value, keep, axis=axis)
     return value
 
@@ -136,22 +165,60 @@ class Sizes:
     return call
 
 
+def _in_order(places: np.ndarray) -> np.ndarray:
+  """The units at these places of an axis, each once, in the order in which they come; -1 is none."""
+  found, first = np.unique(places[places >= 0], return_index=True)
+  return found[np.argsort(first)].astype(np.int32)
+
+
+def _below(sizes: Sizes, ref: Any, ends: Sequence[int]) -> tuple[int, ...]:
+  """Returns the number of kept entries among the first ones of each axis."""
+  cut = zip(ends, sizes.cut(ref), strict=True)
+  return tuple(end if keep is None else int(np.count_nonzero(keep < end)) for end, keep in cut)
+
+
 def _slice(sizes: Sizes, node: Node) -> dict[str, Any]:
-  ends = zip(node.params["limit_indices"], sizes.cut(node.inputs[0]), strict=True)
-  return {"limit_indices": tuple(end if keep is None else len(keep) for end, keep in ends)}
+  keys = ("start_indices", "limit_indices")
+  return {key: _below(sizes, node.inputs[0], node.params[key]) for key in keys}
+
+
+def _split(sizes: Sizes, node: Node) -> dict[str, Any]:
+  return {"sizes": tuple(sizes.shape(number)[node.params["axis"]] for number in node.outputs)}
+
+
+def _pad(sizes: Sizes, node: Node) -> dict[str, Any]:
+  (out,), padding = node.outputs, node.params["padding_config"]
+  whole = [tree.size for tree in sizes.links.of(out)]
+  low = _below(sizes, out, [max(before, 0) for before, _, _ in padding])
+  inner = _below(sizes, out, [n - max(after, 0) for n, (_, after, _) in zip(whole, padding, strict=True)])
+  cut = zip(padding, sizes.cut(out), low, inner, strict=True)
+  return {
+    "padding_config": tuple(
+      pads if keep is None else (before, len(keep) - end, pads[2]) for pads, keep, before, end in cut
+    )
+  }
 
 
 def _conv(sizes: Sizes, node: Node) -> dict[str, Any]:
-  if node.params["feature_group_count"] == 1 or not is_depthwise(sizes.axes, node):
-    return {}
-  return {"feature_group_count": sizes.shape(node.inputs[1])[node.params["dimension_numbers"].rhs_spec[0]]}
+  spec = node.params["dimension_numbers"]
+  channels, kernel = sizes.shape(node.inputs[0])[spec.lhs_spec[1]], sizes.shape(node.inputs[1])[spec.rhs_spec[1]]
+  return {"feature_group_count": channels // kernel}
+
+
+def _gather(sizes: Sizes, node: Node) -> dict[str, Any]:
+  table = node.inputs[0]
+  cut = zip(node.params["slice_sizes"], sizes.cut(table), strict=True)
+  return {"slice_sizes": tuple(n if keep is None else len(keep) for n, keep in cut)}
 
 
 # Equations that carry shapes in their parameters: their new ones.
 _PARAMS: dict[str, Callable[[Sizes, Node], dict[str, Any]]] = {
   "broadcast_in_dim": lambda sizes, node: {"shape": sizes.shape(node.outputs[0])},
-  "reshape": lambda sizes, node: {"new_sizes": sizes.shape(node.outputs[0])},
-  "dynamic_slice": lambda sizes, node: {"slice_sizes": sizes.shape(node.outputs[0])},
-  "slice": _slice,
   "conv_general_dilated": _conv,
+  "dynamic_slice": lambda sizes, node: {"slice_sizes": sizes.shape(node.outputs[0])},
+  "gather": _gather,
+  "pad": _pad,
+  "reshape": lambda sizes, node: {"new_sizes": sizes.shape(node.outputs[0])},
+  "slice": _slice,
+  "split": _split,
 }

@@ -91,7 +91,7 @@ def _resized(batch: int, size: int, x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeSt
 
 
 class _Start(NamedTuple):
-  """Where a tensor is put in: the number of an input of the function, or a node and which of its results."""
+  """The place where a tensor is put in: the number of an input of the function, or a node and which of its results."""
 
   number: int
   node: int | None

@@ -1,4 +1,4 @@
-"""What axes are made of, as trees that are unified.
+"""The units of axes, as trees that are unified.
 
 An axis is one run of units, a product of axes that were flattened, or several axes one after the other.
 """
@@ -18,12 +18,14 @@ class Units:
     size: how many.
     made: what it turned out to be.
     reason: why it cannot be followed, or "".
+    distinct: what tells the units apart, such as an array of constants, or "".
     reduced: names of the equations that take a sum, or a maximum, over it.
   """
 
   size: int
   made: "Tree | None" = None
   reason: str = ""
+  distinct: str = ""
   reduced: set[str] = field(default_factory=set)
 
 
@@ -53,7 +55,7 @@ Tree = Units | Product | Row
 
 
 def seen(tree: Tree) -> Tree:
-  """What a tree is by now; parts that turned out to be products or rows themselves are taken up."""
+  """Returns a tree as it is by now; parts that turned out to be products or rows themselves are taken up."""
   while isinstance(tree, Units) and tree.made is not None:
     tree = tree.made
   if isinstance(tree, Units):
@@ -89,6 +91,12 @@ def block(tree: Tree, reason: str) -> None:
     one.reason = one.reason or reason
 
 
+def distinguish(tree: Tree, reason: str) -> None:
+  """Says what tells the units of an axis apart; the first reason stays."""
+  for one in units(tree):
+    one.distinct = one.distinct or reason
+
+
 def reduce(tree: Tree, name: str) -> None:
   """Says that an equation takes a sum, or a maximum, over an axis."""
   for one in units(tree):
@@ -108,7 +116,8 @@ def unify(a: Tree, b: Tree, reason: str) -> None:
       return
     a.made = b
     for one in units(b):
-      one.reason, one.reduced = one.reason or a.reason, one.reduced | a.reduced
+      one.reason, one.distinct = one.reason or a.reason, one.distinct or a.distinct
+      one.reduced |= a.reduced
   elif isinstance(a, Product) and isinstance(b, Product):
     _products(list(a.parts), list(b.parts), reason)
   elif isinstance(a, Row) and isinstance(b, Row):

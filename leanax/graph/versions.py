@@ -1,4 +1,4 @@
-"""What each version of jax keeps in the equations that hold other equations; the one file that knows.
+"""The layout, by version of jax, of equations that hold other equations; the one file that knows.
 
 A layout that is not listed here is refused by name: a parameter that is read wrongly gives silently wrong gradients,
 so nothing is guessed. Tried with jax 0.10.2 and jax 0.12.0.
@@ -22,7 +22,7 @@ class Inner(NamedTuple):
 
 
 class Layout(NamedTuple):
-  """What an equation holds: its form, its inner jaxprs, and for a scan or while how its operands are split.
+  """The contents of an equation: its form, its inner jaxprs, and for a scan or while how its operands are split.
 
   form: "jit", "remat", "rule" (custom_jvp and custom_vjp), "scan", "cond", "while", "opaque" (holds others, is never
     built anew; its jaxpr is given where it has the equation's own operands and results), or "" for a plain equation.
@@ -87,7 +87,7 @@ def _arity(jaxpr: Any) -> tuple[int, int]:
 
 
 def copies(params: Mapping[str, Any]) -> int:
-  """How many devices run the inside of an opaque equation (1 unless it maps over devices)."""
+  """Returns the number of devices that run the inside of an opaque equation (1 unless it maps over devices)."""
   axes = params.get("newly_manual_axes", params.get("manual_axes", ()))
   return math.prod(params["mesh"].shape[axis] for axis in axes)
 

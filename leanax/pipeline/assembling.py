@@ -16,15 +16,15 @@ from leanax.graph.edits import replace_head
 
 
 class Plan(NamedTuple):
-  """How a stage's student is put together when it is evaluated or left.
+  """A stage's student is put together when it is evaluated or kept.
 
   Attributes:
     edit: of its function, "replace_head".
-    params: `params(aux, aux_state)`, the head's parameters.
+    params: `params(aux, aux_state, teacher)`, the head's parameters; `teacher` is the teacher's variables.
   """
 
   edit: dict[str, Any]
-  params: Callable[[Any, Any], Any]
+  params: Callable[[Any, Any, Any], Any]
 
 
 def plan(
@@ -39,7 +39,7 @@ def plan(
   chosen: Sequence[int] = (),
   folded: bool = False,
 ) -> Plan | None:
-  """How the student of a stage is put together; None where its objective trains nothing that is deployed.
+  """Returns how the student of a stage is put together; None where its objective trains nothing that is deployed.
 
   Args:
     objective: what the stage minimises.
@@ -65,15 +65,15 @@ def plan(
   if folded:
     raise UserError(f"{loss.name} puts a new model together: expected a float stage, and one that quantizes after it")
 
-  def params(aux: Any, aux_state: Any, teacher: Any = teacher) -> Any:
+  def params(aux: Any, aux_state: Any, teacher: Any) -> Any:
     assert loss.head is not None
     return loss.head(aux[term], aux_state[term], teacher, classes, tuple(chosen))
 
   tap = loss.taps.student[0]
-  mine, its = outputs[0].taps[tap], outputs[1].taps[loss.taps.teacher[0]]
+  student, teacher_map = outputs[0].taps[tap], outputs[1].taps[loss.taps.teacher[0]]
   example = jax.ShapeDtypeStruct((1, *image), jnp.float32)
   taken = variables["params"] if isinstance(variables["params"], Mapping) else ()
   name = next(n for n in (loss.name, *(f"{loss.name}_{i}" for i in range(2, 99))) if n not in taken)
-  steps = kd.simkd_steps(common_size(mine, its) if len(mine.shape) == 4 else None)
+  steps = kd.simkd_steps(common_size(student, teacher_map) if len(student.shape) == 4 else None)
   shapes = jax.eval_shape(params, *aux, teacher)
   return Plan(replace_head.describe(fn, variables, (example,), tap, steps, shapes, name), params)

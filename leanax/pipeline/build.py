@@ -21,11 +21,11 @@ from leanax.engine.data import Augment, Dataset, Input, Preprocess, Split
 from leanax.engine.data.splits import label_some
 from leanax.engine.models import model as models
 from leanax.engine.models.interface import Model
-from leanax.engine.store import logit_codes
 from leanax.engine.train import optim
-from leanax.pipeline import schema, sparse, together
+from leanax.pipeline import sparse
+from leanax.pipeline.config import experiment, tree
+from leanax.pipeline.config.experiment import Experiment, Stage
 
-PRECISIONS = ("float32", "bfloat16")
 SHARES = ("start", "end", "at")  # what a schedule gives as a share of the stage
 
 
@@ -57,9 +57,9 @@ def named(where: str, package: ModuleType, group: Mapping[str, Any], *positional
   return call(where, method(package, group["name"]), {k: v for k, v in group.items() if k != "name"}, *positional)
 
 
-def model(entry: Mapping[str, Any]) -> Model:
+def model(entry: experiment.Model) -> Model:
   """The model that an entry of `models` describes."""
-  return models.load(entry["name"], dict(entry["kwargs"]))
+  return models.load(entry.name, dict(entry.kwargs))
 
 
 OF_TERM = ("loss", "weight", "mask", "ignore_label", "output")
@@ -111,50 +111,65 @@ def _number(where: str, value: Any, updates: int) -> Any:
   return named(where, kd.schedules, given)
 
 
+def check_sparsity(name: str, stage: Stage) -> None:
+  """Refuses an unknown method; its keywords are checked where the stage's number of updates is known."""
+  if stage.sparsity.get("name"):
+    sparse.method(stage.sparsity["name"])
+  elif set(stage.sparsity) - {"name"}:
+    raise UserError(f"config key 'stages.{name}.sparsity.name' is missing; expected a method of sparsity")
+
+
+def check_model_name(name: str, entry: experiment.Model) -> None:
+  """Refuses an entry of `models` whose class or function is not there, or does not take its keywords."""
+  if not entry.name:
+    raise UserError(f"config key 'models.{name}.name' is missing; expected such as 'zoo.lenet:LeNet5'")
+  model(entry)
+
+
 def needs_teacher(objective: kd.Weighted) -> bool:
   """Whether an objective has a loss that compares with a teacher."""
   return any(term.loss.needs_teacher for term in objective.terms)
 
 
-def batches(stage: Any, examples: int) -> int:
+def batches(stage: Stage, examples: int) -> int:
   """Returns how many batches a stage has over a training split of so many examples."""
   return stage.epochs * rooms.steps_per_epoch(examples, stage.batch_size)
 
 
-def steps(stage: Any, examples: int) -> int:
+def steps(stage: Stage, examples: int) -> int:
   """Returns the steps of a stage, that is updates of `accumulate` batches; batches that fill none are dropped."""
   return batches(stage, examples) // stage.optimizer.accumulate
 
 
 def transformation(
-  stage: str, config: Any, batches: int, stacked: Callable[[], Mapping[str, Sequence[int]]] = dict
+  name: str, stage: Stage, batches: int, stacked: Callable[[], Mapping[str, Sequence[int]]] = dict
 ) -> optax.GradientTransformationExtraArgs:
-  """A stage's optimizer, wrapped by its sparsity method if it has one.
+  """Returns a stage's optimizer, wrapped by its sparsity method if it has one.
 
   Args:
-    stage: its name, for errors.
-    config: the stage's groups.
+    name: the stage's, for errors.
+    stage: its config.
     batches: of the whole stage; schedules go over its updates, at least one.
     stacked: gives the axes along which leaves hold layers (`graph.stacked_axes`), for a method that wants to know.
   """
-  updates = batches // config.optimizer.accumulate
+  updates = batches // stage.optimizer.accumulate
   if batches and not updates:
     raise UserError(
-      f"config key 'stages.{stage}.optimizer.accumulate' is {config.optimizer.accumulate}, but the stage has {batches} "
+      f"config key 'stages.{name}.optimizer.accumulate' is {stage.optimizer.accumulate}, but the stage has {batches} "
       f"batches, so that it would never update; expected at most {batches}"
     )
   try:
-    inner = _optimizer(config.optimizer, max(updates, 1))
+    inner = _optimizer(stage.optimizer, max(updates, 1))
   except UserError as error:
-    raise UserError(f"config group 'stages.{stage}.optimizer': {error}") from error
-  group = config.sparsity.to_dict()
+    raise UserError(f"config group 'stages.{name}.optimizer': {error}") from error
+  group = dict(stage.sparsity)
   if not group.get("name"):
     return inner
-  where, name = f"stages.{stage}.sparsity", group.pop("name")
-  keywords = inspect.signature(sparse.method(name)).parameters
+  where, chosen = f"stages.{name}.sparsity", group.pop("name")
+  keywords = inspect.signature(sparse.method(chosen)).parameters
   if "schedule" in keywords and not updates:
     raise UserError(
-      f"config key 'stages.{stage}.epochs' is {config.epochs}, but {name!r} prunes while the stage trains; "
+      f"config key 'stages.{name}.epochs' is {stage.epochs}, but {chosen!r} prunes while the stage trains; "
       "expected 1 or more"
     )
   schedule = group.get("schedule")
@@ -168,14 +183,14 @@ def transformation(
       found = stacked()
     except UserError as error:
       raise UserError(f"the model cannot be traced, so '{where}.stacked' has to name its layers: {error}") from error
-    group["stacked"] = tuple((glob.escape(name), tuple(axes)) for name, axes in found.items())
+    group["stacked"] = tuple((glob.escape(leaf), tuple(axes)) for leaf, axes in found.items())
   for key, package in sparse.PARTS.items():
     if isinstance(group.get(key), Mapping):
       group[key] = named(f"{where}.{key}", package, group[key])
-  return call(where, sparse.method(name), group, inner)
+  return call(where, sparse.method(chosen), group, inner)
 
 
-def _optimizer(given: Any, updates: int) -> optax.GradientTransformationExtraArgs:
+def _optimizer(given: experiment.Optimizer, updates: int) -> optax.GradientTransformationExtraArgs:
   rate = optim.schedule(
     given.schedule,
     given.learning_rate,
@@ -208,15 +223,15 @@ def _in_steps(where: str, schedule: Mapping[str, Any], steps: int) -> dict[str, 
   return {key: round(value * steps) if key in shares else value for key, value in schedule.items()}
 
 
-def examples(config: Any, stage: Any, split: Split) -> Split:
+def examples(config: Experiment, stage: Stage, split: Split) -> Split:
   """The training examples of a stage: of some classes only, and with labels for some only (the others get -1).
 
   Raises:
     UserError: a class that the data does not have, more labels than examples, or nothing left.
   """
   given = stage.examples
-  for key in ("only", "without"):
-    for number in given[key]:
+  for key, numbers in (("only", given.only), ("without", given.without)):
+    for number in numbers:
       if not 0 <= number < len(split.classes):
         raise UserError(f"'examples.{key}' names class {number}; expected 0 to {len(split.classes) - 1}")
   keep = np.isin(split.labels, given.only or range(len(split.classes))) & ~np.isin(split.labels, given.without)
@@ -227,16 +242,15 @@ def examples(config: Any, stage: Any, split: Split) -> Split:
   return label_some(split, given.labelled, config.seed, given.unlabelled) if given.labelled else split
 
 
-def policy(stage: str, config: Any) -> quant.Policy | None:
-  """A stage's quantization policy, or None where it trains in float."""
-  del stage
-  return quant.policy(tuple(config.quant.rules), config.quant.ends or None) if config.quant.rules else None
+def policy(given: experiment.Quant) -> quant.Policy | None:
+  """Returns a stage's quantization policy, or None where it trains in float."""
+  return quant.policy(given.rules, given.ends or None) if given.rules else None
 
 
-def dataset(config: Any) -> Dataset:
+def dataset(config: Experiment) -> Dataset:
   """The experiment's data, cut to its limit."""
   given = config.data
-  options = given.kwargs.to_dict()
+  options = dict(given.kwargs)
   for key, instead in (("name", "data.name"), ("data_dir", "data.dir"), ("cache_dir", "LEANAX_CACHE_DIR")):
     if key in options:
       raise UserError(f"config key 'data.kwargs.{key}' is not a keyword of a data set; expected {instead} to say it")
@@ -250,101 +264,14 @@ def dataset(config: Any) -> Dataset:
   return Dataset(*(split.take(slice(given.limit), split.name) for split in found))
 
 
-def inputs(config: Any, stage: Any) -> Input:
+def inputs(config: Experiment, stage: Stage) -> Input:
   """How a stage's batches are made."""
-  changes: dict[str, Any] = stage.augment.to_dict()
+  changes = tree.values(stage.augment)
   changes |= {"views": changes["views"] or None, "seed": config.seed if changes["seed"] < 0 else changes["seed"]}
   return Input(
     batch_size=stage.batch_size,
     seed=config.seed,
-    preprocess=Preprocess(**config.preprocess.to_dict()),
+    preprocess=Preprocess(**tree.values(config.preprocess)),
     augment=Augment(**changes),
     dtype=jnp.float32,
   )
-
-
-def check(config: Any) -> None:
-  """Builds everything that needs no data once, so that a mistake anywhere is found before the first stage trains.
-
-  Raises:
-    UserError: as the functions above.
-  """
-  for name, entry in config.models.items():
-    if not entry.name:
-      raise UserError(f"config key 'models.{name}.name' is missing; expected such as 'zoo.lenet:LeNet5'")
-    model(entry)
-  for name in config.run:
-    stage = config.stages[name]
-    minimised = objective(name, stage.objective.to_dict())
-    _check_sparsity(f"stages.{name}.sparsity", stage.sparsity.to_dict())
-    policy(name, stage)
-    if stage.precision not in PRECISIONS:
-      raise unknown(f"precision in 'stages.{name}.precision'", stage.precision, PRECISIONS)
-    try:
-      minimised.refuse_accumulation(stage.optimizer.accumulate)
-    except UserError as error:
-      raise UserError(f"config key 'stages.{name}.optimizer.accumulate': {error}") from error
-    if stage.teacher == schema.ITSELF and not stage.optimizer.ema:
-      raise UserError(f"config key 'stages.{name}.teacher' is 'itself', which needs 'stages.{name}.optimizer.ema'")
-    taught = [term.loss.needs_teacher for term in minimised.terms]
-    if stage.optimizer.name == "dot" and (all(taught) or not any(taught)):
-      raise UserError(
-        f"config key 'stages.{name}.optimizer.name' is 'dot', which tells a task's gradient from a teacher's; expected "
-        "an objective with losses of both kinds, such as hard_labels and hinton"
-      )
-    if stage.peers > 1:
-      _check_peers(name, config, any(taught))
-    elif needs_teacher(minimised) and not stage.teacher:
-      raise UserError(f"config key 'stages.{name}.teacher' is empty, but its objective compares with a teacher")
-    elif stage.teacher and not needs_teacher(minimised):
-      where = f"config key 'stages.{name}.teacher' is {stage.teacher!r}"
-      raise UserError(f"{where}, but no loss of its objective compares with a teacher")
-    together.check(name, config, minimised, objective)
-    if stage.teacher_mode == "train" and config.parallel not in ("jit", "mesh"):
-      raise UserError(
-        f"config key 'stages.{name}.teacher_mode' is 'train': the teacher's statistics would be of each device's part "
-        f"of the batch; expected 'parallel' to be 'jit' or 'mesh', got {config.parallel!r}"
-      )
-
-
-def _check_peers(name: str, config: Any, taught: bool) -> None:
-  """Refuses peers that have another teacher, that have nothing to learn from each other, or that start alike."""
-  stage = config.stages[name]
-  for key, given, why in (
-    ("teacher", stage.teacher, "its peers teach each other: expected none"),
-    ("start", stage.start, "all peers would start alike: expected none"),
-    ("cut.from", stage.cut["from"], "all peers would start alike: expected none"),
-    ("model", config.models[stage.model].weights and stage.model, "all peers would start alike: expected no 'weights'"),
-  ):
-    if given:
-      raise UserError(f"config key 'stages.{name}.{key}' is {given!r}, and {why}")
-  if not taught:
-    raise UserError(
-      f"config key 'stages.{name}.peers' is {stage.peers}; expected an objective with a loss that compares with a "
-      "teacher, such as hinton with temperature 1"
-    )
-
-
-def check_store(name: str, stage: Any, classes: int) -> None:
-  """Refuses a form in which logits of so many classes cannot be stored.
-
-  Args:
-    name: the stage's, for errors.
-    stage: its config.
-    classes: logits an example.
-
-  Raises:
-    UserError: names the stage's keys.
-  """
-  try:
-    logit_codes.fields(classes, stage.cache_form, stage.cache_top_k or None)
-  except UserError as error:
-    raise UserError(f"config keys 'stages.{name}.cache_form' and 'stages.{name}.cache_top_k': {error}") from error
-
-
-def _check_sparsity(where: str, group: Mapping[str, Any]) -> None:
-  """Refuses an unknown method; its keywords are checked where the stage's number of updates is known."""
-  if group.get("name"):
-    sparse.method(group["name"])
-  elif set(group) - {"name"}:
-    raise UserError(f"config key '{where}.name' is missing; expected a method of sparsity")

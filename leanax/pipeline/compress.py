@@ -9,19 +9,21 @@ import numpy as np
 
 from leanax.core import files
 from leanax.deploy.formats.litert.flat import schema as schema_of_files
-from leanax.pipeline import build, check, schema, workdir
+from leanax.pipeline import workdir
+from leanax.pipeline.config.experiment import Experiment
 from leanax.pipeline.environment import environment, use_compilation_cache
+from leanax.pipeline.job import Context
 from leanax.pipeline.measure import measure
 from leanax.pipeline.report import write_report
-from leanax.pipeline.stage import Context, curves, run_stage
+from leanax.pipeline.stage import curves, opened, run_stage
 from leanax.pipeline.trained import Trained
 
 
-def compress(config: Any, folder: str | Path) -> dict[str, Any]:
+def compress(config: Experiment, folder: str | Path) -> dict[str, Any]:
   """Runs every stage of `config.run` that is not finished yet, and writes result.json and report.html.
 
   Args:
-    config: an experiment (`pipeline.schema`).
+    config: an experiment (`pipeline.config`).
     folder: the run's directory; a finished stage is read from it, an unfinished one goes on at its last checkpoint.
 
   Returns:
@@ -50,19 +52,16 @@ def compress(config: Any, folder: str | Path) -> dict[str, Any]:
   return result
 
 
-def open_run(config: Any, folder: str | Path) -> Context:
-  """Checks an experiment wholly, makes `folder` its home, and loads its data; nothing is compiled yet.
+def open_run(config: Experiment, folder: str | Path) -> Context:
+  """Loads an experiment's data, prepares all of its stages, and makes `folder` its home; nothing is compiled yet.
 
   Raises:
     UserError: a mistake in the config, a directory of another config, data that is not there.
   """
-  schema.check(config)
-  build.check(config)
-  data = build.dataset(config)
-  check.check(config, data)
+  context = opened(config, Path(folder))
   workdir.claim(folder, config)  # last, so that a config with a mistake does not own the directory
   use_compilation_cache()
-  return Context(config, Path(folder), data, Path(folder))
+  return context
 
 
 def _row(name: str, context: Context, trained: Trained, rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -70,9 +69,9 @@ def _row(name: str, context: Context, trained: Trained, rows: list[dict[str, Any
   kept = context.folder / "files" / f"{name}.json"
   if kept.is_file():
     return json.loads(kept.read_text(encoding="utf-8"))
-  taught = np.array(rows[0]["decisions"]) if rows else None
+  reference = np.array(rows[0]["decisions"]) if rows else None
   row = measure(
-    trained, context.data.test, context.folder / "files" / f"{name}.tflite", taught, context.config.latency_runs
+    trained, context.data.test, context.folder / "files" / f"{name}.tflite", reference, context.config.latency_runs
   )
   row = {"name": name, **row}
   files.write(kept, json.dumps(row, indent=1) + "\n")

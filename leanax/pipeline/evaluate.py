@@ -1,44 +1,17 @@
 """Models of a run, found and evaluated without training anything."""
 
 import itertools
-import json
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
-import ml_collections
 import numpy as np
 
 from leanax import deploy
 from leanax.core.errors import UserError, unknown
 from leanax.engine.data import Split
-from leanax.pipeline import build, schema, workdir
+from leanax.pipeline import build, workdir
 from leanax.pipeline import trained as models
-
-
-def saved_config(folder: str | Path) -> ml_collections.ConfigDict:
-  """The config of a run, from its directory.
-
-  Raises:
-    UserError: the directory holds no run.
-  """
-  file = Path(folder) / workdir.SAVED
-  if not file.is_file():
-    raise UserError(f"{str(folder)!r} holds no run: there is no {workdir.SAVED} in it")
-  try:
-    given = _tuples(json.loads(file.read_text(encoding="utf-8")))
-  except ValueError:
-    raise UserError(f"{str(file)!r} is not JSON; was it changed by hand?") from None
-  if not isinstance(given, dict):
-    raise UserError(f"{str(file)!r} is not the config of a run; was it changed by hand?")
-  return schema.complete(ml_collections.ConfigDict(given))
-
-
-def _tuples(value: Any) -> Any:
-  """JSON's lists as the tuples of a config."""
-  if isinstance(value, list):
-    return tuple(map(_tuples, value))
-  return {key: _tuples(child) for key, child in value.items()} if isinstance(value, dict) else value
+from leanax.pipeline.config import experiment
 
 
 def find_model(folder: str | Path, stage: str = "") -> tuple[str, Path]:
@@ -47,7 +20,7 @@ def find_model(folder: str | Path, stage: str = "") -> tuple[str, Path]:
   Raises:
     UserError: no such stage, or it is not finished.
   """
-  run = saved_config(folder).run
+  run = workdir.saved(folder).run
   paths = {name: Path(folder) / "models" / f"{name}.safetensors" for name in run}
   finished = [name for name in run if paths[name].is_file()]
   if not finished:
@@ -65,7 +38,7 @@ def model_code(folder: str | Path, given: Collection[str] = ()) -> set[str]:
     folder: the run's directory; one that was copied from elsewhere names nothing.
     given: further import paths, which the user gave.
   """
-  return {*given, *(schema.model_code(saved_config(folder)) if workdir.is_own(folder) else ())}
+  return {*given, *(experiment.model_code(workdir.saved(folder)) if workdir.is_own(folder) else ())}
 
 
 def load(folder: str | Path, path: Path, code: Collection[str] = ()) -> models.Trained:
@@ -97,7 +70,7 @@ def evaluate(folder: str | Path, model: str = "", code: Collection[str] = ()) ->
     model: a .safetensors file that a stage wrote, or an exported file from anywhere (`deploy.file_formats`).
     code: import paths of models that files may hold, beside those of `zoo` and of the user's own config.
   """
-  config = saved_config(folder)
+  config = workdir.saved(folder)
   test = build.dataset(config).test
   finished = [name for name in config.run if (Path(folder) / "models" / f"{name}.safetensors").is_file()]
   files = {model: Path(model)} if model else {name: find_model(folder, name)[1] for name in finished}

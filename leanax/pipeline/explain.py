@@ -1,6 +1,5 @@
 """What an experiment will do to each site of its models, what that costs, and by which rule, before anything trains."""
 
-import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,24 +7,24 @@ import jax
 
 from leanax import graph
 from leanax.engine.train.parallel import AXIS
-from leanax.pipeline import build, check
+from leanax.pipeline import build, start
 from leanax.pipeline import trained as models
-from leanax.pipeline.stage import begin_recipe
+from leanax.pipeline.config.experiment import Experiment, Stage
+from leanax.pipeline.stage import check, prepare
 from leanax.pipeline.tables import count, size
 
 
-def explain(config: Any) -> str:
-  """Two kinds of tables: each model's sites with their cost, and for each stage that quantizes the sites' settings."""
-  build.check(config)
+def explain(config: Experiment) -> str:
+  """Returns two kinds of tables: each model's sites with their cost, and the sites' settings for each stage that
+  quantizes.
+  """
+  check(config)
   data = build.dataset(config)
-  recipes = check.check(config, data)
-  split = data.train
-  parts = []
-  for name in config.models:
-    recipe = begin_recipe(name, config, split)
-    parts.append(sites(name, *traces(recipe)))
+  leaves = {name: job.leaves for name, job in prepare(config, data).items()}
+  parts = [sites(name, *traces(start.recipe_of(name, config, data.train))) for name in config.models]
   for name in config.run:
-    parts.append(stage(name, config, recipes[name]))
+    given = config.stages[name]
+    parts.append(stage(name, given, start.model_of(given, config, data, leaves, jax.eval_shape)))
   return "\n\n".join(part for part in parts if part)
 
 
@@ -64,13 +63,18 @@ def sites(name: str, traced: graph.Graph, trained: graph.Graph) -> str:
   return f"model {name}: {count(traced.total)} MACs\n{columns(rows)}"
 
 
-def stage(name: str, config: Any, recipe: models.Recipe) -> str:
-  """The settings of a stage's quantization, each with the rule that it came from."""
-  policy = build.policy(name, config.stages[name])
+def stage(name: str, given: Stage, model: models.Trained) -> str:
+  """Returns the settings of a stage's quantization, each with the rule that it came from.
+
+  Args:
+    name: the stage's.
+    given: its config.
+    model: the float model that it quantizes; of its variables shapes are enough.
+  """
+  policy = build.policy(given.quant)
   if policy is None:
     return ""
-  variables = jax.jit(functools.partial(models.initial, recipe))(jax.random.key(0), models.example(recipe))
-  folded = models.fold(models.Trained(recipe, variables, {}, {}))
+  recipe, folded = model.recipe, models.fold_shapes(model)
   quantized = models.functions(folded.recipe._replace(rules=policy.rules, ends=policy.ends)).quantized
   assert quantized is not None
   found = quantized.explain(folded.variables, models.example(recipe))
@@ -83,7 +87,7 @@ def stage(name: str, config: Any, recipe: models.Recipe) -> str:
     rows.append((site, str(setting), macs, size(costs[site]["weight_bytes"]) if macs else "", rule, note))
   before, after = (sum(row["bit_operations"] for row in table) for table in (traced.table(), costs.values()))
   text = f"stage {name}: {count(after)} bit-operations, {count(before)} in float\n{columns(rows)}"
-  return "\n".join([text, *norms(recipe, variables)])
+  return "\n".join([text, *norms(recipe, models.unit(model.variables))])
 
 
 def norms(recipe: models.Recipe, variables: Any) -> list[str]:

@@ -1,176 +1,277 @@
-"""How a stage learns: its step, the state before the first one and the norms of its terms, of one student or peers."""
+"""How a stage learns, known from shapes alone: its step, its first state and what is kept of the last one."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 import kd
 from leanax import engine
 from leanax.core import keys
+from leanax.core.errors import UserError
+from leanax.engine.data import Input
 from leanax.engine.train import forward, mutual, seeds, together
+from leanax.engine.train.parallel import AXIS
 from leanax.engine.train.state import TrainState
+from leanax.engine.train.step import Step
 from leanax.graph.edits import replace_head
-from leanax.pipeline import assembling, build, schema, teaching
+from leanax.graph.shapes import structs
+from leanax.pipeline import assembling, build, teacher_outputs
 from leanax.pipeline import trained as models
-from leanax.pipeline.trained import Trained
+from leanax.pipeline.config.experiment import ITSELF, Stage, teacher_names
+from leanax.pipeline.start import first_line
+from leanax.pipeline.trained import Functions, Recipe, Trained
+
+BATCH = 4  # of the shapes on which a stage is prepared
 
 
 class Learning(NamedTuple):
-  """What is trained, and by which function.
+  """A stage's functions of training, made from recipes and shapes.
 
   Attributes:
+    recipe: of the model that is trained.
+    teachers: the recipes of its teachers.
     step: the train step.
-    state: the state before the first one; of peers (`engine.train.mutual`) all, on a leading axis.
+    create: `create(model, key, teacher) -> TrainState` of one student before the first step; `teacher` is the variables
+      of the first teacher, also of one that is trained in the same steps, or None.
     objective: what is minimised.
     norm: `engine.term_norm` of it.
     peers: how many students there are.
-    begun: the model before the first step.
-    plan: how the student is put together anew when it is evaluated or left, where a loss wants that.
+    head: how the student is put together anew when it is evaluated or kept, where a loss wants that.
   """
 
+  recipe: Recipe
+  teachers: tuple[Recipe, ...]
   step: Callable[..., Any]
-  state: TrainState
+  create: Callable[..., TrainState]
   objective: kd.Weighted
   norm: Callable[..., jax.Array]
   peers: int
-  begun: Trained
-  plan: assembling.Plan | None = None
+  head: assembling.Plan | None
 
-  def left(self, state: TrainState) -> Trained:
-    """What is evaluated and left of a state: its averages if it has some, and the first of several peers."""
-    state = (seeds.pick(state, 0) if self.peers > 1 else state).averaged
-    recipe, variables = self.begun.recipe, state.variables
-    if self.plan is not None:
-      variables = replace_head.joined(variables, self.plan.edit, self.plan.params(state.aux, state.aux_state))
-      recipe = recipe._replace(edits=(*recipe.edits, self.plan.edit))
+  def start(self, each: Sequence[Trained], seed: int, teacher: Any) -> TrainState:
+    """Returns the state before the first step; of peers all, on a leading axis."""
+    key = keys.step_key(seed, 0, "losses")
+    states = [self.create(one, key, teacher) for one in each]
+    return states[0] if self.peers == 1 else seeds.stack(states)
+
+  def kept(self, state: TrainState, teacher: Any) -> Trained:
+    """Returns what is evaluated and kept of a state: its averages if it has some, and the first of several peers."""
+    return self.kept_of_one(seeds.pick(state, 0) if self.peers > 1 else state, teacher)
+
+  def kept_of_one(self, state: TrainState, teacher: Any) -> Trained:
+    """Returns the same of one student's state."""
+    state = state.averaged
+    recipe, variables = self.recipe, state.variables
+    if self.head is not None:
+      variables = replace_head.joined(variables, self.head.edit, self.head.params(state.aux, state.aux_state, teacher))
+      recipe = recipe._replace(edits=(*recipe.edits, self.head.edit))
     return Trained(recipe, variables, state.qparams, state.quant_state)
-
-
-class Beside(NamedTuple):
-  """A teacher that is trained in its student's steps (`engine.train.together`).
-
-  Attributes:
-    name: the entry of `stages` that describes it.
-    begun: its model before the first step.
-    forward: its function in training.
-  """
-
-  name: str
-  begun: Trained
-  forward: forward.Forward
 
 
 def make(
   name: str,
-  config: Any,
-  begun: Sequence[Trained],
-  student: forward.Forward,
+  stage: Stage,
   objective: kd.Weighted,
-  taught: teaching.Teaching,
-  taught_by: Sequence[Trained],
+  model: Trained,
+  teachers: Sequence[Trained],
+  spec: Input,
   batches: int,
-  beside: Beside | None = None,
+  beside: Stage | None = None,
 ) -> Learning:
-  """Puts a stage's parts together.
+  """Makes a stage's functions of training; nothing is compiled.
 
   Args:
     name: the stage's.
-    config: the experiment's.
-    begun: the model before the first step, or each of its peers.
-    student: its function, tapped as the objective needs it.
+    stage: its config.
     objective: what one student minimises.
-    taught: its teacher.
-    taught_by: the models behind it.
+    model: the model before the first step; of its trees, and of those of the teachers, shapes are enough.
+    teachers: the models that it learns from.
+    spec: how batches are made.
     batches: of the stage.
-    beside: a teacher that is trained in the same steps, if there is one.
+    beside: the entry that describes the only teacher, where it is trained in the same steps (`engine.train.together`).
+
+  Raises:
+    UserError: a loss that cannot compare the two networks, an activation that is not there, an optimizer or a method of
+      sparsity that does not fit the parameters.
   """
-  stage = config.stages[name]
-  if beside is not None:
-    taught = _outputs_now(taught, beside, objective, config.seed)
-  tx = build.transformation(name, stage, batches, lambda: models.stacked_axes(begun[0].recipe, begun[0].variables))
-  objective = mutual.Mutual(objective.terms) if len(begun) > 1 else objective
-  teacher = taught.teacher if beside is None else together.current
-  about: Any = {"teacher": teacher, "itself": stage.teacher == schema.ITSELF}
-  about |= {"accumulate": stage.optimizer.accumulate, "per_device_statistics": stage.per_device_statistics}
-  norm = engine.term_norm(student, objective, **about)
-  aux, aux_state, plan = _started(config.seed, stage, student, objective, begun[0], taught, taught_by)
-  more: Any = {"ema": stage.optimizer.ema or None, "average_aux": plan is not None}
-  init, step = engine.training(student, objective, tx, **about, **more)
-  states = [
-    init(one.variables, qparams=one.qparams, quant_state=one.quant_state, aux=aux, aux_state=aux_state) for one in begun
-  ]
-  if beside is not None:
-    step, norm, states = _with_its_teacher(config, stage, objective, batches, beside, step, norm, states)
-  if len(begun) == 1:
-    return Learning(step, states[0], objective, norm, 1, begun[0], plan)
-  count = len(begun)
-  return Learning(
-    mutual.together(step, count), seeds.stack(states), objective, mutual.mean(norm, count), count, begun[0]
-  )
+  # The student with the activations that losses read, its teachers, and the shapes of what both give.
+  parts = models.functions(model.recipe, half=stage.precision == "bfloat16")
+  student = forward.tapped(forward_of(stage, parts), objective.student)
+  moving = None if beside is None else _moving(stage, beside, objective, teachers[0], batches)
+  teacher = moving.outputs if moving else teacher_outputs.function(stage, teachers, objective)
+  outputs = _outputs(stage, objective, student, model, teacher, teachers)
+  trees = teachers[0].variables if teachers and not moving else None  # losses keep no weights that move
+
+  # What the losses train and remember, made for the shapes of what they read.
+  def losses(key: jax.Array, teacher: Any) -> tuple[Any, Any]:
+    return objective.init(key, *outputs, None if moving else teacher)
+
+  aux = jax.eval_shape(lambda teacher: losses(jax.random.key(0), teacher), trees)
+  _trace(objective, outputs, aux)
+  head = assembling.plan(
+    objective, models.functions(model.recipe).fn, model.recipe.image, len(model.recipe.classes), model.variables,
+    outputs, aux, trees, stage.teacher_classes, bool(model.recipe.rules) or models.is_folded(model.recipe),
+  )  # fmt: skip
+
+  # The optimizer, the step and the state.
+  tx = build.transformation(name, stage, batches, lambda: models.stacked_axes(model.recipe, model.variables))
+  stored = teacher_outputs.is_stored(stage, spec, objective)
+  live: Any = {"teacher": None if stored else together.current if moving else teacher}
+  live |= {"itself": stage.teacher == ITSELF}
+  live |= {"accumulate": stage.optimizer.accumulate, "per_device_statistics": stage.per_device_statistics}
+  minimised = mutual.Mutual(objective.terms) if stage.peers > 1 else objective
+  averages: Any = {"ema": stage.optimizer.ema or None, "average_aux": head is not None}
+  init, step = engine.training(student, minimised, tx, **live, **averages)
+  norm = engine.term_norm(student, minimised, **live)
+
+  def create(one: Trained, key: jax.Array, teacher: Any) -> TrainState:
+    aux, aux_state = losses(key, teacher) if any(term.loss.init for term in objective.terms) else ({}, {})
+    state = init(one.variables, qparams=one.qparams, quant_state=one.quant_state, aux=aux, aux_state=aux_state)
+    return together.start(state, moving.init(teacher)) if moving else state
+
+  if moving:
+    step, norm = together.together(step, moving.step, moving.forward), together.taught(norm, moving.forward)
+  if stage.peers > 1:
+    step, norm = mutual.together(step, stage.peers), mutual.mean(norm, stage.peers)
+  recipes = tuple(one.recipe for one in teachers)
+  return Learning(model.recipe, recipes, step, create, minimised, norm, stage.peers, head)
 
 
-def _outputs_now(taught: teaching.Teaching, beside: Beside, objective: kd.Weighted, seed: int) -> teaching.Teaching:
-  """What losses are made for: the outputs of a teacher that is trained beside its student, before the first step."""
-  apply, key = forward.tapped(beside.forward, objective.teacher), keys.step_key(seed, 0, "teacher")
+class _Moving(NamedTuple):
+  """A teacher that is trained in the steps of its student.
 
-  def teacher(variables: Any, x: jax.Array) -> Any:
-    return apply(variables, {}, {}, x, train=True, key=key, axis_name=None)[0]
+  Attributes:
+    init: from its variables to its state.
+    step: its own train step.
+    forward: its function, with the activations that the student's losses read.
+  """
 
-  return taught._replace(teacher=teacher, variables=beside.begun.variables)
+  init: Callable[[Any], TrainState]
+  step: Step
+  forward: forward.Forward
+
+  def outputs(self, trees: Any, x: Any) -> Any:
+    """Returns what its student's losses read, as `teacher_outputs.Teacher`; on shapes only, for the key is fixed."""
+    return self.forward(*trees[0], x, train=True, key=jax.random.key(0), axis_name=None)[0]
 
 
-def _with_its_teacher(
-  config: Any,
-  stage: Any,
+def _moving(stage: Stage, entry: Stage, student: kd.Weighted, model: Trained, batches: int) -> _Moving:
+  """Returns the teacher of a stage that trains it, as `entry` describes it; `student` is what the stage minimises."""
+  name, recipe = stage.teacher, model.recipe
+  tx = build.transformation(name, entry, batches, lambda: models.stacked_axes(recipe, model.variables))
+  own = build.objective(name, entry.objective, max(batches // entry.optimizer.accumulate, 1))
+  apply = forward_of(entry, models.functions(recipe, half=entry.precision == "bfloat16"))
+  shared: Any = {"accumulate": entry.optimizer.accumulate, "per_device_statistics": stage.per_device_statistics}
+  init, step = engine.training(apply, own, tx, **shared)
+  return _Moving(init, step, forward.tapped(apply, student.teacher))
+
+
+def leaves(learning: Learning, model: Trained, teachers: Sequence[Trained]) -> Trained:
+  """Returns what a stage leaves, with shapes for trees; the optimizer and its sparsity are started on shapes."""
+  trees = teachers[0].variables if teachers else None
+  found: list[Recipe] = []
+
+  def kept(model: Trained, teacher: Any) -> Any:
+    state = learning.create(model, jax.random.key(0), teacher)
+    recipe, *arrays = learning.kept_of_one(state, teacher)
+    found.append(recipe)
+    return arrays
+
+  arrays = jax.eval_shape(lambda trees, teacher: kept(Trained(model.recipe, *trees), teacher), model[1:], trees)
+  return Trained(found[0], *arrays)
+
+
+def forward_of(stage: Stage, parts: Functions) -> forward.Forward:
+  """Returns the student's forward function in training: the model, its edited function, or its simulated integers."""
+  if parts.quantized is not None:
+    simulate = parts.quantized.apply
+
+    def named(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
+      logits, quant_state = simulate(*args, **kwargs)
+      return models.named(logits, parts), quant_state
+
+    return forward.quantized(named if parts.output else simulate)
+  apply = parts.net.apply
+  if parts.edited and parts.output:
+
+    def apply(variables: Any, x: jax.Array, **mode: Any) -> tuple[Any, Any]:
+      logits, state = parts.net.apply(variables, x, **mode)
+      return models.named(logits, parts), state
+
+  return forward.plain(forward.bfloat16(apply) if stage.precision == "bfloat16" else apply)
+
+
+def check_masks(objective: kd.Weighted, labelled: np.ndarray) -> None:
+  """Refuses a term that counts no example of its stage, and one that reads labels where there are none."""
+  counted = {"labelled": labelled, "unlabelled": ~labelled}
+  for term in objective.terms:
+    if term.mask in counted and not counted[term.mask].any():
+      raise UserError(f"the term {term.name!r} counts {term.mask} examples, and the stage has none")
+    if "label" in term.loss.reads and term.mask != "labelled" and not labelled.all():
+      raise UserError(
+        f"the term {term.name!r} reads labels, which {np.sum(~labelled)} examples of the stage lack; expected "
+        '"mask": "labelled"'
+      )
+
+
+def _outputs(
+  stage: Stage,
   objective: kd.Weighted,
-  batches: int,
-  beside: Beside,
-  step: Callable[..., Any],
-  norm: Callable[..., jax.Array],
-  states: Sequence[TrainState],
-) -> tuple[Callable[..., Any], Callable[..., jax.Array], list[TrainState]]:
-  """Puts the teacher into the step, the norms of the terms and the states of its student."""
-  entry, (recipe, variables) = config.stages[beside.name], beside.begun[:2]
-  tx = build.transformation(beside.name, entry, batches, lambda: models.stacked_axes(recipe, variables))
-  own = build.objective(beside.name, entry.objective.to_dict(), max(batches // entry.optimizer.accumulate, 1))
-  more: Any = {"accumulate": entry.optimizer.accumulate, "per_device_statistics": stage.per_device_statistics}
-  init, of_teacher = engine.training(beside.forward, own, tx, **more)
-  begun = init(variables)
-  read = forward.tapped(beside.forward, objective.teacher)
-  every = [together.start(state, begun) for state in states]
-  return together.together(step, of_teacher, read), together.taught(norm, read), every
-
-
-def _started(
-  seed: int,
-  stage: Any,
   student: forward.Forward,
-  objective: kd.Weighted,
-  trained: Trained,
-  taught: teaching.Teaching,
-  taught_by: Sequence[Trained],
-) -> tuple[Any, Any, assembling.Plan | None]:
-  """(aux, aux_state) of the losses, made for the shapes of what they read, and what becomes of them."""
-  if not any(term.loss.init for term in objective.terms):
-    return {}, {}, None
-  x = models.example(trained.recipe, 2)
-  key = keys.step_key(seed, 0, "losses")
-  trees = trained.variables, trained.qparams, trained.quant_state
-  mine = jax.eval_shape(lambda trees, x: student(*trees, x, train=True, key=key, axis_name=None)[0], trees, x)
-  its = None
-  if taught.teacher is not None:
-    its = jax.eval_shape(taught.teacher, taught.variables, x)
-  elif taught_by or isinstance(objective, mutual.Mutual):
-    its = jax.ShapeDtypeStruct((2, len(trained.recipe.classes)), jnp.float32)
-  outputs, teacher = (_outputs(mine), _outputs(its)), taught_by[0].variables if taught_by else None
-  aux = objective.init(key, *outputs, teacher)
-  recipe, fn = trained.recipe, models.functions(trained.recipe).fn
-  folded = bool(recipe.rules) or models.is_folded(recipe)
-  about = fn, recipe.image, len(recipe.classes), trained.variables, outputs, aux, teacher, stage.teacher_classes, folded
-  return *aux, assembling.plan(objective, *about)
+  model: Trained,
+  teacher: teacher_outputs.Teacher | None,
+  teachers: Sequence[Trained],
+) -> tuple[kd.Outputs, kd.Outputs | None]:
+  """Returns the outputs of the student in training and of its teacher, as shapes.
+
+  Raises:
+    UserError: an activation that is not there (the nearest is named), or a teacher that cannot run in its mode.
+  """
+  x = jax.ShapeDtypeStruct((BATCH, *model.recipe.image), jnp.float32)
+
+  def trained(trees: Any, x: Any) -> Any:
+    return student(*trees, x, train=True, key=jax.random.key(0), axis_name=None)[0]
+
+  try:
+    own = _as_outputs(_on_axis(trained, structs(model[1:]), x))
+  except UserError as error:
+    raise UserError(f"the objective's taps of the student: {error}") from error
+  if teacher is None:  # a peer, or the average of its own weights
+    return own, own._replace(taps={}) if stage.teacher or stage.peers > 1 else None
+  trees = [structs(one[1:]) for one in teachers]
+  try:
+    return own, _as_outputs(_on_axis(teacher, trees, x))
+  except UserError as error:
+    raise UserError(f"the objective's taps of the teacher: {error}") from error
+  except Exception as error:  # the user's code may raise anything
+    if stage.teacher_mode != "train":
+      raise
+    raise UserError(
+      f"'teacher_mode' is 'train', and teacher {teacher_names(stage)[0]!r} cannot be run so: {type(error).__name__}: "
+      f"{first_line(error)}; a teacher with dropout can be run in mode 'eval' only"
+    ) from error
 
 
-def _outputs(shapes: Any) -> Any:
-  return shapes if shapes is None or isinstance(shapes, kd.Outputs) else kd.Outputs(shapes)
+def _on_axis(fn: Callable[..., Any], *args: Any) -> Any:
+  """Returns the shapes of what `fn` gives where the device axis has a name: a model may take statistics over it."""
+  count = jax.ShapeDtypeStruct((1,), jnp.int32)
+  run = jax.vmap(lambda _, *args: fn(*args), in_axes=(0, *[None] * len(args)), axis_name=AXIS)
+  return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), jax.eval_shape(run, count, *args))
+
+
+def _as_outputs(shapes: Any) -> kd.Outputs:
+  return shapes if isinstance(shapes, kd.Outputs) else kd.Outputs(shapes)
+
+
+def _trace(objective: kd.Weighted, outputs: tuple[Any, Any], aux: tuple[Any, Any]) -> None:
+  """Traces what a stage minimises on shapes: a loss that cannot compare these two networks raises here."""
+  batch = {key: jax.ShapeDtypeStruct((BATCH,), jnp.int32) for key in ("label", "id")}
+
+  def run(student: Any, teacher: Any, aux: Any, batch: Any) -> Any:
+    more = {"step": jnp.zeros((), jnp.int32), "aux": aux[0], "aux_state": aux[1], "key": jax.random.key(0)}
+    return objective(student, teacher, batch, **more, axis_name=None)[0]
+
+  jax.eval_shape(run, *outputs, aux, batch)

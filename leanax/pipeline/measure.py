@@ -28,7 +28,7 @@ def export(trained: Trained, file_format: deploy.Format) -> tuple[deploy.Network
 
 
 def measure(
-  trained: Trained, split: Split, path: Path, taught: np.ndarray | None = None, runs: int = 200
+  trained: Trained, split: Split, path: Path, reference: np.ndarray | None = None, runs: int = 200
 ) -> dict[str, Any]:
   """Exports a model to `path` and runs that very file over a split.
 
@@ -36,7 +36,7 @@ def measure(
     trained: the model.
     split: what is predicted, usually the test split.
     path: where the file goes; its suffix chooses the format.
-    taught: (N,) the classes that the teacher's exported file decides on; None where this is the teacher.
+    reference: (N,) the classes that the first stage's exported file decides on; None for the first stage itself.
     runs: measured calls for the latency.
 
   Returns:
@@ -57,7 +57,7 @@ def measure(
   row = {
     "accuracy": float(np.mean(logits.argmax(-1) == split.labels)),
     "file_accuracy": float(np.mean(decisions == split.labels)),
-    "agreement": 1.0 if taught is None else float(np.mean(decisions == taught)),
+    "agreement": 1.0 if reference is None else float(np.mean(decisions == reference)),
     "parameters": sum(leaf.size for leaf in parameters),
     "nonzero": sum(int(np.count_nonzero(leaf)) for leaf in parameters),
     "macs": graph.trace(fn, trained.variables, models.example(trained.recipe)).total,

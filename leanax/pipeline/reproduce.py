@@ -9,7 +9,8 @@ import numpy as np
 
 from leanax.core.errors import UserError, unknown
 from leanax.core.files import write
-from leanax.pipeline import flags, students
+from leanax.pipeline import students
+from leanax.pipeline.config import loading
 from leanax.pipeline.environment import environment
 from leanax.pipeline.seeds import compress_seeds
 from leanax.pipeline.tables import interval, percent, size
@@ -81,7 +82,7 @@ def compression(config: str, title: str, seeds: int, folder: Path) -> dict[str, 
   Returns:
     {"title", "config"} and what `summary` returns.
   """
-  results = compress_seeds(flags.experiment(config, [("seeds", str(seeds))]), folder)
+  results = compress_seeds(loading.experiment(config, [("seeds", str(seeds))]), folder)
   return {"title": title, "config": config, **summary(results)}
 
 

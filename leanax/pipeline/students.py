@@ -8,8 +8,10 @@ import numpy as np
 
 from leanax import engine
 from leanax.engine.data import Split
-from leanax.pipeline import flags, schema, teaching
+from leanax.pipeline import teacher_outputs
 from leanax.pipeline import trained as models
+from leanax.pipeline.config import loading
+from leanax.pipeline.config.experiment import FILE, Experiment, Stage, model_code, teacher_names
 from leanax.pipeline.environment import environment
 from leanax.pipeline.seeds import train_seeds
 from leanax.pipeline.tables import interval
@@ -48,18 +50,20 @@ def students(spec: str, title: str, seeds: int, folder: Path, against: str = "")
     {"title", "config", "examples", "seeds", "against", "environment", "stages": [{"name", "accuracy": [a seed], ...}]};
     what a stage does not have is missing.
   """
-  config = flags.experiment(spec, [("seeds", str(seeds))])
+  config = loading.experiment(spec, [("seeds", str(seeds))])
   runs = train_seeds(config, folder)
   found: dict[str, list[dict[str, float]]] = {name: [] for name in config.run}
-  taught = {name for stage in config.run for name in teaching.names(config.stages[stage])}
-  said: dict[str, np.ndarray] = {}
+  teachers = {name for stage in config.run for name in teacher_names(config.stages[stage])}
+  teacher_logits: dict[str, np.ndarray] = {}
   for index, (run, done) in enumerate(runs):
     once = set(config.shared) if index else set()  # one model for all seeds, judged with the first
-    for name in taught - once:
-      teacher = models.load(name, schema.model_code(config))[0] if name.endswith(schema.FILE) else done[name]
-      said[name] = models.predict(teacher, run.data.test.images)
+    for name in teachers - once:
+      teacher = models.load(name, model_code(config))[0] if name.endswith(FILE) else done[name]
+      teacher_logits[name] = models.predict(teacher, run.data.test.images)
     for name in config.run:
-      row = judge(name, run.config, done, said, run.data.validation, run.data.test) if name not in once else None
+      row = (
+        judge(name, run.config, done, teacher_logits, run.data.validation, run.data.test) if name not in once else None
+      )
       found[name].append(row or found[name][0])
   stages = [{"name": name, **{key: [row[key] for row in rows] for key in rows[0]}} for name, rows in found.items()]
   return {
@@ -77,9 +81,9 @@ def students(spec: str, title: str, seeds: int, folder: Path, against: str = "")
 
 def judge(
   name: str,
-  config: Any,
+  config: Experiment,
   done: Mapping[str, Trained],
-  said: Mapping[str, np.ndarray],
+  teacher_logits: Mapping[str, np.ndarray],
   validation: Split,
   test: Split,
 ) -> dict[str, float]:
@@ -88,8 +92,8 @@ def judge(
   Args:
     name: the stage.
     config: the experiment.
-    done: what its stages left.
-    said: each teacher's logits of the test split.
+    done: the models of its stages.
+    teacher_logits: each teacher's logits of the test split.
     validation: where biases are matched to the prior.
     test: what is judged on.
   """
@@ -107,18 +111,20 @@ def judge(
     shift = match_prior(held_out, missing, prior)
     moved = logits + shift * np.isin(np.arange(logits.shape[-1]), missing)
     row |= {"matched": engine.accuracy(moved, test.labels), "shift": shift}
-  teachers = teaching.names(stage)
-  taught = teaching.logits_as_one([said[one] for one in teachers], stage) if teachers else logits[:, :0]
-  if taught.shape == logits.shape:  # activations alone can be learnt from a teacher of other classes
+  teachers = teacher_names(stage)
+  target = (
+    teacher_outputs.logits_as_one([teacher_logits[one] for one in teachers], stage) if teachers else logits[:, :0]
+  )
+  if target.shape == logits.shape:  # of a teacher of other classes activations alone are read
     row |= {
-      "agreement": engine.agreement(logits, taught),
-      "agreement_5": engine.agreement(logits, taught, 5),
-      "divergence": engine.divergence(logits, taught),
+      "agreement": engine.agreement(logits, target),
+      "agreement_5": engine.agreement(logits, target, 5),
+      "divergence": engine.divergence(logits, target),
     }
   return row
 
 
-def _missing(stage: Any, classes: int) -> list[int]:
+def _missing(stage: Stage, classes: int) -> list[int]:
   """The classes of which a stage saw no example."""
   seen = set(stage.examples.only or range(classes)) - set(stage.examples.without)
   return sorted(set(range(classes)) - seen)

@@ -1,32 +1,25 @@
 """A stage whose teacher is trained in its own steps (`teacher_mode: "together"`), and the entry that describes it."""
 
-from collections.abc import Callable
-from typing import Any
-
 import kd
 from leanax.core.errors import UserError
-from leanax.pipeline import schema
+from leanax.pipeline import build
+from leanax.pipeline.config import references
+from leanax.pipeline.config.experiment import TOGETHER, Experiment
 
 
-def described(config: Any, stage: Any) -> Any:
-  """Returns the entry of `stages` that describes the teacher of a stage which trains it; None for any other stage."""
-  return config.stages[stage.teacher] if stage.teacher_mode == schema.TOGETHER else None
-
-
-def check(name: str, config: Any, student: kd.Weighted, objective: Callable[[str, Any], kd.Weighted]) -> None:
+def check(name: str, config: Experiment, student: kd.Weighted) -> None:
   """Refuses a stage that trains its teacher and names none that can be so trained.
 
   Args:
     name: the stage; with another `teacher_mode` than "together" nothing is refused.
     config: the experiment.
     student: what its student minimises.
-    objective: makes one of an entry's name and group.
 
   Raises:
     UserError: names the key and what was expected.
   """
   stage = config.stages[name]
-  if stage.teacher_mode != schema.TOGETHER:
+  if stage.teacher_mode != TOGETHER:
     return
   key = f"config key 'stages.{name}.teacher'"
   why = f"which 'stages.{name}.teacher_mode', 'together', trains beside the student"
@@ -40,10 +33,11 @@ def check(name: str, config: Any, student: kd.Weighted, objective: Callable[[str
       f"config key 'stages.{name}.teacher_classes' is {tuple(stage.teacher_classes)}; expected none of a teacher {why}"
     )
   entry = config.stages[stage.teacher]
-  schema.check_stage(stage.teacher, config, [])
+  references.check_stage(stage.teacher, config, [])
   for inner, given, plain in (
+    ("kind", entry.kind, "train"),
     ("start", entry.start, ""),
-    ("cut.from", entry.cut["from"], ""),
+    ("cut.from", entry.cut.source, ""),
     ("teacher", entry.teacher, ""),
     ("peers", entry.peers, 1),
     ("sparsity.name", entry.sparsity.get("name", ""), ""),
@@ -58,7 +52,7 @@ def check(name: str, config: Any, student: kd.Weighted, objective: Callable[[str
       )
   if config.models[entry.model].output:
     raise UserError(f"config key 'models.{entry.model}.output' is given; expected one output of a teacher {why}")
-  _check_objectives(name, student, objective(stage.teacher, entry.objective.to_dict()))
+  _check_objectives(name, student, build.objective(stage.teacher, entry.objective))
 
 
 def _check_objectives(name: str, student: kd.Weighted, teacher: kd.Weighted) -> None:

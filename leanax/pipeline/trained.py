@@ -204,6 +204,23 @@ def fold(trained: Trained) -> Trained:
   return trained._replace(recipe=trained.recipe._replace(edits=(*edits, *net.edits)), variables=net.variables)
 
 
+def fold_shapes(trained: Trained) -> Trained:
+  """Returns what `fold` gives of a model whose variables are shapes, as shapes.
+
+  Norms are folded as unit ones would be. Of a trained model one may stay that is folded here, where its numbers are not
+  the same at every position.
+  """
+  if not folds(trained.recipe, trained.variables):
+    return trained
+  folded = fold(trained._replace(variables=unit(trained.variables)))
+  return folded._replace(variables=structs(folded.variables))
+
+
+def unit(variables: Any) -> Any:
+  """Returns ones in the shapes of variables: numbers that stand for any others, without compiling anything."""
+  return jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), variables)
+
+
 def stacked_axes(recipe: Recipe, variables: Any) -> dict[str, tuple[int, ...]]:
   """The axes along which the model's parameters hold layers, by leaf; `variables` may be shapes."""
   shape = jax.ShapeDtypeStruct((1, *recipe.image), jnp.float32)  # an array of zeros would be compiled

@@ -15,14 +15,17 @@ import ml_collections
 
 from leanax.core import files
 from leanax.core.errors import UserError
+from leanax.pipeline.config import loading, tree
+from leanax.pipeline.config.experiment import Experiment
 
 SAVED = "config.json"
 SEAL = "config.seal"  # that this user's own config made the directory: a digest of config.json by a key of the user's
+Values = Experiment | Mapping[str, Any] | ml_collections.ConfigDict
 KEY = "seal.key"  # in the cache's directory
 
 
-def resolved(config: Any) -> dict[str, Any]:
-  """All values as plain JSON data (tuples become lists).
+def resolved(config: Values) -> dict[str, Any]:
+  """Returns all values as plain JSON data (tuples become lists).
 
   Raises:
     UserError: a value that JSON cannot hold, such as a function or a nan; its key is named.
@@ -31,8 +34,8 @@ def resolved(config: Any) -> dict[str, Any]:
 
 
 def _plain(value: Any, key: str) -> Any:
-  if isinstance(value, Mapping | ml_collections.ConfigDict):
-    return {str(name): _plain(value[name], f"{key}.{name}".lstrip(".")) for name in value}
+  if tree.is_group(value):
+    return {name: _plain(child, f"{key}.{name}".lstrip(".")) for name, child in tree.values(value).items()}
   if isinstance(value, list | tuple):
     return [_plain(element, f"{key}.{index}") for index, element in enumerate(value)]
   if value is None or isinstance(value, bool | int | str) or (isinstance(value, float) and math.isfinite(value)):
@@ -42,12 +45,12 @@ def _plain(value: Any, key: str) -> Any:
   )
 
 
-def fingerprint(config: Any) -> str:
+def fingerprint(config: Values) -> str:
   """Sixteen hexadecimal digits that are equal for equal resolved configs."""
   return hashlib.sha256(json.dumps(resolved(config), sort_keys=True).encode()).hexdigest()[:16]
 
 
-def claim(workdir: str | os.PathLike[str], config: Any) -> dict[str, Any]:
+def claim(workdir: str | os.PathLike[str], config: Values) -> dict[str, Any]:
   """Makes `workdir` the home of this config: writes config.json into it, or compares with the one that is there.
 
   Returns:
@@ -57,26 +60,65 @@ def claim(workdir: str | os.PathLike[str], config: Any) -> dict[str, Any]:
     UserError: the directory holds a run of another config (the first key that differs is named), or cannot be made.
   """
   folder = pathlib.Path(workdir)
-  mine = resolved(config)
+  given = resolved(config)
   file = folder / SAVED
   if not file.exists():
     try:
       folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
       raise UserError(f"workdir {str(folder)!r} cannot be written: {error.strerror}") from error
-    files.write(file, json.dumps(mine, indent=2) + "\n")
+    files.write(file, json.dumps(given, indent=2) + "\n")
     _seal(folder)
-    return mine
+    return given
   try:
     saved = json.loads(file.read_text(encoding="utf-8"))
   except ValueError:
     raise UserError(f"{str(file)!r} is not JSON; was it changed by hand? Use another --workdir") from None
-  if saved != mine:
+  saved = _completed(saved)
+  if saved != given:
     raise UserError(
-      f"workdir {str(folder)!r} holds a run of another config: {files.difference(saved, mine)}; use another --workdir"
+      f"workdir {str(folder)!r} holds a run of another config: {files.difference(saved, given)}; use another --workdir"
     )
   _seal(folder)
-  return mine
+  return given
+
+
+def saved(folder: str | os.PathLike[str]) -> Experiment:
+  """Returns the experiment of a run's directory.
+
+  Raises:
+    UserError: the directory holds no run.
+  """
+  file = pathlib.Path(folder) / SAVED
+  if not file.is_file():
+    raise UserError(f"{str(folder)!r} holds no run: there is no {SAVED} in it")
+  try:
+    given = json.loads(file.read_text(encoding="utf-8"))
+  except ValueError:
+    raise UserError(f"{str(file)!r} is not JSON; was it changed by hand?") from None
+  if not isinstance(given, dict):
+    raise UserError(f"{str(file)!r} is not the config of a run; was it changed by hand?")
+  return _typed(given)
+
+
+def _typed(given: Mapping[str, Any]) -> Experiment:
+  """Returns the experiment of JSON data; keys that have been added since it was written have their defaults."""
+  return loading.typed(loading.complete(ml_collections.ConfigDict(_tuples(given))))
+
+
+def _completed(given: Any) -> Any:
+  """Returns JSON data of an experiment with the keys that have been added since; other data as it is."""
+  try:
+    return resolved(_typed(given))
+  except (UserError, TypeError, ValueError, AttributeError):
+    return given
+
+
+def _tuples(value: Any) -> Any:
+  """Returns JSON's lists as the tuples of a config."""
+  if isinstance(value, list):
+    return tuple(map(_tuples, value))
+  return {key: _tuples(child) for key, child in value.items()} if isinstance(value, dict) else value
 
 
 def is_own(workdir: str | os.PathLike[str]) -> bool:

@@ -1,4 +1,4 @@
-"""Reference models, written plainly, with no compression inside; configs name them as `zoo.lenet:LeNet5`.
+"""Reference models without compression; configs name them as `zoo.lenet:LeNet5`.
 
 >>> import jax
 >>> import jax.numpy as jnp

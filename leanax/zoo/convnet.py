@@ -7,12 +7,12 @@ import jax
 
 
 class ConvNet(nn.Module):
-  """3x3 convolutions, each followed by ReLU and, where `pool` says so, 2x2 max-pooling; then dense layers.
+  """3x3 convolutions with ReLU, the first `pool` followed by 2x2 max-pooling; then dense layers.
 
   Attributes:
     widths: channels of the convolutions.
     dense: units of the hidden dense layers.
-    pool: how many of the convolutions, counted from the first, are followed by pooling.
+    pool: number of convolutions, from the first, that are followed by pooling.
     classes: number of logits.
   """
 
@@ -23,7 +23,7 @@ class ConvNet(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    """(batch, height, width, channels) images to (batch, classes) logits."""
+    """Maps (batch, height, width, channels) images to (batch, classes) logits."""
     for index, width in enumerate(self.widths):
       x = nn.relu(nn.Conv(width, (3, 3))(x))
       if index < self.pool:

@@ -1,4 +1,4 @@
-"""The two nets of LeCun, Bottou, Bengio and Haffner, "Gradient-based learning applied to document recognition", 1998.
+"""The two networks of LeCun, Bottou, Bengio, Haffner, "Gradient-based learning applied to document recognition", 1998.
 
 As is usual in the pruning literature since Han et al. 2015 (arXiv:1506.02626) they have ReLU units, and LeNet-5 is the
 variant with 20 and 50 filters and 500 hidden units ("LeNet-5-Caffe", 431,080 parameters on 28x28 images).
@@ -15,7 +15,7 @@ class LeNet300(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    """(batch, ...) inputs, flattened, to (batch, classes) logits."""
+    """Maps (batch, ...) inputs, flattened, to (batch, classes) logits."""
     x = x.reshape(x.shape[0], -1)
     x = nn.relu(nn.Dense(300)(x))
     x = nn.relu(nn.Dense(100)(x))
@@ -29,7 +29,7 @@ class LeNet5(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    """(batch, height, width, channels) images to (batch, classes) logits."""
+    """Maps (batch, height, width, channels) images to (batch, classes) logits."""
     for width in (20, 50):
       x = nn.max_pool(nn.relu(nn.Conv(width, (5, 5), padding="VALID")(x)), (2, 2), (2, 2))
     x = x.reshape(x.shape[0], -1)

@@ -1,4 +1,4 @@
-"""Dense stacks in linen, nnx and as a plain function: the same network three times, for users of each."""
+"""Multilayer perceptrons in linen and as plain functions; `mlp_nnx` has the same network in nnx."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ class MLP(nn.Module):
   Attributes:
     widths: units of the hidden layers.
     classes: number of logits.
-    dropout: share of the hidden units that is dropped in training.
+    dropout: fraction of the hidden units that are dropped in training.
   """
 
   widths: Sequence[int] = (300, 100)
@@ -24,7 +24,7 @@ class MLP(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-    """(batch, ...) inputs, flattened, to (batch, classes) logits."""
+    """Maps (batch, ...) inputs, flattened, to (batch, classes) logits."""
     x = x.reshape(x.shape[0], -1)
     for width in self.widths:
       x = nn.relu(nn.Dense(width)(x))
@@ -34,7 +34,7 @@ class MLP(nn.Module):
 
 
 def plain_mlp(widths: Sequence[int] = (300, 100), classes: int = 10) -> tuple[Callable[..., Any], Callable[..., Any]]:
-  """The same network as a pair of plain functions.
+  """Returns the same network as a pair of plain functions.
 
   Returns:
     `init(key, x) -> {"params": a list of {"kernel", "bias"}}`, and `apply(variables, x) -> logits`.

@@ -1,4 +1,4 @@
-"""The dense stack in flax.nnx; apart from the linen one because importing nnx takes a second."""
+"""The multilayer perceptron in flax.nnx; a separate file because importing nnx takes a second."""
 
 import itertools
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ class MLP(nnx.Module):
   """Dense layers with ReLU between them.
 
   Args:
-    features: size of one flattened input; nnx modules know their input's size when they are made.
+    features: size of one flattened input, which nnx modules need when they are built.
     widths: units of the hidden layers.
     classes: number of logits.
     rngs: nnx random streams.
@@ -22,7 +22,7 @@ class MLP(nnx.Module):
     self.layers = nnx.List([nnx.Linear(fan_in, fan_out, rngs=rngs) for fan_in, fan_out in itertools.pairwise(sizes)])
 
   def __call__(self, x: jax.Array) -> jax.Array:
-    """(batch, ...) inputs, flattened, to (batch, classes) logits."""
+    """Maps (batch, ...) inputs, flattened, to (batch, classes) logits."""
     x = x.reshape(x.shape[0], -1)
     for layer in list(self.layers)[:-1]:
       x = nnx.relu(layer(x))

@@ -15,7 +15,7 @@ class Block(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-    """(batch, height, width, channels) to (batch, height / stride, width / stride, self.width)."""
+    """Maps (batch, height, width, channels) to (batch, height / stride, width / stride, self.width)."""
 
     def norm(y: jax.Array) -> jax.Array:
       return nn.BatchNorm(use_running_average=not train, momentum=0.9, axis_name=self.axis_name if train else None)(y)
@@ -32,10 +32,10 @@ class ResNet(nn.Module):
   """A stem, stages of residual blocks that halve the resolution from the second on, a global mean and a dense head.
 
   Attributes:
-    blocks: residual blocks a stage; (3, 3, 3) with widths (16, 32, 64) is ResNet-20.
-    widths: channels a stage.
+    blocks: residual blocks per stage; (3, 3, 3) with widths (16, 32, 64) is ResNet-20.
+    widths: channels per stage.
     classes: number of logits.
-    axis_name: device axis over which training takes batch statistics (None: the devices' own batch).
+    axis_name: device axis over which batch statistics are taken in training; None for those of each device.
   """
 
   blocks: Sequence[int] = (1, 1, 1)
@@ -45,7 +45,7 @@ class ResNet(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-    """(batch, height, width, channels) images to (batch, classes) logits."""
+    """Maps (batch, height, width, channels) images to (batch, classes) logits."""
     x = nn.Conv(self.widths[0], (3, 3), use_bias=False)(x)
     axis = self.axis_name if train else None
     x = nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.9, axis_name=axis)(x))

@@ -13,6 +13,7 @@
 from quant.estimators.base import Estimator, Placed, Statistics
 from quant.estimators.lsq import lsq
 from quant.estimators.ste import ste
+from quant.estimators.stochastic import stochastic
 from quant.estimators.tqt import tqt
 
-__all__ = ["Estimator", "Placed", "Statistics", "lsq", "ste", "tqt"]
+__all__ = ["Estimator", "Placed", "Statistics", "lsq", "ste", "stochastic", "tqt"]

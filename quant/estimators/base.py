@@ -27,6 +27,7 @@ class Placed(NamedTuple):
     ends: the lowest and the highest code.
     count: the weights that share one scale, or the features of one example (never times the batch).
     format: the levels, a name in `quant.formats`.
+    key: a random key, for estimators that round at random; None in evaluation.
   """
 
   x: jax.Array
@@ -35,6 +36,7 @@ class Placed(NamedTuple):
   ends: tuple[int, int]
   count: int
   format: str = "integer"
+  key: jax.Array | None = None
 
   @property
   def lower(self) -> jax.Array:
@@ -68,9 +70,9 @@ def as_it_is(scale: jax.Array) -> jax.Array:
 class Estimator:
   """A rule by which a tensor is rounded to its grid in training.
 
-  Called with (x, grid, count=None), it rounds an array: values in x's type and shape, with its gradients for x and the
-  grid's scale, which is taken for the trained one. `count` is that of `Placed`; by default the numbers that share a
-  scale.
+  Called with (x, grid, count=None, key=None), it rounds an array: values in x's type and shape, with its gradients for
+  x and the grid's scale, which is taken for the trained one. `count` and `key` are those of `Placed`; by default the
+  count is that of the numbers that share a scale.
 
   Attributes:
     steps: placed -> the values in steps of the scale, in the wider type of x and the scale; of integers the codes less
@@ -79,12 +81,14 @@ class Estimator:
       "lsq" or "range" (`quant.Setting`). None: the scale is not trained and stays that of the observed range.
     scale: from the trained scale to that of the grid: idempotent, monotone, elementwise.
     formats: the formats that it rounds to, names in `quant.formats`; None for all.
+    random: it reads a key. Others are given none, and their programs hold no random numbers.
   """
 
   steps: Callable[[Placed], jax.Array]
   init: Callable[[Statistics, str], jax.Array] | None = None
   scale: Callable[[jax.Array], jax.Array] = as_it_is
   formats: tuple[str, ...] | None = ("integer",)
+  random: bool = False
 
   @property
   def trains(self) -> bool:
@@ -95,13 +99,13 @@ class Estimator:
     """The tensor on its grid, in its own type and shape."""
     return scaled(self.steps(placed), placed.scale, placed.x.dtype)
 
-  def __call__(self, x: jax.Array, grid: Grid, count: int | None = None) -> jax.Array:
+  def __call__(self, x: jax.Array, grid: Grid, count: int | None = None, key: jax.Array | None = None) -> jax.Array:
     if self.formats is not None and grid.format not in self.formats:
       raise UserError(f"an estimator of {' and '.join(self.formats)} grids was given one of {grid.format!r}")
     x = floats("values on a grid", x)
     laid, scale, zero_point = laid_out(x, dataclasses.replace(grid, scale=self.scale(grid.scale)))
     count = x.size // scale.size if count is None else count
-    return self.values(Placed(laid, scale, zero_point, grid.ends, count, grid.format)).reshape(x.shape)
+    return self.values(Placed(laid, scale, zero_point, grid.ends, count, grid.format, key)).reshape(x.shape)
 
 
 def scaled(steps: jax.Array, scale: jax.Array, dtype: jnp.dtype) -> jax.Array:

@@ -1,4 +1,4 @@
-"""How a density is shared out over layers, one allocation a file."""
+"""Allocations: a density shared out over layers, one per file."""
 
 from sparsity.allocations.base import Densities, Shapes, check_density, count, counts
 from sparsity.allocations.erk import erk

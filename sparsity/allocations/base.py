@@ -18,7 +18,7 @@ DENSITY = ranges.Range("a density, the part that is kept, above 0 and at most 1"
 
 
 def count(entries: int, density: float) -> int:
-  """How many of `entries` are kept at `density`: the nearest int, halves to even, and at least one."""
+  """Returns the number of `entries` that are kept at `density`: the nearest int, halves to even, and at least one."""
   ranges.check("sparsity.count: entries", entries, ranges.whole(0))
   check_density("sparsity.count: density", density)
   return int(counts(entries, [density])[0])

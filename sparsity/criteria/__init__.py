@@ -1,4 +1,4 @@
-"""What is kept: criteria, one a file."""
+"""Criteria: scores of the entries, the largest of which are kept, one per file."""
 
 from sparsity.criteria.base import Score, check_score
 from sparsity.criteria.magnitude import magnitude

@@ -1,4 +1,4 @@
-"""Where kept entries may lie: patterns, one a file."""
+"""Patterns: the places where kept entries may lie, one per file."""
 
 from sparsity.patterns.base import Pattern, check_pattern
 from sparsity.patterns.n_m import n_m

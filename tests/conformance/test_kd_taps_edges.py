@@ -306,7 +306,7 @@ def test_its_init_refuses_what_a_call_refuses(name):
 def test_what_was_trained_for_other_taps_is_refused():
   given = start(kd.fitnet("map", "map"))
   with pytest.raises(
-    UserError, match=r"what a loss trains reads 6 channels and got an activation of shape \(8, 4, 4, 10\)"
+    UserError, match=r"a layer of a loss reads 6 channels and got an activation of shape \(8, 4, 4, 10\)"
   ):
     value(kd.fitnet("twin", "twin"), *pair(), **given)
 

@@ -16,6 +16,7 @@ from leanax.deploy.formats.litert import constants
 from leanax.zoo.lenet import LeNet5, LeNet300
 from leanax.zoo.mlp_nnx import MLP
 from leanax.zoo.resnet import ResNet
+from quant.grid import Grid
 from quant.quantize import quantize
 
 
@@ -337,6 +338,31 @@ def test_what_is_no_layer_is_refused_by_name(reason):
   assert "\n" not in str(caught.value)
   if "returns" not in reason:
     assert "test_lift.py:" in str(caught.value)
+
+
+def test_a_refusal_without_a_line_names_the_operation_before_it():
+  fn, variables, x = linen(nn.Sequential([nn.Conv(4, (3, 3)), nn.relu6, nn.Conv(4, (1, 1))]), (8, 8, 3))
+  with pytest.raises(UserError, match=r"cannot lift 'min'( at test_lift.py:\d+| behind 'layers_0/bias'): the exported"):
+    deploy.lift(fn, variables, x)
+
+
+def kernel_on(grid):
+  v, x, grids = one_layer_on_grids()
+  return deploy.lift(one_layer, v, x, {**grids, "w": grid}).tensors["w"]
+
+
+def test_scales_that_are_not_of_output_channels_are_refused():
+  """A kernel (5, 3) with three scales along its inputs, or five along its outputs, would be plausible numbers."""
+  zero = np.zeros((), np.int32)
+  for scale, axis in ((np.ones(5), 0), (np.ones((5, 1)), None), (np.ones((5, 3)), None), (np.ones(5), None)):
+    grid = Grid(scale.astype(np.float32), zero, 8, narrow=True, axis=axis)
+    with pytest.raises(UserError, match=r"the kernel 'w' has (5|15) scales for 3|'w' has scales along axis 0"):
+      kernel_on(grid)
+  with pytest.raises(UserError, match="the kernel 'w' is on an unsigned, shifted"):
+    kernel_on(dataclasses.replace(one_layer_on_grids()[2]["w"], zero_point=np.full(3, 2, np.int32)))
+  for scale, axis in ((np.ones(3), 1), (np.ones(3), -1), (np.ones((1, 3)), None), (np.ones(()), None)):
+    one = kernel_on(Grid(scale.astype(np.float32), zero, 4, narrow=True, axis=axis))
+    assert one.grid.bits == 4 and one.scale.size == scale.size
 
 
 def test_several_inputs_are_refused():

@@ -232,7 +232,7 @@ def test_nothing_sound_left(tmp_path):
   [
     (lambda s: s | {"v": jnp.zeros(2)}, "has no leaf 'v', which this run needs"),
     (lambda s: {"ww": s["w"], "n": s["n"]}, "has no leaf 'ww', which this run needs; it has 'w'"),
-    (lambda s: {"w": s["w"]}, "has the leaf 'n', which this run does not know"),
+    (lambda s: {"w": s["w"]}, "has the leaf 'n', which this run does not have"),
     (lambda s: s | {"w": jnp.zeros(2001)}, r"leaf 'w' has shape \(2000,\) there and \(2001,\) in this run"),
     (lambda s: s | {"w": np.zeros(2001, np.float32)}, r"leaf 'w' has shape \(2000,\) there and \(2001,\) in this run"),
     (lambda s: s | {"w": jnp.zeros(2000, jnp.float16)}, "leaf 'w' has dtype float32 there and float16 in this run"),

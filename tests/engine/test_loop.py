@@ -1,5 +1,6 @@
 """The loop: resumption, bounds, hooks, what stops it, and several seeds at once."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -90,6 +91,17 @@ def test_hooks_see_finished_steps_and_their_metrics(steps_per_call):
   first = [("a", 3, 3, 3), ("b", 5, 5, 5), ("a", 6, 6, 3), ("a", 9, 9, 3), ("b", 10, 10, 5)]
   assert seen == [*first, ("a", 11, 11, 2), ("b", 11, 11, 1)]
   assert ticks[-1] == 11 and (steps_per_call > 1 or ticks == list(range(1, 12)))
+
+
+@pytest.mark.parametrize(("accumulate", "steps_per_call", "traces"), [(1, 1, 1), (2, 1, 1), (1, 4, 2)])
+def test_a_step_is_traced_once(accumulate, steps_per_call, traces):
+  """Once for all calls and hooks; and once more for the shapes of its metrics where a call has several steps."""
+  step, start = setup(accumulate=accumulate)
+  chex.clear_trace_counter()
+  step = chex.assert_max_traces(step, n=traces)
+  hooks, shared = [Hook(3, lambda *_: None)], {"teacher_variables": nets.variables(1), "steps_per_call": steps_per_call}
+  state, _ = fit(step, start, get_batch, data(), steps=7, hooks=hooks, **shared)
+  assert int(state.step) == 7
 
 
 @pytest.mark.parametrize("over", ["loss", "grad_norm"])

@@ -149,12 +149,6 @@ def test_batch_norm_in_training_mode():
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b[jnp.array(keep)], rtol=1e-5), state, expected_state)
 
 
-def test_grouped_convolutions_are_refused_by_name():
-  case = models.conv_net()
-  with pytest.raises(UserError, match="'Conv_0/kernel' cannot be removed: .* through 'conv_general_dilated'"):
-    models.cut(case.fn, case.variables, {"Conv_0/kernel": [0, 1]}, case.x)
-
-
 def dense_dense(between):
   def fn(variables, x):
     return between(x @ variables["a"]) @ variables["b"]
@@ -166,8 +160,7 @@ def dense_dense(between):
   "between, name",
   [
     (lambda x: x - x.sum(1, keepdims=True), "reduce_sum"),
-    (lambda x: x.reshape(-1, 2).reshape(-1, 4), "reshape"),
-    (lambda x: jnp.concatenate([x[:, 2:], x[:, :2]], 1), "slice"),
+    (lambda x: x[:, ::2].repeat(2, 1), "slice"),
     (lambda x: jnp.sort(x, 1), "sort"),
     (lambda x: jax.lax.linalg.qr(x)[0][:, :4] @ jnp.ones((4, 4)) * x, "qr|householder"),
   ],
@@ -176,6 +169,114 @@ def test_what_cannot_be_followed_is_refused_by_name(between, name):
   fn, v = dense_dense(between)
   with pytest.raises(UserError, match=rf"the channels of 'a' cannot be removed: .* through '.*({name})"):
     models.cut(fn, v, {"a": [0, 1]}, jnp.ones((5, 3)))
+
+
+def grouped(x, groups, w):
+  return jax.lax.conv_general_dilated(
+    x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=groups
+  )
+
+
+def swapped(x):
+  return jnp.concatenate([x[:, 2:], x[:, :2]], 1)
+
+
+def gated(up, gate):
+  return up * jax.nn.silu(gate)
+
+
+def padded(y, w):
+  return jnp.tanh(y @ w) + jnp.pad(y, ((0, 0), (1, 2)))
+
+
+def residual(y, w):
+  return y + jax.nn.relu(grouped(y, 2, w))
+
+
+# A function whose channels of zeros stay zeros, the shapes of its variables and of its input, what is kept of "a", and
+# shapes of the variables afterwards.
+FOLLOWED = {
+  "a reshape": (
+    lambda v, x: jax.nn.relu((x @ v["a"]).reshape(-1, 2, 3).swapaxes(1, 2).reshape(-1, 6)) @ v["b"],
+    {"a": (4, 6), "b": (6, 3)},
+    (5, 4),
+    [0, 1, 3, 4],
+    {"a": (4, 4), "b": (4, 3)},
+  ),
+  "halves that change places": (
+    lambda v, x: swapped(jnp.tanh(x @ v["a"])) @ v["b"],
+    {"a": (4, 5), "b": (5, 3)},
+    (5, 4),
+    [1, 2, 4],
+    {"a": (4, 3), "b": (3, 3)},
+  ),
+  "a half of which nothing is left": (
+    lambda v, x: swapped(jnp.tanh(x @ v["a"])) @ v["b"],
+    {"a": (4, 5), "b": (5, 3)},
+    (5, 4),
+    [0, 1],
+    {"a": (4, 2), "b": (2, 3)},
+  ),
+  "a gated unit": (
+    lambda v, x: gated(*jnp.split(x @ v["a"], 2, 1)) @ v["b"],
+    {"a": (4, 8), "b": (4, 3)},
+    (5, 4),
+    [0, 2, 3, 4, 6, 7],
+    {"a": (4, 6), "b": (3, 3)},
+  ),
+  "two branches side by side": (
+    lambda v, x: jnp.concatenate([jax.nn.relu(x @ v["a"]), x @ v["c"]], 1) @ v["b"],
+    {"a": (4, 3), "c": (4, 2), "b": (5, 3)},
+    (5, 4),
+    [0, 2],
+    {"a": (4, 2), "c": (4, 2), "b": (4, 3)},
+  ),
+  "a shortcut that is padded": (
+    lambda v, x: padded(x @ v["a"], v["b"]) @ v["c"],
+    {"a": (4, 3), "b": (3, 6), "c": (6, 3)},
+    (5, 4),
+    [0, 2],
+    {"a": (4, 2), "b": (2, 5), "c": (5, 3)},
+  ),
+  "one channel of each group": (
+    lambda v, x: residual(jax.nn.relu(conv(x, v["a"])), v["b"]).mean((1, 2)) @ v["c"],
+    {"a": (3, 3, 3, 6), "b": (3, 3, 3, 6), "c": (6, 2)},
+    (2, 5, 5, 3),
+    [0, 2, 3, 5],
+    {"a": (3, 3, 3, 4), "b": (3, 3, 2, 4), "c": (4, 2)},
+  ),
+  "a whole group": (
+    lambda v, x: residual(jax.nn.relu(conv(x, v["a"])), v["b"]).mean((1, 2)) @ v["c"],
+    {"a": (3, 3, 3, 6), "b": (3, 3, 3, 6), "c": (6, 2)},
+    (2, 5, 5, 3),
+    [3, 4, 5],
+    {"a": (3, 3, 3, 3), "b": (3, 3, 3, 3), "c": (3, 2)},
+  ),
+}
+
+
+@pytest.mark.parametrize("name", FOLLOWED)
+def test_channels_are_followed_through(name):
+  """Removed equals zeroed, in the kernel that makes them and, where they are written anew, in the one that does."""
+  fn, shapes, x, keep, expected = FOLLOWED[name]
+  v = {key: models.normal(i, *shape) for i, (key, shape) in enumerate(shapes.items())}
+  x = models.normal(9, *x)
+  small, variables, _ = models.cut(fn, v, {"a": keep}, x[:1])
+  assert {key: leaf.shape for key, leaf in variables.items()} == expected
+  ones = jnp.zeros(v["a"].shape[-1]).at[jnp.array(keep)].set(1.0)
+  whole = {**v, "a": v["a"] * ones}
+  if name == "a shortcut that is padded":
+    whole["b"] = v["b"].at[:, 2].set(0.0)  # channel 1 of "a", padded by one
+  if "group" in name:
+    whole["b"] = v["b"] * ones
+  np.testing.assert_allclose(jax.jit(small)(variables, x), fn(whole, x), rtol=1e-5, atol=1e-5)
+
+
+def test_channels_that_go_in_blocks_are_not_removed_one_by_one():
+  fn, shapes, x, _, _ = FOLLOWED["one channel of each group"]
+  v = {key: models.normal(i, *shape) for i, (key, shape) in enumerate(shapes.items())}
+  with pytest.raises(UserError, match="'a' cannot be removed one by one: they are made of several axes, 2 and 3 long"):
+    models.cut(fn, v, {"a": [0, 1, 2, 3]}, models.normal(9, *x))
 
 
 def test_what_is_kept_in_any_form():

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import ml_collections
 
-from leanax.pipeline import config as configs
-from leanax.pipeline import schema
+from leanax.pipeline.config import loading
 
 ROOT = Path(__file__).resolve().parents[2]
 DISTIL = {"hard_labels": {"weight": 0.3}, "hinton": {"weight": 0.7, "temperature": 4.0}}
@@ -73,9 +72,7 @@ def values(**changes):
 
 def experiment(**changes):
   """The experiment as `scripts.compress` gets it."""
-  config = configs.override(schema.complete(ml_collections.ConfigDict(values(**changes))), [])
-  schema.check(config)
-  return config
+  return loading.resolve(ml_collections.ConfigDict(values(**changes)))
 
 
 def opened(folder, **changes):

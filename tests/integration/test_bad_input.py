@@ -12,8 +12,8 @@ import safetensors.numpy
 from leanax.core.errors import UserError
 from leanax.engine.data import Dataset, loading, make_split, stock
 from leanax.engine.store.checkpoint import Checkpoints
-from leanax.pipeline import flags
 from leanax.pipeline.compress import compress
+from leanax.pipeline.config import flags
 from tests.integration import jobs
 
 COMPILES: list[str] = []

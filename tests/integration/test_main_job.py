@@ -10,7 +10,7 @@ import pytest
 from leanax import deploy, engine
 from leanax.deploy.formats.litert import constants
 from leanax.engine.store import metrics
-from leanax.pipeline import measure, stage, trained
+from leanax.pipeline import fitting, measure, stage, trained
 from leanax.pipeline.compress import compress
 from tests.integration import jobs
 
@@ -164,13 +164,13 @@ def stopping(monkeypatch, name, at):
   def broken(*arguments, hooks, **keywords):
     return fit(*arguments, hooks=[*hooks, engine.Hook(at, stop)] if broken.armed == name else hooks, **keywords)
 
-  begun = stage._fit
+  begun = fitting.fit
 
   def known(name, *arguments):
     broken.armed = name
     return begun(name, *arguments)
 
-  monkeypatch.setattr(stage, "_fit", known)
+  monkeypatch.setattr(fitting, "fit", known)
   monkeypatch.setattr(engine, "fit", broken)
 
 

@@ -14,8 +14,9 @@ from leanax import deploy
 from leanax.core.trees import named_leaves
 from leanax.deploy.formats.litert import constants
 from leanax.engine.store.model_file import load_tree
-from leanax.pipeline import build, schema, trained
+from leanax.pipeline import build, trained
 from leanax.pipeline.compress import compress
+from leanax.pipeline.config import experiment
 from tests.integration import jobs
 
 NORMALISED = {"scale": 1 / 255, "mean": (0.4,), "std": (0.3,)}
@@ -93,7 +94,7 @@ def check_fresh(folder, config, tmp_path):
 
   Code of the user's own is named to it, for a file names none that would be run.
   """
-  code = schema.model_code(config)
+  code = experiment.model_code(config)
   images = build.dataset(config).test.images[:16]
   np.save(tmp_path / "images.npy", images)
   for name in ("teacher", "int8"):

@@ -58,7 +58,7 @@ def test_what_the_batch_lacks_is_named():
   loss = kd.loss(lambda s, t, weight: s[:, 0] * weight[:, 0], "mine", reads=("weight",))
   with pytest.raises(UserError, match=r"the loss 'mine' needs a batch with 'weight', floats \(2, 3\)"):
     loss(S, T, BATCH)
-  with pytest.raises(UserError, match="'mine' does not know masked classes: it does not read 'class_mask'"):
+  with pytest.raises(UserError, match="'mine' does not support masked classes: it does not read 'class_mask'"):
     loss(S, T, {"weight": S}, class_mask=jnp.ones(3, bool))
 
 

@@ -27,7 +27,7 @@ def test_these_are_all():
 
 
 FORMS = {
-  "a column": (labels()[:, None], r"integers \(6,\), a class of each example; got int64 \(6, 1\)"),
+  "a column": (labels()[:, None], r"integers \(6,\), one class per example; got int64 \(6, 1\)"),
   "one-hot": (np.eye(CLASSES, dtype=np.int32)[labels()], r"integers \(6,\), .* got int32 \(6, 5\)"),
   "floats": (labels().astype(np.float32), r"integers \(6,\), .* got float32 \(6,\)"),
   "bools": (labels() > 0, r"integers \(6,\), .* got bool \(6,\)"),
@@ -87,7 +87,7 @@ def test_labels_of_few_bits_name_classes_of_many(name, dtype):
 @pytest.mark.parametrize("name", LABELLED)
 def test_a_label_that_class_mask_leaves_out(name):
   class_mask = jnp.asarray([True, True, True, False, True])
-  with pytest.raises(UserError, match="from 0 to 4, of a class that class_mask leaves; got 3 in 1 of 6"):
+  with pytest.raises(UserError, match="from 0 to 4, a class that class_mask keeps; got 3 in 1 of 6"):
     of(name, labels(), class_mask=class_mask)
   got = jax.jit(lambda label: of(name, label, class_mask=class_mask))(jnp.asarray(labels(), jnp.int32))
   np.testing.assert_array_equal(np.isnan(got), labels() == 3)

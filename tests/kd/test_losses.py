@@ -282,7 +282,7 @@ def test_a_users_function():
   s, t = (jnp.asarray(a, jnp.float32) for a in pair(12))
   np.testing.assert_allclose(loss(s, t)[0], np.abs(s - t).sum(-1), rtol=1e-6)
   np.testing.assert_array_equal(jax.grad(lambda t: loss(s, t)[0].sum())(t), 0.0)
-  with pytest.raises(UserError, match="'l1' does not know masked classes"):
+  with pytest.raises(UserError, match="'l1' does not support masked classes"):
     loss(s, t, class_mask=jnp.ones(CLASSES, bool))
 
 

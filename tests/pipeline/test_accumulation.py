@@ -1,5 +1,7 @@
 """Micro-batches of a stage whose labels are masked are its batches, and a teacher that fails is named with its step."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,7 @@ from leanax import engine
 from leanax.core.errors import UserError
 from leanax.engine.store import checkpoint
 from leanax.pipeline import build, stage
-from leanax.pipeline.teaching import called
+from leanax.pipeline.teacher_outputs import called
 from tests.integration import jobs
 
 SGD = {"name": "sgd", "learning_rate": 0.1}
@@ -71,6 +73,6 @@ def test_a_teacher_that_is_not_finite_is_named(tmp_path):
   broken = jax.tree.map(lambda a: jnp.where(jnp.arange(a.size).reshape(a.shape) == 0, jnp.inf, a), teacher.variables)
   with pytest.raises(UserError, match="the outputs of the teacher of stage 'distilled', 'teacher', are not .* step 1;"):
     stage.run_stage("distilled", context, {"teacher": teacher._replace(variables=broken)})
-  given = context.config.stages.distilled
-  given.peers = 2
+  given = context.config.stages["distilled"]
+  given = dataclasses.replace(given, peers=2)
   assert called("distilled", given) == "the peers of stage 'distilled'"

@@ -14,6 +14,7 @@ from leanax.pipeline import build, explain, measure, stage, trained
 from leanax.pipeline.compress import compress
 from leanax.pipeline.evaluate import evaluate
 from leanax.pipeline.seeds import train_seeds
+from leanax.pipeline.stages import train
 from tests.integration import jobs
 from tests.kd.oracles import pool64
 
@@ -153,12 +154,14 @@ def test_a_float_file_agrees(run):
 def test_averages_are_of_the_head_too(tmp_path):
   """What is left of a state with averages does not depend on the values themselves, the head's neither."""
   changes = {"stages__distilled__objective": TINY, "stages__distilled__epochs": 1}
-  ready = stage._prepare("distilled", *prepared(tmp_path, {**changes, "stages__distilled__optimizer__ema": 0.9}))
-  state = ready.learning.state
+  context, done = prepared(tmp_path, {**changes, "stages__distilled__optimizer__ema": 0.9})
+  made, _, steps = train.plan("distilled", context.config, context.data, done)
+  ready = train.ready("distilled", context, done, made, steps)
+  state = ready.state
   moved = state.replace(
     **{name: jax.tree.map(lambda a: a + 1, getattr(state, name)) for name in ("params", "aux", "aux_state")}
   )
-  mine, its = (ready.learning.left(one).variables for one in (state, moved))
+  mine, its = (ready.learning.kept(one, ready.teacher).variables for one in (state, moved))
   jax.tree.map(np.testing.assert_array_equal, mine, its)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 import sparsity
 from leanax.core.errors import UserError
-from leanax.pipeline import build
+from leanax.pipeline import build, teacher_checks
 from tests.integration import jobs
 
 
@@ -131,12 +131,12 @@ def test_a_schedule_is_known_before_the_stages_length_and_lasts_an_update_at_lea
   ],
 )
 def test_a_form_that_the_classes_do_not_fit(changes, sentence):
-  stage = jobs.experiment(**{f"stages__distilled__{key}": value for key, value in changes.items()}).stages.distilled
+  stage = jobs.experiment(**{f"stages__distilled__{key}": value for key, value in changes.items()}).stages["distilled"]
   with pytest.raises(UserError) as caught:
-    build.check_store("distilled", stage, 4)
+    teacher_checks.check_store("distilled", stage, 4)
   keys = "config keys 'stages.distilled.cache_form' and 'stages.distilled.cache_top_k'"
   assert str(caught.value) == f"{keys}: {sentence}"
-  build.check_store("distilled", jobs.experiment(stages__distilled__cache_top_k=3).stages.distilled, 4)
+  teacher_checks.check_store("distilled", jobs.experiment(stages__distilled__cache_top_k=3).stages["distilled"], 4)
 
 
 def test_schedules_are_shares_of_the_stages_updates():
@@ -144,7 +144,7 @@ def test_schedules_are_shares_of_the_stages_updates():
   group = {"name": "magnitude", "density": 0.5, "schedule": {"name": "cubic", "start": 0.25, "end": 0.5, "every": 5}}
   stage = jobs.experiment(
     stages__alone__sparsity=group, stages__alone__optimizer={"accumulate": 2, "name": "sgd", "learning_rate": 0.0}
-  ).stages.alone
+  ).stages["alone"]
   tx = build.transformation("alone", stage, 40)
   params = {"a": {"kernel": jnp.arange(1.0, 11.0, dtype=jnp.float32)}}
   state, kept = tx.init(params), []
@@ -163,7 +163,7 @@ def kept_at_the_end(updates, accumulate=1, **group):
   stage = jobs.experiment(
     stages__pruned__sparsity={"name": "magnitude", **group},
     stages__pruned__optimizer={"accumulate": accumulate, "name": "sgd", "learning_rate": 0.0},
-  ).stages.pruned
+  ).stages["pruned"]
   tx = build.transformation("pruned", stage, updates * accumulate)
   params = {"kernel": jnp.arange(1.0, 1211.0).reshape(121, 10)}
   state, update = tx.init(params), jax.jit(tx.update)
@@ -194,7 +194,7 @@ def test_the_last_update_reaches_the_final_density(updates, schedule):
 
 @pytest.mark.parametrize("epochs", [0, 3])
 def test_a_stage_without_an_update_is_refused(epochs):
-  stage = jobs.experiment(stages__pruned__optimizer={"accumulate": 5}, stages__pruned__epochs=epochs).stages.pruned
+  stage = jobs.experiment(stages__pruned__optimizer={"accumulate": 5}, stages__pruned__epochs=epochs).stages["pruned"]
   sentence = (
     "config key 'stages.pruned.optimizer.accumulate' is 5, but the stage has 3 batches, .*; expected at most 3"
     if epochs
@@ -203,7 +203,7 @@ def test_a_stage_without_an_update_is_refused(epochs):
   with pytest.raises(UserError, match=sentence):
     build.transformation("pruned", stage, epochs)
   with pytest.raises(UserError) if epochs else contextlib.nullcontext():  # it keeps the zeros that are there
-    build.transformation("int8", jobs.experiment(stages__int8__optimizer={"accumulate": 5}).stages.int8, epochs)
+    build.transformation("int8", jobs.experiment(stages__int8__optimizer={"accumulate": 5}).stages["int8"], epochs)
 
 
 def test_layers_in_one_leaf_are_pruned_each_by_itself():
@@ -213,7 +213,7 @@ def test_layers_in_one_leaf_are_pruned_each_by_itself():
     stage = jobs.experiment(
       stages__pruned__sparsity={"name": "magnitude", "density": 0.5, **group},
       stages__pruned__optimizer={"name": "sgd", "learning_rate": 0.0},
-    ).stages.pruned
+    ).stages["pruned"]
     tx = build.transformation("pruned", stage, 6, find)
     _, state = tx.update(params, tx.init(params), params, step=0)
     return np.sum(sparsity.masks(state)["a[0]"]["kernel"], (0, 2)).tolist()
@@ -245,7 +245,7 @@ def test_layers_in_one_leaf_are_pruned_each_by_itself():
 def test_parts_of_a_sparse_method_are_groups(group, number):
   stage = jobs.experiment(
     stages__pruned__sparsity=group, stages__pruned__optimizer={"name": "sgd", "learning_rate": 0.0}
-  ).stages.pruned
+  ).stages["pruned"]
   tx = build.transformation("pruned", stage, 6)
   params = {"kernel": jnp.arange(1.0, 33.0).reshape(8, 4)}
   state = tx.init(params)
@@ -270,12 +270,12 @@ def test_parts_of_a_sparse_method_are_groups(group, number):
 )
 def test_parts_of_a_sparse_method_are_checked(group, sentence):
   with pytest.raises(UserError, match=sentence):
-    build.transformation("pruned", jobs.experiment(stages__pruned__sparsity=group).stages.pruned, 6)
+    build.transformation("pruned", jobs.experiment(stages__pruned__sparsity=group).stages["pruned"], 6)
 
 
 def test_a_learning_rate_follows_its_schedule():
   given = {"name": "sgd", "momentum": 0.0, "learning_rate": 0.5, "schedule": "step", "milestones": (0.5,), "decay": 0.1}
-  stage = jobs.experiment(stages__alone__optimizer=given).stages.alone
+  stage = jobs.experiment(stages__alone__optimizer=given).stages["alone"]
   tx = build.transformation("alone", stage, 8)
   params = {"w": jnp.ones(1)}
   state, sizes = tx.init(params), []
@@ -299,23 +299,27 @@ def test_batches_are_made_as_the_stage_says():
     preprocess={"mean": (0.5,), "std": (0.25,)},
     stages__alone__augment={"shift": (1, 2), "views": 3},
   )
-  spec = build.inputs(config, config.stages.alone)
+  spec = build.inputs(config, config.stages["alone"])
   assert (spec.batch_size, spec.seed, spec.augment.seed) == (32, 7, 7)
   assert (spec.augment.shift, spec.augment.views) == ((1, 2), 3)
   assert spec.preprocess.mean == (0.5,)
-  assert build.inputs(config, config.stages.teacher).augment.views is None
+  assert build.inputs(config, config.stages["teacher"]).augment.views is None
 
 
 def test_ends_may_be_left_to_the_rules():
   quant = {"rules": (("*", "w4a8"),), "ends": ""}
-  policy = build.policy("int8", jobs.experiment(stages__int8__quant=quant).stages.int8)
+  policy = build.policy(jobs.experiment(stages__int8__quant=quant).stages["int8"].quant)
   assert policy is not None and policy.ends is None
-  assert build.policy("alone", jobs.experiment().stages.alone) is None
+  assert build.policy(jobs.experiment().stages["alone"].quant) is None
 
 
 def test_a_loss_between_examples_is_refused_where_it_would_see_micro_batches():
   objective = {"hard_labels": {}, "relations": {"loss": "dist"}}
   stage = {"stages__distilled__objective": objective, "stages__distilled__teacher": "teacher"}
-  build.check(jobs.experiment(**stage))
+
+  def check(config):
+    teacher_checks.check_config("distilled", config, build.objective("distilled", objective))
+
+  check(jobs.experiment(**stage))
   with pytest.raises(UserError, match="'stages.distilled.optimizer.accumulate': .* 'relations' .* is 4.*; expected"):
-    build.check(jobs.experiment(**stage, stages__distilled__optimizer={"accumulate": 4}))
+    check(jobs.experiment(**stage, stages__distilled__optimizer={"accumulate": 4}))

@@ -3,7 +3,6 @@
 import pytest
 
 from leanax.core.errors import UserError
-from leanax.pipeline import config as configs
 from leanax.pipeline import evaluate, workdir
 from tests.integration import jobs
 
@@ -11,8 +10,8 @@ from tests.integration import jobs
 def test_the_config_of_a_run_is_read_as_it_was(tmp_path):
   config = jobs.experiment()
   workdir.claim(tmp_path, config)
-  again = evaluate.saved_config(tmp_path)
-  assert dict(configs.leaves(again)) == dict(configs.leaves(config))
+  again = workdir.saved(tmp_path)
+  assert again == config
   assert workdir.fingerprint(again) == workdir.fingerprint(config)
 
 
@@ -33,7 +32,7 @@ def test_the_last_finished_stage_is_found(tmp_path):
 
 def test_what_is_no_run_is_refused(tmp_path):
   with pytest.raises(UserError, match=r"holds no run: there is no config.json in it"):
-    evaluate.saved_config(tmp_path)
+    workdir.saved(tmp_path)
   (tmp_path / "config.json").write_text("[")
   with pytest.raises(UserError, match="is not JSON; was it changed by hand"):
-    evaluate.saved_config(tmp_path)
+    workdir.saved(tmp_path)

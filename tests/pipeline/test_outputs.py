@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from leanax.core.errors import UserError
-from leanax.pipeline import build, stage, trained
+from leanax.pipeline import build, job, stage, trained
 from leanax.pipeline.compress import compress
 from tests.integration import jobs
 
@@ -53,7 +53,7 @@ def test_terms_read_the_outputs_that_they_name(tmp_path):
     assert series[name][-1][1] < series[name][0][1], name
   assert series["train_accuracy"] and series["validation_accuracy"]
   assert trained.predict(done["distilled"], context.data.test.images).shape[-1] == 4
-  again = trained.functions(trained.load(stage.model_file(context.folder, "distilled"), [MODEL["name"]])[0].recipe)
+  again = trained.functions(trained.load(job.model_file(context.folder, "distilled"), [MODEL["name"]])[0].recipe)
   assert set(trained.outputs(again, (done["distilled"].variables, {}, {}), np.zeros((1, 6, 6, 1), np.float32))) == {
     "scores",
     "boxes",

@@ -8,9 +8,9 @@ import pytest
 
 from leanax.core.errors import UserError
 from leanax.core.trees import named_leaves
-from leanax.pipeline import schema, stage, trained
+from leanax.pipeline import fitting, trained
 from leanax.pipeline.compress import compress, open_run
-from leanax.pipeline.seeds import check, compress_seeds, single, train_seeds
+from leanax.pipeline.seeds import compress_seeds, single, train_seeds
 from tests.integration import jobs
 
 
@@ -55,7 +55,7 @@ def test_seeds_together_are_the_runs_one_by_one(tmp_path, alone, over):
 def test_a_stopped_run_of_several_seeds_goes_on(tmp_path, monkeypatch):
   config = jobs.experiment(run=("teacher", "distilled"), seeds=2, seeds_over="map")
   whole = compress_seeds(config, tmp_path / "whole")
-  save = stage.checkpoint.Checkpoints.save
+  save = fitting.checkpoint.Checkpoints.save
 
   def stopping(self, step, *args):
     save(self, step, *args)
@@ -64,7 +64,7 @@ def test_a_stopped_run_of_several_seeds_goes_on(tmp_path, monkeypatch):
       raise KeyboardInterrupt
 
   with monkeypatch.context() as patch:
-    patch.setattr(stage.checkpoint.Checkpoints, "save", stopping)
+    patch.setattr(fitting.checkpoint.Checkpoints, "save", stopping)
     with pytest.raises(KeyboardInterrupt):
       compress_seeds(config, tmp_path / "stopped")
   assert not (tmp_path / "stopped" / "seed0" / "models" / "teacher.safetensors").exists()
@@ -130,7 +130,7 @@ def test_the_experiment_of_each_seed():
 )
 def test_mistakes_are_named(changes, sentence):
   with pytest.raises(UserError, match=sentence):
-    check(jobs.experiment(seeds=2, **changes))
+    jobs.experiment(seeds=2, **changes)
 
 
 def test_a_directory_of_one_seed_is_not_one_of_several(tmp_path):
@@ -138,4 +138,4 @@ def test_a_directory_of_one_seed_is_not_one_of_several(tmp_path):
   with pytest.raises(UserError, match="holds a run of another config: 'seeds' was 1 and is 2 here"):
     compress_seeds(jobs.experiment(run=("teacher",), seeds=2), tmp_path)
   with pytest.raises(UserError, match="config key 'seeds'"):
-    schema.check(jobs.experiment(seeds=0))
+    jobs.experiment(seeds=0)

@@ -8,8 +8,10 @@ import quant
 from leanax import engine
 from leanax.core.errors import UserError
 from leanax.engine import data as rooms
-from leanax.pipeline import build, stage, teaching, trained
+from leanax.pipeline import build, calibrate, job, stage, teacher_outputs, trained
 from tests.integration import jobs
+
+HINTON = build.objective("s", {"hinton": {}})
 
 
 @pytest.fixture(scope="module")
@@ -28,11 +30,11 @@ def test_stored_logits_are_those_of_the_teacher_in_the_step(tmp_path, teacher, a
   (stored, first), (live, second) = (
     distilled(tmp_path / str(cache), teacher, augment=augment, cache_teacher=cache) for cache in (True, False)
   )
-  spec = build.inputs(first.config, first.config.stages.distilled)
+  spec = build.inputs(first.config, first.config.stages["distilled"])
   arrays = rooms.device_arrays(first.data.train)
-  taught = teaching.make(first.config.stages.distilled, [teacher], arrays, spec, (), tmp_path / "logits")
+  taught = teacher_outputs.make(first.config.stages["distilled"], [teacher], arrays, spec, HINTON, tmp_path / "logits")
   assert taught.teacher is None and taught.variables is None
-  assert taught.own["teacher_logits"].shape == ((128, 2, 4) if augment else (128, 4))
+  assert taught.stored["teacher_logits"].shape == ((128, 2, 4) if augment else (128, 4))
   one, two = (dict(stage.curves("distilled", context)["hinton"]) for context in (first, second))
   # The weights have the same bits; the sum that is logged is fused, and so rounded, otherwise.
   np.testing.assert_allclose(list(one.values()), list(two.values()), rtol=1e-6)
@@ -41,9 +43,11 @@ def test_stored_logits_are_those_of_the_teacher_in_the_step(tmp_path, teacher, a
 
 def test_logits_are_not_stored_where_images_change_in_each_epoch(tmp_path, teacher):
   context = jobs.opened(tmp_path, stages__distilled__augment={"shift": (1, 1)})
-  given = context.config.stages.distilled
+  given = context.config.stages["distilled"]
   arrays = rooms.device_arrays(context.data.train)
-  function, trees, own, *_ = teaching.make(given, [teacher], arrays, build.inputs(context.config, given), (), tmp_path)
+  function, trees, own, *_ = teacher_outputs.make(
+    given, [teacher], arrays, build.inputs(context.config, given), HINTON, tmp_path
+  )
   assert function is not None and not own
   x = rooms.normalise(context.data.test.images[:5], rooms.Preprocess())
   np.testing.assert_array_equal(function(trees, x), trained.functions(teacher.recipe).fn(teacher.variables, x))
@@ -109,12 +113,12 @@ def test_bfloat16_trains_float32_masters(tmp_path, teacher):
 
 def test_a_run_knows_where_each_stage_begins(tmp_path):
   config = jobs.experiment(run=("teacher", "distilled", "pruned"), stages__distilled__epochs=5)
-  context = stage.Context(config, tmp_path, build.dataset(config), tmp_path)
-  assert [stage.first_step(name, context) for name in config.run] == [0, 12, 32]
+  context = stage.opened(config, tmp_path)
+  assert [job.first_step(name, context) for name in config.run] == [0, 12, 32]
 
 
 def test_needs_come_first_and_nothing_else_runs(tmp_path, monkeypatch):
-  context = stage.Context(jobs.experiment(), tmp_path, None, tmp_path)  # pyrefly: ignore
+  context = job.Context(jobs.experiment(), tmp_path, None, tmp_path)  # pyrefly: ignore
   ran = []
   monkeypatch.setattr(stage, "run_stage", lambda name, context, done: ran.append(name))
   stage.run_with_needs("int8", context, {})
@@ -127,11 +131,11 @@ def test_needs_come_first_and_nothing_else_runs(tmp_path, monkeypatch):
 def test_pixels_are_not_rounded_on_ties(tmp_path, teacher, preprocess):
   """Images of few levels must not be rounded on their way in, whatever range the calibration batches had."""
   context = jobs.opened(tmp_path, preprocess=preprocess)
-  given = context.config.stages.int8
+  given = context.config.stages["int8"]
   spec = build.inputs(context.config, given)
   split = context.data.train
   dark = {**rooms.device_arrays(split), "image": jax.numpy.asarray(split.images // 2)}
-  made = stage.calibrated(given, teacher, dark, spec)
+  made = calibrate.calibrated(given.quant, teacher, calibrate.batches(dark, spec, 2), spec)
   quantized = trained.functions(made.recipe).quantized
   grid = quantized.grids(made.qparams, made.quant_state, made.variables, trained.example(made.recipe))["input"]
   levels = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from leanax.core.errors import UserError
-from leanax.pipeline import build, check, stage
+from leanax.engine.store import metrics
+from leanax.pipeline import fitting, stage
 from leanax.pipeline.compress import compress
 from leanax.pipeline.seeds import train_seeds
+from leanax.pipeline.stages import train
 from tests.integration import jobs
 
 TOGETHER = {"stages__distilled__teacher_mode": "together", "run": ("distilled",)}
@@ -27,8 +29,9 @@ def test_the_teacher_begins_and_moves_as_its_own_stage_does(tmp_path):
   """It sees the same batches from the same beginning, so that its weights are those of the stage on its own."""
   alone = jobs.train(jobs.opened(tmp_path / "alone", run=("teacher",)))["teacher"]
   context = jobs.opened(tmp_path / "together", **TOGETHER)
-  ready = stage._prepare("distilled", context, {})
-  state = stage._fit("distilled", [context], [ready], "")[0]
+  made, _, steps = train.plan("distilled", context.config, context.data, {})
+  ready = train.ready("distilled", context, {}, made, steps)
+  state = fitting.fit("distilled", [context], [ready], "")[0]
   chex.assert_trees_all_close(
     jax.device_get(state.teacher.params), jax.device_get(alone.variables["params"]), rtol=1e-4, atol=1e-6
   )
@@ -37,7 +40,7 @@ def test_the_teacher_begins_and_moves_as_its_own_stage_does(tmp_path):
 def test_a_stopped_stage_goes_on_as_if_it_had_not(tmp_path, monkeypatch):
   whole = jobs.train(jobs.opened(tmp_path / "whole", **TOGETHER))["distilled"]
   stopped = jobs.opened(tmp_path / "stopped", **TOGETHER)
-  write = stage.metrics.Writer.write
+  write = metrics.Writer.write
 
   def stop(self, step, values):
     if step > 8:
@@ -45,7 +48,7 @@ def test_a_stopped_stage_goes_on_as_if_it_had_not(tmp_path, monkeypatch):
     write(self, step, values)
 
   with monkeypatch.context() as patch:
-    patch.setattr(stage.metrics.Writer, "write", stop)
+    patch.setattr(metrics.Writer, "write", stop)
     with pytest.raises(KeyboardInterrupt):
       jobs.train(stopped)
   assert list((stopped.folder / "checkpoints" / "distilled").glob("[0-9]*"))
@@ -77,6 +80,7 @@ def test_several_seeds_have_a_teacher_each(tmp_path):
     ({"stages__distilled__teacher_classes": (0, 1, 2, 3)}, "'stages.distilled.teacher_classes' is"),
     ({"stages__teacher__model": "studnt"}, "did you mean 'student'"),
     ({"stages__teacher__optimizer": {"ema": 0.9}}, "'stages.teacher.optimizer.ema' is 0.9; expected 0.0 of a teacher"),
+    ({"stages__teacher__kind": "post_training"}, "'stages.teacher.kind' is 'post_training'; expected 'train'"),
     ({"stages__teacher__optimizer": {"accumulate": 2}}, "'stages.teacher.optimizer.accumulate' is 2; expected 1"),
     ({"stages__teacher__quant": {"rules": (("*", "w8a8"),)}}, "'stages.teacher.quant.rules' is"),
     ({"stages__distilled__teacher": "pruned"}, "'distilled'; expected none"),
@@ -99,11 +103,9 @@ def test_several_seeds_have_a_teacher_each(tmp_path):
     ),
   ],
 )
-def test_what_is_refused_before_anything_trains(changes, match):
+def test_what_is_refused_before_anything_trains(tmp_path, changes, match):
   with pytest.raises(UserError, match=match):
-    config = jobs.experiment(**{**TOGETHER, **changes})
-    build.check(config)
-    check.check(config, build.dataset(config))
+    stage.opened(jobs.experiment(**{**TOGETHER, **changes}), tmp_path)
 
 
 def test_a_loss_on_activations_reads_it(tmp_path):

@@ -13,7 +13,7 @@ import quant
 from leanax.core.errors import UserError
 from leanax.core.trees import named_leaves
 from leanax.engine.store.model_file import save_tree
-from leanax.pipeline import stage, trained
+from leanax.pipeline import learning, trained
 from tests.graph.models import fill, normal
 from tests.integration import jobs
 
@@ -109,7 +109,7 @@ def test_a_folded_model_trains_on_in_float_with_its_dropout_and_the_norms_that_s
   whole = trained.Trained(recipe, fill(trained.variable_shapes(recipe)), {}, {})
   folded = trained.fold(whole)
   assert set(folded.variables["batch_stats"]) == {"BatchNorm_1"}
-  forward = stage.forward_of(jobs.experiment().stages.teacher, trained.functions(folded.recipe))
+  forward = learning.forward_of(jobs.experiment().stages["teacher"], trained.functions(folded.recipe))
   run = jax.jit(lambda key: forward(folded.variables, {}, {}, x, train=True, key=key, axis_name=None))
   (a, state, _), (b, _, _) = run(jax.random.key(0)), run(jax.random.key(1))
   assert np.abs(a - b).max() > 1e-3

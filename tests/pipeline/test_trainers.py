@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from leanax.core.errors import UserError
-from leanax.pipeline import stage
+from leanax.pipeline import fitting, stage, start
 from leanax.pipeline.seeds import train_seeds
 from tests.integration import jobs
 
@@ -51,7 +51,7 @@ def test_norms_of_terms_are_logged_and_change_nothing(tmp_path, monkeypatch):
   for series in found.values():
     assert [step for step, _ in series] == steps and all(value > 0 for _, value in series)
   assert not norms_of(context, "teacher")  # a single term has the norm of the step
-  monkeypatch.setattr(stage.engine, "term_norms", lambda *args, **kwargs: lambda *args, **kwargs: {})
+  monkeypatch.setattr(fitting.engine, "term_norms", lambda *args, **kwargs: lambda *args, **kwargs: {})
   without = jobs.opened(tmp_path / "without")
   np.testing.assert_array_equal(kernel(done), kernel(jobs.train(without)))
   lines = [(one.folder / "metrics.jsonl").read_text().splitlines() for one in (context, without)]
@@ -87,9 +87,10 @@ def test_peers_train_and_leave_the_first(tmp_path):
   assert series["validation_accuracy"][-1][1] > 0.5
   assert {"hard_labels/grad_norm", "hinton/grad_norm"} <= set(series)
   shapes = jax.tree.map(np.shape, left.variables["params"])
-  alone = stage.begin(context.config.stages.alone, context, {})
+  alone = start.model_of(context.config.stages["alone"], context.config, context.data, {})
   assert shapes == jax.tree.map(np.shape, alone.variables["params"])
-  others = [stage.begin(context.config.stages.alone, context, {}, peer) for peer in range(3)]
+  given = context.config.stages["alone"], context.config, context.data, {}
+  others = [start.model_of(*given, peer=peer) for peer in range(3)]
   first, second, third = (np.asarray(one.variables["params"]["Dense_0"]["kernel"]) for one in others)
   np.testing.assert_array_equal(first, alone.variables["params"]["Dense_0"]["kernel"])
   assert np.any(first != second) and np.any(second != third)

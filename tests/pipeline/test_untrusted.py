@@ -10,7 +10,7 @@ import pytest
 
 from leanax.core.errors import UserError
 from leanax.engine.store.model_file import save_tree
-from leanax.pipeline import check, evaluate, stage, students, teaching, trained, workdir
+from leanax.pipeline import evaluate, job, stage, students, teacher_outputs, trained, workdir
 from tests.integration import jobs
 
 PREPROCESS = {"scale": 1 / 255, "mean": (0.0,), "std": (1.0,)}
@@ -95,29 +95,29 @@ def test_a_file_as_evaluated_and_as_a_teacher(elsewhere, tmp_path):
   file = weights(tmp_path / "model.safetensors", "os:system", {"command": f"touch {mark}"})
   folder = tmp_path / "run"
   context = jobs.opened(folder)
-  with pytest.raises(UserError, match=r"'os:system', code that nobody has named here"):
+  with pytest.raises(UserError, match=r"'os:system', code that is not run unless you name it"):
     evaluate.evaluate(folder, str(file))
   config = jobs.experiment(run=("teacher", "distilled"), stages__distilled__teacher=str(file))
-  with pytest.raises(UserError, match=r"'os:system', code that nobody has named here"):
-    check.check(config, context.data)
-  given = config.stages.distilled
-  with pytest.raises(UserError, match=r"'os:system', code that nobody has named here"):
-    teaching.sources(given, {})
-  shutil.copy(file, stage.model_file(folder, "teacher").parent.mkdir() or stage.model_file(folder, "teacher"))
+  with pytest.raises(UserError, match=r"'os:system', code that is not run unless you name it"):
+    stage.prepare(config, context.data)
+  given = config.stages["distilled"]
+  with pytest.raises(UserError, match=r"'os:system', code that is not run unless you name it"):
+    teacher_outputs.sources(given, {})
+  shutil.copy(file, job.model_file(folder, "teacher").parent.mkdir() or job.model_file(folder, "teacher"))
   for call in (lambda: evaluate.evaluate(folder), lambda: stage.run_stage("teacher", context, {})):
-    with pytest.raises(UserError, match=r"'os:system', code that nobody has named here"):
+    with pytest.raises(UserError, match=r"'os:system', code that is not run unless you name it"):
       call()
   assert not mark.exists()
 
 
 def test_what_the_user_names_is_read(elsewhere, tmp_path):
   file = weights(tmp_path / "model.safetensors", "net_of_others:Net", {"hidden": 8})
-  with pytest.raises(UserError, match=r"name it by --model_code=net_of_others:Net, or in a config by an entry of"):
+  with pytest.raises(UserError, match=r"pass --model_code=net_of_others:Net, or add it to 'models' in a config"):
     trained.load(file)
   assert not (elsewhere / "imported").exists()
-  with pytest.raises(UserError, match="code that nobody has named here"):
+  with pytest.raises(UserError, match="code that is not run unless you name it"):
     trained.load(file, {"net_of_others:Other"})
-  with pytest.raises(UserError, match="code that nobody has named here"):
+  with pytest.raises(UserError, match="code that is not run unless you name it"):
     trained.load(file, ["net_of_others"])
   loaded, _ = trained.load(file, ["net_of_others:Net"])
   assert loaded.recipe.kwargs == {"hidden": 8} and (elsewhere / "imported").exists()
@@ -126,7 +126,7 @@ def test_what_the_user_names_is_read(elsewhere, tmp_path):
 def test_a_name_that_is_not_a_text_is_no_name_of_code(tmp_path):
   """Whoever passes one import path as `code` and not a collection does not allow its parts."""
   file = weights(tmp_path / "model.safetensors", "net", {})
-  with pytest.raises(UserError, match="code that nobody has named here"):
+  with pytest.raises(UserError, match="code that is not run unless you name it"):
     trained.load(file, "net_of_others:Net")
 
 
@@ -134,8 +134,8 @@ def test_a_models_entry_names_the_code_of_a_teacher_s_file(elsewhere, tmp_path):
   file = weights(tmp_path / "teacher.safetensors", "net_of_others:Net", {"hidden": 8})
   changes = {"run": ("distilled",), "stages__distilled__teacher": str(file)}
   data = jobs.opened(tmp_path / "run").data
-  with pytest.raises(UserError, match="code that nobody has named here"):
-    check.check(jobs.experiment(**changes), data)
+  with pytest.raises(UserError, match="code that is not run unless you name it"):
+    stage.prepare(jobs.experiment(**changes), data)
   changes |= {"models__theirs": {"name": "net_of_others:Net", "kwargs": {}}, "stages__distilled__epochs": 0}
   spec = jobs.write(tmp_path / "config.py", **changes)  # its stage, its resume and the table of students read the file
   for _ in range(2):
@@ -201,7 +201,7 @@ def test_a_changed_or_strange_config_of_a_run_names_nothing(elsewhere, tmp_path)
   for text in ("[]", "3", "null"):
     (folder / "config.json").write_text(text)
     with pytest.raises(UserError, match="is not the config of a run"):
-      evaluate.saved_config(folder)
+      workdir.saved(folder)
 
 
 def test_the_key_of_seals_is_the_user_s_alone(tmp_path, monkeypatch):

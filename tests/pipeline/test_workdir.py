@@ -1,5 +1,6 @@
 """A directory belongs to one config."""
 
+import dataclasses
 import json
 
 import ml_collections
@@ -7,6 +8,7 @@ import pytest
 
 from leanax.core.errors import UserError
 from leanax.pipeline import workdir
+from tests.integration import jobs
 
 
 def example(**changes):
@@ -51,6 +53,20 @@ def test_claim_writes_once_and_then_compares(tmp_path):
   (folder / "config.json").write_text("{")
   with pytest.raises(UserError, match="is not JSON"):
     workdir.claim(folder, example())
+
+
+def test_a_run_from_before_a_key_was_added_goes_on(tmp_path):
+  """A key that its config.json lacks has its default; a key that was never there is a difference."""
+  config = jobs.experiment()
+  whole = workdir.claim(tmp_path, config)
+  for stage in whole["stages"].values():
+    del stage["precision"], stage["optimizer"]["ema"]
+  del whole["latency_runs"]
+  (tmp_path / "config.json").write_text(json.dumps(whole))
+  with pytest.raises(UserError, match="'latency_runs' was 200 and is 5 here"):
+    workdir.claim(tmp_path, config)
+  workdir.claim(tmp_path, dataclasses.replace(config, latency_runs=200))
+  assert workdir.saved(tmp_path) == dataclasses.replace(config, latency_runs=200)
 
 
 def test_claim_says_when_it_cannot_write(tmp_path):

@@ -8,6 +8,7 @@ import pytest
 from flax import nnx
 
 import sparsity
+from leanax import graph
 from leanax.core.errors import UserError
 from tests.sparsity import nets
 
@@ -56,6 +57,53 @@ def test_compiled_and_of_nnx():
   got = sparsity.mask(state, pattern=sparsity.patterns.n_m(2, 4))
   assert jax.tree.structure(got) == jax.tree.structure(state)
   assert int(jnp.sum(got["kernel"][...] != 0)) == 16
+
+
+def test_of_a_net_whose_layers_are_scanned():
+  """Each layer of the stack is a layer of its own, N:M runs along its inputs, and the net computes with the zeros."""
+  rng = np.random.default_rng(0)
+  shapes = {"stem": {"kernel": (6, 8)}, "layers": {"kernel": (3, 8, 8), "gain": (3, 8)}, "head": {"kernel": (8, 2)}}
+  params = jax.tree.map(
+    lambda s: jnp.asarray(rng.normal(size=s), jnp.float32), shapes, is_leaf=lambda s: type(s) is tuple
+  )
+  variables = {"params": params, "stats": {"moving": jnp.ones((3, 8))}}
+
+  def fn(v, x):
+    p = v["params"]
+
+    def layer(x, w):
+      return jax.nn.relu(x @ w[0] * w[1] + w[2]), None
+
+    xs = (p["layers"]["kernel"], p["layers"]["gain"], v["stats"]["moving"])
+    return jax.lax.scan(layer, x @ p["stem"]["kernel"], xs)[0] @ p["head"]["kernel"]
+
+  x = jnp.ones((2, 6))
+  net = graph.net(fn, variables, x)
+  rules = [("layers/kernel", True)]
+  pruned = sparsity.mask(net, density=0.25, rules=rules)
+  kernel = params["layers"]["kernel"]
+  want = np.stack([w * nets.oracle_mask(w, 16) for w in np.asarray(kernel)])
+  np.testing.assert_array_equal(pruned.variables["params"]["layers"]["kernel"], want)
+  by_hand = {**variables, "params": {**params, "layers": {**params["layers"], "kernel": jnp.asarray(want)}}}
+  np.testing.assert_array_equal(pruned.infer(pruned.variables, x), fn(by_hand, x))
+  small = graph.keep_channels(pruned, {"stem/kernel": [0, 1, 2, 3, 5]})
+  np.testing.assert_array_equal(
+    small.variables["params"]["layers"]["kernel"], want[:, [0, 1, 2, 3, 5]][:, :, [0, 1, 2, 3, 5]]
+  )
+  blocks = sparsity.mask(net, pattern=sparsity.patterns.n_m(2, 4), rules=rules).variables["params"]["layers"]["kernel"]
+  np.testing.assert_array_equal((np.asarray(blocks) != 0).reshape(3, 2, 4, 8).sum(2), 2)
+  grads = jax.tree.map(jnp.ones_like, variables)
+  taylor = sparsity.mask(net, sparsity.criteria.taylor(), density=0.25, rules=rules, gradients=grads)
+  np.testing.assert_array_equal(taylor.variables["params"]["layers"]["kernel"], want)
+
+
+def test_seeds_of_a_random_mask():
+  net = graph.net(lambda v, x: x @ v["kernel"], {"kernel": jnp.ones((8, 8))}, jnp.ones((1, 8)))
+  one, again, other = (
+    sparsity.mask(net, sparsity.criteria.random(), density=0.5, seed=seed).variables["kernel"] for seed in (1, 1, 2)
+  )
+  np.testing.assert_array_equal(one, again)
+  assert np.any(one != other) and one.sum() == other.sum() == 32
 
 
 def test_mistakes():

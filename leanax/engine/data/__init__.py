@@ -1,10 +1,10 @@
-"""Data: sets as uint8 arrays, the order of batches, augmentation and preprocessing inside jit.
+"""Data: sets as uint8 arrays, the order of batches, and augmentation and preprocessing inside jit.
 
 ```python
 data = load("digits")                                      # host arrays: data.train, data.validation, data.test
 spec = Input(batch_size=256, seed=0, preprocess=measure(data.train), augment=Augment(crop=1))
 arrays = device_arrays(data.train)
-batch = jax.jit(train_batch_at, static_argnums=2)(arrays, step, spec)      # the step alone determines the batch
+batch = jax.jit(train_batch_at, static_argnums=2)(arrays, step, spec)      # a function of the step alone
 ```
 """
 

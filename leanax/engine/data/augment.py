@@ -1,12 +1,12 @@
-"""Random changes of images inside jit, as functions of (augmentation seed, view, example id) and of nothing else.
+"""Random augmentation of images inside jit, a function of (augmentation seed, view, example id) only.
 
-So a teacher's outputs for (example, view) can be stored, a batch that is split over devices is the same batch, and a
-resumed run sees the same pixels. A view is one random version of the whole set: the epoch, or one of a few when they
-are reused. Each kind of change has a random stream of its own: switching one on does not alter another.
+A teacher's outputs for (example, view) can therefore be stored, a batch does not depend on the number of devices, and a
+resumed run sees the same pixels. A view is one random version of the whole set: one per epoch, or a fixed number that
+is reused. Each kind of change has its own random stream: enabling one does not alter another.
 
-Crops and flips move stored uint8 pixels without changing them; mixup (H. Zhang et al., "mixup: Beyond Empirical Risk
-Minimization", ICLR 2018) works on normalised ones. Where we differ from its paper: the partner is drawn from the whole
-training split by the example's id, not from the same batch, since a batch's other members are not a function of the id.
+Crops and flips move uint8 pixels; mixup (H. Zhang et al., "mixup: Beyond Empirical Risk Minimization", ICLR 2018) works
+on normalised ones. Unlike in the paper, the partner is drawn from the whole training split by the example's id, not
+from the same batch, whose other members are not a function of the id.
 """
 
 from dataclasses import dataclass
@@ -23,16 +23,16 @@ FILLS = {"zero": "constant", "edge": "edge", "reflect": "reflect"}
 
 @dataclass(frozen=True)
 class Augment:
-  """What is done to training images, in this order; the default does nothing.
+  """The changes of training images, in order; none by default.
 
   Attributes:
-    crop: pad every side by so many pixels, then cut the old size out at a random place.
-    shift: move by up to (rows, columns) pixels: a crop whose two directions differ.
+    crop: pad every side by this many pixels, then crop the original size at a random place.
+    shift: move by up to (rows, columns) pixels: a crop with different padding per direction.
     flip: mirror left and right with probability one half.
     mixup: alpha of Beta(alpha, alpha); 0 is no mixup.
-    fill: what lies beyond an image's border: "zero", "edge" or "reflect".
-    seed: of all of it.
-    views: how many random versions there are, reused epoch after epoch; None gives each epoch its own.
+    fill: the padding: "zero", "edge" or "reflect".
+    seed: of all random changes.
+    views: number of random versions, reused epoch after epoch; None gives each epoch its own.
   """
 
   crop: int = 0
@@ -48,7 +48,7 @@ NOTHING = Augment()
 
 
 def check(spec: Augment, shape: tuple[int, ...]) -> None:
-  """Refuses what cannot be done to images of `shape` (height, width, channels).
+  """Refuses an augmentation that does not fit images of `shape` (height, width, channels).
 
   Raises:
     UserError: names the entry.
@@ -69,14 +69,14 @@ def check(spec: Augment, shape: tuple[int, ...]) -> None:
 def keys_of(
   seed: int | Int[Array, ""], view: int | Int[Array, ""], ids: Int[Array, "b"], stream: str
 ) -> Key[Array, "b"]:
-  """One key an example for one kind of change."""
+  """Returns one key per example for one kind of change."""
   return example_keys(step_key(seed, view, f"augment/{stream}"), ids)
 
 
 def random_window(
   keys: Key[Array, "b"], images: UInt8[Array, "b h w c"], pad: tuple[int, int], fill: str = "zero"
 ) -> UInt8[Array, "b h w c"]:
-  """Pads by (rows, columns) on both sides and cuts the old size out; all (2 pad + 1)^2 places are equally likely."""
+  """Pads by (rows, columns) on both sides and crops the original size at a uniformly random place."""
   rows, columns = pad
   padded = jnp.pad(images, ((0, 0), (rows, rows), (columns, columns), (0, 0)), mode=FILLS[fill])
   starts = _below(keys, (2 * rows + 1, 2 * columns + 1))
@@ -92,9 +92,9 @@ def random_flip(keys: Key[Array, "b"], images: UInt8[Array, "b h w c"]) -> UInt8
 
 
 def _below(keys: Key[Array, "b"], bounds: tuple[int, ...]) -> Int32[Array, "b n"]:
-  """Whole numbers from 0 to below each bound (at most 2^16): the upper 16 bits of a word, multiplied and shifted.
+  """Returns random integers from 0 to below each bound (at most 2^16): the upper 16 bits, multiplied and shifted.
 
-  A value's probability is off by at most 2^-16, and it takes half the time of `jax.random.randint`.
+  A value's probability is off by at most 2^-16; this takes half the time of `jax.random.randint`.
   """
   words = jax.vmap(lambda key: jax.random.bits(key, (len(bounds),), jnp.uint32))(keys) >> 16
   return ((words * jnp.asarray(bounds, jnp.uint32)) >> 16).astype(jnp.int32)
@@ -103,7 +103,7 @@ def _below(keys: Key[Array, "b"], bounds: tuple[int, ...]) -> Int32[Array, "b n"
 def move(
   images: UInt8[Array, "b h w c"], ids: Int[Array, "b"], view: int | Int[Array, ""], spec: Augment
 ) -> UInt8[Array, "b h w c"]:
-  """Crop, shift and flip of these examples in this view."""
+  """Crops, shifts and flips examples for one view."""
   if spec.crop:
     images = random_window(keys_of(spec.seed, view, ids, "crop"), images, (spec.crop, spec.crop), spec.fill)
   if any(spec.shift):
@@ -116,10 +116,11 @@ def move(
 def mixup_draw(
   ids: Int[Array, "b"], view: int | Int[Array, ""], spec: Augment, examples: int
 ) -> tuple[Int32[Array, "b"], Float[Array, "b"]]:
-  """Whom each example is mixed with, and how much of itself it keeps.
+  """Draws mixup's partner and weight of each example.
 
   Returns:
-    (B,) rows of the training split, uniform over its `examples`; (B,) weights in [0, 1], Beta(alpha, alpha).
+    (B,) partners, rows of the training split, uniform over its `examples`; (B,) weights of the example itself, in
+    [0, 1], Beta(alpha, alpha).
   """
   rows = jax.vmap(lambda key: jax.random.randint(key, (), 0, examples))(keys_of(spec.seed, view, ids, "partner"))
   alpha = jnp.float32(spec.mixup)
@@ -130,6 +131,6 @@ def mixup_draw(
 def mix(
   images: Float[Array, "b h w c"], others: Float[Array, "b h w c"], weights: Float[Array, "b"]
 ) -> Float[Array, "b h w c"]:
-  """`weights * images + (1 - weights) * others`."""
+  """Returns `weights * images + (1 - weights) * others`."""
   weights = weights[:, None, None, None].astype(images.dtype)
   return weights * images + (1 - weights) * others

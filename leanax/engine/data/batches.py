@@ -1,4 +1,4 @@
-"""The training batch as a pure function of the step: order, augmentation and preprocessing in one call inside jit."""
+"""The batch as a pure function of the step: order, augmentation and preprocessing in one call inside jit."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,15 +16,15 @@ from leanax.engine.data.preprocess import UNIT, Preprocess, normalise
 
 @dataclass(frozen=True)
 class Input:
-  """How batches are made; plain data.
+  """The settings of the input; plain data.
 
   Attributes:
-    batch_size: of the whole batch.
+    batch_size: of all devices.
     seed: of the order.
-    preprocess: pixels to network inputs.
+    preprocess: from pixels to the network's inputs.
     augment: random changes in training.
-    dtype: of the network's input.
-    per_view: names of arrays of shape (N, views, ...), such as cached teacher logits, of which a batch gets its view.
+    dtype: of the network's inputs.
+    per_view: names of arrays (N, views, ...), such as cached teacher logits, of which a batch gets one view.
   """
 
   batch_size: int
@@ -36,7 +36,7 @@ class Input:
 
 
 def view_of(spec: Input, step: int | Int[Array, ""], examples: int) -> Int[Array, ""]:
-  """The view that a step shows: its epoch, or that modulo the number of views."""
+  """Returns the view of a step: its epoch, modulo the number of views if that is fixed."""
   epoch = order.epoch_of(step, examples, spec.batch_size)
   return epoch if spec.augment.views is None else epoch % spec.augment.views
 
@@ -44,13 +44,13 @@ def view_of(spec: Input, step: int | Int[Array, ""], examples: int) -> Int[Array
 def examples_at(
   arrays: Mapping[str, Array], rows: Int[Array, "b"], view: int | Int[Array, ""], spec: Input
 ) -> dict[str, Array]:
-  """These rows of a split as one view shows them; how a teacher's outputs are computed to be stored.
+  """Returns rows of a split in one view; a cache of teacher logits is built from these.
 
   Args:
-    arrays: the split on a device (`splits.device_arrays`), whole: mixup looks for partners in it.
+    arrays: the whole split on a device (`splits.device_arrays`); mixup draws partners from it.
     rows: (B,) row numbers.
-    view: which random version.
-    spec: how.
+    view: the number of the view.
+    spec: the settings of the input.
 
   Returns:
     "image" (B, H, W, C) of `spec.dtype`, "label", "id" and every other array's rows; with mixup also "mix" (B,)
@@ -74,13 +74,13 @@ def train_batch_at(
   spec: Input,
   part: tuple[int | Int[Array, ""], int] = (0, 1),
 ) -> dict[str, Array]:
-  """The batch of a training step: `examples_at` of the rows and the view that the step determines.
+  """Returns the batch of a training step: `examples_at` for the step's rows and view.
 
   Args:
-    arrays: the training split on a device, as an argument of the jitted function, not closed over.
+    arrays: the training split on a device; pass it as an argument of the jitted function, do not close over it.
     step: counts batches from 0.
-    spec: how.
-    part: (k, n) gives the k-th of n equal parts of the batch, such as a device's own.
+    spec: the settings of the input.
+    part: (k, n) selects the k-th of n equal parts of the batch, such as a device's.
   """
   examples = arrays["id"].shape[0]
   rows = order.batch_rows(spec.seed, step, examples, spec.batch_size, part)
@@ -88,7 +88,7 @@ def train_batch_at(
 
 
 def eval_batch_at(arrays: Mapping[str, Array], step: int | Int[Array, ""], spec: Input) -> dict[str, Array]:
-  """The k-th batch of an evaluation, in stored order, without augmentation; "valid" (B,) bool says which rows count."""
+  """Returns batch `step` of an evaluation, in stored order, not augmented; "valid" (B,) bools are False for padding."""
   raw, valid = order.padded_batch_at({key: arrays[key] for key in ("image", "label", "id")}, step, spec.batch_size)
   return {**raw, "image": normalise(raw["image"], spec.preprocess, spec.dtype), "valid": valid}
 
@@ -105,7 +105,7 @@ def check(spec: Input, arrays: Mapping[str, Array]) -> None:
   for key in ("mean", "std"):
     count = len(getattr(spec.preprocess, key))
     if count not in (1, image_shape[-1]):
-      raise UserError(f"preprocess.{key} has {count} numbers; expected 1, or {image_shape[-1]}, one a channel")
+      raise UserError(f"preprocess.{key} has {count} numbers; expected 1, or {image_shape[-1]}, one per channel")
   for key in spec.per_view:
     views = spec.augment.views
     shape = arrays[key].shape if key in arrays else None

@@ -1,6 +1,6 @@
-"""A prepared set, decoded once: uint8 arrays kept as .npy beside it and checked against their digests at each start.
+"""Decoded copies of prepared sets: uint8 arrays in .npy files, checked against their digests at each start.
 
-Reading records one by one takes half a minute for 60,000 small images; the arrays are read in a fraction of a second.
+Decoding 60,000 small images takes half a minute; reading the arrays takes a fraction of a second.
 """
 
 import hashlib
@@ -24,17 +24,17 @@ BLOCK = 1024  # records read at a time
 
 
 def read(builder: Any, split: str, *, first_id: int, size: tuple[int, int] | None, spare: Path) -> Split:
-  """One split of a prepared TFDS set, in its own order, from the decoded copy or by decoding it now.
+  """Returns one split of a prepared TFDS set, in its order, from the decoded copy or by decoding it now.
 
   Args:
     builder: a TFDS builder whose set is prepared as array_record.
     split: such as "train".
     first_id: the id of the first example; the others follow.
     size: (height, width) to which every image is resized (bilinear); needed when they differ in size.
-    spare: where the decoded copy goes if the set's own folder cannot be written.
+    spare: the folder of the decoded copy if the set's own folder cannot be written.
 
   Raises:
-    UserError: the set has no image or label, sizes differ and none is given, or a file is damaged.
+    UserError: the set has no image or label, sizes differ and `size` is None, or a file is damaged.
   """
   image_key, label_key = _keys(builder)
   classes = tuple(builder.info.features[label_key].names)
@@ -55,7 +55,7 @@ def read(builder: Any, split: str, *, first_id: int, size: tuple[int, int] | Non
 
 
 def _keys(builder: Any) -> tuple[Any, Any]:
-  """The names of the image and of the label in a set's records."""
+  """Returns the names of the image and of the label in a set's records."""
   features = builder.info.features
   keys = builder.info.supervised_keys or (None, None)
   kinds = {key: type(feature).__name__ for key, feature in features.items()}
@@ -105,7 +105,7 @@ def _text(value: Any) -> str:
 
 
 def _load(folder: Path, stem: str, source: str) -> tuple[np.ndarray, np.ndarray] | None:
-  """The decoded copy, or None if there is none of this very set."""
+  """Returns the decoded copy, or None if there is none of this set and version."""
   manifest_path = folder / f"{stem}.json"
   if not manifest_path.exists():
     return None
@@ -131,7 +131,7 @@ def _load(folder: Path, stem: str, source: str) -> tuple[np.ndarray, np.ndarray]
 
 
 def _save(folder: Path, stem: str, source: str, arrays: tuple[np.ndarray, np.ndarray]) -> None:
-  """Writes the copy; the manifest comes last, so that a half-written copy is none."""
+  """Writes the copy, the manifest last: without it a copy is ignored."""
   digests = {}
   for key, array in zip(("images", "labels"), arrays):
     buffer = io.BytesIO()

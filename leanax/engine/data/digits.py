@@ -1,15 +1,14 @@
-"""The 1,797 handwritten digits of 8x8 pixels that come embedded in scikit-learn, so that nothing needs a network.
+"""The 1,797 handwritten digits of 8x8 pixels that scikit-learn contains, so that no network is needed.
 
 Source: E. Alpaydin and C. Kaynak, "Optical Recognition of Handwritten Digits", UCI Machine Learning Repository (1998),
 its test part, as packaged by scikit-learn (BSD). The packaged file is read directly: importing scikit-learn costs
 seconds.
 
-Pixels are 0 to 16 in the source and are stored times 15 (0 to 240), so that one preprocessing scale serves every set.
+Pixels are 0 to 16 in the source and are multiplied by 15 (0 to 240), so that all sets share one preprocessing scale.
 
 The source has no standard split. Ours: sort the rows by (label, row number); place i of that list goes to the test
-split when i mod 5 is 0, to the validation split when it is 3, and to the training split otherwise. So no random
-generator is involved, every class is divided in the same proportion to within one image, and 1,078 / 359 / 360 images
-result.
+split if i mod 5 is 0, to the validation split if it is 3, and to the training split otherwise: 1,078 / 359 / 360
+images, stratified by class, without a random generator.
 """
 
 import gzip
@@ -27,10 +26,10 @@ ROWS = 1797
 
 
 def load() -> Dataset:
-  """The digits with our fixed stratified split; ids are row numbers of the source.
+  """Loads the digits with our fixed stratified split; ids are row numbers of the source.
 
   Raises:
-    UserError: scikit-learn is missing, or the file is not the one that it packages.
+    UserError: scikit-learn is not installed, or its file has another checksum.
   """
   table = read(packaged_file())
   images = (table[:, :64] * 15).reshape(ROWS, 8, 8, 1)
@@ -59,10 +58,10 @@ def packaged_file() -> Path:
 
 
 def read(path: Path) -> np.ndarray:
-  """The (1797, 65) uint8 table: 64 pixels and the label.
+  """Reads the (1797, 65) uint8 table: 64 pixels and the label.
 
   Raises:
-    UserError: the file is missing, damaged or another one.
+    UserError: the file is missing or damaged, or has another checksum.
   """
   try:
     text = gzip.decompress(path.read_bytes())

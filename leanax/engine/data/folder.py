@@ -1,8 +1,8 @@
-"""A user's own images as a TFDS set: ROOT/split/class/*.jpg, one folder a split, one folder a class.
+"""A user's own images as a TFDS set: ROOT/split/class/*.jpg, one folder per split, one folder per class.
 
-Nothing is skipped without a word: whatever lies there and is no image (`engine.data.pictures`) is refused by name, but
-for files beside the splits, such as a README, and for names that begin with a dot. TFDS's own folder builder hands
-images out through TensorFlow only; this one stores the files' bytes as array_record.
+Files that are not images (`engine.data.pictures`) are refused by name, except files beside the splits, such as a
+README, and names that begin with a dot. TFDS's own folder builder needs TensorFlow to read images; this one stores the
+files' bytes as array_record.
 """
 
 import contextlib
@@ -23,11 +23,11 @@ Files = dict[str, dict[str, list[Path]]]  # split -> class -> files
 
 
 def scan(root: Path) -> Files:
-  """The image files by split and class, all sorted by name.
+  """Returns the image files by split and class, sorted by name.
 
   Raises:
     UserError: no such directory, no training or test split, no images, a class that is not in the training split, or
-      something that is no image where images are expected.
+      a file that is not an image where images are expected.
   """
   if not root.is_dir():
     raise UserError(f"{root}: no such directory; expected folders of images, such as {root}/train/CLASS/*.jpg")
@@ -60,17 +60,17 @@ def scan(root: Path) -> Files:
 
 
 def _entries(folder: Path) -> list[Path]:
-  """What a folder holds, hidden names left out.
+  """Returns the entries of a folder without hidden names.
 
   Raises:
-    UserError: it cannot be listed, or a name in it is no text.
+    UserError: the folder cannot be listed, or a name in it is not text.
   """
   try:
     found = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
   except OSError as error:
     raise UserError(f"{folder}: cannot be read: {error.strerror}") from error
   for entry in found:
-    # Python shows bytes that are no UTF-8 as surrogates; a name of several lines would be no part of a sentence.
+    # Python decodes bytes that are not UTF-8 as surrogates; a name of several lines does not fit into a sentence.
     if any("\ud800" <= letter <= "\udfff" for letter in entry.name) or len(entry.name.splitlines()) > 1:
       raise UserError(f"{str(entry)!a}: has a name that is no UTF-8, or of several lines; rename it")
   return found
@@ -101,7 +101,7 @@ def _images(folder: Path) -> list[Path]:
 
 
 def fingerprint(root: Path, files: Files, channels: int) -> str:
-  """Changes when a file is added, removed, renamed or altered (by its size and time of change)."""
+  """Returns a hash that changes when a file is added, removed, renamed or altered (by size and modification time)."""
   digest = hashlib.sha256(f"{root.resolve()}\n{channels}\n".encode())
   for split, classes in files.items():
     for path in (path for name in sorted(classes) for path in classes[name]):
@@ -111,12 +111,12 @@ def fingerprint(root: Path, files: Files, channels: int) -> str:
 
 
 def prepare(root: Path, channels: int, prepared: Path) -> Any:
-  """Prepares the folder as array_record under `prepared`, unless this very content is, and returns its builder.
+  """Prepares the folder as array_record under `prepared`, unless its content is prepared, and returns its builder.
 
   Args:
     root: the folder of split folders.
     channels: 1 for grey images, 3 for colour.
-    prepared: each content of each folder gets a directory of its own there.
+    prepared: the parent directory; each content of each folder has its own directory there.
 
   Raises:
     UserError: see `scan`.
@@ -128,7 +128,7 @@ def prepare(root: Path, channels: int, prepared: Path) -> Any:
   if not is_prepared(builder):
     tfds = tensorflow_datasets()
     try:
-      with contextlib.redirect_stdout(sys.stderr):  # what TFDS prints is no result of ours
+      with contextlib.redirect_stdout(sys.stderr):  # TFDS prints to stdout, which is for results
         builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
     except OSError as error:
       raise UserError(f"{root}: cannot be prepared in {prepared}: {first_line(error)}") from error
@@ -162,7 +162,7 @@ def _builder(root: Path, files: Files, channels: int) -> Any:
     def _generate_examples(self, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
       for label, paths in files[split].items():
         for path in paths:
-          # The key fixes the shuffle, so it must not depend on where the folder lies.
+          # The key fixes the shuffle, so it must not depend on the folder's path.
           yield f"{label}/{path.name}", {"image": path.read_bytes(), "label": label, "file": str(path)}
 
   return ImageFolder

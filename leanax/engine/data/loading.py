@@ -1,4 +1,4 @@
-"""From a data set's name to its arrays: the one table of what names mean."""
+"""Loads data sets by name."""
 
 import inspect
 from collections.abc import Callable
@@ -31,14 +31,14 @@ def load(
       - "synthetic": generated; options `shape`, `classes`, `train`, `validation`, `test`, `noise`, `shift`, `seed`;
       - "tfds:NAME" or "tfds:DIRECTORY": a set of TensorFlow Datasets; option `size`; see `prepared.load_tfds`;
       - "folder:DIRECTORY": a user's own images; options `size`, `channels`; see `prepared.load_folder`.
-    data_dir: where original files and prepared sets are looked for; LEANAX_DATA_DIR when not given. Sets that need no
-      files ignore it.
-    cache_dir: where we prepare sets; LEANAX_CACHE_DIR, else ~/.cache/leanax, when not given.
-    validation: examples to hold out of the training split (a number, or a share below 1.0).
-    **options: keyword arguments of that kind of set; None is the same as not given.
+    data_dir: the directory of original files and prepared sets; by default LEANAX_DATA_DIR. Sets without files ignore
+      it.
+    cache_dir: the directory of sets that are prepared here; by default LEANAX_CACHE_DIR, else ~/.cache/leanax.
+    validation: examples to hold out of the training split (a number, or a fraction below 1.0).
+    **options: keyword arguments of that kind of set; None is the default.
 
   Raises:
-    UserError: a name, option or file that is wrong, in one sentence.
+    UserError: a name, option or file is wrong.
   """
   loader = _loader(name)
   known = inspect.signature(loader).parameters

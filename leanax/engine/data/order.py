@@ -1,10 +1,10 @@
-"""The order of examples as a pure function of (seed, epoch) and batches as one of the step: nothing else to save or
-resume.
+"""The order of examples as a pure function of (seed, epoch), and batches as a function of the step: there is no state
+to save or resume.
 
 The shuffle is swap-or-not (V. T. Hoang, B. Morris, P. Rogaway, "An Enciphering Scheme Based on a Card Shuffle", CRYPTO
-2012, figure 1): a keyed bijection on [0, n) that is evaluated place by place. So a step computes the rows of its own
-batch only, where a sorted permutation would cost the whole set at each step, and a device can compute its part alone.
-The rounds' bits come from MurmurHash3's finaliser (public domain) instead of a cipher: shuffling needs no secrecy.
+2012, figure 1): a keyed bijection on [0, n) that is evaluated per place. A step computes only the rows of its batch,
+without sorting the whole set, and a device only its own part. The rounds' bits come from MurmurHash3's finaliser
+(public domain) instead of a cipher.
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ ROUNDS = 48
 
 
 def steps_per_epoch(examples: int, batch_size: int) -> int:
-  """Full batches in an epoch; the rest of the examples waits for another epoch's shuffle.
+  """Returns the number of full batches in an epoch; the remaining examples are dropped in that epoch.
 
   Raises:
     UserError: the batch is larger than the split.
@@ -35,11 +35,11 @@ def steps_per_epoch(examples: int, batch_size: int) -> int:
 def shuffled(
   seed: int | Int[Array, ""], epoch: int | Int[Array, ""], places: Int[Array, "b"], examples: int
 ) -> Int32[Array, "b"]:
-  """Which rows stand at these places of an epoch's order.
+  """Returns the rows at places of an epoch's order.
 
   Args:
     seed: of the order.
-    epoch: each has an order of its own.
+    epoch: each epoch has its own order.
     places: (B,) numbers in [0, examples).
     examples: N, a Python int below 2^31.
 
@@ -52,7 +52,7 @@ def shuffled(
   def swap_or_not(rows: UInt32[Array, "b"], key: UInt32[Array, "2"]) -> tuple[UInt32[Array, "b"], None]:
     partner = key[0] % size + size - rows
     partner = jnp.where(partner >= size, partner - size, partner)
-    # Both of a pair ask the same coin, the one of the larger number: that is what makes a round a bijection.
+    # Both rows of a pair use the coin of the larger one, which makes a round a bijection.
     coin = _mix(jnp.maximum(rows, partner) ^ key[1]) >> 31
     return jnp.where(coin == 1, partner, rows), None
 
@@ -68,7 +68,7 @@ def _mix(word: UInt32[Array, "b"]) -> UInt32[Array, "b"]:
 
 
 def permutation(seed: int | Int[Array, ""], epoch: int | Int[Array, ""], examples: int) -> Int32[Array, "n"]:
-  """The whole order of an epoch, (N,); what `batch_rows` walks along."""
+  """Returns the whole order of an epoch, (N,), which `batch_rows` follows."""
   return shuffled(seed, epoch, jnp.arange(examples), examples)
 
 
@@ -79,14 +79,14 @@ def batch_rows(
   batch_size: int,
   part: tuple[int | Int[Array, ""], int] = (0, 1),
 ) -> Int32[Array, "b"]:
-  """The rows of a training step's batch.
+  """Returns the rows of a training step's batch.
 
   Args:
     seed: of the order.
     step: counts batches from 0 over all epochs.
     examples: N, a Python int.
-    batch_size: of the whole batch.
-    part: (k, n) gives the k-th of n equal parts of the batch, such as a device's own.
+    batch_size: of all devices.
+    part: (k, n) selects the k-th of n equal parts of the batch, such as a device's.
 
   Returns:
     (B / n,) rows.
@@ -103,12 +103,12 @@ def batch_rows(
 
 
 def epoch_of(step: int | Int[Array, ""], examples: int, batch_size: int) -> Int32[Array, ""]:
-  """Which epoch a step belongs to."""
+  """Returns the epoch of a step."""
   return jnp.asarray(step, jnp.int32) // steps_per_epoch(examples, batch_size)
 
 
 def gather(arrays: Mapping[str, Array], rows: Int[Array, "b"]) -> dict[str, Array]:
-  """These rows of every array. Rows must exist: a wrong one is clipped, as no error can be raised on a device."""
+  """Returns rows of every array. Rows out of range are clipped, since a device cannot raise an error."""
   return {key: jnp.take(array, rows, axis=0, mode="clip") for key, array in arrays.items()}
 
 
@@ -119,15 +119,14 @@ def batch_at(
   batch_size: int,
   part: tuple[int | Int[Array, ""], int] = (0, 1),
 ) -> dict[str, Array]:
-  """The raw batch of a training step: "image", "label", "id" and whatever else lies in `arrays`; for inside jit or
-  scan.
+  """Returns the raw batch of a training step, inside jit or scan: "image", "label", "id" and all other arrays.
 
   Args:
-    arrays: of N rows each; see `splits.device_arrays`. Hand them in as arguments of the jitted function, as one that is
-      closed over becomes a constant of the program.
+    arrays: of N rows each; see `splits.device_arrays`. Pass them as arguments of the jitted function: arrays that are
+      closed over become constants of the program.
     seed: of the order.
-    step: alone determines the batch.
-    batch_size: of the whole batch.
+    step: counts batches from 0 over all epochs.
+    batch_size: of all devices.
     part: see `batch_rows`.
   """
   return gather(arrays, batch_rows(seed, step, arrays["id"].shape[0], batch_size, part))
@@ -136,10 +135,10 @@ def batch_at(
 def padded_batch_at(
   arrays: Mapping[str, Array], step: int | Int[Array, ""], batch_size: int
 ) -> tuple[dict[str, Array], Bool[Array, "b"]]:
-  """The batch of an evaluation: in stored order, every example once.
+  """Returns a batch of an evaluation: in stored order, every example once.
 
   Returns:
-    The batch, and which of its rows count; the last batch (`ceil(N / batch_size)` in all) is filled up with row N-1.
+    The batch, and its valid rows; the last of the `ceil(N / batch_size)` batches is padded with row N-1.
   """
   examples = arrays["id"].shape[0]
   rows = jnp.asarray(step, jnp.int32) * batch_size + jnp.arange(batch_size, dtype=jnp.int32)

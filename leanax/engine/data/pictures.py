@@ -1,15 +1,15 @@
-"""Image files of any kind to pixels of 8 bits, the picture that a viewer shows, or a sentence that names the file.
+"""Decodes image files to 8-bit pixels, as a viewer shows them, or refuses them in a sentence that names the file.
 
-What is read, and how:
+Images are read as follows:
 
-- upright, as its EXIF orientation says;
-- of 16 bits a channel the upper eight, grey and colour alike (65,535 becomes 255, and 257 n becomes n);
+- upright, by their EXIF orientation;
+- the upper 8 of 16 bits per channel, grey and colour alike (65,535 becomes 255, and 257 n becomes n);
 - transparent pixels over white;
 - CMYK as (255 - C)(255 - K) / 255, and so on; colour profiles are not applied;
-- of a camera's several pictures in one JPEG (MPO) the first.
+- the first of a camera's several pictures in one JPEG (MPO).
 
-Refused is what has no such pixels, or several: animations and pages, floats and 32-bit integers, which have no range of
-their own, CMYK JPEGs that do not say whether they are inverted.
+Animations and pages, floats and 32-bit integers, whose range is undefined, and CMYK JPEGs that may be inverted are
+refused.
 """
 
 import io
@@ -23,23 +23,23 @@ from leanax.core.errors import UserError
 from leanax.engine.data.stock import first_line
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-# By content, whatever the suffix. Pillow would try all that it knows, such as EPS, for which it starts a program.
+# Detected by content, not by suffix. Pillow tries all formats by default, such as EPS, for which it starts a program.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 ORIENTATION = 0x0112
 KINDS = "PNG, JPEG, WebP, BMP, GIF or TIFF"
 
 
 def decode_image(data: bytes, mode: str, size: tuple[int, int] | None, place: str) -> np.ndarray:
-  """An image file's pixels as (height, width, channels) uint8 in one colour mode, whatever the file's own.
+  """Decodes an image file to (height, width, channels) uint8 pixels of one colour mode.
 
   Args:
     data: the file's bytes.
     mode: pillow's name of the colour mode: "L", "RGB", or "RGBA", which keeps transparency.
-    size: (height, width) that it is resized to (bilinear), or None.
-    place: what errors call it.
+    size: (height, width) to resize to (bilinear), or None.
+    place: the file's name in error messages.
 
   Raises:
-    UserError: the bytes are no image, end too early, or hold what has no pixels of 8 bits.
+    UserError: the bytes are not an image, are truncated, or cannot be converted to 8-bit pixels.
   """
   from PIL import Image, UnidentifiedImageError
 
@@ -47,7 +47,7 @@ def decode_image(data: bytes, mode: str, size: tuple[int, int] | None, place: st
     raise UserError(f"{place}: is not a readable image: it is empty")
   try:
     with warnings.catch_warnings():
-      warnings.simplefilter("ignore")  # pillow tells of what is odd in files that it reads as every viewer does
+      warnings.simplefilter("ignore")  # pillow warns about files that every viewer reads
       warnings.simplefilter("error", Image.DecompressionBombWarning)
       image = Image.open(io.BytesIO(data), formats=FORMATS)
       _check(image)
@@ -65,10 +65,10 @@ def decode_image(data: bytes, mode: str, size: tuple[int, int] | None, place: st
 
 
 def _check(image: Any) -> None:
-  """Refuses, before its pixels are read, a picture that pillow would read as another one.
+  """Refuses, before its pixels are read, an image that pillow would misread.
 
   Raises:
-    ValueError: says why.
+    ValueError: gives the reason.
   """
   frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
   if frames > 1:
@@ -82,34 +82,34 @@ def _check(image: Any) -> None:
   if image.format in ("JPEG", "MPO") and image.mode == "CMYK" and "adobe" not in image.info:
     raise ValueError("it is CMYK without Adobe's mark, so nothing says whether it is inverted; expected RGB")
   if image.format == "PNG" and "transparency" in image.info and image.mode != "P":
-    stored = image.tile[0][3]  # pillow compares the transparent colour with pixels that it has scaled to 8 bits
+    stored = image.tile[0][3]  # pillow compares the transparent colour with pixels already scaled to 8 bits
     if stored not in ("1", "L", "RGB"):
       raise ValueError("one colour of it is transparent, and its channels have not 1 or 8 bits; expected alpha instead")
 
 
 def _upright(image: Any) -> Any:
-  """The picture turned as its EXIF orientation says, with its pixels."""
+  """Rotates the image by its EXIF orientation, and loads its pixels."""
   from PIL import ImageOps
 
   image.load()
   exif = image.getexif()
-  if ORIENTATION not in exif:  # pillow gives all notes up at the first that leads beyond their end
+  if ORIENTATION not in exif:  # pillow drops all EXIF tags if one of them points beyond the end
     exif[ORIENTATION] = _orientation(image.info.get("exif", b""))
   return ImageOps.exif_transpose(image)
 
 
-def _orientation(notes: bytes) -> int:
-  """The orientation in an EXIF block, read from its first directory alone; 1 where there is none."""
-  notes = notes.removeprefix(b"Exif\0\0")
-  order = {b"II": "<", b"MM": ">"}.get(notes[:2], "<")
+def _orientation(block: bytes) -> int:
+  """Returns the orientation in the first directory of an EXIF block; 1 where there is none."""
+  block = block.removeprefix(b"Exif\0\0")
+  order = {b"II": "<", b"MM": ">"}.get(block[:2], "<")
   try:
-    (start,) = struct.unpack_from(f"{order}I", notes, 4)
-    (count,) = struct.unpack_from(f"{order}H", notes, start)
+    (start,) = struct.unpack_from(f"{order}I", block, 4)
+    (count,) = struct.unpack_from(f"{order}H", block, start)
     for place in range(start + 2, start + 2 + 12 * count, 12):
-      tag, _, _, value = struct.unpack_from(f"{order}HHIH", notes, place)
+      tag, _, _, value = struct.unpack_from(f"{order}HHIH", block, place)
       if tag == ORIENTATION:
         return value
-  except struct.error:  # it ends here
+  except struct.error:  # the block is truncated
     pass
   return 1
 
@@ -121,7 +121,7 @@ def _eight_bits(image: Any) -> Any:
 
 
 def _flat(image: Any, mode: str) -> Any:
-  """The picture in one colour mode; without its transparency over white, in whole numbers."""
+  """Converts to one colour mode; transparent pixels are blended over white in integers."""
   from PIL import Image
 
   if mode != "RGBA" and image.has_transparency_data:

@@ -1,4 +1,4 @@
-"""Sets that TensorFlow Datasets has prepared, or that are prepared now: where they are found, and their splits."""
+"""Finds or prepares sets of TensorFlow Datasets, and reads their splits."""
 
 import contextlib
 import json
@@ -12,7 +12,7 @@ from leanax.core.errors import UserError, nearest
 from leanax.engine.data import decoded, folder, stock
 from leanax.engine.data.splits import Dataset, hold_out
 
-FEATURE_CLASS = ("pythonClassName", "python_class_name", "type")  # where a prepared set names a class to be imported
+FEATURE_CLASS = ("pythonClassName", "python_class_name", "type")  # keys of features.json that name a class to import
 HELD_OUT = 0.1  # of the training split, where a set has no validation split of its own
 
 
@@ -24,17 +24,17 @@ def load_tfds(
   validation: int | float | None = None,
   size: tuple[int, int] | None = None,
 ) -> Dataset:
-  """A set by its TFDS name ("mnist", "cifar10/3.0.2") or by the directory where it lies prepared as array_record.
+  """Loads a set by its TFDS name ("mnist", "cifar10/3.0.2") or by its directory, prepared as array_record.
 
-  "mnist" and "fashion_mnist" are prepared when they are not: from the original files in `data_dir`/NAME, or in
-  `data_dir` itself, or, with no `data_dir` at all, from the network.
+  "mnist" and "fashion_mnist" are prepared if needed: from the original files in `data_dir`/NAME or in `data_dir`
+  itself, or, without `data_dir`, from the network.
 
   Args:
     argument: the name or the directory.
-    data_dir: holds original files or prepared sets; LEANAX_DATA_DIR when not given.
-    cache_dir: for what we prepare; see `cache_root`.
-    validation: how much to hold out of the training split; a tenth where the set has no validation split.
-    size: (height, width) that images are resized to; needed when they differ.
+    data_dir: the directory of original files or prepared sets; by default LEANAX_DATA_DIR.
+    cache_dir: the directory of sets that are prepared here; see `cache_root`.
+    validation: number or fraction to hold out of the training split; 0.1 if the set has no validation split.
+    size: (height, width) to resize images to; needed if their sizes differ.
 
   Raises:
     UserError: the set is not found, or a file is missing or damaged.
@@ -62,14 +62,14 @@ def load_folder(
   size: tuple[int, int] | None = None,
   channels: int = 3,
 ) -> Dataset:
-  """A user's own images: ARGUMENT/train/CLASS/*.jpg, ARGUMENT/test/CLASS/*.jpg and perhaps validation (or val, valid).
+  """Loads a user's own images: ARGUMENT/train/CLASS/*.jpg, ARGUMENT/test/CLASS/*.jpg and optionally validation.
 
   Args:
-    argument: the directory.
-    cache_dir: for what we prepare; see `cache_root`.
-    validation: how much to hold out of the training split; a tenth where there is no validation folder.
-    size: (height, width) that images are resized to (bilinear, aspect ratio not kept); needed when they differ.
-    channels: 1 for grey, 3 for colour, whatever the files are.
+    argument: the directory; the validation folder may also be called val or valid.
+    cache_dir: the directory of sets that are prepared here; see `cache_root`.
+    validation: number or fraction to hold out of the training split; 0.1 if there is no validation folder.
+    size: (height, width) to resize images to (bilinear, aspect ratio not kept); needed if their sizes differ.
+    channels: 1 for grey, 3 for colour; the files are converted.
 
   Raises:
     UserError: a folder or its images are not as expected.
@@ -81,7 +81,7 @@ def load_folder(
 
 
 def cache_root(cache_dir: str | Path | None) -> Path:
-  """Where prepared sets live: the argument, else LEANAX_CACHE_DIR, else ~/.cache/leanax."""
+  """Returns the directory of prepared sets: the argument, else LEANAX_CACHE_DIR, else ~/.cache/leanax."""
   return Path(cache_dir or os.environ.get("LEANAX_CACHE_DIR") or "~/.cache/leanax").expanduser()
 
 
@@ -97,7 +97,7 @@ def _data_root(data_dir: str | Path | None) -> Path | None:
 
 
 def _directory(argument: str) -> Path | None:
-  """The argument as a directory, if it is written as one."""
+  """Returns the argument as a directory, if it is written as a path."""
   if argument.startswith(("/", "./", "../", "~")) or (os.sep in argument and Path(argument).is_dir()):
     home = Path(argument).expanduser()
     if not (home / "dataset_info.json").exists():
@@ -107,7 +107,7 @@ def _directory(argument: str) -> Path | None:
 
 
 def _find(argument: str, roots: list[Path]) -> Path | None:
-  """The newest prepared version of a name below one of the roots (ROOT/NAME[/CONFIG]/VERSION/dataset_info.json)."""
+  """Returns the newest prepared version of a name below the roots (ROOT/NAME[/CONFIG]/VERSION/dataset_info.json)."""
   for root in roots:
     infos = sorted((root / argument).glob("dataset_info.json")) or sorted(
       (root / argument).glob("*/dataset_info.json"), key=lambda info: _version(info.parent.name)
@@ -123,7 +123,7 @@ def _version(text: str) -> tuple[int, ...]:
 
 
 def _originals(data: Path | None, name: str) -> Path | None:
-  """The directory of a set's original files, or None for the network."""
+  """Returns the directory of a set's original files, or None for the network."""
   if data is None:
     return None
   here = data / stock.FILES["train"][0]
@@ -148,7 +148,7 @@ def _open(tfds: Any, home: Path) -> Any:
   _check_features(home)
   try:
     builder = tfds.builder_from_directory(home)
-  except Exception as error:  # damaged JSON raises what its parser likes
+  except Exception as error:  # damaged JSON may raise anything
     raise UserError(f"{home}: cannot be opened as a prepared data set: {stock.first_line(error)}") from error
   form = getattr(builder.info.file_format, "value", None)
   if form not in ("array_record", "parquet"):
@@ -159,7 +159,7 @@ def _open(tfds: Any, home: Path) -> Any:
 
 
 def _check_features(home: Path) -> None:
-  """Refuses a set whose description names classes outside of TFDS: it would import any module that stands there.
+  """Refuses a set whose features.json names classes outside of TFDS, which opening the set would import.
 
   Raises:
     UserError: names the class.
@@ -168,7 +168,7 @@ def _check_features(home: Path) -> None:
   pending: list[Any] = [file.read_text(encoding="utf-8", errors="replace")] if file.exists() else []
   while pending:
     value = pending.pop()
-    if isinstance(value, str):  # the description of a feature may be JSON in a text
+    if isinstance(value, str):  # a feature may be described by JSON in a string
       with contextlib.suppress(ValueError, RecursionError):
         pending += [found] if isinstance(found := json.loads(value), dict | list) else []
     if not isinstance(value, dict):
@@ -182,7 +182,7 @@ def _check_features(home: Path) -> None:
 
 
 def _splits(builder: Any, cache: Path, validation: int | float | None, size: tuple[int, int] | None) -> Dataset:
-  """Train, validation and test of a prepared set; ids count through its splits."""
+  """Reads train, validation and test of a prepared set; ids are numbered over all splits."""
   if size is not None:
     if not isinstance(size, Sequence) or isinstance(size, str) or len(size) != 2:
       raise UserError(f"data.size is {size!r}; expected (height, width)")

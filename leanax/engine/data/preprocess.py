@@ -1,4 +1,4 @@
-"""From stored pixels to what a network sees, as plain data that is saved beside the model."""
+"""Preprocessing from pixels to the network's inputs, as plain data that is saved with the model."""
 
 from dataclasses import dataclass, fields
 from typing import Any
@@ -14,12 +14,12 @@ from leanax.engine.data.splits import Split
 
 @dataclass(frozen=True)
 class Preprocess:
-  """`(pixel * scale - mean) / std`, per channel. Static: a constant of the program that uses it.
+  """`(pixel * scale - mean) / std`, per channel; constants of the compiled program.
 
   Attributes:
-    mean: one number, or one a channel, in units of scaled pixels (0 to 1 with the default scale).
-    std: likewise.
-    scale: what a stored pixel of 0 to 255 is multiplied by first.
+    mean: one number, or one per channel, in units of scaled pixels (0 to 1 with the default scale).
+    std: one number, or one per channel, in the same unit.
+    scale: the factor of pixels, which are 0 to 255.
   """
 
   mean: tuple[float, ...] = (0.0,)
@@ -34,7 +34,7 @@ UNIT = Preprocess()  # pixels from 0 to 1
 def normalise(
   images: Num[Array, "*batch h w c"], spec: Preprocess, dtype: jax.typing.DTypeLike = jnp.float32
 ) -> Float[Array, "*batch h w c"]:
-  """Applies a spec, inside jit: one multiplication and one addition a pixel, in float32, then a cast to `dtype`."""
+  """Applies the preprocessing inside jit: one multiplication and one addition in float32, then a cast to `dtype`."""
   std = np.asarray(spec.std, np.float64)
   factor = jnp.asarray(spec.scale / std, jnp.float32)
   offset = jnp.asarray(-np.asarray(spec.mean, np.float64) / std, jnp.float32)
@@ -42,12 +42,12 @@ def normalise(
 
 
 def measure(split: Split, scale: float = 1 / 255) -> Preprocess:
-  """The spec that gives a split mean 0 and deviation 1 in every channel, in whole-number arithmetic.
+  """Returns the preprocessing that gives a split mean 0 and deviation 1 per channel, computed in integers.
 
   Measure the training split and save the result with the model; the other splits use the same numbers.
 
   Raises:
-    UserError: a channel is constant, so that it has no deviation.
+    UserError: a channel is constant, with deviation 0.
   """
   channels = split.images.shape[-1]
   means, deviations = [], []
@@ -67,12 +67,12 @@ def measure(split: Split, scale: float = 1 / 255) -> Preprocess:
 
 
 def to_json(spec: Preprocess) -> dict[str, Any]:
-  """Plain data for a model's file."""
+  """Returns plain data for a model's file."""
   return {"mean": list(spec.mean), "std": list(spec.std), "scale": spec.scale}
 
 
 def from_json(data: dict[str, Any]) -> Preprocess:
-  """Reads a spec back, or from a config.
+  """Reads the preprocessing from a model's file or a config.
 
   Raises:
     UserError: an unknown key, a list that is not one of numbers, or a deviation that is not positive.

@@ -1,4 +1,4 @@
-"""What a data set is here: three splits of uint8 images with labels and ids, checked, as numpy arrays on the host."""
+"""Data sets: three checked splits of uint8 images with labels and ids, as numpy arrays on the host."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -29,7 +29,7 @@ class Split(NamedTuple):
   name: str
 
   def take(self, rows: np.ndarray | slice, name: str) -> "Split":
-    """The split of these rows, which keep their ids."""
+    """Returns the split of these rows, which keep their ids."""
     return self._replace(images=self.images[rows], labels=self.labels[rows], ids=self.ids[rows], name=name)
 
 
@@ -42,10 +42,10 @@ class Dataset(NamedTuple):
 
 
 def make_split(images: np.ndarray, labels: np.ndarray, ids: np.ndarray, classes: tuple[str, ...], name: str) -> Split:
-  """A checked split.
+  """Returns a split after checking its arrays.
 
   Raises:
-    UserError: the images are no uint8 (N, H, W, C) array, the counts differ, or a label is not a class number.
+    UserError: the images are not a uint8 (N, H, W, C) array, the counts differ, or a label is not a class number.
   """
   if images.dtype != np.uint8 or images.ndim != 4:
     raise UserError(f"{name}: images must be uint8 (N, H, W, C), not {images.dtype} of shape {images.shape}")
@@ -60,54 +60,55 @@ def make_split(images: np.ndarray, labels: np.ndarray, ids: np.ndarray, classes:
 
 
 def hold_out(split: Split, validation: int | float, name: str) -> tuple[Split, Split]:
-  """Divides a training split: its last examples become the validation split.
+  """Splits off the last examples of a training split for validation.
 
-  The order of a prepared set is already a fixed shuffle, so that its end is a fair sample.
+  The order of a prepared set is already a fixed shuffle, so its end is a random sample.
 
   Args:
     split: the whole training split.
-    validation: how many examples (int), or which share of them (float below 1).
+    validation: a number of examples (int), or a fraction of them (float below 1).
     name: the set's name.
 
   Raises:
-    UserError: fewer than one example would be left to train on.
+    UserError: no example would remain for training.
   """
   ranges.check("data.validation", validation, ranges.FINITE)
   count = round(validation * len(split.labels)) if isinstance(validation, float) else validation
   if not 0 <= count < len(split.labels):
     raise UserError(
       f"data.validation: {validation!r} of the {len(split.labels)} training examples of {name} cannot be held out;"
-      " expected a number of examples below that, or a share from 0.0 to below 1.0"
+      " expected a number of examples below that, or a fraction from 0.0 to below 1.0"
     )
   cut = len(split.labels) - count
   return split.take(slice(0, cut), f"{name}/train"), split.take(slice(cut, None), f"{name}/validation")
 
 
 def label_some(split: Split, count: int, seed: int, unlabelled: bool = True) -> Split:
-  """The split with `count` labels, equally many of each class that it has, drawn by `seed`.
+  """Returns the split with only `count` labels, equally many per class, drawn by `seed`.
 
   Args:
-    split: all of whose labels are known.
-    count: labels to keep; what does not divide goes to the first classes.
+    split: a split with all labels.
+    count: labels to keep; the first classes get the remainder of the division.
     seed: of the draw.
-    unlabelled: keep the other examples, with label -1; else they are left out.
+    unlabelled: keep the other examples with label -1; else drop them.
 
   Raises:
     UserError: a class has fewer examples.
   """
   present = np.unique(split.labels)
-  shares = np.full(len(present), count // len(present)) + (np.arange(len(present)) < count % len(present))
+  counts = np.full(len(present), count // len(present)) + (np.arange(len(present)) < count % len(present))
   rng = np.random.default_rng(seed)
   chosen = []
-  for number, share in zip(present, shares, strict=True):
+  for number, kept in zip(present, counts, strict=True):
     rows = np.flatnonzero(split.labels == number)
-    if share > len(rows):
-      raise UserError(f"{split.name}: {share} labels of class {number} are asked for, and it has {len(rows)} examples")
-    chosen.append(rng.permutation(rows)[:share])
-  kept = np.sort(np.concatenate(chosen))
+    if kept > len(rows):
+      raise UserError(f"{split.name}: {kept} labels of class {number} are asked for, and it has {len(rows)} examples")
+    chosen.append(rng.permutation(rows)[:kept])
+  labelled = np.sort(np.concatenate(chosen))
   if not unlabelled:
-    return split.take(kept, split.name)
-  return split._replace(labels=np.where(np.isin(np.arange(len(split.labels)), kept), split.labels, -1).astype(np.int32))
+    return split.take(labelled, split.name)
+  known = np.isin(np.arange(len(split.labels)), labelled)
+  return split._replace(labels=np.where(known, split.labels, -1).astype(np.int32))
 
 
 def device_arrays(split: Split, device: jax.Device | jax.sharding.Sharding | None = None) -> Mapping[str, jax.Array]:
@@ -115,6 +116,6 @@ def device_arrays(split: Split, device: jax.Device | jax.sharding.Sharding | Non
 
   Returns:
     {"image": (N, H, W, C) uint8, "label": (N,) int32, "id": (N,) int32}. More arrays of N rows, such as a teacher's
-    cached logits, may be added under names of their own; they are gathered along.
+    cached logits, may be added; batches then contain them too.
   """
   return jax.device_put({"image": split.images, "label": split.labels, "id": split.ids}, device)

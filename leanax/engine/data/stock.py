@@ -1,8 +1,7 @@
 """MNIST and Fashion-MNIST as TensorFlow Datasets define them, prepared without TensorFlow.
 
-The stock builders unpack, read and encode through TensorFlow. A thin subclass does these three with gzip, numpy and
-pillow and keeps everything else: name, version, features, checksums and keys, so that the order and the splits are
-the stock ones.
+The stock builders unpack, read and encode with TensorFlow. A thin subclass replaces these steps by gzip, numpy and
+pillow and keeps name, version, features, checksums and keys, and so the order and the splits.
 """
 
 import contextlib
@@ -26,10 +25,10 @@ NAMES = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST"}
 
 
 def tensorflow_datasets() -> Any:
-  """The library, imported on first use.
+  """Imports tensorflow_datasets on first use.
 
   Raises:
-    UserError: it, or what it needs without declaring it, is not installed.
+    UserError: it, or an undeclared dependency of it, is not installed.
   """
   try:
     import array_record  # noqa: F401
@@ -47,7 +46,7 @@ def tensorflow_datasets() -> Any:
 
 
 def stock_class(name: str) -> Any:
-  """TFDS's own builder class of "mnist" or "fashion_mnist"."""
+  """Returns TFDS's builder class of "mnist" or "fashion_mnist"."""
   tensorflow_datasets()
   from tensorflow_datasets.image_classification import mnist
 
@@ -55,15 +54,15 @@ def stock_class(name: str) -> Any:
 
 
 def without_tensorflow(stock: Any) -> Any:
-  """The thin subclass of a stock builder of the MNIST family."""
+  """Returns the subclass of a builder of the MNIST family that needs no TensorFlow."""
   from PIL import Image
 
   class Builder(stock, skip_registration=True):
     name = stock.name
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
-      # Not download_and_extract: TFDS names what it extracts by the bare file name, and the sets of this family have
-      # the same four names, so that the second one would silently become a copy of the first.
+      # Not download_and_extract: TFDS names extracted files by their file names, which the sets of this family share,
+      # so the second set would silently become a copy of the first.
       paths = dl_manager.download({split: [self.URL + file for file in files] for split, files in FILES.items()})
       return {split: self._generate_examples(*map(Path, files)) for split, files in paths.items()}
 
@@ -75,10 +74,10 @@ def without_tensorflow(stock: Any) -> Any:
 
 
 def read_idx(path: Path, dimensions: int) -> np.ndarray:
-  """The array of uint8 in a gzipped IDX file (two zero bytes, type 8, number of dimensions, their sizes, the data).
+  """Reads the uint8 array of a gzipped IDX file (two zero bytes, type 8, number of dimensions, their sizes, the data).
 
   Raises:
-    UserError: the file is not that.
+    UserError: the file is not an IDX file of this kind.
   """
   try:
     data = gzip.decompress(path.read_bytes())
@@ -92,13 +91,13 @@ def read_idx(path: Path, dimensions: int) -> np.ndarray:
 
 
 def prepare(stock: Any, originals: Path | None, prepared: Path, downloads: Path) -> Any:
-  """Prepares a set as array_record, unless it is, and returns its builder.
+  """Prepares a set as array_record, if needed, and returns its builder.
 
   Args:
     stock: the builder class of TFDS.
     originals: the directory of the four original files; None fetches them from the network.
     prepared: TFDS's data_dir.
-    downloads: where fetched files are kept; each set has a folder of its own.
+    downloads: the directory of fetched files; each set has its own folder.
 
   Raises:
     UserError: a file is missing or has the wrong checksum, or the network does not answer.
@@ -118,7 +117,7 @@ def prepare(stock: Any, originals: Path | None, prepared: Path, downloads: Path)
     manual_dir=originals, try_download_gcs=False, force_checksums_validation=True, verify_ssl=True
   )
   try:
-    with contextlib.redirect_stdout(sys.stderr):  # what TFDS prints is no result of ours
+    with contextlib.redirect_stdout(sys.stderr):  # TFDS prints to stdout, which is for results
       builder.download_and_prepare(download_dir=fetched, download_config=config)
   except (NonMatchingChecksumError, tfds.download.DownloadError) as error:
     raise UserError(f"{stock.name}: what was fetched is not the original: {first_line(error)}") from error
@@ -129,15 +128,15 @@ def prepare(stock: Any, originals: Path | None, prepared: Path, downloads: Path)
 
 
 def is_prepared(builder: Any) -> bool:
-  """Whether the set is there; TFDS's own test logs a warning if not."""
+  """Returns whether the set is prepared; TFDS's own check logs a warning if not."""
   return (Path(builder.data_dir) / "dataset_info.json").exists()
 
 
 def check_network(stock: Any) -> None:
-  """One request without retries: TFDS's own give up after minutes.
+  """Sends one request without retries; TFDS itself gives up only after minutes.
 
   Raises:
-    UserError: no answer; says how to do without.
+    UserError: there is no answer; names the alternative.
   """
   url = stock.URL + FILES["train"][1]
   try:
@@ -171,5 +170,5 @@ def check_originals(stock: Any, originals: Path) -> None:
 
 
 def first_line(error: Exception) -> str:
-  """An error's text as part of a sentence."""
+  """Returns the first line of an error's text, for use in a sentence."""
   return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

@@ -1,8 +1,8 @@
-"""Generated images with classes that can be learned: for tests, benchmarks and first steps without any file.
+"""Generated images of learnable classes, for tests and benchmarks without files.
 
 Each class is a coarse random pattern; an example is its class's pattern, moved by up to `shift` pixels (wrapping
-around), plus uniform noise, clipped to 0..255. All arithmetic is on integers and numpy's frozen `RandomState` draws the
-numbers, so that the same arguments give the same bytes with every version of numpy.
+around), plus uniform noise, clipped to 0..255. All arithmetic is in integers, with numpy's frozen `RandomState`, so the
+same arguments give the same bytes with every version of numpy.
 """
 
 import numpy as np
@@ -28,13 +28,13 @@ def load(
 
   Args:
     shape: (height, width, channels) of the images.
-    classes: how many classes there are.
+    classes: the number of classes.
     train: examples in the training split; `validation` and `test` likewise.
     validation: see `train`.
     test: see `train`.
     noise: the largest change of a pixel, of 255.
     shift: the largest move of a pattern, in pixels.
-    seed: another seed is another set.
+    seed: of the patterns and the noise.
 
   Raises:
     UserError: a size that is not positive, or a negative amount.

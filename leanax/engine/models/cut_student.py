@@ -1,14 +1,14 @@
-"""A student cut out of its teacher: every leaf of a smaller model of the same family filled from a trained larger one.
+"""Initialises a student from its teacher: every leaf of a smaller model of the same family is cut from a larger one.
 
-Two ways. "width": a narrower model takes the leading channels along each axis. An axis that was made by flattening
-takes the leading part of each axis that went into it, as the traced function says (`graph.axis_parts`): of a dense
-kernel that reads height * width * channels numbers the leading channels of every place stay, not the leading rows.
-Numbers are copied as they are: units whose inputs are cut give smaller sums than their teacher's. "layers": a model
-with fewer blocks takes whole modules, as DistilBERT takes every other layer (arXiv:1910.01108, section 2).
+There are two ways. "width": a narrower model takes the leading channels along each axis. For a flattened axis it takes
+the leading part of each original axis (`graph.axis_parts`): a dense kernel on height * width * channels inputs keeps
+the leading channels of every place, not the leading rows. Values are copied without rescaling, so units with fewer
+inputs give smaller sums than the teacher's. "layers": a model with fewer blocks takes whole modules, as DistilBERT
+takes every other layer (arXiv:1910.01108, section 2).
 
-Leaves are found by name, `counterparts` says as data which is whose, and nothing is guessed: a leaf without a
-counterpart, and an axis whose order cannot be followed, are refused by name. Pure functions on trees of variables,
-{"params": tree, other collections}, of arrays or shapes.
+Leaves are matched by name; `counterparts` returns the match as data. A leaf without a counterpart, and an axis whose
+order cannot be followed, are refused by name. All are pure functions on trees of variables, {"params": tree, other
+collections}, of arrays or shapes.
 """
 
 import itertools
@@ -28,11 +28,11 @@ Pick = Callable[[Sequence[str], int], Sequence[int]]
 
 
 class Run(NamedTuple):
-  """Neighbouring modules of one kind (same leaves, same shapes), of which the student has as many or fewer.
+  """Consecutive modules of one kind (same leaves, same shapes), at most as many in the student as in the teacher.
 
   Attributes:
-    student: paths of its modules in order, such as "Block_0".
-    teacher: paths of those that they may be copies of, in order.
+    student: paths of the student's modules in order, such as "Block_0".
+    teacher: paths of the matching teacher's modules in order.
   """
 
   student: tuple[str, ...]
@@ -40,21 +40,21 @@ class Run(NamedTuple):
 
 
 def first(modules: Sequence[str], count: int) -> list[int]:
-  """The first ones."""
+  """Picks the first `count` modules."""
   del modules
   return list(range(count))
 
 
 def alternate(modules: Sequence[str], count: int) -> list[int]:
-  """Evenly spread ones from the first on: of six, three are 0, 2 and 4."""
+  """Picks evenly spaced modules from the first on: three of six are 0, 2 and 4."""
   return [index * len(modules) // count for index in range(count)]
 
 
 def by_effect(effect: Callable[[str], float]) -> Pick:
-  """Those with the largest effect, in their own order; of equal ones the earlier.
+  """Returns a function that picks the modules with the largest effect, in order; of equal ones the earlier.
 
   Args:
-    effect: of a module's path, such as the loss without it; asked only where there is a choice.
+    effect: a function of a module's path, such as the loss without it; called only where there is a choice.
   """
 
   def pick(modules: Sequence[str], count: int) -> list[int]:
@@ -67,7 +67,7 @@ def by_effect(effect: Callable[[str], float]) -> Pick:
 
 
 def without(variables: Mapping[str, Any], module: str) -> dict[str, Any]:
-  """The variables with a module's parameters at zero, which makes a residual block the identity, or its shortcut."""
+  """Sets a module's parameters to zero, which turns a residual block into its shortcut."""
 
   def zero(name: str, leaf: Any) -> Any:
     return jnp.zeros_like(leaf) if f"{name}/".startswith(f"{module}/") else leaf
@@ -76,46 +76,50 @@ def without(variables: Mapping[str, Any], module: str) -> dict[str, Any]:
 
 
 def module_runs(student: Mapping[str, Any], teacher: Mapping[str, Any]) -> tuple[list[Run], list[str]]:
-  """Numbered modules of which the two have different numbers, matched in order: the runs, and modules without one.
+  """Matches numbered modules of which student and teacher have different numbers, in order.
 
-  A run of the student's belongs to the next run of the same kind that is long enough. Modules are numbered where a
-  part of a path ends in digits: "Block_3/Conv_0/kernel", "layers/3/kernel". Of nested ones the outermost that differ
-  count.
+  A run of the student matches the next run of the same kind that is long enough. Modules are numbered where a part of a
+  path ends in digits: "Block_3/Conv_0/kernel", "layers/3/kernel". Of nested modules the outermost that differ are
+  matched.
+
+  Returns:
+    The runs, and the student's modules without a match.
   """
-  mine, its = _numbered(student), _numbered(teacher)
-  found, lost = [], []
-  for group in _differing(student, mine, its):
-    left = _kinds(group, its.get(group, {}))
-    for kind, modules in _kinds(group, mine[group]):
-      later = next((i for i, (other, them) in enumerate(left) if other == kind and len(them) >= len(modules)), None)
+  student_groups, teacher_groups = _numbered(student), _numbered(teacher)
+  runs, unmatched = [], []
+  for group in _differing(student, student_groups, teacher_groups):
+    remaining = _kinds(group, teacher_groups.get(group, {}))
+    for kind, modules in _kinds(group, student_groups[group]):
+      fits = (i for i, (other, paths) in enumerate(remaining) if other == kind and len(paths) >= len(modules))
+      later = next(fits, None)
       if later is None:
-        lost += modules
+        unmatched += modules
       else:
-        found.append(Run(tuple(modules), tuple(left[later][1])))
-        left = left[later + 1 :]
-  return found, lost
+        runs.append(Run(tuple(modules), tuple(remaining[later][1])))
+        remaining = remaining[later + 1 :]
+  return runs, unmatched
 
 
 def counterparts(
   student: Mapping[str, Any], teacher: Mapping[str, Any], pick: Pick | None = None, pairs: Sequence[Any] = ()
 ) -> dict[str, str]:
-  """Which of the teacher's leaves each of the student's is filled from, by name ("batch_stats/Block_0/...").
+  """Returns the teacher's leaf for each leaf of the student, by name ("batch_stats/Block_0/...").
 
   Args:
     student: its variables.
-    teacher: its teacher's.
-    pick: which modules of a run are kept, as `first` does; None: leaves of the same name.
-    pairs: (student's path, teacher's path), which go before all else; `*` stands for anything, the same on both sides
-      in order. Paths are those within a collection, so one pair moves parameters and statistics.
+    teacher: its variables.
+    pick: selects modules of a run, such as `first`; None matches leaves of the same name.
+    pairs: (student's path, teacher's path), with priority; `*` matches anything, the same on both sides in order. Paths
+      are within a collection, so one pair maps parameters and statistics.
 
   Raises:
-    UserError: a pair that matches nothing, a leaf that has no counterpart, or, where neither `pick` nor `pairs` say
-      what is left out, a leaf of the teacher's that is nobody's.
+    UserError: a pair matches nothing, a leaf has no counterpart, or, without `pick` and `pairs`, a leaf of the teacher
+      is not used.
   """
   moved: dict[str, str | None] = {}
   if pick is not None:
-    runs, lost = module_runs(student, teacher)
-    moved = dict.fromkeys(lost)
+    runs, unmatched = module_runs(student, teacher)
+    moved = dict.fromkeys(unmatched)
     for run in runs:
       moved |= {
         module: run.teacher[i] for module, i in zip(run.student, pick(run.teacher, len(run.student)), strict=True)
@@ -132,9 +136,10 @@ def counterparts(
     if other is None or (collection, other) not in there:
       raise _missing(_name(collection, path), other and _name(collection, other), there)
     out[_name(collection, path)] = _name(collection, other)
-  if pick is None and not pairs and (left := sorted(_name(*key) for key in there if _name(*key) not in out.values())):
+  unused = sorted(_name(*key) for key in there if _name(*key) not in out.values())
+  if pick is None and not pairs and unused:
     raise UserError(
-      f"no leaf of the student is cut out of its teacher's {left[0]!r}; expected a student with the same leaves, or "
+      f"no leaf of the student is cut out of its teacher's {unused[0]!r}; expected a student with the same leaves, or "
       "'cut.way' as 'layers', or 'cut.map'"
     )
   if idle := [pair[0] for index, pair in enumerate(pairs) if index not in used]:
@@ -150,16 +155,16 @@ def fill(
   names: Mapping[str, str],
   parts: tuple[Parts, Parts] | None = None,
 ) -> Any:
-  """The student's variables with the teacher's numbers.
+  """Returns the student's variables with values of the teacher.
 
   Args:
     student: its variables; only shapes are read.
-    teacher: its teacher's.
+    teacher: its variables.
     names: of `counterparts`.
-    parts: `graph.axis_parts` of the student and of the teacher, for narrower leaves; None: all shapes are the same.
+    parts: `graph.axis_parts` of the student and of the teacher, for narrower leaves; None if all shapes are equal.
 
   Raises:
-    UserError: a leaf that is larger than its counterpart or cannot be cut from it.
+    UserError: a leaf is larger than its counterpart or cannot be cut from it.
   """
   there = {_name(*key): leaf for key, leaf in _leaves(teacher).items()}
 
@@ -171,15 +176,15 @@ def fill(
       raise UserError(f"{where[0]} cannot be copied from {where[1]}; expected the same shape")
     if parts is not None:
       source = _leading(source, shape, parts[0][name], parts[1][names[name]], where)
-    return jnp.array(source, copy=True)  # the state in training may be donated, and the teacher's numbers must live on
+    return jnp.array(source, copy=True)  # the training state may be donated
 
   return map_named(one, student)
 
 
 def _leading(
-  source: Any, shape: tuple[int, ...], mine: Sequence[Made], its: Sequence[Made], where: tuple[str, str]
+  source: Any, shape: tuple[int, ...], student: Sequence[Made], teacher: Sequence[Made], where: tuple[str, str]
 ) -> Any:
-  for axis, (small, large) in enumerate(zip(mine, its, strict=True)):
+  for axis, (small, large) in enumerate(zip(student, teacher, strict=True)):
     if small.sizes == large.sizes:
       continue
     differ = f"axis {axis} is made of {small.sizes} in the student and of {large.sizes} in its teacher"
@@ -190,12 +195,12 @@ def _leading(
     for a, b, lost in zip(small.sizes, large.sizes, map(max, small.lost, large.lost), strict=True):
       if a != b and lost:
         raise UserError(f"{where[0]} cannot be cut out of {where[1]}: axis {axis} cannot be followed through {lost!r}")
-  whole = source.reshape([n for made in its for n in made.sizes])
-  return whole[tuple(slice(n) for made in mine for n in made.sizes)].reshape(shape)
+  whole = source.reshape([n for made in teacher for n in made.sizes])
+  return whole[tuple(slice(n) for made in student for n in made.sizes)].reshape(shape)
 
 
 def _leaves(variables: Mapping[str, Any]) -> dict[tuple[str, str], Any]:
-  """{(collection, path): leaf}."""
+  """Returns {(collection, path): leaf}."""
   return {(kind, path): leaf for kind, tree in variables.items() for path, leaf in named_leaves(tree).items()}
 
 
@@ -208,7 +213,7 @@ Modules = dict[int, set[Any]]  # by number: (collection, path within the module,
 
 
 def _places(path: str) -> list[tuple[Group, int, str]]:
-  """Every numbered part of a path: (group, number, what follows)."""
+  """Returns every numbered part of a path: (group, number, rest of the path)."""
   parts = path.split("/")
   found = []
   for place, part in enumerate(parts):
@@ -229,23 +234,26 @@ def _numbered(variables: Mapping[str, Any]) -> dict[Group, Modules]:
   return found
 
 
-def _differing(student: Mapping[str, Any], mine: Mapping[Group, Modules], its: Mapping[Group, Modules]) -> list[Group]:
-  """The outermost groups of which the student does not have the same numbers as its teacher."""
+def _differing(
+  student: Mapping[str, Any], student_groups: Mapping[Group, Modules], teacher_groups: Mapping[Group, Modules]
+) -> list[Group]:
+  """Returns the outermost groups whose numbers differ between student and teacher."""
   found: dict[Group, None] = {}
   for _, path in _leaves(student):
-    groups = [group for group, _, _ in _places(path) if set(mine[group]) != set(its.get(group, {}))]
-    found |= dict.fromkeys(groups[:1])
+    groups = [group for group, _, _ in _places(path)]
+    differ = [group for group in groups if set(student_groups[group]) != set(teacher_groups.get(group, {}))]
+    found |= dict.fromkeys(differ[:1])
   return list(found)
 
 
 def _kinds(group: Group, modules: Modules) -> list[tuple[frozenset[Any], list[str]]]:
-  """Neighbours with the same leaves: (those, the modules' paths)."""
+  """Returns consecutive modules with the same leaves: (leaves, the modules' paths)."""
   ordered = [(frozenset(modules[number]), _path(group, number)) for number in sorted(modules)]
   return [(kind, [path for _, path in run]) for kind, run in itertools.groupby(ordered, lambda one: one[0])]
 
 
 def _moved(path: str, moved: Mapping[str, str | None]) -> str | None:
-  """A path in the module that its own module is moved to; None where that has no counterpart."""
+  """Returns a path with its module replaced by the counterpart; None where there is none."""
   parts = path.split("/")
   for place in range(len(parts), 0, -1):
     module = "/".join(parts[:place])
@@ -256,7 +264,7 @@ def _moved(path: str, moved: Mapping[str, str | None]) -> str | None:
 
 
 def _rule(pair: Any) -> tuple[str, Callable[[re.Match[str]], str]]:
-  """A pair of a map as a regular expression and what its match becomes."""
+  """Returns a pair of a map as a regular expression and a replacement function."""
   if not (len(pair) == 2 and all(isinstance(side, str) for side in pair) and pair[0].count("*") == pair[1].count("*")):
     raise UserError(f"'cut.map' has {tuple(pair)!r}; expected (student's path, teacher's path), '*' as often in both")
   pieces = pair[1].split("*")

@@ -1,4 +1,4 @@
-"""A network as two pure functions, and how modules of the field are told that they train."""
+"""A network as two pure functions, and the keywords that switch flax modules between training and evaluation."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -14,17 +14,16 @@ Variables = dict[str, Any]
 class Model(NamedTuple):
   """A network as functions.
 
-  init(key, x) -> variables: `{"params": tree, <other collections>: tree}`; x is a batch (values do not matter).
+  init(key, x) -> variables: `{"params": tree, <other collections>: tree}`; x is a batch of any values.
   apply(variables, x, *, train=False, key=None) -> (logits, model_state): model_state is the variables without
-    "params", updated when `train` is true and as it came otherwise; `key` feeds dropout and every other random stream
-    and is needed in training only.
+    "params", updated if `train`; `key` seeds dropout and every other random stream, in training only.
   """
 
   init: Callable[..., Variables]
   apply: Callable[..., tuple[Any, Variables]]
 
 
-# How modules of the field spell "this is training": the keyword, and whether it says so or says the opposite.
+# Keywords of flax modules for the mode, and whether True means training.
 MODES: dict[str, bool] = {
   "train": True,
   "training": True,
@@ -35,12 +34,12 @@ MODES: dict[str, bool] = {
 
 
 def modes(train: bool, accepted: Mapping[str, Any]) -> dict[str, Any]:
-  """The keywords among `accepted` that tell a module whether it trains, with their values."""
+  """Returns the mode keywords among `accepted`, with their values."""
   return {name: train is positive for name, positive in MODES.items() if name in accepted}
 
 
 def check_call(spec: str, call: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
-  """The parameters of a module's `__call__` after `self`; refuses those that nobody would fill in."""
+  """Returns the parameters of a module's `__call__` after `self`; refuses further required ones."""
   parameters = dict(list(inspect.signature(call).parameters.items())[1:])
   for name, parameter in list(parameters.items())[1:]:
     optional = parameter.default is not parameter.empty or parameter.kind in (
@@ -56,7 +55,7 @@ def check_call(spec: str, call: Callable[..., Any]) -> Mapping[str, inspect.Para
 
 
 def check_state(spec: str, before: Variables, after: Variables) -> None:
-  """Refuses a model whose state changes its structure from call to call: no step could be compiled once for it."""
+  """Refuses a model whose state changes its structure when it is called: each step would compile anew."""
   for name in before:
     if jax.tree.structure(before[name]) != jax.tree.structure(after[name]):
       raise UserError(

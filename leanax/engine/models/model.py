@@ -1,8 +1,8 @@
 """A user's model by import path, behind two pure functions.
 
 `load("my_package.nets:Net", {"width": 64})` accepts a flax.linen Module class, a flax.nnx Module class, a
-`functools.partial` or a function that returns a linen module, or a plain factory that returns `(init, apply)`; the
-rest of the project sees `Model` alone, so users change nothing in their model code.
+`functools.partial` or a function that returns a linen module, or a plain factory that returns `(init, apply)`. The
+result is always a `Model`; the user's model code does not change.
 """
 
 import functools
@@ -21,7 +21,7 @@ from leanax.engine.models.interface import MODES, Model, Variables, check_call, 
 
 
 def load(spec: str, kwargs: Mapping[str, Any] | None = None) -> Model:
-  """The model that `spec` names, built with `kwargs`.
+  """Imports and builds a model.
 
   Args:
     spec: "package.module:Name". Name is a linen Module class, an nnx Module class (a function with an `rngs` keyword
@@ -32,7 +32,7 @@ def load(spec: str, kwargs: Mapping[str, Any] | None = None) -> Model:
 
   Raises:
     UserError: the module or the name does not exist, it is neither a Module class nor a function, a keyword is not
-      accepted or one is missing, or what is built is no model.
+      accepted or is missing, or the result is not a model.
   """
   kwargs = dict(kwargs or {})
   target = _find(spec)
@@ -42,36 +42,36 @@ def load(spec: str, kwargs: Mapping[str, Any] | None = None) -> Model:
     _check_keywords(spec, target, kwargs, given=("rngs",))
     return nnx_model.adapt(spec, functools.partial(target, **kwargs))
   _check_keywords(spec, target, kwargs, given=MODES)
-  # Some modules take the mode when they are built and not when they are called; what the user fixed stays fixed.
+  # Some modules take the mode when they are built and not when they are called; keywords of the user have priority.
   fields = {name: p for name, p in _parameters(target).items() if name in MODES and name not in kwargs}
   built = {train: target(**kwargs, **modes(train, fields)) for train in ((False, True) if fields else (False,))}
   return adapt_linen(spec, built) or _adapt_functions(spec, built[False])
 
 
 def permit(spec: Any, code: Collection[str], source: str) -> None:
-  """Refuses to import what a data file names, unless the user has named it too or it is a model of `zoo`.
+  """Refuses an import path from a data file, unless the user has named it too or it is a model of `zoo`.
 
-  Importing a module runs it, and a file may come from anyone.
+  Importing a module runs it, and files may be untrusted.
 
   Args:
     spec: the import path in the file.
     code: the import paths that the user has named, in a config or by a flag.
-    source: how the error calls the file.
+    source: the file's name in error messages.
 
   Raises:
-    UserError: says how to name it.
+    UserError: the path is not permitted; tells how to permit it.
   """
   if not isinstance(spec, str):
     raise UserError(f"{source} is damaged: its model is {spec!r}; expected an import path such as 'zoo.lenet:LeNet5'")
   if spec not in ((code,) if isinstance(code, str) else code) and not _of_zoo(spec):
     raise UserError(
-      f"{source} holds a model of {spec!r}, code that nobody has named here, so it is not run; if it is yours, name it "
-      f"by --model_code={spec}, or in a config by an entry of 'models'"
+      f"{source} holds a model of {spec!r}, code that is not run unless you name it: pass --model_code={spec}, or add "
+      "it to 'models' in a config"
     )
 
 
 def _of_zoo(spec: str) -> bool:
-  """Whether `spec` is "zoo.FILE:NAME", of a file of ours and of what that very file defines."""
+  """Returns whether `spec` is "zoo.FILE:NAME" of a file of `leanax.zoo`, with a name that the file itself defines."""
   given, _, name = spec.partition(":")
   module_name = _full(given)
   if module_name not in _zoo():
@@ -80,7 +80,7 @@ def _of_zoo(spec: str) -> bool:
 
 
 def _full(module_name: str) -> str:
-  """A module's name, "zoo.FILE" being short for a file of `leanax.zoo`; another file is one of a user's own zoo."""
+  """Expands "zoo.FILE" to `leanax.zoo.FILE`, unless the file exists only in a user's own package `zoo`."""
   ours = module_name.startswith("zoo.") and importlib.util.find_spec("zoo") is None
   return full if (full := f"leanax.{module_name}") in _zoo() or ours else module_name
 
@@ -92,7 +92,7 @@ def _zoo() -> set[str]:
 
 
 def _find(spec: str) -> Callable[..., Any]:
-  """The object that "package.module:Name" names."""
+  """Imports the object at "package.module:Name"."""
   given, colon, name = spec.partition(":")
   if not (colon and given and name):
     raise UserError(f"model {spec!r} is no import path; expected 'package.module:Name'")
@@ -122,15 +122,15 @@ def _unwrap(target: Any) -> Any:
 
 
 def _builds_models(plain: Any) -> bool:
-  """Whether it is a Module class or a function in Python: calling anything else may do anything."""
+  """Returns whether this is a Module class or a Python function; other callables are not called."""
   if isinstance(plain, type):
-    modules = [sys.modules.get(name) for name in ("flax.linen", "flax.nnx")]  # a module's class has imported its own
+    modules = [sys.modules.get(name) for name in ("flax.linen", "flax.nnx")]  # imported with the class
     return issubclass(plain, tuple(module.Module for module in modules if module is not None))
   return inspect.isfunction(inspect.unwrap(plain)) or inspect.ismethod(plain)
 
 
 def _parameters(target: Any) -> Mapping[str, inspect.Parameter]:
-  """The parameters of a call of `target`; nnx classes hide those of `__init__` behind their metaclass."""
+  """Returns the parameters of a call of `target`; nnx's metaclass hides those of `__init__`."""
   plain = _unwrap(target)
   if not isinstance(plain, type):
     return inspect.signature(target).parameters
@@ -139,7 +139,7 @@ def _parameters(target: Any) -> Mapping[str, inspect.Parameter]:
 
 
 def _is_nnx(target: Any) -> bool:
-  """Whether `target` builds an nnx module, without importing nnx for those who do not use it."""
+  """Returns whether `target` builds an nnx module, without importing nnx if it is not used."""
   nnx = sys.modules.get("flax.nnx")
   plain = _unwrap(target)
   if isinstance(plain, type):
@@ -148,7 +148,7 @@ def _is_nnx(target: Any) -> bool:
 
 
 def _check_keywords(spec: str, target: Any, kwargs: Mapping[str, Any], given: Any) -> None:
-  """Compares `kwargs` with the signature before anything is built; adapters fill in those `given`."""
+  """Compares `kwargs` with the signature before anything is built; adapters pass the keywords in `given`."""
   parameters = _parameters(target)
   anything = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
   hidden = {"parent", "name", "rngs"}  # linen's own fields, and nnx's random streams
@@ -165,7 +165,7 @@ def _check_keywords(spec: str, target: Any, kwargs: Mapping[str, Any], given: An
 
 
 def adapt_linen(spec: str, built: Mapping[bool, Any]) -> Model | None:
-  """The model of linen modules (for evaluation and, where it differs, for training); None if they are none."""
+  """Returns the model of linen modules (for evaluation and, where it differs, for training); None for other types."""
   from flax import linen as nn
   from flax.core import meta
 
@@ -186,7 +186,7 @@ def adapt_linen(spec: str, built: Mapping[bool, Any]) -> Model | None:
     call = modes(train, accepted)
     if not train:
       return evaluated.apply(variables, x, **call), state
-    # linen falls back on the stream "params" for any stream that is not given by name
+    # linen uses the stream "params" for any stream that is not given by name
     streams = None if key is None else {"dropout": key, "params": jax.random.fold_in(key, 1)}
     logits, updated = trained.apply(variables, x, **call, rngs=streams, mutable=list(state))
     after = {**state, **updated}
@@ -197,7 +197,7 @@ def adapt_linen(spec: str, built: Mapping[bool, Any]) -> Model | None:
 
 
 def _adapt_functions(spec: str, pair: Any) -> Model:
-  """The model of what a plain factory returned: a pair of functions."""
+  """Returns the model of a plain factory's pair of functions."""
   if not (isinstance(pair, tuple) and len(pair) == 2 and all(map(callable, pair))):
     raise UserError(
       f"model {spec!r} builds a {type(pair).__name__}; expected a linen Module, an nnx Module, or (init, apply)"

@@ -10,15 +10,15 @@ from leanax.engine.models.model import adapt_linen
 
 
 def net(module: Any, variables: Variables | None, *example: Any) -> graph.Net:
-  """Returns the net of a linen or nnx module, which stays as it is.
+  """Returns the net of a linen or nnx module, which does not change.
 
   Args:
     module: built, of flax.linen or flax.nnx.
-    variables: {"params": tree, other collections}; None for those that an nnx module holds.
-    *example: its input, or the input's shape; a batch of one is enough.
+    variables: {"params": tree, other collections}; None for the variables of an nnx module.
+    *example: an input, or its shape; a batch of one is enough.
 
   Raises:
-    UserError: it is no module, or one that is called with more than a batch and its mode.
+    UserError: this is not a module, or its call needs more than a batch and the mode.
   """
   if len(example) != 1:
     raise UserError(f"a module is called with one batch, and the net got {len(example)} examples; expected one")

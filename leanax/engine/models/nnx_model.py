@@ -1,8 +1,8 @@
-"""The adapter for flax.nnx modules; a file of its own because importing nnx takes a second.
+"""The adapter for flax.nnx modules; a separate file because importing nnx takes a second.
 
 A module is split into its definition and its variables; variables are named by their path (`layers/0/kernel`) in a
-collection by their type ("params", "batch_stats", ...). Random streams are no state here: every call seeds them from
-the key it is given, so that a step is a function of its arguments and nothing about randomness needs to be saved.
+collection by their type ("params", "batch_stats", ...). Random streams are not state here: every call seeds them from
+its key, so that a step is a function of its arguments and no random state is saved.
 """
 
 import zlib
@@ -18,10 +18,10 @@ from leanax.engine.models.interface import Model, Variables, check_call, check_s
 
 
 def adapt(spec: str, build: Callable[..., Any]) -> Model:
-  """The `Model` of an nnx module.
+  """Returns the `Model` of an nnx module.
 
   Args:
-    spec: how errors call the model.
+    spec: the model's name in error messages.
     build: `build(rngs=nnx.Rngs) -> module`.
   """
   module = nnx.eval_shape(lambda: build(rngs=nnx.Rngs(0)))
@@ -37,11 +37,11 @@ def adapt(spec: str, build: Callable[..., Any]) -> Model:
 
 
 def functions(spec: str, module: Any) -> Callable[..., tuple[Any, Variables]]:
-  """Returns the `Model.apply` of a module, whose mode this sets; its numbers are not read."""
+  """Returns the `Model.apply` of a module; sets the module's mode and does not read its values."""
   accepted = check_call(spec, type(module).__call__)
   definitions, layouts = {}, {}
   for train in (False, True):
-    # the mode is part of the definition, and so are the attributes that depend on it
+    # the definition contains the mode and the attributes that depend on it
     module.train() if train else module.eval()
     definitions[train], state = nnx.split(module)
     layouts[train] = dict(nnx.to_flat_state(state))
@@ -68,7 +68,7 @@ def variables_of(module: Any) -> Variables:
 
 
 def _collection(leaf: Any) -> str | None:
-  """The collection that a variable belongs to; None for random streams."""
+  """Returns the collection of a variable; None for random streams."""
   if isinstance(leaf, nnx.RngState):
     return None
   if isinstance(leaf, nnx.Param):
@@ -77,7 +77,7 @@ def _collection(leaf: Any) -> str | None:
 
 
 def _collect(state: Any) -> Variables:
-  """The variables of a module as nested dicts of arrays, keys as text."""
+  """Returns the variables of a module as nested dicts of arrays with string keys."""
   variables: Variables = {"params": {}}
   for path, leaf in nnx.to_flat_state(state):
     collection = _collection(leaf)
@@ -91,7 +91,7 @@ def _collect(state: Any) -> Variables:
 
 
 def _fill(path: tuple[Any, ...], leaf: Any, variables: Variables, key: jax.Array | None) -> Any:
-  """The abstract `leaf` with its value: from `variables`, or for a random stream from `key`."""
+  """Fills the abstract `leaf`: from `variables`, or for a random stream from `key`."""
   if isinstance(leaf, nnx.RngState):
     return leaf.replace(_stream(path, leaf, key))
   value: Any = variables[_collection(leaf) or "params"]
@@ -101,7 +101,7 @@ def _fill(path: tuple[Any, ...], leaf: Any, variables: Variables, key: jax.Array
 
 
 def _stream(path: tuple[Any, ...], leaf: Any, key: jax.Array | None) -> jax.Array:
-  """A stream's key or counter; streams of one module differ by their path, stacked ones along their axis."""
+  """Returns a stream's key or counter; streams of a module differ by their path, stacked ones along their axis."""
   abstract = leaf.get_value()
   if isinstance(leaf, nnx.RngCount):
     return jnp.zeros(abstract.shape, abstract.dtype)

@@ -1,1 +1,1 @@
-"""What is kept in files: checkpoints, models, metrics, pretrained weights, teachers' logits."""
+"""Files: checkpoints, models, metrics, pretrained weights and caches of teacher logits."""

@@ -1,9 +1,9 @@
-"""Checkpoints of a run: saved in the background, checked when they are read, never trusted blindly.
+"""Checkpoints of a run: saved in the background and checked when they are read.
 
-Orbax writes the arrays; it renames a step into place only when all of it is on disk, so a killed run leaves whole
-steps. Orbax does not notice changed bytes, wrong shapes or wrong dtypes, so each step also holds a description
-(json): format version, config, and per leaf the shape, the dtype and a checksum. A damaged step is left out with a
-warning and the one before it is taken. This is the only file that knows Orbax's checkpoint manager.
+Orbax writes the arrays; it renames a step into place only when it is complete on disk, so a killed run leaves complete
+steps. Orbax does not detect changed bytes, wrong shapes or wrong dtypes, so each step also holds a description (JSON):
+format version, config, and per leaf the shape, the dtype and a checksum. A damaged step is skipped with a warning, and
+the one before it is restored. Only this file uses Orbax's checkpoint manager.
 """
 
 import json
@@ -31,7 +31,7 @@ WRITER = "leanax"
 
 
 class Restored(NamedTuple):
-  """A step read back: the state, and the json values that were saved with it."""
+  """A restored step: the state, and the JSON values that were saved with it."""
 
   step: int
   state: Any
@@ -39,22 +39,22 @@ class Restored(NamedTuple):
 
 
 class DamagedError(Exception):
-  """A step that cannot be read, or that does not hold what was written."""
+  """A step cannot be read, or differs from what was written."""
 
 
 class Checkpoints:
-  """The steps in one directory.
+  """The checkpoints in one directory.
 
   Args:
     directory: created if it is missing (unless `read_only`).
-    keep: how many of the newest steps stay; with 1 there is no step to fall back on.
-    best: the name of a metric; the step where it was best stays as well.
-    mode: "max" or "min", what is best.
-    config: plain values that say whose run this is; steps of another config are refused. None accepts any.
-    read_only: for looking at another program's run: nothing is created, cleaned up or saved.
+    keep: the number of newest steps to keep; with 1 there is no step to fall back on.
+    best: the name of a metric; its best step is kept as well.
+    mode: "max" or "min", the direction of `best`.
+    config: plain values; steps of another config are refused. None accepts any.
+    read_only: for reading another process's run: nothing is created, cleaned up or saved.
 
   Raises:
-    UserError: the directory holds other things, steps of another program, of another config or of a newer format.
+    UserError: the directory holds other files, or steps of another program, another config or a newer format.
   """
 
   def __init__(
@@ -86,29 +86,29 @@ class Checkpoints:
     self.close()
 
   def steps(self) -> list[int]:
-    """The finished steps, oldest first; they are there, which does not yet say that they are sound."""
+    """Returns the finished steps, oldest first; they are not checked for damage."""
     return sorted(self._manager.all_steps())
 
   def latest(self) -> int | None:
-    """The newest finished step, or None."""
+    """Returns the newest finished step, or None."""
     return max(self.steps(), default=None)
 
   def best(self) -> int | None:
-    """The step with the best metric (the newest among equals), or None if none was saved with it."""
+    """Returns the step with the best metric (the newest among equals), or None if no step has the metric."""
     return max(_scored(self, self.steps()), default=(0.0, None))[1]
 
   def save(
     self, step: int, state: Any, *, metrics: Mapping[str, float] | None = None, extra: Mapping[str, Any] | None = None
   ) -> None:
-    """Saves `state` in the background; when this returns, `state` may be donated or changed.
+    """Saves `state` in the background; after the call, `state` may be donated or changed.
 
-    After a restore the steps beyond the restored one are replaced: they are damaged, or of a future given up.
+    After a restore the steps beyond the restored one are deleted: they are damaged or abandoned.
 
     Args:
-      step: larger than every step saved or restored before.
+      step: larger than every step saved or restored so far.
       state: a tree of arrays (jax, numpy, typed keys) and numbers.
       metrics: numbers of this step, for `best`.
-      extra: json values to read back with the state.
+      extra: JSON values that `restore` returns with the state.
     """
     if self._read_only:
       raise ValueError("these checkpoints were opened to be read only")
@@ -120,7 +120,7 @@ class Checkpoints:
       raise ValueError(f"step {step} does not come after step {self._at}")
     for old in abandoned:
       self._manager.delete(old)
-    about = {
+    description = {
       "writer": WRITER,
       "format": FORMAT,
       "step": int(step),
@@ -130,27 +130,27 @@ class Checkpoints:
       "leaves": leaves.describe(state),
       "grids": quant.labels(state),
     }
-    about = json.loads(json.dumps(about))
-    about["crc32"] = _json_checksum(about)
+    description = json.loads(json.dumps(description))
+    description["crc32"] = _json_checksum(description)
     arrays = {name: leaves.stored(leaf) for name, leaf in named_leaves(state).items()}
-    self._metrics[step] = about["metrics"]
+    self._metrics[step] = description["metrics"]
     from orbax.checkpoint import args
 
-    # Orbax refuses arrays without entries; their description says all there is to say
+    # Orbax refuses empty arrays; their description suffices
     tree = leaves.nested({name: array for name, array in arrays.items() if array.size})
-    self._manager.save(step, args=args.Composite(state=args.StandardSave(tree), about=args.JsonSave(about)))
+    self._manager.save(step, args=args.Composite(state=args.StandardSave(tree), about=args.JsonSave(description)))
     self._at = int(step)
 
   def restore(self, target: Any, step: int | None = None) -> Restored:
-    """Reads the newest sound step, or exactly `step`.
+    """Restores the newest undamaged step, or exactly `step`.
 
     Args:
-      target: a tree as it was saved, of arrays or ShapeDtypeStructs; says the structure, and for jax arrays where they
-        go (their sharding; without one, and for uncommitted arrays, the default device, uncommitted).
-      step: this step and no other.
+      target: a tree of arrays or ShapeDtypeStructs with the saved structure; jax arrays are placed by its sharding
+        (without one, and for uncommitted arrays, on the default device, uncommitted).
+      step: the only step to try; None for the newest.
 
     Raises:
-      UserError: there is no sound step, or the tree, a shape or a dtype is not the target's.
+      UserError: there is no undamaged step, or the tree, a shape or a dtype differs from the target's.
     """
     self.wait()
     steps = self.steps()
@@ -175,64 +175,65 @@ class Checkpoints:
     raise UserError(f"there is no sound checkpoint in {self.directory} ({why})")
 
   def wait(self) -> None:
-    """Blocks until the save in the background is on disk; raises what went wrong there."""
+    """Blocks until the background save is on disk; raises its error if it failed."""
     self._manager.wait_until_finished()
 
   def close(self) -> None:
-    """Finishes the save in the background and ends its threads."""
+    """Finishes the background save and ends its threads."""
     self._manager.close()
 
   def _score(self, step: int) -> float | None:
-    """The metric that `best` names, larger is better; None where it is missing or not a number."""
+    """Returns the metric `best`, larger is better; None where it is missing or NaN."""
     score = self._metrics.get(step, {}).get(self._best or "", math.nan)
     return None if math.isnan(score) else self._sign * score
 
   def _describe(self, step: int) -> dict[str, Any]:
-    """The description of a step, checked as such (a later format must keep this checksum to be told from damage)."""
+    """Returns a step's description after checking its checksum, which every later format must keep."""
     from orbax.checkpoint import args
 
     try:
-      about = self._manager.restore(step, args=args.Composite(about=args.JsonRestore()))["about"]
+      description = self._manager.restore(step, args=args.Composite(about=args.JsonRestore()))["about"]
     except Exception as error:  # a damaged file may raise anything
       raise DamagedError("its description cannot be read") from error
-    if not isinstance(about, dict) or about.get("crc32") != _json_checksum(about):
+    if not isinstance(description, dict) or description.get("crc32") != _json_checksum(description):
       raise DamagedError("its description does not match its checksum")
-    return about
+    return description
 
   def _check_steps(self) -> None:
-    """Reads the descriptions of all steps; refuses a directory that is not this run's."""
+    """Reads the descriptions of all steps; refuses a directory of another run."""
     steps = self.steps()
     for step in steps:
       try:
-        about = self._describe(step)
+        description = self._describe(step)
       except DamagedError:
         continue
-      self._metrics[step] = about["metrics"]
-      if about["format"] > FORMAT:
+      self._metrics[step] = description["metrics"]
+      if description["format"] > FORMAT:
         raise UserError(
-          f"checkpoint {self.directory / str(step)} has format {about['format']}, newer than this program's {FORMAT}; "
-          "update the program"
+          f"checkpoint {self.directory / str(step)} has format {description['format']}, newer than this program's "
+          f"{FORMAT}; update the program"
         )
-      diff = "" if None in (self._config, about["config"]) else files.difference(about["config"], self._config)
+      written = description["config"]
+      diff = "" if None in (self._config, written) else files.difference(written, self._config)
       if diff:
         raise UserError(f"{self.directory} holds checkpoints of another config: {diff}; choose another directory")
     if steps and not any((self.directory / str(step) / "about").exists() for step in steps):
       raise UserError(f"{self.directory} holds checkpoints that another program wrote; choose another directory")
 
   def _read(self, step: int, target: Any) -> Restored:
-    """One step, compared with the target before the arrays are read and with its checksums after."""
+    """Reads one step; compares it with the target before its arrays are read, and with its checksums after."""
     from orbax.checkpoint import args
 
-    about = self._describe(step)
-    saved = {name: Leaf.from_json(leaf) for name, leaf in about["leaves"].items()}
+    description = self._describe(step)
+    saved = {name: Leaf.from_json(leaf) for name, leaf in description["leaves"].items()}
     named = named_leaves(target)
     leaves.compare(saved, named, f"checkpoint {self.directory / str(step)}")
-    grids = about.get("grids", {})  # steps of before say nothing of them
+    grids = description.get("grids", {})  # older steps do not have them
     for name, codes in quant.labels(target).items():
       if codes != grids.get(name, codes):
         where = f"checkpoint {self.directory / str(step)}"
         raise UserError(f"{where}: {name!r} is {grids[name]!r} there and {codes!r} in this run")
-    # To the host first: nothing unchecked gets onto a device, and the checksum needs the whole array anyway.
+    # To the host first: the checksum needs the whole array, and only checked arrays go to devices.
     arrays = {name: leaves.empty(leaf) for name, leaf in saved.items()}
     tree = leaves.nested({name: array for name, array in arrays.items() if array.size})
     try:
@@ -244,11 +245,11 @@ class Checkpoints:
     if bad := leaves.damaged(saved, arrays):
       raise DamagedError(f"leaf {bad[0]!r} does not match its checksum")
     state = map_named(lambda name, leaf: _placed(saved[name], arrays[name], leaf), target)
-    return Restored(step, state, about["extra"])
+    return Restored(step, state, description["extra"])
 
 
 class _Preserve:
-  """Which steps Orbax keeps: the newest `keep`, and the best one. (Orbax's own rule forgets metrics on a restart.)"""
+  """Orbax's preservation policy: the newest `keep` steps and the best one. (Orbax's own loses metrics on a restart.)"""
 
   def __init__(self, owner: Checkpoints, keep: int):
     self._owner, self._keep = owner, keep
@@ -276,7 +277,7 @@ def _manager(directory: Path, policy: Any, read_only: bool) -> Any:
 
 
 def _check_directory(directory: Path, read_only: bool) -> None:
-  """Refuses a place that cannot be ours before anything in it is touched."""
+  """Refuses a directory of other files before anything in it changes."""
   if directory.exists() and not directory.is_dir():
     raise UserError(f"{directory} is a file; expected a directory for checkpoints")
   if not directory.exists():
@@ -289,20 +290,20 @@ def _check_directory(directory: Path, read_only: bool) -> None:
     raise UserError(f"{directory} is no directory of checkpoints: it holds {strange[0]!r}")
 
 
-def _json_checksum(about: Mapping[str, Any]) -> int:
-  body = {name: value for name, value in about.items() if name != "crc32"}
+def _json_checksum(description: Mapping[str, Any]) -> int:
+  body = {name: value for name, value in description.items() if name != "crc32"}
   return zlib.crc32(json.dumps(body, sort_keys=True).encode())
 
 
 def _sharding(target: Any) -> Any:
-  """Where the target lives, if it says so; an uncommitted array may go anywhere and must stay so."""
+  """Returns the target's sharding; None for an uncommitted array, which must stay uncommitted."""
   if isinstance(target, jax.Array):
     return target.sharding if target.committed else None
   return target.sharding if isinstance(target, jax.ShapeDtypeStruct) else None
 
 
 def _placed(saved: Leaf, array: np.ndarray, target: Any) -> Any:
-  """The restored leaf as the target has it: a jax array where that is one, else numpy or a Python number."""
+  """Returns the restored leaf with the target's type: a jax array, a numpy array or a Python number."""
   if not hasattr(target, "dtype"):
     return type(target)(array[()])
   leaf = leaves.recovered(array, saved)

@@ -1,7 +1,7 @@
-"""What every saved file says about its arrays: name, shape, dtype and a checksum of the bytes.
+"""Descriptions of the arrays in saved files: name, shape, dtype and a checksum of the bytes.
 
-The checksum covers a leaf's whole array as it stands on the host, so it does not depend on how the array was split over
-devices; CRC-32 finds every single flipped bit and misses random damage once in four thousand million times.
+The checksum covers a leaf's whole array on the host, so it does not depend on the sharding; CRC-32 detects every single
+flipped bit and misses random damage with probability 2^-32.
 """
 
 import zlib
@@ -14,8 +14,8 @@ import numpy as np
 from leanax.core.errors import UserError, nearest
 from leanax.core.trees import named_leaves
 
-# The dtypes that every storage format here knows. The others (int4, float8, ...) have one byte an entry in memory and
-# are stored as such.
+# The dtypes that every storage format here supports. The others (int4, float8, ...) have one byte per entry in memory
+# and are stored as bytes.
 STORABLE = frozenset(
   ["bool", "bfloat16", "float16", "float32", "float64", "complex64", "complex128"]
   + [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
@@ -25,7 +25,7 @@ STORABLE = frozenset(
 class Leaf(NamedTuple):
   """One array of a saved tree.
 
-  shape, dtype: as jax says them; the dtype of typed random keys is like "key<fry>".
+  shape, dtype: jax's; the dtype of typed random keys is like "key<fry>".
   crc32: of the stored bytes.
   key: the implementation of typed random keys ("threefry2x32"), else None.
   """
@@ -37,25 +37,25 @@ class Leaf(NamedTuple):
 
   @classmethod
   def from_json(cls, data: Any) -> "Leaf":
-    """Reads back what json made of a Leaf (a list)."""
+    """Returns the Leaf of its JSON list."""
     shape, dtype, crc32, key = data
     return cls(tuple(int(n) for n in shape), str(dtype), int(crc32), key)
 
 
 def is_key(leaf: Any) -> bool:
-  """Whether `leaf` (an array or a ShapeDtypeStruct) holds typed random keys."""
+  """Returns whether `leaf` (an array or a ShapeDtypeStruct) holds typed random keys."""
   return isinstance(leaf, jax.Array | jax.ShapeDtypeStruct) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def shape_dtype(leaf: Any) -> tuple[tuple[int, ...], str]:
-  """The shape and the dtype's name of an array, a ShapeDtypeStruct or a Python number."""
+  """Returns the shape and the dtype's name of an array, a ShapeDtypeStruct or a Python number."""
   if not hasattr(leaf, "dtype"):
     leaf = np.asarray(leaf)
   return tuple(leaf.shape), str(leaf.dtype)
 
 
 def stored(leaf: Any) -> Any:
-  """`leaf` as it is stored: keys as their data, odd dtypes as bytes, Python numbers as arrays; devices are kept."""
+  """Returns the stored form of a leaf: the data of keys, bytes of unsupported dtypes, arrays of Python numbers."""
   if is_key(leaf):
     return jax.random.key_data(leaf)
   if not hasattr(leaf, "dtype"):
@@ -64,14 +64,14 @@ def stored(leaf: Any) -> Any:
 
 
 def recovered(array: np.ndarray, leaf: Leaf) -> Any:
-  """The inverse of `stored` for a host array; typed keys come back as a jax array."""
+  """Inverts `stored` for a host array; typed keys become a jax array."""
   if leaf.key is not None:
     return jax.random.wrap_key_data(jax.numpy.asarray(array), impl=leaf.key)
   return array if leaf.dtype in STORABLE else array.view(jax.numpy.dtype(leaf.dtype))
 
 
 def empty(leaf: Leaf) -> np.ndarray:
-  """A host array for the stored form of a leaf."""
+  """Returns an empty host array for the stored form of a leaf."""
   if leaf.key is not None:
     data = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0, impl=leaf.key)))
     return np.empty(leaf.shape + data.shape, data.dtype)
@@ -79,7 +79,7 @@ def empty(leaf: Leaf) -> np.ndarray:
 
 
 def to_host(array: Any) -> np.ndarray:
-  """The whole array in host memory; all processes must call it together if an array is spread over them."""
+  """Returns the whole array in host memory; if it is sharded over processes, all of them must call this."""
   if isinstance(array, jax.Array) and not array.is_fully_addressable:
     if array.is_fully_replicated:
       return np.asarray(array.addressable_data(0))
@@ -90,14 +90,14 @@ def to_host(array: Any) -> np.ndarray:
 
 
 def checksum(array: Any) -> int:
-  """CRC-32 over the bytes of the whole array, in C order."""
+  """Returns the CRC-32 of the bytes of the whole array, in C order."""
   return zlib.crc32(np.ascontiguousarray(to_host(array)).reshape(-1).view(np.uint8).data)
 
 
 def describe(tree: Any) -> dict[str, Leaf]:
-  """The leaves of a tree by name, each with its shape, dtype and checksum."""
+  """Returns the leaves of a tree by name, each with its shape, dtype and checksum."""
   names = named_leaves(tree)
-  # a storage format may take "." for a separator as well
+  # a storage format may use "." as a separator as well
   if len({name.replace(".", "/") for name in names}) != len(jax.tree.leaves(tree)):
     raise ValueError("two leaves of the tree have the same name when '.' and '/' count as equal")
   return {
@@ -107,22 +107,22 @@ def describe(tree: Any) -> dict[str, Leaf]:
 
 
 def compare(saved: Mapping[str, Leaf], target: Mapping[str, Any], where: str) -> None:
-  """Refuses a saved tree that is not the target's: names first, then shapes, then dtypes.
+  """Refuses a saved tree that differs from the target in names, shapes or dtypes.
 
   Args:
-    saved: what the file says that it holds.
+    saved: the leaves of the file.
     target: arrays or ShapeDtypeStructs by name.
-    where: how the error calls the file.
+    where: the file's name in error messages.
 
   Raises:
-    UserError: names the first leaf that differs, and how.
+    UserError: names the first leaf that differs, and the difference.
   """
   if missing := [name for name in target if name not in saved]:
     near = nearest(missing[0], [name for name in saved if name not in target])
     hint = f"; it has {near[0]!r}" if near else ""
     raise UserError(f"{where} has no leaf {missing[0]!r}{_more(missing)}, which this run needs{hint}")
   if extra := [name for name in saved if name not in target]:
-    raise UserError(f"{where} has the leaf {extra[0]!r}{_more(extra)}, which this run does not know")
+    raise UserError(f"{where} has the leaf {extra[0]!r}{_more(extra)}, which this run does not have")
   for part, what in enumerate(("shape", "dtype")):
     for name, leaf in target.items():
       here, there = shape_dtype(leaf)[part], saved[name][part]
@@ -131,7 +131,7 @@ def compare(saved: Mapping[str, Leaf], target: Mapping[str, Any], where: str) ->
 
 
 def damaged(saved: Mapping[str, Leaf], arrays: Mapping[str, np.ndarray]) -> list[str]:
-  """The names of the leaves whose stored arrays are not those that were saved, by shape, dtype or bytes."""
+  """Returns the names of the leaves whose arrays differ from the saved ones in shape, dtype or checksum."""
   return [
     name
     for name, leaf in saved.items()
@@ -140,7 +140,7 @@ def damaged(saved: Mapping[str, Leaf], arrays: Mapping[str, np.ndarray]) -> list
 
 
 def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
-  """Nested dicts from names joined by "/"."""
+  """Returns nested dicts from names joined by "/"."""
   tree: dict[str, Any] = {}
   for name, leaf in flat.items():
     *parents, last = name.split("/")

@@ -1,18 +1,18 @@
-"""Logits in fewer bytes: the forms in which a teacher's outputs are stored, encoded on the host, decoded inside jit.
+"""Compact storage of teacher logits, encoded on the host and decoded inside jit.
 
-| form | bytes of C classes | what comes back |
+| form | bytes for C classes | decoded |
 | --- | --- | --- |
-| float32 | 4 C | the same bits |
+| float32 | 4 C | bitwise equal |
 | float16 | 2 C | each logit rounded to 11 bits; a loss on shifted logits sees the same relative error |
-| int8 | C + 8 | each logit within 1/508 of its example's range, and float32's rounding (below) |
-| top_k=k | k values (float32 or float16) and their classes + 4 | the k largest, and the others' mass as one bucket |
+| int8 | C + 8 | each logit within 1/508 of its example's range, plus float32's rounding (below) |
+| top_k=k | k values (float32 or float16) and their classes + 4 | the k largest, and the rest's mass as one bucket |
 
-The int8 form keeps one scale and one offset an example. Both, and the sum of their parts, are float32: this adds up to
-2^-22 of the example's largest magnitude, which is less than the 1/508 unless logits differ by little and are large.
+The int8 form has one scale and one offset per example. Both are float32, and so is their sum: this adds up to 2^-22 of
+the example's largest magnitude, which is below 1/508 of the range unless all logits are large and nearly equal.
 
-The bucket is that of aggregating classes: with its logsumexp the distribution over (k classes, "the rest") is exact at
+The bucket holds the logsumexp of the other classes: the distribution over (k classes, "the rest") is exact at
 temperature 1, and its KL never exceeds that of all classes (the data processing inequality). Decoding spreads the
-bucket evenly over the rest; at a temperature above 1 an even spread holds more mass than the true one (Jensen).
+bucket evenly over the rest; at a temperature above 1 this has more mass than the true distribution (Jensen).
 """
 
 from collections.abc import Mapping
@@ -32,14 +32,14 @@ STEPS = 127  # int8 codes go from -STEPS to STEPS
 
 
 class Field(NamedTuple):
-  """One array of a form: the shape of an example's entry, and the dtype as numpy writes it."""
+  """One array of a form: the shape per example, and numpy's name of the dtype."""
 
   shape: tuple[int, ...]
   dtype: str
 
 
 def fields(classes: int, form: str, top_k: int | None = None) -> dict[str, Field]:
-  """The arrays of a form, by name.
+  """Returns the arrays of a form, by name.
 
   Raises:
     UserError: there is no such form, or top_k does not fit.
@@ -65,27 +65,27 @@ def _float(form: str) -> str:
 def bytes_needed(
   examples: int, classes: int, views: int, form: str, top_k: int | None = None, *, mixed: bool = False
 ) -> int:
-  """Bytes of a set's stored logits, without the files' headers (128 bytes each).
+  """Returns the bytes of a set's stored logits, without the files' headers (128 bytes each).
 
   Args:
-    examples: of the set.
-    classes: logits an example.
-    views: versions of each example.
+    examples: number of examples.
+    classes: number of logits per example.
+    views: number of views per example.
     form: one of FORMS.
     top_k: see above.
-    mixed: with mixup's partner and weight.
+    mixed: whether mixup's partner and weight are stored.
   """
   each = sum(int(np.prod(shape)) * np.dtype(dtype).itemsize for shape, dtype in fields(classes, form, top_k).values())
   return examples * views * (each + (8 if mixed else 0))
 
 
 def encode(logits: Float[np.ndarray, "n c"], form: str, top_k: int | None = None) -> dict[str, np.ndarray]:
-  """The arrays of a form, as `fields` describes them; on the host, with nothing that depends on a device.
+  """Encodes logits to the arrays of `fields`, on the host, so that the result does not depend on a device.
 
   Args:
-    logits: float32 and finite; in the forms float32 and float16, without top_k, -inf of an excluded class too.
+    logits: float32 and finite; the forms float32 and float16 without top_k also allow -inf for excluded classes.
     form: one of FORMS.
-    top_k: how many of the largest are kept; of equal ones the lower class first.
+    top_k: the number of largest logits to keep; of equal ones the lower class first.
 
   Raises:
     UserError: a logit is too large for float16.
@@ -120,10 +120,10 @@ def _logsumexp(x: np.ndarray) -> np.ndarray:
 
 
 def decode(entry: Mapping[str, Num[Array, "b *rest"]], classes: int) -> Float[Array, "b c"]:
-  """Float32 logits from stored arrays; for inside jit, so that a device holds the stored form of all but a batch.
+  """Decodes stored arrays to float32 logits, inside jit, so that devices hold only the current batch decoded.
 
   Args:
-    entry: a batch that holds the arrays of one form, each with the batch as its only leading axis; others are ignored.
+    entry: a batch with the arrays of one form, each with the batch as its only leading axis; others are ignored.
     classes: C, a Python int.
 
   Raises:
@@ -135,7 +135,7 @@ def decode(entry: Mapping[str, Num[Array, "b *rest"]], classes: int) -> Float[Ar
     return entry[CODES].astype(jnp.float32) * entry[SCALE][:, None] + entry[OFFSET][:, None]
   if VALUES in entry:
     values, chosen = entry[VALUES].astype(jnp.float32), entry[CLASSES].astype(jnp.int32)
-    share = entry[TAIL] - jnp.log(jnp.float32(classes - values.shape[1]))
-    spread = jnp.broadcast_to(share[:, None], (len(values), classes))
-    return jnp.put_along_axis(spread, chosen, values, axis=1, inplace=False)
+    even = entry[TAIL] - jnp.log(jnp.float32(classes - values.shape[1]))
+    logits = jnp.broadcast_to(even[:, None], (len(values), classes))
+    return jnp.put_along_axis(logits, chosen, values, axis=1, inplace=False)
   raise UserError(f"the batch holds no stored logits: expected {LOGITS!r}, {CODES!r} or {VALUES!r}")

@@ -1,8 +1,8 @@
-"""Numbers of a run: metrics.jsonl for programs, TensorBoard event files for eyes.
+"""Metrics of a run, as metrics.jsonl and as TensorBoard event files.
 
-metrics.jsonl holds one object a line, "step" first, then named numbers. A resumed run cuts the lines of steps that it
-will do again, so that in the end the file is that of an unbroken run, byte for byte. Numbers that differ from run to
-run, such as rates, therefore go to TensorBoard alone. This is the only file that knows tensorboardX.
+metrics.jsonl holds one object per line, "step" first, then named numbers. A resumed run removes the lines of the steps
+that it repeats, so the final file is bitwise that of an uninterrupted run. Numbers that differ from run to run, such as
+rates, therefore go to TensorBoard only. Only this file uses tensorboardX.
 """
 
 import json
@@ -24,15 +24,15 @@ NAME = "metrics.jsonl"
 class Writer:
   """Writes the numbers of one run.
 
-  A loop writes the numbers of step n before it saves the checkpoint of step n: then a run that resumes from step n with
-  `after=n` misses none and repeats none.
+  Write the numbers of step n before saving the checkpoint of step n: then a run that resumes from step n with `after=n`
+  has every number once.
 
   Args:
-    workdir: where metrics.jsonl and the folder tensorboard/ stand; created if it is missing.
-    after: the step that is resumed from; later lines are cut. None starts anew.
+    workdir: the directory of metrics.jsonl and tensorboard/; created if it is missing.
+    after: the step to resume from; later lines are removed. None starts a new file.
     tensorboard: whether to write event files too.
-    part: the part of the run that is resumed, such as a stage: only lines with a number named `part/...` are cut, and
-      its event files have a folder of their own. "" for the whole run.
+    part: the part of the run that is resumed, such as a stage: only lines with a number named `part/...` are removed,
+      and its event files have their own folder. "" for the whole run.
   """
 
   def __init__(self, workdir: str | Path, *, after: int | None = None, tensorboard: bool = True, part: str = ""):
@@ -44,7 +44,7 @@ class Writer:
     if tensorboard:
       from tensorboardX import SummaryWriter
 
-      # purge_step hides what an earlier process wrote for the steps that will be done again
+      # purge_step hides the numbers of an earlier process for the steps that are repeated
       purge = 0 if after is None else after + 1
       suffix = f".{os.getpid()}.{purge}"  # else two writers of the same second would share a file name
       folder = self.path.parent / "tensorboard" / part
@@ -55,8 +55,8 @@ class Writer:
 
     Args:
       step: the step, from 0.
-      values: Python, numpy or jax scalars by name; the same in each repetition of the run.
-      volatile: numbers that are not (rates, times): for TensorBoard only.
+      values: Python, numpy or jax scalars by name; equal in each repetition of the run.
+      volatile: numbers that differ (rates, times), for TensorBoard only.
     """
     numbers = {name: _number(name, value) for name, value in values.items()}
     line = {"step": int(step), **{name: _jsonable(value) for name, value in numbers.items()}}
@@ -67,7 +67,7 @@ class Writer:
         self._events.add_scalar(name, value, int(step))
 
   def flush(self) -> None:
-    """Puts all that was written on disk."""
+    """Flushes the files to disk."""
     self._file.flush()
     os.fsync(self._file.fileno())
     if self._events is not None:
@@ -90,11 +90,10 @@ class Writer:
 
 
 def read(path: str | Path) -> list[dict[str, Any]]:
-  """The lines of a metrics.jsonl (or of the one in a directory), numbers as numbers.
+  """Reads the lines of a metrics.jsonl file, or of the one in a directory; skips an incomplete last line.
 
   Raises:
-    UserError: there is no such file, or a line is not what a Writer writes; the unfinished last line of a run that was
-      killed is left out.
+    UserError: there is no such file, or a line is not an object with a "step".
   """
   path = Path(path)
   path = path / NAME if path.is_dir() else path
@@ -107,7 +106,7 @@ def read(path: str | Path) -> list[dict[str, Any]]:
 
 
 def cut(path: Path, after: int, part: str = "") -> None:
-  """Drops the lines of steps beyond `after`, those of one part of the run or all, and an unfinished last line."""
+  """Removes the lines of steps beyond `after`, of one part of the run or of all, and an incomplete last line."""
   if not path.exists():
     return
   prefix = f"{part}/" if part else ""
@@ -120,7 +119,7 @@ def cut(path: Path, after: int, part: str = "") -> None:
 
 
 def _lines(path: Path) -> list[tuple[dict[str, Any], bytes]]:
-  """Each whole line, parsed and as it stands."""
+  """Returns each complete line, parsed and raw."""
   found = []
   for number, raw in enumerate(path.read_bytes().splitlines(keepends=True), 1):
     if not raw.endswith(b"\n"):
@@ -135,7 +134,7 @@ def _lines(path: Path) -> list[tuple[dict[str, Any], bytes]]:
 
 
 def _number(name: str, value: Any) -> int | float:
-  """A Python number from a scalar of any kind."""
+  """Converts a Python, numpy or jax scalar to a Python number."""
   array = np.asarray(value)
   if array.shape != () or not (
     array.dtype == bool or np.issubdtype(array.dtype.type, np.number) or array.dtype.itemsize <= 2
@@ -145,5 +144,5 @@ def _number(name: str, value: Any) -> int | float:
 
 
 def _jsonable(value: int | float) -> int | float | str:
-  """JSON has no nan and no infinities: they are written as text that `float` reads."""
+  """Converts nan and infinities, which JSON does not have, to text that `float` reads."""
   return value if math.isfinite(value) else str(value)

@@ -1,8 +1,7 @@
-"""A finished model as one file, which loads without the config that made it.
+"""A finished model as one file, which loads without the config that trained it.
 
-The file is a safetensors file: one file to copy, readable by other tools without jax, and without any code in it that
-could run (Orbax writes a directory for many processes, which a finished model does not need). Its metadata holds json:
-the caller's own values, and per leaf the shape, the dtype and a checksum, for the format itself has none.
+The file is a safetensors file: a single file that other tools read without jax, and that contains no code. Its metadata
+is JSON: the caller's values, and per leaf the shape, the dtype and a checksum, which the format lacks.
 """
 
 import json
@@ -35,20 +34,20 @@ DTYPES = {
 
 
 def save_tree(path: str | Path, tree: Any, meta: Mapping[str, Any] | None = None) -> None:
-  """Writes `tree` to one file, wholly or not at all.
+  """Writes `tree` to one file atomically.
 
   Args:
-    path: the file; one that exists is replaced.
+    path: the file; an existing one is replaced.
     tree: arrays (typed keys too) in nested dicts, lists, tuples or dataclasses.
-    meta: json values: the model's import path and keywords, edits, preprocessing, ...
+    meta: JSON values: the model's import path and keywords, edits, preprocessing, ...
   """
   import safetensors.numpy
 
   path = Path(path)
-  about = json.loads(json.dumps({"format": FORMAT, "meta": dict(meta or {}), "leaves": leaves.describe(tree)}))
+  description = json.loads(json.dumps({"format": FORMAT, "meta": dict(meta or {}), "leaves": leaves.describe(tree)}))
   arrays = {name: leaves.to_host(leaves.stored(leaf)) for name, leaf in named_leaves(tree).items()}
-  text = json.dumps(about, sort_keys=True)
-  # One entry: safetensors writes several in any order, and equal trees are to be equal files.
+  text = json.dumps(description, sort_keys=True)
+  # One entry: safetensors writes several in any order, but equal trees must give equal files.
   entry = {KEY: f"{zlib.crc32(text.encode())} {text}"}
   data = safetensors.numpy.save({name: np.ascontiguousarray(a).reshape(a.shape) for name, a in arrays.items()}, entry)
   path.parent.mkdir(parents=True, exist_ok=True)
@@ -56,18 +55,18 @@ def save_tree(path: str | Path, tree: Any, meta: Mapping[str, Any] | None = None
 
 
 def load_tree(path: str | Path, target: Any = None) -> tuple[Any, dict[str, Any]]:
-  """Reads what `save_tree` wrote: (tree, meta).
+  """Reads a file of `save_tree`.
 
   Args:
     path: the file.
-    target: a tree of arrays or ShapeDtypeStructs that says the structure; without one the tree comes as nested dicts.
+    target: a tree of arrays or ShapeDtypeStructs with the structure of the result; nested dicts if None.
 
   Returns:
-    The tree, its leaves on the default device, and the caller's json values.
+    The tree, with its leaves on the default device, and the caller's JSON values.
 
   Raises:
-    UserError: there is no such file, it is not ours, it is damaged, its format is newer, or it is not the target's
-      tree.
+    UserError: there is no such file, it is not a file of `save_tree`, it is damaged, its format is newer, or its tree
+      differs from the target.
   """
   arrays, metadata = read_safetensors(path)
   if KEY not in metadata:
@@ -76,10 +75,15 @@ def load_tree(path: str | Path, target: Any = None) -> tuple[Any, dict[str, Any]
   if str(zlib.crc32(text.encode())) != checksum:
     raise UserError(f"{path} is damaged: its description does not match its checksum")
   try:
-    about = json.loads(text)
-    if about["format"] > FORMAT:
-      raise UserError(f"{path} has format {about['format']}, newer than this program's {FORMAT}; update the program")
-    saved, meta = {name: Leaf.from_json(leaf) for name, leaf in about["leaves"].items()}, dict(about["meta"])
+    description = json.loads(text)
+    if description["format"] > FORMAT:
+      raise UserError(
+        f"{path} has format {description['format']}, newer than this program's {FORMAT}; update the program"
+      )
+    saved, meta = (
+      {name: Leaf.from_json(leaf) for name, leaf in description["leaves"].items()},
+      dict(description["meta"]),
+    )
     if missing := [name for name in saved if name not in arrays]:
       raise UserError(f"{path} is damaged: leaf {missing[0]!r} is missing")
     if bad := leaves.damaged(saved, arrays):
@@ -95,10 +99,10 @@ def load_tree(path: str | Path, target: Any = None) -> tuple[Any, dict[str, Any]
 
 
 def read_safetensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-  """The arrays and the metadata of any safetensors file, with the dtypes that numpy alone does not know.
+  """Reads the arrays and the metadata of any safetensors file, bfloat16 and float8 included.
 
   Raises:
-    UserError: there is no such file, it is damaged, or it has a dtype that is not known here.
+    UserError: there is no such file, it is damaged, or it has an unsupported dtype.
   """
   import safetensors
 

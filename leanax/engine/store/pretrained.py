@@ -1,7 +1,7 @@
 """Pretrained weights from files of other programs.
 
-A key map turns the file's names into the model's by regular expressions, applied in order; what is left over on either
-side, and every shape that differs, is an error that names it: weights that were quietly not loaded cost days.
+A key map translates the file's names to the model's by regular expressions, applied in order. Unused arrays, leaves
+without an array and differing shapes are errors that name them, so that no weight is silently not loaded.
 """
 
 import re
@@ -23,7 +23,7 @@ class Rename(NamedTuple):
   r"""One line of a key map.
 
   pattern: a regular expression, searched for in the name (`^` and `$` anchor it).
-  replacement: what stands in its place (`\\1` for a group); None drops the array.
+  replacement: the replacement of the match (`\\1` for a group); None drops the array.
   transpose: the new order of the array's axes, for arrays whose name the pattern matches.
   """
 
@@ -32,7 +32,7 @@ class Rename(NamedTuple):
   transpose: tuple[int, ...] | None = None
 
 
-# What PyTorch's modules call and order differently: (out, in) and (out, in, h, w) become (in, out) and (h, w, in, out).
+# From PyTorch's axes: (out, in) and (out, in, h, w) become (in, out) and (h, w, in, out).
 LINEAR = (1, 0)
 CONV = (2, 3, 1, 0)
 
@@ -45,23 +45,23 @@ def load(
   keep: Sequence[str] = (),
   ignore: Sequence[str] = (),
 ) -> Variables:
-  """`target` with its leaves replaced by a file's.
+  """Returns `target` with its leaves replaced by the arrays of a file.
 
   Args:
     path: a .safetensors or .msgpack (flax.serialization) file, or a directory that Orbax wrote.
-    target: the model's variables (arrays). Leaves are named as everywhere: `Dense_0/kernel`, without the leading
-      "params/", and `batch_stats/BatchNorm_0/mean`.
-    key_map: `Rename`s (or tuples of its fields); every one is applied, in order, to each of the file's names. Nested
-      names are joined by "/", and a leading "params/" is dropped at the end.
-    keep: globs of leaves that stay as they are in `target`, such as a new head.
-    ignore: globs of the file's arrays, named after the key map, that are not wanted.
+    target: the model's variables (arrays). Leaves are named like `Dense_0/kernel`, without the leading "params/", and
+      `batch_stats/BatchNorm_0/mean`.
+    key_map: `Rename`s (or tuples of their fields), all applied in order to each of the file's names. Nested names are
+      joined by "/", and a leading "params/" is removed at the end.
+    keep: globs of leaves that keep their values in `target`, such as a new head.
+    ignore: globs of the file's arrays to skip, by their names after the key map.
 
   Returns:
     The variables, each leaf with its target's dtype.
 
   Raises:
-    UserError: the file cannot be read, a rule does nothing, two arrays get one name, a leaf has no array or an array no
-      leaf, or a shape or the kind of dtype differs.
+    UserError: the file cannot be read, a rule matches nothing, two arrays get the same name, a leaf has no array or an
+      array no leaf, or a shape or the kind of dtype differs.
   """
   path = Path(path)
   arrays = _rename(read(path), [_rule(rule) for rule in key_map], path)
@@ -79,10 +79,10 @@ def load(
 
 
 def read(path: str | Path) -> dict[str, np.ndarray]:
-  """All arrays of a file by name, nested names joined by "/".
+  """Reads all arrays of a file by name, nested names joined by "/".
 
   Raises:
-    UserError: there is no such file, its kind is not known, or it is damaged.
+    UserError: there is no such file, its format is not supported, or it is damaged.
   """
   path = Path(path)
   if not path.exists():
@@ -97,7 +97,7 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
 
 
 def _rule(rule: Any) -> Rename:
-  """A rule as it may stand in a config, checked."""
+  """Checks a rule of a config and returns it."""
   try:
     pattern, replacement, transpose = (*rule, None)[:3]
     re.compile(pattern)
@@ -111,7 +111,7 @@ def _rule(rule: Any) -> Rename:
 
 
 def _rename(arrays: Mapping[str, np.ndarray], key_map: Sequence[Rename], path: Path) -> dict[str, np.ndarray]:
-  """The arrays under the model's names, axes in its order."""
+  """Returns the arrays with the model's names and order of axes."""
   used, found, source = set(), {}, {}
   for old, array in arrays.items():
     name: str | None = old
@@ -143,7 +143,7 @@ def _replaced(pattern: str, replacement: str, name: str) -> str:
 
 
 def _fit(path: Path, name: str, array: np.ndarray, leaf: Any) -> jax.Array:
-  """The array as the leaf's dtype, if it is the same shape and kind."""
+  """Casts an array to the leaf's dtype; refuses another shape or kind of dtype."""
   if array.shape != leaf.shape:
     raise UserError(f"{path}: {name!r} has shape {array.shape}; the model's has {tuple(leaf.shape)}")
   both_float = all(jnp.issubdtype(dtype, jnp.floating) for dtype in (array.dtype, leaf.dtype))
@@ -174,7 +174,7 @@ def _read_msgpack(path: Path) -> dict[str, np.ndarray]:
 
 
 def _read_orbax(path: Path) -> dict[str, np.ndarray]:
-  """A directory with one tree, or a step of several items of which one is a tree of arrays."""
+  """Reads a directory with one tree, or a step with several items, one of them a tree of arrays."""
   import orbax.checkpoint as ocp
 
   trees = [p for p in (path, *sorted(path.iterdir())) if (p / "_METADATA").exists()]

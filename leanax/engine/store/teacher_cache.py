@@ -1,9 +1,8 @@
 """A teacher's logits on disk, computed once for all students that see the same views of the same examples.
 
-A cache is a folder: key.json says what it is of (`engine.teacher_key`), chunks.json which rows are done, and every
-array of its form (`engine.logit_codes`) is one .npy file that grows by a chunk of rows, all their views together
-(`engine.teacher_files`). A build that is killed goes on after its last chunk and ends in the same bytes as an unbroken
-one.
+A cache is a folder: key.json identifies it (`store.teacher_key`), chunks.json lists the finished chunks, and every
+array of its form (`store.logit_codes`) is one .npy file that grows by a chunk of rows with all their views
+(`store.teacher_files`). A killed build continues after its last chunk and gives the same bytes as an uninterrupted one.
 """
 
 import shutil
@@ -35,9 +34,9 @@ class Cache(NamedTuple):
   """A finished cache.
 
   Attributes:
-    key: what it is of.
-    arrays: by name, (N, ...) for one still view and (N, views, ...) otherwise; read from the files as they are used.
-    mix: likewise mixup's "mix_partner" (rows) and "mix_weight" (what an example keeps of itself), where views mix.
+    key: identifies the teacher, the data and the views.
+    arrays: by name, (N, ...) without augmentation and (N, views, ...) with it; memory-mapped.
+    mix: mixup's "mix_partner" (rows) and "mix_weight" (the weight of the example itself), (N, views); else empty.
   """
 
   key: Key
@@ -50,12 +49,12 @@ class Cache(NamedTuple):
     return tuple(self.arrays) if self.key.augment else ()
 
   def decode(self, batch: Mapping[str, Array]) -> Float[Array, "b c"]:
-    """A batch's logits from its rows of `arrays`, inside jit."""
+    """Decodes a batch's logits from its rows of `arrays`, inside jit."""
     return logit_codes.decode(batch, self.key.classes)
 
 
 def mixing(arrays: Mapping[str, jax.Array], spec: Input) -> MixOf | None:
-  """`build`'s `mix_of` for a training split whose views mix examples, else None."""
+  """Returns `build`'s `mix_of` for a training split whose views mix examples, else None."""
   if not spec.augment.mixup:
     return None
   draw = jax.jit(lambda ids, view: mixup_draw(ids, view, spec.augment, len(arrays["id"])))
@@ -73,21 +72,21 @@ def build(
   stream: files.Stream | None = None,
   teacher: str = "the teacher",
 ) -> Cache:
-  """The cache of a key: read if it is there, continued if it is not whole, built if there is none.
+  """Returns the cache of a key: reads it if it is finished, else continues or builds it.
 
   Args:
-    path: its folder. Programs that build the same one wait for each other.
-    key: what is stored.
-    logits_of: (rows (n,) int32, view) -> (n, classes). n is the same each time: rows of the last batch may be repeated.
-    mix_of: of `mixing`, if views mix examples; likewise (rows, view) -> (partners (n,), weights (n,)).
+    path: the cache's folder. Processes that build the same cache wait for each other.
+    key: identifies the logits.
+    logits_of: (rows (n,) int32, view) -> (n, classes). n is constant: rows of the last batch may be repeated.
+    mix_of: of `mixing`, if views mix examples: (rows, view) -> (partners (n,), weights (n,)).
     batch: n.
-    chunk: rows after which a killed build continues; one that continues keeps its own.
-    stream: where the size and the progress are shown; sys.stderr if None.
-    teacher: how errors call it.
+    chunk: rows per chunk, after which a killed build continues; a continued build keeps its own.
+    stream: of the size and the progress; sys.stderr if None.
+    teacher: the teacher's name in error messages.
 
   Raises:
-    UserError: the folder holds another cache or a damaged one, it cannot be written or has no room, the logits are not
-      finite or not (n, classes), or the cache mixes other examples.
+    UserError: the folder holds another cache or a damaged one, it cannot be written or the disk is full, the logits are
+      not finite or not (n, classes), or the cache was built with other mixup draws.
   """
   path = Path(path)
   if key.mixed != (mix_of is not None):
@@ -96,7 +95,7 @@ def build(
     with files.lock(path, stream):
       record = files.load(path, key)
       if not files.is_whole(record, key):
-        _say_size(path, key, record, stream)
+        _print_size(path, key, record, stream)
         _fill(path, key, record or files.start(path, key, chunk), logits_of, mix_of, batch, stream, teacher)
   cache = read(path, key)
   if mix_of is not None:
@@ -105,10 +104,10 @@ def build(
 
 
 def read(path: str | Path, key: Key) -> Cache:
-  """A finished cache; every byte is compared with its checksum.
+  """Reads a finished cache after checking its checksums.
 
   Raises:
-    UserError: there is none, or it is another one, not finished, or damaged.
+    UserError: there is no cache, or it has another key, is not finished, or damaged.
   """
   path = Path(path)
   record = files.load(path, key)
@@ -116,7 +115,7 @@ def read(path: str | Path, key: Key) -> Cache:
     raise UserError(f"there is no cache of a teacher's logits at {path}")
   if not files.is_whole(record, key):
     raise UserError(
-      f"the cache at {path} is not finished: {record.done} of {files.chunks_of(record, key)} chunks; build it on"
+      f"the cache at {path} is not finished: {record.done} of {files.chunks_of(record, key)} chunks; finish it first"
     )
   files.check(path, key, record)
   arrays = files.mapped(path, key)
@@ -124,22 +123,22 @@ def read(path: str | Path, key: Key) -> Cache:
   return Cache(key, arrays, mix)
 
 
-def _say_size(path: Path, key: Key, record: files.Record | None, stream: files.Stream | None) -> None:
-  """Prints what the cache will take, and refuses it where there is no room."""
+def _print_size(path: Path, key: Key, record: files.Record | None, stream: files.Stream | None) -> None:
+  """Prints the size of the cache, and refuses it if the disk is too full."""
   size = (key.classes, key.views, key.form, key.top_k)
   needed = logit_codes.bytes_needed(key.examples, *size, mixed=key.mixed)
   form = key.form if key.top_k is None else f"the {key.top_k} largest in {key.form}"
   views = f"{key.views} view" + ("s" if key.views > 1 else "")
   text = f"{key.examples:,} examples x {views} x {key.classes:,} classes as {form}: {size_text(needed)} in {path}"
   print(f"teacher cache: {text}", file=stream or sys.stderr, flush=True)
-  there = 0 if record is None else record.done * record.rows
-  left, free = logit_codes.bytes_needed(key.examples - there, *size, mixed=key.mixed), shutil.disk_usage(path).free
-  if left > free:
-    raise UserError(f"the cache at {path} needs {size_text(left)} of disk; {size_text(free)} are free")
+  done = 0 if record is None else record.done * record.rows
+  remaining, free = logit_codes.bytes_needed(key.examples - done, *size, mixed=key.mixed), shutil.disk_usage(path).free
+  if remaining > free:
+    raise UserError(f"the cache at {path} needs {size_text(remaining)} of disk; {size_text(free)} are free")
 
 
 def size_text(count: int) -> str:
-  """Bytes as people read them: 812 B, 4.8 MB, 1.23 GB."""
+  """Formats a number of bytes: 812 B, 4.8 MB, 1.23 GB."""
   power = next((power for power in range(4) if count < 999.5 * 1000**power), 4)
   return f"{count / 1000**power:.3g} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"
 
@@ -154,7 +153,7 @@ def _fill(
   stream: files.Stream | None,
   teacher: str,
 ) -> None:
-  """Adds the chunks that are missing."""
+  """Computes and appends the missing chunks."""
   files.check(path, key, record)
   batch = min(batch, key.examples)
   sizes = [min(record.rows, key.examples - start) for start in range(0, key.examples, record.rows)]
@@ -177,11 +176,11 @@ def _fill(
 def _parts(
   rows: np.ndarray, view: int, key: Key, logits_of: LogitsOf, mix_of: MixOf | None, batch: int, teacher: str
 ) -> Iterator[dict[str, np.ndarray]]:
-  """The arrays of these rows in one view, a batch at a time; the last row is repeated to fill the last batch."""
+  """Yields the arrays of rows in one view, per batch; the last batch is padded with the last row."""
   batches = np.arange(-(-len(rows) // batch) * batch).clip(max=len(rows) - 1).reshape(-1, batch)
-  # All are asked for before the first is waited for, so that a device is not idle while the host encodes.
-  asked = [(logits_of(rows[at], view), mix_of(rows[at], view) if mix_of else None) for at in batches]
-  for at, (given, mixed) in zip(batches, asked, strict=True):
+  # All batches are dispatched before the first result is awaited, so that devices work while the host encodes.
+  in_flight = [(logits_of(rows[at], view), mix_of(rows[at], view) if mix_of else None) for at in batches]
+  for at, (given, mixed) in zip(batches, in_flight, strict=True):
     logits = np.asarray(given).astype(np.float32)
     if logits.shape != (batch, key.classes):
       raise UserError(f"the teacher's logits have shape {logits.shape}; expected {(batch, key.classes)}")
@@ -195,7 +194,7 @@ def _parts(
 
 
 def _storable(logits: np.ndarray, key: Key) -> np.ndarray:
-  """(n,) bools: rows of numbers; the forms that keep each logit keep -inf of an excluded class, too."""
+  """Returns the rows that can be stored, (n,) bools: finite, or with -inf in forms that keep every logit."""
   keeps_each = key.top_k is None and key.form != "int8"
   return np.isfinite(np.max(logits if keeps_each else np.abs(logits), axis=1))
 

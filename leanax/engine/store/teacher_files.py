@@ -1,7 +1,7 @@
-"""The files of a cache of a teacher's logits: arrays that grow by checked chunks, and how far they are.
+"""The files of a cache of teacher logits: arrays that grow by chunks with checksums, and a record of the chunks.
 
-A chunk counts once its bytes are on the disk and its checksums in chunks.json; what a killed program wrote after that
-is cut off by the next.
+A chunk is finished when its bytes are on disk and its checksums in chunks.json; bytes that a killed program wrote after
+the last finished chunk are overwritten.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ Stream = TextIO | io.TextIOBase
 
 
 class Record(NamedTuple):
-  """chunks.json: rows in a chunk, and by array the CRC-32 of each chunk that is done."""
+  """chunks.json: rows per chunk, and by array the CRC-32 of each finished chunk."""
 
   rows: int
   crc32: dict[str, list[int]]
@@ -41,18 +41,18 @@ class Record(NamedTuple):
 
 
 def arrays_of(key: Key) -> dict[str, Field]:
-  """The arrays of a cache by name: those of its form, and mixup's."""
+  """Returns the arrays of a cache by name: those of its form, and mixup's."""
   mix = {PARTNER: Field((), "<i4"), WEIGHT: Field((), "<f4")} if key.mixed else {}
   return {**logit_codes.fields(key.classes, key.form, key.top_k), **mix}
 
 
 def chunks_of(record: Record, key: Key) -> int:
-  """How many chunks a finished cache has."""
+  """Returns the number of chunks of a finished cache."""
   return -(-key.examples // record.rows)
 
 
 def is_whole(record: Record | None, key: Key) -> bool:
-  """Whether all chunks are done."""
+  """Returns whether all chunks are finished."""
   return record is not None and record.done == chunks_of(record, key)
 
 
@@ -65,18 +65,18 @@ def _bytes(key: Key, field: Field, rows: int) -> int:
 
 
 def _header(key: Key, field: Field) -> bytes:
-  """What numpy writes in front of the finished array."""
+  """Returns the .npy header of the finished array."""
   buffer = io.BytesIO()
-  about = {"descr": field.dtype, "fortran_order": False, "shape": _shape(key, field)}
-  np.lib.format.write_array_header_1_0(buffer, about)
+  header = {"descr": field.dtype, "fortran_order": False, "shape": _shape(key, field)}
+  np.lib.format.write_array_header_1_0(buffer, header)
   return buffer.getvalue()
 
 
 def load(path: Path, key: Key) -> Record | None:
-  """How far the cache of this key is; None if there is none.
+  """Reads the record of the finished chunks; None if there is no cache.
 
   Raises:
-    UserError: it is one of another key, or damaged.
+    UserError: the cache has another key, or is damaged.
   """
   if not (path / KEY).exists():
     return None
@@ -106,7 +106,7 @@ def _damaged(path: Path, name: str, why: str) -> UserError:
 
 
 def check(path: Path, key: Key, record: Record) -> None:
-  """Compares the chunks that are done with their checksums.
+  """Compares the finished chunks with their checksums.
 
   Raises:
     UserError: a file is damaged.
@@ -131,7 +131,7 @@ def check(path: Path, key: Key, record: Record) -> None:
 
 
 def mapped(path: Path, key: Key) -> dict[str, np.ndarray]:
-  """The arrays of a finished cache, read from the files as they are used."""
+  """Returns the memory-mapped arrays of a finished cache."""
   arrays = {}
   for name, field in arrays_of(key).items():
     offset, shape = len(_header(key, field)), _shape(key, field)
@@ -140,7 +140,7 @@ def mapped(path: Path, key: Key) -> dict[str, np.ndarray]:
 
 
 def start(path: Path, key: Key, rows: int) -> Record:
-  """Begins a cache without chunks; key.json comes last, so that a half-made one is none."""
+  """Creates a cache without chunks; key.json is written last and marks it as created."""
   record = Record(rows, {name: [] for name in arrays_of(key)})
   for name, field in arrays_of(key).items():
     files.write(path / f"{name}.npy", _header(key, field))
@@ -150,12 +150,12 @@ def start(path: Path, key: Key, rows: int) -> Record:
 
 
 def append(path: Path, key: Key, record: Record, arrays: Mapping[str, np.ndarray]) -> Record:
-  """Adds the next chunk.
+  """Appends the next chunk.
 
   Args:
-    path: the cache's.
-    key: what it is of.
-    record: how far it is.
+    path: the cache's folder.
+    key: of the cache.
+    record: of the finished chunks.
     arrays: (rows, views, ...) by name.
 
   Raises:
@@ -172,7 +172,7 @@ def append(path: Path, key: Key, record: Record, arrays: Mapping[str, np.ndarray
 
 
 def _put(file: Path, place: int, data: bytes) -> None:
-  """Writes at a place what shall be the end of the file, and waits for the disk."""
+  """Truncates a file at `place`, appends the data, and waits for the disk."""
   try:
     with file.open("r+b") as opened:
       opened.truncate(place)
@@ -190,7 +190,7 @@ def _write_json(file: Path, data: Any) -> None:
 
 @contextlib.contextmanager
 def lock(path: Path, stream: Stream | None) -> Iterator[None]:
-  """Holds the folder's lock, which ends with the program; waits while another program builds here."""
+  """Holds the folder's lock until the process ends; waits while another process builds here."""
   try:
     path.mkdir(parents=True, exist_ok=True)
     file = (path / "lock").open("w")

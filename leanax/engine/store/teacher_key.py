@@ -1,4 +1,4 @@
-"""What a store of a teacher's logits is of: the teacher, the examples, and how each view shows them, as plain data."""
+"""The key of a cache of teacher logits: the teacher, the examples and their views, as plain data."""
 
 import hashlib
 import json
@@ -17,23 +17,23 @@ from leanax.engine.data.batches import Input
 from leanax.engine.data.preprocess import to_json
 from leanax.engine.store import leaves, logit_codes
 
-SAMPLE = 16  # examples whose pixels say whether random numbers are what they were
-SPLIT = ("image", "id")  # labels, of which few-label runs keep different ones, are nothing to a teacher
+SAMPLE = 16  # examples whose pixels are hashed, to detect other random numbers
+SPLIT = ("image", "id")  # not the labels: runs with few labels share a teacher
 
 
 class Key(NamedTuple):
-  """Logits that are stored under equal keys may stand for each other; plain JSON data.
+  """Identifies stored logits: equal keys have equal logits. Plain JSON data.
 
   Attributes:
     teacher: `teacher_hash`.
     data: `data_hash`.
-    augment: the entries of Augment without `views`; empty where nothing is changed, so that there is one still view.
+    augment: the entries of Augment without `views`; empty without augmentation, where there is one view.
     preprocess: "mean", "std" and "scale", and the "dtype" of the network's input.
-    views: how many.
-    pixels: a hash of a few examples as views show them, since a random number's value may change between versions of
-      jax; "" where nothing is changed.
+    views: number of views.
+    pixels: a hash of a few augmented examples, since random numbers may change between versions of jax; "" without
+      augmentation.
     form: of the stored logits.
-    top_k: likewise.
+    top_k: of the stored logits.
     examples: N.
     classes: C.
   """
@@ -51,12 +51,12 @@ class Key(NamedTuple):
 
   @property
   def name(self) -> str:
-    """Sixteen hexadecimal digits: a folder's name that no other key has."""
+    """Sixteen hexadecimal digits, the unique name of the cache's folder."""
     return hashlib.sha256(json.dumps(plain(self), sort_keys=True).encode()).hexdigest()[:16]
 
   @property
   def mixed(self) -> bool:
-    """Whether views mix examples."""
+    """True if views mix examples."""
     return bool(self.augment.get("mixup"))
 
 
@@ -77,18 +77,18 @@ WHAT = {
 def key_of(
   teacher: str, arrays: Mapping[str, jax.Array], spec: Input, classes: int, form: str, top_k: int | None = None
 ) -> Key:
-  """The key of a teacher's logits of a training split.
+  """Returns the key of a teacher's logits on a training split.
 
   Args:
     teacher: `teacher_hash`.
-    arrays: the split, as of `splits.device_arrays`.
-    spec: how a student's batches are made.
-    classes: logits an example.
+    arrays: the split, of `splits.device_arrays`.
+    spec: the settings of the student's input.
+    classes: number of logits per example.
     form: one of `logit_codes.FORMS`.
-    top_k: see there.
+    top_k: see `logit_codes`.
 
   Raises:
-    UserError: views are without end, or the form does not fit.
+    UserError: the number of views is not fixed, or the form does not fit.
   """
   logit_codes.fields(classes, form, top_k)
   changes, still = spec.augment, is_still(spec.augment)
@@ -101,7 +101,7 @@ def key_of(
 
 
 def is_still(changes: Augment) -> bool:
-  """Whether nothing is changed, so that all views are one."""
+  """Returns whether there is no augmentation, so that all views are equal."""
   return replace(changes, seed=0, views=None, fill=augment.NOTHING.fill) == augment.NOTHING
 
 
@@ -112,46 +112,46 @@ def _pixels(arrays: Mapping[str, jax.Array], changes: Augment) -> str:
 
 
 def teacher_hash(trees: Any, recipe: Any = None) -> str:
-  """SHA-256 of all that determines a teacher's outputs.
+  """Returns the SHA-256 of a teacher's arrays and function.
 
   Args:
     trees: its arrays, in any tree.
-    recipe: JSON data that says what function it is.
+    recipe: JSON data that identifies its function.
   """
   return tree_hash(trees, json.dumps(recipe, sort_keys=True))
 
 
 def data_hash(arrays: Mapping[str, Any]) -> str:
-  """SHA-256 of a split's images and ids."""
+  """Returns the SHA-256 of a split's images and ids."""
   return tree_hash({name: arrays[name] for name in SPLIT})
 
 
 def tree_hash(tree: Any, text: str = "") -> str:
-  """SHA-256 of a text and of the leaves' names, shapes, dtypes and bytes; not of their order."""
+  """Returns the SHA-256 of a text and of the leaves' names, shapes, dtypes and bytes, in any order."""
   whole = hashlib.sha256(json.dumps(text).encode())
   for name, leaf in sorted(named_leaves(tree).items()):
     array = np.ascontiguousarray(leaves.to_host(leaves.stored(leaf)))
-    # The line in front tells how many bytes follow, so that no two trees are one sequence of bytes.
+    # The header line has the number of bytes, so that different trees give different sequences.
     whole.update(f"\n{json.dumps([name, *leaves.shape_dtype(leaf), array.nbytes])}\n".encode())
     whole.update(array.reshape(-1).view(np.uint8).data)
   return whole.hexdigest()
 
 
 def plain(key: Key) -> dict[str, Any]:
-  """A key as JSON gives it back."""
+  """Returns a key as JSON data."""
   return json.loads(json.dumps(key._asdict()))
 
 
 def compare(saved: Mapping[str, Any], key: Key, where: str) -> None:
-  """Refuses a store of another key.
+  """Refuses a cache of another key.
 
   Args:
-    saved: `plain` of its key.
-    key: the key that this run needs.
-    where: its path.
+    saved: `plain` of the cache's key.
+    key: the key of this run.
+    where: the cache's path.
 
   Raises:
-    UserError: names the first part that differs, and both values.
+    UserError: names the first part that differs, with both values.
   """
   for part, wanted in plain(key).items():
     there = saved.get(part)

@@ -28,5 +28,5 @@ def average(ema: Any, values: dict[str, Any], decay: float | None, *, step: Arra
     return e + (1 - d).astype(x.dtype) * (x - e) if jnp.issubdtype(x.dtype, jnp.floating) else x
 
   moved = jax.tree.map(move, ema, {name: values[name] for name in ema})
-  # A weight that trains is never exactly 0 while its average is not; one that was pruned is.
+  # Only a pruned weight is exactly 0 while the average of that weight is not.
   return moved | {"params": jax.tree.map(lambda e, x: jnp.where(x == 0, x, e), moved["params"], values["params"])}

@@ -1,4 +1,4 @@
-"""What a model says of a whole split, and numbers about it."""
+"""The logits of a model for a whole split, and measures of them."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,13 +19,13 @@ Labels = Int[np.ndarray, "examples *positions"] | Int[Array, "examples *position
 def logits(
   fn: Callable[[Any, Array], Array], variables: Any, images: np.ndarray | Array, *, batch_size: int = 512
 ) -> np.ndarray:
-  """The logits of all examples, in batches of one size; the last is filled up and its filling cut off.
+  """Returns the logits of all examples, in batches of one size; the last is padded, and the padding is cut off.
 
   Args:
     fn: `fn(variables, images) -> (batch, classes)`, in evaluation mode. The same function object compiles once.
-    variables: its first argument.
+    variables: the first argument of `fn`.
     images: (examples, ...), at least one.
-    batch_size: at most so many at once.
+    batch_size: the most examples at once.
 
   Returns:
     (examples, classes) on the host.
@@ -52,7 +52,7 @@ def logits(
 
 
 def accuracy(logits: Logits, labels: Labels, ignore_label: int | None = None) -> float:
-  """The share of examples, or positions, whose largest logit is their label's.
+  """Returns the share of examples, or positions, whose largest logit is their label's.
 
   Args:
     logits: (examples, *positions, classes); of one class, 1 where the logit is above 0 and else 0.
@@ -88,8 +88,7 @@ def _labelled(logits: Any, labels: Any, ignored: int | None) -> tuple[np.ndarray
 
 
 def agreement(logits: Logits, others: Logits, among: int = 1) -> float:
-  """The share of examples, or positions, whose class, as a model names it, is among the `among` most likely ones of
-  another model.
+  """Returns the share of examples, or positions, whose class is among the `among` most likely ones of another model.
 
   Raises:
     UserError: the logits are of two shapes, there are none, or one is NaN; or `among` is no number of classes.
@@ -128,7 +127,7 @@ def calibration_error(logits: Logits, labels: Labels, bins: int = 15, ignore_lab
 
 
 def _distributions(*given: Any) -> list[np.ndarray]:
-  """Logits of one shape; one logit alone, z, as the two of no and yes, (0, z): its sigmoid is their softmax."""
+  """Returns logits of one shape; a single logit z is the pair (0, z) of no and yes: sigmoid(z) is their softmax."""
   found = [kd.checks.array(x) for x in given]
   shape = found[0].shape
   if any(x.shape != shape for x in found):

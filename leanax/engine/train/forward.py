@@ -18,7 +18,7 @@ Forward = Callable[..., tuple[Array | kd.Outputs, Any, Any]]
 
 
 def plain(apply: Callable[..., tuple[Array, Any]], preprocess: Callable[[Array], Array] | None = None) -> Forward:
-  """A model as it is.
+  """Returns the forward function of a model as it is.
 
   Args:
     apply: `apply(variables, x, *, train, key) -> (logits, model_state)`.
@@ -41,25 +41,24 @@ def plain(apply: Callable[..., tuple[Array, Any]], preprocess: Callable[[Array],
 def quantized(
   simulate: Callable[..., tuple[Array, Any]], preprocess: Callable[[Array], Array] | None = None
 ) -> Forward:
-  """A model whose integers are simulated; its batch norms are folded, so its other collections stay as they are.
+  """Returns the forward function of simulated integers; batch norms are folded, so other collections do not change.
 
   Args:
-    simulate: `simulate(qparams, quant_state, variables, x, axis_name=) -> (logits, quant_state)`, such as
+    simulate: `simulate(qparams, quant_state, variables, x, axis_name=, key=) -> (logits, quant_state)`, such as
       `Quantized.apply`.
     preprocess: as of `plain`.
   """
 
   def forward(variables, qparams, quant_state, x, *, train, key, axis_name):
-    del train, key
-    x = x if preprocess is None else preprocess(x)
-    logits, quant_state = simulate(qparams, quant_state, variables, x, axis_name=axis_name)
+    x, key = x if preprocess is None else preprocess(x), key if train else None
+    logits, quant_state = simulate(qparams, quant_state, variables, x, axis_name=axis_name, key=key)
     return logits, {name: tree for name, tree in variables.items() if name != "params"}, quant_state
 
   return forward
 
 
 def tapped(forward: Forward, names: Sequence[str]) -> Forward:
-  """The same forward function, whose logits come as `kd.Outputs` with the named intermediates (`graph.taps`)."""
+  """Returns a forward function whose logits are `kd.Outputs` with the named intermediates (`graph.taps`)."""
   if not names:
     return forward
 
@@ -74,7 +73,7 @@ def tapped(forward: Forward, names: Sequence[str]) -> Forward:
 
 
 def bfloat16(apply: Callable[..., tuple[Array, Any]]) -> Callable[..., tuple[Array, Any]]:
-  """The same model computed in bfloat16 from float32 masters; gradients and statistics come back in the masters' dtype.
+  """Returns the model computed in bfloat16 from float32 masters; gradients and statistics have the masters' dtype.
 
   Statistics are handed to the model as they are: a running average with a small step does not move in bfloat16.
   """

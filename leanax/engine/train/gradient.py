@@ -29,7 +29,7 @@ ITSELF = "the teacher is the student itself with the averages of its weights, an
 
 @dataclass(frozen=True)
 class Problem:
-  """What is minimised, and how; the arguments of `engine.training` that concern the gradient.
+  """The model, objective and teacher of a training: the arguments of `engine.training` that concern the gradient.
 
   Raises:
     UserError: the objective is none, has two teachers, or cannot be taken over micro-batches.
@@ -59,7 +59,7 @@ class Problem:
 
 
 class Carried(NamedTuple):
-  """What goes from one micro-batch to the next: running statistics, quantizer state, memories of losses."""
+  """State that goes from one micro-batch to the next: running statistics, quantizer state, memories of losses."""
 
   model_state: Any
   quant_state: Any
@@ -86,7 +86,7 @@ def gradient(
   seed: int | Array,
   reads: Sequence[Read] = (total,),
 ) -> tuple[list[Any], Carried, Metrics]:
-  """Returns the gradients of an update, what it carries on, and its metrics; the same on all devices.
+  """Returns the gradients of an update, the state that it carries on, and its metrics; the same on all devices.
 
   Args:
     problem: what is minimised.

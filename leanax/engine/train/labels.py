@@ -1,4 +1,4 @@
-"""One label for each leaf: what gets weight decay, and which learning rate.
+"""One label for each leaf: whether it gets weight decay, and its learning rate.
 
 | label  | which leaves | weight decay | learning rate |
 | kernel | matrices and convolution kernels of the model | yes | the schedule's |
@@ -17,7 +17,7 @@ from leanax.engine.train.state import REPARAM
 
 LABELS = ("kernel", "other", "scale", "aux", "reparam")
 PREFIXES = {"qparams/": "scale", f"aux/{REPARAM}/": "reparam", "aux/": "aux"}
-# Names that are no kernels whatever their shape: a scanned model stacks its biases into matrices.
+# Names of leaves that are no kernels whatever their shape: a scanned model stacks its biases into matrices.
 VECTORS = ("bias", "scale", "mean", "var")
 
 
@@ -30,7 +30,7 @@ def label(name: str, ndim: int) -> str:
 
 
 def labels(tree: Any, overrides: Sequence[tuple[str, str]] = ()) -> Any:
-  """A tree of labels.
+  """Returns a tree of labels.
 
   Args:
     tree: {"params": ..., "qparams": ..., "aux": ...}; leaves may be shapes.

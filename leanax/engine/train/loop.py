@@ -2,7 +2,7 @@
 
 The data lies on the devices as a whole, and each step makes its batch from (seed, step) inside the compiled function.
 Several steps a call pay on accelerators; on CPU a convolution inside a compiled loop runs on one thread, several
-times slower, so there a call is a step.
+times slower, so there each call is one step.
 """
 
 import collections
@@ -37,8 +37,7 @@ class Hook(NamedTuple):
   Attributes:
     every: it is called when the number of finished steps is a multiple of this.
     call: `call(step, state, metrics)`: the number of finished steps, the state after them, and each metric of the
-      steps since the last
-      call, (steps,). All of them were finite.
+      steps since the last call, (steps,). All of them were finite.
   """
 
   every: int
@@ -76,7 +75,7 @@ def fit(
     mode: see `engine.parallel`.
     devices: all local ones by default.
     hooks: checkpoints, metrics, evaluations, in this order.
-    tick: called with the number of steps begun, after each call, without waiting; for a progress bar.
+    tick: called with the number of steps started, after each call, without waiting; for a progress bar.
     steps_per_call: so many steps are compiled into one call; 1 on CPU by default, and 32 elsewhere.
     in_flight: calls that may be unfinished.
     teacher_name: how errors call it.
@@ -97,7 +96,7 @@ def fit(
 
 
 def several(step: Step, get_batch: GetBatch, length: int) -> Run:
-  """`run(state, count, data, teacher_variables, seed)`: `count` steps, at most `length`, each with its own batch.
+  """Returns `run(state, count, data, teacher_variables, seed)`: `count` steps, at most `length`, each with a batch.
 
   The count is an argument, so that all numbers of steps are one compiled function and give the same bits.
   """
@@ -139,7 +138,7 @@ def batches(
 def compiled(
   step: Step, get_batch: GetBatch, *, mode: str = "jit", devices: Sequence[jax.Device] | None = None, length: int = 1
 ) -> Run:
-  """`several`, compiled for devices."""
+  """Returns `several`, compiled for devices."""
   return parallel.resident(several(step, get_batch, length), mode, devices)
 
 
@@ -162,11 +161,11 @@ def drive(
 
   def land(most: int) -> None:
     while len(flying) > most:
-      begun, count, metrics = flying.popleft()
+      finished, count, metrics = flying.popleft()
       values = {name: np.asarray(m)[..., :count] for name, m in jax.device_get(metrics).items()}
-      refuse_teacher(values, begun, teacher_name)
-      refuse_non_finite(values, begun)
-      refuse_empty(values, begun)
+      refuse_teacher(values, finished, teacher_name)
+      refuse_non_finite(values, finished)
+      refuse_empty(values, finished)
       kept.append(values)
 
   called = {index: 0 for index in range(len(hooks))}
@@ -187,16 +186,16 @@ def drive(
 
 
 def joined(parts: Sequence[History]) -> History:
-  """Metrics of consecutive calls as one array each."""
+  """Returns the metrics of consecutive calls as one array each."""
   return {name: np.concatenate([part[name] for part in parts], axis=-1) for name in parts[0]} if parts else {}
 
 
-def refuse_non_finite(metrics: History, begun: int) -> None:
+def refuse_non_finite(metrics: History, finished: int) -> None:
   """Raises a UserError that names the first step whose loss or gradient is not finite.
 
   Args:
     metrics: (..., steps).
-    begun: steps finished before the first of them.
+    finished: steps finished before the first of them.
   """
   for name in ("loss", "grad_norm"):
     bad = np.argwhere(~np.isfinite(metrics[name]).reshape(-1, metrics[name].shape[-1]))
@@ -205,17 +204,17 @@ def refuse_non_finite(metrics: History, begun: int) -> None:
       run = f" of run {row}" if metrics[name].ndim > 1 else ""
       value = metrics[name].reshape(-1, metrics[name].shape[-1])[row, column]
       raise UserError(
-        f"training stopped: {name} is {value} at step {begun + column + 1}{run}; "
+        f"training stopped: {name} is {value} at step {finished + column + 1}{run}; "
         "checkpoints of earlier steps are kept; expected finite numbers (a lower learning rate or clip_norm may help)"
       )
 
 
-def refuse_teacher(metrics: History, begun: int, name: str) -> None:
+def refuse_teacher(metrics: History, finished: int, name: str) -> None:
   """Raises a UserError that names the first step at which the teacher's outputs are not finite; the count is taken out.
 
   Args:
     metrics: as above.
-    begun: as above.
+    finished: as above.
     name: how the error calls the teacher.
   """
   found = metrics.pop(NOT_FINITE, None)
@@ -226,7 +225,7 @@ def refuse_teacher(metrics: History, begun: int, name: str) -> None:
     first = int(np.flatnonzero(bad)[0])
     raise UserError(
       f"training stopped: the outputs of {name} are not finite for {_examples(bad[first])} of the batch of step "
-      f"{begun + first + 1}; checkpoints of earlier steps are kept; expected numbers, or -inf for an excluded class"
+      f"{finished + first + 1}; checkpoints of earlier steps are kept; expected numbers, or -inf for an excluded class"
     )
 
 
@@ -234,17 +233,19 @@ def _examples(count: float) -> str:
   return "an example" if count <= 1 else f"{count:.0f} examples"
 
 
-def refuse_empty(metrics: History, begun: int) -> None:
+def refuse_empty(metrics: History, finished: int) -> None:
   """Raises a UserError that names the first step whose batch is masked as a whole; arguments as above."""
   if "examples_left" not in metrics:
     return
   empty = np.flatnonzero((metrics["examples_left"] == 0).reshape(-1, metrics["examples_left"].shape[-1]).any(0))
   if empty.size:
-    raise UserError(f"training stopped at step {begun + empty[0] + 1}: {EMPTY}; checkpoints of earlier steps are kept")
+    raise UserError(
+      f"training stopped at step {finished + empty[0] + 1}: {EMPTY}; checkpoints of earlier steps are kept"
+    )
 
 
 def steps_a_call(given: int | None, devices: Sequence[jax.Device] | None = None) -> int:
-  """How many steps are compiled into one call: as given, or what suits the device."""
+  """Returns how many steps are compiled into one call: as given, or what suits the device."""
   if given is not None and given < 1:
     raise UserError(f"steps_per_call is {given}; expected 1 or more")
   platform = (jax.local_devices() if devices is None else devices)[0].platform

@@ -4,7 +4,7 @@ Zhang, Xiang, Hospedales, Lu: "Deep Mutual Learning", CVPR 2018, arXiv:1706.0038
 without a teacher, and those with one against the mean probabilities of the other peers at the loss's temperature, which
 are constants. With `kd.hinton` at temperature 1 that is KL(other || own) for two peers, as in the paper. For more, the
 paper takes the mean of the divergences from each, and tries the divergence from their mean, which is what we do: the
-gradients are the same, the values are not. All peers move at once, by what they said before the step; in the paper's
+gradients are the same, the values are not. All peers move at once, by their outputs before the step; in the paper's
 algorithm they take turns.
 """
 
@@ -31,17 +31,17 @@ APART = 1_000_003
 class Mutual(Weighted):
   """An objective of one peer, to be called under `together`; the teacher that it is given has to be None."""
 
-  def __call__(self, student, teacher, batch, **about):
+  def __call__(self, student, teacher, batch, **known):
     if teacher is not None:
       raise UserError("peers teach each other: expected no teacher beside them, and no 'teacher_logits' in the batch")
     if not is_one(student.logits):
       raise UserError("peers teach each other by their logits: expected a model with one output, an array")
-    said, class_mask = members(student.logits), batch.get("class_mask")
-    return super().__call__(student, kd.Outputs(_mean(said, class_mask), members=said), batch, **about)
+    logits, class_mask = members(student.logits), batch.get("class_mask")
+    return super().__call__(student, kd.Outputs(_mean(logits, class_mask), members=logits), batch, **known)
 
 
 def others(logits: Array, class_mask: Array | None = None) -> Array:
-  """(batch, classes) logarithms of the mean probabilities of all peers but this one, as constants.
+  """Returns (batch, classes) logarithms of the mean probabilities of all peers but this one, as constants.
 
   Args:
     logits: (batch, classes) of this peer, under a mapped axis `PEERS`.
@@ -50,12 +50,12 @@ def others(logits: Array, class_mask: Array | None = None) -> Array:
   return _mean(members(logits), class_mask)
 
 
-def _mean(said: Array, class_mask: Array | None) -> Array:
-  return kd.teacher_at(kd.Outputs(said[:, 0], members=said), 1.0, class_mask)
+def _mean(logits: Array, class_mask: Array | None) -> Array:
+  return kd.teacher_at(kd.Outputs(logits[:, 0], members=logits), 1.0, class_mask)
 
 
 def members(logits: Array) -> Array:
-  """(batch, peers - 1, ..., classes): the logits of all peers but this one, as constants; see `others`."""
+  """Returns (batch, peers - 1, ..., classes), the logits of all peers but this one, as constants; see `others`."""
   peers = jax.lax.axis_size(PEERS)  # a NameError where nothing is mapped, and a peer would be alone
 
   # A rule for the mapped axis and not a collective over it, which fails under shard_map's check of replication.
@@ -73,7 +73,7 @@ def members(logits: Array) -> Array:
 
 
 def mapped(fn: Callable[..., Any], peers: int) -> Callable[..., Any]:
-  """A function of one peer's state as one of all of them; each result has the peers as leading axis.
+  """Returns a function of one peer's state as one of all of them; each result has the peers as leading axis.
 
   Args:
     fn: `fn(state, batch, teacher_variables=None, *, axis_name=None, seed=0, **more)`, such as `engine.term_norm` gives.
@@ -98,7 +98,7 @@ def mapped(fn: Callable[..., Any], peers: int) -> Callable[..., Any]:
 
 
 def together(step: Step, peers: int) -> Step:
-  """The step of all peers: `together(states, batch, ...) -> (states, metrics)`, metrics being the peers' means.
+  """Returns the step of all peers: `together(states, batch, ...) -> (states, metrics)`, metrics being the peers' means.
 
   Args:
     step: of `engine.training` with the objective `Mutual`.
@@ -119,6 +119,6 @@ def together(step: Step, peers: int) -> Step:
 
 
 def mean(fn: Callable[..., Array], peers: int) -> Callable[..., Array]:
-  """The mean over the peers of a function such as `engine.term_norm` gives."""
+  """Returns the mean over the peers of a function such as `engine.term_norm` gives."""
   every = mapped(fn, peers)
   return lambda *args, **kwargs: jnp.mean(every(*args, **kwargs), axis=0)

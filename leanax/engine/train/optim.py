@@ -30,13 +30,13 @@ def schedule(
   milestones: Sequence[int] = (),
   factor: float = 0.1,
 ) -> optax.Schedule:
-  """A learning rate as a function of the optimizer's step, the first of which is 0.
+  """Returns a learning rate as a function of the optimizer's step, the first of which is 0.
 
   Args:
     name: "constant"; "cosine" from `peak` down to `end`; "step": times `factor` at each of `milestones`.
     peak: the rate after the warm-up.
     steps: of the optimizer in all, the warm-up included.
-    warmup: so many steps rise linearly, `peak * (step + 1) / warmup`; the first step is not wasted on a rate of 0.
+    warmup: steps that rise linearly, `peak * (step + 1) / warmup`; the first step is not wasted on a rate of 0.
     end: the rate of "cosine" at `steps`.
     milestones: optimizer steps.
     factor: of "step".
@@ -76,7 +76,7 @@ def optimizer(
   rates: Mapping[str, float] | None = None,
   overrides: Sequence[tuple[str, str]] = (),
 ) -> optax.GradientTransformationExtraArgs:
-  """SGD with momentum, Adam, AdamW or DOT, with decay of kernels only and a learning rate for each label.
+  """Returns SGD with momentum, Adam, AdamW or DOT, with decay of kernels only and a learning rate for each label.
 
   Args:
     name: "sgd" (weight decay joins the gradient, before the momentum), "adam" (none), "adamw" (apart from it:
@@ -105,7 +105,7 @@ def optimizer(
   def kernels(tree: Any) -> Any:
     return jax.tree.map(lambda label: label == "kernel", labels(tree, overrides))
 
-  def of_the_model(tree: Any) -> Any:  # what a loss trains is reached by that loss alone
+  def outside_losses(tree: Any) -> Any:  # parameters of a loss are reached by that loss alone
     return jax.tree.map(lambda label: label != "aux", labels(tree, overrides))
 
   decay = [optax.add_decayed_weights(weight_decay, mask=kernels)] if weight_decay else []
@@ -113,10 +113,11 @@ def optimizer(
   sgd = [optax.trace(momentum, nesterov=nesterov)] if momentum else []
   parts = {"sgd": [*decay, *sgd], "adam": adam, "adamw": [*adam, *decay], "dot": []}[name]
   if name == "dot":
-    about: Any = {"weight_decay": weight_decay, "mask": kernels, "nesterov": nesterov}
-    parts = [kd.scale_by_dot(momentum, delta, **about, both=of_the_model)]
+    options: Any = {"weight_decay": weight_decay, "mask": kernels, "nesterov": nesterov}
+    parts = [kd.scale_by_dot(momentum, delta, **options, both=outside_losses)]
   clip = [] if clip_norm is None else [optax.clip_by_global_norm(clip_norm)]
-  by_label = [_scale_by_label(rates, overrides)] if rates else []
+  scales: Any = {label: optax.scale(rates.get(label, 1.0)) for label in LABELS}
+  by_label = [optax.partition(scales, lambda tree: labels(tree, overrides))] if rates else []
   last = [*by_label, optax.scale_by_learning_rate(learning_rate)]
   if name == "dot" and clip_norm is not None:
     return _clip_both(clip_norm, optax.chain(*parts, *last))
@@ -133,14 +134,6 @@ def _clip_both(largest: float, inner: optax.GradientTransformationExtraArgs) -> 
     return inner.update(clip.update(updates, optax.EmptyState())[0], state, params, task=task, **extra)
 
   return optax.GradientTransformationExtraArgs(inner.init, update)
-
-
-def _scale_by_label(rates: Mapping[str, float], overrides: Sequence[tuple[str, str]]) -> optax.GradientTransformation:
-  def scale(updates: Any, params: Any = None) -> Any:
-    del params
-    return jax.tree.map(lambda label, u: u * rates.get(label, 1.0), labels(updates, overrides), updates)
-
-  return optax.stateless(scale)
 
 
 def lenient(tx: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:

@@ -8,12 +8,12 @@ from leanax.core.errors import UserError, unknown
 
 
 def only(outputs: Any, name: str, where: str) -> Any:
-  """The output that has a model's logits: the named one, or the only one.
+  """Returns the output that has a model's logits: the named one, or the only one.
 
   Args:
     outputs: an array, or a tree of them.
     name: which, or "".
-    where: how errors call the model.
+    where: the model's name in errors.
 
   Raises:
     UserError: there are several and none is named, or there is no such output.

@@ -38,25 +38,7 @@ def parallelize(
     `call(state, batch, teacher_variables=None)`, which takes the global batch and raises UserError if it does not
     divide.
   """
-  if mode not in MODES:
-    raise unknown("parallel mode", mode, MODES)
-  devices = list(jax.local_devices() if devices is None else devices)
-  if mode == "jit":
-    return _jit(step, devices[0])
-  mesh = Mesh(np.array(devices), (AXIS,))
-  named = functools.partial(step, axis_name=AXIS)
-  if mode == "pmap":
-    return _pmap(named, mesh)
-  if mode == "mesh":
-    everywhere, split = NamedSharding(mesh, EVERYWHERE), NamedSharding(mesh, SPLIT)
-    run = jax.jit(
-      step,
-      in_shardings=(everywhere, split, everywhere),
-      out_shardings=everywhere,
-    )
-  else:
-    run = jax.jit(checked(named, mesh))
-  return _dividing(run, mesh)
+  return _launched(step, mode, devices, divided=(1,))
 
 
 def resident(
@@ -73,58 +55,84 @@ def resident(
   Returns:
     `call(*args)`, with results that are the same on all devices.
   """
+  if mode == "mesh":
+    fn = functools.partial(fn, split=NamedSharding(_mesh(devices), SPLIT))
+  return _launched(fn, mode, devices, divided=())
+
+
+def _launched(
+  fn: Callable[..., Any], mode: str, devices: Sequence[jax.Device] | None, divided: tuple[int, ...]
+) -> Callable[..., Any]:
+  """Compiles a function, of whose arguments those at the places `divided` are split along their leading axis."""
   if mode not in MODES:
     raise unknown("parallel mode", mode, MODES)
-  devices = list(jax.local_devices() if devices is None else devices)
   if mode == "jit":
-    return jax.jit(fn)
-  mesh = Mesh(np.array(devices), (AXIS,))
-  everywhere = NamedSharding(mesh, EVERYWHERE)
-  named = functools.partial(fn, axis_name=AXIS)
+    return jax.jit(fn) if devices is None else _on(jax.jit(fn), devices[0])
+  mesh = _mesh(devices)
   if mode == "pmap":
-    run = _pmap_resident(named, mesh)
+    run = _pmap(functools.partial(fn, axis_name=AXIS), mesh, divided)
   elif mode == "mesh":
-    run = jax.jit(functools.partial(fn, split=NamedSharding(mesh, SPLIT)), out_shardings=everywhere)
+    run = jax.jit(fn, out_shardings=NamedSharding(mesh, EVERYWHERE))
   else:
-    run = jax.jit(jax.shard_map(named, mesh=mesh, in_specs=EVERYWHERE, out_specs=EVERYWHERE, check_vma=True))
-  return lambda *args: run(*jax.device_put(args, everywhere))
+    run = jax.jit(checked(functools.partial(fn, axis_name=AXIS), mesh, divided))
+
+  def place(index: int, arg: Any) -> Any:
+    """Checks that an argument divides and puts it where the mesh wants it; what is there already is not copied."""
+    if index not in divided:
+      return jax.device_put(arg, NamedSharding(mesh, EVERYWHERE))
+    size = share(arg, mesh.size)
+    if mode == "pmap":
+      arg = jax.tree.map(lambda a: a.reshape(mesh.size, size, *a.shape[1:]), arg)
+    return jax.device_put(arg, NamedSharding(mesh, SPLIT))
+
+  return lambda *args: run(*map(place, range(len(args)), args))
 
 
-def _pmap_resident(named: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
+def _mesh(devices: Sequence[jax.Device] | None) -> Mesh:
+  return Mesh(np.array(list(jax.local_devices() if devices is None else devices)), (AXIS,))
+
+
+def _on(run: Callable[..., Any], device: jax.Device) -> Callable[..., Any]:
+  def call(*args):
+    with jax.default_device(device):
+      return run(*args)
+
+  return call
+
+
+def _pmap(named: Callable[..., Any], mesh: Mesh, divided: tuple[int, ...]) -> Callable[..., Any]:
   places = jax.device_put(np.arange(mesh.size), NamedSharding(mesh, SPLIT))  # pmap wants something to map over
 
   @functools.cache  # by the number of arguments: a new pmap would compile again
-  def of(count: int) -> Callable[..., Any]:
+  def mapped(count: int) -> Callable[..., Any]:
     return jax.pmap(
       lambda _, *args: named(*args),
       axis_name=AXIS,
-      in_axes=(0,) + (None,) * count,
-      out_axes=None,  # pyrefly: ignore
+      in_axes=(0, *(0 if index in divided else None for index in range(count))),
+      out_axes=None,  # pyrefly: ignore  # any pytree prefix is
       devices=list(mesh.devices.flat),
     )
 
-  return lambda *args: of(len(args))(places, *args)
+  return lambda *args: mapped(len(args))(places, *args)
 
 
-def checked(named: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
-  """The step under `shard_map` with replication checking, for tracing as well as for running."""
-  return jax.shard_map(
-    named,
-    mesh=mesh,
-    in_specs=(EVERYWHERE, SPLIT, EVERYWHERE),
-    out_specs=(EVERYWHERE, EVERYWHERE),
-    check_vma=True,
-  )
+def checked(named: Callable[..., Any], mesh: Mesh, divided: tuple[int, ...] = (1,)) -> Callable[..., Any]:
+  """Returns the function under `shard_map` with replication checking, for tracing as well as for running."""
+
+  def run(*args):
+    specs = tuple(SPLIT if index in divided else EVERYWHERE for index in range(len(args)))
+    return jax.shard_map(named, mesh=mesh, in_specs=specs, out_specs=EVERYWHERE, check_vma=True)(*args)
+
+  return run
 
 
 def prove_replication(step: Callable[..., Any], devices: Sequence[jax.Device], *args: Any) -> None:
   """Traces a step over `devices`, and runs nothing; ValueError says which output would differ between devices."""
-  run = checked(functools.partial(step, axis_name=AXIS), Mesh(np.array(devices), (AXIS,)))
-  jax.eval_shape(run, *args, *([None] * (3 - len(args))))
+  jax.eval_shape(checked(functools.partial(step, axis_name=AXIS), _mesh(devices)), *args, *([None] * (3 - len(args))))
 
 
 def share(batch: Any, devices: int) -> int:
-  """How many examples of the global batch each device gets.
+  """Returns how many examples of the global batch each device gets.
 
   Raises:
     UserError: the batch does not divide, or its parts differ in length.
@@ -136,43 +144,3 @@ def share(batch: Any, devices: int) -> int:
   if size % devices:
     raise UserError(f"a batch of {size} examples does not divide over {devices} devices")
   return size // devices
-
-
-def _jit(step: Callable[..., Any], device: jax.Device) -> Callable[..., Any]:
-  run = jax.jit(step)
-
-  def call(state, batch, teacher_variables=None):
-    with jax.default_device(device):
-      return run(state, batch, teacher_variables)
-
-  return call
-
-
-def _dividing(run: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
-  """Checks the batch's size and puts everything where the mesh wants it; what is there already is not copied."""
-  everywhere, split = NamedSharding(mesh, EVERYWHERE), NamedSharding(mesh, SPLIT)
-
-  def call(state, batch, teacher_variables=None):
-    share(batch, mesh.size)
-    state, teacher_variables = jax.device_put((state, teacher_variables), everywhere)
-    return run(state, jax.device_put(batch, split), teacher_variables)
-
-  return call
-
-
-def _pmap(named: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
-  run = jax.pmap(
-    named,
-    axis_name=AXIS,
-    in_axes=(None, 0, None),
-    out_axes=(None, None),  # pyrefly: ignore  # any pytree prefix is
-    devices=list(mesh.devices.flat),
-  )
-  split = NamedSharding(mesh, SPLIT)
-
-  def call(state, batch, teacher_variables=None):
-    per_device = share(batch, mesh.size)
-    batch = jax.tree.map(lambda a: a.reshape(mesh.size, per_device, *a.shape[1:]), batch)
-    return run(state, jax.device_put(batch, split), teacher_variables)
-
-  return call

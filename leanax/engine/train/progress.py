@@ -1,4 +1,4 @@
-"""Where a run stands: a bar with rate and time left on a terminal, a plain line now and then elsewhere."""
+"""The progress of a run: a bar with the rate and the time left on a terminal, plain lines elsewhere."""
 
 import contextlib
 import io
@@ -39,11 +39,11 @@ class Progress:
     self._stream: Any = sys.stderr if stream is None else stream
     self._bar: Any = None
     self._open = contextlib.ExitStack()
-    self._begun = self._shown = clock()
+    self._started = self._shown = clock()
     self._first: float | None = None
 
   def __enter__(self) -> "Progress":
-    self._begun = self._shown = self._clock()
+    self._started = self._shown = self._clock()
     if self._stream.isatty():
       from tqdm import tqdm
 
@@ -75,7 +75,7 @@ class Progress:
     if self._first is None:  # the first update comes after compiling, which says nothing of the rate
       self._first = self._shown = now
       self._start = step
-      print(f"{self._head(step)}, the first after {now - self._begun:.1f} s", file=self._stream, flush=True)
+      print(f"{self._head(step)}, the first after {now - self._started:.1f} s", file=self._stream, flush=True)
     elif now - self._shown >= self._every or step >= self._total:
       self._shown = now
       print(self._line(step, now, values or {}), file=self._stream, flush=True)
@@ -93,7 +93,7 @@ class Progress:
 
 
 def clock_text(seconds: float) -> str:
-  """Seconds as people read them: 0:07, 12:30, 1:02:03."""
+  """Returns seconds as people read them: 0:07, 12:30, 1:02:03."""
   minutes, second = divmod(round(seconds), 60)
   hours, minute = divmod(minutes, 60)
   return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"

@@ -22,24 +22,24 @@ WAYS = ("vmap", "map")
 
 
 def start(create: Callable[[Array], TrainState], seeds: Sequence[int]) -> TrainState:
-  """The states of all seeds, with a leading axis on everything but the step.
+  """Returns the states of all seeds, with a leading axis on everything but the step.
 
   Args:
     create: `create(seed)`, traceable: a state from an int32 scalar.
-    seeds: one a run.
+    seeds: one per run.
   """
   states = jax.vmap(create)(jnp.asarray(seeds, jnp.int32))
   return states.replace(step=states.step[0])
 
 
 def stack(trees: Sequence[Any]) -> Any:
-  """Trees of the same form as one, with a leading axis on every leaf, except on the step of train states."""
+  """Returns trees of the same form as one, with a leading axis on every leaf, except on the step of train states."""
   stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
   return stacked.replace(step=trees[0].step) if isinstance(stacked, TrainState) else stacked
 
 
 def pick(states: TrainState, index: int) -> TrainState:
-  """The state of one run."""
+  """Returns the state of one run."""
   return jax.tree.map(lambda a: a[index], states.replace(step=None)).replace(step=states.step)
 
 
@@ -60,18 +60,18 @@ def fit(
   in_flight: int = loop.IN_FLIGHT,
   teacher_name: str = "the teacher",
 ) -> tuple[TrainState, History]:
-  """`engine.loop.fit` of several seeds on one device; metrics are (seeds, steps).
+  """Runs `engine.loop.fit` of several seeds on one device; metrics are (seeds, steps).
 
   Args:
     step: of `engine.training`.
     states: of `start`.
     get_batch: as of `engine.loop.fit`; each run gets its own seed.
     data: shared by all, a mapping.
-    seeds: one a run.
+    seeds: one per run.
     steps: of each run.
     over: "vmap" or "map".
-    own: what each run has beside the data, with the runs as leading axis.
-    teacher_variables: a teacher a run, with the runs as leading axis.
+    own: the arrays that differ between runs, with the runs as leading axis.
+    teacher_variables: one teacher per run, with the runs as leading axis.
     hooks: their states and metrics have the runs as leading axis.
     tick: as of `engine.loop.fit`.
     steps_per_call: steps compiled into one call.
@@ -86,7 +86,7 @@ def fit(
 
 
 def batched(run: Run, over: str) -> Callable[..., tuple[TrainState, dict[str, Array]]]:
-  """The same run of several states, whose step is one: `run(states, count, data, (own, teacher_variables, seeds))`."""
+  """Returns a run of several states that share a step: `run(states, count, data, (own, teacher_variables, seeds))`."""
   if over not in WAYS:
     raise unknown("way to run several seeds", over, WAYS)
 

@@ -1,4 +1,4 @@
-"""Everything that training changes, in one tree: what a checkpoint holds and a step maps to its successor."""
+"""Everything that training changes, in one tree, which a checkpoint holds and a step maps to the next one."""
 
 from typing import Any
 
@@ -46,12 +46,12 @@ class TrainState(struct.PyTreeNode):
 
   @property
   def variables(self) -> dict[str, Tree]:
-    """What the model is called with."""
+    """The variables that the model is applied with."""
     return {"params": self.params, **self.model_state}
 
   @property
   def averaged(self) -> "TrainState":
-    """The same state with the averages in place of the values, for evaluation; itself where there are none."""
+    """The state with the averages in place of the values, for evaluation; unchanged where there are none."""
     return self if self.ema is None else self.replace(**self.ema)
 
 

@@ -18,7 +18,7 @@ from leanax.graph import versions
 
 PRIME = 1009
 COLLECTIVES = ("psum", "psum_invariant", "pmax", "pmin", "all_gather", "all_gather_invariant", "pmean", "psum2")
-# Which axes an operation mixes, by the name of the parameter that holds them.
+# The axes that an operation mixes, by the name of the parameter that holds them.
 AXES = {
   "reduce_sum": "axes", "reduce_max": "axes", "reduce_min": "axes", "reduce_prod": "axes", "reduce_and": "axes",
   "reduce_or": "axes", "argmax": "axes", "argmin": "axes", "cumsum": "axis", "cumprod": "axis", "cummax": "axis",
@@ -29,12 +29,12 @@ Found = frozenset[str]
 
 
 def find_local_statistics(fn: Callable[..., Any], *args: Any, images: int = -1) -> list[str]:
-  """The places, by the model's scopes, where `fn` mixes examples of one device without a collective.
+  """Returns the places, by the model's scopes, where `fn` mixes examples of one device without a collective.
 
   Args:
     fn: traced as it is called, inside the devices' axis if it names one.
-    *args: its arguments; shapes are enough.
-    images: which of them has the batch as its leading axis.
+    *args: the arguments of `fn`; shapes are enough.
+    images: the index of the one whose leading axis is the batch.
   """
   shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(jnp.shape(a), jnp.result_type(a)), list(args))
   shapes[images] = jax.tree.map(lambda a: jax.ShapeDtypeStruct((PRIME, *a.shape[1:]), a.dtype), shapes[images])
@@ -81,7 +81,7 @@ def _follow_inner(eqn: Any, inner: list[Any], inputs: list[Found], place: str) -
   name = eqn.primitive.name
   if name == "cond":
     inputs = inputs[1:]
-  if name == "scan":  # what a step leaves in the carry reaches the next
+  if name == "scan":  # a carry reaches the next step
     consts, carried, _ = versions.layout(eqn).split
     carry = slice(consts, consts + carried)
     while True:

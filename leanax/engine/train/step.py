@@ -107,13 +107,13 @@ def training(
     # Gradient: keys, teacher, forward pass and objective of each micro-batch, and one mean over them and the devices.
     wants_task = kd.wants_task(state.opt_state)
     reads = (total, task_of(objective, state.step)) if wants_task else (total,)
-    about: Any = {"axis_name": axis_name, "seed": seed, "reads": reads}
-    (grads, *task), carried, metrics = gradient(problem, state, batch, teacher_variables, **about)
+    options: Any = {"axis_name": axis_name, "seed": seed, "reads": reads}
+    (grads, *task), carried, metrics = gradient(problem, state, batch, teacher_variables, **options)
     # Optimizer: one update, whose number is the state's step.
     more = {"task": task[0]} if wants_task else {}
     updates, opt_state = tx.update(grads, state.opt_state, state.trained, step=state.step, **more)
     trained: Any = optax.apply_updates(state.trained, updates)
-    # Averages: of what the update has left.
+    # Averages: of parameters, scales and statistics after the update.
     averages = average(state.ema, {**trained, **carried._asdict()}, ema, step=state.step)
     state = state.replace(step=state.step + 1, **trained, **carried._asdict(), opt_state=opt_state, ema=averages)
     return state, {**metrics, "grad_norm": optax.tree.norm(grads)}

@@ -1,6 +1,6 @@
 """The norm of each term's part of the gradient, measured beside the training.
 
-It is computed in a function of its own, so that the training step and its numbers are what they are without it.
+It is computed in a separate function, so that the training step and its numbers do not change.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -45,8 +45,8 @@ def term_norm(
       parts = objective.parts(logs, state.step).values()
       return sum((share[index].astype(part.dtype) * part for index, part in enumerate(parts)), jnp.zeros_like(loss))
 
-    about: Any = {"axis_name": axis_name, "seed": seed, "reads": (shared,)}
-    (grads,), _, _ = gradient(problem, state, batch, teacher_variables, **about)
+    options: Any = {"axis_name": axis_name, "seed": seed, "reads": (shared,)}
+    (grads,), _, _ = gradient(problem, state, batch, teacher_variables, **options)
     return optax.tree.norm(grads["params"])
 
   return norm

@@ -12,9 +12,10 @@ as `quant.edit`, are handed to `Net.edited`.
 
 from types import ModuleType
 
-from leanax.graph.edits import fold_batch_norm, keep_channels, permute, replace_head
+from leanax.graph.edits import add_bias, fold_batch_norm, keep_channels, permute, replace_head
 
 KINDS: dict[str, ModuleType] = {
+  "add_bias": add_bias,
   "fold_batch_norm": fold_batch_norm,
   "keep_channels": keep_channels,
   "permute": permute,

@@ -10,13 +10,12 @@ import numpy as np
 
 from leanax.core.errors import UserError, unknown
 from leanax.graph.affine import out_axes
-from leanax.graph.axes import Axis
-from leanax.graph.edits.kind import Edit, Editable
+from leanax.graph.edits.kind import Edit, Editable, as_array
 from leanax.graph.program import read
 from leanax.graph.retrace import retrace
 from leanax.graph.shapes import leaves_by_name
 from leanax.graph.sites import Analysis, Site
-from leanax.graph.sizes import Sizes
+from leanax.graph.sizes import Axis, Sizes
 
 N = TypeVar("N", bound=Editable)
 Keep = Mapping[str, Any]
@@ -116,7 +115,7 @@ def kept_indices(name: str, given: Any, count: int) -> list[int]:
   Raises:
     UserError: it is neither.
   """
-  array = np.asarray(given)
+  array = as_array(given)
   if array.dtype == bool and array.shape == (count,):
     array = np.flatnonzero(array)
   whole = array.ndim == 1 and array.size and array.dtype.kind in "iu"

@@ -1,7 +1,9 @@
-"""What an edit changes, as far as its kind needs to know."""
+"""The net that an edit changes, as far as its kind needs to know."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol, Self
+
+import numpy as np
 
 Edit = dict[str, Any]  # plain data that JSON can hold; "edit" is the kind
 
@@ -23,3 +25,11 @@ class Editable(Protocol):
   def edited(self, edits: Sequence[Edit], variables: Any) -> Self:
     """Returns the net with further edits, and the variables after them."""
     ...
+
+
+def as_array(given: Any) -> np.ndarray:
+  """Returns an array of what a user gives for indices, of objects where it is none: rows of different lengths."""
+  try:
+    return np.asarray(given)
+  except ValueError:
+    return np.asarray(given, object)

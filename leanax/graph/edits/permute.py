@@ -10,8 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from leanax.core.errors import UserError, unknown
-from leanax.graph.axes import ORDERLESS
-from leanax.graph.edits.kind import Edit, Editable
+from leanax.graph.edits.kind import Edit, Editable, as_array
 from leanax.graph.program import read
 from leanax.graph.retrace import retrace
 from leanax.graph.shapes import leaves_by_name
@@ -39,7 +38,7 @@ def permute(net: N, leaf: str, axis: int, order: Any) -> N:
   """
   leaves_by_name(net.variables)  # the edited function finds them by name
   sizes = _sizes(Analysis(read(net.infer, net.variables, *net.example)))
-  one = {"edit": "permute", "leaf": leaf, "axis": axis, "order": np.asarray(order).tolist()}
+  one = {"edit": "permute", "leaf": leaf, "axis": axis, "order": as_array(order).tolist()}
   _permute(sizes, one)
   return net.edited([one], sizes.leaves(net.variables))
 
@@ -70,7 +69,7 @@ def joins(edits: Sequence[Edit], other: Edit) -> bool:
 
 
 def _sizes(analysis: Analysis) -> Sizes:
-  return Sizes(analysis, "put in another order", ORDERLESS)
+  return Sizes(analysis, "put in another order", sums=True)
 
 
 def _permute(sizes: Sizes, one: Edit) -> None:
@@ -81,7 +80,7 @@ def _permute(sizes: Sizes, one: Edit) -> None:
   rank = len(sizes.shape(number))
   if type(axis) is not int or not -rank <= axis < rank:
     raise UserError(f"{name!r} has {rank} axes; expected one of them, got {axis!r}")
-  count, order = sizes.shape(number)[axis], np.asarray(one["order"])
+  count, order = sizes.shape(number)[axis], as_array(one["order"])
   if order.dtype.kind not in "iu" or not np.array_equal(np.sort(order, None), np.arange(count)) or order.ndim != 1:
     raise UserError(f"the order of axis {axis} of {name!r} is {one['order']}; expected each of 0 to {count - 1} once")
   sizes.keep({(number, axis % rank): (name, order.tolist())})

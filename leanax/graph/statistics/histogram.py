@@ -18,7 +18,7 @@ from leanax.graph.kinds import Statistic
 
 
 class Histogram(NamedTuple):
-  """How many numbers were seen in each bin; uint64.
+  """The counts of the numbers in each bin; uint64.
 
   Attributes:
     counts: (bins,).

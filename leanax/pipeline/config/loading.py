@@ -1,4 +1,4 @@
-"""Experiment configs: read from a file and changed from the command line.
+"""Experiment configs: read from a file, changed from the command line, and made one typed tree (`Experiment`).
 
 A config file has `get_config()` (or `get_config(argument)`) that returns a ConfigDict of plain values. An override
 keeps the type of the value that it replaces. This module imports no jax: a mistake in a config answers at once.
@@ -13,14 +13,47 @@ import pathlib
 import re
 import sys
 import traceback
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import ml_collections
 
 from leanax.core.errors import UserError, unknown
+from leanax.pipeline.config import references, tree
+from leanax.pipeline.config.experiment import Experiment
 
 BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+
+
+def experiment(spec: str, changes: Iterable[tuple[str, str]] = ()) -> Experiment:
+  """Returns the whole, checked experiment: its file, every key that the file leaves out, the changes.
+
+  Args:
+    spec: as in `configs/digits.py` or `configs/mnist.py:smoke`.
+    changes: (dotted key, text) pairs.
+  """
+  return resolve(load(spec), changes)
+
+
+def resolve(config: ml_collections.ConfigDict, changes: Iterable[tuple[str, str]] = ()) -> Experiment:
+  """Returns the checked experiment of a config that names only what it sets; arguments as of `override`."""
+  found = typed(override(complete(config), changes))
+  references.check(found)
+  return found
+
+
+def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+  """Returns the config with every key of an experiment.
+
+  Raises:
+    UserError: a key that does not exist, a value of another type, or no stage or model at all.
+  """
+  return ml_collections.ConfigDict(tree.complete(Experiment, config.to_dict()))
+
+
+def typed(config: ml_collections.ConfigDict) -> Experiment:
+  """Returns a complete config as dataclasses."""
+  return tree.build(Experiment, config.to_dict())
 
 
 def load(spec: str) -> ml_collections.ConfigDict:
@@ -108,7 +141,7 @@ def _change(config: ml_collections.ConfigDict, key: str, text: str) -> None:
     owner = _child(owner, name)
   present = _child(owner, last)
   if owner is None or present is _MISSING:
-    raise unknown("config key", key, dict(leaves(config)))
+    raise unknown("config key", key, dict(tree.leaves(config)))
   if isinstance(present, Mapping | ml_collections.ConfigDict):
     inside = ", ".join(f"{key}.{name}" for name in present)
     raise UserError(f"config key {key!r} is a group; set one of its keys: {inside}")
@@ -196,16 +229,3 @@ def _literal(text: str) -> Any:
 def _name(kind: type) -> str:
   names = {int: "an int", float: "a float", str: "a string", bool: "true or false"}
   return names.get(kind, f"a {kind.__name__}")
-
-
-def leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-  """(dotted key, value) of every value there is; groups inside sequences are walked too, plain sequences are values."""
-  if isinstance(config, Mapping | ml_collections.ConfigDict):
-    children = [(str(name), config[name]) for name in config]
-  elif isinstance(config, list | tuple) and any(isinstance(c, Mapping | ml_collections.ConfigDict) for c in config):
-    children = [(str(index), child) for index, child in enumerate(config)]
-  else:
-    yield prefix, config
-    return
-  for name, child in children:
-    yield from leaves(child, f"{prefix}.{name}" if prefix else name)

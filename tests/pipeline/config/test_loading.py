@@ -6,7 +6,7 @@ import ml_collections
 import pytest
 
 from leanax.core.errors import UserError
-from leanax.pipeline import config as configs
+from leanax.pipeline.config import loading, tree
 
 
 def example() -> ml_collections.ConfigDict:
@@ -54,8 +54,8 @@ def example() -> ml_collections.ConfigDict:
   ],
 )
 def test_an_override_keeps_the_type(key, text, value):
-  config = configs.override(example(), [(key, text)])
-  found = dict(configs.leaves(config))[key]
+  config = loading.override(example(), [(key, text)])
+  found = dict(tree.leaves(config))[key]
   assert found == value
   assert type(found) is type(value)
   if isinstance(value, tuple):
@@ -63,13 +63,13 @@ def test_an_override_keeps_the_type(key, text, value):
 
 
 def test_groups_in_a_sequence_are_named_by_index():
-  config = configs.override(example(), [("stages.0.steps", "30"), ("stages[1].steps", "50")])
+  config = loading.override(example(), [("stages.0.steps", "30"), ("stages[1].steps", "50")])
   assert [stage["steps"] for stage in config.stages] == [30, 50]
 
 
 def test_the_result_is_locked():
   with pytest.raises((AttributeError, KeyError)):
-    configs.override(example(), []).sed = 1
+    loading.override(example(), []).sed = 1
 
 
 @pytest.mark.parametrize(
@@ -98,14 +98,14 @@ def test_the_result_is_locked():
 )
 def test_a_mistake_is_one_sentence(key, text, sentence):
   with pytest.raises(UserError) as caught:
-    configs.override(example(), [(key, text)])
+    loading.override(example(), [(key, text)])
   assert sentence in str(caught.value)
   assert "\n" not in str(caught.value)
 
 
 def test_a_key_given_twice_is_refused():
   with pytest.raises(UserError, match=r"'stages.0.steps' is given twice"):
-    configs.override(example(), [("stages.0.steps", "1"), ("stages[0].steps", "2")])
+    loading.override(example(), [("stages.0.steps", "1"), ("stages[0].steps", "2")])
 
 
 def write(folder, text, name="experiment.py"):
@@ -119,8 +119,8 @@ def test_load_passes_the_argument(tmp_path):
     tmp_path,
     "import ml_collections\ndef get_config(size='full'):\n  return ml_collections.ConfigDict({'size': size})\n",
   )
-  assert configs.load(path).size == "full"
-  assert configs.load(path + ":smoke").size == "smoke"
+  assert loading.load(path).size == "full"
+  assert loading.load(path + ":smoke").size == "smoke"
   assert [p.name for p in tmp_path.iterdir()] == ["experiment.py"]  # no __pycache__ beside a user's config
 
 
@@ -139,7 +139,7 @@ def test_load_passes_the_argument(tmp_path):
 )
 def test_a_bug_in_the_file_is_named_by_line(tmp_path, text, sentence):
   with pytest.raises(UserError) as caught:
-    configs.load(write(tmp_path, text))
+    loading.load(write(tmp_path, text))
   assert sentence in str(caught.value)
   assert "\n" not in str(caught.value)
 
@@ -147,14 +147,14 @@ def test_a_bug_in_the_file_is_named_by_line(tmp_path, text, sentence):
 def test_load_names_the_file_that_was_meant(tmp_path):
   path = write(tmp_path, "def get_config():\n  pass\n", "digits.py")
   with pytest.raises(UserError, match="did you mean .*digits.py"):
-    configs.load(str(tmp_path / "digit.py"))
+    loading.load(str(tmp_path / "digit.py"))
   with pytest.raises(UserError, match="does not exist"):
-    configs.load(str(tmp_path / "nowhere" / "digits.py"))
+    loading.load(str(tmp_path / "nowhere" / "digits.py"))
   with pytest.raises(UserError, match="takes no argument, got 'smoke'"):
-    configs.load(path + ":smoke")
+    loading.load(path + ":smoke")
 
 
 def test_literals_never_run_code():
-  config = configs.override(example(), [("anything", "__import__('os').getcwd()")])
+  config = loading.override(example(), [("anything", "__import__('os').getcwd()")])
   assert config.anything == "__import__('os').getcwd()"
-  assert math.isclose(configs.override(example(), [("anything", "1e-3")]).anything, 1e-3)
+  assert math.isclose(loading.override(example(), [("anything", "1e-3")]).anything, 1e-3)

@@ -9,7 +9,7 @@
       run(main)
 
 The config flags of ml_collections answer most mistakes with a traceback and take some silently (any element in a tuple,
-nan), so the overrides are taken out of the command line here, and leanax/pipeline/config.py reads them.
+nan), so the overrides are taken out of the command line here, and `loading` reads them.
 """
 
 import contextlib
@@ -19,12 +19,10 @@ import warnings
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, NamedTuple
 
-import ml_collections
 from absl import app, flags, logging
 
 from leanax.core.errors import UserError, unknown
-from leanax.pipeline import config as configs
-from leanax.pipeline import schema
+from leanax.pipeline.config import loading, tree
 
 FAULT = 2  # the exit status of a user's mistake
 HELP = ("--help", "-help", "-h", "--helpfull", "--helpshort")
@@ -54,7 +52,7 @@ def run(main: Callable[..., Any], *, config: bool = True) -> None:
         sys.exit(0)
       _parse_flags(line.rest)
       if config:
-        holder["config"] = experiment(str(flags.FLAGS["config"].value), line.changes)
+        holder["config"] = loading.experiment(str(flags.FLAGS["config"].value), line.changes)
       return line.rest[:1]
 
   def called(_: Sequence[str]) -> Any:
@@ -81,18 +79,6 @@ def _sentences() -> Generator[None]:
     sys.stdout.flush()
     print(f"error: {error}", file=sys.stderr)
     sys.exit(FAULT)
-
-
-def experiment(spec: str, changes: Sequence[tuple[str, str]] = ()) -> ml_collections.ConfigDict:
-  """The whole config of an experiment, checked and locked: its file, every key that the file leaves out, the changes.
-
-  Args:
-    spec: as in `configs/digits.py` or `configs/mnist.py:smoke`.
-    changes: (dotted key, text) pairs.
-  """
-  config = configs.override(schema.complete(configs.load(spec)), changes)
-  schema.check(config)
-  return config
 
 
 def split(argv: Sequence[str]) -> Line:
@@ -149,9 +135,9 @@ def usage(line: Line) -> str:
   text = [(program.__doc__ or "").strip(), "", "Flags:", *rows]
   spec = [word.partition("=")[2] for word in line.rest if word.startswith("--config=")]
   if spec:
-    config = experiment(spec[0], line.changes)
+    config = loading.experiment(spec[0], line.changes)
     text += ["", f"Keys of {spec[0]}, each changed by --config.KEY=VALUE:"]
-    text += [f"  {key} = {value!r}" for key, value in configs.leaves(config)]
+    text += [f"  {key} = {value!r}" for key, value in tree.leaves(config)]
   elif "config" in flags.FLAGS:
     text += ["", "Add --config=FILE to see the keys of a config, each changed by --config.KEY=VALUE."]
   return "\n".join(text)

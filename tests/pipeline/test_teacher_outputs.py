@@ -1,5 +1,7 @@
 """Teachers of every kind, losses on activations, and stages that see a part of the examples or of the labels."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,12 +10,19 @@ import pytest
 import kd
 from leanax.core.errors import UserError
 from leanax.engine import data as rooms
-from leanax.pipeline import build, stage, teaching, trained
+from leanax.pipeline import build, job, stage, start, teacher_checks, teacher_outputs, trained
 from leanax.pipeline.compress import compress
 from leanax.pipeline.seeds import train_seeds
 from tests.integration import jobs
 
 HIDDEN = {"student": "Dense_0/kernel:out", "teacher": "Dense_1/kernel:out"}
+
+
+HINTON = build.objective("s", {"hinton": {}})
+
+
+def with_examples(given, **changes):
+  return dataclasses.replace(given, examples=dataclasses.replace(given.examples, **changes))
 
 
 def test_a_loss_on_activations_trains_what_it_needs_and_leaves_it_behind(tmp_path):
@@ -48,12 +57,12 @@ def test_an_ensemble_is_the_mean_of_its_members(tmp_path, ensemble):
     stages__distilled__ensemble=ensemble,
   )
   done = jobs.train(context)
-  given = context.config.stages.distilled
-  sources = teaching.sources(given, done)
+  given = context.config.stages["distilled"]
+  sources = teacher_outputs.sources(given, done)
   spec = build.inputs(context.config, given)
   arrays = rooms.device_arrays(context.data.train)
-  taught = teaching.make(given, sources, arrays, spec, (), tmp_path / "logits")
-  stored = taught.decode(taught.own)
+  taught = teacher_outputs.make(given, sources, arrays, spec, HINTON, tmp_path / "logits")
+  stored = taught.decode(taught.stored)
   images = rooms.normalise(context.data.train.images, rooms.Preprocess())
   each = [trained.functions(one.recipe).fn(one.variables, images) for one in sources]
   if ensemble == "logits":
@@ -63,8 +72,8 @@ def test_an_ensemble_is_the_mean_of_its_members(tmp_path, ensemble):
     np.testing.assert_allclose(np.exp(stored.logits), mean, atol=1e-6)  # losses that read logits get logarithms
     warm = (jax.nn.softmax(each[0] / 3) + jax.nn.softmax(each[1] / 3)) / 2
     np.testing.assert_allclose(jax.nn.softmax(kd.teacher_at(stored, 3.0) / 3), warm, atol=1e-6)
-    alone = teaching.make(given, sources[:1], arrays, spec, (), tmp_path / "logits")
-    np.testing.assert_array_equal(alone.own["teacher_logits"], stored.members[:, 0])
+    alone = teacher_outputs.make(given, sources[:1], arrays, spec, HINTON, tmp_path / "logits")
+    np.testing.assert_array_equal(alone.stored["teacher_logits"], stored.members[:, 0])
     assert len(list((tmp_path / "logits").iterdir())) == 2  # each teacher's are stored once
 
 
@@ -96,9 +105,11 @@ def test_a_chain_of_teachers(tmp_path):
   arrays = rooms.device_arrays(context.data.train)
   for name, before in (("distilled", "assistant"), ("again", "distilled")):
     given = context.config.stages[name]
-    own = teaching.make(given, teaching.sources(given, done), arrays, build.inputs(context.config, given), (), tmp_path)
+    own = teacher_outputs.make(
+      given, teacher_outputs.sources(given, done), arrays, build.inputs(context.config, given), HINTON, tmp_path
+    )
     np.testing.assert_allclose(
-      own.own["teacher_logits"], trained.predict(done[before], context.data.train.images), atol=1e-5
+      own.stored["teacher_logits"], trained.predict(done[before], context.data.train.images), atol=1e-5
     )
 
 
@@ -119,15 +130,15 @@ def test_statistics_of_the_batch_and_none_kept(tmp_path):
   }
   context = jobs.opened(tmp_path / "norms", **norms)
   before = jobs.train(context)["teacher"]
-  given, spec = context.config.stages.distilled, build.inputs(context.config, context.config.stages.distilled)
+  given, spec = context.config.stages["distilled"], build.inputs(context.config, context.config.stages["distilled"])
   arrays = rooms.device_arrays(context.data.train)
-  taught = teaching.make(given, [before], arrays, spec, (), tmp_path / "logits")
+  taught = teacher_outputs.make(given, [before], arrays, spec, HINTON, tmp_path / "logits")
   batch = rooms.train_batch_at(arrays, 0, spec)
   said = taught.teacher(taught.variables, batch["image"])
   whole, after = trained.functions(before.recipe).model.apply(before.variables, batch["image"], train=True)
   np.testing.assert_array_equal(said, whole)
   assert np.abs(said - trained.functions(before.recipe).fn(before.variables, batch["image"])).max() > 1e-3
-  kept = trained.load(stage.model_file(context.folder, "teacher"))[0].variables["batch_stats"]
+  kept = trained.load(job.model_file(context.folder, "teacher"))[0].variables["batch_stats"]
   jax.tree.map(np.testing.assert_array_equal, kept, taught.variables[0][0]["batch_stats"])
   assert not (tmp_path / "logits").exists() and after
   dropout = {
@@ -199,40 +210,40 @@ def test_several_teachers_are_judged_together_and_in_the_students_classes(tmp_pa
   labels = context.data.validation.labels
   good, bad = (20.0 * np.eye(4, dtype=np.float32)[(labels + off) % 4] for off in (0, 1))
   said = {"good": good, "bad": 2 * bad, "own": good * (np.arange(len(labels)) % 2)[:, None]}
-  monkeypatch.setattr(teaching.models, "predict", lambda one, _: said[one])
-  given = context.config.stages.distilled
-  given.ensemble = "logits"
+  monkeypatch.setattr(teacher_outputs.models, "predict", lambda one, _: said[one])
+  given = context.config.stages["distilled"]
+  given = dataclasses.replace(given, ensemble="logits")
 
   def warned(*teachers):
-    return teaching.warn_of_a_worse_teacher("x", given, teachers, {"own": "own"}, context.data.validation)
+    return teacher_checks.warn_of_a_worse_teacher("x", given, teachers, {"own": "own"}, context.data.validation)
 
   assert not warned("good") and warned("bad") and warned("good", "bad")
-  given.teacher_classes = (1, 2, 3, 0)
+  given = dataclasses.replace(given, teacher_classes=(1, 2, 3, 0))
   assert not warned("bad") and warned("good")
 
 
 def test_a_part_of_the_labels(tmp_path):
   context = jobs.opened(tmp_path)
-  given = context.config.stages.distilled
-  given.examples.labelled = 12
+  given = context.config.stages["distilled"]
+  given = with_examples(given, labelled=12)
   split = build.examples(context.config, given, context.data.train)
   assert len(split.labels) == 128 and (split.labels >= 0).sum() == 12
   assert [(split.labels == number).sum() for number in range(4)] == [3, 3, 3, 3]
-  given.examples.unlabelled = False
+  given = with_examples(given, unlabelled=False)
   assert len(build.examples(context.config, given, context.data.train).labels) == 12
-  given.examples.labelled = 4000
+  given = with_examples(given, labelled=4000)
   with pytest.raises(UserError, match="1000 labels of class 0 are asked for"):
     build.examples(context.config, given, context.data.train)
 
 
 def test_a_part_of_the_classes(tmp_path):
   context = jobs.opened(tmp_path)
-  given = context.config.stages.distilled
-  given.examples.without = (1,)
+  given = context.config.stages["distilled"]
+  given = with_examples(given, without=(1,))
   assert set(build.examples(context.config, given, context.data.train).labels) == {0, 2, 3}
-  given.examples.only = (1, 2)
+  given = with_examples(given, only=(1, 2))
   assert set(build.examples(context.config, given, context.data.train).labels) == {2}
-  given.examples.only = (7,)
+  given = with_examples(given, only=(7,))
   with pytest.raises(UserError, match="'examples.only' names class 7; expected 0 to 3"):
     build.examples(context.config, given, context.data.train)
 
@@ -361,19 +372,18 @@ def test_relations_are_those_of_the_whole_batch_on_four_devices(tmp_path, mode):
 
 def test_a_teacher_of_other_classes_is_refused_though_there_are_as_many(tmp_path):
   context = jobs.opened(tmp_path)
-  recipe = stage.begin_recipe("teacher", context.config, context.data.train)
+  recipe = start.recipe_of("teacher", context.config, context.data.train)
   other = recipe._replace(classes=(*recipe.classes[:3], "zebra"))
   objective = build.objective("distilled", {"hinton": {}})
-  given = context.config.stages.distilled
+  given = context.config.stages["distilled"]
   with pytest.raises(UserError, match="has another class in the place of one of its student's, 'zebra' for 'class_3'"):
-    teaching.check(given, [other], recipe, objective)
-  given.teacher_classes = (0, 1, 2, 3)
-  teaching.check(given, [other], recipe, objective)
+    teacher_checks.check(given, [other], recipe, objective)
+  given = dataclasses.replace(given, teacher_classes=(0, 1, 2, 3))
+  teacher_checks.check(given, [other], recipe, objective)
 
 
 def test_the_teachers_logits_of_the_students_classes(tmp_path):
-  given = jobs.opened(tmp_path).config.stages.distilled
-  given.teacher_classes = (3, 0, 1)
+  given = dataclasses.replace(jobs.opened(tmp_path).config.stages["distilled"], teacher_classes=(3, 0, 1))
   said = jnp.arange(8.0).reshape(2, 4)
-  teacher = teaching.together([lambda tree, x: x], given)
+  teacher = teacher_outputs.together([lambda tree, x: x], given)
   np.testing.assert_array_equal(teacher([None], said), [[3, 0, 1], [7, 4, 5]])

@@ -7,15 +7,15 @@ import sys
 
 import pytest
 
-from leanax.pipeline import flags
+from leanax.pipeline.config import flags
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+ROOT = pathlib.Path(__file__).resolve().parents[3]
 
 PROGRAM = '''"""Compresses a model."""
 import sys
 from absl import flags as absl_flags
 from leanax.core.errors import UserError
-from leanax.pipeline import flags
+from leanax.pipeline.config import flags
 
 _WORKDIR = absl_flags.DEFINE_string("workdir", None, "Where results go.", required=True)
 
@@ -25,7 +25,7 @@ def main(config):
     raise UserError("thirteen is not a seed")
   if config.seed == 14:
     raise ValueError("a bug of ours")
-  stage = config.stages.train
+  stage = config.stages["train"]
   print("ran", config.name, config.seed, stage.optimizer.learning_rate, stage.cache_teacher, _WORKDIR.value)
 
 if __name__ == "__main__":

@@ -1,13 +1,15 @@
 """The keys of an experiment: filled in, typed, and no group shared between stages."""
 
+import dataclasses
 import math
 
 import pytest
 from ml_collections import ConfigDict
 
 from leanax.core.errors import UserError
-from leanax.pipeline import config as configs
-from leanax.pipeline import schema
+from leanax.engine.train import parallel, seeds
+from leanax.pipeline.config import loading, references, tree
+from leanax.pipeline.config.experiment import Experiment
 
 SHARED = {"hinton": {"weight": 1.0, "temperature": 4.0}}
 
@@ -28,12 +30,26 @@ def given(**changes):
 
 
 def test_what_a_config_leaves_out_has_its_default():
-  config = schema.complete(given())
-  schema.check(config)
-  assert config.stages.first.optimizer.name == "adam"
-  assert config.stages.first.objective.to_dict() == {"hard_labels": {"weight": 1.0}}
-  assert config.stages.third.sparsity.name == ""
-  assert config.keep == schema.EXPERIMENT["keep"]
+  config = loading.resolve(given())
+  assert config.stages["first"].optimizer.name == "adam"
+  assert config.stages["first"].objective == {"hard_labels": {"weight": 1.0}}
+  assert config.stages["third"].sparsity == {"name": ""}
+  assert config.keep == Experiment.keep
+
+
+def test_choices_are_those_of_the_engine():
+  """The config's modules load no jax, so that they say again which ways the engine has."""
+  choices = {field.name: field.metadata.get("choices") for field in dataclasses.fields(Experiment)}
+  assert choices["parallel"] == parallel.MODES
+  assert choices["seeds_over"] == ("loop", *seeds.WAYS)
+
+
+def test_dataclasses_are_made_from_a_config_and_give_it_back():
+  config = loading.complete(given(stages={"first": {"model": "a", "cut": {"map": (("a", "b"),)}}}, run=("first",)))
+  experiment = loading.typed(config)
+  assert dict(tree.leaves(experiment)) == dict(tree.leaves(config))
+  assert experiment.stages["first"].cut.map == (("a", "b"),)
+  assert loading.typed(ConfigDict(loading.complete(config))) == experiment
 
 
 @pytest.mark.parametrize(
@@ -46,10 +62,10 @@ def test_what_a_config_leaves_out_has_its_default():
   ],
 )
 def test_a_change_is_for_one_stage_alone(key, text):
-  before = dict(configs.leaves(schema.complete(given())))
-  after = dict(configs.leaves(configs.override(schema.complete(given()), [(key, text)])))
+  before = dict(tree.leaves(loading.complete(given())))
+  after = dict(tree.leaves(loading.override(loading.complete(given()), [(key, text)])))
   assert [name for name in after if after[name] != before[name]] == [key]
-  assert dict(configs.leaves(schema.complete(given()))) == before  # the next experiment starts from the defaults
+  assert dict(tree.leaves(loading.complete(given()))) == before  # the next experiment starts from the defaults
 
 
 @pytest.mark.parametrize(
@@ -74,7 +90,7 @@ def test_a_change_is_for_one_stage_alone(key, text):
 )
 def test_a_mistake_in_the_file_is_one_sentence(changes, sentence):
   with pytest.raises(UserError) as caught:
-    schema.complete(given(**changes))
+    loading.complete(given(**changes))
   assert sentence in str(caught.value)
   assert "\n" not in str(caught.value)
 
@@ -122,5 +138,5 @@ def test_a_mistake_in_the_file_is_one_sentence(changes, sentence):
 )
 def test_what_no_single_key_shows_is_found(changes, sentence):
   with pytest.raises(UserError) as caught:
-    schema.check(schema.complete(given(**changes)))
+    references.check(loading.typed(loading.complete(given(**changes))))
   assert sentence in str(caught.value)

@@ -1,0 +1,208 @@
+"""The keys of an experiment as frozen dataclasses: names, types, defaults and ranges are these fields and nothing else.
+
+A config file names what it sets; every other key has its default from here (`leanax.pipeline.config.tree`). Groups
+whose keys belong to a function, such as the keywords of a loss, are plain mappings.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from leanax.core import ranges
+from leanax.pipeline.config.tree import entries, free, setting
+
+COUNT, SIZE = ranges.whole(1), ranges.whole(0)
+ITSELF = "itself"  # a stage whose teacher is the average of its own weights
+TOGETHER = "together"  # the mode of a teacher that is trained in the steps of its student
+FILE = ".safetensors"  # the end of a teacher's name that is a file and not a stage
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+  """How a stage's parameters are updated."""
+
+  name: str = "adam"  # or "sgd", "adamw", "dot"
+  learning_rate: float = 1e-3  # the highest
+  schedule: str = "cosine"  # or "constant", "step"
+  warmup_steps: int = setting(0, SIZE)
+  milestones: tuple[float, ...] = setting((), ranges.SHARE)  # of "step": shares of the stage at which the rate decays
+  decay: float = 0.1  # of "step": the factor at each milestone
+  momentum: float = 0.9  # of "sgd" and "dot"
+  delta: float = 0.075  # of "dot": how far the momenta of the task and the teacher are from it, below and above
+  nesterov: bool = False  # of "sgd" and "dot"
+  weight_decay: float = 0.0  # of kernels only
+  clip_norm: float = 0.0  # largest norm of the gradient; 0 for no clipping
+  scale_rate: float = 1.0  # factor on the rate of learned quantization scales
+  accumulate: int = setting(1, COUNT)  # micro-batches per update
+  ema: float = setting(0.0, ranges.BELOW_ONE)  # decay of the averages of the weights; 0 for none
+
+
+@dataclasses.dataclass(frozen=True)
+class Cut:
+  """How a stage's model is cut out of a larger one of the same family, instead of `start`."""
+
+  source: str = setting("", key="from")  # the stage whose model it is cut out of; "" for none
+  way: str = setting("width", choices=("width", "layers"))  # the leading channels, or whole blocks
+  # Which blocks: every second, the first ones, or those without which the validation loss rises most.
+  keep: str = setting("alternate", choices=("alternate", "first", "effect"))
+  map: tuple[tuple[str, str], ...] = ()  # (student's path, teacher's path) of leaves, "*" for anything
+
+
+@dataclasses.dataclass(frozen=True)
+class Examples:
+  """Which training examples a stage has."""
+
+  labelled: int = setting(0, SIZE)  # keep so many labels, equally many of each class; 0 for all
+  unlabelled: bool = True  # keep the other examples, without labels
+  only: tuple[int, ...] = setting((), SIZE)  # the classes that are trained on; () for all
+  without: tuple[int, ...] = setting((), SIZE)  # classes that are left out
+
+
+@dataclasses.dataclass(frozen=True)
+class Augment:
+  """Random changes of the training images."""
+
+  crop: int = 0  # pad by so many pixels, then cut at random
+  shift: tuple[int, ...] = setting((0, 0), SIZE)  # move by up to (rows, columns) pixels
+  flip: bool = False  # mirror left and right
+  mixup: float = 0.0  # alpha of the Beta distribution
+  fill: str = "zero"  # beyond the border: or "edge", "reflect"
+  views: int = 0  # random versions of an image, reused epoch after epoch; 0 for a new one each epoch
+  seed: int = -1  # of the random changes; -1 for the run's own; with a fixed one, seeds share a teacher's stored logits
+
+
+@dataclasses.dataclass(frozen=True)
+class Quant:
+  """Which sites a stage quantizes, and how."""
+
+  rules: tuple[Any, ...] = ()  # ((site glob, setting such as "w8a8 learned"), ...); () trains in float
+  ends: str = "w8a8"  # least widths of the first and the last site
+  calibration_batches: int = setting(8, COUNT)
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+  """One stage: the model that it starts from, what it learns from, and how."""
+
+  kind: str = "train"  # a file of `leanax/pipeline/stages`
+  model: str = "student"  # a key of `models`
+  start: str = ""  # the stage whose parameters this one starts from; "" starts afresh
+  cut: Cut = Cut()
+  # The stage that this one learns from, or a .safetensors file of one, whose code is zoo's or that of an entry of
+  # `models`; several, "a, b", are an ensemble; "itself": the average of its own weights, which needs optimizer.ema.
+  teacher: str = ""
+  ensemble: str = setting("probabilities", choices=("probabilities", "logits"))  # what is averaged over teachers
+  peers: int = setting(1, COUNT)  # students from different seeds that are each other's teachers; the first is kept
+  # In "train" a teacher's batch norms use the batch's statistics, and their averages stay as they are. With "together"
+  # `teacher` names an entry of `stages`, which need not run: its model starts afresh and is trained in this stage's
+  # steps, on the objective and with the optimizer of that entry.
+  teacher_mode: str = setting("eval", choices=("eval", "train", TOGETHER))
+  teacher_classes: tuple[int, ...] = setting((), SIZE)  # the teacher's class for each of the student's; () where equal
+  cache_teacher: bool = True  # compute the teacher's logits once, where augmentation allows, and keep them on disk
+  cache_form: str = setting("float32", choices=("float32", "float16", "int8"))
+  cache_top_k: int = setting(0, SIZE)  # keep the largest logits only, and the mass of the rest; 0 for all
+  examples: Examples = Examples()
+  epochs: int = setting(10, SIZE)
+  batch_size: int = setting(64, COUNT)
+  augment: Augment = Augment()
+  per_device_statistics: bool = False  # let batch norms use each device's own part of the batch
+  # Of products; "bfloat16" keeps float32 masters, scales, and values that meet grids.
+  precision: str = setting("float32", choices=("float32", "bfloat16"), what="precision")
+  optimizer: Optimizer = Optimizer()
+  # {a loss of kd: {"weight": share or schedule, "mask": "labelled", its keywords}}; with the key "loss" a term may have
+  # another name than its loss.
+  objective: Mapping[str, Any] = free({"hard_labels": {"weight": 1.0}})
+  sparsity: Mapping[str, Any] = free({"name": ""})  # {"name": a method of sparsity, its keywords}
+  quant: Quant = Quant()
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+  """A model: the import path of its class or function, its keywords, and perhaps pretrained weights."""
+
+  name: str = ""  # "zoo.lenet:LeNet5" or "my_package.nets:Net"
+  kwargs: Mapping[str, Any] = free()
+  weights: str = ""  # pretrained weights: a .safetensors or .msgpack file, or an orbax directory
+  key_map: tuple[tuple[str, str], ...] = ()  # (pattern, replacement) from the file's names to ours
+  output: str = ""  # of a model with several outputs the one that has the logits, such as "scores"
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+  """The data set."""
+
+  name: str = ""  # "digits", "tfds:mnist", "folder:PATH", ...
+  dir: str = ""  # where original files are looked for
+  validation: float = setting(0.0, ranges.NOT_NEGATIVE)  # held-out share of the training examples; 0: the set's choice
+  limit: int = setting(0, SIZE)  # at most so many examples of each split; 0 for all
+  kwargs: Mapping[str, Any] = free()
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocess:
+  """From pixels to the network's input: (pixel * scale - mean) / std."""
+
+  scale: float = 1 / 255
+  mean: tuple[float, ...] = (0.0,)
+  std: tuple[float, ...] = (1.0,)
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+  """A whole experiment: data, models, and the stages that make a compressed model of one of them."""
+
+  name: str = ""
+  seed: int = 0
+  seeds: int = setting(1, COUNT)  # so many runs, of seed, seed + 1, ...
+  shared: tuple[str, ...] = ()  # stages that are trained once, with the first seed, for all seeds
+  # One run after the other, or all in the same compiled steps.
+  seeds_over: str = setting("loop", choices=("loop", "vmap", "map"), what="way")
+  data: Data = Data()
+  preprocess: Preprocess = Preprocess()
+  models: Mapping[str, Model] = entries(Model)
+  stages: Mapping[str, Stage] = entries(Stage)
+  run: tuple[str, ...] = ()  # the names of the stages, in order
+  # How a step is spread over all local devices.
+  parallel: str = setting("jit", choices=("jit", "pmap", "mesh", "shard_map"), what="parallel mode")
+  steps_per_call: int = setting(0, SIZE)  # steps of a loop inside one compiled call; 0: chosen by device and model
+  checkpoint_every: int = setting(1000, COUNT)  # steps
+  keep: int = setting(2, COUNT)  # checkpoints of a stage
+  gradient_norms: bool = True  # log the norm of each term's gradient, where a stage minimises several
+  evaluations: int = setting(20, COUNT)  # of the validation split, a stage
+  latency_runs: int = setting(200, COUNT)  # measured runs of each exported file
+
+
+def teacher_names(stage: Stage) -> list[str]:
+  """Returns the trained stages and files that a stage learns from; none where it is its own teacher, or trains it."""
+  if stage.teacher_mode == TOGETHER:
+    return []
+  return [name for name in _listed(stage) if name != ITSELF]
+
+
+def teacher_stages(stage: Stage) -> list[str]:
+  """Returns the stages among `teacher_names`."""
+  return [name for name in teacher_names(stage) if not name.endswith(FILE)]
+
+
+def described(config: Experiment, stage: Stage) -> Stage | None:
+  """Returns the entry of `stages` that describes the teacher of a stage which trains it; None for any other stage."""
+  return config.stages[stage.teacher] if stage.teacher_mode == TOGETHER else None
+
+
+def needs(stage: Stage) -> list[str]:
+  """Returns the stages that a stage starts from or learns from."""
+  return [name for name in (stage.start, stage.cut.source, *teacher_stages(stage)) if name]
+
+
+def is_own_teacher(stage: Stage) -> bool:
+  """Returns whether a stage's teacher, or one of several, is the average of its own weights."""
+  return ITSELF in _listed(stage)
+
+
+def model_code(config: Experiment) -> set[str]:
+  """Returns the import paths of all models of an experiment: the code that files may hold models of."""
+  return {entry.name for entry in config.models.values()}
+
+
+def _listed(stage: Stage) -> list[str]:
+  return [name.strip() for name in stage.teacher.split(",") if name.strip()]

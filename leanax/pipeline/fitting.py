@@ -1,0 +1,182 @@
+"""The training of a prepared stage: from the last checkpoint to the last step, with metrics and checkpoints."""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from leanax import engine
+from leanax.engine import data as rooms
+from leanax.engine.store import checkpoint, metrics
+from leanax.engine.train import progress, seeds
+from leanax.engine.train.state import TrainState
+from leanax.pipeline import teacher_outputs
+from leanax.pipeline import trained as models
+from leanax.pipeline.config.experiment import Stage
+from leanax.pipeline.job import Context, first_step
+from leanax.pipeline.learning import Learning
+
+
+class Ready(NamedTuple):
+  """A stage of one run before its first step.
+
+  Attributes:
+    learning: how it is trained.
+    state: its first state.
+    arrays: the training examples on the device.
+    outputs: those of its teachers, and how batches are made.
+    teacher: the variables of its first teacher, or None.
+    steps: of the stage.
+  """
+
+  learning: Learning
+  state: TrainState
+  arrays: Mapping[str, jax.Array]
+  outputs: teacher_outputs.TeacherOutputs
+  teacher: Any
+  steps: int
+
+
+def fit(name: str, contexts: Sequence[Context], ready: Sequence[Ready], over: str) -> list[TrainState]:
+  """Trains up to the last step from the last checkpoint there is, writing metrics and checkpoints on the way.
+
+  Args:
+    name: the stage's.
+    contexts: the runs; checkpoints of several lie in the directory that holds theirs.
+    ready: the stage of each.
+    over: "vmap" or "map" (`engine.train.seeds`) where there are several.
+
+  Returns:
+    The last state of each run.
+  """
+  # What all runs share is taken from the first one; of several, states and teachers are stacked.
+  context, first = contexts[0], ready[0]
+  learning, outputs, steps, state = first.learning, first.outputs, first.steps, first.state
+  terms = learning.objective.terms
+  config, validation = context.config, context.data.validation
+  offset, chosen = first_step(name, context), [each.config.seed for each in contexts]
+  variables = outputs.variables
+  if over:
+    state = seeds.stack([one.state for one in ready])
+    variables = seeds.stack([one.outputs.variables for one in ready])
+
+  get_batch = _batches(outputs, config.stages[name])
+
+  def per_run(state: TrainState) -> list[TrainState]:
+    return [seeds.pick(state, index) for index in range(len(contexts))] if over else [state]
+
+  # From the last checkpoint on.
+  with contextlib.ExitStack() as opened:
+    checkpoints = opened.enter_context(_checkpoints(name, context, over))
+    if checkpoints.latest() is not None:
+      state = checkpoints.restore(state).state
+    resumed = int(state.step)
+    bar = opened.enter_context(progress.Progress(steps, start=resumed, label=name))
+    writers = [
+      opened.enter_context(metrics.Writer(each.folder, after=offset + resumed, part=name)) for each in contexts
+    ]
+
+    norms = engine.term_norms(learning.norm, learning.objective, get_batch, mode="jit" if over else config.parallel)
+
+    # What is written: means since the last line, accuracies of what would be kept now, norms of the terms' gradients.
+    def log(step: int, state: TrainState, history: Mapping[str, np.ndarray]) -> None:
+      for index, (writer, whole, one) in enumerate(zip(writers, per_run(state), ready, strict=True)):
+        values = _means({key: series[index] if over else series for key, series in history.items()})
+        values |= _accuracies(one, whole, values, validation)
+        if len(terms) > 1 and config.gradient_norms:
+          values |= norms(step - 1, whole, _examples(one), one.outputs.variables, seed=chosen[index])
+        writer.write(offset + step, {f"{name}/{key}": value for key, value in values.items() if key != "accuracy"})
+
+    def save(step: int, state: TrainState, _: Any) -> None:
+      if step < steps:
+        checkpoints.save(step, state)
+
+    # A checkpoint falls on a log line, so that the lines after a resume average the same steps as the unbroken run's.
+    every = max(steps // config.evaluations, 1)
+    hooks = [engine.Hook(every, log), engine.Hook(every * max(round(config.checkpoint_every / every), 1), save)]
+    shared: Any = {"steps": steps, "hooks": hooks, "tick": bar.update, "steps_per_call": config.steps_per_call or None}
+    shared["teacher_name"] = teacher_outputs.called(name, config.stages[name])
+    # The steps themselves.
+    if over:
+      data, own = _apart([_examples(one) for one in ready])
+      state, _ = seeds.fit(
+        learning.step, state, get_batch, data, own=own, teacher_variables=variables, seeds=chosen, over=over, **shared
+      )
+    else:
+      state, _ = engine.fit(
+        learning.step,
+        state,
+        get_batch,
+        _examples(ready[0]),
+        seed=chosen[0],
+        teacher_variables=variables,
+        mode=config.parallel,
+        **shared,
+      )
+  return per_run(state)
+
+
+def refuse_old_curves(name: str, context: Context, over: str) -> None:
+  """Refuses a finished stage whose curves and checkpoints count each of an update's batches as a step."""
+  if context.config.stages[name].optimizer.accumulate > 1 and _folder(name, context, over).is_dir():
+    _checkpoints(name, context, over, read_only=True).close()
+
+
+def _folder(name: str, context: Context, over: str) -> Path:
+  return (context.folder.parent if over else context.folder) / "checkpoints" / name
+
+
+def _checkpoints(name: str, context: Context, over: str, read_only: bool = False) -> checkpoint.Checkpoints:
+  """Opens a stage's checkpoints; those from when each of an update's batches was a step are refused."""
+  count = context.config.stages[name].optimizer.accumulate
+  written = {"stage": name} | ({"batches per step": count} if count > 1 else {})
+  return checkpoint.Checkpoints(
+    _folder(name, context, over), keep=context.config.keep, config=written, read_only=read_only
+  )
+
+
+def _batches(outputs: teacher_outputs.TeacherOutputs, stage: Stage) -> Callable[..., Any]:
+  """Returns the batches as a function of the run's seed and the step, with what is stored of the teacher."""
+  spec = outputs.spec
+
+  def get_batch(data: Any, step: Any, *, seed: Any, part: Any) -> Any:
+    augment = dataclasses.replace(spec.augment, seed=seed) if stage.augment.seed < 0 else spec.augment
+    batch = rooms.train_batch_at(data, step, dataclasses.replace(spec, seed=seed, augment=augment), part)
+    return {**batch, "teacher_logits": outputs.decode(batch)} if outputs.decode else batch
+
+  return get_batch
+
+
+def _means(history: Mapping[str, np.ndarray]) -> dict[str, float]:
+  return {key: float(series.mean()) for key, series in history.items()}
+
+
+def _accuracies(
+  ready: Ready, state: TrainState, means: Mapping[str, float], validation: rooms.Split
+) -> dict[str, float]:
+  """Returns the accuracies of training and of what would be kept of a state now."""
+  found, learning = {}, ready.learning
+  logits = models.predict(learning.kept(state, ready.teacher), validation.images)
+  # With a new head "accuracy" is that of the student's own classifier, which is not what is trained.
+  if learning.head is None and "accuracy" in means:
+    found["train_accuracy"] = means["accuracy"]
+  if not np.isnan(logits).any():  # else the next step is not finite, and is refused by its number
+    found["validation_accuracy"] = engine.accuracy(logits, validation.labels)
+  return found
+
+
+def _examples(ready: Ready) -> dict[str, jax.Array]:
+  """Returns a run's training examples, with the stored logits of its teachers."""
+  return {**ready.arrays, **ready.outputs.stored}
+
+
+def _apart(runs: Sequence[Mapping[str, jax.Array]]) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+  """(arrays that are the same in all runs, held once; the others, with the runs as leading axis)."""
+  first = runs[0]
+  same = {name for name in first if all(np.array_equal(first[name], one[name]) for one in runs[1:])}
+  data = {name: first[name] for name in first if name in same}
+  return data, seeds.stack([{name: one[name] for name in one if name not in same} for one in runs])

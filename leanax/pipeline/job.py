@@ -1,0 +1,53 @@
+"""What a kind of stage gives: a job, prepared on shapes, that leaves a model; and what all jobs of a run share."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from leanax.engine.data import Dataset
+from leanax.pipeline.config.experiment import Experiment
+from leanax.pipeline.trained import Trained
+
+
+class Job(NamedTuple):
+  """A prepared stage.
+
+  Attributes:
+    run: `run(contexts, before, over) -> [Trained, ...]`, one per run: `contexts` and `before` (what earlier stages
+      left) of runs that differ in their seeds only, `over` as of `run_stages`.
+    leaves: the recipe of the model that it leaves, and its trees as shapes.
+    steps: training steps.
+  """
+
+  run: Callable[..., list[Trained]]
+  leaves: Trained
+  steps: int
+
+
+class Context(NamedTuple):
+  """What all stages of a run share.
+
+  Attributes:
+    config: the experiment.
+    folder: the run's directory.
+    data: its data.
+    shared: the directory of what runs of several seeds may share.
+    jobs: the prepared stages by name.
+  """
+
+  config: Experiment
+  folder: Path
+  data: Dataset
+  shared: Path
+  jobs: Mapping[str, Job] = {}
+
+
+def model_file(folder: Path, name: str) -> Path:
+  """Returns the file in which a stage leaves its model."""
+  return folder / "models" / f"{name}.safetensors"
+
+
+def first_step(name: str, context: Context) -> int:
+  """Returns the steps of the stages before this one: where it starts in the run's metrics.jsonl."""
+  run = context.config.run
+  return sum(context.jobs[earlier].steps for earlier in run[: run.index(name)])

@@ -1,0 +1,85 @@
+"""A stage that trains nothing: an earlier stage's model is rounded to nearest, on grids from calibration batches."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+
+import quant
+from leanax.core.errors import UserError
+from leanax.engine import data as rooms
+from leanax.engine.data import Dataset, batches
+from leanax.pipeline import build, calibrate, start
+from leanax.pipeline.config import tree
+from leanax.pipeline.config.experiment import Experiment, Stage
+from leanax.pipeline.job import Context, Job
+from leanax.pipeline.trained import Trained
+
+READ = ("kind", "model", "start", "examples", "batch_size", "quant")  # the keys of a stage that it reads
+
+
+def check(name: str, config: Experiment) -> None:
+  """Refuses what a stage's config alone shows: keys that only training reads, nothing to start from, no rules."""
+  stage = config.stages[name]
+  defaults = tree.values(Stage())
+  for key, value in tree.values(stage).items():
+    if key not in READ and value != defaults[key]:
+      plain = dict(tree.leaves(defaults[key], key))
+      changed = [(leaf, x) for leaf, x in tree.leaves(value, key) if x != plain.get(leaf)] or [(key, value)]
+      raise UserError(
+        f"config key 'stages.{name}.{changed[0][0]}' is {changed[0][1]!r}, but a stage of kind 'post_training' trains "
+        f"nothing; expected no other keys than {', '.join(READ)}"
+      )
+  if not stage.start and not config.models[stage.model].weights:
+    raise UserError(
+      f"config key 'stages.{name}.start' is empty, but a stage of kind 'post_training' trains nothing; expected an "
+      "earlier stage, or 'weights' of its model"
+    )
+  if not stage.quant.rules:
+    raise UserError(f"config key 'stages.{name}.quant.rules' is empty; expected rules such as (('*', 'w8a8'),)")
+  build.policy(stage.quant)
+  for pattern, setting in stage.quant.rules:
+    if quant.parse(setting).estimator != "ste":
+      raise UserError(
+        f"config key 'stages.{name}.quant.rules' has {setting!r} for {pattern!r}, which trains scales, but a stage of "
+        "kind 'post_training' trains nothing; expected such as 'w8a8'"
+      )
+
+
+def prepare(name: str, config: Experiment, data: Dataset, before: Mapping[str, Trained]) -> Job:
+  """Prepares a stage that folds batch norms, calibrates, and leaves the rounded model.
+
+  Args:
+    name: the stage's.
+    config: the experiment.
+    data: its data; calibration batches are of its training split, without augmentation.
+    before: what earlier stages leave; of their trees shapes are enough.
+
+  Raises:
+    UserError: calibration batches that the data has not, or rules that do not fit the model.
+  """
+  stage = config.stages[name]
+  # Calibration batches: they fit the data.
+  split, spec = build.examples(config, stage, data.train), build.inputs(config, stage)
+  given = {"image": split.images, "label": split.labels, "id": split.ids}
+  shapes: Any = {key: jax.ShapeDtypeStruct(array.shape, array.dtype) for key, array in given.items()}
+  batches.check(dataclasses.replace(spec, per_view=()), shapes)
+  # The model, with its grids, on shapes.
+  model = start.model_of(stage, config, data, before, jax.eval_shape)
+  leaves = calibrate.calibrated(stage.quant, model, calibrate.one_batch(model.recipe), spec, jax.eval_shape)
+
+  def run(contexts: Sequence[Context], done: Sequence[Mapping[str, Trained]], over: str) -> list[Trained]:
+    del over  # nothing is trained that could be trained together
+    return [_rounded(stage, context, earlier) for context, earlier in zip(contexts, done, strict=True)]
+
+  return Job(run, leaves, steps=0)
+
+
+def _rounded(stage: Stage, context: Context, before: Mapping[str, Trained]) -> Trained:
+  """Returns the model on the grids of its calibration batches."""
+  config, data = context.config, context.data
+  model, spec = start.model_of(stage, config, data, before), build.inputs(config, stage)
+  arrays = rooms.device_arrays(build.examples(config, stage, data.train))
+  images = calibrate.batches(arrays, spec, stage.quant.calibration_batches)
+  return calibrate.calibrated(stage.quant, model, images, spec)

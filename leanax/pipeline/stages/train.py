@@ -1,0 +1,127 @@
+"""A stage that trains a fresh, earlier or cut-out model on an objective, with or without teachers, masks and grids."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from leanax.engine import data as rooms
+from leanax.engine.data import Dataset, batches
+from leanax.engine.train import parallel
+from leanax.pipeline import build, calibrate, fitting, learning, start, teacher_checks, teacher_outputs, together
+from leanax.pipeline import trained as models
+from leanax.pipeline.config.experiment import Experiment, described, model_code
+from leanax.pipeline.fitting import Ready
+from leanax.pipeline.job import Context, Job, model_file
+from leanax.pipeline.learning import Learning
+from leanax.pipeline.trained import Trained
+
+
+def check(name: str, config: Experiment) -> None:
+  """Refuses what a stage's config alone shows: methods that are not there, keys that do not go together."""
+  stage = config.stages[name]
+  objective = build.objective(name, stage.objective)
+  teacher_checks.check_config(name, config, objective)
+  together.check(name, config, objective)
+  build.check_sparsity(name, stage)
+  build.policy(stage.quant)
+
+
+def prepare(name: str, config: Experiment, data: Dataset, before: Mapping[str, Trained]) -> Job:
+  """Prepares a stage that trains.
+
+  Args:
+    name: the stage's.
+    config: the experiment.
+    data: its data.
+    before: what earlier stages leave; of their trees shapes are enough.
+
+  Raises:
+    UserError: what would not run.
+  """
+  made, leaves, steps = plan(name, config, data, before)
+
+  def run(contexts: Sequence[Context], done: Sequence[Mapping[str, Trained]], over: str) -> list[Trained]:
+    each = [ready(name, context, earlier, made, steps) for context, earlier in zip(contexts, done, strict=True)]
+    states = fitting.fit(name, contexts, each, over)
+    return [one.learning.kept(state, one.teacher) for one, state in zip(each, states, strict=True)]
+
+  return Job(run, leaves, steps)
+
+
+def plan(name: str, config: Experiment, data: Dataset, before: Mapping[str, Trained]) -> tuple[Learning, Trained, int]:
+  """Returns a stage's functions of training, what it leaves, and its steps; arguments as of `prepare`."""
+  stage = config.stages[name]
+  # The batches: they fit the data and the devices.
+  split, spec = build.examples(config, stage, data.train), build.inputs(config, stage)
+  given = {"image": split.images, "label": split.labels, "id": split.ids}
+  shapes: Any = {key: jax.ShapeDtypeStruct(array.shape, array.dtype) for key, array in given.items()}
+  batches.check(dataclasses.replace(spec, per_view=()), shapes)
+  if config.parallel != "jit":
+    parallel.share(jax.ShapeDtypeStruct((stage.batch_size,), jnp.int32), len(jax.local_devices()))
+  learning.check_masks(build.objective(name, stage.objective), split.labels >= 0)
+  # The model before the first step, with its grids, and its teachers.
+  model = start.model_of(stage, config, data, before, jax.eval_shape)
+  model = calibrate.calibrated(stage.quant, model, calibrate.one_batch(model.recipe), spec, jax.eval_shape)
+  teachers = _teachers(name, config, data, before, jax.eval_shape)
+  # What is minimised and updated; and what the last step leaves.
+  steps = build.steps(stage, len(split.labels))
+  made = _learning(name, config, model, teachers, build.batches(stage, len(split.labels)))
+  return made, learning.leaves(made, model, teachers), steps
+
+
+def _learning(name: str, config: Experiment, model: Trained, teachers: Sequence[Trained], batches: int) -> Learning:
+  """Returns the stage's functions of training, once its teachers are compared with its student."""
+  stage = config.stages[name]
+  updates = max(batches // stage.optimizer.accumulate, 1)
+  objective = build.objective(name, stage.objective, updates, model.recipe.output)
+  teacher_checks.check(stage, [one.recipe for one in teachers], model.recipe, objective)
+  if teachers and not teacher_outputs.further(objective):
+    teacher_checks.check_store(name, stage, len(stage.teacher_classes) or len(teachers[0].recipe.classes))
+  beside = described(config, stage)
+  return learning.make(name, stage, objective, model, teachers, build.inputs(config, stage), batches, beside)
+
+
+def _teachers(
+  name: str, config: Experiment, data: Dataset, before: Mapping[str, Trained], execute: start.Execute = start.now
+) -> list[Trained]:
+  """Returns the models that a stage learns from; of a teacher that it trains, the model before the first step."""
+  stage = config.stages[name]
+  beside = described(config, stage)
+  if beside is not None:
+    return [start.model_of(beside, config, data, before, execute)]
+  return teacher_outputs.sources(stage, before, model_code(config))
+
+
+def ready(name: str, context: Context, before: Mapping[str, Trained], made: Learning, steps: int) -> Ready:
+  """Returns a run's stage before its first step: the same as was prepared, now on numbers."""
+  config, data = context.config, context.data
+  stage, spec = config.stages[name], build.inputs(config, config.stages[name])
+  arrays = rooms.device_arrays(build.examples(config, stage, data.train))
+  # The models of all peers, calibrated on this run's images.
+  each = []
+  for peer in range(stage.peers):
+    model = start.model_of(stage, config, data, before, peer=peer)
+    images = calibrate.batches(arrays, spec, stage.quant.calibration_batches)
+    each.append(calibrate.calibrated(stage.quant, model, images, spec))
+  # Teachers: live, or their logits stored beside the examples; or trained in the same steps.
+  teachers = _teachers(name, config, data, before)
+  trained = [] if described(config, stage) else teachers
+  if trained:
+    teacher_checks.warn_of_a_worse_teacher(name, stage, trained, _without_teacher(context, each[0]), data.validation)
+  outputs = teacher_outputs.make(stage, trained, arrays, spec, made.objective, context.shared / "teacher_logits")
+  # A norm that was folded on unit numbers may stay on trained ones: then the stage is prepared again.
+  if (each[0].recipe, *(one.recipe for one in teachers)) != (made.recipe, *made.teachers):
+    made = _learning(name, config, each[0], teachers, build.batches(stage, len(arrays["label"])))
+  teacher = teachers[0].variables if teachers else None
+  return Ready(made, made.start(each, config.seed, teacher), arrays, outputs, teacher, steps)
+
+
+def _without_teacher(context: Context, model: Trained) -> dict[str, Trained]:
+  """Returns the models of the finished stages without a teacher that are of the same network as `model`."""
+  stages, code = context.config.stages, model_code(context.config)
+  files = {name: model_file(context.folder, name) for name in context.config.run if not stages[name].teacher}
+  found = {name: models.load(path, code)[0] for name, path in files.items() if path.is_file()}
+  return {name: one for name, one in found.items() if one.recipe[:2] == model.recipe[:2]}

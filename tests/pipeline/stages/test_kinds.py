@@ -1,0 +1,74 @@
+"""Every kind of stage: prepared without a compilation, it leaves what was prepared, and is read again."""
+
+import jax
+import pytest
+
+from leanax.core.errors import UserError
+from leanax.pipeline import job, stage
+from leanax.pipeline.config.references import KINDS
+from tests.integration import jobs
+
+COMPILES: list[str] = []
+NORMED = {"name": "zoo.resnet:ResNet", "kwargs": {"blocks": (1,), "widths": (4,), "classes": 4}}
+INT8 = {"quant": {"rules": (("*", "w8a8"),), "calibration_batches": 1}, "start": "alone"}
+# kind: a stage "new" of it that follows "alone", a student with batch norms
+CASES = {
+  "post_training": INT8,
+  "train": {**jobs.STAGE, **INT8, "epochs": 1, "teacher": "alone", "objective": jobs.DISTIL},
+}
+
+
+def note(name, *_, **__):
+  if name.endswith("backend_compile_duration"):
+    COMPILES.append(name)
+
+
+jax.monitoring.register_event_duration_secs_listener(note)
+
+
+def changes(kind):
+  return {
+    "run": ("alone", "new"),
+    "models__student": NORMED,
+    "stages__alone__epochs": 1,
+    "stages__new": {**CASES[kind], "kind": kind},
+  }
+
+
+def test_every_kind_has_a_case():
+  assert sorted(CASES) == KINDS
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_job_leaves_what_was_prepared_and_is_read_again(tmp_path, kind):
+  context = jobs.opened(tmp_path, **changes(kind))
+  done = jobs.train(context)
+  prepared, left = context.jobs["new"].leaves, done["new"]
+  assert prepared.recipe == left.recipe
+
+  def shapes(trees):
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), trees)
+
+  assert shapes(prepared[1:]) == shapes(left[1:])
+  written = job.model_file(tmp_path, "new").stat().st_mtime_ns
+  again = stage.run_stage("new", context, {})
+  jax.tree.map(lambda a, b: None if (a == b).all() else pytest.fail("other numbers"), left.variables, again.variables)
+  assert job.model_file(tmp_path, "new").stat().st_mtime_ns == written
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_trains_and_no_model_compiles_in_preparation(tmp_path, kind):
+  """Norms are folded on unit numbers, whose few operations compile; a model without them compiles nothing."""
+  config = jobs.experiment(**{**changes(kind), "models__student": jobs.EXPERIMENT["models"]["student"]})
+  COMPILES.clear()
+  context = stage.opened(config, tmp_path / "run")
+  assert not COMPILES and not (tmp_path / "run").exists()
+  assert set(context.jobs) == {"alone", "new"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_stage_on_what_is_not_there_is_refused_before_anything_runs(tmp_path, kind):
+  given = {**changes(kind), "stages__new": {**CASES[kind], "kind": kind, "quant": {"rules": (("Conv_9*", "w8a8"),)}}}
+  with pytest.raises(UserError, match=r"stage 'new': quantization rule 'Conv_9\*' matches nothing"):
+    jobs.opened(tmp_path / "run", **given)
+  assert not (tmp_path / "run").exists()
