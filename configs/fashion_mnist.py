@@ -5,86 +5,17 @@
     python -m scripts.compress --config=configs/fashion_mnist.py:resnet --workdir=runs/fashion_resnet
     python -m scripts.compress --config=configs/fashion_mnist.py:smoke --workdir=runs/fashion_smoke
 
-The original files are downloaded, or read from --config.data.dir=DIRECTORY. `smoke` is the ResNet on 1,024 examples,
-to see every part run; its figures mean nothing.
+It is the experiment of configs/mnist.py for more epochs. The original files are downloaded, or read from
+--config.data.dir=DIRECTORY. `smoke` is the ResNet on 1,024 examples, to see every part run; its figures mean nothing.
 """
 
 from ml_collections import ConfigDict
 
-LENET300 = {"name": "zoo.lenet:LeNet300"}
-LENET5 = {"name": "zoo.lenet:LeNet5"}
-RESNET = {"name": "zoo.resnet:ResNet", "kwargs": {"blocks": (1, 1, 1), "widths": (16, 32, 64)}}
+from configs import mnist
 
-# argument: (teacher, student, the epochs of the teacher and of each of the student's stages, learning rate)
-CHOICES = {
-  "lenet300": (LENET300, {"name": "zoo.mlp:MLP", "kwargs": {"widths": (64, 32)}}, (15, 15, 15, 5), 1e-3),
-  "lenet5": (
-    LENET5,
-    {"name": "zoo.convnet:ConvNet", "kwargs": {"widths": (8, 16), "dense": (64,)}},
-    (12, 12, 12, 4),
-    1e-3,
-  ),
-  "resnet": (
-    RESNET,
-    {"name": "zoo.resnet:ResNet", "kwargs": {"blocks": (1, 1, 1), "widths": (8, 16, 24)}},
-    (15, 15, 15, 5),
-    2e-3,
-  ),
-  "smoke": (
-    {"name": "zoo.resnet:ResNet", "kwargs": {"blocks": (1, 1), "widths": (8, 16)}},
-    {"name": "zoo.resnet:ResNet", "kwargs": {"blocks": (1, 1), "widths": (4, 8)}},
-    (1, 1, 1, 1),
-    2e-3,
-  ),
-}
-DISTIL = {"hard_labels": {"weight": 0.3}, "hinton": {"weight": 0.7, "temperature": 4.0}}
+# argument: the epochs of the teacher and of each of the student's stages
+EPOCHS = {"lenet300": (15, 15, 15, 5), "lenet5": (12, 12, 12, 4), "resnet": (15, 15, 15, 5), "smoke": (1, 1, 1, 1)}
 
 
 def get_config(argument: str = "lenet300") -> ConfigDict:
-  if argument not in CHOICES:
-    raise ValueError(f"unknown argument {argument!r}; expected one of {', '.join(CHOICES)}")
-  teacher, student, (taught, distilled, pruned, int8), rate = CHOICES[argument]
-  smoke = argument == "smoke"
-  warmup = 2 if smoke else 20
-  rates = {"learning_rate": rate, "warmup_steps": warmup}
-  return ConfigDict({
-    "name": f"fashion-mnist {argument}",
-    "data": {"name": "tfds:fashion_mnist", "limit": 1024 if smoke else 0},
-    "evaluations": 2 if smoke else 20,
-    "models": {"teacher": teacher, "student": student},
-    "stages": {
-      "teacher": {"model": "teacher", "epochs": taught, "batch_size": 128, "optimizer": rates},
-      "alone": {"epochs": distilled + pruned + int8, "batch_size": 128, "optimizer": rates},
-      "distilled": {
-        "teacher": "teacher",
-        "epochs": distilled,
-        "batch_size": 128,
-        "optimizer": rates,
-        "objective": DISTIL,
-      },
-      "pruned": {
-        "start": "distilled",
-        "teacher": "teacher",
-        "epochs": pruned,
-        "batch_size": 128,
-        "optimizer": rates,
-        "objective": DISTIL,
-        "sparsity": {
-          "name": "magnitude",
-          "density": 0.4,
-          "schedule": {"name": "cubic", "start": 0.1, "end": 0.6, "every": 50},
-        },
-      },
-      "int8": {
-        "start": "pruned",
-        "teacher": "teacher",
-        "epochs": int8,
-        "batch_size": 128,
-        "optimizer": {"learning_rate": rate / 5, "warmup_steps": warmup},
-        "objective": DISTIL,
-        "sparsity": {"name": "hold"},
-        "quant": {"rules": (("*", "w8a8 learned"),)},
-      },
-    },
-    "run": ("teacher", "alone", "distilled", "pruned", "int8"),
-  })  # fmt: skip
+  return mnist.experiment("fashion-mnist", "tfds:fashion_mnist", EPOCHS, argument)

@@ -9,47 +9,45 @@ The original files are downloaded, or read from --config.data.dir=DIRECTORY. `sm
 to see every part run; its figures mean nothing.
 """
 
+from collections.abc import Mapping
+
 from ml_collections import ConfigDict
 
 LENET300 = {"name": "zoo.lenet:LeNet300"}
 LENET5 = {"name": "zoo.lenet:LeNet5"}
 RESNET = {"name": "zoo.resnet:ResNet", "kwargs": {"blocks": (1, 1, 1), "widths": (16, 32, 64)}}
 
-# argument: (teacher, student, the epochs of the teacher and of each of the student's stages, learning rate)
+# argument: (teacher, student, learning rate)
 CHOICES = {
-  "lenet300": (LENET300, {"name": "zoo.mlp:MLP", "kwargs": {"widths": (64, 32)}}, (12, 10, 10, 4), 1e-3),
-  "lenet5": (
-    LENET5,
-    {"name": "zoo.convnet:ConvNet", "kwargs": {"widths": (8, 16), "dense": (64,)}},
-    (8, 8, 8, 3),
-    1e-3,
-  ),
-  "resnet": (
-    RESNET,
-    {"name": "zoo.resnet:ResNet", "kwargs": {"blocks": (1, 1, 1), "widths": (8, 16, 24)}},
-    (10, 10, 10, 4),
-    2e-3,
-  ),
+  "lenet300": (LENET300, {"name": "zoo.mlp:MLP", "kwargs": {"widths": (64, 32)}}, 1e-3),
+  "lenet5": (LENET5, {"name": "zoo.convnet:ConvNet", "kwargs": {"widths": (8, 16), "dense": (64,)}}, 1e-3),
+  "resnet": (RESNET, {"name": "zoo.resnet:ResNet", "kwargs": {"blocks": (1, 1, 1), "widths": (8, 16, 24)}}, 2e-3),
   "smoke": (
     {"name": "zoo.resnet:ResNet", "kwargs": {"blocks": (1, 1), "widths": (8, 16)}},
     {"name": "zoo.resnet:ResNet", "kwargs": {"blocks": (1, 1), "widths": (4, 8)}},
-    (1, 1, 1, 1),
     2e-3,
   ),
 }
+# argument: the epochs of the teacher and of each of the student's stages
+EPOCHS = {"lenet300": (12, 10, 10, 4), "lenet5": (8, 8, 8, 3), "resnet": (10, 10, 10, 4), "smoke": (1, 1, 1, 1)}
 DISTIL = {"hard_labels": {"weight": 0.3}, "hinton": {"weight": 0.7, "temperature": 4.0}}
 
 
 def get_config(argument: str = "lenet300") -> ConfigDict:
+  return experiment("mnist", "tfds:mnist", EPOCHS, argument)
+
+
+def experiment(name: str, data: str, epochs: Mapping[str, tuple[int, ...]], argument: str) -> ConfigDict:
+  """The experiment on images of 28x28 pixels in ten classes; configs/fashion_mnist.py is another one."""
   if argument not in CHOICES:
     raise ValueError(f"unknown argument {argument!r}; expected one of {', '.join(CHOICES)}")
-  teacher, student, (taught, distilled, pruned, int8), rate = CHOICES[argument]
+  (teacher, student, rate), (taught, distilled, pruned, int8) = CHOICES[argument], epochs[argument]
   smoke = argument == "smoke"
   warmup = 2 if smoke else 20
   rates = {"learning_rate": rate, "warmup_steps": warmup}
   return ConfigDict({
-    "name": f"mnist {argument}",
-    "data": {"name": "tfds:mnist", "limit": 1024 if smoke else 0},
+    "name": f"{name} {argument}",
+    "data": {"name": data, "limit": 1024 if smoke else 0},
     "evaluations": 2 if smoke else 20,
     "models": {"teacher": teacher, "student": student},
     "stages": {

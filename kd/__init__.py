@@ -1,9 +1,16 @@
 """Knowledge distillation: pure losses between a student's and a teacher's outputs, one file per loss.
 
-loss = kd.hinton(temperature=4.0)
-per_example, _, _ = loss(student_logits, teacher_logits)
-objective = kd.weighted([kd.Term("hard", kd.hard_labels(), 0.1), kd.Term("soft", loss, 0.9)])
-total, _, logs = objective(student_logits, teacher_logits, {"label": labels})
+>>> import jax.numpy as jnp
+>>> import kd
+>>> student, teacher = jnp.array([[2.0, 1.0, 0.0]]), jnp.array([[4.0, 1.0, 0.0]])
+>>> loss = kd.hinton(temperature=4.0)  # (student logits, teacher logits) -> a number per example
+>>> per_example, _, _ = loss(student, teacher)
+>>> print(f"{per_example[0]:.3f}")
+0.498
+>>> objective = kd.weighted([kd.Term("hard", kd.hard_labels(), 0.1), kd.Term("soft", loss, 0.9)])
+>>> total, _, logs = objective(student, teacher, {"label": jnp.array([0])})
+>>> print(f"{total:.3f} = 0.1 * {logs['hard']:.3f} + 0.9 * {logs['soft']:.3f}")
+0.489 = 0.1 * 0.408 + 0.9 * 0.498
 """
 
 from kd import schedules

@@ -23,8 +23,27 @@ def flat_space(x: Array) -> Float[Array, "batch places channels"]:
   return x.reshape(x.shape[0], -1, x.shape[-1])
 
 
+def near_one(x: Array, axes: int | tuple[int, ...] | None = None) -> tuple[Array, Array]:
+  """Scales an array so that its squares neither vanish nor overflow, by a power of two, which rounds nothing.
+
+  Args:
+    x: floats of any scale.
+    axes: those whose largest magnitude shall be near 1; None for all.
+
+  Returns:
+    The scaled array and the factor, a constant that broadcasts to it; 1 where the array is 0 or not finite.
+  """
+  largest = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axes, keepdims=True))
+  info = jnp.finfo(x.dtype)
+  exponent = jnp.clip(jnp.frexp(largest)[1], info.minexp, -info.minexp)  # the factor and its reciprocal are normal
+  exponent = jnp.where((largest > 0) & (largest < jnp.inf), exponent, 0)
+  factor = jnp.ldexp(jnp.ones((), x.dtype), -exponent)
+  return x * factor, factor
+
+
 def unit(x: Array, axes: int | tuple[int, ...] = -1) -> Array:
   """Divides by the Euclidean norm along `axes`; 0 with gradient 0 where the norm is 0, NaN where it is not finite."""
+  x, _ = near_one(x, axes)
   square = jnp.sum(x * x, axes, keepdims=True)
   dead = square == 0
   length = jnp.sqrt(jnp.where(dead, 1.0, square))
@@ -33,9 +52,10 @@ def unit(x: Array, axes: int | tuple[int, ...] = -1) -> Array:
 
 def norm(x: Array, axes: int | tuple[int, ...] = -1) -> Array:
   """Returns the Euclidean norm along `axes`, with gradient 0 where it is 0."""
+  x, factor = near_one(x, axes)
   square = jnp.sum(x * x, axes)
   dead = square == 0
-  return jnp.where(dead, 0.0, jnp.sqrt(jnp.where(dead, 1.0, square)))
+  return jnp.where(dead, 0.0, jnp.sqrt(jnp.where(dead, 1.0, square)) / factor.reshape(square.shape))
 
 
 def no_infinity(x: Array) -> Array:

@@ -16,8 +16,8 @@ _JSON = flags.DEFINE_string("json", "", "A file for the results.")
 def main() -> None:
   import json
 
+  from leanax.core.files import write
   from leanax.pipeline.benchmark import benchmark, table
-  from leanax.pipeline.workdir import write
 
   result = benchmark(_MODEL.value, threads=_THREADS.value, rounds=_ROUNDS.value)
   print(table(result))

@@ -18,9 +18,9 @@ _CODE = flags.DEFINE_multi_string(
 
 def main() -> None:
   from leanax import deploy
+  from leanax.core.files import write
   from leanax.pipeline.evaluate import find_model, load
   from leanax.pipeline.measure import export
-  from leanax.pipeline.workdir import write
 
   name, path = find_model(_WORKDIR.value, _STAGE.value)
   chosen = deploy.file_format(_FORMAT.value) if _FORMAT.value else deploy.format_of(_OUT.value)

@@ -1,9 +1,25 @@
 """Sparsity: masks as optax transformations, and of trained nets; criteria, patterns, allocations, schedules.
 
-tx = sparsity.magnitude(optax.adamw(1e-3), density=0.1, schedule=sparsity.cubic(1000, 9000, every=100))
-tx = sparsity.prune(optax.adamw(1e-3), sparsity.criteria.taylor(decay=0.9), sparsity.patterns.n_m(2, 4))
-tx = sparsity.set(optax.adamw(1e-3), density=0.1, schedule=sparsity.schedules.periodic(every=100, end=7500))
-net = sparsity.mask(net, density=0.1)
+>>> import jax
+>>> import jax.numpy as jnp
+>>> import optax
+>>> import sparsity
+>>> params = {"dense": {"kernel": jnp.array([[0.1, -3.0], [2.0, -0.2]]), "bias": jnp.ones(2)}}
+>>> print(sparsity.mask(params, density=0.5)["dense"]["kernel"])  # of trained parameters, or of a graph.Net
+[[ 0. -3.]
+ [ 2.  0.]]
+>>> tx = sparsity.magnitude(optax.sgd(0.1), density=0.5)  # in training; wraps any optimizer
+>>> state = tx.init(params)
+>>> updates, state = tx.update(jax.tree.map(jnp.ones_like, params), state, params)
+>>> print(optax.apply_updates(params, updates)["dense"]["kernel"])
+[[ 0.  -3.1]
+ [ 1.9  0. ]]
+
+With another criterion, in another pattern, on a schedule, or with masks that move:
+
+>>> gradual = sparsity.magnitude(optax.sgd(0.1), density=0.1, schedule=sparsity.cubic(1000, 9000, every=100))
+>>> two_of_four = sparsity.prune(optax.sgd(0.1), sparsity.criteria.taylor(decay=0.9), sparsity.patterns.n_m(2, 4))
+>>> moving = sparsity.set(optax.sgd(0.1), density=0.1, schedule=sparsity.schedules.periodic(every=100, end=7500))
 """
 
 from sparsity import allocations, criteria, patterns, reparam, schedules

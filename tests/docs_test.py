@@ -11,7 +11,9 @@ import pathlib
 import re
 import subprocess
 import sys
+from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,7 +34,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 BLOCK = re.compile(r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?", re.MULTILINE | re.DOTALL)
 
 
-def reader() -> dict[str, object]:
+def reader() -> dict[str, Any]:
   """What a reader of README.md has already: a model, its variables, a batch, logits."""
   model, x = mlp.MLP((4,), 3), jnp.ones((2, 5))
   variables = model.init(jax.random.key(0), x)
@@ -45,6 +47,11 @@ def reader() -> dict[str, object]:
     "x": x,
     "student_logits": logits,
     "teacher_logits": 2.0 * logits,
+    "array": jnp.linspace(-0.7, 1.3, 50),
+    "low": -0.5,
+    "high": 1.0,
+    "bits": 5,
+    "batches": [x + k / 10 for k in range(10)],
   }
 
 
@@ -56,6 +63,11 @@ PAGES = [
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
 def test_examples_run(page):
+  run(page)
+
+
+def run(page: pathlib.Path) -> dict[str, Any]:
+  """Runs the blocks of a page and returns the names that they leave."""
   text = page.read_text("utf-8")
   names = GIVEN.get(page.name, dict)()
   for block in BLOCK.finditer(text):
@@ -64,6 +76,36 @@ def test_examples_run(page):
     with contextlib.redirect_stdout(printed):
       exec(compile("\n" * line + block[1], str(page), "exec"), names)
     assert block[2] is None or printed.getvalue() == block[2], f"{page.name}, line {line}, prints something else"
+  return names
+
+
+def test_the_examples_of_the_field_compute_what_they_say():
+  """Exact densities, the rounding written out in float64, and the loop written out with jax alone."""
+  given, names = reader(), run(ROOT / "README.md")
+  for layer, entries, ratio in (("Dense_0", 20, 0.75), ("Dense_1", 12, 0.5)):
+    before, after = (np.asarray(v["params"][layer]["kernel"]) for v in (given["variables"], names["pruned"]))
+    kept = np.argsort(-np.abs(before), axis=None)[: round(entries * (1 - ratio))]
+    np.testing.assert_array_equal(np.flatnonzero(after), np.sort(kept))
+    np.testing.assert_array_equal(after.flat[kept], before.flat[kept])
+
+  array, step = np.asarray(given["array"], np.float64), 1.5 / 31
+  zero_point = -16 + round(0.5 / step)
+  q = np.clip(np.round(array / step) + zero_point, -16, 15)
+  np.testing.assert_array_equal(names["codes"], q)
+  np.testing.assert_allclose(names["restored"], step * (q - zero_point), rtol=1e-5, atol=1e-7)
+
+  tx, params = optax.sgd(0.1), given["variables"]["params"]
+  opt_state = tx.init(params)
+
+  def loss(params, x):
+    z, t = given["apply"]({"params": params}, x), given["apply"](given["teacher_variables"], x)
+    p, log_q = jax.nn.softmax(t / 4), jax.nn.log_softmax(z / 4)
+    return 16 * jnp.mean(jnp.sum(p * (jax.nn.log_softmax(t / 4) - log_q), -1))
+
+  for x in given["batches"]:
+    updates, opt_state = tx.update(jax.grad(loss)(params, x), opt_state, params)
+    params = optax.apply_updates(params, updates)
+  chex.assert_trees_all_close(names["params"], params, rtol=1e-4, atol=1e-6)
 
 
 LINK = re.compile(r"\]\((?!https?://|#)([^)#\s]+)")

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from kd.kinds import Context, Loss
-from kd.maps import align, flat_space, norm, unit
+from kd.maps import align, flat_space, near_one, norm, unit
 from kd.reads import PLACES, require_count
 from kd.taps import Names, on_pairs
 from leanax.core import ranges
@@ -30,7 +30,8 @@ def at(student: Names, teacher: Names, power: int = 2, paper: bool = False) -> L
   ranges.check_switch("at: paper", paper)
 
   def attention(x: Array) -> Array:
-    return jnp.mean(jnp.abs(flat_space(x)) ** power, -1)
+    x, _ = near_one(flat_space(x), (1, 2))  # Q / ||Q|| is that of an example at any scale
+    return jnp.mean(jnp.abs(x) ** power, -1)
 
   def distance(s: Array, t: Array, aux: None, context: Context) -> Array:
     del aux, context

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from kd.kinds import Context, Loss
-from kd.maps import compared, flat_space, linear, linear_init, unit
+from kd.maps import compared, flat_space, linear, linear_init, near_one, unit
 from kd.reads import PLACES, require_count
 from kd.taps import Names, on_pairs
 
@@ -29,7 +29,7 @@ def ickd(student: Names, teacher: Names) -> Loss:
   """
 
   def correlation(x: Array) -> Array:
-    x = flat_space(x)
+    x, _ = near_one(flat_space(x), (1, 2))
     return unit(jnp.einsum("bpc,bpd->bcd", x, x))
 
   def gap(s: Array, t: Array, aux: dict[str, Array], context: Context) -> Array:

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from kd.kinds import Context, Loss, LossOut, Outputs, Taps
-from kd.maps import flat_space, unit
+from kd.maps import flat_space, near_one, unit
 from kd.reads import PLACES, require_count
 from kd.taps import Names, paired
 from leanax.core import ranges
@@ -51,9 +51,10 @@ def kdsvd(student: Names, teacher: Names, vectors: int = 1) -> Loss:
         f"kdsvd: shapes {s.shape} of the student and {t.shape} of the teacher; expected the same channels"
       )
     require_count("kdsvd", "channels", t.shape[-1])
-    v_t, size = right_vectors(flat_space(t), vectors)
+    s, t = (near_one(flat_space(x), (1, 2))[0] for x in (s, t))  # the loss reads the ratios of the singular values only
+    v_t, size = right_vectors(t, vectors)
     v_t = v_t * jnp.where(jnp.sum(v_t, 1, keepdims=True) < 0, -1.0, 1.0).astype(v_t.dtype)
-    v_s = _aligned(right_vectors(flat_space(s), vectors + 3)[0], v_t)
+    v_s = _aligned(right_vectors(s, vectors + 3)[0], v_t)
     weight = unit(size)[:, None]
     return v_s * weight, v_t * weight
 

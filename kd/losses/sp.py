@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from kd.kinds import Context, Loss
-from kd.maps import unit
-from kd.relations import rows
+from kd.maps import near_one, unit
+from kd.relations import Rows, rows
 from kd.taps import Names, on_pairs
 
 
@@ -27,7 +27,12 @@ def sp(student: Names, teacher: Names) -> Loss:
   def similarity(s: Array, t: Array, aux: None, context: Context) -> Array:
     del aux
     s_rows, t_rows = rows(s, context), rows(t, context)
-    gap = unit(s_rows.local @ s_rows.all.T) - unit(t_rows.local @ t_rows.all.T)
+    gap = _similarities(s_rows) - _similarities(t_rows)
     return jnp.sum(gap**2, -1) / s_rows.count
 
   return on_pairs("sp", similarity, student, teacher, relational=True)
+
+
+def _similarities(of: Rows) -> Array:
+  """Returns (b, B): the rows of G over their norms; a factor of a row or of all rows does not change them."""
+  return unit(near_one(of.local, -1)[0] @ near_one(of.all)[0].T)

@@ -1,4 +1,22 @@
-"""The traced model: one view of any JAX function, which the other packages read and edit."""
+"""The traced model: one view of any JAX function, which the other packages read and edit.
+
+>>> import jax
+>>> import jax.numpy as jnp
+>>> from leanax import graph
+>>> variables = {"params": {"a": {"kernel": jnp.ones((4, 3))}, "b": {"kernel": jnp.ones((3, 2))}}}
+>>> def apply(variables, x):
+...   return jax.nn.relu(x @ variables["params"]["a"]["kernel"]) @ variables["params"]["b"]["kernel"]
+>>> x = jnp.ones((1, 4))
+>>> print(list(graph.trace(apply, variables, x).sites))  # operations are named by the leaf that they read
+['a/kernel', 'b/kernel', 'output']
+>>> out, taps = graph.taps(apply, ["a/kernel:out"])(variables, x)  # an activation, by who made it
+>>> print(out, taps["a/kernel:out"])
+[[12. 12.]] [[4. 4. 4.]]
+>>> net = graph.net(apply, variables, x)
+>>> small = graph.keep_channels(net, {"a/kernel": [0, 2]})  # an edit: one of three hidden units is removed
+>>> print(small.variables["params"]["b"]["kernel"].shape, small.infer(small.variables, x))
+(2, 2) [[8. 8.]]
+"""
 
 from leanax.graph.edit import edit
 from leanax.graph.edits.add_bias import add_bias

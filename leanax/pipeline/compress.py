@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from leanax.core import files
 from leanax.deploy.formats.litert.flat import schema as schema_of_files
 from leanax.pipeline import workdir
 from leanax.pipeline.config.experiment import Experiment
@@ -46,7 +47,7 @@ def compress(config: Experiment, folder: str | Path) -> dict[str, Any]:
       "rows": [{key: value for key, value in row.items() if key != "decisions"} for row in rows],
       "curves": {stage: curves(stage, context) for stage in done},
     }
-    workdir.write(context.folder / "result.json", json.dumps(result, indent=1) + "\n")
+    files.write(context.folder / "result.json", json.dumps(result, indent=1) + "\n")
     write_report(context.folder / "report.html", result)
   return result
 
@@ -73,5 +74,5 @@ def _row(name: str, context: Context, trained: Trained, rows: list[dict[str, Any
     trained, context.data.test, context.folder / "files" / f"{name}.tflite", reference, context.config.latency_runs
   )
   row = {"name": name, **row}
-  workdir.write(kept, json.dumps(row, indent=1) + "\n")
+  files.write(kept, json.dumps(row, indent=1) + "\n")
   return row

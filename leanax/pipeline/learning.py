@@ -12,9 +12,10 @@ from leanax import engine
 from leanax.core import keys
 from leanax.core.errors import UserError
 from leanax.engine.data import Input
-from leanax.engine.train import forward, mutual, seeds
+from leanax.engine.train import forward, mutual, seeds, together
 from leanax.engine.train.parallel import AXIS
 from leanax.engine.train.state import TrainState
+from leanax.engine.train.step import Step
 from leanax.graph.edits import replace_head
 from leanax.graph.shapes import structs
 from leanax.pipeline import assembling, build, teacher_outputs
@@ -34,7 +35,7 @@ class Learning(NamedTuple):
     teachers: the recipes of its teachers.
     step: the train step.
     create: `create(model, key, teacher) -> TrainState` of one student before the first step; `teacher` is the variables
-      of the first teacher, or None.
+      of the first teacher, also of one that is trained in the same steps, or None.
     objective: what is minimised.
     norm: `engine.term_norm` of it.
     peers: how many students there are.
@@ -78,6 +79,7 @@ def make(
   teachers: Sequence[Trained],
   spec: Input,
   batches: int,
+  beside: Stage | None = None,
 ) -> Learning:
   """Makes a stage's functions of training; nothing is compiled.
 
@@ -89,6 +91,7 @@ def make(
     teachers: the models that it learns from.
     spec: how batches are made.
     batches: of the stage.
+    beside: the entry that describes the only teacher, where it is trained in the same steps (`engine.train.together`).
 
   Raises:
     UserError: a loss that cannot compare the two networks, an activation that is not there, an optimizer or a method of
@@ -97,13 +100,14 @@ def make(
   # The student with the activations that losses read, its teachers, and the shapes of what both give.
   parts = models.functions(model.recipe, half=stage.precision == "bfloat16")
   student = forward.tapped(forward_of(stage, parts), objective.student)
-  teacher = teacher_outputs.function(stage, teachers, objective)
+  moving = None if beside is None else _moving(stage, beside, objective, teachers[0], batches)
+  teacher = moving.outputs if moving else teacher_outputs.function(stage, teachers, objective)
   outputs = _outputs(stage, objective, student, model, teacher, teachers)
-  trees = teachers[0].variables if teachers else None
+  trees = teachers[0].variables if teachers and not moving else None  # losses keep no weights that move
 
   # What the losses train and remember, made for the shapes of what they read.
   def losses(key: jax.Array, teacher: Any) -> tuple[Any, Any]:
-    return objective.init(key, *outputs, teacher)
+    return objective.init(key, *outputs, None if moving else teacher)
 
   aux = jax.eval_shape(lambda teacher: losses(jax.random.key(0), teacher), trees)
   _trace(objective, outputs, aux)
@@ -115,7 +119,8 @@ def make(
   # The optimizer, the step and the state.
   tx = build.transformation(name, stage, batches, lambda: models.stacked_axes(model.recipe, model.variables))
   stored = teacher_outputs.is_stored(stage, spec, objective)
-  live: Any = {"teacher": None if stored else teacher, "itself": stage.teacher == ITSELF}
+  live: Any = {"teacher": None if stored else together.current if moving else teacher}
+  live |= {"itself": stage.teacher == ITSELF}
   live |= {"accumulate": stage.optimizer.accumulate, "per_device_statistics": stage.per_device_statistics}
   minimised = mutual.Mutual(objective.terms) if stage.peers > 1 else objective
   averages: Any = {"ema": stage.optimizer.ema or None, "average_aux": head is not None}
@@ -124,12 +129,44 @@ def make(
 
   def create(one: Trained, key: jax.Array, teacher: Any) -> TrainState:
     aux, aux_state = losses(key, teacher) if any(term.loss.init for term in objective.terms) else ({}, {})
-    return init(one.variables, qparams=one.qparams, quant_state=one.quant_state, aux=aux, aux_state=aux_state)
+    state = init(one.variables, qparams=one.qparams, quant_state=one.quant_state, aux=aux, aux_state=aux_state)
+    return together.start(state, moving.init(teacher)) if moving else state
 
+  if moving:
+    step, norm = together.together(step, moving.step, moving.forward), together.taught(norm, moving.forward)
   if stage.peers > 1:
     step, norm = mutual.together(step, stage.peers), mutual.mean(norm, stage.peers)
   recipes = tuple(one.recipe for one in teachers)
   return Learning(model.recipe, recipes, step, create, minimised, norm, stage.peers, head)
+
+
+class _Moving(NamedTuple):
+  """A teacher that is trained in the steps of its student.
+
+  Attributes:
+    init: from its variables to its state.
+    step: its own train step.
+    forward: its function, with the activations that the student's losses read.
+  """
+
+  init: Callable[[Any], TrainState]
+  step: Step
+  forward: forward.Forward
+
+  def outputs(self, trees: Any, x: Any) -> Any:
+    """Returns what its student's losses read, as `teacher_outputs.Teacher`; on shapes only, for the key is fixed."""
+    return self.forward(*trees[0], x, train=True, key=jax.random.key(0), axis_name=None)[0]
+
+
+def _moving(stage: Stage, entry: Stage, student: kd.Weighted, model: Trained, batches: int) -> _Moving:
+  """Returns the teacher of a stage that trains it, as `entry` describes it; `student` is what the stage minimises."""
+  name, recipe = stage.teacher, model.recipe
+  tx = build.transformation(name, entry, batches, lambda: models.stacked_axes(recipe, model.variables))
+  own = build.objective(name, entry.objective, max(batches // entry.optimizer.accumulate, 1))
+  apply = forward_of(entry, models.functions(recipe, half=entry.precision == "bfloat16"))
+  shared: Any = {"accumulate": entry.optimizer.accumulate, "per_device_statistics": stage.per_device_statistics}
+  init, step = engine.training(apply, own, tx, **shared)
+  return _Moving(init, step, forward.tapped(apply, student.teacher))
 
 
 def leaves(learning: Learning, model: Trained, teachers: Sequence[Trained]) -> Trained:
@@ -206,7 +243,7 @@ def _outputs(
     return own, own._replace(taps={}) if stage.teacher or stage.peers > 1 else None
   trees = [structs(one[1:]) for one in teachers]
   try:
-    return own, _as_outputs(jax.eval_shape(teacher, trees, x))
+    return own, _as_outputs(_on_axis(teacher, trees, x))
   except UserError as error:
     raise UserError(f"the objective's taps of the teacher: {error}") from error
   except Exception as error:  # the user's code may raise anything

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from leanax import deploy, graph
+from leanax.core import files
 from leanax.engine.data import Preprocess, Split, normalise
 from leanax.pipeline import trained as models
 from leanax.pipeline.trained import Trained
@@ -44,7 +45,7 @@ def measure(
   file_format = deploy.format_of(path)
   network, content = export(trained, file_format)
   path.parent.mkdir(parents=True, exist_ok=True)
-  path.write_bytes(content)
+  files.write(path, content)
   file = file_format.open(path)
   spec = Preprocess(**trained.recipe.preprocess)
   inputs = np.asarray(jax.jit(lambda images: normalise(images, spec))(split.images))

@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from leanax.core import files
 from leanax.pipeline import charts, tables
 
 TEMPLATE = pathlib.Path(__file__).parent / "templates" / "report.html"
@@ -33,10 +34,7 @@ CURVES = (
 
 def write_report(path: str | os.PathLike[str], result: Mapping[str, Any]) -> None:
   """Writes the page of `result` (see the module's docstring) to `path`, whole or not at all."""
-  target = pathlib.Path(path)
-  partial = target.with_name(target.name + ".partial")
-  partial.write_text(render(result), encoding="utf-8")
-  partial.replace(target)
+  files.write(path, render(result))
 
 
 def render(result: Mapping[str, Any]) -> str:

@@ -1,10 +1,10 @@
 """Several seeds of one experiment: each a run in a directory of its own, trained in turn or all at once."""
 
 import dataclasses
-import shutil
 from pathlib import Path
 from typing import Any
 
+from leanax.core import files
 from leanax.pipeline import workdir
 from leanax.pipeline.compress import compress, open_run
 from leanax.pipeline.config.experiment import Experiment
@@ -62,9 +62,7 @@ def _share(name: str, runs: list[Context]) -> None:
   for file in others:
     if not file.is_file():
       file.parent.mkdir(parents=True, exist_ok=True)
-      partial = file.with_suffix(".partial")
-      shutil.copyfile(first, partial)
-      partial.replace(file)
+      files.write(file, first.read_bytes())
 
 
 def single(config: Experiment) -> list[Experiment]:

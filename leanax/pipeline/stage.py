@@ -13,7 +13,7 @@ from leanax.engine.store import metrics
 from leanax.pipeline import build, fitting, start
 from leanax.pipeline import trained as models
 from leanax.pipeline.config import references
-from leanax.pipeline.config.experiment import Experiment, model_code, needs
+from leanax.pipeline.config.experiment import Experiment, described, model_code, needs
 from leanax.pipeline.job import Context, Job, first_step, model_file
 from leanax.pipeline.trained import Trained
 
@@ -37,7 +37,9 @@ def prepare(config: Experiment, data: Dataset) -> dict[str, Job]:
   Raises:
     UserError: whatever would not run, in one sentence that names the stage or its key.
   """
-  for name in dict.fromkeys(config.stages[stage].model for stage in config.run):
+  stages = [config.stages[name] for name in config.run]
+  beside = [entry for entry in (described(config, stage) for stage in stages) if entry is not None]
+  for name in dict.fromkeys(stage.model for stage in (*stages, *beside)):
     start.check_model(name, config, data)
   jobs: dict[str, Job] = {}
   for name in config.run:

@@ -9,7 +9,7 @@ from leanax.core.errors import UserError
 from leanax.engine.data import Preprocess, Split
 from leanax.engine.store import logit_codes
 from leanax.pipeline import trained as models
-from leanax.pipeline.config.experiment import ITSELF, Experiment, Stage, teacher_names
+from leanax.pipeline.config.experiment import ITSELF, TOGETHER, Experiment, Stage, teacher_names
 from leanax.pipeline.teacher_outputs import further, logits_as_one
 from leanax.pipeline.trained import Recipe, Trained
 
@@ -102,16 +102,15 @@ def check(stage: Stage, recipes: Sequence[Recipe], student: Recipe, objective: k
   """
   if objective.teacher and not recipes:
     raise UserError(f"its objective reads {objective.teacher[0]!r} of a teacher, and 'teacher' names no other model")
+  names = [stage.teacher] if stage.teacher_mode == TOGETHER else teacher_names(stage)
   if read := further(objective):
     if len(recipes) > 1 or stage.peers > 1 or stage.teacher_classes:
       raise UserError(
         f"the objective reads the output {read[0]!r} of a teacher; expected one teacher, and no 'teacher_classes'"
       )
     if recipes and not recipes[0].output:
-      raise UserError(
-        f"the objective reads the output {read[0]!r} of a teacher, and {teacher_names(stage)[0]!r} has one output"
-      )
-  for name, recipe in zip(teacher_names(stage), recipes, strict=True):
+      raise UserError(f"the objective reads the output {read[0]!r} of a teacher, and {names[0]!r} has one output")
+  for name, recipe in zip(names, recipes, strict=True):
     if Preprocess(**recipe.preprocess) != Preprocess(**student.preprocess):
       raise UserError(f"teacher {name!r} was trained with another preprocessing than its student's; expected the same")
     if recipe.image != student.image:

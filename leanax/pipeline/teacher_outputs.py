@@ -41,7 +41,7 @@ class TeacherOutputs(NamedTuple):
 
 
 def sources(stage: Stage, done: Mapping[str, Trained], code: Collection[str] = ()) -> list[Trained]:
-  """Returns the models that a stage learns from; none where it has no teacher, or is its own.
+  """Returns the trained models that a stage learns from; none where it has no teacher, is its own, or trains it.
 
   Args:
     stage: the stage's config.
@@ -69,7 +69,7 @@ def is_stored(stage: Stage, spec: Input, objective: kd.Weighted) -> bool:
   """Returns whether a teacher's logits can be stored beside the examples, and are to be."""
   endless = spec.augment.views is None and not teacher_key.is_still(spec.augment)
   more = objective.teacher or further(objective)
-  return not (more or endless or not stage.cache_teacher or stage.teacher_mode == "train")
+  return not (more or endless or not stage.cache_teacher or stage.teacher_mode != "eval")
 
 
 def called(name: str, stage: Stage) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 import ml_collections
 
+from leanax.core import files
 from leanax.core.errors import UserError
 from leanax.pipeline.config import loading, tree
 from leanax.pipeline.config.experiment import Experiment
@@ -66,7 +67,7 @@ def claim(workdir: str | os.PathLike[str], config: Values) -> dict[str, Any]:
       folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
       raise UserError(f"workdir {str(folder)!r} cannot be written: {error.strerror}") from error
-    write(file, json.dumps(given, indent=2) + "\n")
+    files.write(file, json.dumps(given, indent=2) + "\n")
     _seal(folder)
     return given
   try:
@@ -76,7 +77,7 @@ def claim(workdir: str | os.PathLike[str], config: Values) -> dict[str, Any]:
   saved = _completed(saved)
   if saved != given:
     raise UserError(
-      f"workdir {str(folder)!r} holds a run of another config: {_difference(saved, given)}; use another --workdir"
+      f"workdir {str(folder)!r} holds a run of another config: {files.difference(saved, given)}; use another --workdir"
     )
   _seal(folder)
   return given
@@ -139,7 +140,7 @@ def _seal(folder: pathlib.Path) -> None:
     digest = _digest(folder, make=True)
   except (OSError, RuntimeError):  # the latter where there is no home
     return
-  write(folder / SEAL, digest + "\n")
+  files.write(folder / SEAL, digest + "\n")
 
 
 def _digest(folder: pathlib.Path, make: bool) -> str:
@@ -162,28 +163,3 @@ def _digest(folder: pathlib.Path, make: bool) -> str:
     finally:
       part.unlink()
   return hmac.new(key.read_bytes(), (folder / SAVED).read_bytes(), hashlib.sha256).hexdigest()
-
-
-def write(path: str | os.PathLike[str], content: str | bytes) -> None:
-  """Writes a file, wholly or not at all.
-
-  Raises:
-    UserError: it cannot be written.
-  """
-  path = pathlib.Path(path)
-  partial = path.with_name(path.name + ".partial")
-  try:
-    partial.write_bytes(content.encode() if isinstance(content, str) else content)
-    partial.replace(path)
-  except OSError as error:
-    raise UserError(f"{str(path)!r} cannot be written: {error.strerror}") from error
-
-
-def _difference(saved: Any, given: Any) -> str:
-  there, here = dict(tree.leaves(saved)), dict(tree.leaves(given))
-  for key in {**there, **here}:
-    if key not in there or key not in here:
-      return f"{key} is only {'there' if key in there else 'in yours'}"
-    if there[key] != here[key]:
-      return f"{key} is {there[key]!r} there and {here[key]!r} in yours"
-  return "their groups differ"

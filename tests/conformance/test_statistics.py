@@ -3,6 +3,8 @@
 A tensor is (24, 5, 6), split along its first axis; rows are (2, 24, 6), split along their positions.
 """
 
+import pathlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +15,7 @@ from jax.sharding import PartitionSpec as P
 from leanax import graph
 from leanax.core.errors import UserError
 from leanax.core.methods import methods
+from leanax.graph import statistics
 
 CHANNELS = ((0, 1), (2,))  # (summed, kept)
 
@@ -78,6 +81,8 @@ def same(statistic, found, expected):
 
 def test_the_walk_finds_them():
   assert set(methods(graph, "statistics")) == set(CASES), "every statistic belongs into CASES"
+  files = {path.stem for path in pathlib.Path(statistics.__file__).parent.glob("*.py")} - {"__init__"}
+  assert files == set(CASES), "a file of leanax/graph/statistics makes no statistic, or graph does not export it"
   for name, cases in CASES.items():
     assert all(isinstance(case[0], graph.Statistic) and case[0].name.startswith(name) for case in cases)
 

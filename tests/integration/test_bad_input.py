@@ -249,7 +249,7 @@ def test_a_workdir_of_another_config(unbroken, tmp_path, refused):
   said = refused(
     lambda: jobs.experiment(**TEACHER, seed=1),
     tmp_path,
-    "holds a run of another config: seed is 0 there and 1 in yours",
+    "holds a run of another config: 'seed' was 0 and is 1 here",
   )
   assert said.endswith("use another --workdir")
   (tmp_path / "config.json").write_text("{")

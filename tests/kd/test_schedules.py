@@ -1,6 +1,7 @@
 """Schedules by hand, and in a loss."""
 
 import inspect
+import pathlib
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +10,10 @@ import pytest
 import kd
 from kd import schedules
 from leanax.core.errors import UserError
+from leanax.core.methods import methods
 from tests.kd.nets import batch, logits, maps, outputs
+
+METHODS = methods(schedules)
 
 
 def test_by_hand():
@@ -18,6 +22,21 @@ def test_by_hand():
   np.testing.assert_allclose(schedules.cosine(1.0, 5.0, 10, 20)(steps), [1, 1, 3, 5, 5], rtol=1e-6)
   np.testing.assert_allclose(schedules.cosine(0.0, 1.0, 0, 4)(jnp.array(1)), 0.5 - 0.5 * np.cos(np.pi / 4), rtol=1e-6)
   np.testing.assert_allclose(schedules.switch(0.0, 2.0, 15)(steps), [0, 0, 2, 2, 2])
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_schedule_goes_from_one_end_to_the_other(name):
+  """It is constant outside of its steps, monotone between, and its ends are those that a range is compared with."""
+  arguments = (3.0, 1.0, 15) if name == "switch" else (3.0, 1.0, 10, 20)
+  found = np.array([getattr(schedules, name)(*arguments)(jnp.array(step)) for step in range(0, 31)])
+  np.testing.assert_array_equal(found[:11], 3.0)
+  np.testing.assert_array_equal(found[20:], 1.0)
+  assert (np.diff(found) <= 0).all() and sorted(getattr(schedules, name)(*arguments).ends) == [1.0, 3.0]
+
+
+def test_every_file_of_schedules_is_collected():
+  files = {path.stem for path in pathlib.Path(schedules.__file__).parent.glob("*.py")}
+  assert files - {"__init__", "base"} == set(METHODS), "a file of kd/schedules has no schedule of its name"
 
 
 def test_a_loss_follows_its_temperature():

@@ -135,7 +135,7 @@ def test_mistakes_are_named(changes, sentence):
 
 def test_a_directory_of_one_seed_is_not_one_of_several(tmp_path):
   open_run(jobs.experiment(run=("teacher",)), tmp_path)
-  with pytest.raises(UserError, match="holds a run of another config: seeds is 1 there and 2 in yours"):
+  with pytest.raises(UserError, match="holds a run of another config: 'seeds' was 1 and is 2 here"):
     compress_seeds(jobs.experiment(run=("teacher",), seeds=2), tmp_path)
   with pytest.raises(UserError, match="config key 'seeds'"):
     jobs.experiment(seeds=0)

@@ -45,10 +45,10 @@ def test_claim_writes_once_and_then_compares(tmp_path):
     == json.loads((folder / "config.json").read_text())
   )
   with pytest.raises(
-    UserError, match=r"holds a run of another config: seed is 0 there and 1 in yours; use another --workdir"
+    UserError, match=r"holds a run of another config: 'seed' was 0 and is 1 here; use another --workdir"
   ):
     workdir.claim(folder, example(seed=1))
-  with pytest.raises(UserError, match=r"extra is only in yours"):
+  with pytest.raises(UserError, match=r"'extra' is set here only"):
     workdir.claim(folder, example(extra=1))
   (folder / "config.json").write_text("{")
   with pytest.raises(UserError, match="is not JSON"):
@@ -63,7 +63,7 @@ def test_a_run_from_before_a_key_was_added_goes_on(tmp_path):
     del stage["precision"], stage["optimizer"]["ema"]
   del whole["latency_runs"]
   (tmp_path / "config.json").write_text(json.dumps(whole))
-  with pytest.raises(UserError, match="latency_runs is 200 there and 5 in yours"):
+  with pytest.raises(UserError, match="'latency_runs' was 200 and is 5 here"):
     workdir.claim(tmp_path, config)
   workdir.claim(tmp_path, dataclasses.replace(config, latency_runs=200))
   assert workdir.saved(tmp_path) == dataclasses.replace(config, latency_runs=200)

@@ -7,12 +7,12 @@ import hashlib
 import io
 import json
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from leanax.core import files
 from leanax.core.errors import UserError
 from leanax.engine.data.pictures import decode_image
 from leanax.engine.data.splits import Split, make_split
@@ -137,22 +137,9 @@ def _save(folder: Path, stem: str, source: str, arrays: tuple[np.ndarray, np.nda
     buffer = io.BytesIO()
     np.save(buffer, array)
     digests[key] = hashlib.sha256(buffer.getbuffer()).hexdigest()
-    _write(folder / f"{stem}.{key}.npy", buffer.getbuffer())
+    files.write(folder / f"{stem}.{key}.npy", buffer.getbuffer())
   manifest = {"format": FORMAT, "source": source, "sha256": digests}
-  _write(folder / f"{stem}.json", json.dumps(manifest, indent=1).encode())
-
-
-def _write(path: Path, data: bytes | memoryview) -> None:
-  """Writes atomically: a reader sees the old file or the whole new one."""
-  with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-    try:
-      file.write(data)
-      file.flush()
-      os.fsync(file.fileno())
-    except BaseException:
-      os.unlink(file.name)
-      raise
-  os.replace(file.name, path)
+  files.write(folder / f"{stem}.json", json.dumps(manifest, indent=1).encode())
 
 
 def _writable(folder: Path) -> bool:

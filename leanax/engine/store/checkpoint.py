@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import quant
+from leanax.core import files
 from leanax.core.errors import UserError
 from leanax.core.trees import map_named, named_leaves
 from leanax.engine.store import leaves
@@ -212,7 +213,8 @@ class Checkpoints:
           f"checkpoint {self.directory / str(step)} has format {description['format']}, newer than this program's "
           f"{FORMAT}; update the program"
         )
-      diff = "" if None in (self._config, description["config"]) else _difference(description["config"], self._config)
+      written = description["config"]
+      diff = "" if None in (self._config, written) else files.difference(written, self._config)
       if diff:
         raise UserError(f"{self.directory} holds checkpoints of another config: {diff}; choose another directory")
     if steps and not any((self.directory / str(step) / "about").exists() for step in steps):
@@ -291,19 +293,6 @@ def _check_directory(directory: Path, read_only: bool) -> None:
 def _json_checksum(description: Mapping[str, Any]) -> int:
   body = {name: value for name, value in description.items() if name != "crc32"}
   return zlib.crc32(json.dumps(body, sort_keys=True).encode())
-
-
-def _difference(there: Any, here: Any, path: str = "") -> str:
-  """Describes the first key whose value differs; empty if none does."""
-  if isinstance(there, dict) and isinstance(here, dict):
-    for key in [*there, *(key for key in here if key not in there)]:
-      where = f"{path}.{key}" if path else key
-      if key not in there or key not in here:
-        return f"{where!r} is set {'here' if key in here else 'there'} only"
-      if diff := _difference(there[key], here[key], where):
-        return diff
-    return ""
-  return "" if there == here else f"{path!r} was {there!r} and is {here!r} here"
 
 
 def _sharding(target: Any) -> Any:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from leanax.core import files
 from leanax.core.errors import UserError
 
 NAME = "metrics.jsonl"
@@ -114,9 +115,7 @@ def cut(path: Path, after: int, part: str = "") -> None:
   )
   if len(kept) == path.stat().st_size:
     return
-  partial = path.with_name(path.name + ".part")
-  partial.write_bytes(kept)
-  partial.replace(path)  # atomic: a killed run leaves the old file or the new one
+  files.write(path, kept)
 
 
 def _lines(path: Path) -> list[tuple[dict[str, Any], bytes]]:

@@ -5,7 +5,6 @@ is JSON: the caller's values, and per leaf the shape, the dtype and a checksum, 
 """
 
 import json
-import os
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from leanax.core import files
 from leanax.core.errors import UserError
 from leanax.core.trees import map_named, named_leaves
 from leanax.engine.store import leaves
@@ -51,12 +51,7 @@ def save_tree(path: str | Path, tree: Any, meta: Mapping[str, Any] | None = None
   entry = {KEY: f"{zlib.crc32(text.encode())} {text}"}
   data = safetensors.numpy.save({name: np.ascontiguousarray(a).reshape(a.shape) for name, a in arrays.items()}, entry)
   path.parent.mkdir(parents=True, exist_ok=True)
-  part = path.with_name(f"{path.name}.{os.getpid()}.part")
-  with part.open("wb") as file:
-    file.write(data)
-    file.flush()
-    os.fsync(file.fileno())
-  part.replace(path)
+  files.write(path, data)
 
 
 def load_tree(path: str | Path, target: Any = None) -> tuple[Any, dict[str, Any]]:

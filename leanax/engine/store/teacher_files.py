@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 
+from leanax.core import files
 from leanax.core.errors import UserError
 from leanax.engine.store import logit_codes, teacher_key
 from leanax.engine.store.logit_codes import Field
@@ -142,7 +143,7 @@ def start(path: Path, key: Key, rows: int) -> Record:
   """Creates a cache without chunks; key.json is written last and marks it as created."""
   record = Record(rows, {name: [] for name in arrays_of(key)})
   for name, field in arrays_of(key).items():
-    _write(path / f"{name}.npy", _header(key, field))
+    files.write(path / f"{name}.npy", _header(key, field))
   _write_json(path / CHUNKS, record._asdict())
   _write_json(path / KEY, teacher_key.plain(key))
   return record
@@ -184,20 +185,7 @@ def _put(file: Path, place: int, data: bytes) -> None:
 
 
 def _write_json(file: Path, data: Any) -> None:
-  _write(file, (json.dumps(data, indent=1) + "\n").encode())
-
-
-def _write(file: Path, data: bytes) -> None:
-  """Writes a file atomically."""
-  part = file.with_name(f"{file.name}.part")
-  try:
-    with part.open("wb") as opened:
-      opened.write(data)
-      opened.flush()
-      os.fsync(opened.fileno())
-    part.replace(file)
-  except OSError as error:
-    raise UserError(f"{file} cannot be written: {error.strerror}") from error
+  files.write(file, (json.dumps(data, indent=1) + "\n").encode())
 
 
 @contextlib.contextmanager

@@ -24,6 +24,8 @@ class TrainState(struct.PyTreeNode):
     aux_state: what losses remember.
     opt_state: of the optimizer over {"params", "qparams", "aux"}; masks live here.
     ema: averages of {"params", "qparams", "model_state"}, perhaps of {"aux", "aux_state"} too, or None.
+    teacher: the state of a teacher that is trained in the same step (`engine.train.together`), without its step; or
+      None.
   """
 
   step: Any  # a jax.Array; a shape, an axis or a sharding where the state is a tree of those
@@ -35,6 +37,7 @@ class TrainState(struct.PyTreeNode):
   aux_state: Tree
   opt_state: Tree
   ema: Tree
+  teacher: Any = None
 
   @property
   def trained(self) -> dict[str, Tree]:

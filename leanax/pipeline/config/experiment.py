@@ -13,6 +13,7 @@ from leanax.pipeline.config.tree import entries, free, setting
 
 COUNT, SIZE = ranges.whole(1), ranges.whole(0)
 ITSELF = "itself"  # a stage whose teacher is the average of its own weights
+TOGETHER = "together"  # the mode of a teacher that is trained in the steps of its student
 FILE = ".safetensors"  # the end of a teacher's name that is a file and not a stage
 
 
@@ -92,8 +93,10 @@ class Stage:
   teacher: str = ""
   ensemble: str = setting("probabilities", choices=("probabilities", "logits"))  # what is averaged over teachers
   peers: int = setting(1, COUNT)  # students from different seeds that are each other's teachers; the first is kept
-  # In "train" a teacher's batch norms use the batch's statistics, and their averages stay as they are.
-  teacher_mode: str = setting("eval", choices=("eval", "train"))
+  # In "train" a teacher's batch norms use the batch's statistics, and their averages stay as they are. With "together"
+  # `teacher` names an entry of `stages`, which need not run: its model starts afresh and is trained in this stage's
+  # steps, on the objective and with the optimizer of that entry.
+  teacher_mode: str = setting("eval", choices=("eval", "train", TOGETHER))
   teacher_classes: tuple[int, ...] = setting((), SIZE)  # the teacher's class for each of the student's; () where equal
   cache_teacher: bool = True  # compute the teacher's logits once, where augmentation allows, and keep them on disk
   cache_form: str = setting("float32", choices=("float32", "float16", "int8"))
@@ -170,13 +173,20 @@ class Experiment:
 
 
 def teacher_names(stage: Stage) -> list[str]:
-  """Returns the stages and files that a stage learns from; none where it is its own teacher."""
+  """Returns the trained stages and files that a stage learns from; none where it is its own teacher, or trains it."""
+  if stage.teacher_mode == TOGETHER:
+    return []
   return [name for name in _listed(stage) if name != ITSELF]
 
 
 def teacher_stages(stage: Stage) -> list[str]:
   """Returns the stages among `teacher_names`."""
   return [name for name in teacher_names(stage) if not name.endswith(FILE)]
+
+
+def described(config: Experiment, stage: Stage) -> Stage | None:
+  """Returns the entry of `stages` that describes the teacher of a stage which trains it; None for any other stage."""
+  return config.stages[stage.teacher] if stage.teacher_mode == TOGETHER else None
 
 
 def needs(stage: Stage) -> list[str]:

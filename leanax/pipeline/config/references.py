@@ -36,11 +36,12 @@ def check(config: Experiment) -> None:
       raise UserError(f"stage {name!r} stands twice in 'run'; expected each stage once")
     if not re.fullmatch(r"[\w-]+", name):
       raise UserError(f"stage {name!r} names files; expected letters, digits, '_' and '-' only")
-    _check_stage(name, config, done)
+    check_stage(name, config, done)
     done.append(name)
 
 
-def _check_stage(name: str, config: Experiment, done: list[str]) -> None:
+def check_stage(name: str, config: Experiment, done: list[str]) -> None:
+  """Refuses what one stage refers to that is not there; `done` are the stages that run before it."""
   stage = config.stages[name]
   tree.check(stage, f"stages.{name}")
   if stage.kind not in KINDS:

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 from leanax.engine import data as rooms
 from leanax.engine.data import Dataset, batches
 from leanax.engine.train import parallel
-from leanax.pipeline import build, calibrate, fitting, learning, start, teacher_checks, teacher_outputs
+from leanax.pipeline import build, calibrate, fitting, learning, start, teacher_checks, teacher_outputs, together
 from leanax.pipeline import trained as models
-from leanax.pipeline.config.experiment import Experiment, model_code
+from leanax.pipeline.config.experiment import Experiment, described, model_code
 from leanax.pipeline.fitting import Ready
 from leanax.pipeline.job import Context, Job, model_file
 from leanax.pipeline.learning import Learning
@@ -22,7 +22,9 @@ from leanax.pipeline.trained import Trained
 def check(name: str, config: Experiment) -> None:
   """Refuses what a stage's config alone shows: methods that are not there, keys that do not go together."""
   stage = config.stages[name]
-  teacher_checks.check_config(name, config, build.objective(name, stage.objective))
+  objective = build.objective(name, stage.objective)
+  teacher_checks.check_config(name, config, objective)
+  together.check(name, config, objective)
   build.check_sparsity(name, stage)
   build.policy(stage.quant)
 
@@ -63,7 +65,7 @@ def plan(name: str, config: Experiment, data: Dataset, before: Mapping[str, Trai
   # The model before the first step, with its grids, and its teachers.
   model = start.model_of(stage, config, data, before, jax.eval_shape)
   model = calibrate.calibrated(stage.quant, model, calibrate.one_batch(model.recipe), spec, jax.eval_shape)
-  teachers = teacher_outputs.sources(stage, before, model_code(config))
+  teachers = _teachers(name, config, data, before, jax.eval_shape)
   # What is minimised and updated; and what the last step leaves.
   steps = build.steps(stage, len(split.labels))
   made = _learning(name, config, model, teachers, build.batches(stage, len(split.labels)))
@@ -78,7 +80,19 @@ def _learning(name: str, config: Experiment, model: Trained, teachers: Sequence[
   teacher_checks.check(stage, [one.recipe for one in teachers], model.recipe, objective)
   if teachers and not teacher_outputs.further(objective):
     teacher_checks.check_store(name, stage, len(stage.teacher_classes) or len(teachers[0].recipe.classes))
-  return learning.make(name, stage, objective, model, teachers, build.inputs(config, stage), batches)
+  beside = described(config, stage)
+  return learning.make(name, stage, objective, model, teachers, build.inputs(config, stage), batches, beside)
+
+
+def _teachers(
+  name: str, config: Experiment, data: Dataset, before: Mapping[str, Trained], execute: start.Execute = start.now
+) -> list[Trained]:
+  """Returns the models that a stage learns from; of a teacher that it trains, the model before the first step."""
+  stage = config.stages[name]
+  beside = described(config, stage)
+  if beside is not None:
+    return [start.model_of(beside, config, data, before, execute)]
+  return teacher_outputs.sources(stage, before, model_code(config))
 
 
 def ready(name: str, context: Context, before: Mapping[str, Trained], made: Learning, steps: int) -> Ready:
@@ -92,11 +106,12 @@ def ready(name: str, context: Context, before: Mapping[str, Trained], made: Lear
     model = start.model_of(stage, config, data, before, peer=peer)
     images = calibrate.batches(arrays, spec, stage.quant.calibration_batches)
     each.append(calibrate.calibrated(stage.quant, model, images, spec))
-  # Teachers: live, or their logits stored beside the examples.
-  teachers = teacher_outputs.sources(stage, before, model_code(config))
-  if teachers:
-    teacher_checks.warn_of_a_worse_teacher(name, stage, teachers, _without_teacher(context, each[0]), data.validation)
-  outputs = teacher_outputs.make(stage, teachers, arrays, spec, made.objective, context.shared / "teacher_logits")
+  # Teachers: live, or their logits stored beside the examples; or trained in the same steps.
+  teachers = _teachers(name, config, data, before)
+  trained = [] if described(config, stage) else teachers
+  if trained:
+    teacher_checks.warn_of_a_worse_teacher(name, stage, trained, _without_teacher(context, each[0]), data.validation)
+  outputs = teacher_outputs.make(stage, trained, arrays, spec, made.objective, context.shared / "teacher_logits")
   # A norm that was folded on unit numbers may stay on trained ones: then the stage is prepared again.
   if (each[0].recipe, *(one.recipe for one in teachers)) != (made.recipe, *made.teachers):
     made = _learning(name, config, each[0], teachers, build.batches(stage, len(arrays["label"])))

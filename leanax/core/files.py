@@ -1,0 +1,59 @@
+"""Files that are written wholly or not at all, and the first difference of two trees of plain values.
+
+This file imports the standard library only.
+"""
+
+import contextlib
+import os
+import pathlib
+import secrets
+from collections.abc import Mapping
+from typing import Any
+
+from leanax.core.errors import UserError
+
+
+def write(path: str | os.PathLike[str], content: str | bytes | memoryview) -> None:
+  """Writes a file, wholly or not at all: a reader sees the old file or the whole new one, after a power cut too.
+
+  Several programs may write one file at once; the last one's stays.
+
+  Args:
+    path: the file; one that exists is replaced.
+    content: its bytes, or a text, written as UTF-8.
+
+  Raises:
+    UserError: it cannot be written; nothing is left beside it.
+  """
+  path = pathlib.Path(path)
+  part = path.with_name(f".{secrets.token_hex(8)}.part")  # not of the file's own name, which may be as long as allowed
+  try:
+    with part.open("xb") as file:
+      file.write(content.encode() if isinstance(content, str) else content)
+      file.flush()
+      os.fsync(file.fileno())
+    part.replace(path)
+  except OSError as error:
+    raise UserError(f"{str(path)!r} cannot be written: {error.strerror}") from error
+  finally:
+    with contextlib.suppress(OSError):  # it has its place already, or there is no such directory
+      part.unlink()
+
+
+def difference(there: Any, here: Any, path: str = "") -> str:
+  """Returns the first key whose value differs, in words, with both values; empty where none does.
+
+  Args:
+    there: a tree of dicts, as it was saved.
+    here: the same, as it is now.
+    path: of the key that holds both, joined by dots.
+  """
+  if isinstance(there, Mapping) and isinstance(here, Mapping):
+    for key in [*there, *(key for key in here if key not in there)]:
+      where = f"{path}.{key}" if path else str(key)
+      if key not in there or key not in here:
+        return f"{where!r} is set {'here' if key in here else 'there'} only"
+      if found := difference(there[key], here[key], where):
+        return found
+    return ""
+  return "" if there == here else f"{path!r} was {there!r} and is {here!r} here"

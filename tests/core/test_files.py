@@ -1,0 +1,57 @@
+"""A file is written wholly or not at all; the first difference of two configs is named."""
+
+import os
+import stat
+
+import pytest
+
+from leanax.core import files
+from leanax.core.errors import UserError
+
+
+def test_a_file_is_replaced_with_the_usual_permissions(tmp_path):
+  path, plain = tmp_path / ("x" * 250), tmp_path / "plain"
+  plain.touch()
+  for content, bytes_ in (("é\n", "é\n".encode()), (b"\r\n\0", b"\r\n\0"), (memoryview(b"ab"), b"ab"), ("", b"")):
+    files.write(path, content)
+    assert path.read_bytes() == bytes_
+  assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE(plain.stat().st_mode)
+  assert sorted(tmp_path.iterdir()) == sorted([path, plain])
+
+
+def test_what_fails_leaves_the_old_file_and_nothing_beside_it(tmp_path, monkeypatch):
+  path = tmp_path / "file"
+  files.write(path, "old")
+
+  def full(_):
+    raise OSError(28, "No space left on device")
+
+  with monkeypatch.context() as patch:
+    patch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match="file' cannot be written: No space left on device"):
+      files.write(path, "new")
+  with pytest.raises(TypeError):
+    files.write(path, 3)
+  assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+  with pytest.raises(UserError, match="missing/file' cannot be written: No such file or directory"):
+    files.write(tmp_path / "missing" / "file", "new")
+  with pytest.raises(UserError, match="cannot be written: Not a directory"):
+    files.write(path / "below", "new")
+  with pytest.raises(UserError, match="cannot be written: Is a directory"):
+    files.write(tmp_path, "new")
+
+
+@pytest.mark.parametrize(
+  ("there", "here", "words"),
+  [
+    ({"a": {"b": 1}}, {"a": {"b": 1}}, ""),
+    ({"a": {"b": 1}}, {"a": {"b": 2}}, "'a.b' was 1 and is 2 here"),
+    ({"a": {"b": [1, 2]}}, {"a": {"b": [1, 3]}}, "'a.b' was [1, 2] and is [1, 3] here"),
+    ({"a": {}}, {"a": {"b": 1}}, "'a.b' is set here only"),
+    ({"a": {"b": None}}, {"a": {}}, "'a.b' is set there only"),
+    ({"a": {"b": 1}}, {"a": 1}, "'a' was {'b': 1} and is 1 here"),
+    ({"a": 1, "b": 2}, {"b": 3, "a": 1}, "'b' was 2 and is 3 here"),
+  ],
+)
+def test_the_first_difference(there, here, words):
+  assert files.difference(there, here) == words
