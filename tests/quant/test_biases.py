@@ -8,7 +8,7 @@ import pytest
 
 from leanax import graph
 from quant.policy import policy
-from tests.quant.test_seen import calibrated, data, decibels
+from tests.quant.test_calibration import calibrated, data, decibels
 
 IMAGES = data((2, 6, 6, 3), 7)
 ROWS = data((5, 4), 8)

@@ -8,7 +8,7 @@ import pytest
 from leanax.core.errors import UserError
 from quant.policy import policy
 from quant.quantize import quantize
-from tests.quant.test_seen import X, calibrated, data, decibels
+from tests.quant.test_calibration import X, calibrated, data, decibels
 
 FREQUENCIES = 1 / 10000 ** (jnp.arange(16.0) / 16)
 POSITIONS = jnp.arange(512.0)[None]

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from leanax import graph
-from tests.quant.test_seen import calibrated, data, decibels
+from tests.quant.test_calibration import calibrated, data, decibels
 
 
 def convolution(spec, window):
