@@ -22,6 +22,8 @@ from tests.conformance.exceptions import EXCEPTIONS, cases
 from tests.conformance.losses import ON_TAPS, TAPS, made
 from tests.conformance.test_kd import needs
 
+pytestmark = pytest.mark.slow
+
 BATCH, CLASSES = 8, 7  # no tap, and no layer that is trained, has as many channels as there are classes
 # The student's and the teacher's activations, without the batch.
 STUDENT = {"early": (8, 8, 4), "map": (4, 4, 6), "late": (2, 2, 8), "vector": (12,), "twin": (4, 4, 10)}

@@ -53,7 +53,9 @@ def made(module, shape):
   return module.apply, jax.tree.unflatten(tree, moved), x
 
 
-@pytest.mark.parametrize("make", [pytest.param(lenet300, marks=pytest.mark.slow), lenet5, resnet, wide])
+@pytest.mark.parametrize(
+  "make", [pytest.param(lenet300, marks=pytest.mark.slow), lenet5, pytest.param(resnet, marks=pytest.mark.slow), wide]
+)
 def test_codes_do_not_depend_on_how_float_products_are_rounded(make):
   fn, variables, x = make()
   outs = {}

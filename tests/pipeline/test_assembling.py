@@ -18,6 +18,8 @@ from leanax.pipeline.stages import train
 from tests.integration import jobs
 from tests.kd.oracles import pool64
 
+pytestmark = pytest.mark.slow
+
 RESNET = {"name": "zoo.resnet:ResNet", "kwargs": {"blocks": (1, 1), "widths": (6, 12)}}
 CONVNET = {"name": "zoo.convnet:ConvNet", "kwargs": {"widths": (4, 8), "pool": 0, "dense": (16,)}}
 OBJECTIVE = {"simkd": {"student": "Conv_1/kernel:out", "teacher": "Block_1/Conv_2/kernel:add:out"}}

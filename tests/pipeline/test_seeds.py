@@ -30,6 +30,7 @@ def alone(tmp_path_factory):
 
 
 @pytest.mark.parametrize("over", ["loop", "vmap", pytest.param("map", marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_seeds_together_are_the_runs_one_by_one(tmp_path, alone, over):
   results = compress_seeds(jobs.experiment(seeds=2, seeds_over=over, **SLOWLY), tmp_path)
   assert [result["config"]["seed"] for result in results] == [0, 1]

@@ -35,6 +35,7 @@ def test_a_loss_on_activations_trains_what_it_needs_and_leaves_it_behind(tmp_pat
   assert set(done["distilled"].variables["params"]) == {"Dense_0", "Dense_1"}
 
 
+@pytest.mark.slow
 def test_a_quantized_student_is_tapped_too(tmp_path):
   changes = {"stages__int8__objective": {"hard_labels": {}, "sp": HIDDEN}, "run": jobs.STAGES}
   rows = compress(jobs.experiment(**changes), tmp_path)["rows"]
@@ -323,6 +324,7 @@ def test_compact_logits_teach_nearly_as_well(tmp_path, form, top_k):
   np.testing.assert_allclose(list(mine.values()), list(its.values()), rtol=0.25 if top_k else 0.02)
 
 
+@pytest.mark.slow
 def test_seeds_share_a_teachers_logits(tmp_path, capsys):
   """One store where the teacher is shared and the random changes have a seed of their own, and one a seed otherwise."""
   views = {"shift": (1, 1), "views": 2}
@@ -353,6 +355,7 @@ def test_a_loss_that_cannot_compare_the_two_says_so_before_anything_is_trained(t
 @pytest.mark.parametrize(
   "mode", [pytest.param("mesh", marks=pytest.mark.slow), pytest.param("pmap", marks=pytest.mark.slow), "shard_map"]
 )
+@pytest.mark.slow
 def test_relations_are_those_of_the_whole_batch_on_four_devices(tmp_path, mode):
   objective = {
     "hard_labels": {},
