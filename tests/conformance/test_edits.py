@@ -325,7 +325,7 @@ def test_json_gives_the_same_function(kind, name):
   same(graph.edit(network.net.infer, stored, rows)(net.variables, network.x), net.infer(net.variables, network.x))
 
 
-@pytest.mark.parametrize("name", ["linen", "scan"])
+@pytest.mark.parametrize("name", ["linen", pytest.param("scan", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("first", "second"), list(itertools.product(CASES, CASES)))
 def test_edits_follow_each_other(first, second, name):
   """Two edits, joined in one trace where they are of one kind, are the second edit of the edited function."""
