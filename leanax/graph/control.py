@@ -1,22 +1,20 @@
 """Nodes that hold others, built anew with jax's public constructors around their evaluated bodies."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from leanax.core.errors import UserError
 from leanax.graph import rules, versions
+from leanax.graph.evaluator import Evaluator, Extras
 from leanax.graph.program import Missing, Node
-
-if TYPE_CHECKING:
-  from leanax.graph.emit import Emitter, Extras
 
 Result = tuple[Sequence[Any], dict[str, Any]]
 
 
-def _remat(emitter: "Emitter", node: Node, values: list[Any], extras: "Extras") -> Result:
+def _remat(emitter: Evaluator, node: Node, values: list[Any], extras: Extras) -> Result:
   if node.params["differentiated"]:
     emitter.guard(node, [(node.bodies[0], values)], extras)
     return versions.rebind(node.eqn, tuple(values)), {}
@@ -37,7 +35,7 @@ def _remat(emitter: "Emitter", node: Node, values: list[Any], extras: "Extras") 
   return [lost[place] if place in lost else next(rest) for place in range(len(node.outputs))], written
 
 
-def _scan(emitter: "Emitter", node: Node, values: list[Any], extras: "Extras") -> Result:
+def _scan(emitter: Evaluator, node: Node, values: list[Any], extras: Extras) -> Result:
   """The extras of what is inside go in and out stacked along the scanned axis; all others are read only."""
   body, (consts, carry, _) = node.bodies[0], node.split
   names = emitter.analysis.scan_names.get(node.index, set())
@@ -69,7 +67,7 @@ def _typed(value: Any, aval: Any) -> Any:
   return value if hasattr(value, "aval") else jnp.asarray(value, aval.dtype)
 
 
-def _cond(emitter: "Emitter", node: Node, values: list[Any], extras: "Extras") -> Result:
+def _cond(emitter: Evaluator, node: Node, values: list[Any], extras: Extras) -> Result:
   """Both branches return the same extras: a new entry of the branch that did not run is zeros."""
   index, *operands = values
   operands = [
@@ -96,13 +94,13 @@ def _cond(emitter: "Emitter", node: Node, values: list[Any], extras: "Extras") -
   return jax.lax.switch(index, branches, *operands)
 
 
-def _kept(extras: "Extras", key: str, shape: Any) -> Any:
+def _kept(extras: Extras, key: str, shape: Any) -> Any:
   if key in extras:
     return jax.tree.map(lambda old, s: jnp.asarray(old, s.dtype), extras[key], shape)
   return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shape)
 
 
-def _while(emitter: "Emitter", node: Node, values: list[Any], extras: "Extras") -> Result:
+def _while(emitter: Evaluator, node: Node, values: list[Any], extras: Extras) -> Result:
   conds, consts, _ = node.split
   test, body = node.bodies
   for_test, for_body, carry = values[:conds], values[conds : conds + consts], values[conds + consts :]
@@ -118,14 +116,14 @@ def _while(emitter: "Emitter", node: Node, values: list[Any], extras: "Extras") 
   ), {}
 
 
-def _rule(emitter: "Emitter", node: Node, values: list[Any], extras: "Extras") -> Result:
+def _rule(emitter: Evaluator, node: Node, values: list[Any], extras: Extras) -> Result:
   emitter.guard(node, [(node.bodies[0], values)], extras)
   if not emitter.everything:
     return versions.rebind(node.eqn, tuple(values)), {}
   return rules.rebuild(emitter, node, values), {}
 
 
-def _opaque(emitter: "Emitter", node: Node, values: list[Any], extras: "Extras") -> Result:
+def _opaque(emitter: Evaluator, node: Node, values: list[Any], extras: Extras) -> Result:
   emitter.guard_each(node, extras)
   return versions.rebind(node.eqn, tuple(values)), {}
 

@@ -13,11 +13,11 @@ from jax.extend import core as jex
 
 from leanax.core.errors import UserError
 from leanax.graph import control, versions
+from leanax.graph.evaluator import Extras
 from leanax.graph.ops import Op
 from leanax.graph.program import Body, Missing, Node, inside
 from leanax.graph.sites import Analysis, Site
 
-Extras = dict[str, Any]
 Visit = Callable[[Op, tuple[Any, ...], Extras], tuple[tuple[Any, ...], Extras] | None]
 
 
@@ -130,6 +130,10 @@ class Emitter:
     except _Replaced:
       return False
     return True
+
+  def unedited(self, analysis: Analysis) -> "Emitter":
+    """Returns an evaluator of another program that replaces nothing and builds every node anew."""
+    return Emitter(analysis, everything=True, touched=range(len(analysis.program.nodes)))
 
   def guard(self, node: Node, bodies: Sequence[tuple[Body, Sequence[Any]]], extras: Extras) -> None:
     """Makes sure that the visitor leaves alone what is inside a node that cannot be built anew."""

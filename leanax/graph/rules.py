@@ -6,19 +6,17 @@ is evaluated again; `jax.custom_jvp` and `jax.custom_vjp` make a rule of it.
 """
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.extend import core as jex
 
 from leanax.graph import versions
+from leanax.graph.evaluator import Evaluator
 from leanax.graph.ops import is_float
 from leanax.graph.program import Node, read
 from leanax.graph.sites import Analysis
-
-if TYPE_CHECKING:
-  from leanax.graph.emit import Emitter
 
 
 class Given(NamedTuple):
@@ -32,7 +30,7 @@ class Given(NamedTuple):
     return Given(*([x for x, w in zip(part, which, strict=True) if w] for part in self))
 
 
-def rebuild(emitter: "Emitter", node: Node, values: Sequence[Any]) -> Sequence[Any]:
+def rebuild(emitter: Evaluator, node: Node, values: Sequence[Any]) -> Sequence[Any]:
   """The results of a custom_jvp or custom_vjp call whose body and rule are evaluated again, equation by equation."""
   body, avals, sizes = node.bodies[0], emitter.analysis.program.avals, emitter.sizes
   floats = [is_float(avals[n]) for n in body.inputs]
@@ -54,7 +52,7 @@ def rebuild(emitter: "Emitter", node: Node, values: Sequence[Any]) -> Sequence[A
   return build(emitter, primal, original, given, floats, node)(*values)
 
 
-def again(emitter: "Emitter", fn: Callable[..., Any], *args: Given) -> tuple[Any, Given]:
+def again(emitter: Evaluator, fn: Callable[..., Any], *args: Given) -> tuple[Any, Given]:
   """`fn` of the lists of values, traced at their original shapes and evaluated on what is left of them.
 
   Returns:
@@ -67,7 +65,7 @@ def again(emitter: "Emitter", fn: Callable[..., Any], *args: Given) -> tuple[Any
   cuts = zip(numbers, (c for arg in args for c in arg.cuts), strict=True)
   seeds = {(n, i): ("a custom rule", keep) for n, cut in cuts for i, keep in enumerate(cut) if keep is not None}
   if emitter.sizes is None:
-    inner = type(emitter)(analysis, everything=True, touched=range(len(program.nodes)))
+    inner = emitter.unedited(analysis)
   else:
     sizes = emitter.sizes.inside(analysis, seeds)
     inner = sizes.emitter()
@@ -90,7 +88,7 @@ def _zero(x: Any) -> Any:
   return np.zeros(np.shape(x), jax.dtypes.float0)
 
 
-def _jvp(emitter: "Emitter", primal: Any, original: Any, given: Any, floats: list[bool], node: Node) -> Any:
+def _jvp(emitter: Evaluator, primal: Any, original: Any, given: Any, floats: list[bool], node: Node) -> Any:
   numbers, still_ones = node.bodies[0].inputs, [not f for f in floats]
 
   def rule(primals: Any, tangents: Any) -> Any:
@@ -111,7 +109,7 @@ def _jvp(emitter: "Emitter", primal: Any, original: Any, given: Any, floats: lis
   return fn
 
 
-def _vjp(emitter: "Emitter", primal: Any, original: Any, given: Any, floats: list[bool], node: Node) -> Any:
+def _vjp(emitter: Evaluator, primal: Any, original: Any, given: Any, floats: list[bool], node: Node) -> Any:
   numbers, still_ones = node.bodies[0].inputs, [not f for f in floats]
   traced: list[tuple[Any, Given]] = []  # how the residuals are put together again, and what was cut from them
 

@@ -4,7 +4,7 @@ An axis is one run of units, a product of axes that were flattened, or several a
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -52,6 +52,7 @@ class Row:
 
 
 Tree = Units | Product | Row
+Divide = Callable[[Tree, int, str], "list[Tree] | None"]
 
 
 def seen(tree: Tree) -> Tree:
@@ -119,47 +120,50 @@ def unify(a: Tree, b: Tree, reason: str) -> None:
       one.reason, one.distinct = one.reason or a.reason, one.distinct or a.distinct
       one.reduced |= a.reduced
   elif isinstance(a, Product) and isinstance(b, Product):
-    _products(list(a.parts), list(b.parts), reason)
+    _unify_parts(list(a.parts), list(b.parts), _factors, reason)
   elif isinstance(a, Row) and isinstance(b, Row):
-    _rows(list(a.parts), list(b.parts), reason)
+    _unify_parts(list(a.parts), list(b.parts), _halves, reason)
   elif isinstance(a, Product) and isinstance(b, Row):
     _distribute(a, b, reason)
   elif isinstance(a, Row) and isinstance(b, Product):
     _distribute(b, a, reason)
 
 
-def _products(a: list[Tree], b: list[Tree], reason: str) -> None:
-  """Factor by factor, the slowest first; units are split in factors where the other side has them."""
+def _unify_parts(a: list[Tree], b: list[Tree], divide: Divide, reason: str) -> None:
+  """Unifies two lists of parts, first by first; the longer of two parts is divided where the other list has a boundary.
+
+  Args:
+    a: the parts of one axis; emptied.
+    b: those of the other.
+    divide: from (part, size of the shorter one, reason) to the pieces of the part; None where it cannot be divided.
+    reason: as of `unify`.
+  """
   while a and b:
     one, other = seen(a[0]), seen(b[0])
     if one.size == other.size:
       unify(a.pop(0), b.pop(0), reason)
       continue
     long, short = (a, other) if one.size > other.size else (b, one)
-    whole = seen(long[0])
-    if not isinstance(whole, Units) or whole.size % short.size:
-      for tree in (*a, *b):
-        block(tree, reason)
-      return
-    factors = (Units(short.size), Units(whole.size // short.size))
-    unify(whole, Product(factors), reason)
-    long[:1] = factors
-
-
-def _rows(a: list[Tree], b: list[Tree], reason: str) -> None:
-  """Part by part; units are split in two where the other side has a boundary."""
-  while a and b:
-    one, other = seen(a[0]), seen(b[0])
-    if one.size == other.size:
-      unify(a.pop(0), b.pop(0), reason)
-      continue
-    long, short = (a, other) if one.size > other.size else (b, one)
-    pieces = _split(seen(long[0]), (short.size, seen(long[0]).size - short.size), reason)
+    pieces = divide(seen(long[0]), short.size, reason)
     if pieces is None:
       for tree in (*a, *b):
         block(tree, reason)
       return
     long[:1] = pieces
+
+
+def _factors(tree: Tree, size: int, reason: str) -> list[Tree] | None:
+  """Returns units as two factors, the slower one of this size."""
+  if not isinstance(tree, Units) or tree.size % size:
+    return None
+  factors: tuple[Tree, Tree] = Units(size), Units(tree.size // size)
+  unify(tree, Product(factors), reason)
+  return list(factors)
+
+
+def _halves(tree: Tree, size: int, reason: str) -> list[Tree] | None:
+  """Returns a tree as two parts, the first one of this size."""
+  return _split(tree, (size, tree.size - size), reason)
 
 
 def _split(tree: Tree, sizes: Sequence[int], reason: str) -> list[Tree] | None:

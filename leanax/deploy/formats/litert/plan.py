@@ -9,7 +9,7 @@ numbers, exactly, with any grid behind it.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -123,9 +123,7 @@ def _conv(plan: Plan, layer: ir.Conv2D, tensors: dict[str, ir.Tensor]) -> None:
     bias = _zeros(plan, layer, kernel, source)
   given, padding = _padding(plan, layer, tensors, weights.shape[:2], layer.dilation)
   fields = {
-    "Padding": padding,
-    "StrideH": layer.strides[0],
-    "StrideW": layer.strides[1],
+    **_window(padding, layer.strides),
     "DilationHFactor": layer.dilation[0],
     "DilationWFactor": layer.dilation[1],
     "FusedActivationFunction": _activate(layer),
@@ -134,6 +132,11 @@ def _conv(plan: Plan, layer: ir.Conv2D, tensors: dict[str, ir.Tensor]) -> None:
     fields["DepthMultiplier"] = data.shape[3] // layer.groups
   kind = ("DEPTHWISE_CONV_2D", "DepthwiseConv2DOptions") if depthwise else ("CONV_2D", "Conv2DOptions")
   plan.operators.append(Written(kind[0], (given, kernel.name, bias), layer.output, kind[1], fields))
+
+
+def _window(padding: Any, strides: Sequence[int]) -> dict[str, Any]:
+  """Returns the fields of every operator whose window moves over an image."""
+  return {"Padding": padding, "StrideH": strides[0], "StrideW": strides[1]}
 
 
 def _dense(plan: Plan, layer: ir.Dense, tensors: dict[str, ir.Tensor]) -> None:
@@ -155,13 +158,7 @@ def _pool(plan: Plan, layer: ir.MaxPool | ir.AvgPool, tensors: dict[str, ir.Tens
   if average and tensors[layer.inputs[0]].dtype == "int8":
     return _average(plan, layer, tensors)
   given, padding = _padding(plan, layer, tensors, layer.window, pad="counted" if average else "lowest")
-  fields = {
-    "Padding": padding,
-    "StrideH": layer.strides[0],
-    "StrideW": layer.strides[1],
-    "FilterHeight": layer.window[0],
-    "FilterWidth": layer.window[1],
-  }
+  fields = {**_window(padding, layer.strides), "FilterHeight": layer.window[0], "FilterWidth": layer.window[1]}
   code = "AVERAGE_POOL_2D" if average else "MAX_POOL_2D"
   plan.operators.append(Written(code, (given,), layer.output, "Pool2DOptions", fields))
 
