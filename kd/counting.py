@@ -83,7 +83,7 @@ def fitted(valid: Array, shape: tuple[int, ...]) -> Array:
 
 
 class Counts(NamedTuple):
-  """How much of a batch counts: in one of its parts, or added over all micro-batches and devices.
+  """The amounts of a batch that count: in one of its parts, or added over all micro-batches and devices.
 
   Attributes:
     terms: by the name of each term, what `count` returns.

@@ -61,12 +61,12 @@ class Quantizer(NamedTuple):
 
   @property
   def outside(self) -> bool:
-    """Whether it is an input of the network."""
+    """Returns whether it is an input of the network."""
     return not self.kernel and is_input(self.key)
 
   @property
   def narrow(self) -> bool:
-    """Whether the grid leaves out its lowest code."""
+    """Returns whether the grid leaves out its lowest code."""
     return self.kernel and self.setting.narrow
 
   @property

@@ -46,5 +46,5 @@ def unpack(packed: Packed) -> jax.Array:
 
 
 def is_packed(x: object) -> bool:
-  """Whether `x` is one packed mask (for `is_leaf=`)."""
+  """Returns whether `x` is one packed mask (for `is_leaf=`)."""
   return isinstance(x, Packed)

@@ -13,7 +13,7 @@ SHORT = 64  # pools of so few units are ranked by comparing each unit with each
 
 
 class Ranking(NamedTuple):
-  """What one mask update keeps of some leaves.
+  """The entries of some leaves that one mask update keeps.
 
   Attributes:
     leaves: indices among the tree's leaves; one, unless they are ranked as one.
@@ -78,7 +78,7 @@ def reaches(rows: jax.Array, level: jax.Array, *, signed: bool) -> jax.Array:
 
 def _compared(rows: jax.Array, keep: jax.Array, signed: bool) -> jax.Array:
   pattern = bit_pattern(rows, Order(rows.dtype, signed)).reshape(rows.shape)
-  mine, other = pattern[:, :, None], pattern[:, None, :]
+  own, other = pattern[:, :, None], pattern[:, None, :]
   earlier = jnp.tri(rows.shape[1], k=-1, dtype=bool)  # [i, j]: j comes before i
-  better = (other > mine) | ((other == mine) & earlier)
+  better = (other > own) | ((other == own) & earlier)
   return jnp.sum(better, axis=2, dtype=jnp.int32) < keep[:, None]

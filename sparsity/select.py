@@ -1,4 +1,4 @@
-"""Which parameters a sparse method prunes, and which of them hold many layers."""
+"""Selects the parameters that a sparse method prunes, and finds those that hold several layers."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,7 +27,7 @@ class Chosen(NamedTuple):
 
   @property
   def layers(self) -> int:
-    """How many layers the leaf holds."""
+    """The number of layers that the leaf holds."""
     return math.prod(self.leaf.shape[axis] for axis in self.axes)
 
   @property

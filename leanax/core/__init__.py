@@ -1,4 +1,4 @@
-"""What every package needs: user errors, path rules, tree names, reductions over a device axis, keys.
+"""Shared by all packages: user errors, path rules, tree names, reductions over a device axis, keys.
 
 >>> from leanax.core import rules
 >>> found = rules.match([("head/*", 0.5), ("*kernel", 0.1)], ["head/kernel", "body/kernel", "body/bias"])

@@ -31,7 +31,7 @@ def pmin(tree: Any, axis_name: str | None) -> Any:
 
 
 def size(axis_name: str | None) -> int:
-  """How many devices the axis has (1 without one)."""
+  """Returns the number of devices of the axis (1 without one)."""
   return 1 if axis_name is None else jax.lax.axis_size(axis_name)
 
 
@@ -54,6 +54,6 @@ def share(tree: Any, axis_name: str | None) -> Any:
 
 
 def rows(count: int, axis_name: str | None) -> jax.Array:
-  """Where this device's `count` rows stand among those of all devices, int32."""
+  """Returns the positions of this device's `count` rows among those of all devices, int32."""
   here = jnp.arange(count, dtype=jnp.int32)
   return here if axis_name is None else here + count * jax.lax.axis_index(axis_name)

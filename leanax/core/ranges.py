@@ -12,7 +12,7 @@ from leanax.core.errors import UserError
 
 
 class Range(NamedTuple):
-  """Which numbers are meant.
+  """A set of numbers.
 
   Attributes:
     words: as a sentence says it after "expected".

@@ -209,7 +209,7 @@ def _dot(axes: Axes, node: Node) -> None:
 
 
 def is_depthwise(axes: Axes, node: Node) -> bool:
-  """Whether each input channel has its own filter, and no more than one."""
+  """Returns whether each input channel has its own filter, and no more than one."""
   spec, groups = node.params["dimension_numbers"], node.params["feature_group_count"]
   return groups == axes.shape(node.inputs[0])[spec.lhs_spec[1]] == axes.shape(node.inputs[1])[spec.rhs_spec[0]]
 

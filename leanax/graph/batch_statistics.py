@@ -58,7 +58,7 @@ def _axes_after(analysis: Analysis, node: Node, place: int, axes: frozenset[int]
 
 
 def _per_channel(analysis: Analysis, ref: Any, axes: frozenset[int]) -> bool:
-  """Whether a value varies along these axes alone, as far as it depends on the inputs."""
+  """Returns whether a value varies along these axes alone, as far as it depends on the inputs."""
   ref = analysis.resolve(ref)
   if isinstance(ref, jex.Literal):
     return True

@@ -116,7 +116,7 @@ class Emitter:
     return versions.rebind(node.eqn, tuple(values)), {}
 
   def _leaves_alone(self, node: Node, values: Sequence[Any], extras: Extras) -> bool:
-    """Whether the visitor replaces nothing inside: the node is then bound as it stands, with its name."""
+    """Returns whether the visitor replaces nothing inside: the node is then bound as it stands, with its name."""
     if self.everything or self.asking or self.edits or self.watch or self.visit is None:
       return False
 

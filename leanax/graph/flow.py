@@ -191,7 +191,7 @@ class Flow:
     self.flat.append(node)
 
   def _opaque(self, node: Node) -> None:
-    """What is mapped over devices, say: looked at in the shapes of the inside, with the operands' leaves."""
+    """Follows, for example, a body mapped over devices: in the shapes of the inside, with the operands' leaves."""
     before, body = self.scope, node.bodies[0]
     frozen = before.frozen or f"inside a {node.primitive}"
     self.scope = before._replace(repeats=before.repeats * versions.copies(node.params), frozen=frozen)

@@ -33,7 +33,7 @@ class Statistic:
 
   @property
   def ordered(self) -> bool:
-    """Whether the order of the batches matters, as in a moving average."""
+    """Returns whether the order of the batches matters, as in a moving average."""
     return self.merge is None
 
 

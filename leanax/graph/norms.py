@@ -34,7 +34,7 @@ class Norm(NamedTuple):
 
   @property
   def folded(self) -> bool:
-    """Whether `fold_batch_norms` folds it."""
+    """Returns whether `fold_batch_norms` folds it."""
     return self.site is not None
 
 

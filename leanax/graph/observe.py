@@ -146,7 +146,7 @@ def _checked(what: What) -> dict[str, tuple[Statistic, ...]]:
 
 
 def _has_rows(site: Site) -> bool:
-  """Whether the site's rows can be read; refuses one that is named and has none."""
+  """Returns whether the site's rows can be read; refuses one that is named and has none."""
   op, why = site.op, refusal(site.op) or (f"it is {site.op.frozen}" if site.op.frozen else "")
   if why:
     tensors = ", ".join(repr(operand.tensor) for operand in op.inputs if operand.tensor) or "none"

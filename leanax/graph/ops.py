@@ -138,13 +138,13 @@ def conv_macs(params: Mapping[str, Any], lhs: Any, rhs: Any, out: Any) -> int:
 
 
 def is_float(aval: Any) -> bool:
-  """Whether a value is of a real floating-point type (keys and tokens are not)."""
+  """Returns whether a value is of a real floating-point type (keys and tokens are not)."""
   dtype = getattr(aval, "dtype", None)
   return isinstance(dtype, np.dtype) and (dtype.kind == "f" or dtype.name.startswith(("bfloat", "float")))
 
 
 def moves(primitive: str, source: Any, result: Any) -> bool:
-  """Whether an equation only hands its operand's numbers on, for the identity of an activation."""
+  """Returns whether an equation only hands its operand's numbers on, for the identity of an activation."""
   if primitive in MOVES:
     return True
   if primitive == "convert_element_type":
@@ -158,7 +158,7 @@ def leaf_moves(primitive: str, source: Any, result: Any) -> bool:
 
 
 def is_spatial_mean(params: Mapping[str, Any], shape: tuple[int, ...], divisor: jex.Literal | None) -> bool:
-  """Whether a sum over these axes, divided by this, is the mean of each example's channel over its positions."""
+  """Returns whether a sum over these axes, so divided, is the mean over the positions of each example's channel."""
   axes = tuple(params["axes"])
   if divisor is None or 0 in axes or not axes or len(axes) != len(shape) - 2:
     return False

@@ -27,7 +27,7 @@ class Readers:
             self._kept.add(ref)
 
   def only_sum(self, number: int, axis: int) -> bool:
-    """Whether all that reads a value sums it over this axis, such as the batch's in the statistics of a batch norm."""
+    """Returns whether every reader of a value sums it over this axis, such as a batch norm over the batch."""
     if number in self._kept or not (self._nodes[number] or self._out[number]):
       return False
     inside = (self._sums(node, place, number, axis) for node, place in self._nodes[number])

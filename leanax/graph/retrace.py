@@ -45,7 +45,7 @@ class Retraced(NamedTuple):
 
   @property
   def training(self) -> bool:
-    """Whether the function is one in training mode, which returns `(out, {STATE: new state})`."""
+    """Returns whether the function is one in training mode, which returns `(out, {STATE: new state})`."""
     return any(self.updated(name) for name in self.analysis.program.out_names)
 
   @property

@@ -234,7 +234,7 @@ class Analysis(Flow):
     self._add_site("bias", node, node.inputs, name, tensors, **more)
 
   def _rectified(self, a: Value, b: Value) -> bool:
-    """Whether `a` is `b` itself, or max(b, constant)."""
+    """Returns whether `a` is `b` itself, or max(b, constant)."""
     source = None if a.base == b.base else self.values[a.base].producer
     if source is None:
       return a.base == b.base

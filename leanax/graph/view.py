@@ -37,7 +37,7 @@ class Graph:
 
   @property
   def skipped(self) -> dict[str, str]:
-    """What multiplies by a kernel and is no site, by the leaf's name: why. Parameters alone are read there."""
+    """The reason, by the leaf's name, why a product with a kernel is no site. Parameters alone are read there."""
     return dict(self.analysis.skipped)
 
   @property

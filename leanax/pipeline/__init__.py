@@ -1,1 +1,1 @@
-"""Where everything is put together: configs to functions, stages, the report. Import its modules one by one."""
+"""Experiments: configs to functions, stages, the report. Import its modules one by one."""

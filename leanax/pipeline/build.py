@@ -16,7 +16,7 @@ import sparsity
 from leanax.core import ranges
 from leanax.core.errors import UserError, unknown
 from leanax.core.methods import method
-from leanax.engine import data as rooms
+from leanax.engine import data as datasets
 from leanax.engine.data import Augment, Dataset, Input, Preprocess, Split
 from leanax.engine.data.splits import label_some
 from leanax.engine.models import model as models
@@ -127,13 +127,13 @@ def check_model_name(name: str, entry: experiment.Model) -> None:
 
 
 def needs_teacher(objective: kd.Weighted) -> bool:
-  """Whether an objective has a loss that compares with a teacher."""
+  """Returns whether an objective has a loss that compares with a teacher."""
   return any(term.loss.needs_teacher for term in objective.terms)
 
 
 def batches(stage: Stage, examples: int) -> int:
   """Returns how many batches a stage has over a training split of so many examples."""
-  return stage.epochs * rooms.steps_per_epoch(examples, stage.batch_size)
+  return stage.epochs * datasets.steps_per_epoch(examples, stage.batch_size)
 
 
 def steps(stage: Stage, examples: int) -> int:
@@ -258,14 +258,14 @@ def dataset(config: Experiment) -> Dataset:
     if "validation" in options:
       raise UserError("config keys 'data.validation' and 'data.kwargs.validation' are both set; expected one of them")
     options["validation"] = given.validation
-  found = rooms.load(given.name, data_dir=given.dir or None, **options)
+  found = datasets.load(given.name, data_dir=given.dir or None, **options)
   if not given.limit:
     return found
   return Dataset(*(split.take(slice(given.limit), split.name) for split in found))
 
 
 def inputs(config: Experiment, stage: Stage) -> Input:
-  """How a stage's batches are made."""
+  """Returns the description of a stage's batches."""
   changes = tree.values(stage.augment)
   changes |= {"views": changes["views"] or None, "seed": config.seed if changes["seed"] < 0 else changes["seed"]}
   return Input(

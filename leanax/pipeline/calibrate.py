@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 import quant
-from leanax.engine import data as rooms
+from leanax.engine import data as datasets
 from leanax.engine.data import Input
 from leanax.pipeline import trained as models
 from leanax.pipeline.config.experiment import Quant
@@ -51,8 +51,8 @@ def calibrated(given: Quant, trained: Trained, batches: Iterable[Any], spec: Inp
 
 def batches(arrays: Mapping[str, jax.Array], spec: Input, count: int) -> Iterator[jax.Array]:
   """Yields the images of calibration batches: those of the first steps, without augmentation."""
-  plain = dataclasses.replace(spec, augment=rooms.Augment())
-  batch = jax.jit(lambda arrays, step: rooms.train_batch_at(arrays, step, plain)["image"])
+  plain = dataclasses.replace(spec, augment=datasets.Augment())
+  batch = jax.jit(lambda arrays, step: datasets.train_batch_at(arrays, step, plain)["image"])
   for step in range(count):
     yield batch(arrays, step)
 

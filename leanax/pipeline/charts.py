@@ -28,7 +28,7 @@ MOST_HOVERS = 60
 
 
 class Axis(NamedTuple):
-  """What one axis shows: its label, its scale, and how a value is written."""
+  """An axis of a chart: its label, its scale, and the format of its values."""
 
   label: str
   write: Callable[[float], str]
@@ -221,7 +221,7 @@ def _share(value: float, limits: tuple[float, float], log: bool) -> float:
   return (value - low) / (high - low)
 
 
-def ticks(low: float, high: float, log: bool = False, about: int = 5) -> list[float]:
+def ticks(low: float, high: float, log: bool = False, count: int = 5) -> list[float]:
   """Round values within [low, high]: about five, 1, 2 or 5 times a power of ten apart (on a log axis, such values).
 
   A log axis over less than a decade gets even steps.
@@ -233,7 +233,7 @@ def ticks(low: float, high: float, log: bool = False, about: int = 5) -> list[fl
       if len(found) >= 3:
         return found if len(found) <= 8 else found[:: math.ceil(len(found) / 8)]
     return ticks(low, high)
-  rough = (high - low) / about
+  rough = (high - low) / count
   power = 10.0 ** math.floor(math.log10(rough))
   step = next(f * power for f in (1, 2, 5, 10) if f * power >= rough * 0.99)
   first = math.ceil(low / step - 1e-9)

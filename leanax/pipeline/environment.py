@@ -1,4 +1,4 @@
-"""What a figure was measured on: the processor's model and instruction sets, cores, accelerator, and versions."""
+"""The machine of a measurement: the processor's model and instruction sets, cores, accelerator, and versions."""
 
 import importlib.metadata
 import os

@@ -1,4 +1,4 @@
-"""What an experiment will do to each site of its models, what that costs, and by which rule, before anything trains."""
+"""A table of the sites of an experiment's models, their costs and settings, and the rule of each, before training."""
 
 from collections.abc import Sequence
 from typing import Any

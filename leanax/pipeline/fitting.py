@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from leanax import engine
-from leanax.engine import data as rooms
+from leanax.engine import data as datasets
 from leanax.engine.store import checkpoint, metrics
 from leanax.engine.train import progress, seeds
 from leanax.engine.train.state import TrainState
@@ -145,7 +145,7 @@ def _batches(outputs: teacher_outputs.TeacherOutputs, stage: Stage) -> Callable[
 
   def get_batch(data: Any, step: Any, *, seed: Any, part: Any) -> Any:
     augment = dataclasses.replace(spec.augment, seed=seed) if stage.augment.seed < 0 else spec.augment
-    batch = rooms.train_batch_at(data, step, dataclasses.replace(spec, seed=seed, augment=augment), part)
+    batch = datasets.train_batch_at(data, step, dataclasses.replace(spec, seed=seed, augment=augment), part)
     return {**batch, "teacher_logits": outputs.decode(batch)} if outputs.decode else batch
 
   return get_batch
@@ -156,7 +156,7 @@ def _means(history: Mapping[str, np.ndarray]) -> dict[str, float]:
 
 
 def _accuracies(
-  ready: Ready, state: TrainState, means: Mapping[str, float], validation: rooms.Split
+  ready: Ready, state: TrainState, means: Mapping[str, float], validation: datasets.Split
 ) -> dict[str, float]:
   """Returns the accuracies of training and of what would be kept of a state now."""
   found, learning = {}, ready.learning

@@ -1,4 +1,4 @@
-"""What a kind of stage gives: a job, prepared on shapes, that leaves a model; and what all jobs of a run share."""
+"""A job, which is a stage prepared on shapes, and the context that all jobs of a run share."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -25,7 +25,7 @@ class Job(NamedTuple):
 
 
 class Context(NamedTuple):
-  """What all stages of a run share.
+  """The context that all stages of a run share.
 
   Attributes:
     config: the experiment.

@@ -1,4 +1,4 @@
-"""How a stage learns, known from shapes alone: its step, its first state and what is kept of the last one."""
+"""The training of a stage, made from shapes alone: its step, its first state, and the model kept of its last one."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -133,7 +133,7 @@ def make(
     return together.start(state, moving.init(teacher)) if moving else state
 
   if moving:
-    step, norm = together.together(step, moving.step, moving.forward), together.taught(norm, moving.forward)
+    step, norm = together.together(step, moving.step, moving.forward), together.with_teacher(norm, moving.forward)
   if stage.peers > 1:
     step, norm = mutual.together(step, stage.peers), mutual.mean(norm, stage.peers)
   recipes = tuple(one.recipe for one in teachers)

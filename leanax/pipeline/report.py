@@ -190,7 +190,7 @@ def _series(
 
 
 def _floor(series: Sequence[charts.Line]) -> float | None:
-  """Where an accuracy axis begins: low enough for where training ends up, not for where it comes from."""
+  """Returns the low end of an accuracy axis: below where training ends, not below where it starts."""
   lasts = [line.points[-1][1] for line in series]
   ends = [last for last in lasts if last is not None]
   return 1 - max(0.05, 4 * (1 - min(ends))) if ends else None

@@ -131,7 +131,7 @@ def _missing(stage: Stage, classes: int) -> list[int]:
 
 
 def match_prior(logits: np.ndarray, classes: Sequence[int], prior: float) -> float:
-  """What to add to the logits of some classes, so that their mean probability becomes their share of the examples.
+  """Returns the offset of the logits of some classes that makes their mean probability the prior.
 
   The labels are not used beyond the prior: this is how a student of a transfer set without some classes gets its biases
   (Hinton et al., arXiv:1503.02531, section 3, chose them on the test set).

@@ -84,7 +84,7 @@ def check_store(name: str, stage: Stage, classes: int) -> None:
 
 
 def _reads_logits(objective: kd.Weighted) -> bool:
-  """Whether some loss compares the teacher's logits, and not only its activations."""
+  """Returns whether some loss compares the teacher's logits, and not only its activations."""
   return any(term.loss.needs_teacher and not term.loss.taps.teacher for term in objective.terms)
 
 

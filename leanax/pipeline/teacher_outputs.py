@@ -11,7 +11,7 @@ import numpy as np
 
 import kd
 from leanax import graph
-from leanax.engine import data as rooms
+from leanax.engine import data as datasets
 from leanax.engine.data import Input
 from leanax.engine.store import teacher_cache, teacher_key
 from leanax.engine.train.outputs import only
@@ -23,7 +23,7 @@ Teacher = Callable[[Any, jax.Array], jax.Array | kd.Outputs]
 
 
 class TeacherOutputs(NamedTuple):
-  """What a step reads of a stage's teachers.
+  """The teacher outputs that a step reads.
 
   Attributes:
     teacher: `teacher(variables, x) -> logits or kd.Outputs`, to be run in the step; None where its logits are stored.
@@ -153,7 +153,7 @@ def _store(
 
   @jax.jit
   def run(trees: Any, arrays: Mapping[str, jax.Array], rows: jax.Array, view: jax.Array) -> Any:
-    return teacher(trees, rooms.examples_at(arrays, rows, view, spec)["image"])
+    return teacher(trees, datasets.examples_at(arrays, rows, view, spec)["image"])
 
   def logits_of(rows: np.ndarray, view: int) -> Any:
     return run(trees, arrays, rows, np.int32(view))

@@ -1,4 +1,4 @@
-"""What a stage leaves behind: a model as plain data and trees, from which its functions are made again at any time.
+"""The result of a stage: a model as plain data and trees, from which its functions are made again at any time.
 
 A model is an import path with keywords, a list of edits of its traced function, a quantization policy, and parameters.
 All of it is saved in one file, so that a compressed model loads for inference without the config that trained it.
@@ -31,7 +31,7 @@ from leanax.graph.shapes import structs
 
 
 class Recipe(NamedTuple):
-  """What a model is, apart from its numbers; plain JSON data.
+  """The description of a model without its arrays; plain JSON data.
 
   Attributes:
     name: the model's import path.
@@ -84,7 +84,7 @@ class Functions(NamedTuple):
 
   @property
   def edited(self) -> bool:
-    """Whether the model has edits."""
+    """Returns whether the model has edits."""
     return bool(self.net.edits)
 
 
@@ -135,7 +135,7 @@ def variable_shapes(recipe: Recipe) -> Any:
 
 
 def is_folded(recipe: Recipe) -> bool:
-  """Whether the model's function was changed for inference: its batch norms are folded."""
+  """Returns whether the model's function was changed for inference: its batch norms are folded."""
   return any(one["edit"] != "replace_head" for one in recipe.edits)
 
 
@@ -188,7 +188,7 @@ def _forward(text: str) -> Callable[[Any, jax.Array], jax.Array]:
 
 
 def folds(recipe: Recipe, variables: Any) -> bool:
-  """Whether `fold` looks for batch norms in a model with these variables."""
+  """Returns whether `fold` looks for batch norms in a model with these variables."""
   return not is_folded(recipe) and "batch_stats" in variables
 
 

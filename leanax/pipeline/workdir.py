@@ -122,7 +122,7 @@ def _tuples(value: Any) -> Any:
 
 
 def is_own(workdir: str | os.PathLike[str]) -> bool:
-  """Whether a config of this user's made the directory, here: what its config.json names may be imported then.
+  """Returns whether a config of this user's made the directory, here: what its config.json names may be imported then.
 
   A directory that came from elsewhere is data of others, its config.json too.
   """

@@ -92,7 +92,7 @@ class Estimator:
 
   @property
   def trains(self) -> bool:
-    """Whether the scale is trained."""
+    """Returns whether the scale is trained."""
     return self.init is not None
 
   def values(self, placed: Placed) -> jax.Array:

@@ -133,7 +133,9 @@ def test_a_loss_on_activations_reads_the_teacher_that_moves():
 
 
 def test_the_norm_of_a_term_has_the_teacher_of_the_state():
-  norm = together.taught(engine.term_norm(nets.student, nets.distillation(), teacher=together.current), nets.student)
+  norm = together.with_teacher(
+    engine.term_norm(nets.student, nets.distillation(), teacher=together.current), nets.student
+  )
   state, batch = start(), nets.batch()
   said = nets.mlp(state.teacher.variables, batch["image"], train=True, key=None)[0]
   given = engine.term_norm(nets.student, nets.distillation())

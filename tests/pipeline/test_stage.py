@@ -7,7 +7,7 @@ import pytest
 import quant
 from leanax import engine
 from leanax.core.errors import UserError
-from leanax.engine import data as rooms
+from leanax.engine import data as datasets
 from leanax.pipeline import build, calibrate, job, stage, teacher_outputs, trained
 from tests.integration import jobs
 
@@ -31,7 +31,7 @@ def test_stored_logits_are_those_of_the_teacher_in_the_step(tmp_path, teacher, a
     distilled(tmp_path / str(cache), teacher, augment=augment, cache_teacher=cache) for cache in (True, False)
   )
   spec = build.inputs(first.config, first.config.stages["distilled"])
-  arrays = rooms.device_arrays(first.data.train)
+  arrays = datasets.device_arrays(first.data.train)
   taught = teacher_outputs.make(first.config.stages["distilled"], [teacher], arrays, spec, HINTON, tmp_path / "logits")
   assert taught.teacher is None and taught.variables is None
   assert taught.stored["teacher_logits"].shape == ((128, 2, 4) if augment else (128, 4))
@@ -44,12 +44,12 @@ def test_stored_logits_are_those_of_the_teacher_in_the_step(tmp_path, teacher, a
 def test_logits_are_not_stored_where_images_change_in_each_epoch(tmp_path, teacher):
   context = jobs.opened(tmp_path, stages__distilled__augment={"shift": (1, 1)})
   given = context.config.stages["distilled"]
-  arrays = rooms.device_arrays(context.data.train)
+  arrays = datasets.device_arrays(context.data.train)
   function, trees, own, *_ = teacher_outputs.make(
     given, [teacher], arrays, build.inputs(context.config, given), HINTON, tmp_path
   )
   assert function is not None and not own
-  x = rooms.normalise(context.data.test.images[:5], rooms.Preprocess())
+  x = datasets.normalise(context.data.test.images[:5], datasets.Preprocess())
   np.testing.assert_array_equal(function(trees, x), trained.functions(teacher.recipe).fn(teacher.variables, x))
 
 
@@ -134,13 +134,13 @@ def test_pixels_are_not_rounded_on_ties(tmp_path, teacher, preprocess):
   given = context.config.stages["int8"]
   spec = build.inputs(context.config, given)
   split = context.data.train
-  dark = {**rooms.device_arrays(split), "image": jax.numpy.asarray(split.images // 2)}
+  dark = {**datasets.device_arrays(split), "image": jax.numpy.asarray(split.images // 2)}
   made = calibrate.calibrated(given.quant, teacher, calibrate.batches(dark, spec, 2), spec)
   quantized = trained.functions(made.recipe).quantized
   grid = quantized.grids(made.qparams, made.quant_state, made.variables, trained.example(made.recipe))["input"]
   levels = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
-  codes = quant.codes(rooms.normalise(levels, spec.preprocess), grid)
-  places = np.asarray(rooms.normalise(levels, spec.preprocess), np.float64) / float(grid.scale)
+  codes = quant.codes(datasets.normalise(levels, spec.preprocess), grid)
+  places = np.asarray(datasets.normalise(levels, spec.preprocess), np.float64) / float(grid.scale)
   assert np.abs(np.mod(places, 1.0) - 0.5).min() > 1e-3  # no level is a tie, which rounding errors would decide
   if preprocess:  # 256 levels and the number 0 between two of them do not fit into 256 codes
     assert len(np.unique(codes)) >= 248

@@ -9,7 +9,7 @@ import pytest
 
 import kd
 from leanax.core.errors import UserError
-from leanax.engine import data as rooms
+from leanax.engine import data as datasets
 from leanax.pipeline import build, job, stage, start, teacher_checks, teacher_outputs, trained
 from leanax.pipeline.compress import compress
 from leanax.pipeline.seeds import train_seeds
@@ -61,10 +61,10 @@ def test_an_ensemble_is_the_mean_of_its_members(tmp_path, ensemble):
   given = context.config.stages["distilled"]
   sources = teacher_outputs.sources(given, done)
   spec = build.inputs(context.config, given)
-  arrays = rooms.device_arrays(context.data.train)
+  arrays = datasets.device_arrays(context.data.train)
   taught = teacher_outputs.make(given, sources, arrays, spec, HINTON, tmp_path / "logits")
   stored = taught.decode(taught.stored)
-  images = rooms.normalise(context.data.train.images, rooms.Preprocess())
+  images = datasets.normalise(context.data.train.images, datasets.Preprocess())
   each = [trained.functions(one.recipe).fn(one.variables, images) for one in sources]
   if ensemble == "logits":
     np.testing.assert_allclose(stored, (each[0] + each[1]) / 2, atol=1e-5)
@@ -103,7 +103,7 @@ def test_a_chain_of_teachers(tmp_path):
   done: dict[str, trained.Trained] = {}
   stage.run_with_needs("again", context, done)
   assert list(done) == ["teacher", "assistant", "distilled", "again"]
-  arrays = rooms.device_arrays(context.data.train)
+  arrays = datasets.device_arrays(context.data.train)
   for name, before in (("distilled", "assistant"), ("again", "distilled")):
     given = context.config.stages[name]
     own = teacher_outputs.make(
@@ -132,9 +132,9 @@ def test_statistics_of_the_batch_and_none_kept(tmp_path):
   context = jobs.opened(tmp_path / "norms", **norms)
   before = jobs.train(context)["teacher"]
   given, spec = context.config.stages["distilled"], build.inputs(context.config, context.config.stages["distilled"])
-  arrays = rooms.device_arrays(context.data.train)
+  arrays = datasets.device_arrays(context.data.train)
   taught = teacher_outputs.make(given, [before], arrays, spec, HINTON, tmp_path / "logits")
-  batch = rooms.train_batch_at(arrays, 0, spec)
+  batch = datasets.train_batch_at(arrays, 0, spec)
   said = taught.teacher(taught.variables, batch["image"])
   whole, after = trained.functions(before.recipe).model.apply(before.variables, batch["image"], train=True)
   np.testing.assert_array_equal(said, whole)

@@ -105,7 +105,7 @@ def _jaxprs(params: dict[str, Any]) -> Any:
 
 
 def _mixes(eqn: Any) -> bool:
-  """Whether an operation combines entries along an axis that comes from the batch."""
+  """Returns whether an operation combines entries along an axis that comes from the batch."""
   name, params = eqn.primitive.name, eqn.params
   shapes = [getattr(atom.aval, "shape", ()) for atom in eqn.invars]
 

@@ -32,7 +32,7 @@ def start(student: TrainState, teacher: TrainState) -> TrainState:
   return student.replace(teacher=teacher.replace(step=None))
 
 
-def taught(fn: Callable[..., Any], forward: Forward) -> Callable[..., Any]:
+def with_teacher(fn: Callable[..., Any], forward: Forward) -> Callable[..., Any]:
   """Gives a function of the student's state the outputs of the teacher that the state holds.
 
   Args:
@@ -71,15 +71,15 @@ def together(student: Step, teacher: Step, forward: Forward) -> Step:
   Args:
     student: the step of the student, made with `teacher=current`; its batch has no "teacher_logits".
     teacher: the step of the teacher, which has no teacher itself.
-    forward: as of `taught`.
+    forward: as of `with_teacher`.
 
   Returns:
     A step of states from `start`. The metrics are the student's, and the teacher's as "teacher/loss" and so on.
   """
-  learns = taught(student, forward)
+  student = with_teacher(student, forward)
 
   def step(state, batch, teacher_variables=None, *, axis_name=None, seed=0):
-    moved, metrics = learns(state, batch, teacher_variables, axis_name=axis_name, seed=seed)
+    moved, metrics = student(state, batch, teacher_variables, axis_name=axis_name, seed=seed)
     beside = state.teacher.replace(step=state.step)
     beside, own = teacher(beside, batch, axis_name=axis_name, seed=seed + APART)
     return start(moved, beside), {**metrics, **{f"teacher/{name}": value for name, value in own.items()}}

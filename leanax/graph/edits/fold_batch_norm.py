@@ -93,7 +93,7 @@ def after(fn: Callable[..., Any], edits: Sequence[Edit], shapes: Any, inputs: tu
 
 
 def joins(edits: Sequence[Edit], other: Edit) -> bool:
-  """Whether these edits and the next one are applied in one trace: where they are of different sites."""
+  """Returns whether these edits and the next one are applied in one trace: where they are of different sites."""
   return other.get("site") not in [one.get("site") for one in edits]
 
 

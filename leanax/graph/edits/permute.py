@@ -63,7 +63,7 @@ def after(fn: Callable[..., Any], edits: Sequence[Edit], shapes: Any, inputs: tu
 
 
 def joins(edits: Sequence[Edit], other: Edit) -> bool:
-  """Whether these edits and the next one are applied in one trace: always."""
+  """Returns whether these edits and the next one are applied in one trace: always."""
   del edits, other
   return True
 

@@ -116,7 +116,7 @@ def after(fn: Callable[..., Any], edits: Sequence[Edit], shapes: Any, inputs: tu
 
 
 def joins(edits: Sequence[Edit], other: Edit) -> bool:
-  """Whether these edits and the next one are applied in one trace: never."""
+  """Returns whether these edits and the next one are applied in one trace: never."""
   del edits, other
   return False
 

@@ -19,7 +19,7 @@ FILE = ".safetensors"  # the end of a teacher's name that is a file and not a st
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-  """How a stage's parameters are updated."""
+  """The optimizer of a stage."""
 
   name: str = "adam"  # or "sgd", "adamw", "dot"
   learning_rate: float = 1e-3  # the highest
@@ -39,7 +39,7 @@ class Optimizer:
 
 @dataclasses.dataclass(frozen=True)
 class Cut:
-  """How a stage's model is cut out of a larger one of the same family, instead of `start`."""
+  """The cut of a stage's model out of a larger one of the same family, instead of `start`."""
 
   source: str = setting("", key="from")  # the stage whose model it is cut out of; "" for none
   way: str = setting("width", choices=("width", "layers"))  # the leading channels, or whole blocks
@@ -50,9 +50,9 @@ class Cut:
 
 @dataclasses.dataclass(frozen=True)
 class Examples:
-  """Which training examples a stage has."""
+  """The training examples of a stage."""
 
-  labelled: int = setting(0, SIZE)  # keep so many labels, equally many of each class; 0 for all
+  labelled: int = setting(0, SIZE)  # keep this many labels, equally many per class; 0 for all
   unlabelled: bool = True  # keep the other examples, without labels
   only: tuple[int, ...] = setting((), SIZE)  # the classes that are trained on; () for all
   without: tuple[int, ...] = setting((), SIZE)  # classes that are left out
@@ -62,7 +62,7 @@ class Examples:
 class Augment:
   """Random changes of the training images."""
 
-  crop: int = 0  # pad by so many pixels, then cut at random
+  crop: int = 0  # pad by this many pixels, then crop at random
   shift: tuple[int, ...] = setting((0, 0), SIZE)  # move by up to (rows, columns) pixels
   flip: bool = False  # mirror left and right
   mixup: float = 0.0  # alpha of the Beta distribution
@@ -73,7 +73,7 @@ class Augment:
 
 @dataclasses.dataclass(frozen=True)
 class Quant:
-  """Which sites a stage quantizes, and how."""
+  """The quantization of a stage: rules for its sites."""
 
   rules: tuple[Any, ...] = ()  # ((site glob, setting such as "w8a8 learned"), ...); () trains in float
   ends: str = "w8a8"  # least widths of the first and the last site
@@ -82,7 +82,7 @@ class Quant:
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-  """One stage: the model that it starts from, what it learns from, and how."""
+  """A stage: its model, its teachers, its objective and its optimizer."""
 
   kind: str = "train"  # a file of `leanax/pipeline/stages`
   model: str = "student"  # a key of `models`
@@ -134,7 +134,7 @@ class Data:
   name: str = ""  # "digits", "tfds:mnist", "folder:PATH", ...
   dir: str = ""  # where original files are looked for
   validation: float = setting(0.0, ranges.NOT_NEGATIVE)  # held-out share of the training examples; 0: the set's choice
-  limit: int = setting(0, SIZE)  # at most so many examples of each split; 0 for all
+  limit: int = setting(0, SIZE)  # at most this many examples per split; 0 for all
   kwargs: Mapping[str, Any] = free()
 
 
@@ -153,7 +153,7 @@ class Experiment:
 
   name: str = ""
   seed: int = 0
-  seeds: int = setting(1, COUNT)  # so many runs, of seed, seed + 1, ...
+  seeds: int = setting(1, COUNT)  # number of runs, of seed, seed + 1, ...
   shared: tuple[str, ...] = ()  # stages that are trained once, with the first seed, for all seeds
   # One run after the other, or all in the same compiled steps.
   seeds_over: str = setting("loop", choices=("loop", "vmap", "map"), what="way")
@@ -166,9 +166,9 @@ class Experiment:
   parallel: str = setting("jit", choices=("jit", "pmap", "mesh", "shard_map"), what="parallel mode")
   steps_per_call: int = setting(0, SIZE)  # steps of a loop inside one compiled call; 0: chosen by device and model
   checkpoint_every: int = setting(1000, COUNT)  # steps
-  keep: int = setting(2, COUNT)  # checkpoints of a stage
+  keep: int = setting(2, COUNT)  # checkpoints per stage
   gradient_norms: bool = True  # log the norm of each term's gradient, where a stage minimises several
-  evaluations: int = setting(20, COUNT)  # of the validation split, a stage
+  evaluations: int = setting(20, COUNT)  # of the validation split, per stage
   latency_runs: int = setting(200, COUNT)  # measured runs of each exported file
 
 

@@ -8,7 +8,7 @@ import jax
 
 import quant
 from leanax.core.errors import UserError
-from leanax.engine import data as rooms
+from leanax.engine import data as datasets
 from leanax.engine.data import Dataset, batches
 from leanax.pipeline import build, calibrate, start
 from leanax.pipeline.config import tree
@@ -80,6 +80,6 @@ def _rounded(stage: Stage, context: Context, before: Mapping[str, Trained]) -> T
   """Returns the model on the grids of its calibration batches."""
   config, data = context.config, context.data
   model, spec = start.model_of(stage, config, data, before), build.inputs(config, stage)
-  arrays = rooms.device_arrays(build.examples(config, stage, data.train))
+  arrays = datasets.device_arrays(build.examples(config, stage, data.train))
   images = calibrate.batches(arrays, spec, stage.quant.calibration_batches)
   return calibrate.calibrated(stage.quant, model, images, spec)

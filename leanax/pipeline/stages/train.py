@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from leanax.engine import data as rooms
+from leanax.engine import data as datasets
 from leanax.engine.data import Dataset, batches
 from leanax.engine.train import parallel
 from leanax.pipeline import build, calibrate, fitting, learning, start, teacher_checks, teacher_outputs, together
@@ -99,7 +99,7 @@ def ready(name: str, context: Context, before: Mapping[str, Trained], made: Lear
   """Returns a run's stage before its first step: the same as was prepared, now on numbers."""
   config, data = context.config, context.data
   stage, spec = config.stages[name], build.inputs(config, config.stages[name])
-  arrays = rooms.device_arrays(build.examples(config, stage, data.train))
+  arrays = datasets.device_arrays(build.examples(config, stage, data.train))
   # The models of all peers, calibrated on this run's images.
   each = []
   for peer in range(stage.peers):

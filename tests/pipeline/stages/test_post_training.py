@@ -6,7 +6,7 @@ import pytest
 
 import quant
 from leanax.core.errors import UserError
-from leanax.engine import data as rooms
+from leanax.engine import data as datasets
 from leanax.pipeline import build, calibrate, evaluate, stage, trained
 from leanax.pipeline.compress import compress
 from leanax.pipeline.seeds import train_seeds
@@ -55,7 +55,7 @@ def test_ranges_are_of_the_calibration_batches(run):
   """The smallest and largest logit of the folded float model over the first two batches of training images."""
   folder, config, _ = run
   rounded, plain = model(folder, "ptq"), trained.fold(model(folder, "alone"))
-  arrays = rooms.device_arrays(build.dataset(config).train)
+  arrays = datasets.device_arrays(build.dataset(config).train)
   images = calibrate.batches(arrays, build.inputs(config, config.stages["ptq"]), 2)
   logits = np.concatenate([trained.functions(plain.recipe).fn(plain.variables, x) for x in images])
   quantized = trained.functions(rounded.recipe).quantized
