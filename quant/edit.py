@@ -45,16 +45,7 @@ def post_training(net: Net, batches: Iterable[Any], policy: Any, carrier: str = 
   if not room:
     raise UserError(f"the net's variables are a {type(net.variables).__name__}; expected a dict without 'quant_state'")
   edit = data(policy, carrier, half)
-  model = _model(net.infer, edit)
-  every = iter(batches)
-  first = next(every, None)
-  if first is None:
-    raise UserError("there are no batches to calibrate with; expected one at least")
-  observe = jax.jit(lambda state, *inputs: model.observe(state, net.variables, *inputs)[1])
-  qparams, state = model.init(net.variables, *_inputs(first))
-  for batch in (first, *every):
-    state = observe(state, *_inputs(batch))
-  return with_grids(net, edit, *model.freeze(qparams, state))
+  return with_grids(net, edit, *_model(net.infer, edit).calibrate(net.variables, batches))
 
 
 def with_grids(net: Net, edit: Mapping[str, Any], qparams: Any, quant_state: Any) -> Net:
@@ -169,10 +160,6 @@ def joins(edits: Sequence[Mapping[str, Any]], other: Mapping[str, Any]) -> bool:
 
 def _model(fn: Callable[..., Any], edit: Mapping[str, Any]) -> Quantized:
   return quantize(fn, of(edit), edit["carrier"], edit["half"])
-
-
-def _inputs(batch: Any) -> tuple[Any, ...]:
-  return batch if isinstance(batch, tuple) else (batch,)
 
 
 KIND = {"quantize": sys.modules[__name__]}

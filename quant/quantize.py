@@ -8,7 +8,7 @@ code. Max-pools, reshapes and transposes keep a tensor's name and so its grid: r
 them. Biases are rounded to int32 steps of s_x * s_w (`quant.biases`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -66,6 +66,25 @@ class Quantized(NamedTuple):
   grids: Callable[..., dict[str, Grid]]
   explain: Callable[..., dict[str, Explained]]
   plan: Callable[..., Plan]
+
+  def calibrate(self, variables: Any, batches: Iterable[Any]) -> tuple[Scales, State]:
+    """Returns `(qparams, quant_state)` with the ranges of calibration batches in use: `init`, `observe` and `freeze`.
+
+    Args:
+      variables: of the float model.
+      batches: an iterable of batches: an array, or a tuple of the model's inputs. One is in memory at a time.
+
+    Raises:
+      UserError: no batch, or one that holds NaN or infinity.
+    """
+    observe = jax.jit(lambda state, variables, *inputs: self.observe(state, variables, *inputs)[1])
+    qparams: Scales = {}
+    state: State = {}
+    for place, inputs in enumerate(graph.inputs_of(batches, "calibrate with")):
+      if place == 0:
+        qparams, state = self.init(variables, *inputs)  # start values from the first batch
+      state = observe(state, variables, *inputs)
+    return self.freeze(qparams, state, variables)
 
 
 def quantize(fn: Callable[..., Any], policy: Any, carrier: str = "float32", half: bool = False) -> Quantized:

@@ -31,7 +31,7 @@ from leanax.graph.makers import Maker, exposed
 from leanax.graph.matmul import Matmul, matmul
 from leanax.graph.net import Net, net, net_of
 from leanax.graph.norms import Norm, batch_norms
-from leanax.graph.observe import Observer, observe, observing
+from leanax.graph.observe import Observer, inputs_of, observe, observing
 from leanax.graph.ops import Op, Operand
 from leanax.graph.parts import Made, axis_parts
 from leanax.graph.precise import highest_precision
@@ -75,6 +75,7 @@ __all__ = [
   "live",
   "matmul",
   "mean",
+  "inputs_of",
   "observe",
   "observing",
   "net",

@@ -1,6 +1,6 @@
 """Statistics of a function's tensors over many batches, without touching the model."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -53,18 +53,31 @@ def observe(fn: Callable[..., Any], variables: Any, batches: Iterable[Any], what
   Raises:
     UserError: an unknown name, one inside a while loop or a custom rule, or no batch.
   """
-  if hasattr(batches, "dtype") or isinstance(batches, str | Mapping) or not isinstance(batches, Iterable):
-    raise UserError(f"the batches are a {type(batches).__name__}; expected an iterable of batches, such as [x]")
   observer = observing(fn, what)
   update = jax.jit(observer.update, donate_argnums=0)
   states = None
-  for batch in batches:
-    inputs = batch if isinstance(batch, tuple) else (batch,)
+  for inputs in inputs_of(batches):
     states = observer.init(variables, *inputs) if states is None else states
     states = update(states, variables, *inputs)
-  if states is None:
-    raise UserError("there are no batches to observe; expected one at least (an iterator gives its batches only once)")
-  return observer.value(states)
+  return observer.value(states or {})
+
+
+def inputs_of(batches: Iterable[Any], purpose: str = "observe") -> Iterator[tuple[Any, ...]]:
+  """Yields the inputs of a function from each batch: an array, or a tuple of inputs; `purpose` is for errors.
+
+  Raises:
+    UserError: no iterable of batches, or an empty one.
+  """
+  if hasattr(batches, "dtype") or isinstance(batches, str | Mapping) or not isinstance(batches, Iterable):
+    raise UserError(f"the batches are a {type(batches).__name__}; expected an iterable of batches, such as [x]")
+  empty = True
+  for batch in batches:
+    empty = False
+    yield batch if isinstance(batch, tuple) else (batch,)
+  if empty:
+    raise UserError(
+      f"there are no batches to {purpose}; expected one at least (an iterator gives its batches only once)"
+    )
 
 
 def observing(fn: Callable[..., Any], what: What, axis_name: str | None = None) -> Observer:

@@ -37,13 +37,7 @@ def calibrated(given: Quant, trained: Trained, batches: Iterable[Any], spec: Inp
   assert quantized is not None
 
   def grids(variables: Any) -> Any:
-    observe = jax.jit(lambda state, variables, x: quantized.observe(state, variables, x)[1])
-    qparams = quant_state = None
-    for x in batches:
-      if quant_state is None:
-        qparams, quant_state = quantized.init(variables, x)  # start values from the first batch
-      quant_state = observe(quant_state, variables, x)
-    qparams, quant_state = quantized.freeze(qparams, quant_state, variables)
+    qparams, quant_state = quantized.calibrate(variables, batches)
     return qparams, _on_pixels(quantized, recipe, (variables, qparams, quant_state), spec)
 
   return Trained(recipe, trained.variables, *execute(grids, trained.variables))

@@ -210,6 +210,25 @@ def test_a_resumed_run_is_the_unbroken_one_bit_for_bit(dropped):
   assert same == (dropped is None)
 
 
+def test_each_micro_batch_has_randomness_of_its_own():
+  """The draws are those of single batches in as many steps: a key is of the seed and the micro-batch's number."""
+
+  def drawing(variables, x, *, train, key):
+    drawn = jax.random.uniform(key)
+    kept = variables["draws"]["last"]
+    return x @ variables["params"]["kernel"], {"draws": {"last": jnp.concatenate([kept[1:], drawn[None]])}}
+
+  def draws(accumulate, steps):
+    start = {"params": {"kernel": jnp.ones((nets.FEATURES, nets.CLASSES))}, "draws": {"last": jnp.zeros(4)}}
+    step, state = step_and_state(forward=plain(drawing), variables=start, accumulate=accumulate)
+    for _ in range(steps):
+      state, _ = step(state, nets.batch(8))
+    return np.asarray(state.model_state["draws"]["last"])
+
+  np.testing.assert_array_equal(draws(2, 2), draws(1, 4))
+  assert len(set(draws(2, 2))) == 4
+
+
 def test_seeds_give_different_randomness():
   step, s = step_and_state(forward=plain(with_dropout))
   one, other = (step(s, nets.batch(), seed=seed)[0] for seed in (0, 1))

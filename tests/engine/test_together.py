@@ -54,6 +54,16 @@ def summed(z, t, label):
   return hard(z, label) + 0.1 * jnp.sum((z - t) ** 2)
 
 
+def test_schedules_of_the_teacher_count_the_same_steps():
+  rising = kd.weighted([kd.Term("hard", kd.hard_labels(), lambda step: 1.0 + jnp.float32(step))])
+  student = engine.training(nets.student, nets.distillation(), TX, teacher=together.current)
+  both = together.together(student.step, engine.training(nets.student, rising, TEACHER_TX).step, nets.student)
+  state = start()
+  for count in (1, 2):
+    state, metrics = train(both, state, 1)
+    np.testing.assert_allclose(metrics["teacher/loss"] / metrics["teacher/hard"], count, rtol=1e-6)
+
+
 @pytest.mark.parametrize(("objective", "loss"), [(nets.distillation(), soft), (squared(0.1), summed)])
 def test_it_is_two_optax_loops_that_take_turns(objective, loss):
   """With batch norms, in training mode; the teacher's gradient is that of its labels alone."""

@@ -249,6 +249,25 @@ def test_channels_that_are_shuffled_sliced_padded_and_split_unevenly():
   check(fn, variables, x, found)
 
 
+def test_axes_whose_parts_end_at_different_places():
+  """An axis of 24 is read as (2, 12) and as (6, 4), so as (2, 3, 4); one of 8 is 3 + 5 and 6 + 2, so 3 + 3 + 2."""
+
+  def fn(v, x):
+    y = jnp.tanh(x @ v["a"])  # 24
+    for name in ("b", "c"):
+      y = (y.reshape(-1, *v[name].shape) * v[name]).reshape(-1, 24)
+    row = jnp.concatenate([x @ v["d"], x @ v["e"]], -1) * jnp.concatenate([v["f"], v["g"]])
+    return y @ v["h"], row @ v["i"]
+
+  shapes = {"a": (5, 24), "b": (2, 12), "c": (6, 4), "d": (5, 3), "e": (5, 5), "f": (6,), "g": (2,)}
+  shapes |= {"h": (24, 2), "i": (8, 2)}
+  variables = {name: normal(k, *shape) for k, (name, shape) in enumerate(shapes.items())}
+  x = normal(20, 3, 5)
+  found = groups_of(fn, variables, x, ("a", 1), ("b", 0), ("b", 1), ("c", 0), ("d", 1), ("e", 1), ("f", 0), ("g", 0))
+  assert sorted(group.size for group in found) == [2, 2, 3, 3, 3, 4]
+  check(fn, variables, x, found)
+
+
 @pytest.mark.parametrize(
   ("fn", "reason"),
   [

@@ -140,3 +140,36 @@ def test_what_no_single_key_shows_is_found(changes, sentence):
   with pytest.raises(UserError) as caught:
     references.check(loading.typed(loading.complete(given(**changes))))
   assert sentence in str(caught.value)
+
+
+@pytest.mark.parametrize(
+  ("key", "text", "expected"),
+  [
+    ("seeds", "0", "a whole number, 1 or more"),
+    ("steps_per_call", "-1", "a whole number, 0 or more"),
+    ("checkpoint_every", "0", "a whole number, 1 or more"),
+    ("keep", "0", "a whole number, 1 or more"),
+    ("evaluations", "0", "a whole number, 1 or more"),
+    ("latency_runs", "0", "a whole number, 1 or more"),
+    ("data.validation", "-0.1", "a number, 0 or more"),
+    ("data.limit", "-1", "a whole number, 0 or more"),
+    ("stages.first.peers", "0", "a whole number, 1 or more"),
+    ("stages.first.epochs", "-1", "a whole number, 0 or more"),
+    ("stages.first.batch_size", "0", "a whole number, 1 or more"),
+    ("stages.first.cache_top_k", "-1", "a whole number, 0 or more"),
+    ("stages.first.teacher_classes", "(-1,)", "a whole number, 0 or more"),
+    ("stages.first.examples.labelled", "-1", "a whole number, 0 or more"),
+    ("stages.first.examples.only", "(-1,)", "a whole number, 0 or more"),
+    ("stages.first.examples.without", "(-1,)", "a whole number, 0 or more"),
+    ("stages.first.augment.shift", "(0, -1)", "a whole number, 0 or more"),
+    ("stages.first.quant.calibration_batches", "0", "a whole number, 1 or more"),
+    ("stages.first.optimizer.warmup_steps", "-1", "a whole number, 0 or more"),
+    ("stages.first.optimizer.milestones", "(1.5,)", "a number from 0 to 1"),
+    ("stages.first.optimizer.accumulate", "0", "a whole number, 1 or more"),
+    ("stages.first.optimizer.ema", "1.0", "a number from 0 to below 1"),
+  ],
+)
+def test_a_number_out_of_its_range_is_one_sentence(key, text, expected):
+  with pytest.raises(UserError) as caught:
+    references.check(loading.resolve(given(), [(key, text)]))
+  assert key in str(caught.value) and expected in str(caught.value)
