@@ -232,6 +232,24 @@ def test_results_of_far_finer_steps_than_their_sums_are_refused(kind):
       call(wrong)
 
 
+@pytest.mark.parametrize("kernels", KERNELS)
+def test_steps_just_coarse_enough_are_exact(kernels):
+  """Of a sum: 250 times finer steps than its operand's run exactly, 260 times finer ones are refused."""
+  maker = nets.Maker(0, (6, 7, 3), True)
+  LAYERS["add"](maker)
+  network, x = maker.network(), maker.images(64)
+  made, step = network.tensors[network.output], network.tensors["input"].scale
+
+  def at(ratio):
+    fine = made._replace(grid=dataclasses.replace(made.grid, scale=np.float32(step / ratio)))
+    return network._replace(tensors={**network.tensors, made.name: fine})
+
+  codes = litert(kernels=kernels).open(litert().write(at(250))).codes(x)
+  assert compare(reference.run(at(250), x, KERNELS[kernels]), codes).count == 0
+  with pytest.raises(UserError, match="LiteRT's kernels need less than 256 times that"):
+    litert().write(at(260))
+
+
 def test_a_missing_extra_is_named(monkeypatch):
   monkeypatch.setitem(sys.modules, "ai_edge_litert", None)
   with pytest.raises(UserError, match=r"pip install leanax\[litert\]"):

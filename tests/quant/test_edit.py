@@ -20,6 +20,7 @@ V = {
   }
 }
 X = jnp.asarray(np.random.default_rng(9).normal(size=(8, 5)), jnp.float32)
+BATCHES = (X, 2 * X, 3 * X)
 
 
 def fn(v, x):
@@ -28,14 +29,14 @@ def fn(v, x):
 
 
 def make(setting="w8a8 learned", **more):
-  return quant.post_training(graph.net(fn, V, X), [X, 2 * X], setting, **more)
+  return quant.post_training(graph.net(fn, V, X), BATCHES, setting, **more)
 
 
 @pytest.mark.parametrize("setting", ["w8a8", "w4a8 learned per_tensor", "w4a4 percentile(q=99.0)"])
 def test_a_quantized_net_is_what_quantize_computes(setting):
   net, model = make(setting), quant.quantize(fn, setting)
   qparams, state = model.init(V, X)
-  for x in (X, 2 * X):
+  for x in BATCHES:
     _, state = jax.jit(model.observe)(state, V, x)
   qparams, state = model.freeze(qparams, state)
   assert net.variables.keys() == {"params", "qparams", "quant_state"}
