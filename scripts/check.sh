@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # Set-up, lint, types and tests: all must pass before a change is merged.
-#   bash scripts/check.sh [--all] [pytest arguments ...]        --all adds the slow tests
+#   bash scripts/check.sh [--all] [pytest arguments ...]
+# --all adds the slow tests, and compiles all of them as users do; without it XLA compiles quickly, to slower code.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 source scripts/environment.sh
 
-marks="not slow and not peers"
+marks="not slow and not peers" quick=1
 if [ "${1:-}" = --all ]; then
-  marks="not peers"
+  marks="not peers" quick=0
   shift
 fi
 use_environment .venv litert,test || exit 1
@@ -29,7 +30,7 @@ step "lint" ruff check .
 step "format" ruff format --check .
 step "types" pyrefly check
 # A file's tests stay in one process; compilation uses one core, so two processes take half the time.
-step "tests" python -m pytest -q -m "$marks" --durations=15 --numprocesses=auto --maxprocesses=4 --dist=loadfile "$@"
+LEANAX_QUICK_COMPILE=$quick step "tests" python -m pytest -q -m "$marks" --durations=15 --numprocesses=auto --maxprocesses=4 --dist=loadfile "$@"
 
 if [ ${#failed[@]} -gt 0 ]; then
   printf '== not good:'
