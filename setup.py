@@ -56,7 +56,7 @@ setuptools.setup(
   license="Apache-2.0",
   python_requires=">=3.11",
   packages=setuptools.find_packages(include=[*PACKAGES, *(f"{package}.*" for package in PACKAGES)]),
-  package_data={"leanax.pipeline": ["templates/*"]},
+  package_data={"leanax.pipeline.report": ["templates/*"]},
   install_requires=REQUIRES,
   extras_require=EXTRAS,
   classifiers=[

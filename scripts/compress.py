@@ -15,9 +15,9 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "The directory of the results, s
 
 def main(config: Experiment) -> None:
   from leanax.pipeline.compress import compress
-  from leanax.pipeline.reproduce import markdown, summary
   from leanax.pipeline.seeds import compress_seeds
-  from leanax.pipeline.tables import format_table
+  from leanax.pipeline.tables.reproduce import markdown, summary
+  from leanax.pipeline.tables.tables import format_table
 
   if config.seeds > 1:
     print(markdown(summary(compress_seeds(config, _WORKDIR.value))))

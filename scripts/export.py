@@ -20,7 +20,7 @@ def main() -> None:
   from leanax import deploy
   from leanax.core.files import write
   from leanax.pipeline.evaluate import find_model, load
-  from leanax.pipeline.measure import export
+  from leanax.pipeline.report.measure import export
 
   name, path = find_model(_WORKDIR.value, _STAGE.value)
   chosen = deploy.file_format(_FORMAT.value) if _FORMAT.value else deploy.format_of(_OUT.value)

@@ -14,7 +14,7 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "The directory of the runs; stop
 
 
 def main() -> None:
-  from leanax.pipeline.reproduce import reproduce
+  from leanax.pipeline.tables.reproduce import reproduce
 
   print(reproduce(_TABLE.value, _PRESET.value, _SEEDS.value, _WORKDIR.value))
 

@@ -69,7 +69,7 @@ LIGHT = (
   "leanax.pipeline.config.experiment",
   "leanax.pipeline.config.flags",
   "leanax.pipeline.workdir",
-  "leanax.pipeline.report",
+  "leanax.pipeline.report.report",
 )  # these answer before jax could load
 
 FILE_LINES, FUNCTION_LINES, SCRIPT_LINES = 350, 80, 80

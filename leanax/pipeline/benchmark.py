@@ -8,7 +8,7 @@ import numpy as np
 
 from leanax import deploy
 from leanax.pipeline.environment import environment
-from leanax.pipeline.tables import microseconds, size
+from leanax.pipeline.tables.tables import microseconds, size
 
 
 def benchmark(files: Sequence[str], *, threads: int = 1, rounds: int = 20, runs: int = 50) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from leanax.pipeline import workdir
 from leanax.pipeline.config.experiment import Experiment
 from leanax.pipeline.environment import environment, use_compilation_cache
 from leanax.pipeline.job import Context
-from leanax.pipeline.measure import measure
-from leanax.pipeline.report import write_report
+from leanax.pipeline.report.measure import measure
+from leanax.pipeline.report.report import write_report
 from leanax.pipeline.stage import curves, opened, run_stage
 from leanax.pipeline.trained import Trained
 
@@ -27,7 +27,7 @@ def compress(config: Experiment, folder: str | Path) -> dict[str, Any]:
     folder: the run's directory; a finished stage is read from it, an unfinished one goes on at its last checkpoint.
 
   Returns:
-    What result.json holds; see `pipeline.report`.
+    What result.json holds; see `pipeline.report.report`.
   """
   schema_of_files()  # hours of training are not to end where the files cannot be written
   context = open_run(config, folder)

@@ -11,7 +11,7 @@ from leanax.pipeline import build, start
 from leanax.pipeline import trained as models
 from leanax.pipeline.config.experiment import Experiment, Stage
 from leanax.pipeline.stage import check, prepare
-from leanax.pipeline.tables import count, size
+from leanax.pipeline.tables.tables import count, size
 
 
 def explain(config: Experiment) -> str:

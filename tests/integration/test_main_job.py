@@ -10,8 +10,9 @@ import pytest
 from leanax import deploy, engine
 from leanax.deploy.formats.litert import constants
 from leanax.engine.store import metrics
-from leanax.pipeline import fitting, measure, stage, trained
+from leanax.pipeline import fitting, stage, trained
 from leanax.pipeline.compress import compress
+from leanax.pipeline.report import measure
 from tests.integration import jobs
 
 FIGURES = {"accuracy", "file_accuracy", "agreement", "parameters", "nonzero", "macs", "file_bytes", "latency_us"}

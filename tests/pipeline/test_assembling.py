@@ -10,9 +10,10 @@ import pytest
 from leanax import deploy, engine, graph
 from leanax.core.errors import UserError
 from leanax.core.trees import named_leaves
-from leanax.pipeline import build, explain, measure, stage, trained
+from leanax.pipeline import build, explain, stage, trained
 from leanax.pipeline.compress import compress
 from leanax.pipeline.evaluate import evaluate
+from leanax.pipeline.report import measure
 from leanax.pipeline.seeds import train_seeds
 from leanax.pipeline.stages import train
 from tests.integration import jobs

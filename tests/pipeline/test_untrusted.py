@@ -10,7 +10,8 @@ import pytest
 
 from leanax.core.errors import UserError
 from leanax.engine.store.model_file import save_tree
-from leanax.pipeline import evaluate, job, stage, students, teacher_outputs, trained, workdir
+from leanax.pipeline import evaluate, job, stage, teacher_outputs, trained, workdir
+from leanax.pipeline.tables import students
 from tests.integration import jobs
 
 PREPROCESS = {"scale": 1 / 255, "mean": (0.0,), "std": (1.0,)}

@@ -5,7 +5,7 @@
      "examples": int,                                  size of the test split
      "config": {...},                                  the resolved config
      "environment": {"processor": ..., "cores": ..., "versions": {...}, ...},   any names, plain values or groups
-     "rows": [{"name": ..., <keys of pipeline.tables.COLUMNS>}, ...],           the others are compared with the first
+     "rows": [{"name": ..., <keys of tables.COLUMNS>}, ...],                    the others are compared with the first
      "curves": {stage: {metric: [[step, value], ...]}}}
 
 Every key but `rows` may be missing. What is missing is left out of the page; nothing is invented for it.
@@ -20,7 +20,8 @@ from html import escape
 from typing import Any
 
 from leanax.core import files
-from leanax.pipeline import charts, tables
+from leanax.pipeline.report import charts
+from leanax.pipeline.tables import tables
 
 TEMPLATE = pathlib.Path(__file__).parent / "templates" / "report.html"
 BARS = ("parameters", "nonzero", "macs", "file_bytes", "latency_us")  # shown as lengths too

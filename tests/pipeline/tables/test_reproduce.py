@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from leanax.core.errors import UserError
-from leanax.pipeline import reproduce, tables
+from leanax.pipeline.tables import reproduce, tables
 from tests.integration import jobs
 
 

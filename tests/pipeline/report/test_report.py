@@ -5,7 +5,8 @@ import re
 
 import pytest
 
-from leanax.pipeline import report, tables
+from leanax.pipeline.report import report
+from leanax.pipeline.tables import tables
 
 TEACHER = {
   "name": "teacher",

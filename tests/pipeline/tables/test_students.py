@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import scipy.special
 
-from leanax.pipeline import reproduce, students
+from leanax.pipeline.tables import reproduce, students
 from tests.integration import jobs
 
 

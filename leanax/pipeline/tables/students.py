@@ -14,7 +14,7 @@ from leanax.pipeline.config import loading
 from leanax.pipeline.config.experiment import FILE, Experiment, Stage, model_code, teacher_names
 from leanax.pipeline.environment import environment
 from leanax.pipeline.seeds import train_seeds
-from leanax.pipeline.tables import interval
+from leanax.pipeline.tables.tables import interval
 from leanax.pipeline.trained import Trained
 
 

@@ -40,7 +40,7 @@ def measure(
     runs: measured calls for the latency.
 
   Returns:
-    The row, plain data (see `pipeline.tables.COLUMNS`), with the file's decisions under "decisions".
+    The row, plain data (see `pipeline.tables.tables.COLUMNS`), with the file's decisions under "decisions".
   """
   file_format = deploy.format_of(path)
   network, content = export(trained, file_format)

@@ -9,11 +9,11 @@ import numpy as np
 
 from leanax.core.errors import UserError, unknown
 from leanax.core.files import write
-from leanax.pipeline import students
 from leanax.pipeline.config import loading
 from leanax.pipeline.environment import environment
 from leanax.pipeline.seeds import compress_seeds
-from leanax.pipeline.tables import interval, percent, size
+from leanax.pipeline.tables import students
+from leanax.pipeline.tables.tables import interval, percent, size
 
 
 class Part(NamedTuple):

@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from leanax.pipeline import charts
+from leanax.pipeline.report import charts
 
 PLAIN = charts.Axis("x", str)
 LOG = charts.Axis("x", str, log=True)
