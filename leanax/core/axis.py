@@ -11,22 +11,22 @@ import jax.numpy as jnp
 
 
 def psum(tree: Any, axis_name: str | None) -> Any:
-  """Sum over the devices of `axis_name`."""
+  """Returns the sum over the devices of `axis_name`."""
   return tree if axis_name is None else jax.lax.psum(tree, axis_name)
 
 
 def pmean(tree: Any, axis_name: str | None) -> Any:
-  """Mean over the devices of `axis_name`."""
+  """Returns the mean over the devices of `axis_name`."""
   return tree if axis_name is None else jax.lax.pmean(tree, axis_name)
 
 
 def pmax(tree: Any, axis_name: str | None) -> Any:
-  """Largest over the devices of `axis_name`."""
+  """Returns the largest over the devices of `axis_name`."""
   return tree if axis_name is None else jax.lax.pmax(tree, axis_name)
 
 
 def pmin(tree: Any, axis_name: str | None) -> Any:
-  """Smallest over the devices of `axis_name`."""
+  """Returns the smallest over the devices of `axis_name`."""
   return tree if axis_name is None else jax.lax.pmin(tree, axis_name)
 
 
@@ -36,12 +36,12 @@ def size(axis_name: str | None) -> int:
 
 
 def gather(x: jax.Array, axis_name: str | None) -> jax.Array:
-  """The rows of all devices, in the order of the whole batch; a gradient goes back to the device that a row is from."""
+  """Returns the rows of all devices, in the order of the whole batch; a gradient goes back to the row's device."""
   return x if axis_name is None else jax.lax.all_gather(x, axis_name, axis=0, tiled=True)
 
 
 def share(tree: Any, axis_name: str | None) -> Any:
-  """The rows of all devices as `gather` gives them, for states: replication checking knows that they are the same."""
+  """Returns the rows of all devices as `gather` does, for states: replication checking knows that they are equal."""
 
   def spread(x: jax.Array) -> jax.Array:
     whole = jnp.zeros((x.shape[0] * size(axis_name), *x.shape[1:]), x.dtype)

@@ -13,7 +13,7 @@ class UserError(Exception):
 
 
 def nearest(name: str, choices: Iterable[str], most: int = 3, cutoff: float = 0.5) -> list[str]:
-  """The choices that look most like `name`, best first; possibly none, but with `cutoff` 0."""
+  """Returns the choices that look most like `name`, best first; possibly none, but with `cutoff` 0."""
   choices = list(choices)
   found = difflib.get_close_matches(name, choices, n=most, cutoff=cutoff)
   if not found:
@@ -26,7 +26,7 @@ MANY = 12
 
 
 def unknown(kind: str, name: Any, choices: Iterable[str], listed: str = "") -> UserError:
-  """The sentence for a name that does not exist: "unknown loss 'hintn'; did you mean 'hinton'?".
+  """Returns the sentence for a name that does not exist: "unknown loss 'hintn'; did you mean 'hinton'?".
 
   Args:
     kind: of what.

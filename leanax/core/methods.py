@@ -9,7 +9,7 @@ from leanax.core.errors import unknown
 
 
 def methods(package: ModuleType, folder: str = "") -> dict[str, Callable[..., Any]]:
-  """{"hinton": kd.hinton, ...}: the files whose name is also that of a function which the package exports.
+  """Returns {"hinton": kd.hinton, ...}: the files whose name is also that of a function which the package exports.
 
   Args:
     package: such as `kd`.

@@ -39,7 +39,7 @@ def at_least(least: float) -> Range:
 
 
 def whole(least: int) -> Range:
-  """Whole numbers from `least` on."""
+  """Returns the range of whole numbers from `least` on."""
   return Range(f"a whole number, {least} or more", lambda x: x >= least, numbers.Integral)
 
 
