@@ -100,7 +100,7 @@ def agreement(logits: Logits, others: Logits, among: int = 1) -> float:
 
 
 def divergence(logits: Logits, others: Logits) -> float:
-  """The mean of KL(others || logits) over the examples, or positions, in nats, at temperature 1.
+  """Returns the mean of KL(others || logits) over the examples, or positions, in nats, at temperature 1.
 
   A class that `others` exclude by a logit of -inf adds nothing. Errors as of `agreement`; +inf, or -inf of all classes,
   has no softmax.
@@ -112,7 +112,7 @@ def divergence(logits: Logits, others: Logits) -> float:
 
 
 def calibration_error(logits: Logits, labels: Labels, bins: int = 15, ignore_label: int | None = None) -> float:
-  """Expected calibration error: how far confidence and accuracy differ, over equal bins of the confidence.
+  """Returns the expected calibration error: how far confidence and accuracy differ, in equal bins of the confidence.
 
   C. Guo et al., "On Calibration of Modern Neural Networks" (arXiv:1706.04599), equation 3. Arguments and errors as of
   `accuracy`.

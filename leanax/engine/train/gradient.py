@@ -104,7 +104,7 @@ def gradient(
   trained = vary(state.trained, axis_name)
 
   def of_micro_batch(carried: Carried, k: Array | int) -> Gradients:
-    """The gradients of one micro-batch: parts whose mean over micro-batches and devices is that of the update."""
+    """Returns the gradients of one micro-batch: parts whose mean over micro-batches and devices is the update's."""
     # Keys: functions of the seed and the number of the micro-batch, that is of (seed, step, micro-batch).
     key = keys.step_key(seed, first + k, "step")
     # The batch is made once: fused into each of its readers its pixels could be rounded otherwise for one than another.
@@ -239,5 +239,5 @@ def vary(tree: Any, axis_name: str | None) -> Any:
 
 
 def _device_key(key: Array, axis_name: str | None) -> Array:
-  """The model's own dropout has to differ between devices; it agrees with one device's in distribution only."""
+  """Returns the key of the model's dropout, which differs between devices; one device agrees in distribution only."""
   return key if axis_name is None else jax.random.fold_in(key, jax.lax.axis_index(axis_name))

@@ -104,7 +104,7 @@ def _text(values: Mapping[str, Any]) -> str:
 
 
 def _handlers_on(stream: Any) -> list[logging.StreamHandler]:
-  """The log handlers that write to `stream` itself; they took hold of it when they were made.
+  """Returns the log handlers that write to `stream` itself; they hold it since they were made.
 
   absl's handler passes its records on to one that it calls `python_handler`.
   """

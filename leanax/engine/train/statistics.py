@@ -54,7 +54,7 @@ def refuse_local_statistics(fn: Callable[..., Any], *args: Any) -> None:
 
 
 def _follow(jaxpr: Any, given: Sequence[Found], scope: str) -> list[Found]:
-  """The suspects that reach each output of a jaxpr, from those of its inputs."""
+  """Returns the suspects that reach each output of a jaxpr, from those of its inputs."""
   known = dict(zip(jaxpr.invars, given, strict=True))
 
   def of(atom: Any) -> Found:
@@ -76,7 +76,7 @@ def _follow(jaxpr: Any, given: Sequence[Found], scope: str) -> list[Found]:
 
 
 def _follow_inner(eqn: Any, inner: list[Any], inputs: list[Found], place: str) -> list[Found]:
-  """An operation that holds functions: each input is followed where they line up, all are mixed where not."""
+  """Follows an operation that holds functions: input by input where they line up, all mixed where not."""
   everything = frozenset[str]().union(*inputs)
   name = eqn.primitive.name
   if name == "cond":
