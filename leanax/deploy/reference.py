@@ -80,19 +80,19 @@ def run(
 def step(
   layer: ir.Layer, inputs: list[np.ndarray], tensors: dict[str, ir.Tensor], requantize: str = "float32"
 ) -> np.ndarray:
-  """One layer on given inputs."""
+  """Runs one layer on given inputs."""
   return _LAYERS[type(layer)](layer, inputs, _Context(tensors, *MODES[requantize]))
 
 
 def quantize(x: np.ndarray, tensor: ir.Tensor) -> np.ndarray:
-  """The codes clip(round_half_even(x * (1 / s)) + z, -128, 127), with the reciprocal and the product in float32."""
+  """Returns the codes clip(round_half_even(x * (1 / s)) + z, -128, 127), reciprocal and product in float32."""
   inverse = np.reciprocal(tensor.scale.astype(np.float32))
   steps = np.round(np.multiply(x.astype(np.float32), inverse)).astype(np.float64)
   return _codes(steps, tensor)
 
 
 def _codes(steps: np.ndarray, tensor: ir.Tensor, relu: bool = False) -> np.ndarray:
-  """Whole steps around 0.0 to codes; ReLU is a clip at the zero point."""
+  """Returns the codes of whole steps around 0.0; ReLU is a clip at the zero point."""
   low = max(-128, tensor.zero_point) if relu else -128
   return np.minimum(np.maximum(steps + tensor.zero_point, low), 127).astype(np.int8)
 
@@ -103,18 +103,18 @@ def _steps(codes: np.ndarray, tensor: ir.Tensor) -> np.ndarray:
 
 
 def _int32(total: np.ndarray) -> np.ndarray:
-  """A sum cut to 32 bits, as an int32 accumulator wraps, in int64."""
+  """Returns a sum cut to 32 bits, as an int32 accumulator wraps, in int64."""
   return total.astype(np.int64).astype(np.int32).astype(np.int64)
 
 
 def _ratio(above: Any, below: ir.Tensor, rounding: str) -> np.ndarray:
-  """A multiplier s / s_y in the precision that the rounding's runtime computes it in."""
+  """Returns a multiplier s / s_y in the precision that the rounding's runtime computes it in."""
   kind = np.float32 if rounding == "float32" else np.float64
   return np.asarray(above, kind) / below.scale.astype(kind)
 
 
 def _affine(layer: ir.Conv2D | ir.Dense, total: np.ndarray, context: _Context) -> np.ndarray:
-  """Bias, requantization and ReLU behind a sum of products (..., channels)."""
+  """Returns a sum of products (..., channels) after bias, requantization and ReLU."""
   made, given, kernel = (context.tensors[name] for name in (layer.output, layer.inputs[0], layer.kernel))
   bias = None if layer.bias is None else context.tensors[layer.bias].data
   if made.dtype == "float32":
@@ -155,7 +155,7 @@ def _conv(layer: ir.Conv2D, inputs: list[np.ndarray], context: _Context) -> np.n
 
 
 def _windows(x, window, strides, padding, dilation, fill):
-  """Each position (row, column) of the window with what all windows see there: (N, H', W', C)."""
+  """Returns each position (row, column) of the window with what all windows see there: (N, H', W', C)."""
   x = np.pad(x, ((0, 0), *padding, (0, 0)), constant_values=fill)
   rows, columns = (ir.window_out(x.shape[1 + k], window[k], strides[k], (0, 0), dilation[k]) for k in (0, 1))
   for row in range(window[0]):
@@ -172,7 +172,7 @@ def _max_pool(layer: ir.MaxPool, inputs: list[np.ndarray], context: _Context) ->
 
 
 def _average(total: np.ndarray, count: int, layer: ir.Layer, context: _Context) -> np.ndarray:
-  """A sum of steps or values over `count`, on the grid of the layer's output."""
+  """Returns a sum of steps or values over `count`, on the grid of the layer's output."""
   made, given = context.tensors[layer.output], context.tensors[layer.inputs[0]]
   if made.dtype == "float32":
     return (total / count).astype(np.float32)

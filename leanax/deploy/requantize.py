@@ -20,7 +20,7 @@ ROUNDINGS = ("float32", "single", "double", "away")
 
 
 def scaled(acc: np.ndarray, real: np.ndarray, rounding: str) -> np.ndarray:
-  """Round(acc * real) as int64, for accumulators of any shape and one multiplier, or one a channel (the last axis).
+  """Returns round(acc * real) as int64, for accumulators of any shape, one multiplier or one per channel (last axis).
 
   Args:
     acc: int32 values in an int64 array.
@@ -39,7 +39,7 @@ def scaled(acc: np.ndarray, real: np.ndarray, rounding: str) -> np.ndarray:
 
 
 def quantized_multiplier(real: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """The integers (M0, shift) with real = M0 * 2^(shift - 31) and M0 in [2^30, 2^31), rounded to nearest."""
+  """Returns the integers (M0, shift) with real = M0 * 2^(shift - 31) and M0 in [2^30, 2^31), rounded to nearest."""
   fraction, shift = np.frexp(real)
   mantissa = np.floor(fraction * 2.0**31 + 0.5).astype(np.int64)
   full = mantissa == 1 << 31
@@ -48,7 +48,7 @@ def quantized_multiplier(real: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def fixed_point(acc: np.ndarray, mantissa: np.ndarray, shift: np.ndarray, rounding: str) -> np.ndarray:
-  """The product acc * mantissa * 2^(shift - 31), rounded once ("single", "away") or twice ("double")."""
+  """Returns the product acc * mantissa * 2^(shift - 31), rounded once ("single", "away") or twice ("double")."""
   if rounding == "single":
     total = 31 - shift
     return (acc * mantissa + (np.int64(1) << (total - 1))) >> total
@@ -59,19 +59,19 @@ def fixed_point(acc: np.ndarray, mantissa: np.ndarray, shift: np.ndarray, roundi
 
 
 def _high_half(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-  """The product's bits from 31 upwards, rounded to nearest, ties upwards."""
+  """Returns the product's bits from 31 upwards, rounded to nearest, ties upwards."""
   return (a * b + (1 << 30)) >> 31
 
 
 def _divide_by_power(x: np.ndarray, exponent: np.ndarray) -> np.ndarray:
-  """The quotient x / 2^exponent, rounded to nearest, ties away from zero."""
+  """Returns the quotient x / 2^exponent, rounded to nearest, ties away from zero."""
   half = (np.int64(1) << exponent) >> 1
   magnitude = (np.abs(x) + half) >> exponent
   return np.where(x < 0, -magnitude, magnitude)
 
 
 def xnnpack_sum(a: np.ndarray, b: np.ndarray, scale_a: np.float32, scale_b: np.float32) -> np.ndarray:
-  """Round(a * scale_a + b * scale_b) as XNNPACK adds int8 tensors: 21-bit multipliers, one shift, ties upwards.
+  """Returns round(a * scale_a + b * scale_b) as XNNPACK adds int8: 21-bit multipliers, one shift, ties upwards.
 
   Args:
     a: codes less their zero point.
@@ -86,14 +86,14 @@ def xnnpack_sum(a: np.ndarray, b: np.ndarray, scale_a: np.float32, scale_b: np.f
 
 
 def litert_sum(a: np.ndarray, b: np.ndarray, scale_a: float, scale_b: float, made: float, rounding: str) -> np.ndarray:
-  """The same as LiteRT's plain kernels do it: operands at 20 extra bits on a common scale, then one requantization."""
+  """Does the same as LiteRT's plain kernels: operands at 20 extra bits on a common scale, then one requantization."""
   twice = 2 * max(scale_a, scale_b)
   terms = [scaled(x << 20, np.asarray(scale / twice), rounding) for x, scale in ((a, scale_a), (b, scale_b))]
   return scaled(terms[0] + terms[1], np.asarray(twice / ((1 << 20) * made)), rounding)
 
 
 def litert_mean(total: np.ndarray, count: int, real: float, rounding: str) -> np.ndarray:
-  """Round(total / count * real) as LiteRT's plain kernels do it: 1 / count goes into the multiplier, truncated."""
+  """Returns round(total / count * real) as LiteRT's plain kernels do: 1 / count is in the multiplier, truncated."""
   mantissa, shift = quantized_multiplier(np.asarray(real))
   extra = min(count.bit_length() - 1, 32, 31 + int(shift))
   return fixed_point(total, (mantissa << extra) // count, shift - extra, rounding)

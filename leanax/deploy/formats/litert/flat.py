@@ -14,7 +14,7 @@ ALIGNMENT = 16  # what the schema asks of a buffer's data, so that a runtime may
 
 
 def schema() -> ModuleType:
-  """The generated schema module.
+  """Returns the generated schema module.
 
   Raises:
     UserError: the extra that brings it is not installed.
@@ -46,7 +46,7 @@ class Flat:
     return getattr(self.schema, f"{kind}End")(self.builder)
 
   def vector(self, values: Any, dtype: str) -> int:
-    """A vector of numbers; an equal one is shared."""
+    """Returns a vector of numbers; an equal one is shared."""
     array = np.ascontiguousarray(values, dtype)
     key = (dtype, array.tobytes())
     if key not in self._shared:
@@ -54,22 +54,22 @@ class Flat:
     return self._shared[key]
 
   def tables(self, offsets: list[int]) -> int:
-    """A vector of tables."""
+    """Returns a vector of tables."""
     self.builder.StartVector(4, len(offsets), 4)
     for offset in reversed(offsets):
       self.builder.PrependUOffsetTRelative(offset)
     return self.builder.EndVector()
 
   def text(self, value: str) -> int:
-    """A string."""
+    """Returns a string."""
     return self.builder.CreateSharedString(value)
 
   def data(self, content: bytes) -> int:
-    """A buffer's bytes, aligned as the schema asks."""
+    """Returns a buffer's bytes, aligned as the schema asks."""
     self.builder.Prep(ALIGNMENT, len(content))
     return self.builder.CreateByteVector(content)
 
   def finish(self, root: int) -> bytes:
-    """The finished file."""
+    """Returns the finished file."""
     self.builder.Finish(root, file_identifier=b"TFL3")
     return bytes(self.builder.Output())

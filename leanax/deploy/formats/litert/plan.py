@@ -57,7 +57,7 @@ def planned(network: ir.Network) -> Plan:
 def _padding(
   plan: Plan, layer: Any, tensors: dict[str, ir.Tensor], window: ir.Pair, dilation: ir.Pair = (1, 1), pad: str = "zero"
 ) -> tuple[str, str]:
-  """The input and the padding mode of a windowed layer.
+  """Returns the input and the padding mode of a windowed layer.
 
   A padding that the layer itself cannot do becomes a layer before it: of zeros, of the lowest value (`pad` "lowest"),
   or of zeros that an average must count (`pad` "counted").
@@ -93,7 +93,7 @@ def _bias(plan: Plan, layer: ir.Conv2D | ir.Dense, tensors: dict[str, ir.Tensor]
 
 
 def _zeros(plan: Plan, layer: ir.Conv2D, kernel: ir.Tensor, source: ir.Tensor) -> str:
-  """A bias of zeros, on the grid that a bias has."""
+  """Returns a bias of zeros, on the grid that a bias has."""
   channels = kernel.shape[-1] or 0
   name, dtype = f"{layer.name}:zeros", "float32" if source.dtype == "float32" else "int32"
   grid = None if source.grid is None else ir.bias_grid(source, kernel)
@@ -101,7 +101,7 @@ def _zeros(plan: Plan, layer: ir.Conv2D, kernel: ir.Tensor, source: ir.Tensor) -
 
 
 def _turned(kernel: ir.Tensor, data: np.ndarray, axis: int) -> ir.Tensor:
-  """A kernel in the file's layout, with its output channels along `axis`."""
+  """Returns a kernel in the file's layout, with its output channels along `axis`."""
   grid = kernel.grid
   if grid is not None and grid.axis is not None:
     grid = dataclasses.replace(grid, axis=axis)
@@ -191,7 +191,7 @@ def _reshape(plan: Plan, layer: ir.Reshape, tensors: dict[str, ir.Tensor]) -> No
 
 
 def _plain(code: str) -> Callable[..., None]:
-  """The emitter of an operator that has no options."""
+  """Returns the emitter of an operator that has no options."""
   return lambda plan, layer, tensors: plan.operators.append(Written(code, layer.inputs, layer.output))
 
 

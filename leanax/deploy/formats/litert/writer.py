@@ -51,7 +51,7 @@ def write(network: ir.Network) -> bytes:
 
 
 def _pack(plan: Plan, network: ir.Network) -> bytes:
-  """The plan as a flatbuffer."""
+  """Returns the plan as a flatbuffer."""
   flat = Flat()
   used = {name for op in plan.operators for name in (*op.inputs, op.output)} | {network.input}
   names = [name for name in plan.tensors if name in used]
