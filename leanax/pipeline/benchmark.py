@@ -47,7 +47,7 @@ def benchmark(files: Sequence[str], *, threads: int = 1, rounds: int = 20, runs:
 
 
 def table(result: dict[str, Any]) -> str:
-  """The figures for a terminal."""
+  """Returns the figures for a terminal."""
   width = max(len(row["name"]) for row in result["models"])
   lines = [f"{'file':{width}}  {'size':>8}  {'wall':>9}  {'CPU':>9}  speed-up"]
   for row in result["models"]:

@@ -65,7 +65,7 @@ def open_run(config: Experiment, folder: str | Path) -> Context:
 
 
 def _row(name: str, context: Context, trained: Trained, rows: list[dict[str, Any]]) -> dict[str, Any]:
-  """The stage's row, measured once and kept beside its file."""
+  """Returns the stage's row, measured once and kept beside its file."""
   kept = context.folder / "files" / f"{name}.json"
   if kept.is_file():
     return json.loads(kept.read_text(encoding="utf-8"))

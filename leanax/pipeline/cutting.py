@@ -18,7 +18,7 @@ MEASURED = 2048  # examples on which effects are measured, at most
 
 
 def cut(group: Cut, recipe: Recipe, fresh: Any, teacher: Trained, pick: cut_student.Pick) -> Any:
-  """The student's variables.
+  """Returns the student's variables.
 
   Args:
     group: a stage's `cut`.
@@ -53,7 +53,7 @@ def picker(group: Cut, teacher: Trained, validation: Split | None) -> cut_studen
 
 
 def effect_of(teacher: Trained, validation: Split) -> Callable[[str], float]:
-  """`effect(module)`: the mean cross-entropy of validation examples, at most 2048, where a module is skipped.
+  """Returns `effect(module)`: the mean cross-entropy of validation examples, at most 2048, where a module is skipped.
 
   A module is skipped by its parameters at zero, which a residual block passes its input through.
 

@@ -12,7 +12,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "ai-edge-litert")
 
 
 def environment() -> dict[str, Any]:
-  """Plain data for a report or a benchmark's JSON; no names of hosts, no paths."""
+  """Returns the machine as plain data, for a report or a benchmark's JSON; no host names, no paths."""
   import jax
 
   info = Path("/proc/cpuinfo")

@@ -15,7 +15,7 @@ from leanax.pipeline.config import experiment
 
 
 def find_model(folder: str | Path, stage: str = "") -> tuple[str, Path]:
-  """(stage, file) of a finished stage's model; the last one if none is named.
+  """Returns (stage, file) of a finished stage's model; the last one if none is named.
 
   Raises:
     UserError: no such stage, or it is not finished.
@@ -32,7 +32,7 @@ def find_model(folder: str | Path, stage: str = "") -> tuple[str, Path]:
 
 
 def model_code(folder: str | Path, given: Collection[str] = ()) -> set[str]:
-  """The code that files of a run may hold models of: what its config names, where this user's own config made it.
+  """Returns the code that files of a run may hold models of: those that a config of this user names.
 
   Args:
     folder: the run's directory; one that was copied from elsewhere names nothing.
@@ -42,7 +42,7 @@ def model_code(folder: str | Path, given: Collection[str] = ()) -> set[str]:
 
 
 def load(folder: str | Path, path: Path, code: Collection[str] = ()) -> models.Trained:
-  """A model from a file, of a run or from elsewhere; `model_code` says of which code it may be."""
+  """Reads a model from a file, of a run or from elsewhere, of any code that `model_code` allows."""
   return models.load(path, model_code(folder, code))[0]
 
 
@@ -63,7 +63,7 @@ def _check(path: Path, recipe: models.Recipe, test: Split) -> None:
 
 
 def evaluate(folder: str | Path, model: str = "", code: Collection[str] = ()) -> list[tuple[str, float, int]]:
-  """(name, accuracy, examples) on the test split of a run's data, of a file or of all finished stages.
+  """Returns [(name, accuracy, examples)] on the test split of a run's data, of a file or of all finished stages.
 
   Args:
     folder: the run's directory.

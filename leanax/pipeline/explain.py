@@ -29,7 +29,7 @@ def explain(config: Experiment) -> str:
 
 
 def traces(recipe: models.Recipe) -> tuple[graph.Graph, graph.Graph]:
-  """A model traced on one example as it is evaluated, and as it is trained."""
+  """Returns the trace of a model on one example in evaluation mode, and the one in training mode."""
   functions, x = models.functions(recipe), models.example(recipe)
   variables = jax.eval_shape(functions.model.init, jax.random.key(0), x)
   found: list[graph.Graph] = []
@@ -46,7 +46,7 @@ def traces(recipe: models.Recipe) -> tuple[graph.Graph, graph.Graph]:
 
 
 def sites(name: str, traced: graph.Graph, trained: graph.Graph) -> str:
-  """One model's sites: kind, shapes and costs of one example; those that only training has are marked."""
+  """Returns the table of one model's sites: kind, shapes, costs per example; sites of training only are marked."""
   extra = graph.training_only(trained, traced)
   rows: list[tuple[str, ...]] = [
     ("site", "kind", "output", "MACs", "bit-operations", "weights", "activations", "reads")
@@ -91,7 +91,7 @@ def stage(name: str, given: Stage, model: models.Trained) -> str:
 
 
 def norms(recipe: models.Recipe, variables: Any) -> list[str]:
-  """A line for each batch norm of a model that is quantized: into which site it is folded, or why it stays."""
+  """Returns a line for each batch norm of a model that is quantized: into which site it is folded, or why it stays."""
   if not models.folds(recipe, variables):
     return []
   found = graph.batch_norms(models.functions(recipe).fn, variables, models.example(recipe))

@@ -14,7 +14,7 @@ from leanax.pipeline.trained import Trained
 
 
 def compress_seeds(config: Experiment, folder: str | Path) -> list[dict[str, Any]]:
-  """The whole job of the seeds `config.seed`, `config.seed + 1`, ..., `config.seeds` of them.
+  """Runs the whole job for the seeds `config.seed`, `config.seed + 1`, ..., `config.seeds` of them.
 
   Args:
     config: an experiment.

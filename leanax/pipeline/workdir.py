@@ -46,7 +46,7 @@ def _plain(value: Any, key: str) -> Any:
 
 
 def fingerprint(config: Values) -> str:
-  """Sixteen hexadecimal digits that are equal for equal resolved configs."""
+  """Returns sixteen hexadecimal digits, equal for equal resolved configs."""
   return hashlib.sha256(json.dumps(resolved(config), sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -144,7 +144,7 @@ def _seal(folder: pathlib.Path) -> None:
 
 
 def _digest(folder: pathlib.Path, make: bool) -> str:
-  """The digest of a directory's config.json.
+  """Returns the digest of a directory's config.json.
 
   Raises:
     OSError: there is no key, or it cannot be read or made.

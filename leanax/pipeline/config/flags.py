@@ -66,7 +66,7 @@ def run(main: Callable[..., Any], *, config: bool = True) -> None:
 
 
 def _warning(message: Warning | str, *_: Any, **__: Any) -> str:
-  """A warning as a user reads it: without the line of code that it came from."""
+  """Returns a warning as a user reads it: without the line of code that it came from."""
   return f"warning: {message}\n"
 
 
@@ -121,7 +121,7 @@ def _parse_flags(argv: Sequence[str]) -> None:
 
 
 def _own_flags() -> dict[str, Any]:
-  """The flags of the running program, without those that libraries define."""
+  """Returns the flags of the running program, without those that libraries define."""
   found = {flag.name: flag for flag in flags.FLAGS.get_key_flags_for_module(sys.argv[0])}
   if "config" in flags.FLAGS:
     found["config"] = flags.FLAGS["config"]
@@ -129,7 +129,7 @@ def _own_flags() -> dict[str, Any]:
 
 
 def usage(line: Line) -> str:
-  """The text of `--help`: what the program does, its flags and, where `--config` is given, every key of that config."""
+  """Returns the text of `--help`: the program, its flags and, where `--config` is given, every key of that config."""
   program = sys.modules["__main__"]
   rows = [f"  --{name}: {flag.help}" for name, flag in sorted(_own_flags().items())]
   text = [(program.__doc__ or "").strip(), "", "Flags:", *rows]

@@ -57,7 +57,7 @@ def typed(config: ml_collections.ConfigDict) -> Experiment:
 
 
 def load(spec: str) -> ml_collections.ConfigDict:
-  """The config of `spec`, a path such as `configs/digits.py`, or `configs/mnist.py:smoke` to pass an argument.
+  """Returns the config of `spec`, a path such as `configs/digits.py`, or `configs/mnist.py:smoke` to pass an argument.
 
   Raises:
     UserError: no such file, a bug in it (named by file and line), or no `get_config` that returns a ConfigDict.
@@ -99,7 +99,7 @@ def _execute(path: str) -> Any:
 
 
 def _where(path: str, error: Exception) -> str:
-  """One sentence for a bug in a config file: the innermost line of that file, and what went wrong there."""
+  """Returns one sentence for a bug in a config file: the innermost line of that file, and what went wrong there."""
   if isinstance(error, SyntaxError):
     return f"{error.filename}:{error.lineno}: {error.msg}"
   own = [
@@ -163,7 +163,7 @@ def _child(owner: Any, name: str) -> Any:
 
 
 def parse(key: str, text: str, present: Any, kind: type) -> Any:
-  """The value that `text` means for a key of type `kind` (known even while its value, `present`, is None)."""
+  """Returns the value that `text` means for a key of type `kind` (known even while its value, `present`, is None)."""
   if present is None and text.lower() == "none":
     return None
   if kind is type(None):
@@ -190,7 +190,7 @@ def _scalar(key: str, text: str, kind: type) -> Any:
 
 
 def _elements(key: str, text: str, present: Sequence[Any]) -> list[Any]:
-  """The elements of a tuple override, each as the type of the element it replaces."""
+  """Returns the elements of a tuple override, each as the type of the element it replaces."""
   value = _literal(text if text.lstrip().startswith(("(", "[")) else f"({text},)")
   if isinstance(value, str):  # words without quotes
     value = tuple(part.strip() for part in text.strip("()[] ").split(",") if part.strip())

@@ -54,12 +54,12 @@ class Point(NamedTuple):
 
 
 def colour(style: int) -> str:
-  """The colour of the n-th thing that a page compares; it is the same in all of the page."""
+  """Returns the colour of the n-th entry that a page compares, the same throughout the page."""
   return COLOURS[style % len(COLOURS)]
 
 
 def mark(x: float, y: float, style: int, size: float = 7.0) -> str:
-  """The marker of the n-th thing at (x, y)."""
+  """Returns the marker of the n-th entry at (x, y)."""
   fill = f'fill="{colour(style)}" stroke="#fff" stroke-width="1.5"'
   corners = SHAPES[style % len(SHAPES)]
   if not corners:
@@ -69,7 +69,7 @@ def mark(x: float, y: float, style: int, size: float = 7.0) -> str:
 
 
 def lines(series: Iterable[Line], x: Axis, y: Axis, title: str, floor: float | None = None) -> str:
-  """A chart of lines; points that are not finite (or not positive, on a log axis) are left out.
+  """Returns a chart of lines; points that are not finite (or not positive, on a log axis) are left out.
 
   Args:
     series: what is drawn.
@@ -102,7 +102,7 @@ def lines(series: Iterable[Line], x: Axis, y: Axis, title: str, floor: float | N
 
 
 def scatter(points: Iterable[Point], x: Axis, y: Axis, title: str, links: Iterable[tuple[str, str]] = ()) -> str:
-  """A chart of labelled points; those that cannot be placed are left out. `links` joins points by their names."""
+  """Returns a chart of labelled points; what cannot be placed is left out. `links` joins points by their names."""
   shown = [point for point in points if _drawable([(point.x, point.y)], x, y)]
   if not shown:
     return ""
@@ -132,7 +132,7 @@ Box = tuple[float, float, float, float]
 
 
 def _label_place(name: str, x: float, y: float, taken: Sequence[Box]) -> tuple[Box, str]:
-  """The first free place beside a point, within the drawing; the one with the least overlap where none is free."""
+  """Returns the first free place for a label beside a point, or the one with the least overlap."""
   width, gap = LETTER * len(name), 12
   tries: list[tuple[Box, str]] = []
   for rise in (0, -LINE * 0.8, LINE * 0.8):
@@ -163,7 +163,7 @@ def _drawable(points: Iterable[tuple[float, float | None]], x: Axis, y: Axis) ->
 
 
 def _thin(points: Sequence[tuple[float, float]], most: int) -> list[tuple[float, float]]:
-  """At most `most` of the points, evenly chosen, the first and the last among them."""
+  """Returns at most `most` of the points, evenly chosen, the first and the last among them."""
   if len(points) <= most:
     return list(points)
   return [points[round(i * (len(points) - 1) / (most - 1))] for i in range(most)]
@@ -222,7 +222,7 @@ def _share(value: float, limits: tuple[float, float], log: bool) -> float:
 
 
 def ticks(low: float, high: float, log: bool = False, count: int = 5) -> list[float]:
-  """Round values within [low, high]: about five, 1, 2 or 5 times a power of ten apart (on a log axis, such values).
+  """Returns about five round values in [low, high], 1, 2 or 5 times a power of ten apart (or at those, on a log axis).
 
   A log axis over less than a decade gets even steps.
   """

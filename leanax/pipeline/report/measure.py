@@ -14,7 +14,7 @@ from leanax.pipeline.trained import Trained
 
 
 def export(trained: Trained, file_format: deploy.Format) -> tuple[deploy.Network, bytes]:
-  """The model as a layer network and as a file: int8 where its integers were simulated, float otherwise."""
+  """Returns the model as a layer network and as a file: int8 where its integers were simulated, float otherwise."""
   folded = models.fold(trained)
   parts = models.functions(folded.recipe)
   example = models.example(folded.recipe)

@@ -39,7 +39,7 @@ def write_report(path: str | os.PathLike[str], result: Mapping[str, Any]) -> Non
 
 
 def render(result: Mapping[str, Any]) -> str:
-  """The page as text."""
+  """Returns the page as text."""
   rows: Sequence[tables.Row] = result.get("rows") or []
   styles = {row["name"]: index for index, row in enumerate(rows)}
   return string.Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
@@ -56,7 +56,7 @@ def render(result: Mapping[str, Any]) -> str:
 
 
 def _both(rows: Sequence[tables.Row], key: str) -> tuple[float, float] | None:
-  """The first and the last row's value, where both have one."""
+  """Returns the values of the first and the last row, where both have one."""
   if len(rows) < 2 or rows[0].get(key) is None or rows[-1].get(key) is None:
     return None
   return rows[0][key], rows[-1][key]
@@ -72,7 +72,7 @@ def _times(ratio: float) -> str:
 
 
 def _lead(rows: Sequence[tables.Row]) -> str:
-  """The result in one sentence."""
+  """Returns the result in one sentence."""
   size, accuracy = _both(rows, "file_bytes"), _both(rows, "file_accuracy")
   if not size or not accuracy:
     return ""
@@ -84,7 +84,7 @@ def _lead(rows: Sequence[tables.Row]) -> str:
 
 
 def _tiles(rows: Sequence[tables.Row]) -> str:
-  """The figures that matter most, large."""
+  """Returns the main figures, in large type."""
   tiles = []
   accuracy = _both(rows, "file_accuracy")
   if accuracy:
@@ -165,7 +165,7 @@ def _charts(result: Mapping[str, Any], rows: Sequence[tables.Row], styles: Mappi
 
 
 def _starts(result: Mapping[str, Any]) -> dict[str, str]:
-  """Stage to the stage whose parameters it starts from, as the config says."""
+  """Returns, for each stage that starts from another, that stage, as the config says."""
   stages = result.get("config", {}).get("stages", {})
   return {name: stage["start"] for name, stage in stages.items() if stage.get("start")}
 
@@ -173,7 +173,7 @@ def _starts(result: Mapping[str, Any]) -> dict[str, str]:
 def _series(
   result: Mapping[str, Any], metric: str, starts: Mapping[str, str], styles: Mapping[str, int]
 ) -> list[charts.Line]:
-  """The lines of one metric; a stage's steps are counted on from the end of the one that it starts from."""
+  """Returns the lines of one metric; a stage's steps continue from the end of the stage that it starts from."""
   curves = result.get("curves") or {}
 
   def begin(stage: str) -> float:

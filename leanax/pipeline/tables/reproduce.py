@@ -77,7 +77,7 @@ TABLES: dict[str, dict[str, tuple[Part, ...]]] = {
 
 
 def compression(config: str, title: str, seeds: int, folder: Path) -> dict[str, Any]:
-  """The whole job of a config file, once a seed; the data's split is the same in all, everything else differs.
+  """Runs the whole job of a config file once per seed; the split of the data is the same, everything else differs.
 
   Returns:
     {"title", "config"} and what `summary` returns.
@@ -87,7 +87,7 @@ def compression(config: str, title: str, seeds: int, folder: Path) -> dict[str, 
 
 
 def summary(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-  """The runs of several seeds side by side.
+  """Puts the runs of several seeds side by side.
 
   Args:
     results: what `compress` returns, a seed.
@@ -122,7 +122,7 @@ def summary(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def markdown(table: Mapping[str, Any]) -> str:
-  """The means over seeds of `summary`."""
+  """Returns the means over seeds of `summary`, as Markdown."""
   lines = [
     "| stage | JAX model | exported file | agrees with the teacher | non-zero | file |",
     "| --- | --- | --- | --- | --- | --- |",
@@ -145,7 +145,7 @@ def markdown(table: Mapping[str, Any]) -> str:
 
 
 def run_part(part: Part, seeds: int, folder: Path) -> tuple[dict[str, Any], str]:
-  """One table as data and as Markdown."""
+  """Runs one table; returns it as data and as Markdown."""
   if part.against is None:
     table = compression(part.config, part.title, seeds, folder)
     text = markdown(table)

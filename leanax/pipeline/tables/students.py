@@ -87,7 +87,7 @@ def judge(
   validation: Split,
   test: Split,
 ) -> dict[str, float]:
-  """A stage's figures on the test split; `COLUMNS` says which there are. Validation accuracy is given as well.
+  """Returns a stage's figures on the test split (see `COLUMNS`), and its validation accuracy.
 
   Args:
     name: the stage.
@@ -125,7 +125,7 @@ def judge(
 
 
 def _missing(stage: Stage, classes: int) -> list[int]:
-  """The classes of which a stage saw no example."""
+  """Returns the classes of which a stage has seen no example."""
   seen = set(stage.examples.only or range(classes)) - set(stage.examples.without)
   return sorted(set(range(classes)) - seen)
 
@@ -153,7 +153,7 @@ def match_prior(logits: np.ndarray, classes: Sequence[int], prior: float) -> flo
 
 
 def markdown(table: Mapping[str, Any]) -> str:
-  """The table of `students`."""
+  """Returns the table of `students` as Markdown."""
   columns = [column for column in COLUMNS if any(column.key in stage for stage in table["stages"])]
   against = next((stage for stage in table["stages"] if stage["name"] == table["against"]), None)
   heads = ["stage", columns[0].head, *([f"minus {table['against']}"] if against else [])]

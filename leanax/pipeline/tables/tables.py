@@ -17,7 +17,7 @@ class Column(NamedTuple):
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
-  """(mean, half width) of the 95 % interval of Student's t over independent runs."""
+  """Returns (mean, half width) of the 95 % interval of Student's t over independent runs."""
   import numpy as np
   from scipy import stats
 
@@ -27,12 +27,12 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def percent(value: float) -> str:
-  """0.98333 as 98.33 %."""
+  """Formats 0.98333 as 98.33 %."""
   return f"{100 * value:.2f} %"
 
 
 def count(value: float) -> str:
-  """12345 as 12,345."""
+  """Formats 12345 as 12,345."""
   return f"{value:,.0f}"
 
 
@@ -76,18 +76,18 @@ COLUMNS = (
 
 
 def used(rows: Sequence[Row]) -> list[Column]:
-  """The columns for which some row has a value."""
+  """Returns the columns for which some row has a value."""
   return [column for column in COLUMNS if any(row.get(column.key) is not None for row in rows)]
 
 
 def cell(row: Row, column: Column) -> str:
-  """One value as text; a dash where the row has none."""
+  """Returns one value as text; a dash where the row has none."""
   value = row.get(column.key)
   return ABSENT if value is None else column.write(value)
 
 
 def format_table(rows: Sequence[Row]) -> str:
-  """The table for a terminal: names to the left, numbers to the right.
+  """Formats the table for a terminal: names to the left, numbers to the right.
 
   Args:
     rows: mappings with the keys of COLUMNS; what is missing or None is shown as a dash, and a column without values is
@@ -103,7 +103,7 @@ def format_table(rows: Sequence[Row]) -> str:
 
 
 def format_markdown(rows: Sequence[Row]) -> str:
-  """The same table in Markdown."""
+  """Formats the same table in Markdown."""
   columns = used(rows)
   lines = [
     [column.head for column in columns],
