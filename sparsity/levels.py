@@ -61,14 +61,14 @@ class Target(NamedTuple):
     ]
 
   def _own(self, one: Chosen, threshold: float) -> float:
-    """The number of a leaf's own rule, or what holds for all."""
+    """Returns the number of a leaf's own rule, or what holds for all."""
     if one.setting is True:
       return float(threshold)
     ranges.check(f"the sparsity rule's number for {one.name!r}", one.setting, ranges.NOT_NEGATIVE)
     return float(one.setting)
 
   def _densities(self, chosen: Mapping[int, Chosen]) -> list[tuple[tuple[int, ...], list[float], bool]]:
-    """(leaves, densities, whether they are ranked as one): a density for all of them or for each layer."""
+    """Returns (leaves, densities, whether they are ranked as one): a density for all of them or for each layer."""
     if (fixed := self.pattern.density) is not None:
       for one in chosen.values():
         if one.setting is not True:
@@ -104,7 +104,7 @@ class Target(NamedTuple):
     as_one: bool,
     schedule: Schedule,
   ) -> np.ndarray:
-    """(updates, densities) kept counts: of a pool, or of all units that are ranked as one."""
+    """Returns (updates, densities) kept counts: of a pool, or of all units that are ranked as one."""
     units = [self.pattern.units(chosen[i].name, chosen[i].layer_shape) for i in leaves]
     size = sum(n * chosen[i].layers for n, i in zip(units, leaves, strict=True)) if as_one else units[0]
     return np.stack([counts(size, schedule.densities(density)) for density in densities], axis=1)

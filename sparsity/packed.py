@@ -41,7 +41,7 @@ def pack(mask: jax.Array, axis: int = -1) -> Packed:
 
 
 def unpack(packed: Packed) -> jax.Array:
-  """The bool mask again, with any leading axes that `packed.bits` gained since it was packed."""
+  """Returns the bool mask again, with any leading axes that `packed.bits` gained since it was packed."""
   return jnp.unpackbits(packed.bits, axis=packed.axis, count=packed.count).astype(jnp.bool_)
 
 

@@ -51,7 +51,7 @@ class Chosen(NamedTuple):
 
 
 def select(params: Any, rules: Sequence[tuple[str, Setting]], stacked: Stacked = ()) -> dict[int, Chosen]:
-  """The leaves that rules choose, by their index in the tree's leaves; those set to False are left out.
+  """Returns the leaves that rules choose, by their index in the tree's leaves; those set to False are left out.
 
   In a tree of groups, {"params": ..., "qparams": ..., "aux": ...}, only `params` is pruned, whatever the others' leaves
   are called; names lack the leading "params/".

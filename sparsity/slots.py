@@ -12,7 +12,7 @@ import jax
 
 
 def map_slots(fn: Callable[[int, jax.Array], jax.Array], params: Any, state: Any) -> Any:
-  """`state` with each slot replaced by `fn(index, slot)`.
+  """Returns `state` with each slot replaced by `fn(index, slot)`.
 
   Args:
     fn: gets the index of the slot's parameter in `jax.tree.leaves(params)`.

@@ -43,7 +43,7 @@ class Leaf(NamedTuple):
 
 
 def pure(tree: Any) -> Any:
-  """`tree` with arrays in place of flax's nnx variables that hold them; the leaves are the same, in the same order.
+  """Returns `tree` with arrays in place of the flax nnx variables that hold them, the leaves in the same order.
 
   `nnx.Optimizer` initialises with variables and updates with arrays, so a masks tree has none.
   """
@@ -52,7 +52,7 @@ def pure(tree: Any) -> Any:
 
 
 def find(opt_state: Any) -> list[SparsityState]:
-  """The sparsity states in any optimizer state, outermost first; states inside a found one are not looked at."""
+  """Returns the sparsity states in any optimizer state, outermost first; none inside of another."""
 
   def is_state(x: Any) -> bool:
     return isinstance(x, SparsityState)
@@ -61,7 +61,7 @@ def find(opt_state: Any) -> list[SparsityState]:
 
 
 def masks(opt_state: Any) -> Any:
-  """The masks tree (bool) in force, wherever in `opt_state` it is; None when the optimizer is not a sparse one.
+  """Returns the tree of masks (bool) in force, from anywhere in `opt_state`; None of an optimizer that is not sparse.
 
   Raises:
     UserError: several sparse methods stand side by side in one optimizer.
@@ -73,7 +73,7 @@ def masks(opt_state: Any) -> Any:
 
 
 def pair(tree: Any, masks: Any) -> tuple[list[tuple[str, jax.Array, Any]], Any]:
-  """[(name, leaf, its mask or None)], and the tree's structure; names lack a leading "params/".
+  """Returns [(name, leaf, its mask or None)], and the tree's structure; names lack a leading "params/".
 
   `masks` None means no mask anywhere.
 
@@ -93,7 +93,7 @@ def pair(tree: Any, masks: Any) -> tuple[list[tuple[str, jax.Array, Any]], Any]:
 
 
 def apply_masks(masks: Any, tree: Any) -> Any:
-  """`tree` (of the parameters' structure: an average of them, say) with zeros where the masks prune.
+  """Returns `tree` (of the parameters' structure: an average of them, say) with zeros where the masks prune.
 
   Args:
     masks: a masks tree, bool or packed, or None: then `tree` is returned.
@@ -104,7 +104,7 @@ def apply_masks(masks: Any, tree: Any) -> Any:
 
 
 def keep(mask: Any, x: jax.Array) -> jax.Array:
-  """`x` where the mask (bool, packed or None) is True, else zero."""
+  """Returns `x` where the mask (bool, packed or None) is True, else zero."""
   if mask is None:
     return x
   return jnp.where(unpack(mask) if is_packed(mask) else mask, x, jnp.zeros((), x.dtype))

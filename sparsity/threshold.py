@@ -58,7 +58,7 @@ class Kth(NamedTuple):
 
 
 def kth_magnitude(leaves: Any, k: int | jax.Array, *, axis_name: str | None = None) -> jax.Array:
-  """The k-th largest magnitude (k = 1 is the largest) over all entries of a tree, exactly.
+  """Returns the k-th largest magnitude (k = 1 is the largest) over all entries of a tree, exactly.
 
   Args:
     leaves: an array or a tree of arrays, float16, bfloat16, float32 or float64; at most 2^31 - 1 entries together.
@@ -83,7 +83,7 @@ def kth_magnitude(leaves: Any, k: int | jax.Array, *, axis_name: str | None = No
 
 
 def topk_mask(leaves: Any, keep: int | jax.Array, *, signed: bool = False, axis_name: str | None = None) -> Any:
-  """The mask of the `keep` largest entries over a whole tree, exactly, ties by the rule above.
+  """Returns the mask of the `keep` largest entries over a whole tree, exactly, ties by the rule above.
 
   Args:
     leaves: as for `kth_magnitude`.
@@ -111,7 +111,7 @@ def topk_mask(leaves: Any, keep: int | jax.Array, *, signed: bool = False, axis_
 
 
 def topk_masks(leaves: Sequence[jax.Array], keep: jax.Array, *, signed: bool = False) -> list[jax.Array]:
-  """`topk_mask` of each leaf by itself.
+  """Returns `topk_mask` of each leaf by itself.
 
   Small leaves are padded and share one program, so that compiling does not grow with their number. A padding with the
   least number at the end is never kept: by the tie rule it comes after all of the leaf's own entries.
@@ -141,7 +141,7 @@ def topk_masks(leaves: Sequence[jax.Array], keep: jax.Array, *, signed: bool = F
 
 
 def _common_dtype(xs: list[jax.Array]) -> jnp.dtype:
-  """The narrowest float that holds every leaf exactly."""
+  """Returns the narrowest float that holds every leaf exactly."""
   if not xs or not all(x.size for x in xs):
     raise UserError("a threshold needs a tree of arrays that are not empty")
   names = {x.dtype.name for x in xs}
@@ -166,7 +166,7 @@ def _check_count(xs: list[jax.Array], k: int | jax.Array, least: int, axis_name:
 
 
 def bit_pattern(x: jax.Array, order: Order) -> jax.Array:
-  """Flat non-negative ints that are ordered as |x| or, signed, as x."""
+  """Returns flat non-negative ints that are ordered as |x| or, signed, as x."""
   dtype = order.dtype
   bits = jax.lax.bitcast_convert_type(x.astype(dtype).reshape(-1), f"uint{8 * dtype.itemsize}")
   sign = jnp.asarray(2 ** WIDTHS[dtype.name], bits.dtype)
@@ -216,7 +216,7 @@ def _radix_select(xs: tuple[jax.Array, ...], k: jax.Array, order: Order, axis_na
 
 
 def _reach(counts: jax.Array, rank: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """The first place at which the running sum of `counts` reaches `rank`, and the sum before it; (0, 0) for rank 0.
+  """Returns the first place where the running sum of `counts` reaches `rank`, and the sum before it; (0, 0) for rank 0.
 
   A bisection: to compile, a running sum costs several times as much.
   """
@@ -278,7 +278,7 @@ def _bit_select(xs: tuple[jax.Array, ...], k: jax.Array, order: Order, axis_name
 def _tie_ends(
   xs: tuple[jax.Array, ...], kth: Kth, keep: jax.Array, order: Order, axis_name: str | None
 ) -> list[jax.Array]:
-  """Per leaf, the flat position before which entries equal to the threshold are kept."""
+  """Returns, per leaf, the flat position before which entries equal to the threshold are kept."""
   wanted = keep - kth.above
 
   def search() -> list[jax.Array]:
@@ -321,7 +321,7 @@ class _Ties(NamedTuple):
     return jnp.append(jnp.sum(rows, axis=1, dtype=jnp.int32), jnp.sum(rest, dtype=jnp.int32))
 
   def end(self, counts: jax.Array, rank: jax.Array) -> jax.Array:
-    """The position after the `rank`-th entry that holds, 0 when rank is 0."""
+    """Returns the position after the `rank`-th entry that holds, 0 when rank is 0."""
     block, before = _reach(counts, rank)
     start = jnp.minimum(block * self.block, self.flat.size - self.block)
     ours = start + jax.lax.iota(jnp.int32, self.block) >= block * self.block

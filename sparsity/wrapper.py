@@ -43,7 +43,7 @@ def wrap(
   score: Score | None = None,
   regrows: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
-  """The sparse optimizer from its masks.
+  """Returns the sparse optimizer from its masks.
 
   Args:
     inner: any optax optimizer.
@@ -97,7 +97,7 @@ def _masked_update(
   masks: tuple[Any, Any],
   extra: dict[str, Any],
 ) -> tuple[Any, Any]:
-  """The final update and the new slots; `masks` are those before and after this step's mask update."""
+  """Returns the final update and the new slots; `masks` are those before and after this step's mask update."""
   leaves, treedef = jax.tree.flatten(params)
   flat = _unpacked(params, masks[1])
   # What is kept of the past: entries that a mask gains start from zero.
@@ -161,7 +161,7 @@ def _choose(flag: jax.Array, new: Any, old: Any) -> Any:
 
 @jax.custom_batching.custom_vmap
 def _anywhere(flag: jax.Array) -> jax.Array:
-  """`flag`, but under vmap whether any of the batch has it: by a batched predicate cond would run both branches."""
+  """Returns `flag`, under vmap whether any of the batch has it: with a batched predicate, cond runs both branches."""
   return flag
 
 

@@ -25,12 +25,12 @@ def count(entries: int, density: float) -> int:
 
 
 def counts(entries: int, densities: Sequence[float]) -> np.ndarray:
-  """`count` at each of many densities, as int32."""
+  """Returns `count` at each of many densities, as int32."""
   return np.maximum(np.rint(entries * np.asarray(densities, np.float64)), 1).astype(np.int32)
 
 
 def check_density(what: str, density: float) -> float:
-  """`density` as a float.
+  """Returns `density` as a float.
 
   Raises:
     UserError: it is no number in (0, 1].

@@ -111,7 +111,7 @@ def _fractions(fraction: float | Callable[[int], Any], schedule: Schedule) -> np
 
 
 def _dropped(group: Group, parts: np.ndarray) -> Group:
-  """The counts that are dropped at each mask update; rounded first, for 0.29 * 100 is below 29."""
+  """Returns the counts that are dropped at each mask update; rounded first, for 0.29 * 100 is below 29."""
   return group._replace(levels=np.floor(np.round(parts * group.levels, 6)).astype(np.int32))
 
 
@@ -127,7 +127,7 @@ def _split(one: Chosen, mask: jax.Array) -> jax.Array:
 def _among(
   allowed: dict[int, jax.Array], rows: dict[int, jax.Array], rankings: Sequence[Ranking], score: Score
 ) -> dict[int, jax.Array]:
-  """The masks of the largest scores among the entries that are allowed."""
+  """Returns the masks of the largest scores among the entries that are allowed."""
   scores = {}
   for i, row in rows.items():
     least = jnp.asarray(jnp.finfo(row.dtype).min, row.dtype)
@@ -137,7 +137,7 @@ def _among(
 
 
 def _both(drop: Score, grow: Score) -> Score:
-  """A criterion that remembers for both."""
+  """Returns a criterion with the memories of both."""
   if drop.update is None and grow.update is None:
     return drop
 
@@ -148,7 +148,7 @@ def _both(drop: Score, grow: Score) -> Score:
 
 
 def _part(memory: Any, params: Any, index: int) -> Any:
-  """The memory of one of them."""
+  """Returns the part of the memory that is of one of them."""
   treedef = jax.tree.structure(params)
   if isinstance(memory, tuple) and not memory:
     return ()

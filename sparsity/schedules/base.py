@@ -27,18 +27,18 @@ class Schedule(NamedTuple):
   initial: float = 1.0
 
   def densities(self, final: float) -> list[float]:
-    """The density after each mask update; a layer whose final density is above `initial` begins at its final one."""
+    """Returns the density after each mask update; a layer that ends denser than `initial` starts at its end."""
     start = max(self.initial, final)
     return [final + (start - final) * rest for rest in self.remaining]
 
   def density(self, step: int, final: float) -> float:
-    """The density in force at `step`: 1 before the first mask update, `final` from the last one on."""
+    """Returns the density in force at `step`: 1 before the first mask update, `final` from the last one on."""
     done = bisect.bisect_right(self.steps, step)
     return self.densities(final)[done - 1] if done else 1.0
 
 
 def check_schedule(schedule: Schedule) -> Schedule:
-  """`schedule`, which somebody may have written by hand.
+  """Returns `schedule`, which may be written by hand, once it is checked.
 
   Raises:
     UserError: it is none, or would not end at the final density.
