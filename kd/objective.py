@@ -219,7 +219,7 @@ class Weighted:
 
 
 def weighted(terms: Sequence[Term], output: str = "") -> Weighted:
-  """The objective sum_k weight_k * mean over the batch of loss_k.
+  """Returns the objective sum_k weight_k * mean over the batch of loss_k.
 
   The batch may hold "valid", (batch,) or (batch, *positions) bools that leave padding out of the mean, and
   "class_mask", bools that broadcast to the logits, the classes that count.
