@@ -20,7 +20,7 @@ MOST = 2**30
 
 
 def rounded(bias: jax.Array, one: BiasQuantizer, used: Mapping[str, Any]) -> jax.Array:
-  """A bias, as it is added, to its steps, with a straight-through gradient; kernels' scales are those at the sites."""
+  """Returns a bias in steps of its scale, with a straight-through gradient; kernels' scales are those at the sites."""
   scale, shape = used[one.kernel[0]]["scale"], shape_of(one.moves)
   if scale.ndim:
     scale = to_sum(jnp.broadcast_to(scale, shape), one.moves)
@@ -30,7 +30,7 @@ def rounded(bias: jax.Array, one: BiasQuantizer, used: Mapping[str, Any]) -> jax
 
 
 def raised(plan: Plan, used: Mapping[str, Any], leaves: Mapping[str, jax.Array]) -> dict[str, Any]:
-  """The grids in use, with kernels' scales raised until each bias fits.
+  """Returns the grids in use, with kernels' scales raised until each bias fits.
 
   Args:
     plan: where the biases are.

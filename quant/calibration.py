@@ -33,7 +33,7 @@ def unseen(plan: Plan, observe: Callable[[], State]) -> State:
 
 
 def forgotten(plan: Plan, name: str, entry: State) -> State:
-  """The entry without its statistics, so that the next batch is the first."""
+  """Returns the entry without its statistics, so that the next batch is the first."""
   if "stats" not in entry:
     return entry
   start = plan.quantizers[name].setting.make_observer().init()
@@ -90,7 +90,7 @@ def refuse(state: State, every: bool = True) -> None:
 
 
 def _bad_batch(entry: State) -> int:
-  """The first batch that held NaN or infinity, from 1; 0 if none did."""
+  """Returns the first batch that held NaN or infinity, from 1; 0 if none did."""
   counts = np.asarray(entry["stats"][BATCHES].count)
   return int(np.min(-counts[counts < 0], initial=0 if np.all(counts >= 0) else 2**31 - 1))
 

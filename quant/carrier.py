@@ -96,7 +96,7 @@ def product(op: Op, operands: Sequence[Coded], carrier: str, half: bool = False)
 
 
 def _gradients(op: Op, steps: Any, scales: Any, cotangent: jax.Array, kind: Any) -> tuple[jax.Array, ...]:
-  """Of the product of the values scale * steps, for those values; products of operands of the type `kind`."""
+  """Returns the gradients of the product of scale * steps, for those values; operands of the type `kind`."""
   wide, spread = cotangent.dtype, [scale.size > 1 for scale in scales]
   for index, scale in enumerate(scales):
     if spread[index]:  # inside the sums of the other operand's gradient

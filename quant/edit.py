@@ -111,7 +111,7 @@ def before(net: Net, change: Callable[[Net], Net]) -> Net:
 def _places(
   plain: Net, change: Callable[[Net], Net], old: Mapping[str, Quantizer], new: Mapping[str, Quantizer]
 ) -> dict[str, np.ndarray]:
-  """For each kernel's scales where they were before the change, found by changing a net of their places."""
+  """Returns, for each kernel's scales, their places before the change, found by changing a net of places."""
   strange = next(iter(sorted(old.keys() ^ new.keys())), None)
   computed = next((name for name, one in old.items() if one.kernel and one.leaf is None), strange)
   if computed is not None:
@@ -133,7 +133,7 @@ def _places(
 
 
 def _along(values: np.ndarray, one: Quantizer) -> np.ndarray:
-  """A flat array of one number for each scale, as it broadcasts against the kernel's shape."""
+  """Returns a flat array of one number for each scale, as it broadcasts against the kernel's shape."""
   return values.reshape([n if i in one.axis else 1 for i, n in enumerate(one.shape)])
 
 

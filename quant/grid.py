@@ -85,7 +85,7 @@ def _format(name: str) -> Format:
 
 
 def limits(bits: int, signed: bool = True, narrow: bool = False) -> tuple[int, int]:
-  """The lowest and the highest code of a grid.
+  """Returns the lowest and the highest code of a grid.
 
   Raises:
     UserError: a width that is not served, or an unsigned narrow grid.
@@ -108,7 +108,7 @@ def symmetric(
   layers: tuple[int, ...] = (),
   format: str = "integer",
 ) -> Grid:
-  """The grid with zero point 0 whose highest level is `largest`, a magnitude: () or (channels,).
+  """Returns the grid with zero point 0 whose highest level is `largest`, a magnitude: () or (channels,).
 
   The lowest code of a grid that is not narrow lies one step beyond -largest. Channels far below the largest get
   `CHANNEL_FLOOR` of its step, and a tensor of zeros gets the range 1. `layers` are axes of `largest` that number
@@ -125,7 +125,7 @@ def symmetric(
 def affine(
   low: jax.Array, high: jax.Array, bits: int, *, signed: bool = True, axis: int | tuple[int, ...] | None = None
 ) -> Grid:
-  """The grid over [low, high], widened to contain 0; both are () or (channels,).
+  """Returns the grid over [low, high], widened to contain 0; both are () or (channels,).
 
   A range above 0 (after a ReLU) has its zero point at the lowest code. The rounded zero point moves the ends by at most
   half a step. An empty range gets the length 1; where low is above high, or one of them not finite, the scale is NaN.
@@ -139,7 +139,7 @@ def affine(
 
 
 def _positive(extent: jax.Array) -> jax.Array:
-  """The extent, or 1 where it is zero: any step serves values that are all zero. What is none is NaN, infinity too."""
+  """Returns the extent, or 1 where it is zero: any step serves zeros. Negative and infinite become NaN."""
   extent = jnp.asarray(extent)
   extent = jnp.where(jnp.isfinite(extent) & (extent >= 0), extent, jnp.full_like(extent, jnp.nan))
   return jnp.where(extent == 0, jnp.ones_like(extent), _floored(extent))
@@ -166,7 +166,7 @@ def broadcast(values: jax.Array, ndim: int, axis: int | tuple[int, ...] | None) 
 
 
 def _in_blocks(x: jax.Array, grid: Grid) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """An array with each axis split into as many blocks as the scale has numbers there."""
+  """Returns an array with each axis split into as many blocks as the scale has numbers there."""
   blocks = grid.scale.shape
   if any(length % max(n, 1) for length, n in zip(x.shape, blocks, strict=True)):
     raise UserError(f"a grid with scales of shape {blocks} was given the shape {x.shape}, which they do not divide")
@@ -206,12 +206,12 @@ def splits(shape: tuple[int, ...], finer: tuple[int, ...]) -> bool:
 
 
 def compute_dtype(x: jax.Array, scale: jax.Array) -> Any:
-  """The type in which a tensor is divided by its scale: the wider of the two."""
+  """Returns the type in which a tensor is divided by its scale: the wider of the two."""
   return max((x.dtype, scale.dtype), key=lambda dtype: jnp.finfo(dtype).bits)
 
 
 def steps(x: jax.Array, scale: jax.Array) -> jax.Array:
-  """`x` in steps of the grid, not rounded: x * (1 / s) in the wider type of the two."""
+  """Returns `x` in steps of the grid, not rounded: x * (1 / s) in the wider type of the two."""
   dtype = compute_dtype(x, scale)
   # The barrier keeps XLA from folding the reciprocal of a constant, or of an exponential, into another rounding.
   scale = jax.lax.optimization_barrier(scale.astype(dtype))
@@ -219,7 +219,7 @@ def steps(x: jax.Array, scale: jax.Array) -> jax.Array:
 
 
 def floats(what: str, x: Any) -> jax.Array:
-  """`x` as an array, refused where it holds no floats."""
+  """Returns `x` as an array, refused where it holds no floats."""
   x = jnp.asarray(x)
   if not jnp.issubdtype(x.dtype, jnp.floating):
     raise UserError(f"{what} of an array of {x.dtype}; expected floats")
@@ -227,7 +227,7 @@ def floats(what: str, x: Any) -> jax.Array:
 
 
 def codes(x: jax.Array, grid: Grid) -> jax.Array:
-  """The integer codes of `x`, int32, of its shape.
+  """Returns the integer codes of `x`, int32, of its shape.
 
   A kernel's grid from `Quantized.grids` is for the leaf, as the variables hold it, however the model turns it.
 
@@ -246,7 +246,7 @@ def codes(x: jax.Array, grid: Grid) -> jax.Array:
 
 
 def dequantize(q: jax.Array, grid: Grid, dtype: Any = None) -> jax.Array:
-  """The real values of integer codes, s * (q - z), in `dtype` (the scale's by default); of the shape `codes` takes."""
+  """Returns the real values of integer codes, s * (q - z), in `dtype` (default: the scale's); shapes as of `codes`."""
   laid, scale, zero_point = laid_out(q, grid)
   levels = _format(grid.format).decode(laid.astype(jnp.int32), zero_point, grid.ends)
   values = (scale * levels.astype(scale.dtype)).reshape(q.shape)
@@ -254,7 +254,7 @@ def dequantize(q: jax.Array, grid: Grid, dtype: Any = None) -> jax.Array:
 
 
 def fake_quant(x: jax.Array, grid: Grid) -> jax.Array:
-  """`x` rounded to the grid, in its own type and shape; straight-through gradient for `x`, none for the grid."""
+  """Rounds `x` to the grid, in its own type and shape; the gradient is straight-through for `x`, none for the grid."""
   x = floats("values on a grid", x)
   laid, scale, zero_point = laid_out(x, grid)
   return round_to(grid.ends, laid, scale, zero_point, grid.format).reshape(x.shape)
@@ -264,7 +264,7 @@ def fake_quant(x: jax.Array, grid: Grid) -> jax.Array:
 def round_to(
   ends: tuple[int, int], x: jax.Array, scale: jax.Array, zero_point: jax.Array, format: str = "integer"
 ) -> jax.Array:
-  """`fake_quant` between any two codes, for a scale and an int32 zero point that broadcast against `x`."""
+  """Returns `fake_quant` between any two codes, for a scale and an int32 zero point that broadcast against `x`."""
   return _round_forward(ends, x, scale, zero_point, format)[0]
 
 
@@ -285,7 +285,7 @@ round_to.defvjp(_round_forward, _round_backward)
 def steps_to(
   ends: tuple[int, int], x: jax.Array, scale: jax.Array, zero_point: jax.Array, format: str = "integer"
 ) -> jax.Array:
-  """The values of `round_to` in steps of the scale, in the wider type of the two; integers less the zero point.
+  """Returns the values of `round_to` in steps of the scale, in the wider type of the two; integers less the zero point.
 
   A cotangent is taken for one of the values that `round_to` returns: the caller multiplies by the scale.
   """

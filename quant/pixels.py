@@ -11,7 +11,7 @@ from quant.grid import Grid, affine
 
 
 def pixel_grid(levels: np.ndarray, bits: int) -> Grid:
-  """The affine grid over all levels and 0, whose step is the one up to 3 % wider that keeps levels farthest from ties.
+  """Returns the affine grid over all levels and 0; its step, up to 3 % wider, keeps levels farthest from ties.
 
   Args:
     levels: all numbers that the input can have, of any shape, float64.

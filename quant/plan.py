@@ -133,7 +133,7 @@ def make_plan(graph: Graph, policy: Policy) -> Plan:
 
 
 def _explained(graph: Graph, sites: Mapping[str, Op], policy: Policy) -> dict[str, Explained]:
-  """Each site's setting; what cannot be quantized, or holds no parameter and is named by no rule, stays in float."""
+  """Returns each site's setting; what cannot be quantized, or has no parameter and no rule, stays in float."""
   left = graph.skipped | {name: why for name, op in graph.sites.items() if (why := _unserved(op)) is not None}
   constant = {name for name, op in sites.items() if op.kernel_index is not None and _kernel_leaf(op) is None}
   kernels = [n for n, op in sites.items() if op.kernel_index is not None and n not in constant and n not in left]
@@ -156,7 +156,7 @@ def _explained(graph: Graph, sites: Mapping[str, Op], policy: Policy) -> dict[st
 
 
 def _unserved(op: Op) -> str | None:
-  """Why an operation cannot be on a grid, if it cannot."""
+  """Returns why an operation cannot be on a grid; None where it can."""
   if op.kind == "ragged_dot":
     return "ragged dots are not served"
   if op.kind not in ("dot", "conv"):
@@ -176,7 +176,7 @@ def _branched(sites: Mapping[str, Op], at: Mapping[Place, Any], uses: Mapping[Pl
 
 
 def _observed(sites: Mapping[str, Op], at: Mapping[Place, Any], pooling: Mapping[Place, int]) -> dict[str, list[Place]]:
-  """The readers at which each tensor is observed: in each branch that reads it, before max-pooling where possible."""
+  """Returns the readers at which each tensor is observed: in each branch, before max-pooling where possible."""
   found: dict[str, list[Place]] = {}
   for place, quantizer in sorted(at.items(), key=lambda one: pooling[one[0]]):
     path, others = sites[place[0]].branches, found.setdefault(quantizer.key, [])
@@ -187,7 +187,7 @@ def _observed(sites: Mapping[str, Op], at: Mapping[Place, Any], pooling: Mapping
 
 
 def _tensors(sites: Mapping[str, Op], chosen: Mapping[str, Setting]) -> dict[str, Quantizer]:
-  """A quantizer for each activation that a site with quantized activations reads."""
+  """Returns a quantizer for each activation that a site with quantized activations reads."""
   found: dict[str, Quantizer] = {}
   for name, setting in chosen.items():
     bits = setting.activations

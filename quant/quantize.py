@@ -188,7 +188,7 @@ def _array(leaf: Any) -> Any:
 
 
 def _observing(plan: Plan, axis_name: str | None, branched: State) -> Any:
-  """The visitor that lets the float model run and writes down ranges, and the grids that they give.
+  """Returns the visitor that lets the float model run and writes down ranges, and the grids that they give.
 
   `branched` has the entries of kernels that only branches read, written down where one of them runs.
   """
@@ -219,7 +219,7 @@ def _observing(plan: Plan, axis_name: str | None, branched: State) -> Any:
 
 
 def _in_use(plan: Plan, qparams: Scales, quant_state: State, variables: Any) -> State:
-  """Scale (and zero point) of each quantizer, the trained scales in place of the frozen ones, so that biases fit."""
+  """Returns the scale (and zero point) of each quantizer, trained scales replacing frozen ones, so that biases fit."""
   calibration.refuse_used(quant_state)
   trained = {name: {"scale": to_scale(parameter)} for name, parameter in qparams.items()}
   used = {name: {**entry["used"], **trained.get(name, {})} for name, entry in quant_state.items()}
@@ -228,13 +228,13 @@ def _in_use(plan: Plan, qparams: Scales, quant_state: State, variables: Any) -> 
 
 
 def _on_estimators_grids(plan: Plan, used: State) -> State:
-  """The grids in use with the scales that estimators make of the trained ones."""
+  """Returns the grids in use with the scales that estimators make of the trained ones."""
   maps = {name: q.estimator.scale for name, q in plan.quantizers.items() if q.estimator.trains}
   return {name: {**e, "scale": maps[name](e["scale"])} if name in maps else e for name, e in used.items()}
 
 
 def _round_inputs(plan: Plan, inputs: tuple[Any, ...], used: State) -> tuple[Any, ...]:
-  """The inputs, those on their grids that a runtime hands to others than sites too."""
+  """Returns the inputs; those that a runtime hands to others than sites, too, are on their grids."""
   leaves, tree = jax.tree.flatten(inputs)
   for place, quantizer in plan.inputs.items():
     leaves[place] = _round(quantizer, leaves[place], used[quantizer.key])
@@ -242,7 +242,7 @@ def _round_inputs(plan: Plan, inputs: tuple[Any, ...], used: State) -> tuple[Any
 
 
 def _rounding(plan: Plan, carrier: str, half: bool) -> Any:
-  """The visitor that rounds what each site reads, or makes for others too, and each bias.
+  """Returns the visitor that rounds what each site reads, or makes for other readers, too, and each bias.
 
   Products of codes are taken in the carrier.
   """
@@ -276,7 +276,7 @@ def _rounding(plan: Plan, carrier: str, half: bool) -> Any:
 
 
 def _in_bfloat16(op: Op, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-  """A float product of operands rounded to bfloat16, in its own type."""
+  """Returns a float product of operands rounded to bfloat16, in its own type."""
   if any(operand.dtype != jnp.float32 for operand in op.inputs):
     return op.bind(*inputs)
   kind = jnp.dtype(jnp.bfloat16)
@@ -285,12 +285,12 @@ def _in_bfloat16(op: Op, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _round(quantizer: Quantizer, x: jax.Array, used: State) -> jax.Array:
-  """One operand on its grid."""
+  """Returns one operand on its grid."""
   return quantizer.estimator.values(quantizer.place(x, used))
 
 
 def _coded(quantizer: Quantizer, x: jax.Array, used: State, rounded: bool) -> Coded:
-  """The codes of one operand, less the zero point; one that was `rounded` has had its gradient's rule already."""
+  """Returns the codes of one operand, less the zero point; one that is `rounded` has had its gradient's rule."""
   placed = quantizer.place(x, used)
   steps = (ste() if rounded else quantizer.estimator).steps(placed)
   return Coded(steps, placed.scale, None if quantizer.kernel else placed.zero_point, quantizer.largest)

@@ -16,7 +16,7 @@ State = dict[str, Any]
 
 
 def leaf_grids(plan: Plan, quant_state: State, variables: Any, axis_name: str | None) -> State:
-  """The entries of the kernels that are written in their leaf's axes, from the leaves themselves."""
+  """Returns the entries of the kernels that are written in their leaf's axes, from the leaves themselves."""
   leaves = dict(zip(leaf_names(variables), jax.tree.leaves(variables), strict=True))
   found = {}
   for key, quantizer in plan.leaf_grids.items():
@@ -27,13 +27,13 @@ def leaf_grids(plan: Plan, quant_state: State, variables: Any, axis_name: str | 
 
 
 def finite(start: State) -> State:
-  """The scale of a kernel, infinite where it holds NaN or infinity."""
+  """Returns the scale of a kernel, infinite where it holds NaN or infinity."""
   scale = start["scale"]
   return {"scale": jnp.where(jnp.isfinite(scale), scale, jnp.full_like(scale, jnp.inf))}
 
 
 def kernel_start(quantizer: Quantizer, kernel: jax.Array, axis_name: str | None) -> State:
-  """The kernel's scale, from its largest and mean magnitudes; equal on all devices."""
+  """Returns the kernel's scale, from its largest and mean magnitudes; equal on all devices."""
   others = tuple(i for i in range(kernel.ndim) if i not in quantizer.axis)
   magnitude = jnp.abs(jax.lax.stop_gradient(kernel).astype(jnp.float32))
   largest, mean = (axis.pmax(reduce(magnitude, others), axis_name) for reduce in (jnp.max, jnp.mean))

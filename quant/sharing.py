@@ -52,7 +52,7 @@ class Scales(NamedTuple):
 
 
 def share(uses: Sequence[Use]) -> Scales | None:
-  """The scales that serve all these uses of one leaf, or None if there are none."""
+  """Returns the scales that serve all these uses of one leaf, or None if there are none."""
   splits, roles = [], []
   for axis, length in enumerate(uses[0].view.shape):
     parts = _parts(axis, length, uses)
@@ -66,7 +66,7 @@ def share(uses: Sequence[Use]) -> Scales | None:
 
 
 def _parts(axis: int, length: int, uses: Sequence[Use]) -> list[tuple[int, str]] | None:
-  """The parts of one axis of the leaf, the slowest first, and the role of each; None if one would need two."""
+  """Returns the parts of one axis of the leaf, the slowest first, and the role of each; None if one would need two."""
   sizes = {_group(use, axis, length) for use in uses}
   if sizes != {0}:
     (size,) = sizes if len(sizes) == 1 else (None,)
@@ -95,7 +95,7 @@ def _parts(axis: int, length: int, uses: Sequence[Use]) -> list[tuple[int, str]]
 
 
 def _group(use: Use, axis: int, length: int) -> int | None:
-  """The size of the groups along an axis of the leaf; 0 for none, None if they do not lie along all of it."""
+  """Returns the size of the groups along an axis of the leaf; 0 for none, None if they do not lie along all of it."""
   digits = () if use.along is None else use.view.axes[use.along]
   if all(digit.axis != axis for digit in digits):
     return 0
@@ -103,7 +103,7 @@ def _group(use: Use, axis: int, length: int) -> int | None:
 
 
 def _digits(use: Use, axis: int) -> list[tuple[Digit, str]]:
-  """The operand's steps along an axis of the leaf, with their roles; an axis of length 1 is a channel or nothing."""
+  """Returns the operand's steps along an axis of the leaf, with their roles; length 1 is a channel or nothing."""
   return [
     (digit, CHANNEL if i in use.channels else SUM)
     for i, digits in enumerate(use.view.axes)
@@ -113,7 +113,7 @@ def _digits(use: Use, axis: int) -> list[tuple[Digit, str]]:
 
 
 def _role(use: Use, axis: int, digits: Sequence[tuple[Digit, str]], low: int, high: int) -> str | None:
-  """The role of the part of an axis in steps of `low` up to `high`; None if the use starts in its middle."""
+  """Returns the role of the part of an axis in steps of `low` up to `high`; None if the use starts in its middle."""
   role = next((role for (_, step, n), role in digits if abs(step) <= low and high <= abs(step) * n), None)
   if role is None:
     return APART
@@ -142,7 +142,7 @@ def of_operand(scale: Any, scales: Scales, use: Use) -> Any:
 
 
 def to_leaf(values: jax.Array, scales: Scales, use: Use, shape: tuple[int, ...]) -> jax.Array:
-  """Non-negative values for an operand's axes, behind those of scans, as the largest for each scale of the leaf.
+  """Returns non-negative values for an operand's axes, behind those of scans, as the largest per scale of the leaf.
 
   Args:
     values: of the operand's rank behind the scans, perhaps 1 long where they are all the same.
@@ -162,14 +162,14 @@ def to_leaf(values: jax.Array, scales: Scales, use: Use, shape: tuple[int, ...])
 
 
 def _shape(use: Use) -> tuple[tuple[int, ...], tuple[int, ...]]:
-  """The lengths of the scans, and the operand's shape with 1 along what it sums over."""
+  """Returns the lengths of the scans, and the operand's shape with 1 along what it sums over."""
   lengths = [math.prod(digit.length for digit in digits) for digits in (*use.view.scans, *use.view.axes)]
   scans = len(use.view.scans)
   return tuple(lengths[:scans]), tuple(n if i in use.channels else 1 for i, n in enumerate(lengths[scans:]))
 
 
 def _places(shape: tuple[int, ...], scales: Scales, use: Use) -> np.ndarray:
-  """For each of an operand's scales, scans first, its place in the flat array of scales."""
+  """Returns, for each of an operand's scales, scans first, its place in the flat array of scales."""
   view = use.view
   kept = [digits if i in use.channels else () for i, digits in enumerate(view.axes)]
   every = list(itertools.chain(*view.scans, *kept))

@@ -26,7 +26,7 @@ class Digit(NamedTuple):
 
 
 def out_axes(op: Op, index: int) -> list[int | None]:
-  """For each axis of an operand of a product the axis of the result where it comes out; None where it is summed."""
+  """Returns, for each axis of an operand, the axis of the result where it comes out; None where it is summed."""
   numbers = op.params["dimension_numbers"]
   found: list[int | None] = [None] * len(op.inputs[index].shape)
   if op.kind == "conv":
@@ -81,7 +81,7 @@ def digits(
 
 
 def terms(op: Op) -> int:
-  """The number of products that one number of the result sums."""
+  """Returns the number of products that one number of the result sums."""
   numbers = op.params["dimension_numbers"]
   axes = numbers.rhs_spec[1:] if op.kind == "conv" else numbers[0][1]
   return math.prod(op.inputs[1].shape[axis] for axis in axes)
@@ -109,7 +109,7 @@ def fits(op: Op, largest: Sequence[int]) -> bool:
 
 
 def total(op: Op, coded: Sequence[Sequence[Digit]], carrier: str) -> jax.Array:
-  """The exact sum of products of both operands' digits, rounded once to float32; NaN where a float carrier holds it."""
+  """Returns the exact sum of products of both operands' digits, rounded once to float32; NaN where a carrier has it."""
   wide = not fits(op, [max(digit.largest for digit in digits) for digits in coded])
   if wide and max(map(len, coded)) > 1:
     raise UserError(
@@ -131,7 +131,7 @@ def total(op: Op, coded: Sequence[Sequence[Digit]], carrier: str) -> jax.Array:
 
 
 def lost(op: Op, index: int, steps: jax.Array) -> jax.Array:
-  """NaN for what an operand's NaN reaches, else 0, against the result: integers cannot hold it."""
+  """Returns NaN for what an operand's NaN reaches, else 0, against the result: integers cannot hold it."""
   summed = tuple(axis for axis, out in enumerate(out_axes(op, index)) if out is None)
   return placed(op, index, jnp.sum(jnp.zeros((), steps.dtype) * steps, summed, keepdims=True))
 
@@ -155,7 +155,7 @@ def _joined(places: list[jax.Array]) -> jax.Array:
 
 
 def _products(op: Op, a: Digit, b: Digit, carrier: str) -> list[jax.Array]:
-  """Whole numbers, as float32 or int32, whose sum is that of (a - zero)(b - zero)."""
+  """Returns whole numbers, as float32 or int32, whose sum is that of (a - zero)(b - zero)."""
 
   def plain(x: jax.Array, y: jax.Array) -> list[jax.Array]:
     x, y = varying_alike([x, y])  # ones vary over no devices
@@ -190,7 +190,7 @@ def _ones(op: Op, index: int, values: jax.Array) -> jax.Array:
 
 
 def varying_alike(arrays: Sequence[jax.Array]) -> tuple[jax.Array, ...]:
-  """Inside shard_map a replicated operand is made to vary as the other does, so that its gradient is summed there.
+  """Makes a replicated operand vary as the other does inside shard_map, so that its gradient is summed there.
 
   That is done by adding an empty sum of the other, outside of rules for derivatives; it compiles to nothing.
   """
@@ -205,7 +205,7 @@ def varying_alike(arrays: Sequence[jax.Array]) -> tuple[jax.Array, ...]:
 
 
 def _cut(op: Op, a: jax.Array, b: jax.Array, limit: int, changed: dict[str, Any]) -> list[jax.Array]:
-  """Float32 products of parts of the operands, sums of at most `limit` terms each; their sum is the whole product."""
+  """Returns float32 products of parts of the operands, sums of at most `limit` terms; they add up to the whole."""
   numbers = op.params["dimension_numbers"]
   axes = list(numbers.rhs_spec[1:] if op.kind == "conv" else numbers[0][1])
   lengths = [b.shape[axis] for axis in axes]
@@ -232,7 +232,7 @@ def _cut(op: Op, a: jax.Array, b: jax.Array, limit: int, changed: dict[str, Any]
 
 
 def _channels(op: Op, a: jax.Array, length: int, start: int, stop: int) -> jax.Array:
-  """Some input channels of each group."""
+  """Returns some input channels of each group."""
   axis = op.params["dimension_numbers"].lhs_spec[1]
   before, after = a.shape[:axis], a.shape[axis + 1 :]
   groups = a.reshape(*before, -1, length, *after)
@@ -240,7 +240,7 @@ def _channels(op: Op, a: jax.Array, length: int, start: int, stop: int) -> jax.A
 
 
 def _shifted(op: Op, changed: dict[str, Any], axis: int, before: int, after: int) -> tuple[tuple[int, int], ...]:
-  """The padding of a kernel without its first and last positions along an axis."""
+  """Returns the padding of a kernel without its first and last positions along an axis."""
   padding = [tuple(pair) for pair in changed.get("padding", op.params["padding"])]
   dilation = op.params["rhs_dilation"][axis]
   low, high = padding[axis]

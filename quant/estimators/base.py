@@ -96,7 +96,7 @@ class Estimator:
     return self.init is not None
 
   def values(self, placed: Placed) -> jax.Array:
-    """The tensor on its grid, in its own type and shape."""
+    """Returns the tensor on its grid, in its own type and shape."""
     return scaled(self.steps(placed), placed.scale, placed.x.dtype)
 
   def __call__(self, x: jax.Array, grid: Grid, count: int | None = None, key: jax.Array | None = None) -> jax.Array:
@@ -109,7 +109,7 @@ class Estimator:
 
 
 def scaled(steps: jax.Array, scale: jax.Array, dtype: jnp.dtype) -> jax.Array:
-  """The values scale * steps in `dtype`; their cotangent goes to the steps unchanged, as an estimator's rule has it."""
+  """Returns the values scale * steps in `dtype`; the cotangent goes to the steps unchanged."""
   return _scaled(dtype, steps, scale.astype(steps.dtype))
 
 
@@ -137,14 +137,14 @@ def to_parameter(scale: jax.Array) -> jax.Array:
 
 
 def to_scale(parameter: jax.Array) -> jax.Array:
-  """The positive scale of a trained parameter."""
+  """Returns the positive scale of a trained parameter."""
   # Between barriers, or XLA turns x / exp(t) into x * exp(-t), and folds the exponential of a constant with another
   # rounding than it computes: the codes would differ from those of the scale handed out.
   return jax.lax.optimization_barrier(jnp.exp(jax.lax.optimization_barrier(parameter)))
 
 
 def alike(x: jax.Array, scale: jax.Array, *numbers: jax.Array | float) -> tuple[jax.Array, ...]:
-  """The scale and the other numbers in the type in which x is rounded; the scale varies over devices as x does."""
+  """Returns the scale and the other numbers in the type in which x is rounded; the scale varies over devices as x."""
   dtype = compute_dtype(x, scale)
   others = (jnp.asarray(v).astype(dtype) for v in numbers)
   # Under shard_map a replicated scale meets sharded data: adding an empty sum of the data makes it vary as they do,
@@ -155,7 +155,7 @@ def alike(x: jax.Array, scale: jax.Array, *numbers: jax.Array | float) -> tuple[
 
 
 def sum_as(terms: jax.Array, scale: jax.Array) -> jax.Array:
-  """The sum of a scale's gradient over what shares it."""
+  """Returns the sum of a scale's gradient over what shares it."""
   if scale.ndim:
     return jnp.sum(terms, axis=tuple(i for i, n in enumerate(scale.shape) if n == 1), keepdims=True)
   if terms.ndim < 2:

@@ -27,12 +27,12 @@ def lsq() -> Estimator:
 
 
 def initial_scale(mean_magnitude: jax.Array, upper: jax.Array | float) -> jax.Array:
-  """The start value 2 mean|v| / sqrt(Q_P) (section 2.1), of the weights or of the first batch of activations."""
+  """Returns the start value 2 mean|v| / sqrt(Q_P) (section 2.1), of weights or of the first batch of activations."""
   return 2 * mean_magnitude / jnp.sqrt(jnp.asarray(upper, mean_magnitude.dtype))
 
 
 def start_scale(statistics: Statistics, start: str) -> jax.Array:
-  """The observed range's scale, or the paper's: with "auto" the paper's up to 4 bits."""
+  """Returns the observed range's scale, or the paper's: with "auto" the paper's up to 4 bits."""
   grid = statistics.grid
   if start == "range" or (start == "auto" and grid.bits > 4):
     return grid.scale
@@ -42,7 +42,7 @@ def start_scale(statistics: Statistics, start: str) -> jax.Array:
 
 
 def gradient_scale(count: int, upper: jax.Array | float) -> jax.Array:
-  """The factor g = 1 / sqrt(N Q_P), for N = count."""
+  """Returns the factor g = 1 / sqrt(N Q_P), for N = count."""
   return 1 / jnp.sqrt(count * jnp.asarray(upper, jnp.float32))
 
 
@@ -58,7 +58,7 @@ def lsq_steps(
   upper: jax.Array | float,
   gradient_scale: jax.Array | float = 1.0,
 ) -> jax.Array:
-  """`x` on the grid of `scale` in steps, whole floats in the wider type of x and the scale, with LSQ's gradients.
+  """Returns `x` on the grid of `scale` in steps, whole floats in the wider type of both, with LSQ's gradients.
 
   A cotangent is taken for one of the values scale * steps: the caller multiplies by the scale.
 
@@ -73,7 +73,7 @@ def lsq_steps(
 
 
 def lsq_values(x: jax.Array, scale: jax.Array, *numbers: jax.Array | float) -> jax.Array:
-  """`lsq_steps` times the scale, in x's type: the paper's quantizer of an array; the same arguments."""
+  """Returns `lsq_steps` times the scale, in x's type: the paper's quantizer of an array; the same arguments."""
   return scaled(lsq_steps(x, scale, *numbers), scale, x.dtype)
 
 

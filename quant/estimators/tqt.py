@@ -31,7 +31,7 @@ def _start(statistics: Statistics, start: str) -> jax.Array:
 
 @jax.custom_jvp
 def power_of_two(scale: jax.Array) -> jax.Array:
-  """The least power of two that is not below the scale; the gradient passes in the logarithm of both.
+  """Returns the least power of two that is not below the scale; the gradient passes in the logarithm of both.
 
   One that exceeds a power of two by less than 2^-16 of itself is taken for it: a logarithm rounds it so.
   """

@@ -24,7 +24,7 @@ def power_of_two() -> Format:
 
 
 def _magnitudes(ends: Ends) -> np.ndarray:
-  """0 and the powers of two, ascending; their places are the codes."""
+  """Returns 0 and the powers of two, ascending; their places are the codes."""
   if ends[0] != -ends[1] or ends[1] > _MOST:
     raise UserError(
       f"powers of two with the codes {ends[0]} to {ends[1]}; expected a narrow signed grid of 2 to 7 bits"

@@ -32,7 +32,7 @@ class Batches(NamedTuple):
 
 
 def batches(rate: float | None = None) -> Statistic:
-  """The mean magnitude over all batches, each weighted alike, and their number.
+  """Returns the mean magnitude over all batches, each weighted alike, and their number.
 
   Args:
     rate: of a moving average from the first batch in place of the mean, in (0, 1]; it depends on the order.

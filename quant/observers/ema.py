@@ -27,7 +27,7 @@ def ema(rate: float = 0.01) -> Observer:
 
 
 def moving_extrema(rate: float) -> Statistic:
-  """The moving average of the lowest and of the highest value of each batch, an `Extrema`; it depends on the order."""
+  """Returns the moving average of the lowest and the highest value per batch, an `Extrema`; the order matters."""
   whole = extrema()
 
   def update(state: Extrema, x: jax.Array, axis_name: str | None) -> Extrema:
