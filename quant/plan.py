@@ -96,12 +96,14 @@ def make_plan(graph: Graph, policy: Policy) -> Plan:
     UserError: a rule applies nowhere, or only to what cannot be quantized; a site is to be quantized where no operation
       can be replaced; a parameter has the name of an activation.
   """
+  # Settings: the first rule that matches a site; a site that cannot be replaced has to stay in float.
   sites = {name: op for name, op in graph.sites.items() if op.kind in SITES}
   explained = _explained(graph, sites, policy)
   chosen = {name: explained[name].setting for name in sites if name in explained}
   for name, setting in chosen.items():
     if sites[name].frozen and (setting.weights or setting.activations):
       raise UserError(f"{name!r} cannot be quantized: it is {sites[name].frozen}; give it the setting 'float'")
+  # Quantizers: one per activation and one per kernel, so that all readers of a tensor see the same codes.
   tensors = _tensors(sites, chosen)
   kernels_at = kernels(graph, chosen)
   at: dict[Place, Quantizer] = {}
@@ -112,11 +114,13 @@ def make_plan(graph: Graph, policy: Policy) -> Plan:
           at[name, index] = kernels_at[name, index][0]
       elif setting.activations is not None and operand.tensor in tensors:
         at[name, index] = tensors[operand.tensor]
+  # Activations and kernels share the keys of one state.
   clash = {quantizer.key for quantizer, _ in kernels_at.values()} & tensors.keys()
   if clash:
     raise UserError(f"the parameter {min(clash)!r} has the name of an activation; give the parameter another name")
   uses = {place: use for place, (_, use) in kernels_at.items() if use is not None}
   noted = {name: explained[name]._replace(note=note) for name, note in notes(at, uses).items()}
+  # Tensors that other operations read too are rounded where they are made: a runtime hands codes to every reader.
   early = {tensor: maker for tensor, maker in exposed(graph).items() if tensor in tensors}
   made = {maker.op: tensors[tensor] for tensor, maker in early.items() if maker.op is not None}
   inputs = {maker.input: tensors[tensor] for tensor, maker in early.items() if maker.input is not None}

@@ -37,10 +37,12 @@ def prepare(config: Experiment, data: Dataset) -> dict[str, Job]:
   Raises:
     UserError: whatever would not run, in one sentence that names the stage or its key.
   """
+  # Models first: each is traced once, also those of teachers that are trained beside their students.
   stages = [config.stages[name] for name in config.run]
   beside = [entry for entry in (described(config, stage) for stage in stages) if entry is not None]
   for name in dict.fromkeys(stage.model for stage in (*stages, *beside)):
     start.check_model(name, config, data)
+  # Then the stages in order, each on the shapes that the earlier ones leave.
   jobs: dict[str, Job] = {}
   for name in config.run:
     before = {earlier: job.leaves for earlier, job in jobs.items()}
@@ -65,7 +67,7 @@ def opened(config: Experiment, folder: Path) -> Context:
 
 
 def run_stage(name: str, context: Context, done: Mapping[str, Trained]) -> Trained:
-  """Runs a stage, or goes on where it stopped, or reads what it left.
+  """Runs a stage, resumes it where it stopped, or reads the model that it saved.
 
   Args:
     name: a key of the experiment's stages.
@@ -78,7 +80,7 @@ def run_stage(name: str, context: Context, done: Mapping[str, Trained]) -> Train
 def run_stages(
   name: str, contexts: Sequence[Context], done: Sequence[Mapping[str, Trained]], over: str = ""
 ) -> list[Trained]:
-  """Does the same for several runs that differ in their seeds only, together.
+  """Does the same for several runs together that differ only in their seeds.
 
   Args:
     name: a key of the experiments' stages.
@@ -86,10 +88,12 @@ def run_stages(
     done: what earlier stages left, per run.
     over: "vmap" or "map" (`engine.train.seeds`) where there are several.
   """
+  # Finished: the models are read; nothing is trained again.
   paths = [model_file(context.folder, name) for context in contexts]
   if all(path.is_file() for path in paths):
     fitting.refuse_old_curves(name, contexts[0], over)
     return [models.load(path, model_code(contexts[0].config))[0] for path in paths]
+  # New, or stopped: the prepared job runs, from its last checkpoint on. The model file marks the stage as finished.
   found = contexts[0].jobs[name].run(contexts, done, over)
   for path, trained in zip(paths, found, strict=True):
     models.save(path, jax.device_get(trained), stage=name)
@@ -108,7 +112,7 @@ def curves(name: str, context: Context) -> dict[str, list[tuple[int, float]]]:
 
 
 def run_with_needs(name: str, context: Context, done: dict[str, Trained]) -> Trained:
-  """Runs a stage after those that it starts from or learns from; `done` is filled on the way.
+  """Runs a stage after those that it starts from or learns from; their models are added to `done`.
 
   Raises:
     UserError: the experiment has no such stage.

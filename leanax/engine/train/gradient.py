@@ -97,9 +97,11 @@ def gradient(
     seed: of all randomness.
     reads: `read(loss, logs) -> scalar`, a gradient for each.
   """
+  # Micro-batches: made one at a time, numbered over the whole training, so that their randomness is the number's.
   count = problem.accumulate
   first = state.step * count if count > 1 else state.step
   micro_batch = micro_batches(batch, first, count)
+  # Counts of the whole update: the sums of each micro-batch are divided by these, not by its own.
   counts = counts_of(problem, micro_batch, axis_name)
   trained = vary(state.trained, axis_name)
 
@@ -107,7 +109,7 @@ def gradient(
     """Returns the gradients of one micro-batch: parts whose mean over micro-batches and devices is the update's."""
     # Keys: functions of the seed and the number of the micro-batch, that is of (seed, step, micro-batch).
     key = keys.step_key(seed, first + k, "step")
-    # The batch is made once: fused into each of its readers its pixels could be rounded otherwise for one than another.
+    # The batch is made once: fused into each of its readers, its pixels could be rounded differently in each.
     examples = jax.lax.optimization_barrier(filled(micro_batch(k)))
     # Teacher outputs: constants of the gradient.
     constants = teacher_outputs(problem, state, teacher_variables, examples, key, axis_name)
@@ -142,6 +144,7 @@ def gradient(
       after = after._replace(model_state=axis.pmean(after.model_state, axis_name))
     return [grads for grads, _ in found], after, metrics
 
+  # One micro-batch, or a scan over several: gradients are added, running statistics passed on.
   carried = Carried(state.model_state, state.quant_state, state.aux_state)
   if count == 1:
     grads, carried, metrics = of_micro_batch(carried, 0)

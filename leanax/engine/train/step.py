@@ -101,6 +101,7 @@ def training(
     return TrainState(step=jnp.zeros((), jnp.int32), **trained, **carried, opt_state=tx.init(trained), ema=averages)
 
   def step(state, batch, teacher_variables=None, *, axis_name=None, seed=seed):
+    # Order: nothing may follow a transformation that prunes, or pruned weights would move.
     optim.check_order(state.opt_state)
     if (state.ema is None) != (ema is None):  # averages that nothing moves are plausible and wrong
       raise UserError(f"this training has ema {ema}, and the state is of another; expected one of the same training")

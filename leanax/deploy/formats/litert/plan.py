@@ -42,13 +42,16 @@ def planned(network: ir.Network) -> Plan:
   Raises:
     UserError: an unsound network, or a layer, a ratio of scales or a size that LiteRT lacks.
   """
+  # A sound network: every tensor is made before it is read, with the shape and grid that its layer gives it.
   ir.check(network)
+  # Activations keep their names, shapes and grids; constants are added by the layers that read them, in their layout.
   plan = Plan([], {name: tensor for name, tensor in network.tensors.items() if tensor.data is None})
+  # One operator per layer; a padding that the operator lacks becomes one before it.
   for layer in network.layers:
     if type(layer) not in _EMIT:
       known = ", ".join(kind.__name__ for kind in _EMIT)
       raise UserError(f"layer {layer.name!r} is a {type(layer).__name__}, which LiteRT lacks; expected one of {known}")
-    check_scales(layer, network.tensors)
+    check_scales(layer, network.tensors)  # before the runtime sees them: it ends the process at ratios it cannot hold
     _EMIT[type(layer)](plan, layer, network.tensors)
   check_size(plan.tensors)
   return plan
@@ -69,6 +72,7 @@ def _padding(
   same = tuple(ir.same_padding(*args) for args in zip(sizes, window, layer.strides, dilation))
   if tuple(layer.padding) == same and pad != "counted":
     return source.name, "SAME"
+  # Neither of the two modes: the padded tensor is a tensor of its own, on the grid of the input.
   pads = np.array([(0, 0), *layer.padding, (0, 0)], np.int32)
   (top, bottom), (left, right) = layer.padding
   shape = (None, sizes[0] + top + bottom, sizes[1] + left + right, source.shape[3])
@@ -114,12 +118,13 @@ def _activate(layer: Any) -> str | None:
 
 def _conv(plan: Plan, layer: ir.Conv2D, tensors: dict[str, ir.Tensor]) -> None:
   kernel, source = tensors[layer.kernel], tensors[layer.inputs[0]]
+  # The kernel in the file's layout: output channels first, or last where each input channel has its own kernel.
   weights = ir.values(kernel)
   depthwise = layer.groups > 1 and layer.groups == source.shape[3]
   data = weights.transpose(2, 0, 1, 3) if depthwise else weights.transpose(3, 0, 1, 2)
   _keep(plan, _turned(kernel, data, 3 if depthwise else 0))
   bias = _bias(plan, layer, tensors)
-  if bias is None:  # the runtime insists on one here, though not in dense layers
+  if bias is None:  # the runtime requires a bias here, though not in dense layers
     bias = _zeros(plan, layer, kernel, source)
   given, padding = _padding(plan, layer, tensors, weights.shape[:2], layer.dilation)
   fields = {
@@ -164,6 +169,7 @@ def _pool(plan: Plan, layer: ir.MaxPool | ir.AvgPool, tensors: dict[str, ir.Tens
 
 
 def _average(plan: Plan, layer: ir.AvgPool, tensors: dict[str, ir.Tensor]) -> None:
+  # A depthwise convolution with weight 1 and scale 1 / window: the same numbers, and it may change the grid.
   channels = tensors[layer.inputs[0]].shape[3] or 0
   shape = (*layer.window, 1, channels)
   scale = np.float32(1 / (layer.window[0] * layer.window[1]))

@@ -53,6 +53,7 @@ def write(network: ir.Network) -> bytes:
 def _pack(plan: Plan, network: ir.Network) -> bytes:
   """Returns the plan as a flatbuffer."""
   flat = Flat()
+  # Tensors: those that an operator reads or makes; operators name them by number.
   used = {name for op in plan.operators for name in (*op.inputs, op.output)} | {network.input}
   names = [name for name in plan.tensors if name in used]
   index = {name: position for position, name in enumerate(names)}
@@ -65,6 +66,7 @@ def _pack(plan: Plan, network: ir.Network) -> bytes:
     return contents[content]
 
   tensors = [_tensor(flat, plan.tensors[name], keep) for name in names]
+  # Operators, in the order of the network, which is the order of execution.
   codes = sorted({op.code for op in plan.operators})
   operators = [_operator(flat, op, codes.index(op.code), index) for op in plan.operators]
   graph = flat.table(
@@ -74,6 +76,7 @@ def _pack(plan: Plan, network: ir.Network) -> bytes:
     Tensors=flat.tables(tensors),
     Operators=flat.tables(operators),
   )
+  # Preprocessing travels as metadata: a runtime ignores it, and `open` reads it back.
   metadata = None
   if network.preprocessing is not None:
     content = network.preprocessing.to_json()
