@@ -46,7 +46,7 @@ class Objective(Protocol):
 
 
 def is_objective(fn: Any) -> bool:
-  """Returns whether a function takes the arguments of an objective; a loss, of one number per example, is none."""
+  """Returns whether a function takes the arguments of an objective; a loss gives one number per example instead."""
   if isinstance(fn, Loss):
     return False
   try:
@@ -238,8 +238,8 @@ def weighted(terms: Sequence[Term], output: str = "") -> Weighted:
     if not isinstance(term.loss, Loss):
       given = getattr(term.loss, "__name__", repr(term.loss))
       raise UserError(
-        f"the loss of term {term.name!r} is {given}, and no loss; expected one that is made, as kd.hinton(), or your "
-        "own function of student's and teacher's logits in kd.loss"
+        f"the loss of term {term.name!r} is {given}, not a loss; expected a call, such as kd.hinton(), or your own "
+        "function of student's and teacher's logits in kd.loss"
       )
     if term.mask not in MASKS:
       raise unknown(f"mask of term {term.name!r}", term.mask, MASKS)

@@ -1,6 +1,6 @@
 """A student that is deployed with what a loss trained and with its teacher's classifier (`kd.simkd`), as one model.
 
-Its layers behind the loss's tap are replaced (`graph.replace_head`): nothing trained them.
+Its layers after the loss's tap are replaced (`graph.replace_head`): the loss has not trained them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +16,7 @@ from leanax.graph.edits import replace_head
 
 
 class Plan(NamedTuple):
-  """A stage's student is put together when it is evaluated or kept.
+  """The edit and the parameters by which a stage's student is put together when it is evaluated or saved.
 
   Attributes:
     edit: of its function, "replace_head".

@@ -1,4 +1,4 @@
-"""Exported files side by side in the real runtime: one round each in turn, so that a machine's moods hit all alike."""
+"""Latency of exported files in the real runtime, in turns: changes in the machine's speed reach all files alike."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,13 +16,14 @@ def benchmark(files: Sequence[str], *, threads: int = 1, rounds: int = 20, runs:
 
   Args:
     files: paths.
-    threads: that the runtime may use.
-    rounds: turns of each file.
-    runs: calls a turn.
+    threads: threads of the runtime.
+    rounds: rounds in which each file is measured once.
+    runs: calls per round.
 
   Returns:
-    {"environment", "threads", "models": [{"name", "bytes", "wall_us", "cpu_us", "ratio"}]}: the median over the turns
-    of the turn's median wall time, the least process CPU time, and the median of the paired ratios to the first file.
+    {"environment", "threads", "models": [{"name", "bytes", "wall_us", "cpu_us", "ratio"}]}: the median over the
+    rounds of the round's median wall time, the least process CPU time, and the median of the paired ratios to the first
+    file.
   """
   loaded = {file: deploy.open_file(file, threads=threads) for file in files}
   wall: dict[str, list[float]] = {file: [] for file in loaded}

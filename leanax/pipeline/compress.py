@@ -24,12 +24,12 @@ def compress(config: Experiment, folder: str | Path) -> dict[str, Any]:
 
   Args:
     config: an experiment (`pipeline.config`).
-    folder: the run's directory; a finished stage is read from it, an unfinished one goes on at its last checkpoint.
+    folder: the run's directory; a finished stage is read from it, an unfinished one resumes at its last checkpoint.
 
   Returns:
-    What result.json holds; see `pipeline.report.report`.
+    The content of result.json; see `pipeline.report.report`.
   """
-  schema_of_files()  # hours of training are not to end where the files cannot be written
+  schema_of_files()  # a missing LiteRT schema is found before hours of training
   context = open_run(config, folder)
   resolved = workdir.resolved(config)
   done: dict[str, Trained] = {}
@@ -53,19 +53,19 @@ def compress(config: Experiment, folder: str | Path) -> dict[str, Any]:
 
 
 def open_run(config: Experiment, folder: str | Path) -> Context:
-  """Loads an experiment's data, prepares all of its stages, and makes `folder` its home; nothing is compiled yet.
+  """Loads an experiment's data, prepares all of its stages, and claims `folder` for it; nothing is compiled yet.
 
   Raises:
     UserError: a mistake in the config, a directory of another config, data that is not there.
   """
   context = opened(config, Path(folder))
-  workdir.claim(folder, config)  # last, so that a config with a mistake does not own the directory
+  workdir.claim(folder, config)  # last, so that a config with a mistake does not claim the directory
   use_compilation_cache()
   return context
 
 
 def _row(name: str, context: Context, trained: Trained, rows: list[dict[str, Any]]) -> dict[str, Any]:
-  """Returns the stage's row, measured once and kept beside its file."""
+  """Returns the stage's row, measured once and saved next to its file."""
   kept = context.folder / "files" / f"{name}.json"
   if kept.is_file():
     return json.loads(kept.read_text(encoding="utf-8"))

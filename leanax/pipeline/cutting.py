@@ -14,7 +14,7 @@ from leanax.pipeline.config.experiment import Cut
 from leanax.pipeline.trained import Recipe, Trained
 
 KEEP = {"first": cut_student.first, "alternate": cut_student.alternate}
-MEASURED = 2048  # examples on which effects are measured, at most
+MEASURED = 2048  # at most so many examples measure an effect
 
 
 def cut(group: Cut, recipe: Recipe, fresh: Any, teacher: Trained, pick: cut_student.Pick) -> Any:
@@ -22,8 +22,8 @@ def cut(group: Cut, recipe: Recipe, fresh: Any, teacher: Trained, pick: cut_stud
 
   Args:
     group: a stage's `cut`.
-    recipe: of the student.
-    fresh: its variables; only shapes are read.
+    recipe: the student's.
+    fresh: the student's variables; only shapes are read.
     teacher: the model that it is cut out of; its variables may be shapes where this is traced.
     pick: which blocks are kept, where it drops some.
 
@@ -43,9 +43,9 @@ def cut(group: Cut, recipe: Recipe, fresh: Any, teacher: Trained, pick: cut_stud
 
 
 def picker(group: Cut, teacher: Trained, validation: Split | None) -> cut_student.Pick:
-  """Returns which blocks are kept; "effect" asks for the rise of the validation loss without a block.
+  """Returns the rule that picks the kept blocks; "effect" ranks them by the rise of the validation loss without each.
 
-  Without validation examples the first blocks stand for those.
+  Without validation examples, as in preparation, the first blocks are picked.
   """
   if group.keep == "effect" and validation is not None:
     return cut_student.by_effect(effect_of(teacher, validation))
@@ -55,7 +55,7 @@ def picker(group: Cut, teacher: Trained, validation: Split | None) -> cut_studen
 def effect_of(teacher: Trained, validation: Split) -> Callable[[str], float]:
   """Returns `effect(module)`: the mean cross-entropy of validation examples, at most 2048, where a module is skipped.
 
-  A module is skipped by its parameters at zero, which a residual block passes its input through.
+  A module is skipped by setting its parameters to zero: a residual block then passes its input through.
 
   Raises:
     UserError: when it is called, if nothing of the input reaches the logits without the module.
@@ -68,8 +68,8 @@ def effect_of(teacher: Trained, validation: Split) -> Callable[[str], float]:
     logits = engine.logits(fn, (variables, teacher.qparams, teacher.quant_state), images)
     if len(logits) > 1 and not np.ptp(logits, axis=0).any():
       raise UserError(
-        f"'cut.keep' is 'effect', but without {module!r} the teacher says the same of every image; expected residual "
-        "blocks, or another 'keep'"
+        f"'cut.keep' is 'effect', but without {module!r} the teacher gives every image the same logits; expected "
+        "residual blocks, or another 'keep'"
       )
     rows = logits.astype(np.float64) - logits.max(-1, keepdims=True)
     return float(np.mean(np.log(np.exp(rows).sum(-1)) - rows[np.arange(len(labels)), labels]))

@@ -32,7 +32,7 @@ def environment() -> dict[str, Any]:
 
 
 def use_compilation_cache() -> None:
-  """Lets programs that were compiled once be loaded from disk, small ones too; JAX_COMPILATION_CACHE_DIR says where."""
+  """Turns on JAX's cache of compiled programs on disk, small ones too; JAX_COMPILATION_CACHE_DIR says where."""
   import jax
 
   if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):

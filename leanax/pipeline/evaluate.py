@@ -18,7 +18,7 @@ def find_model(folder: str | Path, stage: str = "") -> tuple[str, Path]:
   """Returns (stage, file) of a finished stage's model; the last one if none is named.
 
   Raises:
-    UserError: no such stage, or it is not finished.
+    UserError: the stage does not exist or is not finished.
   """
   run = workdir.saved(folder).run
   paths = {name: Path(folder) / "models" / f"{name}.safetensors" for name in run}
@@ -36,7 +36,7 @@ def model_code(folder: str | Path, given: Collection[str] = ()) -> set[str]:
 
   Args:
     folder: the run's directory; one that was copied from elsewhere names nothing.
-    given: further import paths, which the user gave.
+    given: further import paths, given by the user.
   """
   return {*given, *(experiment.model_code(workdir.saved(folder)) if workdir.is_own(folder) else ())}
 
@@ -47,7 +47,7 @@ def load(folder: str | Path, path: Path, code: Collection[str] = ()) -> models.T
 
 
 def _check(path: Path, recipe: models.Recipe, test: Split) -> None:
-  """Refuses a model of other images or classes than the data's, whose accuracy would mean nothing.
+  """Refuses a model whose images or classes are not the data's: its accuracy would mean nothing.
 
   Raises:
     UserError: says what differs.

@@ -1,4 +1,4 @@
-"""Several seeds of one experiment: each a run in a directory of its own, trained in turn or all at once."""
+"""Several seeds of one experiment: each is a run in its own directory, trained in turn or all at once."""
 
 import dataclasses
 from pathlib import Path
@@ -18,7 +18,7 @@ def compress_seeds(config: Experiment, folder: str | Path) -> list[dict[str, Any
 
   Args:
     config: an experiment.
-    folder: the run of a seed is in `folder/seedK`, as if `compress` had been called for it alone.
+    folder: the run of seed K is in `folder/seedK`, the same as by `compress` for that seed.
 
   Returns:
     What `compress` returns, per seed.

@@ -72,7 +72,7 @@ def model_of(
     variables = variables if execute is now else structs(variables)
   if stage.cut.source:
     teacher = before[stage.cut.source]
-    # Which blocks have an effect is known of a trained teacher only; how many are kept is the same.
+    # Shapes do not tell which blocks have an effect; the number of kept blocks is the same.
     pick = cutting.picker(stage.cut, teacher, data.validation if execute is now else None)
 
     def cut(fresh: Any, given: Any) -> Any:

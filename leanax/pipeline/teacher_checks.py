@@ -15,7 +15,7 @@ from leanax.pipeline.trained import Recipe, Trained
 
 
 def check_config(name: str, config: Experiment, minimised: kd.Weighted) -> None:
-  """Refuses what a stage's objective and its keys about teachers say differently; no model is needed.
+  """Refuses an objective and keys for teachers that contradict each other; no model is needed.
 
   Raises:
     UserError: names the key.
@@ -89,7 +89,7 @@ def _reads_logits(objective: kd.Weighted) -> bool:
 
 
 def check(stage: Stage, recipes: Sequence[Recipe], student: Recipe, objective: kd.Weighted) -> None:
-  """Refuses teachers that see other pixels than their student, or know other classes.
+  """Refuses teachers whose inputs or classes differ from their student's.
 
   Args:
     stage: the stage's config.
@@ -159,7 +159,7 @@ def warn_of_a_worse_teacher(
     return ""
   text = (
     f"WARNING: stage {name!r}: its teacher {stage.teacher!r} has a validation accuracy of {100 * reached:.2f} %, and "
-    f"the student itself reached {100 * best[0]:.2f} % in stage {best[1]!r}: it learns from a worse one"
+    f"the student itself reached {100 * best[0]:.2f} % in stage {best[1]!r}: it learns from a worse teacher"
   )
   print(text, file=sys.stderr, flush=True)
   return text

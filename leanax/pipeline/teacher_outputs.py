@@ -41,7 +41,7 @@ class TeacherOutputs(NamedTuple):
 
 
 def sources(stage: Stage, done: Mapping[str, Trained], code: Collection[str] = ()) -> list[Trained]:
-  """Returns the trained models that a stage learns from; none where it has no teacher, is its own, or trains it.
+  """Returns the trained models that a stage learns from; none without a teacher, or where it is its own or trains it.
 
   Args:
     stage: the stage's config.
@@ -52,7 +52,7 @@ def sources(stage: Stage, done: Mapping[str, Trained], code: Collection[str] = (
 
 
 def function(stage: Stage, teachers: Sequence[Trained], objective: kd.Weighted) -> Teacher | None:
-  """Returns a stage's teachers as one function of their trees; None where it has none, or is its own.
+  """Returns a stage's teachers as one function of their trees; None where it has none, or is its own teacher.
 
   Args:
     stage: the stage's config.
@@ -66,21 +66,21 @@ def function(stage: Stage, teachers: Sequence[Trained], objective: kd.Weighted) 
 
 
 def is_stored(stage: Stage, spec: Input, objective: kd.Weighted) -> bool:
-  """Returns whether a teacher's logits can be stored beside the examples, and are to be."""
+  """Returns whether a teacher's logits are stored beside the examples: they can be, and the config asks for it."""
   endless = spec.augment.views is None and not teacher_key.is_still(spec.augment)
   more = objective.teacher or further(objective)
   return not (more or endless or not stage.cache_teacher or stage.teacher_mode != "eval")
 
 
 def called(name: str, stage: Stage) -> str:
-  """Returns the words with which errors name the teacher of a stage."""
+  """Returns the name of a stage's teacher in error messages."""
   if stage.peers > 1:
     return f"the peers of stage {name!r}"
   return f"the teacher of stage {name!r}, {stage.teacher!r},"
 
 
 def further(objective: kd.Weighted) -> list[str]:
-  """Returns the outputs that losses read of the teacher beside its logits."""
+  """Returns the teacher's outputs that losses read besides its logits."""
   read = {term.output for term in objective.terms if term.loss.needs_teacher}
   return sorted(read - {objective.output, ""})
 
@@ -101,7 +101,7 @@ def make(
     arrays: its training examples on the device.
     spec: how batches are made.
     objective: what it minimises; activations and further outputs of the teacher are computed in the step.
-    folder: where stores lie, each in a folder of its own; one that is there already is used.
+    folder: where logits are stored, each set in its own folder; an existing one is used.
   """
   if not teachers:
     return TeacherOutputs(None, None, {}, spec)
@@ -159,7 +159,7 @@ def _store(
     return run(trees, arrays, rows, np.int32(view))
 
   mix_of = teacher_cache.mixing(arrays, spec)
-  # In batches as large as the student's, for a matrix product may round otherwise at another size.
+  # In batches of the student's size: a matrix product may round differently at another size.
   about = {"mix_of": mix_of, "batch": spec.batch_size, "teacher": f"the teacher {stage.teacher!r}"}
   return teacher_cache.build(folder / key.name, key, logits_of, **about)
 

@@ -8,7 +8,7 @@ from leanax.pipeline.config.experiment import TOGETHER, Experiment
 
 
 def check(name: str, config: Experiment, student: kd.Weighted) -> None:
-  """Refuses a stage that trains its teacher and names none that can be so trained.
+  """Refuses a stage that trains its teacher but names no teacher that can be trained in this way.
 
   Args:
     name: the stage; with another `teacher_mode` than "together" nothing is refused.
@@ -56,7 +56,7 @@ def check(name: str, config: Experiment, student: kd.Weighted) -> None:
 
 
 def _check_objectives(name: str, student: kd.Weighted, teacher: kd.Weighted) -> None:
-  """Refuses losses that keep weights of a teacher which moves, and a teacher that trains more than its weights."""
+  """Refuses losses that keep weights of a teacher that is being trained, and teachers that train more than weights."""
   for term in student.terms:
     if term.loss.head is not None:
       raise UserError(

@@ -1,4 +1,4 @@
-"""The directory of a run belongs to one config: config.json holds its values, and no other config may go on in it."""
+"""The directory of a run belongs to one config: config.json holds its values, and no other config may use it."""
 
 import contextlib
 import hashlib
@@ -19,7 +19,7 @@ from leanax.pipeline.config import loading, tree
 from leanax.pipeline.config.experiment import Experiment
 
 SAVED = "config.json"
-SEAL = "config.seal"  # that this user's own config made the directory: a digest of config.json by a key of the user's
+SEAL = "config.seal"  # proof that this user's config made the directory: a digest of config.json with the user's key
 Values = Experiment | Mapping[str, Any] | ml_collections.ConfigDict
 KEY = "seal.key"  # in the cache's directory
 
@@ -51,7 +51,7 @@ def fingerprint(config: Values) -> str:
 
 
 def claim(workdir: str | os.PathLike[str], config: Values) -> dict[str, Any]:
-  """Makes `workdir` the home of this config: writes config.json into it, or compares with the one that is there.
+  """Makes `workdir` the directory of this config: writes config.json, or compares with the one that exists.
 
   Returns:
     The resolved config.
@@ -122,9 +122,9 @@ def _tuples(value: Any) -> Any:
 
 
 def is_own(workdir: str | os.PathLike[str]) -> bool:
-  """Returns whether a config of this user's made the directory, here: what its config.json names may be imported then.
+  """Returns whether this user's config made the directory on this machine: code that it names may then be imported.
 
-  A directory that came from elsewhere is data of others, its config.json too.
+  A directory from elsewhere is untrusted data, and so is its config.json.
   """
   folder = pathlib.Path(workdir)
   try:
@@ -135,7 +135,7 @@ def is_own(workdir: str | os.PathLike[str]) -> bool:
 
 
 def _seal(folder: pathlib.Path) -> None:
-  """Notes that the directory is the user's own; where no key can be kept, its code is to be named by a flag later."""
+  """Marks the directory as the user's own; where no key can be stored, a flag has to name its code later."""
   try:
     digest = _digest(folder, make=True)
   except (OSError, RuntimeError):  # the latter where there is no home
@@ -149,7 +149,7 @@ def _digest(folder: pathlib.Path, make: bool) -> str:
   Raises:
     OSError: there is no key, or it cannot be read or made.
   """
-  from leanax.engine.data.prepared import cache_root  # loads jax, for which a mistake on the command line must not wait
+  from leanax.engine.data.prepared import cache_root  # loads jax, which would delay an error on the command line
 
   key = cache_root(None) / KEY
   if make and not key.exists():
@@ -159,7 +159,7 @@ def _digest(folder: pathlib.Path, make: bool) -> str:
     try:
       part.write_text(secrets.token_hex(32), encoding="ascii")
       with contextlib.suppress(FileExistsError):
-        os.link(part, key)  # whole or not at all, and of several programs that make one the first one's stays
+        os.link(part, key)  # atomic; of several programs that make a key, the first one's stays
     finally:
       part.unlink()
   return hmac.new(key.read_bytes(), (folder / SAVED).read_bytes(), hashlib.sha256).hexdigest()

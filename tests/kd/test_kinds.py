@@ -124,7 +124,5 @@ def test_an_objective_in_a_plain_loop():
   [(kd.hinton, "hinton"), ("hinton", "'hinton'"), (lambda s, t, batch, **_: s, "<lambda>"), (None, "None")],
 )
 def test_a_term_has_a_loss(loss, named):
-  with pytest.raises(
-    UserError, match=f"the loss of term 'soft' is {named}, and no loss; expected one that is made, as"
-  ):
+  with pytest.raises(UserError, match=f"the loss of term 'soft' is {named}, not a loss; expected a call, such as"):
     kd.weighted([kd.Term("soft", loss)])

@@ -90,7 +90,7 @@ def test_a_stack_without_shortcuts_has_no_effects_to_compare(tmp_path):
     "models__student": {**mlp, "kwargs": {**mlp["kwargs"], "widths": (8, 8)}},
   }
   context = run_of(tmp_path, {"way": "layers", "keep": "effect"}, **changes)
-  with pytest.raises(UserError, match="without 'Dense_1' the teacher says the same of every image; expected residual"):
+  with pytest.raises(UserError, match="without 'Dense_1' the teacher gives every image the same logits; expected"):
     jobs.train(context)
 
 

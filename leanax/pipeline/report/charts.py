@@ -1,6 +1,7 @@
-"""Two charts as SVG text, lines and a scatter: no library, no script, no outside resource; values are read by hovering.
+"""Two charts as SVG text, lines and a scatter: no library, script or outside resource; values show on hovering.
 
-Colours keep a contrast of at least 3:1 on white, and are not all that tells things apart: each has a marker of its own.
+Colours have a contrast of at least 3:1 on white; each entry also has its own marker, so that colour is not all that
+distinguishes them.
 Text is laid out for its larger size on narrow screens (the page's style sheet sets both sizes).
 """
 
@@ -44,7 +45,7 @@ class Line(NamedTuple):
 
 
 class Point(NamedTuple):
-  """A named point, and what hovering over it says."""
+  """A named point, and the text shown on hovering."""
 
   name: str
   x: float
@@ -72,11 +73,11 @@ def lines(series: Iterable[Line], x: Axis, y: Axis, title: str, floor: float | N
   """Returns a chart of lines; points that are not finite (or not positive, on a log axis) are left out.
 
   Args:
-    series: what is drawn.
+    series: the lines.
     x: the axis across.
     y: the axis upwards.
     title: what the chart shows, for those who cannot see it.
-    floor: the least value that the upward axis begins with; lines are cut there.
+    floor: the lowest start of the upward axis; lines are cut there.
   """
   drawn = [(line, _thin(_drawable(line.points, x, y), MOST_POINTS)) for line in series]
   shown = [(line, points) for line, points in drawn if points]
@@ -86,7 +87,7 @@ def lines(series: Iterable[Line], x: Axis, y: Axis, title: str, floor: float | N
   frame = _Frame.around(points, x, y, pad=0.0)
   wide, high = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
   inner = f'<svg x="{LEFT}" y="{TOP}" width="{wide}" height="{high}" viewBox="{LEFT} {TOP} {wide} {high}">'
-  body, ends = [frame.axes(), inner], []  # the inner drawing cuts off what leaves it
+  body, ends = [frame.axes(), inner], []  # the inner drawing clips the lines
   for line, values in shown:
     places = [frame.place(*value) for value in values]
     path = "M" + " L".join(f"{px:.1f} {py:.1f}" for px, py in places)

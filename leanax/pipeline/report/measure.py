@@ -34,13 +34,13 @@ def measure(
 
   Args:
     trained: the model.
-    split: what is predicted, usually the test split.
+    split: the examples that are predicted, usually the test split.
     path: where the file goes; its suffix chooses the format.
-    reference: (N,) the classes that the first stage's exported file decides on; None for the first stage itself.
-    runs: measured calls for the latency.
+    reference: (N,) the classes that the first stage's exported file predicts; None for the first stage itself.
+    runs: calls over which the latency is measured.
 
   Returns:
-    The row, plain data (see `pipeline.tables.tables.COLUMNS`), with the file's decisions under "decisions".
+    The row, plain data (see `pipeline.tables.tables.COLUMNS`), with the file's predicted classes under "decisions".
   """
   file_format = deploy.format_of(path)
   network, content = export(trained, file_format)

@@ -1,4 +1,4 @@
-"""The report of a compression: one HTML page that holds everything it shows, written from plain data (result.json).
+"""The report of a compression: one self-contained HTML page, written from plain data (result.json).
 
     {"title": str,
      "command": str,                                   how the run was started
@@ -8,7 +8,7 @@
      "rows": [{"name": ..., <keys of tables.COLUMNS>}, ...],                    the others are compared with the first
      "curves": {stage: {metric: [[step, value], ...]}}}
 
-Every key but `rows` may be missing. What is missing is left out of the page; nothing is invented for it.
+Every key but `rows` may be missing; what is missing is left out of the page.
 """
 
 import json
@@ -34,7 +34,7 @@ CURVES = (
 
 
 def write_report(path: str | os.PathLike[str], result: Mapping[str, Any]) -> None:
-  """Writes the page of `result` (see the module's docstring) to `path`, whole or not at all."""
+  """Writes the page of `result` (see the module's docstring) to `path` atomically."""
   files.write(path, render(result))
 
 

@@ -70,7 +70,7 @@ def prepare(name: str, config: Experiment, data: Dataset, before: Mapping[str, T
   leaves = calibrate.calibrated(stage.quant, model, calibrate.one_batch(model.recipe), spec, jax.eval_shape)
 
   def run(contexts: Sequence[Context], done: Sequence[Mapping[str, Trained]], over: str) -> list[Trained]:
-    del over  # nothing is trained that could be trained together
+    del over  # nothing is trained
     return [_rounded(stage, context, earlier) for context, earlier in zip(contexts, done, strict=True)]
 
   return Job(run, leaves, steps=0)

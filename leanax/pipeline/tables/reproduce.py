@@ -20,10 +20,10 @@ class Part(NamedTuple):
   """One table of a page.
 
   Attributes:
-    config: a config file, perhaps with an argument.
+    config: a config file, optionally with an argument.
     title: its heading.
     against: of a table of students, the stage that the others are compared with; of a compression, None.
-    note: what a reader has to know, after the table.
+    note: a remark for the reader, after the table.
   """
 
   config: str
@@ -90,10 +90,10 @@ def summary(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
   """Puts the runs of several seeds side by side.
 
   Args:
-    results: what `compress` returns, a seed.
+    results: the results of `compress`, one per seed.
 
   Returns:
-    {"examples", "environment", "seeds", "stages": [{"name", "accuracy": [a seed], ...}], "drop": {"values", "mean",
+    {"examples", "environment", "seeds", "stages": [{"name", "accuracy": [per seed], ...}], "drop": {"values", "mean",
     "half"}, "bytes": {"first", "last", "ratio"}}: drop is from the first stage's exported file to the last one's, on
     the test split, in points.
   """
@@ -159,7 +159,7 @@ def reproduce(name: str, preset: str, seeds: int, folder: str | Path) -> str:
   """Runs a table, writes table.json and table.md into `folder`, and returns the page.
 
   Raises:
-    UserError: no such table, or none of that preset.
+    UserError: the table or the preset does not exist.
   """
   if name not in TABLES:
     raise unknown("table", name, TABLES)

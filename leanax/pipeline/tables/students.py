@@ -40,15 +40,15 @@ def students(spec: str, title: str, seeds: int, folder: Path, against: str = "")
   """Trains all stages of a config over seeds, and judges each on the test split.
 
   Args:
-    spec: a config file, perhaps with an argument.
+    spec: a config file, optionally with an argument.
     title: of the table.
-    seeds: how many.
+    seeds: number of seeds.
     folder: where the runs go.
     against: the stage that the others are compared with, paired by seed; none by default.
 
   Returns:
-    {"title", "config", "examples", "seeds", "against", "environment", "stages": [{"name", "accuracy": [a seed], ...}]};
-    what a stage does not have is missing.
+    {"title", "config", "examples", "seeds", "against", "environment", "stages": [{"name", "accuracy": [per seed],
+    ...}]}; a figure that a stage does not have is left out.
   """
   config = loading.experiment(spec, [("seeds", str(seeds))])
   runs = train_seeds(config, folder)
@@ -95,7 +95,7 @@ def judge(
     done: the models of its stages.
     teacher_logits: each teacher's logits of the test split.
     validation: where biases are matched to the prior.
-    test: what is judged on.
+    test: the split that is judged on.
   """
   stage = config.stages[name]
   logits = models.predict(done[name], test.images)
@@ -139,7 +139,7 @@ def match_prior(logits: np.ndarray, classes: Sequence[int], prior: float) -> flo
   Args:
     logits: (examples, classes) of examples of all classes.
     classes: those whose logits are moved.
-    prior: the share of the examples that is theirs, between 0 and 1.
+    prior: the share of examples of these classes, between 0 and 1.
   """
   low, high = -100.0, 100.0
   for _ in range(60):

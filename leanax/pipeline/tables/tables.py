@@ -1,4 +1,4 @@
-"""The table of a compression, one row a stage, for the terminal, for Markdown and for the report."""
+"""The table of a compression, one row per stage, for the terminal, for Markdown and for the report."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -53,11 +53,11 @@ def microseconds(value: float) -> str:
 
 
 COLUMNS = (
-  Column("name", "stage", str, "A stage of the compression; each begins where an earlier one ended."),
+  Column("name", "stage", str, "A stage of the compression; each starts where an earlier one ended."),
   Column("accuracy", "JAX", percent, "Accuracy of the JAX model on the test split, as training computes it."),
   Column("file_accuracy", "file", percent, "Accuracy of the exported file on the test split, run in the real runtime."),
   Column(
-    "agreement", "agrees", percent, "Share of the test split on which the exported file decides as the teacher does."
+    "agreement", "agrees", percent, "Share of the test split on which the exported file predicts the teacher's class."
   ),
   Column(
     "parameters", "parameters", count, "Weights, biases and batch-norm parameters that the model needs to predict."
