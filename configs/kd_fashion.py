@@ -8,7 +8,7 @@ were chosen on the validation split among those of the second command, at the sa
 features' weight of `byot`, whose features are of another size than the paper's, and the learning rates of `hinton_sgd`
 and of `dot`, which is the same with the optimizer of `kd.dot`. The other losses stand beside the labels' cross-entropy
 with the weights that their papers or the field's benches use (RepDistiller, mdistiller); none was tuned here. Losses
-on activations read the second convolution, or the hidden dense layer where they need one vector an example. `fsp` and
+on activations read the second convolution, or the hidden dense layer where they need one vector per example. `fsp` and
 `kdsvd` compare maps of the same channels: they learn from `deep`, which is as wide as the student where they look, and
 are to be compared with `hinton_deep`. `simkd` is trained without labels, and its student has the teacher's classifier.
 `label_smoothing`, `tf_kd` and `byot` have no teacher.
