@@ -38,7 +38,7 @@ class Group(NamedTuple):
 
 
 class Target(NamedTuple):
-  """The goal: a density and how it is shared out, or a threshold, or what the pattern says."""
+  """The target: a density and its allocation, a threshold, or the density that the pattern fixes."""
 
   density: float | None
   threshold: float | None
@@ -111,10 +111,10 @@ class Target(NamedTuple):
 
 
 def target(density: float | None, threshold: float | None, allocation: Allocation, pattern: Pattern) -> Target:
-  """Returns what is to be reached.
+  """Returns the target.
 
   Raises:
-    UserError: neither or both of density and threshold, or one of them beside a pattern that fixes its density; numbers
+    UserError: neither or both of density and threshold, or one of them with a pattern that fixes its density; numbers
       out of range; an unknown allocation, or one that has no density to share out.
   """
   if pattern.density is not None:

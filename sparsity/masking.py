@@ -77,7 +77,7 @@ def maker(score: Any, pattern: Any, seed: Any, what: str = "score") -> Maker:
   """Returns the maker of masks by a criterion; `what` names it in errors, and its stream of random numbers.
 
   Raises:
-    UserError: it is no criterion, the pattern is none, or the seed is no whole number.
+    UserError: `score` is not a criterion, `pattern` not a pattern, or `seed` not a whole number.
   """
   ranges.check("sparsity: seed", seed, ranges.whole(0))
   return Maker(check_score(what, score), check_pattern(pattern), int(seed), what)

@@ -1,6 +1,6 @@
 """Pruning while training: at each mask update of a schedule the entries of largest score are kept.
 
-So many as the density of that moment says, or all that reach a threshold. Where we differ from Zhu & Gupta's
+The density at that step says how many, or a threshold says which. Where we differ from Zhu & Gupta's
 implementation (arXiv:1710.01878): pruned weights are zero and no longer train, so by their magnitude they do not come
 back while the density falls. By a criterion that reads gradients they may, and start again from zero. No paper.
 """
@@ -70,7 +70,7 @@ def prune(
 
   Raises:
     UserError: neither or both of density and threshold, a density outside (0, 1], a negative threshold, an unknown
-      allocation, numbers that are none; at `init`, a rule that matches nothing, or a leaf that the pattern
+      allocation, values that are not numbers; at `init`, a rule that matches nothing, or a leaf that the pattern
       cannot serve.
   """
   schedule = check_schedule(one_shot() if schedule is None else schedule)

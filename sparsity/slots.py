@@ -1,4 +1,4 @@
-"""Optimizer slots, found by where they stand in the state and never by the state's class.
+"""Optimizer slots, found by their path in the state and never by the state's class.
 
 A slot of the parameter `a/kernel` is an array of its shape at a path that ends in `a/kernel`. So momenta of every
 optimizer are found, inside chain, masked, multi_transform, inject_hyperparams and MultiSteps too. Slots of another

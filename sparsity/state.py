@@ -111,7 +111,7 @@ def keep(mask: Any, x: jax.Array) -> jax.Array:
 
 
 def summary(params: Any, masks: Any) -> dict[str, Leaf]:
-  """Counts by leaf name, in the tree's order; a leaf without a mask keeps all. Reads values: not for use under jit."""
+  """Returns counts by leaf name, in the tree's order; a leaf without a mask keeps all. Reads values: not under jit."""
 
   def counts(leaf: jax.Array, mask: Any) -> Leaf:
     mask = unpack(mask) if is_packed(mask) else mask

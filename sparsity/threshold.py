@@ -8,7 +8,7 @@ of several leaves, or of several devices, add up, so that ranking across leaves 
 sign counts as larger than infinity: it is kept and stays visible. The two zeros are equal.
 
 On a CPU a histogram is a scatter-add. For small leaves, and on accelerators, where scatters collide, the same pattern
-is found bit by bit with one count a bit.
+is found bit by bit with one count per bit.
 
 Tie rule: among equals the earlier leaf, then the earlier device, then the lower flat index is kept.
 """
@@ -29,7 +29,7 @@ WIDTHS = {"float16": 15, "bfloat16": 15, "float32": 31, "float64": 63}
 MOST_DIGIT_BITS = 16  # 65,536 counters stay in a core's second-level cache
 BLOCK = 4096
 CHUNK = 2**17
-SMALL = 2**16  # up to so many entries one count a bit is no slower, and quicker to compile
+SMALL = 2**16  # up to so many entries one count per bit is no slower, and compiles faster
 
 
 class Order(NamedTuple):

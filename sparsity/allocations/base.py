@@ -1,6 +1,6 @@
 """The share of its entries that each layer keeps.
 
-An allocation gives each leaf its density from the shapes and the density that all of them together shall have. "global"
+An allocation gives each leaf its density, from the shapes and the overall density. "global"
 is no allocation of this kind: there one threshold serves all layers, and `sparsity.prune` ranks them as one.
 """
 
@@ -33,7 +33,7 @@ def check_density(what: str, density: float) -> float:
   """Returns `density` as a float.
 
   Raises:
-    UserError: it is no number in (0, 1].
+    UserError: it is not a number in (0, 1].
   """
   ranges.check(what, density, DENSITY)
   return float(density)

@@ -62,7 +62,7 @@ def check_score(what: str, score: Any) -> Score:
   """Returns `score`.
 
   Raises:
-    UserError: it is no criterion.
+    UserError: it is not a criterion.
   """
   if not isinstance(score, Score):
     raise UserError(f"{what} is {score!r}; expected a criterion, such as sparsity.criteria.magnitude()")

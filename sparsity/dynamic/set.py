@@ -33,7 +33,7 @@ def set(
 ) -> optax.GradientTransformationExtraArgs:
   """Returns `sparsity.dynamic` that drops by magnitude and grows at random, with its arguments and errors.
 
-  The paper moves masks once an epoch, at a fraction of 0.3, and begins with Erdos-Renyi masks ("erk").
+  The paper moves masks once per epoch, at a fraction of 0.3, and starts from Erdos-Renyi masks ("erk").
   """
   goal = {"density": density, "allocation": allocation, "rules": rules, "stacked": stacked}
   return dynamic(inner, magnitude(), random(), fraction, schedule, **goal, pack_axis=pack_axis, seed=seed)

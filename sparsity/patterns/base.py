@@ -57,7 +57,7 @@ def check_pattern(pattern: Any) -> Pattern:
   """Returns `pattern`.
 
   Raises:
-    UserError: it is none.
+    UserError: it is not a pattern.
   """
   if not isinstance(pattern, Pattern):
     raise UserError(f"pattern is {pattern!r}; expected such as sparsity.patterns.unstructured()")

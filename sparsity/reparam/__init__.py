@@ -1,4 +1,4 @@
-"""Weights as functions of what is trained, one reparameterization a file."""
+"""Weights as functions of what is trained, one reparameterization per file."""
 
 from leanax.graph.kinds import Reparam
 from sparsity.reparam.soft_threshold import soft_threshold

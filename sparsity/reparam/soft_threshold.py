@@ -35,7 +35,7 @@ def soft_threshold(
     stacked: as of `sparsity.prune`.
 
   Raises:
-    UserError: numbers that are none; at `init`, a rule that matches nothing.
+    UserError: values that are not numbers; at `init`, a rule that matches nothing.
   """
   ranges.check("soft_threshold: initial", initial, ranges.FINITE)
   ranges.check("soft_threshold: decay", decay, ranges.NOT_NEGATIVE)

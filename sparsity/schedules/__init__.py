@@ -1,4 +1,4 @@
-"""When masks are made anew, one schedule a file."""
+"""Schedules of mask updates, one per file."""
 
 from sparsity.schedules.base import Schedule, check_schedule
 from sparsity.schedules.cubic import cubic

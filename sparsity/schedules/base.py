@@ -1,4 +1,4 @@
-"""When masks are made anew, and how far pruning has then come.
+"""Schedules: the steps at which masks are made anew, and the density after each.
 
 A schedule is a finite list of mask updates, each at a number of optimizer updates. Being finite, its kept counts are
 computed once, exactly, as Python ints: a float32 product inside the step would be off by one from 16 million weights
@@ -17,9 +17,9 @@ class Schedule(NamedTuple):
   """The mask updates of a training run.
 
   Attributes:
-    steps: at how many optimizer updates so far each mask update is due, rising.
-    remaining: for each, the part of the way from the initial to the final density that is still to go; the last is 0.
-    initial: the density from which the way begins.
+    steps: the numbers of optimizer updates at which mask updates are due, increasing.
+    remaining: per mask update, the fraction of the way from the initial to the final density that remains; at last 0.
+    initial: the density at the start.
   """
 
   steps: tuple[int, ...]
@@ -41,7 +41,7 @@ def check_schedule(schedule: Schedule) -> Schedule:
   """Returns `schedule`, which may be written by hand, once it is checked.
 
   Raises:
-    UserError: it is none, or would not end at the final density.
+    UserError: it is not a schedule, or does not end at the final density.
   """
   if not isinstance(schedule, Schedule):
     raise UserError(f"schedule is {schedule!r}; expected such as sparsity.cubic(0, 1000) or sparsity.one_shot()")
