@@ -39,10 +39,9 @@ def post_training(net: Net, batches: Iterable[Any], policy: Any, carrier: str = 
     half: likewise.
 
   Raises:
-    UserError: no batch, one that holds NaN, or variables without room for the grids.
+    UserError: no batch, one that holds NaN, or variables that cannot hold the grids.
   """
-  room = isinstance(net.variables, Mapping) and not set(GRIDS) & net.variables.keys()
-  if not room:
+  if not isinstance(net.variables, Mapping) or set(GRIDS) & net.variables.keys():
     raise UserError(f"the net's variables are a {type(net.variables).__name__}; expected a dict without 'quant_state'")
   edit = data(policy, carrier, half)
   return with_grids(net, edit, *_model(net.infer, edit).calibrate(net.variables, batches))

@@ -1,4 +1,4 @@
-"""The grids of the kernels of a traced model: one a leaf, wherever one array of scales serves all of its uses."""
+"""The grids of the kernels of a traced model: one per leaf, wherever one array of scales serves all of its uses."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence

@@ -1,6 +1,6 @@
 """The grid of an input that has few levels, such as the pixels of 8-bit images. No paper.
 
-A pixel is an integer already. A grid from the range of some calibration batches would round it anew, and where pixels
+A pixel is an integer already. A grid from the range of some calibration batches would round it again, and where pixels
 have few levels some of them would fall exactly between two codes, which rounding errors then decide.
 """
 

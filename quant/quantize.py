@@ -1,9 +1,9 @@
 """A model with simulated integers: quantizers placed on the traced function, its scales and ranges as plain trees.
 
 Grids stand at the consumers: whatever a dot, a convolution, a residual sum, a mean or the output reads is rounded
-there, with one quantizer a tensor, however many sites read it. Kernels are symmetric, by default narrow, one scale for
+there, one quantizer per tensor, however many sites read it. Kernels are symmetric, by default narrow, one scale for
 each combination of output and batch axes, written in the axes of their leaf: uses of slices of one leaf share its grid.
-Activations are affine, one scale a tensor, 0 always in the range, so that after a ReLU the zero point is the lowest
+Activations are affine, one scale per tensor, 0 always in the range, so that after a ReLU the zero point is the lowest
 code. Max-pools, reshapes and transposes keep a tensor's name and so its grid: rounding is monotone and commutes with
 them. Biases are rounded to int32 steps of s_x * s_w (`quant.biases`).
 """
@@ -97,7 +97,7 @@ def quantize(fn: Callable[..., Any], policy: Any, carrier: str = "float32", half
       the same numbers; which is fast depends on the machine. Where only one operand is on a grid the product is one of
       floats, at the precision of the model's own equation.
     half: bfloat16 operands in all other products, those with cotangents and those of sites that are left in float.
-      Scales, masters and what lies between the products stay float32.
+      Scales, master weights and what lies between the products stay float32.
 
   Raises:
     UserError: an unknown carrier.

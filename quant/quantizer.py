@@ -36,7 +36,7 @@ class Quantizer(NamedTuple):
 
   Attributes:
     key: an activation's name; of a kernel the leaf's, for its first grid, otherwise that of the first site.
-    bits: of an activation the widest that its readers ask for.
+    bits: for an activation, the widest of its readers' settings.
     setting: that reader's, or the first site's.
     estimator: how its rounding is trained.
     kernel: it is a kernel; the fields below are of kernels only.

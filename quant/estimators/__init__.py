@@ -1,4 +1,4 @@
-"""Estimators: rules by which rounding to a grid is trained, one a file.
+"""Estimators: rules by which rounding to a grid is trained, one per file.
 
 >>> import jax, jax.numpy as jnp
 >>> import quant

@@ -62,7 +62,7 @@ class Statistics(NamedTuple):
 
 
 def as_it_is(scale: jax.Array) -> jax.Array:
-  """The trained scale is that of the grid."""
+  """Returns the trained scale unchanged: it is the grid's."""
   return scale
 
 

@@ -8,7 +8,7 @@ with lower = -Q_N and upper = Q_P. The masks are taken before rounding. The scal
 g = 1/sqrt(N Q_P) (section 2.2), N the number of weights that share the scale, or of features (never times the batch).
 
 Where we differ: lower and upper are any integers, so that an affine grid with the fixed zero point z is served by
-lower = qmin - z, upper = qmax - z; scales may be one a channel. The backward pass sums equation 3 as
+lower = qmin - z, upper = qmax - z; scales may be one per channel. The backward pass sums equation 3 as
 ∂L/∂s = Σ c (v̂ - v inside, v̂ outside) / s for the cotangent c, with v̄ saved: it needs no second rounding, and the
 difference is exact. What is trained is the logarithm of the scale. The paper starts at 2 mean|v| / sqrt(Q_P); above 4
 bits, where that is several times wider than the data, we start from the observed range unless told otherwise.

@@ -3,7 +3,7 @@
     x̂ = s * (clip(⌊x/s + r⌋ + z) - z),   r uniform in [0, 1);   E[x̂] = x inside the grid
 
 The gradient is straight through inside the grid, as of `ste`; the scale is not trained. Without a key, as in
-evaluation, it rounds to the nearest. In a training step each device has a key of its own.
+evaluation, it rounds to the nearest. In a training step each device has its own key.
 """
 
 import jax

@@ -1,4 +1,4 @@
-"""Number formats: the levels of a grid and their codes, one a file.
+"""Number formats: the levels of a grid and their codes, one per file.
 
 >>> import jax.numpy as jnp
 >>> import quant

@@ -1,4 +1,4 @@
-"""Observers: the range of a tensor's grid, from statistics of calibration data; one a file.
+"""Observers: the range of a tensor's grid, from statistics of calibration data; one per file.
 
 >>> import jax.numpy as jnp
 >>> from quant import observers
