@@ -1,1 +1,1 @@
-"""What carries the methods of `kd`, `quant` and `sparsity`: traced models, training, files and whole experiments."""
+"""The infrastructure of `kd`, `quant` and `sparsity`: traced models, training, files and whole experiments."""

@@ -1,4 +1,4 @@
-"""Layers in the making, while a traced function is walked: those recognised so far, and those that are still open."""
+"""Drafts of layers while a traced function is walked: those recognised so far, and those still open."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -70,7 +70,7 @@ class Lifter:
     return number
 
   def sole(self, number: int) -> bool:
-    """Returns whether nobody else reads the value, under any of its numbers."""
+    """Returns whether nothing else reads the value, under any of its numbers."""
     while self.traced.uses[number] == 1:
       if number not in self.same:
         return True

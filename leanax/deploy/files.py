@@ -9,7 +9,7 @@ from leanax.deploy.formats import Format, Runner
 
 
 def file_formats() -> dict[str, Format]:
-  """Returns the formats that there are, by the suffix of their files: {".tflite": ...}."""
+  """Returns all formats, by the suffix of their files: {".tflite": ...}."""
   found = [method() for method in methods(formats).values()]
   return {format.suffix: format for format in found}
 

@@ -1,4 +1,4 @@
-"""A traced function for the lifter: its live equations, who reads what, constants, and slices to run."""
+"""A traced function for the lifter: its live equations, their readers, constants, and slices to run."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping

@@ -91,7 +91,7 @@ def agreement(logits: Logits, others: Logits, among: int = 1) -> float:
   """Returns the share of examples, or positions, whose class is among the `among` most likely ones of another model.
 
   Raises:
-    UserError: the logits are of two shapes, there are none, or one is NaN; or `among` is no number of classes.
+    UserError: the logits are of two shapes, there are none, or one is NaN; or `among` is not a number of classes.
   """
   ranges.check("agreement: among", among, ranges.whole(1))
   logits, others = _distributions(logits, others)

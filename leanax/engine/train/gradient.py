@@ -32,7 +32,7 @@ class Problem:
   """The model, objective and teacher of a training: the arguments of `engine.training` that concern the gradient.
 
   Raises:
-    UserError: the objective is none, has two teachers, or cannot be taken over micro-batches.
+    UserError: the objective is not one, has two teachers, or cannot be taken over micro-batches.
   """
 
   forward: Forward

@@ -1,4 +1,4 @@
-"""Statistics of tensors, gathered by `graph.observe`; one a file."""
+"""Statistics of tensors, gathered by `graph.observe`; one per file."""
 
 from leanax.graph.statistics.absolute_maximum import absolute_maximum
 from leanax.graph.statistics.extrema import Extrema, extrema

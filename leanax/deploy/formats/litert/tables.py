@@ -21,10 +21,10 @@ def checked(content: bytes, name: str) -> Preprocessing | None:
 
   Args:
     content: the file's bytes.
-    name: what errors call it.
+    name: its name in errors.
 
   Raises:
-    UserError: it is no LiteRT file, or damaged.
+    UserError: it is not a LiteRT file, or damaged.
   """
   tables = schema()
   if content[4:8] != b"TFL3":
