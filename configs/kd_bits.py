@@ -17,10 +17,10 @@ SIZES = {"cpu": (5_000, 25, 15, 6), "paper": (0, 30, 30, 15)}
 def get_config(argument: str = "cpu") -> ConfigDict:
   if argument not in SIZES:
     raise ValueError(f"unknown argument {argument!r}; expected one of {', '.join(SIZES)}")
-  limit, taught, learned, quantized = SIZES[argument]
+  limit, teacher_epochs, student_epochs, quantized = SIZES[argument]
   stages: dict[str, dict] = {
-    "teacher": {"model": "teacher", "epochs": taught, "batch_size": 128, "optimizer": {"learning_rate": 1e-3}},
-    "float": {"epochs": learned, "batch_size": 128, "optimizer": {"learning_rate": 2e-3}},
+    "teacher": {"model": "teacher", "epochs": teacher_epochs, "batch_size": 128, "optimizer": {"learning_rate": 1e-3}},
+    "float": {"epochs": student_epochs, "batch_size": 128, "optimizer": {"learning_rate": 2e-3}},
   }
   for bits in BITS:
     stage = {

@@ -24,10 +24,10 @@ def get_config(argument: str = "cpu") -> ConfigDict:
   if argument not in SIZES:
     raise ValueError(f"unknown argument {argument!r}; expected one of {', '.join(SIZES)}")
   layers = argument.startswith("layers_")
-  limit, taught, learned = SIZES[argument]
+  limit, teacher_epochs, student_epochs = SIZES[argument]
   # Residual nets with batch norm take larger steps.
   rates = {"learning_rate": 1e-2, "warmup_steps": 20} if layers else {"learning_rate": 2e-3}
-  student = {"epochs": learned, "batch_size": 128, "optimizer": rates}
+  student = {"epochs": student_epochs, "batch_size": 128, "optimizer": rates}
   distilled = {
     **student,
     "teacher": "teacher",
@@ -37,7 +37,7 @@ def get_config(argument: str = "cpu") -> ConfigDict:
   stages = {
     "teacher": {
       "model": "teacher",
-      "epochs": taught,
+      "epochs": teacher_epochs,
       "batch_size": 128,
       "optimizer": rates if layers else {"learning_rate": 1e-3},
     },

@@ -95,11 +95,11 @@ def get_config(argument: str = "cpu") -> ConfigDict:
   tune, size = argument.startswith("tune_"), argument.removeprefix("tune_")
   if size not in SIZES:
     raise ValueError(f"unknown argument {argument!r}; expected one of cpu, paper, tune_cpu, tune_paper")
-  limit, taught, learned = SIZES[size]
+  limit, teacher_epochs, student_epochs = SIZES[size]
   rates = {"learning_rate": 1e-2, "warmup_steps": 20}
-  student = {"epochs": learned, "batch_size": 128, "optimizer": rates}
+  student = {"epochs": student_epochs, "batch_size": 128, "optimizer": rates}
   distilled = {**student, "teacher": "teacher"}
-  teacher = {"model": "teacher", "epochs": taught, "batch_size": 128, "optimizer": rates}
+  teacher = {"model": "teacher", "epochs": teacher_epochs, "batch_size": 128, "optimizer": rates}
   stages: dict[str, dict] = {"teacher": teacher, "alone": student}
 
   def hinton(weight, temperature):
@@ -116,7 +116,7 @@ def get_config(argument: str = "cpu") -> ConfigDict:
       stages[named("byot", lam)] = {**student, "objective": byot(lam)}
   else:
     stages["bad"] = {**teacher, "epochs": 2, "optimizer": {}, "examples": {"labelled": 256, "unlabelled": False}}
-    stages["resnet"] = {**teacher, "model": "resnet", "epochs": max(taught // 4, 1)}
+    stages["resnet"] = {**teacher, "model": "resnet", "epochs": max(teacher_epochs // 4, 1)}
     stages["deep"] = {**teacher, "model": "deep"}
     stages["hinton"] = {**distilled, "objective": hinton(*TUNED)}
     for name, (beside, weight, keywords) in METHODS.items():

@@ -21,17 +21,17 @@ BATCH = 64
 def get_config(argument: str = "digits") -> ConfigDict:
   if argument not in CHOICES:
     raise ValueError(f"unknown argument {argument!r}; expected one of {', '.join(CHOICES)}")
-  data, wide, taught, narrow, updates, an_epoch = CHOICES[argument]
+  data, wide, teacher_epochs, narrow, updates, updates_per_epoch = CHOICES[argument]
   rates = {"learning_rate": 1e-3, "warmup_steps": 20}
   few = {"epochs": updates // 2, "batch_size": LABELS // 2, "optimizer": rates}
   few |= {"examples": {"labelled": LABELS, "unlabelled": False}}
   both = {"hard_labels": {"weight": 0.1}, "hinton": {"weight": 0.9, "temperature": 4.0}}
   stages: dict[str, dict] = {
-    "teacher": {"model": "teacher", "epochs": taught, "batch_size": BATCH, "optimizer": rates},
+    "teacher": {"model": "teacher", "epochs": teacher_epochs, "batch_size": BATCH, "optimizer": rates},
     "alone": few,
     "same_100": {**few, "teacher": "teacher", "objective": both},
     "and_unlabelled": {
-      "epochs": -(-updates // an_epoch),
+      "epochs": -(-updates // updates_per_epoch),
       "batch_size": BATCH,
       "optimizer": rates,
       "examples": {"labelled": LABELS},

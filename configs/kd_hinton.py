@@ -22,13 +22,13 @@ def get_config(argument: str = "cpu") -> ConfigDict:
   sweep, size = argument.startswith("sweep_"), argument.removeprefix("sweep_")
   if size not in SIZES:
     raise ValueError(f"unknown argument {argument!r}; expected one of cpu, paper, sweep_cpu, sweep_paper")
-  limit, taught, learned = SIZES[size]
-  student = {"epochs": learned, "batch_size": 128, "optimizer": {"learning_rate": 1e-3}}
+  limit, teacher_epochs, student_epochs = SIZES[size]
+  student = {"epochs": student_epochs, "batch_size": 128, "optimizer": {"learning_rate": 1e-3}}
   distilled = {**student, "teacher": "teacher", "objective": soft(20.0)}
   stages: dict[str, dict] = {
     "teacher": {
       "model": "teacher",
-      "epochs": taught,
+      "epochs": teacher_epochs,
       "batch_size": 128,
       "optimizer": {"learning_rate": 1e-3, "warmup_steps": 100},
       "augment": {"shift": (2, 2)},

@@ -17,10 +17,10 @@ SIZES = {"cpu": (5_000, 25, 10, 40), "paper": (0, 60, 60, 600)}
 def get_config(argument: str = "cpu") -> ConfigDict:
   if argument not in SIZES:
     raise ValueError(f"unknown argument {argument!r}; expected one of {', '.join(SIZES)}")
-  limit, taught, learned, long = SIZES[argument]
+  limit, teacher_epochs, student_epochs, long = SIZES[argument]
   rates = {"learning_rate": 1e-2, "warmup_steps": 20}
-  student = {"epochs": learned, "batch_size": 128, "optimizer": rates}
-  teacher = {"model": "teacher", "epochs": taught, "batch_size": 128, "optimizer": rates}
+  student = {"epochs": student_epochs, "batch_size": 128, "optimizer": rates}
+  teacher = {"model": "teacher", "epochs": teacher_epochs, "batch_size": 128, "optimizer": rates}
   both = {"hinton": {"weight": 1.0, "temperature": 2.0}}  # as configs/kd_fashion.py found it best
   softly = {"hard_labels": {"weight": 1.0}, "hinton": {"weight": 1.0, "temperature": 1.0}}
   views = {"shift": (2, 2), "mixup": 1.0, "views": 8, "seed": 0}

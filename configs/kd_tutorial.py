@@ -17,11 +17,11 @@ SIZES = {"cpu": (2_000, 3, 10), "paper": (0, 20, 20)}
 def get_config(argument: str = "cpu") -> ConfigDict:
   if argument not in SIZES:
     raise ValueError(f"unknown argument {argument!r}; expected one of {', '.join(SIZES)}")
-  limit, taught, learned = SIZES[argument]
-  student = {"epochs": learned, "batch_size": 64, "optimizer": {"learning_rate": 1e-3}}
+  limit, teacher_epochs, student_epochs = SIZES[argument]
+  student = {"epochs": student_epochs, "batch_size": 64, "optimizer": {"learning_rate": 1e-3}}
   distilled = {**student, "teacher": "teacher"}
   stages: dict[str, dict] = {
-    "teacher": {"model": "teacher", "epochs": taught, "batch_size": 64, "optimizer": {"learning_rate": 1e-3}},
+    "teacher": {"model": "teacher", "epochs": teacher_epochs, "batch_size": 64, "optimizer": {"learning_rate": 1e-3}},
     "alone": student,
     "logit_l2": {**distilled, "objective": {"hard_labels": {}, "logit_l2": {"weight": 0.2}}},
     "together": {

@@ -41,7 +41,7 @@ def experiment(name: str, data: str, epochs: Mapping[str, tuple[int, ...]], argu
   """The experiment on images of 28x28 pixels in ten classes; configs/fashion_mnist.py is another one."""
   if argument not in CHOICES:
     raise ValueError(f"unknown argument {argument!r}; expected one of {', '.join(CHOICES)}")
-  (teacher, student, rate), (taught, distilled, pruned, int8) = CHOICES[argument], epochs[argument]
+  (teacher, student, rate), (teacher_epochs, distilled, pruned, int8) = CHOICES[argument], epochs[argument]
   smoke = argument == "smoke"
   warmup = 2 if smoke else 20
   rates = {"learning_rate": rate, "warmup_steps": warmup}
@@ -51,7 +51,7 @@ def experiment(name: str, data: str, epochs: Mapping[str, tuple[int, ...]], argu
     "evaluations": 2 if smoke else 20,
     "models": {"teacher": teacher, "student": student},
     "stages": {
-      "teacher": {"model": "teacher", "epochs": taught, "batch_size": 128, "optimizer": rates},
+      "teacher": {"model": "teacher", "epochs": teacher_epochs, "batch_size": 128, "optimizer": rates},
       "alone": {"epochs": distilled + pruned + int8, "batch_size": 128, "optimizer": rates},
       "distilled": {
         "teacher": "teacher",
