@@ -10,9 +10,9 @@ from tests.kd.oracles import begin, layer64
 
 
 @pytest.mark.parametrize("margin", [0.5, 2.0])
-@pytest.mark.parametrize(("mine", "its"), [((4, 4, 3), (4, 4, 5)), ((7,), (3,))])
-def test_value_and_gradient_are_the_papers(margin, mine, its):
-  loss, s, t = kd.ab("tap", "tap", margin), maps(0, mine), maps(1, its)
+@pytest.mark.parametrize(("student_shape", "teacher_shape"), [((4, 4, 3), (4, 4, 5)), ((7,), (3,))])
+def test_value_and_gradient_are_the_papers(margin, student_shape, teacher_shape):
+  loss, s, t = kd.ab("tap", "tap", margin), maps(0, student_shape), maps(1, teacher_shape)
   given = begin(loss, s, t)
 
   def oracle(s, t):

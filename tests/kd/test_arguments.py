@@ -60,9 +60,9 @@ def refused(name, taps, key, value):
   """The sentence for a value; it names the loss and the argument."""
   with pytest.raises(UserError) as caught:
     getattr(kd, name)(*taps, **{**({"examples": 10} if name == "crd" else {}), key: value})
-  said = str(caught.value)
-  assert said.startswith(f"{name}: {key} is ") and "; expected a" in said and "\n" not in said
-  return said
+  message = str(caught.value)
+  assert message.startswith(f"{name}: {key} is ") and "; expected a" in message and "\n" not in message
+  return message
 
 
 @pytest.mark.parametrize(("name", "key"), [(name, key) for name, (_, keys) in FIXED.items() for key in keys])

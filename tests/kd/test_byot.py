@@ -36,10 +36,10 @@ def terms64(aux, own, tap, goal, temperature):
   for i in range(len(tap)):
     places = np.maximum(layer64(aux["bottleneck"], tap[i].reshape(-1, tap.shape[-1])), 0)
     features = places.mean(0)
-    said = layer64(aux["classifier"], features)
-    p, q = softmax64(own[i] / temperature), softmax64(said / temperature)
+    logits = layer64(aux["classifier"], features)
+    p, q = softmax64(own[i] / temperature), softmax64(logits / temperature)
     hint = ((features - goal[i].reshape(-1, goal.shape[-1]).mean(0)) ** 2).sum()
-    out.append((-np.log(softmax64(said)[labels()[i]]), (p * np.log(p / q)).sum(), hint))
+    out.append((-np.log(softmax64(logits)[labels()[i]]), (p * np.log(p / q)).sum(), hint))
   return np.array(out).T
 
 

@@ -88,8 +88,8 @@ def test_the_consecutive_form_over_devices():
   loss = kd.cc("tap", "tap", "consecutive")
 
   def local(s, t, class_mask):
-    mine, its = kd.Outputs(s[:, :2], {"tap": s}), kd.Outputs(t[:, :2], {"tap": t})
-    return loss(mine, its, {"valid": class_mask}, axis_name="devices")[0]
+    student, teacher = kd.Outputs(s[:, :2], {"tap": s}), kd.Outputs(t[:, :2], {"tap": t})
+    return loss(student, teacher, {"valid": class_mask}, axis_name="devices")[0]
 
   spec = jax.sharding.PartitionSpec("devices")
   mesh = jax.sharding.Mesh(np.asarray(jax.devices()[:4]), ("devices",))

@@ -106,8 +106,8 @@ def test_the_banks_move_towards_the_embeddings(momentum):
   ids = [4, 19, 0, 7, 4, 2]  # twice 4: the last one stands
   valid = np.array([1, 1, 1, 0, 1, 1], bool)
   data = {"id": jnp.asarray(ids, jnp.int32), "valid": jnp.asarray(valid)}
-  mine, its = outputs({"tap": s}), outputs({"tap": t})
-  remember = jax.jit(lambda data: loss(mine, its, data, key=KEY, **given)[1])
+  student, teacher = outputs({"tap": s}), outputs({"tap": t})
+  remember = jax.jit(lambda data: loss(student, teacher, data, key=KEY, **given)[1])
   state = remember(data)
   want = remembered64(given, s[valid], t[valid], np.asarray(ids)[valid], momentum)
   for which in want:
@@ -123,8 +123,8 @@ def test_over_devices_the_banks_are_the_same_as_on_one():
   data = {"id": jnp.asarray([4, 19, 0, 7, 4, 2, 11, 1], jnp.int32), "valid": jnp.arange(8) != 6}
 
   def step(s, t, data, axis_name=None):
-    mine, its = kd.Outputs(s, {"tap": s}), kd.Outputs(t, {"tap": t})
-    return loss(mine, its, data, key=KEY, axis_name=axis_name, **given)[:2]
+    student, teacher = kd.Outputs(s, {"tap": s}), kd.Outputs(t, {"tap": t})
+    return loss(student, teacher, data, key=KEY, axis_name=axis_name, **given)[:2]
 
   split, same = jax.sharding.PartitionSpec("devices"), jax.sharding.PartitionSpec()
   mesh = jax.sharding.Mesh(np.asarray(jax.devices()[:4]), ("devices",))
@@ -140,14 +140,14 @@ def test_training_tells_examples_apart():
   s, t = rng.normal(size=(N, 12)), rng.normal(size=(N, 12))
   loss = make(temperature=0.2, width=8)
   given = jax.tree.map(jnp.float32, begin(loss, s, t))
-  mine, its = (kd.Outputs(jnp.float32(x), {"tap": jnp.float32(x)}) for x in (s, t))
+  student, teacher = (kd.Outputs(jnp.float32(x), {"tap": jnp.float32(x)}) for x in (s, t))
   data = {"id": jnp.arange(N, dtype=jnp.int32)}
 
   @jax.jit
   def step(given, i):
     def total(aux):
       key = jax.random.fold_in(KEY, i)
-      per_example, state, _ = loss(mine, its, data, key=key, aux=aux, aux_state=given["aux_state"])
+      per_example, state, _ = loss(student, teacher, data, key=key, aux=aux, aux_state=given["aux_state"])
       return per_example.mean(), state
 
     slope, state = jax.grad(total, has_aux=True)(given["aux"])

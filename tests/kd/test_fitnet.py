@@ -10,9 +10,9 @@ from tests.kd.oracles import begin, layer64, pool64
 
 
 @pytest.mark.parametrize("normalise", [False, True])
-@pytest.mark.parametrize(("mine", "its"), [((4, 4, 3), (4, 4, 5)), ((7,), (3,)), ((5, 3), (5, 4))])
-def test_value_and_gradient_are_the_papers(normalise, mine, its):
-  loss, s, t = kd.fitnet("tap", "tap", normalise), maps(0, mine), maps(1, its)
+@pytest.mark.parametrize(("student_shape", "teacher_shape"), [((4, 4, 3), (4, 4, 5)), ((7,), (3,)), ((5, 3), (5, 4))])
+def test_value_and_gradient_are_the_papers(normalise, student_shape, teacher_shape):
+  loss, s, t = kd.fitnet("tap", "tap", normalise), maps(0, student_shape), maps(1, teacher_shape)
   given = begin(loss, s, t)
 
   def oracle(s, t):

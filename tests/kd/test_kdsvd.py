@@ -18,13 +18,13 @@ TWO = ("a", "b")
 def described(s, t, count):
   """One example's vectors, (places, channels) each."""
   _, size, rows = np.linalg.svd(t, full_matrices=False)
-  mine = np.linalg.svd(s, full_matrices=False)[2][: count + 3]
+  student_vectors = np.linalg.svd(s, full_matrices=False)[2][: count + 3]
   vectors, weight = [], size[:count] / np.linalg.norm(size[:count])
   for row, w in zip(rows[:count], weight, strict=True):
     row = -row if row.sum() < 0 else row
-    cosines = mine @ row
+    cosines = student_vectors @ row
     best = np.argmax(np.abs(cosines))
-    vectors.append((mine[best] * np.sign(cosines[best]) * w, row * w))
+    vectors.append((student_vectors[best] * np.sign(cosines[best]) * w, row * w))
   return np.array([v for v, _ in vectors]), np.array([v for _, v in vectors])
 
 
@@ -71,9 +71,9 @@ def test_by_hand():
   t = {"a": np.array([[[[3.0, 0.0]]]]), "b": np.array([[[[1.0, 1.0]]]])}
   r = np.sqrt(0.5)
   # The student keeps (1, 0) twice; the teacher's are (1, 0) and (r, r).
-  mine = np.array([[0, 1], [1, 0]])
-  its = (np.array([[r], [r]]) - np.array([1.0, 0.0])) ** 2
-  want = ((np.exp(-mine / 8) - np.exp(-its / 8)) ** 2).sum()
+  student = np.array([[0, 1], [1, 0]])
+  teacher = (np.array([[r], [r]]) - np.array([1.0, 0.0])) ** 2
+  want = ((np.exp(-student / 8) - np.exp(-teacher / 8)) ** 2).sum()
   np.testing.assert_allclose(value(kd.kdsvd(TWO, TWO), outputs(s), outputs(t)), [want], rtol=1e-5)
 
 

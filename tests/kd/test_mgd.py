@@ -14,7 +14,7 @@ from tests.kd.oracles import begin, layer64
 KEY = jax.random.key(3)
 
 
-def about(count=BATCH, key=KEY):
+def context(count=BATCH, key=KEY):
   return kd.Context({"id": jnp.arange(count, dtype=jnp.int32)}, key=key)
 
 
@@ -22,7 +22,7 @@ def about(count=BATCH, key=KEY):
 def test_value_and_gradient_are_the_papers(masked, shape):
   loss, s, t = kd.mgd("tap", "tap", masked=masked), maps(0, (4, 4, 3)), maps(1, (4, 4, 5))
   given = begin(loss, s, t)
-  mask = np.asarray(random_mask(about(), shape, 0.5))
+  mask = np.asarray(random_mask(context(), shape, 0.5))
 
   def oracle(s, t):
     aux = given["aux"][0]
@@ -37,17 +37,17 @@ def test_by_hand():
   kernel = np.zeros((3, 3, 1, 1))
   kernel[1, 1] = 1
   aux = [{"first": {"kernel": 3 * kernel, "bias": np.zeros(1)}, "second": {"kernel": 2 * kernel, "bias": np.zeros(1)}}]
-  shown = np.asarray(random_mask(about(), (2, 2, 1), 0.5)).reshape(BATCH, -1).sum(-1)
+  shown = np.asarray(random_mask(context(), (2, 2, 1), 0.5)).reshape(BATCH, -1).sum(-1)
   s = np.ones((BATCH, 2, 2, 1))
   np.testing.assert_allclose(value(kd.mgd("tap", "tap"), s, s, aux=aux, key=KEY), 25 * shown + (4 - shown), rtol=1e-6)
 
 
 def test_masks_belong_to_examples_and_steps():
-  many = random_mask(about(2000), (4, 1, 1), 0.3)
+  many = random_mask(context(2000), (4, 1, 1), 0.3)
   np.testing.assert_allclose(many.mean(), 0.7, atol=0.03)
   backwards = kd.Context({"id": jnp.arange(1999, -1, -1, dtype=jnp.int32)}, key=KEY)
   np.testing.assert_array_equal(random_mask(backwards, (4, 1, 1), 0.3)[::-1], many)
-  assert np.any(random_mask(about(2000, jax.random.key(4)), (4, 1, 1), 0.3) != many)
+  assert np.any(random_mask(context(2000, jax.random.key(4)), (4, 1, 1), 0.3) != many)
 
 
 def test_channels_are_mapped_only_where_they_differ():

@@ -59,11 +59,11 @@ def test_trained_parts_of_other_channels(name, keywords, channels):
   loss, s, made = getattr(kd, name)("a", "a", **keywords), outputs(a=MAP), outputs(a=MAP)
   variables = {"params": {"Dense_0": {"kernel": jnp.ones((3, 2)), "bias": jnp.ones(2)}}}
   aux, aux_state = loss.init(jax.random.key(0), s, made, variables)
-  about = {"aux": aux, "aux_state": aux_state, "key": jax.random.key(1)}
+  given = {"aux": aux, "aux_state": aux_state, "key": jax.random.key(1)}
   batch = {"id": jnp.arange(4, dtype=jnp.int32)}
-  assert loss(s, made, batch, **about)[0].shape == (4,)
+  assert loss(s, made, batch, **given)[0].shape == (4,)
   with pytest.raises(UserError, match=f"{name}.* shape .*; expected .*the 'aux' that its init makes for these taps"):
-    loss(s, outputs(a=MAP[..., :channels]), batch, **about)
+    loss(s, outputs(a=MAP[..., :channels]), batch, **given)
 
 
 @pytest.mark.parametrize("aux", [[], {}, {"kernel": 1}, 3, "two"])

@@ -35,15 +35,15 @@ def nearest64(x, size):
 def review64(aux, s, t):
   """s, t: lists from early to late."""
   total, carried = 0.0, None
-  for part, mine, its in list(zip(aux, s, t, strict=True))[::-1]:
-    mine, its = (x[:, None, None] if x.ndim == 2 else x for x in (mine, its))
-    x = layer64(part["reduce"], mine)
+  for part, student, teacher in list(zip(aux, s, t, strict=True))[::-1]:
+    student, teacher = (x[:, None, None] if x.ndim == 2 else x for x in (student, teacher))
+    x = layer64(part["reduce"], student)
     if carried is not None:
       y = nearest64(carried, x.shape[1:3])
       gates = 1 / (1 + np.exp(-layer64(part["gates"], np.concatenate([x, y], -1))))
       x = x * gates[..., [0]] + y * gates[..., [1]]
-    carried = nearest64(x, its.shape[1:3])
-    total = total + context64(layer64(part["out"], carried), its)
+    carried = nearest64(x, teacher.shape[1:3])
+    total = total + context64(layer64(part["out"], carried), teacher)
   return total
 
 

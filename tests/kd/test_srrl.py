@@ -35,8 +35,10 @@ def test_value_and_gradient_are_the_papers(form, shape):
 
   def oracle(s, t):
     x = np.maximum(layer64(given["aux"], s), 0)
-    mine, its = (f.reshape(BATCH, -1, 3).mean(1) @ kernel + bias for f in (x, t))
-    distance = ((mine - its) ** 2).mean(-1) if form == "l2" else kl64(mine, its)
+    student_logits, teacher_logits = (f.reshape(BATCH, -1, 3).mean(1) @ kernel + bias for f in (x, t))
+    distance = (
+      ((student_logits - teacher_logits) ** 2).mean(-1) if form == "l2" else kl64(student_logits, teacher_logits)
+    )
     return 0.5 * ((x - t) ** 2).reshape(BATCH, -1).mean(-1) + 2 * distance
 
   check(loss, oracle, s, t, **given)

@@ -50,31 +50,33 @@ def outputs(width, form, taps=(TAP,)):
 @pytest.mark.parametrize("form", ["dict", "tuple", "named", "none"])
 def test_a_pair_of_activations(form):
   """The number, and a gradient that reaches the body and no head."""
-  (mine, student), (its, teacher) = outputs(8, form), outputs(8, form)
-  its = jax.tree.map(lambda a: a + 0.1, its)
+  (student_variables, student), (teacher_variables, teacher) = outputs(8, form), outputs(8, form)
+  teacher_variables = jax.tree.map(lambda a: a + 0.1, teacher_variables)
   near = lambda s, t, aux, context: jnp.mean((s - t) ** 2, -1)
   loss = kd.on_pairs("near", near, student=TAP, teacher=TAP)
   body = lambda v: np.maximum(np.asarray(X) @ v["params"]["Dense_0"]["kernel"] + v["params"]["Dense_0"]["bias"], 0)
-  got = loss(student(mine), teacher(its))[0]
-  np.testing.assert_allclose(got, ((body(mine) - body(its)) ** 2).mean(-1), rtol=1e-5)
-  gradient = jax.grad(lambda v: loss(student(v), teacher(its))[0].sum())(mine)["params"]
+  got = loss(student(student_variables), teacher(teacher_variables))[0]
+  np.testing.assert_allclose(got, ((body(student_variables) - body(teacher_variables)) ** 2).mean(-1), rtol=1e-5)
+  gradient = jax.grad(lambda v: loss(student(v), teacher(teacher_variables))[0].sum())(student_variables)["params"]
   assert jnp.any(gradient["Dense_0"]["kernel"] != 0) and not jnp.any(gradient["Dense_1"]["kernel"])
 
 
 @pytest.mark.parametrize("form", ["dict", "tuple", "named", "none"])
 def test_an_objective_begins_and_runs_with_them(form):
-  (mine, student), (its, teacher) = outputs(8, form), outputs(16, form)
+  (student_variables, student), (teacher_variables, teacher) = outputs(8, form), outputs(16, form)
   objective = kd.weighted([kd.Term("hint", kd.fitnet(TAP, TAP)), kd.Term("pairs", kd.rkd(TAP, TAP))])
   aux, aux_state = objective.init(
-    jax.random.key(0), *(jax.eval_shape(f, v) for f, v in ((student, mine), (teacher, its)))
+    jax.random.key(0), *(jax.eval_shape(f, v) for f, v in ((student, student_variables), (teacher, teacher_variables)))
   )
   more = {"step": jnp.zeros((), jnp.int32), "key": jax.random.key(1), "axis_name": None}
-  total, _, logs = objective(student(mine), teacher(its), {}, aux=aux, aux_state=aux_state, **more)
+  total, _, logs = objective(
+    student(student_variables), teacher(teacher_variables), {}, aux=aux, aux_state=aux_state, **more
+  )
   assert jnp.isfinite(total) and total > 0 and {"hint", "pairs"} <= set(logs)
 
 
 def test_a_loss_that_reads_logits_says_that_they_are_several():
-  mine, student = outputs(8, "dict", (TAP, "Dense_1/kernel:out"))
+  variables, student = outputs(8, "dict", (TAP, "Dense_1/kernel:out"))
   loss = kd.byot((TAP, TAP))
   with pytest.raises(UserError, match="the loss 'byot' reads logits .* of the student; got dict"):
-    loss.init(jax.random.key(0), student(mine), None, None)
+    loss.init(jax.random.key(0), student(variables), None, None)

@@ -11,9 +11,9 @@ from tests.kd.nets import check, maps, value
 from tests.kd.oracles import begin, layer64
 
 
-@pytest.mark.parametrize(("mine", "its"), [((4, 4, 3), (4, 4, 5)), ((7,), (3,))])
-def test_value_and_gradient_are_the_papers(mine, its):
-  loss, s, t = kd.vid("tap", "tap"), maps(0, mine), maps(1, its)
+@pytest.mark.parametrize(("student_shape", "teacher_shape"), [((4, 4, 3), (4, 4, 5)), ((7,), (3,))])
+def test_value_and_gradient_are_the_papers(student_shape, teacher_shape):
+  loss, s, t = kd.vid("tap", "tap"), maps(0, student_shape), maps(1, teacher_shape)
   given = begin(loss, s, t)
 
   def oracle(s, t):
