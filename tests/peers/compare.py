@@ -53,7 +53,7 @@ def our_mean(loss, s, t, **more):
   return loss(s, t, data, **more)[0].mean()
 
 
-def ours(loss, s, t, **more):
+def our_value_and_gradient(loss, s, t, **more):
   """Value, and gradient by tap of the student, in float64; `loss` may be a list of (weight, loss)."""
   terms = loss if isinstance(loss, list) else [(1.0, loss)]
   with jax.enable_x64(True):
@@ -63,20 +63,23 @@ def ours(loss, s, t, **more):
     return float(value), jax.tree.map(np.asarray, gradient)
 
 
-def its(theirs, s, t):
+def peer_value_and_gradient(peer_loss, s, t):
   """The same of `theirs(student, teacher)`, which gets tensors, maps with the channels first."""
   leaves, fixed = ({k: torch.tensor(x, requires_grad=on) for k, x in v.items()} for v, on in ((s, True), (t, False)))
-  mine, other = ({k: x.permute(0, 3, 1, 2) if x.ndim == 4 else x for k, x in v.items()} for v in (leaves, fixed))
-  value = theirs(mine, other).sum()
+  student, teacher = ({k: x.permute(0, 3, 1, 2) if x.ndim == 4 else x for k, x in v.items()} for v in (leaves, fixed))
+  value = peer_loss(student, teacher).sum()
   value.backward()
   return value.item(), {k: x.grad.numpy() for k, x in leaves.items()}
 
 
-def agree(loss, theirs, s, t, rtol=1e-10, factor=1.0, **more):
+def agree(loss, peer_loss, s, t, rtol=1e-10, factor=1.0, **more):
   """Ours is `factor` times theirs, value and gradient."""
-  (value, gradient), (its_value, its_gradient) = ours(loss, s, t, **more), its(theirs, s, t)
-  np.testing.assert_allclose(value, factor * its_value, rtol=rtol)
-  for name, wanted in its_gradient.items():
+  (value, gradient), (peer_value, peer_gradient) = (
+    our_value_and_gradient(loss, s, t, **more),
+    peer_value_and_gradient(peer_loss, s, t),
+  )
+  np.testing.assert_allclose(value, factor * peer_value, rtol=rtol)
+  for name, wanted in peer_gradient.items():
     np.testing.assert_allclose(gradient[name], factor * wanted, rtol=rtol, atol=rtol * abs(factor * wanted).max())
 
 

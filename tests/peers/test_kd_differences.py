@@ -9,7 +9,21 @@ import torchdistill.losses.mid_level as peer
 from torch import nn
 
 import kd
-from tests.peers.compare import BATCH, LABELS, LOGITS, TAP, agree, both, filled, io, its, logits, ours, started, values
+from tests.peers.compare import (
+  BATCH,
+  LABELS,
+  LOGITS,
+  TAP,
+  agree,
+  both,
+  filled,
+  io,
+  logits,
+  our_value_and_gradient,
+  peer_value_and_gradient,
+  started,
+  values,
+)
 
 pytestmark = pytest.mark.peers
 
@@ -27,9 +41,9 @@ def test_torchdistill_normalises_rows_of_sp_by_their_l1_norm():
     return gram / np.linalg.norm(gram, order, axis=1, keepdims=True)
 
   one, two = (np.mean((gram(s, order) - gram(t, order)) ** 2) for order in (1, 2))
-  theirs, _ = its(io(peer.SPKDLoss("tap", "tap", "batchmean")), s, t)
+  theirs, _ = peer_value_and_gradient(io(peer.SPKDLoss("tap", "tap", "batchmean")), s, t)
   np.testing.assert_allclose(theirs, one, rtol=1e-10)
-  np.testing.assert_allclose(ours(kd.sp("tap", "tap"), s, t)[0], two, rtol=1e-10)
+  np.testing.assert_allclose(our_value_and_gradient(kd.sp("tap", "tap"), s, t)[0], two, rtol=1e-10)
   assert abs(one / two - 1) > 0.1
 
 
@@ -37,8 +51,8 @@ def test_torchdistill_takes_the_root_of_cc():
   """Its norm is not squared; and it does not normalise the embeddings, so it is given unit vectors."""
   s, t = ({"tap": x["tap"] / np.linalg.norm(x["tap"], axis=1, keepdims=True)} for x in both(12))
   theirs = peer.CCKDLoss("tap", "tap", {"type": "gaussian", "gamma": 0.4, "max_p": 2}, "batchmean")
-  value, _ = its(io(theirs), s, t)
-  np.testing.assert_allclose(ours(kd.cc("tap", "tap"), s, t)[0], (BATCH * value) ** 2, rtol=1e-10)
+  value, _ = peer_value_and_gradient(io(theirs), s, t)
+  np.testing.assert_allclose(our_value_and_gradient(kd.cc("tap", "tap"), s, t)[0], (BATCH * value) ** 2, rtol=1e-10)
 
 
 def test_torchdistill_sums_norms_of_columns_in_fsp():
@@ -55,8 +69,12 @@ def test_torchdistill_sums_norms_of_columns_in_fsp():
     return np.einsum("bpc,bpd->bcd", first, x["late"].reshape(BATCH, 16, 6)) / 16
 
   columns = np.sqrt(((gram(s) - gram(t)) ** 2).sum(1))
-  np.testing.assert_allclose(its(io(peer.FSPLoss({"pair": pair})), s, t)[0], columns.sum() / BATCH, rtol=1e-10)
-  np.testing.assert_allclose(ours(kd.fsp(names, names, paper=True), s, t)[0], (columns**2).sum() / BATCH, rtol=1e-10)
+  np.testing.assert_allclose(
+    peer_value_and_gradient(io(peer.FSPLoss({"pair": pair})), s, t)[0], columns.sum() / BATCH, rtol=1e-10
+  )
+  np.testing.assert_allclose(
+    our_value_and_gradient(kd.fsp(names, names, paper=True), s, t)[0], (columns**2).sum() / BATCH, rtol=1e-10
+  )
 
 
 def test_torchdistill_divides_ickd_by_the_batch_twice():

@@ -296,7 +296,7 @@ def test_fsp():
   s, t = ({"early": values(i, 8, 8, 4), "late": values(i + 1, 4, 4, 6)} for i in (5, 7))
 
   def theirs(s, t):
-    mine, other = (peer.FSPLoss.compute_fsp_matrix(x["early"], x["late"]) for x in (s, t))
-    return ((mine - other) ** 2).sum() / BATCH
+    student, teacher = (peer.FSPLoss.compute_fsp_matrix(x["early"], x["late"]) for x in (s, t))
+    return ((student - teacher) ** 2).sum() / BATCH
 
   agree(kd.fsp(names, names, paper=True), theirs, s, t)
