@@ -13,9 +13,9 @@ def test_unknown_name_without_a_near_one_lists_all():
 
 def test_an_unlike_name_among_many_has_the_nearest_only():
   names = [f"method_{index}" for index in range(40)]
-  said = str(unknown("loss", "zzz", names, "docs/methods.md"))
-  assert said.startswith("unknown loss 'zzz'; the nearest of 40 are '") and said.endswith(": see docs/methods.md")
-  assert said.count("method_") == 3
+  message = str(unknown("loss", "zzz", names, "docs/methods.md"))
+  assert message.startswith("unknown loss 'zzz'; the nearest of 40 are '") and message.endswith(": see docs/methods.md")
+  assert message.count("method_") == 3
   assert str(unknown("loss", 3, ["b", "a"])) == "unknown loss 3; expected one of a, b"
 
 
