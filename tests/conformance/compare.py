@@ -22,8 +22,11 @@ def assert_near(got: Any, want: Any, tolerance: float) -> None:
   """Each leaf is the other's but for `tolerance` of the norm of the tree; a leaf's own norm may be small by chance."""
   got, want = ([np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(tree)] for tree in (got, want))
   size = np.sqrt(sum(np.sum(leaf**2) for leaf in want))
-  for mine, its in zip(got, want, strict=True):
-    assert np.linalg.norm(mine - its) <= tolerance * size, (np.linalg.norm(mine - its) / max(size, 1e-300), tolerance)
+  for actual, desired in zip(got, want, strict=True):
+    assert np.linalg.norm(actual - desired) <= tolerance * size, (
+      np.linalg.norm(actual - desired) / max(size, 1e-300),
+      tolerance,
+    )
 
 
 def assert_float32(single: Any, double: Any) -> None:

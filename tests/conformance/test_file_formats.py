@@ -145,9 +145,9 @@ class Strange(ir.Layer):
 def test_check_refuses_what_write_cannot_hold(made):
   network, _ = network_of("mlp")
   last = network.layers[-1]
-  strange = network._replace(layers=(*network.layers[:-1], Strange("odd one", last.inputs, last.output)))
+  foreign = network._replace(layers=(*network.layers[:-1], Foreign("odd one", last.inputs, last.output)))
   unready = network._replace(layers=network.layers[1:])
-  for wrong, part in ((strange, "'odd one' is a Strange"), (unready, network.layers[1].name)):
+  for wrong, part in ((foreign, "'odd one' is a Strange"), (unready, network.layers[1].name)):
     for call in (made.check, made.write):
       sentence(lambda call=call, wrong=wrong: call(wrong), part)
 

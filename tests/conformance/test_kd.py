@@ -378,12 +378,12 @@ def test_a_mask_of_the_batch_is_one_of_its_positions(name):
 @every_loss
 def test_one_class_is_no_distribution(name):
   one, data = jnp.zeros((BATCH, 1)), {"label": jnp.zeros(BATCH, jnp.int32)}
-  said = ""
+  message = ""
   try:
     value(name, one, one, data)
   except UserError as error:
-    said = str(error)
-  assert said.startswith(f"the loss {name!r} compares distributions over classes") and "bernoulli_kl" in said
+    message = str(error)
+  assert message.startswith(f"the loss {name!r} compares distributions over classes") and "bernoulli_kl" in message
 
 
 WRONG = {

@@ -142,8 +142,8 @@ def test_relational_says_whether_other_examples_matter(name):
   others = outputs(5), outputs(6, TEACHER)
   changed = [jax.tree.map(lambda a, b: a.at[1:].set(3 * b[1:]), *both) for both in zip((student, teacher), others)]
   begin = start(loss)
-  first, its = (jitted(name)(*both, batch(), begin)[0][0][0] for both in (changed, (student, teacher)))
-  same = np.allclose(first, its, rtol=1e-5, atol=0)
+  first, original = (jitted(name)(*both, batch(), begin)[0][0][0] for both in (changed, (student, teacher)))
+  same = np.allclose(first, original, rtol=1e-5, atol=0)
   assert loss.relational is not same
 
 
@@ -274,11 +274,13 @@ def test_padding_does_not_matter(name):
       fill = lambda a, b, holds=holds: jnp.concatenate([a, holds(b)])
       long = [jax.tree.map(fill, *both) for both in zip(pair(np.float64), ends)]
       padded, wide = jitted(name)(*long, data, begin)
-      mine, its = (jax.tree.map(lambda a, part=part: a[part], wide[0]) for part in (slice(BATCH), slice(BATCH, None)))
+      counted, rest = (
+        jax.tree.map(lambda a, part=part: a[part], wide[0]) for part in (slice(BATCH), slice(BATCH, None))
+      )
       np.testing.assert_allclose(padded[0].sum(), small[0].sum(), rtol=1e-10)
-      assert_near((mine, wide[1]), gradient, 1e-10)
+      assert_near((counted, wide[1]), gradient, 1e-10)
       assert_near(padded[1], small[1], 1e-10)
-      assert_zero(its)
+      assert_zero(rest)
 
 
 @every_loss

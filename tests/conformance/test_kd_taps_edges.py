@@ -40,20 +40,20 @@ FORMS = [  # beside those of the defaults
 ]
 
 
-def broken(loss, networks, whose, number):
+def broken(loss, networks, network, number):
   """The two networks with one number of the third example changed, in one of the taps that are read at a time."""
-  for tap in getattr(loss.taps, whose):
-    x = networks[whose].taps[tap]
+  for tap in getattr(loss.taps, network):
+    x = networks[network].taps[tap]
     place = (2, *(size // 2 for size in x.shape[1:]))
-    taps = {**networks[whose].taps, tap: x.at[place].set(number)}
-    yield tap, {**networks, whose: networks[whose]._replace(taps=taps)}
+    taps = {**networks[network].taps, tap: x.at[place].set(number)}
+    yield tap, {**networks, network: networks[network]._replace(taps=taps)}
 
 
-def check_not_finite(loss, run, name, whose):
+def check_not_finite(loss, run, name, network):
   networks = dict(zip(("student", "teacher"), pair(), strict=True))
   fine, others = run(*networks.values()), np.arange(BATCH) != 2
   for number in BAD:
-    for tap, changed in broken(loss, networks, whose, number):
+    for tap, changed in broken(loss, networks, network, number):
       got = run(*changed.values())
       assert jnp.isnan(got[2]) if np.isnan(number) else not jnp.isfinite(got[2]), (tap, number, got)
       if not loss.relational:
@@ -63,21 +63,21 @@ def check_not_finite(loss, run, name, whose):
 
 
 @every_loss
-@pytest.mark.parametrize("whose", ["student", "teacher"])
-def test_what_is_not_finite_stays_so(name, whose):
+@pytest.mark.parametrize("network", ["student", "teacher"])
+def test_what_is_not_finite_stays_so(name, network):
   """NaN of an example makes its number NaN, an infinity NaN or infinite; a gradient of 0 would say that all is well.
 
   The others keep their bits where the loss does not relate examples, and are all NaN where it compares them.
   """
   loss, begin = make(name), start(make(name))
-  check_not_finite(loss, lambda s, t: jitted(name)(s, t, batch(), begin)[0][0], name, whose)
+  check_not_finite(loss, lambda s, t: jitted(name)(s, t, batch(), begin)[0][0], name, network)
 
 
 @pytest.mark.parametrize(("name", "more"), FORMS)
-@pytest.mark.parametrize("whose", ["student", "teacher"])
-def test_what_is_not_finite_stays_so_in_other_forms(name, more, whose):
+@pytest.mark.parametrize("network", ["student", "teacher"])
+def test_what_is_not_finite_stays_so_in_other_forms(name, more, network):
   loss = make(name, **more)
-  check_not_finite(loss, jax.jit(partial(value, loss, **start(loss))), name, whose)
+  check_not_finite(loss, jax.jit(partial(value, loss, **start(loss))), name, network)
 
 
 def test_logits_that_are_not_finite_stay_so():
@@ -142,8 +142,8 @@ def test_any_shape_is_served_or_refused_in_a_sentence(name):
         assert tried(name, student, teacher) == student[:1] == teacher[:1]
         served += 1
       except UserError as error:
-        said = str(error)
-        assert name in said and "\n" not in said and "expected" in said
+        message = str(error)
+        assert name in message and "\n" not in message and "expected" in message
   assert served
 
 
@@ -189,9 +189,9 @@ REFUSED = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "student", "teacher", "said"), REFUSED)
-def test_what_would_be_wrong_is_refused(name, student, teacher, said):
-  with pytest.raises(UserError, match=said) as caught:
+@pytest.mark.parametrize(("name", "student", "teacher", "message"), REFUSED)
+def test_what_would_be_wrong_is_refused(name, student, teacher, message):
+  with pytest.raises(UserError, match=message) as caught:
     tried(name, student, teacher)
   assert name in str(caught.value)
 
