@@ -266,12 +266,14 @@ def test_masks_of_other_positions_than_the_labels(shape):
 def test_a_class_mask_of_examples_counts_at_every_position(positions, members):
   """(batch, classes) beside logits (batch, positions, classes), also where there are as many positions as examples."""
   rng = np.random.default_rng(0)
-  mine, its = (rng.normal(size=(2, positions, 4)).astype(np.float32) for _ in range(2))
+  student_logits, teacher_logits = (rng.normal(size=(2, positions, 4)).astype(np.float32) for _ in range(2))
   mask, label = np.array([[True, True, False, True], [False, True, True, True]]), np.array([[3] * positions] * 2)
-  mine[0, :, 2], mine[1, :, 0] = 9.0, 9.0
-  its[0, :, 2], its[1, :, 0] = np.nan, np.inf  # classes that do not count
-  teacher = kd.Outputs(jnp.asarray(its), members=jnp.stack([jnp.asarray(its)] * members, 1) if members else None)
-  batch = {"image": jnp.asarray(mine), "label": jnp.asarray(label), "class_mask": jnp.asarray(mask)}
+  student_logits[0, :, 2], student_logits[1, :, 0] = 9.0, 9.0
+  teacher_logits[0, :, 2], teacher_logits[1, :, 0] = np.nan, np.inf  # classes that do not count
+  teacher = kd.Outputs(
+    jnp.asarray(teacher_logits), members=jnp.stack([jnp.asarray(teacher_logits)] * members, 1) if members else None
+  )
+  batch = {"image": jnp.asarray(student_logits), "label": jnp.asarray(label), "class_mask": jnp.asarray(mask)}
   init, step = training(
     plain(lambda v, x, **_: (x + v["params"]["kernel"], {})),
     weighted([Term("soft", kd.hinton(1.0))]),
@@ -280,12 +282,12 @@ def test_a_class_mask_of_examples_counts_at_every_position(positions, members):
   )
   s = init({"params": {"kernel": jnp.zeros(4)}})
   metrics = jax.jit(step)(s, batch, 0)[1]
-  shown = np.where(mask[:, None], mine, -np.inf)
+  shown = np.where(mask[:, None], student_logits, -np.inf)
   assert float(metrics["accuracy"]) == np.float32(np.mean(shown.argmax(-1) == label))
   assert float(metrics["teacher_not_finite"]) == 0
   kls = []
   for i in range(2):
-    p, q = (np.exp(np.float64(x[i][:, mask[i]])) for x in (its, mine))
+    p, q = (np.exp(np.float64(x[i][:, mask[i]])) for x in (teacher_logits, student_logits))
     p, q = p / p.sum(-1, keepdims=True), q / q.sum(-1, keepdims=True)
     kls.append((p * np.log(p / q)).sum(-1))
   np.testing.assert_allclose(metrics["soft"], np.mean(kls), rtol=1e-5)
@@ -299,12 +301,14 @@ def of_terms(terms, batch, width=3, **keywords):
 
 
 @pytest.mark.parametrize(
-  "about", [{"mask": "labelled"}, {"mask": "unlabelled"}, {"ignore_label": 3}], ids=lambda about: "-".join(about)
+  "keywords",
+  [{"mask": "labelled"}, {"mask": "unlabelled"}, {"ignore_label": 3}],
+  ids=lambda keywords: "-".join(keywords),
 )
-def test_labels_that_are_not_there_say_nothing_of_what_counts(about):
+def test_labels_that_are_not_there_say_nothing_of_what_counts(keywords):
   batch = {"teacher_logits": jnp.ones((3, 3))}
   with pytest.raises(UserError, match="term 'soft' has (mask|ignore_label) .*, and the batch has no 'label'"):
-    of_terms([Term("soft", kd.hinton(), **about)], batch)
+    of_terms([Term("soft", kd.hinton(), **keywords)], batch)
 
 
 @pytest.mark.parametrize(("dtype", "ignored", "alias"), [("uint8", -1, 255), ("uint8", 300, 44), ("int8", 257, 1)])

@@ -264,5 +264,5 @@ def test_mistakes_are_named():
 def test_the_student_does_not_share_its_teachers_arrays():
   _, teacher = build("zoo.mlp:MLP", widths=(4,))
   found = drop(teacher, teacher, cutting.first)
-  for mine, its in zip(jax.tree.leaves(found), jax.tree.leaves(teacher), strict=True):
-    assert mine.unsafe_buffer_pointer() != its.unsafe_buffer_pointer()
+  for copied, original in zip(jax.tree.leaves(found), jax.tree.leaves(teacher), strict=True):
+    assert copied.unsafe_buffer_pointer() != original.unsafe_buffer_pointer()

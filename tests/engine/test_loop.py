@@ -129,22 +129,22 @@ def test_a_batch_that_is_masked_as_a_whole_is_named():
     _, history = fit(step, fresh, masked, data(), steps=3, teacher_variables=nets.variables(1), mode=mode)
     np.testing.assert_array_equal(history["examples_left"], [BATCH] * 3)
   eager = masked(data(), 3, seed=0, part=(0, 1))
-  about = {"step": jnp.int32(0), "aux": {}, "aux_state": {}, "key": jax.random.key(0), "axis_name": None}
+  keywords = {"step": jnp.int32(0), "aux": {}, "aux_state": {}, "key": jax.random.key(0), "axis_name": None}
   logits = kd.Outputs(jnp.zeros((BATCH, 3)))
   with pytest.raises(UserError, match="the batch is masked as a whole"):
-    nets.distillation()(logits, logits, eager, **about)
+    nets.distillation()(logits, logits, eager, **keywords)
   with pytest.raises(UserError, match="the batch is masked as a whole"):
     nets.distillation()(
-      logits, logits, {**get_batch(data(), 0, seed=0, part=(0, 1)), "class_mask": jnp.zeros(3, bool)}, **about
+      logits, logits, {**get_batch(data(), 0, seed=0, part=(0, 1)), "class_mask": jnp.zeros(3, bool)}, **keywords
     )
 
 
 def test_steps_in_flight_are_bounded(monkeypatch):
-  begun, unfinished = [], []
-  monkeypatch.setattr(loop, "refuse_non_finite", lambda metrics, at: unfinished.append(len(begun) - at))
+  started, unfinished = [], []
+  monkeypatch.setattr(loop, "refuse_non_finite", lambda metrics, at: unfinished.append(len(started) - at))
 
   def run(state, count):
-    begun.append(count)
+    started.append(count)
     return state.replace(step=state.step + 1), {"loss": np.ones(1), "grad_norm": np.ones(1)}
 
   loop.drive(run, setup()[1], (), steps=40, in_flight=8)
@@ -181,9 +181,9 @@ def test_seeds_at_once_are_the_runs_one_by_one(over, steps_per_call):
   )
   assert many.step.shape == () and history["loss"].shape == (2, 6)
   for index, seed in enumerate(chosen):
-    mine = {**data(), "label": own["label"][index]}
+    own_data = {**data(), "label": own["label"][index]}
     alone, losses = fit(
-      step, create(jnp.int32(seed)), get_batch, mine, seed=seed, teacher_variables=teachers[index], **shared
+      step, create(jnp.int32(seed)), get_batch, own_data, seed=seed, teacher_variables=teachers[index], **shared
     )
     assert nets.largest_gap(seeds.pick(many, index), alone) < 1e-6
     np.testing.assert_allclose(history["loss"][index], losses["loss"], rtol=1e-5)

@@ -43,16 +43,16 @@ def test_it_is_a_loop_over_models_that_get_the_others_logits(peers):
   models = [init(nets.variables(k)) for k in range(peers)]
   for i in range(3):
     batch = nets.batch(8, i)
-    said = [jax.nn.softmax(nets.mlp(m.variables, batch["image"], train=True, key=None)[0]) for m in models]
+    probabilities = [jax.nn.softmax(nets.mlp(m.variables, batch["image"], train=True, key=None)[0]) for m in models]
     moved = []
     for k, model in enumerate(models):
-      mean = sum(p for j, p in enumerate(said) if j != k) / (peers - 1)
+      mean = sum(p for j, p in enumerate(probabilities) if j != k) / (peers - 1)
       moved.append(step(model, batch | {"teacher_logits": jnp.log(mean)}))
     models, logs = [m for m, _ in moved], [log for _, log in moved]
   for k, model in enumerate(models):
-    mine = seeds.pick(got, k)
+    peer = seeds.pick(got, k)
     for name in ("params", "model_state", "opt_state", "ema"):
-      assert nets.largest_gap(getattr(mine, name), getattr(model, name)) < 1e-5, name
+      assert nets.largest_gap(getattr(peer, name), getattr(model, name)) < 1e-5, name
   for name in logs[0]:
     np.testing.assert_allclose(metrics[name], np.mean([log[name] for log in logs]), rtol=1e-4)
   assert int(got.step) == 3 and nets.largest_gap(seeds.pick(got, 0).params, seeds.pick(got, 1).params) > 0.01
@@ -99,8 +99,8 @@ def test_gaps_of_ten_thousand_are_finite_and_classes_may_not_count():
   far = jnp.zeros((3, 2, 4)).at[:, :, 0].set(jnp.array([1e4, -1e4, 0.0])[:, None])
   where = jnp.array([True, True, True, False])
   for mask in (None, where):
-    said = jax.vmap(lambda z, m=mask: mutual.others(z, m), axis_name=mutual.PEERS)(far)
-    assert bool(jnp.isfinite(said).all())
+    mixture = jax.vmap(lambda z, m=mask: mutual.others(z, m), axis_name=mutual.PEERS)(far)
+    assert bool(jnp.isfinite(mixture).all())
   alone = jax.vmap(mutual.others, axis_name=mutual.PEERS)(far[:2])
   np.testing.assert_array_equal(alone, jax.nn.log_softmax(far[:2])[::-1])
 

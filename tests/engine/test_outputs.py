@@ -53,17 +53,17 @@ def numbers(student, teacher, x):
 def test_an_own_loop_distils_a_model_with_two_outputs():
   student, teacher, batch = weights(0), weights(1, 12), nets.batch()
   objective = weighted(TERMS)
-  its = outputs(teacher, batch["image"])
-  aux, aux_state = objective.init(jax.random.key(0), outputs(student, batch["image"]), its)
+  teacher_outputs = outputs(teacher, batch["image"])
+  aux, aux_state = objective.init(jax.random.key(0), outputs(student, batch["image"]), teacher_outputs)
   tx = optax.sgd(0.05)
   trained = {"params": student["params"], "aux": aux}
-  about = {"aux_state": aux_state, "key": jax.random.key(0), "axis_name": None, "step": jnp.int32(0)}
+  keywords = {"aux_state": aux_state, "key": jax.random.key(0), "axis_name": None, "step": jnp.int32(0)}
 
   @jax.jit
   def update(trained, opt_state):
     def loss(trained):
-      mine = outputs({"params": trained["params"]}, batch["image"])
-      value, _, logs = objective(mine, its, batch, aux=trained["aux"], **about)
+      student_outputs = outputs({"params": trained["params"]}, batch["image"])
+      value, _, logs = objective(student_outputs, teacher_outputs, batch, aux=trained["aux"], **keywords)
       return value, logs
 
     grads, logs = jax.grad(loss, has_aux=True)(trained)
@@ -74,9 +74,11 @@ def test_an_own_loop_distils_a_model_with_two_outputs():
   for _ in range(100):
     trained, opt_state, logs = update(trained, opt_state)
     history.append(logs)
-  soft, mine, theirs = numbers(student, teacher, batch["image"])
+  soft, student_arrays, teacher_arrays = numbers(student, teacher, batch["image"])
   np.testing.assert_allclose(history[0]["soft"], soft, rtol=1e-5)
-  np.testing.assert_allclose(history[0]["boxes"], kd.logit_l2()(mine["boxes"], theirs["boxes"])[0].mean(), rtol=1e-5)
+  np.testing.assert_allclose(
+    history[0]["boxes"], kd.logit_l2()(student_arrays["boxes"], teacher_arrays["boxes"])[0].mean(), rtol=1e-5
+  )
   assert all(float(history[-1][name]) < 0.9 * float(history[0][name]) for name in ("soft", "boxes", "hint"))
 
 
@@ -86,8 +88,8 @@ def two_outputs(variables, x, *, train, key):
 
 def one_step(terms, given=None, **kwargs):
   init, step = training(tapped(plain(two_outputs), ()), weighted(terms, **kwargs), optax.sgd(0.1))
-  said = detector(weights(1), nets.batch()["image"]) if given is None else given
-  return step(init(weights(0)), nets.batch() | {"teacher_logits": said})
+  teacher_outputs = detector(weights(1), nets.batch()["image"]) if given is None else given
+  return step(init(weights(0)), nets.batch() | {"teacher_logits": teacher_outputs})
 
 
 def test_metrics_read_the_output_that_the_terms_name():
@@ -122,8 +124,8 @@ def test_outputs_are_named_in_one_sentence():
 def test_tuples_have_numbers_for_names():
   pair = kd.Outputs((jnp.ones((2, 3)), {"a": jnp.zeros((2, 4))}))
   objective = weighted([Term("x", kd.logit_l2(), output="1/a")])
-  about = {"aux": {}, "aux_state": {}, "key": jax.random.key(0), "axis_name": None, "step": jnp.int32(0)}
-  assert float(objective(pair, pair, {}, **about)[0]) == 0.0
+  keywords = {"aux": {}, "aux_state": {}, "key": jax.random.key(0), "axis_name": None, "step": jnp.int32(0)}
+  assert float(objective(pair, pair, {}, **keywords)[0]) == 0.0
 
 
 def test_a_student_of_one_output_reads_one_of_several_of_its_teacher():
@@ -176,8 +178,8 @@ def test_numbers_about_positions_and_of_one_logit():
   a, b = rng.normal(size=(2, 50, 4, 4))
   assert evaluate.agreement(a, b) == np.mean(a.argmax(-1) == b.argmax(-1))
   second = np.sort(b, -1)[..., -2:-1]
-  mine = np.take_along_axis(b, a.argmax(-1)[..., None], -1)
-  assert evaluate.agreement(a, b, 2) == np.mean(mine >= second)
+  picked = np.take_along_axis(b, a.argmax(-1)[..., None], -1)
+  assert evaluate.agreement(a, b, 2) == np.mean(picked >= second)
   p, q = (scipy.special.softmax(x, -1) for x in (b, a))
   np.testing.assert_allclose(evaluate.divergence(a, b), scipy.special.rel_entr(p, q).sum(-1).mean(), rtol=1e-12)
   none = np.where(np.arange(4) == 1, -np.inf, 0.0)
@@ -213,10 +215,10 @@ def test_logits_that_say_nothing_are_refused():
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0, 20.0])
 def test_an_ensemble_is_averaged_at_the_temperature(temperature):
-  said = kd.Outputs(jnp.zeros((1, 3)), members=jnp.asarray(DISAGREE, jnp.float32))
+  ensemble = kd.Outputs(jnp.zeros((1, 3)), members=jnp.asarray(DISAGREE, jnp.float32))
   expected = scipy.special.softmax(DISAGREE / temperature, -1).mean(1)
-  np.testing.assert_allclose(jax.nn.softmax(kd.teacher_at(said, temperature) / temperature), expected, atol=1e-6)
-  masked = kd.teacher_at(said, temperature, jnp.asarray([True, True, False]))[:, :2] / temperature
+  np.testing.assert_allclose(jax.nn.softmax(kd.teacher_at(ensemble, temperature) / temperature), expected, atol=1e-6)
+  masked = kd.teacher_at(ensemble, temperature, jnp.asarray([True, True, False]))[:, :2] / temperature
   few = scipy.special.softmax(DISAGREE[..., :2] / temperature, -1).mean(1)
   np.testing.assert_allclose(jax.nn.softmax(masked), few, atol=1e-6)
   alone = jnp.ones((1, 3))
@@ -226,8 +228,8 @@ def test_an_ensemble_is_averaged_at_the_temperature(temperature):
 def test_an_ensemble_of_outputs_that_stand_alone():
   z = np.random.default_rng(0).normal(size=(4, 3, 2)) * 3  # (batch, members, outputs)
   student = np.random.default_rng(1).normal(size=(4, 2))
-  said = kd.Outputs(jnp.zeros((4, 2)), members=jnp.asarray(z, jnp.float32))
-  of = lambda loss: loss(jnp.asarray(student, jnp.float32), said)[0]
+  ensemble = kd.Outputs(jnp.zeros((4, 2)), members=jnp.asarray(z, jnp.float32))
+  of = lambda loss: loss(jnp.asarray(student, jnp.float32), ensemble)[0]
   p, q = scipy.special.expit(z / 4).mean(1), scipy.special.expit(student / 4)
   both = scipy.special.rel_entr(p, q) + scipy.special.rel_entr(1 - p, 1 - q)
   np.testing.assert_allclose(of(kd.bernoulli_kl(4.0)), 16 * both.sum(-1), rtol=1e-4)
@@ -259,10 +261,10 @@ def test_losses_read_an_ensemble_at_their_temperature(name):
   """As they read one teacher whose softmax at the temperature is the mean of the members'."""
   make, keywords = AT_FOUR[name]
   z = np.concatenate([DISAGREE, DISAGREE[:, ::-1, ::-1]])
-  said = kd.Outputs(jnp.zeros((2, 3)), members=jnp.asarray(z, jnp.float32))
+  ensemble = kd.Outputs(jnp.zeros((2, 3)), members=jnp.asarray(z, jnp.float32))
   one = jnp.asarray(4 * np.log(scipy.special.softmax(z / 4, -1).mean(1)), jnp.float32)
   student, batch = jnp.asarray([[0.5, -1.0, 2.0], [1.0, 0.0, -1.0]]), {"label": jnp.asarray([0, 2])}
-  read, expected = (make(**keywords)(student, teacher, batch)[0] for teacher in (said, one))
+  read, expected = (make(**keywords)(student, teacher, batch)[0] for teacher in (ensemble, one))
   np.testing.assert_allclose(read, expected, rtol=1e-5)
 
 
@@ -271,8 +273,8 @@ def test_losses_of_two_temperatures_read_an_ensemble_at_each():
   batch = {"label": jnp.asarray([1, 1])}
   p = {t: scipy.special.softmax(z / t, -1).mean(1)[0] for t in (1, 2, 4)}
   q = {t: scipy.special.softmax(student / t, -1)[0] for t in (1, 2, 4)}
-  said = kd.Outputs(jnp.log(jnp.asarray([p[1]] * 2, jnp.float32)), members=jnp.asarray(z, jnp.float32))
-  value = lambda loss: float(loss(jnp.asarray(student, jnp.float32), said, batch)[0][0])
+  ensemble = kd.Outputs(jnp.log(jnp.asarray([p[1]] * 2, jnp.float32)), members=jnp.asarray(z, jnp.float32))
+  value = lambda loss: float(loss(jnp.asarray(student, jnp.float32), ensemble, batch)[0][0])
   without = lambda x: np.array([x[0], x[2]]) / (x[0] + x[2])
   nkd = -p[1][1] * np.log(q[1][1]) - 1.5 * 16 * np.sum(without(p[4]) * np.log(without(q[4])))
   np.testing.assert_allclose(value(kd.nkd(1.5, 4.0)), nkd, rtol=1e-5)
@@ -281,32 +283,32 @@ def test_losses_of_two_temperatures_read_an_ensemble_at_each():
   each = [t**2 * scipy.special.rel_entr(p[t], q[t]).sum() for t in (2, 4)]
   np.testing.assert_allclose(value(kd.mlkd((2.0, 4.0), batch_gram=0.0, class_gram=0.0)), sum(each), rtol=1e-5)
   curriculum = kd.ctkd()
-  aux, _ = curriculum.init(jax.random.key(0), kd.Outputs(jnp.asarray(student, jnp.float32)), said, None)
+  aux, _ = curriculum.init(jax.random.key(0), kd.Outputs(jnp.asarray(student, jnp.float32)), ensemble, None)
   heat = 1 + 20 / (1 + np.exp(-1.0))
   warm = scipy.special.rel_entr(scipy.special.softmax(z / heat, -1).mean(1), scipy.special.softmax(student / heat, -1))
-  found = curriculum(jnp.asarray(student, jnp.float32), said, batch, aux=aux)[0]
+  found = curriculum(jnp.asarray(student, jnp.float32), ensemble, batch, aux=aux)[0]
   np.testing.assert_allclose(found, heat**2 * warm.sum(-1), rtol=2e-5)
 
 
 def test_only_what_is_read_of_a_teacher_has_to_be_finite():
   """Its other outputs, masked classes and examples may hold anything; an activation is named, too."""
   batch = nets.batch()
-  said = detector(weights(1), batch["image"])
+  found = detector(weights(1), batch["image"])
   objective = weighted(TERMS[:1])
-  about = {"aux": {}, "aux_state": {}, "key": jax.random.key(0), "axis_name": None, "step": jnp.int32(0)}
-  of = lambda given, **more: objective(outputs(weights(0), batch["image"]), given, batch | more, **about)[2]
+  keywords = {"aux": {}, "aux_state": {}, "key": jax.random.key(0), "axis_name": None, "step": jnp.int32(0)}
+  of = lambda given, **more: objective(outputs(weights(0), batch["image"]), given, batch | more, **keywords)[2]
   count = lambda *args, **kwargs: float(of(*args, **kwargs)["teacher_not_finite"])
-  bad = said | {"boxes": said["boxes"] * jnp.nan}
-  assert count(said) == count(bad) == 0
-  assert count(said | {"scores": said["scores"].at[1:3, 0].set(jnp.inf)}) == 2
-  first = said | {"scores": said["scores"].at[:, 0].set(jnp.nan)}
+  bad = found | {"boxes": found["boxes"] * jnp.nan}
+  assert count(found) == count(bad) == 0
+  assert count(found | {"scores": found["scores"].at[1:3, 0].set(jnp.inf)}) == 2
+  first = found | {"scores": found["scores"].at[:, 0].set(jnp.nan)}
   assert count(first, class_mask=jnp.asarray([False, True, True])) == 0
   assert count(first, valid=jnp.arange(8) < 3) == 3
-  members = jnp.stack([said["scores"], said["scores"].at[5].set(jnp.nan)], 1)
-  assert count(kd.Outputs(said["scores"], members=members)) == 1
+  members = jnp.stack([found["scores"], found["scores"].at[5].set(jnp.nan)], 1)
+  assert count(kd.Outputs(found["scores"], members=members)) == 1
   hints = weighted(TERMS[2:])
-  mine, its = outputs(weights(0), batch["image"]), outputs(weights(1), batch["image"])
-  aux, _ = hints.init(jax.random.key(0), mine, its)
-  broken = its._replace(taps={name: x.at[4].set(jnp.nan) for name, x in its.taps.items()})
-  for teacher, expected in ((its, 0), (broken, 1)):
-    assert hints(mine, teacher, batch, **about | {"aux": aux})[2]["teacher_not_finite"] == expected
+  student_outputs, teacher_outputs = outputs(weights(0), batch["image"]), outputs(weights(1), batch["image"])
+  aux, _ = hints.init(jax.random.key(0), student_outputs, teacher_outputs)
+  broken = teacher_outputs._replace(taps={name: x.at[4].set(jnp.nan) for name, x in teacher_outputs.taps.items()})
+  for teacher, expected in ((teacher_outputs, 0), (broken, 1)):
+    assert hints(student_outputs, teacher, batch, **keywords | {"aux": aux})[2]["teacher_not_finite"] == expected

@@ -33,8 +33,8 @@ def halves(**more):
   return [{key: jnp.asarray(value) for key, value in one.items()} for one in found]
 
 
-def made(terms=TERMS, **about):
-  init, step = engine.training(plain(linear), kd.weighted(terms), optax.sgd(1.0), **about)
+def made(terms=TERMS, **keywords):
+  init, step = engine.training(plain(linear), kd.weighted(terms), optax.sgd(1.0), **keywords)
   return step, init({"params": {"kernel": jnp.asarray(KERNEL)}})
 
 

@@ -33,8 +33,8 @@ def batch():
   return {"image": jnp.asarray(x), "label": jnp.asarray((x[:, :4] @ rng.normal(size=(4, 3))).argmax(-1), jnp.int32)}
 
 
-def trained(reparam, tx, steps, **about):
-  init, step = engine.training(plain(linear), OBJECTIVE, tx, reparam=reparam, **about)
+def trained(reparam, tx, steps, **keywords):
+  init, step = engine.training(plain(linear), OBJECTIVE, tx, reparam=reparam, **keywords)
   step, state = jax.jit(step), init(start())
   for _ in range(steps):
     state, metrics = step(state, batch())

@@ -172,8 +172,8 @@ def test_size_said_is_the_size_there(tmp_path, spec, form, top_k):
   found = [file.stat().st_size - 128 for file in tmp_path.glob("*.npy")]
   assert sum(found) == needed
   what = f"the {top_k} largest in {form}" if top_k else form
-  said = f"50 examples x {views} view{'s' * (views > 1)} x 6 classes as {what}: "
-  assert stream.getvalue().startswith(f"teacher cache: {said}{teacher_cache.size_text(needed)} in {tmp_path}\n")
+  line = f"50 examples x {views} view{'s' * (views > 1)} x 6 classes as {what}: "
+  assert stream.getvalue().startswith(f"teacher cache: {line}{teacher_cache.size_text(needed)} in {tmp_path}\n")
   for file in tmp_path.glob("*.npy"):  # any reader can read them
     assert np.load(file).shape[:2] == (EXAMPLES, 3) or spec is STILL
 

@@ -76,8 +76,10 @@ def test_it_is_two_optax_loops_that_take_turns(objective, loss):
   @jax.jit
   def turn(student, teacher, batch):
     (params, stats, opt_state), (own, own_stats, own_opt) = student, teacher
-    said = nets.mlp({"params": own, **own_stats}, batch["image"], train=True, key=None)[0]
-    grads, stats = jax.grad(minimised, has_aux=True)(params, stats, batch, lambda z: loss(z, said, batch["label"]))
+    teacher_logits = nets.mlp({"params": own, **own_stats}, batch["image"], train=True, key=None)[0]
+    grads, stats = jax.grad(minimised, has_aux=True)(
+      params, stats, batch, lambda z: loss(z, teacher_logits, batch["label"])
+    )
     updates, opt_state = TX.update(grads, opt_state, params)
     own_grads, own_stats = jax.grad(minimised, has_aux=True)(own, own_stats, batch, lambda z: hard(z, batch["label"]))
     own_updates, own_opt = TEACHER_TX.update(own_grads, own_opt, own)
@@ -147,10 +149,10 @@ def test_the_norm_of_a_term_has_the_teacher_of_the_state():
     engine.term_norm(nets.student, nets.distillation(), teacher=together.current), nets.student
   )
   state, batch = start(), nets.batch()
-  said = nets.mlp(state.teacher.variables, batch["image"], train=True, key=None)[0]
+  teacher_logits = nets.mlp(state.teacher.variables, batch["image"], train=True, key=None)[0]
   given = engine.term_norm(nets.student, nets.distillation())
   share = jnp.array([0.0, 1.0])
-  want = given(state, batch | {"teacher_logits": said}, share=share)
+  want = given(state, batch | {"teacher_logits": teacher_logits}, share=share)
   np.testing.assert_allclose(norm(state, batch, share=share), want, rtol=1e-5)
 
 

@@ -275,11 +275,11 @@ def test_huge_pictures_are_a_sentence(monkeypatch):
       monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
     head = struct.pack(">IIBBBBB", *shape[::-1], 8, 0, 0, 0, 0)
     data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as caught:
       warnings.simplefilter("always")
       with pytest.raises(UserError, match=r"here\.png: has more than [\d,]+ pixels; expected a smaller picture"):
         decode(data)
-    assert not told
+    assert not caught
 
 
 DAMAGED = {
