@@ -45,7 +45,7 @@ def test_it_is_differentiated_and_vectorised_as_the_function_is():
   def loss(f):
     return lambda variables, x: jnp.sum(f(variables, x) ** 2)
 
-  mine, its = (jax.grad(loss(f))(VARIABLES, X) for f in (graph.live(kept), kept))
-  jax.tree.map(np.testing.assert_array_equal, mine, its)
+  actual, desired = (jax.grad(loss(f))(VARIABLES, X) for f in (graph.live(kept), kept))
+  jax.tree.map(np.testing.assert_array_equal, actual, desired)
   rows = jax.vmap(lambda x: graph.live(kept)(VARIABLES, x[None])[0])(X)
   np.testing.assert_allclose(rows, kept(VARIABLES, X), rtol=1e-6)
