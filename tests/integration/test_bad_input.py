@@ -244,14 +244,14 @@ def test_a_missing_extra_is_named_before_anything_trains(config_file, tmp_path):
   assert not (tmp_path / "run").exists()
 
 
-def test_a_workdir_of_another_config(unbroken, tmp_path, refused):
-  (tmp_path / "config.json").write_bytes((unbroken / "config.json").read_bytes())
-  said = refused(
+def test_a_workdir_of_another_config(finished, tmp_path, refused):
+  (tmp_path / "config.json").write_bytes((finished / "config.json").read_bytes())
+  message = refused(
     lambda: jobs.experiment(**TEACHER, seed=1),
     tmp_path,
     "holds a run of another config: 'seed' was 0 and is 1 here",
   )
-  assert said.endswith("use another --workdir")
+  assert message.endswith("use another --workdir")
   (tmp_path / "config.json").write_text("{")
   refused(lambda: jobs.experiment(**TEACHER), tmp_path, "config.json' is not JSON; was it changed by hand?")
 
@@ -265,17 +265,17 @@ TEACHER = {"run": ("teacher",), "stages__teacher__epochs": 3}
 
 
 @pytest.fixture(scope="module")
-def unbroken(tmp_path_factory):
+def finished(tmp_path_factory):
   folder = tmp_path_factory.mktemp("unbroken")
   compress(jobs.experiment(**TEACHER), folder)
   return folder
 
 
 @pytest.fixture
-def stopped(unbroken, tmp_path):
+def stopped(finished, tmp_path):
   """A run with checkpoints of the steps 4 and 8 of its only stage, which is not finished."""
   folder = tmp_path / "run"
-  shutil.copytree(unbroken, folder)
+  shutil.copytree(finished, folder)
   shutil.rmtree(folder / "models")
   shutil.rmtree(folder / "files")
   assert sorted(path.name for path in (folder / "checkpoints" / "teacher").iterdir()) == ["4", "8"]
@@ -290,7 +290,7 @@ def damage(step):
   path.write_bytes(bytes(data))
 
 
-def test_a_damaged_checkpoint_is_left_out_with_a_warning(stopped, unbroken, tmp_path):
+def test_a_damaged_checkpoint_is_left_out_with_a_warning(stopped, finished, tmp_path):
   damage(stopped / "checkpoints" / "teacher" / "8")
   config = jobs.write(tmp_path / "teacher.py", **TEACHER)
   result = jobs.program("compress", f"--config={config}", f"--workdir={stopped}")
@@ -299,7 +299,7 @@ def test_a_damaged_checkpoint_is_left_out_with_a_warning(stopped, unbroken, tmp_
   assert line.startswith("warning: checkpoint ") and line.endswith("; taking the one before")
   assert "warnings.warn" not in result.stderr
   for name in ("models/teacher.safetensors", "metrics.jsonl"):
-    assert (stopped / name).read_bytes() == (unbroken / name).read_bytes()
+    assert (stopped / name).read_bytes() == (finished / name).read_bytes()
 
 
 def test_no_sound_checkpoint_at_all(stopped, refused):
@@ -307,8 +307,8 @@ def test_no_sound_checkpoint_at_all(stopped, refused):
     damage(stopped / "checkpoints" / "teacher" / step)
   with warnings.catch_warnings():
     warnings.simplefilter("ignore")
-    said = refused(lambda: jobs.experiment(**TEACHER), stopped, "there is no sound checkpoint in ", compiled=True)
-  assert "step 4: " in said
+    message = refused(lambda: jobs.experiment(**TEACHER), stopped, "there is no sound checkpoint in ", compiled=True)
+  assert "step 4: " in message
 
 
 def test_a_foreign_checkpoint_directory(stopped, refused):
@@ -321,8 +321,8 @@ def test_a_foreign_checkpoint_directory(stopped, refused):
   )
 
 
-def test_a_damaged_model_file_of_a_finished_stage(unbroken, tmp_path, refused):
-  shutil.copytree(unbroken, tmp_path / "run")
+def test_a_damaged_model_file_of_a_finished_stage(finished, tmp_path, refused):
+  shutil.copytree(finished, tmp_path / "run")
   path = tmp_path / "run" / "models" / "teacher.safetensors"
   data = bytearray(path.read_bytes())
   data[-5] ^= 1
@@ -333,8 +333,8 @@ def test_a_damaged_model_file_of_a_finished_stage(unbroken, tmp_path, refused):
 def test_the_weights_of_another_model(tmp_path, refused):
   safetensors.numpy.save_file({"body/kernel": np.zeros((3, 3), np.float32)}, tmp_path / "w.safetensors")
   entry = {**PRETRAINED, "weights": str(tmp_path / "w.safetensors")}
-  said = refused(lambda: jobs.experiment(models__student=entry), tmp_path / "run", "has no array for 'Dense_0/bias'")
-  assert "holds 'body/kernel', which the model does not use" in said
+  message = refused(lambda: jobs.experiment(models__student=entry), tmp_path / "run", "has no array for 'Dense_0/bias'")
+  assert "holds 'body/kernel', which the model does not use" in message
   entry = {**entry, "key_map": (("(", ""),)}
   refused(lambda: jobs.experiment(models__student=entry), tmp_path / "run", "expected (regular expression, replacement")
 
@@ -380,10 +380,10 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(tmp_
 def test_a_second_start_stops_at_the_same_place(tmp_path, capsys):
   """Going on from the last good checkpoint gives the same sentence: nothing of the bad step was kept."""
   config = jobs.experiment(**TEACHER, stages__teacher__optimizer={"learning_rate": 1e30}, evaluations=12)
-  said = []
+  messages = []
   for _ in range(2):
     with pytest.raises(UserError) as caught:
       compress(config, tmp_path)
-    said.append(str(caught.value))
-  assert said[0] == said[1]
+    messages.append(str(caught.value))
+  assert messages[0] == messages[1]
   capsys.readouterr()

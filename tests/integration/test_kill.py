@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
-def unbroken(tmp_path_factory):
+def uninterrupted(tmp_path_factory):
   workdir = tmp_path_factory.mktemp("unbroken")
   kill_program.main(workdir)
   return workdir
@@ -38,8 +38,8 @@ def killed_after(workdir, growth, delay):
     stderr=subprocess.PIPE,
     text=True,
   ) as process:
-    begun, smallest = time.monotonic(), size(path)
-    while process.poll() is None and time.monotonic() - begun < 120:
+    started, smallest = time.monotonic(), size(path)
+    while process.poll() is None and time.monotonic() - started < 120:
       smallest = min(smallest, size(path))  # the program cuts the lines that it will write again
       if size(path) > smallest + growth:
         time.sleep(delay)
@@ -52,24 +52,24 @@ def killed_after(workdir, growth, delay):
   return process.returncode != 0
 
 
-def check(workdir, unbroken):
-  assert (workdir / "metrics.jsonl").read_bytes() == (unbroken / "metrics.jsonl").read_bytes()
-  ours, theirs = (named_leaves(load_tree(path / "final.safetensors")[0]) for path in (workdir, unbroken))
+def check(workdir, uninterrupted):
+  assert (workdir / "metrics.jsonl").read_bytes() == (uninterrupted / "metrics.jsonl").read_bytes()
+  ours, theirs = (named_leaves(load_tree(path / "final.safetensors")[0]) for path in (workdir, uninterrupted))
   assert ours.keys() == theirs.keys()
   for name, leaf in theirs.items():
     assert np.asarray(ours[name]).tobytes() == np.asarray(leaf).tobytes(), name
 
 
 @pytest.mark.parametrize("kills", [3, pytest.param(10, marks=pytest.mark.slow)])
-def test_killed_at_random_moments(tmp_path, unbroken, kills):
+def test_killed_at_random_moments(tmp_path, uninterrupted, kills):
   seed = int.from_bytes(os.urandom(4))
   print("seed", seed)  # shown when the test fails
   rng = np.random.default_rng(seed)
-  line = size(unbroken / "metrics.jsonl") / (kill_program.STEPS / kill_program.LOG_EVERY)
+  line = size(uninterrupted / "metrics.jsonl") / (kill_program.STEPS / kill_program.LOG_EVERY)
   # A run that is killed often must still come to its end: the kills share its lines between them.
   most = line * kill_program.STEPS / kill_program.LOG_EVERY / kills
   done = sum(killed_after(tmp_path, rng.uniform(0, most), rng.uniform(0, 0.03)) for _ in range(kills))
   assert done >= kills - 1, "the program came to its end before it could be killed"
   assert not killed_after(tmp_path, float("inf"), 0)
   assert int(load_tree(tmp_path / "final.safetensors")[0]["step"]) == kill_program.STEPS
-  check(tmp_path, unbroken)
+  check(tmp_path, uninterrupted)

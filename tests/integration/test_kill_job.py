@@ -22,14 +22,14 @@ def longer():
 
 
 @pytest.fixture(scope="module")
-def unbroken(tmp_path_factory):
+def uninterrupted(tmp_path_factory):
   """The run that nobody killed, and how many seconds it took when everything was compiled."""
   folder = tmp_path_factory.mktemp("unbroken")
   compress(jobs.experiment(**longer()), folder)
   config = jobs.write(folder / "tiny.py", **longer())
-  begun = time.monotonic()
+  started = time.monotonic()
   assert run(config, folder.with_name("timed"), None) == 0
-  return folder, config, time.monotonic() - begun
+  return folder, config, time.monotonic() - started
 
 
 def run(config, folder, seconds):
@@ -56,8 +56,8 @@ def contents(folder):
 
 @pytest.mark.slow  # tests/integration/test_kill.py does the same to the loop alone
 @pytest.mark.parametrize("kills", [2, 10])
-def test_killed_at_random_moments(tmp_path, unbroken, kills):
-  whole, config, seconds = unbroken
+def test_killed_at_random_moments(tmp_path, uninterrupted, kills):
+  whole, config, seconds = uninterrupted
   seed = int.from_bytes(os.urandom(4))
   print("seed", seed, "seconds", seconds)  # shown when the test fails
   rng = np.random.default_rng(seed)

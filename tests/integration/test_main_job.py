@@ -165,11 +165,11 @@ def stopping(monkeypatch, name, at):
   def broken(*arguments, hooks, **keywords):
     return fit(*arguments, hooks=[*hooks, engine.Hook(at, stop)] if broken.armed == name else hooks, **keywords)
 
-  begun = fitting.fit
+  original = fitting.fit
 
   def known(name, *arguments):
     broken.armed = name
-    return begun(name, *arguments)
+    return original(name, *arguments)
 
   monkeypatch.setattr(fitting, "fit", known)
   monkeypatch.setattr(engine, "fit", broken)
@@ -184,12 +184,12 @@ def test_a_stopped_run_ends_as_the_unbroken_one(job, tmp_path, monkeypatch, name
       compress(jobs.experiment(), tmp_path)
   assert not (tmp_path / "models" / f"{name}.safetensors").exists()
   assert (tmp_path / "checkpoints" / name / "4").exists() == (at > 4)
-  fit, begun = engine.fit, []
+  fit, first_steps = engine.fit, []
   monkeypatch.setattr(
-    engine, "fit", lambda step, state, *a, **k: begun.append(int(state.step)) or fit(step, state, *a, **k)
+    engine, "fit", lambda step, state, *a, **k: first_steps.append(int(state.step)) or fit(step, state, *a, **k)
   )
   again = compress(jobs.experiment(), tmp_path)
-  assert begun == [at // 4 * 4] + [0] * (len(jobs.STAGES) - jobs.STAGES.index(name) - 1)  # nothing is done twice
+  assert first_steps == [at // 4 * 4] + [0] * (len(jobs.STAGES) - jobs.STAGES.index(name) - 1)  # nothing is done twice
   assert models(tmp_path) == models(folder)
   assert (tmp_path / "metrics.jsonl").read_bytes() == (folder / "metrics.jsonl").read_bytes()
   same = FIGURES - {"latency_us"}
