@@ -91,10 +91,10 @@ def experiment(folder: Path) -> dict[str, Any]:
 def state(folder: Path) -> list[Any]:
   """[step, [checksum of each leaf, sorted]] of the newest checkpoint."""
   step = max(int(path.name) for path in folder.iterdir() if path.name.isdigit())
-  (about,) = [
+  (entry,) = [
     data for path in (folder / str(step)).rglob("*") if path.is_file() and (data := _description(path)) is not None
   ]
-  return [step, sorted(str(checksum) for _, _, checksum, _ in about["leaves"].values())]
+  return [step, sorted(str(checksum) for _, _, checksum, _ in entry["leaves"].values())]
 
 
 def _description(path: Path) -> dict[str, Any] | None:
