@@ -35,8 +35,8 @@ def test_masked_micro_batches_are_the_batch(tmp_path, parallel):
     )
     left.append(jobs.train(context)["distilled"].variables)
     lines.append(stage.curves("distilled", context))
-  for mine, its in zip(*map(jax.tree.leaves, left), strict=True):
-    np.testing.assert_allclose(mine, its, atol=2e-5)
+  for actual, desired in zip(*map(jax.tree.leaves, left), strict=True):
+    np.testing.assert_allclose(actual, desired, atol=2e-5)
   for name in ("loss", "hinton", "hard_labels", "train_accuracy"):
     np.testing.assert_allclose(lines[0][name][-1][1], lines[1][name][-1][1], rtol=1e-3, err_msg=name)
 

@@ -164,8 +164,8 @@ def test_averages_are_of_the_head_too(tmp_path):
   moved = state.replace(
     **{name: jax.tree.map(lambda a: a + 1, getattr(state, name)) for name in ("params", "aux", "aux_state")}
   )
-  mine, its = (ready.learning.kept(one, ready.teacher).variables for one in (state, moved))
-  jax.tree.map(np.testing.assert_array_equal, mine, its)
+  actual, desired = (ready.learning.kept(one, ready.teacher).variables for one in (state, moved))
+  jax.tree.map(np.testing.assert_array_equal, actual, desired)
 
 
 def prepared(folder, changes):
@@ -229,25 +229,25 @@ def test_seeds_trained_together_are_those_trained_alone(tmp_path, over):
   changes |= {"run": ("teacher", "distilled"), "stages__distilled__objective": TINY, "seeds": 2}
   together = train_seeds(jobs.experiment(**changes, seeds_over=over), tmp_path / over)
   alone = train_seeds(jobs.experiment(**changes), tmp_path / "alone")
-  for (_, mine), (context, its) in zip(together, alone, strict=True):
-    assert mine["distilled"].recipe == its["distilled"].recipe
+  for (_, seed_together), (context, seed_alone) in zip(together, alone, strict=True):
+    assert seed_together["distilled"].recipe == seed_alone["distilled"].recipe
     images = context.data.test.images
-    want = trained.predict(its["distilled"], images)
-    np.testing.assert_allclose(trained.predict(mine["distilled"], images), want, atol=1e-3)
+    want = trained.predict(seed_alone["distilled"], images)
+    np.testing.assert_allclose(trained.predict(seed_together["distilled"], images), want, atol=1e-3)
 
 
 def test_the_students_part_of_the_teachers_classes(tmp_path):
   """The teacher's classes are those of the data in another order: the columns follow, and so does the file of it."""
   context = jobs.opened(tmp_path, stages__distilled__objective=TINY, stages__distilled__teacher_classes=(3, 1, 0, 2))
   done = jobs.train(context)
-  its = done["teacher"].variables["params"]["Dense_2"]
-  mine = done["distilled"].variables["params"]["simkd"]["classifier"]
-  np.testing.assert_array_equal(mine["kernel"], its["kernel"][:, [3, 1, 0, 2]])
-  np.testing.assert_array_equal(mine["bias"], its["bias"][jnp.asarray([3, 1, 0, 2])])
+  teacher_head = done["teacher"].variables["params"]["Dense_2"]
+  student_head = done["distilled"].variables["params"]["simkd"]["classifier"]
+  np.testing.assert_array_equal(student_head["kernel"], teacher_head["kernel"][:, [3, 1, 0, 2]])
+  np.testing.assert_array_equal(student_head["bias"], teacher_head["bias"][jnp.asarray([3, 1, 0, 2])])
   from_file = {"stages__distilled__teacher": str(tmp_path / "models" / "teacher.safetensors")}
   again = jobs.opened(tmp_path / "file", run=("distilled",), stages__distilled__objective=TINY, **from_file)
-  mine = jobs.train(again)["distilled"].variables["params"]["simkd"]["classifier"]
-  np.testing.assert_array_equal(mine["kernel"], its["kernel"])
+  student_head = jobs.train(again)["distilled"].variables["params"]["simkd"]["classifier"]
+  np.testing.assert_array_equal(student_head["kernel"], teacher_head["kernel"])
 
 
 def factory(hidden):

@@ -58,8 +58,11 @@ def blocks_of(folder, cut):
 def test_blocks_are_dropped(tmp_path, cut, block):
   done = jobs.train(blocks_of(tmp_path, cut))
   for kind in ("params", "batch_stats"):
-    mine, its = done["cut"].variables[kind]["Block_0"], done["teacher"].variables[kind][f"Block_{block}"]
-    jax.tree.map(np.testing.assert_array_equal, mine, its)
+    student_block, teacher_block = (
+      done["cut"].variables[kind]["Block_0"],
+      done["teacher"].variables[kind][f"Block_{block}"],
+    )
+    jax.tree.map(np.testing.assert_array_equal, student_block, teacher_block)
 
 
 def test_blocks_are_chosen_by_their_effect(tmp_path):

@@ -36,18 +36,18 @@ def test_seeds_together_are_the_runs_one_by_one(tmp_path, alone, over):
   assert [result["config"]["seed"] for result in results] == [0, 1]
   folder, result = alone
   for name in jobs.STAGES:
-    mine, its = (named_leaves(model(run, name).variables) for run in (tmp_path / "seed1", folder))
-    for leaf, array in its.items():
+    actual, desired = (named_leaves(model(run, name).variables) for run in (tmp_path / "seed1", folder))
+    for leaf, array in desired.items():
       # The last bit of a sum can move a value over the edge between two codes, and integers then go another way.
       gap = 0 if over == "loop" else 0.05 if name == "int8" else 2e-4
-      np.testing.assert_allclose(mine[leaf], array, rtol=1e-6, atol=gap, err_msg=f"{name} {leaf}")
+      np.testing.assert_allclose(actual[leaf], array, rtol=1e-6, atol=gap, err_msg=f"{name} {leaf}")
   lines = [(run / "metrics.jsonl").read_text().splitlines() for run in (tmp_path / "seed1", folder)]
-  for mine, its in zip(*lines, strict=True):
-    mine, its = json.loads(mine), json.loads(its)
-    assert mine.keys() == its.keys()
-    for key in its:
+  for actual, desired in zip(*lines, strict=True):
+    actual, desired = json.loads(actual), json.loads(desired)
+    assert actual.keys() == desired.keys()
+    for key in desired:
       if key.endswith("/loss"):
-        assert mine[key] == pytest.approx(its[key], rel=0.03 if key.startswith("int8") else 1e-3)
+        assert actual[key] == pytest.approx(desired[key], rel=0.03 if key.startswith("int8") else 1e-3)
   first, second = (named_leaves(model(tmp_path / seed).variables) for seed in ("seed0", "seed1"))
   assert all(np.any(array != second[leaf]) for leaf, array in first.items())
   assert [row["name"] for row in results[1]["rows"]] == [row["name"] for row in result["rows"]]
@@ -70,9 +70,9 @@ def test_a_stopped_run_of_several_seeds_goes_on(tmp_path, monkeypatch):
       compress_seeds(config, tmp_path / "stopped")
   assert not (tmp_path / "stopped" / "seed0" / "models" / "teacher.safetensors").exists()
   again = compress_seeds(config, tmp_path / "stopped")
-  for mine, its in zip(again, whole, strict=True):
-    assert mine["curves"] == its["curves"]
-    assert [row["accuracy"] for row in mine["rows"]] == [row["accuracy"] for row in its["rows"]]
+  for actual, desired in zip(again, whole, strict=True):
+    assert actual["curves"] == desired["curves"]
+    assert [row["accuracy"] for row in actual["rows"]] == [row["accuracy"] for row in desired["rows"]]
 
 
 def test_a_live_teacher_is_each_runs_own(tmp_path):
@@ -98,8 +98,8 @@ def test_each_seed_has_its_own_labels(tmp_path, unlabelled):
   }
   together = train_seeds(jobs.experiment(seeds=2, seeds_over="vmap", **changes), tmp_path / "vmap")
   alone = train_seeds(jobs.experiment(seeds=2, **changes), tmp_path / "loop")
-  for (_, mine), (_, its) in zip(together, alone, strict=True):
-    for one, other in zip(*(jax.tree.leaves(done["distilled"].variables) for done in (mine, its)), strict=True):
+  for (_, actual), (_, desired) in zip(together, alone, strict=True):
+    for one, other in zip(*(jax.tree.leaves(done["distilled"].variables) for done in (actual, desired)), strict=True):
       np.testing.assert_allclose(one, other, rtol=1e-5, atol=2e-4)
 
 
@@ -107,10 +107,10 @@ def test_a_shared_stage_is_trained_once(tmp_path, capfd):
   config = jobs.experiment(run=("teacher", "distilled"), seeds=2, seeds_over="vmap", shared=("teacher",))
   (_, first), (_, second) = train_seeds(config, tmp_path)
   assert capfd.readouterr().err.count("teacher: step 12/12") == 1
-  for mine, its in zip(*(jax.tree.leaves(done["teacher"].variables) for done in (first, second)), strict=True):
-    np.testing.assert_array_equal(mine, its)
+  for actual, desired in zip(*(jax.tree.leaves(done["teacher"].variables) for done in (first, second)), strict=True):
+    np.testing.assert_array_equal(actual, desired)
   leaves = zip(*(jax.tree.leaves(done["distilled"].variables) for done in (first, second)), strict=True)
-  assert all(np.any(mine != its) for mine, its in leaves)
+  assert all(np.any(actual != desired) for actual, desired in leaves)
   with pytest.raises(UserError, match="unknown stage in 'shared' 'techer'; did you mean 'teacher'"):
     jobs.experiment(shared=("techer",))
   with pytest.raises(UserError, match="stage 'distilled' is in 'shared' and needs stage 'teacher', which is not"):

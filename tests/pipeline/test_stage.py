@@ -32,9 +32,9 @@ def test_stored_logits_are_those_of_the_teacher_in_the_step(tmp_path, teacher, a
   )
   spec = build.inputs(first.config, first.config.stages["distilled"])
   arrays = datasets.device_arrays(first.data.train)
-  taught = teacher_outputs.make(first.config.stages["distilled"], [teacher], arrays, spec, HINTON, tmp_path / "logits")
-  assert taught.teacher is None and taught.variables is None
-  assert taught.stored["teacher_logits"].shape == ((128, 2, 4) if augment else (128, 4))
+  outputs = teacher_outputs.make(first.config.stages["distilled"], [teacher], arrays, spec, HINTON, tmp_path / "logits")
+  assert outputs.teacher is None and outputs.variables is None
+  assert outputs.stored["teacher_logits"].shape == ((128, 2, 4) if augment else (128, 4))
   one, two = (dict(stage.curves("distilled", context)["hinton"]) for context in (first, second))
   # The weights have the same bits; the sum that is logged is fused, and so rounded, otherwise.
   np.testing.assert_allclose(list(one.values()), list(two.values()), rtol=1e-6)

@@ -62,8 +62,8 @@ def test_an_ensemble_is_the_mean_of_its_members(tmp_path, ensemble):
   sources = teacher_outputs.sources(given, done)
   spec = build.inputs(context.config, given)
   arrays = datasets.device_arrays(context.data.train)
-  taught = teacher_outputs.make(given, sources, arrays, spec, HINTON, tmp_path / "logits")
-  stored = taught.decode(taught.stored)
+  outputs = teacher_outputs.make(given, sources, arrays, spec, HINTON, tmp_path / "logits")
+  stored = outputs.decode(outputs.stored)
   images = datasets.normalise(context.data.train.images, datasets.Preprocess())
   each = [trained.functions(one.recipe).fn(one.variables, images) for one in sources]
   if ensemble == "logits":
@@ -91,13 +91,13 @@ def test_the_average_of_its_own_weights_is_a_teacher(tmp_path):
 def test_a_chain_of_teachers(tmp_path):
   """An assistant between teacher and student, and a student born again: each learns from the one before it."""
   model = {"name": "zoo.mlp:MLP", "kwargs": {"widths": (16,), "classes": 4}}
-  taught = {**jobs.STAGE, "objective": jobs.DISTIL}
+  distilled = {**jobs.STAGE, "objective": jobs.DISTIL}
   context = jobs.opened(
     tmp_path,
     models__assistant=model,
-    stages__assistant={**taught, "model": "assistant", "teacher": "teacher"},
+    stages__assistant={**distilled, "model": "assistant", "teacher": "teacher"},
     stages__distilled__teacher="assistant",
-    stages__again={**taught, "teacher": "distilled"},
+    stages__again={**distilled, "teacher": "distilled"},
     run=("teacher", "assistant", "distilled", "again"),
   )
   done: dict[str, trained.Trained] = {}
@@ -119,8 +119,8 @@ def test_a_teacher_from_a_file(tmp_path):
   file = str(tmp_path / "teacher" / "models" / "teacher.safetensors")
   one = jobs.train(jobs.opened(tmp_path / "file", run=("distilled",), stages__distilled__teacher=file))
   two = jobs.train(jobs.opened(tmp_path / "stage"))
-  for mine, its in zip(*(jax.tree.leaves(done["distilled"].variables) for done in (one, two)), strict=True):
-    np.testing.assert_array_equal(mine, its)
+  for actual, desired in zip(*(jax.tree.leaves(done["distilled"].variables) for done in (one, two)), strict=True):
+    np.testing.assert_array_equal(actual, desired)
 
 
 def test_statistics_of_the_batch_and_none_kept(tmp_path):
@@ -133,14 +133,14 @@ def test_statistics_of_the_batch_and_none_kept(tmp_path):
   before = jobs.train(context)["teacher"]
   given, spec = context.config.stages["distilled"], build.inputs(context.config, context.config.stages["distilled"])
   arrays = datasets.device_arrays(context.data.train)
-  taught = teacher_outputs.make(given, [before], arrays, spec, HINTON, tmp_path / "logits")
+  outputs = teacher_outputs.make(given, [before], arrays, spec, HINTON, tmp_path / "logits")
   batch = datasets.train_batch_at(arrays, 0, spec)
-  said = taught.teacher(taught.variables, batch["image"])
+  logits = outputs.teacher(outputs.variables, batch["image"])
   whole, after = trained.functions(before.recipe).model.apply(before.variables, batch["image"], train=True)
-  np.testing.assert_array_equal(said, whole)
-  assert np.abs(said - trained.functions(before.recipe).fn(before.variables, batch["image"])).max() > 1e-3
+  np.testing.assert_array_equal(logits, whole)
+  assert np.abs(logits - trained.functions(before.recipe).fn(before.variables, batch["image"])).max() > 1e-3
   kept = trained.load(job.model_file(context.folder, "teacher"))[0].variables["batch_stats"]
-  jax.tree.map(np.testing.assert_array_equal, kept, taught.variables[0][0]["batch_stats"])
+  jax.tree.map(np.testing.assert_array_equal, kept, outputs.variables[0][0]["batch_stats"])
   assert not (tmp_path / "logits").exists() and after
   dropout = {
     **norms,
@@ -210,8 +210,8 @@ def test_several_teachers_are_judged_together_and_in_the_students_classes(tmp_pa
   context = jobs.opened(tmp_path)
   labels = context.data.validation.labels
   good, bad = (20.0 * np.eye(4, dtype=np.float32)[(labels + off) % 4] for off in (0, 1))
-  said = {"good": good, "bad": 2 * bad, "own": good * (np.arange(len(labels)) % 2)[:, None]}
-  monkeypatch.setattr(teacher_outputs.models, "predict", lambda one, _: said[one])
+  predicted = {"good": good, "bad": 2 * bad, "own": good * (np.arange(len(labels)) % 2)[:, None]}
+  monkeypatch.setattr(teacher_outputs.models, "predict", lambda one, _: predicted[one])
   given = context.config.stages["distilled"]
   given = dataclasses.replace(given, ensemble="logits")
 
@@ -288,14 +288,14 @@ def test_masks_by_hand():
   terms = build.objective("s", {"hard_labels": {"mask": "labelled"}, "hot": {"loss": "hinton", "mask": "unlabelled"}})
   student, teacher = (jnp.asarray(np.random.default_rng(k).normal(size=(4, 3)), jnp.float32) for k in (0, 1))
   batch = {"label": jnp.array([2, -1, 0, -1], jnp.int32)}
-  about = {"aux": {}, "aux_state": {}, "key": jax.random.key(0), "axis_name": None, "step": jnp.int32(0)}
-  loss, _, logs = terms(kd.Outputs(student), kd.Outputs(teacher), batch, **about)
+  keywords = {"aux": {}, "aux_state": {}, "key": jax.random.key(0), "axis_name": None, "step": jnp.int32(0)}
+  loss, _, logs = terms(kd.Outputs(student), kd.Outputs(teacher), batch, **keywords)
   rows = jnp.array([0, 2])
   hard = kd.hard_labels()(student[rows], None, {"label": batch["label"][rows]})[0].mean()
   hot = kd.hinton()(student[1::2], teacher[1::2])[0].mean()
   np.testing.assert_allclose([logs["hard_labels"], logs["hot"], loss], [hard, hot, hard + hot], rtol=1e-6)
   mixed = {**batch, "mix": jnp.full(4, 0.5), "mix_label": jnp.array([-1, 0, 1, -1], jnp.int32)}
-  logs = terms(kd.Outputs(student), kd.Outputs(teacher), mixed, **about)[2]
+  logs = terms(kd.Outputs(student), kd.Outputs(teacher), mixed, **keywords)[2]
   both = {name: mixed[name][2:3] for name in ("label", "mix", "mix_label")}  # the only one with labels for its whole
   np.testing.assert_allclose(logs["hard_labels"], kd.hard_labels()(student[2:3], None, both)[0].mean(), rtol=1e-6)
   with pytest.raises(UserError, match="unknown mask of term 'hinton' 'labeled'; did you mean 'labelled'"):
@@ -308,8 +308,10 @@ def test_weights_and_temperatures_follow_schedules():
   }
   terms = build.objective("s", group, updates=100)
   student, teacher = jnp.zeros((1, 2)), jnp.ones((1, 2)).at[0, 0].set(3.0)
-  about = {"aux": {}, "aux_state": {}, "key": jax.random.key(0), "axis_name": None}
-  values = [terms(kd.Outputs(student), kd.Outputs(teacher), {}, **about, step=jnp.int32(k))[0] for k in (0, 25, 50, 99)]
+  keywords = {"aux": {}, "aux_state": {}, "key": jax.random.key(0), "axis_name": None}
+  values = [
+    terms(kd.Outputs(student), kd.Outputs(teacher), {}, **keywords, step=jnp.int32(k))[0] for k in (0, 25, 50, 99)
+  ]
   np.testing.assert_allclose(np.array(values) / values[2], [0, 0.5, 1, 1], atol=1e-6)
   with pytest.raises(UserError, match="stages.s.objective.hinton.weight.*unknown|unknown.*linar"):
     build.objective("s", {"hinton": {"weight": {"name": "linar"}}})
@@ -320,8 +322,8 @@ def test_compact_logits_teach_nearly_as_well(tmp_path, form, top_k):
   compact = {"stages__distilled__cache_form": form, "stages__distilled__cache_top_k": top_k}
   one, two = jobs.opened(tmp_path / "compact", **compact), jobs.opened(tmp_path / "whole")
   jobs.train(one), jobs.train(two)
-  mine, its = (dict(stage.curves("distilled", context)["hard_labels"]) for context in (one, two))
-  np.testing.assert_allclose(list(mine.values()), list(its.values()), rtol=0.25 if top_k else 0.02)
+  actual, desired = (dict(stage.curves("distilled", context)["hard_labels"]) for context in (one, two))
+  np.testing.assert_allclose(list(actual.values()), list(desired.values()), rtol=0.25 if top_k else 0.02)
 
 
 @pytest.mark.slow
@@ -367,8 +369,8 @@ def test_relations_are_those_of_the_whole_batch_on_four_devices(tmp_path, mode):
     jobs.opened(tmp_path / each, stages__distilled__objective=objective, parallel=each) for each in ("jit", mode)
   ]
   one, four = (jobs.train(context)["distilled"] for context in contexts)
-  for mine, its in zip(*map(jax.tree.leaves, (one.variables, four.variables)), strict=True):
-    np.testing.assert_allclose(mine, its, atol=1e-4)
+  for actual, desired in zip(*map(jax.tree.leaves, (one.variables, four.variables)), strict=True):
+    np.testing.assert_allclose(actual, desired, atol=1e-4)
   alone, split = (dict(stage.curves("distilled", context)["sp"]) for context in contexts)
   np.testing.assert_allclose(list(split.values()), list(alone.values()), rtol=1e-3)
 
@@ -387,6 +389,6 @@ def test_a_teacher_of_other_classes_is_refused_though_there_are_as_many(tmp_path
 
 def test_the_teachers_logits_of_the_students_classes(tmp_path):
   given = dataclasses.replace(jobs.opened(tmp_path).config.stages["distilled"], teacher_classes=(3, 0, 1))
-  said = jnp.arange(8.0).reshape(2, 4)
+  logits = jnp.arange(8.0).reshape(2, 4)
   teacher = teacher_outputs.together([lambda tree, x: x], given)
-  np.testing.assert_array_equal(teacher([None], said), [[3, 0, 1], [7, 4, 5]])
+  np.testing.assert_array_equal(teacher([None], logits), [[3, 0, 1], [7, 4, 5]])

@@ -55,9 +55,9 @@ def test_norms_of_terms_are_logged_and_change_nothing(tmp_path, monkeypatch):
   without = jobs.opened(tmp_path / "without")
   np.testing.assert_array_equal(kernel(done), kernel(jobs.train(without)))
   lines = [(one.folder / "metrics.jsonl").read_text().splitlines() for one in (context, without)]
-  for mine, its in zip(*lines, strict=True):
-    kept = {key: value for key, value in json.loads(mine).items() if key.count("/") < 2}
-    assert kept == json.loads(its)
+  for actual, desired in zip(*lines, strict=True):
+    kept = {key: value for key, value in json.loads(actual).items() if key.count("/") < 2}
+    assert kept == json.loads(desired)
 
 
 @pytest.mark.slow
@@ -101,9 +101,11 @@ def test_peers_of_several_seeds_train_together(tmp_path):
   given = {"run": ("alone",), "stages__alone__objective": MUTUAL, "stages__alone__peers": 2, "seeds": 2}
   together = train_seeds(jobs.experiment(**given, seeds_over="vmap"), tmp_path / "vmap")
   apart = train_seeds(jobs.experiment(**given), tmp_path / "loop")
-  for (run, mine), (other, its) in zip(together, apart, strict=True):
+  for (run, seed_together), (other, seed_alone) in zip(together, apart, strict=True):
     jax.tree.map(
-      lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), mine["alone"].variables, its["alone"].variables
+      lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4),
+      seed_together["alone"].variables,
+      seed_alone["alone"].variables,
     )
     for key, series in norms_of(other, "alone").items():
       np.testing.assert_allclose([v for _, v in norms_of(run, "alone")[key]], [v for _, v in series], rtol=1e-2)

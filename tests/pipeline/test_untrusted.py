@@ -173,18 +173,18 @@ def finished(folder, name="net_of_others:Net"):
 def test_one_s_own_run_needs_no_flag_and_a_copied_one_does(elsewhere, tmp_path, monkeypatch):
   finished(tmp_path / "run")
   assert workdir.is_own(tmp_path / "run")
-  (mine,) = evaluate.evaluate(tmp_path / "run")
+  (own,) = evaluate.evaluate(tmp_path / "run")
   shutil.move(tmp_path / "run", tmp_path / "moved")
-  assert evaluate.evaluate(tmp_path / "moved") == [mine]
+  assert evaluate.evaluate(tmp_path / "moved") == [own]
   monkeypatch.setenv("LEANAX_CACHE_DIR", str(tmp_path / "another computer"))
   sys.modules.pop("net_of_others")
   (elsewhere / "imported").unlink()
   with pytest.raises(UserError, match=r"--model_code=net_of_others:Net"):
     evaluate.evaluate(tmp_path / "moved")
   assert not (elsewhere / "imported").exists()
-  assert evaluate.evaluate(tmp_path / "moved", code=["net_of_others:Net"]) == [mine]
+  assert evaluate.evaluate(tmp_path / "moved", code=["net_of_others:Net"]) == [own]
   finished(tmp_path / "moved")  # the user's own config once more
-  assert evaluate.evaluate(tmp_path / "moved") == [mine]
+  assert evaluate.evaluate(tmp_path / "moved") == [own]
 
 
 def test_a_changed_or_strange_config_of_a_run_names_nothing(elsewhere, tmp_path):

@@ -21,20 +21,20 @@ def test_the_prior_is_matched():
 def test_a_student_is_compared_with_all_its_teachers_in_its_own_classes(tmp_path, monkeypatch):
   context = jobs.opened(tmp_path)
   rng, test = np.random.default_rng(0), context.data.test
-  said = {name: rng.normal(size=(len(test.labels), 4)).astype(np.float32) for name in ("a", "b", "student")}
-  monkeypatch.setattr(students.models, "predict", lambda one, images: said["student"][: len(images)])
+  predicted = {name: rng.normal(size=(len(test.labels), 4)).astype(np.float32) for name in ("a", "b", "student")}
+  monkeypatch.setattr(students.models, "predict", lambda one, images: predicted["student"][: len(images)])
   given = context.config.stages["distilled"]
   given = dataclasses.replace(given, teacher="a, b", ensemble="logits", teacher_classes=(2, 0, 1, 3))
   config = dataclasses.replace(context.config, stages={**context.config.stages, "distilled": given})
-  row = students.judge("distilled", config, {"distilled": None}, said, context.data.validation, test)
-  mean = ((said["a"] + said["b"]) / 2)[:, [2, 0, 1, 3]]
-  assert row["agreement"] == pytest.approx(np.mean(mean.argmax(-1) == said["student"].argmax(-1)))
+  row = students.judge("distilled", config, {"distilled": None}, predicted, context.data.validation, test)
+  mean = ((predicted["a"] + predicted["b"]) / 2)[:, [2, 0, 1, 3]]
+  assert row["agreement"] == pytest.approx(np.mean(mean.argmax(-1) == predicted["student"].argmax(-1)))
   given = dataclasses.replace(given, ensemble="probabilities")
   config = dataclasses.replace(context.config, stages={**context.config.stages, "distilled": given})
-  row = students.judge("distilled", config, {"distilled": None}, said, context.data.validation, test)
-  p = [np.exp(said[name] - np.log(np.exp(said[name]).sum(-1, keepdims=True))) for name in ("a", "b")]
+  row = students.judge("distilled", config, {"distilled": None}, predicted, context.data.validation, test)
+  p = [np.exp(predicted[name] - np.log(np.exp(predicted[name]).sum(-1, keepdims=True))) for name in ("a", "b")]
   shown = (p[0] + p[1])[:, [2, 0, 1, 3]]
-  assert row["agreement"] == pytest.approx(np.mean(shown.argmax(-1) == said["student"].argmax(-1)))
+  assert row["agreement"] == pytest.approx(np.mean(shown.argmax(-1) == predicted["student"].argmax(-1)))
 
 
 def test_a_table_of_students(tmp_path, monkeypatch):
