@@ -54,6 +54,8 @@ def table(result: dict[str, Any]) -> str:
   for row in result["models"]:
     times = f"{microseconds(row['wall_us']):>9}  {microseconds(row['cpu_us']):>9}"
     lines.append(f"{row['name']:{width}}  {size(row['bytes']):>8}  {times}  {row['ratio']:.2f}")
-  about = result["environment"]
-  lines.append(f"{about['processor']}, {about['instruction sets']}, {result['threads']} of {about['cores']} cores")
+  machine = result["environment"]
+  lines.append(
+    f"{machine['processor']}, {machine['instruction sets']}, {result['threads']} of {machine['cores']} cores"
+  )
   return "\n".join(lines)

@@ -160,8 +160,8 @@ def _store(
 
   mix_of = teacher_cache.mixing(arrays, spec)
   # In batches of the student's size: a matrix product may round differently at another size.
-  about = {"mix_of": mix_of, "batch": spec.batch_size, "teacher": f"the teacher {stage.teacher!r}"}
-  return teacher_cache.build(folder / key.name, key, logits_of, **about)
+  options = {"mix_of": mix_of, "batch": spec.batch_size, "teacher": f"the teacher {stage.teacher!r}"}
+  return teacher_cache.build(folder / key.name, key, logits_of, **options)
 
 
 def member(parts: Functions, stage: Stage, taps: Sequence[str], all_outputs: bool = False) -> Teacher:

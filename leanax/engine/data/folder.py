@@ -53,9 +53,9 @@ def scan(root: Path) -> Files:
       "with '.' is left out)"
     )
   for split, classes in found.items():
-    strange = sorted(classes.keys() - found["train"].keys())
-    if strange:
-      raise UserError(f"{root}: class {strange[0]!r} is in the {split} split but not in the training split")
+    extra = sorted(classes.keys() - found["train"].keys())
+    if extra:
+      raise UserError(f"{root}: class {extra[0]!r} is in the {split} split but not in the training split")
   return found
 
 

@@ -285,9 +285,9 @@ def _check_directory(directory: Path, read_only: bool) -> None:
       raise UserError(f"there is no checkpoint directory {directory}")
     return
   names = sorted(path.name for path in directory.iterdir())
-  strange = [name for name in names if not (name.partition(".")[0].isdigit() or name.startswith(("_", ".")))]
-  if strange:
-    raise UserError(f"{directory} is no directory of checkpoints: it holds {strange[0]!r}")
+  foreign = [name for name in names if not (name.partition(".")[0].isdigit() or name.startswith(("_", ".")))]
+  if foreign:
+    raise UserError(f"{directory} is no directory of checkpoints: it holds {foreign[0]!r}")
 
 
 def _json_checksum(description: Mapping[str, Any]) -> int:

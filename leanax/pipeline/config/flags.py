@@ -113,8 +113,8 @@ def _parse_flags(argv: Sequence[str]) -> None:
     missing = re.search(r"Flag --(\w+) must have a value other than None", str(error))
     if missing:
       name = missing.group(1)
-      about = str(flags.FLAGS[name].help).splitlines()[0].removesuffix(";")  # absl adds a line to flags given often
-      raise UserError(f"--{name} is missing: {about}") from None
+      text = str(flags.FLAGS[name].help).splitlines()[0].removesuffix(";")  # absl adds a line to flags given often
+      raise UserError(f"--{name} is missing: {text}") from None
     raise UserError(" ".join(str(error).split())) from None
   if len(left) > 1:
     raise UserError(f"unexpected word {left[1]!r}; options are written --name=value")

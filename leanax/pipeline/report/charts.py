@@ -210,8 +210,8 @@ def _range(values: Sequence[float], log: bool, pad: float) -> tuple[float, float
   low, high = min(values), max(values)
   if log:
     low, high = math.log10(low), math.log10(high)
-  room = (high - low) * pad if high > low else (0.5 if log else max(abs(high) * 0.05, 1e-3))
-  low, high = low - room, high + room
+  margin = (high - low) * pad if high > low else (0.5 if log else max(abs(high) * 0.05, 1e-3))
+  low, high = low - margin, high + margin
   return (10**low, 10**high) if log else (low, high)
 
 

@@ -133,13 +133,13 @@ def markdown(table: Mapping[str, Any]) -> str:
     kept = f"{np.mean(stage['nonzero']):,.0f}"
     lines.append(f"| {' | '.join([stage['name'], *cells, kept, size(np.mean(stage['file_bytes']))])} |")
   drop, count = table["drop"], len(table["seeds"])
-  about = table["environment"]
+  machine = table["environment"]
   lines += [
     "",
     f"{count} seeds, {table['examples']} test examples, last epoch, 95 % intervals over the seeds. Paired drop from"
     f" the first to the last file: {drop['mean']:.2f} ± {drop['half']:.2f} points (worst seed"
     f" {max(drop['values']):.2f}); the last file is {table['bytes']['ratio']:.1f} times smaller. Run on"
-    f" {about['processor']}, {about['cores']} cores, jax {about['versions']['jax']}.",
+    f" {machine['processor']}, {machine['cores']} cores, jax {machine['versions']['jax']}.",
   ]
   return "\n".join(lines)
 

@@ -168,13 +168,13 @@ def markdown(table: Mapping[str, Any]) -> str:
       cells.append("" if once else f"{100 * mean:+.2f} ± {100 * half:.2f}")
     cells += [_mean(stage, column) for column in columns[1:]]
     lines.append(f"| {' | '.join(cells)} |")
-  about = table["environment"]
+  machine = table["environment"]
   once = f"; {', '.join(table['shared'])}: one run for all seeds" if table["shared"] else ""
   lines += [
     "",
     f"{len(table['seeds'])} seeds{once}; {table['train']:,} training and {table['examples']:,} test examples, last"
     f" epoch, 95 % intervals of Student's t over the seeds{', differences paired by seed' if against else ''}. Run on"
-    f" {about['processor']}, {about['cores']} cores, {about['devices']}, jax {about['versions']['jax']}.",
+    f" {machine['processor']}, {machine['cores']} cores, {machine['devices']}, jax {machine['versions']['jax']}.",
   ]
   return "\n".join(lines)
 
