@@ -111,8 +111,8 @@ def _places(
   plain: Net, change: Callable[[Net], Net], old: Mapping[str, Quantizer], new: Mapping[str, Quantizer]
 ) -> dict[str, np.ndarray]:
   """Returns, for each kernel's scales, their places before the change, found by changing a net of places."""
-  strange = next(iter(sorted(old.keys() ^ new.keys())), None)
-  computed = next((name for name, one in old.items() if one.kernel and one.leaf is None), strange)
+  unmatched = next(iter(sorted(old.keys() ^ new.keys())), None)
+  computed = next((name for name, one in old.items() if one.kernel and one.leaf is None), unmatched)
   if computed is not None:
     raise UserError(f"the grid of {computed!r} cannot be cut; apply the change to quant.float_net and calibrate again")
   found = {}

@@ -189,12 +189,12 @@ def test_heavy_libraries_load_where_they_are_used(name):
   assert not eager
 
 
-@pytest.mark.parametrize(("room", "others"), [("train", ("store", "data")), ("data", ("train", "store", "models"))])
-def test_training_knows_no_files_and_no_data(room, others):
+@pytest.mark.parametrize(("folder", "others"), [("train", ("store", "data")), ("data", ("train", "store", "models"))])
+def test_training_knows_no_files_and_no_data(folder, others):
   wrong = [
     f"{name}:{i.line} imports {i.name}"
     for name, path in FILES.items()
-    if name.startswith(f"leanax/engine/{room}/")
+    if name.startswith(f"leanax/engine/{folder}/")
     for i in imports(path)
     if i.name.startswith(tuple(f"leanax.engine.{other}" for other in others))
   ]

@@ -92,10 +92,10 @@ def dynamic(
     kept = _rows_of(masks, chosen, groups)
     number = [_dropped(group, parts).at(wanted - 1) for group in groups]
     rest = [one._replace(level=group.levels[0] - one.level) for group, one in zip(groups, number, strict=True)]
-    about = (params, gradients)
-    rows = drops.rows(chosen, number, *about, _part(memory, params, 0), step, wanted)
+    trees = (params, gradients)
+    rows = drops.rows(chosen, number, *trees, _part(memory, params, 0), step, wanted)
     stay = _among(kept, rows, rest, drops.score)
-    rows = grows.rows(chosen, number, *about, _part(memory, params, 1), step, wanted)
+    rows = grows.rows(chosen, number, *trees, _part(memory, params, 1), step, wanted)
     grown = _among({i: ~mask for i, mask in stay.items()}, rows, number, grows.score)
     return drops.masks(chosen, {i: stay[i] | grown[i] for i in stay}, masks, pack_axis)
 
