@@ -66,7 +66,7 @@ def refused(name, taps, key, value):
 
 
 @pytest.mark.parametrize(("name", "key"), [(name, key) for name, (_, keys) in FIXED.items() for key in keys])
-def test_a_number_out_of_its_range(name, key):
+def test_a_number_out_of_range(name, key):
   taps, keys = FIXED[name]
   for value in (*NO_NUMBER, keys[key]):
     assert f" is {value!r}; " in refused(name, taps, key, value)
@@ -85,7 +85,7 @@ def test_a_temperature_and_its_schedule(name):
 
 
 @pytest.mark.parametrize("value", [4.0, "44", (), None, schedules.linear(4.0, 1.0, 0, 9)])
-def test_temperatures_of_which_there_are_several(value):
+def test_temperatures_are_a_sequence(value):
   with pytest.raises(UserError, match=r"mlkd: temperatures is .*; expected a sequence of one or more, such as \(2.0, "):
     kd.mlkd(temperatures=value)
 
@@ -107,7 +107,7 @@ def test_one_of_several():
     ("ofd", {"student": "a", "teacher": "b"}, "batch_norm"),
   ],
 )
-def test_taps_that_are_no_names(name, taps, key, value):
+def test_taps_that_are_not_names(name, taps, key, value):
   if key == "batch_norm" and value is None:
     return
   with pytest.raises(UserError) as caught:
@@ -123,7 +123,7 @@ def test_of_dot(key, value):
 
 
 @pytest.mark.parametrize("batch", [np.zeros(2, int), jnp.zeros(2, jnp.int32), (1, 2), "label"])
-def test_a_batch_that_is_none(batch):
+def test_an_invalid_batch(batch):
   x = jnp.ones((2, 3))
   for loss, outputs in ((kd.hard_labels(), x), (kd.hinton(), x), (kd.sp("a", "a"), kd.Outputs(x, {"a": x}))):
     with pytest.raises(UserError, match="expects a batch as its third argument, such as {'label': labels}; got"):
@@ -147,7 +147,7 @@ def test_one_logit_is_sent_to_the_losses_of_outputs():
     ("tf_kd", (), "soften_student"),
   ],
 )
-def test_a_text_is_no_switch(name, taps, key, value):
+def test_a_text_is_not_a_bool(name, taps, key, value):
   """ "False" would count as True, and another form of the loss be minimised."""
   with pytest.raises(UserError) as caught:
     getattr(kd, name)(*taps, **{key: value})

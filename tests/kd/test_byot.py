@@ -86,7 +86,7 @@ def test_by_hand():
   np.testing.assert_allclose(found, [0.75 * hard + 0.25 * 4 * soft + 0.5 * 4], rtol=1e-6)
 
 
-def test_what_teaches_is_a_constant():
+def test_the_teaching_branch_is_a_constant():
   loss = kd.byot(tuple(TAPS))
   given = start(loss)
   gradient = jax.grad(lambda s: loss(s, None, batch(), **given)[0].sum())(student())
@@ -94,7 +94,7 @@ def test_what_teaches_is_a_constant():
   assert jnp.any(gradient.taps["early"]) and jnp.any(gradient.taps["middle"])
 
 
-def test_an_example_without_classes_is_worth_its_features_alone():
+def test_an_example_without_classes_has_the_loss_of_its_features_alone():
   loss, whole = kd.byot(tuple(TAPS), lam=0.0), jnp.ones((BATCH, CLASSES), bool)
   given = start(loss)
   got, want = (loss(student(), None, batch(), class_mask=w, **given)[0] for w in (whole.at[2].set(False), whole))

@@ -57,14 +57,14 @@ def test_examples_and_classes_that_do_not_count_are_not_there():
   np.testing.assert_allclose(np.asarray(got)[valid], want, rtol=1e-5)
 
 
-def test_an_example_without_classes_is_worth_nothing_of_its_own():
+def test_an_example_without_classes_has_no_loss_of_its_own():
   class_mask = jnp.ones((6, 5), bool).at[2].set(False)
   got = kd.dist(gamma=0.0)(jnp.float32(logits(0)), jnp.float32(logits(1)), class_mask=class_mask)[0]
   want = oracle(logits(0), logits(1), gamma=0.0)
   np.testing.assert_allclose(got, np.where(np.arange(6) == 2, 0.0, want), rtol=1e-5)
 
 
-def test_constant_logits_are_worth_one_and_have_no_gradient_of_their_own():
+def test_each_term_of_constant_logits_is_one_and_the_gradient_finite():
   flat, t = jnp.zeros((6, 5)), jnp.float32(logits(1))
   np.testing.assert_allclose(kd.dist()(flat, t)[0], 2.0, rtol=1e-6)
   assert jnp.all(jnp.isfinite(jax.grad(lambda s: kd.dist()(s, t)[0].sum())(flat)))

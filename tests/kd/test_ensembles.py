@@ -31,14 +31,14 @@ def number(name, members, class_mask=None, student=STUDENT):
 
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("mask", [np.ones((3, 5), bool), np.ones((4, 5)), np.ones(4, bool), {1, 2}, [[True], [1, 0]]])
-def test_a_class_mask_that_is_none(name, mask):
+def test_an_invalid_class_mask(name, mask):
   with pytest.raises(UserError, match=f"the loss '{name}' expects class_mask to be bools"):
     number(name, MEMBERS, mask)
 
 
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("members", [[STUDENT, STUDENT], STUDENT, MEMBERS.astype(np.int32), (MEMBERS,)])
-def test_members_that_are_none(name, members):
+def test_invalid_members(name, members):
   with pytest.raises(UserError, match=f"the loss '{name}' reads an ensemble's members, .batch, members, .*; got"):
     number(name, members)
 
@@ -50,7 +50,7 @@ def test_a_list_is_a_class_mask():
   np.testing.assert_allclose(number("hinton", MEMBERS, mask), 4 * np.sum(p * (np.log(p) - log_q), -1), rtol=1e-5)
 
 
-def test_the_mean_probability_of_one_class_is_no_teacher():
+def test_the_mean_probability_of_one_class_is_refused():
   """It is always 1, and so the logarithm that `logit_l2` would read always 0, whatever the members say."""
   student, members = np.full((4, 1), 5, np.float32), np.array([[[4.0], [6.0]]] * 4, np.float32)
   with pytest.raises(UserError, match="'logit_l2' reads the mean probabilities .* of one class they are always 1; exp"):

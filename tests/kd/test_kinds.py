@@ -15,7 +15,7 @@ S, T = jnp.asarray([[1.0, 2.0, 0.0], [0.0, -1.0, 3.0]]), jnp.asarray([[0.0, 1.0,
 BATCH = {"label": jnp.asarray([2, 0])}
 
 
-def test_a_function_gets_what_it_reads():
+def test_a_function_gets_the_arguments_that_it_reads():
   """Rows, a mask over them, the step, labels that are checked, and any float of the batch as rows."""
   seen = {}
 
@@ -54,7 +54,7 @@ def test_one_name_is_one_name():
   assert kd.loss(lambda s, t, step: s[:, 0], reads="step").reads == ("logits", "step")
 
 
-def test_what_the_batch_lacks_is_named():
+def test_missing_keys_of_the_batch_are_named():
   loss = kd.loss(lambda s, t, weight: s[:, 0] * weight[:, 0], "mine", reads=("weight",))
   with pytest.raises(UserError, match=r"the loss 'mine' needs a batch with 'weight', floats \(2, 3\)"):
     loss(S, T, BATCH)

@@ -115,7 +115,7 @@ def test_mixed_examples_of_another_form(name, form):
     of(name, label, data=data)
 
 
-def test_a_weight_that_is_none_is_nan():
+def test_an_invalid_weight_is_nan():
   run = jax.jit(lambda mix: of("hard_labels", labels(), data={"mix": mix, "mix_label": labels()}))
   np.testing.assert_array_equal(np.isnan(run(jnp.linspace(0.0, 2.0, BATCH))), np.linspace(0, 2, BATCH) > 1)
 
@@ -147,7 +147,7 @@ def test_a_list_of_labels():
 
 
 @pytest.mark.parametrize("ignored", [1.5, None, True, "-1"])
-def test_what_is_ignored_is_a_whole_number(ignored):
+def test_the_ignored_label_is_a_whole_number(ignored):
   with pytest.raises(UserError, match="ignore_label is .*; expected a whole number"):
     kd.labelled({"label": labels()}, ignored)
 
@@ -177,7 +177,7 @@ def test_soft_labels_of_classes_that_do_not_count_may_hold_anything():
   np.testing.assert_allclose(got, [0.25 * np.log(4) + 0.75 * np.log(4 / 3)], rtol=1e-6)
 
 
-def test_soft_labels_that_are_no_probabilities():
+def test_soft_labels_that_are_not_probabilities():
   target = jnp.full((3, 2), 0.5).at[1, 0].set(-0.1).at[2, 1].set(jnp.nan)
   np.testing.assert_array_equal(
     np.isnan(kd.soft_labels(source="batch")(jnp.zeros((3, 2)), None, {"soft_label": target})[0]), [False, True, True]
@@ -197,7 +197,7 @@ def test_soft_labels_that_are_no_probabilities():
     (kd.huber(source="batch"), "target"),
   ],
 )
-def test_what_makes_no_array(loss, key, given):
+def test_objects_that_are_not_arrays(loss, key, given):
   name = loss.name
   with pytest.raises(UserError, match=rf"the loss '{name}' expects batch\['{key}'\] to .*; got object"):
     loss(jnp.ones((2, 3)), None, {key: given})
@@ -205,7 +205,7 @@ def test_what_makes_no_array(loss, key, given):
     loss(jnp.ones((2, 3)), None, {key: given, "valid": [[True], [True, False]]})
 
 
-def test_labels_alone_are_no_batch():
+def test_labels_alone_are_not_a_batch():
   for given in (np.array([0, -1]), jnp.array([0, -1]), [0, -1]):
     with pytest.raises(UserError, match="kd.labelled reads batch.'label'. of a batch, such as .*; got"):
       kd.labelled(given)

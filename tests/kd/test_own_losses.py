@@ -22,7 +22,7 @@ def powered(student, teacher, power=2.0):
   return jnp.sum(jnp.abs(student - teacher) ** power, -1)
 
 
-def test_an_argument_with_a_default_is_no_class_mask():
+def test_an_argument_with_a_default_is_not_the_class_mask():
   gap = np.abs(np.float64(STUDENT) - np.float64(TEACHER))
   np.testing.assert_allclose(kd.loss(powered)(STUDENT, TEACHER)[0], (gap**2).sum(-1), rtol=1e-5)
   cubed = kd.loss(lambda s, t, *, power=3.0: powered(s, t, power), "cubed")
@@ -38,13 +38,13 @@ def test_an_argument_with_a_default_is_no_class_mask():
 @pytest.mark.parametrize(
   "f", [None, "hinton", lambda s: s, lambda s, t, m, n: s, lambda s, t, *, heat: s, lambda: 0, lambda *, labels: 0]
 )
-def test_what_makes_no_loss(f):
+def test_functions_that_are_not_losses(f):
   with pytest.raises(UserError, match="the function of the loss 'own' is called as f.student_logits, teacher_logits"):
     kd.loss(f, "own")
 
 
 @pytest.mark.parametrize("given", [0.0, None, [1.0, 2.0]])
-def test_a_number_that_is_no_array(given):
+def test_a_number_that_is_not_an_array(given):
   with pytest.raises(UserError, match="the loss 'own' gives .* for logits .3, 4.; expected one per example"):
     kd.loss(lambda s, t: given, "own")(STUDENT, TEACHER)
 

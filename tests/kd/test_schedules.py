@@ -56,7 +56,7 @@ def test_a_loss_follows_its_temperature():
     lambda heat: kd.cwd("tap", "tap", heat),
   ],
 )
-def test_these_follow_theirs_too(loss):
+def test_temperatures_of_other_losses_follow_schedules(loss):
   s, t = (outputs({"tap": maps(seed, (2, 3, 4))}, seed) for seed in (0, 1))
   for step, heat in ((0, 1.0), (5, 3.0)):
     expected = loss(heat)(s, t, batch(), aux=[{}])[0]

@@ -59,7 +59,7 @@ def test_an_output_that_is_excluded_is_off():
 
 
 @pytest.mark.parametrize("wrong", [-1.0, 2.0, np.nan])
-def test_what_is_no_probability(wrong):
+def test_labels_outside_zero_to_one(wrong):
   label, valid = jnp.asarray(ON, jnp.float32).at[2, 0].set(wrong), jnp.arange(BATCH) != 2
   with pytest.raises(UserError, match=rf"expects batch\['label'\] to be from 0 to 1; got {wrong} in 1 of 30"):
     LOSS(jnp.zeros((BATCH, 5)), None, {"label": label})

@@ -35,7 +35,7 @@ def test_by_hand():
   np.testing.assert_allclose(kd.skew_kl(0.25, reverse=True)(s, t)[0], [reversed_], rtol=1e-6)
 
 
-def test_a_small_alpha_is_no_skew():
+def test_a_small_alpha_is_the_plain_divergence():
   s, t = logits(2), logits(3)
   with jax.enable_x64(True):
     np.testing.assert_allclose(value(kd.skew_kl(1e-9), s, t), value(kd.hinton(1.0), s, t), rtol=1e-6)

@@ -64,7 +64,7 @@ def test_masked_classes_do_not_exist(form):
 
 
 @pytest.mark.parametrize("form", ["l2", "kl"])
-def test_an_example_without_classes_is_worth_0(form):
+def test_an_example_without_classes_has_loss_0(form):
   loss, s, t = make(form=form, matching=0.0), maps(0, (4,)), maps(1, (3,))
   given, class_mask = begin(loss, s, t, VARIABLES), jnp.ones((BATCH, CLASSES), bool).at[2].set(False)
   want = np.where(np.arange(BATCH) == 2, 0.0, value(loss, s, t, **given))

@@ -62,7 +62,7 @@ def test_a_pair_of_activations(form):
 
 
 @pytest.mark.parametrize("form", ["dict", "tuple", "named", "none"])
-def test_an_objective_begins_and_runs_with_them(form):
+def test_an_objective_runs_with_them(form):
   (student_variables, student), (teacher_variables, teacher) = outputs(8, form), outputs(16, form)
   objective = kd.weighted([kd.Term("hint", kd.fitnet(TAP, TAP)), kd.Term("pairs", kd.rkd(TAP, TAP))])
   aux, aux_state = objective.init(
@@ -75,7 +75,7 @@ def test_an_objective_begins_and_runs_with_them(form):
   assert jnp.isfinite(total) and total > 0 and {"hint", "pairs"} <= set(logs)
 
 
-def test_a_loss_that_reads_logits_says_that_they_are_several():
+def test_a_loss_that_reads_logits_refuses_several():
   variables, student = outputs(8, "dict", (TAP, "Dense_1/kernel:out"))
   loss = kd.byot((TAP, TAP))
   with pytest.raises(UserError, match="the loss 'byot' reads logits .* of the student; got dict"):
