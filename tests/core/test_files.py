@@ -19,7 +19,7 @@ def test_a_file_is_replaced_with_the_usual_permissions(tmp_path):
   assert sorted(tmp_path.iterdir()) == sorted([path, plain])
 
 
-def test_who_reads_the_old_file_reads_it_to_its_end(tmp_path):
+def test_an_open_reader_reads_the_old_file_to_its_end(tmp_path):
   path = tmp_path / "file"
   files.write(path, "old")
   with path.open() as reader:
@@ -28,7 +28,7 @@ def test_who_reads_the_old_file_reads_it_to_its_end(tmp_path):
   assert path.read_text() == "new, and longer"
 
 
-def test_what_fails_leaves_the_old_file_and_nothing_beside_it(tmp_path, monkeypatch):
+def test_a_failed_write_leaves_the_old_file_alone(tmp_path, monkeypatch):
   path = tmp_path / "file"
   files.write(path, "old")
 

@@ -23,7 +23,7 @@ NEVER = ("4", (4.0,), [4.0], None, True, np.True_, math.nan, math.inf, -math.inf
 
 
 @pytest.mark.parametrize("expected", HAS, ids=lambda expected: expected.words)
-def test_what_a_range_has(expected):
+def test_members_of_ranges(expected):
   inside, outside = HAS[expected]
   for value in inside:
     ranges.check("a: b", value, expected)
