@@ -161,7 +161,7 @@ def test_check_does_not_need_trained_numbers(made):
   made.check(network._replace(tensors=tensors))
 
 
-def test_files_that_are_none_are_refused(made, tmp_path):
+def test_damaged_and_foreign_files_are_refused(made, tmp_path):
   path = tmp_path / f"wrong{made.suffix}"
   content = made.write(network_of("lenet")[0])
   rng = np.random.default_rng(0)
@@ -207,7 +207,7 @@ def survive(name, seeds):
 
 
 @pytest.mark.parametrize("name", BATTERY)
-def test_spoilt_files_never_crash(name):
+def test_corrupted_files_never_crash(name):
   code = f"from tests.conformance.test_file_formats import survive; survive({name!r}, 150)"
   command = [sys.executable, "-W", "ignore", "-c", code]
   result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)

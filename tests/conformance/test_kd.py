@@ -97,7 +97,7 @@ def test_every_file_of_losses_is_in_a_battery():
   assert files() == set(ON_LOGITS) | set(ON_TAPS), "a file of kd/losses makes no kd.Loss, or kd does not export it"
 
 
-def test_a_file_that_makes_no_loss_is_missed(tmp_path, monkeypatch):
+def test_a_file_without_a_loss_is_found(tmp_path, monkeypatch):
   (tmp_path / "losses").mkdir()
   (tmp_path / "losses" / "stray.py").touch()
   monkeypatch.setattr(kd, "__path__", [*kd.__path__, str(tmp_path)])
@@ -119,7 +119,7 @@ def test_full_signature(name):
 
 
 @every_loss
-def test_reads_says_which_keys_of_the_batch_it_needs(name):
+def test_reads_names_the_keys_that_it_needs(name):
   loss, begin = LOSSES[name](), start(LOSSES[name]())
   for key in ("label", "id"):
     data = {k: v for k, v in given(loss, batch(), CLASSES).items() if k != key}
@@ -136,7 +136,7 @@ def needs(run):
 
 
 @every_loss
-def test_relational_says_whether_other_examples_matter(name):
+def test_relational_tells_whether_other_examples_matter(name):
   """Other examples change an example's number where the loss is relational, and nowhere else."""
   student, teacher = logits(0), logits(1)
   changed = value(name, student.at[1:].multiply(-3.0), teacher.at[1:].add(jnp.arange(CLASSES, dtype=jnp.float32)))
@@ -224,7 +224,7 @@ def test_gradient_is_the_finite_difference(name):
 
 
 @every_loss
-def test_gradient_of_what_it_trains_is_the_finite_difference(name):
+def test_gradient_of_aux_is_the_finite_difference(name):
   with jax.enable_x64(True):
     aux = start(LOSSES[name](), np.float64)["aux"]
     of_aux = lambda aux: total(name, logits(0, np.float64), logits(1, np.float64), aux=aux)
@@ -301,7 +301,7 @@ def test_a_mixed_example_has_its_two_labels_numbers(name):
 
 @every_loss
 @pytest.mark.parametrize("junk", [np.nan, np.inf])
-def test_what_is_no_number_is_never_passed_over(name, junk):
+def test_nan_is_never_ignored(name, junk):
   """One logit of the student that is none: its example has none either, and no other has, where none is related."""
   student = logits(0).at[2, 1].set(junk)
   (per_example, _), (gradient, _) = train(LOSSES[name](), student, logits(1), batch())
@@ -320,7 +320,7 @@ def test_a_broken_teacher_is_not_a_perfect_student(name, junk):
 
 
 @every_loss
-def test_what_does_not_count_may_hold_anything(name):
+def test_masked_examples_may_hold_anything(name):
   """NaN and a label that is none, in what `valid` leaves out: everything else is as it was, and it is exactly 0."""
   loss, valid = LOSSES[name](), jnp.arange(BATCH) != 2
   data = {**batch(), "valid": valid}
@@ -376,7 +376,7 @@ def test_a_mask_of_the_batch_is_one_of_its_positions(name):
 
 
 @every_loss
-def test_one_class_is_no_distribution(name):
+def test_one_class_is_refused(name):
   one, data = jnp.zeros((BATCH, 1)), {"label": jnp.zeros(BATCH, jnp.int32)}
   message = ""
   try:
@@ -400,7 +400,7 @@ WRONG = {
 
 @every_loss
 @pytest.mark.parametrize("wrong", WRONG)
-def test_what_has_another_form_is_one_sentence(name, wrong):
+def test_mistakes_of_form_are_one_sentence(name, wrong):
   changed, words = WRONG[wrong]
   loss, data = LOSSES[name](), {**batch(), **{key: x for key, x in changed.items() if key == "valid"}}
   student, class_mask = changed.get("student", logits(0)), changed.get("class_mask")

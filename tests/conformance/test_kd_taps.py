@@ -127,7 +127,7 @@ def test_reads_the_teacher(name):
 
 
 @every_loss
-def test_reads_says_which_keys_of_the_batch_it_needs(name):
+def test_reads_names_the_keys_that_it_needs(name):
   loss, (student, teacher), begin = make(name), pair(), start(make(name))
   for key in ("label", "id"):
     data = {k: v for k, v in batch().items() if k != key}
@@ -135,7 +135,7 @@ def test_reads_says_which_keys_of_the_batch_it_needs(name):
 
 
 @every_loss
-def test_relational_says_whether_other_examples_matter(name):
+def test_relational_tells_whether_other_examples_matter(name):
   """Other examples change an example's number where the loss is relational, and nowhere else."""
   loss = make(name)
   student, teacher = pair()
@@ -163,7 +163,7 @@ def test_the_student_learns(name):
 
 
 @every_loss
-def test_what_it_trains_gets_a_gradient(name):
+def test_aux_gets_a_gradient(name):
   for leaf in jax.tree.leaves(jitted(name)(*pair(), batch(), start(make(name)))[1][1]):
     assert jnp.all(jnp.isfinite(leaf)) and jnp.any(leaf != 0)
 
@@ -231,7 +231,7 @@ def test_gradient_is_the_finite_difference(name):
 
 
 @every_loss
-def test_gradient_of_what_it_trains_is_the_finite_difference(name):
+def test_gradient_of_aux_is_the_finite_difference(name):
   for along, slope in derivatives(name)[1]:
     np.testing.assert_allclose(along, slope, rtol=2e-6, atol=1e-8)
 

@@ -64,7 +64,7 @@ def check_not_finite(loss, run, name, network):
 
 @every_loss
 @pytest.mark.parametrize("network", ["student", "teacher"])
-def test_what_is_not_finite_stays_so(name, network):
+def test_not_finite_stays_not_finite(name, network):
   """NaN of an example makes its number NaN, an infinity NaN or infinite; a gradient of 0 would say that all is well.
 
   The others keep their bits where the loss does not relate examples, and are all NaN where it compares them.
@@ -75,7 +75,7 @@ def test_what_is_not_finite_stays_so(name, network):
 
 @pytest.mark.parametrize(("name", "more"), FORMS)
 @pytest.mark.parametrize("network", ["student", "teacher"])
-def test_what_is_not_finite_stays_so_in_other_forms(name, more, network):
+def test_not_finite_stays_not_finite_in_other_forms(name, more, network):
   loss = make(name, **more)
   check_not_finite(loss, jax.jit(partial(value, loss, **start(loss))), name, network)
 
@@ -87,7 +87,7 @@ def test_logits_that_are_not_finite_stay_so():
   assert jnp.isnan(got[2]) and jnp.all(jnp.isfinite(got[np.arange(BATCH) != 2]))
 
 
-def test_the_last_example_has_no_next_one_and_is_nan_all_the_same():
+def test_the_last_example_is_nan_too():
   loss = kd.cc("vector", "map", form="consecutive", width=3)
   student, teacher = pair()
   spoilt = student._replace(taps={**student.taps, "vector": student.taps["vector"].at[-1].set(jnp.nan)})
@@ -95,7 +95,7 @@ def test_the_last_example_has_no_next_one_and_is_nan_all_the_same():
   np.testing.assert_array_equal(np.isnan(got), np.arange(BATCH) >= BATCH - 2)
 
 
-def test_what_is_too_large_for_a_norm_is_no_perfect_student():
+def test_activations_too_large_for_a_norm_are_not_a_perfect_student():
   """Squares above float32's largest number: a unit vector of them is not 0."""
   student, teacher = pair()
   student, teacher = (jax.tree.map(lambda a: 1e20 * a, one) for one in (student, teacher))
@@ -190,13 +190,13 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("name", "student", "teacher", "message"), REFUSED)
-def test_what_would_be_wrong_is_refused(name, student, teacher, message):
+def test_wrong_shapes_are_refused(name, student, teacher, message):
   with pytest.raises(UserError, match=message) as caught:
     tried(name, student, teacher)
   assert name in str(caught.value)
 
 
-def test_maps_that_are_no_squares_are_served():
+def test_maps_that_are_not_square_are_served():
   """As many channels as the map is wide, by chance: another map of its proportions says where the channels are."""
   for name in ("at", "fitnet", "vid", "nst", "review"):
     assert tried(name, (6, 8, 4, 4), (6, 4, 2, 9)) == (6,)
@@ -291,7 +291,7 @@ def test_outputs_that_it_does_not_read_may_be_anything(name, given):
 
 
 @every_loss
-def test_its_init_refuses_what_a_call_refuses(name):
+def test_init_refuses_the_same_as_a_call(name):
   loss = make(name)
   if loss.init is None:
     pytest.skip("it trains and remembers nothing")
@@ -303,7 +303,7 @@ def test_its_init_refuses_what_a_call_refuses(name):
       loss.init(jax.random.key(0), student, None, None)
 
 
-def test_what_was_trained_for_other_taps_is_refused():
+def test_aux_of_other_taps_is_refused():
   given = start(kd.fitnet("map", "map"))
   with pytest.raises(
     UserError, match=r"a layer of a loss reads 6 channels and got an activation of shape \(8, 4, 4, 10\)"

@@ -154,7 +154,7 @@ def test_negation_symmetry(name, bits):
 
 
 @every_rounding
-def test_what_is_no_float_is_refused(name):
+def test_integers_are_refused(name):
   with pytest.raises(UserError, match="values on a grid of an array of int32; expected floats"):
     rounded(name, jnp.arange(4), step(name), -7, 7)
 
@@ -226,7 +226,7 @@ def test_where_training_starts(name):
 
 
 @every_estimator
-def test_what_is_clipped_moves_the_scale_by_the_finite_difference(name):
+def test_clipped_values_move_the_scale_by_the_finite_difference(name):
   """There the values are a code times the scale, and their derivative by it exists; an untrained scale has none."""
   with jax.enable_x64(True):
     x, scale = jnp.asarray([-9.0, -4.0, 5.0, 11.0]), jnp.float64(0.25)
@@ -273,7 +273,7 @@ def observed(name, batches, axis_name=None):
 
 
 @every_observer
-def test_observer_begins_with_the_first_batch(name):
+def test_observer_starts_with_the_first_batch(name):
   """The first batch is taken whole; no gradient passes; the count goes up by one."""
   x = values(scale=3.0)
   state, seen = observed(name, [x])

@@ -265,7 +265,7 @@ def test_averages_are_masked(name):
 
 
 @every_bare_method
-def test_the_check_accepts_it_and_refuses_what_follows(name):
+def test_the_check_accepts_it_and_refuses_later_transformations(name):
   sparsity.check(make(name, adam()), params())
   # A sum, not a factor: `hold` prunes what is zero already, and any multiple of its update is right.
   added = optax.stateless(lambda updates, _: jax.tree.map(lambda u: u + 0.5, updates))
@@ -435,7 +435,7 @@ def steps_of(reparam, trained, steps):
 
 
 @pytest.mark.parametrize("name", REPARAMS)
-def test_a_reparam_begins_as_the_dense_net_without_penalty(name):
+def test_a_reparam_starts_as_the_dense_net_without_penalty(name):
   """With its default arguments: structure, shapes and dtypes stay, and the loss is the dense net's to 0.1 %."""
   reparam, tree = REPARAMS[name](), params(zeros=False)
   aux = reparam.init(tree)
@@ -446,7 +446,7 @@ def test_a_reparam_begins_as_the_dense_net_without_penalty(name):
 
 
 @pytest.mark.parametrize("name", REPARAMS)
-def test_what_a_reparam_exports_is_what_it_evaluates(name):
+def test_a_reparam_exports_the_weights_that_it_evaluates(name):
   """A plain tree, for which step and key play no part, and whose zeros are +0."""
   reparam = REPARAMS[name]()
   trained = steps_of(reparam, (params(), reparam.init(params())), range(3))

@@ -146,7 +146,7 @@ def test_the_state_does_not_grow(statistic, oracle):
 
 @every
 @pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
-def test_what_is_not_finite_is_seen(statistic, oracle, number):
+def test_not_finite_is_seen(statistic, oracle, number):
   """On one device of four, in one batch of three, the first or the last."""
   del oracle
   x, bad = data(statistic), data(statistic, 1)
@@ -214,7 +214,7 @@ def test_counts_pass_the_end_of_32_bits():
   assert int(totals.whole(totals.add_counts(count, count))) == 6 * (2**32 - 1)
 
 
-def test_nothing_seen_says_so():
+def test_values_before_any_data():
   x = jax.ShapeDtypeStruct((4, 3), jnp.float32)
   assert np.isnan(graph.mean().value(graph.mean().init(x)))
   ends = graph.extrema().value(graph.extrema().init(x))
