@@ -101,7 +101,7 @@ def test_round_trip_is_exact(tmp_path):
     assert_same(checkpoints.restore(make_state(2).replace(params=abstract)).state, state)
 
 
-def test_what_is_saved_is_what_was_there_at_the_call(tmp_path):
+def test_save_writes_the_values_at_the_call(tmp_path):
   state = {"w": jnp.ones((1000, 1000)), "host": np.zeros(4_000_000)}
   change = jax.jit(lambda w: w + 1, donate_argnums=0)
   with Checkpoints(tmp_path / "c") as checkpoints:
@@ -214,7 +214,7 @@ def test_damage_falls_back_and_is_replaced(tmp_path, damage):
     assert checkpoints.steps() == [1, 2, 3]
 
 
-def test_nothing_sound_left(tmp_path):
+def test_no_sound_checkpoint(tmp_path):
   save_steps(tmp_path / "c", (1, 2))
   for step in "12":
     flip(data_files(tmp_path / "c" / step)[0])

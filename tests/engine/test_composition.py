@@ -79,7 +79,7 @@ def test_the_composed_step_on_four_devices(mode):
 
 
 @pytest.mark.parametrize("dropped", [None, "step", "params", "qparams", "opt_state", "ema"])
-def test_a_resumed_composition_is_the_unbroken_one(dropped):
+def test_a_resumed_composition_equals_the_uninterrupted_one(dropped):
   step, start, _ = composed(accumulate=2)
   whole, _ = run(step, start, 0, 5)
   stopped = jax.tree.map(np.asarray, run(step, start, 0, 3)[0])

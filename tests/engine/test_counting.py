@@ -124,7 +124,7 @@ def test_a_batch_of_arrays_is_split_in_pieces(mode):
   np.testing.assert_allclose(metrics["loss"], expected["loss"], rtol=1e-6)
 
 
-def test_batches_that_are_no_update():
+def test_batches_that_make_no_update():
   step = training(plain(linear), weighted(TERMS[:1]), optax.sgd(1.0), accumulate=3).step
   start = training(plain(linear), weighted(TERMS[:1]), optax.sgd(1.0)).init({"params": {"kernel": jnp.ones((4, 3))}})
   batch = of_examples(np.arange(8), 8)[1]
@@ -186,7 +186,7 @@ def test_masks_are_bools_over_examples(valid):
     kd.batch_mean(jnp.ones(8), jnp.ones(4, bool), None)
 
 
-def test_what_does_not_count_has_exactly_no_gradient():
+def test_masked_examples_have_exactly_no_gradient():
   """Whatever a loss does there: a NaN of padded pixels, of a root at 0, of a label that is no class."""
 
   def rooted(student, teacher, context):  # the gradient of a root at 0 is infinite
@@ -210,7 +210,7 @@ def test_what_does_not_count_has_exactly_no_gradient():
   assert nets.largest_gap(whole.params, fewer.params) < 1e-6
 
 
-def test_accuracy_reads_what_counts():
+def test_accuracy_is_of_the_examples_that_count():
   def of(logits, ignored=None, **batch):
     return metrics.divided(metrics.accuracy(logits, batch, ignored))
 
@@ -305,7 +305,7 @@ def of_terms(terms, batch, width=3, **keywords):
   [{"mask": "labelled"}, {"mask": "unlabelled"}, {"ignore_label": 3}],
   ids=lambda keywords: "-".join(keywords),
 )
-def test_labels_that_are_not_there_say_nothing_of_what_counts(keywords):
+def test_missing_labels_are_refused_by_masks(keywords):
   batch = {"teacher_logits": jnp.ones((3, 3))}
   with pytest.raises(UserError, match="term 'soft' has (mask|ignore_label) .*, and the batch has no 'label'"):
     of_terms([Term("soft", kd.hinton(), **keywords)], batch)
@@ -357,9 +357,9 @@ def test_inputs_that_are_trees_are_filled():
     (Term("soft", kd.hinton()), "an objective is made of several kd.Term"),
     ([kd.hinton()], "an objective is made of several kd.Term"),
     ([Term("soft", kd.hinton)], "the loss of term 'soft' is hinton, not a loss; expected .* kd.hinton()"),
-    ([Term("soft", "hinton")], "the loss of term 'soft' is 'hinton', and no loss"),
+    ([Term("soft", "hinton")], "the loss of term 'soft' is 'hinton', not a loss"),
   ],
 )
-def test_what_is_no_objective(terms, message):
+def test_terms_that_are_not_losses(terms, message):
   with pytest.raises(UserError, match=message):
     weighted(terms)

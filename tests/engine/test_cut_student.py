@@ -146,7 +146,7 @@ def two_branches(widths=(4, 6)):
   return init, apply
 
 
-def test_what_cannot_be_cut_is_refused_by_name():
+def test_leaves_that_cannot_be_cut_are_refused_by_name():
   mlp = "zoo.mlp:MLP"
   teacher = build(mlp, widths=(6, 5))
   with pytest.raises(UserError, match=r"'Dense_0/bias' of shape \(7,\) is larger than its teacher's 'Dense_0/bias'"):
@@ -194,7 +194,7 @@ def test_a_later_run_is_not_taken_from_an_earlier_one():
   assert not lost and cutting.module_runs(tree("23"), tree("344"))[1] == ["m_0"]
 
 
-def test_which_modules_are_kept():
+def test_kept_modules():
   modules = [f"m_{k}" for k in range(6)]
   assert cutting.alternate(modules, 3) == [0, 2, 4] and cutting.alternate(modules, 2) == [0, 3]
   assert cutting.first(modules, 3) == [0, 1, 2]

@@ -49,7 +49,7 @@ def same(a, b):
 
 
 @pytest.mark.parametrize("steps_per_call", [1, 5])
-def test_a_stopped_run_goes_on_bit_for_bit(steps_per_call):
+def test_a_stopped_run_resumes_bit_for_bit(steps_per_call):
   whole, history = go(12, steps_per_call=steps_per_call)
   half, early = go(7, steps_per_call=steps_per_call)
   half = jax.tree.map(lambda a: jnp.asarray(np.asarray(a)), half)

@@ -207,7 +207,7 @@ def test_functions():
   np.testing.assert_allclose(bare.apply(bare.init(KEY, X), X, train=True, key=KEY)[0][:, 0], X.sum(1), rtol=1e-5)
 
 
-def test_a_users_own_zoo_is_found_beside_ours(tmp_path, monkeypatch):
+def test_a_users_own_zoo_is_found(tmp_path, monkeypatch):
   """A name "zoo.FILE" is short for a file of leanax.zoo; every other file is one of the user's package of that name."""
   package = tmp_path / "zoo"
   package.mkdir()

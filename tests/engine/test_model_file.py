@@ -105,7 +105,7 @@ DESCRIPTIONS = {
 
 
 @pytest.mark.parametrize("kind", DESCRIPTIONS)
-def test_a_description_that_is_none_is_damage(tmp_path, kind):
+def test_an_invalid_description_is_damage(tmp_path, kind):
   path = tmp_path / "model.safetensors"
   text = DESCRIPTIONS[kind]
   described(path, text if isinstance(text, str) else json.dumps(text), {"a": np.ones(2, np.float32)})

@@ -126,7 +126,7 @@ def test_devices_give_the_same_numbers(mode):
   np.testing.assert_allclose(many[1]["loss"], one[1]["loss"], rtol=1e-5)
 
 
-def test_each_peer_has_masks_and_randomness_of_its_own():
+def test_each_peer_has_its_own_masks_and_randomness():
   def with_dropout(variables, x, *, train, key):
     return nets.mlp(variables, jnp.where(jax.random.bernoulli(key, 0.5, x.shape), x, 0.0), train=train, key=key)
 

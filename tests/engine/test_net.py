@@ -73,7 +73,7 @@ def test_a_module_is_folded_cut_and_trained(make):
   assert state == {} and out.shape == (4, 3) and np.abs(out - other).max() > 1e-4
 
 
-def test_what_is_no_module_is_refused():
+def test_objects_that_are_not_modules_are_refused():
   for module, variables, example, words in (
     (jnp.tanh, {}, (images(1),), "expected a linen or an nnx Module, or a function for graph.net"),
     (Linen(), None, (images(1),), "a linen module holds no variables"),

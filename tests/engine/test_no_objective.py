@@ -24,13 +24,13 @@ def test_a_plain_function_is_made_a_loss_first(loss):
 
 
 @pytest.mark.parametrize("terms", [None, 3, "hinton", {"a": 1}])
-def test_terms_that_are_none(terms):
+def test_invalid_terms(terms):
   with pytest.raises(UserError, match="an objective is made of several kd.Term.name, loss., in a list; got"):
     kd.weighted(terms)
 
 
 @pytest.mark.parametrize("loss", [kd.hard_labels(), kd.sp("a", "a"), kd.Term("a", kd.hard_labels()), kd.hinton])
-def test_a_loss_is_no_objective(loss):
+def test_a_loss_is_not_an_objective(loss):
   with pytest.raises(UserError, match="the objective of engine.training is .*; expected one of terms, as kd.w"):
     engine.training(plain(linear), loss, optax.sgd(1.0))
 

@@ -12,7 +12,7 @@ LABELS = np.array([0, 2])
 
 @pytest.mark.parametrize("number", [engine.accuracy, engine.calibration_error])
 @pytest.mark.parametrize("label", [3, 255])
-def test_a_label_of_no_class_is_no_mistake_of_the_model(number, label):
+def test_labels_out_of_range_are_refused(number, label):
   """255 where nothing is said of it would only lower the accuracy."""
   labels = np.array([0, label])
   with pytest.raises(UserError, match=f"labels are from 0 to 2 .*; got {label} in 1 of 2 places.*'ignore_label'"):
@@ -35,7 +35,7 @@ def test_logits_without_a_softmax_have_no_confidence(row):
 
 
 @pytest.mark.parametrize("among", [0, -1, 1.5, "2", True])
-def test_among_how_many(among):
+def test_invalid_among(among):
   with pytest.raises(UserError, match="agreement: among is .*; expected a whole number, 1 or more"):
     engine.agreement(LOGITS, LOGITS, among)
 
@@ -50,6 +50,6 @@ def test_nothing_to_compare(logits):
 
 
 @pytest.mark.parametrize("size", [0, -2, 1.5])
-def test_a_batch_size_that_is_none(size):
+def test_invalid_batch_size(size):
   with pytest.raises(UserError, match="logits: batch_size is .*; expected a whole number, 1 or more"):
     engine.logits(lambda v, x: x * v, 2.0, np.ones((3, 2), np.float32), batch_size=size)

@@ -50,7 +50,7 @@ def numbers(student, teacher, x):
   return 4 * scipy.special.rel_entr(p, q).sum(-1).mean(), s, t
 
 
-def test_an_own_loop_distils_a_model_with_two_outputs():
+def test_a_custom_loop_distils_a_model_with_two_outputs():
   student, teacher, batch = weights(0), weights(1, 12), nets.batch()
   objective = weighted(TERMS)
   teacher_outputs = outputs(teacher, batch["image"])
@@ -128,7 +128,7 @@ def test_tuples_have_numbers_for_names():
   assert float(objective(pair, pair, {}, **keywords)[0]) == 0.0
 
 
-def test_a_student_of_one_output_reads_one_of_several_of_its_teacher():
+def test_a_student_of_one_output_reads_one_output_of_its_teacher():
   student, teacher, batch = weights(0), weights(1), nets.batch()
   apply = lambda v, x, **_: (detector(v, x)["scores"], {})
   for output, message in (("scores", ""), ("score", "unknown output of term 'soft'"), ("", "the teacher has several")):
@@ -197,7 +197,7 @@ def test_numbers_about_positions_and_of_one_logit():
   np.testing.assert_allclose(evaluate.calibration_error(z, y, bins=1), abs(sure.mean() - 0.5), rtol=1e-12)
 
 
-def test_logits_that_say_nothing_are_refused():
+def test_logits_that_cannot_be_compared_are_refused():
   a, y = np.zeros((4, 3)), np.zeros(4, int)
   for of in (evaluate.agreement, evaluate.divergence):
     for other in (a[:1], a[:, :1], a[None]):
@@ -290,7 +290,7 @@ def test_losses_of_two_temperatures_read_an_ensemble_at_each():
   np.testing.assert_allclose(found, heat**2 * warm.sum(-1), rtol=2e-5)
 
 
-def test_only_what_is_read_of_a_teacher_has_to_be_finite():
+def test_only_the_read_outputs_of_a_teacher_have_to_be_finite():
   """Its other outputs, masked classes and examples may hold anything; an activation is named, too."""
   batch = nets.batch()
   found = detector(weights(1), batch["image"])

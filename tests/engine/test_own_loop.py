@@ -46,7 +46,7 @@ def test_a_state_of_another_training(ema, other):
     step(state, halves()[0])
 
 
-def test_a_student_without_averages_is_no_teacher_of_itself():
+def test_a_student_without_averages_cannot_teach_itself():
   """It would agree with itself: a loss of 0 with gradient 0."""
   with pytest.raises(UserError, match="the teacher is the student itself .* expected 'ema'"):
     made(itself=True)
@@ -59,7 +59,7 @@ def test_a_student_without_averages_is_no_teacher_of_itself():
 
 
 @pytest.mark.parametrize("decay", [1.0, 1.5, -0.1, float("nan"), "0.9"])
-def test_a_decay_that_is_none(decay):
+def test_invalid_decay(decay):
   with pytest.raises(UserError, match="ema is .*; expected a number from 0 to below 1"):
     made(ema=decay)
 
@@ -81,7 +81,7 @@ def test_a_class_mask_for_all_examples_of_a_micro_batch(shape):
     np.testing.assert_allclose(metrics[name], expected[name], rtol=1e-5, err_msg=name)
 
 
-def test_inputs_that_are_no_batch():
+def test_invalid_batches():
   run, state = made(terms=TERMS[1:])
   part = halves()[0]
   with pytest.raises(UserError, match=r"the batch is a tuple; expected \{'image': .*'label'"):

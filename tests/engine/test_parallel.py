@@ -58,7 +58,7 @@ def test_unknown_mode():
     parallel.parallelize(lambda s, b, t: (s, {}), "pmp")
 
 
-def test_arrays_held_elsewhere_are_welcome():
+def test_arrays_of_other_devices_are_accepted():
   step, s = distilling()
   away = jax.device_put((s, nets.batch(8), nets.variables(1)), jax.devices()[3])
   for mode in MODES[1:]:
@@ -156,7 +156,7 @@ KEEPS = {
 
 
 @pytest.mark.parametrize(("name", "local"), [(n, True) for n in MIXES] + [(n, False) for n in KEEPS])
-def test_what_counts_as_a_local_statistic(name, local):
+def test_local_statistics_are_found(name, local):
   fn, found = {**MIXES, **KEEPS}[name], []
   inside = lambda x: (found.extend(find_local_statistics(fn, x)), x)[1]
   jax.eval_shape(jax.vmap(inside, axis_name="batch"), jnp.zeros((4, 2, 4)))

@@ -123,7 +123,7 @@ def test_key_map_and_transposes(tmp_path):
     ({}, {"keep": ["head/*"]}, "holds 'head/bias', 'head/kernel', which the model does not use"),
   ],
 )
-def test_what_does_not_fit_is_named(tmp_path, changes, options, says):
+def test_mismatches_are_named(tmp_path, changes, options, says):
   torch_file(tmp_path / "w.safetensors", **changes)
   with pytest.raises(UserError, match=says) as caught:
     load(tmp_path / "w.safetensors", target(), TORCH, **options)

@@ -101,7 +101,7 @@ def test_log_lines_and_bar_on_a_terminal():
   assert "after the bar" in rows
 
 
-def test_log_lines_elsewhere():
+def test_log_lines_of_other_streams():
   out = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
   lines = out.stderr.splitlines()
   assert [line for line in lines if line.startswith("train: step")][-1].startswith("train: step 40/40, ")

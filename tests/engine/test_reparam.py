@@ -85,7 +85,7 @@ def test_zero_penalty_and_no_threshold_are_the_dense_net():
   assert engine.deployed(plainly) is plainly
 
 
-def test_what_it_remembers_has_a_place_in_the_state():
+def test_memory_has_a_place_in_the_state():
   def forward(params, aux, *, step, key, train):
     return params, {"last": step.astype(jnp.float32)}
 

@@ -198,7 +198,7 @@ PARTS = ("step", "params", "model_state", "opt_state", "ema")
 
 
 @pytest.mark.parametrize("dropped", [None, *PARTS])
-def test_a_resumed_run_is_the_unbroken_one_bit_for_bit(dropped):
+def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(dropped):
   rate = optim.schedule("cosine", 0.05, 8, warmup=2)
   step, start = step_and_state(optim.optimizer("adamw", rate), plain(with_dropout), ema=0.9)
   whole = run(step, start, 0, 6)
@@ -210,7 +210,7 @@ def test_a_resumed_run_is_the_unbroken_one_bit_for_bit(dropped):
   assert same == (dropped is None)
 
 
-def test_each_micro_batch_has_randomness_of_its_own():
+def test_each_micro_batch_has_its_own_randomness():
   """The draws are those of single batches in as many steps: a key is of the seed and the micro-batch's number."""
 
   def drawing(variables, x, *, train, key):

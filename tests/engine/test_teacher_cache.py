@@ -164,7 +164,7 @@ def test_disk_full_between_files_of_a_chunk(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
   "spec, form, top_k", [(STILL, "float16", None), (SPEC, "int8", None), (MIXED, "float32", 2)], ids=["16", "8", "top"]
 )
-def test_size_said_is_the_size_there(tmp_path, spec, form, top_k):
+def test_the_printed_size_is_the_size_on_disk(tmp_path, spec, form, top_k):
   stream = io.StringIO()
   build(tmp_path, spec, form, top_k, stream=stream)
   views = spec.augment.views or 1

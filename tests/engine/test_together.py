@@ -116,7 +116,7 @@ def test_devices_give_the_numbers_of_one(mode):
   chex.assert_trees_all_close(jax.device_get(got), jax.device_get(want), rtol=1e-4, atol=1e-5)
 
 
-def test_a_resumed_run_is_the_unbroken_one(tmp_path):
+def test_a_resumed_run_is_the_uninterrupted_one(tmp_path):
   step = steps(ema=0.9)
   want, _ = train(step, start(ema=0.9), 4)
   half, _ = train(step, start(ema=0.9), 2)
@@ -156,7 +156,7 @@ def test_the_norm_of_a_term_has_the_teacher_of_the_state():
   np.testing.assert_allclose(norm(state, batch, share=share), want, rtol=1e-5)
 
 
-def test_what_is_refused():
+def test_mistakes_are_refused():
   step, batch = steps(), nets.batch()
   with pytest.raises(UserError, match="the state holds none; expected together.start"):
     step(start().replace(teacher=None), batch)

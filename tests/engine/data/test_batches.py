@@ -75,7 +75,7 @@ def test_mixup_equals_numpy():
   np.testing.assert_array_equal(batch["mix"], weights)
 
 
-def test_a_mixup_partner_looks_as_its_own_example_does():
+def test_a_mixup_partner_is_augmented_as_its_own_example():
   spec = replace(WIDER, augment=replace(WIDER.augment, mixup=0.4))
   alone = np.asarray(wider_at(1))
 

@@ -108,7 +108,7 @@ def test_colour_modes():
   assert pictures.decode_image(png(grey), "L", None, "x").tolist() == [[[7]]]
 
 
-def test_bytes_that_are_no_image():
+def test_bytes_that_are_not_an_image():
   whole = png(Image.fromarray(np.random.RandomState(0).randint(0, 256, (40, 40), np.uint8)))
   for data in (b"hello", whole[: len(whole) // 2]):
     with pytest.raises(UserError, match="here: is not a readable image"):

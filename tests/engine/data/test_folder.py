@@ -156,12 +156,12 @@ def test_every_kind_of_photograph_in_one_folder(root, tmp_path):
   "name",
   ["notes.txt", "labels.csv", "x.heic", "x.avif", "x.jpeg2000", "Thumbs.db", "noextension", "x.jpg.part", "x.gz"],
 )
-def test_what_is_no_image_is_not_skipped(root, tmp_path, name):
+def test_files_that_are_not_images_are_not_skipped(root, tmp_path, name):
   (root / "train" / "cat" / name).write_bytes(b"x")
   refused(root, tmp_path, rf"train/cat/{name}: is of no kind that is read; expected names that end in \.jpg, .*\.webp")
 
 
-def test_names_that_begin_with_a_dot_and_texts_beside_the_splits_are_left_out(root, tmp_path):
+def test_hidden_files_and_texts_next_to_the_splits_are_ignored(root, tmp_path):
   for place in (root, root / "train", root / "train" / "cat"):
     (place / ".DS_Store").write_bytes(b"x")
     (place / "._0.png").write_bytes(b"x")
@@ -187,7 +187,7 @@ def test_files_and_folders_at_the_wrong_level(root, tmp_path):
   load(root, tmp_path)
 
 
-def test_links_that_lead_nowhere_and_what_is_no_file(root, tmp_path):
+def test_broken_links_and_special_files(root, tmp_path):
   folder = root / "train" / "cat"
   (folder / "gone.png").symlink_to(tmp_path / "nowhere.png")
   refused(root, tmp_path, r"cat/gone\.png: is a link that leads nowhere; expected images alone")
@@ -210,7 +210,7 @@ def test_links_that_lead_nowhere_and_what_is_no_file(root, tmp_path):
     ("an eps.png", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "is not a readable image"),
   ],
 )
-def test_contents_that_are_no_image_are_named(root, tmp_path, name, content, sentence):
+def test_files_that_are_not_images_are_named(root, tmp_path, name, content, sentence):
   (root / "test" / "dog" / name).write_bytes(content)
   refused(root, tmp_path, rf"test/dog/{name}: {sentence}")
 
@@ -225,7 +225,7 @@ def test_animations_and_floats_are_named(root, tmp_path):
   refused(root, tmp_path, r"test/dog/moving\.tiff: .*its pixels are 32-bit floats; expected 8 or 16 bits")
 
 
-def test_names_that_are_no_text(root, tmp_path):
+def test_names_that_are_not_text(root, tmp_path):
   folder = os.fsencode(root / "train" / "cat")
   for name in (b"\xff\xfe.png", b"a\nb.png", "a\u2028b.png".encode()):
     with open(os.path.join(folder, name), "wb") as file:

@@ -217,7 +217,7 @@ def test_print_colours():
     decode(unmarked)
 
 
-def test_what_has_no_range_is_refused():
+def test_images_without_a_range_are_refused():
   for data, why in (
     (saved(Image.fromarray(GREY.astype(np.float32)), "TIFF"), "32-bit floats"),
     (saved(Image.fromarray(GREY.astype(np.int32)), "TIFF"), "32-bit integers"),
@@ -234,7 +234,7 @@ def test_what_has_no_range_is_refused():
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
-def test_odd_notes_of_a_camera_are_no_matter(form):
+def test_odd_exif_blocks_do_not_matter(form):
   """EXIF that ends too early, as in many photographs of the web: what can be read of it counts, without a word."""
   exif = Image.Exif()
   exif[0x0112] = 3
@@ -302,7 +302,7 @@ def test_files_that_end_too_early(form):
     assert "\n" not in str(refused.value) and "object at" not in str(refused.value)
 
 
-def test_what_is_no_image():
+def test_not_an_image():
   eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n(x) run\n"
   svg = b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>'
   for data in (b"hello", eps, svg, b"GIF89a", b"\xff\xd8\xff", bytes(5000), saved(Image.fromarray(GREY), "PPM")):
