@@ -137,7 +137,7 @@ def test_no_arrays():
     models.cut(lambda v, x: x @ v["params"]["w"] @ v["w"], v, {"w": [0]}, jnp.ones((1, 3)))
 
 
-def test_a_new_bias_fills_a_field_that_is_none():
+def test_a_new_bias_fills_a_field_that_was_none():
   v, x = (
     Pair(Module(models.normal(0, 3, 4), None, None), {"g": jnp.arange(1.0, 5.0), "more": {"w": None}}),
     jnp.ones((2, 3)),

@@ -147,7 +147,7 @@ def test_a_diagonal_is_traced(everything):
   np.testing.assert_array_equal(again({}, variables, X)[0], fn(variables, X))
 
 
-def test_what_is_mapped_over_devices_inside_is_counted_and_cannot_be_replaced():
+def test_operations_mapped_over_devices_are_counted_and_cannot_be_replaced():
   mesh = jax.make_mesh((4,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
   split = jax.shard_map(lambda x, w: x @ w, mesh=mesh, in_specs=(P("d"), P()), out_specs=P("d"))
   fn = lambda variables, x: jax.nn.relu(split(x, variables["a"])) @ variables["b"]
@@ -183,7 +183,7 @@ def in_a_rule(variables, x):
 
 
 @pytest.mark.parametrize("fn, place", [(in_a_loop, "inside a while loop"), (in_a_rule, "inside a custom_vjp rule")])
-def test_what_cannot_be_replaced_is_refused_by_name(fn, place):
+def test_operations_that_cannot_be_replaced_are_refused_by_name(fn, place):
   variables = {"w": dense(0, 4, 4) + jnp.eye(4)}
   assert graph.trace(fn, variables, X).sites["w"].frozen == place
   np.testing.assert_array_equal(graph.rewrite(fn, nothing)({}, variables, X)[0], fn(variables, X))
@@ -192,7 +192,7 @@ def test_what_cannot_be_replaced_is_refused_by_name(fn, place):
     again({}, variables, X)
 
 
-def test_what_is_in_a_loop_cannot_be_read_but_what_a_rule_returns_can():
+def test_values_in_a_loop_cannot_be_read_but_results_of_a_rule_can():
   variables = {"w": dense(0, 4, 4)}
   with pytest.raises(UserError, match="'w' cannot be read: it is inside a while loop"):
     graph.taps(in_a_loop, ["w"])(variables, X)

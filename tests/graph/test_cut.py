@@ -165,7 +165,7 @@ def dense_dense(between):
     (lambda x: jax.lax.linalg.qr(x)[0][:, :4] @ jnp.ones((4, 4)) * x, "qr|householder"),
   ],
 )
-def test_what_cannot_be_followed_is_refused_by_name(between, name):
+def test_operations_that_cannot_be_followed_are_refused_by_name(between, name):
   fn, v = dense_dense(between)
   with pytest.raises(UserError, match=rf"the channels of 'a' cannot be removed: .* through '.*({name})"):
     models.cut(fn, v, {"a": [0, 1]}, jnp.ones((5, 3)))
@@ -279,7 +279,7 @@ def test_channels_that_go_in_blocks_are_not_removed_one_by_one():
     models.cut(fn, v, {"a": [0, 1, 2, 3]}, models.normal(9, *x))
 
 
-def test_what_is_kept_in_any_form():
+def test_kept_indices_in_any_form():
   fn, v = dense_dense(jax.nn.relu)
   x = jnp.ones((5, 3))
   for keep in ([0, 2], (0, 2), np.array([0, 2]), jnp.array([0, 2], jnp.uint8), np.array([True, False, True, False])):
@@ -324,14 +324,14 @@ def test_mistakes_are_named():
 
 
 @pytest.mark.parametrize("keep", [[0, 1], "a", None])
-def test_what_is_kept_is_said_by_site(keep):
+def test_kept_channels_are_given_by_site(keep):
   fn, v = dense_dense(jax.nn.relu)
   with pytest.raises(UserError, match="what is kept is .*; expected a dict of channels by the site's name"):
     models.cut(fn, v, keep, jnp.ones((5, 3)))
 
 
 @pytest.mark.parametrize("edits", [[3], "x", None, {"edit": "keep_channels"}])
-def test_edits_that_are_no_list_of_dicts_are_refused(edits):
+def test_edits_that_are_not_a_list_of_dicts_are_refused(edits):
   fn, v = dense_dense(jax.nn.relu)
   with pytest.raises(UserError, match="the edits are .*; expected a list of dicts"):
     graph.edit(fn, edits, v)

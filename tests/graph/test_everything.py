@@ -193,7 +193,7 @@ def table() -> list[Any]:
 
 
 @pytest.mark.parametrize("name, train, mode", table())
-def test_everything_built_anew_is_bitwise_the_same(name, train, mode):
+def test_everything_rebuilt_is_bitwise_the_same(name, train, mode):
   fns, variables, x = case(name)
   fn = fns(train, AXIS if mode in ("vmap", "pmap", "shard_map") else None)
   again = graph.rewrite(fn, through, everything=True)

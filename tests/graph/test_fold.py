@@ -113,7 +113,7 @@ def test_spellings(norm, remat):
   assert graph.trace(fn2, variables2, models.images(2)).sites["a/bias"].site == "a/kernel"
 
 
-def test_what_is_not_a_batch_norm_stays():
+def test_other_arithmetic_than_a_batch_norm_stays():
   def fn(variables, x):
     p = variables["params"]
     y = x @ p["shared"] * p["gain"]  # the kernel is read twice

@@ -285,7 +285,7 @@ def test_axes_whose_parts_end_at_different_places():
     ),
   ],
 )
-def test_what_cannot_be_followed_is_named_with_its_line(fn, reason):
+def test_operations_that_cannot_be_followed_are_named_with_their_line(fn, reason):
   variables, x = {"a": normal(0, 4, 6), "b": normal(1, 6, 3), "c": normal(3, 36, 2)}, normal(2, 2, 4)
   found = [g for g in graph.groups(fn, variables, x) if ("a", 1) in {m[:2] for m in g.members}]
   assert found and all(group.reason.startswith(reason) for group in found), [group.reason for group in found]

@@ -68,7 +68,7 @@ MOVES = {
 
 
 @pytest.mark.parametrize("name", MOVES)
-def test_a_view_says_where_each_number_comes_from(name):
+def test_a_view_maps_each_number_to_its_leaf(name):
   view, true = view_of(*MOVES[name])
   assert view is not None
   np.testing.assert_array_equal(indices(view), true)
@@ -85,7 +85,7 @@ NONE = {
 
 
 @pytest.mark.parametrize("name", NONE)
-def test_what_has_no_view_says_so(name):
+def test_operations_without_a_view_have_none(name):
   assert view_of(*NONE[name])[0] is None
 
 

@@ -160,7 +160,7 @@ def refused(fn, **leaves):
   return str(caught.value)
 
 
-def test_what_is_no_matrix_is_refused():
+def test_kernels_that_are_not_a_matrix_are_refused():
   w = drawn(4, 4)
   assert refused(lambda v, x: x @ jnp.tanh(v["w"]), w=w) == (
     "the kernel of 'w' is no matrix: its kernel is computed from 'w'"

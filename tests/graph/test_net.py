@@ -77,7 +77,7 @@ def test_a_gradient_in_training_mode_reaches_every_leaf(whole):
     assert jnp.any(g != 0), name
 
 
-def test_a_cut_net_trains_and_moves_the_statistics_that_are_left(whole):
+def test_a_cut_net_trains_and_updates_the_remaining_statistics(whole):
   keep = [0, 2, 3]
   net, x = graph.keep_channels(whole, {"Conv_0/kernel": keep}), models.images(4)
   v = whole.variables

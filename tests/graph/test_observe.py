@@ -181,7 +181,7 @@ def test_a_mistake_is_one_sentence(what, message):
 
 
 @pytest.mark.parametrize("given", [[], iter([]), np.ones((2, 8, 8, 3)), {"x": 1}, "abc", 3])
-def test_what_is_no_batches_is_refused(given):
+def test_invalid_batches_are_refused(given):
   case = models.mlp()
   with pytest.raises(UserError, match="batches"):
     graph.observe(case.fn, case.variables, given, {"input": [graph.mean()]})
@@ -197,7 +197,7 @@ def test_an_axis_of_another_size_is_refused(length):
   assert graph.observe(lambda v, x: x @ v["w"], LOOP, given, {"input": [graph.mean(-1)]})["input"]["mean"].shape == (3,)
 
 
-def test_what_cannot_be_read_is_refused():
+def test_unreadable_tensors_are_refused():
   x = np.ones((2, 3), np.float32)
   with pytest.raises(UserError, match="'w' cannot be observed: it is inside a while loop"):
     graph.observe(looping, LOOP, [x], {"w": [graph.mean()]})

@@ -64,7 +64,7 @@ def dense_dense(between, width=12):
     (lambda x: x[:, ::-1], 12, "rev"),
   ],
 )
-def test_what_is_not_followed_is_named(between, width, lost):
+def test_operations_that_are_not_followed_are_named(between, width, lost):
   fn, v = dense_dense(between, width)
   assert graph.axis_parts(fn, v, jnp.zeros((1, 3)))["b"][0].lost == (lost,)
 
@@ -78,7 +78,7 @@ def test_a_reshape_that_cuts_across_is_named():
   assert all(graph.axis_parts(fn, v, jnp.zeros((1, 3)))["b"][0].lost)
 
 
-def test_what_is_lost_before_flattening_stays_lost():
+def test_axes_lost_before_flattening_stay_lost():
   fn, v = head(lambda x: jnp.concatenate([x, x], -1).reshape(1, -1), 144)
   assert graph.axis_parts(fn, v, X)["w"][0] == graph.Made((4, 6, 6), ("", "", "concatenate"))
 

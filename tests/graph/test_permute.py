@@ -85,7 +85,7 @@ def first(x):
 
 
 @pytest.mark.parametrize("between", [lambda x: jnp.cumsum(x, 1), lambda x: jnp.sort(x, 1), first])
-def test_what_depends_on_the_order_is_refused(between):
+def test_operations_that_depend_on_the_order_are_refused(between):
   fn, v = dense_dense(between)
   with pytest.raises(UserError, match="'a' cannot be put in another order: they cannot be followed through"):
     graph.permute(graph.net(fn, v, jnp.ones((5, 3))), "a", 1, [1, 0, 2, 3])

@@ -52,7 +52,7 @@ def test_the_head_reads_the_activation_and_the_layers_behind_it_are_gone(whole, 
   equal(again(net.variables, x), net.infer(net.variables, x), rtol=0, atol=0)
 
 
-def test_it_trains_with_the_statistics_that_are_left(whole, net):
+def test_it_trains_with_the_remaining_statistics(whole, net):
   x = models.images(4)
   out, state = net.apply(net.variables, x, train=True, key=KEY)
   expected = fn(whole.variables, x, train=True, key=KEY)[1]

@@ -128,12 +128,12 @@ def test_rows_of_a_dot(equation, kernel, x):
   np.testing.assert_allclose(product, expected, atol=1e-5)
 
 
-def test_no_example_has_no_rows():
+def test_no_examples_have_no_rows():
   op = op_of(lambda w, x: x @ w, drawn(1, 3, 5), drawn(0, 2, 3))
   assert graph.rows(op, jnp.zeros((0, 3))).shape == (1, 0, 3)
 
 
-def test_what_has_no_kernel_is_refused():
+def test_operations_without_a_kernel_are_refused():
   traced = graph.trace(lambda v, x: jax.nn.relu(x @ x.T) + v["b"], {"b": jnp.ones(2)}, drawn(0, 2, 3))
   (op,) = [op for op in traced.sites.values() if op.kind == "dot"]
   with pytest.raises(UserError, match="multiplies no rows by a kernel: it multiplies two activations"):

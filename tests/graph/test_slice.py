@@ -109,7 +109,7 @@ def test_a_slice_inside_of_a_call(wrap):
     np.testing.assert_allclose(jax.grad(lambda x: block(p, {"a:out": x})["c:out"].sum())(found["a:out"]).shape, (3, 4))
 
 
-def test_what_a_call_makes_beside_the_input_stays():
+def test_other_results_of_a_call_stay():
   """A jitted function returns the tensor where the slice begins, and another that is made of it."""
 
   @jax.jit

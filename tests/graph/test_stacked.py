@@ -8,7 +8,7 @@ from leanax import graph
 from tests.graph import models
 
 
-def test_scans_in_scans_and_leaves_that_are_none():
+def test_scans_in_scans_and_none_leaves():
   shapes = {
     "blocks": {"kernel": (4, 3, 2, 5, 5), "bias": (4, 3, 5)},  # groups, layers in a group, two kernels a layer
     "second": (5, 3, 5),  # layers on the middle axis

@@ -184,7 +184,7 @@ def by_hand(x):
   return (x - mean) / jnp.sqrt(((x - mean) ** 2).mean((1, 2)).mean(0) + 1.0)
 
 
-def test_the_statistics_of_a_batch_norm_under_vmap_are_no_means_of_the_model():
+def test_batch_norm_statistics_under_vmap_are_not_means_of_the_model():
   x = models.normal(1, 6, 8, 8, 3)
 
   def apply(variables, x, train):
@@ -202,7 +202,7 @@ def test_the_statistics_of_a_batch_norm_under_vmap_are_no_means_of_the_model():
 
 
 @pytest.mark.parametrize("batch", [1, 2, 4])
-def test_a_bias_is_what_varies_along_output_channels_alone(batch):
+def test_a_bias_varies_along_output_channels_alone(batch):
   x, w = jnp.ones((batch, 3, 4)), jnp.ones((4, 4))
 
   def biases(add, shape, x=x, w=w):
