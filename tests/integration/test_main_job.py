@@ -84,7 +84,7 @@ def stage_data():
   return build.dataset(jobs.experiment())
 
 
-def test_evaluate_prints_what_the_rows_say(job):
+def test_evaluate_prints_the_figures_of_the_rows(job):
   folder, result = job
   printed = jobs.program("evaluate", f"--workdir={folder}")
   assert printed.returncode == 0, printed.stderr
@@ -140,7 +140,7 @@ def test_a_second_call_trains_and_measures_nothing(job, monkeypatch):
   assert before == {path: path.read_bytes() for path in before}
 
 
-def test_a_second_run_elsewhere_gives_the_same_bytes(job, tmp_path):
+def test_a_second_run_in_another_directory_gives_the_same_bytes(job, tmp_path):
   folder, _ = job
   compress(jobs.experiment(), tmp_path)
   assert models(tmp_path) == models(folder)
@@ -176,7 +176,7 @@ def stopping(monkeypatch, name, at):
 
 
 @pytest.mark.parametrize(("name", "at"), [("teacher", 3), ("pruned", 7), ("int8", 11)])
-def test_a_stopped_run_ends_as_the_unbroken_one(job, tmp_path, monkeypatch, name, at):
+def test_a_stopped_run_ends_as_the_uninterrupted_one(job, tmp_path, monkeypatch, name, at):
   folder, result = job
   with monkeypatch.context() as patch:
     stopping(patch, name, at)

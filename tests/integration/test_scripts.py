@@ -59,7 +59,7 @@ def test_export_writes_the_file_that_the_job_wrote(run, tmp_path):
   assert printed == f"{tmp_path / 'x.tflite'}: stage teacher, tflite, {len(content):,} bytes\n"
 
 
-def test_a_file_from_elsewhere_runs_nothing_unless_a_flag_names_it(run, tmp_path):
+def test_an_untrusted_file_runs_nothing_unless_a_flag_names_its_code(run, tmp_path):
   (tmp_path / "their_nets.py").write_text("from leanax.zoo.mlp import MLP\nprint('imported')\n")
   path = os.pathsep.join([str(tmp_path), str(jobs.ROOT)])
   tree, meta = load_tree(run[1] / "models" / "alone.safetensors")
