@@ -187,7 +187,7 @@ def with_batch_norms(folder, **changes):
   return jobs.opened(folder, **{**models, "stages__distilled__objective": MAPS, **changes})
 
 
-def test_a_broken_stage_goes_on_as_if_unbroken(tmp_path, monkeypatch):
+def test_an_interrupted_stage_resumes_as_if_uninterrupted(tmp_path, monkeypatch):
   changes = {"stages__distilled__optimizer": {"learning_rate": 0.05, "ema": 0.8}}
   whole = jobs.train(with_batch_norms(tmp_path / "whole", **changes))["distilled"]
   context, fit = with_batch_norms(tmp_path / "broken", **changes), engine.fit
@@ -267,7 +267,7 @@ def factory(hidden):
   return init, apply
 
 
-def test_parameters_that_are_no_dict(tmp_path):
+def test_parameters_that_are_not_a_dict(tmp_path):
   own = {"name": f"{__name__}:factory", "kwargs": {"hidden": 8}}
   objective = {"simkd": {**TINY["simkd"], "student": "0/w:out"}}
   stages = {

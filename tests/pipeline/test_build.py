@@ -306,7 +306,7 @@ def test_batches_are_made_as_the_stage_says():
   assert build.inputs(config, config.stages["teacher"]).augment.views is None
 
 
-def test_ends_may_be_left_to_the_rules():
+def test_ends_may_follow_the_rules():
   quant = {"rules": (("*", "w4a8"),), "ends": ""}
   policy = build.policy(jobs.experiment(stages__int8__quant=quant).stages["int8"].quant)
   assert policy is not None and policy.ends is None

@@ -20,7 +20,7 @@ def run_of(folder, cut, **changes):
   return jobs.opened(folder, **{**given, **changes})
 
 
-def test_a_narrower_student_begins_with_its_teachers_leading_channels(tmp_path):
+def test_a_narrower_student_starts_from_its_teachers_leading_channels(tmp_path):
   done = jobs.train(run_of(tmp_path, {}, models__student__kwargs__widths=(8, 16)))
   whole, small = (done[name].variables["params"] for name in ("teacher", "cut"))
   np.testing.assert_array_equal(small["Dense_1"]["kernel"], whole["Dense_1"]["kernel"][:8])

@@ -30,7 +30,7 @@ def test_the_last_finished_stage_is_found(tmp_path):
     evaluate.find_model(tmp_path, "int8")
 
 
-def test_what_is_no_run_is_refused(tmp_path):
+def test_a_directory_without_a_run_is_refused(tmp_path):
   with pytest.raises(UserError, match=r"holds no run: there is no config.json in it"):
     workdir.saved(tmp_path)
   (tmp_path / "config.json").write_text("[")

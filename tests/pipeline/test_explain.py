@@ -38,7 +38,7 @@ def test_a_model_with_statistics_over_the_devices_is_traced_as_it_trains():
   assert not any(node.primitive == "psum" for node in evaluated.flat)
 
 
-def test_batch_norms_are_listed_with_what_becomes_of_them():
+def test_batch_norms_are_listed_as_folded_or_kept():
   recipe = trained.Recipe("tests.pipeline.nets:Normed", {}, (8, 8, 1), ("0", "1", "2"), {})
   variables = jax.jit(trained.functions(recipe).model.init)(jax.random.key(0), trained.example(recipe))
   assert explain.norms(recipe, variables) == [

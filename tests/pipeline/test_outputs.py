@@ -60,7 +60,7 @@ def test_terms_read_the_outputs_that_they_name(tmp_path):
   }
 
 
-def test_what_is_left_of_several_outputs_is_the_logits(tmp_path):
+def test_the_saved_model_of_several_outputs_gives_the_logits(tmp_path):
   """A file, a quantized stage and stored logits are of the logits."""
   rows = compress(
     jobs.experiment(**GIVEN | {"stages__distilled__objective": jobs.DISTIL, "run": jobs.STAGES}), tmp_path / "run"

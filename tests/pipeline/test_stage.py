@@ -80,7 +80,7 @@ REMEMBERS = {
 
 
 @pytest.mark.parametrize("settings", [EVERYTHING, REMEMBERS], ids=["optimizer", "losses"])
-def test_a_stage_with_everything_in_its_state_goes_on_as_if_unbroken(tmp_path, teacher, monkeypatch, settings):
+def test_a_stage_with_everything_in_its_state_resumes_as_if_uninterrupted(tmp_path, teacher, monkeypatch, settings):
   whole, _ = distilled(tmp_path / "whole", teacher, **settings)
   fit = engine.fit
 
@@ -111,7 +111,7 @@ def test_bfloat16_trains_float32_masters(tmp_path, teacher):
   assert dict(stage.curves("distilled", context)["loss"])[12] > 0
 
 
-def test_a_run_knows_where_each_stage_begins(tmp_path):
+def test_a_run_knows_the_first_step_of_each_stage(tmp_path):
   config = jobs.experiment(run=("teacher", "distilled", "pruned"), stages__distilled__epochs=5)
   context = stage.opened(config, tmp_path)
   assert [job.first_step(name, context) for name in config.run] == [0, 12, 32]

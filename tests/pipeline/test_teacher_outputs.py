@@ -25,7 +25,7 @@ def with_examples(given, **changes):
   return dataclasses.replace(given, examples=dataclasses.replace(given.examples, **changes))
 
 
-def test_a_loss_on_activations_trains_what_it_needs_and_leaves_it_behind(tmp_path):
+def test_a_loss_on_activations_trains_its_aux_and_saves_none_of_it(tmp_path):
   objective = {"hard_labels": {}, "sp": {"weight": 10.0, **HIDDEN}, "fitnet": {"weight": 0.01, **HIDDEN}}
   context = jobs.opened(tmp_path, stages__distilled__objective=objective)
   done = jobs.train(context)
@@ -78,7 +78,7 @@ def test_an_ensemble_is_the_mean_of_its_members(tmp_path, ensemble):
     assert len(list((tmp_path / "logits").iterdir())) == 2  # each teacher's are stored once
 
 
-def test_the_average_of_its_own_weights_is_a_teacher(tmp_path):
+def test_the_average_of_the_students_weights_is_a_teacher(tmp_path):
   changes = {"stages__distilled__teacher": "itself", "run": ("distilled",)}
   with pytest.raises(UserError, match="'stages.distilled.teacher' is 'itself', which needs 'stages.distilled.optim"):
     jobs.opened(tmp_path / "without", **changes)
@@ -279,7 +279,7 @@ def test_a_term_has_examples_and_the_labels_that_it_reads(tmp_path, objective, e
     jobs.opened(tmp_path, stages__distilled__objective=objective, stages__distilled__examples=examples)
 
 
-def test_what_reads_no_labels_may_count_the_unlabelled(tmp_path):
+def test_losses_without_labels_may_count_unlabelled_examples(tmp_path):
   objective = {"hard_labels": {"mask": "labelled"}, "hinton": {"mask": "unlabelled"}, "kl": {"loss": "reverse_kl"}}
   jobs.opened(tmp_path, stages__distilled__objective=objective, stages__distilled__examples={"labelled": 12})
 
@@ -343,7 +343,7 @@ def test_seeds_share_a_teachers_logits(tmp_path, capsys):
     assert capsys.readouterr().err.count("teacher cache: 128 examples x 2 views x 4 classes as float32") == stores
 
 
-def test_a_loss_that_cannot_compare_the_two_says_so_before_anything_is_trained(tmp_path):
+def test_a_loss_that_cannot_compare_the_two_is_refused_before_training(tmp_path):
   with pytest.raises(UserError, match="stage 'distilled': kdsvd: 1 tap of each network; expected 2 or more|kdsvd: "):
     jobs.opened(tmp_path, stages__distilled__objective={"kdsvd": {**HIDDEN, "vectors": 1}})
   wrong = {"srrl": {**HIDDEN, "classifier": "Dense_9"}}

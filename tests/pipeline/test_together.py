@@ -25,7 +25,7 @@ def test_it_needs_no_trained_teacher_and_leaves_the_student(tmp_path):
   assert {"hinton", "hinton/grad_norm"} <= set(stage.curves("distilled", context))
 
 
-def test_the_teacher_begins_and_moves_as_its_own_stage_does(tmp_path):
+def test_the_teacher_trains_as_in_its_own_stage(tmp_path):
   """It sees the same batches from the same beginning, so that its weights are those of the stage on its own."""
   alone = jobs.train(jobs.opened(tmp_path / "alone", run=("teacher",)))["teacher"]
   context = jobs.opened(tmp_path / "together", **TOGETHER)
@@ -37,7 +37,7 @@ def test_the_teacher_begins_and_moves_as_its_own_stage_does(tmp_path):
   )
 
 
-def test_a_stopped_stage_goes_on_as_if_it_had_not(tmp_path, monkeypatch):
+def test_a_stopped_stage_resumes_as_if_uninterrupted(tmp_path, monkeypatch):
   whole = jobs.train(jobs.opened(tmp_path / "whole", **TOGETHER))["distilled"]
   stopped = jobs.opened(tmp_path / "stopped", **TOGETHER)
   write = metrics.Writer.write
@@ -103,7 +103,7 @@ def test_several_seeds_have_a_teacher_each(tmp_path):
     ),
   ],
 )
-def test_what_is_refused_before_anything_trains(tmp_path, changes, match):
+def test_mistakes_are_refused_before_training(tmp_path, changes, match):
   with pytest.raises(UserError, match=match):
     stage.opened(jobs.experiment(**{**TOGETHER, **changes}), tmp_path)
 

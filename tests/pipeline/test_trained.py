@@ -89,7 +89,7 @@ def test_integers_are_simulated_where_there_are_rules(int8):
   assert len(np.unique(logits)) <= 256
 
 
-def test_what_is_no_model_is_refused(tmp_path, resnet):
+def test_objects_that_are_not_models_are_refused(tmp_path, resnet):
   save_tree(tmp_path / "arrays.safetensors", {"a": np.zeros(2)})
   with pytest.raises(UserError, match="holds arrays but no model; expected a file that a stage has written"):
     trained.load(tmp_path / "arrays.safetensors")
@@ -124,7 +124,7 @@ KEPT = pathlib.Path(__file__).parent / "kept"
 
 
 @pytest.mark.parametrize("name", ["head", "head_folded_int8"])
-def test_model_files_of_before_open_and_give_what_they_gave(name):
+def test_older_model_files_open_and_give_the_same_logits(name):
   """Written when folded batch norms, replaced classifiers and quantizers were three fields of a recipe."""
   loaded, more = trained.load(KEPT / f"{name}.safetensors")
   images = np.random.default_rng(0).integers(0, 256, (3, 6, 6, 1), np.uint8)

@@ -111,7 +111,7 @@ def test_a_file_as_evaluated_and_as_a_teacher(elsewhere, tmp_path):
   assert not mark.exists()
 
 
-def test_what_the_user_names_is_read(elsewhere, tmp_path):
+def test_code_that_the_user_names_is_read(elsewhere, tmp_path):
   file = weights(tmp_path / "model.safetensors", "net_of_others:Net", {"hidden": 8})
   with pytest.raises(UserError, match=r"pass --model_code=net_of_others:Net, or add it to 'models' in a config"):
     trained.load(file)
@@ -124,7 +124,7 @@ def test_what_the_user_names_is_read(elsewhere, tmp_path):
   assert loaded.recipe.kwargs == {"hidden": 8} and (elsewhere / "imported").exists()
 
 
-def test_a_name_that_is_not_a_text_is_no_name_of_code(tmp_path):
+def test_a_name_that_is_not_a_text_names_no_code(tmp_path):
   """Whoever passes one import path as `code` and not a collection does not allow its parts."""
   file = weights(tmp_path / "model.safetensors", "net", {})
   with pytest.raises(UserError, match="code that is not run unless you name it"):
@@ -187,7 +187,7 @@ def test_one_s_own_run_needs_no_flag_and_a_copied_one_does(elsewhere, tmp_path, 
   assert evaluate.evaluate(tmp_path / "moved") == [own]
 
 
-def test_a_changed_or_strange_config_of_a_run_names_nothing(elsewhere, tmp_path):
+def test_a_changed_or_foreign_config_of_a_run_names_nothing(elsewhere, tmp_path):
   folder = tmp_path / "run"
   finished(folder)
   given = json.loads((folder / "config.json").read_text())
@@ -249,7 +249,7 @@ BROKEN = {
 
 @pytest.mark.filterwarnings("ignore")  # a warning alone would be no refusal
 @pytest.mark.parametrize("change", BROKEN)
-def test_a_description_that_is_none_is_one_sentence(tmp_path, change):
+def test_an_invalid_description_is_one_sentence(tmp_path, change):
   changes = {"kwargs": {"widths": (8,), "classes": 4}, **BROKEN[change]}
   kwargs = changes.pop("kwargs")
   file = weights(tmp_path / "model.safetensors", "zoo.mlp:MLP", kwargs, **changes)
@@ -258,7 +258,7 @@ def test_a_description_that_is_none_is_one_sentence(tmp_path, change):
   assert "\n" not in str(refused.value)
 
 
-def test_a_sound_file_of_a_stranger_is_read(tmp_path):
+def test_a_sound_file_from_elsewhere_is_read(tmp_path):
   file = weights(tmp_path / "model.safetensors", "zoo.mlp:MLP", {"widths": (8,), "classes": 4})
   loaded, _ = trained.load(file)
   assert jax.tree.leaves(loaded.variables)[0].shape == (8,)

@@ -24,7 +24,7 @@ def test_resolved_is_plain_json():
 
 
 @pytest.mark.parametrize("value", [float("nan"), print, {1, 2}])
-def test_what_json_cannot_hold_is_named(value):
+def test_values_that_json_cannot_hold_are_named(value):
   config = example()
   with config.unlocked():
     config.optimizer = {"name": (1, value)}
@@ -55,7 +55,7 @@ def test_claim_writes_once_and_then_compares(tmp_path):
     workdir.claim(folder, example())
 
 
-def test_a_run_from_before_a_key_was_added_goes_on(tmp_path):
+def test_a_run_from_before_a_key_was_added_resumes(tmp_path):
   """A key that its config.json lacks has its default; a key that was never there is a difference."""
   config = jobs.experiment()
   whole = workdir.claim(tmp_path, config)
@@ -69,7 +69,7 @@ def test_a_run_from_before_a_key_was_added_goes_on(tmp_path):
   assert workdir.saved(tmp_path) == dataclasses.replace(config, latency_runs=200)
 
 
-def test_claim_says_when_it_cannot_write(tmp_path):
+def test_claim_refuses_a_directory_that_cannot_be_written(tmp_path):
   (tmp_path / "file").write_text("")
   with pytest.raises(UserError, match="cannot be written"):
     workdir.claim(tmp_path / "file" / "x", example())

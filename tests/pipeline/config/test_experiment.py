@@ -29,7 +29,7 @@ def given(**changes):
   })  # fmt: skip
 
 
-def test_what_a_config_leaves_out_has_its_default():
+def test_missing_keys_have_their_defaults():
   config = loading.resolve(given())
   assert config.stages["first"].optimizer.name == "adam"
   assert config.stages["first"].objective == {"hard_labels": {"weight": 1.0}}
@@ -136,7 +136,7 @@ def test_a_mistake_in_the_file_is_one_sentence(changes, sentence):
     ),
   ],
 )
-def test_what_no_single_key_shows_is_found(changes, sentence):
+def test_mistakes_of_several_keys_are_found(changes, sentence):
   with pytest.raises(UserError) as caught:
     references.check(loading.typed(loading.complete(given(**changes))))
   assert sentence in str(caught.value)
@@ -169,7 +169,7 @@ def test_what_no_single_key_shows_is_found(changes, sentence):
     ("stages.first.optimizer.ema", "1.0", "a number from 0 to below 1"),
   ],
 )
-def test_a_number_out_of_its_range_is_one_sentence(key, text, expected):
+def test_a_number_out_of_range_is_one_sentence(key, text, expected):
   with pytest.raises(UserError) as caught:
     references.check(loading.resolve(given(), [(key, text)]))
   assert key in str(caught.value) and expected in str(caught.value)

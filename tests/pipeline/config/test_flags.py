@@ -112,7 +112,7 @@ def test_a_mistake_is_one_sentence_and_status_2(run, arguments, sentence):
   assert len(result.stderr.splitlines()) == 1
 
 
-def test_a_bug_of_ours_keeps_its_traceback(run):
+def test_a_bug_of_leanax_keeps_its_traceback(run):
   result = run(*GOOD, "--config.seed=14")
   assert result.returncode == 1
   assert "Traceback" in result.stderr

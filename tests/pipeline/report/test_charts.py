@@ -42,7 +42,7 @@ def path(svg: str) -> list[tuple[float, float]]:
   return list(zip(numbers[::2], numbers[1::2]))
 
 
-def test_lines_span_the_frame_and_skip_what_is_not_finite():
+def test_lines_span_the_frame_and_skip_values_that_are_not_finite():
   points = [(0, 0.0), (1, math.nan), (2, None), (4, 1.0)]
   (x1, y1), (x2, y2) = path(charts.lines([charts.Line("a", points)], PLAIN, PLAIN, "t"))
   assert (x1, x2) == (charts.LEFT, charts.WIDTH - charts.RIGHT)

@@ -72,7 +72,7 @@ def test_the_figures_are_the_rows():
   assert "One example is 0.25 points; the standard error of one accuracy is 0.78 points." in text
 
 
-def test_a_stage_goes_on_where_the_one_before_ended():
+def test_the_steps_of_a_stage_continue_from_the_one_before():
   lines = report._series(RESULT, "loss", report._starts(RESULT), {"int8": 1})
   assert [line.points for line in lines] == [[(1, 2.0), (100, 0.1)], [(101, 0.2), (140, 0.1)]]
 
@@ -85,7 +85,7 @@ def test_a_slower_file_is_not_called_faster():
 @pytest.mark.parametrize(
   "result", [{}, {"rows": [{"name": "only"}]}, {"rows": [TEACHER]}, {"rows": [], "curves": CURVES}]
 )
-def test_what_is_missing_is_left_out(result):
+def test_missing_figures_are_left_out(result):
   text = Page(report.render(result)).text
   assert "nan" not in text and "None" not in text and "×" not in text
 

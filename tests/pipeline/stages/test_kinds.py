@@ -40,7 +40,7 @@ def test_every_kind_has_a_case():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_job_leaves_what_was_prepared_and_is_read_again(tmp_path, kind):
+def test_a_job_leaves_the_prepared_model_and_is_read_again(tmp_path, kind):
   context = jobs.opened(tmp_path, **changes(kind))
   done = jobs.train(context)
   prepared, left = context.jobs["new"].leaves, done["new"]
@@ -67,7 +67,7 @@ def test_nothing_trains_and_no_model_compiles_in_preparation(tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_stage_on_what_is_not_there_is_refused_before_anything_runs(tmp_path, kind):
+def test_a_stage_that_cannot_run_is_refused_before_anything_runs(tmp_path, kind):
   given = {**changes(kind), "stages__new": {**CASES[kind], "kind": kind, "quant": {"rules": (("Conv_9*", "w8a8"),)}}}
   with pytest.raises(UserError, match=r"stage 'new': quantization rule 'Conv_9\*' matches nothing"):
     jobs.opened(tmp_path / "run", **given)

@@ -75,7 +75,7 @@ def test_a_finished_one_is_read_and_a_lost_one_is_made_again_with_the_same_bits(
   assert file.read_bytes() == content
 
 
-def test_what_is_prepared_is_what_is_left(run):
+def test_the_prepared_model_is_the_one_left(run):
   folder, config, _ = run
   job, left = stage.opened(config, folder).jobs["ptq"], model(folder, "ptq")
   assert job.steps == 0 and job.leaves.recipe == left.recipe

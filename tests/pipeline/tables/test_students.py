@@ -18,7 +18,7 @@ def test_the_prior_is_matched():
   assert scipy.special.softmax(logits, -1)[:, [1, 3]].sum(-1).mean() == pytest.approx(0.6, abs=1e-9)
 
 
-def test_a_student_is_compared_with_all_its_teachers_in_its_own_classes(tmp_path, monkeypatch):
+def test_a_student_is_compared_with_all_teachers_in_its_classes(tmp_path, monkeypatch):
   context = jobs.opened(tmp_path)
   rng, test = np.random.default_rng(0), context.data.test
   predicted = {name: rng.normal(size=(len(test.labels), 4)).astype(np.float32) for name in ("a", "b", "student")}
