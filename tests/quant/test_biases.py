@@ -56,7 +56,7 @@ def scaled(variables, factor):
 
 @pytest.mark.parametrize("spec", ["w8a8", "w4a4 learned start=range", "w8a8 per_tensor"])
 @pytest.mark.parametrize("name", CASES)
-def test_a_bias_beside_a_tiny_kernel_is_kept(name, spec):
+def test_a_bias_of_a_tiny_kernel_is_kept(name, spec):
   fn, variables, x = CASES[name]
   variables = scaled(variables, 1e-7)
   model, qparams, state = calibrated(fn, variables, [x], policy({"output": "float", "*": spec}, ends=None))
@@ -67,7 +67,7 @@ def test_a_bias_beside_a_tiny_kernel_is_kept(name, spec):
     assert np.all(np.isfinite(grid.scale))
 
 
-def test_only_the_channels_of_which_the_bias_does_not_fit_get_a_wider_step():
+def test_only_channels_whose_bias_does_not_fit_get_a_wider_step():
   w = data((4, 3)) * 1e-8
   variables = {"w": w, "b": jnp.array([1e-4, 7.0, 0.0])}
   fn = lambda v, x: x @ v["w"] + v["b"]

@@ -167,7 +167,7 @@ def test_an_empty_batch_is_refused():
     calibrated(mlp, MLP, [X[:0]])
 
 
-def test_grids_of_what_is_no_number_are_no_number():
+def test_grids_of_nan_are_nan():
   for bad in (jnp.nan, jnp.inf):
     assert np.isnan(affine(jnp.float32(-1), jnp.float32(bad), 8).scale)
     assert np.isnan(symmetric(jnp.float32(bad), 8).scale)

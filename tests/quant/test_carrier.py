@@ -242,7 +242,7 @@ def test_scales_and_gradients_are_those_of_the_values(name, carrier, per_channel
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6 * np.abs(want).max())
 
 
-def test_a_scale_along_what_is_summed_is_not_served():
+def test_a_scale_along_the_summed_axis_is_not_served():
   case = CASES["dense"]
   op, kernel = site(case.fn, jnp.zeros(case.w), jnp.zeros(case.x))
   assert kernel == 1
@@ -366,7 +366,7 @@ def test_codes_are_the_same_with_bfloat16_products():
   np.testing.assert_array_equal(one, other)
 
 
-def test_a_model_that_rounds_what_meets_grids_is_refused():
+def test_a_model_that_rounds_in_half_precision_is_refused():
   variables, x = pair()
   with pytest.raises(UserError, match="'Conv_0/kernel' is computed in bfloat16.*half=True"):
     quantize(Pair(jnp.bfloat16).apply, "w8a8").init(variables, x)
@@ -428,7 +428,7 @@ def test_a_sum_twice_as_long_is_one_product_of_codes_and_one_of_ones(terms, zero
 
 
 @pytest.mark.parametrize(("carrier", "terms"), [("float32", 600), ("int8", 20)])
-def test_what_is_summed_of_one_operand_alone_is_summed_on_each_device(carrier, terms):
+def test_sums_of_one_operand_alone_are_taken_on_each_device(carrier, terms):
   """Such as the kernel's codes that a zero point meets; two activations have three of them."""
   rng = np.random.default_rng(6)
   mesh = jax.make_mesh((4,), ("d",), axis_types=(AxisType.Auto,))

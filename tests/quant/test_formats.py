@@ -68,7 +68,7 @@ def test_a_kernel_of_powers_of_two_in_a_model():
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), one, other)
 
 
-def test_beside_integer_activations_the_product_is_one_of_floats_and_the_bias_stays():
+def test_with_integer_activations_the_product_is_one_of_floats_and_the_bias_stays():
   variables, x = {"w": data((6, 5), 0), "d": data(5, 3)}, data((9, 6), 4)
   model = quant.quantize(lambda v, x: x @ v["w"] + v["d"], quant.policy("w4a8 power_of_two", ends=None))
   qparams, state = model.init(variables, x)

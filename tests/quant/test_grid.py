@@ -161,7 +161,7 @@ def test_a_width_is_a_whole_number():
   assert limits(np.int64(4)) == (-8, 7)
 
 
-def test_what_has_no_code_is_refused():
+def test_values_without_a_code_are_refused():
   grid = symmetric(jnp.ones(()), 8)
   with pytest.raises(UserError, match="the array holds NaN"):
     codes(jnp.asarray([1.0, np.nan]), grid)
@@ -175,7 +175,7 @@ def test_what_has_no_code_is_refused():
   np.testing.assert_array_equal(codes([0.5, -2.0], grid), [64, -127])
 
 
-def test_a_range_that_is_none_gives_no_number():
+def test_an_invalid_range_gives_nan():
   assert np.isnan(affine(jnp.float32(2), jnp.float32(-1), 8).scale)
   assert np.isnan(affine(jnp.float32(-1), jnp.float32(-2), 8).scale)
   assert np.isnan(symmetric(jnp.float32(-1), 8).scale)

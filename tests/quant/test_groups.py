@@ -124,7 +124,7 @@ def test_with_activations_the_product_is_one_of_floats_and_its_bias_stays_one():
   np.testing.assert_allclose(model.apply(qparams, state, v, X)[0], quant.fake_quant(out, grids["w:out"]), rtol=1e-5)
 
 
-def test_a_setting_says_groups():
+def test_a_setting_has_groups():
   for text in ("w4g32", "w4g32a8 learned", "w3g8a8 per_tensor"):
     assert str(quant.parse(text)) == text and quant.parse(str(quant.parse(text))) == quant.parse(text)
   assert quant.parse("w4g32a8").group == 32 == quant.weights(4, group=32).group
@@ -137,7 +137,7 @@ def test_a_setting_says_groups():
   assert str(ends.setting) == "w8a8"  # raised, as the first and last site
 
 
-def test_what_cannot_have_groups_is_refused_by_name():
+def test_kernels_that_cannot_have_groups_are_refused_by_name():
   kernel = {"k": jnp.ones((3, 3, 4, 2))}
   conv = lambda v, x: jax.lax.conv_general_dilated(
     x, v["k"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")

@@ -119,7 +119,7 @@ def test_uses_of_slices_share_one_grid_written_in_the_axes_of_the_leaf(name):
   assert quant.kernel_axes(graph.trace(fn, variables, x), f"w{BITS}")["w"].shape == grids["w"].shape
 
 
-def test_a_matrix_and_its_transpose_have_a_grid_each_and_the_file_is_said_to_store_both():
+def test_a_matrix_and_its_transpose_have_a_grid_each_and_explain_says_that_a_file_stores_both():
   fn = lambda v, x: jnp.tanh(x @ v["w"]) @ v["w"].T
   w = data((6, 6), 1) * jnp.geomspace(0.01, 10, 6) * jnp.geomspace(0.01, 10, 6)[:, None]
   variables, x = {"w": w}, data((64, 6), 9)

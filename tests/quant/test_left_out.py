@@ -72,7 +72,7 @@ def test_a_rule_that_means_nothing_else_is_refused(fn, rule):
   calibrated(fn, SQUARE, [X], policy({rule: "float", "*": "w8a8"}))
 
 
-def test_what_reads_parameters_alone_is_named():
+def test_products_of_parameters_alone_are_named():
   def fn(v, x):
     queries = jnp.tanh(v["queries"] @ v["project"])
     return queries @ (x @ v["w"]).T
@@ -84,13 +84,13 @@ def test_what_reads_parameters_alone_is_named():
   assert decibels(fn(variables, X), model.apply(qparams, state, variables, X)[0]) > 30
 
 
-def test_a_product_of_parameters_is_no_end():
+def test_a_product_of_parameters_is_not_an_end():
   """The first site with a kernel gets 8 bits: the one after what stays in float."""
   model = quantize(rotary, "w4a4")
   assert model.explain({"w": data((16, 4))}, POSITIONS)["w"].rule == "* (ends)"
 
 
-def test_a_column_of_positions_is_no_bias():
+def test_a_column_of_positions_is_not_a_bias():
   """Not even where its length is that of the channels by chance."""
   variables = {"w": data((4, 5)), "positions": data((16,), 5) * 100}
   square = {"w": data((4, 16)), "positions": variables["positions"]}

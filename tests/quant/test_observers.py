@@ -105,7 +105,7 @@ def test_nan_on_one_device_of_four_is_remembered_on_all(name):
 
 
 @pytest.mark.parametrize("name", sorted(methods(observers)))
-def test_what_an_observer_needs_is_gathered_by_graph_observe_too(name):
+def test_graph_observe_gathers_the_statistics_of_observers(name):
   observer, every = methods(observers)[name](), [jnp.asarray(batch) for batch in BATCHES]
   found = graph.observe(lambda v, x: x @ v["w"], {"w": jnp.ones((5, 2))}, every, {"input": observer.statistics})
   np.testing.assert_array_equal(observer.ends(found["input"], 8), run(observer, every)[:3])

@@ -53,7 +53,7 @@ def test_estimators_and_observers_may_change():
   model("w8a8 ema(rate=0.5)").apply(qparams, state, V, X)
 
 
-def test_the_label_is_no_leaf_and_stays_with_the_state():
+def test_the_label_is_not_a_leaf_and_stays_with_the_state():
   _, state = model("w4a8").init(V, X)
   assert quant.labels(state) == {"w/grid": "w4", "input/grid": "a8", "w:out/grid": "a8"}
   assert not any(name.endswith("grid") for name in named_leaves(state))

@@ -75,6 +75,6 @@ def test_a_model_is_calibrated_without_its_outliers():
 
 
 @pytest.mark.parametrize("q", [50, 100.1, float("nan"), "99"])
-def test_what_is_no_percentile_is_refused(q):
+def test_invalid_percentiles_are_refused(q):
   with pytest.raises(UserError, match="percentile: q is .*expected a number above 50 and at most 100"):
     percentile(q)

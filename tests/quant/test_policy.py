@@ -54,7 +54,7 @@ def test_mistakes_are_named(spec, sentence):
   assert sentence in str(raised.value)
 
 
-def test_the_ends_get_eight_bits_and_say_so():
+def test_the_ends_get_eight_bits_and_explain_shows_it():
   found = explain(policy("w4a4 learned"), SITES, KERNELS)
   assert {k: (v.setting.weights, v.setting.activations) for k, v in found.items()} == {
     "a/kernel": (8, 8),
@@ -68,7 +68,7 @@ def test_the_ends_get_eight_bits_and_say_so():
   assert all(v.setting.estimator == "lsq" for v in found.values())
 
 
-def test_the_ends_can_be_given_or_left():
+def test_the_ends_can_be_given_or_omitted():
   assert explain(policy("w4a4", ends=None), SITES, KERNELS)["a/kernel"].setting == parse("w4a4")
   assert explain(policy("w2a2", ends="w4"), SITES, KERNELS)["a/kernel"].setting == parse("w4a2")
   assert explain(policy("w8a16"), SITES, KERNELS)["a/kernel"].setting == parse("w8a16")

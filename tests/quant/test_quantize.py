@@ -62,7 +62,7 @@ def close(a, b, **kw):
   map_named(lambda name, p, q: np.testing.assert_allclose(p, q, err_msg=name, **kw), a, b)
 
 
-def test_an_mlp_computes_what_its_integers_say():
+def test_an_mlp_computes_its_integers():
   x = data((32, 7))
   variables, model, qparams, state = make(Mlp(), x, "w8a8")
   out, _ = jax.jit(model.apply)(qparams, state, variables, x)
@@ -110,7 +110,7 @@ def test_zero_points_axes_and_widths():
   assert -128 < int(grids["input"].zero_point) < 127
 
 
-def test_what_each_site_reads_is_on_its_grid():
+def test_the_inputs_of_each_site_are_on_its_grid():
   """The model written out by hand with `fake_quant` in front of every site."""
   x = data((4, 8, 8, 3))
   variables, model, qparams, state = make(Net(), x, "w8a8")
@@ -376,7 +376,7 @@ def test_attention_products_are_quantized_without_a_kernel():
   np.testing.assert_allclose(found, by_hand(x), atol=1.01 * float(grids[name].scale))
 
 
-def test_codes_of_the_weights_give_back_what_apply_uses():
+def test_codes_of_the_weights_dequantize_to_those_that_apply_uses():
   x = data((5, 7))
   variables, model, qparams, state = make(Mlp(), x, "w4a8 learned")
   from quant.grid import codes

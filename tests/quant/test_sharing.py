@@ -57,7 +57,7 @@ def test_each_operand_finds_the_scales_of_its_own_numbers():
   assert shared > 300
 
 
-def test_what_cannot_be_shared():
+def test_scales_that_cannot_be_shared():
   view = layout.whole((6, 4))
   assert view is not None
   by_column, by_row = Use(view, (1,)), Use(view, (0,))

@@ -110,7 +110,7 @@ def test_scans_in_scans_and_leaves_that_they_do_not_slice():
   assert all(np.all(np.isfinite(g)) and np.any(g != 0) for g in grads.values())
 
 
-def test_a_stack_read_by_a_scan_and_beside_it_has_one_grid():
+def test_a_stack_read_inside_and_outside_of_a_scan_has_one_grid():
   fn = lambda v, x: scanned(v, x) @ v["w"][1]
   variables = {"w": STACK, "s": SHARED}
   model, qparams, state = start(fn, variables, X, "w4")
@@ -140,7 +140,7 @@ def counted_in_turn(v, x):
   return jax.lax.scan(step, (x, 0, 1), None, LAYERS)[0][0]
 
 
-def test_a_layer_that_the_data_choose_is_no_kernel():
+def test_a_layer_that_the_data_choose_is_not_a_kernel():
   def fn(v, x):
     def step(carry, _):
       h, i, before = carry
