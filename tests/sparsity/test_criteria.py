@@ -48,7 +48,7 @@ def test_taylor_against_numpy(decay):
   assert (state.memory == ()) == (decay == 0)
 
 
-def test_taylor_remembers_for_what_is_pruned_only():
+def test_taylor_remembers_for_pruned_leaves_only():
   tx = sparsity.prune(optax.sgd(0.1), sparsity.criteria.taylor(0.5), density=0.5)
   memory = tx.init(nets.params()).memory
   assert memory["Dense_0"]["bias"] is None and memory["Dense_0"]["kernel"].shape == (17, 9)
@@ -142,7 +142,7 @@ def test_magnitude_is_prune_by_magnitude(allocation):
     (sparsity.criteria.magnitude, "score is <function magnitude.*expected a criterion"),
   ],
 )
-def test_what_is_no_criterion_is_refused(score, sentence):
+def test_objects_that_are_not_criteria_are_refused(score, sentence):
   with pytest.raises(UserError, match=sentence):
     sparsity.prune(optax.sgd(0.1), score, density=0.5)
 

@@ -83,7 +83,7 @@ def test_set_drops_the_smallest_and_grows_as_many_at_random():
   np.testing.assert_array_equal(masks[4], masks[5])  # the schedule's end
 
 
-def test_set_grows_everywhere_and_each_time_anew():
+def test_set_grows_everywhere_with_a_new_draw_each_time():
   masks, _ = moved(fraction=1.0)
   rows = np.sum([mask.sum(1) for mask in masks[1:]], axis=0)
   assert rows.min() > 10 and rows.max() < 70  # of 37.5 on average

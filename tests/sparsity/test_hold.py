@@ -39,7 +39,7 @@ def test_rules_choose():
   assert sparsity.masks(state)["Conv_0"]["kernel"] is None
 
 
-def test_numbers_that_are_none():
+def test_values_that_are_not_numbers():
   tree = {"kernel": jnp.ones((2, 2))}
   for call, sentence in (
     (lambda: sparsity.hold(optax.sgd(0.1), pack_axis="x"), "pack_axis is 'x'; expected a whole number"),

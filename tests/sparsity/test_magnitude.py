@@ -165,7 +165,7 @@ def test_mistakes(keywords, sentence):
 
 
 @pytest.mark.parametrize("inner", [None, optax.adam])
-def test_what_is_no_optimizer_is_refused(inner):
+def test_objects_that_are_not_optimizers_are_refused(inner):
   with pytest.raises(UserError, match="the inner optimizer is .*; expected one of optax"):
     sparsity.magnitude(inner, density=0.5)
 

@@ -86,7 +86,7 @@ def test_several_axes_and_densities_by_layer():
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
-def test_a_dict_says_its_axes(axis):
+def test_a_dict_of_axes(axis):
   tree, _ = trees(axis)
   found = masks_of(tree, density=0.3, stacked={"blocks/kernel": (axis,)})
   expected = masks_of(tree, density=0.3, stacked=[("blocks/kernel", axis)])

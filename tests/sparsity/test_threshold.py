@@ -189,7 +189,7 @@ def test_parts_on_devices_rank_as_the_whole(check_vma):
   assert kth == np.sort(np.abs(np.concatenate([x, y]).reshape(-1)))[-77]
 
 
-def test_each_device_may_rank_its_own():
+def test_each_device_may_rank_its_own_part():
   x = values(np.random.default_rng(6), (jax.device_count(), 11), np.float32, True)
   part = jax.sharding.PartitionSpec("d")
   mesh = jax.sharding.Mesh(np.array(jax.devices()), ("d",))

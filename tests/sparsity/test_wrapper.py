@@ -175,7 +175,7 @@ def test_an_average_is_masked_again():
   assert np.all(np.asarray(average["Dense_0"]["kernel"])[np.asarray(mask)] != 0)
 
 
-def test_check_finds_what_follows():
+def test_check_finds_transformations_that_follow():
   tree = nets.params()
   tx = sparsity.magnitude(optax.sgd(0.1, momentum=0.9), threshold=0.6)
   sparsity.check(tx, tree)
