@@ -73,7 +73,7 @@ def sole():
 
 
 @pytest.mark.parametrize("make", [nnx_mlp, resnet, mixed])
-def test_float_files_compute_what_the_model_does(make):
+def test_float_files_compute_the_model(make):
   fn, variables, x = make()
   network = deploy.lift(fn, variables, x)
   expected = np.asarray(fn(variables, x))
@@ -88,7 +88,7 @@ SHARES = {lenet300: 0.0, lenet5: 0.01, resnet: 0.01, sole: 0.01, mixed: 0.01}
 
 
 @pytest.mark.parametrize("make", SHARES)
-def test_int8_files_compute_what_was_simulated(make):
+def test_int8_files_compute_the_simulation(make):
   fn, variables, x = make()
   model = quantize(fn, "w8a8")
   qparams, state = model.init(variables, x)
@@ -156,7 +156,7 @@ RECTIFIED = {
 
 @pytest.mark.parametrize("setting", ["w8a8", "w8a8 learned"])
 @pytest.mark.parametrize("kind", RECTIFIED)
-def test_a_relu_beside_other_readers_is_simulated_as_the_runtime_computes_it(kind, setting):
+def test_a_relu_with_other_readers_is_simulated_as_the_runtime_computes_it(kind, setting):
   shapes = {"a": (3, 3, 4, 6), "b": (3, 3, 6, 6), "c": (3, 3, 4, 4), "e": (3, 3, 6, 6)}
   variables = {name: normal(seed, shape) / 6 for seed, (name, shape) in enumerate(shapes.items())}
   x = normal(4, (64, 8, 8, 4))
@@ -184,7 +184,7 @@ def test_a_relu_beside_other_readers_is_simulated_as_the_runtime_computes_it(kin
   assert 10 * np.log10(signal / noise) > 25
 
 
-def test_what_only_a_relu_reads_has_the_grid_of_the_relu():
+def test_an_input_of_relus_alone_has_the_grid_of_the_relu():
   variables = {"a": normal(0, (3, 3, 4, 6)), "d": jnp.ones((6, 3))}
   fn = lambda v, x: nn.relu(conv(x, v["a"]).mean((1, 2))) @ v["d"]
   x = normal(1, (8, 6, 6, 4))
@@ -216,7 +216,7 @@ def parted(v, y):
   return nn.relu(y), conv(y, v["b"])
 
 
-def test_what_only_a_dropped_output_reads_moves_no_code():
+def test_operations_of_a_dropped_output_change_no_code():
   shapes = {"a": (3, 3, 4, 6), "b": (3, 3, 6, 6), "d": (6, 7)}
   variables = {name: normal(seed, shape) / 6 for seed, (name, shape) in enumerate(shapes.items())}
   fn = lambda v, x: parted(v, conv(x, v["a"]))[0].mean((1, 2)) @ v["d"]
@@ -331,7 +331,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("reason", REFUSED)
-def test_what_is_no_layer_is_refused_by_name(reason):
+def test_operations_without_a_layer_are_refused_by_name(reason):
   with pytest.raises(UserError) as caught:
     deploy.lift(REFUSED[reason], W, jnp.zeros((2, 4)))
   assert reason in str(caught.value)
@@ -402,7 +402,7 @@ GRIDS = {
 
 
 @pytest.mark.parametrize("reason", GRIDS)
-def test_grids_that_the_runtime_lacks_are_refused(reason):
+def test_unsupported_grids_are_refused(reason):
   fn, variables, x = lenet300()
   model = quantize(fn, "w8a8")
   grids = model.grids(*model.init(variables, x), variables, x)
@@ -461,7 +461,7 @@ def test_weights_that_are_not_finite_are_refused(leaf, bad):
     np.testing.assert_allclose(reference.run(never, np.asarray(x))[:, 1], -np.inf)
 
 
-def test_what_else_has_no_file_is_named():
+def test_other_functions_without_a_file_are_named():
   v, x, grids = one_layer_on_grids()
   with pytest.raises(UserError, match="the variable 'b' is a shape without numbers; a file needs its array"):
     deploy.lift(one_layer, jax.eval_shape(lambda: v), x)
