@@ -79,7 +79,7 @@ def run(page: pathlib.Path) -> dict[str, Any]:
   return names
 
 
-def test_the_examples_of_the_field_compute_what_they_say():
+def test_the_examples_of_the_readme_compute_their_comments():
   """Exact densities, the rounding written out in float64, and the loop written out with jax alone."""
   given, names = reader(), run(ROOT / "README.md")
   for layer, entries, ratio in (("Dense_0", 20, 0.75), ("Dense_1", 12, 0.5)):
@@ -127,7 +127,7 @@ METHODS = [method for family in methods_page.families() for method in family.met
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.key)
-def test_a_method_says_what_it_is_and_where_it_comes_from(method):
+def test_a_method_has_a_sentence_and_a_source(method):
   assert methods_page.source(method), f"{method.file}: name the paper in the docstring, or write 'No paper'"
   assert methods_page.sentence(method)
   assert methods_page.test_of(method) is not None, f"{method.key} has no test"

@@ -20,7 +20,7 @@ MODULES = [_name(path) for path in FILES if ">>> " in path.read_text("utf-8")]
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_examples_print_what_they_say(name):
+def test_examples_print_their_output(name):
   module = importlib.import_module(name)
   runner = doctest.DocTestRunner(verbose=False, optionflags=doctest.FAIL_FAST)
   found = [test for test in doctest.DocTestFinder(exclude_empty=True).find(module, name) if test.examples]
