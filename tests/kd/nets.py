@@ -32,7 +32,7 @@ def batch(**more):
 
 
 def value(loss, s, t, **kwargs):
-  """The numbers of a loss on one tap a network, each called "tap" (arrays), or on whole Outputs."""
+  """The numbers of a loss on one tap per network, each called "tap" (arrays), or on whole Outputs."""
   dtype = jnp.zeros(()).dtype  # float64 where it is switched on
   s, t = (x if isinstance(x, kd.Outputs) else outputs({"tap": x}, dtype=dtype) for x in (s, t))
   data = kwargs.pop("batch", batch())
@@ -40,7 +40,7 @@ def value(loss, s, t, **kwargs):
 
 
 def check(loss, oracle, s, t, **kwargs):
-  """A loss on one tap a network is the oracle's, and so is its gradient; see `agree`.
+  """A loss on one tap per network is the oracle's, and so is its gradient; see `agree`.
 
   Args:
     loss: made with taps called "tap".

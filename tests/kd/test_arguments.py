@@ -1,4 +1,4 @@
-"""The arguments of the losses: what is no number of its range is refused, in one sentence, where the loss is made."""
+"""The arguments of the losses: numbers out of range are refused, in one sentence, where the loss is made."""
 
 import math
 
@@ -81,7 +81,7 @@ def test_a_temperature_and_its_schedule(name):
   for made in (schedules.linear(4.0, 0.0, 0, 9), schedules.cosine(-1.0, 4.0, 0, 9), schedules.switch(0.0, 4.0, 5)):
     assert refused(name, taps, key, made) == f"{name}: {key} is {made}; expected a number above 0 at both ends"
   getattr(kd, name)(*taps, **{key: schedules.linear(4.0, 1.0, 0, 9)})
-  getattr(kd, name)(*taps, **{key: lambda step: 4.0})  # whose ends nobody knows
+  getattr(kd, name)(*taps, **{key: lambda step: 4.0})  # its ends are not known
 
 
 @pytest.mark.parametrize("value", [4.0, "44", (), None, schedules.linear(4.0, 1.0, 0, 9)])

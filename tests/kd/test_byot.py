@@ -31,7 +31,7 @@ def softmax64(x):
 
 
 def terms64(aux, own, tap, goal, temperature):
-  """(labels, divergence, hint) of one branch, an example at a time."""
+  """(labels, divergence, hint) of one branch, one example at a time."""
   out = []
   for i in range(len(tap)):
     places = np.maximum(layer64(aux["bottleneck"], tap[i].reshape(-1, tap.shape[-1])), 0)

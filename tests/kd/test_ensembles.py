@@ -51,7 +51,7 @@ def test_a_list_is_a_class_mask():
 
 
 def test_the_mean_probability_of_one_class_is_refused():
-  """It is always 1, and so the logarithm that `logit_l2` would read always 0, whatever the members say."""
+  """It is always 1, and so the logarithm that `logit_l2` would read always 0, whatever the members' logits."""
   student, members = np.full((4, 1), 5, np.float32), np.array([[[4.0], [6.0]]] * 4, np.float32)
   with pytest.raises(UserError, match="'logit_l2' reads the mean probabilities .* of one class they are always 1; exp"):
     number("logit_l2", members, student=student)

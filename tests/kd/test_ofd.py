@@ -51,7 +51,7 @@ def test_margins_may_be_measured_on_the_batch():
 
 
 def test_by_hand():
-  # The student says (1, -1, -5, 0.5) to margin -2 and the teacher's (3, -1.5, -4, -4): 4, 0.25, nothing, (0.5 + 2)^2.
+  # The student gives (1, -1, -5, 0.5) to margin -2 and the teacher's (3, -1.5, -4, -4): 4, 0.25, nothing, (0.5 + 2)^2.
   aux = [{"kernel": np.ones((2, 4)), "scale": np.zeros(4), "offset": np.array([1, -1, -5, 0.5])}]
   t = np.tile([3, -1.5, -4, -4.0], (BATCH, 1))
   given = {"aux": aux, "aux_state": {"margin": [jnp.full(4, -2.0)]}}

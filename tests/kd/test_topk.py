@@ -46,7 +46,7 @@ def test_never_negative_never_above_the_whole_and_growing_with_k():
 
 
 def test_without_the_rest_it_would_be_negative():
-  """The student likes the teacher's class better than the teacher: the sum over k = 1 class alone is below 0."""
+  """The student gives the class more probability than the teacher: the sum over k = 1 class alone is below 0."""
   t, s = jnp.log(jnp.asarray([[2.0, 1.0, 1.0]])), jnp.log(jnp.asarray([[6.0, 1.0, 1.0]]))
   alone = 0.5 * np.log(0.5 / 0.75)
   np.testing.assert_allclose(kd.topk(1, 1.0)(s, t)[0], [alone + 0.5 * np.log(2)], rtol=1e-6)

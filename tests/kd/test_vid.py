@@ -28,7 +28,7 @@ def test_value_and_gradient_are_the_papers(student_shape, teacher_shape):
 
 
 def test_by_hand():
-  # A dead regressor says 0 and the variance is 4: (2^2 / 4 + log 4) / 2.
+  # A dead regressor gives 0 and the variance is 4: (2^2 / 4 + log 4) / 2.
   loss, s, t = kd.vid("tap", "tap", variance=4.0), np.ones((1, 3)), np.full((1, 2), 2.0)
   given = loss.init(jax.random.key(0), kd.Outputs(s, {"tap": s}), kd.Outputs(t, {"tap": t}), None)[0]
   given[0]["mean"] = jax.tree.map(lambda a: 0 * a, given[0]["mean"])
