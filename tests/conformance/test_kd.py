@@ -207,7 +207,7 @@ def test_an_example_without_classes(name):
 
 @every_loss
 def test_float32_is_float64(name):
-  """The same numbers in both: values, gradients of the student and of what is trained, to 1e-5 of their size."""
+  """The same numbers in both: values, gradients of the student and of aux, to 1e-5 of their size."""
   single = train(LOSSES[name](), logits(0), logits(1), batch())
   with jax.enable_x64(True):
     double = train(LOSSES[name](), *(logits(seed).astype(jnp.float64) for seed in (0, 1)), batch())
@@ -278,7 +278,7 @@ def test_padding_does_not_matter(name):
 @every_loss
 @pytest.mark.parametrize("left", [0, 1])
 def test_finite_where_hardly_any_example_counts(name, left):
-  """A term's mask may leave nothing of a batch: nothing is learned of it then, and nothing remembered."""
+  """A term's mask may exclude a whole batch: then nothing is trained by it, and no state changes."""
   loss, data = LOSSES[name](), {**batch(), "valid": jnp.arange(BATCH) < left}
   assert_finite(value(name, logits(0), logits(1), data))
   (per_example, after), gradients = train(loss, logits(0), logits(1), data)
@@ -347,7 +347,7 @@ def test_a_class_that_both_exclude(name):
 @every_loss
 @pytest.mark.parametrize("lead", [(2, 4), (2, 2, 2), (8, 1)])
 def test_every_position_is_an_example(name, lead):
-  """Logits (batch, *positions, classes) give one number a position, that of the same rows as a batch."""
+  """Logits (batch, *positions, classes) give one number per position, that of the same rows as a batch."""
   loss, data, valid = LOSSES[name](), batch(), jnp.arange(BATCH) % 3 != 1
   class_mask = (jnp.arange(CLASSES) < 4) | (jnp.arange(BATCH) < 4)[:, None]
   data = {"label": data["label"] % 4, "valid": valid, "mix": jnp.linspace(0, 1, BATCH), "mix_label": data["label"] % 3}

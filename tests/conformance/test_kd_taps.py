@@ -201,7 +201,7 @@ def test_finite_at_a_gap_of_ten_thousand(name):
 
 @every_loss
 def test_float32_is_float64(name):
-  """The same numbers in both: values, gradients of the student and of what is trained, to 1e-5 of their size."""
+  """The same numbers in both: values, gradients of the student and of aux, to 1e-5 of their size."""
   loss = make(name)
   single = jitted(name)(*pair(), batch(), start(loss))
   with jax.enable_x64(True):
@@ -211,7 +211,7 @@ def test_float32_is_float64(name):
 
 @cache
 def derivatives(name):
-  """In float64: what the gradients of the student and of what is trained say along lines, and the slopes there."""
+  """In float64: directional derivatives by the gradients of the student and of aux, and finite differences."""
   with jax.enable_x64(True):
     (student, teacher), begin, run = pair(np.float64), start(make(name), np.float64), jitted(name)
     rng = np.random.default_rng(8)  # moved from where it starts: biases of 0 put dead places on the kink of a ReLU
@@ -286,7 +286,7 @@ def test_padding_does_not_matter(name):
 @every_loss
 @pytest.mark.parametrize("left", [0, 1])
 def test_finite_where_hardly_any_example_counts(name, left):
-  """A term's mask may leave nothing of a batch: nothing is learned of it then, and nothing remembered."""
+  """A term's mask may exclude a whole batch: then nothing is trained by it, and no state changes."""
   loss = make(name)
   begin, data = start(loss), {**batch(), "valid": jnp.arange(BATCH) < left}
   assert_finite(value(loss, *pair(), data, **begin))

@@ -65,7 +65,7 @@ def check_not_finite(loss, run, name, network):
 @every_loss
 @pytest.mark.parametrize("network", ["student", "teacher"])
 def test_not_finite_stays_not_finite(name, network):
-  """NaN of an example makes its number NaN, an infinity NaN or infinite; a gradient of 0 would say that all is well.
+  """NaN of an example makes its number NaN, an infinity NaN or infinite; a gradient of 0 would hide it.
 
   The others keep their bits where the loss does not relate examples, and are all NaN where it compares them.
   """

@@ -97,7 +97,7 @@ def test_the_walk_finds_them():
 
 @pytest.mark.parametrize("folder", KINDS_OF)
 def test_every_file_of_a_kind_is_in_its_battery(folder):
-  """A file that the walk does not find, or that returns something else, is tested by nobody."""
+  """A file that the walk does not find, or that returns something else, would not be tested."""
   kind, found = KINDS_OF[folder]
   files = {path.stem for path in (pathlib.Path(quant.__file__).parent / folder).glob("*.py")} - SHARED
   assert files == set(found)

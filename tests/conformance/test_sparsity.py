@@ -233,7 +233,7 @@ def test_kept_entries_know_nothing_of_the_pruned(name):
 
 @every_bare_method
 def test_under_multisteps(name):
-  """With two micro-batches an update: a mask that is made in a call whose result is thrown away is made again."""
+  """With two micro-batches per update: a mask that is made in a call whose result is thrown away is made again."""
   tx, tree = optax.MultiSteps(make(name, adam()), 2), params()
   state = tx.init(tree)
   for micro in range(6):
