@@ -1,4 +1,4 @@
-"""Numbers of a run: what is in the files, and that a resumed run leaves the same file as an unbroken one."""
+"""Numbers of a run: what is in the files, and that a resumed run leaves the same file as an uninterrupted one."""
 
 import json
 import struct

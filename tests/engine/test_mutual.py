@@ -1,4 +1,4 @@
-"""Mutual learning against a loop over two models and against numpy, and what a peer is."""
+"""Mutual learning against a loop over two models and against numpy, and mistakes about peers."""
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +36,7 @@ def train(tx, peers, forward=nets.student, mode="jit", steps=3, **kwargs):
 
 @pytest.mark.parametrize("peers", [2, 3])
 def test_it_is_a_loop_over_models_that_get_the_others_logits(peers):
-  """Two or more ordinary states with batch norms, each taught by what the others said in the same training mode."""
+  """Two or more ordinary states with batch norms, each with the others' training-mode outputs as its teacher."""
   tx = optim.optimizer("sgd", 0.1, weight_decay=0.01)
   got, metrics = train(tx, peers, ema=0.9)
   init, step = training(nets.student, weighted(TERMS), tx, ema=0.9)
@@ -59,7 +59,7 @@ def test_it_is_a_loop_over_models_that_get_the_others_logits(peers):
 
 
 def test_two_linear_peers_in_float64():
-  """The paper's equations by numpy: each moves by its labels, and by its distance from what the other said."""
+  """The paper's equations by numpy: each moves by its labels, and by its distance from the other's output."""
   rng = np.random.default_rng(0)
   w = [rng.normal(size=(4, 3)) for _ in range(2)]
   tx = optax.sgd(0.1)
@@ -106,7 +106,7 @@ def test_gaps_of_ten_thousand_are_finite_and_classes_may_not_count():
 
 
 def test_like_peers_are_a_model_alone():
-  """Peers that start alike say the same, so that the distance between them has no gradient."""
+  """Peers that start alike give the same logits, so that the distance between them has no gradient."""
   tx = optim.optimizer("sgd", 0.1)
   step = mutual.together(training(nets.student, mutual.Mutual(TERMS), tx).step, 2)
   init, alone = training(nets.student, weighted(TERMS[:1]), tx)

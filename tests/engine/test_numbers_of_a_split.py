@@ -13,7 +13,7 @@ LABELS = np.array([0, 2])
 @pytest.mark.parametrize("number", [engine.accuracy, engine.calibration_error])
 @pytest.mark.parametrize("label", [3, 255])
 def test_labels_out_of_range_are_refused(number, label):
-  """255 where nothing is said of it would only lower the accuracy."""
+  """A label 255 that nothing ignores would count as a mistake of the model."""
   labels = np.array([0, label])
   with pytest.raises(UserError, match=f"labels are from 0 to 2 .*; got {label} in 1 of 2 places.*'ignore_label'"):
     number(LOGITS, labels)

@@ -1,4 +1,4 @@
-"""Progress: plain lines with rate and time left, a bar on a terminal, log lines whole beside it."""
+"""Progress: plain lines with rate and time left, a bar on a terminal, log lines not mixed with it."""
 
 import fcntl
 import io

@@ -1,4 +1,4 @@
-"""The cache of a teacher's logits: the same numbers again, whoever asks, however often its build was killed."""
+"""The cache of a teacher's logits: the same numbers for every reader, however often its build was killed."""
 
 import fcntl
 import functools
