@@ -1,4 +1,4 @@
-"""Scans, checkpoints, branches, loops and custom rules, left alone, replaced inside, and built anew."""
+"""Scans, checkpoints, branches, loops and custom rules, left alone, replaced inside, and rebuilt."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Channels physically removed: equal to the net in which nobody reads them."""
+"""Channels physically removed: equal to the net in which nothing reads them."""
 
 import json
 

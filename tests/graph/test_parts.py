@@ -1,4 +1,4 @@
-"""What axes are made of: flattened maps in both layouts, heads, and what is not followed."""
+"""The parts of axes: flattened maps in both layouts, heads, and operations that are not followed."""
 
 import jax
 import jax.numpy as jnp

@@ -13,7 +13,7 @@ from tests.graph import models
 
 
 def tensors_of(case):
-  """The names of what a slice may begin or end at, in the order of the model."""
+  """The names of the tensors at which a slice may start or end, in the order of the model."""
   traced = graph.trace(case.fn, case.variables, case.x)
   names = {}
   for name, op in traced.sites.items():

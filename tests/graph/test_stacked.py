@@ -1,4 +1,4 @@
-"""Which axes of which leaves hold layers."""
+"""The axes along which leaves hold layers."""
 
 import flax.linen as nn
 import jax
