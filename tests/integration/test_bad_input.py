@@ -1,4 +1,4 @@
-"""A user's mistakes, each through the whole program: one sentence, exit status 2, and nothing compiled in vain."""
+"""A user's mistakes, each through the whole program: one sentence, exit status 2, and nothing compiled before it."""
 
 import re
 import shutil

@@ -1,4 +1,4 @@
-"""kill -9 at random moments, resumed each time: the end is bitwise that of the run that nobody killed."""
+"""kill -9 at random moments, resumed each time: the end is bitwise that of the uninterrupted run."""
 
 import os
 import signal

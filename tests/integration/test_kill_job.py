@@ -23,7 +23,7 @@ def longer():
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
-  """The run that nobody killed, and how many seconds it took when everything was compiled."""
+  """The uninterrupted run, and the seconds that it took once everything was compiled."""
   folder = tmp_path_factory.mktemp("unbroken")
   compress(jobs.experiment(**longer()), folder)
   config = jobs.write(folder / "tiny.py", **longer())
@@ -62,7 +62,7 @@ def test_killed_at_random_moments(tmp_path, uninterrupted, kills):
   print("seed", seed, "seconds", seconds)  # shown when the test fails
   rng = np.random.default_rng(seed)
   folder, killed = tmp_path / "run", 0
-  # Each start pays for its imports anew; what is left of the whole run's time is shared between the kills.
+  # Each start pays for its imports again; the rest of the whole run's time is divided by the kills.
   start = min(2.0, seconds / 3)
   for _ in range(kills):
     after = start + rng.uniform(0, (seconds - start) / (1 + 0.5 * kills))

@@ -1,4 +1,4 @@
-"""The whole main job, tiny: what it leaves, that a second call trains nothing, that a stopped one ends the same."""
+"""The whole main job, tiny: its files, a second call that trains nothing, and a stopped one that ends the same."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Models that are not ours go through the whole main job: nnx, plain functions, a user's module, pretrained weights."""
+"""Users' models go through the whole main job: nnx, plain functions, a user's module, pretrained weights."""
 
 import json
 import os
