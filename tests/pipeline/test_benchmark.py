@@ -1,4 +1,4 @@
-"""Files side by side: paired ratios, and the table; clocks are not tested, but what is made of their numbers is."""
+"""Files side by side: paired ratios, and the table; clocks are not tested, the statistics of their numbers are."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from leanax.pipeline import benchmark
 
 
 class Timed:
-  """Stands for a file in the runtime: its rounds take the times that its name says."""
+  """A file in the runtime whose rounds take the times in its name."""
 
   def __init__(self, file, threads):
     self.times, self.bytes, self.threads = iter(map(float, file.split("-"))), 1234, threads

@@ -1,4 +1,4 @@
-"""Stages that begin with a student cut out of an earlier stage's model."""
+"""Stages that start from a student cut out of an earlier stage's model."""
 
 import jax
 import numpy as np

@@ -1,4 +1,4 @@
-"""Several seeds of one experiment: trained together they are the runs one by one, and go on where they stopped."""
+"""Several seeds of one experiment: trained together they equal the runs one by one, and they resume."""
 
 import json
 
@@ -87,7 +87,7 @@ def test_a_live_teacher_is_each_runs_own(tmp_path):
 
 @pytest.mark.parametrize("unlabelled", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_each_seed_has_its_own_labels(tmp_path, unlabelled):
-  """What differs between the runs' examples is each run's own, and so is what its teacher said of them."""
+  """The labels that are kept differ between runs, and so do the teacher's stored logits."""
   few = {"labelled": 32, "unlabelled": unlabelled}
   objective = {"hard_labels": {"mask": "labelled"}, "hinton": {"weight": 1.0}}
   changes = {

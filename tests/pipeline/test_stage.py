@@ -1,4 +1,4 @@
-"""One stage: its teacher, its state when it stops, its grids, and where it stands in the run's metrics."""
+"""One stage: its teacher, its state when it stops, its grids, and its steps in the run's metrics."""
 
 import jax
 import numpy as np

@@ -89,7 +89,7 @@ def test_the_average_of_the_students_weights_is_a_teacher(tmp_path):
 
 
 def test_a_chain_of_teachers(tmp_path):
-  """An assistant between teacher and student, and a student born again: each learns from the one before it."""
+  """An assistant between teacher and student, and a born-again student: each learns from the one before it."""
   model = {"name": "zoo.mlp:MLP", "kwargs": {"widths": (16,), "classes": 4}}
   distilled = {**jobs.STAGE, "objective": jobs.DISTIL}
   context = jobs.opened(
@@ -328,7 +328,7 @@ def test_compact_logits_teach_nearly_as_well(tmp_path, form, top_k):
 
 @pytest.mark.slow
 def test_seeds_share_a_teachers_logits(tmp_path, capsys):
-  """One store where the teacher is shared and the random changes have a seed of their own, and one a seed otherwise."""
+  """One store where the teacher is shared and the random changes have their own seed, and one per seed otherwise."""
   views = {"shift": (1, 1), "views": 2}
   for fixed, stores in ((5, 1), (-1, 2)):
     config = jobs.experiment(

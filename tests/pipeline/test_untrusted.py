@@ -1,4 +1,4 @@
-"""Files and directories that strangers made: they are data, and what they name is never run because they name it."""
+"""Untrusted files and directories: they are data, and code that they name is not run for that."""
 
 import json
 import shutil
@@ -163,7 +163,7 @@ def test_a_file_of_other_images_or_classes_is_not_scored(tmp_path):
 
 
 def finished(folder, name="net_of_others:Net"):
-  """A run whose first stage is finished, of a model of one's own."""
+  """A run of a user's model whose first stage is finished."""
   changes = {"models": {"student": {"name": name, "kwargs": {}}}, "stages": {"teacher": {}}}
   config = jobs.experiment(run=("teacher",), **changes)
   workdir.claim(folder, config)

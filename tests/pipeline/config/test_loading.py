@@ -1,4 +1,4 @@
-"""Configs: what an override means, and the one sentence for each mistake."""
+"""Configs: the meaning of overrides, and one sentence for each mistake."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Tables of students: what is judged, how biases are matched to the prior, and the page."""
+"""Tables of students: the figures, matching biases to the prior, and the page."""
 
 import dataclasses
 import json
