@@ -1,4 +1,4 @@
-"""Biases of every shape, in steps of both scales, and kernels beside which they are wide."""
+"""Biases of every shape, in steps of both scales, and kernels so small that they are wide."""
 
 import flax.linen as nn
 import jax

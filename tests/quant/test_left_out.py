@@ -1,4 +1,4 @@
-"""What a policy for everything leaves in float, and says so."""
+"""Sites that a policy for everything leaves in float, with the reason in `explain`."""
 
 import jax
 import jax.numpy as jnp
