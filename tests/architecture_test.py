@@ -1,4 +1,4 @@
-"""The house rules that no single file shows: who imports whom, where heavy libraries load, how large things grow."""
+"""Rules of the whole repository: who imports whom, where heavy libraries load, the sizes of files and functions."""
 
 import ast
 import pathlib
@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-METHODS = {"leanax.core", "leanax.graph"}  # what packages of methods may use of ours; never each other
+METHODS = {"leanax.core", "leanax.graph"}  # our packages that packages of methods may import; never each other
 
 # package: (what it may import of ours, third parties beside jax, numpy and jaxtyping)
 TABLE: dict[str, tuple[set[str], set[str]]] = {
@@ -135,7 +135,7 @@ CIRCLES: set[frozenset[str]] = set()  # those that are still there; none may be 
 
 
 def edges(path: pathlib.Path, known: Collection[str]) -> set[str]:
-  """The files of ours that one imports anywhere, in functions too; what is for types alone does not run."""
+  """Our files that a file imports, inside functions too; imports under TYPE_CHECKING do not run."""
   found: set[str] = set()
 
   def walk(node: ast.AST) -> None:
@@ -224,7 +224,7 @@ def test_files_and_functions_keep_their_size(name):
 
 
 def vague(path: pathlib.Path) -> list[str]:
-  """The parameters of a file that are called for a config and whose type does not say which keys there are."""
+  """The parameters of a file that are named for a config and whose type does not tell its keys."""
   functions = [n for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, ast.FunctionDef)]
   given = [(f.lineno, a) for f in functions for a in (*f.args.posonlyargs, *f.args.args, *f.args.kwonlyargs)]
   kinds = ("config", "stage", "experiment")
@@ -257,7 +257,7 @@ def modules_of(package: str) -> dict[str, pathlib.Path]:
 
 @pytest.mark.parametrize("package", ["kd", "quant", "sparsity", "lowrank"])
 def test_every_file_of_methods_is_imported_by_its_package(package):
-  """A method that its package does not import is found by nobody, neither by a config nor by the conformance tests."""
+  """A method that its package does not import is found neither by a config nor by the conformance tests."""
   known = modules_of(package)
   reached, waiting = set(), [package]
   while waiting:

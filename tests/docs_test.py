@@ -35,7 +35,7 @@ BLOCK = re.compile(r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?", re.MUL
 
 
 def reader() -> dict[str, Any]:
-  """What a reader of README.md has already: a model, its variables, a batch, logits."""
+  """The names that README.md assumes: a model, its variables, a batch, logits."""
   model, x = mlp.MLP((4,), 3), jnp.ones((2, 5))
   variables = model.init(jax.random.key(0), x)
   logits = model.apply(variables, x)

@@ -1,9 +1,9 @@
-"""Records what training, export and reports compute, bit for bit: a change of structure is to move none of it.
+"""Records what training, export and reports compute, bit for bit: a change of structure must change none of it.
 
 python -m tests.golden.record --out=FILE          before the change
 python -m tests.golden.record --against=FILE      after it: names what is no longer equal, and ends with status 1
 
-Each experiment runs as `scripts.compress` does, two epochs a stage with a checkpoint after 20 steps. Recorded are, of
+Each experiment runs as `scripts.compress` does, two epochs per stage with a checkpoint after 20 steps. Recorded are, of
 each stage, the checksums of the leaves of its whole state after 20 steps (sorted, for the names of leaves may change),
 those of the arrays in its model file, the bytes of its exported file, the numbers of its row in the report and its
 curves. Numbers hold for one processor and jax; another's record is refused.

@@ -64,7 +64,7 @@ def our_value_and_gradient(loss, s, t, **more):
 
 
 def peer_value_and_gradient(peer_loss, s, t):
-  """The same of `theirs(student, teacher)`, which gets tensors, maps with the channels first."""
+  """The same of `peer_loss(student, teacher)`, which gets tensors, maps with the channels first."""
   leaves, fixed = ({k: torch.tensor(x, requires_grad=on) for k, x in v.items()} for v, on in ((s, True), (t, False)))
   student, teacher = ({k: x.permute(0, 3, 1, 2) if x.ndim == 4 else x for k, x in v.items()} for v in (leaves, fixed))
   value = peer_loss(student, teacher).sum()
@@ -73,7 +73,7 @@ def peer_value_and_gradient(peer_loss, s, t):
 
 
 def agree(loss, peer_loss, s, t, rtol=1e-10, factor=1.0, **more):
-  """Ours is `factor` times theirs, value and gradient."""
+  """Our value and gradient are `factor` times the peer's."""
   (value, gradient), (peer_value, peer_gradient) = (
     our_value_and_gradient(loss, s, t, **more),
     peer_value_and_gradient(peer_loss, s, t),
