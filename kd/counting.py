@@ -59,9 +59,9 @@ def valid_mask(batch: Mapping[str, Any]) -> Array | None:
 def _all(masks: list[Array]) -> Array:
   """Returns the conjunction of masks over examples and over their positions."""
   rank = max(mask.ndim for mask in masks)
-  wide = [mask.reshape(mask.shape + (1,) * (rank - mask.ndim)) for mask in masks]
-  out = wide[0]
-  for mask in wide[1:]:
+  expanded = [mask.reshape(mask.shape + (1,) * (rank - mask.ndim)) for mask in masks]
+  out = expanded[0]
+  for mask in expanded[1:]:
     if any(1 not in (a, b) and a != b for a, b in zip(out.shape, mask.shape, strict=True)):
       shapes = " and ".join(str(tuple(mask.shape)) for mask in masks)
       raise UserError(f"the batch's labels and masks have the shapes {shapes}; expected the same leading axes")
@@ -126,10 +126,10 @@ def batch_mean(
   if whole is None:
     whole, parts = axis.psum(count(valid), axis_name), axis.size(axis_name)
   assert whole is not None and parts is not None
-  wide = numbers.dtype if jnp.finfo(numbers.dtype).bits >= 32 else jnp.float32  # bfloat16 counts no further than 256
+  dtype = numbers.dtype if jnp.finfo(numbers.dtype).bits >= 32 else jnp.float32  # bfloat16 counts no further than 256
   positions = math.prod(numbers.shape[len(whole) :])  # a mask over examples counts all their positions
-  each = whole[min(numbers.ndim, len(whole)) - 1].astype(wide) * positions / jnp.asarray(parts, wide)
-  total = jnp.sum(jnp.where(fitted(valid, numbers.shape), numbers, jnp.zeros_like(numbers)).astype(wide))
+  each = whole[min(numbers.ndim, len(whole)) - 1].astype(dtype) * positions / jnp.asarray(parts, dtype)
+  total = jnp.sum(jnp.where(fitted(valid, numbers.shape), numbers, jnp.zeros_like(numbers)).astype(dtype))
   return (total / jnp.where(each > 0, each, 1.0)).astype(numbers.dtype)
 
 

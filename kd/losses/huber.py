@@ -33,9 +33,9 @@ def huber(delta: float = 1.0, source: str = "teacher") -> Loss:
   def distance(
     student: Logits, teacher: Any, *, class_mask: ClassMask | None, target: Logits | None = None
   ) -> PerExample:
-    far = jnp.abs(gap(student, teacher if target is None else target, class_mask))
-    near = jnp.minimum(far, delta)
-    return jnp.sum(near * (far - 0.5 * near), axis=-1)
+    residual = jnp.abs(gap(student, teacher if target is None else target, class_mask))
+    clipped = jnp.minimum(residual, delta)
+    return jnp.sum(clipped * (residual - 0.5 * clipped), axis=-1)
 
   alone = source == "batch"
   reads = ("class_mask", "target") if alone else ("class_mask",)

@@ -38,8 +38,8 @@ def train_seeds(config: Experiment, folder: str | Path) -> list[tuple[Context, d
   Returns:
     Each seed's run, and the models of its stages.
   """
-  whole = open_run(config, folder)
-  runs = [whole._replace(config=one, folder=whole.folder / f"seed{one.seed}") for one in single(config)]
+  context = open_run(config, folder)
+  runs = [context._replace(config=one, folder=context.folder / f"seed{one.seed}") for one in single(config)]
   for run in runs:  # the stages are prepared once: nothing that depends on the seed is
     workdir.claim(run.folder, run.config)
   done: list[dict[str, Trained]] = [{} for _ in runs]

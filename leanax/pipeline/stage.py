@@ -39,8 +39,8 @@ def prepare(config: Experiment, data: Dataset) -> dict[str, Job]:
   """
   # Models first: each is traced once, also those of teachers that are trained beside their students.
   stages = [config.stages[name] for name in config.run]
-  beside = [entry for entry in (described(config, stage) for stage in stages) if entry is not None]
-  for name in dict.fromkeys(stage.model for stage in (*stages, *beside)):
+  described_teachers = [entry for entry in (described(config, stage) for stage in stages) if entry is not None]
+  for name in dict.fromkeys(stage.model for stage in (*stages, *described_teachers)):
     start.check_model(name, config, data)
   # Then the stages in order, each on the shapes that the earlier ones leave.
   jobs: dict[str, Job] = {}

@@ -152,8 +152,8 @@ def warn_of_a_worse_teacher(
   logits_of_teachers = logits_as_one([models.predict(one, validation.images) for one in teachers], stage)
   if logits_of_teachers.shape[-1] != len(validation.classes):
     return ""
-  own = {other: models.predict(one, validation.images) for other, one in others.items()}
-  best = max((engine.accuracy(logits, validation.labels), other) for other, logits in own.items())
+  student_logits = {other: models.predict(one, validation.images) for other, one in others.items()}
+  best = max((engine.accuracy(logits, validation.labels), other) for other, logits in student_logits.items())
   reached = engine.accuracy(logits_of_teachers, validation.labels)
   if reached >= best[0]:
     return ""

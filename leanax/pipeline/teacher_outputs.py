@@ -114,17 +114,17 @@ def make(
     for group in _groups(stage, len(each))
   ]
   if len(stored) == 1:
-    own, decode = dict(stored[0].arrays), stored[0].decode
+    logit_arrays, decode = dict(stored[0].arrays), stored[0].decode
   else:
-    own = {f"{k}/{name}": array for k, one in enumerate(stored) for name, array in one.arrays.items()}
+    logit_arrays = {f"{k}/{name}": array for k, one in enumerate(stored) for name, array in one.arrays.items()}
 
     def decode(batch: Mapping[str, jax.Array]) -> jax.Array | kd.Outputs:
       of = [{name: batch[f"{k}/{name}"] for name in one.arrays} for k, one in enumerate(stored)]
       return combined([one.decode(entry) for one, entry in zip(stored, of, strict=True)], stage)
 
-  per_view = tuple(own) if stored[0].per_view else ()
+  per_view = tuple(logit_arrays) if stored[0].per_view else ()
   spec = dataclasses.replace(spec, per_view=(*spec.per_view, *per_view))
-  return TeacherOutputs(None, None, jax.device_put(own), spec, decode)
+  return TeacherOutputs(None, None, jax.device_put(logit_arrays), spec, decode)
 
 
 def _groups(stage: Stage, teachers: int) -> list[list[int]]:
@@ -146,9 +146,9 @@ def _store(
 ) -> teacher_cache.Cache:
   """Returns the stored logits of one teacher, or the mean of several's; arguments as of `make`."""
   trees, teacher = [(one.variables, one.qparams, one.quant_state) for one in teachers], together(each, stage)
-  who = [[one.recipe._asdict() for one in teachers], stage.ensemble, list(stage.teacher_classes)]
+  identity = [[one.recipe._asdict() for one in teachers], stage.ensemble, list(stage.teacher_classes)]
   classes = jax.eval_shape(teacher, trees, models.example(teachers[0].recipe)).shape[-1]
-  named = teacher_key.teacher_hash(trees, who), arrays, spec, classes, stage.cache_form, stage.cache_top_k or None
+  named = teacher_key.teacher_hash(trees, identity), arrays, spec, classes, stage.cache_form, stage.cache_top_k or None
   key = teacher_key.key_of(*named)
 
   @jax.jit

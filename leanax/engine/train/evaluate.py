@@ -37,8 +37,8 @@ def logits(
   size = min(batch_size, total)
   run = jax.jit(fn)
   parts = []
-  for begin in range(0, total, size):
-    batch = images[begin : begin + size]
+  for start in range(0, total, size):
+    batch = images[start : start + size]
     missing = size - len(batch)
     if missing:
       batch = np.concatenate([np.asarray(batch), np.asarray(images[:missing])])

@@ -90,15 +90,15 @@ def _tiles(rows: Sequence[tables.Row]) -> str:
   if accuracy:
     change = 100 * (accuracy[1] - accuracy[0])
     tiles.append((f"{change:+.2f}<small>points</small>".replace("-", "−"), "accuracy of the exported file"))
-  for key, what in (("file_bytes", "smaller file"), ("macs", "fewer MACs"), ("latency_us", "faster in the runtime")):
+  for key, label in (("file_bytes", "smaller file"), ("macs", "fewer MACs"), ("latency_us", "faster in the runtime")):
     ratio = _ratio(rows, key)
     if ratio:
-      tiles.append((f"{_times(ratio)}×", what if ratio >= 1 else f"{what} (a ratio below one: it is not)"))
+      tiles.append((f"{_times(ratio)}×", label if ratio >= 1 else f"{label} (a ratio below one: it is not)"))
   if rows and rows[-1].get("codes_differ") is not None:
     tiles.append((tables.count(rows[-1]["codes_differ"]), "output codes off, simulation against integers"))
   if not tiles:
     return ""
-  inside = "".join(f'<div class="tile"><b>{value}</b><span>{what}</span></div>' for value, what in tiles)
+  inside = "".join(f'<div class="tile"><b>{value}</b><span>{label}</span></div>' for value, label in tiles)
   return f'<div class="tiles">{inside}</div>'
 
 
@@ -176,15 +176,15 @@ def _series(
   """Returns the lines of one metric; a stage's steps continue from the end of the stage that it starts from."""
   curves = result.get("curves") or {}
 
-  def begin(stage: str) -> float:
+  def first_step(stage: str) -> float:
     before = starts.get(stage)
     if before is None or before not in curves:
       return 0.0
-    return begin(before) + max((step for points in curves[before].values() for step, _ in points), default=0)
+    return first_step(before) + max((step for points in curves[before].values() for step, _ in points), default=0)
 
   lines = []
   for stage, metrics in curves.items():
-    points = [(begin(stage) + step, value) for step, value in metrics.get(metric, [])]
+    points = [(first_step(stage) + step, value) for step, value in metrics.get(metric, [])]
     if points:
       lines.append(charts.Line(stage, points, styles.get(stage, len(styles))))
   return lines
