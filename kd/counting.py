@@ -20,9 +20,7 @@ from leanax.core.errors import UserError
 MASKS = ("all", "labelled", "unlabelled")
 Count = tuple[Array, ...]
 
-EMPTY = (
-  "the batch is masked as a whole: expected 'valid' to leave an example, and 'class_mask' a class of it, that counts"
-)
+EMPTY = "the masks exclude the whole batch: expected 'valid' to keep an example, and 'class_mask' a class of it"
 
 
 def counted(batch: Mapping[str, Any], mask: str, ignored: int | None = None) -> Array | None:

@@ -230,7 +230,7 @@ def weighted(terms: Sequence[Term], output: str = "") -> Weighted:
       all of them read one.
   """
   if isinstance(terms, Term) or not isinstance(terms, Iterable) or not all(isinstance(term, Term) for term in terms):
-    raise UserError("an objective is made of several kd.Term(name, loss), in a list; got something else")
+    raise UserError("an objective takes a list of kd.Term(name, loss); got something else")
   names = [term.name for term in terms]
   if not names or len(set(names)) < len(names):
     raise UserError(f"an objective needs terms of different names; got {', '.join(names) or 'none'}")

@@ -63,7 +63,7 @@ def plan(
     raise UserError(f"{' and '.join(terms)} train a classifier each; expected one such term")
   ((term, loss),) = terms.items()
   if folded:
-    raise UserError(f"{loss.name} puts a new model together: expected a float stage, and one that quantizes after it")
+    raise UserError(f"{loss.name} builds a new model: expected a float stage, and one that quantizes after it")
 
   def params(aux: Any, aux_state: Any, teacher: Any) -> Any:
     assert loss.head is not None

@@ -32,7 +32,7 @@ def check(config: Experiment) -> None:
 
 
 def prepare(config: Experiment, data: Dataset) -> dict[str, Job]:
-  """Prepares all stages on shapes, in order: each on what the ones before it will leave. Nothing is compiled.
+  """Prepares all stages on shapes, in order: each on the models that the earlier ones will leave. Nothing is compiled.
 
   Raises:
     UserError: whatever would not run, in one sentence that names the stage or its key.

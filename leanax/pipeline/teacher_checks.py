@@ -129,13 +129,13 @@ def check(stage: Stage, recipes: Sequence[Recipe], student: Recipe, objective: k
       )
     if not chosen and known != wanted and _reads_logits(objective):
       raise UserError(
-        f"teacher {name!r} tells {known} classes apart and its student {wanted}; expected 'teacher_classes', the "
+        f"teacher {name!r} has {known} classes and its student {wanted}; expected 'teacher_classes', the "
         "teacher's class for each of the student's, or losses that read activations only"
       )
     if not chosen and recipe.classes != student.classes and _reads_logits(objective):
       first = next(pair for pair in zip(recipe.classes, student.classes, strict=True) if pair[0] != pair[1])
       raise UserError(
-        f"teacher {name!r} has another class in the place of one of its student's, {first[0]!r} for {first[1]!r}; "
+        f"teacher {name!r} has the class {first[0]!r} where its student has {first[1]!r}; "
         "expected 'teacher_classes', the teacher's class for each of the student's"
       )
 

@@ -354,8 +354,8 @@ def test_inputs_that_are_trees_are_filled():
 @pytest.mark.parametrize(
   ("terms", "message"),
   [
-    (Term("soft", kd.hinton()), "an objective is made of several kd.Term"),
-    ([kd.hinton()], "an objective is made of several kd.Term"),
+    (Term("soft", kd.hinton()), "an objective takes a list of kd.Term"),
+    ([kd.hinton()], "an objective takes a list of kd.Term"),
     ([Term("soft", kd.hinton)], "the loss of term 'soft' is hinton, not a loss; expected .* kd.hinton()"),
     ([Term("soft", "hinton")], "the loss of term 'soft' is 'hinton', not a loss"),
   ],

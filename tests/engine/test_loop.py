@@ -124,16 +124,18 @@ def test_a_batch_that_is_masked_as_a_whole_is_named():
     return {**get_batch(data, step, seed=seed, part=part), "valid": jnp.full((BATCH // part[1],), step != 3)}
 
   for mode in ("jit", "shard_map"):
-    with pytest.raises(UserError, match="stopped at step 4: the batch is masked as a whole: expected 'valid' to leave"):
+    with pytest.raises(
+      UserError, match="stopped at step 4: the masks exclude the whole batch: expected 'valid' to keep"
+    ):
       fit(step, fresh, masked, data(), steps=6, teacher_variables=nets.variables(1), mode=mode)
     _, history = fit(step, fresh, masked, data(), steps=3, teacher_variables=nets.variables(1), mode=mode)
     np.testing.assert_array_equal(history["examples_left"], [BATCH] * 3)
   eager = masked(data(), 3, seed=0, part=(0, 1))
   keywords = {"step": jnp.int32(0), "aux": {}, "aux_state": {}, "key": jax.random.key(0), "axis_name": None}
   logits = kd.Outputs(jnp.zeros((BATCH, 3)))
-  with pytest.raises(UserError, match="the batch is masked as a whole"):
+  with pytest.raises(UserError, match="the masks exclude the whole batch"):
     nets.distillation()(logits, logits, eager, **keywords)
-  with pytest.raises(UserError, match="the batch is masked as a whole"):
+  with pytest.raises(UserError, match="the masks exclude the whole batch"):
     nets.distillation()(
       logits, logits, {**get_batch(data(), 0, seed=0, part=(0, 1)), "class_mask": jnp.zeros(3, bool)}, **keywords
     )

@@ -16,16 +16,14 @@ def linear(variables, x, *, train, key):
 
 @pytest.mark.parametrize("loss", [lambda s, t: jnp.sum(s - t, -1), jnp.square, optax.softmax_cross_entropy])
 def test_a_plain_function_is_made_a_loss_first(loss):
-  with pytest.raises(
-    UserError, match="the loss of term 'own' .*expected one that is made, as kd.hinton.., or .*kd.loss"
-  ):
+  with pytest.raises(UserError, match="the loss of term 'own' .*expected a call, such as kd.hinton.., or .*kd.loss"):
     kd.weighted([kd.Term("own", loss)])
   assert kd.weighted([kd.Term("own", kd.loss(lambda s, t: jnp.sum(s - t, -1), "own"))])
 
 
 @pytest.mark.parametrize("terms", [None, 3, "hinton", {"a": 1}])
 def test_invalid_terms(terms):
-  with pytest.raises(UserError, match="an objective is made of several kd.Term.name, loss., in a list; got"):
+  with pytest.raises(UserError, match="an objective takes a list of kd.Term.name, loss.; got"):
     kd.weighted(terms)
 
 

@@ -234,7 +234,7 @@ def _examples(count: float) -> str:
 
 
 def refuse_empty(metrics: History, finished: int) -> None:
-  """Raises a UserError that names the first step whose batch is masked as a whole; arguments as above."""
+  """Raises a UserError that names the first step whose whole batch is masked; arguments as above."""
   if "examples_left" not in metrics:
     return
   empty = np.flatnonzero((metrics["examples_left"] == 0).reshape(-1, metrics["examples_left"].shape[-1]).any(0))
