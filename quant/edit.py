@@ -41,7 +41,8 @@ def post_training(net: Net, batches: Iterable[Any], policy: Any, carrier: str = 
   Raises:
     UserError: no batch, one that holds NaN, or variables that cannot hold the grids.
   """
-  if not isinstance(net.variables, Mapping) or set(GRIDS) & net.variables.keys():
+  room = isinstance(net.variables, Mapping) and not set(GRIDS) & net.variables.keys()
+  if not room:
     raise UserError(f"the net's variables are a {type(net.variables).__name__}; expected a dict without 'quant_state'")
   edit = data(policy, carrier, half)
   return with_grids(net, edit, *_model(net.infer, edit).calibrate(net.variables, batches))

@@ -21,7 +21,7 @@ class _Group(NamedTuple):
 
 
 def kernels(graph: Graph, chosen: Mapping[str, Setting]) -> dict[tuple[str, int], tuple[Quantizer, Use | None]]:
-  """Returns the quantizer of each kernel's operand; one for all uses of a leaf that one array of scales serves."""
+  """The quantizer of each kernel's operand; one for all uses of a leaf that one array of scales serves."""
   groups: dict[Any, list[_Group]] = {}
   for site in graph.analysis.sites:
     op, setting, index = site.op, chosen.get(site.op.name), site.op.kernel_index
@@ -53,7 +53,7 @@ def kernels(graph: Graph, chosen: Mapping[str, Setting]) -> dict[tuple[str, int]
 
 
 def _along(op: Op, index: int, setting: Setting) -> int | None:
-  """Returns the axis of a kernel's operand that is cut into groups; None where there are none."""
+  """The axis of a kernel's operand that is cut into groups; None where there are none."""
   if setting.group is None:
     return None
   axes = op.params["dimension_numbers"][0][index] if op.kind == "dot" else ()
@@ -67,7 +67,7 @@ def _along(op: Op, index: int, setting: Setting) -> int | None:
 
 
 def _weights_of(setting: Setting) -> Setting:
-  """Returns the part of a setting that concerns a kernel."""
+  """The part of a setting that concerns a kernel."""
   return dataclasses.replace(setting, activations=None, observer="min_max", options=())
 
 

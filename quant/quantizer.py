@@ -36,7 +36,7 @@ class Quantizer(NamedTuple):
 
   Attributes:
     key: an activation's name; of a kernel the leaf's, for its first grid, otherwise that of the first site.
-    bits: for an activation, the widest of its readers' settings.
+    bits: of an activation the widest that its readers ask for.
     setting: that reader's, or the first site's.
     estimator: how its rounding is trained.
     kernel: it is a kernel; the fields below are of kernels only.
@@ -93,7 +93,7 @@ class Quantizer(NamedTuple):
     return max(-lowest, highest) if self.kernel else highest - lowest
 
   def start(self, low: jax.Array, high: jax.Array, magnitude: jax.Array) -> dict[str, jax.Array]:
-    """Returns the scale (and of an activation the zero point) of a range, the scale as the setting's estimator starts.
+    """The scale (and of an activation the zero point) of a range, the scale as the setting's estimator starts.
 
     Args:
       low: the lowest value, () or one for each scale.
@@ -111,11 +111,11 @@ class Quantizer(NamedTuple):
     return {"scale": scale} if self.kernel else {"scale": scale, "zero_point": grid.zero_point}
 
   def entry(self, start: Mapping[str, jax.Array], old: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Returns the entry of the quantizers' state: the grid of what was seen, and the one in use, unchanged."""
+    """The entry of the quantizers' state: the grid of what was seen, and the one in use, which stays as it is."""
     return {"grid": self.label, "seen": start, "used": start if old is None else old["used"]}
 
   def place(self, x: jax.Array, used: Mapping[str, Any]) -> Placed:
-    """Returns an operand and its grid.
+    """An operand and its grid.
 
     Args:
       x: the operand.
@@ -133,7 +133,7 @@ class Quantizer(NamedTuple):
     return Placed(x, used["scale"], zero_point, self.ends, count, self.format, used.get("key"))
 
   def grid(self, used: Mapping[str, Any]) -> Grid:
-    """Returns the grid of an activation, or of a kernel's leaf, behind the axes of scans."""
+    """The grid of an activation, or of a kernel's leaf, behind the axes of scans."""
     scale = used["scale"]
     if not self.kernel:
       return Grid(scale, used["zero_point"], self.bits)

@@ -34,7 +34,7 @@ def percentile(q: float = 99.99) -> Observer:
 
 
 def float_histogram() -> Statistic:
-  """Returns the number of values in each bin: (2^14,), uint32."""
+  """The number of values in each bin: (2^14,), uint32."""
 
   def update(bins: jax.Array, x: jax.Array, axis_name: str | None) -> jax.Array:
     batch = jnp.zeros_like(bins).at[_bin(x).reshape(-1)].add(1)
@@ -49,14 +49,14 @@ def _add(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def _bin(x: jax.Array) -> jax.Array:
-  """Returns the place of float32 numbers among the bins, in their order."""
+  """The place of float32 numbers among the bins, in their order."""
   pattern = jax.lax.bitcast_convert_type(x.astype(jnp.float32) + 0.0, jnp.uint32)
   ordered = jnp.where(pattern >> 31 == 1, ~pattern, pattern | jnp.uint32(2**31))
   return (ordered >> _SHIFT).astype(jnp.int32)
 
 
 def _edges() -> np.ndarray:
-  """Returns the least number of each bin, and one behind the last; finite."""
+  """The least number of each bin, and one behind the last; finite."""
   ordered = np.minimum(np.arange(2**_BITS + 1, dtype=np.uint64) << _SHIFT, 2**32 - 1).astype(np.uint32)
   pattern = np.where(ordered >> 31 == 1, ordered & np.uint32(2**31 - 1), ~ordered)
   edges, largest = pattern.view(np.float32), np.finfo(np.float32).max
@@ -75,7 +75,7 @@ def _range(stats: Stats, share: float) -> tuple[jax.Array, jax.Array]:
 
 
 def _leave_out(bins: jax.Array, share: float) -> tuple[jax.Array, jax.Array]:
-  """Returns the bin in which a share of all values ends, counted from the first, and the part of it that it takes."""
+  """The bin in which a share of all values ends, counted from the first, and the part of the bin that it takes."""
   counts = bins.astype(jnp.float32)
   through = jnp.cumsum(counts)
   left = share * through[-1]

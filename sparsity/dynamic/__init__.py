@@ -1,4 +1,4 @@
-"""Masks that move while a sparse network trains, one method per file."""
+"""Masks that move while a sparse network trains, one method a file."""
 
 from sparsity.dynamic.base import dynamic
 from sparsity.dynamic.set import set

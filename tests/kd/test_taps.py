@@ -76,7 +76,7 @@ def test_an_objective_runs_with_them(form):
 
 
 def test_a_loss_that_reads_logits_refuses_several():
-  variables, student = outputs(8, "dict", (TAP, "Dense_1/kernel:out"))
+  mine, student = outputs(8, "dict", (TAP, "Dense_1/kernel:out"))
   loss = kd.byot((TAP, TAP))
   with pytest.raises(UserError, match="the loss 'byot' reads logits .* of the student; got dict"):
-    loss.init(jax.random.key(0), student(variables), None, None)
+    loss.init(jax.random.key(0), student(mine), None, None)
