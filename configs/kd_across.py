@@ -1,4 +1,4 @@
-"""Across tasks: a net of clothes teaches one that learns to tell digits apart from a hundred labels.
+"""Across tasks: a net trained on clothes is the teacher of one that learns digits from a hundred labels.
 
     python -m scripts.compress --config=configs/kd_across.py:teacher --workdir=runs/kd_across_teacher
     python -m scripts.compress --config=configs/kd_across.py:student --workdir=runs/kd_across

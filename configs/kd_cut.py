@@ -1,9 +1,9 @@
-"""Students that begin as parts of their teacher, Fashion-MNIST: alone and distilled, against a random beginning.
+"""Students cut out of their teacher, Fashion-MNIST: alone and distilled, against a random initialisation.
 
     python -m scripts.reproduce --table=kd_cut --workdir=runs/kd_cut
 
 `cpu` and `paper` cut a convolutional net to a quarter of its channels; `layers_cpu` and `layers_paper` drop every
-other block of a residual net. `cut` is what is left of the teacher before the student has learnt anything.
+other block of a residual net. `cut` is the cut teacher before the student is trained.
 """
 
 from ml_collections import ConfigDict

@@ -9,7 +9,7 @@ The teacher has seen all labels; all students make the same number of updates. `
 from ml_collections import ConfigDict
 
 LABELS = 100
-# argument: (data, teacher's widths and epochs, student's widths, its updates, batches an epoch over all examples)
+# argument: (data, teacher's widths and epochs, student's widths, its updates, batches per epoch over all examples)
 CHOICES = {
   "digits": ({"name": "digits"}, (128, 128), 60, (32, 32), 1200, 17),
   "mnist": ({"name": "tfds:mnist", "limit": 12_000}, (300, 100), 20, (64, 32), 2000, 187),

@@ -48,7 +48,7 @@ def get_config(argument: str = "cpu") -> ConfigDict:
     "models": {
       "teacher": {"name": "zoo.convnet:ConvNet", "kwargs": {"widths": (16, 32), "dense": (64,)}},
       "assistant": {"name": "zoo.convnet:ConvNet", "kwargs": {"widths": (8, 16), "dense": (48,)}},
-      # The same net under three names, so that one that is born again begins at other weights than its teacher did.
+      # The same net under three names, so that a born-again net starts from other weights than its teacher.
       **{
         name: {"name": "zoo.convnet:ConvNet", "kwargs": {"widths": (4, 8), "dense": (32,)}}
         for name in ("student", "again", "again_2")

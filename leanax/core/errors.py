@@ -29,7 +29,7 @@ def unknown(kind: str, name: Any, choices: Iterable[str], listed: str = "") -> U
   """Returns the sentence for a name that does not exist: "unknown loss 'hintn'; did you mean 'hinton'?".
 
   Args:
-    kind: of what.
+    kind: the kind of object that the name is of.
     name: as given; what is no text is none of the choices.
     choices: the names that there are.
     listed: where all are described; named in place of a list that would be long.

@@ -23,7 +23,7 @@ def methods(package: ModuleType, folder: str = "") -> dict[str, Callable[..., An
 def method(
   package: ModuleType, name: str, more: Mapping[str, Any] | None = None, folder: str = ""
 ) -> Callable[..., Any]:
-  """The method called `name`.
+  """Returns the method called `name`.
 
   Args:
     package: such as `kd`.
@@ -32,7 +32,7 @@ def method(
     folder: as of `methods`.
 
   Raises:
-    core.errors.UserError: there is none; the nearest names are given.
+    core.errors.UserError: there is no such method; the nearest names are given.
   """
   known = {**methods(package, folder), **(more or {})}
   if not isinstance(name, str) or name not in known:

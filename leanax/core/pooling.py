@@ -16,7 +16,7 @@ def pool_to(x: Float[Array, "batch height width channels"], size: tuple[int, int
 
 
 def _bins(wide: int, narrow: int) -> np.ndarray:
-  """(wide, narrow): the weights of the means."""
+  """Returns the weights of the means, (wide, narrow)."""
   out = np.zeros((wide, narrow))
   for i in range(narrow):
     begin, end = i * wide // narrow, -(-(i + 1) * wide // narrow)

@@ -15,7 +15,7 @@ class Range(NamedTuple):
   """A set of numbers.
 
   Attributes:
-    words: as a sentence says it after "expected".
+    words: the words after "expected" in errors.
     has: whether a finite number is in it.
     kind: of the number.
   """

@@ -21,7 +21,7 @@ def match(rules: Sequence[tuple[str, Any]], names: Iterable[str], what: str = "r
   Args:
     rules: ordered (glob, setting) pairs; `*` crosses `/`, matching is case-sensitive.
     names: the names there are, such as parameter paths (`head/kernel`).
-    what: how an error calls a rule, such as "quantization rule".
+    what: the name of a rule in errors, such as "quantization rule".
 
   Raises:
     UserError: a rule is no pair, matches nothing, or everything it matches was taken by an earlier rule.

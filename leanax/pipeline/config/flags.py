@@ -29,7 +29,7 @@ HELP = ("--help", "-help", "-h", "--helpfull", "--helpshort")
 
 
 class Line(NamedTuple):
-  """A command line, parted: changes to the config, and the rest for absl."""
+  """A command line, split into changes to the config and the rest for absl."""
 
   changes: list[tuple[str, str]]
   rest: list[str]
@@ -57,7 +57,7 @@ def run(main: Callable[..., Any], *, config: bool = True) -> None:
 
   def called(_: Sequence[str]) -> Any:
     if not flags.FLAGS["verbosity"].present:
-      logging.set_verbosity(logging.WARNING)  # libraries tell much that is of no use to a user
+      logging.set_verbosity(logging.WARNING)  # libraries warn of much that a user cannot change
     warnings.formatwarning = _warning  # the module's own place for it
     with _sentences():
       return main(*holder.values())

@@ -31,7 +31,7 @@ def setting(
     default: its value where a config leaves it out; a value given instead has its type.
     within: the numbers that it may be; of a sequence, its elements.
     choices: the texts that it may be.
-    what: how an error calls one of `choices`.
+    what: the name of a choice in errors.
     key: its name in a config, where that is no name of Python's.
   """
   return dataclasses.field(default=default, metadata={"range": within, "choices": choices, "what": what, "key": key})
