@@ -3,8 +3,8 @@
     python -m scripts.reproduce --table=tutorial_mnist --workdir=runs/tutorial
 
 The regression is cross-entropy plus 0.1 times the sum over classes of the squared difference of the logits; `logit_l2`
-is half that sum. `together` is the example as it is written in the field: the sum goes over the batch of 64, too, 6.4
-times the mean of the examples' sums, and the teacher starts from fresh weights and is trained in the same loop by its own
+is half that sum. `together` is the example as it is written in the field: the sum is over the batch of 64, too, 6.4
+times the mean of the examples' sums, and the teacher starts from fresh weights, trained in the same loop by its own
 optimizer. `cpu` trains on 2,000 examples, `paper` on all.
 """
 
