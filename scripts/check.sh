@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
 # Set-up, lint, types and tests: all must pass before a change is merged.
 #   bash scripts/check.sh [--all] [pytest arguments ...]
-# --all adds the slow tests, and compiles all of them as users do; without it XLA compiles quickly, to slower code.
+# --all adds the slow tests, and compiles all of them as users do; without it XLA compiles quickly, to slower code, but
+# for tests marked `exact`.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 source scripts/environment.sh
 
-marks="not slow and not peers" quick=1
+all=
 if [ "${1:-}" = --all ]; then
-  marks="not peers" quick=0
+  all=1
   shift
 fi
 use_environment .venv litert,test || exit 1
@@ -30,7 +31,19 @@ step "lint" ruff check .
 step "format" ruff format --check .
 step "types" pyrefly check
 # A file's tests stay in one process; compilation uses one core, so two processes take half the time.
-LEANAX_QUICK_COMPILE=$quick step "tests" python -m pytest -q -m "$marks" --durations=15 --numprocesses=auto --maxprocesses=4 --dist=loadfile "$@"
+tests() {
+  python -m pytest -q --durations=15 --numprocesses=auto --maxprocesses=4 --dist=loadfile "$@"
+}
+exact_tests() {
+  tests "$@"
+  case $? in 0 | 5) return 0 ;; *) return 1 ;; esac # 5: none of them is among the arguments
+}
+if [ "$all" ]; then
+  step "tests" tests -m "not peers" "$@"
+else
+  LEANAX_QUICK_COMPILE=1 step "tests" tests -m "not slow and not peers and not exact" "$@"
+  step "tests of equal bits" exact_tests -m "exact and not slow" "$@"
+fi
 
 if [ ${#failed[@]} -gt 0 ]; then
   printf '== not good:'

@@ -20,8 +20,8 @@ XLA_FLAGS = {
   "--xla_cpu_collective_call_terminate_timeout_seconds": "60",
 }
 
-# Most of the tests' time is XLA's compilation. With LEANAX_QUICK_COMPILE=1 it compiles faster, to slower code: scripts/check.sh sets it,
-# and --all does not, so that every test also passes on the code that users run.
+# Most of the tests' time is XLA's compilation. With LEANAX_QUICK_COMPILE=1 it compiles faster, to slower code:
+# scripts/check.sh sets it, and --all does not, so that every test also passes on the code that users run.
 QUICK = "LEANAX_QUICK_COMPILE"
 QUICK_FLAGS = {"--xla_backend_optimization_level": "0"}
 if importlib.metadata.version("jaxlib").startswith("0.10."):  # newer ones end the process at this name

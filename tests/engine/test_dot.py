@@ -25,6 +25,7 @@ def train(tx, forward=nets.student, objective=None, steps=4, size=8, **kwargs):
   return s, metrics
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize(
   "more", [{}, {"clip_norm": 0.05, "weight_decay": 0.1, "nesterov": True, "rates": {"aux": 0.5}}]
 )

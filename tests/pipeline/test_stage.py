@@ -25,6 +25,7 @@ def distilled(tmp_path, teacher, **changes):
   return stage.run_stage("distilled", context, {"teacher": teacher}), context
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize("augment", [{}, {"shift": (1, 1), "views": 2, "mixup": 0.3}], ids=["still", "views"])
 def test_stored_logits_are_those_of_the_teacher_in_the_step(tmp_path, teacher, augment):
   (stored, first), (live, second) = (
