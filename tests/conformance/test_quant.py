@@ -313,7 +313,7 @@ def test_observer_of_one_number_has_its_range(name, number):
 
 
 @every_observer
-def test_observer_does_not_know_the_order(name):
+def test_observer_does_not_depend_on_the_order(name):
   batches = [values(seed, scale=1.0 + seed) for seed in range(4)]
   found = [observed(name, order)[1] for order in (batches, batches[::-1])]
   np.testing.assert_array_equal(found[0][:2], found[1][:2])

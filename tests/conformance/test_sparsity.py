@@ -218,7 +218,7 @@ def test_nothing_pruned_is_the_inner_optimizer_bitwise(name, inner):
 
 
 @every_method
-def test_kept_entries_know_nothing_of_the_pruned(name):
+def test_kept_entries_do_not_depend_on_the_pruned(name):
   """SGD moves each entry alone: where the masks always keep, the result is that of plain SGD, bit for bit."""
   plain, _ = train(optax.with_extra_args_support(optax.sgd(0.1)), params())
   tx, tree, state = make(name, optax.sgd(0.1)), params(), None

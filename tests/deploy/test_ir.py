@@ -7,7 +7,7 @@ from leanax.deploy.preprocessing import Preprocessing
 from tests.deploy import nets
 
 
-def test_prints_one_line_a_layer():
+def test_prints_one_line_per_layer():
   text = str(nets.lenet(0).network())
   assert len(text.splitlines()) == 8
   assert "Conv2D relu conv0: input -> conv0:out int8[Nx12x12x6]" in text

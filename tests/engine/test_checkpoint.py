@@ -257,7 +257,7 @@ def test_another_config_is_refused(tmp_path):
     Checkpoints(tmp_path / "c", config={**config, "warmup": 1})
 
 
-def test_foreign_places_are_refused(tmp_path):
+def test_directories_without_checkpoints_are_refused(tmp_path):
   (tmp_path / "file").write_text("x")
   with pytest.raises(UserError, match="file is a file; expected a directory for checkpoints"):
     Checkpoints(tmp_path / "file")

@@ -13,7 +13,7 @@ from leanax.core.errors import UserError
 from leanax.engine.store.metrics import Writer, read
 
 
-def test_one_object_a_line(tmp_path):
+def test_one_object_per_line(tmp_path):
   with Writer(tmp_path / "run", tensorboard=False) as writer:
     writer.write(0, {"loss": jnp.float32(0.5), "count": np.int64(3), "half": jnp.bfloat16(1.5)})
     writer.write(1, {"loss": float("nan"), "norm": float("inf"), "ok": True}, volatile={"rate": 3.0})

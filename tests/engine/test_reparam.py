@@ -93,6 +93,6 @@ def test_memory_has_a_place_in_the_state():
   assert float(state.aux_state["reparam"]["last"]) == 2.0
 
 
-def test_its_name_is_taken():
+def test_the_name_of_its_state_is_reserved():
   with pytest.raises(UserError, match="a term is called 'reparam', .*; expected another name"):
     engine.training(plain(linear), kd.weighted([kd.Term("reparam", kd.hard_labels())]), optax.sgd(0.1))

@@ -100,7 +100,7 @@ def test_terms_have_different_names_and_scheduled_weights():
     np.testing.assert_allclose(metrics["loss"], (1 + i) * metrics["hard"], rtol=1e-6)
 
 
-def test_padding_counts_for_nothing():
+def test_padding_changes_nothing():
   values, valid = jnp.asarray([1.0, jnp.nan, 3.0]), jnp.asarray([True, False, True])
   assert float(batch_mean(values, valid, None)) == 2.0
   assert float(batch_mean(values, jnp.zeros(3, bool), None)) == 0.0

@@ -183,7 +183,7 @@ def test_size_text():
   assert [teacher_cache.size_text(n) for n in (812, 999_600, 4_800_000, 1_230_000_000, 2 * 10**12)] == texts
 
 
-def test_no_room(tmp_path, monkeypatch):
+def test_a_full_disk_is_named(tmp_path, monkeypatch):
   monkeypatch.setattr(teacher_cache.shutil, "disk_usage", lambda path: type("", (), {"free": 1000}))
   with pytest.raises(UserError, match=r"needs 3\.6 kB of disk; 1 kB are free"):
     build(tmp_path)

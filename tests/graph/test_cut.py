@@ -324,7 +324,7 @@ def test_mistakes_are_named():
 
 
 @pytest.mark.parametrize("keep", [[0, 1], "a", None])
-def test_kept_channels_are_given_by_site(keep):
+def test_kept_channels_are_a_dict_by_site(keep):
   fn, v = dense_dense(jax.nn.relu)
   with pytest.raises(UserError, match="what is kept is .*; expected a dict of channels by the site's name"):
     models.cut(fn, v, keep, jnp.ones((5, 3)))

@@ -44,7 +44,7 @@ def test_train_prints_the_last_numbers_of_the_stage(run, tmp_path):
   assert trained == (folder / "models" / "teacher.safetensors").read_bytes()
 
 
-def test_evaluate_prints_a_line_a_stage(run):
+def test_evaluate_prints_a_line_per_stage(run):
   _, folder = run
   printed = good("evaluate", f"--workdir={folder}").splitlines()
   assert [line.split(":")[0] for line in printed] == list(RUN)

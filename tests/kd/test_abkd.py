@@ -45,6 +45,6 @@ def test_its_limits_are_the_two_divergences():
 
 @pytest.mark.parametrize("key", ["alpha", "beta", "temperature"])
 @pytest.mark.parametrize("number", [0.0, -1.0, np.nan, "1"])
-def test_its_numbers_are_above_0(key, number):
+def test_arguments_are_above_0(key, number):
   with pytest.raises(UserError, match=f"abkd: {key} is .*; expected a number above 0"):
     kd.abkd(**{key: number})

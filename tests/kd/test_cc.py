@@ -75,7 +75,7 @@ def test_by_hand():
 
 
 @pytest.mark.parametrize(("form", "oracle"), [("kernel", kernel64), ("consecutive", consecutive64)])
-def test_examples_that_do_not_count_are_not_there(form, oracle):
+def test_masked_examples_are_ignored(form, oracle):
   s, t = maps(0, (7,)), maps(1, (7,))
   valid = np.array([1, 0, 1, 1, 0, 1], bool)
   got = value(kd.cc("tap", "tap", form), s, t, batch=batch(valid=jnp.asarray(valid)))

@@ -48,7 +48,7 @@ def test_a_rare_class_counts_as_much_as_another():
   np.testing.assert_allclose(got, oracle(s, t, beta=0.0), rtol=1e-4)
 
 
-def test_examples_and_classes_that_do_not_count_are_not_there():
+def test_masked_examples_and_classes_are_ignored():
   s, t = logits(0), logits(1)
   valid, classes = np.array([1, 1, 0, 1, 1, 0], bool), np.array([1, 0, 1, 1, 1], bool)
   data = batch(valid=jnp.asarray(valid))

@@ -85,7 +85,7 @@ def test_leaves_that_one_loss_reaches_have_the_mean_momentum():
   assert jax.tree.structure(state[0].whole) == jax.tree.structure(state[0].task) == jax.tree.structure(tree(0))
 
 
-def test_only_its_states_want_the_task():
+def test_only_states_of_dot_want_the_task():
   params = tree(0)
   inside = optax.chain(optax.clip_by_global_norm(1.0), kd.dot(0.1))
   assert kd.wants_task(inside.init(params)) and kd.wants_task(jax.eval_shape(inside.init, params))

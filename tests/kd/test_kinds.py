@@ -50,7 +50,7 @@ def test_a_function_that_takes_other_arguments_is_refused_where_the_loss_is_made
     kd.loss(f, "mine", reads=reads)
 
 
-def test_one_name_is_one_name():
+def test_one_name_may_be_given_as_text():
   assert kd.loss(lambda s, t, step: s[:, 0], reads="step").reads == ("logits", "step")
 
 
@@ -77,7 +77,7 @@ def test_a_loss_returns_its_own_form():
     ({"reads": ["label"]}, r"reads is \['label'\]"),
   ],
 )
-def test_names_are_names(given, key):
+def test_declared_names_are_tuples_of_names(given, key):
   with pytest.raises(UserError, match=f"the loss 'mine': {key}; expected names in a tuple, such as "):
     kd.Loss("mine", lambda s, t, context: kd.LossOut(s.logits[:, 0]), **given)
 

@@ -121,7 +121,7 @@ def test_an_invalid_weight_is_nan():
 
 
 @pytest.mark.parametrize("ignore", [-1, -100, 255])
-def test_ignored_positions_are_not_there(ignore):
+def test_ignored_positions_change_nothing(ignore):
   """A masked cross-entropy of words against numpy over the words that have a label."""
   rng = np.random.default_rng(0)
   s, label = rng.normal(size=(2, 3, 5)), np.array([[0, 4, ignore], [ignore, 2, 1]])

@@ -44,7 +44,7 @@ def test_by_hand():
   np.testing.assert_allclose(loss(s, t)[0], [1 + 2 / 2, 1 + 2 / 2], rtol=1e-6)
 
 
-def test_examples_and_classes_that_do_not_count_are_not_there():
+def test_masked_examples_and_classes_are_ignored():
   s, t = logits(0), logits(1)
   valid, classes = np.array([1, 1, 0, 1, 1, 0], bool), np.array([1, 0, 1, 1, 1], bool)
   data = batch(valid=jnp.asarray(valid))

@@ -47,7 +47,7 @@ def test_opposite_examples_are_finite():
   np.testing.assert_allclose(value(loss, s, s), 0.0, atol=1e-7)
 
 
-def test_examples_that_do_not_count_are_not_there():
+def test_masked_examples_are_ignored():
   s, t = maps(0, (7,)), maps(1, (5,))
   valid = np.array([1, 0, 1, 1, 0, 1], bool)
   got = value(kd.pkt("tap", "tap"), s, t, batch=batch(valid=jnp.asarray(valid)))

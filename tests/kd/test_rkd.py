@@ -72,7 +72,7 @@ def test_shifts_scales_and_rotations_do_not_matter():
   np.testing.assert_allclose(value(loss, 4 * s @ rotation - 2, t), value(loss, s, t), rtol=1e-4)
 
 
-def test_examples_that_do_not_count_are_not_there():
+def test_masked_examples_are_ignored():
   s, t = maps(0, (7,)), maps(1, (5,))
   valid = np.array([1, 0, 1, 1, 0, 1], bool)
   got = value(kd.rkd("tap", "tap"), s, t, batch=batch(valid=jnp.asarray(valid)))

@@ -73,7 +73,7 @@ def test_temperatures_of_other_losses_follow_schedules(loss):
     *(("switch", key, (0.0, 1.0, 5)) for key in ("low", "high", "at")),
   ],
 )
-def test_its_numbers_are_numbers(name, key, given, bad):
+def test_arguments_are_finite_numbers(name, key, given, bad):
   made = getattr(schedules, name)
   given = dict(zip(inspect.signature(made).parameters, given, strict=True))
   made(**given)

@@ -112,7 +112,7 @@ def test_its_row_its_metrics_and_evaluate_are_of_the_whole_model(run):
   assert dict((name, hits) for name, hits, _ in evaluate(folder))["distilled"] == row["accuracy"]
 
 
-def test_only_what_is_read_is_kept_and_counted(run):
+def test_only_layers_that_are_read_are_saved_and_counted(run):
   params = left(run, "distilled").variables["params"]
   assert {name: set(layer) for name, layer in params.items() if name != "simkd"} == {
     "Conv_0": {"kernel", "bias"},

@@ -27,7 +27,7 @@ def test_a_narrower_student_starts_from_its_teachers_leading_channels(tmp_path):
   np.testing.assert_array_equal(small["Dense_0"]["kernel"], whole["Dense_0"]["kernel"][:, :8])
 
 
-def test_it_trains_on_and_its_teacher_lives(tmp_path):
+def test_a_cut_student_trains_and_leaves_its_teacher_unchanged(tmp_path):
   distilled = {**jobs.STAGE, "teacher": "teacher", "objective": jobs.DISTIL, "cut": {"from": "teacher"}}
   changes = {"models__student__kwargs__widths": (8, 16), "stages__cut": distilled}
   done = jobs.train(run_of(tmp_path, {}, **changes))

@@ -335,7 +335,7 @@ def pair():
   return initial(Pair(), x), x
 
 
-def test_bfloat16_products_leave_scales_masters_and_what_meets_grids_in_float32():
+def test_bfloat16_products_leave_scales_master_weights_and_inputs_of_grids_in_float32():
   variables, x = pair()
   model, half = quantize(Pair().apply, RULES), quantize(Pair().apply, RULES, "bfloat16", half=True)
   qparams, state = model.init(variables, x)

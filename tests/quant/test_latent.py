@@ -59,7 +59,7 @@ def test_the_latents_are_what_the_inner_optimizer_alone_would_give():
       np.testing.assert_array_equal(latent, plain[name])
 
 
-def test_leaves_without_a_rule_are_trained_as_ever():
+def test_leaves_without_a_rule_are_trained_as_usual():
   rules = [("b/*", "w4")]
   params = project(params_of(), rules)
   for (quantized, state), (plain, _) in zip(

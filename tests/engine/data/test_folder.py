@@ -52,7 +52,7 @@ def test_own_validation_folder_and_jpeg(root, tmp_path):
     load(root, tmp_path, validation=2)
 
 
-def test_order_does_not_depend_on_the_place(root, tmp_path):
+def test_order_does_not_depend_on_the_path(root, tmp_path):
   first = load(root, tmp_path)
   os.rename(root, tmp_path / "moved")
   second = load(tmp_path / "moved", tmp_path)

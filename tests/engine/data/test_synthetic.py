@@ -15,7 +15,7 @@ def test_shapes_and_ids():
   assert data.train.classes == ("class_0", "class_1", "class_2", "class_3")
 
 
-def test_same_arguments_give_the_same_bytes_for_ever():
+def test_same_arguments_give_the_same_bytes_in_every_version():
   part = load("synthetic", shape=(8, 8, 1), train=64).train
   assert hashlib.sha256(part.images.tobytes() + part.labels.tobytes()).hexdigest()[:16] == "860d5949620e8333"
   other = load("synthetic", shape=(8, 8, 1), train=64, seed=1).train

@@ -144,7 +144,7 @@ def test_a_bug_in_the_file_is_named_by_line(tmp_path, text, sentence):
   assert "\n" not in str(caught.value)
 
 
-def test_load_names_the_file_that_was_meant(tmp_path):
+def test_load_names_the_nearest_file(tmp_path):
   path = write(tmp_path, "def get_config():\n  pass\n", "digits.py")
   with pytest.raises(UserError, match="did you mean .*digits.py"):
     loading.load(str(tmp_path / "digit.py"))
