@@ -215,8 +215,11 @@ def test_a_users_own_zoo_is_found(tmp_path, monkeypatch):
   for name in ("mlp", "nets"):
     (package / f"{name}.py").write_text("import flax.linen as nn\n\n\nclass MLP(nn.Dense):\n  pass\n")
   monkeypatch.syspath_prepend(tmp_path)
-  ours, theirs = model.load("zoo.mlp:MLP", {"widths": (3,), "classes": 4}), model.load("zoo.nets:MLP", {"features": 4})
-  assert len(jax.tree.leaves(ours.init(KEY, X))) == 4 and len(jax.tree.leaves(theirs.init(KEY, X))) == 2
+  zoo_model, users_model = (
+    model.load("zoo.mlp:MLP", {"widths": (3,), "classes": 4}),
+    model.load("zoo.nets:MLP", {"features": 4}),
+  )
+  assert len(jax.tree.leaves(zoo_model.init(KEY, X))) == 4 and len(jax.tree.leaves(users_model.init(KEY, X))) == 2
   for name in ("zoo", "zoo.nets"):
     sys.modules.pop(name)
 

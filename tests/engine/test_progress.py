@@ -70,20 +70,20 @@ app.run(main)
 
 def on_terminal(program):
   """What a program shows on a terminal of its own."""
-  ours, theirs = pty.openpty()
-  fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
-  with subprocess.Popen([sys.executable, "-c", program], stderr=theirs, stdout=theirs) as process:
-    os.close(theirs)
+  terminal, child_end = pty.openpty()
+  fcntl.ioctl(child_end, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
+  with subprocess.Popen([sys.executable, "-c", program], stderr=child_end, stdout=child_end) as process:
+    os.close(child_end)
     shown = b""
     while True:
       try:
-        part = os.read(ours, 65536)
+        part = os.read(terminal, 65536)
       except OSError:  # the terminal's other end is closed
         break
       if not part:
         break
       shown += part
-  os.close(ours)
+  os.close(terminal)
   assert process.returncode == 0, shown.decode()
   return shown.decode()
 

@@ -96,8 +96,8 @@ def test_macs_and_taps_of_a_scan():
 
 
 def test_an_extra_with_a_foreign_name_in_a_scan_is_refused():
-  again = graph.rewrite(scanned(False), lambda op, i, e: (op.bind(*i), {"mine": 1}) if op.kind == "dot" else None)
-  with pytest.raises(UserError, match="'mine' was written inside a scan"):
+  again = graph.rewrite(scanned(False), lambda op, i, e: (op.bind(*i), {"own": 1}) if op.kind == "dot" else None)
+  with pytest.raises(UserError, match="'own' was written inside a scan"):
     again({}, LAYERS, X)
 
 

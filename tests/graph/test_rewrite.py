@@ -96,8 +96,8 @@ def test_rounded_kernels_are_the_function_of_rounded_variables(name):
 def test_extras_are_threaded():
   case = models.mlp()
   again = graph.rewrite(case.fn, round_kernels)
-  _, extras = again({"Dense_0/kernel": 4, "mine": "kept"}, case.variables, case.x)
-  assert extras == {"Dense_0/kernel": 5, "Dense_1/kernel": 1, "mine": "kept"}
+  _, extras = again({"Dense_0/kernel": 4, "own": "kept"}, case.variables, case.x)
+  assert extras == {"Dense_0/kernel": 5, "Dense_1/kernel": 1, "own": "kept"}
 
 
 def test_an_operation_sees_what_earlier_ones_wrote():

@@ -354,11 +354,11 @@ def test_damaged_original_files_of_a_set(tmp_path, refused, monkeypatch):
 def test_a_label_out_of_range(tmp_path, refused, monkeypatch):
   def load():
     images, labels = np.zeros((8, 6, 6, 1), np.uint8), np.array([0, 1, 2, 3, 4, 0, 1, 2])
-    return Dataset(*(make_split(images, labels, np.arange(8), tuple("abcd"), f"mine/{n}") for n in ("a", "b", "c")))
+    return Dataset(*(make_split(images, labels, np.arange(8), tuple("abcd"), f"own/{n}") for n in ("a", "b", "c")))
 
-  monkeypatch.setitem(loading.PLAIN, "mine", load)
-  config = {"data": {"name": "mine"}}
-  refused(lambda: jobs.experiment(**config), tmp_path / "run", "mine/a: example 4 has label 4; expected 0 to 3")
+  monkeypatch.setitem(loading.PLAIN, "own", load)
+  config = {"data": {"name": "own"}}
+  refused(lambda: jobs.experiment(**config), tmp_path / "run", "own/a: example 4 has label 4; expected 0 to 3")
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(tmp_path):

@@ -54,10 +54,10 @@ def killed_after(workdir, growth, delay):
 
 def check(workdir, uninterrupted):
   assert (workdir / "metrics.jsonl").read_bytes() == (uninterrupted / "metrics.jsonl").read_bytes()
-  ours, theirs = (named_leaves(load_tree(path / "final.safetensors")[0]) for path in (workdir, uninterrupted))
-  assert ours.keys() == theirs.keys()
-  for name, leaf in theirs.items():
-    assert np.asarray(ours[name]).tobytes() == np.asarray(leaf).tobytes(), name
+  actual, desired = (named_leaves(load_tree(path / "final.safetensors")[0]) for path in (workdir, uninterrupted))
+  assert actual.keys() == desired.keys()
+  for name, leaf in desired.items():
+    assert np.asarray(actual[name]).tobytes() == np.asarray(leaf).tobytes(), name
 
 
 @pytest.mark.parametrize("kills", [3, pytest.param(10, marks=pytest.mark.slow)])

@@ -69,7 +69,7 @@ def test_killed_at_random_moments(tmp_path, uninterrupted, kills):
     killed += run(config, folder, after) != 0
   assert killed >= min(kills, 2) - 1, "the program came to its end before it could be killed"
   assert run(config, folder, None) == 0
-  ours, theirs = contents(folder), contents(whole)
-  assert ours.keys() == theirs.keys()
-  assert [name for name in theirs if ours[name] != theirs[name]] == []
+  actual, desired = contents(folder), contents(whole)
+  assert actual.keys() == desired.keys()
+  assert [name for name in desired if actual[name] != desired[name]] == []
   assert (folder / "report.html").is_file()

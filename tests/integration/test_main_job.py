@@ -233,5 +233,5 @@ def test_other_seeds_give_other_models(job, tmp_path):
 def test_the_parallel_modes_train_the_same_teacher(job, tmp_path, mode):
   folder, _ = job
   compress(jobs.experiment(run=("teacher",), parallel=mode), tmp_path)
-  ours, theirs = (trained.load(path / "models" / "teacher.safetensors")[0].variables for path in (tmp_path, folder))
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-5), ours, theirs)
+  actual, desired = (trained.load(path / "models" / "teacher.safetensors")[0].variables for path in (tmp_path, folder))
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-5), actual, desired)

@@ -45,9 +45,9 @@ def test_a_function_gets_the_arguments_that_it_reads():
 )
 def test_a_function_that_takes_other_arguments_is_refused_where_the_loss_is_made(f, reads):
   with pytest.raises(
-    UserError, match=r"function of the loss 'mine' is called as f\(student_logits, teacher_logits.*: "
+    UserError, match=r"function of the loss 'own' is called as f\(student_logits, teacher_logits.*: "
   ):
-    kd.loss(f, "mine", reads=reads)
+    kd.loss(f, "own", reads=reads)
 
 
 def test_one_name_may_be_given_as_text():
@@ -55,17 +55,17 @@ def test_one_name_may_be_given_as_text():
 
 
 def test_missing_keys_of_the_batch_are_named():
-  loss = kd.loss(lambda s, t, weight: s[:, 0] * weight[:, 0], "mine", reads=("weight",))
-  with pytest.raises(UserError, match=r"the loss 'mine' needs a batch with 'weight', floats \(2, 3\)"):
+  loss = kd.loss(lambda s, t, weight: s[:, 0] * weight[:, 0], "own", reads=("weight",))
+  with pytest.raises(UserError, match=r"the loss 'own' needs a batch with 'weight', floats \(2, 3\)"):
     loss(S, T, BATCH)
-  with pytest.raises(UserError, match="'mine' does not support masked classes: it does not read 'class_mask'"):
+  with pytest.raises(UserError, match="'own' does not support masked classes: it does not read 'class_mask'"):
     loss(S, T, {"weight": S}, class_mask=jnp.ones(3, bool))
 
 
 def test_a_loss_returns_its_own_form():
   for wrong, kind in ((lambda s, t, context: s.logits[:, 0], "ArrayImpl"), (lambda s, t, context: (0, 0, {}), "tuple")):
-    with pytest.raises(UserError, match=rf"the loss 'mine' returns a {kind}; expected kd.LossOut\(per_example, state"):
-      kd.Loss("mine", wrong)(S, T)
+    with pytest.raises(UserError, match=rf"the loss 'own' returns a {kind}; expected kd.LossOut\(per_example, state"):
+      kd.Loss("own", wrong)(S, T)
 
 
 @pytest.mark.parametrize(
@@ -78,8 +78,8 @@ def test_a_loss_returns_its_own_form():
   ],
 )
 def test_declared_names_are_tuples_of_names(given, key):
-  with pytest.raises(UserError, match=f"the loss 'mine': {key}; expected names in a tuple, such as "):
-    kd.Loss("mine", lambda s, t, context: kd.LossOut(s.logits[:, 0]), **given)
+  with pytest.raises(UserError, match=f"the loss 'own': {key}; expected names in a tuple, such as "):
+    kd.Loss("own", lambda s, t, context: kd.LossOut(s.logits[:, 0]), **given)
 
 
 def test_a_loss_that_remembers():

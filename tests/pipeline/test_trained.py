@@ -68,10 +68,10 @@ def test_a_file_gives_back_the_model(which, tmp_path, request):
   assert loaded.recipe == model.recipe
   assert loaded.qparams.keys() == model.qparams.keys()
   assert loaded.quant_state.keys() == model.quant_state.keys()
-  ours, theirs = named_leaves(tuple(loaded[1:])), named_leaves(tuple(model[1:]))
-  assert ours.keys() == theirs.keys()
-  for name, leaf in theirs.items():
-    np.testing.assert_array_equal(ours[name], leaf, err_msg=name)
+  actual, desired = named_leaves(tuple(loaded[1:])), named_leaves(tuple(model[1:]))
+  assert actual.keys() == desired.keys()
+  for name, leaf in desired.items():
+    np.testing.assert_array_equal(actual[name], leaf, err_msg=name)
   np.testing.assert_array_equal(trained.predict(loaded, IMAGES), trained.predict(model, IMAGES))
   first = path.read_bytes()
   for _ in range(4):  # equal models are equal files
