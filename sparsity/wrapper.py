@@ -100,7 +100,7 @@ def _masked_update(
   """Returns the final update and the new slots; `masks` are those before and after this step's mask update."""
   leaves, treedef = jax.tree.flatten(params)
   flat = _unpacked(params, masks[1])
-  # What is kept of the past: entries that a mask gains start from zero.
+  # Kept from before: entries that a mask gains start from zero.
   past = flat if masks[0] is masks[1] else list(map(_both, _unpacked(params, masks[0]), flat))
 
   def masked(tree: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What an accelerator does to float products, on the CPU: their operands rounded, their results in float32.
+"""An accelerator's float products, imitated on the CPU: their operands rounded, their results in float32.
 
 A jaxpr is evaluated equation by equation, those inside calls and custom rules too; a dot or a convolution of floats
 whose precision is not HIGHEST has its operands rounded to a number of significant bits (bfloat16: 8, tf32: 11).

@@ -1,4 +1,4 @@
-"""How trees of arrays are compared: all finite, all zero, near in the norm of the whole, a gradient and its slopes."""
+"""Comparisons of trees of arrays: all finite, all zero, near in the norm of the whole, a gradient and its slopes."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""Which check of the battery a method does not pass, and why. Everything that is not here must pass.
+"""The checks of the batteries that a method does not pass, with reasons. Everything that is not here must pass.
 
 An exception must be true: a listed check that passes after all fails the tests, so the table cannot grow stale.
 """

@@ -21,7 +21,7 @@ TAPS: dict[str, tuple] = {
 
 
 def made(function, **changed):
-  """What a function of kd makes, with the arguments that it needs."""
+  """The result of a function of kd, called with the arguments that it needs."""
   takes = inspect.signature(function).parameters
   student, teacher, more = TAPS.get(function.__name__, (("map",), ("map",), {}))
   taps = {key: names for key, names in (("student", student), ("teacher", teacher)) if key in takes}

@@ -351,7 +351,7 @@ def test_edits_that_join_share_a_trace(kind):
   assert len(net.edits) == 2 and len(runs(net.edits)) == (2 if kind == "replace_head" else 1)
 
 
-# How a tree is made of two kernels and a norm's gain, and what a model does to find them in it.
+# Makers of a tree of two kernels and a norm's gain, and the readers by which a model finds them in it.
 CONTAINERS = {
   "dict": (lambda a, b, g: {"a": a, "b": b, "g": g}, lambda v: (v["a"], v["b"], v["g"])),
   "lists": (lambda a, b, g: ((a, {}), [b, None], ({"g": g}, ())), lambda v: (v[0][0], v[1][0], v[2][0]["g"])),

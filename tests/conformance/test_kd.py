@@ -55,7 +55,7 @@ def given(loss, data, width):
 
 
 def start(loss, dtype=np.float32):
-  """What it trains and remembers, as keyword arguments."""
+  """The loss's aux and aux_state, as keyword arguments."""
   if loss.init is None:
     return {"aux": None, "aux_state": None}
   shape = kd.Outputs(jax.ShapeDtypeStruct((BATCH, CLASSES), jnp.float32))
@@ -127,7 +127,7 @@ def test_reads_names_the_keys_that_it_needs(name):
 
 
 def needs(run):
-  """Whether a call is refused."""
+  """Returns whether a call is refused."""
   try:
     jax.eval_shape(run)
   except UserError:

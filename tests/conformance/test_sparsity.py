@@ -160,7 +160,7 @@ def equal(a, b):
 
 
 def pruned(tree, state):
-  """How many entries are pruned; asserts that each is exactly zero, and not minus zero."""
+  """The number of pruned entries; asserts that each is exactly +0."""
   number = 0
   for mask, leaf in zip(*(jax.tree.leaves(t, is_leaf=lambda x: x is None) for t in (sparsity.masks(state), tree))):
     if mask is not None:
@@ -461,7 +461,7 @@ def test_a_reparam_exports_the_weights_that_it_evaluates(name):
 
 @pytest.mark.parametrize("name", REPARAMS)
 def test_a_reparam_through_a_checkpoint(name):
-  """What it trains is arrays only: written out and read back, training goes on bit for bit."""
+  """Aux is arrays only: written out and read back, training continues bit for bit."""
   reparam = REPARAMS[name]()
   trained = steps_of(reparam, (params(), reparam.init(params())), range(2))
   leaves, treedef = jax.tree.flatten(trained)

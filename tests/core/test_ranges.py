@@ -1,4 +1,4 @@
-"""Which numbers a range has, and the sentence for the others."""
+"""The numbers of a range, and the sentence for all others."""
 
 import math
 

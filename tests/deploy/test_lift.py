@@ -83,7 +83,7 @@ def test_float_files_compute_the_model(make):
     np.testing.assert_allclose(got, expected, atol=2e-5)
 
 
-# How many codes may differ: sums of floats in the simulation are not exact.
+# Codes that may differ: sums of floats in the simulation are not exact.
 SHARES = {lenet300: 0.0, lenet5: 0.01, resnet: 0.01, sole: 0.01, mixed: 0.01}
 
 

@@ -1,4 +1,4 @@
-"""What is no loss, no objective and no model of a step: one sentence where it is made, or where it is first read."""
+"""Invalid losses, objectives and models of a step: one sentence where they are made, or first read."""
 
 import jax.numpy as jnp
 import optax

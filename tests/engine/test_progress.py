@@ -69,7 +69,7 @@ app.run(main)
 
 
 def on_terminal(program):
-  """What a program shows on a terminal of its own."""
+  """The output of a program on its own terminal."""
   terminal, child_end = pty.openpty()
   fcntl.ioctl(child_end, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
   with subprocess.Popen([sys.executable, "-c", program], stderr=child_end, stdout=child_end) as process:
@@ -90,7 +90,7 @@ def on_terminal(program):
 
 def test_log_lines_and_bar_on_a_terminal():
   shown = on_terminal(PROGRAM)
-  # What stands on each row in the end: a carriage return starts the row again.
+  # The final text of each row: a carriage return starts the row again.
   rows = [row.rstrip("\r").split("\r")[-1].rstrip() for row in shown.split("\n")]
   logged = [row for row in rows if "logged at" in row]
   assert len(logged) == 4

@@ -69,7 +69,7 @@ def test_thresholds_are_learned_at_their_own_rate_and_export_is_evaluation():
   final = engine.deployed(state, reparam)
   kernel = np.asarray(final.params["kernel"])
   assert float(state.aux["reparam"]["kernel"]) > -4.0 and np.mean(kernel[4:] != 0) < 0.5 and np.all(kernel[:4].any(-1))
-  # What is exported are plain weights: the averaged ones behind the averaged threshold, as the paper's equation 4 says.
+  # Plain weights are exported: the averaged ones behind the averaged threshold, as the paper's equation 4 says.
   raw, s = np.float64(state.ema["params"]["kernel"]), np.float64(state.ema["aux"]["reparam"]["kernel"])
   np.testing.assert_allclose(kernel, np.sign(raw) * np.maximum(np.abs(raw) - 1 / (1 + np.exp(-s)), 0), atol=1e-6)
   logits = linear(final.variables, batch()["image"], train=False, key=None)[0]

@@ -62,7 +62,7 @@ print(*(module.get_config(argument) if argument else module.get_config()).run)
 
 
 def environment() -> dict[str, str]:
-  """What the bits depend on."""
+  """The properties of the machine that the bits depend on."""
   import jax
 
   lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").is_file() else []
@@ -73,7 +73,7 @@ def environment() -> dict[str, str]:
 
 
 def experiment(folder: Path) -> dict[str, Any]:
-  """What a finished run has left, by stage."""
+  """The results of a finished run, by stage."""
   result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
   found = {}
   for row in result["rows"]:
@@ -121,7 +121,7 @@ def numbers(value: Any) -> Any:
 
 
 def differences(before: Any, after: Any, path: str = "") -> list[str]:
-  """Where two records differ."""
+  """The places where two records differ."""
   if isinstance(before, Mapping) and isinstance(after, Mapping):
     keys = sorted(before.keys() | after.keys())
     return [line for key in keys for line in differences(before.get(key), after.get(key), f"{path}/{key}".strip("/"))]

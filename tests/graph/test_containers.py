@@ -57,7 +57,7 @@ def get_state(v):
   return v["a"]["w"][...], v["b"]["w"][...]
 
 
-# How a tree is made of two kernels, what a model does to find them in it, and their names.
+# Makers of a tree of two kernels, the readers by which a model finds them in it, and their names.
 CONTAINERS = {
   "dict": (in_dict, get_dict, ("a", "b")),
   "stax": (lambda a, b: ((a,), (), [b], None), get_stax, ("0/0", "2/0")),

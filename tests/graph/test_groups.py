@@ -210,7 +210,7 @@ def test_zeroed_is_cut_and_reordered_is_the_same(name):
 
 
 def test_kept_channels_are_the_group():
-  """What keep_channels leaves of the variables are the leaves without the group's other units."""
+  """keep_channels leaves exactly the leaves without the group's other units."""
   case = models.nnx_conv_net()
   group = next(
     g for g in groups_of(case.fn, case.variables, case.x) if ("conv/kernel", 3) in {m[:2] for m in g.members}

@@ -1,4 +1,4 @@
-"""What outputs depend on: found through calls of jitted functions, and dropped from the function otherwise."""
+"""Operations that outputs depend on are found through calls of jitted functions; all others are dropped."""
 
 import jax
 import jax.numpy as jnp

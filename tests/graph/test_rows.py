@@ -1,4 +1,4 @@
-"""What a site multiplies as rows, against windows taken by hand: rows @ kernel^T is the operation."""
+"""The rows that a site multiplies, against windows taken by hand: rows @ kernel^T is the operation."""
 
 import itertools
 

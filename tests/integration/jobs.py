@@ -83,7 +83,7 @@ def opened(folder, **changes):
 
 
 def train(context):
-  """What every stage of a run leaves, by name."""
+  """The models of a run's stages, by name."""
   from leanax.pipeline import stage
 
   done = {}

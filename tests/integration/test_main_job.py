@@ -152,7 +152,7 @@ def test_a_second_run_in_another_directory_gives_the_same_bytes(job, tmp_path):
 
 
 class Stopped(Exception):
-  """What the tests throw into a run."""
+  """The exception by which tests stop a run."""
 
 
 def stopping(monkeypatch, name, at):

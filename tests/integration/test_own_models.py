@@ -66,7 +66,7 @@ def users(tmp_path, monkeypatch):
 
 
 def check_rows(result, folder, config):
-  """What holds for any model: every figure, the files in the runtime, zeros that stay, few codes that differ."""
+  """Checks for any model: every figure, the files in the runtime, zeros that stay, few codes that differ."""
   rows = {row["name"]: row for row in result["rows"]}
   assert tuple(rows) == jobs.STAGES
   test = build.dataset(config).test

@@ -1,4 +1,4 @@
-"""What the tests of losses on logits share: random logits in float64, and the checks that every form of a loss passes,
+"""Shared by the tests of losses on logits: random logits in float64, and the checks that every form of a loss passes,
 those with other than default arguments too.
 """
 

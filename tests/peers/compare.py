@@ -13,7 +13,7 @@ import kd
 
 BATCH, CLASSES = 8, 10
 LABELS = np.arange(BATCH) % CLASSES
-# How torchdistill is told where to find logits, and a pair of taps.
+# The keywords by which torchdistill finds logits, and a pair of taps.
 LOGITS = {"student_module_path": "logits", "teacher_module_path": "logits"}
 LOGITS |= {"student_module_io": "output", "teacher_module_io": "output"}
 TAP = {"student": {"path": "tap", "io": "output"}, "teacher": {"path": "tap", "io": "output"}}
@@ -33,7 +33,7 @@ def logits():
 
 
 def random(aux, seed=4):
-  """What a loss trains, all of it drawn, scales of batch normalisations around 1."""
+  """Random aux of a loss, with scales of batch normalisations around 1."""
   rng = np.random.default_rng(seed)
   return jax.tree.map(lambda a: jnp.asarray(0.3 * rng.normal(size=a.shape) + (a.ndim == 1), jnp.float32), aux)
 

@@ -155,7 +155,7 @@ def test_a_float_file_agrees(run):
 
 
 def test_averages_are_of_the_head_too(tmp_path):
-  """What is left of a state with averages does not depend on the values themselves, the head's neither."""
+  """The saved model of a state with averages does not depend on the values themselves, nor does its head."""
   changes = {"stages__distilled__objective": TINY, "stages__distilled__epochs": 1}
   context, done = prepared(tmp_path, {**changes, "stages__distilled__optimizer__ema": 0.9})
   made, _, steps = train.plan("distilled", context.config, context.data, done)

@@ -159,7 +159,7 @@ def test_schedules_are_shares_of_the_stages_updates():
 
 
 def kept_at_the_end(updates, accumulate=1, **group):
-  """What a stage's optimizer has left of 1,210 weights after its last update."""
+  """The number of the 1,210 weights that a stage's optimizer keeps after its last update."""
   stage = jobs.experiment(
     stages__pruned__sparsity={"name": "magnitude", **group},
     stages__pruned__optimizer={"accumulate": accumulate, "name": "sgd", "learning_rate": 0.0},

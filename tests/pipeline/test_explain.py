@@ -1,4 +1,4 @@
-"""What is printed of a model before anything trains."""
+"""The tables that are printed of a model before anything trains."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""What a stage leaves: saved and loaded the same, folded the same, and what is refused."""
+"""The model of a stage: saved and loaded the same, folded the same, and damaged files refused."""
 
 import json
 import pathlib

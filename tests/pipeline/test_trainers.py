@@ -1,4 +1,4 @@
-"""How a stage trains beyond a loss and an optimizer of every day: DOT, norms of terms, mutual learning."""
+"""Stages with further ways of training: DOT, norms of terms, mutual learning."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""How a kernel's grid lies in its leaf. The oracle rounds leaves in numpy, along axes written here by hand."""
+"""The axes of a kernel's grid in its leaf. The oracle rounds leaves in numpy, along axes written here by hand."""
 
 import flax.linen as nn
 import jax

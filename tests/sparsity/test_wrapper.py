@@ -1,4 +1,4 @@
-"""What holds for every sparse method with any optimizer inside, any wrapper outside, and on any number of devices."""
+"""Every sparse method with any optimizer inside, any wrapper outside, and on any number of devices."""
 
 import functools
 from typing import Any, NamedTuple

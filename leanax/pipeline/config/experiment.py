@@ -43,7 +43,7 @@ class Cut:
 
   source: str = setting("", key="from")  # the stage whose model it is cut out of; "" for none
   way: str = setting("width", choices=("width", "layers"))  # the leading channels, or whole blocks
-  # Which blocks: every second, the first ones, or those without which the validation loss rises most.
+  # The kept blocks: every second, the first ones, or those without which the validation loss rises most.
   keep: str = setting("alternate", choices=("alternate", "first", "effect"))
   map: tuple[tuple[str, str], ...] = ()  # (student's path, teacher's path) of leaves, "*" for anything
 
@@ -162,7 +162,7 @@ class Experiment:
   models: Mapping[str, Model] = entries(Model)
   stages: Mapping[str, Stage] = entries(Stage)
   run: tuple[str, ...] = ()  # the names of the stages, in order
-  # How a step is spread over all local devices.
+  # The way in which a step is spread over all local devices.
   parallel: str = setting("jit", choices=("jit", "pmap", "mesh", "shard_map"), what="parallel mode")
   steps_per_call: int = setting(0, SIZE)  # steps of a loop inside one compiled call; 0: chosen by device and model
   checkpoint_every: int = setting(1000, COUNT)  # steps

@@ -66,7 +66,7 @@ def plan(name: str, config: Experiment, data: Dataset, before: Mapping[str, Trai
   model = start.model_of(stage, config, data, before, jax.eval_shape)
   model = calibrate.calibrated(stage.quant, model, calibrate.one_batch(model.recipe), spec, jax.eval_shape)
   teachers = _teachers(name, config, data, before, jax.eval_shape)
-  # What is minimised and updated; and what the last step leaves.
+  # The objective, the optimizer and the step; and the model that the last step leaves.
   steps = build.steps(stage, len(split.labels))
   made = _learning(name, config, model, teachers, build.batches(stage, len(split.labels)))
   return made, learning.leaves(made, model, teachers), steps

@@ -51,7 +51,7 @@ def test_lost_array_is_named(builder, tmp_path):
 
 
 def test_copy_without_its_manifest_is_made_again(builder, tmp_path):
-  """What a run that was killed between the files leaves behind."""
+  """The files that a run leaves when it is killed between them."""
   read(builder, tmp_path)
   os.unlink(home(builder) / "test.json")
   (home(builder) / "test.images.npy").write_bytes(b"half")
