@@ -44,9 +44,7 @@ def test_a_function_gets_the_arguments_that_it_reads():
   ],
 )
 def test_a_function_that_takes_other_arguments_is_refused_where_the_loss_is_made(f, reads):
-  with pytest.raises(
-    UserError, match=r"function of the loss 'own' is called as f\(student_logits, teacher_logits.*: "
-  ):
+  with pytest.raises(UserError, match=r"function of the loss 'own' is called as f\(student_logits, teacher_logits.*: "):
     kd.loss(f, "own", reads=reads)
 
 
