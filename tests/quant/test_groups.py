@@ -127,7 +127,7 @@ def test_with_activations_the_product_is_one_of_floats_and_its_bias_stays_one():
 def test_a_setting_says_groups():
   for text in ("w4g32", "w4g32a8 learned", "w3g8a8 per_tensor"):
     assert str(quant.parse(text)) == text and quant.parse(str(quant.parse(text))) == quant.parse(text)
-  assert quant.parse("w4g32a8").group == 32 == quant.weights(4, group=32).group
+  assert quant.parse("w4g32a8").weights.group == 32 == quant.weights(4, group=32).weights.group
   for spec in ("w4g0", {"activations": 8, "group": 4}, {"weights": 4, "group": 2.0}):
     with pytest.raises(UserError, match="a quantization setting has groups of"):
       quant.parse(spec)

@@ -10,8 +10,9 @@ from leanax.core.trees import named_leaves
 from quant.grid import fake_quant
 from quant.latent import _round_up, finalize, latent_weights, nearest, project
 from quant.plan import kernel_axes
-from quant.policy import parse, policy
+from quant.policy import policy
 from quant.quantize import quantize
+from quant.spec import parse
 
 
 def params_of(seed=0):
@@ -121,7 +122,7 @@ def test_scales_are_rounded_up():
     assert np.all(rounded >= x) and np.all(rounded <= x * (1 + 2.0 ** -(24 - bits - 4)))
     mantissa = np.frexp(rounded.astype(np.float64))[0] * 2 ** (24 - bits - 3)
     np.testing.assert_array_equal(mantissa, np.round(mantissa))
-  exact = nearest(jnp.asarray([[1.0], [-3.5], [7.0]]), parse("w4"))
+  exact = nearest(jnp.asarray([[1.0], [-3.5], [7.0]]), parse("w4").weights)
   np.testing.assert_array_equal(exact, [[1.0], [-4.0], [7.0]])  # half to even
 
 
