@@ -33,7 +33,9 @@ def kernels(graph: Graph, chosen: Mapping[str, Setting]) -> dict[tuple[str, int]
     use = None if view is None else Use(view, channels, along, spec.group or 0)
     leaf = None if use is None or share([use]) is None else op.inputs[index].leaf
     if along is not None and leaf is None:
-      raise UserError(f"the kernel of {op.name!r} is computed, or a part of a leaf, and cannot have groups")
+      raise UserError(
+        f"the kernel of {op.name!r} is computed, or a part of a leaf or another shape of it, and cannot have groups"
+      )
     # What is no part of a leaf has a grid of its own, or that of the same value.
     found = groups.setdefault(leaf if leaf is not None else (graph.resolve(site.refs[index]), channels), [])
     for group in found:
@@ -53,16 +55,21 @@ def kernels(graph: Graph, chosen: Mapping[str, Setting]) -> dict[tuple[str, int]
 
 
 def _along(op: Op, index: int, spec: Spec) -> int | None:
-  """The axis of a kernel's operand that is cut into groups; None where there are none."""
+  """The axis of a kernel's operand that is cut into groups, of input channels; None where there are none."""
   if spec.group is None:
     return None
-  axes = op.params["dimension_numbers"][0][index] if op.kind == "dot" else ()
+  numbers = op.params["dimension_numbers"]
+  if op.kind == "conv":
+    axes, what = (numbers.rhs_spec[1:2] if index == 1 else ()), "input channels"
+    why = "it holds images, which a kernel made of the inputs is moved over"
+  else:
+    axes, what = numbers[0][index], "inputs"
+    why = f"it sums over {len(numbers[0][index])} axes; expected one"
   if len(axes) != 1:
-    why = f"it is a {op.kind}" if op.kind != "dot" else f"it sums over {len(axes)} axes"
-    raise UserError(f"{op.name!r} cannot have groups of {spec.group}: {why}; expected a dot with one summed axis")
+    raise UserError(f"{op.name!r} cannot have groups of {spec.group}: {why}")
   length = op.inputs[index].shape[axes[0]]
   if length % spec.group:
-    raise UserError(f"{op.name!r} sums {length} products, which groups of {spec.group} do not divide")
+    raise UserError(f"the kernel of {op.name!r} has {length} {what}, which groups of {spec.group} do not divide")
   return axes[0]
 
 

@@ -33,8 +33,8 @@ class Spec:
     per_channel: of weights: one scale an output channel, otherwise one, as activations have.
     narrow: of weights: the grid leaves out its lowest code. The grid of the LSQ paper is not narrow. Activations have
       all codes where they are integers, and otherwise a symmetric, narrow grid.
-    group: of weights: how many along what a dot sums over have a scale of their own; None for all of them. The product
-      is then one of floats.
+    group: of weights: how many inputs of a dot, or input channels of a convolution at all positions of its kernel, have
+      a scale of their own; None for all of them. The product is then one of floats.
     observer: of activations: how their range is found, a name in `quant.observers`.
     options: of activations: the observer's keywords.
   """
