@@ -1,7 +1,7 @@
 """Settings: how the weights and the activations of a site are quantized, as texts, dicts and plain data.
 
-"w4a8 learned", "w8 per_tensor", "float"          the words are of both, as far as they concern them
-"w4 lsq, a8 tqt percentile(q=99)"                 each has its own
+In "w4a8 learned" the words are of both, as far as they concern them; in "w4 lsq, a8 tqt percentile(q=99)" each has
+words of its own.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ class Spec:
     format: the levels of the grid, a name in `quant.formats`.
     start: where learned scales start: "lsq", the paper's 2 mean|v| / sqrt(Q_P); "range", the observed range; "auto",
       the paper's up to 4 bits and the range above, where the paper's would be several times wider than the data.
-    per_channel: of weights: one scale an output channel, otherwise one, as activations have.
+    per_channel: of weights: one scale per output channel, otherwise one, as activations have.
     narrow: of weights: the grid leaves out its lowest code. The grid of the LSQ paper is not narrow. Activations have
       all codes where they are integers, and otherwise a symmetric, narrow grid.
     group: of weights: how many inputs of a dot, or input channels of a convolution at all positions of its kernel, have
@@ -91,11 +91,11 @@ class Setting:
 
   @property
   def specs(self) -> tuple[Spec, ...]:
-    """Those that are given, the weights' first."""
+    """The specs that are given, of the weights first."""
     return tuple(spec for spec in (self.weights, self.activations) if spec is not None)
 
   def __str__(self) -> str:
-    """The setting as `parse` reads it."""
+    """Returns the text that `parse` reads as this setting."""
     w, a = self.weights, self.activations
     left = "" if w is None else f"w{w.bits}" + ("" if w.group is None else f"g{w.group}")
     right = "" if a is None else f"a{a.bits}"
@@ -128,7 +128,7 @@ Both = dict[str, Given]  # of "weights" and "activations", without what stays in
 
 
 def parse(spec: "str | Mapping[str, Any] | Setting") -> Setting:
-  """The setting that a text, a config's dict or a setting means.
+  """Returns the setting that a text, a config's dict or a setting means.
 
   A text is a width part, `w<bits>`, `a<bits>`, both, or `float` (`w<bits>g<group>` with groups), then words in any
   order: an estimator (`learned` for `lsq`, `static` for `ste`), a format of the kernel (`power_of_two`), `per_tensor`,
@@ -151,12 +151,12 @@ def parse(spec: "str | Mapping[str, Any] | Setting") -> Setting:
 
 
 def int8(**changes: Any) -> Setting:
-  """8-bit weights and activations; keywords are fields of `Spec`, shared as the keys of a dict (`parse`)."""
+  """Returns 8-bit weights and activations; keywords are fields of `Spec`, shared as the keys of a dict (`parse`)."""
   return parse({"weights": 8, "activations": 8, **changes})
 
 
 def weights(bits: int, **changes: Any) -> Setting:
-  """Weights of `bits` bits, activations in float; keywords are fields of `Spec`."""
+  """Returns weights of `bits` bits, activations in float; keywords are fields of `Spec`."""
   return parse({"weights": bits, **changes})
 
 
@@ -175,7 +175,7 @@ def _from_text(text: str) -> Setting:
 
 
 def _part(part: str, text: str) -> tuple[Both, Given]:
-  """The widths and the words of a text, or of what stands on one side of its comma."""
+  """Returns the widths and the words of a text, or of one side of its comma."""
   widths, *words = re.split(r"\s+" + _OUTSIDE, part)
   found = _WIDTHS.fullmatch(widths)
   if widths != "float" and not (found and widths):
@@ -207,13 +207,13 @@ def _word(word: str, text: str) -> Given:
     raise unknown(f"word in the quantization setting {text!r}:", name, known)
   pairs = [pair.partition("=") for pair in options.removesuffix(")").split(",") if pair]
   try:
-    return {"observer": name, "options": tuple((k.strip(), float(v)) for k, _, v in pairs)}
+    return {"observer": name, "options": tuple(sorted((k.strip(), float(v)) for k, _, v in pairs))}
   except ValueError:
     raise UserError(f"quantization setting {text!r}: {word!r} does not read like ema(rate=0.1)") from None
 
 
 def _words(fields: Given) -> Iterable[str]:
-  """The words that say these fields, as far as they are not what goes without saying."""
+  """Yields the words of the fields that are not the defaults."""
   if fields.get("format", "integer") != "integer":
     yield fields["format"]
   if fields.get("estimator", "ste") not in ("ste", "lsq"):
@@ -240,7 +240,7 @@ def _from_dict(given: Mapping[str, Any]) -> Setting:
 
 
 def _fields(what: str, given: Mapping[str, Any], names: Sequence[str]) -> Given:
-  """A dict's fields, checked to be among the names."""
+  """Returns the fields of a dict, whose keys must be among the names."""
   fields = dict(given)
   if "learned" in fields:  # the word of a text, as a key
     learned, named = _boolean("learned", fields.pop("learned")), fields.get("estimator")
@@ -259,7 +259,7 @@ def _fields(what: str, given: Mapping[str, Any], names: Sequence[str]) -> Given:
 
 
 def _made(own: Both, shared: Given) -> Setting:
-  """The setting of fields that the tensors have, and of fields that they share."""
+  """Returns the setting of the fields that each tensor has and of those that both share."""
   # What concerns no tensor of the setting is checked all the same.
   if shared.get("group") is not None and "weights" not in own:
     raise _bad_group(shared["group"])
@@ -268,7 +268,7 @@ def _made(own: Both, shared: Given) -> Setting:
 
 
 def _shared(kind: str, fields: Given) -> Given:
-  """The fields that words of weights and activations together give to one: formats are of weights."""
+  """Returns those of the shared fields that concern weights or activations: a shared format is of weights."""
   names = [name for name in _FIELDS[kind] if name != "bits" and (kind, name) != ("activations", "format")]
   return {name: fields[name] for name in names if name in fields}
 
