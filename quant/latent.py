@@ -105,8 +105,7 @@ def nearest(latent: jax.Array, spec: Spec, quantizer: Quantizer | None = None) -
   bits = spec.bits
   axis, layers, x = (latent.ndim - 1,) if spec.per_channel else (), (), latent
   if quantizer is not None:
-    axis, x = quantizer.axis, latent.reshape(quantizer.shape)
-    layers = tuple(place for place, i in enumerate(axis) if i in quantizer.apart)
+    axis, layers, x = quantizer.axis, quantizer.layers, latent.reshape(quantizer.shape)
   largest = jnp.max(jnp.abs(x), tuple(i for i in range(x.ndim) if i not in axis))
   # A few units of the last place less: what is on a grid already then gets its own scale again, and not the next one.
   scale = _round_up(symmetric(largest, bits, narrow=spec.narrow, layers=layers).scale * (1 - 2.0**-21), bits + 3)

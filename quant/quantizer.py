@@ -90,6 +90,12 @@ class Quantizer(NamedTuple):
     return Label(" ".join([f"{'w' if self.kernel else 'a'}{self.bits}{group}", *words]))
 
   @property
+  def layers(self) -> tuple[int, ...]:
+    """The axes of the scales along which none is raised to a share of the largest (`quant.symmetric`)."""
+    # A channel's floor is there for biases in int32, which kernels with groups have none of.
+    return tuple(place for place, i in enumerate(self.axis) if i in self.apart or self.spec.group is not None)
+
+  @property
   def ends(self) -> tuple[int, int]:
     """The lowest and the highest code."""
     return limits(self.bits, True, self.narrow)
@@ -109,9 +115,7 @@ class Quantizer(NamedTuple):
       magnitude: the mean magnitude, likewise.
     """
     if self.symmetric:
-      # A channel's floor is there for biases in int32, which kernels with groups have none of.
-      layers = tuple(place for place, i in enumerate(self.axis) if i in self.apart or self.spec.group is not None)
-      grid = symmetric(jnp.maximum(-low, high), self.bits, narrow=self.narrow, layers=layers, format=self.format)
+      grid = symmetric(jnp.maximum(-low, high), self.bits, narrow=self.narrow, layers=self.layers, format=self.format)
     else:
       grid = affine(low, high, self.bits)
     init = self.spec.make_estimator().init  # the input starts so too, though its scale is not trained
