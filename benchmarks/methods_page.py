@@ -183,9 +183,11 @@ def used_by(stage: Stage) -> Iterator[str]:
       yield "sparsity.criteria.magnitude"
     yield f"sparsity.schedules.{(sparse.get('schedule') or {}).get('name')}"
   for setting in (quant.parse(text) for _, text in rules):
-    yield f"quant.{setting.estimator}"
-    yield f"quant.formats.{setting.format}"
-    yield f"quant.observers.{setting.observer}"
+    for spec in setting.specs:
+      yield f"quant.{spec.estimator}"
+      yield f"quant.formats.{spec.format}"
+    if setting.activations is not None:
+      yield f"quant.observers.{setting.activations.observer}"
 
 
 @functools.cache

@@ -31,15 +31,17 @@ from quant.grid import Grid, affine, codes, dequantize, fake_quant, limits, symm
 from quant.latent import latent_weights
 from quant.pixels import pixel_grid
 from quant.plan import kernel_axes
-from quant.policy import Policy, Setting, int8, parse, policy, weights
+from quant.policy import Policy, policy
 from quant.quantize import Quantized, quantize
 from quant.quantizer import labels
+from quant.spec import Setting, Spec, int8, parse, weights
 
 __all__ = [
   "Grid",
   "Policy",
   "Quantized",
   "Setting",
+  "Spec",
   "affine",
   "before",
   "codes",

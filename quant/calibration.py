@@ -36,7 +36,7 @@ def forgotten(plan: Plan, name: str, entry: State) -> State:
   """Returns the entry without its statistics, so that the next batch is the first."""
   if "stats" not in entry:
     return entry
-  start = plan.quantizers[name].setting.make_observer().init()
+  start = plan.quantizers[name].spec.make_observer().init()
   return {**entry, "stats": jax.tree.map(lambda new, old: jnp.broadcast_to(new, old.shape), start, entry["stats"])}
 
 

@@ -83,7 +83,7 @@ def before(net: Net, change: Callable[[Net], Net]) -> Net:
       kernel's scales, so that what it does may not depend on the net's numbers.
 
   Raises:
-    UserError: the edits change numbers, and the grids have to be calibrated again.
+    UserError: the edits change numbers or mix groups of weights, and the grids have to be calibrated again.
   """
   plain, edit = float_net(net), net.edits[-1]
   after = change(plain)
@@ -127,8 +127,13 @@ def _places(
 
       moved = change(dataclasses.replace(plain, variables=jax.tree_util.tree_map_with_path(marked, plain.variables)))
       leaf = np.asarray(leaves_by_name(moved.variables)[str(one.leaf)]).reshape(new[name].shape)
-      first = tuple(slice(None) if i in new[name].axis else 0 for i in range(leaf.ndim))
-      found[name] = leaf[first].astype(np.int32)
+      others = tuple(i for i in range(leaf.ndim) if i not in new[name].axis)
+      if np.any(leaf.min(others) != leaf.max(others)):
+        raise UserError(
+          f"the grid of {name!r} cannot be cut: a group would have inputs of several; apply the change to "
+          "quant.float_net and calibrate again"
+        )
+      found[name] = leaf.min(others).astype(np.int32)
   return found
 
 

@@ -1,21 +1,20 @@
 """The grids of the kernels of a traced model: one per leaf, wherever one array of scales serves all of its uses."""
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from leanax.core.errors import UserError
 from leanax.graph import Graph, Op
-from quant.policy import Setting
 from quant.quantizer import Quantizer
 from quant.sharing import Use, overlap, share
+from quant.spec import Setting, Spec
 
 
 class _Group(NamedTuple):
-  """Operands with one grid: the first site, its setting, where each of them stands, and where it lies in the leaf."""
+  """Operands with one grid: the first site, its spec, where each of them stands, and where it lies in the leaf."""
 
   op: Op
-  setting: Setting
+  spec: Spec
   places: list[tuple[str, int]]
   uses: list[Use]
 
@@ -24,26 +23,29 @@ def kernels(graph: Graph, chosen: Mapping[str, Setting]) -> dict[tuple[str, int]
   """The quantizer of each kernel's operand; one for all uses of a leaf that one array of scales serves."""
   groups: dict[Any, list[_Group]] = {}
   for site in graph.analysis.sites:
-    op, setting, index = site.op, chosen.get(site.op.name), site.op.kernel_index
-    if setting is None or setting.weights is None or index is None:
+    op, index = site.op, site.op.kernel_index
+    spec = chosen[op.name].weights if op.name in chosen else None
+    if spec is None or index is None:
       continue
-    view, channels = op.inputs[index].view, op.channel_axes if setting.per_channel else ()
-    along = _along(op, index, setting)
+    view, channels = op.inputs[index].view, op.channel_axes if spec.per_channel else ()
+    along = _along(op, index, spec)
     channels = channels if along is None else (*channels, along)
-    use = None if view is None else Use(view, channels, along, setting.group or 0)
+    use = None if view is None else Use(view, channels, along, spec.group or 0)
     leaf = None if use is None or share([use]) is None else op.inputs[index].leaf
     if along is not None and leaf is None:
-      raise UserError(f"the kernel of {op.name!r} is computed, or a part of a leaf, and cannot have groups")
+      raise UserError(
+        f"the kernel of {op.name!r} is computed, or a part of a leaf or another shape of it, and cannot have groups"
+      )
     # What is no part of a leaf has a grid of its own, or that of the same value.
     found = groups.setdefault(leaf if leaf is not None else (graph.resolve(site.refs[index]), channels), [])
     for group in found:
       joined = [*group.uses, use] if leaf is not None and use is not None else []
-      if _weights_of(group.setting) == _weights_of(setting) and (not joined or share(joined) is not None):
+      if group.spec == spec and (not joined or share(joined) is not None):
         group.places.append((op.name, index))
         group.uses[:] = joined
         break
     else:
-      found.append(_Group(op, setting, [(op.name, index)], [use] if leaf is not None and use is not None else []))
+      found.append(_Group(op, spec, [(op.name, index)], [use] if leaf is not None and use is not None else []))
   return {
     place: (_quantizer(group, leaf if isinstance(leaf, str) else None, first=group is found[0]), use)
     for leaf, found in groups.items()
@@ -52,35 +54,34 @@ def kernels(graph: Graph, chosen: Mapping[str, Setting]) -> dict[tuple[str, int]
   }
 
 
-def _along(op: Op, index: int, setting: Setting) -> int | None:
-  """The axis of a kernel's operand that is cut into groups; None where there are none."""
-  if setting.group is None:
+def _along(op: Op, index: int, spec: Spec) -> int | None:
+  """The axis of a kernel's operand that is cut into groups, of input channels; None where there are none."""
+  if spec.group is None:
     return None
-  axes = op.params["dimension_numbers"][0][index] if op.kind == "dot" else ()
+  numbers = op.params["dimension_numbers"]
+  if op.kind == "conv":
+    axes, what = (numbers.rhs_spec[1:2] if index == 1 else ()), "input channels"
+    why = "it holds images, which a kernel made of the inputs is moved over"
+  else:
+    axes, what = numbers[0][index], "inputs"
+    why = f"it sums over {len(numbers[0][index])} axes; expected one"
   if len(axes) != 1:
-    why = f"it is a {op.kind}" if op.kind != "dot" else f"it sums over {len(axes)} axes"
-    raise UserError(f"{op.name!r} cannot have groups of {setting.group}: {why}; expected a dot with one summed axis")
+    raise UserError(f"{op.name!r} cannot have groups of {spec.group}: {why}")
   length = op.inputs[index].shape[axes[0]]
-  if length % setting.group:
-    raise UserError(f"{op.name!r} sums {length} products, which groups of {setting.group} do not divide")
+  if length % spec.group:
+    raise UserError(f"the kernel of {op.name!r} has {length} {what}, which groups of {spec.group} do not divide")
   return axes[0]
 
 
-def _weights_of(setting: Setting) -> Setting:
-  """The part of a setting that concerns a kernel."""
-  return dataclasses.replace(setting, activations=None, observer="min_max", options=())
-
-
 def _quantizer(group: _Group, leaf: str | None, first: bool) -> Quantizer:
-  op, setting = group.op, group.setting
+  op, spec = group.op, group.spec
   key = leaf if leaf is not None and first else op.name
-  assert setting.weights is not None
   assert op.kernel_index is not None
-  start = (key, setting.weights, setting, setting.make_estimator(), True)
+  start = (key, spec, spec.make_estimator(), True)
   scales = share(group.uses) if leaf is not None else None
   if scales is not None:
     return Quantizer(*start, leaf, scales.shape, scales.axis, scales.apart, scales)
-  return Quantizer(*start, None, op.inputs[op.kernel_index].shape, op.channel_axes if setting.per_channel else ())
+  return Quantizer(*start, None, op.inputs[op.kernel_index].shape, op.channel_axes if spec.per_channel else ())
 
 
 def notes(at: Mapping[tuple[str, int], Any], uses: Mapping[tuple[str, int], Use]) -> dict[str, str]:
@@ -105,8 +106,8 @@ def notes(at: Mapping[tuple[str, int], Any], uses: Mapping[tuple[str, int], Use]
         "a grid for the kernel as the site reads it: it is computed, or cut out unevenly, and no leaf is on it"
       )
     channels = [n for i, n in zip(quantizer.axis, _lengths(quantizer), strict=True) if i not in quantizer.apart]
-    if quantizer.setting.group is not None:
-      texts.append(f"a scale for each {quantizer.setting.group} inputs: no file of integers has such")
+    if quantizer.spec.group is not None:
+      texts.append(f"a scale for each {quantizer.spec.group} inputs: no file of integers has such")
     elif len(channels) > 1:
       texts.append(
         f"a scale for each of {'x'.join(map(str, channels))} output channels and batches of kernels: a file "

@@ -22,9 +22,10 @@ from leanax.core import rules
 from leanax.core.errors import UserError, unknown
 from leanax.core.trees import map_named, named_leaves
 from quant.grid import broadcast, limits, splits, symmetric
-from quant.policy import Policy, Setting
+from quant.policy import Policy
 from quant.policy import policy as make_policy
 from quant.quantizer import Quantizer
+from quant.spec import Setting, Spec
 
 _MANTISSA = 24
 _MOST_BITS = 8
@@ -38,7 +39,7 @@ class LatentState(NamedTuple):
 
 
 Axes = Mapping[str, Quantizer]
-Chosen = Mapping[str, tuple[Setting, Quantizer | None]]
+Chosen = Mapping[str, tuple[Spec, Quantizer | None]]
 
 
 def latent_weights(
@@ -60,17 +61,17 @@ def latent_weights(
     UserError: at `init`, for a policy with ends, learned scales, more than 8 bits, or a leaf that is not float32.
   """
   inner_args = optax.with_extra_args_support(inner)
-  settings = _settings_of(policy, axes)
+  specs = _specs_of(policy, axes)
 
   def init(params: Any) -> LatentState:
-    chosen = settings(params)
+    chosen = specs(params)
     latents = {name: jnp.array(leaf) for name, leaf in named_leaves(params).items() if name in chosen}
     return LatentState(latents, inner_args.init(params))
 
   def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, LatentState]:
     if params is None:
       raise UserError("latent_weights needs the parameters: tx.update(gradients, state, params)")
-    chosen = settings(params)
+    chosen = specs(params)
     full = map_named(state.latents.get, params)
     updates, inner_state = inner_args.update(updates, state.inner, full, **extra)
     moved = named_leaves(optax.apply_updates(full, updates))
@@ -89,7 +90,7 @@ def latent_weights(
 
 def project(params: Any, policy: Any, axes: Axes | None = None) -> Any:
   """The parameters on their grids: what to start from."""
-  chosen = _settings_of(policy, axes)(params)
+  chosen = _specs_of(policy, axes)(params)
   return map_named(lambda name, leaf: nearest(leaf, *chosen[name]) if name in chosen else leaf, params)
 
 
@@ -99,17 +100,16 @@ def finalize(params: Any, state: LatentState, policy: Any, axes: Axes | None = N
   return project(full, policy, axes)
 
 
-def nearest(latent: jax.Array, setting: Setting, quantizer: Quantizer | None = None) -> jax.Array:
+def nearest(latent: jax.Array, spec: Spec, quantizer: Quantizer | None = None) -> jax.Array:
   """A leaf on the grid of its largest magnitudes, the scale rounded up to 24 - b - 3 significant bits."""
-  bits = setting.weights or _MOST_BITS
-  axis, layers, x = (latent.ndim - 1,) if setting.per_channel else (), (), latent
+  bits = spec.bits
+  axis, layers, x = (latent.ndim - 1,) if spec.per_channel else (), (), latent
   if quantizer is not None:
-    axis, x = quantizer.axis, latent.reshape(quantizer.shape)
-    layers = tuple(place for place, i in enumerate(axis) if i in quantizer.apart)
+    axis, layers, x = quantizer.axis, quantizer.layers, latent.reshape(quantizer.shape)
   largest = jnp.max(jnp.abs(x), tuple(i for i in range(x.ndim) if i not in axis))
   # A few units of the last place less: what is on a grid already then gets its own scale again, and not the next one.
-  scale = _round_up(symmetric(largest, bits, narrow=setting.narrow, layers=layers).scale * (1 - 2.0**-21), bits + 3)
-  qmin, qmax = limits(bits, True, setting.narrow)
+  scale = _round_up(symmetric(largest, bits, narrow=spec.narrow, layers=layers).scale * (1 - 2.0**-21), bits + 3)
+  qmin, qmax = limits(bits, True, spec.narrow)
   scale = broadcast(jax.lax.optimization_barrier(scale), x.ndim, axis)
   return (scale * jnp.clip(jnp.round(x * (1 / scale)), qmin, qmax)).reshape(latent.shape)
 
@@ -121,34 +121,36 @@ def _round_up(scale: jax.Array, drop: int) -> jax.Array:
   return jax.lax.bitcast_convert_type((pattern + low) & ~low, jnp.float32)
 
 
-def _settings_of(spec: Any, axes: Axes | None) -> Any:
-  """From parameters to those that are quantized: their settings, and the quantizers that `axes` has of them."""
-  chosen = spec if isinstance(spec, Policy) else make_policy(spec, ends=None)
+def _specs_of(policy: Any, axes: Axes | None) -> Any:
+  """From parameters to those that are quantized: their specs, and the quantizers that `axes` has of them."""
+  chosen = policy if isinstance(policy, Policy) else make_policy(policy, ends=None)
   if chosen.ends is not None:
     raise UserError("latent_weights cannot tell first and last sites; give the policy ends=None and rules of their own")
   for glob, setting in chosen.rules:
-    if (
-      setting.make_estimator().trains
-      or (setting.weights or 0) > _MOST_BITS
-      or setting.format != "integer"
-      or (setting.group is not None and axes is None)
-      or setting.activations is not None
-    ):
+    if setting.activations is not None or (setting.weights is not None and not _serves(setting.weights, axes)):
       raise UserError(f"latent_weights: the rule {glob!r} says {setting}; expected weights of 2 to 8 bits, as 'w4'")
 
   for name, quantizer in (axes or {}).items():
-    if all(setting != quantizer.setting for _, setting in chosen.rules):
-      raise UserError(f"latent_weights: axes has {name!r} as {quantizer.setting}, which no rule of this policy says")
+    if all(setting.weights != quantizer.spec for _, setting in chosen.rules):
+      raise UserError(
+        f"latent_weights: axes has {name!r} as {Setting(quantizer.spec)}, which no rule of this policy says"
+      )
 
-  def settings(params: Any) -> Chosen:
+  def specs(params: Any) -> Chosen:
     leaves = named_leaves(params)
     if axes is not None:
       return _checked(leaves, _by_axes(leaves, axes))
     leaves = {name: leaf for name, leaf in leaves.items() if jnp.ndim(leaf) > 1}
     matches = rules.match(chosen.rules, leaves, "quantization rule")
-    return _checked(leaves, {name: (m.setting, None) for name, m in matches.items() if m.setting.weights is not None})
+    found = {name: match.setting.weights for name, match in matches.items()}
+    return _checked(leaves, {name: (spec, None) for name, spec in found.items() if spec is not None})
 
-  return settings
+  return specs
+
+
+def _serves(spec: Spec, axes: Axes | None) -> bool:
+  integers = spec.format == "integer" and spec.bits <= _MOST_BITS
+  return integers and not spec.make_estimator().trains and (spec.group is None or axes is not None)
 
 
 def _by_axes(leaves: Mapping[str, Any], axes: Axes) -> Chosen:
@@ -159,7 +161,7 @@ def _by_axes(leaves: Mapping[str, Any], axes: Axes) -> Chosen:
     if not splits(leaves[names[name]].shape, quantizer.shape):
       shape = leaves[names[name]].shape
       raise UserError(f"latent_weights: {name!r} has the shape {shape}, but axes are for {quantizer.shape}")
-  return {names[name]: (quantizer.setting, quantizer) for name, quantizer in axes.items()}
+  return {names[name]: (quantizer.spec, quantizer) for name, quantizer in axes.items()}
 
 
 def _checked(leaves: Mapping[str, Any], chosen: Chosen) -> Chosen:

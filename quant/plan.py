@@ -11,10 +11,11 @@ from leanax.graph.channels import Moves, shape_of
 from leanax.graph.makers import pooled
 from quant.estimators import ste
 from quant.kernels import kernels, notes
-from quant.policy import Explained, Policy, Setting, explain
+from quant.policy import Explained, Policy, explain
 from quant.policy import policy as make_policy
 from quant.quantizer import Quantizer, is_input
 from quant.sharing import Use
+from quant.spec import Setting
 
 SITES = ("dot", "conv", "add", "mean", "avg_pool", "output")
 
@@ -194,14 +195,14 @@ def _tensors(sites: Mapping[str, Op], chosen: Mapping[str, Setting]) -> dict[str
   """Returns a quantizer for each activation that a site with quantized activations reads."""
   found: dict[str, Quantizer] = {}
   for name, setting in chosen.items():
-    bits = setting.activations
+    spec = setting.activations
     for index, operand in enumerate(sites[name].inputs):
-      if bits is None or operand.tensor is None or index == sites[name].kernel_index or not _is_float(operand.dtype):
+      if spec is None or operand.tensor is None or index == sites[name].kernel_index or not _is_float(operand.dtype):
         continue
       old = found.get(operand.tensor)
-      if old is None or old.bits < bits:
-        estimator = ste() if is_input(operand.tensor) else setting.make_estimator()
-        found[operand.tensor] = Quantizer(operand.tensor, bits, setting, estimator)
+      if old is None or old.bits < spec.bits:
+        estimator = ste() if is_input(operand.tensor) else spec.make_estimator()
+        found[operand.tensor] = Quantizer(operand.tensor, spec, estimator)
   return found
 
 
@@ -247,8 +248,8 @@ def _biases(graph: Graph, at: Mapping[tuple[str, int], Any]) -> dict[str, BiasQu
     kernel = graph.sites[op.site].kernel_index
     operand = next(i for i, value in enumerate(op.inputs) if value.tensor is None)
     both = kernel is not None and {(op.site, 0), (op.site, 1)} <= at.keys()
-    if both and at[op.site, kernel].format == "integer" and at[op.site, kernel].setting.group is None:
-      kept = graph.sites[op.site].channel_axes if at[op.site, kernel].setting.per_channel else ()
+    if both and all(at[op.site, i].format == "integer" and at[op.site, i].spec.group is None for i in (0, 1)):
+      kept = graph.sites[op.site].channel_axes if at[op.site, kernel].spec.per_channel else ()
       shape = graph.sites[op.site].inputs[kernel].shape
       if any(shape_of(op.moves)[axis] != shape[axis] for axis in kept):
         continue  # a step for each number of an axis that a bias does not have

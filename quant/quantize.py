@@ -209,7 +209,7 @@ def _observing(plan: Plan, axis_name: str | None, branched: State) -> Any:
         start = finite(kernel_start(quantizer, x, axis_name))
         updates[quantizer.key] = quantizer.entry(start, old)
       else:
-        observer = quantizer.setting.make_observer()
+        observer = quantizer.spec.make_observer()
         found = calibration.observed(observer, old, x, axis_name)
         start = quantizer.start(*observer.ends(found["stats"], quantizer.bits))
         updates[quantizer.key] = {**found, **quantizer.entry(start, old)}

@@ -1,7 +1,8 @@
 """A quantizer: the grid of one tensor of a model, activation or kernel, as plain data.
 
-An activation has an affine grid with one scale, from the range that an observer gathers. A kernel has a symmetric one,
-from its own values, with a scale for each combination of output and batch axes or one for all.
+An activation has an affine grid with one scale, from the range that an observer gathers (a symmetric one, of levels
+that are not integers). A kernel has a symmetric one, from its own values, with a scale for each combination of output
+and batch axes or one for all.
 """
 
 import dataclasses
@@ -16,8 +17,8 @@ import jax.numpy as jnp
 from leanax.core.trees import path_name
 from quant.estimators import Estimator, Placed, Statistics
 from quant.grid import Grid, affine, limits, symmetric
-from quant.policy import Setting
 from quant.sharing import Scales
+from quant.spec import Spec
 
 # The scale of the network's input stays static: to learn it one would need the gradient with respect to the images.
 _INPUT = re.compile(r"input(_\d+)?(#\d+)?")
@@ -36,8 +37,7 @@ class Quantizer(NamedTuple):
 
   Attributes:
     key: an activation's name; of a kernel the leaf's, for its first grid, otherwise that of the first site.
-    bits: of an activation the widest that its readers ask for.
-    setting: that reader's, or the first site's.
+    spec: of an activation that of the reader that asks for the most bits, of a kernel the first site's.
     estimator: how its rounding is trained.
     kernel: it is a kernel; the fields below are of kernels only.
     leaf: the leaf in whose axes it is written; None where the operand is not simply a part of one: then it is written
@@ -49,8 +49,7 @@ class Quantizer(NamedTuple):
   """
 
   key: str
-  bits: int
-  setting: Setting
+  spec: Spec
   estimator: Estimator
   kernel: bool = False
   leaf: str | None = None
@@ -65,21 +64,36 @@ class Quantizer(NamedTuple):
     return not self.kernel and is_input(self.key)
 
   @property
-  def narrow(self) -> bool:
-    """Returns whether the grid leaves out its lowest code."""
-    return self.kernel and self.setting.narrow
+  def bits(self) -> int:
+    return self.spec.bits
 
   @property
   def format(self) -> str:
     """The levels, a name in `quant.formats`."""
-    return self.setting.format if self.kernel else "integer"
+    return self.spec.format
+
+  @property
+  def symmetric(self) -> bool:
+    """Returns whether the grid has no zero point: of kernels, and of activations that are not integers."""
+    return self.kernel or self.format != "integer"
+
+  @property
+  def narrow(self) -> bool:
+    """Returns whether the grid leaves out its lowest code."""
+    return self.symmetric and self.spec.narrow
 
   @property
   def label(self) -> Label:
     """The width and levels, without which the scales mean nothing."""
     words = ["full"] * (self.kernel and not self.narrow) + [self.format] * (self.format != "integer")
-    group = f"g{self.setting.group}" if self.kernel and self.setting.group else ""
+    group = f"g{self.spec.group}" if self.spec.group else ""
     return Label(" ".join([f"{'w' if self.kernel else 'a'}{self.bits}{group}", *words]))
+
+  @property
+  def layers(self) -> tuple[int, ...]:
+    """The axes of the scales along which none is raised to a share of the largest (`quant.symmetric`)."""
+    # A channel's floor is there for biases in int32, which kernels with groups have none of.
+    return tuple(place for place, i in enumerate(self.axis) if i in self.apart or self.spec.group is not None)
 
   @property
   def ends(self) -> tuple[int, int]:
@@ -93,21 +107,19 @@ class Quantizer(NamedTuple):
     return max(-lowest, highest) if self.kernel else highest - lowest
 
   def start(self, low: jax.Array, high: jax.Array, magnitude: jax.Array) -> dict[str, jax.Array]:
-    """The scale (and of an activation the zero point) of a range, the scale as the setting's estimator starts.
+    """The scale (and of an activation the zero point) of a range, the scale as the spec's estimator starts.
 
     Args:
       low: the lowest value, () or one for each scale.
       high: the highest value, likewise; of a kernel both count by their magnitude.
       magnitude: the mean magnitude, likewise.
     """
-    if self.kernel:
-      # A channel's floor is there for biases in int32, which kernels with groups have none of.
-      layers = tuple(place for place, i in enumerate(self.axis) if i in self.apart or self.setting.group is not None)
-      grid = symmetric(jnp.maximum(-low, high), self.bits, narrow=self.narrow, layers=layers, format=self.format)
+    if self.symmetric:
+      grid = symmetric(jnp.maximum(-low, high), self.bits, narrow=self.narrow, layers=self.layers, format=self.format)
     else:
       grid = affine(low, high, self.bits)
-    init = self.setting.make_estimator().init  # the input starts so too, though its scale is not trained
-    scale = grid.scale if init is None else init(Statistics(magnitude, grid), self.setting.start)
+    init = self.spec.make_estimator().init  # the input starts so too, though its scale is not trained
+    scale = grid.scale if init is None else init(Statistics(magnitude, grid), self.spec.start)
     return {"scale": scale} if self.kernel else {"scale": scale, "zero_point": grid.zero_point}
 
   def entry(self, start: Mapping[str, jax.Array], old: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -136,7 +148,7 @@ class Quantizer(NamedTuple):
     """The grid of an activation, or of a kernel's leaf, behind the axes of scans."""
     scale = used["scale"]
     if not self.kernel:
-      return Grid(scale, used["zero_point"], self.bits)
+      return Grid(scale, used["zero_point"], self.bits, narrow=self.narrow, format=self.format)
     scans = scale.ndim - len(self.axis)
     axes = (*range(scans), *(scans + i for i in self.axis))
     place, shape = axes[0] if len(axes) == 1 else axes or None, (*scale.shape[:scans], *self.shape)

@@ -79,6 +79,8 @@ def _near(name: str, grids: Mapping[str, Grid]) -> str:
 def _on_grid(tensor: ir.Tensor, grid: Grid) -> ir.Tensor:
   """Returns an activation on its grid; unsigned codes move down by 128."""
   name = tensor.name
+  if grid.format != "integer":
+    raise UserError(f"the activation {name!r} is on a grid of {grid.format!r}; the LiteRT runtime has integers only")
   if grid.bits != 8:
     raise UserError(f"the activation {name!r} has {grid.bits} bits; the LiteRT runtime has 8-bit activations only")
   if grid.narrow:

@@ -57,11 +57,13 @@ def one_batch(recipe: Recipe) -> list[np.ndarray]:
 
 
 def _on_pixels(quantized: quant.Quantized, recipe: Recipe, trees: tuple[Any, Any, Any], spec: Input) -> Any:
-  """Returns the quantizers' state, the grid of the network's input set to that of its pixels (`quant.pixel_grid`)."""
+  """Returns the quantizers' state, a grid of integers of the input set to that of its pixels (`quant.pixel_grid`)."""
   variables, qparams, quant_state = trees
   if INPUT not in quant_state:
     return quant_state
-  bits = quantized.grids(qparams, quant_state, variables, models.example(recipe))[INPUT].bits
+  seen = quantized.grids(qparams, quant_state, variables, models.example(recipe))[INPUT]
+  if seen.format != "integer":
+    return quant_state
   levels = (np.arange(256.0)[:, None] * spec.preprocess.scale - spec.preprocess.mean) / np.array(spec.preprocess.std)
-  grid = quant.pixel_grid(levels, bits)
+  grid = quant.pixel_grid(levels, seen.bits)
   return {**quant_state, INPUT: {**quant_state[INPUT], "used": {"scale": grid.scale, "zero_point": grid.zero_point}}}

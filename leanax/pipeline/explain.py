@@ -79,7 +79,8 @@ def stage(name: str, given: Stage, model: models.Trained) -> str:
   assert quantized is not None
   found = quantized.explain(folded.variables, models.example(recipe))
   traced = graph.trace(models.functions(folded.recipe).fn, folded.variables, models.example(recipe))
-  bits = {site: (setting.weights or 32, setting.activations or 32) for site, (setting, *_) in found.items()}
+  settings = {site: (one.setting.weights, one.setting.activations) for site, one in found.items()}
+  bits = {site: (w.bits if w else 32, a.bits if a else 32) for site, (w, a) in settings.items()}
   costs = {row["name"]: row for row in traced.table(bits)}
   rows = [("site", "setting", "bit-operations", "weights", "rule", "note")]
   for site, (setting, rule, note) in found.items():

@@ -78,7 +78,7 @@ class Estimator:
     steps: placed -> the values in steps of the scale, in the wider type of x and the scale; of integers the codes less
       the zero point. A cotangent is taken for one of the values scale * steps: the caller multiplies by the scale.
     init: (statistics, start) -> the scale from which training starts, of the shape of the grid's; `start` is "auto",
-      "lsq" or "range" (`quant.Setting`). None: the scale is not trained and stays that of the observed range.
+      "lsq" or "range" (`quant.Spec`). None: the scale is not trained and stays that of the observed range.
     scale: from the trained scale to that of the grid: idempotent, monotone, elementwise.
     formats: the formats that it rounds to, names in `quant.formats`; None for all.
     random: it reads a key. Others are given none, and their programs hold no random numbers.

@@ -1,6 +1,8 @@
 """Kernels with a scale for each group of inputs, against numpy."""
 
 import dataclasses
+import itertools
+import json
 
 import jax
 import jax.numpy as jnp
@@ -96,6 +98,65 @@ def test_learned_scales_have_the_gradient_of_lsq_in_each_group():
   np.testing.assert_allclose(found[1]["w"], expected[1]["w"], rtol=1e-4, atol=1e-5)
 
 
+def convolved(x, w, strides, groups):
+  """A convolution without padding of (batch, *positions, channels) and (*positions, channels in, out), from the sum."""
+  ndim, size, outs = len(strides), w.shape[-2], w.shape[-1] // groups
+  lengths = [(n - k) // s + 1 for n, k, s in zip(x.shape[1:-1], w.shape, strides, strict=False)]
+  y = np.zeros((len(x), *lengths, w.shape[-1]))
+  for at in itertools.product(*map(range, lengths)):
+    window = x[:, *(slice(i * s, i * s + k) for i, s, k in zip(at, strides, w.shape, strict=False))]
+    for group in range(groups):
+      here, there = slice(group * size, (group + 1) * size), slice(group * outs, (group + 1) * outs)
+      y[:, *at, there] = np.tensordot(window[..., here], w[..., there], ndim + 1)
+  return y
+
+
+@pytest.mark.parametrize("words", ["", " per_tensor"])
+@pytest.mark.parametrize(
+  "layout, shape, strides, groups, group",
+  [
+    (("NHWC", "HWIO"), (2, 3, 8, 4), (1, 2), 1, 2),
+    (("NHWC", "HWIO"), (2, 3, 8, 4), (1, 2), 1, 8),
+    (("NCHW", "OIHW"), (2, 3, 8, 4), (1, 1), 1, 4),
+    (("NHWC", "HWIO"), (2, 2, 4, 6), (1, 1), 2, 2),
+    (("NHWC", "HWIO"), (2, 2, 1, 8), (1, 1), 8, 1),
+    (("NWC", "WIO"), (3, 8, 4), (2,), 1, 1),
+  ],
+)
+def test_convolutions_have_a_scale_for_each_group_of_input_channels(layout, shape, strides, groups, group, words):
+  """At all positions of the kernel together; in float64 from the definition."""
+  rng = np.random.default_rng(4)
+  w = rng.normal(size=shape) * np.geomspace(0.1, 10, shape[-2])[:, None]
+  x = rng.normal(size=(2, *(5,) * len(strides), shape[-2] * groups))
+  plain = {1: ("NWC", "WIO"), 2: ("NHWC", "HWIO")}[len(strides)]
+  x_axes, w_axes = ([one.index(letter) for letter in own] for one, own in zip(plain, layout, strict=True))
+  v = {"k": jnp.asarray(w.transpose(w_axes), jnp.float32)}
+  given = jnp.asarray(x.transpose(x_axes), jnp.float32)
+
+  def conv(v, x):
+    numbers = (*layout, layout[0])
+    return jax.lax.conv_general_dilated(
+      x, v["k"], strides, "VALID", dimension_numbers=numbers, feature_group_count=groups
+    )
+
+  model, qparams, state = made(conv, v, given, f"w4g{group}{words}")
+  w, x = (np.asarray(one, np.float32).astype(np.float64) for one in (w, x))
+  parts = w.reshape(*shape[:-2], -1, group, shape[-1])
+  others = tuple(i for i in range(parts.ndim) if i != parts.ndim - 3 and (words or i != parts.ndim - 1))
+  scale = np.abs(parts).max(others, keepdims=True) / 7
+  rounded = (np.clip(np.round(parts / scale), -7, 7) * scale).reshape(shape)
+  expected = convolved(x, rounded, strides, groups).transpose(x_axes)
+  np.testing.assert_allclose(jax.jit(model.apply)(qparams, state, v, given)[0], expected, rtol=1e-4, atol=1e-3)
+  grid = model.grids(qparams, state, v, given)["k"]
+  assert grid.scale.size == scale.size and quant.labels(state)["k/grid"] == f"w4g{group}"
+  np.testing.assert_allclose(quant.dequantize(quant.codes(v["k"], grid), grid), rounded.transpose(w_axes), rtol=1e-5)
+  note = model.explain(v, given)["k"].note
+  assert note == f"a scale for each {group} inputs: no file of integers has such"
+  net = quant.post_training(graph.net(conv, v, given), [given], quant.policy(f"w4g{group}{words}", None))
+  again = graph.net(conv, v, given).edited(json.loads(json.dumps(net.edits)), net.variables, quant.edit.KIND)
+  np.testing.assert_array_equal(again.infer(net.variables, given), model.apply(qparams, state, v, given)[0])
+
+
 def test_stacks_slices_and_transposes_have_groups():
   stack = jnp.stack([V["w"], 3 * V["w"]])
   uses = {
@@ -127,7 +188,7 @@ def test_with_activations_the_product_is_one_of_floats_and_its_bias_stays_one():
 def test_a_setting_has_groups():
   for text in ("w4g32", "w4g32a8 learned", "w3g8a8 per_tensor"):
     assert str(quant.parse(text)) == text and quant.parse(str(quant.parse(text))) == quant.parse(text)
-  assert quant.parse("w4g32a8").group == 32 == quant.weights(4, group=32).group
+  assert quant.parse("w4g32a8").weights.group == 32 == quant.weights(4, group=32).weights.group
   for spec in ("w4g0", {"activations": 8, "group": 4}, {"weights": 4, "group": 2.0}):
     with pytest.raises(UserError, match="a quantization setting has groups of"):
       quant.parse(spec)
@@ -143,8 +204,29 @@ def test_kernels_that_cannot_have_groups_are_refused_by_name():
     x, v["k"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
   )
   cases = [
-    (fn, V, X, "w4g5", "'w' sums 12 products, which groups of 5 do not divide"),
-    (conv, kernel, jnp.ones((1, 5, 5, 4)), "w4g2", "'k' cannot have groups of 2: it is a conv"),
+    (fn, V, X, "w4g5", "the kernel of 'w' has 12 inputs, which groups of 5 do not divide"),
+    (conv, kernel, jnp.ones((1, 5, 5, 4)), "w4g3", "the kernel of 'k' has 4 input channels, which groups of 3 do not"),
+    (
+      lambda v, x: conv({"k": x}, v["k"]),
+      kernel,
+      jnp.ones((2, 2, 2, 1)),
+      "w4g2",
+      "'k' cannot have groups of 2: it holds",
+    ),
+    (
+      lambda v, x: conv({"k": v["k"].reshape(3, 3, 2, 4)}, x),
+      kernel,
+      jnp.ones((1, 5, 5, 2)),
+      "w4g2",
+      "of 'k' is computed",
+    ),
+    (
+      lambda v, x: jnp.einsum("bij,ijo->bo", x, v["k"]),
+      {"k": jnp.ones((3, 4, 2))},
+      jnp.ones((2, 3, 4)),
+      "w4g2",
+      "2 axes",
+    ),
     (lambda v, x: x @ jnp.tanh(v["w"]), V, X, "w4g4", "the kernel of 'w' is computed"),
     (lambda v, x: x[:, :8] @ v["w"][:8], V, X, "w4g4", "the kernel of 'w' is computed, or a part of a leaf"),
   ]
@@ -163,10 +245,15 @@ def test_a_state_of_other_groups_is_refused():
     made(fn, V, X, "w4g6")[0].apply(qparams, state, V, X)
 
 
-def test_a_file_of_integers_refuses_groups_by_name():
-  model, qparams, state = made(fn, V, X, "w8g4a8")
+def pointwise(v, x):
+  return jax.lax.conv_general_dilated(x, v["w"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+@pytest.mark.parametrize("used, v, x", [(fn, V, X), (pointwise, {"w": V["w"].reshape(1, 1, 12, 5)}, X[:, None, None])])
+def test_a_file_of_integers_refuses_groups_by_name(used, v, x):
+  model, qparams, state = made(used, v, x, "w8g4a8")
   with pytest.raises(UserError, match="the kernel of 'w' has several scales along what it sums over"):
-    deploy.lift(fn, V, X, grids=model.grids(qparams, state, V, X))
+    deploy.lift(used, v, x, grids=model.grids(qparams, state, v, x))
 
 
 def test_channels_of_grouped_kernels_are_cut_with_their_scales():
@@ -177,3 +264,24 @@ def test_channels_of_grouped_kernels_are_cut_with_their_scales():
   zeroed = {**v["params"], "u": v["params"]["u"].at[jnp.asarray([1, 3])].set(0)}
   expected = net.infer({**net.variables, "params": zeroed}, X)
   np.testing.assert_allclose(small.infer(small.variables, X), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_inputs_of_grouped_kernels_are_cut_by_whole_groups_only():
+  draw = lambda i, *shape: jnp.asarray(np.random.default_rng(i).normal(size=shape), jnp.float32)
+  v = {"params": {"w": draw(0, 12, 8), "u": draw(1, 8, 3) * jnp.geomspace(0.01, 1.0, 8)[:, None]}}
+  net = graph.net(lambda v, x: jnp.tanh(x @ v["params"]["w"]) @ v["params"]["u"], v, X)
+  net = quant.post_training(net, [X], quant.policy({"u": "w4g2", "*": "float"}, ends=None))
+  kept, moved = [2, 3, 6, 7], [3, 2, 0, 1, 5, 4, 6, 7]
+  small = quant.before(net, lambda net: graph.keep_channels(net, {"w": kept}))
+  gone = jnp.asarray([i for i in range(8) if i not in kept])
+  zeroed = {**v["params"], "u": v["params"]["u"].at[gone].set(0)}
+  expected = net.infer({**net.variables, "params": zeroed}, X)
+  np.testing.assert_allclose(small.infer(small.variables, X), expected, rtol=1e-5, atol=1e-6)
+  other = quant.before(net, lambda net: graph.permute(net, "w", 1, moved))
+  np.testing.assert_allclose(other.infer(other.variables, X), net.infer(net.variables, X), rtol=1e-5, atol=1e-6)
+  for change in (
+    lambda net: graph.keep_channels(net, {"w": [0, 2, 4, 5]}),
+    lambda net: graph.permute(net, "w", 1, [0, 2, 1, 3, 4, 5, 6, 7]),
+  ):
+    with pytest.raises(UserError, match="the grid of 'u' cannot be cut: a group would have inputs of several"):
+      quant.before(net, change)

@@ -10,8 +10,9 @@ from leanax.core.trees import named_leaves
 from quant.grid import fake_quant
 from quant.latent import _round_up, finalize, latent_weights, nearest, project
 from quant.plan import kernel_axes
-from quant.policy import parse, policy
+from quant.policy import policy
 from quant.quantize import quantize
+from quant.spec import parse
 
 
 def params_of(seed=0):
@@ -121,7 +122,7 @@ def test_scales_are_rounded_up():
     assert np.all(rounded >= x) and np.all(rounded <= x * (1 + 2.0 ** -(24 - bits - 4)))
     mantissa = np.frexp(rounded.astype(np.float64))[0] * 2 ** (24 - bits - 3)
     np.testing.assert_array_equal(mantissa, np.round(mantissa))
-  exact = nearest(jnp.asarray([[1.0], [-3.5], [7.0]]), parse("w4"))
+  exact = nearest(jnp.asarray([[1.0], [-3.5], [7.0]]), parse("w4").weights)
   np.testing.assert_array_equal(exact, [[1.0], [-4.0], [7.0]])  # half to even
 
 
@@ -187,3 +188,19 @@ def test_axes_of_another_policy_or_model_are_refused():
     project({"u": jnp.ones((6, 6))}, "w4", axes)
   with pytest.raises(UserError, match=r"'w' has the shape \(6, 5\), but axes are for \(6, 6\)"):
     project({"w": jnp.ones((6, 5))}, "w4", axes)
+
+
+@pytest.mark.parametrize("shape", [(6, 5), (2, 2, 6, 5)])
+def test_groups_have_the_scales_of_quantize_however_small_they_are(shape):
+  conv = lambda x, w: jax.lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+  fn = lambda params, x: (jnp.matmul if len(shape) == 2 else conv)(x, params["w"])
+  w = np.random.default_rng(0).normal(size=shape) * np.repeat([1e-6, 1.0, 1e3], 2)[:, None]
+  params, x = {"w": jnp.asarray(w, jnp.float32)}, jnp.ones((2, *(3,) * (len(shape) - 2), 6))
+  axes = kernel_axes(graph.trace(fn, params, x), "w4g2")
+  parts = np.asarray(params["w"], np.float64).reshape(*shape[:-2], 3, 2, 5)
+  scale = (
+    np.abs(parts).max(tuple(i for i in range(parts.ndim) if i not in (parts.ndim - 3, parts.ndim - 1)), keepdims=True)
+    / 7
+  )
+  expected = (np.round(parts / scale) * scale).reshape(shape)
+  np.testing.assert_allclose(project(params, "w4g2", axes)["w"], expected, rtol=2.0**-15)

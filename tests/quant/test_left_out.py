@@ -8,6 +8,7 @@ import pytest
 from leanax.core.errors import UserError
 from quant.policy import policy
 from quant.quantize import quantize
+from quant.spec import Spec
 from tests.quant.test_calibration import X, calibrated, data, decibels
 
 FREQUENCIES = 1 / 10000 ** (jnp.arange(16.0) / 16)
@@ -54,7 +55,10 @@ def test_it_stays_in_float_with_its_reason(fn, variables, x, site, why):
   model, qparams, state = calibrated(fn, variables, [x])
   explained = model.explain(variables, x)
   assert str(explained[site].setting) == "float" and explained[site].rule == f"*, but {why}"
-  assert [name for name, one in explained.items() if one.setting.weights == 8 and name != "output"] in (["u"], ["w"])
+  assert [name for name, one in explained.items() if one.setting.weights == Spec(8) and name != "output"] in (
+    ["u"],
+    ["w"],
+  )
   assert decibels(fn(variables, x), model.apply(qparams, state, variables, x)[0]) > 30
 
 

@@ -2,14 +2,15 @@ import jax
 import pytest
 
 from leanax.core.errors import UserError
-from quant.policy import Setting, explain, int8, parse, policy, weights
+from quant.policy import explain, policy
+from quant.spec import Setting, Spec, int8, parse, weights
 
 SITES = ["a/kernel", "b/kernel", "b/kernel:add", "c/kernel", "head/kernel", "output"]
 KERNELS = [name for name in SITES if name.endswith("kernel")]
 
 
 def test_texts_dicts_and_settings_mean_the_same():
-  expected = Setting(4, 8, estimator="lsq", per_channel=False, observer="ema", options=(("rate", 0.1),))
+  expected = Setting(Spec(4, "lsq", per_channel=False), Spec(8, "lsq", observer="ema", options=(("rate", 0.1),)))
   assert parse("w4a8 learned per_tensor ema(rate=0.1)") == expected
   spec = {
     "weights": 4,
@@ -22,10 +23,13 @@ def test_texts_dicts_and_settings_mean_the_same():
   assert parse(spec) == expected
   assert parse(expected) is expected
   assert parse("float") == Setting() and parse("w3") == weights(3) and parse("w8a8") == int8()
-  assert parse("w2a2 learned full start=lsq") == Setting(2, 2, estimator="lsq", narrow=False, start="lsq")
+  expected = Setting(Spec(2, "lsq", narrow=False, start="lsq"), Spec(2, "lsq", start="lsq"))
+  assert parse("w2a2 learned full start=lsq") == expected
 
 
-@pytest.mark.parametrize("text", ["w4a8", "float", "a8", "w2a2 learned full start=lsq", "w8 per_tensor ema(rate=0.1)"])
+@pytest.mark.parametrize(
+  "text", ["w4a8", "float", "a8", "w2a2 learned full start=lsq", "w8a8 per_tensor ema(rate=0.1)"]
+)
 def test_a_setting_prints_as_it_is_read(text):
   assert str(parse(text)) == text
 
@@ -56,7 +60,7 @@ def test_mistakes_are_named(spec, sentence):
 
 def test_the_ends_get_eight_bits_and_explain_shows_it():
   found = explain(policy("w4a4 learned"), SITES, KERNELS)
-  assert {k: (v.setting.weights, v.setting.activations) for k, v in found.items()} == {
+  assert {k: (v.setting.weights.bits, v.setting.activations.bits) for k, v in found.items()} == {
     "a/kernel": (8, 8),
     "b/kernel": (4, 4),
     "b/kernel:add": (4, 4),
@@ -65,7 +69,7 @@ def test_the_ends_get_eight_bits_and_explain_shows_it():
     "output": (8, 8),
   }
   assert found["a/kernel"].rule == "* (ends)" and found["b/kernel"].rule == "*"
-  assert all(v.setting.estimator == "lsq" for v in found.values())
+  assert all(spec.estimator == "lsq" for v in found.values() for spec in v.setting.specs)
 
 
 def test_the_ends_can_be_given_or_omitted():

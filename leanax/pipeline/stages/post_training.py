@@ -40,7 +40,7 @@ def check(name: str, config: Experiment) -> None:
     raise UserError(f"config key 'stages.{name}.quant.rules' is empty; expected rules such as (('*', 'w8a8'),)")
   build.policy(stage.quant)
   for pattern, setting in stage.quant.rules:
-    if quant.parse(setting).estimator != "ste":
+    if any(spec.estimator != "ste" for spec in quant.parse(setting).specs):
       raise UserError(
         f"config key 'stages.{name}.quant.rules' has {setting!r} for {pattern!r}, which trains scales, but a stage of "
         "kind 'post_training' trains nothing; expected such as 'w8a8'"
