@@ -127,8 +127,13 @@ def _places(
 
       moved = change(dataclasses.replace(plain, variables=jax.tree_util.tree_map_with_path(marked, plain.variables)))
       leaf = np.asarray(leaves_by_name(moved.variables)[str(one.leaf)]).reshape(new[name].shape)
-      first = tuple(slice(None) if i in new[name].axis else 0 for i in range(leaf.ndim))
-      found[name] = leaf[first].astype(np.int32)
+      first = leaf[tuple(slice(None) if i in new[name].axis else slice(1) for i in range(leaf.ndim))]
+      if np.any(leaf != first):
+        raise UserError(
+          f"the edits take the groups of {name!r} apart, which share a scale; apply them to quant.float_net and "
+          "calibrate again"
+        )
+      found[name] = first.reshape([n for i, n in enumerate(first.shape) if i in new[name].axis]).astype(np.int32)
   return found
 
 

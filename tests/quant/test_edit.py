@@ -101,6 +101,21 @@ def test_channels_in_another_order_take_their_scales_along():
   np.testing.assert_array_equal(moved.infer(moved.variables, X), net.infer(net.variables, X))
 
 
+def test_groups_move_whole_or_are_calibrated_again():
+  """Two channels that share a scale stay beside each other: another neighbour would be rounded by a foreign scale."""
+  net = make(quant.policy([("b", "w4g2"), ("*", "w8a8")], ends=None))
+  moved = quant.before(net, lambda net: graph.permute(net, "a", 1, [5, 4, 0, 1, 3, 2]))
+  np.testing.assert_allclose(moved.infer(moved.variables, X), net.infer(net.variables, X), rtol=1e-5)
+  small = quant.before(net, lambda net: graph.keep_channels(net, {"a": [2, 3]}))
+  np.testing.assert_array_equal(scales(small)[1]["b"], scales(net)[1]["b"][1:2])
+  for change in (
+    lambda net: graph.permute(net, "a", 1, [0, 2, 1, 3, 4, 5]),
+    lambda net: graph.keep_channels(net, {"a": [0, 1, 3, 4]}),
+  ):
+    with pytest.raises(UserError, match="the edits take the groups of 'b' apart, .* calibrate again"):
+      quant.before(net, change)
+
+
 def test_an_edit_behind_the_grids_is_refused():
   net = make()
   for change in (
