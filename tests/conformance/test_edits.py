@@ -190,6 +190,7 @@ CASES = {
     (
       (lambda net: graph.add_bias(net, "aa"), "unknown site 'aa'; did you mean 'a'"),
       (lambda net: graph.add_bias(net, np.nan), "unknown site 'nan'"),
+      (lambda net: graph.add_bias(net, ["a"]), "unknown site"),
       (lambda net: graph.add_bias(graph.add_bias(net, "a"), "a"), "'a' cannot be given a bias: it has one"),
     ),
   ),

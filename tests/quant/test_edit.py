@@ -160,6 +160,11 @@ def test_mistakes_are_named():
     quant.post_training(graph.net(fn, V, X), [], "w8a8")
   with pytest.raises(UserError, match="the variables of a quantized net have no 'qparams'"):
     make().infer(V, X)
+  for call in (quant.float_net, lambda net: quant.post_training(net, [X], "w8a8"), lambda net: quant.before(net, id)):
+    with pytest.raises(UserError, match="the net is a function; expected a graph.Net"):
+      call(fn)
+  with pytest.raises(UserError, match="the net is a NoneType; expected a graph.Net"):
+    quant.before(make(), lambda net: None)
   with pytest.raises(UserError, match="the net is not quantized"):
     quant.float_net(graph.net(fn, V, X))
   with pytest.raises(UserError, match="the net's variables are a list; expected a dict"):
