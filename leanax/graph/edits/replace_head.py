@@ -54,6 +54,7 @@ def describe(
   """Returns the edit; variables, inputs and the head's parameters may be shapes."""
   if not isinstance(variables, Mapping) or "params" not in variables:
     raise UserError("a head can be replaced where the variables are {'params': tree, ...}; these are not so divided")
+  head.check(steps)
   beside = isinstance(variables["params"], Mapping)
   if name in (variables["params"] if beside else (TRUNK,)):
     raise UserError(f"the head's name {name!r} is taken among the parameters; expected another one")
