@@ -13,7 +13,6 @@ in any input dtype. Invalid values are never ignored:
 - Masks, labels and logits of other shapes or types than a loss reads are refused (`kd.inputs`, `kd.checks`).
 """
 
-import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -109,16 +108,7 @@ def loss(
 def _check_arguments(name: str, f: Callable[..., Array], reads: tuple[str, ...]) -> None:
   expected = ", ".join(("student_logits", "teacher_logits", *(f"{key}=" for key in reads)))
   where = f"the function of the loss {name!r} is called as f({expected}) by its 'reads'"
-  if not callable(f):
-    raise UserError(f"{where}: got {f!r}, and no function")
-  try:
-    signature = inspect.signature(f)
-  except ValueError:  # a function of C
-    return
-  try:
-    signature.bind(None, None, **dict.fromkeys(reads))
-  except TypeError as error:
-    raise UserError(f"{where}: {error}") from error
+  checks.arguments(where, f, None, None, **dict.fromkeys(reads))
 
 
 def at(value: Schedule, step: Array | int) -> Any:

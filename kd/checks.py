@@ -4,6 +4,7 @@ The first axes of the logits give the examples: (batch,) for logits (batch, clas
 (batch, *positions, classes), where every position is an example.
 """
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,6 +26,24 @@ def known(*arrays: Any) -> bool:
 def spread(mask: Array, like: Shape) -> Array:
   """Broadcasts a mask over the first axes of a shape to all axes: (batch,) applies to every position."""
   return jnp.broadcast_to(mask.reshape(*mask.shape, *(1,) * (len(like) - mask.ndim)), like)
+
+
+def arguments(where: str, f: Any, *args: Any, **kwargs: Any) -> None:
+  """Refuses what is no function of these arguments.
+
+  Raises:
+    UserError: `where`, and the reason.
+  """
+  if not callable(f):
+    raise UserError(f"{where}: got {f!r}, and no function")
+  try:
+    signature = inspect.signature(f)
+  except ValueError:  # a function of C
+    return
+  try:
+    signature.bind(*args, **kwargs)
+  except TypeError as error:
+    raise UserError(f"{where}: {error}") from error
 
 
 def batch_of(loss: str, batch: Any) -> Mapping[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 from jaxtyping import Array
 
+from kd import checks
 from kd.kinds import Context, Loss, LossOut, Outputs, Taps
 from kd.reads import ANYTHING, Shapes
 from leanax.core.errors import UserError
@@ -65,9 +66,10 @@ def on_pairs(
     shapes: the supported shapes; see `kd.reads`.
 
   Raises:
-    UserError: the numbers of taps differ, or there are none.
+    UserError: the numbers of taps differ, or there are none; or `f` takes other arguments.
   """
   student_taps, teacher_taps = paired(name, student, teacher)
+  checks.arguments(f"the function of the loss {name!r} is called as f(student, teacher, aux, context)", f, *[None] * 4)
 
   def fn(s: Outputs, t: Outputs, context: Context) -> LossOut:
     if init is not None and (not isinstance(context.aux, Sequence) or len(context.aux) != len(student_taps)):

@@ -16,6 +16,7 @@ import numpy as np
 
 from leanax.core.errors import UserError
 from leanax.graph import Net
+from leanax.graph.edits.kind import check_net
 from leanax.graph.program import leaf_name
 from leanax.graph.shapes import leaves_by_name
 from quant.policy import Policy
@@ -41,6 +42,7 @@ def post_training(net: Net, batches: Iterable[Any], policy: Any, carrier: str = 
   Raises:
     UserError: no batch, one that holds NaN, or variables that cannot hold the grids.
   """
+  check_net(net)
   room = isinstance(net.variables, Mapping) and not set(GRIDS) & net.variables.keys()
   if not room:
     raise UserError(f"the net's variables are a {type(net.variables).__name__}; expected a dict without 'quant_state'")
@@ -68,6 +70,7 @@ def of(edit: Mapping[str, Any]) -> Policy:
 
 def float_net(net: Net) -> Net:
   """Returns the net before its grids."""
+  check_net(net)
   if not net.edits or net.edits[-1]["edit"] != "quantize":
     raise UserError("the net is not quantized; expected one of quant.post_training")
   variables = {name: tree for name, tree in net.variables.items() if name not in GRIDS}
@@ -87,6 +90,7 @@ def before(net: Net, change: Callable[[Net], Net]) -> Net:
   """
   plain, edit = float_net(net), net.edits[-1]
   after = change(plain)
+  check_net(after)
   other = next((one["edit"] for one in after.edits[len(plain.edits) :] if one["edit"] not in _SLICED), None)
   if other is not None:
     raise UserError(
@@ -130,8 +134,8 @@ def _places(
       others = tuple(i for i in range(leaf.ndim) if i not in new[name].axis)
       if np.any(leaf.min(others) != leaf.max(others)):
         raise UserError(
-          f"the grid of {name!r} cannot be cut: a group would have inputs of several; apply the change to "
-          "quant.float_net and calibrate again"
+          f"the edits take the groups of {name!r} apart, which share a scale; apply them to quant.float_net and "
+          "calibrate again"
         )
       found[name] = leaf.min(others).astype(np.int32)
   return found

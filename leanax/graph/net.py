@@ -11,7 +11,7 @@ import jax
 from leanax.graph.edit import Run, runs
 from leanax.graph.edits import KINDS
 from leanax.graph.edits.kind import Edit
-from leanax.graph.program import check_arrays, leaf_name
+from leanax.graph.program import check_arrays, check_function, leaf_name
 from leanax.graph.retrace import STATE
 from leanax.graph.shapes import leaves_by_name, struct, structs
 
@@ -118,6 +118,7 @@ def net(fn: Callable[..., Any], variables: Any, *example: Any) -> Net:
     variables: a tree of arrays, in any containers.
     *example: inputs, or their shapes.
   """
+  check_function(fn)
 
   def plain(variables: Any, *inputs: Any, train: bool = False, key: Any = None) -> tuple[Any, Any]:
     del train, key
@@ -128,5 +129,6 @@ def net(fn: Callable[..., Any], variables: Any, *example: Any) -> Net:
 
 def net_of(fn: Callable[..., tuple[Any, Any]], variables: Any, *example: Any) -> Net:
   """Returns the net of a function `fn(variables, *inputs, train=False, key=None) -> (out, state)` (`Net.fn`)."""
+  check_function(fn)
   check_arrays(variables)
   return Net(fn, variables, example, jax.tree.map(struct, variables))

@@ -91,8 +91,9 @@ def read(fn: Callable[..., Any], variables: Any, *inputs: Any) -> Program:
   """Traces `fn(variables, *inputs)` once; arguments may be arrays, tracers or `jax.ShapeDtypeStruct`.
 
   Raises:
-    UserError: a leaf of the variables is no array.
+    UserError: `fn` is no function, or a leaf of the variables is no array.
   """
+  check_function(fn)
   check_arrays(variables)
   closed, out = jax.make_jaxpr(fn, return_shape=True)(variables, *inputs)
   inner = versions.open_jaxpr(closed)
@@ -100,6 +101,18 @@ def read(fn: Callable[..., Any], variables: Any, *inputs: Any) -> Program:
   body = reader.body(inner)
   out_names = tuple(path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(out))
   return Program(body, reader.nodes, reader.avals, leaf_names(variables), out_names, jax.tree.structure(out))
+
+
+def check_function(fn: Any) -> None:
+  """Refuses what cannot be called.
+
+  Raises:
+    UserError: names the type of what was given.
+  """
+  if not callable(fn):
+    raise UserError(
+      f"the function is a {type(fn).__name__}; expected fn(variables, *inputs), which is net.infer of a graph.Net"
+    )
 
 
 def check_arrays(variables: Any) -> None:

@@ -51,12 +51,15 @@ class Sizes:
     """Keeps these indices of the axes as they are after what was kept before.
 
     Raises:
-      UserError: an axis cannot be followed to its readers, goes with one of which others are kept, or is returned.
+      UserError: an axis cannot be followed to its readers, goes with one of which others are kept, is returned, or is
+        one of the function's inputs.
     """
     self._keep(kept)
-    for operand, ref in zip(self.analysis.sites[-1].op.inputs, self.analysis.program.body.outputs, strict=True):
+    program, names = self.analysis.program, ", ".join(repr(name) for name, _ in kept.values())
+    if any(map(self.is_cut, program.body.inputs[len(program.leaves) :])):
+      raise UserError(f"the channels of {names} cannot be {self.what}: they go with those of the function's input")
+    for operand, ref in zip(self.analysis.sites[-1].op.inputs, program.body.outputs, strict=True):
       if operand.leaf is None and self.is_cut(ref):
-        names = ", ".join(repr(name) for name, _ in kept.values())
         raise UserError(f"the channels of {names} cannot be {self.what}: the function returns them")
 
   def _keep(self, kept: Kept) -> None:

@@ -190,6 +190,7 @@ CASES = {
     (
       (lambda net: graph.add_bias(net, "aa"), "unknown site 'aa'; did you mean 'a'"),
       (lambda net: graph.add_bias(net, np.nan), "unknown site 'nan'"),
+      (lambda net: graph.add_bias(net, ["a"]), "unknown site"),
       (lambda net: graph.add_bias(graph.add_bias(net, "a"), "a"), "'a' cannot be given a bias: it has one"),
     ),
   ),
@@ -231,6 +232,20 @@ CASES = {
       (lambda net: graph.replace_head(net, "a", [["layer", "on"]], HEAD), "unknown layer of a head 'on'"),
       (lambda net: graph.replace_head(net, "b", [["layer", "one"]], HEAD), "'one' of a head reads 4 channels and gets"),
       (lambda net: graph.replace_head(net, "a", [["relu"]], {}, "a"), "the head's name 'a' is taken"),
+      (lambda net: graph.replace_head(net, "a", "relu", {}), "the steps of a head are 'relu'; expected a list"),
+      (lambda net: graph.replace_head(net, "a", ["relu"], {}), "a step of a head is 'relu'; expected"),
+      (lambda net: graph.replace_head(net, "a", [["layer"]], HEAD), r"a step of a head is \['layer'\]; expected"),
+      (lambda net: graph.replace_head(net, "a", [["mean", 2]], HEAD), r"a step of a head is \['mean', 2\]; expected"),
+      (
+        lambda net: graph.replace_head(net, "a", [["pool", [1, 1]]], HEAD),
+        "pools an activation of shape .* expected maps",
+      ),
+      (
+        lambda net: graph.replace_head(net, "a", [["layer", "l"]], {"l": {"bias": 0}}),
+        "'l' of a head holds no 'kernel'",
+      ),
+      (lambda net: graph.replace_head(net, "a", [["layer", "l"]], {"l": jnp.ones((4, 2))}), "holds no 'kernel'"),
+      (lambda net: graph.replace_head(net, "a", [["layer", "on"]], None), "unknown layer of a head 'on'"),
     ),
   ),
 }

@@ -48,6 +48,8 @@ def test_a_batch_that_does_not_divide_is_refused(mode):
     parallel.parallelize(step, mode)(s, nets.batch(10), nets.variables(1))
   with pytest.raises(UserError, match=r"\[7, 8\] examples"):
     parallel.parallelize(step, mode)(s, nets.batch(8) | {"id": jnp.arange(7)}, nets.variables(1))
+  with pytest.raises(UserError, match="a part of the batch is a scalar"):
+    parallel.parallelize(step, mode)(s, nets.batch(8) | {"id": jnp.int32(7)}, nets.variables(1))
   two = parallel.parallelize(step, mode, jax.devices()[:2])
   one = jax.jit(step)(s, nets.batch(10), nets.variables(1))
   assert nets.largest_gap(two(s, nets.batch(10), nets.variables(1)), one) < 1e-5

@@ -318,6 +318,8 @@ def test_mistakes_are_named():
     models.cut(fn, v, {"a": [1, 4]}, x)
   with pytest.raises(UserError, match="'b' cannot be removed: the function returns them"):
     models.cut(fn, v, {"b": [0]}, x)
+  with pytest.raises(UserError, match="'a' cannot be removed: they go with those of the function's input"):
+    models.cut(lambda v, x: (x + x @ v["a"]) @ v["b"], {"a": jnp.ones((3, 3)), "b": jnp.ones((3, 2))}, {"a": [0]}, x)
   fn2, small, _ = models.cut(fn, v, {"a": [0, 3]}, x)
   with pytest.raises(UserError, match=r"'a' has the shape \(3, 4\), expected \(3, 2\)"):
     fn2({**small, "a": v["a"]}, x)

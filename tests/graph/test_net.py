@@ -163,3 +163,32 @@ def test_a_norm_that_cannot_go_in_training_is_refused_there_alone(module, words)
   equal(net.infer(net.variables, x), module.apply(variables, x))
   with pytest.raises(UserError, match=f"the batch norm after 'Dense_0/kernel' is folded, .*{words}"):
     net.apply(net.variables, x, train=True, key=KEY)
+
+
+@pytest.mark.parametrize(
+  "edit",
+  [
+    graph.fold_batch_norms,
+    lambda net: graph.keep_channels(net, {"a": [0]}),
+    lambda net: graph.permute(net, "a", 1, [1, 0]),
+    lambda net: graph.add_bias(net, "a"),
+    lambda net: graph.replace_head(net, "a", [["relu"]], {}),
+  ],
+)
+@pytest.mark.parametrize("given", [jnp.tanh, {"a": jnp.ones((2, 2))}, None])
+def test_what_is_no_net_is_refused(edit, given):
+  with pytest.raises(UserError, match=f"the net is a {type(given).__name__}; expected a graph.Net"):
+    edit(given)
+
+
+def test_what_is_no_function_is_refused():
+  x, v = jnp.ones((1, 2)), {"a": jnp.ones((2, 2))}
+  net = graph.net(lambda v, x: x @ v["a"], v, x)
+  for call in (
+    lambda fn: graph.trace(fn, v, x),
+    lambda fn: graph.observe(fn, v, [x], {"a:out": [graph.mean()]}),
+    lambda fn: graph.groups(fn, v, x),
+    lambda fn: graph.net(fn, v, x),
+  ):
+    with pytest.raises(UserError, match=r"the function is a Net; expected fn\(variables, \*inputs\)"):
+      call(net)

@@ -72,6 +72,7 @@ def test_orders_follow_each_other():
     ({"order": [0, 0, 1, 2]}, "expected each of 0 to 3 once"),
     ({"order": [[0, 1, 2, 3]]}, "expected each of 0 to 3 once"),
     ({"leaf": "b", "order": [1, 0]}, "'b' cannot be put in another order: the function returns them"),
+    ({"axis": 0, "order": [1, 0, 2]}, "'a' cannot be put in another order: they go with those of the function's input"),
   ],
 )
 def test_mistakes_are_named(change, words):

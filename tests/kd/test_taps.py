@@ -80,3 +80,9 @@ def test_a_loss_that_reads_logits_refuses_several():
   loss = kd.byot((TAP, TAP))
   with pytest.raises(UserError, match="the loss 'byot' reads logits .* of the student; got dict"):
     loss.init(jax.random.key(0), student(mine), None, None)
+
+
+def test_a_function_of_other_arguments_is_refused_where_the_loss_is_made():
+  for f in (lambda s, t: s - t, 3):
+    with pytest.raises(UserError, match=r"'near' is called as f\(student, teacher, aux, context\): "):
+      kd.on_pairs("near", f, student=TAP, teacher=TAP)

@@ -101,6 +101,21 @@ def test_channels_in_another_order_take_their_scales_along():
   np.testing.assert_array_equal(moved.infer(moved.variables, X), net.infer(net.variables, X))
 
 
+def test_groups_move_whole_or_are_calibrated_again():
+  """Two channels that share a scale stay beside each other: another neighbour would be rounded by a foreign scale."""
+  net = make(quant.policy([("b", "w4g2"), ("*", "w8a8")], ends=None))
+  moved = quant.before(net, lambda net: graph.permute(net, "a", 1, [5, 4, 0, 1, 3, 2]))
+  np.testing.assert_allclose(moved.infer(moved.variables, X), net.infer(net.variables, X), rtol=1e-5)
+  small = quant.before(net, lambda net: graph.keep_channels(net, {"a": [2, 3]}))
+  np.testing.assert_array_equal(scales(small)[1]["b"], scales(net)[1]["b"][1:2])
+  for change in (
+    lambda net: graph.permute(net, "a", 1, [0, 2, 1, 3, 4, 5]),
+    lambda net: graph.keep_channels(net, {"a": [0, 1, 3, 4]}),
+  ):
+    with pytest.raises(UserError, match="the edits take the groups of 'b' apart, .* calibrate again"):
+      quant.before(net, change)
+
+
 def test_an_edit_behind_the_grids_is_refused():
   net = make()
   for change in (
@@ -145,6 +160,11 @@ def test_mistakes_are_named():
     quant.post_training(graph.net(fn, V, X), [], "w8a8")
   with pytest.raises(UserError, match="the variables of a quantized net have no 'qparams'"):
     make().infer(V, X)
+  for call in (quant.float_net, lambda net: quant.post_training(net, [X], "w8a8"), lambda net: quant.before(net, id)):
+    with pytest.raises(UserError, match="the net is a function; expected a graph.Net"):
+      call(fn)
+  with pytest.raises(UserError, match="the net is a NoneType; expected a graph.Net"):
+    quant.before(make(), lambda net: None)
   with pytest.raises(UserError, match="the net is not quantized"):
     quant.float_net(graph.net(fn, V, X))
   with pytest.raises(UserError, match="the net's variables are a list; expected a dict"):

@@ -283,5 +283,5 @@ def test_inputs_of_grouped_kernels_are_cut_by_whole_groups_only():
     lambda net: graph.keep_channels(net, {"w": [0, 2, 4, 5]}),
     lambda net: graph.permute(net, "w", 1, [0, 2, 1, 3, 4, 5, 6, 7]),
   ):
-    with pytest.raises(UserError, match="the grid of 'u' cannot be cut: a group would have inputs of several"):
+    with pytest.raises(UserError, match="the edits take the groups of 'u' apart, which share a scale"):
       quant.before(net, change)

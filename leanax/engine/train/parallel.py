@@ -10,7 +10,7 @@ States have no leading device axis in any mode, and so neither have checkpoints.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -80,6 +80,7 @@ def _launched(
     """Checks that an argument divides and puts it where the mesh wants it; what is there already is not copied."""
     if index not in divided:
       return jax.device_put(arg, NamedSharding(mesh, EVERYWHERE))
+    arg = with_class_masks(arg)
     size = share(arg, mesh.size)
     if mode == "pmap":
       arg = jax.tree.map(lambda a: a.reshape(mesh.size, size, *a.shape[1:]), arg)
@@ -131,13 +132,27 @@ def prove_replication(step: Callable[..., Any], devices: Sequence[jax.Device], *
   jax.eval_shape(checked(functools.partial(step, axis_name=AXIS), _mesh(devices)), *args, *([None] * (3 - len(args))))
 
 
+def with_class_masks(batch: Any) -> Any:
+  """Returns the batch with a class mask for each example where it has one for all of them, which does not divide."""
+  if not isinstance(batch, Mapping) or not {"image", "class_mask"} <= batch.keys():
+    return batch
+  mask, images = batch["class_mask"], jax.tree.leaves(batch["image"])
+  if np.ndim(mask) != 1 and np.shape(mask)[:1] != (1,):
+    return batch
+  own = np.shape(mask)[np.ndim(mask) > 1 :]
+  return {**batch, "class_mask": np.broadcast_to(mask, (*np.shape(images[0])[:1], *own))}
+
+
 def share(batch: Any, devices: int) -> int:
   """Returns how many examples of the global batch each device gets.
 
   Raises:
-    UserError: the batch does not divide, or its parts differ in length.
+    UserError: the batch does not divide, or its parts differ in length or are scalars.
   """
-  sizes = {np.shape(leaf)[0] for leaf in jax.tree.leaves(batch)}
+  shapes = [np.shape(leaf) for leaf in jax.tree.leaves(batch)]
+  if () in shapes:
+    raise UserError("a part of the batch is a scalar: expected arrays, with the examples along the first axis")
+  sizes = {shape[0] for shape in shapes}
   if len(sizes) != 1:
     raise UserError(f"the parts of a batch have {sorted(sizes)} examples: expected one number")
   (size,) = sizes

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from leanax.core.errors import UserError, unknown
 from leanax.graph.affine import out_axes
-from leanax.graph.edits.kind import Edit, Editable
+from leanax.graph.edits.kind import Edit, Editable, check_net
 from leanax.graph.fold import new_bias
 from leanax.graph.ops import Op
 from leanax.graph.program import leaf_name, read
@@ -37,8 +37,9 @@ def add_bias(net: N, site: str) -> N:
     UserError: an unknown site, one that has a bias or no kernel among the variables, one that a loop runs several
       times, or variables without a place beside the kernel.
   """
+  check_net(net)
   sites = {one.op.name: one for one in Analysis(read(net.infer, net.variables, *net.example)).sites[:-1]}
-  if site not in sites:
+  if not isinstance(site, str) or site not in sites:
     raise unknown("site", str(site), [name for name, one in sites.items() if one.op.kernel_index is not None])
   op, paths = sites[site].op, {leaf_name(at): at for at, _ in jax.tree_util.tree_leaves_with_path(net.variables)}
   kernel = None if op.kernel_index is None else op.inputs[op.kernel_index].leaf

@@ -14,7 +14,7 @@ from leanax.core.errors import UserError
 from leanax.graph import versions
 from leanax.graph.affine import AFFINE, Users, find_chain, out_axes
 from leanax.graph.batch_statistics import normalisations
-from leanax.graph.edits.kind import Edit, Editable
+from leanax.graph.edits.kind import Edit, Editable, check_net
 from leanax.graph.emit import Emitter, Replacement
 from leanax.graph.fold import folds, new_bias
 from leanax.graph.live import needed
@@ -39,6 +39,7 @@ def fold_batch_norms(net: N) -> N:
     The net whose outputs in evaluation mode are the same, to rounding. Its kernels are scaled, biases new
     (`<module>/bias`) or replaced, the batch norms' leaves gone. In training mode the batch norms are gone too.
   """
+  check_net(net)
   variables = net.variables
   users = Users(Analysis(read(net.infer, variables, *net.example)))
   found = [(fold, fold.chain.site.op) for fold in folds(users, variables) if not fold.reason]

@@ -10,7 +10,7 @@ import numpy as np
 
 from leanax.core.errors import UserError, unknown
 from leanax.graph.affine import out_axes
-from leanax.graph.edits.kind import Edit, Editable, as_array
+from leanax.graph.edits.kind import Edit, Editable, as_array, check_net
 from leanax.graph.program import read
 from leanax.graph.retrace import retrace
 from leanax.graph.shapes import leaves_by_name
@@ -37,6 +37,7 @@ def keep_channels(net: N, keep: Keep) -> N:
   Raises:
     UserError: an unknown site, an index out of range or twice, or channels that cannot be followed to their readers.
   """
+  check_net(net)
   sizes = Sizes(Analysis(read(net.infer, net.variables, *net.example)))
   kept = _keep(sizes, keep)
   leaves_by_name(net.variables)  # the edited function finds them by name

@@ -5,6 +5,8 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 
+from leanax.core.errors import UserError
+
 Edit = dict[str, Any]  # plain data that JSON can hold; "edit" is the kind
 
 
@@ -25,6 +27,19 @@ class Editable(Protocol):
   def edited(self, edits: Sequence[Edit], variables: Any) -> Self:
     """Returns the net with further edits, and the variables after them."""
     ...
+
+
+def check_net(net: Any) -> None:
+  """Refuses what is no net.
+
+  Raises:
+    UserError: names the type of what was given.
+  """
+  if not hasattr(net, "edited"):
+    raise UserError(
+      f"the net is a {type(net).__name__}; expected a graph.Net, of graph.net(fn, variables, x) or "
+      "engine.models.net(module, variables, x)"
+    )
 
 
 def as_array(given: Any) -> np.ndarray:

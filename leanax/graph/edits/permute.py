@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from leanax.core.errors import UserError, unknown
-from leanax.graph.edits.kind import Edit, Editable, as_array
+from leanax.graph.edits.kind import Edit, Editable, as_array, check_net
 from leanax.graph.program import read
 from leanax.graph.retrace import retrace
 from leanax.graph.shapes import leaves_by_name
@@ -36,6 +36,7 @@ def permute(net: N, leaf: str, axis: int, order: Any) -> N:
     UserError: an unknown leaf, no such axis, no permutation, or channels that cannot be followed to their readers or
       that the function returns.
   """
+  check_net(net)
   leaves_by_name(net.variables)  # the edited function finds them by name
   sizes = _sizes(Analysis(read(net.infer, net.variables, *net.example)))
   one = {"edit": "permute", "leaf": leaf, "axis": axis, "order": as_array(order).tolist()}

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from leanax.core.errors import UserError
 from leanax.graph import head
-from leanax.graph.edits.kind import Edit, Editable
+from leanax.graph.edits.kind import Edit, Editable, check_net
 from leanax.graph.live import leaves_read, live
 from leanax.graph.program import leaf_name
 from leanax.graph.retrace import STATE
@@ -41,6 +41,7 @@ def replace_head(net: N, tap: str, steps: head.Steps, params: Mapping[str, Any],
   Raises:
     UserError: an unknown activation, step or layer, parameters of that name, or variables without "params".
   """
+  check_net(net)
   edit = describe(net.infer, net.variables, net.example, tap, steps, params, name)
   made = net.edited([edit], joined(net.variables, edit, params))
   jax.eval_shape(made.infer, made.variables, *net.example)
@@ -53,6 +54,7 @@ def describe(
   """Returns the edit; variables, inputs and the head's parameters may be shapes."""
   if not isinstance(variables, Mapping) or "params" not in variables:
     raise UserError("a head can be replaced where the variables are {'params': tree, ...}; these are not so divided")
+  head.check(steps)
   beside = isinstance(variables["params"], Mapping)
   if name in (variables["params"] if beside else (TRUNK,)):
     raise UserError(f"the head's name {name!r} is taken among the parameters; expected another one")
