@@ -194,6 +194,33 @@ def with_a_bias(network, x, train, key):
   return variables, (out + bias, state)
 
 
+# scale
+
+
+def scale(net, network):
+  """The factors start at the first norm, or at the layer where that is folded or there is none."""
+  found, name = flatten_dict(net.variables, sep="/"), f"params/{network.site}"
+  axis = network.channels[name][0]
+  if network.norms and network.norms[0].scale in found:
+    name, axis = network.norms[0].scale, 0
+  factors = np.linspace(0.5, 2.0, size_of(network, net.variables))
+  return graph.move_scale(net, name.removeprefix("params/"), axis, factors)
+
+
+def with_moved_scale(network, x, train, key):
+  factors = np.linspace(0.5, 2.0, size_of(network, network.variables))
+  before = {name for norm in network.norms[:1] for name in (f"{norm.layer}/kernel", norm.mean, norm.var)}
+
+  def leaf(name, old):
+    new = np.float64(old)
+    for axis in network.channels.get(name, ()) if name not in before else ():
+      power = -1 if network.readers.get(name) == axis else 1
+      new = new * (factors**power).reshape([-1 if a == axis else 1 for a in range(new.ndim)])
+    return jnp.float32(new)
+
+  return map_named(leaf, network.variables), network.model(network.variables, x, train=train, key=key)
+
+
 HEAD = {"one": {"kernel": jnp.ones((4, 2)), "bias": jnp.zeros(2)}}
 CASES = {
   "add_bias": Case(
@@ -253,6 +280,26 @@ CASES = {
       (lambda net: graph.replace_head(net, "a", [["relu"]], {}, "a"), "the head's name 'a' is taken"),
     ),
     joined=False,
+  ),
+  "scale": Case(
+    scale,
+    with_moved_scale,
+    lambda net, site: graph.move_scale(net, site, 1, [0.5, 1, 2, 3]),
+    mistakes=(
+      (lambda net: graph.move_scale(net, "aa", 1, np.ones(4)), "unknown leaf 'aa'; did you mean 'a'"),
+      (lambda net: graph.move_scale(net, "a", 2, np.ones(4)), "'a' has 2 axes; expected one of them, got 2"),
+      (lambda net: graph.move_scale(net, "a", None, np.ones(4)), "'a' has 2 axes; expected one of them, got None"),
+      (
+        lambda net: graph.move_scale(net, "a", 1, np.ones(3)),
+        r"are \[1.0, 1.0, 1.0\]; expected 4 finite numbers above 0",
+      ),
+      (lambda net: graph.move_scale(net, "a", 1, [1, 1, 1, 0]), "expected 4 finite numbers above 0"),
+      (lambda net: graph.move_scale(net, "a", 1, [1, 1, 1, np.nan]), "expected 4 finite numbers above 0"),
+      (lambda net: graph.move_scale(net, "a", 1, [1, 1, 1, np.inf]), "expected 4 finite numbers above 0"),
+      (lambda net: graph.move_scale(net, "a", 1, [[1, 1], [1]]), "expected 4 finite numbers above 0"),
+      (lambda net: graph.move_scale(net, "a", 1, ["1"] * 4), "expected 4 finite numbers above 0"),
+      (lambda net: graph.move_scale(net, "b", 1, [1, 2]), "'b' cannot be scaled: .* through an output of the function"),
+    ),
   ),
 }
 NETS = {name: functools.cache(make) for name, make in NETWORKS.items()}
