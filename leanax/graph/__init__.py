@@ -24,6 +24,7 @@ from leanax.graph.edits.fold_batch_norm import fold_batch_norms
 from leanax.graph.edits.keep_channels import keep_channels
 from leanax.graph.edits.permute import permute
 from leanax.graph.edits.replace_head import replace_head
+from leanax.graph.edits.scale import move_scale
 from leanax.graph.groups import Group, Member, groups
 from leanax.graph.kinds import Statistic
 from leanax.graph.live import leaves_read, live
@@ -75,6 +76,7 @@ __all__ = [
   "live",
   "matmul",
   "mean",
+  "move_scale",
   "inputs_of",
   "observe",
   "observing",

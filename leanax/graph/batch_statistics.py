@@ -5,9 +5,9 @@ from typing import Any
 from jax.extend import core as jex
 
 from leanax.graph.affine import AFFINE, Users, out_axes
-from leanax.graph.axes import ELEMENTWISE, runs
-from leanax.graph.ops import moves
+from leanax.graph.ops import ELEMENTWISE, moves
 from leanax.graph.program import Node
+from leanax.graph.reshapes import runs
 from leanax.graph.sites import Analysis, Site
 
 

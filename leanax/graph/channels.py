@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from leanax.graph.axes import runs
+from leanax.graph.reshapes import runs
 
 Shape = tuple[int, ...]
 # From the kernel's operand, axes that are not channels of length 1, to the sum: ("transpose", permutation) or

@@ -10,7 +10,7 @@ from leanax.graph import units
 from leanax.graph.linking import Links
 from leanax.graph.program import read
 from leanax.graph.sites import Analysis
-from leanax.graph.units import Units
+from leanax.graph.units import Reason, Units
 
 
 class Member(NamedTuple):
@@ -64,11 +64,11 @@ def groups(fn: Callable[..., Any], variables: Any, *inputs: Any) -> list[Group]:
   arguments = program.body.inputs[len(program.leaves) :]
   for number in arguments:
     for tree in links.of(number):
-      units.block(tree, "an axis of the function's inputs")
+      units.block(tree, Reason("input", "an axis of the function's inputs"))
   last = Analysis(program).sites[-1].op
   for operand, ref in zip(last.inputs, program.body.outputs, strict=True):
     for tree in links.of(ref) if operand.leaf is None else ():
-      units.block(tree, "an axis that the function returns")
+      units.block(tree, Reason("output", "an axis that the function returns"))
   found: dict[Units, list[Member]] = {}
   for name, number in zip(program.leaves, program.body.inputs, strict=False):
     for axis, tree in enumerate(links.of(number)):

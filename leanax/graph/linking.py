@@ -1,65 +1,27 @@
-"""The axes of a program's values that are the same units: each equation links the axes of its operands and results.
+"""The axes of a program's values that are the same units: the one union-find over axes.
 
-It follows what `axes` does, and splits, concatenations, padding and reshapes besides, because the units of an axis may
-be those of several others.
+Each equation links the axes of its operands and results (`equations`), and those that hold others link what is inside.
+Splits, concatenations, padding and reshapes are followed too, because the units of an axis may be those of several.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from jax.extend import core as jex
 
-from leanax.graph import units
-from leanax.graph.axes import ELEMENTWISE, ORDERLESS, runs
+from leanax.graph import equations, units
+from leanax.graph.equations import Trees
 from leanax.graph.program import Body, Node, Program
-from leanax.graph.units import Tree, Units, product, row, unify
-
-_PAIRWISE = frozenset(("optimization_barrier", "psum", "psum_invariant", "pmax", "pmin", "ppermute"))
-_FREE = frozenset(("random_bits", "random_seed", "random_wrap", "random_unwrap", "random_fold_in"))
-_NOT_OURS = ("/jax/", "/jaxlib/", "/flax/", "/numpy/", "/leanax/graph/")
+from leanax.graph.units import Tree, Units, unify
 
 
-class Links:
-  """The trees of every value's axes, by its number."""
+class Links(Trees):
+  """The trees of the axes of every value of a program, by its number; what is opaque has none inside."""
 
   def __init__(self, program: Program):
-    self.program = program
-    self.trees: dict[int, list[Tree]] = {}
-    self._lines: list[str] = []
-    self._reason: tuple[Node | None, str] = None, ""
+    super().__init__(program)
     self._enter(program.body, [None] * len(program.body.inputs))
-
-  def of(self, ref: Any) -> list[Tree]:
-    """The trees of a value's axes."""
-    if isinstance(ref, jex.Literal):
-      return [Units(n) for n in getattr(ref.aval, "shape", ())]
-    return self.trees[ref]
-
-  def new(self, number: int) -> list[Tree]:
-    """Trees of which nothing is known yet, for a result."""
-    if number not in self.trees:
-      self.trees[number] = [Units(n) for n in getattr(self.program.avals[number], "shape", ())]
-    return self.trees[number]
-
-  def reason(self, node: Node) -> str:
-    """An equation's name, with the line of the user's code that it comes from where that is known."""
-    if self._reason[0] is not node:
-      line = _line(node) or next((line for line in reversed(self._lines) if line), "")
-      self._reason = node, f"{node.primitive!r}{line}"
-    return self._reason[1]
-
-  def same(self, node: Node, a: Any, b: Any, skip: Sequence[int] = ()) -> None:
-    """Unifies the axes of two values place by place."""
-    for axis, (one, other) in enumerate(zip(self.of(a), self.of(b))):
-      if axis not in skip:
-        unify(one, other, self.reason(node))
-
-  def block(self, node: Node, trees: Sequence[Tree]) -> None:
-    """Says that these axes cannot be followed through a node."""
-    for tree in trees:
-      units.block(tree, self.reason(node))
 
   def _enter(self, body: Body, given: Sequence[list[Tree] | None]) -> None:
     for number, value in body.consts:
@@ -73,24 +35,13 @@ class Links:
 
   def _node(self, node: Node) -> None:
     if node.form in _HOLDING:
-      self._lines.append(_line(node))
+      self.lines.append(equations.line(node))
       _HOLDING[node.form](self, node)
-      self._lines.pop()
+      self.lines.pop()
       return
     for number in node.outputs:
       self.new(number)
-    if node.form:
-      _unknown(self, node)
-    elif node.primitive in ELEMENTWISE:
-      for ref in node.inputs:
-        self.same(node, ref, node.outputs[0])
-    elif node.primitive in _PAIRWISE:
-      for ref, number in zip(node.inputs, node.outputs, strict=True):
-        self.same(node, ref, number)
-    elif node.primitive in ORDERLESS:
-      _reduce(self, node)
-    elif node.primitive not in _FREE:
-      _LINKS.get(node.primitive, _unknown)(self, node)
+    equations.link(self, node)
 
   def inside(self, body: Body, given: Sequence[list[Tree]], node: Node, outputs: Sequence[list[Tree]]) -> None:
     """A body with these trees for its operands, whose results are these."""
@@ -98,15 +49,6 @@ class Links:
     for ref, trees in zip(body.outputs, outputs, strict=True):
       for one, other in zip(self.of(ref), trees, strict=True):
         unify(one, other, self.reason(node))
-
-
-def _line(node: Node) -> str:
-  """The innermost line of the user's code that an equation comes from, or ""."""
-  trace = getattr(getattr(node.eqn, "source_info", None), "traceback", None)
-  for frame in getattr(trace, "frames", ()):
-    if not any(part in frame.file_name for part in _NOT_OURS):
-      return f" ({frame.file_name.rpartition('/')[2]}, line {frame.line_num})"
-  return ""
 
 
 def _constant(value: Any, shape: tuple[int, ...]) -> list[Tree]:
@@ -117,11 +59,6 @@ def _constant(value: Any, shape: tuple[int, ...]) -> list[Tree]:
     if tree.size > 1 and (known is None or not np.array_equal(known, np.take(known, [0] * tree.size, axis))):
       units.distinguish(tree, "an array among the function's constants")
   return trees
-
-
-def _unknown(links: Links, node: Node) -> None:
-  for ref in (*node.inputs, *node.outputs):
-    links.block(node, links.of(ref))
 
 
 def _through(links: Links, node: Node) -> None:
@@ -155,192 +92,4 @@ def _while(links: Links, node: Node) -> None:
   links.inside(body, given[conds:], node, outputs)
 
 
-def _reduce(links: Links, node: Node) -> None:
-  gone = node.params["axes"]
-  for ref, number in zip(node.inputs, node.outputs):
-    trees = links.of(ref)
-    kept = [tree for axis, tree in enumerate(trees) if axis not in gone]
-    for one, other in zip(kept, links.of(number), strict=True):
-      unify(one, other, links.reason(node))
-    for axis in gone:
-      units.reduce(trees[axis], links.reason(node))
-
-
-def _broadcast(links: Links, node: Node) -> None:
-  trees, result = links.of(node.inputs[0]), links.of(node.outputs[0])
-  for tree, place in zip(trees, node.params["broadcast_dimensions"], strict=True):
-    unify(tree, result[place], links.reason(node))
-
-
-def _transpose(links: Links, node: Node) -> None:
-  trees = links.of(node.inputs[0])
-  links.trees[node.outputs[0]] = [trees[axis] for axis in node.params["permutation"]]
-
-
-def _reshape(links: Links, node: Node) -> None:
-  """Runs of axes with equal products are the same units; so a flattened axis is a product."""
-  source, result = links.of(node.inputs[0]), links.of(node.outputs[0])
-  sizes = [tuple(tree.size for tree in trees) for trees in (source, result)]
-  if 0 in sizes[0]:
-    return _unknown(links, node)
-  if node.params.get("dimensions") is not None:
-    source = [source[axis] for axis in node.params["dimensions"]]
-    sizes[0] = tuple(tree.size for tree in source)
-  for left, right in runs(*sizes):
-    one, other = product([source[axis] for axis, _ in left]), product([result[axis] for axis, _ in right])
-    unify(one, other, links.reason(node))
-  return None
-
-
-def _squeeze(links: Links, node: Node) -> None:
-  trees = links.of(node.inputs[0])
-  links.trees[node.outputs[0]] = [t for axis, t in enumerate(trees) if axis not in node.params["dimensions"]]
-
-
-def _dot(links: Links, node: Node) -> None:
-  lhs, rhs = (links.of(ref) for ref in node.inputs)
-  (contract_l, contract_r), (batch_l, batch_r) = node.params["dimension_numbers"]
-  for i, j in zip((*contract_l, *batch_l), (*contract_r, *batch_r), strict=True):
-    unify(lhs[i], rhs[j], links.reason(node))
-  free_l = [tree for i, tree in enumerate(lhs) if i not in (*contract_l, *batch_l)]
-  free_r = [tree for i, tree in enumerate(rhs) if i not in (*contract_r, *batch_r)]
-  links.trees[node.outputs[0]] = [*(lhs[i] for i in batch_l), *free_l, *free_r]
-
-
-def _conv(links: Links, node: Node) -> None:
-  """Channels of a grouped convolution are (groups, channels of a group), of its input and of its output."""
-  (lhs, rhs), out = (links.of(ref) for ref in node.inputs), links.of(node.outputs[0])
-  spec, groups, reason = node.params["dimension_numbers"], node.params["feature_group_count"], links.reason(node)
-  if node.params["batch_group_count"] != 1:
-    return _unknown(links, node)
-  unify(lhs[spec.lhs_spec[0]], out[spec.out_spec[0]], reason)
-  unify(rhs[spec.rhs_spec[0]], out[spec.out_spec[1]], reason)
-  links.block(node, [trees[i] for trees, s in ((lhs, spec[0]), (rhs, spec[1]), (out, spec[2])) for i in s[2:]])
-  if groups == 1:
-    unify(lhs[spec.lhs_spec[1]], rhs[spec.rhs_spec[1]], reason)
-  else:
-    group, kernels = Units(groups), rhs[spec.rhs_spec[0]]
-    unify(lhs[spec.lhs_spec[1]], product([group, rhs[spec.rhs_spec[1]]]), reason)
-    unify(kernels, product([group, Units(kernels.size // groups)]), reason)
-  return None
-
-
-def _concatenate(links: Links, node: Node) -> None:
-  axis, result = node.params["dimension"], links.of(node.outputs[0])
-  for ref in node.inputs:
-    links.same(node, ref, node.outputs[0], skip=(axis,))
-  unify(result[axis], row([links.of(ref)[axis] for ref in node.inputs]), links.reason(node))
-
-
-def _split(links: Links, node: Node) -> None:
-  axis = node.params["axis"]
-  for number in node.outputs:
-    links.same(node, node.inputs[0], number, skip=(axis,))
-  unify(links.of(node.inputs[0])[axis], row([links.of(n)[axis] for n in node.outputs]), links.reason(node))
-
-
-def _slice(links: Links, node: Node) -> None:
-  source, result = links.of(node.inputs[0]), links.of(node.outputs[0])
-  starts, strides = node.params["start_indices"], node.params["strides"] or (1,) * len(source)
-  for axis, (tree, part) in enumerate(zip(source, result, strict=True)):
-    if strides[axis] != 1 and tree.size != part.size:
-      links.block(node, [tree, part])
-    else:
-      after = tree.size - starts[axis] - part.size
-      unify(tree, row([Units(starts[axis]), part, Units(after)]), links.reason(node))
-
-
-def _pad(links: Links, node: Node) -> None:
-  """The padding is units of its own, all alike."""
-  for tree, wide, (low, high, gap) in zip(
-    links.of(node.inputs[0]), links.of(node.outputs[0]), node.params["padding_config"], strict=True
-  ):
-    if low < 0 or high < 0 or gap:
-      links.block(node, [tree, wide])
-    else:
-      unify(wide, row([Units(low), tree, Units(high)]), links.reason(node))
-
-
-def _window(links: Links, node: Node) -> None:
-  keys = ("window_dimensions", "window_strides", "base_dilation", "window_dilation")
-  for axis, (tree, out) in enumerate(zip(links.of(node.inputs[0]), links.of(node.outputs[0]), strict=True)):
-    if all(node.params[key] is None or node.params[key][axis] == 1 for key in keys):
-      unify(tree, out, links.reason(node))
-    else:
-      links.block(node, [tree, out])
-
-
-def _gather(links: Links, node: Node) -> None:
-  """Whole slices of a table, such as the rows of an embedding, keep their axes; those that are looked up do not."""
-  numbers, sizes = node.params["dimension_numbers"], node.params["slice_sizes"]
-  table, out = links.of(node.inputs[0]), links.of(node.outputs[0])
-  kept = [a for a in range(len(table)) if a not in (*numbers.collapsed_slice_dims, *numbers.operand_batching_dims)]
-  links.block(node, [tree for axis, tree in enumerate(table) if axis not in kept])
-  for axis, place in zip(kept, numbers.offset_dims, strict=True):
-    if sizes[axis] == table[axis].size:
-      unify(table[axis], out[place], links.reason(node))
-    else:
-      links.block(node, [table[axis], out[place]])
-  rest = [tree for place, tree in enumerate(out) if place not in numbers.offset_dims]
-  for one, other in zip(links.of(node.inputs[1])[:-1], rest):
-    unify(one, other, links.reason(node))
-
-
-def _whole_slice(links: Links, node: Node) -> None:
-  for tree, part in zip(links.of(node.inputs[0]), links.of(node.outputs[0]), strict=True):
-    if tree.size == part.size:
-      unify(tree, part, links.reason(node))
-    else:
-      links.block(node, [tree, part])
-
-
-def _all_but(key: str) -> Callable[[Links, Node], None]:
-  """Every axis goes through but those that a parameter names."""
-
-  def link(links: Links, node: Node) -> None:
-    named = node.params[key] if isinstance(node.params[key], tuple) else (node.params[key],)
-    for ref in node.inputs:
-      for number in node.outputs:
-        links.same(node, ref, number, skip=named)
-    for ref in (*node.inputs, *node.outputs):
-      links.block(node, [links.of(ref)[axis] for axis in named])
-
-  return link
-
-
-def _iota(links: Links, node: Node) -> None:
-  units.distinguish(links.of(node.outputs[0])[node.params["dimension"]], links.reason(node))
-
-
-def _first(links: Links, node: Node) -> None:
-  """The index of an extreme entry depends on the order of the entries."""
-  (gone,), trees = node.params["axes"], links.of(node.inputs[0])
-  links.block(node, [trees[gone]])
-  for one, other in zip([*trees[:gone], *trees[gone + 1 :]], links.of(node.outputs[0]), strict=True):
-    unify(one, other, links.reason(node))
-
-
 _HOLDING = {"jit": _through, "remat": _through, "rule": _through, "cond": _through, "scan": _scan, "while": _while}
-_LINKS: dict[str, Callable[[Links, Node], None]] = {
-  "argmax": _first,
-  "argmin": _first,
-  "broadcast_in_dim": _broadcast,
-  "concatenate": _concatenate,
-  "conv_general_dilated": _conv,
-  "cumsum": _all_but("axis"),
-  "dot_general": _dot,
-  "dynamic_slice": _whole_slice,
-  "gather": _gather,
-  "iota": _iota,
-  "pad": _pad,
-  "reduce_window_max": _window,
-  "reduce_window_min": _window,
-  "reduce_window_sum": _window,
-  "reshape": _reshape,
-  "rev": _all_but("dimensions"),
-  "slice": _slice,
-  "sort": _all_but("dimension"),
-  "split": _split,
-  "squeeze": _squeeze,
-  "transpose": _transpose,
-}

@@ -31,6 +31,17 @@ LEAF_MOVES = MOVES | {
 }
 
 
+# Equations of which each entry of the result depends on the entries of the operands at the same place.
+_ARITHMETIC = "add add_any sub mul div rem max min pow integer_pow neg abs sign floor ceil round clamp select_n square"
+_FUNCTIONS = (
+  "exp exp2 log log1p expm1 sin cos tan asin acos atan atan2 sinh cosh tanh asinh acosh atanh logistic rsqrt sqrt cbrt "
+  "erf erf_inv erfc lgamma digamma"
+)
+_LOGIC = "lt le gt ge eq ne and or not xor is_finite shift_left shift_right_logical shift_right_arithmetic nextafter"
+_TYPES = "convert_element_type bitcast_convert_type reduce_precision stop_gradient copy copy_p name pvary pcast"
+ELEMENTWISE = frozenset(" ".join((_ARITHMETIC, _FUNCTIONS, _LOGIC, _TYPES)).split(" "))
+
+
 class Operand(NamedTuple):
   """An input of an operation, or an output.
 

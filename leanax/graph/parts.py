@@ -7,10 +7,9 @@ says so, and so the leading channels are found at every place, whatever layout t
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from jax.extend import core as jex
-
-from leanax.graph.axes import ORDERLESS, Axes, Axis, runs
-from leanax.graph.program import Program, read
+from leanax.graph.linking import Links
+from leanax.graph.program import read
+from leanax.graph.units import Product, Tree, seen, units
 
 
 class Made(NamedTuple):
@@ -18,7 +17,7 @@ class Made(NamedTuple):
 
   Attributes:
     sizes: of the axes that it is made of, outermost first; its own size where it is one.
-    lost: for each of them an equation that mixes its entries in a way that is not followed, or "".
+    lost: for each of them an equation after which its leading entries are not those of what reads it, or "".
   """
 
   sizes: tuple[int, ...]
@@ -34,43 +33,19 @@ def axis_parts(fn: Callable[..., Any], variables: Any, *inputs: Any) -> dict[str
     *inputs: an example, or its shapes.
   """
   program = read(fn, variables, *inputs)
-  axes = Axes(program)
-  wholes, mixed = _reshapes(program, axes)
-
-  def lost(axis: Axis) -> str:
-    through = sorted(axes.reasons.get(axis, set()) - ORDERLESS - {"reshape"})
-    return through[0] if through else "reshape" if axis in mixed else ""
-
-  def describe(axis: Axis, size: int) -> Made:
-    found = wholes.get(axis, [((size, axis),)])
-    sizes = tuple(n for n, _ in found[0])
-    reasons = [lost(axis) or lost(axes.find(part)) for _, part in found[0]]
-    if any(tuple(n for n, _ in other) != sizes for other in found):  # flattened in one way, and read in another
-      reasons = [reason or "reshape" for reason in reasons]
-    return Made(sizes, tuple(reasons))
-
+  links = Links(program)
   return {
-    name: tuple(describe(axes.find((number, axis)), size) for axis, size in enumerate(axes.shape(number)))
+    name: tuple(_made(seen(tree)) for tree in links.of(number))
     for name, number in zip(program.leaves, program.body.inputs, strict=False)
   }
 
 
-Parts = tuple[tuple[int, Axis], ...]
+def _made(tree: Tree) -> Made:
+  parts = tree.parts if isinstance(tree, Product) else (tree,)
+  return Made(tuple(part.size for part in parts), tuple(map(_lost, parts)))
 
 
-def _reshapes(program: Program, axes: Axes) -> tuple[dict[Axis, list[Parts]], set[Axis]]:
-  """By axis, the (size, axis) that reshapes make it of; and axes that a reshape cuts across."""
-  wholes: dict[Axis, list[Parts]] = {}
-  mixed: set[Axis] = set()
-  for node in program.nodes:
-    if node.primitive != "reshape" or isinstance(node.inputs[0], jex.Literal):
-      continue
-    source, result = node.inputs[0], node.outputs[0]
-    for left, right in runs(axes.shape(source), axes.shape(result)):
-      sides = [[(n, axes.find((ref, axis))) for axis, n in run] for ref, run in ((source, left), (result, right))]
-      one, many = sorted(sides, key=len)
-      if len(one) > 1:
-        mixed.update(axis for _, axis in (*one, *many))
-      elif len(many) > 1:
-        wholes.setdefault(one[0][1], []).append(tuple(many))
-  return wholes, mixed
+def _lost(part: Tree) -> str:
+  """Of equations that a part is not followed through the first by name; a scan goes through its layers in order."""
+  names = {name for one in units(part) for name in (*one.reasons, *one.joined)}
+  return min(names - {"scan"}, default="")

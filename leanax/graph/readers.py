@@ -2,9 +2,9 @@
 
 from collections import defaultdict
 
-from leanax.graph.axes import runs
 from leanax.graph.ops import MOVES
 from leanax.graph.program import Node, Program
+from leanax.graph.reshapes import runs
 
 
 class Readers:

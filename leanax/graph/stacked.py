@@ -5,9 +5,10 @@ from typing import Any
 
 from jax.extend import core as jex
 
-from leanax.graph.axes import Axes
+from leanax.graph.linking import Links
 from leanax.graph.program import Node, read
 from leanax.graph.sites import Analysis
+from leanax.graph.units import Units, units
 
 
 def stacked_axes(fn: Callable[..., Any], variables: Any, *inputs: Any) -> dict[str, tuple[int, ...]]:
@@ -22,24 +23,26 @@ def stacked_axes(fn: Callable[..., Any], variables: Any, *inputs: Any) -> dict[s
     *inputs: an example, or its shapes.
   """
   program = read(fn, variables, *inputs)
-  analysis, axes = Analysis(program), Axes(program)
-  found: dict[int, set[int]] = {}
+  analysis, links = Analysis(program), Links(program)
+  found: dict[int, set[Units]] = {}
   for node in program.nodes:
     for ref, axis in _walked(analysis, node):
-      if isinstance(ref, jex.Literal):
-        continue
-      for leaf in analysis.value(ref).leaves:
-        number = program.body.inputs[leaf]
-        same = [i for i in range(len(axes.shape(number))) if axes.find((number, i)) == axes.find((ref, axis))]
-        found.setdefault(leaf, set()).update(same)
-  return {program.leaves[leaf]: tuple(sorted(found[leaf])) for leaf in sorted(found) if found[leaf]}
+      for leaf in analysis.value(ref).leaves if ref in links.trees else ():
+        found.setdefault(leaf, set()).update(units(links.of(ref)[axis]))
+  stacked = {
+    program.leaves[leaf]: tuple(
+      axis for axis, tree in enumerate(links.of(program.body.inputs[leaf])) if found[leaf].issuperset(units(tree))
+    )
+    for leaf in sorted(found)
+  }
+  return {name: axes for name, axes in stacked.items() if axes}
 
 
 def _walked(analysis: Analysis, node: Node) -> list[tuple[Any, int]]:
-  """The operands of a node, and the axes of theirs that it goes along."""
+  """The values that a node goes along, and their axes that it goes along."""
   if node.form == "scan":
     consts, carry, _ = node.split
-    return [(ref, 0) for ref in node.inputs[consts + carry :]]
+    return [(ref, 0) for ref in node.inputs[consts + carry :] if not isinstance(ref, jex.Literal)]
   scope = analysis.scopes.get(node.index)
   if node.primitive != "dynamic_slice" or scope is None or not scope.scans:
     return []

@@ -6,8 +6,16 @@ An axis is one run of units, a product of axes that were flattened, or several a
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
+
+
+class Reason(NamedTuple):
+  """Why units cannot be followed: an equation's name, and as a text with the line of the user's code."""
+
+  name: str
+  text: str
 
 
 @dataclass(slots=True, eq=False)
@@ -17,16 +25,23 @@ class Units:
   Attributes:
     size: how many.
     made: what it turned out to be.
-    reason: why it cannot be followed, or "".
+    reasons: why it cannot be followed, by the equation's name, in the order in which they were found.
     distinct: what tells the units apart, such as an array of constants, or "".
-    reduced: names of the equations that take a sum, or a maximum, over it.
+    reduced: equations that take a sum, or a maximum, over it.
+    joined: names of the equations that put it beside others in one axis, or take an axis apart in another way.
   """
 
   size: int
   made: "Tree | None" = None
-  reason: str = ""
+  reasons: dict[str, Reason] = field(default_factory=dict)
   distinct: str = ""
   reduced: set[str] = field(default_factory=set)
+  joined: set[str] = field(default_factory=set)
+
+  @property
+  def reason(self) -> str:
+    """The first reason why it cannot be followed, or ""."""
+    return next((reason.text for reason in self.reasons.values()), "")
 
 
 @dataclass(slots=True, eq=False)
@@ -52,7 +67,7 @@ class Row:
 
 
 Tree = Units | Product | Row
-Divide = Callable[[Tree, int, str], "list[Tree] | None"]
+Divide = Callable[[Tree, int, Reason], "list[Tree] | None"]
 
 
 def seen(tree: Tree) -> Tree:
@@ -86,10 +101,10 @@ def units(tree: Tree) -> list[Units]:
   return [tree] if isinstance(tree, Units) else [one for part in tree.parts for one in units(part)]
 
 
-def block(tree: Tree, reason: str) -> None:
-  """Says why the units of an axis cannot be followed; the first reason stays."""
+def block(tree: Tree, reason: Reason) -> None:
+  """Says why the units of an axis cannot be followed."""
   for one in units(tree):
-    one.reason = one.reason or reason
+    one.reasons.setdefault(reason.name, reason)
 
 
 def distinguish(tree: Tree, reason: str) -> None:
@@ -104,7 +119,13 @@ def reduce(tree: Tree, name: str) -> None:
     one.reduced.add(name)
 
 
-def unify(a: Tree, b: Tree, reason: str) -> None:
+def join(tree: Tree, name: str) -> None:
+  """Says that an equation puts the units of an axis beside each other."""
+  for one in units(tree):
+    one.joined.add(name)
+
+
+def unify(a: Tree, b: Tree, reason: Reason) -> None:
   """Says that two axes of one length are the same; what cannot be brought together is blocked for this reason."""
   a, b = seen(a), seen(b)
   if a is b or a.size != b.size or a.size <= 1:
@@ -117,8 +138,10 @@ def unify(a: Tree, b: Tree, reason: str) -> None:
       return
     a.made = b
     for one in units(b):
-      one.reason, one.distinct = one.reason or a.reason, one.distinct or a.distinct
+      one.reasons = one.reasons | {name: why for name, why in a.reasons.items() if name not in one.reasons}
+      one.distinct = one.distinct or a.distinct
       one.reduced |= a.reduced
+      one.joined |= a.joined
   elif isinstance(a, Product) and isinstance(b, Product):
     _unify_parts(list(a.parts), list(b.parts), _factors, reason)
   elif isinstance(a, Row) and isinstance(b, Row):
@@ -129,7 +152,7 @@ def unify(a: Tree, b: Tree, reason: str) -> None:
     _distribute(b, a, reason)
 
 
-def _unify_parts(a: list[Tree], b: list[Tree], divide: Divide, reason: str) -> None:
+def _unify_parts(a: list[Tree], b: list[Tree], divide: Divide, reason: Reason) -> None:
   """Unifies two lists of parts, first by first; the longer of two parts is divided where the other list has a boundary.
 
   Args:
@@ -152,21 +175,22 @@ def _unify_parts(a: list[Tree], b: list[Tree], divide: Divide, reason: str) -> N
     long[:1] = pieces
 
 
-def _factors(tree: Tree, size: int, reason: str) -> list[Tree] | None:
+def _factors(tree: Tree, size: int, reason: Reason) -> list[Tree] | None:
   """Returns units as two factors, the slower one of this size."""
   if not isinstance(tree, Units) or tree.size % size:
     return None
   factors: tuple[Tree, Tree] = Units(size), Units(tree.size // size)
   unify(tree, Product(factors), reason)
+  join(tree, reason.name)
   return list(factors)
 
 
-def _halves(tree: Tree, size: int, reason: str) -> list[Tree] | None:
+def _halves(tree: Tree, size: int, reason: Reason) -> list[Tree] | None:
   """Returns a tree as two parts, the first one of this size."""
   return _split(tree, (size, tree.size - size), reason)
 
 
-def _split(tree: Tree, sizes: Sequence[int], reason: str) -> list[Tree] | None:
+def _split(tree: Tree, sizes: Sequence[int], reason: Reason) -> list[Tree] | None:
   """A tree cut in pieces, which it is from now on; None where that cuts through a unit of its slowest factor."""
   if isinstance(tree, Units):
     pieces: list[Tree] = [Units(size) for size in sizes]
@@ -181,7 +205,7 @@ def _split(tree: Tree, sizes: Sequence[int], reason: str) -> list[Tree] | None:
   return [product((part, *rest)) for part in slow]
 
 
-def _distribute(a: Product, b: Row, reason: str) -> None:
+def _distribute(a: Product, b: Row, reason: Reason) -> None:
   """A product whose slowest factor is one axis after the other, as a row of products."""
   pieces = _split(a, [part.size for part in b.parts], reason)
   if pieces is None:
@@ -205,7 +229,7 @@ def places(tree: Tree) -> dict[Units, np.ndarray]:
       if isinstance(tree, Product):
         whole = np.tile(np.repeat(inner, math.prod(after)), math.prod(before))
         if one in found:  # the same units along two factors: removing one cuts a cross out of the square
-          block(one, "an axis that is flattened with itself")
+          block(one, Reason("reshape", "an axis that is flattened with itself"))
       else:
         whole = np.concatenate([np.full(sum(before), -1), inner, np.full(sum(after), -1)])
         whole = np.maximum(whole, found.get(one, -1))

@@ -37,12 +37,24 @@ class Case(NamedTuple):
   Attributes:
     make: `make(net, network) -> net`; reads sizes from the net's variables, so that it may follow other edits.
     oracle: `oracle(network, x, train, key) -> (variables, (out, state))` of the edited model, by hand.
+    small: `small(net, site) -> net` of relu(x @ a * g) @ b, four channels wide, in any containers.
+    result: `result(features, b)` of that net afterwards; `features` are relu(x @ a * g).
+    kept: `kept(before, after)`, whether the containers of its parameters came back.
     mistakes: (call of a net of `dense`, words of the sentence).
+    joined: whether two of one kind share a trace.
   """
 
   make: Callable[[graph.Net, Network], graph.Net]
   oracle: Callable[..., Any]
+  small: Callable[[graph.Net, str], graph.Net]
+  result: Callable[[np.ndarray, np.ndarray], np.ndarray] = np.matmul
+  kept: Callable[[Any, Any], bool] = lambda before, after: jax.tree.structure(before) == jax.tree.structure(after)
   mistakes: tuple[tuple[Callable[[graph.Net], Any], str], ...] = ()
+  joined: bool = True
+
+
+def same_type(before, after):
+  return type(before) is type(after)
 
 
 def at(leaf, indices, axes):
@@ -182,23 +194,54 @@ def with_a_bias(network, x, train, key):
   return variables, (out + bias, state)
 
 
+# scale
+
+
+def scale(net, network):
+  """The factors start at the first norm, or at the layer where that is folded or there is none."""
+  found, name = flatten_dict(net.variables, sep="/"), f"params/{network.site}"
+  axis = network.channels[name][0]
+  if network.norms and network.norms[0].scale in found:
+    name, axis = network.norms[0].scale, 0
+  factors = np.linspace(0.5, 2.0, size_of(network, net.variables))
+  return graph.move_scale(net, name.removeprefix("params/"), axis, factors)
+
+
+def with_moved_scale(network, x, train, key):
+  factors = np.linspace(0.5, 2.0, size_of(network, network.variables))
+  before = {name for norm in network.norms[:1] for name in (f"{norm.layer}/kernel", norm.mean, norm.var)}
+
+  def leaf(name, old):
+    new = np.float64(old)
+    for axis in network.channels.get(name, ()) if name not in before else ():
+      power = -1 if network.readers.get(name) == axis else 1
+      new = new * (factors**power).reshape([-1 if a == axis else 1 for a in range(new.ndim)])
+    return jnp.float32(new)
+
+  return map_named(leaf, network.variables), network.model(network.variables, x, train=train, key=key)
+
+
 HEAD = {"one": {"kernel": jnp.ones((4, 2)), "bias": jnp.zeros(2)}}
 CASES = {
   "add_bias": Case(
     add_bias,
     with_a_bias,
-    (
+    graph.add_bias,
+    kept=same_type,
+    mistakes=(
       (lambda net: graph.add_bias(net, "aa"), "unknown site 'aa'; did you mean 'a'"),
       (lambda net: graph.add_bias(net, np.nan), "unknown site 'nan'"),
       (lambda net: graph.add_bias(net, ["a"]), "unknown site"),
       (lambda net: graph.add_bias(graph.add_bias(net, "a"), "a"), "'a' cannot be given a bias: it has one"),
     ),
   ),
-  "fold_batch_norm": Case(fold, without_norms),
+  "fold_batch_norm": Case(fold, without_norms, lambda net, site: graph.fold_batch_norms(net), kept=same_type),
   "keep_channels": Case(
     keep,
     nobody_reads,
-    (
+    lambda net, site: graph.keep_channels(net, {site: [0, 2, 3]}),
+    lambda features, b: features[:, [0, 2, 3]] @ b[[0, 2, 3]],
+    mistakes=(
       (lambda net: graph.keep_channels(net, {"aa": [0]}), "unknown site 'aa'; did you mean 'a'"),
       (lambda net: graph.keep_channels(net, {"a": [0, 4]}), r"ascending indices below 4, got \[0, 4\]"),
       (lambda net: graph.keep_channels(net, {"a": [-1, 2]}), r"ascending indices below 4, got \[-1, 2\]"),
@@ -212,7 +255,8 @@ CASES = {
   "permute": Case(
     permute,
     in_another_order,
-    (
+    lambda net, site: graph.permute(net, site, 1, [1, 0, 3, 2]),
+    mistakes=(
       (lambda net: graph.permute(net, "aa", 1, [0]), "unknown leaf 'aa'; did you mean 'a'"),
       (lambda net: graph.permute(net, "a", 2, [0, 1, 2, 3]), "'a' has 2 axes; expected one of them, got 2"),
       (lambda net: graph.permute(net, "a", np.nan, [0, 1, 2, 3]), "'a' has 2 axes; expected one of them, got nan"),
@@ -226,7 +270,10 @@ CASES = {
   "replace_head": Case(
     replace_head,
     with_a_head,
-    (
+    lambda net, site: graph.replace_head(net, f"{site}:out", [["layer", "one"]], HEAD),
+    lambda features, b: features @ np.asarray(HEAD["one"]["kernel"]),
+    kept=lambda before, after: "head" in after,
+    mistakes=(
       (lambda net: graph.replace_head(net, "c", [["relu"]], {}), "unknown activation or operation 'c'"),
       (lambda net: graph.replace_head(net, "a", [["rel"]], {}), "unknown step of a head 'rel'; did you mean 'relu'"),
       (lambda net: graph.replace_head(net, "a", [["layer", "on"]], HEAD), "unknown layer of a head 'on'"),
@@ -246,6 +293,27 @@ CASES = {
       ),
       (lambda net: graph.replace_head(net, "a", [["layer", "l"]], {"l": jnp.ones((4, 2))}), "holds no 'kernel'"),
       (lambda net: graph.replace_head(net, "a", [["layer", "on"]], None), "unknown layer of a head 'on'"),
+    ),
+    joined=False,
+  ),
+  "scale": Case(
+    scale,
+    with_moved_scale,
+    lambda net, site: graph.move_scale(net, site, 1, [0.5, 1, 2, 3]),
+    mistakes=(
+      (lambda net: graph.move_scale(net, "aa", 1, np.ones(4)), "unknown leaf 'aa'; did you mean 'a'"),
+      (lambda net: graph.move_scale(net, "a", 2, np.ones(4)), "'a' has 2 axes; expected one of them, got 2"),
+      (lambda net: graph.move_scale(net, "a", None, np.ones(4)), "'a' has 2 axes; expected one of them, got None"),
+      (
+        lambda net: graph.move_scale(net, "a", 1, np.ones(3)),
+        r"are \[1.0, 1.0, 1.0\]; expected 4 finite numbers above 0",
+      ),
+      (lambda net: graph.move_scale(net, "a", 1, [1, 1, 1, 0]), "expected 4 finite numbers above 0"),
+      (lambda net: graph.move_scale(net, "a", 1, [1, 1, 1, np.nan]), "expected 4 finite numbers above 0"),
+      (lambda net: graph.move_scale(net, "a", 1, [1, 1, 1, np.inf]), "expected 4 finite numbers above 0"),
+      (lambda net: graph.move_scale(net, "a", 1, [[1, 1], [1]]), "expected 4 finite numbers above 0"),
+      (lambda net: graph.move_scale(net, "a", 1, ["1"] * 4), "expected 4 finite numbers above 0"),
+      (lambda net: graph.move_scale(net, "b", 1, [1, 2]), "'b' cannot be scaled: .* through an output of the function"),
     ),
   ),
 }
@@ -363,7 +431,7 @@ def test_edits_follow_each_other(first, second, name):
 def test_edits_that_join_share_a_trace(kind):
   network = NETS["linen"]()
   net = CASES[kind].make(edited(kind, "linen"), network)
-  assert len(net.edits) == 2 and len(runs(net.edits)) == (2 if kind == "replace_head" else 1)
+  assert len(net.edits) == 2 and len(runs(net.edits)) == (1 if CASES[kind].joined else 2)
 
 
 # Makers of a tree of two kernels and a norm's gain, and the readers by which a model finds them in it.
@@ -395,27 +463,10 @@ def test_containers_come_back(kind, container):
 
   net = graph.net(fn, variables, x)
   site = next(iter(graph.trace(fn, variables, x).sites))
-  made = {
-    "add_bias": lambda: graph.add_bias(net, site),
-    "fold_batch_norm": lambda: graph.fold_batch_norms(net),
-    "keep_channels": lambda: graph.keep_channels(net, {site: [0, 2, 3]}),
-    "permute": lambda: graph.permute(net, site, 1, [1, 0, 3, 2]),
-    "replace_head": lambda: graph.replace_head(net, f"{site}:out", [["layer", "one"]], HEAD),
-  }[kind]()
+  made = CASES[kind].small(net, site)
   assert made.edits and made.variables["other"] == ()
-  found = made.variables["params"]
-  if kind in ("keep_channels", "permute"):
-    assert jax.tree.structure(made.variables) == jax.tree.structure(variables)
-  elif kind in ("add_bias", "fold_batch_norm"):
-    assert type(found) is type(variables["params"])
-  else:
-    assert "head" in found
-  features = np.maximum(np.asarray(x @ a * g), 0)
-  expected = features @ np.asarray(b)
-  if kind == "keep_channels":
-    expected = features[:, [0, 2, 3]] @ np.asarray(b)[[0, 2, 3]]
-  if kind == "replace_head":
-    expected = features @ np.asarray(HEAD["one"]["kernel"])
+  assert CASES[kind].kept(variables["params"], made.variables["params"])
+  expected = CASES[kind].result(np.maximum(np.asarray(x @ a * g), 0), np.asarray(b))
   close(made.infer(made.variables, x), expected)
 
 

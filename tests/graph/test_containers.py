@@ -167,3 +167,45 @@ def test_a_new_bias_fills_a_field_that_was_none():
   assert edits[0]["bias"] == "0/bias" and folded[1] is None
   np.testing.assert_array_equal(folded[0].bias, jnp.zeros(4))
   np.testing.assert_allclose(fn2(folded, x), x @ v[0].weight * v[1] + 0.5, rtol=1e-6)
+
+
+class Bare(NamedTuple):
+  weight: Any
+
+
+class Layer(NamedTuple):
+  weight: Any
+  bias: Any = None
+
+
+# How a layer holds its kernel, how a model finds it in there, and the name of a bias beside it, where there is a place.
+PLACES = {
+  "a tuple": (lambda w: (w,), lambda layer: layer[0], None),
+  "a tuple with None": (lambda w: (w, None), lambda layer: layer[0], None),
+  "a field fewer": (Bare, lambda layer: layer.weight, None),
+  "a field that is None": (Layer, lambda layer: layer.weight, "0/bias"),
+  "a dict": (lambda w: {"w": w}, lambda layer: layer["w"], "0/bias"),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_new_bias_lies_beside_its_kernel_or_the_edit_is_not_made(place):
+  make, get, bias = PLACES[place]
+  v, x = [make(models.normal(0, 3, 4)), {"var": jnp.arange(1.0, 5.0)}], models.normal(2, 5, 3)
+
+  def fn(v, x):
+    return x @ get(v[0]) / jnp.sqrt(v[1]["var"]) + 0.5
+
+  net, site = graph.net(fn, v, x), next(iter(graph.trace(fn, v, x).sites))
+  folded = graph.fold_batch_norms(net)
+  assert [one["bias"] for one in folded.edits] == ([] if bias is None else [bias])
+  if bias is None:
+    (norm,) = graph.batch_norms(fn, v, x)
+    assert norm.reason == f"the kernel of {site!r} has no place beside it for a bias"
+    with pytest.raises(UserError, match=f"{site!r} cannot be given a bias: .* expected the kernel in a dict, or in a "):
+      graph.add_bias(net, site)
+  else:
+    biased = graph.add_bias(net, site)
+    assert biased.edits[0]["bias"] == bias and type(biased.variables[0]) is type(v[0])
+    np.testing.assert_array_equal(biased.infer(biased.variables, x), fn(v, x))
+  np.testing.assert_allclose(folded.infer(folded.variables, x), fn(v, x), rtol=1e-6)

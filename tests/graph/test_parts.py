@@ -86,3 +86,37 @@ def test_axes_lost_before_flattening_stay_lost():
 def test_a_softmax_keeps_the_order():
   fn, v = dense_dense(jax.nn.softmax)
   assert graph.axis_parts(fn, v, jnp.zeros((1, 3)))["b"][0] == graph.Made((12,))
+
+
+def test_a_part_that_is_split_again_is_its_parts():
+  """The features of (2, 6) heads are (2, 3): of a narrower six the leading numbers are those of each of the two."""
+  fn, v = dense_dense(lambda x: jnp.tanh(jnp.tanh(x.reshape(1, 2, 6)).reshape(1, 2, 2, 3)).reshape(1, 12))
+  made = graph.axis_parts(fn, v, jnp.zeros((1, 3)))
+  assert made["a"][1] == made["b"][0] == graph.Made((2, 2, 3), ("", "", ""))
+
+
+def test_embeddings_and_groups_of_channels_are_followed():
+  def embedded(v, x):
+    return jax.nn.relu(v["table"][x]) @ v["b"]
+
+  v = {"table": jnp.zeros((9, 4)), "b": jnp.zeros((4, 2))}
+  made = graph.axis_parts(embedded, v, jnp.zeros((1, 7), jnp.int32))
+  assert made["table"] == (graph.Made((9,), ("gather",)), graph.Made((4,)))
+  assert made["b"][0] == graph.Made((4,))
+
+  def grouped(v, x):
+    numbers = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(x + v["offset"], v["w"], (1, 1), "SAME", None, None, numbers, 3)
+
+  v = {"offset": jnp.zeros(6), "w": jnp.zeros((3, 3, 2, 12))}
+  made = graph.axis_parts(grouped, v, jnp.zeros((1, 4, 4, 6)))
+  assert made["offset"] == (graph.Made((3, 2), ("", "")),)
+  assert made["w"][2:] == (graph.Made((2,)), graph.Made((3, 4), ("", "")))
+
+
+def test_layers_of_a_scan_are_in_order():
+  def fn(v, x):
+    return jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, v["w"])[0]
+
+  made = graph.axis_parts(fn, {"w": jnp.zeros((3, 4, 4))}, jnp.zeros((1, 4)))
+  assert made["w"] == (graph.Made((3,)), graph.Made((4,)), graph.Made((4,)))

@@ -43,6 +43,16 @@ def test_scans_in_scans_and_none_leaves():
   }
 
 
+def test_layers_flattened_into_one_axis_and_layers_flattened_with_features():
+  def fn(variables, x):
+    groups = variables["six"].reshape(2, 3, 5, 5)
+    x = jax.lax.scan(lambda x, group: jax.lax.scan(lambda x, w: (x @ w, None), x, group), x, groups)[0]
+    return jax.lax.scan(lambda x, w: (x @ w, None), x, variables["rows"].reshape(2, 5, 5))[0]
+
+  variables = {"six": jnp.ones((6, 5, 5)), "rows": jnp.ones((10, 5))}
+  assert graph.stacked_axes(fn, variables, jnp.ones((1, 5))) == {"six": (0,)}
+
+
 class Block(nn.Module):
   @nn.compact
   def __call__(self, x):

@@ -12,7 +12,7 @@ as `quant.edit`, are handed to `Net.edited`.
 
 from types import ModuleType
 
-from leanax.graph.edits import add_bias, fold_batch_norm, keep_channels, permute, replace_head
+from leanax.graph.edits import add_bias, fold_batch_norm, keep_channels, permute, replace_head, scale
 
 KINDS: dict[str, ModuleType] = {
   "add_bias": add_bias,
@@ -20,4 +20,5 @@ KINDS: dict[str, ModuleType] = {
   "keep_channels": keep_channels,
   "permute": permute,
   "replace_head": replace_head,
+  "scale": scale,
 }

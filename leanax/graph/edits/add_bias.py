@@ -54,7 +54,10 @@ def add_bias(net: N, site: str) -> N:
     raise UserError(f"{site!r} cannot be given a bias: {reason}")
   path = new_bias(net.variables, paths[kernel or ""], leaves_by_name(net.variables))
   if path is None:
-    raise UserError(f"{site!r} cannot be given a bias: the variables have no place for it beside the kernel")
+    raise UserError(
+      f"{site!r} cannot be given a bias: the variables have no place for it beside the kernel; expected the kernel in "
+      "a dict, or in a module whose field for a bias is None"
+    )
   one = {"edit": "add_bias", "site": site, "bias": leaf_name(path), "axes": list(out_axes(sites[site]))}
   zeros = jnp.zeros([op.outputs[0].shape[axis] for axis in one["axes"]], op.inputs[op.kernel_index or 0].dtype)
   return net.edited([one], changed(net.variables, {path: zeros}))

@@ -29,8 +29,8 @@ N = TypeVar("N", bound=Editable)
 def fold_batch_norms(net: N) -> N:
   """Folds every batch norm that follows a dot or a convolution into it.
 
-  A site is left as it is when its kernel is used twice or computed from others, when its output has another reader, or
-  inside a scan; `batch_norms` says which and why.
+  A site is left as it is when its kernel is used twice or computed from others, when its output has another reader,
+  inside a scan, or when the variables have no place for a bias beside its kernel; `batch_norms` says which and why.
 
   Args:
     net: of variables in any containers; what comes back has the same.
