@@ -129,7 +129,7 @@ def make(
 
   def create(one: Trained, key: jax.Array, teacher: Any) -> TrainState:
     aux, aux_state = losses(key, teacher) if any(term.loss.init for term in objective.terms) else ({}, {})
-    state = init(one.variables, qparams=one.qparams, quant_state=one.quant_state, aux=aux, aux_state=aux_state)
+    state = init(models.joined(*one[1:]), aux=aux, aux_state=aux_state)
     return together.start(state, moving.init(teacher)) if moving else state
 
   if moving:
@@ -185,15 +185,7 @@ def leaves(learning: Learning, model: Trained, teachers: Sequence[Trained]) -> T
 
 
 def forward_of(stage: Stage, parts: Functions) -> forward.Forward:
-  """Returns the student's forward function in training: the model, its edited function, or its simulated integers."""
-  if parts.quantized is not None:
-    simulate = parts.quantized.apply
-
-    def named(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
-      logits, quant_state = simulate(*args, **kwargs)
-      return models.named(logits, parts), quant_state
-
-    return forward.quantized(named if parts.output else simulate)
+  """Returns the student's forward function in training: the model with its edits and grids."""
   apply = parts.net.apply
   if parts.edited and parts.output:
 
@@ -201,7 +193,8 @@ def forward_of(stage: Stage, parts: Functions) -> forward.Forward:
       logits, state = parts.net.apply(variables, x, **mode)
       return models.named(logits, parts), state
 
-  return forward.plain(forward.bfloat16(apply) if stage.precision == "bfloat16" else apply)
+  half = stage.precision == "bfloat16" and parts.quantized is None  # a quantized net has half products of its own
+  return forward.plain(forward.bfloat16(apply) if half else apply)
 
 
 def check_masks(objective: kd.Weighted, labelled: np.ndarray) -> None:
