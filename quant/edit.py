@@ -18,6 +18,7 @@ from leanax.core.errors import UserError
 from leanax.graph import Net
 from leanax.graph.program import leaf_name
 from leanax.graph.shapes import leaves_by_name
+from quant.grid import Grid
 from quant.policy import Policy
 from quant.policy import policy as make_policy
 from quant.quantize import Quantized, quantize
@@ -60,6 +61,14 @@ def data(policy: Any, carrier: str = "float32", half: bool = False) -> dict[str,
   rules = [[glob, str(setting)] for glob, setting in chosen.rules]
   ends = None if chosen.ends is None else str(chosen.ends)
   return {"edit": "quantize", "rules": rules, "ends": ends, "carrier": carrier, "half": half}
+
+
+def grids(net: Net) -> dict[str, Grid]:
+  """Returns the grids of a quantized net, as `Quantized.grids` does."""
+  plain = float_net(net)
+  return _model(plain.infer, net.edits[-1]).grids(
+    *(net.variables.get(key, {}) for key in GRIDS), plain.variables, *net.example
+  )
 
 
 def of(edit: Mapping[str, Any]) -> Policy:

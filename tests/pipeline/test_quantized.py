@@ -20,17 +20,16 @@ X = jnp.abs(normal(0, 4, 8, 8, 1)) / 4
 
 def calibrated(recipe, setting="w8a8"):
   """The filled model with its norms folded and on grids, and these grids."""
-  whole = trained.Trained(recipe, fill(trained.variable_shapes(recipe)), {}, {})
+  whole = trained.Trained(recipe, fill(trained.variable_shapes(recipe)))
   spec = Input(4, 0, Preprocess(**PREPROCESS))
   model = calibrate.calibrated(Quant(((("*", setting)),), ""), whole, [X], spec)
-  quantized = trained.functions(model.recipe).quantized
-  return model, quantized.grids(model.qparams, model.quant_state, model.variables, X)
+  return model, trained.grids(model)
 
 
 def in_training(model):
   """`run(key) -> (logits, model_state, quant_state)` of a stage's training."""
   forward = learning.forward_of(jobs.experiment().stages["int8"], trained.functions(model.recipe))
-  return jax.jit(lambda key: forward(*model[1:], X, train=True, key=key, axis_name=None))
+  return jax.jit(lambda key: forward(*trained.trees(model.variables), X, train=True, key=key, axis_name=None))
 
 
 def rounded(layer, grids, name, source):
@@ -72,7 +71,7 @@ def test_batch_norms_that_stay_take_statistics_of_the_simulated_integers():
   recipe = trained.Recipe("tests.pipeline.nets:Dropped", {}, (8, 8, 1), ("0", "1", "2"), PREPROCESS)
   model, grids = calibrated(recipe)
   _, state, quant_state = in_training(model)(jax.random.key(0))
-  jax.tree.map(np.testing.assert_array_equal, quant_state, model.quant_state)
+  jax.tree.map(np.testing.assert_array_equal, quant_state, model.variables["quant_state"])
   params = {"params": rounded(model.variables["params"]["Conv_0"], grids, "Conv_0", "input")}
   seen = nn.relu(nn.Conv(4, (3, 3)).apply(params, quant.fake_quant(X, grids["input"])))
   before = model.variables["batch_stats"]["BatchNorm_1"]["mean"]
@@ -114,7 +113,7 @@ def test_a_stopped_stage_goes_on_as_if_it_had_not(tmp_path, monkeypatch):
     with pytest.raises(Stopped):
       stage.run_stage("alone", jobs.opened(tmp_path / "broken", **GIVEN), {})
   again = stage.run_stage("alone", jobs.opened(tmp_path / "broken", **GIVEN), {})
-  jax.tree.map(np.testing.assert_array_equal, again[1:], whole[1:])
+  jax.tree.map(np.testing.assert_array_equal, again.variables, whole.variables)
   texts = [(tmp_path / name / "metrics.jsonl").read_bytes() for name in ("whole", "broken")]
   assert texts[0] == texts[1]
 
