@@ -37,8 +37,8 @@ def measure(rounds: int) -> dict[str, float]:
   x = jnp.zeros((128, 32, 32, 3))
   variables = jax.jit(module.init)(jax.random.key(0), x)
   net = graph.fold_batch_norms(graph.net(module.apply, variables, x))
-  fn, variables = net.infer, net.variables
-  qparams, state = quant.quantize(fn, "w8a8 learned").init(variables, x)
+  rounded = quant.post_training(net, [x], "w8a8 learned")
+  fn, variables, qparams, state = net.infer, net.variables, *(rounded.variables[name] for name in quant.edit.GRIDS)
   batch = {"image": x, "label": jnp.zeros((128,), jnp.int32)}
   tx = engine.optimizer("sgd", 0.01)
   objective = kd.weighted([kd.Term("hard_labels", kd.hard_labels())])
@@ -50,9 +50,8 @@ def measure(rounds: int) -> dict[str, float]:
     jax.clear_caches()
     taken["rewrite"].append(seconds(lambda model=model: jax.make_jaxpr(model.apply)(qparams, state, variables, x))[0])
     jax.clear_caches()
-    model = quant.quantize(fn, "w8a8 learned")
-    init, step = engine.training(forward.quantized(model.apply), objective, tx)
-    step, held = jax.jit(step), init(variables, qparams=qparams, quant_state=state)
+    init, step = engine.training(forward.plain(rounded.apply), objective, tx)
+    step, held = jax.jit(step), init(rounded.variables)
     spent, traced = seconds(lambda step=step, held=held: step.trace(held, batch))
     taken["trace"].append(spent)
     spent, lowered = seconds(traced.lower)

@@ -21,7 +21,7 @@ import kd
 import quant
 import sparsity
 from benchmarks.common import in_turns, load, write
-from leanax import engine
+from leanax import engine, graph
 from leanax.engine.train import forward, loop
 from leanax.zoo.convnet import ConvNet
 from leanax.zoo.mlp import MLP
@@ -74,17 +74,17 @@ def make(case: Case, variant: Variant) -> Callable[[], Any]:
     batch["teacher_logits"] = jnp.asarray(rng.normal(size=(case.batch[0], 10)), jnp.float32)
     terms.append(kd.Term("hinton", kd.hinton(temperature=4.0)))
   variables = jax.jit(case.module.init)(jax.random.key(0), batch["image"])
-  apply, qparams, state = forward.plain(lambda v, x, **_: (case.module.apply(v, x), {})), {}, {}
+  apply = forward.plain(lambda v, x, **_: (case.module.apply(v, x), {}))
   if variant.policy:
-    model = quant.quantize(case.module.apply, variant.policy, variant.carrier, variant.half)
-    qparams, state = model.init(variables, batch["image"])
-    apply = forward.quantized(model.apply)
+    net = graph.net(case.module.apply, variables, batch["image"])
+    net = quant.post_training(net, [batch["image"]], variant.policy, variant.carrier, variant.half)
+    apply, variables = forward.plain(net.apply), net.variables
   tx = engine.optimizer("sgd", 0.01, momentum=0.9)
   if variant.masks:  # updated in the first step and every hundred steps, as in gradual pruning
     tx = sparsity.magnitude(tx, density=0.2, schedule=sparsity.cubic(0, 10_000, 100))
   init, step = engine.training(apply, kd.weighted(terms), tx)
   run = loop.compiled(step, lambda data, step, seed, part: data)
-  held = [init(variables, qparams=qparams, quant_state=state)]
+  held = [init(variables)]
   arguments = jnp.ones((), jnp.int32), batch, None, jnp.zeros((), jnp.int32)
 
   def once() -> Any:

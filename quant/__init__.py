@@ -25,7 +25,7 @@ A model of any framework, as a function of its variables or as a `graph.Net`:
 """
 
 from quant import edit, estimators, formats, latent, observers
-from quant.edit import before, float_net, post_training
+from quant.edit import before, float_net, grids, post_training
 from quant.estimators import lsq, ste, stochastic, tqt
 from quant.grid import Grid, affine, codes, dequantize, fake_quant, limits, symmetric
 from quant.latent import latent_weights
@@ -51,6 +51,7 @@ __all__ = [
   "fake_quant",
   "float_net",
   "formats",
+  "grids",
   "int8",
   "kernel_axes",
   "labels",

@@ -19,12 +19,14 @@ from leanax.graph import Net
 from leanax.graph.edits.kind import check_net
 from leanax.graph.program import leaf_name
 from leanax.graph.shapes import leaves_by_name
+from quant.grid import Grid
 from quant.policy import Policy
 from quant.policy import policy as make_policy
 from quant.quantize import Quantized, quantize
 from quant.quantizer import Quantizer
 
 LAST = "a quantized net is edited before its grids: quant.before(net, lambda net: graph.keep_channels(net, ...))"
+RANDOM = True  # `apply` takes the key of a training step, for estimators that round at random
 GRIDS = ("qparams", "quant_state")
 _SLICED = ("keep_channels", "permute")
 
@@ -61,6 +63,14 @@ def data(policy: Any, carrier: str = "float32", half: bool = False) -> dict[str,
   rules = [[glob, str(setting)] for glob, setting in chosen.rules]
   ends = None if chosen.ends is None else str(chosen.ends)
   return {"edit": "quantize", "rules": rules, "ends": ends, "carrier": carrier, "half": half}
+
+
+def grids(net: Net) -> dict[str, Grid]:
+  """Returns the grids of a quantized net, as `Quantized.grids` does."""
+  plain = float_net(net)
+  return _model(plain.infer, net.edits[-1]).grids(
+    *(net.variables.get(key, {}) for key in GRIDS), plain.variables, *net.example
+  )
 
 
 def of(edit: Mapping[str, Any]) -> Policy:
@@ -146,17 +156,19 @@ def _along(values: np.ndarray, one: Quantizer) -> np.ndarray:
   return values.reshape([n if i in one.axis else 1 for i, n in enumerate(one.shape)])
 
 
-def apply(fn: Callable[..., Any], edits: Sequence[Mapping[str, Any]], shapes: Any) -> Callable[..., Any]:
-  """Returns the function with simulated integers, of the variables with their grids."""
+def apply(
+  fn: Callable[..., Any], edits: Sequence[Mapping[str, Any]], shapes: Any, key: Any = None
+) -> Callable[..., Any]:
+  """Returns the function with simulated integers, of the variables with their grids; `key` as of `Quantized.apply`."""
   del shapes
   model = _model(fn, edits[0])
 
   def rounded(variables: Any, *inputs: Any) -> Any:
-    lost = next((name for name in GRIDS if name not in variables), None)
-    if lost is not None:
-      raise UserError(f"the variables of a quantized net have no {lost!r}; expected those of quant.post_training")
     plain = {name: tree for name, tree in variables.items() if name not in GRIDS}
-    return model.apply(variables["qparams"], variables["quant_state"], plain, *inputs)[0]
+    lost = next((name for name in GRIDS if name not in variables), None)
+    if lost is not None and model.plan(plain, *inputs).quantizers:
+      raise UserError(f"the variables of a quantized net have no {lost!r}; expected those of quant.post_training")
+    return model.apply(*(variables.get(name, {}) for name in GRIDS), plain, *inputs, key=key)[0]
 
   return rounded
 

@@ -61,7 +61,7 @@ class Net:
       out, state = self.fn(variables, *inputs, train=True, key=key)
       return out, {STATE: leaves_by_name(state)}
 
-    out, state = self._edited(training)(variables, *inputs)
+    out, state = self._edited(training, key)(variables, *inputs)
     flat = state[STATE]
     after = jax.tree_util.tree_map_with_path(
       lambda path, leaf: flat.get(leaf_name(path), leaf), collections_of(variables)
@@ -81,9 +81,9 @@ class Net:
   def _evaluated(self, variables: Any, *inputs: Any) -> Any:
     return self.fn(variables, *inputs, train=False, key=None)[0]
 
-  def _edited(self, fn: Callable[..., Any]) -> Callable[..., Any]:
+  def _edited(self, fn: Callable[..., Any], key: Any = None) -> Callable[..., Any]:
     for (kind, each), shapes in zip(runs(self.edits, self.kinds), self._shapes, strict=True):
-      fn = kind.apply(fn, each, shapes)
+      fn = kind.apply(fn, each, shapes, **({"key": key} if hasattr(kind, "RANDOM") else {}))
     return fn
 
   @functools.cached_property

@@ -8,8 +8,10 @@ import jax
 import numpy as np
 
 import quant
+from leanax import graph
 from leanax.engine import data as datasets
 from leanax.engine.data import Input
+from leanax.pipeline import build
 from leanax.pipeline import trained as models
 from leanax.pipeline.config.experiment import Quant
 from leanax.pipeline.start import Execute, now
@@ -28,19 +30,19 @@ def calibrated(given: Quant, trained: Trained, batches: Iterable[Any], spec: Inp
     spec: how batches are made.
     execute: as of `start.model_of`.
   """
-  if not given.rules:
+  policy = build.policy(given)
+  if policy is None:
     return trained
   # Norms are folded by numbers: shapes stand for unit ones.
   trained = models.fold(trained) if execute is now else models.fold_shapes(trained)
-  recipe = trained.recipe._replace(rules=tuple(map(tuple, given.rules)), ends=given.ends)
-  quantized = models.functions(recipe).quantized
-  assert quantized is not None
+  recipe, fn = trained.recipe, models.functions(trained.recipe).fn
 
-  def grids(variables: Any) -> Any:
-    qparams, quant_state = quantized.calibrate(variables, batches)
-    return qparams, _on_pixels(quantized, recipe, (variables, qparams, quant_state), spec)
+  def rounded(variables: Any) -> Any:
+    net = graph.net(fn, variables, models.example(recipe))
+    return _on_pixels(quant.post_training(net, batches, policy), spec).variables
 
-  return Trained(recipe, trained.variables, *execute(grids, trained.variables))
+  edits = (*recipe.edits, quant.edit.data(policy))
+  return Trained(recipe._replace(edits=edits), execute(rounded, trained.variables))
 
 
 def batches(arrays: Mapping[str, jax.Array], spec: Input, count: int) -> Iterator[jax.Array]:
@@ -56,14 +58,15 @@ def one_batch(recipe: Recipe) -> list[np.ndarray]:
   return [np.zeros((1, *recipe.image), np.float32)]
 
 
-def _on_pixels(quantized: quant.Quantized, recipe: Recipe, trees: tuple[Any, Any, Any], spec: Input) -> Any:
-  """Returns the quantizers' state, a grid of integers of the input set to that of its pixels (`quant.pixel_grid`)."""
-  variables, qparams, quant_state = trees
-  if INPUT not in quant_state:
-    return quant_state
-  seen = quantized.grids(qparams, quant_state, variables, models.example(recipe))[INPUT]
+def _on_pixels(net: graph.Net, spec: Input) -> graph.Net:
+  """Returns the net with a grid of integers of its input set to that of its pixels (`quant.pixel_grid`)."""
+  state = net.variables["quant_state"]
+  if INPUT not in state:
+    return net
+  seen = quant.grids(net)[INPUT]
   if seen.format != "integer":
-    return quant_state
+    return net
   levels = (np.arange(256.0)[:, None] * spec.preprocess.scale - spec.preprocess.mean) / np.array(spec.preprocess.std)
   grid = quant.pixel_grid(levels, seen.bits)
-  return {**quant_state, INPUT: {**quant_state[INPUT], "used": {"scale": grid.scale, "zero_point": grid.zero_point}}}
+  state = {**state, INPUT: {**state[INPUT], "used": {"scale": grid.scale, "zero_point": grid.zero_point}}}
+  return dataclasses.replace(net, variables={**net.variables, "quant_state": state})

@@ -65,7 +65,7 @@ def effect_of(teacher: Trained, validation: Split) -> Callable[[str], float]:
 
   def effect(module: str) -> float:
     variables = cut_student.without(teacher.variables, module)
-    logits = engine.logits(fn, (variables, teacher.qparams, teacher.quant_state), images)
+    logits = engine.logits(fn, variables, images)
     if len(logits) > 1 and not np.ptp(logits, axis=0).any():
       raise UserError(
         f"'cut.keep' is 'effect', but without {module!r} the teacher gives every image the same logits; expected "

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 
+import quant
 from leanax import graph
 from leanax.engine.train.parallel import AXIS
 from leanax.pipeline import build, start
@@ -75,10 +76,9 @@ def stage(name: str, given: Stage, model: models.Trained) -> str:
   if policy is None:
     return ""
   recipe, folded = model.recipe, models.fold_shapes(model)
-  quantized = models.functions(folded.recipe._replace(rules=policy.rules, ends=policy.ends)).quantized
-  assert quantized is not None
-  found = quantized.explain(folded.variables, models.example(recipe))
-  traced = graph.trace(models.functions(folded.recipe).fn, folded.variables, models.example(recipe))
+  fn, example = models.functions(folded.recipe).fn, models.example(recipe)
+  found = quant.quantize(fn, policy).explain(folded.variables, example)
+  traced = graph.trace(fn, folded.variables, example)
   settings = {site: (one.setting.weights, one.setting.activations) for site, one in found.items()}
   bits = {site: (w.bits if w else 32, a.bits if a else 32) for site, (w, a) in settings.items()}
   costs = {row["name"]: row for row in traced.table(bits)}

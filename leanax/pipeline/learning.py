@@ -68,7 +68,7 @@ class Learning(NamedTuple):
     if self.head is not None:
       variables = replace_head.joined(variables, self.head.edit, self.head.params(state.aux, state.aux_state, teacher))
       recipe = recipe._replace(edits=(*recipe.edits, self.head.edit))
-    return Trained(recipe, variables, state.qparams, state.quant_state)
+    return Trained(recipe, models.joined(variables, state.qparams, state.quant_state))
 
 
 def make(
@@ -113,7 +113,7 @@ def make(
   _trace(objective, outputs, aux)
   head = assembling.plan(
     objective, models.functions(model.recipe).fn, model.recipe.image, len(model.recipe.classes), model.variables,
-    outputs, aux, trees, stage.teacher_classes, bool(model.recipe.rules) or models.is_folded(model.recipe),
+    outputs, aux, trees, stage.teacher_classes, models.is_quantized(model.recipe) or models.is_folded(model.recipe),
   )  # fmt: skip
 
   # The optimizer, the step and the state.
@@ -129,7 +129,7 @@ def make(
 
   def create(one: Trained, key: jax.Array, teacher: Any) -> TrainState:
     aux, aux_state = losses(key, teacher) if any(term.loss.init for term in objective.terms) else ({}, {})
-    state = init(one.variables, qparams=one.qparams, quant_state=one.quant_state, aux=aux, aux_state=aux_state)
+    state = init(one.variables, aux=aux, aux_state=aux_state)
     return together.start(state, moving.init(teacher)) if moving else state
 
   if moving:
@@ -155,7 +155,7 @@ class _Moving(NamedTuple):
 
   def outputs(self, trees: Any, x: Any) -> Any:
     """Returns what its student's losses read, as `teacher_outputs.Teacher`; on shapes only, for the key is fixed."""
-    return self.forward(*trees[0], x, train=True, key=jax.random.key(0), axis_name=None)[0]
+    return self.forward(*models.trees(trees[0]), x, train=True, key=jax.random.key(0), axis_name=None)[0]
 
 
 def _moving(stage: Stage, entry: Stage, student: kd.Weighted, model: Trained, batches: int) -> _Moving:
@@ -176,24 +176,16 @@ def leaves(learning: Learning, model: Trained, teachers: Sequence[Trained]) -> T
 
   def kept(model: Trained, teacher: Any) -> Any:
     state = learning.create(model, jax.random.key(0), teacher)
-    recipe, *arrays = learning.kept_of_one(state, teacher)
+    recipe, variables = learning.kept_of_one(state, teacher)
     found.append(recipe)
-    return arrays
+    return variables
 
-  arrays = jax.eval_shape(lambda trees, teacher: kept(Trained(model.recipe, *trees), teacher), model[1:], trees)
-  return Trained(found[0], *arrays)
+  variables = jax.eval_shape(lambda own, teacher: kept(Trained(model.recipe, own), teacher), model.variables, trees)
+  return Trained(found[0], variables)
 
 
 def forward_of(stage: Stage, parts: Functions) -> forward.Forward:
-  """Returns the student's forward function in training: the model, its edited function, or its simulated integers."""
-  if parts.quantized is not None:
-    simulate = parts.quantized.apply
-
-    def named(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
-      logits, quant_state = simulate(*args, **kwargs)
-      return models.named(logits, parts), quant_state
-
-    return forward.quantized(named if parts.output else simulate)
+  """Returns the student's forward function in training: the model with its edits and grids."""
   apply = parts.net.apply
   if parts.edited and parts.output:
 
@@ -201,7 +193,8 @@ def forward_of(stage: Stage, parts: Functions) -> forward.Forward:
       logits, state = parts.net.apply(variables, x, **mode)
       return models.named(logits, parts), state
 
-  return forward.plain(forward.bfloat16(apply) if stage.precision == "bfloat16" else apply)
+  half = stage.precision == "bfloat16" and parts.logits is parts.fn  # a quantized net has half products of its own
+  return forward.plain(forward.bfloat16(apply) if half else apply)
 
 
 def check_masks(objective: kd.Weighted, labelled: np.ndarray) -> None:
@@ -232,16 +225,16 @@ def _outputs(
   """
   x = jax.ShapeDtypeStruct((BATCH, *model.recipe.image), jnp.float32)
 
-  def trained(trees: Any, x: Any) -> Any:
-    return student(*trees, x, train=True, key=jax.random.key(0), axis_name=None)[0]
+  def trained(variables: Any, x: Any) -> Any:
+    return student(*models.trees(variables), x, train=True, key=jax.random.key(0), axis_name=None)[0]
 
   try:
-    own = _as_outputs(_on_axis(trained, structs(model[1:]), x))
+    own = _as_outputs(_on_axis(trained, structs(model.variables), x))
   except UserError as error:
     raise UserError(f"the objective's taps of the student: {error}") from error
   if teacher is None:  # a peer, or the average of its own weights
     return own, own._replace(taps={}) if stage.teacher or stage.peers > 1 else None
-  trees = [structs(one[1:]) for one in teachers]
+  trees = [structs(one.variables) for one in teachers]
   try:
     return own, _as_outputs(_on_axis(teacher, trees, x))
   except UserError as error:

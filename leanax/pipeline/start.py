@@ -58,8 +58,7 @@ def model_of(
     peer: the number of a peer (`engine.train.mutual`); each has other random numbers.
   """
   if stage.start:
-    earlier = before[stage.start]
-    return Trained(earlier.recipe._replace(rules=()), earlier.variables, {}, {})
+    return models.in_float(before[stage.start])
   entry, recipe = config.models[stage.model], recipe_of(stage.model, config, data.train)
   init = models.functions(recipe).model.init
 
@@ -78,8 +77,8 @@ def model_of(
     def cut(fresh: Any, given: Any) -> Any:
       return cutting.cut(stage.cut, recipe, fresh, teacher._replace(variables=given), pick)
 
-    variables = execute(cut, variables, teacher.variables)
-  return Trained(recipe, variables, {}, {})
+    variables = execute(cut, variables, models.in_float(teacher).variables)
+  return Trained(recipe, variables)
 
 
 def check_model(name: str, config: Experiment, data: Dataset) -> None:

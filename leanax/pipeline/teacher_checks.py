@@ -115,7 +115,7 @@ def check(stage: Stage, recipes: Sequence[Recipe], student: Recipe, objective: k
       raise UserError(f"teacher {name!r} was trained with another preprocessing than its student's; expected the same")
     if recipe.image != student.image:
       raise UserError(f"teacher {name!r} reads images of {recipe.image}, and its student of {student.image}")
-    if stage.teacher_mode == "train" and (recipe.rules or models.is_folded(recipe)):
+    if stage.teacher_mode == "train" and (models.is_quantized(recipe) or models.is_folded(recipe)):
       raise UserError(
         f"'teacher_mode' is 'train', and teacher {name!r} is quantized or has folded batch norms, which have no "
         "training mode; expected 'eval'"

@@ -106,7 +106,7 @@ def make(
   if not teachers:
     return TeacherOutputs(None, None, {}, spec)
   if not is_stored(stage, spec, objective):
-    trees = [(one.variables, one.qparams, one.quant_state) for one in teachers]
+    trees = [one.variables for one in teachers]
     return TeacherOutputs(function(stage, teachers, objective), trees, {}, spec)
   each = [member(models.functions(one.recipe), stage, ()) for one in teachers]
   stored = [
@@ -145,7 +145,7 @@ def _store(
   folder: Path,
 ) -> teacher_cache.Cache:
   """Returns the stored logits of one teacher, or the mean of several's; arguments as of `make`."""
-  trees, teacher = [(one.variables, one.qparams, one.quant_state) for one in teachers], together(each, stage)
+  trees, teacher = [one.variables for one in teachers], together(each, stage)
   identity = [[one.recipe._asdict() for one in teachers], stage.ensemble, list(stage.teacher_classes)]
   classes = jax.eval_shape(teacher, trees, models.example(teachers[0].recipe)).shape[-1]
   named = teacher_key.teacher_hash(trees, identity), arrays, spec, classes, stage.cache_form, stage.cache_top_k or None
@@ -165,24 +165,24 @@ def _store(
 
 
 def member(parts: Functions, stage: Stage, taps: Sequence[str], all_outputs: bool = False) -> Teacher:
-  """Returns one teacher's function of its trees, (variables, qparams, quant_state), and preprocessed images.
+  """Returns one teacher's function of its variables and preprocessed images.
 
   It gives the logits, or all outputs of a teacher that has several; with activations where some are named.
   """
 
-  def teacher(trees: Any, x: jax.Array) -> jax.Array | kd.Outputs:
-    variables, qparams, quant_state = trees
+  def teacher(variables: Any, x: jax.Array) -> jax.Array | kd.Outputs:
+    plain, *grids = models.trees(variables)  # closed over: an activation is named by the parameters that made it
 
     def fn(variables: Any, x: jax.Array) -> jax.Array:
       if stage.teacher_mode == "train":
         found = parts.net.apply(variables, x, train=True)[0]
         return found if all_outputs else only(found, parts.output, "the teacher")
-      run = models.outputs if all_outputs else models.logits
-      return run(parts, (variables, qparams, quant_state), x)
+      whole = models.joined(variables, *grids)
+      return models.outputs(parts, whole, x) if all_outputs else parts.logits(whole, x)
 
     if not taps:
-      return fn(variables, x)
-    return kd.Outputs(*graph.taps(fn, taps)(variables, x))
+      return fn(plain, x)
+    return kd.Outputs(*graph.taps(fn, taps)(plain, x))
 
   return teacher
 

@@ -1,9 +1,10 @@
 """The result of a stage: a model as plain data and trees, from which its functions are made again at any time.
 
-A model is an import path with keywords, a list of edits of its traced function, a quantization policy, and parameters.
+A model is an import path with keywords, a list of edits of its traced function, and variables.
 All of it is saved in one file, so that a compressed model loads for inference without the config that trained it.
 """
 
+import dataclasses
 import functools
 import json
 from collections.abc import Callable, Collection, Mapping
@@ -39,10 +40,8 @@ class Recipe(NamedTuple):
     image: (height, width, channels) of its input.
     classes: the classes' names.
     preprocess: {"scale", "mean", "std"}, from pixels to its input.
-    edits: changes of its function, in order (`graph.Net`).
-    rules: (site glob, setting) pairs; none for a float model.
-    ends: least widths of the first and the last site.
-    output: of a model with several outputs the one that has the logits; all that is left of it by edits and rules.
+    edits: changes of its function, in order (`graph.Net`); the last one of a quantized model is "quantize".
+    output: of a model with several outputs the one that has the logits; all that is left of it by edits.
   """
 
   name: str
@@ -51,18 +50,14 @@ class Recipe(NamedTuple):
   classes: tuple[str, ...]
   preprocess: Mapping[str, Any]
   edits: tuple[Any, ...] = ()
-  rules: tuple[tuple[str, Any], ...] = ()
-  ends: Any = "w8a8"
   output: str = ""
 
 
 class Trained(NamedTuple):
-  """A recipe and its trees: the variables ({"params": ...} and other collections), and those of the quantizers."""
+  """A recipe and its variables: {"params": ...} and other collections, of a quantized model its grids too."""
 
   recipe: Recipe
   variables: Any
-  qparams: Any
-  quant_state: Any
 
 
 class Functions(NamedTuple):
@@ -70,16 +65,16 @@ class Functions(NamedTuple):
 
   Attributes:
     model: the model as its user wrote it.
-    net: it with its edits and grids (`joined`).
+    net: it with its edits, without variables.
     fn: `fn(variables, x) -> logits` of it without grids, in evaluation mode; x is preprocessed.
-    quantized: `quant.quantize` of `fn`, or None.
+    logits: the same of it with its grids, that is with its integers simulated.
     output: the recipe's.
   """
 
   model: models.Model
   net: graph.Net
   fn: Callable[..., jax.Array]
-  quantized: quant.Quantized | None
+  logits: Callable[..., jax.Array]
   output: str = ""
 
   @property
@@ -105,24 +100,43 @@ def functions(recipe: Recipe, half: bool = False) -> Functions:
   example, original = (jax.ShapeDtypeStruct((1, *recipe.image), jnp.float32),), None
   if recipe.edits:
     original = jax.eval_shape(lambda x: model.init(jax.random.key(0), x), *example)
-  whole = not recipe.edits and not recipe.rules
-  plain = graph.Net(model.apply if whole else one, None, example, original, recipe.edits)
+  if not recipe.edits:
+    net = graph.Net(model.apply, None, example, original)
+    fn = lambda variables, x: only(net.infer(variables, x))  # noqa: E731
+    return Functions(model, net, fn, fn, recipe.output)
+  plain = graph.Net(one, None, example, original, unquantized(recipe).edits)
+  if not is_quantized(recipe):
+    return Functions(model, plain, plain.infer, plain.infer, recipe.output)
+  trained = {"carrier": "bfloat16", "half": True} if half else {}
+  net = plain.edited([{**recipe.edits[-1], **trained}], None, quant.edit.KIND)
+  return Functions(model, net, plain.infer, net.infer, recipe.output)
 
-  def fn(variables: Any, x: jax.Array) -> jax.Array:
-    out = plain.infer(variables, x)
-    return only(out) if whole else out
 
-  if not recipe.rules:
-    return Functions(model, plain, fn, None, recipe.output)
-  policy, carrier = quant.policy(recipe.rules, recipe.ends or None), "bfloat16" if half else "float32"
-  net = plain.edited([quant.edit.data(policy, carrier, half)], None, quant.edit.KIND)
-  return Functions(model, net, fn, quant.quantize(fn, policy, carrier, half), recipe.output)
+def is_quantized(recipe: Recipe) -> bool:
+  """Returns whether the model has grids."""
+  return bool(recipe.edits) and recipe.edits[-1]["edit"] == "quantize"
+
+
+def unquantized(recipe: Recipe) -> Recipe:
+  """Returns the recipe without grids."""
+  return recipe._replace(edits=recipe.edits[:-1]) if is_quantized(recipe) else recipe
+
+
+def in_float(trained: Trained) -> Trained:
+  """Returns the model without its grids."""
+  return Trained(unquantized(trained.recipe), trees(trained.variables)[0])
+
+
+def grids(trained: Trained) -> dict[str, quant.Grid] | None:
+  """Returns the grids of a model by the names of its kernels and activations; None for a float model."""
+  net = functions(trained.recipe).net
+  return quant.grids(dataclasses.replace(net, variables=trained.variables)) if is_quantized(trained.recipe) else None
 
 
 def initial(recipe: Recipe, key: jax.Array, x: jax.Array) -> Any:
   """Returns fresh variables of a recipe whose edits replace heads; those are zeros, which a stage fills."""
   variables = models.load(recipe.name, dict(recipe.kwargs)).init(key, x)
-  for one in recipe.edits:
+  for one in unquantized(recipe).edits:
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), structs(one["shapes"]))
     variables = replace_head.joined(variables, one, zeros)
   return variables
@@ -136,24 +150,25 @@ def variable_shapes(recipe: Recipe) -> Any:
 
 def is_folded(recipe: Recipe) -> bool:
   """Returns whether the model's function was changed for inference: its batch norms are folded."""
-  return any(one["edit"] != "replace_head" for one in recipe.edits)
+  return any(one["edit"] != "replace_head" for one in unquantized(recipe).edits)
 
 
-def logits(parts: Functions, trees: tuple[Any, Any, Any], x: jax.Array) -> jax.Array:
-  """The logits of preprocessed inputs, integers simulated; `trees` are (variables, qparams, quant_state)."""
-  return parts.fn(trees[0], x) if parts.quantized is None else parts.net.infer(joined(*trees), x)
+def trees(variables: Any) -> tuple[Any, Any, Any]:
+  """Returns (variables without grids, trained scales, the quantizers' state); the last two are empty in float."""
+  plain = {name: tree for name, tree in variables.items() if name not in quant.edit.GRIDS}
+  return plain, *(variables.get(name, {}) for name in quant.edit.GRIDS)
 
 
 def joined(variables: Any, qparams: Any, quant_state: Any) -> Any:
-  """Returns the variables of a net with grids."""
-  return {**variables, "qparams": qparams, "quant_state": quant_state}
+  """Returns the variables with their grids, where there are some."""
+  return {**variables, "qparams": qparams, "quant_state": quant_state} if quant_state else variables
 
 
-def outputs(parts: Functions, trees: tuple[Any, Any, Any], x: jax.Array) -> Any:
-  """As `logits`; of a model with several outputs their tree, as far as edits and rules have left them."""
-  if parts.output and parts.quantized is None and not parts.edited:
-    return parts.net.apply(trees[0], x)[0]
-  return named(logits(parts, trees, x), parts)
+def outputs(parts: Functions, variables: Any, x: jax.Array) -> Any:
+  """Returns the logits; of a model with several outputs their tree, as far as edits have left them."""
+  if parts.output and not parts.edited:
+    return parts.net.apply(variables, x)[0]
+  return named(parts.logits(variables, x), parts)
 
 
 def named(logits: Any, parts: Functions) -> Any:
@@ -167,7 +182,7 @@ def example(recipe: Recipe, batch: int = 1) -> jax.Array:
 
 
 def forward(recipe: Recipe, precise: bool = False) -> Callable[[Any, jax.Array], jax.Array]:
-  """`((variables, qparams, quant_state), uint8 images) -> logits`, to be jitted: preprocessing, then `logits`.
+  """`(variables, uint8 images) -> logits`, to be jitted: preprocessing, then the logits, integers simulated.
 
   Equal recipes give the same function object, so that models which differ in their numbers only are compiled once.
   With `precise` products have the highest precision (`graph.highest_precision`).
@@ -184,12 +199,12 @@ def _forward(text: str) -> Callable[[Any, jax.Array], jax.Array]:
   recipe = _recipe(json.loads(text), "a recipe")
   parts = functions(recipe)
   spec = Preprocess(**recipe.preprocess)
-  return lambda trees, images: logits(parts, trees, normalise(images, spec))
+  return lambda variables, images: parts.logits(variables, normalise(images, spec))
 
 
 def folds(recipe: Recipe, variables: Any) -> bool:
-  """Returns whether `fold` looks for batch norms in a model with these variables."""
-  return not is_folded(recipe) and "batch_stats" in variables
+  """Returns whether `fold` looks for batch norms in a model with these variables: it has neither edits nor grids."""
+  return not is_folded(recipe) and not is_quantized(recipe) and "batch_stats" in variables
 
 
 def fold(trained: Trained) -> Trained:
@@ -224,16 +239,17 @@ def unit(variables: Any) -> Any:
 def stacked_axes(recipe: Recipe, variables: Any) -> dict[str, tuple[int, ...]]:
   """The axes along which the model's parameters hold layers, by leaf; `variables` may be shapes."""
   shape = jax.ShapeDtypeStruct((1, *recipe.image), jnp.float32)  # an array of zeros would be compiled
-  found = graph.stacked_axes(functions(recipe).fn, variables, shape)
+  found = graph.stacked_axes(functions(recipe).fn, trees(variables)[0], shape)
   return {name: axes for name, axes in found.items() if name in named_leaves(variables["params"])}
 
 
 def save(path: str | Path, trained: Trained, **more: Any) -> None:
   """Writes the model to one file; `more` is JSON data that is kept with it."""
   # Quantizers are named by paths; escaped, their names are not taken for levels of a tree.
-  flat = ({quote(name, safe=""): entry for name, entry in tree.items()} for tree in trained[2:])
-  trees = dict(zip(("variables", "qparams", "quant_state"), (trained.variables, *flat), strict=True))
-  model_file.save_tree(path, trees, {"recipe": trained.recipe._asdict(), **more})
+  plain, *flat = trees(trained.variables)
+  flat = ({quote(name, safe=""): entry for name, entry in tree.items()} for tree in flat)
+  written = dict(zip(("variables", *quant.edit.GRIDS), (plain, *flat), strict=True))
+  model_file.save_tree(path, written, {"recipe": trained.recipe._asdict(), **more})
 
 
 def load(path: str | Path, code: Collection[str] = ()) -> tuple[Trained, dict[str, Any]]:
@@ -248,16 +264,16 @@ def load(path: str | Path, code: Collection[str] = ()) -> tuple[Trained, dict[st
   Raises:
     UserError: no such file, a damaged one, one that holds no model, or one of code that is not in `code`.
   """
-  trees, meta = model_file.load_tree(path)
+  read, meta = model_file.load_tree(path)
   if "recipe" not in meta:
     raise UserError(f"{str(path)!r} holds arrays but no model; expected a file that a stage has written")
   recipe = _recipe(meta.pop("recipe"), str(path))
   models.permit(recipe.name, code, str(path))
   try:
-    flat = ({unquote(name): entry for name, entry in trees.get(key, {}).items()} for key in ("qparams", "quant_state"))
-    trained = Trained(recipe, _as_written(recipe, trees["variables"]), *flat)
+    flat = ({unquote(name): entry for name, entry in read.get(key, {}).items()} for key in quant.edit.GRIDS)
+    trained = Trained(recipe, joined(_as_written(recipe, read["variables"]), *flat))
     images = jax.ShapeDtypeStruct((1, *recipe.image), jnp.uint8)
-    jax.eval_shape(forward(recipe), trained[1:], images)
+    jax.eval_shape(forward(recipe), trained.variables, images)
   except UserError as error:
     raise UserError(f"{path}: {error}") from error
   except Exception as error:  # a description that is none, or a user's code, may raise anything
@@ -275,8 +291,10 @@ def _recipe(given: Mapping[str, Any], source: str) -> Recipe:
   """
   try:
     fields: dict[str, Any] = {name: value if name == "edits" else _tuples(value) for name, value in given.items()}
-    fields["edits"] = (*map(_head, given.get("heads", ())), *fields["edits"])
-    fields.pop("heads", None)
+    # Files of before have replaced heads and the rules of grids in fields of their own.
+    rules, ends, _ = (fields.pop(key, ()) for key in ("rules", "ends", "heads"))
+    last = [quant.edit.data(quant.policy(rules, ends or None))] if rules else []
+    fields["edits"] = (*map(_head, given.get("heads", ())), *fields["edits"], *last)
     recipe = Recipe(**fields)
     from_json(dict(recipe.preprocess))
     if not isinstance(recipe.kwargs, Mapping) or not all(type(size) is int and size > 0 for size in recipe.image):
@@ -317,5 +335,4 @@ def _tuples(value: Any) -> Any:
 
 def predict(trained: Trained, images: np.ndarray, precise: bool = False) -> np.ndarray:
   """(N, classes) logits of (N, height, width, channels) uint8 images; `precise` as of `forward`."""
-  trees = (trained.variables, trained.qparams, trained.quant_state)
-  return evaluate.logits(forward(trained.recipe, precise), trees, images)
+  return evaluate.logits(forward(trained.recipe, precise), trained.variables, images)

@@ -7,11 +7,12 @@ import numpy as np
 import optax
 import pytest
 
+import quant
 import sparsity
+from leanax import graph
 from leanax.core.errors import UserError
 from leanax.engine.train import forward, optim, parallel
 from leanax.engine.train.step import training
-from quant.quantize import quantize
 from tests.engine import nets
 
 DENSITY = 0.5
@@ -27,19 +28,15 @@ def model(variables, x):
 
 @functools.cache
 def composed(accumulate=1):
-  quantized = quantize(model, "w8a8 learned")
   calibration = nets.batch(16, 99)["image"]
-  qparams, quant_state = quantized.init(variables(), calibration)
-  _, quant_state = quantized.observe(quant_state, variables(), calibration)
-  qparams, quant_state = quantized.freeze(qparams, quant_state, variables())
+  net = quant.post_training(graph.net(model, variables(), calibration), [calibration], "w8a8 learned")
   inner = optim.optimizer("adamw", 0.01, weight_decay=0.1, rates={"scale": 0.1})
   rules = (("*/kernel", True),)
   tx = sparsity.magnitude(inner, density=DENSITY, schedule=sparsity.cubic(1, 4, every=1), rules=rules)
   init, step = training(
-    forward.quantized(quantized.apply), nets.distillation(), tx, teacher=nets.teacher, ema=0.9, accumulate=accumulate
+    forward.plain(net.apply), nets.distillation(), tx, teacher=nets.teacher, ema=0.9, accumulate=accumulate
   )
-  start = init(variables(), qparams=qparams, quant_state=quant_state)
-  return jax.jit(step, static_argnames="axis_name"), start, quantized
+  return jax.jit(step, static_argnames="axis_name"), init(net.variables), quant.quantize(model, "w8a8 learned")
 
 
 def run(step, s, first, last):

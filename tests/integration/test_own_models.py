@@ -211,7 +211,7 @@ def test_a_saved_model_keeps_its_structure(users):
   """Lists in a user's variables are lists again when a file is read."""
   recipe = trained.Recipe("users_nets:functions", {"hidden": 3}, (6, 6, 1), tuple("abcd"), NORMALISED)
   variables = trained.functions(recipe).model.init(jax.random.key(0), trained.example(recipe))
-  trained.save(users / "m.safetensors", trained.Trained(recipe, variables, {}, {}), stage="x")
+  trained.save(users / "m.safetensors", trained.Trained(recipe, variables), stage="x")
   loaded, more = trained.load(users / "m.safetensors", [recipe.name])
   assert more == {"stage": "x"}
   assert jax.tree.structure(loaded.variables) == jax.tree.structure(variables)

@@ -54,7 +54,7 @@ def test_terms_read_the_outputs_that_they_name(tmp_path):
   assert series["train_accuracy"] and series["validation_accuracy"]
   assert trained.predict(done["distilled"], context.data.test.images).shape[-1] == 4
   again = trained.functions(trained.load(job.model_file(context.folder, "distilled"), [MODEL["name"]])[0].recipe)
-  assert set(trained.outputs(again, (done["distilled"].variables, {}, {}), np.zeros((1, 6, 6, 1), np.float32))) == {
+  assert set(trained.outputs(again, done["distilled"].variables, np.zeros((1, 6, 6, 1), np.float32))) == {
     "scores",
     "boxes",
   }

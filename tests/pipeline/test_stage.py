@@ -137,8 +137,7 @@ def test_pixels_are_not_rounded_on_ties(tmp_path, teacher, preprocess):
   split = context.data.train
   dark = {**datasets.device_arrays(split), "image": jax.numpy.asarray(split.images // 2)}
   made = calibrate.calibrated(given.quant, teacher, calibrate.batches(dark, spec, 2), spec)
-  quantized = trained.functions(made.recipe).quantized
-  grid = quantized.grids(made.qparams, made.quant_state, made.variables, trained.example(made.recipe))["input"]
+  grid = trained.grids(made)["input"]
   levels = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
   codes = quant.codes(datasets.normalise(levels, spec.preprocess), grid)
   places = np.asarray(datasets.normalise(levels, spec.preprocess), np.float64) / float(grid.scale)

@@ -12,8 +12,10 @@ import pytest
 import quant
 from leanax.core.errors import UserError
 from leanax.core.trees import named_leaves
+from leanax.engine.data import Input, Preprocess
 from leanax.engine.store.model_file import save_tree
-from leanax.pipeline import learning, trained
+from leanax.pipeline import calibrate, learning, trained
+from leanax.pipeline.config.experiment import Quant
 from tests.graph.models import fill, normal
 from tests.integration import jobs
 
@@ -28,19 +30,14 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 1)).astype(np.uint8
 def resnet():
   variables = jax.jit(trained.functions(RESNET).model.init)(jax.random.key(0), trained.example(RESNET))
   stats = jax.tree.map(lambda a: a + 0.3, variables["batch_stats"])  # as after some training
-  return trained.Trained(RESNET, {**variables, "batch_stats": stats}, {}, {})
+  return trained.Trained(RESNET, {**variables, "batch_stats": stats})
 
 
 @pytest.fixture(scope="module")
 def int8(resnet):
   folded = trained.fold(resnet)
-  recipe = folded.recipe._replace(rules=(("*", "w8a8 learned"),))
-  quantized = trained.functions(recipe).quantized
-  assert quantized is not None
-  x = normal(1, 4, 8, 8, 1)
-  qparams, state = quantized.init(folded.variables, x)
-  _, state = quantized.observe(state, folded.variables, x)
-  return trained.Trained(recipe, folded.variables, *quantized.freeze(qparams, state, folded.variables))
+  quantized = Quant((("*", "w8a8 learned"),))
+  return calibrate.calibrated(quantized, folded, [normal(1, 4, 8, 8, 1)], Input(4, 0, Preprocess(**PREPROCESS)))
 
 
 def test_predict_preprocesses(resnet):
@@ -66,9 +63,9 @@ def test_a_file_gives_back_the_model(which, tmp_path, request):
   loaded, more = trained.load(path)
   assert more == {"stage": "s", "note": [1]}
   assert loaded.recipe == model.recipe
-  assert loaded.qparams.keys() == model.qparams.keys()
-  assert loaded.quant_state.keys() == model.quant_state.keys()
-  actual, desired = named_leaves(tuple(loaded[1:])), named_leaves(tuple(model[1:]))
+  for before, after in zip(trained.trees(model.variables), trained.trees(loaded.variables), strict=True):
+    assert before.keys() == after.keys()
+  actual, desired = named_leaves(loaded.variables), named_leaves(model.variables)
   assert actual.keys() == desired.keys()
   for name, leaf in desired.items():
     np.testing.assert_array_equal(actual[name], leaf, err_msg=name)
@@ -81,10 +78,7 @@ def test_a_file_gives_back_the_model(which, tmp_path, request):
 
 def test_integers_are_simulated_where_there_are_rules(int8):
   logits = trained.predict(int8, IMAGES)
-  grid = trained.functions(int8.recipe).quantized.grids(
-    int8.qparams, int8.quant_state, int8.variables, trained.example(int8.recipe)
-  )
-  (output,) = [g for name, g in grid.items() if name == "Dense_0/kernel:out"]
+  (output,) = [g for name, g in trained.grids(int8).items() if name == "Dense_0/kernel:out"]
   np.testing.assert_allclose(quant.fake_quant(logits, output), logits, rtol=0, atol=1e-6)
   assert len(np.unique(logits)) <= 256
 
@@ -106,7 +100,7 @@ def test_objects_that_are_not_models_are_refused(tmp_path, resnet):
 def test_a_folded_model_trains_on_in_float_with_its_dropout_and_the_norms_that_stayed():
   recipe = trained.Recipe("tests.pipeline.nets:Dropped", {}, (8, 8, 1), ("0", "1", "2"), PREPROCESS)
   x = normal(0, 4, 8, 8, 1)
-  whole = trained.Trained(recipe, fill(trained.variable_shapes(recipe)), {}, {})
+  whole = trained.Trained(recipe, fill(trained.variable_shapes(recipe)))
   folded = trained.fold(whole)
   assert set(folded.variables["batch_stats"]) == {"BatchNorm_1"}
   forward = learning.forward_of(jobs.experiment().stages["teacher"], trained.functions(folded.recipe))

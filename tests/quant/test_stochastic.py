@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import quant
+from leanax import graph
 from leanax.engine.train import forward
 
 KEY = jax.random.key(3)
@@ -40,7 +41,8 @@ def test_a_model_is_rounded_at_random_in_training_only():
   outs = [run(key) for key in jax.random.split(KEY, 3)]
   assert not np.array_equal(outs[0], outs[1]) and not np.array_equal(outs[0], nearest)
   np.testing.assert_array_equal(run(KEY), run(KEY))
-  run = forward.quantized(model.apply)
+  edit = quant.edit.data(quant.policy("w3a8 stochastic", ends=None))
+  run = forward.plain(graph.net(stacked, V, X).edited([edit], None, quant.edit.KIND).apply)
   for train in (False, True):
     found, _, _ = run(V, qparams, state, X, train=train, key=KEY, axis_name=None)
     assert np.array_equal(found, nearest) == (not train)

@@ -18,41 +18,25 @@ Forward = Callable[..., tuple[Array | kd.Outputs, Any, Any]]
 
 
 def plain(apply: Callable[..., tuple[Array, Any]], preprocess: Callable[[Array], Array] | None = None) -> Forward:
-  """Returns the forward function of a model as it is.
+  """Returns the forward function of a model, of floats or of simulated integers.
 
   Args:
-    apply: `apply(variables, x, *, train, key) -> (logits, model_state)`.
+    apply: `apply(variables, x, *, train, key) -> (logits, model_state)`, such as `graph.Net.apply`. The variables of a
+      quantized net (`quant.post_training`) hold its grids.
     preprocess: from a batch's images to the model's input.
   """
 
   def forward(variables, qparams, quant_state, x, *, train, key, axis_name):
-    del qparams, axis_name
-    given = apply(variables, x if preprocess is None else preprocess(x), train=train, key=key)
+    del axis_name
+    grids = {"qparams": qparams, "quant_state": quant_state} if quant_state else {}
+    given = apply({**variables, **grids}, x if preprocess is None else preprocess(x), train=train, key=key)
     if not isinstance(given, tuple) or len(given) != 2 or not isinstance(given[1], Mapping):
       raise UserError(
         f"the model's apply gives a {type(given).__name__}; expected a pair, its logits and its other collections: "
         "{'batch_stats': ...}, or {} of a model without"
       )
-    return *given, quant_state
-
-  return forward
-
-
-def quantized(
-  simulate: Callable[..., tuple[Array, Any]], preprocess: Callable[[Array], Array] | None = None
-) -> Forward:
-  """Returns the forward function of simulated integers; batch norms are folded, so other collections do not change.
-
-  Args:
-    simulate: `simulate(qparams, quant_state, variables, x, axis_name=, key=) -> (logits, quant_state)`, such as
-      `Quantized.apply`.
-    preprocess: as of `plain`.
-  """
-
-  def forward(variables, qparams, quant_state, x, *, train, key, axis_name):
-    x, key = x if preprocess is None else preprocess(x), key if train else None
-    logits, quant_state = simulate(qparams, quant_state, variables, x, axis_name=axis_name, key=key)
-    return logits, {name: tree for name, tree in variables.items() if name != "params"}, quant_state
+    logits, state = given
+    return logits, {name: tree for name, tree in state.items() if name not in grids}, quant_state
 
   return forward
 

@@ -27,9 +27,9 @@ class Training(NamedTuple):
   """A pair of functions, as in optax: the state that `init` makes is the one that `step` moves.
 
   Attributes:
-    init: `init(variables, *, qparams=None, quant_state=None, aux=None, aux_state=None) -> TrainState`, the state before
-      the first step: the variables of the model, {"params": ..., other collections}, trained scales of a quantized
-      model and its other state, and what the losses train and remember, by term name.
+    init: `init(variables, *, aux=None, aux_state=None) -> TrainState`, the state before the first step: the variables
+      of the model, {"params": ..., other collections}, of a quantized net with its grids ("qparams", "quant_state"),
+      and what the losses train and remember, by term name.
     step: `step(state, batch, teacher_variables=None, *, axis_name=None, seed=seed) -> (state, metrics)`, one update,
       pure. The batch is {"image", "label", ...}, or a function from the number of a micro-batch to it; see
       `micro_batches`. Under an axis it is this device's equal share, and states and metrics are the same on all
@@ -85,17 +85,18 @@ def training(
     raise UserError(ITSELF)
   tx, average_aux = optim.lenient(tx), average_aux or reparam is not None
 
-  def init(variables, *, qparams=None, quant_state=None, aux=None, aux_state=None):
+  def init(variables, *, aux=None, aux_state=None):
     if not isinstance(variables, Mapping) or "params" not in variables:
       given = ", ".join(map(repr, variables)) if isinstance(variables, Mapping) else f"a {type(variables).__name__}"
       raise UserError(f"a model's variables are {given or 'nothing'}; expected {{'params': tree, ...}}")
-    trained = {"params": variables["params"], "qparams": qparams or {}, "aux": aux or {}}
+    model_state = dict(variables)
+    qparams, quant_state = (model_state.pop(name, {}) for name in ("qparams", "quant_state"))
+    trained = {"params": model_state.pop("params"), "qparams": qparams, "aux": aux or {}}
     if reparam is not None:
       trained["aux"] = {**trained["aux"], REPARAM: reparam.init(variables["params"])}
       remembered = reparametrized(reparam, trained, jnp.int32(0), jax.random.key(seed))[1]
       aux_state = {**(aux_state or {}), **remembered}
-    model_state = {name: tree for name, tree in variables.items() if name != "params"}
-    carried = {"model_state": model_state, "quant_state": quant_state or {}, "aux_state": aux_state or {}}
+    carried = {"model_state": model_state, "quant_state": quant_state, "aux_state": aux_state or {}}
     names = ("params", "qparams", "model_state", *(("aux", "aux_state") if average_aux else ()))
     averages = None if ema is None else jax.tree.map(jnp.copy, {name: (trained | carried)[name] for name in names})
     return TrainState(step=jnp.zeros((), jnp.int32), **trained, **carried, opt_state=tx.init(trained), ema=averages)

@@ -16,12 +16,8 @@ from leanax.pipeline.trained import Trained
 def export(trained: Trained, file_format: deploy.Format) -> tuple[deploy.Network, bytes]:
   """Returns the model as a layer network and as a file: int8 where its integers were simulated, float otherwise."""
   folded = models.fold(trained)
-  parts = models.functions(folded.recipe)
-  example = models.example(folded.recipe)
-  grids = None
-  if parts.quantized is not None:
-    grids = parts.quantized.grids(folded.qparams, folded.quant_state, folded.variables, example)
-  network = deploy.lift(parts.fn, folded.variables, example, grids)
+  plain, grids = models.in_float(folded), models.grids(folded)
+  network = deploy.lift(models.functions(plain.recipe).fn, plain.variables, models.example(plain.recipe), grids)
   spec = folded.recipe.preprocess
   network = network._replace(preprocessing=deploy.Preprocessing(**spec))
   return network, file_format.write(network)
@@ -53,14 +49,14 @@ def measure(
   decisions = file.run(inputs).argmax(-1)
   parameters = jax.tree.leaves(trained.variables["params"])
   latency = file.latency(runs)
-  fn = models.functions(trained.recipe).fn
+  plain = models.in_float(trained)
   row = {
     "accuracy": float(np.mean(logits.argmax(-1) == split.labels)),
     "file_accuracy": float(np.mean(decisions == split.labels)),
     "agreement": 1.0 if reference is None else float(np.mean(decisions == reference)),
     "parameters": sum(leaf.size for leaf in parameters),
     "nonzero": sum(int(np.count_nonzero(leaf)) for leaf in parameters),
-    "macs": graph.trace(fn, trained.variables, models.example(trained.recipe)).total,
+    "macs": graph.trace(models.functions(plain.recipe).fn, plain.variables, models.example(plain.recipe)).total,
     "file_bytes": len(content),
     "latency_us": latency.wall_median,
     "latency": latency._asdict(),

@@ -41,10 +41,9 @@ def test_it_leaves_a_model_a_row_and_a_file_without_a_step(run):
 def test_kernels_are_those_of_the_folded_float_model_rounded_to_nearest(run):
   folder, *_ = run
   plain, rounded = trained.fold(model(folder, "alone")), model(folder, "ptq")
-  assert not rounded.qparams and not rounded.variables.get("batch_stats")
+  assert not rounded.variables["qparams"] and not rounded.variables.get("batch_stats")
   jax.tree.map(np.testing.assert_array_equal, rounded.variables["params"], plain.variables["params"])
-  quantized = trained.functions(rounded.recipe).quantized
-  grids = quantized.grids(rounded.qparams, rounded.quant_state, rounded.variables, trained.example(rounded.recipe))
+  grids = trained.grids(rounded)
   kernel, grid = np.asarray(plain.variables["params"]["Dense_0"]["kernel"], np.float64), grids["Dense_0/kernel"]
   scale = np.abs(kernel).max(0) / 127
   np.testing.assert_allclose(np.ravel(grid.scale), scale, rtol=1e-6)
@@ -58,8 +57,7 @@ def test_ranges_are_of_the_calibration_batches(run):
   arrays = datasets.device_arrays(build.dataset(config).train)
   images = calibrate.batches(arrays, build.inputs(config, config.stages["ptq"]), 2)
   logits = np.concatenate([trained.functions(plain.recipe).fn(plain.variables, x) for x in images])
-  quantized = trained.functions(rounded.recipe).quantized
-  grids = quantized.grids(rounded.qparams, rounded.quant_state, rounded.variables, trained.example(rounded.recipe))
+  grids = trained.grids(rounded)
   width = max(logits.max(), 0.0) - min(logits.min(), 0.0)
   np.testing.assert_allclose(float(grids["Dense_0/kernel:out"].scale) * 255, width, rtol=1e-5)
 
@@ -88,7 +86,7 @@ def test_it_runs_for_seeds_that_train_together(tmp_path):
   config = jobs.experiment(**RUN, seeds=2, seeds_over="vmap")
   (_, one), (_, other) = train_seeds(config, tmp_path)
   for done in (one, other):
-    jax.tree.map(np.testing.assert_array_equal, done["ptq"].variables, done["alone"].variables)
+    jax.tree.map(np.testing.assert_array_equal, trained.trees(done["ptq"].variables)[0], done["alone"].variables)
   assert any(np.any(np.asarray(a) != b) for a, b in zip(*map(jax.tree.leaves, (one["ptq"], other["ptq"])), strict=True))
 
 
@@ -138,4 +136,6 @@ def test_pretrained_weights_are_enough(tmp_path):
   student = {**jobs.EXPERIMENT["models"]["student"], "weights": str(tmp_path / "w.safetensors")}
   context = jobs.opened(tmp_path / "run", run=("ptq",), models__student=student, stages__ptq={**PTQ, "start": ""})
   left = jobs.train(context)["ptq"]
-  assert left.variables["params"]["Dense_0"]["kernel"].shape == (36, 8) and left.recipe.rules == (("*", "w8a8"),)
+  assert left.variables["params"]["Dense_0"]["kernel"].shape == (36, 8) and left.recipe.edits[-1]["rules"] == [
+    ["*", "w8a8"]
+  ]
