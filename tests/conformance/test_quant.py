@@ -182,13 +182,20 @@ def test_channels_are_independent(name):
 
 @every_rounding
 def test_straight_through(name):
-  """The gradient of x passes unchanged well inside the range, and not at all well outside it."""
+  """The gradient of x passes well inside the range, and not at all well outside it; unchanged, unless it is scaled."""
   lower, upper = ends(4, "narrow")
   steps = jnp.asarray([-30.2, -8.6, -6.2, -0.3, 0.0, 0.4, 3.3, 6.3, 8.7, 41.0], jnp.float32)
   cotangent = jnp.arange(1.0, 11.0, dtype=jnp.float32)
   _, pull = jax.vjp(lambda x: rounded(name, x, step(name), lower, upper), steps * step(name))
-  expected = jnp.where(jnp.abs(steps) < 8, cotangent, 0.0)
-  np.testing.assert_array_equal(pull(cotangent)[0], expected)
+  inside = jnp.abs(steps) < 8
+  if getattr(ROUNDINGS[name], "straight", True):
+    np.testing.assert_array_equal(pull(cotangent)[0], jnp.where(inside, cotangent, 0.0))
+    return
+  np.testing.assert_array_equal(jnp.sign(pull(cotangent)[0]), inside)
+  assert jnp.any(pull(cotangent)[0] != jnp.where(inside, cotangent, 0.0))
+  levels = jnp.arange(lower + 1, upper, dtype=jnp.float32)
+  _, pull = jax.vjp(lambda x: rounded(name, x, jnp.float32(0.5), lower, upper), 0.5 * levels)
+  np.testing.assert_array_equal(pull(levels)[0], levels)
 
 
 @every_rounding
