@@ -26,7 +26,7 @@ A model of any framework, as a function of its variables or as a `graph.Net`:
 
 from quant import edit, estimators, formats, latent, observers
 from quant.edit import before, float_net, grids, post_training
-from quant.estimators import lsq, ste, stochastic, tqt
+from quant.estimators import *  # noqa: F403  # each estimator under its own name
 from quant.grid import Grid, affine, codes, dequantize, fake_quant, limits, symmetric
 from quant.latent import latent_weights
 from quant.pixels import pixel_grid
@@ -36,7 +36,7 @@ from quant.quantize import Quantized, quantize
 from quant.quantizer import labels
 from quant.spec import Setting, Spec, int8, parse, weights
 
-__all__ = [
+__all__ = estimators.__all__ + [
   "Grid",
   "Policy",
   "Quantized",
@@ -58,16 +58,12 @@ __all__ = [
   "latent",
   "latent_weights",
   "limits",
-  "lsq",
   "observers",
   "parse",
   "pixel_grid",
   "policy",
   "post_training",
   "quantize",
-  "ste",
-  "stochastic",
   "symmetric",
-  "tqt",
   "weights",
 ]

@@ -25,7 +25,8 @@ With another criterion, in another pattern, on a schedule, or with masks that mo
 from sparsity import allocations, criteria, patterns, reparam, schedules
 from sparsity.allocations import Densities, count, erk, uniform
 from sparsity.criteria import Score
-from sparsity.dynamic import dynamic, set
+from sparsity.dynamic.base import dynamic
+from sparsity.dynamic.set import set
 from sparsity.hold import hold
 from sparsity.magnitude import magnitude
 from sparsity.mask import mask

@@ -53,6 +53,8 @@ class Maker(NamedTuple):
       name, w = chosen[i].name, leaves[i]
       own = jax.random.fold_in(key, i)
       scores = self.score.of(name, w, grads[i], memories[i], step=step, key=own)
+      # One entry of a unit must not cancel another.
+      scores = jnp.abs(scores) if self.pattern.gathers and self.score.absolute else scores
       found[i] = self.pattern.split(name, chosen[i].apart(scores))
     return found
 

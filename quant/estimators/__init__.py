@@ -11,9 +11,10 @@
 """
 
 from quant.estimators.base import Estimator, Placed, Statistics
+from quant.estimators.ewgs import ewgs
 from quant.estimators.lsq import lsq
 from quant.estimators.ste import ste
 from quant.estimators.stochastic import stochastic
 from quant.estimators.tqt import tqt
 
-__all__ = ["Estimator", "Placed", "Statistics", "lsq", "ste", "stochastic", "tqt"]
+__all__ = ["Estimator", "Placed", "Statistics", "ewgs", "lsq", "ste", "stochastic", "tqt"]

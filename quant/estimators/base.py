@@ -82,6 +82,8 @@ class Estimator:
     scale: from the trained scale to that of the grid: idempotent, monotone, elementwise.
     formats: the formats that it rounds to, names in `quant.formats`; None for all.
     random: it reads a key. Others are given none, and their programs hold no random numbers.
+    straight: the gradient of x passes unchanged inside the range; otherwise it may be scaled there by positive factors,
+      which are 1 for values on the grid.
   """
 
   steps: Callable[[Placed], jax.Array]
@@ -89,6 +91,7 @@ class Estimator:
   scale: Callable[[jax.Array], jax.Array] = as_it_is
   formats: tuple[str, ...] | None = ("integer",)
   random: bool = False
+  straight: bool = True
 
   @property
   def trains(self) -> bool:

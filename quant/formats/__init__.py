@@ -7,7 +7,8 @@
 """
 
 from quant.formats.base import Format
+from quant.formats.fp8_e4m3 import fp8_e4m3
 from quant.formats.integer import integer
 from quant.formats.power_of_two import power_of_two
 
-__all__ = ["Format", "integer", "power_of_two"]
+__all__ = ["Format", "fp8_e4m3", "integer", "power_of_two"]

@@ -20,7 +20,7 @@ _MOST = 63  # of 7 bits: below, float32 would hold levels times scales as zero
 
 def power_of_two() -> Format:
   """Zero and powers of two of both signs."""
-  return Format(_encode, _decode, _levels)
+  return Format(_encode, _decode, _levels, widths=(2, 3, 4, 5, 6, 7))
 
 
 def _magnitudes(ends: Ends) -> np.ndarray:

@@ -14,6 +14,7 @@
 from quant.observers.base import Batches, Observer
 from quant.observers.ema import ema
 from quant.observers.min_max import min_max
+from quant.observers.mse import mse
 from quant.observers.percentile import percentile
 
-__all__ = ["Batches", "Observer", "ema", "min_max", "percentile"]
+__all__ = ["Batches", "Observer", "ema", "min_max", "mse", "percentile"]

@@ -2,7 +2,8 @@
 
 from sparsity.criteria.base import Score, check_score
 from sparsity.criteria.magnitude import magnitude
+from sparsity.criteria.movement import movement
 from sparsity.criteria.random import random
 from sparsity.criteria.taylor import taylor
 
-__all__ = ["Score", "check_score", "magnitude", "random", "taylor"]
+__all__ = ["Score", "check_score", "magnitude", "movement", "random", "taylor"]

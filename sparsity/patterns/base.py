@@ -22,12 +22,15 @@ class Pattern:
     split: `split(name, scores)`, from (layers, *shape) to (pools, units), the pools of a layer one after the other.
     join: `join(name, mask, shape)`, from (pools, units) to (layers, *shape).
     density: the part of its units that a pool keeps in the end, where the pattern itself says so.
+    gathers: a unit holds several entries, of whose scores `split` makes one; scores that are ranked by their magnitude
+      come to it as magnitudes.
   """
 
   units: Callable[[str, tuple[int, ...]], int]
   split: Callable[[str, jax.Array], jax.Array]
   join: Callable[[str, jax.Array, tuple[int, ...]], jax.Array]
   density: float | None = None
+  gathers: bool = False
 
   def mask(self, scores: jax.Array, keep: int | jax.Array, *, name: str = "scores") -> jax.Array:
     """Returns the bool mask of one layer that keeps the `keep` units of largest score in each pool.

@@ -182,13 +182,20 @@ def test_channels_are_independent(name):
 
 @every_rounding
 def test_straight_through(name):
-  """The gradient of x passes unchanged well inside the range, and not at all well outside it."""
+  """The gradient of x passes well inside the range, and not at all well outside it; unchanged, unless it is scaled."""
   lower, upper = ends(4, "narrow")
   steps = jnp.asarray([-30.2, -8.6, -6.2, -0.3, 0.0, 0.4, 3.3, 6.3, 8.7, 41.0], jnp.float32)
   cotangent = jnp.arange(1.0, 11.0, dtype=jnp.float32)
   _, pull = jax.vjp(lambda x: rounded(name, x, step(name), lower, upper), steps * step(name))
-  expected = jnp.where(jnp.abs(steps) < 8, cotangent, 0.0)
-  np.testing.assert_array_equal(pull(cotangent)[0], expected)
+  inside = jnp.abs(steps) < 8
+  if getattr(ROUNDINGS[name], "straight", True):
+    np.testing.assert_array_equal(pull(cotangent)[0], jnp.where(inside, cotangent, 0.0))
+    return
+  np.testing.assert_array_equal(jnp.sign(pull(cotangent)[0]), inside)
+  assert jnp.any(pull(cotangent)[0] != jnp.where(inside, cotangent, 0.0))
+  levels = jnp.arange(lower + 1, upper, dtype=jnp.float32)
+  _, pull = jax.vjp(lambda x: rounded(name, x, jnp.float32(0.5), lower, upper), 0.5 * levels)
+  np.testing.assert_array_equal(pull(levels)[0], levels)
 
 
 @every_rounding
@@ -347,8 +354,28 @@ def on_format(name, bits, largest=1.7):
   return quant.symmetric(jnp.float32(largest), bits, format=name)
 
 
+def bits_of(name):
+  """4 bits, where the format has them."""
+  return 4 if 4 in FORMATS[name].widths else FORMATS[name].widths[0]
+
+
 @every_format
-@pytest.mark.parametrize("bits", WIDTHS[:-1])
+@pytest.mark.parametrize("bits", [*WIDTHS, 16])
+def test_format_serves_the_widths_that_it_declares(name, bits):
+  if bits in FORMATS[name].widths:
+    assert on_format(name, bits).levels
+    return
+  with pytest.raises(UserError, match=f"expected a narrow signed grid of {FORMATS[name].widths[0]}"):
+    on_format(name, bits)
+
+
+def every_width(test):
+  """Runs a check for each format at each of its widths but 16, whose levels are too many to compare with each."""
+  names = [(name, bits) for name, format in FORMATS.items() for bits in format.widths if bits < 16]
+  return pytest.mark.parametrize("name, bits", names)(test)
+
+
+@every_width
 def test_format_has_levels(name, bits):
   """At most 2^b, zero among them and exact, ascending with their codes, and each the value of its own code."""
   grid = on_format(name, bits)
@@ -362,8 +389,7 @@ def test_format_has_levels(name, bits):
   np.testing.assert_allclose(x[-1], 1.7, rtol=1e-6)  # the largest magnitude is the highest level
 
 
-@every_format
-@pytest.mark.parametrize("bits", WIDTHS[:-1])
+@every_width
 def test_format_rounds_to_the_nearest_level(name, bits):
   """Against all levels in float64; monotone, idempotent, symmetric, and the same values from codes and inside jit."""
   grid = on_format(name, bits)
@@ -382,7 +408,7 @@ def test_format_rounds_to_the_nearest_level(name, bits):
 
 @every_format
 def test_format_passes_gradients_inside_only(name):
-  grid = on_format(name, 4)
+  grid = on_format(name, bits_of(name))
   x, cotangent = jnp.asarray([-9.0, -1.69, -0.3, 0.0, 1e-4, 0.9, 1.69, 4.0]), jnp.arange(1.0, 9.0)
   for rounding in (quant.fake_quant, quant.ste()):
     found = jax.vjp(lambda x, rounding=rounding: rounding(x, grid), x)[1](cotangent)[0]
@@ -392,7 +418,7 @@ def test_format_passes_gradients_inside_only(name):
 @every_format
 def test_format_keeps_channels_apart(name):
   x = values()
-  grid = quant.symmetric(jnp.max(jnp.abs(x), 0), 4, axis=1, format=name)
+  grid = quant.symmetric(jnp.max(jnp.abs(x), 0), bits_of(name), axis=1, format=name)
   for channel in range(8):
     alone = dataclasses.replace(grid, scale=grid.scale[channel], zero_point=jnp.int32(0), axis=None)
     np.testing.assert_array_equal(quant.fake_quant(x, grid)[:, channel], quant.fake_quant(x[:, channel], alone))
@@ -401,7 +427,7 @@ def test_format_keeps_channels_apart(name):
 @every_estimator
 @pytest.mark.parametrize("format", FORMATS)
 def test_estimator_serves_a_format_or_refuses_it(name, format):
-  grid, x = on_format(format, 4), values()
+  grid, x = on_format(format, bits_of(format)), values()
   if ESTIMATORS[name].formats is None or format in ESTIMATORS[name].formats:
     levels = float(ESTIMATORS[name].scale(grid.scale)) * np.asarray(grid.levels)
     y = np.asarray(ESTIMATORS[name](x, grid), np.float64)

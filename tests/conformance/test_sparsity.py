@@ -362,8 +362,9 @@ def test_each_criterion_in_each_pattern(name, pattern):
   assert pruned(tree, state) > 0
   for mask in sparsity.masks(state)["kernel"]:
     units = pattern.units("kernel", mask.shape)
-    rows = pattern.split("kernel", mask[None].astype(jnp.float32))
+    rows = pattern.split("kernel", mask[None].astype(jnp.float32)) > 0
     np.testing.assert_array_equal(rows.sum(1), sparsity.count(units, pattern.density or 0.5))
+    np.testing.assert_array_equal(pattern.join("kernel", rows, mask.shape)[0], mask)
   grads = gradients(0, before)
   masked = sparsity.mask(before, SCORES[name](), pattern, gradients=grads, stacked=["kernel"], **density)
   want = jnp.where(sparsity.masks(train(tx, before, 1)[1])["kernel"], before["kernel"], 0)
@@ -378,8 +379,13 @@ def test_a_pattern_keeps_exact_counts_and_the_largest(name, shape):
   scores = jnp.asarray(np.round(rng.normal(size=shape) * 2), jnp.float32)
   units = pattern.units(name, shape)
   rows = np.asarray(pattern.split(name, scores[None]))
-  assert rows.shape[1] == units and rows.size == math.prod(shape)
-  np.testing.assert_array_equal(pattern.join(name, jnp.asarray(rows > 0), shape)[0], scores > 0)
+  assert rows.shape[1] == units and (rows.size < math.prod(shape) if pattern.gathers else rows.size == math.prod(shape))
+  drawn = rng.random(rows.shape) < 0.5
+  joined = pattern.join(name, jnp.asarray(drawn), shape)
+  assert joined.shape == (1, *shape)
+  np.testing.assert_array_equal(pattern.split(name, joined.astype(jnp.float32)) > 0, drawn)
+  if not pattern.gathers:
+    np.testing.assert_array_equal(pattern.join(name, jnp.asarray(rows > 0), shape)[0], scores > 0)
   for keep in sorted({0, 1, units // 2, units}):
     mask = np.asarray(pattern.split(name, pattern.mask(scores, keep).astype(jnp.float32)[None])) > 0
     np.testing.assert_array_equal(mask.sum(1), keep)

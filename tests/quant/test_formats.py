@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -31,6 +32,39 @@ def test_powers_of_two_by_hand():
 def test_powers_of_two_that_no_code_has_are_refused(bits, narrow):
   with pytest.raises(UserError, match="powers of two with the codes .*expected a narrow signed grid of 2 to 7 bits"):
     quant.symmetric(jnp.float32(1.0), bits, narrow=narrow, format="power_of_two")
+
+
+def test_fp8_by_hand():
+  """At the scale 1: 17 lies between 16 and 18, 0.6 * 2^-9 nearest 2^-9, and 449 beyond the largest level."""
+  grid = quant.symmetric(jnp.float32(448.0), 8, format="fp8_e4m3")
+  x = jnp.asarray([0.0, 0.6 * 2.0**-9, 2.0**-10, 1.0, 1.0625, 1.1875, 17.0, -17.1, 447.0, 449.0, -1e30])
+  np.testing.assert_array_equal(quant.codes(x, grid), [0, 1, 0, 56, 56, 58, 88, -89, 126, 126, -126])
+  np.testing.assert_array_equal(quant.fake_quant(x, grid), [0, 2.0**-9, 0, 1, 1, 1.25, 16, -18, 448, 448, -448])
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32, jnp.float64])
+def test_fp8_is_that_of_ml_dtypes(dtype):
+  """All middles of two levels among them, which go to the even one, and every level."""
+  levels = np.asarray(quant.symmetric(jnp.float32(1.0), 8, format="fp8_e4m3").levels)
+  floats = np.arange(127, dtype=np.uint8).view(ml_dtypes.float8_e4m3fn).astype(np.float64)
+  np.testing.assert_array_equal(levels, np.concatenate([-floats[:0:-1], floats]))
+  rng = np.random.default_rng(0)
+  u = np.concatenate([levels, (levels[1:] + levels[:-1]) / 2, 448 * rng.uniform(-1, 1, 999), rng.normal(size=999)])
+  with jax.enable_x64(True):
+    u = jnp.asarray(u, dtype)
+    codes, inside = quant.formats.fp8_e4m3().encode(u, jnp.zeros((), dtype), (-127, 127))
+    decoded = quant.formats.fp8_e4m3().decode(codes, jnp.zeros((), dtype), (-127, 127))
+  want = np.asarray(u, np.float64).astype(ml_dtypes.float8_e4m3fn)
+  np.testing.assert_array_equal(np.asarray(decoded, np.float64), want.astype(np.float64))
+  np.testing.assert_array_equal(np.abs(np.asarray(codes, np.float64)), want.view(np.uint8) & 127)
+  assert np.all(inside) and codes.dtype == decoded.dtype == dtype
+
+
+def test_fp8_of_what_is_not_finite():
+  grid = quant.symmetric(jnp.float32(448.0), 8, format="fp8_e4m3")
+  np.testing.assert_array_equal(
+    jax.jit(quant.fake_quant)(jnp.asarray([np.nan, np.inf, -np.inf]), grid), [np.nan, 448, -448]
+  )
 
 
 def test_an_unknown_format_is_named():
@@ -86,6 +120,7 @@ def test_with_integer_activations_the_product_is_one_of_floats_and_the_bias_stay
     ("w4 power_of_two learned", "the estimator 'lsq' serves integer grids, and not 'power_of_two'"),
     ("w8 power_of_two", "expected a narrow signed grid of 2 to 7 bits"),
     ("w4 full power_of_two", "expected a narrow signed grid"),
+    ("w4 fp8_e4m3", "fp8_e4m3 with the codes -7 to 7; expected a narrow signed grid of 8 bits"),
     ("w4 powers_of_two", "did you mean 'power_of_two'"),
     ({"weights": 4, "format": "integers"}, "did you mean 'integer'"),
   ],
@@ -96,7 +131,7 @@ def test_settings_that_no_grid_has_are_refused(spec, sentence):
 
 
 @pytest.mark.parametrize(
-  "text", ["w4 power_of_two", "w4a8 power_of_two per_tensor", "w4a8 tqt", "w4a8 percentile(q=99.9)"]
+  "text", ["w4 power_of_two", "w8 fp8_e4m3", "w4a8 power_of_two per_tensor", "w4a8 tqt", "w4a8 percentile(q=99.9)"]
 )
 def test_a_setting_prints_as_it_is_read(text):
   assert str(quant.parse(text)) == text

@@ -9,7 +9,8 @@ import pytest
 
 import quant
 from leanax.core.errors import UserError
-from quant.observers.percentile import _bin, _edges, percentile
+from quant.bins import bin_of, edges
+from quant.observers.percentile import percentile
 
 
 class Range(NamedTuple):
@@ -48,9 +49,9 @@ def test_by_hand():
 
 def test_every_number_is_in_its_bin():
   x = np.concatenate([np.geomspace(1.2e-38, 3.4e38, 999), [0.0, -0.0, 1.0, 2.0, np.finfo(np.float32).max]])
-  x, edges = np.concatenate([x, -x]).astype(np.float32), _edges()
-  place = np.asarray(_bin(jnp.asarray(x)))
-  assert np.all(edges[place] <= x) and np.all(x <= edges[place + 1]) and np.all(np.diff(edges[1:-1]) >= 0)
+  x, ends = np.concatenate([x, -x]).astype(np.float32), edges()
+  place = np.asarray(bin_of(jnp.asarray(x)))
+  assert np.all(ends[place] <= x) and np.all(x <= ends[place + 1]) and np.all(np.diff(ends[1:-1]) >= 0)
 
 
 def test_the_largest_numbers_and_the_empty_state():
