@@ -1,6 +1,7 @@
 """Models of the zoo and small functions, lifted, written, and run in the real runtime."""
 
 import dataclasses
+import functools
 
 import flax.linen as nn
 import jax
@@ -30,13 +31,20 @@ def lenet300():
   return linen(LeNet300(), (8, 8, 1))
 
 
+@functools.cache
+def lenet300_on_grids(setting="w8a8"):
+  fn, variables, x = lenet300()
+  model = quantize(fn, setting)
+  return fn, variables, x, model.grids(*model.init(variables, x), variables, x)
+
+
 def lenet5():
   return linen(LeNet5(), (20, 20, 1))
 
 
 def resnet():
   fn, variables, x = linen(ResNet((1, 1), (8, 16)), (12, 12, 3))
-  moved = lambda a: a + 0.3 * jnp.abs(normal(7, a.shape))
+  moved = lambda a: jnp.asarray(a + 0.3 * np.abs(normal(7, a.shape)), a.dtype)
   stats = jax.tree.map(moved, variables["batch_stats"])
   net = graph.fold_batch_norms(graph.net(fn, {**variables, "batch_stats": stats}, x[:1]))
   fn, variables = net.infer, net.variables
@@ -76,7 +84,7 @@ def sole():
 def test_float_files_compute_the_model(make):
   fn, variables, x = make()
   network = deploy.lift(fn, variables, x)
-  expected = np.asarray(fn(variables, x))
+  expected = np.asarray(jax.jit(fn)(variables, x))
   np.testing.assert_allclose(reference.run(network, np.asarray(x)), expected, atol=2e-5)
   for kernels in ("xnnpack", "reference"):
     got = litert(kernels=kernels).open(litert().write(network)).run(np.asarray(x))
@@ -92,12 +100,10 @@ def test_int8_files_compute_the_simulation(make):
   fn, variables, x = make()
   model = quantize(fn, "w8a8")
   qparams, state = model.init(variables, x)
-  _, state = model.observe(state, variables, x)
-  qparams, state = model.freeze(qparams, state)
   grids = model.grids(qparams, state, variables, x)
   network = deploy.lift(fn, variables, jax.ShapeDtypeStruct(x.shape, x.dtype), grids)
   assert network.quantized
-  simulated, _ = model.apply(qparams, state, variables, x)
+  simulated, _ = jax.jit(model.apply)(qparams, state, variables, x)
   found = deploy.parity(network, litert().open(litert().write(network)), np.asarray(x), np.asarray(simulated))
   print(make.__name__, {pair: str(mismatch) for pair, mismatch in found.items()})
   assert found["reference/runtime"].count == 0
@@ -169,18 +175,15 @@ def test_a_relu_with_other_readers_is_simulated_as_the_runtime_computes_it(kind,
 
   model = quantize(fn, setting)
   qparams, state = model.init(variables, x)
-  _, state = model.observe(state, variables, x)
-  qparams, state = model.freeze(qparams, state)
   network = deploy.lift(fn, variables, x, model.grids(qparams, state, variables, x))
-  simulated, _ = model.apply(qparams, state, variables, x)
-  found = deploy.parity(network, litert().open(litert().write(network)), np.asarray(x), np.asarray(simulated))
+  both_forwards = jax.jit(lambda q, s, v, x: (model.apply(q, s, v, x)[0], fn(v, x)))
+  simulated, exact = jax.device_get(both_forwards(qparams, state, variables, x))
+  found = deploy.parity(network, litert().open(litert().write(network)), np.asarray(x), simulated)
   # Sums in 21 bits of fixed point, and means: a tie may fall on the other side. Roundings left out move a third.
   for pair in ("simulation/runtime", "reference/runtime"):
     assert found[pair].count <= 0.005 * found[pair].total
     assert found[pair].max_steps <= 1
-  signal, noise = (
-    np.square(np.asarray(a, np.float64)).mean() for a in (fn(variables, x), fn(variables, x) - simulated)
-  )
+  signal, noise = (np.square(a.astype(np.float64)).mean() for a in (exact, exact - simulated))
   assert 10 * np.log10(signal / noise) > 25
 
 
@@ -200,7 +203,7 @@ def share_that_differs(fn, variables, x):
   model = quantize(fn, "w8a8")
   qparams, state = model.init(variables, x)
   network = deploy.lift(fn, variables, x, model.grids(qparams, state, variables, x))
-  simulated = np.asarray(model.apply(qparams, state, variables, x)[0])
+  simulated = np.asarray(jax.jit(model.apply)(qparams, state, variables, x)[0])
   found = deploy.parity(network, litert().open(litert().write(network)), np.asarray(x), simulated)["simulation/runtime"]
   return found.count / found.total
 
@@ -271,11 +274,11 @@ def test_a_batch_norm_that_was_not_folded_is_named():
 def test_pruned_weights_stay_zero_through_all_of_it():
   fn, variables, x = lenet300()
   mask = jax.tree.map(lambda w: np.random.default_rng(3).random(w.shape) < 0.2, variables)
-  variables = jax.tree.map(lambda w, m: jnp.where(m, w, jnp.zeros_like(w)), variables, mask)
+  variables = jax.tree.map(lambda w, m: jnp.asarray(np.where(m, w, np.zeros_like(w))), variables, mask)
   model = quantize(fn, "w8a8")
   qparams, state = model.init(variables, x)
   network = deploy.lift(fn, variables, x, model.grids(qparams, state, variables, x))
-  pruned = sum(int((leaf == 0).sum()) for leaf in jax.tree.leaves(variables) if leaf.ndim == 2)
+  pruned = sum(int((np.asarray(leaf) == 0).sum()) for leaf in jax.tree.leaves(variables) if leaf.ndim == 2)
   stored = [array for array in constants(litert().write(network)) if array.dtype == np.int8]
   assert sum(array.size for array in stored) == 64 * 300 + 300 * 100 + 100 * 10
   assert sum(int((array == 0).sum()) for array in stored) >= pruned > 30_000
@@ -403,9 +406,7 @@ GRIDS = {
 
 @pytest.mark.parametrize("reason", GRIDS)
 def test_unsupported_grids_are_refused(reason):
-  fn, variables, x = lenet300()
-  model = quantize(fn, "w8a8")
-  grids = model.grids(*model.init(variables, x), variables, x)
+  fn, variables, x, grids = lenet300_on_grids()
   name, change = GRIDS[reason]
   grids = {k: g for k, g in grids.items() if k != name or change is not None}
   if change is not None:
@@ -416,9 +417,7 @@ def test_unsupported_grids_are_refused(reason):
 
 
 def test_narrow_weights_and_unsigned_activations_are_served():
-  fn, variables, x = lenet300()
-  model = quantize(fn, "w4a8")
-  grids = model.grids(*model.init(variables, x), variables, x)
+  fn, variables, x, grids = lenet300_on_grids("w4a8")
   network = deploy.lift(fn, variables, x, grids)
   codes = network.tensors["Dense_1/kernel"].data
   assert (codes.min(), codes.max()) == (-7, 7)
@@ -437,6 +436,7 @@ def one_layer(v, x):
   return x @ v["w"] + v["b"]
 
 
+@functools.cache
 def one_layer_on_grids():
   rng = np.random.default_rng(0)
   v = {"w": jnp.asarray(rng.normal(size=(5, 3)), jnp.float32), "b": jnp.ones(3)}
