@@ -17,7 +17,7 @@ COUNTS = "float_histogram"
 
 
 def float_histogram() -> Statistic:
-  """The number of values in each bin: (2^14,), uint32."""
+  """Returns the number of values in each bin: (2^14,), uint32."""
 
   def update(bins: jax.Array, x: jax.Array, axis_name: str | None) -> jax.Array:
     batch = jnp.zeros_like(bins).at[bin_of(x).reshape(-1)].add(1)
@@ -32,14 +32,14 @@ def _add(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def bin_of(x: jax.Array) -> jax.Array:
-  """The place of float32 numbers among the bins, in their order."""
+  """Returns the place of float32 numbers among the bins, in their order."""
   pattern = jax.lax.bitcast_convert_type(x.astype(jnp.float32) + 0.0, jnp.uint32)
   ordered = jnp.where(pattern >> 31 == 1, ~pattern, pattern | jnp.uint32(2**31))
   return (ordered >> _SHIFT).astype(jnp.int32)
 
 
 def edges() -> np.ndarray:
-  """The least number of each bin, and one behind the last: (2^14 + 1,), finite float32."""
+  """Returns the least number of each bin, and one behind the last: (2^14 + 1,), finite float32."""
   ordered = np.minimum(np.arange(2**_BITS + 1, dtype=np.uint64) << _SHIFT, 2**32 - 1).astype(np.uint32)
   pattern = np.where(ordered >> 31 == 1, ordered & np.uint32(2**31 - 1), ~ordered)
   found, largest = pattern.view(np.float32), np.finfo(np.float32).max

@@ -20,7 +20,7 @@ class _Group(NamedTuple):
 
 
 def kernels(graph: Graph, chosen: Mapping[str, Setting]) -> dict[tuple[str, int], tuple[Quantizer, Use | None]]:
-  """The quantizer of each kernel's operand; one for all uses of a leaf that one array of scales serves."""
+  """Returns the quantizer of each kernel's operand; one for all uses of a leaf that one array of scales serves."""
   groups: dict[Any, list[_Group]] = {}
   for site in graph.analysis.sites:
     op, index = site.op, site.op.kernel_index
@@ -55,7 +55,7 @@ def kernels(graph: Graph, chosen: Mapping[str, Setting]) -> dict[tuple[str, int]
 
 
 def _along(op: Op, index: int, spec: Spec) -> int | None:
-  """The axis of a kernel's operand that is cut into groups, of input channels; None where there are none."""
+  """Returns the axis of a kernel's operand that is cut into groups, of input channels; None where there are none."""
   if spec.group is None:
     return None
   numbers = op.params["dimension_numbers"]

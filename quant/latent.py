@@ -89,19 +89,19 @@ def latent_weights(
 
 
 def project(params: Any, policy: Any, axes: Axes | None = None) -> Any:
-  """The parameters on their grids: what to start from."""
+  """Returns the parameters on their grids: what to start from."""
   chosen = _specs_of(policy, axes)(params)
   return map_named(lambda name, leaf: nearest(leaf, *chosen[name]) if name in chosen else leaf, params)
 
 
 def finalize(params: Any, state: LatentState, policy: Any, axes: Axes | None = None) -> Any:
-  """The parameters as the quantized values of the latents, whatever rounding the updates went through."""
+  """Returns the parameters as the quantized values of the latents, whatever rounding the updates went through."""
   full = map_named(state.latents.get, params)
   return project(full, policy, axes)
 
 
 def nearest(latent: jax.Array, spec: Spec, quantizer: Quantizer | None = None) -> jax.Array:
-  """A leaf on the grid of its largest magnitudes, the scale rounded up to 24 - b - 3 significant bits."""
+  """Returns a leaf on the grid of its largest magnitudes, the scale rounded up to 24 - b - 3 significant bits."""
   bits = spec.bits
   axis, layers, x = (latent.ndim - 1,) if spec.per_channel else (), (), latent
   if quantizer is not None:
@@ -115,14 +115,14 @@ def nearest(latent: jax.Array, spec: Spec, quantizer: Quantizer | None = None) -
 
 
 def _round_up(scale: jax.Array, drop: int) -> jax.Array:
-  """Positive float32 numbers with their last `drop` bits zero, rounded up: the codes still reach the largest weight."""
+  """Returns positive float32 numbers with the last `drop` bits zero, rounded up: codes reach the largest weight."""
   pattern = jax.lax.bitcast_convert_type(scale, jnp.int32)
   low = jnp.int32((1 << drop) - 1)
   return jax.lax.bitcast_convert_type((pattern + low) & ~low, jnp.float32)
 
 
 def _specs_of(policy: Any, axes: Axes | None) -> Any:
-  """From parameters to those that are quantized: their specs, and the quantizers that `axes` has of them."""
+  """Returns the specs, and the quantizers in `axes`, of the parameters that are quantized."""
   chosen = policy if isinstance(policy, Policy) else make_policy(policy, ends=None)
   if chosen.ends is not None:
     raise UserError("latent_weights cannot tell first and last sites; give the policy ends=None and rules of their own")

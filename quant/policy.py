@@ -30,7 +30,7 @@ class Explained(NamedTuple):
 
 
 def policy(rules: Any, ends: Any = "w8a8") -> Policy:
-  """A policy from rules and the widths of the ends.
+  """Returns a policy from rules and the widths of the ends.
 
   Args:
     rules: a sequence of (site glob, setting), a mapping from glob to setting in order, one setting for every site, or a
@@ -55,7 +55,7 @@ def policy(rules: Any, ends: Any = "w8a8") -> Policy:
 def explain(
   policy: Policy, sites: Iterable[str], kernels: Sequence[str], output: str = "output"
 ) -> dict[str, Explained]:
-  """Each site's setting and the rule it came from; sites without a rule are left out and stay in float.
+  """Returns each site's setting and the rule it came from; sites without a rule are left out and stay in float.
 
   Args:
     policy: the rules.

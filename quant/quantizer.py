@@ -107,7 +107,7 @@ class Quantizer(NamedTuple):
     return max(-lowest, highest) if self.kernel else highest - lowest
 
   def start(self, low: jax.Array, high: jax.Array, magnitude: jax.Array) -> dict[str, jax.Array]:
-    """The scale (and of an activation the zero point) of a range, the scale as the spec's estimator starts.
+    """Returns the scale (and of an activation the zero point) of a range, the scale as the spec's estimator starts.
 
     Args:
       low: the lowest value, () or one for each scale.
@@ -123,11 +123,11 @@ class Quantizer(NamedTuple):
     return {"scale": scale} if self.kernel else {"scale": scale, "zero_point": grid.zero_point}
 
   def entry(self, start: Mapping[str, jax.Array], old: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The entry of the quantizers' state: the grid of what was seen, and the one in use, which stays as it is."""
+    """Returns the entry of the quantizers' state: the grid of what was seen, and the one in use, unchanged."""
     return {"grid": self.label, "seen": start, "used": start if old is None else old["used"]}
 
   def place(self, x: jax.Array, used: Mapping[str, Any]) -> Placed:
-    """An operand and its grid.
+    """Returns an operand and its grid.
 
     Args:
       x: the operand.
@@ -145,7 +145,7 @@ class Quantizer(NamedTuple):
     return Placed(x, used["scale"], zero_point, self.ends, count, self.format, used.get("key"))
 
   def grid(self, used: Mapping[str, Any]) -> Grid:
-    """The grid of an activation, or of a kernel's leaf, behind the axes of scans."""
+    """Returns the grid of an activation, or of a kernel's leaf, behind the axes of scans."""
     scale = used["scale"]
     if not self.kernel:
       return Grid(scale, used["zero_point"], self.bits, narrow=self.narrow, format=self.format)

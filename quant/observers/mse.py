@@ -55,7 +55,7 @@ def _range(stats: Stats, bits: int) -> tuple[jax.Array, jax.Array]:
 def _error(
   edges: jax.Array, counts: jax.Array, ends: tuple[jax.Array, jax.Array], bits: int, low: jax.Array, high: jax.Array
 ) -> jax.Array:
-  """The sum of squared errors for these shares of the ends."""
+  """Returns the sum of squared errors for these shares of the ends."""
   grid = affine(jnp.minimum(low * ends[0], 0.0), jnp.maximum(high * ends[1], 0.0), bits)
   lower, upper = ((end - grid.zero_point).astype(edges.dtype) for end in grid.ends)
 

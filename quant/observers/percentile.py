@@ -39,7 +39,7 @@ def _range(stats: Stats, share: float) -> tuple[jax.Array, jax.Array]:
 
 
 def _leave_out(counts: jax.Array, share: float) -> tuple[jax.Array, jax.Array]:
-  """The bin in which a share of all values ends, counted from the first, and the part of the bin that it takes."""
+  """Returns the bin in which a share of all values ends, counted from the first, and the part of it that it takes."""
   counts = counts.astype(jnp.float32)
   through = jnp.cumsum(counts)
   left = share * through[-1]

@@ -1,1 +1,1 @@
-"""Masks that move while a sparse network trains, one method a file; `sparsity` exports them."""
+"""Masks that move while a sparse network trains, one method per file; `sparsity` exports them."""

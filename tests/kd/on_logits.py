@@ -52,7 +52,7 @@ def check(loss, oracle, teacher=True, slope=True):
 
 
 def check_positions(loss, oracle, s, t):
-  """Logits (batch, *positions, classes): one number a position, that of numpy; where some do not count these are 0."""
+  """Logits (batch, *positions, classes): one number per position, as numpy; masked ones are 0."""
   for lead in ((2, 3), (3, 1, 2)):
     tall = lambda x, lead=lead: None if x is None else np.reshape(x, (*lead, *x.shape[1:]))
     want = tall(oracle(s, t, labels()))

@@ -76,10 +76,10 @@ def test_an_objective_runs_with_them(form):
 
 
 def test_a_loss_that_reads_logits_refuses_several():
-  mine, student = outputs(8, "dict", (TAP, "Dense_1/kernel:out"))
+  variables, student = outputs(8, "dict", (TAP, "Dense_1/kernel:out"))
   loss = kd.byot((TAP, TAP))
   with pytest.raises(UserError, match="the loss 'byot' reads logits .* of the student; got dict"):
-    loss.init(jax.random.key(0), student(mine), None, None)
+    loss.init(jax.random.key(0), student(variables), None, None)
 
 
 def test_a_function_of_other_arguments_is_refused_where_the_loss_is_made():
