@@ -56,7 +56,7 @@ class Users:
 
 
 def find_chain(users: Users, site: Site) -> Chain | None:
-  """The affine equations after a site, up to the last one with coefficients from the variables; None without any."""
+  """Returns the affine equations after a site, up to the last with coefficients from the variables, or None."""
   analysis, start = users.analysis, site.node
   scope = analysis.scopes[start.index] if start is not None else None
   if start is None or scope is None or scope.scans or scope.frozen:
@@ -102,7 +102,7 @@ def out_axes(site: Site) -> tuple[int, ...]:
 
 
 def kernel_axes(site: Site) -> tuple[int, ...]:
-  """The same axes in the kernel's operand, in the same order."""
+  """Returns the same axes in the kernel's operand, in the same order."""
   op = site.op
   if op.kind == "conv":
     return (op.params["dimension_numbers"].rhs_spec[0],)
@@ -112,7 +112,7 @@ def kernel_axes(site: Site) -> tuple[int, ...]:
 
 
 def refusal(users: Users, chain: Chain) -> str:
-  """Why the kernel of a site cannot take up a chain that follows it; "" where it can."""
+  """Returns why the kernel of a site cannot take up a chain that follows it; "" where it can."""
   site, op = chain.site, chain.site.op
   if op.kernel_index is None:
     return f"it follows {op.name!r}, which multiplies two activations"
@@ -126,7 +126,7 @@ def refusal(users: Users, chain: Chain) -> str:
 
 
 def _kernel_moves(users: Users, site: Site) -> list[Node] | None:
-  """The nodes from the leaf to the kernel's operand if they only move its numbers and nothing else reads the leaf."""
+  """Returns the nodes from the leaf to the kernel's operand if they move its numbers only and nothing else reads it."""
   analysis, found = users.analysis, []
   current = analysis.resolve(site.node.inputs[site.op.kernel_index or 0])
   while True:
@@ -185,7 +185,7 @@ def measure(users: Users, chain: Chain, env: dict[int, Any]) -> Measured:
 
 
 def _kernel_factor(users: Users, site: Site, slope: np.ndarray) -> np.ndarray:
-  """The slope, broadcast over the kernel's operand, in the shape of the leaf."""
+  """Returns the slope, broadcast over the kernel's operand, in the shape of the leaf."""
   axes, operand = kernel_axes(site), site.op.inputs[site.op.kernel_index or 0]
   shape = [n if i in axes else 1 for i, n in enumerate(operand.shape)]
   full = np.broadcast_to(slope.transpose(np.argsort(axes)).reshape(shape), operand.shape)
@@ -200,7 +200,7 @@ def _kernel_factor(users: Users, site: Site, slope: np.ndarray) -> np.ndarray:
 
 
 def _at(place: np.ndarray, values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-  """An array of this shape with values at these places of it, counted flat."""
+  """Returns an array of this shape with values at these places of it, counted flat."""
   out = np.empty(math.prod(shape), values.dtype)
   out[place.reshape(-1)] = values.reshape(-1)
   return out.reshape(shape)
@@ -232,7 +232,7 @@ _SHAPES = frozenset(("broadcast_in_dim", "reshape", "squeeze", "transpose"))
 
 
 def compute(analysis: Analysis, env: dict[int, Any], ref: Any) -> Any:
-  """A value that depends on variables alone; `env` holds the leaves and keeps what was computed."""
+  """Returns a value that depends on variables alone; `env` holds the leaves and keeps what was computed."""
   ref = analysis.resolve(ref)
   if isinstance(ref, jex.Literal):
     return ref.val

@@ -36,7 +36,7 @@ def normalisations(users: Users, site: Site, names: list[str]) -> list[tuple[Nod
 
 
 def _axes_after(analysis: Analysis, node: Node, place: int, axes: frozenset[int]) -> frozenset[int] | None:
-  """The axes of channels after an equation; None where it does more than scale, shift or move channels."""
+  """Returns the axes of channels after an equation; None where it does more than scale, shift or move channels."""
   source, result = analysis.value(node.inputs[place]).aval, analysis.program.avals[node.outputs[0]]
   if node.primitive in AFFINE:
     others = [ref for i, ref in enumerate(node.inputs) if i != place]

@@ -39,7 +39,7 @@ def moves(flow: Flow, site: Any, node: Node, place: int) -> channels.Moves | Non
 
 
 def reader(flow: Flow, ref: Ref, to_sum: channels.Moves) -> Callable[[Any], Any] | None:
-  """The function from a bias's leaf to its values for each output channel, if that needs nothing but the leaf."""
+  """Returns the function from a bias's leaf to its values for each output channel, if these need nothing else."""
   steps: list[Any] = []
   while True:
     ref, nodes = _chain(flow, ref, None)
@@ -54,7 +54,7 @@ def reader(flow: Flow, ref: Ref, to_sum: channels.Moves) -> Callable[[Any], Any]
 
 
 def _chain(flow: Flow, ref: Ref, until: Node | None) -> tuple[Ref, list[Node]]:
-  """The value that moves alone have brought here, and the moves; none further back than the node `until`."""
+  """Returns the value that moves alone have brought here, and the moves; none further back than the node `until`."""
   nodes: list[Node] = []
   while not isinstance(ref := flow.resolve(ref), jex.Literal):
     node = flow.values[ref].producer
@@ -66,7 +66,7 @@ def _chain(flow: Flow, ref: Ref, until: Node | None) -> tuple[Ref, list[Node]]:
 
 
 def _reading(steps: Sequence[Any], moves: channels.Moves) -> Callable[[Any], Any]:
-  """The function from a bias's leaf to its values in the axes of the kernel operand, behind those of the scans.
+  """Returns the function from a bias's leaf to its values in the axes of the kernel operand, behind those of the scans.
 
   Args:
     steps: the nodes that move the leaf to the sum, and for each scan on the way its (length, whether it hands out one

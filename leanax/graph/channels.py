@@ -19,7 +19,7 @@ Moves = tuple[tuple[Any, ...], ...]
 
 
 def produced(kind: str, params: Mapping[str, Any], kernel: int, shapes: Sequence[Shape]) -> list[int | None]:
-  """For each axis of a dot's or a convolution's result the kernel's axis that it runs over, if it runs over one.
+  """Returns for each axis of a dot's or a convolution's result the kernel's axis that it runs over, or None.
 
   Args:
     kind: "dot" or "conv".
@@ -83,7 +83,7 @@ def follow(
 
 
 def varying(shape: Shape, nodes: Sequence[Any], avals: Any) -> set[int]:
-  """The axes along which a leaf of this shape may vary after these nodes (`ops.leaf_moves`)."""
+  """Returns the axes along which a leaf of this shape may vary after these nodes (`ops.leaf_moves`)."""
   axes = {axis for axis, n in enumerate(shape) if n > 1}
   for node in nodes:
     source, result = (tuple(avals[number].shape) for number in (node.inputs[0], node.outputs[0]))
@@ -98,14 +98,14 @@ def varying(shape: Shape, nodes: Sequence[Any], avals: Any) -> set[int]:
 
 
 def to_sum(values: Any, moves: Moves) -> Any:
-  """Values of one output channel each, in the kernel operand's axes (1 where none), in the axes of the sum."""
+  """Returns values of one output channel each, in the kernel operand's axes (1 where none), in the axes of the sum."""
   for kind, *shapes in moves:
     values = values.transpose(shapes[0]) if kind == "transpose" else values.reshape(shapes[1])
   return values
 
 
 def to_kernel(values: Any, moves: Moves) -> Any:
-  """The way back."""
+  """Does the reverse of `to_sum`."""
   for kind, *shapes in reversed(moves):
     if kind == "transpose":
       values = values.transpose(sorted(range(values.ndim), key=lambda place, order=shapes[0]: order[place]))
@@ -115,11 +115,11 @@ def to_kernel(values: Any, moves: Moves) -> Any:
 
 
 def shape_of(moves: Moves) -> Shape:
-  """The kernel operand's shape with 1 on the axes that are no channels."""
+  """Returns the kernel operand's shape with 1 on the axes that are no channels."""
   order, lengths = moves[0][1], moves[1][1]
   return tuple(lengths[order.index(axis)] for axis in range(len(order)))
 
 
 def to_sum_shape(moves: Moves) -> Shape:
-  """The shape that `to_sum` gives."""
+  """Returns the shape that `to_sum` gives."""
   return to_sum(np.empty(shape_of(moves), bool), moves).shape

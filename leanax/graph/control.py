@@ -63,7 +63,7 @@ def _scan(emitter: Evaluator, node: Node, values: list[Any], extras: Extras) -> 
 
 
 def _typed(value: Any, aval: Any) -> Any:
-  """A literal as an array of the type that the carry has."""
+  """Returns a literal as an array of the type that the carry has."""
   return value if hasattr(value, "aval") else jnp.asarray(value, aval.dtype)
 
 

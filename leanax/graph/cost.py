@@ -12,7 +12,7 @@ Row = dict[str, Any]
 
 
 def row(op: Op, bits: tuple[int, int] | None = None) -> Row:
-  """One operation's costs as plain data.
+  """Returns one operation's costs as plain data.
 
   Args:
     op: an operation.
@@ -46,7 +46,7 @@ def row(op: Op, bits: tuple[int, int] | None = None) -> Row:
 
 
 def table(ops: Iterable[Op], bits: Mapping[str, tuple[int, int]] | None = None) -> list[Row]:
-  """A row for each operation, in order; `bits` gives the widths of some by name."""
+  """Returns a row for each operation, in order; `bits` gives the widths of some by name."""
   return [row(op, (bits or {}).get(op.name)) for op in ops]
 
 

@@ -44,7 +44,7 @@ class Emitter:
     everything: builds every node that holds others anew.
     touched: the nodes to open: those that hold one that is chosen or edited.
     constants: other values of some constants, by number.
-    sizes: what was cut from each value (`cut.Sizes`); None when shapes are the original ones.
+    sizes: what was cut from each value (`sizes.Sizes`); None when shapes are the original ones.
     asking: nothing is computed, it is only seen whether the visitor replaces anything.
     watch: names under which values are written into the extras, by number.
     record: what is written: `record(name, value, extras)`.
@@ -66,7 +66,7 @@ class Emitter:
   def run(
     self, body: Body, inputs: Sequence[Any], extras: Extras, env: dict[int, Any] | None = None
   ) -> tuple[list[Any], Extras]:
-    """The body's results on these inputs, and the extras that were written.
+    """Returns the body's results on these inputs, and the extras that were written.
 
     `env` holds values by number; a call's body shares it with its surroundings, so that an edit may reach across.
     """

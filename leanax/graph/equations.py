@@ -31,19 +31,19 @@ class Trees:
     self._reason: tuple[Node | None, Reason] = None, Reason("", "")
 
   def of(self, ref: Any) -> list[Tree]:
-    """The trees of a value's axes."""
+    """Returns the trees of a value's axes."""
     if isinstance(ref, jex.Literal):
       return [Units(n) for n in getattr(ref.aval, "shape", ())]
     return self.trees[ref]
 
   def new(self, number: int) -> list[Tree]:
-    """Trees of which nothing is known yet, for a result."""
+    """Returns trees of which nothing is known yet, for a result."""
     if number not in self.trees:
       self.trees[number] = [Units(n) for n in getattr(self.program.avals[number], "shape", ())]
     return self.trees[number]
 
   def reason(self, node: Node) -> Reason:
-    """An equation's name, with the line of the user's code that it comes from where that is known."""
+    """Returns an equation's name, with the line of the user's code that it comes from where that is known."""
     if self._reason[0] is not node:
       where = line(node) or next((found for found in reversed(self.lines) if found), "")
       self._reason = node, Reason(node.primitive, f"{node.primitive!r}{where}")
@@ -85,7 +85,7 @@ def link(links: Trees, node: Node) -> None:
 
 
 def line(node: Node) -> str:
-  """The innermost line of the user's code that an equation comes from, or ""."""
+  """Returns the innermost line of the user's code that an equation comes from, or ""."""
   trace = getattr(getattr(node.eqn, "source_info", None), "traceback", None)
   for frame in getattr(trace, "frames", ()):
     if not any(part in frame.file_name for part in _NOT_OURS):

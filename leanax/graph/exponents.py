@@ -62,11 +62,11 @@ class Exponents:
     self.zero("an output of the function", *program.body.outputs)
 
   def axes(self, ref: Any) -> list[int]:
-    """The axes of a value that have the channels."""
+    """Returns the axes of a value that have the channels."""
     return [axis for axis, tree in enumerate(self.trees(ref)) if self.channels in units.units(tree)]
 
   def trees(self, ref: Any) -> list[units.Tree]:
-    """The trees of a value's axes; of none inside what is opaque."""
+    """Returns the trees of a value's axes; of none inside what is opaque."""
     ref = self.analysis.resolve(ref)
     return [] if isinstance(ref, jex.Literal) else self.links.trees.get(ref, [])
 
@@ -143,7 +143,7 @@ class Exponents:
     return {var: value for var, value in found.items() if value}
 
   def _choice(self, found: Mapping[Var, int]) -> Var | None:
-    """Of the first product that leaves one, what is not scaled."""
+    """Returns what is not scaled of the first product that leaves a choice."""
     for rule in self.rules:
       total, left = _sum(rule, found)
       if total and len(left) > 1:
@@ -158,7 +158,7 @@ class Exponents:
 
 
 def _sum(rule: Rule, found: Mapping[Var, int]) -> tuple[int, list[Var]]:
-  """The sum of a rule's known terms, and the others."""
+  """Returns the sum of a rule's known terms, and the others."""
   known = sum(weight * found[var] for var, weight in rule.terms.items() if var in found)
   return known, [var for var in rule.terms if var not in found]
 

@@ -106,7 +106,7 @@ class Flow:
     """Called for each plain node after its values are known."""
 
   def resolve(self, ref: Ref) -> Ref:
-    """The number of a value after looking through calls, checkpoints and rules, or a Literal."""
+    """Returns the number of a value after looking through calls, checkpoints and rules, or a Literal."""
     return ref if isinstance(ref, jex.Literal) else self.same[ref]
 
   def value(self, ref: Ref) -> Value:
@@ -272,7 +272,7 @@ class Flow:
     return [self.known(ref) for ref in refs]
 
   def known(self, ref: Ref) -> np.ndarray | None:
-    """The number that a value is in every call, worked out of literals and constants; None if it is not so simple."""
+    """Returns the number that a value is in every call, from literals and constants; None if it depends on more."""
     ref = self.resolve(ref)
     if isinstance(ref, jex.Literal):
       return np.asarray(ref.val)
@@ -297,7 +297,7 @@ class Flow:
 
 
 def _carried(body: Body, consts: int, carry: int) -> list[int]:
-  """For each carried value of a scan the inputs of its body that reach it in any iteration, as bits by their place."""
+  """Returns for each carried value of a scan the inputs of its body that reach it in any iteration, as bits."""
   reach = {number: 1 << place for place, number in enumerate(body.inputs)}
 
   def of(refs: Sequence[Ref]) -> int:

@@ -35,7 +35,7 @@ class Fold(NamedTuple):
 
 
 def folds(users: Users, variables: Any) -> list[Fold]:
-  """Every chain after a site that holds a product with variables, in order: how it is folded, or why it is not."""
+  """Returns each chain after a site that has a product with variables, in order: how it is folded, or why not."""
   analysis, given = users.analysis, leaves_by_name(variables)
   paths = {leaf_name(path): path for path, _ in jax.tree_util.tree_leaves_with_path(variables)}
   taken, plan = set(given), []
@@ -66,7 +66,7 @@ def folds(users: Users, variables: Any) -> list[Fold]:
 
 @np.errstate(all="ignore")  # what is not finite is seen by the caller
 def _scaled(kernel: Any, one: Measured) -> tuple[np.ndarray, np.ndarray]:
-  """The new kernel and bias, in the kernel's type."""
+  """Returns the new kernel and bias, in the kernel's type."""
   return (np.asarray(kernel, np.float64) * one.factor).astype(kernel.dtype), one.offset.astype(kernel.dtype)
 
 

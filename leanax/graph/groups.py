@@ -47,7 +47,7 @@ class Group:
 
 
 def groups(fn: Callable[..., Any], variables: Any, *inputs: Any) -> list[Group]:
-  """The groups of a function's leaves, in the order in which the leaves first have them.
+  """Returns the groups of a function's leaves, in the order in which the leaves first have them.
 
   Axes are followed through dots, convolutions (grouped and depthwise too), norms, sums, concatenations, splits,
   padding, reshapes, transposes, pools, calls, scans and branches. An axis that is made of several, such as heads and
@@ -57,7 +57,7 @@ def groups(fn: Callable[..., Any], variables: Any, *inputs: Any) -> list[Group]:
   Args:
     fn: `fn(variables, *inputs) -> out`.
     variables: a tree of arrays or `jax.ShapeDtypeStruct`.
-    *inputs: an example, or its shapes.
+    *inputs: example inputs, or their shapes.
   """
   program = read(fn, variables, *inputs)
   links = Links(program)

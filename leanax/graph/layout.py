@@ -42,26 +42,26 @@ class View(NamedTuple):
 
 
 def whole(shape: Sequence[int]) -> View | None:
-  """A leaf as it is; None for one without elements."""
+  """Returns a leaf as it is; None for one without elements."""
   if 0 in shape:
     return None
   return View(tuple(shape), (0,) * len(shape), tuple((Digit(axis, 1, n),) for axis, n in enumerate(shape)))
 
 
 def scanned(view: View) -> View:
-  """One iteration's slice of a leaf that a scan hands on along its first axis."""
+  """Returns one iteration's slice of a leaf that a scan hands on along its first axis."""
   return view._replace(axes=view.axes[1:], scans=(*view.scans, view.axes[0]))
 
 
 def repeated(view: View, length: int) -> View:
-  """A leaf that every iteration of a scan sees whole."""
+  """Returns a leaf that every iteration of a scan sees whole."""
   return view._replace(scans=(*view.scans, (Digit(None, 0, length),)))
 
 
 def move(
   primitive: str, params: Mapping[str, Any], view: View, shape: Sequence[int], place: int, indices: Callable[[], Any]
 ) -> View | None:
-  """The view of an equation's result, or None if it has none.
+  """Returns the view of an equation's result, or None if it has none.
 
   Args:
     primitive: the equation's primitive; its first operand is the one that is moved.
@@ -120,7 +120,7 @@ def _length(axis: Digits) -> int:
 
 
 def _cut(digits: Digits, first: int, count: int, step: int) -> tuple[Digits, dict[int, int]] | None:
-  """Every `step`-th of an axis's indices from `first` on: the digits left, and how far the start moves."""
+  """Returns every `step`-th of an axis's indices from `first` on: the digits left, and how far the start moves."""
   if not digits:
     return ((), {}) if (first, count) == (0, 1) else None
   (axis, stride, _), rest = digits[0], digits[1:]
@@ -144,7 +144,7 @@ def _cut(digits: Digits, first: int, count: int, step: int) -> tuple[Digits, dic
 
 
 def _slices(view: View, cuts: Sequence[tuple[int, int, int]]) -> View | None:
-  """The same (first, count, step) of each axis."""
+  """Returns the same (first, count, step) of each axis."""
   axes, moved = [], dict[int, int]()
   for digits, (first, count, step) in zip(view.axes, cuts, strict=True):
     if (first, count, step) == (0, _length(digits), 1):

@@ -12,7 +12,7 @@ from leanax.graph.sites import Analysis
 
 
 def live(fn: Callable[..., Any]) -> Callable[..., Any]:
-  """The same function, `fn2(variables, *inputs) -> out`, without the operations that its outputs do not depend on.
+  """Returns the function, `fn2(variables, *inputs) -> out`, without the operations that its outputs do not depend on.
 
   XLA drops these anyway; this is for what reads the traced function, such as quantizers that look for its last site.
   """
@@ -29,7 +29,7 @@ def live(fn: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def leaves_read(fn: Callable[..., Any], variables: Any, *inputs: Any) -> set[str]:
-  """The names of the leaves of the variables that the outputs depend on; arguments may be shapes."""
+  """Returns the names of the leaves of the variables that the outputs depend on; arguments may be shapes."""
   analysis = Analysis(read(fn, variables, *inputs))
   program = analysis.program
   _, values = needed(analysis, {}, calls(program.body))
@@ -37,7 +37,7 @@ def leaves_read(fn: Callable[..., Any], variables: Any, *inputs: Any) -> set[str
 
 
 def read_by_sites(analysis: Analysis) -> tuple[set[int], set[int]]:
-  """The nodes that the outputs depend on, and the activations that operations of interest among them read.
+  """Returns the nodes that the outputs depend on, and the activations that operations of interest among them read.
 
   A function that leaves out some of a model's outputs still holds the operations behind those.
   """
@@ -47,7 +47,7 @@ def read_by_sites(analysis: Analysis) -> tuple[set[int], set[int]]:
 
 
 def calls(body: Body) -> set[int]:
-  """The calls of jitted functions that can be opened one inside the other, from the outside."""
+  """Returns the calls of jitted functions that can be opened one inside the other, from the outside."""
   found: set[int] = set()
   for node in body.nodes:
     if node.form == "jit":

@@ -22,7 +22,7 @@ class Maker(NamedTuple):
 
 
 def exposed(graph: Graph) -> dict[str, Maker]:
-  """The activations that operations of interest read, and others read too, such as a ReLU: by name, with their makers.
+  """Returns the makers, by name, of activations that operations of interest read, and others too, such as a ReLU.
 
   What the outputs do not depend on reads nothing. A tensor is left out where its maker cannot be replaced (inside a
   custom rule), or stands in another scan than a reader.
@@ -50,7 +50,7 @@ def exposed(graph: Graph) -> dict[str, Maker]:
 
 
 def pooled(graph: Graph) -> dict[tuple[str, int], int]:
-  """Of each operand of an operation of interest how far it was max-pooled since its activation was made: 1 is not.
+  """Returns for each operand of an operation of interest how far it was max-pooled since its activation was made.
 
   One tensor has one name before and behind its pools, but not one range.
   """

@@ -108,7 +108,7 @@ def _matmul(op: Op, leaf: str, view: View) -> Matmul | None:
 
 
 def _order(op: Op) -> tuple[tuple[int, ...], tuple[int, int, int]]:
-  """The axes of the kernel operand in the order (groups, out, in), and the sizes of the three."""
+  """Returns the axes of the kernel operand in the order (groups, out, in), and the sizes of the three."""
   kernel = op.kernel_index or 0
   shape = op.inputs[kernel].shape
   if op.kind == "conv":
@@ -121,7 +121,7 @@ def _order(op: Op) -> tuple[tuple[int, ...], tuple[int, int, int]]:
 
 
 def _indices(first: int, digits: Sequence[Digit]) -> np.ndarray:
-  """The indices along an axis of a leaf that these digits reach, the first digit slowest."""
+  """Returns the indices along an axis of a leaf that these digits reach, the first digit slowest."""
   places = np.asarray([first])
   for digit in digits:
     places = (places[:, None] + digit.stride * np.arange(digit.length)).reshape(-1)

@@ -44,7 +44,7 @@ def batch_norms(fn: Callable[..., Any], variables: Any, *inputs: Any) -> list[No
   Args:
     fn: `fn(variables, *inputs) -> out` in evaluation mode.
     variables: a tree of arrays.
-    *inputs: an example.
+    *inputs: example inputs.
   """
   analysis = Analysis(read(fn, variables, *inputs))
   users = Users(analysis)
@@ -68,7 +68,7 @@ def batch_norms(fn: Callable[..., Any], variables: Any, *inputs: Any) -> list[No
 
 
 def _root(analysis: Analysis, node: Node) -> Node | None:
-  """The root of variables that an activation is multiplied by in this node, or divided by."""
+  """Returns the root of variables that an activation is multiplied by in this node, or divided by."""
   if node.primitive not in ("mul", "div") or not analysis.value(node.outputs[0]).data:
     return None
   for place, ref in enumerate(node.inputs):
@@ -88,7 +88,7 @@ def _root(analysis: Analysis, node: Node) -> Node | None:
 
 
 def _reason(users: Users, node: Node, fold: Fold | None) -> str:
-  """Why a batch norm stays: what the chain says that it is in, or what stands before it."""
+  """Returns why a batch norm stays: what the chain says that it is in, or what stands before it."""
   analysis, scope = users.analysis, users.analysis.scopes[node.index]
   if fold is not None:
     return fold.reason

@@ -36,7 +36,7 @@ class Observer(NamedTuple):
 
 
 def observe(fn: Callable[..., Any], variables: Any, batches: Iterable[Any], what: What) -> dict[str, dict[str, Any]]:
-  """Statistics over batches: `{name: {statistic: value}}`.
+  """Returns statistics over batches: `{name: {statistic: value}}`.
 
   The memory does not grow with the number of batches. Their order, and how examples are split over batches and devices,
   do not matter: exactly for counts and extrema, to about 1e-6 for sums; a statistic that is `ordered` is the exception.
@@ -81,7 +81,7 @@ def inputs_of(batches: Iterable[Any], purpose: str = "observe") -> Iterator[tupl
 
 
 def observing(fn: Callable[..., Any], what: What, axis_name: str | None = None) -> Observer:
-  """The functions behind `observe`.
+  """Returns the functions behind `observe`.
 
   Args:
     fn: `fn(variables, *inputs) -> out`.
@@ -91,7 +91,7 @@ def observing(fn: Callable[..., Any], what: What, axis_name: str | None = None) 
   statistics = _checked(what)
 
   def run(step: Callable[[str, Any, Any], Any], states: States, variables: Any, *inputs: Any) -> States:
-    """The states after `step(name, x, state)` of everything that is read."""
+    """Returns the states after `step(name, x, state)` of everything that is read."""
     analysis = Analysis(read(fn, variables, *inputs))
     program = analysis.program
     chosen = {site.node.index: site for site in analysis.sites[:-1] if site.op.name in statistics}
@@ -190,7 +190,7 @@ def _check_state(name: str, one: Statistic, x: Any, state: Any) -> None:
 
 
 def _numbers(name: str, x: Any) -> jax.Array:
-  """A tensor in float32, without a gradient."""
+  """Returns a tensor in float32, without a gradient."""
   if not (jnp.issubdtype(x.dtype, jnp.number) or x.dtype == bool) or jnp.issubdtype(x.dtype, jnp.complexfloating):
     raise UserError(f"{name!r} holds {x.dtype}; expected real numbers")
   return jax.lax.stop_gradient(x).astype(jnp.float32)

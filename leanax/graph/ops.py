@@ -104,14 +104,14 @@ class Op:
   call: Callable[..., tuple[Any, ...]] | None = field(default=None, repr=False)
 
   def bind(self, *inputs: Any, **changed: Any) -> tuple[Any, ...]:
-    """The original operation on these inputs; a dot or convolution also with parameters of its equation changed."""
+    """Returns the original operation on these inputs; a dot's or convolution's parameters may be changed."""
     return inputs if self.call is None else self.call(*inputs, **changed)
 
 
 def kernel_axes(
   primitive: str, params: Mapping[str, Any], kernel: int, ndim: int
 ) -> tuple[int | None, tuple[int, ...]]:
-  """Of a dot's or a convolution's kernel operand: `Op.channel_axis` and `Op.channel_axes`."""
+  """Returns `Op.channel_axis` and `Op.channel_axes` of a dot's or a convolution's kernel operand."""
   if primitive == "dot_general":
     contract, batch = params["dimension_numbers"]
     kept = tuple(axis for axis in range(ndim) if axis not in contract[kernel])
@@ -126,13 +126,13 @@ def kernel_axes(
 
 
 def dot_macs(params: Mapping[str, Any], lhs: Any, rhs: Any) -> int:
-  """Products of a dot: every axis of the left operand times the right operand's free axes."""
+  """Returns the products of a dot: every axis of the left operand times the right operand's free axes."""
   (_, contract), (_, batch) = params["dimension_numbers"]
   return math.prod(lhs.shape) * math.prod(n for axis, n in enumerate(rhs.shape) if axis not in (*contract, *batch))
 
 
 def ragged_macs(params: Mapping[str, Any], lhs: Any, rhs: Any) -> int:
-  """Products of a ragged dot: each row, or each summed position, meets one group."""
+  """Returns the products of a ragged dot: each row, or each summed position, meets one group."""
   numbers = params["ragged_dot_dimension_numbers"]
   (_, contract), (_, batch) = numbers.dot_dimension_numbers
   gone = (*contract, *batch, *numbers.rhs_group_dimensions)
@@ -140,7 +140,7 @@ def ragged_macs(params: Mapping[str, Any], lhs: Any, rhs: Any) -> int:
 
 
 def conv_macs(params: Mapping[str, Any], lhs: Any, rhs: Any, out: Any) -> int:
-  """Products of a convolution, padding counted; a transposed one spreads its kernel from every input position."""
+  """Returns the products of a convolution, with padding; a transposed one spreads its kernel from every position."""
   spec = params["dimension_numbers"]
   spatial = math.prod(rhs.shape[axis] for axis in spec.rhs_spec[2:])
   if any(d != 1 for d in params["lhs_dilation"]):

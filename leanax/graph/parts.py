@@ -30,7 +30,7 @@ def axis_parts(fn: Callable[..., Any], variables: Any, *inputs: Any) -> dict[str
   Args:
     fn: `fn(variables, *inputs) -> out`.
     variables: a tree of arrays or `jax.ShapeDtypeStruct`.
-    *inputs: an example, or its shapes.
+    *inputs: example inputs, or their shapes.
   """
   program = read(fn, variables, *inputs)
   links = Links(program)

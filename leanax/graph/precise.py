@@ -10,7 +10,7 @@ PRODUCTS = ("dot_general", "conv_general_dilated", "ragged_dot_general")
 
 
 def highest_precision(fn: Callable[..., Any]) -> Callable[..., Any]:
-  """`fn(*arrays) -> out` with each dot and convolution at the highest precision, whatever its author has asked for.
+  """Returns `fn(*arrays) -> out` with each dot and convolution at the highest precision, whatever it asks for.
 
   An accelerator multiplies float32 numbers in fewer bits by default. Those inside scans, branches, loops and custom
   rules are found too; the derivative of a custom rule stays as it is, so that it is for inference.
@@ -26,7 +26,7 @@ def highest_precision(fn: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _raised(value: Any) -> Any:
-  """A jaxpr, or the parameter of an equation, with the precision of every product in it raised."""
+  """Returns a jaxpr, or the parameter of an equation, with the precision of every product in it raised."""
   if isinstance(value, jex.ClosedJaxpr) and hasattr(value, "jaxpr") and value.jaxpr is not value:
     return value.replace(jaxpr=_raised(value.jaxpr))
   if isinstance(value, jex.Jaxpr):

@@ -83,7 +83,7 @@ def leaf_name(path: tuple[Any, ...]) -> str:
 
 
 def leaf_names(variables: Any) -> tuple[str, ...]:
-  """The names of a tree of variables' leaves, in order."""
+  """Returns the names of a tree of variables' leaves, in order."""
   return tuple(leaf_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(variables))
 
 
@@ -130,7 +130,7 @@ def check_arrays(variables: Any) -> None:
 
 
 def touched(program: Program, chosen: Collection[int]) -> set[int]:
-  """The nodes that are chosen, or hold one that is."""
+  """Returns the nodes that are chosen, or hold one that is."""
   found = set(chosen)
   for node in program.nodes:  # inner nodes come first
     if any(inner.index in found for body in node.bodies for inner in body.nodes):
@@ -139,7 +139,7 @@ def touched(program: Program, chosen: Collection[int]) -> set[int]:
 
 
 def inside(node: Node) -> set[int]:
-  """The indices of every node that a node holds."""
+  """Returns the indices of every node that a node holds."""
   found: set[int] = set()
   for body in node.bodies:
     for inner in body.nodes:

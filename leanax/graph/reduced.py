@@ -10,7 +10,7 @@ Axis = int | tuple[int, ...] | None
 
 
 def kept_shape(name: str, axis: Axis, x: jax.ShapeDtypeStruct) -> tuple[int, ...]:
-  """The lengths of the kept axes, in order.
+  """Returns the lengths of the kept axes, in order.
 
   Args:
     name: of the statistic, for the error.
@@ -28,7 +28,7 @@ def kept_shape(name: str, axis: Axis, x: jax.ShapeDtypeStruct) -> tuple[int, ...
 
 
 def others(axis: Axis, x: Any) -> tuple[int, ...]:
-  """The axes that are not kept."""
+  """Returns the axes that are not kept."""
   kept = {a % x.ndim for a in _tuple(axis)}
   return tuple(place for place in range(x.ndim) if place not in kept)
 

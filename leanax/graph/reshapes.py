@@ -4,7 +4,7 @@ Run = list[tuple[int, int]]  # (axis, size) of neighbours
 
 
 def runs(source: tuple[int, ...], result: tuple[int, ...]) -> list[tuple[Run, Run]]:
-  """The shortest runs of axes, ones aside, that a reshape turns into each other."""
+  """Returns the shortest runs of axes, ones aside, that a reshape turns into each other."""
   a, b = ([(i, n) for i, n in enumerate(shape) if n != 1] for shape in (source, result))
   found = []
   while a and b:

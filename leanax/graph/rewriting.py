@@ -14,7 +14,7 @@ from leanax.graph.sites import Analysis
 def rewrite(
   fn: Callable[..., Any], visit: Visit | None, *, select: Callable[[Op], bool] | None = None, everything: bool = False
 ) -> Callable[..., tuple[Any, Extras]]:
-  """The same function with operations replaced: `fn2(extras, variables, *inputs) -> (out, extras2)`.
+  """Returns the same function with operations replaced: `fn2(extras, variables, *inputs) -> (out, extras2)`.
 
   `fn` is traced at the shapes of each call, so one rewritten function serves any batch size. It works under jit, grad,
   vmap, and inside pmap and shard_map.

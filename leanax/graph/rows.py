@@ -11,7 +11,7 @@ from leanax.graph.ops import Op
 
 
 def refusal(op: Op) -> str:
-  """Why a site is no product of rows with a kernel; "" where it is one."""
+  """Returns why a site is no product of rows with a kernel; "" where it is one."""
   if op.kind not in ("dot", "conv"):
     return f"it is of the kind {op.kind!r}"
   if op.kernel_index is None:
@@ -24,7 +24,7 @@ def refusal(op: Op) -> str:
 
 
 def rows(op: Op, x: jax.Array) -> jax.Array:
-  """The rows that a site multiplies by its kernel, so that `rows @ matrix.T` holds the numbers of its output.
+  """Returns the rows that a site multiplies by its kernel, so that `rows @ matrix.T` holds the numbers of its output.
 
   Args:
     op: a dot or a convolution with a kernel.
@@ -51,7 +51,7 @@ def rows(op: Op, x: jax.Array) -> jax.Array:
 
 
 def _patches(op: Op, x: jax.Array) -> jax.Array:
-  """Windows taken out of the padded image, one spatial axis after the other; a gather rounds nothing."""
+  """Returns windows taken out of the padded image, one spatial axis after the other; a gather rounds nothing."""
   params, groups = op.params, op.params["feature_group_count"]
   spec, kernel = params["dimension_numbers"], op.inputs[1].shape
   x = x.transpose(spec.lhs_spec)

@@ -31,7 +31,7 @@ class Given(NamedTuple):
 
 
 def rebuild(emitter: Evaluator, node: Node, values: Sequence[Any]) -> Sequence[Any]:
-  """The results of a custom_jvp or custom_vjp call whose body and rule are evaluated again, equation by equation."""
+  """Returns the results of a custom_jvp or custom_vjp call, its body and rule evaluated again, equation by equation."""
   body, avals, sizes = node.bodies[0], emitter.analysis.program.avals, emitter.sizes
   floats = [is_float(avals[n]) for n in body.inputs]
 
@@ -53,7 +53,7 @@ def rebuild(emitter: Evaluator, node: Node, values: Sequence[Any]) -> Sequence[A
 
 
 def again(emitter: Evaluator, fn: Callable[..., Any], *args: Given) -> tuple[Any, Given]:
-  """`fn` of the lists of values, traced at their original shapes and evaluated on what is left of them.
+  """Returns `fn` of the lists of values, traced at their original shapes and evaluated on what is left of them.
 
   Returns:
     What fn returned, and the same as flat values with their original shapes and cuts.
@@ -84,7 +84,7 @@ def _merge(floats: Sequence[bool], moving: Sequence[Any], still: Sequence[Any]) 
 
 
 def _zero(x: Any) -> Any:
-  """The tangent of a value that has none."""
+  """Returns the tangent of a value that has none."""
   return np.zeros(np.shape(x), jax.dtypes.float0)
 
 

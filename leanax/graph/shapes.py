@@ -16,7 +16,7 @@ GONE = object()  # in place of a leaf that is removed
 
 
 def shapes(variables: Any) -> Shapes:
-  """The shapes of nested dicts, lists and tuples of arrays as data, which JSON can hold.
+  """Returns the shapes of nested dicts, lists and tuples of arrays as data, which JSON can hold.
 
   Returns:
     `[[path, shape, dtype], ...]`; a container without leaves is `[path, None, kind]`.
@@ -47,7 +47,7 @@ def shapes(variables: Any) -> Shapes:
 
 
 def structs(original: Any) -> Any:
-  """A tree of `jax.ShapeDtypeStruct` from what `shapes` returned, or from a tree of arrays."""
+  """Returns a tree of `jax.ShapeDtypeStruct` from what `shapes` returned, or from a tree of arrays."""
   if not _is_data(original):
     return jax.tree.map(struct, original)
   return build(
@@ -62,13 +62,13 @@ def _is_data(original: Any) -> bool:
 
 
 def struct(leaf: Any) -> jax.ShapeDtypeStruct:
-  """The shape and type of a leaf, weak types too."""
+  """Returns the shape and type of a leaf, weak types too."""
   aval = leaf if isinstance(leaf, jax.ShapeDtypeStruct) else jax.typeof(leaf)
   return jax.ShapeDtypeStruct(aval.shape, aval.dtype, weak_type=aval.weak_type)
 
 
 def leaves_by_name(variables: Any) -> dict[str, Any]:
-  """The leaves of variables by the names that the graph gives them.
+  """Returns the leaves of variables by the names that the graph gives them.
 
   Raises:
     UserError: two leaves have one name.
@@ -82,7 +82,7 @@ def leaves_by_name(variables: Any) -> dict[str, Any]:
 
 
 def build(items: Iterable[tuple[Path, Any]]) -> Any:
-  """The tree of leaves at these paths; what is missing from a list is None."""
+  """Returns the tree of leaves at these paths; what is missing from a list is None."""
   root: dict[Any, Any] = {}
   for path, leaf in items:
     tree = root
@@ -113,14 +113,14 @@ def _lists(tree: Any) -> Any:
 
 
 def _inside(tree: Any) -> list[tuple[tuple[Any, ...], Any]] | None:
-  """[((key,), child)] of a container; None for a leaf."""
+  """Returns [((key,), child)] of a container; None for a leaf."""
   if jax.tree_util.all_leaves([tree]):
     return None
   return jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda inner: inner is not tree)[0]
 
 
 def beside(tree: Any, path: tuple[Any, ...], text: str) -> tuple[Any, ...] | None:
-  """The path of a new leaf beside another, with `text` (of its own last part, "{}") for its last part.
+  """Returns the path of a new leaf beside another, with `text` (of its own last part, "{}") for its last part.
 
   In a flat dict the last part of a key "a/kernel", or ("a", "kernel"), is "kernel". None where nothing can be added:
   dicts take any leaf, modules one of a field that is None.
@@ -142,7 +142,7 @@ def beside(tree: Any, path: tuple[Any, ...], text: str) -> tuple[Any, ...] | Non
 
 
 def changed(tree: Any, leaves: Mapping[tuple[Any, ...], Any]) -> Any:
-  """The tree with other leaves, by path; each container stays what it is.
+  """Returns the tree with other leaves, by path; each container stays what it is.
 
   A leaf that is GONE is removed from dicts, and None elsewhere; so are containers that lost all that was in them. New
   paths add to dicts, or fill what is None.

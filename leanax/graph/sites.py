@@ -61,7 +61,7 @@ class Analysis(Flow):
       found(self, node, operands)
 
   def every_site(self) -> dict[int, Site]:
-    """Every operation by the index of the node where it ends, those of kind "other" too, in order."""
+    """Returns every operation by the index of the node where it ends, those of kind "other" too, in order."""
     counts: Counter[str] = Counter()
     found: dict[int, Site] = {}
     for place, node in enumerate(self.flat):
@@ -92,7 +92,7 @@ class Analysis(Flow):
   # Naming.
 
   def label(self, roots: frozenset[int]) -> str | None:
-    """The name of the latest operation among the roots; one inside a scan is marked when it is seen from outside."""
+    """Returns the name of the latest operation among the roots; outside of a scan, one inside of it is marked."""
     if not roots:
       return None
     last = max(roots)
@@ -293,7 +293,7 @@ class Analysis(Flow):
     return (before, [source]) if self.program.avals[source.outputs[0]].shape == kept else (source, [])
 
   def _literal(self, ref: Ref) -> tuple[jex.Literal | None, list[Node]]:
-    """The literal that a value is, and the nodes between: types, and inside shard_map the axes that it varies over."""
+    """Returns the literal that a value is, and the nodes between: casts, and inside shard_map `pvary`."""
     casts: list[Node] = []
     while not isinstance(ref := self.resolve(ref), jex.Literal):
       node = self.values[ref].producer

@@ -115,7 +115,7 @@ class Sizes:
     return any(keep is not None for keep in self.cut(ref))
 
   def shape(self, ref: Any) -> tuple[Any, ...]:
-    """The new shape of a value."""
+    """Returns the new shape of a value."""
     whole = (tree.size for tree in self.links.of(ref))
     return tuple(n if keep is None else len(keep) for n, keep in zip(whole, self.cut(ref), strict=True))
 
@@ -169,7 +169,7 @@ class Sizes:
 
 
 def _in_order(places: np.ndarray) -> np.ndarray:
-  """The units at these places of an axis, each once, in the order in which they come; -1 is none."""
+  """Returns the units at these places of an axis, each once, in the order in which they come; -1 is none."""
   found, first = np.unique(places[places >= 0], return_index=True)
   return found[np.argsort(first)].astype(np.int32)
 

@@ -21,7 +21,7 @@ Block = Callable[[Any, Mapping[str, Any]], dict[str, Any]]
 def slice(
   fn: Callable[..., Any], variables: Any, inputs: Sequence[str], outputs: Sequence[str], *example: Any
 ) -> Block:
-  """The part of a function between named tensors: `block(variables, tensors) -> tensors`, both by name.
+  """Returns the part of a function between named tensors: `block(variables, tensors) -> tensors`, both by name.
 
   Given the tensors that the whole function has at `inputs`, it returns those that the whole has at `outputs`. It is a
   plain function for `jit`, `grad` and `vmap`, and takes another batch size than the example's where the function does.
@@ -64,7 +64,7 @@ def slice(
 
 
 def _like(leaf: Any, name: str, given: Mapping[str, Any]) -> Any:
-  """The shape of a leaf in the type of the given one; the caller may have cast the variables."""
+  """Returns the shape of a leaf in the type of the given one; the caller may have cast the variables."""
   now = given.get(name)
   if now is None:
     return leaf
@@ -74,7 +74,7 @@ def _like(leaf: Any, name: str, given: Mapping[str, Any]) -> Any:
 
 
 def _batched(example: Any, first: "_Part", tensors: Mapping[str, Any]) -> Any:
-  """The example's shapes with as many examples as the tensors hold."""
+  """Returns the example's shapes with as many examples as the tensors hold."""
   batch = next((leaf.shape[0] for leaf in jax.tree.leaves(example) if leaf.shape), 0)
   for name, tensor in tensors.items():
     before, now = first.analysis.program.avals[first.values[name]].shape, jax.numpy.shape(tensor)
@@ -124,7 +124,7 @@ class _Part:
     self._refuse()
 
   def _start(self, name: str, number: int) -> _Start:
-    """The innermost place where a tensor can be put in, so that whatever else is made beside it stays."""
+    """Returns the innermost place where a tensor can be put in, so that whatever else is made beside it stays."""
     if number in self.analysis.program.body.inputs:
       return _Start(number, None)
     same = [n for n in self.makers if self.analysis.resolve(n) == number]
@@ -157,7 +157,7 @@ class _Part:
         raise UserError(f"a slice cannot begin at {name!r}: what makes it makes another result, which is read too")
 
   def run(self, given: Mapping[str, Any], tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """The outputs by name."""
+    """Returns the outputs by name."""
     program = self.analysis.program
     values: list[Any] = [given.get(name, Missing(name)) for name in program.leaves]
     for name, number, value in zip(program.leaves, program.body.inputs, values, strict=False):
@@ -179,7 +179,7 @@ class _Part:
 
 
 def _number(analysis: Analysis, name: str, arguments: Sequence[int]) -> int:
-  """The value that a name stands for, looked through calls."""
+  """Returns the value that a name stands for, looked through calls."""
   names = {"input" if place == 0 else f"input_{place}": number for place, number in enumerate(arguments)}
   names |= {tensor: number for number, tensor in analysis.tensors.items()}
   names |= {site.op.name: site.node.outputs[0] for site in analysis.sites if site.node is not None}
@@ -192,6 +192,6 @@ def _number(analysis: Analysis, name: str, arguments: Sequence[int]) -> int:
 
 
 def _reason(analysis: Analysis, node: Any) -> str | None:
-  """Why a tensor cannot be put in, or read, where a node makes it."""
+  """Returns why a tensor cannot be put in, or read, where a node makes it."""
   scope = analysis.scopes[node.index]
   return scope.frozen or ("inside a scan" if scope.scans else "inside a branch" if scope.branches else None)

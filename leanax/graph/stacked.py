@@ -12,15 +12,15 @@ from leanax.graph.units import Units, units
 
 
 def stacked_axes(fn: Callable[..., Any], variables: Any, *inputs: Any) -> dict[str, tuple[int, ...]]:
-  """The axes along which leaves hold layers, by the leaf's name; leaves without any are left out.
+  """Returns the axes along which leaves hold layers, by the leaf's name; leaves without any are left out.
 
   Such an axis is one that a scan goes along, or at which a loop takes one index at a time; of scans in scans each has
-  its own. Casts, transposes and arithmetic on parameters are looked through.
+  its own, or all of them one axis that is flattened. Casts, transposes and arithmetic on parameters are looked through.
 
   Args:
     fn: `fn(variables, *inputs) -> out`.
     variables: a tree of arrays or `jax.ShapeDtypeStruct`.
-    *inputs: an example, or its shapes.
+    *inputs: example inputs, or their shapes.
   """
   program = read(fn, variables, *inputs)
   analysis, links = Analysis(program), Links(program)
@@ -39,7 +39,7 @@ def stacked_axes(fn: Callable[..., Any], variables: Any, *inputs: Any) -> dict[s
 
 
 def _walked(analysis: Analysis, node: Node) -> list[tuple[Any, int]]:
-  """The values that a node goes along, and their axes that it goes along."""
+  """Returns the values that a node goes along, and their axes that it goes along."""
   if node.form == "scan":
     consts, carry, _ = node.split
     return [(ref, 0) for ref in node.inputs[consts + carry :] if not isinstance(ref, jex.Literal)]

@@ -13,7 +13,7 @@ from leanax.graph.sites import Analysis
 
 
 def taps(fn: Callable[..., Any], names: Sequence[str]) -> Callable[..., tuple[Any, dict[str, Any]]]:
-  """The function that also returns intermediates: `fn2(variables, *inputs) -> (out, {name: array})`.
+  """Returns the function that also returns intermediates: `fn2(variables, *inputs) -> (out, {name: array})`.
 
   Args:
     fn: `fn(variables, *inputs) -> out`.
@@ -41,12 +41,12 @@ def taps(fn: Callable[..., Any], names: Sequence[str]) -> Callable[..., tuple[An
 
 
 def outermost_makers(analysis: Analysis) -> dict[int, Node]:
-  """The outermost node that each value comes out of: what a relu returns can be read outside of its custom rule."""
+  """Returns the outermost node that each value comes out of: that of a relu is outside of its custom rule."""
   return {number: node for node in analysis.program.nodes for number in node.outputs}
 
 
 def watched(analysis: Analysis, names: Sequence[str], operations: bool = True) -> dict[int, list[str]]:
-  """The names by the number of the outermost value that each stands for.
+  """Returns the names by the number of the outermost value that each stands for.
 
   Args:
     analysis: of the function.

@@ -26,29 +26,29 @@ class Total(NamedTuple):
 
 
 def no_count(shape: tuple[int, ...] = ()) -> Count:
-  """Zeros."""
+  """Returns zeros."""
   return Count(jnp.zeros(shape, jnp.uint32), jnp.zeros(shape, jnp.uint32))
 
 
 def no_total(shape: tuple[int, ...] = ()) -> Total:
-  """Zeros."""
+  """Returns zeros."""
   return Total(jnp.zeros(shape, jnp.float32), jnp.zeros(shape, jnp.float32))
 
 
 def add_counts(a: Count, b: Count) -> Count:
-  """The sum, exactly."""
+  """Adds two counts, exactly."""
   low = a.low + b.low  # wraps round
   return Count(a.high + b.high + (low < b.low).astype(jnp.uint32), low)
 
 
 def counted(n: Any) -> Count:
-  """A number below 2^32 as a count."""
+  """Returns the count of a number below 2^32."""
   low = jnp.asarray(n, jnp.uint32)
   return Count(jnp.zeros_like(low), low)
 
 
 def add(total: Total, x: jax.Array) -> Total:
-  """One more term, float32. A sum that is not finite stays so: infinity or NaN."""
+  """Adds one more term, float32. A sum that is not finite stays so: infinity or NaN."""
   high = total.high + x
   new = high - total.high
   lost = (total.high - (high - new)) + (x - new)
@@ -56,21 +56,21 @@ def add(total: Total, x: jax.Array) -> Total:
 
 
 def add_totals(a: Total, b: Total) -> Total:
-  """The sum of two sums."""
+  """Adds two sums."""
   return add(add(a, b.high), b.low)
 
 
 def whole(count: Count) -> np.ndarray:
-  """A count as numpy's uint64."""
+  """Returns a count as numpy's uint64."""
   return (np.asarray(count.high).astype(np.uint64) << np.uint64(32)) + np.asarray(count.low).astype(np.uint64)
 
 
 def real(total: Total) -> np.ndarray:
-  """A sum as numpy's float64."""
+  """Returns a sum as numpy's float64."""
   return np.asarray(total.high, np.float64) + np.asarray(total.low, np.float64)
 
 
 def mean(total: Total, count: Count) -> np.ndarray:
-  """The quotient in float64; NaN where nothing was counted."""
+  """Returns the quotient in float64; NaN where nothing was counted."""
   with np.errstate(all="ignore"):
     return real(total) / whole(count).astype(np.float64)

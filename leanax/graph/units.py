@@ -84,19 +84,19 @@ def seen(tree: Tree) -> Tree:
 
 
 def product(parts: Sequence[Tree]) -> Tree:
-  """The product of some axes; those of length 1 are left out."""
+  """Returns the product of some axes; those of length 1 are left out."""
   kept = tuple(part for part in parts if part.size != 1)
   return kept[0] if len(kept) == 1 else Product(kept) if kept else Units(1)
 
 
 def row(parts: Sequence[Tree]) -> Tree:
-  """Axes one after the other; empty ones are left out."""
+  """Returns axes one after the other; empty ones are left out."""
   kept = tuple(part for part in parts if part.size)
   return kept[0] if len(kept) == 1 else Row(kept) if kept else Units(0)
 
 
 def units(tree: Tree) -> list[Units]:
-  """The units that a tree is made of, in order."""
+  """Returns the units that a tree is made of, in order."""
   tree = seen(tree)
   return [tree] if isinstance(tree, Units) else [one for part in tree.parts for one in units(part)]
 
@@ -191,7 +191,7 @@ def _halves(tree: Tree, size: int, reason: Reason) -> list[Tree] | None:
 
 
 def _split(tree: Tree, sizes: Sequence[int], reason: Reason) -> list[Tree] | None:
-  """A tree cut in pieces, which it is from now on; None where that cuts through a unit of its slowest factor."""
+  """Divides a tree into pieces and returns them; None where that cuts through a unit of its slowest factor."""
   if isinstance(tree, Units):
     pieces: list[Tree] = [Units(size) for size in sizes]
     unify(tree, Row(tuple(pieces)), reason)
@@ -206,7 +206,7 @@ def _split(tree: Tree, sizes: Sequence[int], reason: Reason) -> list[Tree] | Non
 
 
 def _distribute(a: Product, b: Row, reason: Reason) -> None:
-  """A product whose slowest factor is one axis after the other, as a row of products."""
+  """Returns a product whose slowest factor is one axis after the other, as a row of products."""
   pieces = _split(a, [part.size for part in b.parts], reason)
   if pieces is None:
     block(a, reason)
@@ -217,7 +217,7 @@ def _distribute(a: Product, b: Row, reason: Reason) -> None:
 
 
 def places(tree: Tree) -> dict[Units, np.ndarray]:
-  """For each run of units in an axis the unit that each index of the axis belongs to, -1 where to none."""
+  """Returns for each run of units in an axis the unit that each index of the axis belongs to, -1 where to none."""
   tree = seen(tree)
   if isinstance(tree, Units):
     return {tree: np.arange(tree.size)}

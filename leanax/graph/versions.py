@@ -58,7 +58,7 @@ _INNER = {
 
 
 def layout(eqn: Any) -> Layout:
-  """The layout of an equation.
+  """Returns the layout of an equation.
 
   Raises:
     UserError: an equation that is followed has other parameters than in any known version of jax.
@@ -93,7 +93,7 @@ def copies(params: Mapping[str, Any]) -> int:
 
 
 def open_jaxpr(closed: Any) -> Inner:
-  """The jaxpr and the constants of what `jax.make_jaxpr` returned."""
+  """Returns the jaxpr and the constants of what `jax.make_jaxpr` returned."""
   return _inner(closed)
 
 
@@ -124,7 +124,7 @@ def _split(form: str, params: Mapping[str, Any], operands: int) -> tuple[int, ..
 
 
 def rebind(eqn: Any, inputs: tuple[Any, ...], changed: Mapping[str, Any] | None = None) -> tuple[Any, ...]:
-  """The equation as it stands, or with some parameters changed, on other values; its custom rules are kept.
+  """Returns the equation as it stands, or with some parameters changed, on other values; its custom rules are kept.
 
   The context manager restores what was set around the equation (compute type, metadata, how random bits are made).
   """
@@ -134,6 +134,6 @@ def rebind(eqn: Any, inputs: tuple[Any, ...], changed: Mapping[str, Any] | None 
 
 
 def varying_axes(array: Any) -> Any:
-  """The device axes over which a value varies inside shard_map, to be compared with another's."""
+  """Returns the device axes over which a value varies inside shard_map, to be compared with another's."""
   aval = jax.typeof(array)
   return aval.mat if hasattr(aval, "mat") else getattr(aval, "vma", None)

@@ -46,7 +46,7 @@ class Graph:
     return sum(op.macs for op in self.sites.values())
 
   def table(self, bits: Mapping[str, tuple[int, int]] | None = None) -> list[cost.Row]:
-    """The costs of each operation of interest as plain data; `bits`: (weight, activation) widths by name."""
+    """Returns the costs of each operation of interest as plain data; `bits`: (weight, activation) widths by name."""
     return cost.table(self.sites.values(), bits)
 
   @property
@@ -59,7 +59,7 @@ class Graph:
     return self.analysis.flat
 
   def resolve(self, ref: Ref) -> Ref:
-    """The number of a value after looking through calls, or a Literal."""
+    """Returns the number of a value after looking through calls, or a Literal."""
     return self.analysis.resolve(ref)
 
 
@@ -69,7 +69,7 @@ def trace(fn: Callable[..., Any], variables: Any, *inputs: Any) -> Graph:
 
 
 def training_only(training: Graph, evaluation: Graph) -> tuple[str, ...]:
-  """Names of the sites that only the training trace has, in order; all others are the same in both.
+  """Returns names of the sites that only the training trace has, in order; all others are the same in both.
 
   Uses of a shared leaf are counted in order, so one that is used more often in training has its last uses marked.
 

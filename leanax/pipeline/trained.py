@@ -208,9 +208,9 @@ def folds(recipe: Recipe, variables: Any) -> bool:
 
 
 def fold(trained: Trained) -> Trained:
-  """The same model with its batch norms folded into convolutions and dense layers; itself where it has none.
+  """Returns the model with its batch norms folded into convolutions and dense layers; itself where it has none.
 
-  Batch norms are found in the evaluation trace; from then on the model is one for inference, without dropout.
+  Batch norms are found in the evaluation trace. In training mode they are gone too, and dropout stays.
   """
   if not folds(trained.recipe, trained.variables):
     return trained

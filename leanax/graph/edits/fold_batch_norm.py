@@ -103,7 +103,7 @@ def _paths(variables: Any) -> dict[str, Any]:
 
 
 def _gone(users: Users, edits: Sequence[Edit]) -> list[str]:
-  """The leaves that nothing reads once these batch norms are folded."""
+  """Returns the leaves that nothing reads once these batch norms are folded."""
   analysis = users.analysis
   replaced = _replaced(users, edits, {})
   read_after, read_before = needed(analysis, replaced)[1], needed(analysis, {})[1]

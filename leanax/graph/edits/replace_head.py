@@ -124,6 +124,6 @@ def joins(edits: Sequence[Edit], other: Edit) -> bool:
 
 
 def _state(out: Any) -> Any:
-  """The new state that a function in training mode returns; None in evaluation mode."""
+  """Returns the new state that a function in training mode returns; None in evaluation mode."""
   training = isinstance(out, tuple) and len(out) == 2 and isinstance(out[1], dict) and out[1].keys() == {STATE}
   return out[1][STATE] if training else None

@@ -98,7 +98,7 @@ def _factors(leaf: str, factors: Any, count: int) -> np.ndarray:
 
 
 def _state(variables: Any) -> set[str]:
-  """The names of leaves that are no parameters, such as batch statistics."""
+  """Returns the names of leaves that are no parameters, such as batch statistics."""
   divided = isinstance(variables, Mapping) and "params" in variables
   paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(variables)]
   return {leaf_name(path) for path in paths if divided and getattr(path[0], "key", "") != "params"}
@@ -106,7 +106,7 @@ def _state(variables: Any) -> set[str]:
 
 @np.errstate(all="ignore")  # what is not finite is refused
 def _times(name: str, leaf: Any, axis: int, factors: np.ndarray) -> jax.Array:
-  """A leaf times factors along an axis, in its own type."""
+  """Returns a leaf times factors along an axis, in its own type."""
   wide = factors.reshape([-1 if a == axis else 1 for a in range(leaf.ndim)])
   new = (np.asarray(leaf, np.float64) * wide).astype(leaf.dtype)
   if not np.array_equal(np.isfinite(new), np.isfinite(leaf)):

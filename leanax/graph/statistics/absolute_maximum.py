@@ -13,7 +13,7 @@ from leanax.graph.reduced import Axis, kept_shape, others
 
 
 def absolute_maximum(axis: Axis = -1) -> Statistic:
-  """The largest magnitude, float32: NaN once a NaN was seen, 0 while nothing was.
+  """Finds the largest magnitude, float32: NaN once a NaN was seen, 0 while nothing was.
 
   Args:
     axis: the axis, or axes, whose entries have a maximum of their own; None for the tensor's.

@@ -19,7 +19,7 @@ class Extrema(NamedTuple):
 
 
 def extrema(axis: Axis = None) -> Statistic:
-  """The lowest and the highest value, an `Extrema`.
+  """Finds the lowest and the highest value, an `Extrema`.
 
   Args:
     axis: the axis, or axes, whose entries have extrema of their own, such as -1 for channels; None for the tensor's.

@@ -36,7 +36,7 @@ class Histogram(NamedTuple):
 
 
 def histogram(low: float, high: float, bins: int = 2048) -> Statistic:
-  """The numbers counted in bins of equal width, a `Histogram`. Counts are exact.
+  """Counts the numbers in bins of equal width, exactly; a `Histogram`.
 
   Args:
     low: the lowest edge; finite.

@@ -24,7 +24,7 @@ class Sum(NamedTuple):
 
 
 def mean(axis: Axis = None, magnitude: bool = False) -> Statistic:
-  """The mean over all batches, every number weighted alike; float64, NaN while nothing was seen.
+  """Computes the mean over all batches, every number weighted alike; float64, NaN while nothing was seen.
 
   Args:
     axis: the axis, or axes, whose entries have means of their own, such as -1 for channels; None for the tensor's.

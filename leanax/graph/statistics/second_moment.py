@@ -14,7 +14,7 @@ from leanax.graph.statistics.mean import Sum
 
 
 def second_moment() -> Statistic:
-  """The mean of x x^T over all positions of all batches: (groups, in, in), float64; NaN while nothing was seen.
+  """Computes the mean of x x^T over all positions of all batches: (groups, in, in), float64; NaN of no data.
 
   It has the inputs in the order of `graph.matmul`. Positions that are padding are zeros, as in the product itself.
   """
