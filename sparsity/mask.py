@@ -77,7 +77,7 @@ def mask(
     memory = treedef.unflatten([update(score.init(w), w, g) for w, g in zip(leaves, grads, strict=True)])
   rows = make.rows(chosen, rankings, tree, pure(gradients), memory, jnp.int32(0), 0)
   made = make.reaching(rows, rankings) if threshold is not None else make.largest(rows, rankings)
-  return apply_masks(make.masks(chosen, made, all_kept(tree, groups, -1), -1), net)
+  return apply_masks(make.masks(tree, chosen, made, all_kept(tree, groups, -1), -1), net)
 
 
 def _refuse_not_finite(chosen: Mapping[int, Chosen], gradients: Sequence[Any]) -> None:
