@@ -159,7 +159,8 @@ class Weighted:
       aux: what the losses train, by term name, from `init`; the loop trains it beside the student's parameters.
       aux_state: what they remember, from `init` or from the step before.
       key: randomness of this step, for losses that draw.
-      axis_name: the device axis, or None.
+      axis_name: the device axis, or None. With one, the loss and the logs are this device's share: their means over
+        the axis (`jax.lax.pmean`) are those of the batch.
       counts: where `batch` is one of several micro-batches, the `counts` of all of them on all devices, added: the mean
         over the micro-batches and devices is then that of the whole batch.
     """

@@ -15,7 +15,7 @@ from sparsity.levels import Allocation, target
 from sparsity.masking import all_kept, maker
 from sparsity.patterns import Pattern, unstructured
 from sparsity.schedules import one_shot
-from sparsity.select import KERNELS, Setting, Stacked, select
+from sparsity.select import KERNELS, Chosen, Setting, Stacked, select
 from sparsity.state import apply_masks, pure
 
 
@@ -49,7 +49,7 @@ def mask(
     seed: of criteria that draw random numbers.
 
   Raises:
-    UserError: as `sparsity.prune`, and gradients that are missing or of another structure.
+    UserError: as `sparsity.prune`, and gradients that are missing, of another structure or, outside jit, not finite.
   """
   if isinstance(net, graph.Net):
     found = stacked or _stacked(net)
@@ -66,6 +66,8 @@ def mask(
       "criterion says reads_gradient=False"
     )
   chosen = select(tree, rules, stacked)
+  if score.reads_gradient:
+    _refuse_not_finite(chosen, jax.tree.leaves(pure(gradients)))
   groups = goal.groups(chosen, one_shot())
   rankings = [group.at(jnp.int32(0)) for group in groups]
   memory: Any = ()
@@ -75,7 +77,14 @@ def mask(
     memory = treedef.unflatten([update(score.init(w), w, g) for w, g in zip(leaves, grads, strict=True)])
   rows = make.rows(chosen, rankings, tree, pure(gradients), memory, jnp.int32(0), 0)
   made = make.reaching(rows, rankings) if threshold is not None else make.largest(rows, rankings)
-  return apply_masks(make.masks(chosen, made, all_kept(tree, groups, -1), -1), net)
+  return apply_masks(make.masks(tree, chosen, made, all_kept(tree, groups, -1), -1), net)
+
+
+def _refuse_not_finite(chosen: Mapping[int, Chosen], gradients: Sequence[Any]) -> None:
+  """Refuses gradients by which nothing can be ranked; inside jit their numbers are not known."""
+  for i, one in chosen.items():
+    if not isinstance(gradients[i], jax.core.Tracer) and not jnp.all(jnp.isfinite(gradients[i])):
+      raise UserError(f"sparsity.mask: the gradient of {one.name!r} holds NaN or infinity; expected finite numbers")
 
 
 def _stacked(net: graph.Net) -> dict[str, tuple[int, ...]]:

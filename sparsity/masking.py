@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from leanax.core import keys, ranges
 from sparsity.criteria import Score, check_score
 from sparsity.levels import Group
-from sparsity.packed import is_packed, pack
+from sparsity.packed import pack
 from sparsity.patterns import Pattern, check_pattern
 from sparsity.ranking import Ranking, largest, reaches
 from sparsity.select import Chosen
@@ -66,9 +66,12 @@ class Maker(NamedTuple):
     """Returns the (pools, units) masks of scores from a threshold on."""
     return {one.leaves[0]: reaches(rows[one.leaves[0]], one.level, signed=not self.score.absolute) for one in rankings}
 
-  def masks(self, chosen: Mapping[int, Chosen], made: Mapping[int, jax.Array], masks: Any, pack_axis: int) -> Any:
+  def masks(
+    self, params: Any, chosen: Mapping[int, Chosen], made: Mapping[int, jax.Array], masks: Any, pack_axis: int
+  ) -> Any:
     """Returns the masks tree with the leaves of `made`, (pools, units) bools, in place of what it holds for them."""
-    flat, treedef = jax.tree.flatten(masks, is_leaf=lambda x: x is None or is_packed(x))
+    treedef = jax.tree.structure(params)  # of the parameters: they may hold a None themselves, as a bias that is none
+    flat = treedef.flatten_up_to(masks)
     for i, mask in made.items():
       one = chosen[i]
       flat[i] = pack(one.whole(self.pattern.join(one.name, mask, one.layer_shape)), pack_axis)

@@ -90,6 +90,6 @@ def prune(
     rankings = [group.at(wanted - 1) for group in goal.groups(chosen, schedule)]
     rows = make.rows(chosen, rankings, params, gradients, memory, step, 0)
     made = make.reaching(rows, rankings) if threshold is not None else make.largest(rows, rankings)
-    return make.masks(chosen, made, masks, pack_axis)
+    return make.masks(params, chosen, made, masks, pack_axis)
 
   return wrap(inner, start, due, renew, score=score)

@@ -17,7 +17,7 @@ from leanax.core.errors import UserError
 from sparsity.criteria import Score, random
 from sparsity.levels import Allocation, Group, target
 from sparsity.masking import all_kept, maker
-from sparsity.packed import is_packed, unpack
+from sparsity.packed import unpack
 from sparsity.patterns import unstructured
 from sparsity.ranking import Ranking, largest
 from sparsity.schedules import Schedule, check_schedule, one_shot
@@ -81,7 +81,7 @@ def dynamic(
     groups = goal.groups(chosen, one_shot())
     rankings = [group.at(jnp.int32(0)) for group in groups]
     rows = begins.rows(chosen, rankings, params, None, (), jnp.int32(0), 0)
-    return begins.masks(chosen, begins.largest(rows, rankings), all_kept(params, groups, pack_axis), pack_axis)
+    return begins.masks(params, chosen, begins.largest(rows, rankings), all_kept(params, groups, pack_axis), pack_axis)
 
   def due(step: jax.Array) -> jax.Array:
     return jnp.sum(jnp.asarray(steps) <= step, dtype=jnp.int32)
@@ -89,7 +89,7 @@ def dynamic(
   def renew(params: Any, gradients: Any, masks: Any, memory: Any, step: jax.Array, wanted: jax.Array) -> Any:
     chosen = select(params, rules, stacked)
     groups = goal.groups(chosen, one_shot())
-    kept = _rows_of(masks, chosen, groups)
+    kept = _rows_of(params, masks, chosen, groups)
     number = [_dropped(group, parts).at(wanted - 1) for group in groups]
     rest = [one._replace(level=group.levels[0] - one.level) for group, one in zip(groups, number, strict=True)]
     trees = (params, gradients)
@@ -97,7 +97,7 @@ def dynamic(
     stay = _among(kept, rows, rest, drops.score)
     rows = grows.rows(chosen, number, *trees, _part(memory, params, 1), step, wanted)
     grown = _among({i: ~mask for i, mask in stay.items()}, rows, number, grows.score)
-    return drops.masks(chosen, {i: stay[i] | grown[i] for i in stay}, masks, pack_axis)
+    return drops.masks(params, chosen, {i: stay[i] | grown[i] for i in stay}, masks, pack_axis)
 
   return wrap(inner, start, due, renew, score=_both(drop, grow), regrows=True)
 
@@ -115,8 +115,8 @@ def _dropped(group: Group, parts: np.ndarray) -> Group:
   return group._replace(levels=np.floor(np.round(parts * group.levels, 6)).astype(np.int32))
 
 
-def _rows_of(masks: Any, chosen: dict[int, Chosen], groups: Sequence[Group]) -> dict[int, jax.Array]:
-  flat = jax.tree.leaves(masks, is_leaf=lambda x: x is None or is_packed(x))
+def _rows_of(params: Any, masks: Any, chosen: dict[int, Chosen], groups: Sequence[Group]) -> dict[int, jax.Array]:
+  flat = jax.tree.structure(params).flatten_up_to(masks)
   return {i: _split(chosen[i], unpack(flat[i])) for group in groups for i in group.leaves}
 
 

@@ -115,6 +115,12 @@ def test_mistakes():
   ):
     with pytest.raises(UserError, match=f"sparsity.mask: the gradients {sentence}"):
       sparsity.mask(tree, sparsity.criteria.taylor(), density=0.5, gradients=gradients)
+  for number in (jnp.nan, jnp.inf):
+    gradients = {**tree, "Dense_0": {**tree["Dense_0"], "kernel": tree["Dense_0"]["kernel"].at[0, 0].set(number)}}
+    with pytest.raises(UserError, match="the gradient of 'Dense_0/kernel' holds NaN or infinity"):
+      sparsity.mask(tree, sparsity.criteria.taylor(), density=0.5, gradients=gradients)
+    rules = [("Conv_0/kernel", True)]  # what is not ranked does not matter
+    sparsity.mask(tree, sparsity.criteria.taylor(), density=0.5, gradients=gradients, rules=rules)
   with pytest.raises(UserError, match="either density= or threshold="):
     sparsity.mask(tree)
   with pytest.raises(UserError, match="'Conv_0/kernel' has 2 inputs, which groups of 4 do not divide"):

@@ -269,3 +269,35 @@ def test_seeds_by_vmap():
       sparsity.masks(state)["Dense_0"]["kernel"][i], sparsity.masks(wanted)["Dense_0"]["kernel"]
     )
     np.testing.assert_allclose(stacked["Dense_0"]["kernel"][i], want["Dense_0"]["kernel"], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+  "method",
+  [
+    functools.partial(sparsity.magnitude, density=0.3),
+    functools.partial(sparsity.prune, score=sparsity.criteria.taylor(0.5), density=0.3),
+    functools.partial(sparsity.set, density=0.3, schedule=sparsity.schedules.periodic(every=1, end=3)),
+    lambda inner: None,
+  ],
+  ids=["magnitude", "taylor", "set", "at once"],
+)
+def test_none_in_the_parameters_is_no_leaf(method):
+  """As the bias of an equinox layer without one: masks of the leaves behind it stay theirs."""
+  kernels = np.random.default_rng(0).normal(size=(3, 8, 8)).astype(np.float32)
+  plain = {name: {"kernel": jnp.asarray(kernel)} for name, kernel in zip("abc", kernels, strict=True)}
+  holed = {name: {"bias": None, **layer, "scale": None} for name, layer in plain.items()}
+
+  def after(tree):
+    tx = method(optax.sgd(0.1, momentum=0.9))
+    if tx is None:
+      return sparsity.mask(tree, density=0.3)
+    state, update = tx.init(tree), jax.jit(tx.update)
+    for step in range(3):
+      gradients = jax.tree.map(lambda w, step=step: jnp.cos(w + step), tree)
+      updates, state = update(gradients, state, tree)
+      tree = optax.apply_updates(tree, updates)
+    return sparsity.apply_masks(sparsity.masks(state), tree)
+
+  got, want = after(holed), after(plain)
+  assert jax.tree.structure(got) == jax.tree.structure(holed)
+  jax.tree.map(np.testing.assert_array_equal, jax.tree.leaves(got), jax.tree.leaves(want))
