@@ -33,7 +33,7 @@ def calibrated(given: Quant, trained: Trained, batches: Iterable[Any], spec: Inp
   policy = build.policy(given)
   if policy is None:
     return trained
-  # Norms are folded by numbers: shapes stand for unit ones.
+  # Norms are folded by numbers: shapes stand for distinct ones, as trained ones are.
   trained = models.fold(trained) if execute is now else models.fold_shapes(trained)
   recipe, fn = trained.recipe, models.functions(trained.recipe).fn
 

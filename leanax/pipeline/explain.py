@@ -87,7 +87,7 @@ def stage(name: str, given: Stage, model: models.Trained) -> str:
     rows.append((site, str(setting), macs, size(costs[site]["weight_bytes"]) if macs else "", rule, note))
   before, after = (sum(row["bit_operations"] for row in table) for table in (traced.table(), costs.values()))
   text = f"stage {name}: {count(after)} bit-operations, {count(before)} in float\n{columns(rows)}"
-  return "\n".join([text, *norms(recipe, models.unit(model.variables))])
+  return "\n".join([text, *norms(recipe, models.distinct(model.variables))])
 
 
 def norms(recipe: models.Recipe, variables: Any) -> list[str]:

@@ -7,6 +7,7 @@ All of it is saved in one file, so that a compressed model loads for inference w
 import dataclasses
 import functools
 import json
+import math
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -222,18 +223,22 @@ def fold(trained: Trained) -> Trained:
 def fold_shapes(trained: Trained) -> Trained:
   """Returns what `fold` gives of a model whose variables are shapes, as shapes.
 
-  Norms are folded as unit ones would be. Of a trained model one may stay that is folded here, where its numbers are not
-  the same at every position.
+  Norms are folded as those of `distinct` numbers would be. One that stays here may be folded in a model whose numbers
+  are the same at every position, such as one that was never trained.
   """
   if not folds(trained.recipe, trained.variables):
     return trained
-  folded = fold(trained._replace(variables=unit(trained.variables)))
+  folded = fold(trained._replace(variables=distinct(trained.variables)))
   return folded._replace(variables=structs(folded.variables))
 
 
-def unit(variables: Any) -> Any:
-  """Returns ones in the shapes of variables: numbers that stand for any others, without compiling anything."""
-  return jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), variables)
+def distinct(variables: Any) -> Any:
+  """Returns numbers from 1 to 2, no two of a leaf alike, that stand for trained ones; nothing is compiled."""
+
+  def numbers(leaf: Any) -> np.ndarray:
+    return np.linspace(1.0, 2.0, math.prod(leaf.shape)).reshape(leaf.shape).astype(leaf.dtype)
+
+  return jax.tree.map(numbers, variables)
 
 
 def stacked_axes(recipe: Recipe, variables: Any) -> dict[str, tuple[int, ...]]:
