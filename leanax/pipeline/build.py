@@ -22,10 +22,12 @@ from leanax.engine.data.splits import label_some
 from leanax.engine.models import model as models
 from leanax.engine.models.interface import Model
 from leanax.engine.train import optim
+from leanax.graph.kinds import Reparam
 from leanax.pipeline import sparse
 from leanax.pipeline.config import experiment, tree
 from leanax.pipeline.config.experiment import Experiment, Stage
 
+Stacked = Callable[[], Mapping[str, Sequence[int]]]
 SHARES = ("start", "end", "at")  # what a schedule gives as a share of the stage
 
 
@@ -119,6 +121,14 @@ def check_sparsity(name: str, stage: Stage) -> None:
     raise UserError(f"config key 'stages.{name}.sparsity.name' is missing; expected a method of sparsity")
 
 
+def check_reparam(name: str, stage: Stage) -> None:
+  """Refuses an unknown reparameterization, and keywords that it does not take."""
+  if stage.reparam.get("name"):
+    reparam(name, stage)
+  elif set(stage.reparam) - {"name"}:
+    raise UserError(f"config key 'stages.{name}.reparam.name' is missing; expected a method of sparsity.reparam")
+
+
 def check_model_name(name: str, entry: experiment.Model) -> None:
   """Refuses an entry of `models` whose class or function is not there, or does not take its keywords."""
   if not entry.name:
@@ -141,8 +151,17 @@ def steps(stage: Stage, examples: int) -> int:
   return batches(stage, examples) // stage.optimizer.accumulate
 
 
+def reparam(name: str, stage: Stage, stacked: Stacked = dict) -> Reparam | None:
+  """Returns a stage's weights as functions of what is trained, or None; arguments as of `transformation`."""
+  group = stage.reparam
+  if not group.get("name"):
+    return None
+  where = f"stages.{name}.reparam"
+  return named(where, sparsity.reparam, _stacked(where, method(sparsity.reparam, group["name"]), group, stacked))
+
+
 def transformation(
-  name: str, stage: Stage, batches: int, stacked: Callable[[], Mapping[str, Sequence[int]]] = dict
+  name: str, stage: Stage, batches: int, stacked: Stacked = dict, seed: int | None = None
 ) -> optax.GradientTransformationExtraArgs:
   """Returns a stage's optimizer, wrapped by its sparsity method if it has one.
 
@@ -151,6 +170,7 @@ def transformation(
     stage: its config.
     batches: of the whole stage; schedules go over its updates, at least one.
     stacked: gives the axes along which leaves hold layers (`graph.stacked_axes`), for a method that wants to know.
+    seed: of random masks, unless the config has one; None: that of the step.
   """
   updates = batches // stage.optimizer.accumulate
   if batches and not updates:
@@ -178,16 +198,24 @@ def transformation(
     # The last update that runs is number updates - 1: what ends with the stage ends there.
     in_steps |= {key: min(in_steps[key], updates - 1) for key in SHARES if key in in_steps}
     group["schedule"] = named(f"{where}.schedule", sparsity.schedules, in_steps)
-  if "stacked" in keywords and "stacked" not in group:
-    try:
-      found = stacked()
-    except UserError as error:
-      raise UserError(f"the model cannot be traced, so '{where}.stacked' has to name its layers: {error}") from error
-    group["stacked"] = tuple((glob.escape(leaf), tuple(axes)) for leaf, axes in found.items())
+  if "seed" in keywords:
+    group.setdefault("seed", seed)
+  group = _stacked(where, sparse.method(chosen), group, stacked)
   for key, package in sparse.PARTS.items():
     if isinstance(group.get(key), Mapping):
       group[key] = named(f"{where}.{key}", package, group[key])
   return call(where, sparse.method(chosen), group, inner)
+
+
+def _stacked(where: str, fn: Callable[..., Any], group: Mapping[str, Any], stacked: Stacked) -> dict[str, Any]:
+  """Returns a method's keywords, with the layers of leaves where it wants to know them and the config does not say."""
+  if "stacked" not in inspect.signature(fn).parameters or "stacked" in group:
+    return dict(group)
+  try:
+    found = stacked()
+  except UserError as error:
+    raise UserError(f"the model cannot be traced, so '{where}.stacked' has to name its layers: {error}") from error
+  return {**group, "stacked": tuple((glob.escape(leaf), tuple(axes)) for leaf, axes in found.items())}
 
 
 def _optimizer(given: experiment.Optimizer, updates: int) -> optax.GradientTransformationExtraArgs:
@@ -199,6 +227,7 @@ def _optimizer(given: experiment.Optimizer, updates: int) -> optax.GradientTrans
     milestones=[round(share * updates) for share in given.milestones],
     factor=given.decay,
   )
+  rates = {"scale": given.scale_rate, "reparam": given.reparam_rate}
   return optim.optimizer(
     given.name,
     rate,
@@ -207,7 +236,7 @@ def _optimizer(given: experiment.Optimizer, updates: int) -> optax.GradientTrans
     nesterov=given.nesterov,
     weight_decay=given.weight_decay,
     clip_norm=given.clip_norm or None,
-    rates=None if given.scale_rate == 1.0 else {"scale": given.scale_rate},
+    rates={label: rate for label, rate in rates.items() if rate != 1.0} or None,
   )
 
 

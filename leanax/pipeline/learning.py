@@ -17,6 +17,7 @@ from leanax.engine.train.parallel import AXIS
 from leanax.engine.train.state import TrainState
 from leanax.engine.train.step import Step
 from leanax.graph.edits import replace_head
+from leanax.graph.kinds import Reparam
 from leanax.graph.shapes import structs
 from leanax.pipeline import assembling, build, teacher_outputs
 from leanax.pipeline import trained as models
@@ -34,12 +35,14 @@ class Learning(NamedTuple):
     recipe: of the model that is trained.
     teachers: the recipes of its teachers.
     step: the train step.
-    create: `create(model, key, teacher) -> TrainState` of one student before the first step; `teacher` is the variables
-      of the first teacher, also of one that is trained in the same steps, or None.
+    create: `create(model, seed, key, teacher) -> TrainState` of one student before the first step; `seed` is of random
+      masks, `key` of what the losses train, `teacher` the variables of the first teacher, also of one that is trained
+      in the same steps, or None.
     objective: what is minimised.
     norm: `engine.term_norm` of it.
     peers: how many students there are.
     head: how the student is put together anew when it is evaluated or kept, where a loss wants that.
+    reparam: the weights as functions of what is trained, or None.
   """
 
   recipe: Recipe
@@ -50,11 +53,12 @@ class Learning(NamedTuple):
   norm: Callable[..., jax.Array]
   peers: int
   head: assembling.Plan | None
+  reparam: Reparam | None
 
   def start(self, each: Sequence[Trained], seed: int, teacher: Any) -> TrainState:
     """Returns the state before the first step; of peers all, on a leading axis."""
     key = keys.step_key(seed, 0, "losses")
-    states = [self.create(one, key, teacher) for one in each]
+    states = [self.create(one, seed + peer * mutual.APART, key, teacher) for peer, one in enumerate(each)]
     return states[0] if self.peers == 1 else seeds.stack(states)
 
   def kept(self, state: TrainState, teacher: Any) -> Trained:
@@ -63,7 +67,7 @@ class Learning(NamedTuple):
 
   def kept_of_one(self, state: TrainState, teacher: Any) -> Trained:
     """Returns the same of one student's state."""
-    state = state.averaged
+    state = engine.deployed(state, self.reparam)
     recipe, variables = self.recipe, state.variables
     if self.head is not None:
       variables = replace_head.joined(variables, self.head.edit, self.head.params(state.aux, state.aux_state, teacher))
@@ -117,19 +121,31 @@ def make(
   )  # fmt: skip
 
   # The optimizer, the step and the state.
-  tx = build.transformation(name, stage, batches, lambda: models.stacked_axes(model.recipe, model.variables))
+  def stacked() -> dict[str, tuple[int, ...]]:
+    return models.stacked_axes(model.recipe, model.variables)
+
+  reparam = build.reparam(name, stage, stacked)
   stored = teacher_outputs.is_stored(stage, spec, objective)
   live: Any = {"teacher": None if stored else together.current if moving else teacher}
   live |= {"itself": stage.teacher == ITSELF}
-  live |= {"accumulate": stage.optimizer.accumulate, "per_device_statistics": stage.per_device_statistics}
+  live |= {
+    "reparam": reparam,
+    "accumulate": stage.optimizer.accumulate,
+    "per_device_statistics": stage.per_device_statistics,
+  }
   minimised = mutual.Mutual(objective.terms) if stage.peers > 1 else objective
   averages: Any = {"ema": stage.optimizer.ema or None, "average_aux": head is not None}
-  init, step = engine.training(student, minimised, tx, **live, **averages)
+
+  def training(seed: int | None = None) -> engine.Training:
+    tx = build.transformation(name, stage, batches, stacked, seed)
+    return engine.training(student, minimised, tx, **live, **averages)
+
+  step = training().step  # random masks are drawn by the seed that it is called with
   norm = engine.term_norm(student, minimised, **live)
 
-  def create(one: Trained, key: jax.Array, teacher: Any) -> TrainState:
+  def create(one: Trained, seed: int, key: jax.Array, teacher: Any) -> TrainState:
     aux, aux_state = losses(key, teacher) if any(term.loss.init for term in objective.terms) else ({}, {})
-    state = init(one.variables, aux=aux, aux_state=aux_state)
+    state = training(seed).init(one.variables, aux=aux, aux_state=aux_state)
     return together.start(state, moving.init(teacher)) if moving else state
 
   if moving:
@@ -137,7 +153,7 @@ def make(
   if stage.peers > 1:
     step, norm = mutual.together(step, stage.peers), mutual.mean(norm, stage.peers)
   recipes = tuple(one.recipe for one in teachers)
-  return Learning(model.recipe, recipes, step, create, minimised, norm, stage.peers, head)
+  return Learning(model.recipe, recipes, step, create, minimised, norm, stage.peers, head, reparam)
 
 
 class _Moving(NamedTuple):
@@ -175,7 +191,7 @@ def leaves(learning: Learning, model: Trained, teachers: Sequence[Trained]) -> T
   found: list[Recipe] = []
 
   def kept(model: Trained, teacher: Any) -> Any:
-    state = learning.create(model, jax.random.key(0), teacher)
+    state = learning.create(model, 0, jax.random.key(0), teacher)
     recipe, variables = learning.kept_of_one(state, teacher)
     found.append(recipe)
     return variables
@@ -231,7 +247,7 @@ def _outputs(
   try:
     own = _as_outputs(_on_axis(trained, structs(model.variables), x))
   except UserError as error:
-    raise UserError(f"the objective's taps of the student: {error}") from error
+    raise (UserError(f"the objective's taps of the student: {error}") if objective.student else error) from error
   if teacher is None:  # a peer, or the average of its own weights
     return own, own._replace(taps={}) if stage.teacher or stage.peers > 1 else None
   trees = [structs(one.variables) for one in teachers]

@@ -26,6 +26,7 @@ def check(name: str, config: Experiment) -> None:
   teacher_checks.check_config(name, config, objective)
   together.check(name, config, objective)
   build.check_sparsity(name, stage)
+  build.check_reparam(name, stage)
   build.policy(stage.quant)
 
 
@@ -112,7 +113,7 @@ def ready(name: str, context: Context, before: Mapping[str, Trained], made: Lear
   if trained:
     teacher_checks.warn_of_a_worse_teacher(name, stage, trained, _without_teacher(context, each[0]), data.validation)
   outputs = teacher_outputs.make(stage, trained, arrays, spec, made.objective, context.shared / "teacher_logits")
-  # A norm that was folded on unit numbers may stay on trained ones: then the stage is prepared again.
+  # Norms of numbers that are the same at every position may be folded where distinct ones stay: prepared once more.
   if (each[0].recipe, *(one.recipe for one in teachers)) != (made.recipe, *made.teachers):
     made = _learning(name, config, each[0], teachers, build.batches(stage, len(arrays["label"])))
   teacher = teachers[0].variables if teachers else None
