@@ -14,8 +14,9 @@ from leanax.engine.data import Input
 from leanax.pipeline import build
 from leanax.pipeline import trained as models
 from leanax.pipeline.config.experiment import Quant
+from leanax.pipeline.recipe import Recipe
 from leanax.pipeline.start import Execute, now
-from leanax.pipeline.trained import Recipe, Trained
+from leanax.pipeline.trained import Trained
 
 INPUT = "input"  # the network's input among the quantizers
 

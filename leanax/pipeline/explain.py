@@ -11,6 +11,7 @@ from leanax.engine.train.parallel import AXIS
 from leanax.pipeline import build, start
 from leanax.pipeline import trained as models
 from leanax.pipeline.config.experiment import Experiment, Stage
+from leanax.pipeline.recipe import Recipe
 from leanax.pipeline.stage import check, prepare
 from leanax.pipeline.tables import count, size
 
@@ -29,7 +30,7 @@ def explain(config: Experiment) -> str:
   return "\n\n".join(part for part in parts if part)
 
 
-def traces(recipe: models.Recipe) -> tuple[graph.Graph, graph.Graph]:
+def traces(recipe: Recipe) -> tuple[graph.Graph, graph.Graph]:
   """A model traced on one example as it is evaluated, and as it is trained."""
   functions, x = models.functions(recipe), models.example(recipe)
   variables = jax.eval_shape(functions.model.init, jax.random.key(0), x)
@@ -90,7 +91,7 @@ def stage(name: str, given: Stage, model: models.Trained) -> str:
   return "\n".join([text, *norms(recipe, models.distinct(model.variables))])
 
 
-def norms(recipe: models.Recipe, variables: Any) -> list[str]:
+def norms(recipe: Recipe, variables: Any) -> list[str]:
   """A line for each batch norm of a model that is quantized: into which site it is folded, or why it stays."""
   if not models.folds(recipe, variables):
     return []

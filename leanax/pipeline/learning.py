@@ -22,8 +22,9 @@ from leanax.graph.shapes import structs
 from leanax.pipeline import assembling, build, teacher_outputs
 from leanax.pipeline import trained as models
 from leanax.pipeline.config.experiment import ITSELF, Stage, teacher_names
+from leanax.pipeline.recipe import Recipe
 from leanax.pipeline.start import first_line
-from leanax.pipeline.trained import Functions, Recipe, Trained
+from leanax.pipeline.trained import Functions, Trained
 
 BATCH = 4  # of the shapes on which a stage is prepared
 
@@ -117,7 +118,7 @@ def make(
   _trace(objective, outputs, aux)
   head = assembling.plan(
     objective, models.functions(model.recipe).fn, model.recipe.image, len(model.recipe.classes), model.variables,
-    outputs, aux, trees, stage.teacher_classes, models.is_quantized(model.recipe) or models.is_folded(model.recipe),
+    outputs, aux, trees, stage.teacher_classes, model.recipe.is_quantized or model.recipe.is_folded,
   )  # fmt: skip
 
   # The optimizer, the step and the state.
@@ -209,7 +210,7 @@ def forward_of(stage: Stage, parts: Functions) -> forward.Forward:
       logits, state = parts.net.apply(variables, x, **mode)
       return models.named(logits, parts), state
 
-  half = stage.precision == "bfloat16" and parts.logits is parts.fn  # a quantized net has half products of its own
+  half = stage.precision == "bfloat16" and not parts.quantized  # a quantized net has half products of its own
   return forward.plain(forward.bfloat16(apply) if half else apply)
 
 
