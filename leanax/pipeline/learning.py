@@ -19,7 +19,7 @@ from leanax.engine.train.step import Step
 from leanax.graph.edits import replace_head
 from leanax.graph.kinds import Reparam
 from leanax.graph.shapes import structs
-from leanax.pipeline import assembling, build, teacher_outputs
+from leanax.pipeline import assembling, build, optimizers, teacher_outputs
 from leanax.pipeline import trained as models
 from leanax.pipeline.config.experiment import ITSELF, Stage, teacher_names
 from leanax.pipeline.recipe import Recipe
@@ -125,7 +125,7 @@ def make(
   def stacked() -> dict[str, tuple[int, ...]]:
     return models.stacked_axes(model.recipe, model.variables)
 
-  reparam = build.reparam(name, stage, stacked)
+  reparam = optimizers.reparam(name, stage, stacked)
   stored = teacher_outputs.is_stored(stage, spec, objective)
   live: Any = {"teacher": None if stored else together.current if moving else teacher}
   live |= {"itself": stage.teacher == ITSELF}
@@ -138,7 +138,7 @@ def make(
   averages: Any = {"ema": stage.optimizer.ema or None, "average_aux": head is not None}
 
   def training(seed: int | None = None) -> engine.Training:
-    tx = build.transformation(name, stage, batches, stacked, seed)
+    tx = optimizers.transformation(name, stage, batches, stacked, seed)
     return engine.training(student, minimised, tx, **live, **averages)
 
   step = training().step  # random masks are drawn by the seed that it is called with
@@ -178,7 +178,7 @@ class _Moving(NamedTuple):
 def _moving(stage: Stage, entry: Stage, student: kd.Weighted, model: Trained, batches: int) -> _Moving:
   """Returns the teacher of a stage that trains it, as `entry` describes it; `student` is what the stage minimises."""
   name, recipe = stage.teacher, model.recipe
-  tx = build.transformation(name, entry, batches, lambda: models.stacked_axes(recipe, model.variables))
+  tx = optimizers.transformation(name, entry, batches, lambda: models.stacked_axes(recipe, model.variables))
   own = build.objective(name, entry.objective, max(batches // entry.optimizer.accumulate, 1))
   apply = forward_of(entry, models.functions(recipe, half=entry.precision == "bfloat16"))
   shared: Any = {"accumulate": entry.optimizer.accumulate, "per_device_statistics": stage.per_device_statistics}

@@ -70,7 +70,7 @@ def read(given: Mapping[str, Any], source: str) -> Recipe:
 
 
 def _head(head: Mapping[str, Any]) -> dict[str, Any]:
-  """A replaced head as files of before have it, in a list of their own, as an edit."""
+  """Returns a replaced head, as files of before have it in a list of their own, as an edit."""
   steps = kd.simkd_steps(head["size"])
   dropped = [name.removeprefix("params/") for name in head["dropped"]]
   kept = {key: head[key] for key in ("name", "tap", "beside", "shapes")}
@@ -78,7 +78,7 @@ def _head(head: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _tuples(value: Any) -> Any:
-  """JSON's lists as the tuples that they were."""
+  """Returns JSON's lists as the tuples that they were."""
   if isinstance(value, Mapping):
     return {key: _tuples(child) for key, child in value.items()}
   return tuple(map(_tuples, value)) if isinstance(value, list) else value

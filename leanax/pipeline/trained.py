@@ -142,17 +142,17 @@ def outputs(parts: Functions, variables: Any, x: jax.Array) -> Any:
 
 
 def named(logits: Any, parts: Functions) -> Any:
-  """The only output that is left of a model, under its name where it had several."""
+  """Returns the only output that is left of a model, under its name where it had several."""
   return {parts.output: logits} if parts.output else logits
 
 
 def example(recipe: Recipe, batch: int = 1) -> jax.Array:
-  """A batch of the model's input, all zeros."""
+  """Returns a batch of the model's input, all zeros."""
   return jnp.zeros((batch, *recipe.image), jnp.float32)
 
 
 def forward(recipe: Recipe, precise: bool = False) -> Callable[[Any, jax.Array], jax.Array]:
-  """`(variables, uint8 images) -> logits`, to be jitted: preprocessing, then the logits, integers simulated.
+  """Returns `(variables, uint8 images) -> logits`, to be jitted: preprocessing, then the logits, integers simulated.
 
   Equal recipes give the same function object, so that models which differ in their numbers only are compiled once.
   With `precise` products have the highest precision (`graph.highest_precision`).
@@ -178,7 +178,7 @@ def folds(recipe: Recipe, variables: Any) -> bool:
 
 
 def fold(trained: Trained) -> Trained:
-  """The same model with its batch norms folded into convolutions and dense layers; itself where it has none.
+  """Returns the model with its batch norms folded into convolutions and dense layers; itself where it has none.
 
   Batch norms are found in the evaluation trace; from then on the model is one for inference, without dropout.
   """
@@ -211,7 +211,7 @@ def distinct(variables: Any) -> Any:
 
 
 def stacked_axes(recipe: Recipe, variables: Any) -> dict[str, tuple[int, ...]]:
-  """The axes along which the model's parameters hold layers, by leaf; `variables` may be shapes."""
+  """Returns the axes along which the model's parameters hold layers, by leaf; `variables` may be shapes."""
   shape = jax.ShapeDtypeStruct((1, *recipe.image), jnp.float32)  # an array of zeros would be compiled
   found = graph.stacked_axes(functions(recipe).fn, trees(variables)[0], shape)
   return {name: axes for name, axes in found.items() if name in named_leaves(variables["params"])}
@@ -258,7 +258,7 @@ def load(path: str | Path, code: Collection[str] = ()) -> tuple[Trained, dict[st
 
 
 def _as_written(recipe: Recipe, variables: Any) -> Any:
-  """Nested dicts from a file in the containers of the user's model, such as lists; an edited function needs none."""
+  """Returns nested dicts from a file in the user's containers, such as lists; an edited function needs none."""
   if recipe.is_folded:
     return variables
   saved = named_leaves(variables)
@@ -270,5 +270,5 @@ def _as_written(recipe: Recipe, variables: Any) -> Any:
 
 
 def predict(trained: Trained, images: np.ndarray, precise: bool = False) -> np.ndarray:
-  """(N, classes) logits of (N, height, width, channels) uint8 images; `precise` as of `forward`."""
+  """Returns (N, classes) logits of (N, height, width, channels) uint8 images; `precise` as of `forward`."""
   return evaluate.logits(forward(trained.recipe, precise), trained.variables, images)

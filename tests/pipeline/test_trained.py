@@ -1,6 +1,5 @@
 """What a stage leaves: saved and loaded the same, folded the same, and what is refused."""
 
-import dataclasses
 import json
 import pathlib
 
@@ -104,14 +103,10 @@ def test_a_folded_model_trains_on_in_float_with_its_dropout_and_the_norms_that_s
   whole = trained.Trained(recipe, fill(trained.variable_shapes(recipe)))
   folded = trained.fold(whole)
   assert set(folded.variables["batch_stats"]) == {"BatchNorm_1"}
-  stage = jobs.experiment().stages["teacher"]
-  stages = stage, dataclasses.replace(stage, precision="bfloat16")
-  exact, half = (learning.forward_of(one, trained.functions(folded.recipe)) for one in stages)
-  run = jax.jit(lambda key: exact(folded.variables, {}, {}, x, train=True, key=key, axis_name=None))
+  forward = learning.forward_of(jobs.experiment().stages["teacher"], trained.functions(folded.recipe))
+  run = jax.jit(lambda key: forward(folded.variables, {}, {}, x, train=True, key=key, axis_name=None))
   (a, state, _), (b, _, _) = run(jax.random.key(0)), run(jax.random.key(1))
   assert np.abs(a - b).max() > 1e-3
-  c, _, _ = half(folded.variables, {}, {}, x, train=True, key=jax.random.key(0), axis_name=None)
-  assert 0 < np.abs(a - c).max() < 0.05 * np.abs(a).max()
   assert jax.tree.structure(state) == jax.tree.structure({"batch_stats": folded.variables["batch_stats"]})
   before, after = folded.variables["batch_stats"]["BatchNorm_1"]["mean"], state["batch_stats"]["BatchNorm_1"]["mean"]
   features = nn.relu(nn.Conv(4, (3, 3)).apply({"params": folded.variables["params"]["Conv_0"]}, x))

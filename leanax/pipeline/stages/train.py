@@ -10,7 +10,17 @@ import jax.numpy as jnp
 from leanax.engine import data as datasets
 from leanax.engine.data import Dataset, batches
 from leanax.engine.train import parallel
-from leanax.pipeline import build, calibrate, fitting, learning, start, teacher_checks, teacher_outputs, together
+from leanax.pipeline import (
+  build,
+  calibrate,
+  fitting,
+  learning,
+  optimizers,
+  start,
+  teacher_checks,
+  teacher_outputs,
+  together,
+)
 from leanax.pipeline import trained as models
 from leanax.pipeline.config.experiment import Experiment, described, model_code
 from leanax.pipeline.fitting import Ready
@@ -25,8 +35,8 @@ def check(name: str, config: Experiment) -> None:
   objective = build.objective(name, stage.objective)
   teacher_checks.check_config(name, config, objective)
   together.check(name, config, objective)
-  build.check_sparsity(name, stage)
-  build.check_reparam(name, stage)
+  optimizers.check_sparsity(name, stage)
+  optimizers.check_reparam(name, stage)
   build.policy(stage.quant)
 
 
