@@ -20,7 +20,7 @@ class Maker(NamedTuple):
 
   score: Score
   pattern: Pattern
-  seed: int
+  seed: int | None
   stream: str
 
   def rows(
@@ -32,6 +32,7 @@ class Maker(NamedTuple):
     memory: Any,
     step: jax.Array,
     number: int | jax.Array,
+    seed: Any = None,
   ) -> dict[int, jax.Array]:
     """Returns the scores of the leaves that are ranked, (pools, units) by leaf.
 
@@ -43,11 +44,13 @@ class Maker(NamedTuple):
       memory: of their structure, the criterion's memory at each ranked leaf; () where it has none.
       step: optimizer updates so far.
       number: of the draw, for criteria that draw random numbers.
+      seed: of the draw, where the maker has none of its own; None for 0.
     """
     leaves, treedef = jax.tree.flatten(params)
     grads = treedef.flatten_up_to(gradients) if self.score.reads_gradient else [None] * len(leaves)
     memories = [()] * len(leaves) if self.score.update is None else treedef.flatten_up_to(memory)
-    key = keys.step_key(self.seed, number, f"sparsity {self.stream}")
+    own = self.seed if self.seed is not None else 0 if seed is None else seed
+    key = keys.step_key(own, number, f"sparsity {self.stream}")
     found = {}
     for i in (i for ranking in rankings for i in ranking.leaves):
       name, w = chosen[i].name, leaves[i]
@@ -84,8 +87,9 @@ def maker(score: Any, pattern: Any, seed: Any, what: str = "score") -> Maker:
   Raises:
     UserError: `score` is not a criterion, `pattern` not a pattern, or `seed` not a whole number.
   """
-  ranges.check("sparsity: seed", seed, ranges.whole(0))
-  return Maker(check_score(what, score), check_pattern(pattern), int(seed), what)
+  if seed is not None:
+    ranges.check("sparsity: seed", seed, ranges.whole(0))
+  return Maker(check_score(what, score), check_pattern(pattern), seed if seed is None else int(seed), what)
 
 
 def all_kept(params: Any, groups: Iterable[Group], pack_axis: int) -> Any:

@@ -35,13 +35,13 @@ def prune(
   rules: Sequence[tuple[str, Setting]] = KERNELS,
   stacked: Stacked = (),
   pack_axis: int = -1,
-  seed: int = 0,
+  seed: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
   """Wraps an optimizer so that weights of small score are pruned while it trains.
 
-  `update(gradients, state, params, *, step=None)`: gradients are already averaged over devices, `step` counts optimizer
-  updates so far; without it the state counts them. Masks are made from `params` as they come in, and the update takes
-  pruned ones to exactly zero. See wrapper.py for what may enclose the result.
+  `update(gradients, state, params, *, step=None, seed=None)`: gradients are already averaged over devices, `step`
+  counts optimizer updates so far; without it the state counts them. Masks are made from `params` as they come in, and
+  the update takes pruned ones to exactly zero. See wrapper.py for what may enclose the result.
 
   Args:
     inner: any optax optimizer.
@@ -63,7 +63,8 @@ def prune(
       () for none. Each layer counts by itself: it keeps its own largest weights, and an allocation is given it as
       "blocks/kernel[0]" and so on.
     pack_axis: the axis along which masks are bit-packed.
-    seed: of criteria that draw random numbers.
+    seed: of criteria that draw random numbers; None: the argument `seed=` of `update`, which `engine.training` gives
+      it, or 0.
 
   Returns:
     An optax transformation whose state is a `sparsity.SparsityState`.
@@ -85,10 +86,10 @@ def prune(
   def due(step: jax.Array) -> jax.Array:
     return jnp.sum(jnp.asarray(steps) <= step, dtype=jnp.int32)
 
-  def renew(params: Any, gradients: Any, masks: Any, memory: Any, step: jax.Array, wanted: jax.Array) -> Any:
+  def renew(params: Any, gradients: Any, masks: Any, memory: Any, step: jax.Array, wanted: jax.Array, seed: Any) -> Any:
     chosen = select(params, rules, stacked)
     rankings = [group.at(wanted - 1) for group in goal.groups(chosen, schedule)]
-    rows = make.rows(chosen, rankings, params, gradients, memory, step, 0)
+    rows = make.rows(chosen, rankings, params, gradients, memory, step, 0, seed)
     made = make.reaching(rows, rankings) if threshold is not None else make.largest(rows, rankings)
     return make.masks(params, chosen, made, masks, pack_axis)
 

@@ -32,7 +32,7 @@ from sparsity.packed import is_packed, unpack
 from sparsity.slots import map_slots
 from sparsity.state import SparsityState, keep, pure
 
-Renew = Callable[[Any, Any, Any, Any, jax.Array, jax.Array], Any]
+Renew = Callable[[Any, Any, Any, Any, jax.Array, jax.Array, Any], Any]
 
 
 def wrap(
@@ -49,8 +49,8 @@ def wrap(
     inner: any optax optimizer.
     start: `start(params)`, the masks tree (of `Packed` and None) to begin with.
     due: `due(step)`, how many mask updates the schedule has made by then (int32). None: the masks never change.
-    renew: `renew(params, gradients, masks, memory, step, due)`, new masks of the same structure; runs only when one is
-      due.
+    renew: `renew(params, gradients, masks, memory, step, due, seed)`, new masks of the same structure; runs only when
+      one is due. `seed` is the one that `update` was given, or None.
     score: the criterion whose memory is kept.
     regrows: whether masks gain entries, which then start from zero, with zero slots.
   """
@@ -78,7 +78,9 @@ def wrap(
       wanted = due(step)
       masks = jax.lax.cond(
         _anywhere(wanted > done),
-        lambda: _choose(wanted > done, renew(pure(params), pure(updates), masks, memory, step, wanted), masks),
+        lambda: _choose(
+          wanted > done, renew(pure(params), pure(updates), masks, memory, step, wanted, extra.get("seed")), masks
+        ),
         lambda: masks,
       )
       done = jnp.maximum(done, wanted)

@@ -1,18 +1,15 @@
-"""From names in a config to functions: nowhere else, and with every keyword checked before anything compiles."""
+"""From names in a config to functions, with every keyword checked before anything compiles."""
 
-import glob
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 import kd
 import quant
-import sparsity
 from leanax.core import ranges
 from leanax.core.errors import UserError, unknown
 from leanax.core.methods import method
@@ -21,8 +18,6 @@ from leanax.engine.data import Augment, Dataset, Input, Preprocess, Split
 from leanax.engine.data.splits import label_some
 from leanax.engine.models import model as models
 from leanax.engine.models.interface import Model
-from leanax.engine.train import optim
-from leanax.pipeline import sparse
 from leanax.pipeline.config import experiment, tree
 from leanax.pipeline.config.experiment import Experiment, Stage
 
@@ -30,7 +25,7 @@ SHARES = ("start", "end", "at")  # what a schedule gives as a share of the stage
 
 
 def call(where: str, fn: Callable[..., Any], given: Mapping[str, Any], *positional: Any) -> Any:
-  """`fn(*positional, **given)`, once its signature has every keyword and nothing it needs is missing.
+  """Returns `fn(*positional, **given)`, once its signature has every keyword and nothing it needs is missing.
 
   Raises:
     UserError: a keyword that `fn` does not take (the nearest is named), or one that it needs; `where` names the config
@@ -51,14 +46,14 @@ def call(where: str, fn: Callable[..., Any], given: Mapping[str, Any], *position
 
 
 def named(where: str, package: ModuleType, group: Mapping[str, Any], *positional: Any) -> Any:
-  """The method `group["name"]` of a package, called with the group's other keys."""
+  """Returns the method `group["name"]` of a package, called with the group's other keys."""
   if "name" not in group:
     raise UserError(f"config key '{where}.name' is missing; expected a method of {package.__name__}")
   return call(where, method(package, group["name"]), {k: v for k, v in group.items() if k != "name"}, *positional)
 
 
 def model(entry: experiment.Model) -> Model:
-  """The model that an entry of `models` describes."""
+  """Returns the model that an entry of `models` describes."""
   return models.load(entry.name, dict(entry.kwargs))
 
 
@@ -66,7 +61,7 @@ OF_TERM = ("loss", "weight", "mask", "ignore_label", "output")
 
 
 def objective(stage: str, group: Mapping[str, Any], updates: int = 1, output: str = "") -> kd.Weighted:
-  """The weighted sum that a stage minimises: `{loss of kd: {"weight": share, "mask": which, its keywords}}`.
+  """Returns the weighted sum that a stage minimises: `{loss of kd: {"weight": share, "mask": which, its keywords}}`.
 
   "ignore_label" and "output" are those of `kd.Term`, too.
 
@@ -96,12 +91,12 @@ def objective(stage: str, group: Mapping[str, Any], updates: int = 1, output: st
 
 
 def _number(where: str, value: Any, updates: int) -> Any:
-  """A value of a term, or the schedule that a group stands for; of a sequence, one for each element."""
+  """Returns a value of a term, or the schedule that a group stands for; of a sequence, one for each element."""
   if isinstance(value, list | tuple):
     return type(value)(_number(f"{where}[{index}]", each, updates) for index, each in enumerate(value))
   if not isinstance(value, Mapping):
     return value
-  given = _in_steps(where, value, updates)
+  given = in_steps(where, value, updates)
   if "start" in given and "end" in given:
     if not value["start"] < value["end"]:
       raise UserError(
@@ -109,14 +104,6 @@ def _number(where: str, value: Any, updates: int) -> Any:
       )
     given["end"] = max(given["end"], given["start"] + 1)  # in few updates both may round to one
   return named(where, kd.schedules, given)
-
-
-def check_sparsity(name: str, stage: Stage) -> None:
-  """Refuses an unknown method; its keywords are checked where the stage's number of updates is known."""
-  if stage.sparsity.get("name"):
-    sparse.method(stage.sparsity["name"])
-  elif set(stage.sparsity) - {"name"}:
-    raise UserError(f"config key 'stages.{name}.sparsity.name' is missing; expected a method of sparsity")
 
 
 def check_model_name(name: str, entry: experiment.Model) -> None:
@@ -141,78 +128,8 @@ def steps(stage: Stage, examples: int) -> int:
   return batches(stage, examples) // stage.optimizer.accumulate
 
 
-def transformation(
-  name: str, stage: Stage, batches: int, stacked: Callable[[], Mapping[str, Sequence[int]]] = dict
-) -> optax.GradientTransformationExtraArgs:
-  """Returns a stage's optimizer, wrapped by its sparsity method if it has one.
-
-  Args:
-    name: the stage's, for errors.
-    stage: its config.
-    batches: of the whole stage; schedules go over its updates, at least one.
-    stacked: gives the axes along which leaves hold layers (`graph.stacked_axes`), for a method that wants to know.
-  """
-  updates = batches // stage.optimizer.accumulate
-  if batches and not updates:
-    raise UserError(
-      f"config key 'stages.{name}.optimizer.accumulate' is {stage.optimizer.accumulate}, but the stage has {batches} "
-      f"batches, so that it would never update; expected at most {batches}"
-    )
-  try:
-    inner = _optimizer(stage.optimizer, max(updates, 1))
-  except UserError as error:
-    raise UserError(f"config group 'stages.{name}.optimizer': {error}") from error
-  group = dict(stage.sparsity)
-  if not group.get("name"):
-    return inner
-  where, chosen = f"stages.{name}.sparsity", group.pop("name")
-  keywords = inspect.signature(sparse.method(chosen)).parameters
-  if "schedule" in keywords and not updates:
-    raise UserError(
-      f"config key 'stages.{name}.epochs' is {stage.epochs}, but {chosen!r} prunes while the stage trains; "
-      "expected 1 or more"
-    )
-  schedule = group.get("schedule")
-  if isinstance(schedule, Mapping):
-    in_steps = _in_steps(f"{where}.schedule", schedule, updates)
-    # The last update that runs is number updates - 1: what ends with the stage ends there.
-    in_steps |= {key: min(in_steps[key], updates - 1) for key in SHARES if key in in_steps}
-    group["schedule"] = named(f"{where}.schedule", sparsity.schedules, in_steps)
-  if "stacked" in keywords and "stacked" not in group:
-    try:
-      found = stacked()
-    except UserError as error:
-      raise UserError(f"the model cannot be traced, so '{where}.stacked' has to name its layers: {error}") from error
-    group["stacked"] = tuple((glob.escape(leaf), tuple(axes)) for leaf, axes in found.items())
-  for key, package in sparse.PARTS.items():
-    if isinstance(group.get(key), Mapping):
-      group[key] = named(f"{where}.{key}", package, group[key])
-  return call(where, sparse.method(chosen), group, inner)
-
-
-def _optimizer(given: experiment.Optimizer, updates: int) -> optax.GradientTransformationExtraArgs:
-  rate = optim.schedule(
-    given.schedule,
-    given.learning_rate,
-    updates,
-    warmup=given.warmup_steps,
-    milestones=[round(share * updates) for share in given.milestones],
-    factor=given.decay,
-  )
-  return optim.optimizer(
-    given.name,
-    rate,
-    momentum=given.momentum,
-    delta=given.delta,
-    nesterov=given.nesterov,
-    weight_decay=given.weight_decay,
-    clip_norm=given.clip_norm or None,
-    rates=None if given.scale_rate == 1.0 else {"scale": given.scale_rate},
-  )
-
-
-def _in_steps(where: str, schedule: Mapping[str, Any], steps: int) -> dict[str, Any]:
-  """A schedule whose "start", "end" and "at" are shares of the stage, with these in updates.
+def in_steps(where: str, schedule: Mapping[str, Any], steps: int) -> dict[str, Any]:
+  """Returns a schedule whose "start", "end" and "at" are shares of the stage, with these in updates.
 
   Raises:
     UserError: one is no number from 0 to 1.
@@ -224,7 +141,7 @@ def _in_steps(where: str, schedule: Mapping[str, Any], steps: int) -> dict[str, 
 
 
 def examples(config: Experiment, stage: Stage, split: Split) -> Split:
-  """The training examples of a stage: of some classes only, and with labels for some only (the others get -1).
+  """Returns the training examples of a stage: of some classes only, and with labels for some only (the others get -1).
 
   Raises:
     UserError: a class that the data does not have, more labels than examples, or nothing left.
@@ -248,7 +165,7 @@ def policy(given: experiment.Quant) -> quant.Policy | None:
 
 
 def dataset(config: Experiment) -> Dataset:
-  """The experiment's data, cut to its limit."""
+  """Returns the experiment's data, cut to its limit."""
   given = config.data
   options = dict(given.kwargs)
   for key, instead in (("name", "data.name"), ("data_dir", "data.dir"), ("cache_dir", "LEANAX_CACHE_DIR")):

@@ -14,8 +14,9 @@ from leanax.engine.data import Input
 from leanax.pipeline import build
 from leanax.pipeline import trained as models
 from leanax.pipeline.config.experiment import Quant
+from leanax.pipeline.recipe import Recipe
 from leanax.pipeline.start import Execute, now
-from leanax.pipeline.trained import Recipe, Trained
+from leanax.pipeline.trained import Trained
 
 INPUT = "input"  # the network's input among the quantizers
 
@@ -33,7 +34,7 @@ def calibrated(given: Quant, trained: Trained, batches: Iterable[Any], spec: Inp
   policy = build.policy(given)
   if policy is None:
     return trained
-  # Norms are folded by numbers: shapes stand for unit ones.
+  # Norms are folded by numbers: shapes stand for distinct ones, as trained ones are.
   trained = models.fold(trained) if execute is now else models.fold_shapes(trained)
   recipe, fn = trained.recipe, models.functions(trained.recipe).fn
 

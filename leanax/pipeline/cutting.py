@@ -11,7 +11,8 @@ from leanax.engine.data import Split
 from leanax.engine.models import cut_student
 from leanax.pipeline import trained as models
 from leanax.pipeline.config.experiment import Cut
-from leanax.pipeline.trained import Recipe, Trained
+from leanax.pipeline.recipe import Recipe
+from leanax.pipeline.trained import Trained
 
 KEEP = {"first": cut_student.first, "alternate": cut_student.alternate}
 MEASURED = 2048  # at most so many examples measure an effect
@@ -30,7 +31,7 @@ def cut(group: Cut, recipe: Recipe, fresh: Any, teacher: Trained, pick: cut_stud
   Raises:
     UserError: a leaf without a counterpart, or one that cannot be cut out of it.
   """
-  if models.is_folded(teacher.recipe):
+  if teacher.recipe.is_folded:
     raise UserError(f"'cut.from' is {group.source!r}, whose batch norms are folded; expected a stage without 'quant'")
   layers = group.way == "layers"
   names = cut_student.counterparts(fresh, teacher.variables, pick if layers else None, tuple(group.map))

@@ -12,6 +12,7 @@ from leanax.engine.data import Split
 from leanax.pipeline import build, workdir
 from leanax.pipeline import trained as models
 from leanax.pipeline.config import experiment
+from leanax.pipeline.recipe import Recipe
 
 
 def find_model(folder: str | Path, stage: str = "") -> tuple[str, Path]:
@@ -46,7 +47,7 @@ def load(folder: str | Path, path: Path, code: Collection[str] = ()) -> models.T
   return models.load(path, model_code(folder, code))[0]
 
 
-def _check(path: Path, recipe: models.Recipe, test: Split) -> None:
+def _check(path: Path, recipe: Recipe, test: Split) -> None:
   """Refuses a model whose images or classes are not the data's: its accuracy would mean nothing.
 
   Raises:

@@ -11,6 +11,7 @@ from leanax.engine.train.parallel import AXIS
 from leanax.pipeline import build, start
 from leanax.pipeline import trained as models
 from leanax.pipeline.config.experiment import Experiment, Stage
+from leanax.pipeline.recipe import Recipe
 from leanax.pipeline.stage import check, prepare
 from leanax.pipeline.tables.tables import count, size
 
@@ -29,7 +30,7 @@ def explain(config: Experiment) -> str:
   return "\n\n".join(part for part in parts if part)
 
 
-def traces(recipe: models.Recipe) -> tuple[graph.Graph, graph.Graph]:
+def traces(recipe: Recipe) -> tuple[graph.Graph, graph.Graph]:
   """Returns the trace of a model on one example in evaluation mode, and the one in training mode."""
   functions, x = models.functions(recipe), models.example(recipe)
   variables = jax.eval_shape(functions.model.init, jax.random.key(0), x)
@@ -88,10 +89,10 @@ def stage(name: str, given: Stage, model: models.Trained) -> str:
     rows.append((site, str(setting), macs, size(costs[site]["weight_bytes"]) if macs else "", rule, note))
   before, after = (sum(row["bit_operations"] for row in table) for table in (traced.table(), costs.values()))
   text = f"stage {name}: {count(after)} bit-operations, {count(before)} in float\n{columns(rows)}"
-  return "\n".join([text, *norms(recipe, models.unit(model.variables))])
+  return "\n".join([text, *norms(recipe, models.distinct(model.variables))])
 
 
-def norms(recipe: models.Recipe, variables: Any) -> list[str]:
+def norms(recipe: Recipe, variables: Any) -> list[str]:
   """Returns a line for each batch norm of a model that is quantized: into which site it is folded, or why it stays."""
   if not models.folds(recipe, variables):
     return []

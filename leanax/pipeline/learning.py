@@ -17,12 +17,14 @@ from leanax.engine.train.parallel import AXIS
 from leanax.engine.train.state import TrainState
 from leanax.engine.train.step import Step
 from leanax.graph.edits import replace_head
+from leanax.graph.kinds import Reparam
 from leanax.graph.shapes import structs
-from leanax.pipeline import assembling, build, teacher_outputs
+from leanax.pipeline import assembling, build, optimizers, teacher_outputs
 from leanax.pipeline import trained as models
 from leanax.pipeline.config.experiment import ITSELF, Stage, teacher_names
+from leanax.pipeline.recipe import Recipe
 from leanax.pipeline.start import first_line
-from leanax.pipeline.trained import Functions, Recipe, Trained
+from leanax.pipeline.trained import Functions, Trained
 
 BATCH = 4  # of the shapes on which a stage is prepared
 
@@ -34,12 +36,14 @@ class Learning(NamedTuple):
     recipe: of the model that is trained.
     teachers: the recipes of its teachers.
     step: the train step.
-    create: `create(model, key, teacher) -> TrainState` of one student before the first step; `teacher` is the variables
-      of the first teacher, also of one that is trained in the same steps, or None.
+    create: `create(model, seed, key, teacher) -> TrainState` of one student before the first step; `seed` is of random
+      masks, `key` of what the losses train, `teacher` the variables of the first teacher, also of one that is trained
+      in the same steps, or None.
     objective: what is minimised.
     norm: `engine.term_norm` of it.
     peers: how many students there are.
     head: how the student is put together anew when it is evaluated or kept, where a loss wants that.
+    reparam: the weights as functions of what is trained, or None.
   """
 
   recipe: Recipe
@@ -50,11 +54,12 @@ class Learning(NamedTuple):
   norm: Callable[..., jax.Array]
   peers: int
   head: assembling.Plan | None
+  reparam: Reparam | None
 
   def start(self, each: Sequence[Trained], seed: int, teacher: Any) -> TrainState:
     """Returns the state before the first step; of peers all, on a leading axis."""
     key = keys.step_key(seed, 0, "losses")
-    states = [self.create(one, key, teacher) for one in each]
+    states = [self.create(one, seed + peer * mutual.APART, key, teacher) for peer, one in enumerate(each)]
     return states[0] if self.peers == 1 else seeds.stack(states)
 
   def kept(self, state: TrainState, teacher: Any) -> Trained:
@@ -63,7 +68,7 @@ class Learning(NamedTuple):
 
   def kept_of_one(self, state: TrainState, teacher: Any) -> Trained:
     """Returns the same of one student's state."""
-    state = state.averaged
+    state = engine.deployed(state, self.reparam)
     recipe, variables = self.recipe, state.variables
     if self.head is not None:
       variables = replace_head.joined(variables, self.head.edit, self.head.params(state.aux, state.aux_state, teacher))
@@ -113,23 +118,35 @@ def make(
   _trace(objective, outputs, aux)
   head = assembling.plan(
     objective, models.functions(model.recipe).fn, model.recipe.image, len(model.recipe.classes), model.variables,
-    outputs, aux, trees, stage.teacher_classes, models.is_quantized(model.recipe) or models.is_folded(model.recipe),
+    outputs, aux, trees, stage.teacher_classes, model.recipe.is_quantized or model.recipe.is_folded,
   )  # fmt: skip
 
   # The optimizer, the step and the state.
-  tx = build.transformation(name, stage, batches, lambda: models.stacked_axes(model.recipe, model.variables))
+  def stacked() -> dict[str, tuple[int, ...]]:
+    return models.stacked_axes(model.recipe, model.variables)
+
+  reparam = optimizers.reparam(name, stage, stacked)
   stored = teacher_outputs.is_stored(stage, spec, objective)
   live: Any = {"teacher": None if stored else together.current if moving else teacher}
   live |= {"itself": stage.teacher == ITSELF}
-  live |= {"accumulate": stage.optimizer.accumulate, "per_device_statistics": stage.per_device_statistics}
+  live |= {
+    "reparam": reparam,
+    "accumulate": stage.optimizer.accumulate,
+    "per_device_statistics": stage.per_device_statistics,
+  }
   minimised = mutual.Mutual(objective.terms) if stage.peers > 1 else objective
   averages: Any = {"ema": stage.optimizer.ema or None, "average_aux": head is not None}
-  init, step = engine.training(student, minimised, tx, **live, **averages)
+
+  def training(seed: int | None = None) -> engine.Training:
+    tx = optimizers.transformation(name, stage, batches, stacked, seed)
+    return engine.training(student, minimised, tx, **live, **averages)
+
+  step = training().step  # random masks are drawn by the seed that it is called with
   norm = engine.term_norm(student, minimised, **live)
 
-  def create(one: Trained, key: jax.Array, teacher: Any) -> TrainState:
+  def create(one: Trained, seed: int, key: jax.Array, teacher: Any) -> TrainState:
     aux, aux_state = losses(key, teacher) if any(term.loss.init for term in objective.terms) else ({}, {})
-    state = init(one.variables, aux=aux, aux_state=aux_state)
+    state = training(seed).init(one.variables, aux=aux, aux_state=aux_state)
     return together.start(state, moving.init(teacher)) if moving else state
 
   if moving:
@@ -137,7 +154,7 @@ def make(
   if stage.peers > 1:
     step, norm = mutual.together(step, stage.peers), mutual.mean(norm, stage.peers)
   recipes = tuple(one.recipe for one in teachers)
-  return Learning(model.recipe, recipes, step, create, minimised, norm, stage.peers, head)
+  return Learning(model.recipe, recipes, step, create, minimised, norm, stage.peers, head, reparam)
 
 
 class _Moving(NamedTuple):
@@ -161,7 +178,7 @@ class _Moving(NamedTuple):
 def _moving(stage: Stage, entry: Stage, student: kd.Weighted, model: Trained, batches: int) -> _Moving:
   """Returns the teacher of a stage that trains it, as `entry` describes it; `student` is what the stage minimises."""
   name, recipe = stage.teacher, model.recipe
-  tx = build.transformation(name, entry, batches, lambda: models.stacked_axes(recipe, model.variables))
+  tx = optimizers.transformation(name, entry, batches, lambda: models.stacked_axes(recipe, model.variables))
   own = build.objective(name, entry.objective, max(batches // entry.optimizer.accumulate, 1))
   apply = forward_of(entry, models.functions(recipe, half=entry.precision == "bfloat16"))
   shared: Any = {"accumulate": entry.optimizer.accumulate, "per_device_statistics": stage.per_device_statistics}
@@ -175,7 +192,7 @@ def leaves(learning: Learning, model: Trained, teachers: Sequence[Trained]) -> T
   found: list[Recipe] = []
 
   def kept(model: Trained, teacher: Any) -> Any:
-    state = learning.create(model, jax.random.key(0), teacher)
+    state = learning.create(model, 0, jax.random.key(0), teacher)
     recipe, variables = learning.kept_of_one(state, teacher)
     found.append(recipe)
     return variables
@@ -193,7 +210,7 @@ def forward_of(stage: Stage, parts: Functions) -> forward.Forward:
       logits, state = parts.net.apply(variables, x, **mode)
       return models.named(logits, parts), state
 
-  half = stage.precision == "bfloat16" and parts.logits is parts.fn  # a quantized net has half products of its own
+  half = stage.precision == "bfloat16" and not parts.quantized  # a quantized net has half products of its own
   return forward.plain(forward.bfloat16(apply) if half else apply)
 
 
@@ -231,7 +248,7 @@ def _outputs(
   try:
     own = _as_outputs(_on_axis(trained, structs(model.variables), x))
   except UserError as error:
-    raise UserError(f"the objective's taps of the student: {error}") from error
+    raise (UserError(f"the objective's taps of the student: {error}") if objective.student else error) from error
   if teacher is None:  # a peer, or the average of its own weights
     return own, own._replace(taps={}) if stage.teacher or stage.peers > 1 else None
   trees = [structs(one.variables) for one in teachers]

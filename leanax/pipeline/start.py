@@ -21,7 +21,8 @@ from leanax.pipeline import cutting
 from leanax.pipeline import trained as models
 from leanax.pipeline.config import tree
 from leanax.pipeline.config.experiment import Experiment, Stage
-from leanax.pipeline.trained import Recipe, Trained
+from leanax.pipeline.recipe import Recipe
+from leanax.pipeline.trained import Trained
 
 Execute = Callable[..., Any]
 INSTALLED = ("site-packages", "dist-packages", str(Path(os.__file__).parent), "<")

@@ -10,8 +10,9 @@ from leanax.engine.data import Preprocess, Split
 from leanax.engine.store import logit_codes
 from leanax.pipeline import trained as models
 from leanax.pipeline.config.experiment import ITSELF, TOGETHER, Experiment, Stage, teacher_names
+from leanax.pipeline.recipe import Recipe
 from leanax.pipeline.teacher_outputs import further, logits_as_one
-from leanax.pipeline.trained import Recipe, Trained
+from leanax.pipeline.trained import Trained
 
 
 def check_config(name: str, config: Experiment, minimised: kd.Weighted) -> None:
@@ -115,7 +116,7 @@ def check(stage: Stage, recipes: Sequence[Recipe], student: Recipe, objective: k
       raise UserError(f"teacher {name!r} was trained with another preprocessing than its student's; expected the same")
     if recipe.image != student.image:
       raise UserError(f"teacher {name!r} reads images of {recipe.image}, and its student of {student.image}")
-    if stage.teacher_mode == "train" and (models.is_quantized(recipe) or models.is_folded(recipe)):
+    if stage.teacher_mode == "train" and (recipe.is_quantized or recipe.is_folded):
       raise UserError(
         f"'teacher_mode' is 'train', and teacher {name!r} is quantized or has folded batch norms, which have no "
         "training mode; expected 'eval'"

@@ -41,6 +41,7 @@ def check(name: str, config: Experiment, student: kd.Weighted) -> None:
     ("teacher", entry.teacher, ""),
     ("peers", entry.peers, 1),
     ("sparsity.name", entry.sparsity.get("name", ""), ""),
+    ("reparam.name", entry.reparam.get("name", ""), ""),
     ("quant.rules", tuple(entry.quant.rules), ()),
     ("optimizer.ema", entry.optimizer.ema, 0.0),
     ("optimizer.accumulate", entry.optimizer.accumulate, stage.optimizer.accumulate),

@@ -1,4 +1,4 @@
-"""The result of a stage: a model as plain data and trees, from which its functions are made again at any time.
+"""The result of a stage: a recipe and variables, from which the model's functions are made again at any time.
 
 A model is an import path with keywords, a list of edits of its traced function, and variables.
 All of it is saved in one file, so that a compressed model loads for inference without the config that trained it.
@@ -7,7 +7,8 @@ All of it is saved in one file, so that a compressed model loads for inference w
 import dataclasses
 import functools
 import json
-from collections.abc import Callable, Collection, Mapping
+import math
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote, unquote
@@ -16,41 +17,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import kd
 import quant
 from leanax import graph
 from leanax.core.errors import UserError
 from leanax.core.trees import map_named, named_leaves
 from leanax.engine.data import Preprocess, normalise
-from leanax.engine.data.preprocess import from_json
 from leanax.engine.models import model as models
 from leanax.engine.store import model_file
 from leanax.engine.train import evaluate
 from leanax.engine.train import outputs as outputs_of_models
 from leanax.graph.edits import replace_head
 from leanax.graph.shapes import structs
-
-
-class Recipe(NamedTuple):
-  """The description of a model without its arrays; plain JSON data.
-
-  Attributes:
-    name: the model's import path.
-    kwargs: its keywords.
-    image: (height, width, channels) of its input.
-    classes: the classes' names.
-    preprocess: {"scale", "mean", "std"}, from pixels to its input.
-    edits: changes of its function, in order (`graph.Net`); the last one of a quantized model is "quantize".
-    output: of a model with several outputs the one that has the logits; all that is left of it by edits.
-  """
-
-  name: str
-  kwargs: Mapping[str, Any]
-  image: tuple[int, ...]
-  classes: tuple[str, ...]
-  preprocess: Mapping[str, Any]
-  edits: tuple[Any, ...] = ()
-  output: str = ""
+from leanax.pipeline import recipe as recipes
+from leanax.pipeline.recipe import Recipe
 
 
 class Trained(NamedTuple):
@@ -82,6 +61,11 @@ class Functions(NamedTuple):
     """Returns whether the model has edits."""
     return bool(self.net.edits)
 
+  @property
+  def quantized(self) -> bool:
+    """Returns whether the last one is its grids."""
+    return self.edited and self.net.edits[-1]["edit"] == "quantize"
+
 
 def functions(recipe: Recipe, half: bool = False) -> Functions:
   """Makes the functions that a recipe describes; nothing is run.
@@ -97,46 +81,37 @@ def functions(recipe: Recipe, half: bool = False) -> Functions:
     out, state = model.apply(variables, x, train=train, key=key)
     return only(out), state
 
-  example, original = (jax.ShapeDtypeStruct((1, *recipe.image), jnp.float32),), None
-  if recipe.edits:
-    original = jax.eval_shape(lambda x: model.init(jax.random.key(0), x), *example)
+  example = (jax.ShapeDtypeStruct((1, *recipe.image), jnp.float32),)
   if not recipe.edits:
-    net = graph.Net(model.apply, None, example, original)
-    fn = lambda variables, x: only(net.infer(variables, x))  # noqa: E731
-    return Functions(model, net, fn, fn, recipe.output)
-  plain = graph.Net(one, None, example, original, unquantized(recipe).edits)
-  if not is_quantized(recipe):
+
+    def fn(variables: Any, x: jax.Array) -> jax.Array:
+      return one(variables, x)[0]
+
+    return Functions(model, graph.Net(model.apply, None, example, None), fn, fn, recipe.output)
+  original = jax.eval_shape(lambda x: model.init(jax.random.key(0), x), *example)
+  plain = graph.Net(one, None, example, original, recipe.in_float.edits)
+  if not recipe.is_quantized:
     return Functions(model, plain, plain.infer, plain.infer, recipe.output)
   trained = {"carrier": "bfloat16", "half": True} if half else {}
   net = plain.edited([{**recipe.edits[-1], **trained}], None, quant.edit.KIND)
   return Functions(model, net, plain.infer, net.infer, recipe.output)
 
 
-def is_quantized(recipe: Recipe) -> bool:
-  """Returns whether the model has grids."""
-  return bool(recipe.edits) and recipe.edits[-1]["edit"] == "quantize"
-
-
-def unquantized(recipe: Recipe) -> Recipe:
-  """Returns the recipe without grids."""
-  return recipe._replace(edits=recipe.edits[:-1]) if is_quantized(recipe) else recipe
-
-
 def in_float(trained: Trained) -> Trained:
   """Returns the model without its grids."""
-  return Trained(unquantized(trained.recipe), trees(trained.variables)[0])
+  return Trained(trained.recipe.in_float, trees(trained.variables)[0])
 
 
 def grids(trained: Trained) -> dict[str, quant.Grid] | None:
   """Returns the grids of a model by the names of its kernels and activations; None for a float model."""
   net = functions(trained.recipe).net
-  return quant.grids(dataclasses.replace(net, variables=trained.variables)) if is_quantized(trained.recipe) else None
+  return quant.grids(dataclasses.replace(net, variables=trained.variables)) if trained.recipe.is_quantized else None
 
 
 def initial(recipe: Recipe, key: jax.Array, x: jax.Array) -> Any:
   """Returns fresh variables of a recipe whose edits replace heads; those are zeros, which a stage fills."""
   variables = models.load(recipe.name, dict(recipe.kwargs)).init(key, x)
-  for one in unquantized(recipe).edits:
+  for one in recipe.in_float.edits:
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), structs(one["shapes"]))
     variables = replace_head.joined(variables, one, zeros)
   return variables
@@ -146,11 +121,6 @@ def variable_shapes(recipe: Recipe) -> Any:
   """Returns the shapes of `initial`; nothing is run."""
   image = jax.ShapeDtypeStruct((1, *recipe.image), jnp.float32)
   return jax.eval_shape(lambda x: initial(recipe, jax.random.key(0), x), image)
-
-
-def is_folded(recipe: Recipe) -> bool:
-  """Returns whether the model's function was changed for inference: its batch norms are folded."""
-  return any(one["edit"] != "replace_head" for one in unquantized(recipe).edits)
 
 
 def trees(variables: Any) -> tuple[Any, Any, Any]:
@@ -172,17 +142,17 @@ def outputs(parts: Functions, variables: Any, x: jax.Array) -> Any:
 
 
 def named(logits: Any, parts: Functions) -> Any:
-  """The only output that is left of a model, under its name where it had several."""
+  """Returns the only output that is left of a model, under its name where it had several."""
   return {parts.output: logits} if parts.output else logits
 
 
 def example(recipe: Recipe, batch: int = 1) -> jax.Array:
-  """A batch of the model's input, all zeros."""
+  """Returns a batch of the model's input, all zeros."""
   return jnp.zeros((batch, *recipe.image), jnp.float32)
 
 
 def forward(recipe: Recipe, precise: bool = False) -> Callable[[Any, jax.Array], jax.Array]:
-  """`(variables, uint8 images) -> logits`, to be jitted: preprocessing, then the logits, integers simulated.
+  """Returns `(variables, uint8 images) -> logits`, to be jitted: preprocessing, then the logits, integers simulated.
 
   Equal recipes give the same function object, so that models which differ in their numbers only are compiled once.
   With `precise` products have the highest precision (`graph.highest_precision`).
@@ -196,7 +166,7 @@ _precise = functools.lru_cache(maxsize=32)(graph.highest_precision)
 
 @functools.lru_cache(maxsize=32)
 def _forward(text: str) -> Callable[[Any, jax.Array], jax.Array]:
-  recipe = _recipe(json.loads(text), "a recipe")
+  recipe = recipes.read(json.loads(text), "a recipe")
   parts = functions(recipe)
   spec = Preprocess(**recipe.preprocess)
   return lambda variables, images: parts.logits(variables, normalise(images, spec))
@@ -204,7 +174,7 @@ def _forward(text: str) -> Callable[[Any, jax.Array], jax.Array]:
 
 def folds(recipe: Recipe, variables: Any) -> bool:
   """Returns whether `fold` looks for batch norms in a model with these variables: it has neither edits nor grids."""
-  return not is_folded(recipe) and not is_quantized(recipe) and "batch_stats" in variables
+  return not recipe.is_folded and not recipe.is_quantized and "batch_stats" in variables
 
 
 def fold(trained: Trained) -> Trained:
@@ -222,22 +192,26 @@ def fold(trained: Trained) -> Trained:
 def fold_shapes(trained: Trained) -> Trained:
   """Returns what `fold` gives of a model whose variables are shapes, as shapes.
 
-  Norms are folded as unit ones would be. Of a trained model one may stay that is folded here, where its numbers are not
-  the same at every position.
+  Norms are folded as those of `distinct` numbers would be. One that stays here may be folded in a model whose numbers
+  are the same at every position, such as one that was never trained.
   """
   if not folds(trained.recipe, trained.variables):
     return trained
-  folded = fold(trained._replace(variables=unit(trained.variables)))
+  folded = fold(trained._replace(variables=distinct(trained.variables)))
   return folded._replace(variables=structs(folded.variables))
 
 
-def unit(variables: Any) -> Any:
-  """Returns ones in the shapes of variables: numbers that stand for any others, without compiling anything."""
-  return jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), variables)
+def distinct(variables: Any) -> Any:
+  """Returns numbers from 1 to 2, no two of a leaf alike, that stand for trained ones; nothing is compiled."""
+
+  def numbers(leaf: Any) -> np.ndarray:
+    return np.linspace(1.0, 2.0, math.prod(leaf.shape)).reshape(leaf.shape).astype(leaf.dtype)
+
+  return jax.tree.map(numbers, variables)
 
 
 def stacked_axes(recipe: Recipe, variables: Any) -> dict[str, tuple[int, ...]]:
-  """The axes along which the model's parameters hold layers, by leaf; `variables` may be shapes."""
+  """Returns the axes along which the model's parameters hold layers, by leaf; `variables` may be shapes."""
   shape = jax.ShapeDtypeStruct((1, *recipe.image), jnp.float32)  # an array of zeros would be compiled
   found = graph.stacked_axes(functions(recipe).fn, trees(variables)[0], shape)
   return {name: axes for name, axes in found.items() if name in named_leaves(variables["params"])}
@@ -267,7 +241,7 @@ def load(path: str | Path, code: Collection[str] = ()) -> tuple[Trained, dict[st
   read, meta = model_file.load_tree(path)
   if "recipe" not in meta:
     raise UserError(f"{str(path)!r} holds arrays but no model; expected a file that a stage has written")
-  recipe = _recipe(meta.pop("recipe"), str(path))
+  recipe = recipes.read(meta.pop("recipe"), str(path))
   models.permit(recipe.name, code, str(path))
   try:
     flat = ({unquote(name): entry for name, entry in read.get(key, {}).items()} for key in quant.edit.GRIDS)
@@ -283,40 +257,9 @@ def load(path: str | Path, code: Collection[str] = ()) -> tuple[Trained, dict[st
   return trained, meta
 
 
-def _recipe(given: Mapping[str, Any], source: str) -> Recipe:
-  """A recipe from JSON data.
-
-  Raises:
-    UserError: it is not one of a recipe's; `source` names the file.
-  """
-  try:
-    fields: dict[str, Any] = {name: value if name == "edits" else _tuples(value) for name, value in given.items()}
-    # Files of before have replaced heads and the rules of grids in fields of their own.
-    rules, ends, _ = (fields.pop(key, ()) for key in ("rules", "ends", "heads"))
-    last = [quant.edit.data(quant.policy(rules, ends or None))] if rules else []
-    fields["edits"] = (*map(_head, given.get("heads", ())), *fields["edits"], *last)
-    recipe = Recipe(**fields)
-    from_json(dict(recipe.preprocess))
-    if not isinstance(recipe.kwargs, Mapping) or not all(type(size) is int and size > 0 for size in recipe.image):
-      raise TypeError("'kwargs' must be a group, and 'image' sizes")
-    if not all(isinstance(name, str) for name in recipe.classes):
-      raise TypeError("'classes' must be names")
-  except (TypeError, ValueError, AttributeError, KeyError, UserError) as error:
-    raise UserError(f"{source} is damaged: its model is not described as one: {error}") from error
-  return recipe
-
-
-def _head(head: Mapping[str, Any]) -> dict[str, Any]:
-  """A replaced head as files of before have it, in a list of their own, as an edit."""
-  steps = kd.simkd_steps(head["size"])
-  dropped = [name.removeprefix("params/") for name in head["dropped"]]
-  kept = {key: head[key] for key in ("name", "tap", "beside", "shapes")}
-  return {"edit": "replace_head", **kept, "steps": steps, "dropped": dropped}
-
-
 def _as_written(recipe: Recipe, variables: Any) -> Any:
-  """Nested dicts from a file in the containers of the user's model, such as lists; an edited function needs none."""
-  if is_folded(recipe):
+  """Returns nested dicts from a file in the user's containers, such as lists; an edited function needs none."""
+  if recipe.is_folded:
     return variables
   saved = named_leaves(variables)
   target = variable_shapes(recipe)
@@ -326,13 +269,6 @@ def _as_written(recipe: Recipe, variables: Any) -> Any:
   return map_named(lambda name, _: saved[name], target)
 
 
-def _tuples(value: Any) -> Any:
-  """JSON's lists as the tuples that they were."""
-  if isinstance(value, Mapping):
-    return {key: _tuples(child) for key, child in value.items()}
-  return tuple(map(_tuples, value)) if isinstance(value, list) else value
-
-
 def predict(trained: Trained, images: np.ndarray, precise: bool = False) -> np.ndarray:
-  """(N, classes) logits of (N, height, width, channels) uint8 images; `precise` as of `forward`."""
+  """Returns (N, classes) logits of (N, height, width, channels) uint8 images; `precise` as of `forward`."""
   return evaluate.logits(forward(trained.recipe, precise), trained.variables, images)

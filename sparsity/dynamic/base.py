@@ -37,7 +37,7 @@ def dynamic(
   rules: Sequence[tuple[str, Setting]] = KERNELS,
   stacked: Stacked = (),
   pack_axis: int = -1,
-  seed: int = 0,
+  seed: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
   """Wraps an optimizer so that it trains a sparse network whose mask moves. No paper.
 
@@ -58,7 +58,8 @@ def dynamic(
     rules: the same.
     stacked: the same.
     pack_axis: the same.
-    seed: of the first masks, and of criteria that draw random numbers.
+    seed: of the first masks, and of criteria that draw random numbers; None: the first masks are those of 0, and
+      criteria draw by the argument `seed=` of `update`, as in `sparsity.prune`.
 
   Returns:
     An optax transformation whose state is a `sparsity.SparsityState`.
@@ -86,16 +87,16 @@ def dynamic(
   def due(step: jax.Array) -> jax.Array:
     return jnp.sum(jnp.asarray(steps) <= step, dtype=jnp.int32)
 
-  def renew(params: Any, gradients: Any, masks: Any, memory: Any, step: jax.Array, wanted: jax.Array) -> Any:
+  def renew(params: Any, gradients: Any, masks: Any, memory: Any, step: jax.Array, wanted: jax.Array, seed: Any) -> Any:
     chosen = select(params, rules, stacked)
     groups = goal.groups(chosen, one_shot())
     kept = _rows_of(params, masks, chosen, groups)
     number = [_dropped(group, parts).at(wanted - 1) for group in groups]
     rest = [one._replace(level=group.levels[0] - one.level) for group, one in zip(groups, number, strict=True)]
     trees = (params, gradients)
-    rows = drops.rows(chosen, number, *trees, _part(memory, params, 0), step, wanted)
+    rows = drops.rows(chosen, number, *trees, _part(memory, params, 0), step, wanted, seed)
     stay = _among(kept, rows, rest, drops.score)
-    rows = grows.rows(chosen, number, *trees, _part(memory, params, 1), step, wanted)
+    rows = grows.rows(chosen, number, *trees, _part(memory, params, 1), step, wanted, seed)
     grown = _among({i: ~mask for i, mask in stay.items()}, rows, number, grows.score)
     return drops.masks(params, chosen, {i: stay[i] | grown[i] for i in stay}, masks, pack_axis)
 

@@ -29,7 +29,7 @@ def set(
   rules: Sequence[tuple[str, Setting]] = KERNELS,
   stacked: Stacked = (),
   pack_axis: int = -1,
-  seed: int = 0,
+  seed: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
   """Returns `sparsity.dynamic` that drops by magnitude and grows at random, with its arguments and errors.
 

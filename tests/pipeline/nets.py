@@ -38,3 +38,12 @@ class Dropped(nn.Module):
     x = nn.relu(nn.BatchNorm(use_running_average=not train)(nn.Conv(4, (3, 3))(x)))
     x = nn.BatchNorm(use_running_average=not train)(nn.max_pool(x, (2, 2), (2, 2)))
     return nn.Dense(3)(nn.Dropout(0.5, deterministic=not train)(x.mean((1, 2))))
+
+
+class Rows(nn.Module):
+  """A batch norm with statistics per row of the image: on equal numbers it is folded, on those of training it stays."""
+
+  @nn.compact
+  def __call__(self, x, train=False):
+    x = nn.relu(nn.BatchNorm(use_running_average=not train, axis=(1, 3))(nn.Conv(4, (3, 3))(x)))
+    return nn.Dense(4)(x.mean((1, 2)))

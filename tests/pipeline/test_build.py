@@ -10,7 +10,7 @@ import pytest
 
 import sparsity
 from leanax.core.errors import UserError
-from leanax.pipeline import build, teacher_checks
+from leanax.pipeline import build, optimizers, teacher_checks
 from tests.integration import jobs
 
 
@@ -145,7 +145,7 @@ def test_schedules_are_shares_of_the_stages_updates():
   stage = jobs.experiment(
     stages__alone__sparsity=group, stages__alone__optimizer={"accumulate": 2, "name": "sgd", "learning_rate": 0.0}
   ).stages["alone"]
-  tx = build.transformation("alone", stage, 40)
+  tx = optimizers.transformation("alone", stage, 40)
   params = {"a": {"kernel": jnp.arange(1.0, 11.0, dtype=jnp.float32)}}
   state, kept = tx.init(params), []
   for step in range(12):
@@ -164,7 +164,7 @@ def kept_at_the_end(updates, accumulate=1, **group):
     stages__pruned__sparsity={"name": "magnitude", **group},
     stages__pruned__optimizer={"accumulate": accumulate, "name": "sgd", "learning_rate": 0.0},
   ).stages["pruned"]
-  tx = build.transformation("pruned", stage, updates * accumulate)
+  tx = optimizers.transformation("pruned", stage, updates * accumulate)
   params = {"kernel": jnp.arange(1.0, 1211.0).reshape(121, 10)}
   state, update = tx.init(params), jax.jit(tx.update)
   for step in range(updates):
@@ -201,9 +201,9 @@ def test_a_stage_without_an_update_is_refused(epochs):
     else "config key 'stages.pruned.epochs' is 0, but 'magnitude' prunes while the stage trains; expected 1 or more"
   )
   with pytest.raises(UserError, match=sentence):
-    build.transformation("pruned", stage, epochs)
+    optimizers.transformation("pruned", stage, epochs)
   with pytest.raises(UserError) if epochs else contextlib.nullcontext():  # it keeps the zeros that are there
-    build.transformation("int8", jobs.experiment(stages__int8__optimizer={"accumulate": 5}).stages["int8"], epochs)
+    optimizers.transformation("int8", jobs.experiment(stages__int8__optimizer={"accumulate": 5}).stages["int8"], epochs)
 
 
 def test_layers_in_one_leaf_are_pruned_each_by_itself():
@@ -214,7 +214,7 @@ def test_layers_in_one_leaf_are_pruned_each_by_itself():
       stages__pruned__sparsity={"name": "magnitude", "density": 0.5, **group},
       stages__pruned__optimizer={"name": "sgd", "learning_rate": 0.0},
     ).stages["pruned"]
-    tx = build.transformation("pruned", stage, 6, find)
+    tx = optimizers.transformation("pruned", stage, 6, find)
     _, state = tx.update(params, tx.init(params), params, step=0)
     return np.sum(sparsity.masks(state)["a[0]"]["kernel"], (0, 2)).tolist()
 
@@ -246,7 +246,7 @@ def test_parts_of_a_sparse_method_are_groups(group, number):
   stage = jobs.experiment(
     stages__pruned__sparsity=group, stages__pruned__optimizer={"name": "sgd", "learning_rate": 0.0}
   ).stages["pruned"]
-  tx = build.transformation("pruned", stage, 6)
+  tx = optimizers.transformation("pruned", stage, 6)
   params = {"kernel": jnp.arange(1.0, 33.0).reshape(8, 4)}
   state = tx.init(params)
   _, state = jax.jit(tx.update)(params, state, params, step=jnp.int32(5))
@@ -270,13 +270,13 @@ def test_parts_of_a_sparse_method_are_groups(group, number):
 )
 def test_parts_of_a_sparse_method_are_checked(group, sentence):
   with pytest.raises(UserError, match=sentence):
-    build.transformation("pruned", jobs.experiment(stages__pruned__sparsity=group).stages["pruned"], 6)
+    optimizers.transformation("pruned", jobs.experiment(stages__pruned__sparsity=group).stages["pruned"], 6)
 
 
 def test_a_learning_rate_follows_its_schedule():
   given = {"name": "sgd", "momentum": 0.0, "learning_rate": 0.5, "schedule": "step", "milestones": (0.5,), "decay": 0.1}
   stage = jobs.experiment(stages__alone__optimizer=given).stages["alone"]
-  tx = build.transformation("alone", stage, 8)
+  tx = optimizers.transformation("alone", stage, 8)
   params = {"w": jnp.ones(1)}
   state, sizes = tx.init(params), []
   for _ in range(8):

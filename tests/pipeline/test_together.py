@@ -112,3 +112,18 @@ def test_a_loss_on_activations_reads_it(tmp_path):
   objective = {"hard_labels": {}, "fitnet": {"student": "Dense_0/kernel:out", "teacher": "Dense_1/kernel:out"}}
   jobs.train(context := jobs.opened(tmp_path, **TOGETHER, stages__distilled__objective=objective))
   assert "fitnet" in stage.curves("distilled", context)
+
+
+def test_micro_batches_of_both_are_the_batch(tmp_path):
+  """An update of two micro-batches is one of their whole, of the student and of its teacher."""
+  found = []
+  for accumulate in (1, 2):
+    optimizer = {"name": "sgd", "learning_rate": 0.1, "accumulate": accumulate}
+    given = {f"stages__{name}__optimizer": optimizer for name in ("teacher", "distilled")}
+    given |= {"stages__distilled__batch_size": 32 // accumulate, "stages__distilled__epochs": 1}
+    context = jobs.opened(tmp_path / str(accumulate), **TOGETHER, **given)
+    made, _, steps = train.plan("distilled", context.config, context.data, {})
+    ready = train.ready("distilled", context, {}, made, steps)
+    (state,) = fitting.fit("distilled", [context], [ready], "")
+    found.append(jax.device_get((state.params, state.teacher.params)))
+  chex.assert_trees_all_close(*found, atol=2e-5)

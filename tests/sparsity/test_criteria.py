@@ -92,6 +92,19 @@ def test_random_is_nested_and_a_function_of_the_seed():
   assert 0.5 < np.mean(first[-1] == other[-1]) < 0.66  # 0.3^2 + 0.7^2 by chance
 
 
+def test_a_seed_of_the_update_is_one_of_the_optimizer_which_comes_first():
+  tree = {"kernel": jnp.ones((20, 20))}
+
+  def mask(own, given):
+    tx = sparsity.prune(optax.sgd(0.1), sparsity.criteria.random(), density=0.5, seed=own)
+    _, state = jax.jit(tx.update)(tree, tx.init(tree), tree, **({} if given is None else {"seed": given}))
+    return np.asarray(sparsity.masks(state)["kernel"])
+
+  np.testing.assert_array_equal(mask(None, 3), mask(3, None))
+  np.testing.assert_array_equal(mask(0, 3), mask(None, None))
+  assert np.any(mask(None, 3) != mask(None, 4))
+
+
 def test_random_differs_by_leaf():
   tree = {name: {"kernel": jnp.ones((20, 20))} for name in "ab"}
   tx = sparsity.prune(optax.sgd(0.1), sparsity.criteria.random(), density=0.5)

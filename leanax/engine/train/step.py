@@ -69,7 +69,7 @@ def training(
     accumulate: micro-batches per update, one at a time in memory. Means over examples are those of the whole update;
       running statistics, quantizer state and memories of losses move once per micro-batch. A loss that is `relational`
       would compare the examples of a micro-batch only, so it is refused where there are several.
-    seed: of dropout and of the losses' randomness.
+    seed: of dropout, of the losses' randomness, and of an optimizer that draws random numbers.
     per_device_statistics: allow a model whose batch statistics are each device's own; their mean is taken.
     reparam: the weights as a function of what is trained, such as `sparsity.reparam.soft_threshold()`. What it trains
       is `state.aux["reparam"]`, whose leaves have the label "reparam"; its penalty is added to the loss; averages are
@@ -113,7 +113,7 @@ def training(
     (grads, *task), carried, metrics = gradient(problem, state, batch, teacher_variables, **options)
     # Optimizer: one update, whose number is the state's step.
     more = {"task": task[0]} if wants_task else {}
-    updates, opt_state = tx.update(grads, state.opt_state, state.trained, step=state.step, **more)
+    updates, opt_state = tx.update(grads, state.opt_state, state.trained, step=state.step, seed=seed, **more)
     trained: Any = optax.apply_updates(state.trained, updates)
     # Averages: of parameters, scales and statistics after the update.
     averages = average(state.ema, {**trained, **carried._asdict()}, ema, step=state.step)

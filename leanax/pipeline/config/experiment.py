@@ -33,6 +33,7 @@ class Optimizer:
   weight_decay: float = 0.0  # of kernels only
   clip_norm: float = 0.0  # largest norm of the gradient; 0 for no clipping
   scale_rate: float = 1.0  # factor on the rate of learned quantization scales
+  reparam_rate: float = 1.0  # factor on the rate of what a reparameterization trains, such as thresholds
   accumulate: int = setting(1, COUNT)  # micro-batches per update
   ema: float = setting(0.0, ranges.BELOW_ONE)  # decay of the averages of the weights; 0 for none
 
@@ -112,7 +113,11 @@ class Stage:
   # {a loss of kd: {"weight": share or schedule, "mask": "labelled", its keywords}}; with the key "loss" a term may have
   # another name than its loss.
   objective: Mapping[str, Any] = free({"hard_labels": {"weight": 1.0}})
-  sparsity: Mapping[str, Any] = free({"name": ""})  # {"name": a method of sparsity, its keywords}
+  # {"name": a method of sparsity, its keywords}; random masks have the run's seed where "seed" is not among these.
+  sparsity: Mapping[str, Any] = free({"name": ""})
+  # {"name": a method of sparsity.reparam, its keywords}: the weights as functions of what is trained. What it gives in
+  # evaluation mode is evaluated, kept and exported.
+  reparam: Mapping[str, Any] = free({"name": ""})
   quant: Quant = Quant()
 
 

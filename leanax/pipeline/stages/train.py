@@ -10,7 +10,17 @@ import jax.numpy as jnp
 from leanax.engine import data as datasets
 from leanax.engine.data import Dataset, batches
 from leanax.engine.train import parallel
-from leanax.pipeline import build, calibrate, fitting, learning, start, teacher_checks, teacher_outputs, together
+from leanax.pipeline import (
+  build,
+  calibrate,
+  fitting,
+  learning,
+  optimizers,
+  start,
+  teacher_checks,
+  teacher_outputs,
+  together,
+)
 from leanax.pipeline import trained as models
 from leanax.pipeline.config.experiment import Experiment, described, model_code
 from leanax.pipeline.fitting import Ready
@@ -25,7 +35,8 @@ def check(name: str, config: Experiment) -> None:
   objective = build.objective(name, stage.objective)
   teacher_checks.check_config(name, config, objective)
   together.check(name, config, objective)
-  build.check_sparsity(name, stage)
+  optimizers.check_sparsity(name, stage)
+  optimizers.check_reparam(name, stage)
   build.policy(stage.quant)
 
 
@@ -112,7 +123,7 @@ def ready(name: str, context: Context, before: Mapping[str, Trained], made: Lear
   if trained:
     teacher_checks.warn_of_a_worse_teacher(name, stage, trained, _without_teacher(context, each[0]), data.validation)
   outputs = teacher_outputs.make(stage, trained, arrays, spec, made.objective, context.shared / "teacher_logits")
-  # A norm that was folded on unit numbers may stay on trained ones: then the stage is prepared again.
+  # Norms of numbers that are the same at every position may be folded where distinct ones stay: prepared once more.
   if (each[0].recipe, *(one.recipe for one in teachers)) != (made.recipe, *made.teachers):
     made = _learning(name, config, each[0], teachers, build.batches(stage, len(arrays["label"])))
   teacher = teachers[0].variables if teachers else None

@@ -59,7 +59,7 @@ def test_a_job_leaves_the_prepared_model_and_is_read_again(tmp_path, kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_nothing_trains_and_no_model_compiles_in_preparation(tmp_path, kind):
-  """Norms are folded on unit numbers, whose few operations compile; a model without them compiles nothing."""
+  """Norms are folded on numbers, whose few operations compile; a model without them compiles nothing."""
   config = jobs.experiment(**{**changes(kind), "models__student": jobs.EXPERIMENT["models"]["student"]})
   COMPILES.clear()
   context = stage.opened(config, tmp_path / "run")
