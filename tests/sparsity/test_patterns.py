@@ -81,6 +81,81 @@ def test_axes_by_leaf():
   np.testing.assert_array_equal(masks["dense"]["kernel"], oracle_n_m(np.abs(scores((4, 6))), 2, 4, 0))
 
 
+def oracle_block(scores, rows, columns, keep):
+  """The `keep` blocks of the last two axes with the largest entry, ties to the earlier; block by block."""
+  scores, found = np.asarray(scores, np.float64), []
+  for lead in np.ndindex(scores.shape[:-2]):
+    for i in range(0, scores.shape[-2], rows):
+      for j in range(0, scores.shape[-1], columns):
+        place = (*lead, slice(i, i + rows), slice(j, j + columns))
+        found.append((-scores[place].max(), len(found), place))
+  mask = np.zeros(scores.shape, bool)
+  for *_, place in sorted(found, key=lambda one: one[:2])[:keep]:
+    mask[place] = True
+  return mask
+
+
+@pytest.mark.parametrize(
+  ("shape", "rows", "columns", "keep"),
+  [
+    ((8, 6), 4, 2, 3),
+    ((7, 5), 4, 2, 4),
+    ((3, 3, 4, 5), 2, 5, 7),
+    ((2, 3), 9, 9, 1),
+    ((5, 1), 1, 1, 2),
+    ((6, 4), 4, 1, 0),
+  ],
+)
+def test_block(shape, rows, columns, keep):
+  """Blocks that do not divide an axis, or are larger than it, as well."""
+  x = scores(shape)
+  got = patterns.block(rows, columns).mask(jnp.asarray(x), keep)
+  np.testing.assert_array_equal(got, oracle_block(x, rows, columns, keep))
+
+
+def test_block_worked_case():
+  """Blocks of 2 x 2, the last ones of one column: their largest entries are 3, -1, 2 and 5."""
+  x = jnp.array([[3.0, 0.0, -1.0], [0.0, 0.0, -9.0], [2.0, 2.0, 5.0], [2.0, 2.0, 0.0]])
+  np.testing.assert_array_equal(
+    patterns.block(2, 2).mask(x, 2), np.array([[1, 1, 0], [1, 1, 0], [0, 0, 1], [0, 0, 1]], bool)
+  )
+
+
+@pytest.mark.parametrize("axis", [0, 2])
+def test_block_while_training_and_in_stacked_leaves(axis):
+  """By magnitude: entries of one block do not cancel each other."""
+  rng = np.random.default_rng(3)
+  layers = [rng.normal(size=(8, 3)).astype(np.float32) for _ in range(2)]
+  tree = {"blocks": {"kernel": jnp.stack(layers, axis)}, "conv": {"kernel": jnp.asarray(scores((3, 3, 4, 2)))}}
+  tx = sparsity.magnitude(optax.adam(0.1), pattern=patterns.block(4, 2), density=0.5, stacked=[("blocks/*", axis)])
+  *_, (_, tree, state) = nets.train(tx, tree, 3)
+  masks = sparsity.masks(state)
+  for mask, w in zip(np.moveaxis(np.asarray(masks["blocks"]["kernel"]), axis, 0), layers, strict=True):
+    np.testing.assert_array_equal(mask, oracle_block(np.abs(w), 4, 2, 2))
+  np.testing.assert_array_equal(masks["conv"]["kernel"], oracle_block(np.abs(scores((3, 3, 4, 2))), 4, 2, 4))
+  nets.assert_bit_zero(masks["conv"]["kernel"], tree["conv"]["kernel"])
+
+
+def test_blocks_of_one_entry_are_no_pattern():
+  x = jnp.asarray(scores((9, 5)))
+  np.testing.assert_array_equal(patterns.block(1, 1).mask(x, 13), patterns.unstructured().mask(x, 13))
+
+
+def test_blocks_of_all_leaves_as_one_and_from_a_threshold():
+  rng = np.random.default_rng(5)
+  tree = {name: {"kernel": jnp.asarray(rng.normal(size=(4, n)), jnp.float32)} for name, n in (("a", 4), ("b", 6))}
+  largest = {name: np.abs(x["kernel"]).reshape(2, 2, -1, 2).max((1, 3), keepdims=True) for name, x in tree.items()}
+  level = np.sort(np.concatenate([x.reshape(-1) for x in largest.values()]))[-4]  # 4 of 10 blocks
+  as_one = sparsity.mask(tree, pattern=patterns.block(2, 2), density=0.4, allocation="global")
+  above = sparsity.mask(tree, pattern=patterns.block(2, 2), threshold=float(level))
+  for name, leaf in tree.items():
+    blocks = np.asarray(leaf["kernel"]).reshape(2, 2, -1, 2)
+    want = np.where(largest[name] >= level, blocks, 0).reshape(leaf["kernel"].shape)
+    assert 0 < np.count_nonzero(want) < want.size
+    np.testing.assert_array_equal(as_one[name]["kernel"], want)
+    np.testing.assert_array_equal(above[name]["kernel"], want)
+
+
 @pytest.mark.parametrize(
   ("pattern", "shape", "sentence"),
   [
@@ -88,12 +163,15 @@ def test_axes_by_leaf():
     (patterns.n_m(2, 4), (8,), r"n_m: the axis -2 does not exist in 'head/kernel' of shape \(8,\)"),
     (patterns.n_m(2, 4, [("body/*", 0)]), (8, 4), "n_m: no pair of axis= is for 'head/kernel'"),
     (patterns.n_m(2, 4, [("*", -3)]), (8, 4), "n_m: the axis -3 does not exist in 'head/kernel'"),
+    (patterns.block(), (8,), r"block: 'head/kernel' has the shape \(8,\); expected rows and columns, or leave it out"),
+    (patterns.block(), (4, 0), r"block: 'head/kernel' has the shape \(4, 0\); expected rows and columns"),
     (patterns.n_m(2, 4), (4, 0), r"n_m: 'head/kernel' of shape \(4, 0\) has no entries"),
   ],
 )
 def test_leaves_that_a_pattern_cannot_serve(pattern, shape, sentence):
   with pytest.raises(UserError, match=sentence):
-    sparsity.magnitude(optax.sgd(0.1), pattern=pattern).init({"head": {"kernel": jnp.ones(shape)}})
+    density = 0.5 if pattern.density is None else None
+    sparsity.magnitude(optax.sgd(0.1), pattern=pattern, density=density).init({"head": {"kernel": jnp.ones(shape)}})
 
 
 @pytest.mark.parametrize(
@@ -111,6 +189,9 @@ def test_a_pattern_that_fixes_its_density(keywords, sentence):
 
 
 def test_mistakes():
+  for rows, columns, sentence in ((0, 1, "block: rows is 0; expected a whole"), (4, 1.5, "block: columns is 1.5")):
+    with pytest.raises(UserError, match=sentence):
+      patterns.block(rows, columns)
   for n, m, sentence in ((5, 4, "n is 5 and m is 4"), (0, 4, "n is 0; expected a whole"), (2, 4.0, "m is 4.0")):
     with pytest.raises(UserError, match=sentence):
       patterns.n_m(n, m)
