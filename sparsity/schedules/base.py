@@ -20,11 +20,13 @@ class Schedule(NamedTuple):
     steps: at how many optimizer updates so far each mask update is due, rising.
     remaining: for each, the part of the way from the initial to the final density that is still to go; the last is 0.
     initial: the density from which the way begins.
+    end: the optimizer update from which on masks stay, of a schedule that says so; above the last of steps.
   """
 
   steps: tuple[int, ...]
   remaining: tuple[float, ...]
   initial: float = 1.0
+  end: int | None = None
 
   def densities(self, final: float) -> list[float]:
     """The density after each mask update; a layer whose final density is above `initial` begins at its final one."""
@@ -49,6 +51,8 @@ def check_schedule(schedule: Schedule) -> Schedule:
   rising = all(a < b for a, b in itertools.pairwise((-1, *steps)))
   if not steps or len(steps) != len(rest) or not rising or rest[-1] != 0 or not all(map(math.isfinite, rest)):
     raise UserError(f"{schedule} has to have rising steps from 0 on, and as many remaining parts, the last of them 0")
+  if schedule.end is not None and not schedule.end > steps[-1]:
+    raise UserError(f"the schedule ends at {schedule.end!r} and makes a mask at {steps[-1]}; expected it to end later")
   if steps[-1] >= 2**31:
     raise UserError(f"the schedule's last mask update is at {steps[-1]}; expected less than 2^31, for steps are int32")
   return schedule

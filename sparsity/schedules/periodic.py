@@ -22,4 +22,4 @@ def periodic(every: int, end: int, start: int | None = None) -> Schedule:
   steps = tuple(range(int(start), int(end), int(every)))
   if not steps:
     raise UserError(f"periodic: start is {start} and end {end}; expected it to end after it starts")
-  return Schedule(steps, (0.0,) * len(steps))
+  return Schedule(steps, (0.0,) * len(steps), end=int(end))
