@@ -16,6 +16,14 @@ CASES = {
   "post_training": INT8,
   "train": {**jobs.STAGE, **INT8, "epochs": 1, "teacher": "alone", "objective": jobs.DISTIL},
 }
+# kind: a change of this stage that fits no model, and what is said of it
+MISTAKES = {
+  "post_training": (
+    {"quant": {"rules": (("Conv_9*", "w8a8"),)}},
+    r"stage 'new': quantization rule 'Conv_9\*' matches nothing",
+  ),
+  "train": ({"quant": {"rules": (("Conv_9*", "w8a8"),)}}, r"stage 'new': quantization rule 'Conv_9\*' matches nothing"),
+}
 
 
 def note(name, *_, **__):
@@ -36,7 +44,7 @@ def changes(kind):
 
 
 def test_every_kind_has_a_case():
-  assert sorted(CASES) == KINDS
+  assert sorted(CASES) == sorted(MISTAKES) == KINDS
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -68,7 +76,7 @@ def test_nothing_trains_and_no_model_compiles_in_preparation(tmp_path, kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_stage_on_what_is_not_there_is_refused_before_anything_runs(tmp_path, kind):
-  given = {**changes(kind), "stages__new": {**CASES[kind], "kind": kind, "quant": {"rules": (("Conv_9*", "w8a8"),)}}}
-  with pytest.raises(UserError, match=r"stage 'new': quantization rule 'Conv_9\*' matches nothing"):
-    jobs.opened(tmp_path / "run", **given)
+  change, sentence = MISTAKES[kind]
+  with pytest.raises(UserError, match=sentence):
+    jobs.opened(tmp_path / "run", **{**changes(kind), "stages__new": {**CASES[kind], "kind": kind, **change}})
   assert not (tmp_path / "run").exists()
