@@ -13,11 +13,16 @@ NORMED = {"name": "zoo.resnet:ResNet", "kwargs": {"blocks": (1,), "widths": (4,)
 INT8 = {"quant": {"rules": (("*", "w8a8"),), "calibration_batches": 1}, "start": "alone"}
 # kind: a stage "new" of it that follows "alone", a student with batch norms
 CASES = {
+  "mask": {"start": "alone", "sparsity": {"density": 0.5}},
   "post_training": INT8,
   "train": {**jobs.STAGE, **INT8, "epochs": 1, "teacher": "alone", "objective": jobs.DISTIL},
 }
 # kind: a change of this stage that fits no model, and what is said of it
 MISTAKES = {
+  "mask": (
+    {"sparsity": {"density": 0.5, "rules": (("Conv_9*", True),)}},
+    r"'stages.new.sparsity': sparsity rule 'Conv_9\*' matches nothing",
+  ),
   "post_training": (
     {"quant": {"rules": (("Conv_9*", "w8a8"),)}},
     r"stage 'new': quantization rule 'Conv_9\*' matches nothing",
