@@ -52,6 +52,7 @@ from kd.losses.review import review
 from kd.losses.rkd import rkd
 from kd.losses.sigmoid_cross_entropy import sigmoid_cross_entropy
 from kd.losses.simkd import simkd, simkd_head, simkd_logits, simkd_steps
+from kd.losses.skd import skd
 from kd.losses.skew_kl import skew_kl
 from kd.losses.soft_labels import soft_labels
 from kd.losses.sp import sp
@@ -123,6 +124,7 @@ __all__ = [
   "simkd_head",
   "simkd_logits",
   "simkd_steps",
+  "skd",
   "skew_kl",
   "soft_labels",
   "sp",

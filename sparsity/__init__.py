@@ -26,6 +26,7 @@ from sparsity import allocations, criteria, patterns, reparam, schedules
 from sparsity.allocations import Densities, count, erk, uniform
 from sparsity.criteria import Score
 from sparsity.dynamic.base import dynamic
+from sparsity.dynamic.rigl import rigl
 from sparsity.dynamic.set import set
 from sparsity.hold import hold
 from sparsity.magnitude import magnitude
@@ -66,6 +67,7 @@ __all__ = [
   "patterns",
   "prune",
   "reparam",
+  "rigl",
   "schedules",
   "set",
   "summary",

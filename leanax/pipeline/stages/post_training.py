@@ -10,8 +10,7 @@ import quant
 from leanax.core.errors import UserError
 from leanax.engine import data as datasets
 from leanax.engine.data import Dataset, batches
-from leanax.pipeline import build, calibrate, start
-from leanax.pipeline.config import tree
+from leanax.pipeline import build, calibrate, start, untrained
 from leanax.pipeline.config.experiment import Experiment, Stage
 from leanax.pipeline.job import Context, Job
 from leanax.pipeline.trained import Trained
@@ -21,21 +20,8 @@ READ = ("kind", "model", "start", "examples", "batch_size", "quant")  # the keys
 
 def check(name: str, config: Experiment) -> None:
   """Refuses what a stage's config alone shows: keys that only training reads, nothing to start from, no rules."""
+  untrained.check(name, config, READ)
   stage = config.stages[name]
-  defaults = tree.values(Stage())
-  for key, value in tree.values(stage).items():
-    if key not in READ and value != defaults[key]:
-      plain = dict(tree.leaves(defaults[key], key))
-      changed = [(leaf, x) for leaf, x in tree.leaves(value, key) if x != plain.get(leaf)] or [(key, value)]
-      raise UserError(
-        f"config key 'stages.{name}.{changed[0][0]}' is {changed[0][1]!r}, but a stage of kind 'post_training' trains "
-        f"nothing; expected no other keys than {', '.join(READ)}"
-      )
-  if not stage.start and not config.models[stage.model].weights:
-    raise UserError(
-      f"config key 'stages.{name}.start' is empty, but a stage of kind 'post_training' trains nothing; expected an "
-      "earlier stage, or 'weights' of its model"
-    )
   if not stage.quant.rules:
     raise UserError(f"config key 'stages.{name}.quant.rules' is empty; expected rules such as (('*', 'w8a8'),)")
   build.policy(stage.quant)

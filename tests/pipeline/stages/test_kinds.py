@@ -13,8 +13,21 @@ NORMED = {"name": "zoo.resnet:ResNet", "kwargs": {"blocks": (1,), "widths": (4,)
 INT8 = {"quant": {"rules": (("*", "w8a8"),), "calibration_batches": 1}, "start": "alone"}
 # kind: a stage "new" of it that follows "alone", a student with batch norms
 CASES = {
+  "mask": {"start": "alone", "sparsity": {"density": 0.5}},
   "post_training": INT8,
   "train": {**jobs.STAGE, **INT8, "epochs": 1, "teacher": "alone", "objective": jobs.DISTIL},
+}
+# kind: a change of this stage that fits no model, and what is said of it
+MISTAKES = {
+  "mask": (
+    {"sparsity": {"density": 0.5, "rules": (("Conv_9*", True),)}},
+    r"'stages.new.sparsity': sparsity rule 'Conv_9\*' matches nothing",
+  ),
+  "post_training": (
+    {"quant": {"rules": (("Conv_9*", "w8a8"),)}},
+    r"stage 'new': quantization rule 'Conv_9\*' matches nothing",
+  ),
+  "train": ({"quant": {"rules": (("Conv_9*", "w8a8"),)}}, r"stage 'new': quantization rule 'Conv_9\*' matches nothing"),
 }
 
 
@@ -36,7 +49,7 @@ def changes(kind):
 
 
 def test_every_kind_has_a_case():
-  assert sorted(CASES) == KINDS
+  assert sorted(CASES) == sorted(MISTAKES) == KINDS
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -69,7 +82,7 @@ def test_nothing_trains_and_no_model_compiles_in_preparation(tmp_path, kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_stage_that_cannot_run_is_refused_before_anything_runs(tmp_path, kind):
-  given = {**changes(kind), "stages__new": {**CASES[kind], "kind": kind, "quant": {"rules": (("Conv_9*", "w8a8"),)}}}
-  with pytest.raises(UserError, match=r"stage 'new': quantization rule 'Conv_9\*' matches nothing"):
-    jobs.opened(tmp_path / "run", **given)
+  change, sentence = MISTAKES[kind]
+  with pytest.raises(UserError, match=sentence):
+    jobs.opened(tmp_path / "run", **{**changes(kind), "stages__new": {**CASES[kind], "kind": kind, **change}})
   assert not (tmp_path / "run").exists()
