@@ -128,6 +128,18 @@ def make(name, inner, density=DENSITY):
   return METHODS[name](inner, **{key: value for key, value in given.items() if key in wanted})
 
 
+@functools.cache
+def sgd(name):
+  """The method around SGD: one object for all tests, so that they share its compiled update."""
+  return make(name, optax.sgd(0.1))
+
+
+@functools.cache
+def by_adam(name):
+  """The method around Adam, shared in the same way."""
+  return make(name, adam())
+
+
 def params(zeros=True):
   """A kernel with ties and zeros, another with a channel of zeros, and a bias, which is never pruned."""
   rng = np.random.default_rng(0)
@@ -221,7 +233,7 @@ def test_nothing_pruned_is_the_inner_optimizer_bitwise(name, inner):
 def test_kept_entries_do_not_depend_on_the_pruned(name):
   """SGD moves each entry alone: where the masks always keep, the result is that of plain SGD, bit for bit."""
   plain, _ = train(optax.with_extra_args_support(optax.sgd(0.1)), params())
-  tx, tree, state = make(name, optax.sgd(0.1)), params(), None
+  tx, tree, state = sgd(name), params(), None
   always = True
   for step in range(4):
     tree, state = train(tx, tree, steps=1, start=step, state=state)
@@ -235,10 +247,10 @@ def test_kept_entries_do_not_depend_on_the_pruned(name):
 def test_under_multisteps(name):
   """With two micro-batches per update: a mask that is made in a call whose result is thrown away is made again."""
   tx, tree = optax.MultiSteps(make(name, adam()), 2), params()
-  state = tx.init(tree)
+  state, update = tx.init(tree), jax.jit(tx.update)
   for micro in range(6):
     with jax.numpy_dtype_promotion("standard"):  # of MultiSteps itself
-      updates, state = tx.update(gradients(micro, tree), state, tree, step=jnp.int32(micro // 2))
+      updates, state = update(gradients(micro, tree), state, tree, step=jnp.int32(micro // 2))
     tree = optax.apply_updates(tree, updates)
     if micro:
       assert pruned(tree, state) > 0
@@ -247,10 +259,10 @@ def test_under_multisteps(name):
 @every_bare_method
 def test_under_apply_if_finite(name):
   """A step that is not finite changes nothing; the next one is as if it had not been."""
-  tx = optax.apply_if_finite(make(name, adam()), 3)
+  tx = optax.apply_if_finite(by_adam(name), 3)
   tree, state = train(tx, params(), steps=2)
-  bad = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), tree)
-  updates, state = tx.update(bad, state, tree, step=jnp.int32(2))
+  bad = jax.tree.map(lambda x: jnp.asarray(np.full(x.shape, np.nan), x.dtype), tree)
+  updates, state = jax.jit(tx.update)(bad, state, tree, step=jnp.int32(2))
   equal(optax.apply_updates(tree, updates), tree)
   tree, state = train(tx, tree, steps=2, start=2, state=state)
   assert pruned(tree, state) > 0
@@ -258,7 +270,7 @@ def test_under_apply_if_finite(name):
 
 @every_bare_method
 def test_averages_are_masked(name):
-  tree, state = train(make(name, adam()), params())
+  tree, state = train(by_adam(name), params())
   average = sparsity.apply_masks(sparsity.masks(state), jax.tree.map(lambda x: x + 1.0, tree))
   assert pruned(average, state) > 0
   np.testing.assert_array_equal(average["first"]["bias"], tree["first"]["bias"] + 1.0)
@@ -266,16 +278,16 @@ def test_averages_are_masked(name):
 
 @every_bare_method
 def test_the_check_accepts_it_and_refuses_later_transformations(name):
-  sparsity.check(make(name, adam()), params())
+  sparsity.check(by_adam(name), params())
   # A sum, not a factor: `hold` prunes what is zero already, and any multiple of its update is right.
   added = optax.stateless(lambda updates, _: jax.tree.map(lambda u: u + 0.5, updates))
   with pytest.raises(Exception, match="something follows the sparse method"):
-    sparsity.check(optax.chain(make(name, adam()), added), params())
+    sparsity.check(optax.chain(by_adam(name), added), params())
 
 
 @every_method
 def test_one_compilation(name):
-  tx, tree = make(name, adam()), params()
+  tx, tree = by_adam(name), params()
   traces = []
 
   @jax.jit
@@ -293,7 +305,7 @@ def test_one_compilation(name):
 @every_method
 def test_same_masks_on_all_devices(name):
   """With gradients averaged over four devices, replication is proved by the trace, and the result is one device's."""
-  tx, tree = make(name, optax.sgd(0.1)), params()
+  tx, tree = sgd(name), params()
   mesh = Mesh(np.asarray(jax.devices()[:4]), ("devices",))
   state, expected_state = tx.init(tree), tx.init(tree)
 
@@ -301,11 +313,11 @@ def test_same_masks_on_all_devices(name):
     grads = jax.tree.map(lambda g: jax.lax.pmean(g[0], "devices"), grads)
     return tx.update(grads, state, tree, step=jnp.int32(0))
 
-  grads = jax.tree.map(lambda g: jnp.round(64 * g) / 64, gradients(0, tree))  # so that sums are exact in any order
-  shares = jax.tree.map(lambda g: jnp.stack([0.5 * g, 1.5 * g, g, g]), grads)
+  grads = jax.tree.map(lambda g: np.round(64 * np.asarray(g)) / 64, gradients(0, tree))  # sums exact in any order
+  shares = jax.tree.map(lambda g: np.stack([0.5 * g, 1.5 * g, g, g]), grads)
   split = jax.jit(jax.shard_map(local, mesh=mesh, in_specs=(P("devices"), P(), P()), out_specs=(P(), P())))
   updates, state = split(shares, state, tree)
-  expected, expected_state = tx.update(grads, expected_state, tree, step=jnp.int32(0))
+  expected, expected_state = jax.jit(tx.update)(grads, expected_state, tree, step=jnp.int32(0))
   jax.tree.map(np.testing.assert_array_equal, sparsity.masks(state), sparsity.masks(expected_state))
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), updates, expected)
 
@@ -313,7 +325,7 @@ def test_same_masks_on_all_devices(name):
 @every_method
 def test_through_a_checkpoint(name):
   """The state is arrays only: written out leaf by leaf and read back, training goes on bit for bit."""
-  tx = make(name, adam())
+  tx = by_adam(name)
   tree, state = train(tx, params(), steps=2)
   leaves, treedef = jax.tree.flatten((tree, state))
   assert all(isinstance(leaf, jax.Array) for leaf in leaves)
@@ -327,11 +339,18 @@ def test_exact_counts_under_ties(name):
   """All magnitudes equal: the number kept is still the one asked for (methods with a density only)."""
   if "density" not in inspect.signature(METHODS[name]).parameters:
     pytest.skip("keeps what it finds: it has no density to reach")
-  tree = jax.tree.map(lambda x: jnp.full(x.shape, 0.25, x.dtype), params())
-  for density in (0.1, 0.33, 0.5, 0.9):
-    state = train(make(name, optax.sgd(0.0), density), tree, steps=1)[1]
-    for mask in jax.tree.leaves(sparsity.masks(state)):
-      assert int(mask.sum()) == max(1, round(mask.size * density))
+  tree = jax.tree.map(lambda x: jnp.asarray(np.full(x.shape, 0.25), x.dtype), params())
+  methods = {density: make(name, optax.sgd(0.0), density) for density in (0.1, 0.33, 0.5, 0.9)}
+
+  @jax.jit  # all of them in one program
+  def made(grads):
+    states = {d: tx.update(grads, tx.init(tree), tree, step=jnp.int32(0))[1] for d, tx in methods.items()}
+    return {d: jax.tree.leaves(sparsity.masks(state)) for d, state in states.items()}
+
+  for density, masks in jax.device_get(made(gradients(0, tree))).items():
+    assert len(masks) == 2
+    for mask in masks:
+      assert mask.sum() == max(1, round(mask.size * density))
 
 
 @pytest.mark.parametrize("name", SCORES)
@@ -362,12 +381,15 @@ def test_each_criterion_in_each_pattern(name, pattern):
   assert pruned(tree, state) > 0
   for mask in sparsity.masks(state)["kernel"]:
     units = pattern.units("kernel", mask.shape)
-    rows = pattern.split("kernel", mask[None].astype(jnp.float32)) > 0
+    rows = pattern.split("kernel", jnp.asarray(np.asarray(mask[None]), jnp.float32)) > 0
     np.testing.assert_array_equal(rows.sum(1), sparsity.count(units, pattern.density or 0.5))
     np.testing.assert_array_equal(pattern.join("kernel", rows, mask.shape)[0], mask)
   grads = gradients(0, before)
-  masked = sparsity.mask(before, SCORES[name](), pattern, gradients=grads, stacked=["kernel"], **density)
-  want = jnp.where(sparsity.masks(train(tx, before, 1)[1])["kernel"], before["kernel"], 0)
+  at_once = jax.jit(
+    lambda tree, grads: sparsity.mask(tree, SCORES[name](), pattern, gradients=grads, stacked=["kernel"], **density)
+  )
+  masked = at_once(before, grads)
+  want = np.where(sparsity.masks(train(tx, before, 1)[1])["kernel"], before["kernel"], 0)
   np.testing.assert_array_equal(masked["kernel"], want)
 
 
@@ -383,17 +405,18 @@ def test_a_pattern_keeps_exact_counts_and_the_largest(name, shape):
   drawn = rng.random(rows.shape) < 0.5
   joined = pattern.join(name, jnp.asarray(drawn), shape)
   assert joined.shape == (1, *shape)
-  np.testing.assert_array_equal(pattern.split(name, joined.astype(jnp.float32)) > 0, drawn)
+  np.testing.assert_array_equal(pattern.split(name, jnp.asarray(np.asarray(joined), jnp.float32)) > 0, drawn)
   if not pattern.gathers:
     np.testing.assert_array_equal(pattern.join(name, jnp.asarray(rows > 0), shape)[0], scores > 0)
+  masked = jax.jit(lambda scores, keep: pattern.mask(scores, keep))
   for keep in sorted({0, 1, units // 2, units}):
-    mask = np.asarray(pattern.split(name, pattern.mask(scores, keep).astype(jnp.float32)[None])) > 0
+    mask = np.asarray(pattern.split(name, jnp.asarray(np.asarray(masked(scores, keep)), jnp.float32)[None])) > 0
     np.testing.assert_array_equal(mask.sum(1), keep)
     for row, kept in zip(rows, mask, strict=True):
       assert keep in (0, units) or row[kept].min() >= row[~kept].max()
-    equal_scores = pattern.mask(jnp.zeros(shape), keep)  # the first of each pool
-    want = jnp.broadcast_to(jnp.arange(units) < keep, rows.shape)
-    np.testing.assert_array_equal(equal_scores, pattern.join(name, want, shape)[0])
+    equal_scores = masked(np.zeros(shape, np.float32), keep)  # the first of each pool
+    want = np.broadcast_to(np.arange(units) < keep, rows.shape)
+    np.testing.assert_array_equal(equal_scores, pattern.join(name, jnp.asarray(want), shape)[0])
 
 
 @pytest.mark.parametrize("name", ALLOCATIONS)

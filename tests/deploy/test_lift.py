@@ -100,7 +100,7 @@ def test_int8_files_compute_the_simulation(make):
   fn, variables, x = make()
   model = quantize(fn, "w8a8")
   qparams, state = model.init(variables, x)
-  grids = model.grids(qparams, state, variables, x)
+  grids = jax.jit(model.grids)(qparams, state, variables, x)
   network = deploy.lift(fn, variables, jax.ShapeDtypeStruct(x.shape, x.dtype), grids)
   assert network.quantized
   simulated, _ = jax.jit(model.apply)(qparams, state, variables, x)

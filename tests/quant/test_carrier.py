@@ -1,5 +1,6 @@
 """Products of codes against int64 numpy, their gradients against those of the rounded values."""
 
+import functools
 import sys
 from typing import NamedTuple
 
@@ -58,8 +59,10 @@ CASES = {
 }
 
 
+@functools.cache
 def site(fn, w, x):
-  """The one product of a function, and its operands in order: (op, index of the kernel)."""
+  """The one product of a function of arrays of these shapes: (op, index of the kernel)."""
+  w, x = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in (w, x))
   ops = [op for op in graph.trace(lambda v, x: fn(v["w"], x), {"w": w}, x).sites.values() if op.kind in ("dot", "conv")]
   (op,) = ops
   return op, op.kernel_index
@@ -68,7 +71,7 @@ def site(fn, w, x):
 def integers(fn, w, x):
   """The same function in float64, where sums of these codes are exact; it is checked that they are whole."""
   with jax.enable_x64(True):
-    out = np.asarray(fn(jnp.asarray(w, jnp.float64), jnp.asarray(x, jnp.float64)))
+    out = np.asarray(jax.jit(fn)(np.asarray(w, np.float64), np.asarray(x, np.float64)))
   whole = out.astype(np.int64)
   np.testing.assert_array_equal(whole, out)
   return whole
@@ -99,17 +102,21 @@ def draw(rng, case, bits_x=8, bits_w=8, worst=False):
   return x, zero, w, (2**bits_x - 1, high_w)
 
 
-def run(case, x, zero, w, largest, carrier, scales=(1.0, 1.0), around=None):
-  op, kernel = site(case.fn, jnp.zeros(case.w), jnp.zeros(case.x))
+def compiled(op, given, carrier, around=lambda call: call):
+  """The product as one program of the operands' steps."""
+
+  def call(*steps):
+    return product(op, [g._replace(steps=s) for g, s in zip(given, steps, strict=True)], carrier)
+
+  return np.asarray(jax.jit(around(call))(*(g.steps for g in given)))
+
+
+def run(case, x, zero, w, largest, carrier, **more):
+  op, kernel = site(case.fn, case.w, case.x)
   given = [None, None]
-  given[kernel] = coded(operand(op, kernel, w), scales[1], None, largest[1])
-  given[1 - kernel] = coded(operand(op, 1 - kernel, x), scales[0], jnp.asarray(zero, jnp.int32), largest[0])
-
-  def call(a, b):
-    return product(op, [g._replace(steps=s) for g, s in zip(given, (a, b), strict=True)], carrier)
-
-  steps = [g.steps for g in given]
-  return np.asarray((call if around is None else around(call))(*steps)), op
+  given[kernel] = coded(operand(op, kernel, w), 1.0, None, largest[1])
+  given[1 - kernel] = coded(operand(op, 1 - kernel, x), 1.0, jnp.asarray(zero, jnp.int32), largest[0])
+  return compiled(op, given, carrier, **more)
 
 
 @pytest.mark.parametrize("carrier", CARRIERS)
@@ -117,7 +124,7 @@ def run(case, x, zero, w, largest, carrier, scales=(1.0, 1.0), around=None):
 def test_a_product_of_codes_is_that_of_integers(name, carrier):
   case = CASES[name]
   x, zero, w, largest = draw(np.random.default_rng(0), case)
-  got, _ = run(case, x, zero, w, largest, carrier)
+  got = run(case, x, zero, w, largest, carrier)
   np.testing.assert_array_equal(got, integers(case.fn, w, x).astype(np.float32))
 
 
@@ -126,22 +133,22 @@ def test_a_product_of_codes_is_that_of_integers(name, carrier):
 @pytest.mark.parametrize("terms", [20, 600, 4608])
 def test_nan_is_nan_in_every_carrier_and_spares_the_others(terms, bits, carrier):
   x, w = np.ones((3, terms)), np.ones((terms, 4))
-  op, _ = site(lambda w, x: x @ w, w, x)
+  op, _ = site(lambda w, x: x @ w, w.shape, x.shape)
   x[1, 2], w[3, 2] = np.nan, np.nan
   given = [coded(x, 1.0, jnp.asarray(-128), 2**bits - 1), coded(w, 1.0, None, 127)]
   expected = np.full((3, 4), float(terms))
   expected[1], expected[:, 2] = np.nan, np.nan
-  np.testing.assert_array_equal(product(op, given, carrier), expected)
+  np.testing.assert_array_equal(compiled(op, given, carrier), expected)
 
 
 @pytest.mark.parametrize("carrier", CARRIERS)
 @pytest.mark.parametrize("name", ["grouped", "NCHW", "dilated input"])
 def test_nan_in_an_image_is_not_lost_and_spares_the_others(name, carrier):
   case = CASES[name]
-  op, kernel = site(case.fn, np.ones(case.w), np.ones(case.x))
+  op, kernel = site(case.fn, case.w, case.x)
   given = [coded(np.ones(o.shape), 1.0, None, 127 if i == kernel else 255) for i, o in enumerate(op.inputs)]
   given[0] = given[0]._replace(steps=given[0].steps.at[(0,) * 4].set(jnp.nan), zero_point=jnp.asarray(-128))
-  out = np.asarray(product(op, given, carrier))
+  out = compiled(op, given, carrier)
   assert np.isnan(out[0]).any()
   assert np.isfinite(out[1]).all()
 
@@ -166,7 +173,7 @@ def test_long_sums_are_exact_where_operands_are_rounded(name, carrier, worst):
   case = LONG[name]
   x, zero, w, largest = draw(np.random.default_rng(1), case, worst=worst)
   expected = integers(case.fn, w, x).astype(np.float32)
-  got, _ = run(case, x, zero, w, largest, carrier, around=lambda call: rounded(call, BITS["bfloat16"]))
+  got = run(case, x, zero, w, largest, carrier, around=lambda call: rounded(call, BITS["bfloat16"]))
   np.testing.assert_array_equal(got, expected)
 
 
@@ -176,7 +183,7 @@ def test_long_sums_are_exact_where_operands_are_rounded(name, carrier, worst):
 def test_codes_of_sixteen_bits_are_exact(bits_x, bits_w, carrier, worst):
   case = LONG["dense 4608"]
   x, zero, w, largest = draw(np.random.default_rng(2), case, bits_x, bits_w, worst)
-  got, _ = run(case, x, zero, w, largest, carrier, around=lambda call: rounded(call, BITS["bfloat16"]))
+  got = run(case, x, zero, w, largest, carrier, around=lambda call: rounded(call, BITS["bfloat16"]))
   whole = x.astype(np.int64) @ w.astype(np.int64)
   np.testing.assert_array_equal(got, whole.astype(np.float32))  # numpy rounds int64 once
 
@@ -186,14 +193,13 @@ def test_two_activations_each_with_a_zero_point(carrier):
   rng = np.random.default_rng(3)
   fn = lambda q, k: jnp.einsum("bqhd,bkhd->bhqk", q, k)
   shapes = (2, 5, 3, 8), (2, 4, 3, 8)
-  op = next(
-    o for o in graph.trace(lambda v, q, k: fn(q, k), {}, *map(jnp.zeros, shapes)).sites.values() if o.kind == "dot"
-  )
+  given = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+  op = next(o for o in graph.trace(lambda v, q, k: fn(q, k), {}, *given).sites.values() if o.kind == "dot")
   steps = [rng.integers(-100, 156, op.inputs[i].shape) for i in (0, 1)]
   given = [coded(s, 1.0, jnp.asarray(z, jnp.int32), 255) for s, z in zip(steps, (-28, 5), strict=True)]
   steps[1] = np.clip(steps[1], -133, 122)
   given[1] = given[1]._replace(steps=jnp.asarray(steps[1], jnp.float32))
-  got = product(op, given, carrier)
+  got = compiled(op, given, carrier)
   contract, batch = op.params["dimension_numbers"]
   with jax.enable_x64(True):
     wide = [jnp.asarray(s, jnp.float64) for s in steps]
@@ -201,13 +207,22 @@ def test_two_activations_each_with_a_zero_point(carrier):
   np.testing.assert_array_equal(got, np.asarray(expected, np.float32))
 
 
-def scaled_by_hand(op, a, b, scale_a, scale_b):
-  """The product of the values, in float64."""
-  values = [np.asarray(s, np.float64) * np.asarray(scale, np.float64) for s, scale in ((a, scale_a), (b, scale_b))]
+def with_gradients(call):
+  """One program of both operands and a cotangent: the result and both gradients."""
+
+  def run(a, b, cotangent):
+    out, transpose = jax.vjp(call, a, b)
+    return out, *transpose(cotangent)
+
+  return jax.jit(run)
+
+
+def scaled_by_hand(op, given, cotangent):
+  """The product of the values and its gradients, in float64."""
+  values = [np.asarray(g.steps, np.float64) * np.asarray(g.scale, np.float64) for g in given]
   with jax.enable_x64(True):
-    return jax.vjp(
-      lambda p, q: op.bind(p, q, preferred_element_type=np.dtype(np.float64))[0], *map(jnp.asarray, values)
-    )
+    bind = lambda p, q: op.bind(p, q, preferred_element_type=np.dtype(np.float64))[0]
+    return jax.device_get(with_gradients(bind)(*values, cotangent))
 
 
 @pytest.mark.parametrize("carrier", ["float32", "int8"])
@@ -216,7 +231,7 @@ def scaled_by_hand(op, a, b, scale_a, scale_b):
 def test_scales_and_gradients_are_those_of_the_values(name, carrier, per_channel):
   case, rng = CASES[name], np.random.default_rng(4)
   x, zero, w, largest = draw(rng, case)
-  op, kernel = site(case.fn, jnp.zeros(case.w), jnp.zeros(case.x))
+  op, kernel = site(case.fn, case.w, case.x)
   w = operand(op, kernel, w)
   shape = [1] * w.ndim
   if per_channel:
@@ -232,19 +247,17 @@ def test_scales_and_gradients_are_those_of_the_values(name, carrier, per_channel
   def call(a, b):
     return product(op, [g._replace(steps=s) for g, s in zip(given, (a, b), strict=True)], carrier)
 
-  out, transpose = jax.vjp(call, *(g.steps for g in given))
-  expected, by_hand = scaled_by_hand(op, given[0].steps, given[1].steps, given[0].scale, given[1].scale)
+  cotangent = rng.normal(size=op.outputs[0].shape)
+  out, *found = with_gradients(call)(*(g.steps for g in given), cotangent.astype(np.float32))
+  expected, *wanted = scaled_by_hand(op, given, cotangent)
   np.testing.assert_allclose(out, expected, rtol=3e-7, atol=1e-7 * np.abs(expected).max())
-  cotangent = rng.normal(size=out.shape)
-  with jax.enable_x64(True):
-    wanted = by_hand(jnp.asarray(cotangent))
-  for got, want in zip(transpose(jnp.asarray(cotangent, jnp.float32)), wanted, strict=True):
+  for got, want in zip(found, wanted, strict=True):
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6 * np.abs(want).max())
 
 
 def test_a_scale_along_the_summed_axis_is_not_served():
   case = CASES["dense"]
-  op, kernel = site(case.fn, jnp.zeros(case.w), jnp.zeros(case.x))
+  op, kernel = site(case.fn, case.w, case.x)
   assert kernel == 1
   assert serves(op, [jnp.ones(()), jnp.ones((1, 7))])
   assert serves(op, [jnp.ones((3, 1)), jnp.ones((1, 1))])
@@ -255,7 +268,7 @@ def test_the_user_s_precision_holds_for_cotangents_and_not_for_codes():
   def fn(w, x):
     return jnp.matmul(x, w, precision="highest")
 
-  op, _ = site(fn, jnp.zeros((600, 7)), jnp.zeros((3, 600)))
+  op, _ = site(fn, (600, 7), (3, 600))
   given = [coded(np.ones((3, 600)), 0.5, jnp.asarray(0), 255), coded(np.ones((600, 7)), 0.5, None, 127)]
 
   def call(a, b):
@@ -287,7 +300,7 @@ def all_eqns(jaxpr):
 
 def test_over_devices_under_vmap_scan_and_twice_differentiated():
   case, rng = CASES["dense"], np.random.default_rng(5)
-  op, _ = site(case.fn, jnp.zeros(case.w), jnp.zeros(case.x))
+  op, _ = site(case.fn, case.w, case.x)
   w = jnp.asarray(rng.integers(-127, 128, case.w), jnp.float32)
   x = jnp.asarray(rng.integers(0, 256, (4, *case.x)), jnp.float32)
 
@@ -297,9 +310,10 @@ def test_over_devices_under_vmap_scan_and_twice_differentiated():
     given = [coded(x, 0.1, jnp.asarray(-128), 255), coded(w, 0.2, None, 127)]
     return (product(op, given, "bfloat16") ** 3).mean()
 
-  each = jnp.stack([jax.grad(loss)(w, one) for one in x])
-  np.testing.assert_allclose(jax.vmap(jax.grad(loss), (None, 0))(w, x), each, rtol=1e-5)
-  scanned = jax.lax.scan(lambda c, one: (c, jax.grad(loss)(w, one)), 0, x)[1]
+  slope = jax.jit(jax.grad(loss))
+  each = np.stack([slope(w, one) for one in x])
+  np.testing.assert_allclose(jax.jit(jax.vmap(jax.grad(loss), (None, 0)))(w, x), each, rtol=1e-5)
+  scanned = jax.jit(lambda w, x: jax.lax.scan(lambda c, one: (c, jax.grad(loss)(w, one)), 0, x)[1])(w, x)
   np.testing.assert_allclose(scanned, each, rtol=1e-5)
   mesh = jax.make_mesh((4,), ("d",), axis_types=(AxisType.Auto,))
 
@@ -310,8 +324,8 @@ def test_over_devices_under_vmap_scan_and_twice_differentiated():
   over = jax.jit(jax.shard_map(shared, mesh=mesh, in_specs=(PartitionSpec(), spec), out_specs=PartitionSpec()))(w, x)
   np.testing.assert_allclose(over, each.mean(0), rtol=1e-5)
   # Cotangents are of the values 0.2 w: by the chain rule a derivative by w has another factor 0.2.
-  twice = jax.grad(lambda w: (jax.grad(loss)(w, x[0]) ** 2).sum())(w)
-  plain = jax.grad(lambda w: ((jax.grad(lambda w: loss(w, x[0], True))(w) / 0.2) ** 2).sum())(w) / 0.2
+  twice = jax.jit(jax.grad(lambda w: (jax.grad(loss)(w, x[0]) ** 2).sum()))(w)
+  plain = jax.jit(jax.grad(lambda w: ((jax.grad(lambda w: loss(w, x[0], True))(w) / 0.2) ** 2).sum()))(w) / 0.2
   np.testing.assert_allclose(twice, plain, rtol=1e-4)
 
 
@@ -418,7 +432,7 @@ def test_gradients_are_those_of_products_of_the_rounded_values(monkeypatch, sett
   [(518, True, [518]), (519, True, [519, 519]), (1032, True, [1032, 1032]), (519, False, [260, 259])],
 )
 def test_a_sum_twice_as_long_is_one_product_of_codes_and_one_of_ones(terms, zero_point, parts):
-  op, kernel = site(lambda w, x: x @ w, jnp.zeros((terms, 3)), jnp.zeros((2, terms)))
+  op, kernel = site(lambda w, x: x @ w, (terms, 3), (2, terms))
   zero = jnp.asarray(-128, jnp.int32) if zero_point else None
   given = [coded(jnp.ones((2, terms)), 1.0, zero, 255), coded(jnp.ones((terms, 3)), 1.0, None, 127)]
   assert kernel == 1
@@ -433,7 +447,7 @@ def test_sums_of_one_operand_alone_are_taken_on_each_device(carrier, terms):
   rng = np.random.default_rng(6)
   mesh = jax.make_mesh((4,), ("d",), axis_types=(AxisType.Auto,))
   x, w = (jnp.asarray(rng.integers(0, 128, shape), jnp.float32) for shape in ((4, 3, terms), (4, terms, 7)))
-  op, _ = site(lambda w, x: jnp.einsum("bik,bkj->bij", x, w), w[:1], x[:1])
+  op, _ = site(lambda w, x: jnp.einsum("bik,bkj->bij", x, w), (1, *w.shape[1:]), (1, *x.shape[1:]))
   for zero in (None, jnp.asarray(-100)):
     for spec in (PartitionSpec(), PartitionSpec("d")):
       held = w if spec else w[:1]
@@ -449,14 +463,15 @@ def test_sums_of_one_operand_alone_are_taken_on_each_device(carrier, terms):
 @pytest.mark.parametrize(("carrier", "sign"), [("float32", 1), ("int8", -1)])
 def test_sums_beyond_int32_are_right(carrier, sign):
   """70,000 products of 255 and 127, of one sign, are 2.27e9."""
-  x, v = sign * jnp.ones((1, 70_000)), {"w": jnp.ones((70_000, 2))}
+  x, v = np.full((1, 70_000), sign, np.float32), {"w": np.ones((70_000, 2), np.float32)}
   model = quantize(lambda v, x: x @ v["w"], policy({"output": "float", "*": "w8a8"}), carrier)
   qparams, state = model.init(v, x)
-  np.testing.assert_allclose(model.apply(qparams, state, v, x)[0], sign * 70_000 * np.ones((1, 2)), rtol=1e-6)
+  found = jax.jit(model.apply)(qparams, state, v, x)[0]
+  np.testing.assert_allclose(found, sign * 70_000 * np.ones((1, 2)), rtol=1e-6)
 
 
 def test_a_sum_of_sixteen_bits_that_is_too_long_is_refused():
-  x, v = jnp.ones((1, 70_000)), {"w": jnp.ones((70_000, 2))}
+  x, v = np.ones((1, 70_000), np.float32), {"w": np.ones((70_000, 2), np.float32)}
   model = quantize(lambda v, x: x @ v["w"], policy({"output": "float", "*": "w16a16"}))
   with pytest.raises(UserError, match="'w' sums 70000 products of 16-bit codes, more than are exact"):
     model.apply(*model.init(v, x), v, x)
