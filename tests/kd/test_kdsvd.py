@@ -87,11 +87,11 @@ def test_equal_and_missing_singular_values_have_finite_gradients():
   equal = np.tile(np.eye(3).reshape(1, 3, 1, 3), (6, 1, 1, 1))
   single = np.ones((6, 2, 2, 3))
   loss = kd.kdsvd(("tap", "tap"), ("tap", "tap"), 2)
+  total = lambda x: value(loss, kd.Outputs(jnp.zeros((6, 5)), {"tap": x}), maps(0, (2, 2, 3))).sum()
+  slope = jax.jit(jax.grad(total))
   for s in (equal, single, 0 * single):
-    gradient = jax.grad(lambda x: value(loss, kd.Outputs(jnp.zeros((6, 5)), {"tap": x}), maps(0, (2, 2, 3))).sum())(
-      jnp.asarray(s, jnp.float32)
-    )
-    assert jnp.all(jnp.isfinite(gradient)) and jnp.abs(gradient).max() < 1e4
+    gradient = np.asarray(slope(np.asarray(s, np.float32)))
+    assert np.isfinite(gradient).all() and np.abs(gradient).max() < 1e4
   assert jnp.all(right_vectors(jnp.zeros((1, 2, 3)), 2)[0] == 0)
 
 

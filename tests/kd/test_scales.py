@@ -1,5 +1,7 @@
 """Losses that divide by norms are right at any scale of the activations that float32 can hold."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 
 import kd
 from kd import maps as shared
-from tests.kd.nets import logits, maps, value
+from tests.kd.nets import batch, logits, maps
 from tests.kd.test_at import attention64
 from tests.kd.test_sp import oracle as similarity64
 
@@ -23,32 +25,45 @@ LOSSES = {
 }
 
 
+@functools.cache
+def compiled(name):
+  """(gradient of the student's tap, numbers) of a loss, one program for all scales."""
+
+  def total(s, t):
+    outputs = (kd.Outputs(jnp.asarray(logits(0), s.dtype), {"tap": x}) for x in (s, t))
+    per_example = LOSSES[name][0](*outputs, batch())[0]
+    return jnp.sum(per_example), per_example
+
+  return jax.jit(jax.grad(total, has_aux=True))
+
+
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("name", LOSSES)
 def test_the_value_is_that_of_float64_and_the_gradient_finite(name, scale):
-  loss, oracle = LOSSES[name]
+  oracle = LOSSES[name][1]
   s, t = S * np.float32(scale), T * np.float32(1 / scale if 1e-29 < scale < 1e29 else scale)
-  np.testing.assert_allclose(value(loss, s, t), oracle(s.astype(np.float64), t.astype(np.float64)), rtol=1e-4)
-
-  def total(s):
-    return jnp.sum(value(loss, kd.Outputs(jnp.asarray(logits(0), s.dtype), {"tap": s}), t))
-
-  got, plain = jax.grad(total)(jnp.asarray(s)), jax.grad(total)(jnp.asarray(S))
+  (got, numbers), (plain, _) = compiled(name)(s, t), compiled(name)(S, t)
+  np.testing.assert_allclose(numbers, oracle(s.astype(np.float64), t.astype(np.float64)), rtol=1e-4)
   np.testing.assert_allclose(np.asarray(got, np.float64) * scale, plain, rtol=1e-3, atol=1e-6)
+
+
+@functools.cache
+def numbers(name):
+  """The numbers of a loss with default arguments, one program for all scales."""
+  taps = ("tap", "late") if name == "kdsvd" else "tap"
+  loss = getattr(kd, name)(taps, taps)
+  return jax.jit(lambda s, t: loss(s, t, batch())[0])
 
 
 @pytest.mark.parametrize("name", ["cc", "kdsvd", "nst", "pkt", "rkd"])
 @pytest.mark.parametrize("scale", SCALES[:2] + SCALES[3:4])
 def test_a_scale_does_not_matter(name, scale):
-  taps = ("tap", "late") if name == "kdsvd" else "tap"
-  loss = getattr(kd, name)(taps, taps)
-
   def outputs(x, scale):
     maps = {"tap": x * np.float32(scale), "late": x[:, ::-1] ** 2 * np.float32(scale)}
     return kd.Outputs(jnp.asarray(logits(0), jnp.float32), {tap: jnp.asarray(each) for tap, each in maps.items()})
 
-  want = value(loss, outputs(S, 1.0), outputs(T, 1.0))
-  np.testing.assert_allclose(value(loss, outputs(S, scale), outputs(T, scale)), want, rtol=1e-3, atol=1e-6)
+  want = numbers(name)(outputs(S, 1.0), outputs(T, 1.0))
+  np.testing.assert_allclose(numbers(name)(outputs(S, scale), outputs(T, scale)), want, rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("axes", [-1, (1, 2)])
@@ -58,9 +73,11 @@ def test_norms_of_every_scale_in_one_array(axes):
   scales = [1e-35, 1e-30, 1e-12, 1.0, 1e12, 1e30, 1e37]
   x[:7] = np.random.default_rng(0).normal(size=(7, 4, 5)) * np.array(scales)[:, None, None]
   exact = np.linalg.norm(x.astype(np.float64), axis=axes)
-  np.testing.assert_allclose(shared.norm(jnp.asarray(x), axes), exact, rtol=1e-6)
+  norm, unit = jax.jit(lambda x: (shared.norm(x, axes), shared.unit(x, axes)))(x)
+  np.testing.assert_allclose(norm, exact, rtol=1e-6)
   safe = np.where(exact == 0, 1.0, exact).reshape(9, -1, 1)
-  np.testing.assert_allclose(shared.unit(jnp.asarray(x), axes), x.astype(np.float64) / safe, rtol=1e-6)
-  bad = jnp.array([[jnp.inf, 1.0], [jnp.nan, 1.0], [1.0, -jnp.inf]])
-  assert jnp.isnan(shared.unit(bad)).all()
-  np.testing.assert_array_equal(jax.grad(lambda x: jnp.sum(shared.unit(x)))(jnp.zeros((2, 3))), 0.0)
+  np.testing.assert_allclose(unit, x.astype(np.float64) / safe, rtol=1e-6)
+  bad = np.array([[np.inf, 1.0], [np.nan, 1.0], [1.0, -np.inf]], np.float32)
+  assert np.isnan(jax.jit(shared.unit)(bad)).all()
+  gradient = jax.jit(jax.grad(lambda x: jnp.sum(shared.unit(x))))(np.zeros((2, 3), np.float32))
+  np.testing.assert_array_equal(gradient, 0.0)

@@ -43,7 +43,7 @@ X = jnp.asarray(np.random.default_rng(0).normal(size=(6, 5)), jnp.float32)
 def outputs(width, form, taps=(TAP,)):
   net = Detector(width, form)
   read = graph.taps(net.apply, taps)
-  variables = net.init(jax.random.key(width), X)
+  variables = jax.jit(net.init)(jax.random.key(width), X)
   return variables, lambda variables: kd.Outputs(*read(variables, X))
 
 
@@ -55,9 +55,14 @@ def test_a_pair_of_activations(form):
   near = lambda s, t, aux, context: jnp.mean((s - t) ** 2, -1)
   loss = kd.on_pairs("near", near, student=TAP, teacher=TAP)
   body = lambda v: np.maximum(np.asarray(X) @ v["params"]["Dense_0"]["kernel"] + v["params"]["Dense_0"]["bias"], 0)
-  got = loss(student(student_variables), teacher(teacher_variables))[0]
+
+  def total(student_variables):
+    per_example = loss(student(student_variables), teacher(teacher_variables))[0]
+    return per_example.sum(), per_example
+
+  gradient, got = jax.jit(jax.grad(total, has_aux=True))(student_variables)
+  gradient = gradient["params"]
   np.testing.assert_allclose(got, ((body(student_variables) - body(teacher_variables)) ** 2).mean(-1), rtol=1e-5)
-  gradient = jax.grad(lambda v: loss(student(v), teacher(teacher_variables))[0].sum())(student_variables)["params"]
   assert jnp.any(gradient["Dense_0"]["kernel"] != 0) and not jnp.any(gradient["Dense_1"]["kernel"])
 
 
@@ -65,13 +70,16 @@ def test_a_pair_of_activations(form):
 def test_an_objective_runs_with_them(form):
   (student_variables, student), (teacher_variables, teacher) = outputs(8, form), outputs(16, form)
   objective = kd.weighted([kd.Term("hint", kd.fitnet(TAP, TAP)), kd.Term("pairs", kd.rkd(TAP, TAP))])
-  aux, aux_state = objective.init(
-    jax.random.key(0), *(jax.eval_shape(f, v) for f, v in ((student, student_variables), (teacher, teacher_variables)))
-  )
-  more = {"step": jnp.zeros((), jnp.int32), "key": jax.random.key(1), "axis_name": None}
-  total, _, logs = objective(
-    student(student_variables), teacher(teacher_variables), {}, aux=aux, aux_state=aux_state, **more
-  )
+  each = (student, student_variables), (teacher, teacher_variables)
+  shapes = [jax.eval_shape(f, v) for f, v in each]
+  aux, aux_state = jax.jit(lambda key: objective.init(key, *shapes))(jax.random.key(0))
+  more = {"step": jnp.zeros((), jnp.int32), "key": jax.random.key(1)}
+
+  @jax.jit
+  def run(student_variables, teacher_variables, more):
+    return objective(student(student_variables), teacher(teacher_variables), {}, axis_name=None, **more)
+
+  total, _, logs = run(student_variables, teacher_variables, {"aux": aux, "aux_state": aux_state, **more})
   assert jnp.isfinite(total) and total > 0 and {"hint", "pairs"} <= set(logs)
 
 
