@@ -202,6 +202,8 @@ def _word(word: str, text: str) -> Given:
     return {"estimator": word}
   if word in methods(formats):
     return {"format": word}
+  if name in methods(estimators) or name in methods(formats):
+    raise UserError(f"quantization setting {text!r}: {name!r} takes no options here; expected {name}")
   if name not in methods(observers):
     known = [*_FLAGS, *methods(estimators), *methods(formats), *methods(observers), "start=lsq"]
     raise unknown(f"word in the quantization setting {text!r}:", name, known)

@@ -46,7 +46,7 @@ EXCEPTIONS: dict[tuple[str, str, str], str] = {
   ("kd", "sigmoid_cross_entropy", "reads_the_teacher"): "it is a classification loss, and reads labels only",
   ("kd", "sigmoid_cross_entropy", "zero_at_the_teacher"): "it is a classification loss, and reads labels only",
   ("kd", "sigmoid_cross_entropy", "flat_at_the_teacher"): "it is a classification loss, and reads labels only",
-  ("quant", "ema", "observer_does_not_know_the_order"): "a moving average weighs batches by their order",
+  ("quant", "ema", "observer_does_not_depend_on_the_order"): "a moving average weighs batches by their order",
   ("kd", "hard_labels", "a_broken_teacher_is_not_a_perfect_student"): "it reads no teacher",
   ("kd", "label_smoothing", "a_broken_teacher_is_not_a_perfect_student"): "it reads no teacher",
   ("kd", "sigmoid_cross_entropy", "a_broken_teacher_is_not_a_perfect_student"): "it reads no teacher",

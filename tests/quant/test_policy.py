@@ -43,6 +43,7 @@ def test_a_setting_prints_as_it_is_read(text):
     ("w4a8 lerned", "did you mean 'learned'"),
     ("w4a8 ema(rat=0.1)", "does not take"),
     ("w4a8 ema(rate=fast)", "does not read like"),
+    ("w4a8 ewgs(delta=0.1)", r"'ewgs' takes no options here; expected ewgs"),
     ("w4a8 start=mean", "unknown start of a learned scale 'mean'"),
     ({"weight": 4}, "did you mean 'weights'"),
     ({"weights": 4, "observer": "minmax"}, "did you mean 'min_max'"),

@@ -86,14 +86,10 @@ def training(
   tx, average_aux = optim.lenient(tx), average_aux or reparam is not None
 
   def init(variables, *, aux=None, aux_state=None):
-    if not isinstance(variables, Mapping) or "params" not in variables:
-      given = ", ".join(map(repr, variables)) if isinstance(variables, Mapping) else f"a {type(variables).__name__}"
-      raise UserError(f"a model's variables are {given or 'nothing'}; expected {{'params': tree, ...}}")
-    model_state = dict(variables)
-    qparams, quant_state = (model_state.pop(name, {}) for name in ("qparams", "quant_state"))
-    trained = {"params": model_state.pop("params"), "qparams": qparams, "aux": aux or {}}
+    params, qparams, model_state, quant_state = _divided(variables)
+    trained = {"params": params, "qparams": qparams, "aux": aux or {}}
     if reparam is not None:
-      trained["aux"] = {**trained["aux"], REPARAM: reparam.init(variables["params"])}
+      trained["aux"] = {**trained["aux"], REPARAM: reparam.init(params)}
       remembered = reparametrized(reparam, trained, jnp.int32(0), jax.random.key(seed))[1]
       aux_state = {**(aux_state or {}), **remembered}
     carried = {"model_state": model_state, "quant_state": quant_state, "aux_state": aux_state or {}}
@@ -121,6 +117,16 @@ def training(
     return state, {**metrics, "grad_norm": optax.tree.norm(grads)}
 
   return Training(init, step)
+
+
+def _divided(variables: Any) -> tuple[Any, Any, dict[str, Any], Any]:
+  """Returns a model's parameters, learned scales, other collections and quantizer state."""
+  if not isinstance(variables, Mapping) or "params" not in variables:
+    given = ", ".join(map(repr, variables)) if isinstance(variables, Mapping) else f"a {type(variables).__name__}"
+    raise UserError(f"a model's variables are {given or 'nothing'}; expected {{'params': tree, ...}}")
+  others = dict(variables)
+  params, qparams, quant_state = (others.pop(name, {}) for name in ("params", "qparams", "quant_state"))
+  return params, qparams, others, quant_state
 
 
 def task_of(objective: Objective, step: Array) -> Read:

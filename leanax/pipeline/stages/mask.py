@@ -12,7 +12,7 @@ import jax
 import sparsity
 from leanax.core.errors import UserError
 from leanax.engine.data import Dataset
-from leanax.pipeline import build, sparse, start, untrained
+from leanax.pipeline import build, optimizers, start, untrained
 from leanax.pipeline import trained as models
 from leanax.pipeline.config.experiment import Experiment, Stage
 from leanax.pipeline.job import Context, Job
@@ -62,7 +62,7 @@ def _masked(name: str, stage: Stage, model: Trained, execute: Callable[..., Any]
   given = {key: value for key, value in stage.sparsity.items() if key != "name"}
   for key in ("score", "pattern"):
     if isinstance(given.get(key), Mapping):
-      given[key] = build.named(f"{where}.{key}", sparse.PARTS[key], given[key])
+      given[key] = build.named(f"{where}.{key}", optimizers.PARTS[key], given[key])
   if "stacked" not in given:
     axes = models.stacked_axes(model.recipe, model.variables)
     given["stacked"] = tuple((glob.escape(leaf), tuple(found)) for leaf, found in axes.items())
