@@ -188,7 +188,12 @@ def _part(part: str, text: str) -> tuple[Both, Given]:
     given["activations"] = {"bits": number["a"]}
   fields: Given = {}
   for word in words:
-    fields |= _word(word, text)
+    new = _word(word, text)
+    if twice := next((key for key, value in new.items() if fields.get(key, value) != value), None):
+      raise UserError(
+        f"quantization setting {text!r} gives the {twice} twice, the second time as {word!r}; expected one"
+      )
+    fields |= new
   return given, fields
 
 
