@@ -70,10 +70,8 @@ def test_any_float_subnormal_and_infinite_too(x, share):
 def oracle_signed(xs, keep):
   """As `oracle_masks`, with the sign: NaN first, and -0 with +0."""
   flat = np.concatenate([np.asarray(x, np.float64).reshape(-1) for x in xs])
-  kept = np.zeros(flat.size, bool)
-  kept[
-    sorted(range(flat.size), key=lambda i: (not np.isnan(flat[i]), -flat[i] if flat[i] == flat[i] else 0, i))[:keep]
-  ] = True
+  kept, nan = np.zeros(flat.size, bool), np.isnan(flat)
+  kept[np.lexsort((np.arange(flat.size), np.where(nan, 0, -flat), ~nan))[:keep]] = True
   return [part.reshape(x.shape) for part, x in zip(np.split(kept, np.cumsum([x.size for x in xs])[:-1]), xs)]
 
 
