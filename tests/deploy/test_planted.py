@@ -5,6 +5,7 @@ differ and the third still agrees.
 """
 
 import dataclasses
+import functools
 import importlib
 
 import jax
@@ -20,24 +21,27 @@ from quant.quantize import quantize
 from tests.numbers import initial, normal
 
 
-def compared():
-  """A fresh simulation, reference and file of the same dense stack, compared two by two."""
+def simulated_and_lifted():
+  """A dense stack as an integer network, inputs, and what its simulation gives for them."""
   net = MLP(widths=(32, 24))
   x = normal(0, (128, 4, 5, 1))
   variables = initial(net, x[:1])
-  variables = jax.tree.map(lambda w: w + 0.1 if w.ndim == 1 else w, variables)
+  variables = jax.tree.map(lambda w: jnp.asarray(np.asarray(w) + np.float32(0.1)) if w.ndim == 1 else w, variables)
   model = quantize(net.apply, "w8a8")
-  qparams, state = calibrated(variables, x, model)
+  qparams, state = model.init(variables, x)
   grids = model.grids(qparams, state, variables, x)
   network = deploy.lift(net.apply, variables, x, grids)
-  simulated, _ = model.apply(qparams, state, variables, x)
-  return deploy.parity(network, litert().open(litert().write(network)), np.asarray(x), np.asarray(simulated))
+  simulated, _ = jax.jit(model.apply)(qparams, state, variables, x)
+  return network, np.asarray(x), np.asarray(simulated)
 
 
-def calibrated(variables, x, model):
-  qparams, state = model.init(variables, x)
-  _, state = model.observe(state, variables, x)
-  return model.freeze(qparams, state)
+without_fault = functools.cache(simulated_and_lifted)
+
+
+def compared(made=without_fault):
+  """The simulation, the reference and the file, compared two by two; `made` anew where the fault is in the making."""
+  network, x, simulated = made()
+  return deploy.parity(network, litert().open(litert().write(network)), x, simulated)
 
 
 def culprit(found):
@@ -64,7 +68,7 @@ def one_more(u, zero_point):
 @pytest.mark.parametrize("fault", [rounds_down, one_more])
 def test_a_fault_in_the_simulation_shows(monkeypatch, fault):
   monkeypatch.setattr(importlib.import_module("quant.formats.integer"), "rounded", fault)
-  found = compared()
+  found = compared(simulated_and_lifted)
   assert culprit(found) == {"simulation"}, found
 
 
@@ -135,7 +139,7 @@ def test_a_fault_in_the_writer_shows(monkeypatch, fault):
 
 def test_codes_of_the_lifter_are_under_the_same_test(monkeypatch):
   monkeypatch.setattr(deploy.integers.np, "rint", np.floor)
-  found = compared()
+  found = compared(simulated_and_lifted)
   assert found["simulation/reference"].count
   assert found["simulation/runtime"].count
 

@@ -30,8 +30,8 @@ def view_of(move, shape):
     return jnp.tensordot(x, w, ((0,), (0,)))
 
   leaf = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
-  true = np.asarray(move(jnp.asarray(leaf)))
-  sites = graph.trace(fn, {"w": leaf}, jnp.ones(true.shape[:1])).sites
+  true = np.asarray(move(leaf))
+  sites = graph.trace(fn, {"w": leaf}, np.ones(true.shape[:1], np.float32)).sites
   return sites["w"].inputs[sites["w"].kernel_index].view, true.astype(int)
 
 

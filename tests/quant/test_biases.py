@@ -8,7 +8,8 @@ import pytest
 
 from leanax import graph
 from quant.policy import policy
-from tests.quant.test_calibration import calibrated, data, decibels
+from quant.quantize import quantize
+from tests.quant.test_calibration import data, decibels
 
 IMAGES = data((2, 6, 6, 3), 7)
 ROWS = data((5, 4), 8)
@@ -47,6 +48,12 @@ CASES = {
 }
 
 
+def started(fn, variables, x, spec="w8a8"):
+  """The quantized model with the grids of one batch."""
+  model = quantize(fn, spec)
+  return model, *model.init(variables, x)
+
+
 def scaled(variables, factor):
   """The variables with their kernels, which have the most axes, times a factor."""
   most = max(leaf.ndim for leaf in jax.tree.leaves(variables))
@@ -59,10 +66,10 @@ def scaled(variables, factor):
 def test_a_bias_of_a_tiny_kernel_is_kept(name, spec):
   fn, variables, x = CASES[name]
   variables = scaled(variables, 1e-7)
-  model, qparams, state = calibrated(fn, variables, [x], policy({"output": "float", "*": spec}, ends=None))
-  found = jax.jit(model.apply)(qparams, state, variables, x)[0]
-  assert decibels(fn(variables, x), found) > (20 if name == "scanned" else 60)
-  grids = model.grids(qparams, state, variables, x)
+  model, *held = started(fn, variables, x, policy({"output": "float", "*": spec}, ends=None))
+  run = jax.jit(lambda q, s, v, x: (fn(v, x), model.apply(q, s, v, x)[0], model.grids(q, s, v, x)))
+  exact, found, grids = run(*held, variables, x)
+  assert decibels(exact, found) > (20 if name == "scanned" else 60)
   for grid in grids.values():
     assert np.all(np.isfinite(grid.scale))
 
@@ -71,7 +78,7 @@ def test_only_channels_whose_bias_does_not_fit_get_a_wider_step():
   w = data((4, 3)) * 1e-8
   variables = {"w": w, "b": jnp.array([1e-4, 7.0, 0.0])}
   fn = lambda v, x: x @ v["w"] + v["b"]
-  model, qparams, state = calibrated(fn, variables, [ROWS])
+  model, qparams, state = started(fn, variables, ROWS)
   grids = model.grids(qparams, state, variables, ROWS)
   largest = np.abs(np.asarray(w, np.float64)).max(0)
   scale, step = np.asarray(grids["w"].scale, np.float64), np.float64(grids["input"].scale)
@@ -84,14 +91,15 @@ def test_a_bias_that_grew_in_training_still_fits(spec):
   """Learned scales, and static ones, are raised where they are used, and `grids` hands out what `apply` uses."""
   fn = lambda v, x: x @ v["w"] + v["b"]
   variables = {"w": data((4, 3)) * 1e-6, "b": jnp.zeros(3)}
-  model, qparams, state = calibrated(fn, variables, [ROWS], policy({"output": "float", "*": spec}))
-  before = model.grids(qparams, state, variables, ROWS)["w"].scale
+  model, qparams, state = started(fn, variables, ROWS, policy({"output": "float", "*": spec}))
+  scale = jax.jit(lambda v: model.grids(qparams, state, v, ROWS)["w"].scale)
+  before = scale(variables)
   later = {**variables, "b": jnp.array([300.0, -400.0, 0.0])}
-  found = model.apply(qparams, state, later, ROWS)[0]
-  assert decibels(fn(later, ROWS), found) > 90
-  after = model.grids(qparams, state, later, ROWS)["w"].scale
+  out = lambda v: model.apply(qparams, state, v, ROWS)[0]
+  assert decibels(fn(later, ROWS), jax.jit(out)(later)) > 90
+  after = scale(later)
   assert np.all(after[:2] > before[:2]) and after[2] == before[2]
-  slope = jax.grad(lambda v: jnp.sum(model.apply(qparams, state, v, ROWS)[0]))(later)
+  slope = jax.jit(jax.grad(lambda v: jnp.sum(out(v))))(later)
   np.testing.assert_allclose(slope["b"], np.full(3, 5.0))  # the bias's own gradient alone
 
 
@@ -105,12 +113,12 @@ def test_biases_are_sites_at_every_batch_size_and_are_rounded_to_their_steps(nam
   if name == "scanned":
     return
   spec = policy({"output": "float", "*": "w4a8"}, ends=None)
-  model, qparams, state = calibrated(fn, scaled(variables, 1000.0), [1000.0 * x], spec)
-  wide = scaled(variables, 1000.0)
-  grids = model.grids(qparams, state, wide, x)
+  wide, nothing = scaled(variables, 1000.0), np.zeros_like(x[:1])
+  model, *held = started(fn, wide, 1000.0 * x, spec)
+  run = jax.jit(lambda q, s, v, x: (fn(v, x), model.apply(q, s, v, x)[0], model.grids(q, s, v, x)))
+  exact, found, grids = jax.device_get(run(*held, wide, nothing))
   kernel = next(grid for key, grid in grids.items() if key != "input")
-  found = np.asarray(model.apply(qparams, state, wide, jnp.zeros_like(x[:1]))[0], np.float64)
-  bias = np.broadcast_to(np.asarray(fn(wide, jnp.zeros_like(x[:1])), np.float64), found.shape)
+  found, bias = found.astype(np.float64), np.broadcast_to(exact.astype(np.float64), found.shape)
   scale = np.asarray(kernel.scale, np.float64) * np.float64(grids["input"].scale)
   if scale.ndim == 1:  # one for each channel, along the axis of the result that has as many (several axes are its last)
     (axis,) = [i for i, n in enumerate(found.shape) if n == scale.size and i] if name != "split" else [None]
@@ -123,6 +131,6 @@ def test_biases_are_sites_at_every_batch_size_and_are_rounded_to_their_steps(nam
 
 def test_the_gradient_of_one_bias_for_all_channels_is_their_sum():
   fn, variables, x = CASES["one for all"]
-  model, qparams, state = calibrated(fn, variables, [x], policy({"output": "float", "*": "w8a8"}))
-  slope = jax.grad(lambda v: jnp.sum(model.apply(qparams, state, v, x)[0]))(variables)
+  model, qparams, state = started(fn, variables, x, policy({"output": "float", "*": "w8a8"}))
+  slope = jax.jit(jax.grad(lambda v: jnp.sum(model.apply(qparams, state, v, x)[0])))(variables)
   np.testing.assert_allclose(slope["b"], [x.shape[0] * 6, 0, 0, 0, 0, 0])

@@ -1,5 +1,7 @@
 """Calibration: branches, NaN, and operations that never ran."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,7 +25,10 @@ def decibels(exact, found):
 
 
 def calibrated(fn, variables, batches, spec="w8a8"):
-  model = quantize(fn, spec)
+  return calibrate(quantize(fn, spec), variables, batches)
+
+
+def calibrate(model, variables, batches):
   qparams, state = model.init(variables, batches[0])
   for x in batches:
     _, state = jax.jit(model.observe)(state, variables, x)
@@ -78,8 +83,9 @@ NESTED = {**PAIR, "c": data((5, 3)), "d": data((5, 3), 4), "e": data((5, 3), 5)}
 )
 def test_branches_are_quantized_whichever_ran_first(fn, variables, batches, spec):
   model, qparams, state = calibrated(fn, variables, batches, spec)
+  run = jax.jit(lambda q, s, v, x: (fn(v, x), model.apply(q, s, v, x)[0]))
   for x in batches:
-    assert decibels(fn(variables, x), jax.jit(model.apply)(qparams, state, variables, x)[0]) > 25
+    assert decibels(*run(qparams, state, variables, x)) > 25
 
 
 def test_the_range_is_that_of_all_batches_whatever_branch_they_took():
@@ -87,7 +93,7 @@ def test_the_range_is_that_of_all_batches_whatever_branch_they_took():
   _, state = model.init(PAIR, POSITIVE)
   low, high = [], []
   for x in (2 * POSITIVE, NEGATIVE, POSITIVE):
-    _, state = model.observe(state, PAIR, x)
+    _, state = jax.jit(model.observe)(state, PAIR, x)
     low.append(float(x.min())), high.append(float(x.max()))
   for ends, found in zip((low, high), state["input"]["stats"]["moving_extrema"], strict=True):
     mean = ends[0]
@@ -120,7 +126,8 @@ def test_a_branch_that_never_ran_is_refused_by_name():
   assert decibels(either(PAIR, POSITIVE), traced(qparams, state, POSITIVE)) > 30
   left = {"b": "float", "*": "w8a8"}
   model, qparams, state = calibrated(either, PAIR, [POSITIVE], policy(left))
-  assert decibels(either(PAIR, NEGATIVE), model.apply(qparams, state, PAIR, NEGATIVE)[0]) < 30  # clipped, not NaN
+  found = jax.jit(model.apply)(qparams, state, PAIR, NEGATIVE)[0]
+  assert decibels(either(PAIR, NEGATIVE), found) < 30  # clipped, not NaN
 
 
 MLP = {"a": data((4, 5), 1), "c": data((5, 3))}
@@ -130,14 +137,17 @@ def mlp(v, x):
   return jax.nn.relu(x @ v["a"]) @ v["c"]
 
 
+quantized_mlp = functools.cache(lambda spec: quantize(mlp, spec))  # its programs serve every bad number
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("observer", sorted(methods(observers)))
 def test_nan_in_calibration_is_refused_with_its_tensor_and_batch(observer, bad):
   spoilt = X.at[3, 1].set(bad)
   with pytest.raises(UserError, match="batch 3 of the calibration holds NaN or infinity in 'input', 'a:out'"):
-    calibrated(mlp, MLP, [X, X, spoilt, X, spoilt, X], f"w8a8 {observer}")
+    calibrate(quantized_mlp(f"w8a8 {observer}"), MLP, [X, X, spoilt, X, spoilt, X])
   with pytest.raises(UserError, match="batch 1 of the calibration holds NaN or infinity"):
-    quantize(mlp, f"w8a8 learned {observer}").init(MLP, spoilt)
+    quantized_mlp(f"w8a8 learned {observer}").init(MLP, spoilt)
 
 
 @pytest.mark.parametrize("spec", ["w8a8", "w4a4 learned"])
@@ -190,4 +200,5 @@ def test_a_tensor_is_observed_before_its_pools(read, spec):
 
   v, x = {"w": data((3, 4))}, data((4, 6, 6, 3), 7)
   model, qparams, state = calibrated(fn, v, [x], spec)
-  assert decibels(fn(v, x), model.apply(qparams, state, v, x)[0]) > 30
+  run = jax.jit(lambda q, s, v, x: (fn(v, x), model.apply(q, s, v, x)[0]))
+  assert decibels(*run(qparams, state, v, x)) > 30

@@ -124,15 +124,15 @@ def test_dead_channels_have_a_step_in_proportion_and_empty_ranges_are_served():
 
 
 def test_axes_of_kernels():
-  x = normal((3, 3, 4, 6))
-  for axis in range(4):
-    others = tuple(a for a in range(4) if a != axis)
-    grid = symmetric(jnp.max(jnp.abs(x), others), 8, axis=axis)
-    moved = symmetric(jnp.max(jnp.abs(x), others), 8, axis=3)
-    expected = jnp.moveaxis(fake_quant(jnp.moveaxis(x, axis, 3), moved), 3, axis)
-    np.testing.assert_array_equal(fake_quant(x, grid), expected)
-    back = symmetric(jnp.max(jnp.abs(x), others), 8, axis=axis - 4)
-    np.testing.assert_array_equal(fake_quant(x, back), expected)
+  def rounded(x, axis):
+    """By the axis, by the same axis counted from the end, and moved to the end."""
+    largest = jnp.max(jnp.abs(x), tuple(a for a in range(4) if a != axis))
+    grid, back, last = (symmetric(largest, 8, axis=place) for place in (axis, axis - 4, 3))
+    return fake_quant(x, grid), fake_quant(x, back), jnp.moveaxis(fake_quant(jnp.moveaxis(x, axis, 3), last), 3, axis)
+
+  for found, back, expected in jax.jit(lambda x: [rounded(x, axis) for axis in range(4)])(normal((3, 3, 4, 6))):
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(back, expected)
 
 
 def test_vmap_is_a_loop():

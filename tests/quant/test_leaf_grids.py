@@ -26,6 +26,12 @@ def rounded(w, kept, shape=None):
   return (np.clip(np.round(x / s), -TOP, TOP) * s).reshape(np.shape(w))
 
 
+@jax.jit
+def restored(w, grid):
+  """The values of a leaf's codes, and those that training uses."""
+  return quant.dequantize(quant.codes(w, grid), grid), quant.fake_quant(w, grid)
+
+
 def decibels(float_, found):
   float_, found = np.asarray(float_, np.float64), np.asarray(found, np.float64)
   return 10 * np.log10(np.sum(float_**2) / np.sum((float_ - found) ** 2))
@@ -112,10 +118,11 @@ def test_uses_of_slices_share_one_grid_written_in_the_axes_of_the_leaf(name):
   assert list(grids) == ["w"] and list(state) == ["w"]
   assert grids["w"].scale.shape == tuple(shape[i] for i in kept)
   expected = rounded(w, kept, shape)
-  np.testing.assert_allclose(quant.dequantize(quant.codes(w, grids["w"]), grids["w"]), expected, rtol=2e-6, atol=1e-9)
-  np.testing.assert_allclose(quant.fake_quant(w, grids["w"]), expected, rtol=2e-6, atol=1e-9)
-  found = model.apply(qparams, state, variables, x)[0]
-  np.testing.assert_allclose(found, fn({"w": jnp.asarray(expected, jnp.float32)}, x), rtol=2e-4, atol=1e-5)
+  for values in restored(w, grids["w"]):
+    np.testing.assert_allclose(values, expected, rtol=2e-6, atol=1e-9)
+  both = jax.jit(lambda q, s, v, w, x: (model.apply(q, s, v, x)[0], fn({"w": w}, x)))
+  found, by_hand = both(qparams, state, variables, expected.astype(np.float32), x)
+  np.testing.assert_allclose(found, by_hand, rtol=2e-4, atol=1e-5)
   assert quant.kernel_axes(graph.trace(fn, variables, x), f"w{BITS}")["w"].shape == grids["w"].shape
 
 
@@ -128,9 +135,9 @@ def test_a_matrix_and_its_transpose_have_a_grid_each_and_explain_says_that_a_fil
   assert list(grids) == ["w", "w#1"]
   by_column, by_row = rounded(w, (1,)), rounded(w, (0,))
   for name, expected in (("w", by_column), ("w#1", by_row)):
-    np.testing.assert_allclose(quant.fake_quant(w, grids[name]), expected, rtol=2e-6)
+    np.testing.assert_allclose(restored(w, grids[name])[1], expected, rtol=2e-6)
   expected = np.tanh(np.asarray(x, np.float64) @ by_column) @ by_row.T
-  np.testing.assert_allclose(model.apply(qparams, state, variables, x)[0], expected, rtol=1e-4, atol=1e-4)
+  np.testing.assert_allclose(jax.jit(model.apply)(qparams, state, variables, x)[0], expected, rtol=1e-4, atol=1e-4)
   notes = {site: found.note for site, found in model.explain(variables, x).items()}
   assert notes["w"] == "" and notes["w#1"] == "a grid of its own beside that of 'w': a file stores 'w' once for each"
   with pytest.raises(UserError, match="'w' has two grids, 'w' and 'w#1'"):
@@ -160,7 +167,7 @@ def test_uneven_slices_and_computed_kernels_have_grids_of_their_own():
   w, u = (np.asarray(variables[n], np.float64) for n in "wu")
   h = np.tanh(np.asarray(x) @ rounded(w[:3], (1,))) @ rounded(w[3:9], (1,))
   expected = h @ rounded(np.sin(u), (1,)) + h @ rounded(np.cos(u), (1,))
-  np.testing.assert_allclose(model.apply(qparams, state, variables, x)[0], expected, rtol=1e-4, atol=1e-4)
+  np.testing.assert_allclose(jax.jit(model.apply)(qparams, state, variables, x)[0], expected, rtol=1e-4, atol=1e-4)
   with pytest.raises(UserError, match="a grid written for the shape .3, 6. was given an array of shape .10, 6."):
     quant.codes(variables["w"], grids["w"])
   with pytest.raises(UserError, match="the kernel of 'w' is not simply read from 'w'"):
@@ -193,7 +200,7 @@ def test_signal_to_noise_is_that_of_two_leaves(name, spec):
     fn, variables = lambda v, x: jax.nn.relu(x @ v["w"]) @ v["w"].T, {"w": a}
   x = data((256, 16), 9)
   model = quant.quantize(fn, spec)
-  found = model.apply(*model.init(variables, x), variables, x)[0]
+  found = jax.jit(model.apply)(*model.init(variables, x), variables, x)[0]
   x, a, b = (np.asarray(v, np.float64) for v in (x, a, b))
   kept = () if "per_tensor" in spec else (1,)
   expected = affine(affine(np.maximum(affine(x) @ narrow(a, kept), 0)) @ narrow(b, kept))
@@ -221,8 +228,8 @@ def grown(leaf, axes, seed=3):
   """A leaf whose scales differ along these axes, so that a grid that misses one is seen."""
   for i, axis in enumerate(axes):
     factors = np.exp(np.random.default_rng(seed + i).normal(size=leaf.shape[axis]))
-    leaf = leaf * jnp.asarray(factors, jnp.float32).reshape([-1 if k == axis else 1 for k in range(leaf.ndim)])
-  return leaf
+    leaf = np.asarray(leaf) * factors.astype(np.float32).reshape([-1 if k == axis else 1 for k in range(leaf.ndim)])
+  return jnp.asarray(leaf)
 
 
 # fn, the input's shape, and each leaf's shape and kept axes
@@ -271,10 +278,11 @@ def test_one_scale_for_each_combination_of_output_and_batch_axes(name):
   grids = model.grids(qparams, state, variables, x)
   assert list(grids) == list(leaves)
   assert {n: g.scale.shape for n, g in grids.items()} == {n: tuple(s[i] for i in k) for n, (s, k) in leaves.items()}
-  expected = map_named(lambda n, w: jnp.asarray(rounded(w, leaves[n][1]), jnp.float32) if n in leaves else w, variables)
-  found = map_named(lambda n, w: quant.dequantize(quant.codes(w, grids[n]), grids[n]) if n in leaves else w, variables)
+  expected = map_named(lambda n, w: rounded(w, leaves[n][1]).astype(np.float32) if n in leaves else w, variables)
+  found = map_named(lambda n, w: restored(w, grids[n])[0] if n in leaves else w, variables)
   map_named(lambda n, a, b: np.testing.assert_allclose(a, b, rtol=2e-6, err_msg=n), found, expected)
-  np.testing.assert_allclose(model.apply(qparams, state, variables, x)[0], fn(expected, x), rtol=1e-4, atol=1e-4)
+  both = jax.jit(lambda q, s, v, w, x: (model.apply(q, s, v, x)[0], fn(w, x)))
+  np.testing.assert_allclose(*both(qparams, state, variables, expected, x), rtol=1e-4, atol=1e-4)
   notes = "".join(found.note for found in model.explain(variables, x).values())
   assert ("a file with one quantized axis must split or flatten it" in notes) == any(
     len(kept) > 1 for _, kept in leaves.values()

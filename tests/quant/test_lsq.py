@@ -23,9 +23,10 @@ def oracle(v, s, lower, upper, g, cotangent):
   return values, dv, ds
 
 
+@jax.jit
 def run(v, s, lower, upper, g, cotangent):
-  values, pull = jax.vjp(lambda v, s: lsq(v, s, lower, upper, g), jnp.asarray(v), jnp.asarray(s))
-  return values, *pull(jnp.asarray(cotangent))
+  values, pull = jax.vjp(lambda v, s: lsq(v, s, lower, upper, g), v, s)
+  return values, *pull(cotangent)
 
 
 @pytest.mark.parametrize("lower, upper", [(-2, 1), (-8, 7), (-127, 127), (0, 3), (0, 255), (-3, 12), (-32768, 32767)])

@@ -13,9 +13,14 @@ from leanax.core.errors import UserError
 from tests.sparsity import nets
 
 
+def mask(tree, *given, **keywords):
+  """`sparsity.mask` as one program."""
+  return jax.jit(lambda tree: sparsity.mask(tree, *given, **keywords))(tree)
+
+
 def test_magnitude_against_numpy():
   tree = nets.params()
-  got = sparsity.mask(tree, density=0.3)
+  got = mask(tree, density=0.3)
   for name in tree:
     w = np.asarray(tree[name]["kernel"])
     np.testing.assert_array_equal(got[name]["kernel"], w * nets.oracle_mask(w, round(w.size * 0.3)))
@@ -23,7 +28,7 @@ def test_magnitude_against_numpy():
 
 
 def test_zeros_are_held():
-  tree = sparsity.mask(nets.params(), density=0.2, allocation="global")
+  tree = mask(nets.params(), density=0.2, allocation="global")
   for _, after, state in nets.train(sparsity.hold(optax.adamw(0.1)), tree, 3):
     np.testing.assert_array_equal(after["Dense_0"]["kernel"] != 0, tree["Dense_0"]["kernel"] != 0)
     nets.assert_bit_zero(sparsity.masks(state)["Dense_0"]["kernel"], after["Dense_0"]["kernel"])
@@ -33,7 +38,7 @@ def test_variables_of_several_groups():
   """Of {"params": ..., "batch_stats": ...} the parameters are pruned, by their gradients too."""
   variables = {"params": nets.params(), "batch_stats": {"mean": {"kernel": jnp.ones(3)}}}
   gradients = jax.tree.map(jnp.ones_like, variables)
-  got = sparsity.mask(variables, sparsity.criteria.taylor(), density=0.3, gradients=gradients)
+  got = mask(variables, sparsity.criteria.taylor(), density=0.3, gradients=gradients)
   w = np.asarray(variables["params"]["Dense_0"]["kernel"])
   np.testing.assert_array_equal(got["params"]["Dense_0"]["kernel"], w * nets.oracle_mask(w, 46))
   np.testing.assert_array_equal(got["batch_stats"]["mean"]["kernel"], np.ones(3))
@@ -41,11 +46,11 @@ def test_variables_of_several_groups():
 
 def test_by_threshold_rules_and_stacked_layers():
   w = {"kernel": jnp.array([[[1.0, -2.0], [0.5, 3.0]], [[0.1, 0.2], [0.3, 0.4]]])}
-  got = sparsity.mask(w, threshold=1.5)
+  got = mask(w, threshold=1.5)
   np.testing.assert_array_equal(got["kernel"], [[[0, -2], [0, 3]], [[0, 0], [0, 0]]])
-  got = sparsity.mask(w, density=0.5, stacked=["kernel"])
+  got = mask(w, density=0.5, stacked=["kernel"])
   np.testing.assert_array_equal(got["kernel"] != 0, [[[0, 1], [0, 1]], [[0, 0], [1, 1]]])
-  got = sparsity.mask(w, density=0.5, rules=[("kernel", 0.25)])
+  got = mask(w, density=0.5, rules=[("kernel", 0.25)])
   np.testing.assert_array_equal(got["kernel"] != 0, [[[0, 1], [0, 1]], [[0, 0], [0, 0]]])
 
 

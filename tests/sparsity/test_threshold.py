@@ -14,6 +14,8 @@ from leanax.core.errors import UserError
 from sparsity import threshold
 
 topk_mask = jax.jit(sparsity.topk_mask)
+kth_magnitude = jax.jit(sparsity.kth_magnitude)
+signed_mask = jax.jit(lambda x, keep: sparsity.topk_mask(x, keep, signed=True))
 DTYPES = (np.float32, np.float16, ml_dtypes.bfloat16)
 
 
@@ -32,9 +34,9 @@ def values(rng, shape, dtype, ties):
 
 def test_worked_case():
   x = jnp.array([[3.0, -2.0, 1.0], [2.0, -2.0, 0.0]])
-  assert sparsity.kth_magnitude(x, 1) == 3 and sparsity.kth_magnitude(x, 2) == 2 and sparsity.kth_magnitude(x, 6) == 0
+  assert kth_magnitude(x, 1) == 3 and kth_magnitude(x, 2) == 2 and kth_magnitude(x, 6) == 0
   # Three magnitudes of 2, two of which fit: the first two in flat order.
-  np.testing.assert_array_equal(sparsity.topk_mask(x, 3), [[True, True, False], [True, False, False]])
+  np.testing.assert_array_equal(topk_mask(x, 3), [[True, True, False], [True, False, False]])
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -42,18 +44,17 @@ def test_worked_case():
 @pytest.mark.parametrize("n", [7, 2 * threshold.CHUNK + 5])
 def test_equals_lexsort(dtype, ties, n):
   x = values(np.random.default_rng(n), n, dtype, ties)
-  kth = jax.jit(sparsity.kth_magnitude)
   for keep in sorted({0, 1, n // 3, n // 2, n - 1, n}):
     np.testing.assert_array_equal(topk_mask(x, keep), oracle_masks([x], keep)[0])
     if keep:
-      assert np.float64(kth(x, keep)) == np.sort(np.abs(x.astype(np.float64)))[n - keep]
+      assert np.float64(kth_magnitude(x, keep)) == np.sort(np.abs(x.astype(np.float64)))[n - keep]
 
 
 @pytest.mark.parametrize("size", [1, 13, threshold.SMALL, threshold.SMALL + threshold.BLOCK, threshold.SMALL + 5])
 def test_all_equal_keeps_the_first(size):
   for keep in {0, 1, size // 2, *(threshold.SMALL + i for i in (-1, 0, 1)), size - 1, size}:
     if keep <= size:
-      np.testing.assert_array_equal(topk_mask(jnp.full(size, -2.0), keep), np.arange(size) < keep)
+      np.testing.assert_array_equal(topk_mask(np.full(size, -2.0, np.float32), keep), np.arange(size) < keep)
 
 
 @hypothesis.given(
@@ -69,14 +70,9 @@ def test_any_float_subnormal_and_infinite_too(x, share):
 def oracle_signed(xs, keep):
   """As `oracle_masks`, with the sign: NaN first, and -0 with +0."""
   flat = np.concatenate([np.asarray(x, np.float64).reshape(-1) for x in xs])
-  kept = np.zeros(flat.size, bool)
-  kept[
-    sorted(range(flat.size), key=lambda i: (not np.isnan(flat[i]), -flat[i] if flat[i] == flat[i] else 0, i))[:keep]
-  ] = True
+  kept, nan = np.zeros(flat.size, bool), np.isnan(flat)
+  kept[np.lexsort((np.arange(flat.size), np.where(nan, 0, -flat), ~nan))[:keep]] = True
   return [part.reshape(x.shape) for part, x in zip(np.split(kept, np.cumsum([x.size for x in xs])[:-1]), xs)]
-
-
-signed_mask = jax.jit(lambda x, keep: sparsity.topk_mask(x, keep, signed=True))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -114,11 +110,11 @@ def test_signed_float64():
     x = np.random.default_rng(0).normal(size=500)
     x[::7] = x[3]
     for keep in (50, 400):
-      np.testing.assert_array_equal(sparsity.topk_mask(jnp.asarray(x), keep, signed=True), oracle_signed([x], keep)[0])
+      np.testing.assert_array_equal(signed_mask(x, keep), oracle_signed([x], keep)[0])
 
 
 def test_nan_is_kept():
-  mask = sparsity.topk_mask(jnp.array([1.0, jnp.nan, jnp.inf, -2.0]), 2)
+  mask = topk_mask(jnp.array([1.0, jnp.nan, jnp.inf, -2.0]), 2)
   np.testing.assert_array_equal(mask, [False, True, True, False])
 
 
@@ -126,8 +122,8 @@ def test_float64():
   with jax.enable_x64(True):
     x = np.random.default_rng(0).normal(size=500)
     x[::7] = x[3]
-    np.testing.assert_array_equal(sparsity.topk_mask(jnp.asarray(x), 123), oracle_masks([x], 123)[0])
-    assert sparsity.kth_magnitude(jnp.asarray(x), 123) == np.sort(np.abs(x))[-123]
+    np.testing.assert_array_equal(topk_mask(x, 123), oracle_masks([x], 123)[0])
+    assert kth_magnitude(x, 123) == np.sort(np.abs(x))[-123]
 
 
 @pytest.mark.parametrize("dtypes", [(np.float32,) * 3, (np.float32, np.float16, ml_dtypes.bfloat16)])
@@ -143,6 +139,7 @@ def test_several_leaves_rank_as_one(dtypes):
 
 def test_both_selections_agree():
   rng = np.random.default_rng(2)
+  by_digits, by_bits = (jax.jit(f, static_argnums=(2, 3)) for f in (threshold._radix_select, threshold._bit_select))
   for dtype, ties, signed in [
     (np.float32, False, False),
     (np.float32, True, False),
@@ -151,8 +148,8 @@ def test_both_selections_agree():
   ]:
     x, order = values(rng, 1000, dtype, ties), threshold.Order(jnp.dtype(dtype), signed)
     for k in (1, 300, 1000):
-      a = threshold._radix_select((jnp.asarray(x),), jnp.int32(k), order, None)
-      b = threshold._bit_select((jnp.asarray(x),), jnp.int32(k), order, None)
+      a = by_digits((x,), jnp.int32(k), order, None)
+      b = by_bits((x,), jnp.int32(k), order, None)
       assert a == b
 
 
@@ -204,7 +201,7 @@ def test_batched_values_and_counts():
   got = jax.jit(jax.vmap(sparsity.topk_mask))(x, keep)
   for row, mask, k in zip(x, got, keep, strict=True):
     np.testing.assert_array_equal(mask, oracle_masks([row], int(k))[0])
-  np.testing.assert_array_equal(jax.vmap(sparsity.kth_magnitude, (0, None))(x, 9), np.sort(np.abs(x))[:, -9])
+  np.testing.assert_array_equal(jax.jit(jax.vmap(sparsity.kth_magnitude, (0, None)))(x, 9), np.sort(np.abs(x))[:, -9])
 
 
 def test_refuses():

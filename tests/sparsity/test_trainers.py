@@ -50,11 +50,12 @@ def test_nnx_optimizer(jit):
   reference = {name: jnp.asarray(getattr(model, name).kernel[...]) for name in "ab"}
   reference = {n: {"kernel": w, "bias": jnp.zeros(w.shape[1])} for n, w in reference.items()}
   tx = sparse()
-  state = tx.init(reference)
+  state, update = tx.init(reference), jax.jit(tx.update)
+  slope = nnx.jit(nnx.grad(loss))
   with jax.numpy_dtype_promotion("standard"):  # optax's Adam raises a float to an int
     for i, density in enumerate(WANTED):
-      gradients = jax.tree.map(lambda g: g[...], nnx.to_pure_dict(nnx.grad(loss)(model, x())))
-      updates, state = tx.update(gradients, state, reference, step=i)
+      gradients = jax.tree.map(lambda g: g[...], nnx.to_pure_dict(slope(model, x())))
+      updates, state = update(gradients, state, reference, step=i)
       reference = optax.apply_updates(reference, updates)
       step(model, optimizer, x())
       masks = sparsity.masks(optimizer.opt_state)
@@ -82,11 +83,11 @@ def test_nnx_rules_and_hold():
 def test_nnx_state_by_hand():
   """The tree of nnx's own variables, at `init` and at each update."""
   params, tx = nnx.state(Net(nnx.Rngs(0)), nnx.Param), sparse()
-  state = tx.init(params)
+  state, update = tx.init(params), jax.jit(tx.update)
   gradients = jax.tree.map(jnp.ones_like, params)
   with jax.numpy_dtype_promotion("standard"):
     for _ in WANTED:
-      updates, state = tx.update(gradients, state, params)
+      updates, state = update(gradients, state, params)
       params = optax.apply_updates(params, updates)
   assert isinstance(params["a"]["kernel"], nnx.Variable)
   assert sparsity.summary(params, sparsity.masks(state))["a/kernel"] == (32, 16, 16)
