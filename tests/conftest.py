@@ -40,6 +40,8 @@ def _set_environment() -> None:
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     "TF_CPP_MIN_LOG_LEVEL": "2",
+    # An error's frames are compared with jax's folders one by one, which takes longer than raising it.
+    "JAX_TRACEBACK_FILTERING": "off",
   }
   for name, value in settings.items():
     os.environ.setdefault(name, value)

@@ -365,7 +365,7 @@ def test_it_is_the_model_edited_by_hand(kind, name):
     del unused
     return CASES[kind].oracle(network, x, train, key)[1]
 
-  variables = CASES[kind].oracle(network, x, False, None)[0]
+  variables = jax.jit(lambda: CASES[kind].oracle(network, x, False, None)[0])()
   close(dict(sorted(flatten_dict(net.variables).items())), dict(sorted(flatten_dict(variables).items())))
   close(found, jax.jit(both_modes(by_hand))(None, x, KEY))
 
@@ -374,7 +374,7 @@ def test_it_is_the_model_edited_by_hand(kind, name):
 def test_training_mode_keeps_dropout_and_statistics(kind, name):
   net, network = edited(kind, name), NETS[name]()
   keys = jax.random.split(KEY, 2)
-  outs, states = jax.vmap(lambda key: net.apply(net.variables, network.x, train=True, key=key))(keys)
+  outs, states = jax.jit(jax.vmap(lambda key: net.apply(net.variables, network.x, train=True, key=key)))(keys)
   reads = kind != "replace_head" or name == "scan"  # dropout of the others lies behind the activation
   assert bool(jnp.any(outs[0] != outs[1])) == (network.random and reads)
   before = {part: tree for part, tree in net.variables.items() if part != "params"}
@@ -401,11 +401,17 @@ def test_json_gives_the_same_function(kind, name):
   net, network = edited(kind, name), NETS[name]()
   stored = tuple(json.loads(json.dumps(net.edits)))
   again = graph.Net(net.fn, net.variables, net.example, net.original, stored)
-  for train in (False, True):
-    key = KEY if train else None
-    same(*(one.apply(net.variables, network.x, train=train, key=key) for one in (again, net)))
   rows = json.loads(json.dumps(graph.shapes(network.variables)))
-  same(graph.edit(network.net.infer, stored, rows)(net.variables, network.x), net.infer(net.variables, network.x))
+  infer = graph.edit(network.net.infer, stored, rows)
+
+  @jax.jit
+  def run(v, x, key):
+    modes = ((False, None), (True, key))
+    trained = [[one.apply(v, x, train=train, key=key) for train, key in modes] for one in (again, net)]
+    return trained, [infer(v, x), net.infer(v, x)]
+
+  for found, expected in run(net.variables, network.x, KEY):
+    same(found, expected)
 
 
 @pytest.mark.parametrize("name", ["linen", pytest.param("scan", marks=pytest.mark.slow)])

@@ -42,6 +42,7 @@ def every_loss(test):
   return pytest.mark.parametrize("name", cases("kd", LOSSES, check))(test)
 
 
+@cache
 def make(name, **changed):
   return made(LOSSES[name], **changed)
 
@@ -62,9 +63,16 @@ def batch(count=BATCH):
 def start(loss, dtype=np.float32):
   if loss.init is None:
     return {"aux": None, "aux_state": None}
+  return dict(_started(loss, jnp.dtype(dtype), jax.config.jax_enable_x64))
+
+
+@cache
+def _started(loss, dtype, wide):
+  del wide  # what is cached in one mode has other dtypes than in the other
   shapes = [jax.eval_shape(lambda s=shapes: outputs(0, s)) for shapes in (STUDENT, TEACHER)]
-  aux, aux_state = loss.init(jax.random.key(7), *shapes, VARIABLES)
-  return cast({"aux": aux, "aux_state": aux_state}, dtype)
+  with jax.ensure_compile_time_eval():  # numbers, and no tracers, in a function that is traced too
+    aux, aux_state = loss.init(jax.random.key(7), *shapes, VARIABLES)
+    return cast({"aux": aux, "aux_state": aux_state}, dtype)
 
 
 def value(loss, student, teacher, data=None, **kwargs):
@@ -72,8 +80,10 @@ def value(loss, student, teacher, data=None, **kwargs):
   return loss(student, teacher, data, key=jax.random.key(3), **kwargs)[0]
 
 
+@cache
 def pair(dtype=np.float32, count=BATCH):
-  return outputs(0, dtype=dtype, count=count), outputs(1, TEACHER, dtype, count)
+  with jax.ensure_compile_time_eval():
+    return outputs(0, dtype=dtype, count=count), outputs(1, TEACHER, dtype, count)
 
 
 def train(loss, student, teacher, data=None, *, aux, aux_state, axis_name=None, **kwargs):
