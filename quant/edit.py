@@ -45,9 +45,10 @@ def post_training(net: Net, batches: Iterable[Any], policy: Any, carrier: str = 
     UserError: no batch, one that holds NaN, or variables that cannot hold the grids.
   """
   check_net(net)
-  room = isinstance(net.variables, Mapping) and not set(GRIDS) & net.variables.keys()
-  if not room:
-    raise UserError(f"the net's variables are a {type(net.variables).__name__}; expected a dict without 'quant_state'")
+  if not isinstance(net.variables, Mapping):
+    raise UserError(f"the net's variables are a {type(net.variables).__name__}; expected a dict")
+  if held := set(GRIDS) & net.variables.keys():
+    raise UserError(f"the net's variables hold {min(held)!r} already; expected a float net, such as of quant.float_net")
   edit = data(policy, carrier, half)
   return with_grids(net, edit, *_model(net.infer, edit).calibrate(net.variables, batches))
 

@@ -214,6 +214,8 @@ def _word(word: str, text: str) -> Given:
     raise unknown(f"word in the quantization setting {text!r}:", name, known)
   pairs = [pair.partition("=") for pair in options.removesuffix(")").split(",") if pair]
   try:
+    if options and not options.endswith(")"):
+      raise ValueError
     return {"observer": name, "options": tuple(sorted((k.strip(), float(v)) for k, _, v in pairs))}
   except ValueError:
     raise UserError(f"quantization setting {text!r}: {word!r} does not read like ema(rate=0.1)") from None

@@ -134,3 +134,9 @@ MISTAKES = {
 def test_mistakes_are_one_sentence(sentence):
   with pytest.raises(UserError, match=sentence):
     MISTAKES[sentence]()
+
+
+@pytest.mark.parametrize("tx", [0.1, optax.adam, None])
+def test_objects_that_are_not_optimizers_are_refused(tx):
+  with pytest.raises(UserError, match="expected a transformation of optax, such as optax.adam"):
+    optim.lenient(tx)

@@ -167,5 +167,7 @@ def test_mistakes_are_named():
     quant.before(make(), lambda net: None)
   with pytest.raises(UserError, match="the net is not quantized"):
     quant.float_net(graph.net(fn, V, X))
+  with pytest.raises(UserError, match="hold 'qparams' already; expected a float net, such as of quant.float_net"):
+    quant.post_training(make(), [X], "w8a8")
   with pytest.raises(UserError, match="the net's variables are a list; expected a dict"):
     quant.post_training(graph.net(lambda v, x: x @ v[0], [V["params"]["a"]], X), [X], "w8a8")

@@ -43,6 +43,7 @@ def test_a_setting_prints_as_it_is_read(text):
     ("w4a8 lerned", "did you mean 'learned'"),
     ("w4a8 ema(rat=0.1)", "does not take"),
     ("w4a8 ema(rate=fast)", "does not read like"),
+    ("w4a8 percentile(q=99.9", "does not read like"),
     ("w4a8 ewgs(delta=0.1)", r"'ewgs' takes no options here; expected ewgs"),
     ("w4a4 learned stochastic", "gives the estimator twice, the second time as 'stochastic'; expected one"),
     ("w4a4 learned static", "gives the estimator twice, the second time as 'static'"),

@@ -141,6 +141,8 @@ def lenient(tx: optax.GradientTransformation) -> optax.GradientTransformationExt
 
   Its update takes further keyword arguments, whatever the given one takes.
   """
+  if not all(callable(getattr(tx, name, None)) for name in ("init", "update")):
+    raise UserError(f"the optimizer is {tx!r}; expected a transformation of optax, such as optax.adam(1e-3)")
   tx = optax.with_extra_args_support(tx)
 
   def update(updates, state, params=None, **extra):

@@ -28,8 +28,8 @@ def check(name: str, config: Experiment) -> None:
   for pattern, setting in stage.quant.rules:
     if any(spec.estimator != "ste" for spec in quant.parse(setting).specs):
       raise UserError(
-        f"config key 'stages.{name}.quant.rules' has {setting!r} for {pattern!r}, which trains scales, but a stage of "
-        "kind 'post_training' trains nothing; expected such as 'w8a8'"
+        f"config key 'stages.{name}.quant.rules' has {setting!r} for {pattern!r}, an estimator of training, but a "
+        "stage of kind 'post_training' trains nothing; expected such as 'w8a8'"
       )
 
 

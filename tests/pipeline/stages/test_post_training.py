@@ -106,7 +106,10 @@ MISTAKES = [
     "config key 'stages.ptq.start' is empty, but a stage of kind 'post_training' trains nothing; expected",
   ),
   ({"quant": {}}, "config key 'stages.ptq.quant.rules' is empty; expected rules such as"),
-  ({"quant": {"rules": (("*", "w8a8 learned"),)}}, "has 'w8a8 learned' for '\\*', which trains scales, but a stage of"),
+  (
+    {"quant": {"rules": (("*", "w8a8 learned"),)}},
+    "has 'w8a8 learned' for '\\*', an estimator of training, but a stage of",
+  ),
   (
     {"quant": {"rules": (("Conv*", "w4a8"), ("*", "w8a8"))}},
     "stage 'ptq': quantization rule 'Conv\\*' matches nothing",
