@@ -1,5 +1,6 @@
 """Quantization as the last edit of a net."""
 
+import functools
 import json
 
 import flax.linen as nn
@@ -28,6 +29,7 @@ def fn(v, x):
   return jax.nn.relu(x @ p["a"] + p["bias"]) @ p["b"]
 
 
+@functools.cache
 def make(setting="w8a8 learned", **more):
   return quant.post_training(graph.net(fn, V, X), BATCHES, setting, **more)
 
@@ -69,7 +71,7 @@ def test_trained_scales_get_gradients_and_batches_may_have_any_size():
   def loss(trained):
     return jnp.sum(net.apply({**net.variables, **trained}, X[:3], train=True)[0] ** 2)
 
-  grads = jax.grad(loss)({name: net.variables[name] for name in ("params", "qparams")})
+  grads = jax.jit(jax.grad(loss))({name: net.variables[name] for name in ("params", "qparams")})
   assert all(np.any(leaf != 0) for leaf in jax.tree.leaves(grads["params"]))
   assert set(grads["qparams"]) == {"a", "b", "a:out", "b:out"} and all(map(np.any, grads["qparams"].values()))
 

@@ -12,6 +12,7 @@ import pytest
 import quant
 from leanax import deploy, graph
 from leanax.core.errors import UserError
+from tests.quant.test_leaf_grids import restored
 
 W = np.random.default_rng(0).normal(size=(12, 5)) * np.repeat([0.01, 1.0, 30.0], 4)[:, None]
 V = {"w": jnp.asarray(W, jnp.float32)}
@@ -43,8 +44,8 @@ def test_each_group_has_a_scale(group, words):
   np.testing.assert_allclose(out, np.asarray(X, np.float64) @ expected, rtol=1e-4, atol=1e-4)
   grid = model.grids(qparams, state, V, X)["w"]
   assert grid.scale.shape == ((12 // group,) if "per_tensor" in words else (12 // group, 5))
-  np.testing.assert_allclose(quant.dequantize(quant.codes(V["w"], grid), grid), expected, rtol=1e-5)
-  np.testing.assert_allclose(quant.fake_quant(V["w"], grid), expected, rtol=1e-5)
+  for values in restored(V["w"], grid):
+    np.testing.assert_allclose(values, expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("blocks", [(1, 1), (3, 5), (12, 1), (3, 1), (12, 5), (4, 5)])
@@ -56,13 +57,12 @@ def test_scales_of_any_lengths_that_divide_the_array(blocks):
   whole = np.asarray(scale, np.float64).repeat(12 // blocks[0], 0).repeat(5 // blocks[1], 1)
   codes = np.clip(np.round(np.asarray(V["w"], np.float64) / whole), -7, 7)
   np.testing.assert_array_equal(quant.codes(V["w"], grid), codes)
-  for found in (
-    quant.dequantize(codes.astype(np.int32), grid),
-    quant.fake_quant(V["w"], grid),
-    quant.lsq()(V["w"], grid),
-  ):
+  loss = lambda s, grid: jnp.sum(quant.tqt()(V["w"], dataclasses.replace(grid, scale=s)))
+  *values, gradient = jax.jit(lambda s, g: (*restored(V["w"], g), quant.lsq()(V["w"], g), jax.grad(loss)(s, g)))(
+    scale, grid
+  )
+  for found in values:
     np.testing.assert_allclose(found, codes * whole, rtol=1e-6)
-  gradient = jax.grad(lambda s: jnp.sum(quant.tqt()(V["w"], dataclasses.replace(grid, scale=s))))(scale)
   assert gradient.shape == blocks and np.all(np.isfinite(gradient))
 
 
@@ -92,7 +92,7 @@ def test_learned_scales_have_the_gradient_of_lsq_in_each_group():
     grid = quant.Grid(jnp.exp(t), jnp.zeros((3, 5), jnp.int32), 4, True, True, (0, 2), (3, 4, 5))
     return jnp.sum(jnp.sin(X @ quant.lsq()(v["w"], grid, 4)))
 
-  found, expected = jax.grad(loss, (0, 1))(qparams, V), jax.grad(alone, (0, 1))(qparams["w"], V)
+  found, expected = jax.jit(lambda q: (jax.grad(loss, (0, 1))(q, V), jax.grad(alone, (0, 1))(q["w"], V)))(qparams)
   assert qparams["w"].shape == (3, 5)
   np.testing.assert_allclose(found[0]["w"], expected[0], rtol=1e-4, atol=1e-5)
   np.testing.assert_allclose(found[1]["w"], expected[1]["w"], rtol=1e-4, atol=1e-5)
@@ -172,8 +172,9 @@ def test_stacks_slices_and_transposes_have_groups():
       leaf = np.stack([rounded(one, 4, 7) for one in leaf])
     else:
       leaf = rounded(leaf.T, 4, 7).T if name == "a transpose" else rounded(leaf, 4, 7)
-    expected = used({"w": jnp.asarray(leaf, jnp.float32)}, X)
-    np.testing.assert_allclose(model.apply(qparams, state, {"w": w}, X)[0], expected, rtol=1e-3, atol=1e-3)
+    found = jax.jit(model.apply)(qparams, state, {"w": w}, X)[0]
+    expected = jax.jit(used)({"w": leaf.astype(np.float32)}, X)
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
 
 
 def test_with_activations_the_product_is_one_of_floats_and_its_bias_stays_one():

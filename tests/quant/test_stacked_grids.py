@@ -7,6 +7,7 @@ import pytest
 
 import quant
 from leanax import graph
+from tests.quant.test_leaf_grids import restored
 
 LAYERS, WIDTH = 3, 5
 
@@ -51,23 +52,20 @@ def test_scanned_and_unrolled_layers_have_the_same_grids_outputs_and_gradients(s
     model, qparams, state = start(fn, variables, X, spec)
     grids = model.grids(qparams, state, variables, X)
     loss = lambda q, v, m=model, s=state: jnp.sum(m.apply(q, s, v, X)[0] ** 2)
-    found.append(
-      (state, jax.jit(model.apply)(qparams, state, variables, X)[0], jax.grad(loss, (0, 1))(qparams, variables))
-    )
+    out = jax.jit(model.apply)(qparams, state, variables, X)[0]
+    found.append((state, out, jax.jit(jax.grad(loss, (0, 1)))(qparams, variables)))
     kept = ((0,), ()) if "per_tensor" in spec else ((0, 2), (1,))
     assert {n: g.scale.shape for n, g in grids.items()} == {
       "w": tuple(STACK.shape[i] for i in kept[0]),
       "s": tuple(SHARED.shape[i] for i in kept[1]),
     }
     for name, axes in zip("ws", kept, strict=True):
-      np.testing.assert_array_equal(
-        quant.dequantize(quant.codes(variables[name], grids[name]), grids[name]),
-        quant.fake_quant(variables[name], grids[name]),
-      )
+      decoded, used = restored(variables[name], grids[name])
+      np.testing.assert_array_equal(decoded, used)
       if "learned" not in spec:
         w = np.asarray(variables[name], np.float64)
         s = np.abs(w).max(tuple(i for i in range(w.ndim) if i not in axes), keepdims=True) / 7
-        np.testing.assert_allclose(quant.fake_quant(variables[name], grids[name]), np.round(w / s) * s, rtol=2e-6)
+        np.testing.assert_allclose(used, np.round(w / s) * s, rtol=2e-6)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), *found)
 
 
@@ -86,7 +84,7 @@ def test_learned_scales_of_slices_have_the_gradients_of_leaves_apart():
     model, qparams, state = start(fn, variables, X, "w3 learned")
     loss = lambda q, v, m=model, s=state: jnp.sum(m.apply(q, s, v, X)[0] ** 2)
     params.append(qparams)
-    grads.append(jax.grad(loss)(qparams, variables))
+    grads.append(jax.jit(jax.grad(loss))(qparams, variables))
   for tree in (params, grads):
     np.testing.assert_allclose(tree[0]["w"], jnp.stack([tree[1]["a"], tree[1]["b"]]), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(tree[0]["u"][WIDTH:], tree[1]["c"], rtol=1e-4, atol=1e-5)
@@ -105,8 +103,8 @@ def test_scans_in_scans_and_leaves_that_they_do_not_slice():
   h = np.asarray(x, np.float64)
   for layer in w:
     h = np.tanh(h @ layer @ s)
-  np.testing.assert_allclose(model.apply(qparams, state, variables, x)[0], h, rtol=1e-4, atol=1e-5)
-  grads = jax.grad(lambda q: jnp.sum(model.apply(q, state, variables, x)[0]))(qparams)
+  np.testing.assert_allclose(jax.jit(model.apply)(qparams, state, variables, x)[0], h, rtol=1e-4, atol=1e-5)
+  grads = jax.jit(jax.grad(lambda q: jnp.sum(model.apply(q, state, variables, x)[0])))(qparams)
   assert all(np.all(np.isfinite(g)) and np.any(g != 0) for g in grads.values())
 
 
@@ -115,8 +113,9 @@ def test_a_stack_read_inside_and_outside_of_a_scan_has_one_grid():
   variables = {"w": STACK, "s": SHARED}
   model, qparams, state = start(fn, variables, X, "w4")
   assert sorted(state) == ["s", "w"]
-  rounded = {n: quant.fake_quant(variables[n], g) for n, g in model.grids(qparams, state, variables, X).items()}
-  np.testing.assert_allclose(model.apply(qparams, state, variables, X)[0], fn(rounded, X), rtol=1e-4, atol=1e-5)
+  rounded = {n: restored(variables[n], g)[1] for n, g in model.grids(qparams, state, variables, X).items()}
+  found = jax.jit(model.apply)(qparams, state, variables, X)[0]
+  np.testing.assert_allclose(found, jax.jit(fn)(rounded, X), rtol=1e-4, atol=1e-5)
 
 
 def numbered(v, x):
@@ -157,7 +156,8 @@ def test_a_layer_found_by_the_number_of_the_iteration_has_its_grid_in_the_operan
   variables = {"w": STACK}
   model, qparams, state = start(fn, variables, X, "w4 learned start=range")
   grid = model.grids(qparams, state, variables, X)["w"]
-  rounded = quant.fake_quant(STACK, grid)  # in this order, and so in the leaf's axes too
+  rounded = restored(STACK, grid)[1]  # in this order, and so in the leaf's axes too
   s = np.abs(np.asarray(STACK, np.float64)).max(1, keepdims=True) / 7
   np.testing.assert_allclose(rounded, np.round(STACK / s) * s, rtol=2e-6)
-  np.testing.assert_allclose(model.apply(qparams, state, variables, X)[0], fn({"w": rounded}, X), rtol=1e-4, atol=1e-5)
+  found = jax.jit(model.apply)(qparams, state, variables, X)[0]
+  np.testing.assert_allclose(found, jax.jit(fn)({"w": rounded}, X), rtol=1e-4, atol=1e-5)
