@@ -123,8 +123,9 @@ def test_a_stopped_stage_goes_on_as_if_it_had_not(tmp_path, monkeypatch):
 )
 def test_parallel_modes_agree(tmp_path, modes):
   """Each device has a dropout of its own in pmap and shard_map, so that these agree with each other only."""
+  learned = {**GIVEN, "stages__alone__quant": {"rules": (("*", "w8a8 learned"),), "calibration_batches": 2}}
   found = [
-    stage.run_stage("alone", jobs.opened(tmp_path / way, **GIVEN, parallel=way, stages__alone__epochs=1), {})
+    stage.run_stage("alone", jobs.opened(tmp_path / way, **learned, parallel=way, stages__alone__epochs=1), {})
     for way in modes
   ]
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), *(one.variables for one in found))
