@@ -118,6 +118,14 @@ def test_a_stopped_stage_goes_on_as_if_it_had_not(tmp_path, monkeypatch):
   assert texts[0] == texts[1]
 
 
+@pytest.mark.parametrize("way", ["pmap", "shard_map"])
+def test_devices_round_at_random(tmp_path, way):
+  """The noise of each device is its own, its gradient a part of the mean, and all hold the same parameters."""
+  context = jobs.opened(tmp_path, **GIVEN, parallel=way, stages__alone__epochs=1)
+  left = stage.run_stage("alone", context, {})
+  assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(left.variables))
+
+
 @pytest.mark.parametrize(
   "modes", [("jit", "mesh"), pytest.param(("pmap", "shard_map"), marks=pytest.mark.slow)], ids="-".join
 )

@@ -1,5 +1,6 @@
 """The gradient of an update: of one batch, or added over the micro-batches of a scan, and the mean over the devices."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -118,7 +119,9 @@ def gradient(
       return problem.forward(*args, train=True, key=_device_key(key, axis_name), axis_name=axis_name)
 
     if axis_name is not None and not problem.per_device_statistics:
-      refuse_local_statistics(run, state.variables, state.qparams, state.quant_state, examples["image"])
+      # The trace is of arguments that are alike on all devices, and so is its key.
+      alike = functools.partial(problem.forward, train=True, key=key, axis_name=axis_name)
+      refuse_local_statistics(alike, state.variables, state.qparams, state.quant_state, examples["image"])
 
     def loss_fn(trained: Any, read: Read) -> tuple[Array, tuple[Carried, dict[str, Any]]]:
       # Reparametrization: the weights that the model is applied with.
