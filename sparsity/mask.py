@@ -83,8 +83,11 @@ def mask(
 def _refuse_not_finite(chosen: Mapping[int, Chosen], gradients: Sequence[Any]) -> None:
   """Refuses gradients by which nothing can be ranked; inside jit their numbers are not known."""
   for i, one in chosen.items():
-    if not isinstance(gradients[i], jax.core.Tracer) and not jnp.all(jnp.isfinite(gradients[i])):
-      raise UserError(f"sparsity.mask: the gradient of {one.name!r} holds NaN or infinity; expected finite numbers")
+    if not isinstance(gradients[i], jax.core.Tracer):
+      with jax.ensure_compile_time_eval():  # numbers that are known in a function that is traced
+        finite = bool(jnp.all(jnp.isfinite(gradients[i])))
+      if not finite:
+        raise UserError(f"sparsity.mask: the gradient of {one.name!r} holds NaN or infinity; expected finite numbers")
 
 
 def _stacked(net: graph.Net) -> dict[str, tuple[int, ...]]:

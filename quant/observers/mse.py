@@ -30,7 +30,7 @@ def mse() -> Observer:
 
 
 def _range(stats: Stats, bits: int) -> tuple[jax.Array, jax.Array]:
-  (lowest, highest), counts = stats["extrema"], stats[bins.COUNTS].astype(jnp.float32)
+  (lowest, highest), counts = stats["extrema"], jnp.asarray(stats[bins.COUNTS], jnp.float32)
   # Over the largest magnitude, so that squares neither vanish nor overflow.
   size = jnp.maximum(jnp.abs(lowest), jnp.abs(highest))
   size = jnp.where(size == 0, 1.0, size)

@@ -138,7 +138,7 @@ def test_other_inputs_are_refused(made, quantized):
 
 
 @dataclasses.dataclass(frozen=True)
-class Strange(ir.Layer):
+class Foreign(ir.Layer):
   """A layer that no format has."""
 
 
@@ -147,7 +147,7 @@ def test_check_refuses_what_write_cannot_hold(made):
   last = network.layers[-1]
   foreign = network._replace(layers=(*network.layers[:-1], Foreign("odd one", last.inputs, last.output)))
   unready = network._replace(layers=network.layers[1:])
-  for wrong, part in ((foreign, "'odd one' is a Strange"), (unready, network.layers[1].name)):
+  for wrong, part in ((foreign, "'odd one' is a Foreign"), (unready, network.layers[1].name)):
     for call in (made.check, made.write):
       sentence(lambda call=call, wrong=wrong: call(wrong), part)
 

@@ -159,7 +159,7 @@ def test_a_batch_norm_student_is_folded_before_its_grids(tmp_path):
   int8, _ = trained.load(folder / "models" / "int8.safetensors")
   pruned, _ = trained.load(folder / "models" / "pruned.safetensors")
   assert "batch_stats" in pruned.variables and "batch_stats" not in int8.variables
-  assert len(int8.recipe.edits) == 3
+  assert [edit["edit"] for edit in int8.recipe.edits] == [*["fold_batch_norm"] * 3, "quantize"]
   assert rows["int8"]["parity"]["reference/runtime"]["max_steps"] <= 2
   # pruned kernels stay pruned through the fold, and are integer zeros in the file
   stored = constants((folder / "files" / "int8.tflite").read_bytes())

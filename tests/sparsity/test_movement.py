@@ -78,14 +78,14 @@ def test_in_half_precision_the_sum_is_float32():
 
 
 def test_in_a_config_and_in_n_of_m():
-  from leanax.pipeline import build
+  from leanax.pipeline import optimizers
   from tests.integration import jobs
 
   group = {"name": "prune", "score": {"name": "movement"}, "pattern": {"name": "n_m", "n": 1, "m": 2}}
   config = jobs.experiment(
     stages__pruned__sparsity=group, stages__pruned__optimizer={"name": "sgd", "learning_rate": 0.0}
   )
-  tx = build.transformation("pruned", config.stages["pruned"], 6)
+  tx = optimizers.transformation("pruned", config.stages["pruned"], 6)
   tree = {"kernel": jnp.ones((4, 3))}
   g = jnp.asarray(np.random.default_rng(0).normal(size=(4, 3)), jnp.float32)
   _, state = tx.update({"kernel": g}, tx.init(tree), tree, step=jnp.int32(0))

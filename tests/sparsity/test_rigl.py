@@ -78,14 +78,14 @@ def test_nothing_moves_at_the_fraction_0():
 
 def test_in_a_config():
   """The schedule's end is a share of the stage: 1/2 of 6 updates."""
-  from leanax.pipeline import build
+  from leanax.pipeline import optimizers
   from tests.integration import jobs
 
   group = {"name": "rigl", "density": 0.5, "schedule": {"name": "periodic", "every": 1, "end": 0.5}, "fraction": 1.0}
   config = jobs.experiment(
     stages__pruned__sparsity=group, stages__pruned__optimizer={"name": "sgd", "learning_rate": 0.0}
   )
-  tx = build.transformation("pruned", config.stages["pruned"], 6)
+  tx = optimizers.transformation("pruned", config.stages["pruned"], 6)
   tree = {"kernel": jnp.asarray(np.random.default_rng(1).normal(size=(10, 10)), jnp.float32)}
   before = np.asarray(sparsity.masks(tx.init(tree))["kernel"])
   masks = [np.asarray(sparsity.masks(state)["kernel"]) for _, _, state in nets.train(tx, tree, 4)]
