@@ -1,4 +1,4 @@
-"""What a stage's steps update, and how: the optimizer, its sparsity, and the reparameterization of the weights."""
+"""The optimizer of a stage: its schedules, its sparsity, and the reparameterization of the weights."""
 
 import glob
 import inspect

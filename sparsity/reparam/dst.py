@@ -17,10 +17,9 @@ import jax
 import jax.numpy as jnp
 
 from leanax.core import ranges
-from leanax.core.errors import UserError
 from leanax.graph.kinds import Reparam
-from sparsity.select import KERNELS, Chosen, Setting, Stacked, select
-from sparsity.state import pure
+from sparsity.reparam.base import by_leaf
+from sparsity.select import KERNELS, Chosen, Setting, Stacked
 
 
 def dst(
@@ -43,35 +42,15 @@ def dst(
   Raises:
     UserError: numbers that are none; at `init`, a rule that matches nothing.
   """
-  ranges.check("dst: initial", initial, ranges.FINITE)
   ranges.check("dst: alpha", alpha, ranges.NOT_NEGATIVE)
-
-  def init(params: Any) -> dict[str, jax.Array]:
-    return {one.name: _initial(one, initial) for one in select(pure(params), rules, stacked).values()}
-
-  def forward(params: Any, aux: Any, *, step: Any, key: Any, train: bool) -> tuple[Any, dict[str, Any]]:
-    del step, key, train
-    leaves, treedef = jax.tree.flatten(params)
-    for i, one in select(pure(params), rules, stacked).items():
-      if one.name not in aux:
-        raise UserError(f"dst: aux has no thresholds of {one.name!r}; expected what init(params) returns")
-      leaves[i] = _masked(leaves[i], aux[one.name].astype(leaves[i].dtype))
-    return treedef.unflatten(leaves), {}
-
-  def penalty(aux: Any) -> jax.Array:
-    sums = [jnp.sum(jnp.exp(-t)) for t in jax.tree.leaves(aux)]
-    return alpha * sum(sums[1:], sums[0]) if sums else jnp.zeros(())
-
-  return Reparam(init, forward, penalty)
+  parts: Any = {"shape": _outputs, "weights": lambda w, t: _masked(w, t.astype(w.dtype)), "term": lambda t: jnp.exp(-t)}
+  return by_leaf("dst", "thresholds", initial, rules, stacked, strength=alpha, **parts)
 
 
-def _initial(one: Chosen, initial: float) -> jax.Array:
-  if one.setting is not True:
-    ranges.check(f"the number of {one.name!r} in dst's rules", one.setting, ranges.FINITE)
-  dtype = "float64" if one.leaf.dtype == jnp.float64 else "float32"
+def _outputs(one: Chosen) -> tuple[int, ...]:
+  """Returns the shape of the thresholds: a number for each output, of each layer of a stacked leaf."""
   outputs = max(axis for axis in range(one.leaf.ndim) if axis not in one.axes)
-  shape = tuple(n if axis in (*one.axes, outputs) else 1 for axis, n in enumerate(one.leaf.shape))
-  return jnp.full(shape, initial if one.setting is True else one.setting, dtype)
+  return tuple(n if axis in (*one.axes, outputs) else 1 for axis, n in enumerate(one.leaf.shape))
 
 
 @jax.custom_jvp

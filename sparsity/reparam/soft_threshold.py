@@ -13,10 +13,9 @@ import jax
 import jax.numpy as jnp
 
 from leanax.core import ranges
-from leanax.core.errors import UserError
 from leanax.graph.kinds import Reparam
-from sparsity.select import KERNELS, Chosen, Setting, Stacked, select
-from sparsity.state import pure
+from sparsity.reparam.base import by_leaf
+from sparsity.select import KERNELS, Chosen, Setting, Stacked
 
 
 def soft_threshold(
@@ -37,37 +36,17 @@ def soft_threshold(
   Raises:
     UserError: values that are not numbers; at `init`, a rule that matches nothing.
   """
-  ranges.check("soft_threshold: initial", initial, ranges.FINITE)
   ranges.check("soft_threshold: decay", decay, ranges.NOT_NEGATIVE)
-
-  def init(params: Any) -> dict[str, jax.Array]:
-    return {one.name: _initial(one, initial) for one in select(pure(params), rules, stacked).values()}
-
-  def forward(params: Any, aux: Any, *, step: Any, key: Any, train: bool) -> tuple[Any, dict[str, Any]]:
-    del step, key, train
-    leaves, treedef = jax.tree.flatten(params)
-    for i, one in select(pure(params), rules, stacked).items():
-      if one.name not in aux:
-        raise UserError(f"soft_threshold: aux has no threshold of {one.name!r}; expected what init(params) returns")
-      leaves[i] = _shrunk(leaves[i], jax.nn.sigmoid(aux[one.name]))
-    return treedef.unflatten(leaves), {}
-
-  def penalty(aux: Any) -> jax.Array:
-    squares = [jnp.sum(jnp.square(s)) for s in jax.tree.leaves(aux)]
-    return 0.5 * decay * sum(squares[1:], squares[0]) if squares else jnp.zeros(())
-
-  return Reparam(init, forward, penalty)
+  parts: Any = {"shape": _layers, "weights": lambda w, s: _shrunk(w, jax.nn.sigmoid(s)), "term": jnp.square}
+  return by_leaf("soft_threshold", "threshold", initial, rules, stacked, strength=0.5 * decay, **parts)
 
 
-def _initial(one: Chosen, initial: float) -> jax.Array:
-  if one.setting is not True:
-    ranges.check(f"the number of {one.name!r} in soft_threshold's rules", one.setting, ranges.FINITE)
-  dtype = "float64" if one.leaf.dtype == jnp.float64 else "float32"
-  shape = tuple(n if axis in one.axes else 1 for axis, n in enumerate(one.leaf.shape)) if one.axes else ()
-  return jnp.full(shape, initial if one.setting is True else one.setting, dtype)
+def _layers(one: Chosen) -> tuple[int, ...]:
+  """Returns the shape of the thresholds: one number, or one for each layer of a stacked leaf."""
+  return tuple(n if axis in one.axes else 1 for axis, n in enumerate(one.leaf.shape)) if one.axes else ()
 
 
 def _shrunk(w: jax.Array, threshold: jax.Array) -> jax.Array:
   threshold = threshold.astype(w.dtype)
   zero = jnp.zeros((), w.dtype)  # not sign(w) * 0, which is -0 for a negative weight
-  return jnp.where(jnp.abs(w) > threshold, w - jnp.sign(w) * threshold, zero)
+  return jnp.where(jnp.abs(w) <= threshold, zero, w - jnp.sign(w) * threshold)  # NaN stays

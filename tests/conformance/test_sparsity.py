@@ -489,6 +489,17 @@ def test_a_reparam_exports_the_weights_that_it_evaluates(name):
 
 
 @pytest.mark.parametrize("name", REPARAMS)
+def test_a_reparam_does_not_hide_a_weight_that_is_not_finite(name):
+  reparam, tree = REPARAMS[name](), params(zeros=False)
+  aux = reparam.init(tree)
+  for bad in (jnp.nan, jnp.inf, -jnp.inf):
+    broken = {**tree, "second": {"kernel": tree["second"]["kernel"].at[0, 0, 0, 0].set(bad)}}
+    for train in (True, False):
+      new, _ = reparam.forward(broken, aux, step=jnp.int32(0), key=jax.random.key(0), train=train)
+      np.testing.assert_array_equal(new["second"]["kernel"][0, 0, 0, 0], bad)
+
+
+@pytest.mark.parametrize("name", REPARAMS)
 def test_a_reparam_through_a_checkpoint(name):
   """Aux is arrays only: written out and read back, training continues bit for bit."""
   reparam = REPARAMS[name]()

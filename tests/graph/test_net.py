@@ -172,6 +172,7 @@ def test_a_norm_that_cannot_go_in_training_is_refused_there_alone(module, words)
     lambda net: graph.keep_channels(net, {"a": [0]}),
     lambda net: graph.permute(net, "a", 1, [1, 0]),
     lambda net: graph.add_bias(net, "a"),
+    lambda net: graph.move_scale(net, "a", 1, [1.0, 2.0]),
     lambda net: graph.replace_head(net, "a", [["relu"]], {}),
   ],
 )

@@ -1,5 +1,6 @@
 """The main job made tiny: four classes of 6x6 images, three short epochs a stage, for the tests of this directory."""
 
+import contextlib
 import copy
 import os
 import pprint
@@ -90,6 +91,37 @@ def train(context):
   for name in context.config.run:
     done[name] = stage.run_stage(name, context, done)
   return done
+
+
+class Stopped(Exception):
+  """The exception by which tests stop a run."""
+
+
+@contextlib.contextmanager
+def interrupted(at, name=None):
+  """Stops the training of a stage, of any one without a name, after `at` steps, before what is written of that step."""
+  import pytest
+
+  from leanax import engine
+  from leanax.pipeline import fitting
+
+  inner, outer, running = engine.fit, fitting.fit, []
+
+  def stop(step, state, metrics):
+    raise Stopped
+
+  def fit(*arguments, hooks, **keywords):
+    return inner(*arguments, hooks=[*hooks, engine.Hook(at, stop)] if name in (None, *running) else hooks, **keywords)
+
+  def named(stage, *arguments):
+    running[:] = [stage]
+    return outer(stage, *arguments)
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(fitting, "fit", named)
+    patch.setattr(engine, "fit", fit)
+    with pytest.raises(Stopped):
+      yield
 
 
 def write(path, **changes):

@@ -10,7 +10,7 @@ import pytest
 from leanax import deploy, engine
 from leanax.deploy.formats.litert import constants
 from leanax.engine.store import metrics
-from leanax.pipeline import fitting, stage, trained
+from leanax.pipeline import stage, trained
 from leanax.pipeline.compress import compress
 from leanax.pipeline.report import measure
 from tests.integration import jobs
@@ -151,37 +151,11 @@ def test_a_second_run_in_another_directory_gives_the_same_bytes(job, tmp_path):
     assert (tmp_path / file).read_bytes() == (folder / file).read_bytes()
 
 
-class Stopped(Exception):
-  """The exception by which tests stop a run."""
-
-
-def stopping(monkeypatch, name, at):
-  """Makes the training of a stage stop after so many steps, before what is written of that step."""
-  fit = engine.fit
-
-  def stop(step, state, metrics):
-    raise Stopped
-
-  def broken(*arguments, hooks, **keywords):
-    return fit(*arguments, hooks=[*hooks, engine.Hook(at, stop)] if broken.armed == name else hooks, **keywords)
-
-  original = fitting.fit
-
-  def known(name, *arguments):
-    broken.armed = name
-    return original(name, *arguments)
-
-  monkeypatch.setattr(fitting, "fit", known)
-  monkeypatch.setattr(engine, "fit", broken)
-
-
 @pytest.mark.parametrize(("name", "at"), [("teacher", 3), ("pruned", 7), ("int8", 11)])
 def test_a_stopped_run_ends_as_the_uninterrupted_one(job, tmp_path, monkeypatch, name, at):
   folder, result = job
-  with monkeypatch.context() as patch:
-    stopping(patch, name, at)
-    with pytest.raises(Stopped):
-      compress(jobs.experiment(), tmp_path)
+  with jobs.interrupted(at, name):
+    compress(jobs.experiment(), tmp_path)
   assert not (tmp_path / "models" / f"{name}.safetensors").exists()
   assert (tmp_path / "checkpoints" / name / "4").exists() == (at > 4)
   fit, first_steps = engine.fit, []

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 import quant
-from leanax import engine
 from leanax.engine.data import Input, Preprocess
 from leanax.pipeline import calibrate, learning, stage, trained
 from leanax.pipeline.config.experiment import Quant
@@ -97,21 +96,10 @@ GIVEN = {
 }
 
 
-class Stopped(Exception):
-  pass
-
-
-def test_a_stopped_stage_goes_on_as_if_it_had_not(tmp_path, monkeypatch):
+def test_a_stopped_stage_resumes_as_if_uninterrupted(tmp_path):
   whole = stage.run_stage("alone", jobs.opened(tmp_path / "whole", **GIVEN), {})
-  fit = engine.fit
-
-  def stop(step, state, metrics):
-    raise Stopped
-
-  with monkeypatch.context() as patch:
-    patch.setattr(engine, "fit", lambda *a, hooks, **k: fit(*a, hooks=[*hooks, engine.Hook(9, stop)], **k))
-    with pytest.raises(Stopped):
-      stage.run_stage("alone", jobs.opened(tmp_path / "broken", **GIVEN), {})
+  with jobs.interrupted(9):
+    stage.run_stage("alone", jobs.opened(tmp_path / "broken", **GIVEN), {})
   again = stage.run_stage("alone", jobs.opened(tmp_path / "broken", **GIVEN), {})
   jax.tree.map(np.testing.assert_array_equal, again.variables, whole.variables)
   texts = [(tmp_path / name / "metrics.jsonl").read_bytes() for name in ("whole", "broken")]

@@ -4,7 +4,6 @@ import jax
 import numpy as np
 import pytest
 
-from leanax import engine
 from leanax.core.errors import UserError
 from leanax.pipeline import fitting, stage
 from leanax.pipeline.seeds import train_seeds
@@ -36,21 +35,10 @@ def test_a_stage_leaves_the_evaluation_form_of_what_it_trains(tmp_path):
   assert curves["reparam/penalty"][-1][1] > 0 and curves["validation_accuracy"][-1][1] > 0.5
 
 
-class Stopped(Exception):
-  pass
-
-
-def test_a_stopped_stage_goes_on_as_if_it_had_not(tmp_path, monkeypatch):
+def test_a_stopped_stage_resumes_as_if_uninterrupted(tmp_path):
   stage.run_stage("alone", jobs.opened(tmp_path / "whole", **GIVEN), {})
-  fit = engine.fit
-
-  def stop(step, state, metrics):
-    raise Stopped
-
-  with monkeypatch.context() as patch:
-    patch.setattr(engine, "fit", lambda *a, hooks, **k: fit(*a, hooks=[*hooks, engine.Hook(9, stop)], **k))
-    with pytest.raises(Stopped):
-      stage.run_stage("alone", jobs.opened(tmp_path / "broken", **GIVEN), {})
+  with jobs.interrupted(9):
+    stage.run_stage("alone", jobs.opened(tmp_path / "broken", **GIVEN), {})
   stage.run_stage("alone", jobs.opened(tmp_path / "broken", **GIVEN), {})
   for name in ("metrics.jsonl", "models/alone.safetensors"):
     assert (tmp_path / "broken" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()

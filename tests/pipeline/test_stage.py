@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 
 import quant
-from leanax import engine
 from leanax.core.errors import UserError
 from leanax.engine import data as datasets
 from leanax.pipeline import build, calibrate, job, stage, teacher_outputs, trained
@@ -54,10 +53,6 @@ def test_logits_are_not_stored_where_images_change_in_each_epoch(tmp_path, teach
   np.testing.assert_array_equal(function(trees, x), trained.functions(teacher.recipe).fn(teacher.variables, x))
 
 
-class Stopped(Exception):
-  pass
-
-
 EVERYTHING = {
   "batch_size": 16,
   "augment": {"shift": (1, 1), "mixup": 0.3},
@@ -81,17 +76,10 @@ REMEMBERS = {
 
 
 @pytest.mark.parametrize("settings", [EVERYTHING, REMEMBERS], ids=["optimizer", "losses"])
-def test_a_stage_with_everything_in_its_state_resumes_as_if_uninterrupted(tmp_path, teacher, monkeypatch, settings):
+def test_a_stage_with_everything_in_its_state_resumes_as_if_uninterrupted(tmp_path, teacher, settings):
   whole, _ = distilled(tmp_path / "whole", teacher, **settings)
-  fit = engine.fit
-
-  def stop(step, state, metrics):
-    raise Stopped
-
-  with monkeypatch.context() as patch:
-    patch.setattr(engine, "fit", lambda *a, hooks, **k: fit(*a, hooks=[*hooks, engine.Hook(9, stop)], **k))
-    with pytest.raises(Stopped):
-      distilled(tmp_path / "broken", teacher, **settings)
+  with jobs.interrupted(9):
+    distilled(tmp_path / "broken", teacher, **settings)
   assert (tmp_path / "broken" / "checkpoints" / "distilled" / "8").is_dir()  # and step 9 is lost
   again, _ = distilled(tmp_path / "broken", teacher, **settings)
   jax.tree.map(np.testing.assert_array_equal, again.variables, whole.variables)

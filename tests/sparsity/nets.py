@@ -74,6 +74,15 @@ def oracle_mask(w, keep):
   return mask.reshape(np.shape(w))
 
 
+def first(scores, allowed, count):
+  """The `count` largest among what is allowed, ties to the lower flat index."""
+  flat, allowed = np.asarray(scores, np.float64).reshape(-1), np.asarray(allowed).reshape(-1)
+  order = [i for i in np.lexsort((np.arange(flat.size), -flat)) if allowed[i]]
+  mask = np.zeros(flat.size, bool)
+  mask[order[:count]] = True
+  return mask.reshape(np.shape(scores))
+
+
 def assert_bit_zero(mask, w):
   """Pruned entries are +0."""
   bits = np.asarray(w)[~np.asarray(mask)].tobytes()

@@ -16,15 +16,6 @@ from sparsity import schedules
 from tests.sparsity import nets
 
 
-def first(scores, allowed, count):
-  """The `count` largest among what is allowed, ties to the lower flat index."""
-  flat, allowed = np.asarray(scores, np.float64).reshape(-1), np.asarray(allowed).reshape(-1)
-  order = [i for i in np.lexsort((np.arange(flat.size), -flat)) if allowed[i]]
-  mask = np.zeros(flat.size, bool)
-  mask[order[:count]] = True
-  return mask.reshape(np.shape(scores))
-
-
 def by_gradient():
   return sparsity.Score(lambda w, g, memory, *, step, key: g, absolute=True)
 
@@ -50,8 +41,8 @@ def test_drop_by_magnitude_and_grow_by_gradient_against_numpy(fraction):
     if step in (2, 4, 6):
       part = 0.29 if fraction == 0.29 else 0.25 * (1 + math.cos(math.pi * step / 7))
       number = math.floor(part * kept)
-      stay = first(np.abs(w), mask, kept - number)
-      mask = stay | first(np.abs(g), ~stay, number)
+      stay = nets.first(np.abs(w), mask, kept - number)
+      mask = stay | nets.first(np.abs(g), ~stay, number)
     w = np.where(mask, w - rate * g, 0)
     np.testing.assert_array_equal(sparsity.masks(state)["Dense_0"]["kernel"], mask)
     np.testing.assert_allclose(after["Dense_0"]["kernel"], w, rtol=1e-5, atol=1e-6)
@@ -76,7 +67,7 @@ def test_set_drops_the_smallest_and_grows_as_many_at_random():
   masks, weights = moved(0)
   np.testing.assert_array_equal(masks[0], masks[1])  # the first update moves nothing
   for old, new, w in zip(masks[1:4], masks[2:5], weights[1:4]):
-    stay = first(np.abs(w), old, 300 - 90)
+    stay = nets.first(np.abs(w), old, 300 - 90)
     assert np.sum(new) == 300 and np.all(new | ~stay)
     grown = new & ~stay
     assert np.sum(grown) == 90

@@ -14,15 +14,6 @@ from sparsity import schedules
 from tests.sparsity import nets
 
 
-def first(scores, allowed, count):
-  """The `count` largest among what is allowed, ties to the lower flat index."""
-  flat, allowed = np.asarray(scores, np.float64).reshape(-1), np.asarray(allowed).reshape(-1)
-  order = [i for i in np.lexsort((np.arange(flat.size), -flat)) if allowed[i]]
-  mask = np.zeros(flat.size, bool)
-  mask[order[:count]] = True
-  return mask.reshape(np.shape(scores))
-
-
 def test_by_hand():
   """f(1) = 1 / 2 (1 + cos(pi / 2)): 2 of 4 are dropped, 2 and -1; gradients 9, of a dropped one, and -7 are grown."""
   w = {"kernel": jnp.array([[4.0, -3.0, 2.0, -1.0, 0.0, 0.0, 0.0, 0.0]])}
@@ -48,8 +39,8 @@ def test_masks_and_weights_of_a_run(every, end):
     g = np.asarray(nets.gradients(tree, step)["Dense_0"]["kernel"], np.float64)
     if step % every == 0 and 0 < step < end:
       number = math.floor(alpha / 2 * (1 + math.cos(math.pi * step / end)) * kept)
-      stay = first(np.abs(w), mask, kept - number)
-      mask = stay | first(np.abs(g), ~stay, number)
+      stay = nets.first(np.abs(w), mask, kept - number)
+      mask = stay | nets.first(np.abs(g), ~stay, number)
       moved.append(number)
     w = np.where(mask, w - rate * g, 0)
     np.testing.assert_array_equal(sparsity.masks(state)["Dense_0"]["kernel"], mask)

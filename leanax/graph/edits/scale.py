@@ -12,7 +12,7 @@ import numpy as np
 
 from leanax.core.errors import UserError, unknown
 from leanax.graph import units
-from leanax.graph.edits.kind import Edit, Editable, as_array
+from leanax.graph.edits.kind import Edit, Editable, as_array, check_net
 from leanax.graph.exponents import Exponents
 from leanax.graph.linking import Links
 from leanax.graph.program import leaf_name, read
@@ -45,6 +45,7 @@ def move_scale(net: N, leaf: str, axis: int, factors: Any) -> N:
     UserError: an unknown leaf, no such axis, factors that are not finite and above 0, channels that the function
       returns or that an operation reads which is not homogeneous, or numbers out of the range of their type.
   """
+  check_net(net)
   leaves_by_name(net.variables)
   analysis = Analysis(read(net.infer, net.variables, *net.example))
   program, links = analysis.program, Links(analysis.program)
