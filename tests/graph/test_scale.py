@@ -211,3 +211,43 @@ def test_other_axes_types_and_powers_of_two():
   net = graph.net(lambda v, x: (x @ v["a"]) @ v["c"], {"a": normal(0, 3, 4), "c": normal(1, 4, 2)}, normal(2, 5, 3))
   with pytest.raises(UserError, match="the factors take 'c' out of the range of float32"):
     graph.move_scale(net, "a", 1, [1, 1, 1, 1e-50])
+
+
+def test_channels_that_the_function_returns_stay_as_they_are():
+  v = {"a": normal(0, 3, 4), "c": normal(1, 4, 4)}
+  net = graph.net(lambda v, x: jax.nn.relu(x @ v["a"]) @ v["c"], v, normal(2, 5, 3))
+  with pytest.raises(
+    UserError, match="'c' cannot be scaled: they cannot be followed through an output of the function"
+  ):
+    graph.move_scale(net, "c", 1, FACTORS)
+
+
+@pytest.mark.parametrize("value", [1.0, np.nan])
+def test_padding_of_numbers_is_refused(value):
+  v = {"a": normal(0, 3, 4), "c": normal(1, 4, 2)}
+  padded = lambda x: jnp.pad(x, ((0, 0), (0, 1), (0, 0)), constant_values=value)
+  net = graph.net(lambda v, x: padded(x @ v["a"]) @ v["c"], v, normal(2, 5, 2, 3))
+  with pytest.raises(UserError, match="'a' cannot be scaled: they cannot be followed through 'pad'"):
+    graph.move_scale(net, "a", 1, FACTORS)
+
+
+def test_statistics_keep_their_numbers():
+  """A kernel in front of a batch norm that is not folded: its channels would leave their statistics."""
+  v = {
+    "params": {"a": normal(0, 3, 4), "c": normal(1, 4, 2)},
+    "batch_stats": {"mean": normal(2, 4), "var": jnp.ones(4)},
+  }
+
+  def fn(v, x):
+    stats = v["batch_stats"]
+    return ((x @ v["params"]["a"] - stats["mean"]) * jax.lax.rsqrt(stats["var"] + 1e-5)) @ v["params"]["c"]
+
+  with pytest.raises(UserError, match="'a' cannot be scaled: they cannot be followed through 'batch_stats/mean'"):
+    graph.move_scale(graph.net(fn, v, normal(3, 5, 3)), "a", 1, FACTORS)
+
+
+def test_numbers_that_would_vanish_are_refused():
+  v = {"a": jnp.full((3, 4), 1e-20), "c": jnp.full((4, 2), 1e-20)}
+  net = graph.net(lambda v, x: (x @ v["a"]) @ v["c"], v, normal(2, 5, 3))
+  with pytest.raises(UserError, match="the factors take 'a' out of the range of float32"):
+    graph.move_scale(net, "a", 1, [1, 1, 1, 1e-25])

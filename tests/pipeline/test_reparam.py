@@ -1,11 +1,12 @@
 """A stage whose weights are functions of what is trained, and the seeds of random masks: trained, resumed, refused."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from leanax.core.errors import UserError
-from leanax.pipeline import fitting, stage
+from leanax.pipeline import fitting, optimizers, stage
 from leanax.pipeline.seeds import train_seeds
 from leanax.pipeline.stages import train
 from tests.integration import jobs
@@ -42,6 +43,18 @@ def test_a_stopped_stage_resumes_as_if_uninterrupted(tmp_path):
   stage.run_stage("alone", jobs.opened(tmp_path / "broken", **GIVEN), {})
   for name in ("metrics.jsonl", "models/alone.safetensors"):
     assert (tmp_path / "broken" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_the_rate_of_a_reparameterization_is_its_own():
+  rates = {"name": "sgd", "learning_rate": 0.05, "reparam_rate": 2.0}
+  config = jobs.experiment(**{**GIVEN, "stages__alone__optimizer": rates})
+  tx = optimizers.transformation("alone", config.stages["alone"], 4)
+  tree = {"params": {"w": jnp.ones(3)}, "qparams": {}, "aux": {"reparam": {"w": jnp.ones(())}, "other": jnp.ones(2)}}
+  ones = jax.tree.map(jnp.ones_like, tree)
+  updates = tx.update(ones, tx.init(tree), tree, step=jnp.int32(0))[0]
+  rate = float(updates["params"]["w"][0])
+  assert rate < 0 and float(updates["aux"]["other"][0]) == rate
+  np.testing.assert_allclose(updates["aux"]["reparam"]["w"], 2 * rate, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -107,3 +120,13 @@ def test_a_seed_of_masks_that_is_given_stays(tmp_path):
   first, other, same = found.values()
   assert any(np.any(a != b) for a, b in zip(first, other, strict=True))
   jax.tree.map(np.testing.assert_array_equal, first, same)
+
+
+def test_peers_have_random_masks_of_their_own(tmp_path):
+  mutual = {"hard_labels": {}, "hinton": {"temperature": 1.0}}
+  context = jobs.opened(
+    tmp_path, **{**SPARSE, "seeds": 1, "stages__alone__peers": 2, "stages__alone__objective": mutual}
+  )
+  made, _, steps = train.plan("alone", context.config, context.data, {})
+  state = train.ready("alone", context, {}, made, steps).state
+  assert any(np.any(mask[0] != mask[1]) for mask in map(np.asarray, jax.tree.leaves(state.opt_state.masks)))

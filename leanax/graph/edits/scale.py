@@ -109,7 +109,10 @@ def _state(variables: Any) -> set[str]:
 def _times(name: str, leaf: Any, axis: int, factors: np.ndarray) -> jax.Array:
   """Returns a leaf times factors along an axis, in its own type."""
   wide = factors.reshape([-1 if a == axis else 1 for a in range(leaf.ndim)])
-  new = (np.asarray(leaf, np.float64) * wide).astype(leaf.dtype)
-  if not np.array_equal(np.isfinite(new), np.isfinite(leaf)):
+  before = np.asarray(leaf, np.float64)
+  new = (before * wide).astype(leaf.dtype)
+  least = float(jnp.finfo(leaf.dtype).tiny)  # below it bits are lost, and the function would be another one
+  lost = (np.abs(new.astype(np.float64)) < least) & (np.abs(before) >= least)
+  if np.any(lost) or not np.array_equal(np.isfinite(new), np.isfinite(before)):
     raise UserError(f"the factors take {name!r} out of the range of {leaf.dtype.name}")
   return jnp.asarray(new)

@@ -142,3 +142,11 @@ def test_pretrained_weights_are_enough(tmp_path):
   assert left.variables["params"]["Dense_0"]["kernel"].shape == (36, 8) and left.recipe.edits[-1]["rules"] == [
     ["*", "w8a8"]
   ]
+
+
+def test_the_grid_of_pixels_is_one_of_integers(tmp_path):
+  """An input on powers of two keeps the grid of its calibration."""
+  rounding = {"rules": (("*", "w8, a4 power_of_two"),), "ends": "", "calibration_batches": 2}
+  context = jobs.opened(tmp_path, **{**RUN, "stages__alone__epochs": 1, "stages__ptq": {**PTQ, "quant": rounding}})
+  state = jobs.train(context)["ptq"].variables["quant_state"]["input"]
+  jax.tree.map(np.testing.assert_array_equal, state["used"], state["seen"])
