@@ -62,12 +62,16 @@ def move_scale(net: N, leaf: str, axis: int, factors: Any) -> N:
     raise UserError(f"axis {axis} of {leaf!r} is made of several axes, {sizes} long; expected channels of one")
   exponents = Exponents(analysis, links, channels, _state(net.variables))
   found = exponents.solve((number, axis), f"the channels of {leaf!r} cannot be scaled")
-  leaves, structure = jax.tree.flatten(net.variables)
+  before, structure = jax.tree.flatten(net.variables)
+  leaves = list(before)
   for (one, along), power in found.items():
     if one in program.body.inputs:
       place, where = program.body.inputs.index(one), units.places(links.of(one)[along])[channels]
       wide = np.where(where < 0, 1.0, given[where] ** power)
       leaves[place] = _times(program.leaves[place], leaves[place], along, wide)
+  for name, old, new in zip(program.leaves, before, leaves, strict=True):
+    if new is not old and _vanishes(old, new):
+      raise _out_of_range(name, old)
   return net.edited([{"edit": "scale", "leaf": leaf, "axis": axis}], structure.unflatten(leaves))
 
 
@@ -109,10 +113,17 @@ def _state(variables: Any) -> set[str]:
 def _times(name: str, leaf: Any, axis: int, factors: np.ndarray) -> jax.Array:
   """Returns a leaf times factors along an axis, in its own type."""
   wide = factors.reshape([-1 if a == axis else 1 for a in range(leaf.ndim)])
-  before = np.asarray(leaf, np.float64)
-  new = (before * wide).astype(leaf.dtype)
-  least = float(jnp.finfo(leaf.dtype).tiny)  # below it bits are lost, and the function would be another one
-  lost = (np.abs(new.astype(np.float64)) < least) & (np.abs(before) >= least)
-  if np.any(lost) or not np.array_equal(np.isfinite(new), np.isfinite(before)):
-    raise UserError(f"the factors take {name!r} out of the range of {leaf.dtype.name}")
+  new = (np.asarray(leaf, np.float64) * wide).astype(leaf.dtype)
+  if not np.array_equal(np.isfinite(new), np.isfinite(leaf)):
+    raise _out_of_range(name, leaf)
   return jnp.asarray(new)
+
+
+def _vanishes(old: Any, new: Any) -> bool:
+  """Returns whether some number has fallen below the least normal one, where bits are lost."""
+  least, old, new = float(jnp.finfo(new.dtype).tiny), np.asarray(old, np.float64), np.asarray(new, np.float64)
+  return bool(np.any((np.abs(new) < least) & (np.abs(old) >= least)))
+
+
+def _out_of_range(name: str, leaf: Any) -> UserError:
+  return UserError(f"the factors take {name!r} out of the range of {leaf.dtype.name}")
