@@ -166,9 +166,12 @@ def _compiled(case: Case, variant: Variant) -> Callable[[], Any]:
 def digits(small: bool, remaining: Remaining) -> dict[str, Any]:
   """Runs the digits job in a subprocess with the remaining time as its limit, and returns its rows."""
   with tempfile.TemporaryDirectory() as folder:
-    short = [f"--config.stages.{stage}.epochs=1" for stage in ("teacher", "alone", "distilled", "pruned", "int8")]
+    short = [f"--config.stages.{stage}.epochs=2" for stage in ("teacher", "alone", "distilled", "pruned", "int8")]
     command = [sys.executable, "-m", "scripts.compress", "--config=configs/digits.py", f"--workdir={folder}/run"]
-    subprocess.run([*command, *(short if small else [])], check=True, capture_output=True, timeout=max(remaining(), 1))
+    short = short if small else []
+    job = subprocess.run([*command, *short], check=False, capture_output=True, text=True, timeout=max(remaining(), 1))
+    if job.returncode:
+      raise RuntimeError(job.stderr.strip().splitlines()[-1])
     rows = json.loads(Path(folder, "run", "result.json").read_text(encoding="utf-8"))["rows"]
   keys = ("accuracy", "file_accuracy", "codes_differ")
   return {row["name"]: {key: row[key] for key in keys if key in row} for row in rows}
