@@ -34,7 +34,7 @@ def rigl(
   rules: Sequence[tuple[str, Setting]] = KERNELS,
   stacked: Stacked = (),
   pack_axis: int = -1,
-  seed: int = 0,
+  seed: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
   """Returns `sparsity.dynamic` that drops by magnitude and grows by the gradient, with its arguments and errors.
 
@@ -49,7 +49,7 @@ def rigl(
     rules: the same.
     stacked: the same.
     pack_axis: the same.
-    seed: of the first masks.
+    seed: the same.
   """
   ranges.check("rigl: fraction", fraction, ranges.SHARE)
   last = check_schedule(schedule).steps[-1]
