@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from leanax.core.errors import UserError
-from leanax.deploy.drafts import Draft
-from leanax.deploy.traced import Traced
+from leanax.deploy.lifting.drafts import Draft
+from leanax.deploy.lifting.traced import Traced
 from quant.grid import Grid, splits
 from quant.sharing import Use, of_operand, written
 

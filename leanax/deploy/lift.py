@@ -13,12 +13,12 @@ import numpy as np
 
 from leanax.core.errors import UserError
 from leanax.deploy import ir, reference
-from leanax.deploy.drafts import Draft
 from leanax.deploy.integers import to_int8
 from leanax.deploy.kernels import of_sites
+from leanax.deploy.lifting.drafts import Draft
+from leanax.deploy.lifting.recognise import recognise
+from leanax.deploy.lifting.traced import Traced
 from leanax.deploy.preprocessing import Preprocessing
-from leanax.deploy.recognise import recognise
-from leanax.deploy.traced import Traced
 from quant.grid import Grid
 
 TOLERANCE = 1e-4  # of the largest value: float32 sums in another order
@@ -63,10 +63,11 @@ def _network(traced: Traced, drafts: list[Draft], output: int) -> ir.Network:
   layer_names, names = _Names(), _Names(name for n in ends if (name := traced.tensor(n)) is not None)
   source = traced.tensor(traced.input) or names("input")
   found, tensors, layers = {traced.input: source}, {}, []
-  tensors[source] = ir.Tensor(source, (None, *traced.aval(traced.input).shape[1:]))
+  tensors[source] = _activation(source, traced.aval(traced.input))
   for draft in drafts:
-    inputs = tuple(found[number] for number in draft.inputs)
-    name = layer_names(draft.name or f"{inputs[0].removesuffix(':out')}:{draft.kind.__name__.lower()}")
+    first = next(found[one] for one in draft.inputs if isinstance(one, int))
+    name = layer_names(draft.name or f"{first.removesuffix(':out')}:{draft.kind.__name__.lower()}")
+    inputs = tuple(found[one] if isinstance(one, int) else _constant(one, name, tensors) for one in draft.inputs)
     fields = dict(draft.fields)
     if issubclass(draft.kind, ir.Conv2D | ir.Dense):
       fields.update(_weights(draft, name, tensors))
@@ -75,9 +76,23 @@ def _network(traced: Traced, drafts: list[Draft], output: int) -> ir.Network:
     # A pool or a reshape holds its input's numbers, and the graph gives it its input's name: it needs one of its own.
     own = traced.tensor(draft.end)
     out = found[draft.end] = names(f"{name}:out") if own is None or own in tensors else own
-    tensors[out] = ir.Tensor(out, (None, *traced.aval(draft.end).shape[1:]))
+    tensors[out] = _activation(out, traced.aval(draft.end))
     layers.append(draft.kind(name, inputs, out, **fields))
   return ir.Network(tuple(layers), tensors, source, found[output])
+
+
+def _activation(name: str, aval: Any) -> ir.Tensor:
+  return ir.Tensor(name, (None, *aval.shape[1:]), str(aval.dtype))
+
+
+def _constant(array: np.ndarray, name: str, tensors: dict[str, ir.Tensor]) -> str:
+  """Adds a constant that is an input of a layer; returns its name."""
+  if array.dtype.kind == "f" and np.isnan(array).any():
+    raise UserError(f"a constant of {name!r} holds NaN; a file needs numbers")
+  held = sum(key.startswith(f"{name}:constant") for key in tensors)
+  key = f"{name}:constant{held or ''}"
+  tensors[key] = ir.Tensor(key, array.shape, str(array.dtype), data=array)
+  return key
 
 
 def _weights(draft: Draft, name: str, tensors: dict[str, ir.Tensor]) -> dict[str, str | None]:
@@ -111,15 +126,21 @@ def _prove(traced: Traced, drafts: list[Draft], network: ir.Network) -> None:
     UserError: they differ.
   """
   rng = np.random.default_rng(0)
-  for draft, layer in zip(drafts, network.layers, strict=True):
-    given = {n: rng.normal(size=traced.aval(n).shape).astype(np.float32) for n in draft.inputs}
-    if draft.positive:
-      given = {n: np.abs(x) for n, x in given.items()}
-    expected = traced.run(draft.end, given)
+  givens = [{n: _random(rng, traced.aval(n), draft) for n in draft.inputs if isinstance(n, int)} for draft in drafts]
+  results = traced.run([(draft.end, given) for draft, given in zip(drafts, givens, strict=True)])
+  for draft, layer, given, expected in zip(drafts, network.layers, givens, results, strict=True):
     if draft.early:
       expected = np.maximum(expected, 0)
-    got = reference.step(layer, [given[n] for n in draft.inputs], network.tensors)
+    got = reference.step(layer, [given[n] if isinstance(n, int) else n for n in draft.inputs], network.tensors)
     largest = np.abs(expected, where=np.isfinite(expected), out=np.zeros_like(expected)).max()
     near = TOLERANCE * max(largest, 1e-6)
     if got.shape != expected.shape or not np.allclose(got, expected, rtol=0, atol=near):
       raise traced.refuse(draft.node, f"the layer {layer.name!r} made of it computes something else")
+
+
+def _random(rng: np.random.Generator, aval: Any, draft: Draft) -> np.ndarray:
+  """Returns random inputs of a layer; whole numbers are indices, of which 0 and 1 are always there."""
+  if not np.issubdtype(aval.dtype, np.floating):
+    return rng.integers(0, 2, aval.shape).astype(aval.dtype)
+  x = rng.normal(size=aval.shape).astype(np.float32)
+  return np.abs(x) if draft.positive else x

@@ -12,8 +12,9 @@ from flax import nnx
 
 from leanax import deploy, graph
 from leanax.core.errors import UserError
-from leanax.deploy import ir, litert, recognise, reference
+from leanax.deploy import ir, litert, reference
 from leanax.deploy.formats.litert import constants
+from leanax.deploy.lifting import recognise
 from leanax.zoo.lenet import LeNet5, LeNet300
 from leanax.zoo.mlp_nnx import MLP
 from leanax.zoo.resnet import ResNet

@@ -5,7 +5,10 @@ import numpy as np
 from leanax.core.errors import UserError
 from leanax.deploy.ir.layers import Dequantize, Layer, MaxPool, Quantize, Reshape
 from leanax.deploy.ir.network import Network
+from leanax.deploy.ir.operators import ArgMax, Cast, Compare, Gather, Select
 from leanax.deploy.ir.tensor import QMAX, Tensor, same_grid
+
+CHANGES_TYPE = Quantize | Dequantize | Cast | Compare | Select | Gather | ArgMax
 
 
 def check(network: Network) -> Network:
@@ -31,7 +34,8 @@ def check(network: Network) -> Network:
 
 def _check_grids(layer: Layer, tensors: dict[str, Tensor]) -> None:
   made, read = tensors[layer.output], [tensors[name] for name in layer.inputs]
-  if not isinstance(layer, Quantize | Dequantize) and any(tensor.dtype != made.dtype for tensor in read):
+  mixed = any(tensor.dtype != made.dtype for tensor in read)
+  if mixed and not isinstance(layer, CHANGES_TYPE):
     raise UserError(
       f"layer {layer.name!r} reads {read[0].dtype} and makes {made.dtype}; only quantize layers may change the type"
     )

@@ -1,7 +1,7 @@
 """A traced function for the lifter: its live equations, their readers, constants, and slices to run."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from leanax.graph.program import Body, Node, leaf_names
 from leanax.graph.versions import rebind
 
 _AFFINE = ("add", "sub", "mul", "div")
-_OURS = (Path(__file__).parent, Path(graph.__file__).parent)
+_OURS = (Path(__file__).parents[1], Path(graph.__file__).parent)
 
 
 class Traced:
@@ -91,10 +91,23 @@ class Traced:
     with _on_cpu():
       return np.asarray(self._evaluate(ref, {}))
 
-  def run(self, target: int, given: Mapping[int, np.ndarray]) -> np.ndarray:
-    """Returns the value of `target` for given values: the slice between them, equation by equation."""
+  def run(self, slices: Sequence[tuple[int, Mapping[int, np.ndarray]]]) -> list[np.ndarray]:
+    """Returns the values of targets for given values: the slices between them, in one program.
+
+    Args:
+      slices: for each the number of its target, and values by their numbers.
+    """
+    held = {number: value for number, value in self._known.items() if hasattr(value, "shape")}
+
+    def program(held: dict[int, Any], givens: list[dict[int, Any]]) -> list[Any]:
+      known, self._known = self._known, {**self._known, **held}
+      try:
+        return [self._evaluate(target, dict(given)) for (target, _), given in zip(slices, givens, strict=True)]
+      finally:
+        self._known = known
+
     with _on_cpu():
-      return np.asarray(self._evaluate(target, dict(given)))
+      return [np.asarray(value) for value in jax.jit(program)(held, [dict(given) for _, given in slices])]
 
   def _evaluate(self, ref: Any, env: dict[int, Any]) -> Any:
     ref = self.graph.resolve(ref)
@@ -107,7 +120,8 @@ class Traced:
       values = rebind(node.eqn, tuple(self._evaluate(r, env) for r in node.inputs))
       (env if self.is_data(ref) else self._known).update(zip(node.outputs, values, strict=True))
       return values[node.outputs.index(ref)]
-    return np.asarray(self._known[ref])
+    known = self._known[ref]
+    return known if isinstance(known, jax.core.Tracer) else np.asarray(known)
 
   def leaves(self, node: Node) -> list[str]:
     """Returns the names of the variables' leaves that an equation's constant operands are made of."""

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from leanax.deploy import ir
-from leanax.deploy.traced import Traced
+from leanax.deploy.lifting.traced import Traced
 from leanax.graph.program import Node
 
 
@@ -17,7 +17,7 @@ class Draft:
   Attributes:
     kind: the layer's class.
     name: its name, the leaf's for one with weights; empty for one that is named by its input.
-    inputs: numbers of the values it reads.
+    inputs: numbers of the values it reads, and constants of a layer without a kernel.
     end: number of the value that it makes so far.
     node: its first equation.
     kernel: weights in the IR's layout, of a convolution or dense layer.
@@ -31,7 +31,7 @@ class Draft:
 
   kind: type[ir.Layer]
   name: str
-  inputs: tuple[int, ...]
+  inputs: tuple[int | np.ndarray, ...]
   end: int
   node: Node
   kernel: np.ndarray | None = None
@@ -41,6 +41,25 @@ class Draft:
   fields: dict[str, Any] = field(default_factory=dict)
   early: bool = False
   positive: bool = False
+
+
+@dataclass(frozen=True)
+class Composite:
+  """Equations that make one value of others, and the layer that they are.
+
+  Attributes:
+    kind: the layer's class.
+    inputs: numbers of the values that they read, and constants.
+    end: number of the value that they make.
+    nodes: indices of the equations; nothing else reads what they make but `end`.
+    fields: what the layer's class takes beside names.
+  """
+
+  kind: type[ir.Layer]
+  inputs: tuple[int | np.ndarray, ...]
+  end: int
+  nodes: frozenset[int]
+  fields: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -91,7 +110,9 @@ class Lifter:
     if draft is not None and draft.share is not None:
       raise self.traced.refuse(draft.node, "a sum is a layer only when it is divided by the number of its terms")
     if number in self.pads:
-      raise self.traced.refuse(node, "it reads a padded value; only a convolution may")
+      source, ((top, bottom), (left, right)) = self.pads.pop(number)
+      fields = {"padding": ((0, 0), (top, bottom), (left, right), (0, 0))}
+      self.start(Draft(ir.Pad, "", (self.finished(source, node),), number, node, fields=fields))
     return number
 
   def constants(self, node: Node) -> tuple[int, np.ndarray] | None:
@@ -101,8 +122,12 @@ class Lifter:
       return None
     return places[0], self.traced.constant(node.inputs[1 - places[0]])
 
+  def read(self, draft: Draft) -> int:
+    """Returns the number of the first value that a draft reads."""
+    return next(one for one in draft.inputs if isinstance(one, int))
+
   def start(self, draft: Draft) -> None:
-    if str(self.traced.aval(draft.end).dtype) != "float32":
+    if str(self.traced.aval(draft.end).dtype) not in ("float32", "int32", "bool"):
       raise self.traced.refuse(draft.node, f"it makes {self.traced.aval(draft.end).dtype}; lift a float32 function")
     self.drafts.append(draft)
     self.ends[draft.end] = draft

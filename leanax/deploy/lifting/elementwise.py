@@ -1,64 +1,43 @@
-"""Equations with constants: convolutions and dense layers, and the biases and factors that join them."""
+"""Equations of numbers at the same place: sums, factors, ReLU, and the biases that join the layer before them."""
 
 import numpy as np
 
 from leanax.core.errors import UserError
 from leanax.deploy import ir
-from leanax.deploy.drafts import Draft, Lifter
+from leanax.deploy.lifting.drafts import Draft, Lifter
 from leanax.graph.program import Node
 
 
-def _channels(constant: np.ndarray, channels: int) -> np.ndarray | None:
+def channels(constant: np.ndarray, channels: int) -> np.ndarray | None:
   """Returns a constant as one number per channel, or None if it is not constant along the other axes."""
   rows = np.broadcast_to(constant, (*constant.shape[:-1], channels)) if constant.ndim else np.full(channels, constant)
   rows = rows.reshape(-1, channels).astype(np.float32)
   return rows[0] if np.array_equal(rows, np.broadcast_to(rows[0], rows.shape), equal_nan=True) else None
 
 
-def dot(lifter: Lifter, node: Node) -> None:
-  """Starts a dense layer."""
+def largest(lifter: Lifter, node: Node) -> None:
+  """Adds a ReLU to the layer before it, or starts one."""
   traced = lifter.traced
-  x = lifter.operand(node)
-  if traced.is_data(node.inputs[1]):
-    raise traced.refuse(node, "both operands depend on the input")
-  (lhs, rhs), batch = node.params["dimension_numbers"]
-  shape, kernel = traced.aval(x).shape, traced.constant(node.inputs[1])
-  if len(shape) != 2 or tuple(lhs) != (1,) or kernel.ndim != 2 or any(map(len, batch)):
-    raise traced.refuse(node, f"a dense layer is (N, I) by (I, O), not {tuple(shape)} by {kernel.shape}")
-  kernel = kernel if tuple(rhs) == (0,) else kernel.T
-  x = lifter.finished(x, node)
-  lifter.start(Draft(ir.Dense, traced.site(node) or "", (x,), node.outputs[0], node, kernel))
-
-
-def conv(lifter: Lifter, node: Node) -> None:
-  """Starts a convolution; a padding before it becomes part of it."""
-  traced, params = lifter.traced, node.params
-  x = lifter.operand(node)
-  if traced.is_data(node.inputs[1]):
-    raise traced.refuse(node, "its kernel depends on the input")
-  spec = params["dimension_numbers"]
-  if tuple(spec.lhs_spec) != (0, 3, 1, 2) or tuple(spec.out_spec) != (0, 3, 1, 2):
-    raise traced.refuse(node, "a convolution's images must be (N, H, W, C)")
-  if any(d != 1 for d in params["lhs_dilation"]) or params["batch_group_count"] != 1:
-    raise traced.refuse(node, "transposed convolutions have no layer here")
-  out, inside, *window = spec.rhs_spec
-  kernel = traced.constant(node.inputs[1]).transpose(*window, inside, out)
-  padding = np.array(params["padding"])
-  source = lifter.number(x)
-  if source in lifter.pads:
-    source, around = lifter.pads[source]
-    padding = padding + np.array(around)
-  if (padding < 0).any():
-    raise traced.refuse(node, f"its padding {params['padding']} is negative")
-  fields = {
-    "strides": tuple(map(int, params["window_strides"])),
-    "padding": tuple((int(low), int(high)) for low, high in padding),
-    "dilation": tuple(map(int, params["rhs_dilation"])),
-    "groups": int(params["feature_group_count"]),
-  }
-  source = lifter.finished(source, node)
-  name = traced.site(node) or ""
-  lifter.start(Draft(ir.Conv2D, name, (source,), node.outputs[0], node, kernel, fields=fields))
+  found = lifter.constants(node)
+  if found is None or np.any(found[1] != 0):
+    raise traced.refuse(node, "only max(x, 0) is a layer")
+  number = lifter.operand(node, found[0])
+  draft = lifter.open(number, ir.Conv2D, ir.Dense, ir.Add)
+  if draft is not None:
+    draft.relu = True
+    lifter.extend(draft, node)
+    return
+  pool = lifter.open(number, ir.MaxPool)
+  before = None if pool is None else lifter.open(lifter.read(pool), ir.Conv2D, ir.Dense, ir.Add)
+  if pool is not None and before is not None:
+    before.relu = before.early = pool.positive = True
+    lifter.extend(pool, node)
+    return
+  rectified = lifter.ends.get(lifter.number(number))
+  if rectified is not None and (rectified.relu or rectified.kind is ir.Relu) and lifter.sole(number):
+    lifter.extend(rectified, node)
+    return
+  lifter.start(Draft(ir.Relu, "", (lifter.finished(number, node),), node.outputs[0], node))
 
 
 def add(lifter: Lifter, node: Node, sign: int = 1) -> None:
@@ -79,7 +58,7 @@ def add(lifter: Lifter, node: Node, sign: int = 1) -> None:
   if draft is None or (sign < 0 and place == 1):
     raise _misplaced(lifter, node, "a constant that is added")
   assert draft.kernel is not None
-  bias = _channels(constant, draft.kernel.shape[-1])
+  bias = channels(constant, draft.kernel.shape[-1])
   if bias is None:
     raise traced.refuse(node, "the constant is not one number per channel")
   bias = bias if sign > 0 else -bias
@@ -125,10 +104,13 @@ def scale(lifter: Lifter, node: Node) -> None:
     how = "graph.fold_batch_norms" if traced.leaves(node) else "multiply the kernel and the bias by it"
     raise traced.refuse(node, f"{what} must be folded into the weights before grids are made: {how}")
   assert draft.kernel is not None
-  factor = _channels(constant, draft.kernel.shape[-1])
+  factor = channels(constant, draft.kernel.shape[-1])
   if factor is None:
     raise traced.refuse(node, "the factor is not one number per channel")
   factor = 1 / factor if node.primitive == "div" else factor
   draft.kernel = draft.kernel * factor
   draft.bias = None if draft.bias is None else draft.bias * factor
   lifter.extend(draft, node)
+
+
+TABLE = {"add": add, "add_any": add, "sub": subtract, "mul": scale, "div": scale, "max": largest}

@@ -1,0 +1,1 @@
+"""One emitter per layer: the LiteRT operators that compute it, in one file per family."""

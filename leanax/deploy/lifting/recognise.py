@@ -1,0 +1,54 @@
+"""From equations to layers: the layer of each primitive, and what is fused into it.
+
+Groups of equations that are one layer (softmaxes, functions such as hard_swish) are found first. Each function of the
+table then takes one equation whose operands are known and either starts a draft of a layer, adds to the draft that its
+operand ends (a bias, a ReLU, the divisor of a mean), or passes a value on. What no function accepts is refused by the
+primitive's name and the line in the user's code.
+"""
+
+from collections.abc import Callable
+
+from leanax.core.errors import UserError
+from leanax.deploy.lifting import elementwise, functions, products, rows, shapes, weighted, windows
+from leanax.deploy.lifting.drafts import Draft, Lifter
+from leanax.deploy.lifting.traced import Traced
+from leanax.graph.program import Node
+
+
+def recognise(traced: Traced, foldable: bool = True) -> tuple[list[Draft], int]:
+  """Returns the layers of a traced function, in order, and the number of the value that is the output.
+
+  Args:
+    traced: the function.
+    foldable: whether a factor behind a product may go into its weights (not once their grids are fixed).
+
+  Raises:
+    UserError: an equation that is not part of any layer.
+  """
+  lifter = Lifter(traced, foldable)
+  groups = rows.find(traced)
+  groups = [*groups, *functions.find(traced, frozenset().union(*(one.nodes for one in groups)))]
+  grouped = {index for group in groups for index in group.nodes}
+  ends = {group.end: group for group in groups}
+  for node in traced.nodes:
+    if node.index in grouped:
+      for group in (ends[number] for number in node.outputs if number in ends):
+        inputs = tuple(lifter.finished(x, node) if isinstance(x, int) else x for x in group.inputs)
+        lifter.start(Draft(group.kind, "", inputs, group.end, node, fields=group.fields))
+    elif node.primitive in _TABLE:
+      _TABLE[node.primitive](lifter, node)
+    else:
+      raise traced.refuse(node, "the exported formats have no layer for it")
+  if not lifter.drafts:
+    why = "hands its input on" if traced.is_data(traced.output) else "gives what does not depend on its input"
+    raise UserError(f"the function has no layer to lift: it {why}")
+  return lifter.drafts, lifter.finished(traced.output, traced.nodes[-1])
+
+
+_TABLE: dict[str, Callable[[Lifter, Node], None]] = {
+  **weighted.TABLE,
+  **products.TABLE,
+  **elementwise.TABLE,
+  **windows.TABLE,
+  **shapes.TABLE,
+}

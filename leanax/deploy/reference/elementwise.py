@@ -1,0 +1,42 @@
+"""Functions of numbers at the same place, in numpy."""
+
+import numpy as np
+
+from leanax.deploy import ir
+from leanax.deploy.reference.context import Context, codes_of, quantize, ratio, steps_of
+from leanax.deploy.requantize import litert_sum, scaled, xnnpack_sum
+
+
+def _add(layer: ir.Add, inputs: list[np.ndarray], context: Context) -> np.ndarray:
+  made, (a, b) = context.tensors[layer.output], (context.tensors[name] for name in layer.inputs)
+  if made.dtype == "float32":
+    total = inputs[0] + inputs[1]
+    return np.maximum(total, 0) if layer.relu else total
+  steps = steps_of(inputs[0], a), steps_of(inputs[1], b)
+  if context.rounding == "float32":
+    total = xnnpack_sum(*steps, np.float32(a.scale / made.scale), np.float32(b.scale / made.scale))
+  else:
+    total = litert_sum(*steps, float(a.scale), float(b.scale), float(made.scale), context.rounding)
+  return codes_of(total, made, layer.relu)
+
+
+def _relu(layer: ir.Relu, inputs: list[np.ndarray], context: Context) -> np.ndarray:
+  made, given = context.tensors[layer.output], context.tensors[layer.inputs[0]]
+  if made.dtype == "float32":
+    return np.maximum(inputs[0], 0)
+  rounding = (
+    "double" if context.rounding == "float32" else context.rounding
+  )  # XNNPACK leaves this layer to the plain kernels
+  return codes_of(scaled(steps_of(inputs[0], given), ratio(given.scale, made, rounding), rounding), made, relu=True)
+
+
+def _quantize(layer: ir.Quantize, inputs: list[np.ndarray], context: Context) -> np.ndarray:
+  return quantize(inputs[0], context.tensors[layer.output])
+
+
+def _dequantize(layer: ir.Dequantize, inputs: list[np.ndarray], context: Context) -> np.ndarray:
+  given = context.tensors[layer.inputs[0]]
+  return given.scale * steps_of(inputs[0], given).astype(np.float32)
+
+
+TABLE = {ir.Add: _add, ir.Relu: _relu, ir.Quantize: _quantize, ir.Dequantize: _dequantize}

@@ -1,0 +1,57 @@
+"""Dense layers and convolutions in numpy."""
+
+import numpy as np
+
+from leanax.deploy import ir
+from leanax.deploy.reference.context import Context, codes_of, int32, ratio, wide
+from leanax.deploy.requantize import scaled
+
+
+def _affine(layer: ir.Conv2D | ir.Dense, total: np.ndarray, context: Context) -> np.ndarray:
+  """Returns a sum of products (..., channels) after bias, requantization and ReLU."""
+  made, given, kernel = (context.tensors[name] for name in (layer.output, layer.inputs[0], layer.kernel))
+  bias = None if layer.bias is None else context.tensors[layer.bias].data
+  if made.dtype == "float32":
+    total = total if bias is None else total + bias
+    return (np.maximum(total, 0) if layer.relu else total).astype(np.float32)
+  total = int32(int32(total) + (0 if bias is None else bias.astype(np.int64)))
+  kind = np.float32 if context.rounding == "float32" else np.float64
+  real = ratio(given.scale.astype(kind) * kernel.scale.astype(kind), made, context.rounding)
+  rounding = context.dense if isinstance(layer, ir.Dense) else context.rounding
+  return codes_of(scaled(total, real, rounding), made, layer.relu)
+
+
+def _dense(layer: ir.Dense, inputs: list[np.ndarray], context: Context) -> np.ndarray:
+  kernel = ir.values(context.tensors[layer.kernel])
+  return _affine(layer, wide(inputs[0], context.tensors[layer.inputs[0]]) @ kernel.astype(np.float64), context)
+
+
+def _conv(layer: ir.Conv2D, inputs: list[np.ndarray], context: Context) -> np.ndarray:
+  kernel = ir.values(context.tensors[layer.kernel])
+  x = wide(inputs[0], context.tensors[layer.inputs[0]])
+  height, width, depth, channels = kernel.shape
+  total = None
+  for row, column, part in windows(x, (height, width), layer.strides, layer.padding, layer.dilation, 0.0):
+    grouped = part.reshape(*part.shape[:3], layer.groups, depth)
+    weights = kernel[row, column].reshape(depth, layer.groups, channels // layer.groups).astype(np.float64)
+    if layer.groups == 1:
+      term = part @ weights[:, 0]
+    else:
+      term = np.einsum("nhwgd,dgc->nhwgc", grouped, weights).reshape(*part.shape[:3], channels)
+    total = term if total is None else total + term
+  assert total is not None
+  return _affine(layer, total, context)
+
+
+def windows(x, window, strides, padding, dilation, fill):
+  """Returns each position (row, column) of the window with what all windows see there: (N, H', W', C)."""
+  x = np.pad(x, ((0, 0), *padding, (0, 0)), constant_values=fill)
+  rows, columns = (ir.window_out(x.shape[1 + k], window[k], strides[k], (0, 0), dilation[k]) for k in (0, 1))
+  for row in range(window[0]):
+    for column in range(window[1]):
+      top, left = row * dilation[0], column * dilation[1]
+      stop = top + (rows - 1) * strides[0] + 1, left + (columns - 1) * strides[1] + 1
+      yield row, column, x[:, top : stop[0] : strides[0], left : stop[1] : strides[1]]
+
+
+TABLE = {ir.Dense: _dense, ir.Conv2D: _conv}
