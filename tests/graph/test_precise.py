@@ -4,6 +4,7 @@ import numpy as np
 from jax.extend import core as jex
 
 from leanax import deploy, graph
+from leanax.deploy.lifting import traced
 from tests.backends import PRODUCTS, rounded
 
 
@@ -57,11 +58,11 @@ def test_a_lifted_model_is_proven_at_the_highest_precision(monkeypatch):
     return jnp.matmul(jax.nn.relu(jnp.matmul(x, v["a"], precision="default")), v["b"])
 
   variables, x = {"a": w, "b": w.T}, jnp.zeros((1, 40))
-  plain = deploy.traced.rebind
+  plain = traced.rebind
 
   def on_an_accelerator(eqn, inputs, *more):
     return tuple(jax.tree.leaves(rounded(lambda *xs: plain(eqn, xs, *more), 8)(*map(jnp.asarray, inputs))))
 
-  monkeypatch.setattr(deploy.traced, "rebind", on_an_accelerator)
+  monkeypatch.setattr(traced, "rebind", on_an_accelerator)
   network = deploy.lift(model, variables, x)
   assert len(network.layers) == 2
