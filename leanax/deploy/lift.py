@@ -30,6 +30,7 @@ def lift(
   example: Any,
   grids: Mapping[str, Grid] | None = None,
   preprocessing: Preprocessing | None = None,
+  islands: bool = True,
 ) -> ir.Network:
   """Returns the layers of `fn(variables, x) -> logits`, a model's forward in evaluation mode.
 
@@ -40,6 +41,8 @@ def lift(
     grids: a grid for each kernel by its leaf's name, and for each activation by its tensor's name, as
       `Quantized.grids` gives them; None for a float network.
     preprocessing: the step from raw images to inputs; it is stored in the file.
+    islands: whether layers that have no grid, or no exact integer kernel, stay float between Dequantize and Quantize
+      layers of an int8 network; they are refused by name otherwise. `print(network)` shows which these are.
 
   Returns:
     A float network, or with grids an int8 one. Tensors have the names that the graph gives them.
@@ -53,7 +56,7 @@ def lift(
   network = _network(traced, drafts, output)
   _prove(traced, drafts, network)
   if grids is not None:
-    network = to_int8(network, of_sites(traced, drafts, grids))
+    network = to_int8(network, of_sites(traced, drafts, grids), islands)
   return ir.check(network._replace(preprocessing=preprocessing))
 
 

@@ -413,7 +413,7 @@ def test_unsupported_grids_are_refused(reason):
   if change is not None:
     grids[name] = dataclasses.replace(grids[name], **change)
   with pytest.raises(UserError) as caught:
-    deploy.lift(fn, variables, x, grids)
+    deploy.lift(fn, variables, x, grids, islands=False)
   assert reason in str(caught.value)
 
 

@@ -40,13 +40,14 @@ class Network(NamedTuple):
 
 
 def float_ends(network: Network) -> Network:
-  """Returns an int8 network with float32 ends: a Quantize layer before it and a Dequantize layer behind it."""
-  if not network.quantized:
-    return network
+  """Returns a network with float32 ends: a Quantize layer before codes, and a Dequantize layer behind them."""
   source, result = network.tensors[network.input], network.tensors[network.output]
-  given = Tensor(f"{source.name}:float", source.shape)
-  taken = Tensor(f"{result.name}:float", result.shape)
-  first = Quantize("quantize", (given.name,), source.name)
-  last = Dequantize("dequantize", (result.name,), taken.name)
-  tensors = {given.name: given, **network.tensors, taken.name: taken}
-  return network._replace(layers=(first, *network.layers, last), tensors=tensors, input=given.name, output=taken.name)
+  if source.dtype == "int8":
+    given = Tensor(f"{source.name}:given", source.shape)
+    layers = (Quantize("quantize", (given.name,), source.name), *network.layers)
+    network = network._replace(layers=layers, tensors={given.name: given, **network.tensors}, input=given.name)
+  if result.dtype == "int8":
+    taken = Tensor(f"{result.name}:taken", result.shape)
+    layers = (*network.layers, Dequantize("dequantize", (result.name,), taken.name))
+    network = network._replace(layers=layers, tensors={**network.tensors, taken.name: taken}, output=taken.name)
+  return network
