@@ -55,14 +55,24 @@ def parity(
   Returns:
     "reference/runtime" and, with a simulation, "simulation/reference" and "simulation/runtime".
   """
-  output = network.tensors[network.output]
-  codes = {"reference": reference.run(network, images), "runtime": runner.batches(images)}
+  found = {"reference": reference.run(network, images), "runtime": runner.batches(images)}
   if simulated is not None:
-    codes = {"simulation": ir.quantize(simulated, output) if output.dtype == "int8" else simulated, **codes}
-  names = list(codes)
+    found = {"simulation": simulated, **found}
+  several = {who: ir.arranged(network.outputs, x, who) for who, x in found.items()}
+  names = list(found)
   pairs = [(a, b) for position, a in enumerate(names) for b in names[position + 1 :]]
-  counted = compare if output.dtype == "int8" else _apart
-  return {f"{a}/{b}": counted(codes[a], codes[b]) for a, b in pairs}
+  made = [network.tensors[tensor] for tensor in network.outputs.values()]
+  return {f"{a}/{b}": _total(list(map(_counted, several[a], several[b], made))) for a, b in pairs}
+
+
+def _counted(a: np.ndarray, b: np.ndarray, tensor: ir.Tensor) -> Mismatch:
+  if tensor.dtype != "int8":
+    return _apart(a, b)
+  return compare(*(x if np.asarray(x).dtype == np.int8 else ir.quantize(np.asarray(x), tensor) for x in (a, b)))
+
+
+def _total(found: list[Mismatch]) -> Mismatch:
+  return Mismatch(sum(m.count for m in found), sum(m.total for m in found), max(m.max_steps for m in found))
 
 
 def _apart(a: np.ndarray, b: np.ndarray) -> Mismatch:
