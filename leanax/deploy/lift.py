@@ -71,7 +71,7 @@ def _network(traced: Traced, drafts: list[Draft], output: int) -> ir.Network:
     name = makers[draft.end] = layer_names(draft.name or f"{first}:{word}")
     inputs = tuple(found[one] if isinstance(one, int) else _constant(one, name, tensors) for one in draft.inputs)
     held = {key: _constant(one, name, tensors) for key, one in draft.fields.items() if isinstance(one, np.ndarray)}
-    fields = {**draft.fields, **held}
+    fields: dict[str, Any] = {**draft.fields, **held}
     if issubclass(draft.kind, ir.Conv2D | ir.Dense):
       fields.update(_weights(draft, name, tensors))
     if issubclass(draft.kind, ir.Conv2D | ir.Dense | ir.Add):

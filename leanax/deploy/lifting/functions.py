@@ -23,7 +23,7 @@ _HALF = np.concatenate([_SMALL, np.arange(1, 301) / 10, _LARGE])
 POINTS = np.concatenate([-_HALF[::-1], [0], _HALF])
 PLAIN = (POINTS > 0) & (POINTS <= 30)  # where every function of the table has finite numbers
 
-Constant = Callable[[Any], np.ndarray | None]
+Constant = Callable[[Any], Any]  # an operand to one number, or one per channel; None where it has more
 
 _IDENTITIES = frozenset(("copy", "copy_p", "stop_gradient", "name", "convert_element_type"))
 _AFFINE = frozenset(("add", "add_any", "sub", "mul", "div"))
@@ -38,7 +38,7 @@ def find(traced: Traced, done: frozenset[int]) -> list[Composite]:
   """
   numbers = functools.cache(lambda number: _per_channel(traced.constant(number)))
 
-  def constant(ref: Any) -> np.ndarray | None:
+  def constant(ref: Any) -> Any:
     return numbers(ref) if isinstance(ref, int) else np.asarray(ref.val)
 
   taken = set(done)

@@ -126,26 +126,30 @@ def _activation(plan: Plan, layer: ir.Activation, tensors: dict[str, ir.Tensor])
 def _prelu(plan: Plan, layer: ir.Prelu, tensors: dict[str, ir.Tensor]) -> None:
   # The runtime wants slopes of one axis less than its input.
   slope = tensors[layer.slope]
-  shape = (*(1 for _ in tensors[layer.output].shape[2:]), *slope.shape)
-  held = keep(plan, slope._replace(shape=shape, data=ir.values(slope).reshape(shape)))
+  data = ir.values(slope)
+  data = data.reshape(*(1 for _ in tensors[layer.output].shape[2:]), data.size)
+  held = keep(plan, slope._replace(shape=data.shape, data=data))
   plan.operators.append(Written("PRELU", (layer.inputs[0], held), layer.output))
 
 
 def _softmax(plan: Plan, layer: ir.Softmax, tensors: dict[str, ir.Tensor]) -> None:
   steps, shape = Steps(plan, layer, tensors), tensors[layer.output].shape
-  x, order, turned = steps.source, list(range(len(shape))), layer.axis not in (-1, len(shape) - 1)
-  if turned:  # the runtime's has the last axis
-    order[layer.axis], order[-1] = order[-1], order[layer.axis]
-    there = steps.constant(order, "int32")
-    shape = tuple(shape[axis] for axis in order)
-    x = steps.step("TRANSPOSE", x, there, options="TransposeOptions", shape=shape)
-  if layer.log:
-    x = steps.step("LOG_SOFTMAX", x, options="LogSoftmaxOptions", shape=shape)
-  else:
-    x = steps.step("SOFTMAX", x, options="SoftmaxOptions", shape=shape, Beta=1.0)
-  if turned:
-    steps.step("TRANSPOSE", x, there, options="TransposeOptions")
-  steps.end()
+  if layer.axis in (-1, len(shape) - 1):
+    _last(steps, steps.source, layer.log, shape)
+    return steps.end()
+  # The runtime's is along the last axis: that axis and the layer's change places, and back again.
+  order = list(range(len(shape)))
+  order[layer.axis], order[-1] = order[-1], order[layer.axis]
+  there, turned = steps.constant(order, "int32"), tuple(shape[axis] for axis in order)
+  x = steps.step("TRANSPOSE", steps.source, there, options="TransposeOptions", shape=turned)
+  steps.step("TRANSPOSE", _last(steps, x, layer.log, turned), there, options="TransposeOptions")
+  return steps.end()
+
+
+def _last(steps: Steps, x: str, log: bool, shape: Any) -> str:
+  if log:
+    return steps.step("LOG_SOFTMAX", x, options="LogSoftmaxOptions", shape=shape)
+  return steps.step("SOFTMAX", x, options="SoftmaxOptions", shape=shape, Beta=1.0)
 
 
 TABLE = {ir.Activation: _activation, ir.Prelu: _prelu, ir.Softmax: _softmax}
