@@ -67,14 +67,17 @@ def _network(traced: Traced, drafts: list[Draft], outputs: dict[str, int]) -> ir
   ends = [*traced.inputs.values(), *(draft.end for draft in drafts)]
   layer_names, names = _Names(), _Names(name for n in ends if (name := traced.tensor(n)) is not None)
   found, tensors, layers = {}, {}, []
+  makers: dict[int, str] = {}  # the layer that made a value
   for name, number in traced.inputs.items():
-    source = found[number] = traced.tensor(number) or names(name)
+    source = found[number] = makers[number] = traced.tensor(number) or names(name)
     tensors[source] = _activation(source, traced.aval(number))
   for draft in drafts:
-    first = next(found[one] for one in draft.inputs if isinstance(one, int))
-    name = layer_names(draft.name or f"{first.removesuffix(':out')}:{draft.kind.__name__.lower()}")
+    first = next(makers[one] for one in draft.inputs if isinstance(one, int))
+    word = draft.fields.get("function", draft.kind.__name__.lower())
+    name = makers[draft.end] = layer_names(draft.name or f"{first}:{word}")
     inputs = tuple(found[one] if isinstance(one, int) else _constant(one, name, tensors) for one in draft.inputs)
-    fields = dict(draft.fields)
+    held = {key: _constant(one, name, tensors) for key, one in draft.fields.items() if isinstance(one, np.ndarray)}
+    fields: dict[str, Any] = {**draft.fields, **held}
     if issubclass(draft.kind, ir.Conv2D | ir.Dense):
       fields.update(_weights(draft, name, tensors))
     if issubclass(draft.kind, ir.Conv2D | ir.Dense | ir.Add):

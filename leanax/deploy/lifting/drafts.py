@@ -26,7 +26,7 @@ class Draft:
     share: for a pool or mean still to be divided, by how much; None once it is.
     fields: what else the layer's class takes.
     early: its ReLU stands behind the pool that follows; before it the numbers are the same.
-    positive: such a pool, which thus reads no negative value.
+    positive: it reads no negative value, as such a pool, or it is proven on positive ones alone, as a logarithm.
   """
 
   kind: type[ir.Layer]
@@ -52,7 +52,8 @@ class Composite:
     inputs: numbers of the values that they read, and constants.
     end: number of the value that they make.
     nodes: indices of the equations; nothing else reads what they make but `end`.
-    fields: what the layer's class takes beside names.
+    fields: what the layer's class takes beside names; an array becomes a constant tensor.
+    positive: whether it has numbers for positive inputs alone.
   """
 
   kind: type[ir.Layer]
@@ -60,6 +61,7 @@ class Composite:
   end: int
   nodes: frozenset[int]
   fields: dict[str, Any] = field(default_factory=dict)
+  positive: bool = False
 
 
 @dataclass

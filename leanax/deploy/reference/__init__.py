@@ -21,7 +21,7 @@ import numpy as np
 
 from leanax.core.errors import UserError, unknown
 from leanax.deploy import ir
-from leanax.deploy.reference import elementwise, pools, shapes, weighted
+from leanax.deploy.reference import elementwise, functions, pools, shapes, weighted
 from leanax.deploy.reference.context import Context, quantize
 
 __all__ = ["MODES", "quantize", "run", "step"]
@@ -97,5 +97,6 @@ _LAYERS: dict[type, Callable[..., np.ndarray]] = {
   **weighted.TABLE,
   **pools.TABLE,
   **elementwise.TABLE,
+  **functions.TABLE,
   **shapes.TABLE,
 }
