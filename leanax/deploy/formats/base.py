@@ -118,10 +118,12 @@ class Runner:
   def as_input(self, images: np.ndarray, tensor: ir.Tensor) -> np.ndarray:
     """Returns images as an input's type: see `run`."""
     codes = tensor.dtype == "int8"
+    if tensor.dtype in ("int32", "uint8", "bool"):  # indices, raw pixels, masks
+      if not np.can_cast(images.dtype, tensor.dtype):
+        raise UserError(f"{self.name} was given inputs of {images.dtype}; expected {tensor.dtype}")
+      return images.astype(tensor.dtype)
     if images.dtype == np.int8 and codes:
       return images
-    if np.issubdtype(tensor.dtype, np.integer) and not codes and np.can_cast(images.dtype, tensor.dtype):
-      return images.astype(tensor.dtype)
     if images.dtype == np.uint8:
       images = images.astype(np.float32) if self.preprocessing is None else self.preprocessing.apply(images)
     if not np.issubdtype(images.dtype, np.floating):

@@ -1,7 +1,8 @@
 """Drafts of layers while a traced function is walked: those recognised so far, and those still open."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,6 +25,7 @@ class Draft:
     bias: (channels,) or None.
     relu: whether ReLU is fused.
     share: for a pool or mean still to be divided, by how much; None once it is.
+    undivided: makes it the layer of the sum, where it is read before it is divided.
     fields: what else the layer's class takes.
     early: its ReLU stands behind the pool that follows; before it the numbers are the same.
     positive: it reads no negative value, as such a pool, or it is proven on positive ones alone, as a logarithm.
@@ -38,6 +40,7 @@ class Draft:
   bias: np.ndarray | None = None
   relu: bool = False
   share: int | None = None
+  undivided: Callable[["Draft"], None] | None = None
   fields: dict[str, Any] = field(default_factory=dict)
   early: bool = False
   positive: bool = False
@@ -64,6 +67,20 @@ class Composite:
   positive: bool = False
 
 
+class Spread(NamedTuple):
+  """A value that repeats another one along axes: the other one's number, and the axis at which each of its axes is."""
+
+  source: int
+  axes: tuple[int, ...]
+
+
+class Pick(NamedTuple):
+  """A value that holds entries of another one: the other one's number, and which entries along which axes."""
+
+  source: int
+  entries: dict[int, np.ndarray]
+
+
 @dataclass
 class Lifter:
   """The drafts so far.
@@ -75,6 +92,13 @@ class Lifter:
     ends: the draft that ends at a value.
     same: values that are another value under another number.
     pads: values that are another one with zeros around it.
+    spreads: values that repeat another one along axes; `narrow` is for layers that broadcast what they read.
+    picks: values that hold entries of another one.
+    shaped: values that are another one in another shape.
+    moved: values that are another one with its axes in another order, the batch not first.
+    later: makes the layers of a value when the first of its readers needs it: of spreads, picks and shapes.
+    indices: by the equation that reads rows of a table at indices, the number of the indices as the caller has them.
+    skipped: indices of equations that are part of what a later one makes.
   """
 
   traced: Traced
@@ -83,6 +107,13 @@ class Lifter:
   ends: dict[int, Draft] = field(default_factory=dict)
   same: dict[int, int] = field(default_factory=dict)
   pads: dict[int, tuple[int, ir.Padding]] = field(default_factory=dict)
+  spreads: dict[int, Spread] = field(default_factory=dict)
+  picks: dict[int, Pick] = field(default_factory=dict)
+  shaped: dict[int, int] = field(default_factory=dict)
+  moved: dict[int, tuple[int, tuple[int, ...]]] = field(default_factory=dict)
+  later: dict[int, Callable[[], None]] = field(default_factory=dict)
+  indices: dict[int, int] = field(default_factory=dict)
+  skipped: set[int] = field(default_factory=set)
 
   def number(self, number: int) -> int:
     """Returns the number of the value itself, where it was only handed on."""
@@ -106,16 +137,69 @@ class Lifter:
     return self.traced.graph.resolve(ref)
 
   def finished(self, number: int, node: Node) -> int:
-    """Returns the number of a value that a layer may read: no unfinished mean, and no padding of its own."""
+    """Returns the number of a value that a layer may read; what makes it, and was left open so far, is a layer now."""
     number = self.number(number)
+    if number in self.later:
+      self.later.pop(number)()
     draft = self.ends.get(number)
     if draft is not None and draft.share is not None:
-      raise self.traced.refuse(draft.node, "a sum is a layer only when it is divided by the number of its terms")
+      assert draft.undivided is not None
+      draft.share = None
+      draft.undivided(draft)
     if number in self.pads:
       source, ((top, bottom), (left, right)) = self.pads.pop(number)
       fields = {"padding": ((0, 0), (top, bottom), (left, right), (0, 0))}
       self.start(Draft(ir.Pad, "", (self.finished(source, node),), number, node, fields=fields))
     return number
+
+  def narrow(self, number: int, node: Node) -> int:
+    """Returns the number of a value that a layer which broadcasts may read: axes of length 1 need not be spread."""
+    spread = self.spreads.get(self.number(number))
+    if spread is None:
+      return self.finished(number, node)
+    wanted = [1] * len(self.traced.aval(number).shape)
+    for axis, size in zip(spread.axes, self.traced.aval(spread.source).shape, strict=True):
+      wanted[axis] = size
+    return self.finished(self.reshaped(spread.source, wanted, node), node)
+
+  def reshaped(self, number: int, shape: Sequence[int], node: Node) -> int:
+    """Returns the number of a value in another shape, which is no layer until one reads it."""
+    number, shape = self.number(number), tuple(shape)
+    for one in (number, self.shaped.get(number, number)):
+      if tuple(self.traced.aval(one).shape) == shape:
+        return one
+    end = self.traced.new(shape, self.traced.aval(number).dtype)
+    self.reshape(number, end, node)
+    return end
+
+  def reshape(self, number: int, end: int, node: Node) -> None:
+    """Makes `end` of a value in its own shape; what is reshaped twice is reshaped once."""
+    number = self.number(number)
+    source = self.shaped.get(number, number)
+    if self.traced.aval(source).shape == self.traced.aval(end).shape:
+      self.same[end] = source
+      return
+    self.shaped[end] = source
+    self.later[end] = lambda: self.start(Draft(ir.Reshape, "", (self.finished(source, node),), end, node))
+
+  def between(
+    self, kind: type[ir.Layer], inputs: tuple[int | np.ndarray, ...], shape: Sequence[int], node: Node, **fields: Any
+  ) -> int:
+    """Starts a layer that makes a value of the operand's type which no equation makes; returns the value's number."""
+    read = next(one for one in inputs if isinstance(one, int))
+    end = self.traced.new(shape, self.traced.aval(read).dtype)
+    self.start(Draft(kind, "", inputs, end, node, fields=fields))
+    return end
+
+  def per_example(self, constant: np.ndarray, node: Node) -> np.ndarray:
+    """Returns a constant whose first axis is the batch's with one entry there.
+
+    Raises:
+      UserError: its entries differ.
+    """
+    if constant.shape[0] != 1 and not np.array_equal(*np.broadcast_arrays(constant, constant[:1]), equal_nan=False):
+      raise self.traced.refuse(node, "a constant of it differs from one example of the batch to the next")
+    return constant[:1]
 
   def constants(self, node: Node) -> tuple[int, np.ndarray] | None:
     """Returns the position of the operand that depends on the input, and the value of the other; None without one."""

@@ -88,11 +88,9 @@ def scale(lifter: Lifter, node: Node) -> None:
     raise traced.refuse(node, "only a constant factor or divisor can be lifted")
   place, constant = found
   number = lifter.operand(node, place)
-  draft = lifter.open(number, ir.Mean, ir.AvgPool)
-  if draft is not None and draft.share is not None:
-    factor = 1 / constant if node.primitive == "div" else constant
-    if not np.allclose(factor, 1 / draft.share, rtol=1e-6):
-      raise traced.refuse(node, f"a sum of {draft.share} terms is divided by something else")
+  draft = lifter.open(number, ir.Mean, ir.AvgPool, ir.Reduce, ir.Reshape)
+  factor = 1 / constant if node.primitive == "div" else constant
+  if draft is not None and draft.share is not None and np.allclose(factor, 1 / draft.share, rtol=1e-6):
     draft.share, draft.name = None, traced.site(node) or ""
     lifter.extend(draft, node)
     return

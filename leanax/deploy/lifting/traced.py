@@ -29,6 +29,7 @@ class Traced:
     inputs: numbers of the inputs' values, by name.
     outputs: numbers of the outputs' values, by name.
     uses: how often each value is read, an output once more.
+    between: numbers of values that only layers have: no equation makes them.
   """
 
   BATCH = 2  # not 1, so that the batch is told apart from other axes
@@ -50,6 +51,7 @@ class Traced:
     self.nodes = self._live()
     self._read = read_by_sites(self.graph.analysis)[1]
     self.uses = Counter(n for node in self.nodes for n in self.data(node)) + Counter(self.outputs.values())
+    self.between: set[int] = set()
 
   def _example(self, leaf: Any) -> jax.ShapeDtypeStruct:
     shape = tuple(leaf.shape) if hasattr(leaf, "shape") else np.shape(leaf)
@@ -79,8 +81,9 @@ class Traced:
     return [node for node in self.graph.flat if node.index in found]
 
   def is_data(self, ref: Any) -> bool:
-    """Returns whether a value depends on the input."""
-    return self.graph.analysis.value(ref).data
+    """Returns whether a value depends on the input, as one without entries does not."""
+    value = self.graph.analysis.value(ref)
+    return value.data and 0 not in value.aval.shape
 
   def data(self, node: Node) -> list[int]:
     """Returns the numbers of the operands that depend on the input."""
@@ -89,6 +92,12 @@ class Traced:
   def aval(self, number: int) -> Any:
     return self.graph.program.avals[number]
 
+  def new(self, shape: Sequence[int], dtype: Any) -> int:
+    """Returns the number of a value between two layers that are made of one equation."""
+    self.graph.program.avals.append(jax.ShapeDtypeStruct(tuple(map(int, shape)), dtype))
+    self.between.add(len(self.graph.program.avals) - 1)
+    return len(self.graph.program.avals) - 1
+
   def site(self, node: Node) -> str | None:
     """Returns the name of the operation that ends in this equation, if there is one."""
     site = self.graph.analysis.at.get(node.index)
@@ -96,6 +105,8 @@ class Traced:
 
   def tensor(self, number: int) -> str | None:
     """Returns the activation's name, if an operation that the output depends on reads it."""
+    if number in self.between:
+      return None
     base = self.graph.analysis.value(number).base
     return self.graph.analysis.tensors.get(base) if base in self._read else None
 
@@ -128,6 +139,8 @@ class Traced:
       return ref.val
     if ref in env:
       return env[ref]
+    if 0 in self.aval(ref).shape:
+      return np.zeros(self.aval(ref).shape, self.aval(ref).dtype)
     if ref not in self._known:
       node = self._producer[ref]
       values = rebind(node.eqn, tuple(self._evaluate(r, env) for r in node.inputs))
@@ -177,7 +190,16 @@ class Traced:
     """Returns the error for an equation that cannot be lifted: its primitive, its line in the user's code, why."""
     leaves = self.leaves(node)
     reads = f" (it reads {', '.join(map(repr, leaves))})" if leaves and node.primitive in _AFFINE else ""
-    return UserError(f"cannot lift {node.primitive!r}{_line(node) or self._behind(node)}{reads}: {why}")
+    return UserError(f"cannot lift {node.primitive!r}{self._place(node) or self._behind(node)}{reads}: {why}")
+
+  def _place(self, node: Node | None) -> str:
+    """Returns " at file:line" for an equation, or for the call that it is in; empty where neither is known."""
+    holders = {id(body): holder for holder in self.graph.program.nodes for body in holder.bodies}
+    while node is not None:
+      if line := _line(node):
+        return line
+      node = holders.get(id(node.home))
+    return ""
 
 
 def _input_names(given: tuple[Any, ...]) -> list[str]:

@@ -21,7 +21,7 @@ import numpy as np
 
 from leanax.core.errors import UserError, unknown
 from leanax.deploy import ir
-from leanax.deploy.reference import elementwise, functions, pools, shapes, weighted
+from leanax.deploy.reference import choices, elementwise, functions, pools, shapes, weighted
 from leanax.deploy.reference.context import Context, quantize
 
 __all__ = ["MODES", "quantize", "run", "step"]
@@ -99,4 +99,5 @@ _LAYERS: dict[type, Callable[..., np.ndarray]] = {
   **elementwise.TABLE,
   **functions.TABLE,
   **shapes.TABLE,
+  **choices.TABLE,
 }

@@ -76,8 +76,8 @@ def _named(details: list[dict[str, Any]], name: str, kind: str) -> dict[str, ir.
 
 def _tensor(detail: dict[str, Any], name: str) -> ir.Tensor:
   dtype = np.dtype(detail["dtype"]).name
-  if dtype not in ("float32", "int8", "int32", "bool"):
-    raise UserError(f"{name} has inputs or outputs of type {dtype}; expected float32, int8, int32 or bool")
+  if dtype not in ("float32", "int8", "int32", "uint8", "bool"):
+    raise UserError(f"{name} has inputs or outputs of type {dtype}; expected float32, int8, int32, uint8 or bool")
   shape = (None, *(int(size) for size in detail["shape"][1:]))
   if dtype != "int8":
     return ir.Tensor("", shape, dtype)
