@@ -1,0 +1,93 @@
+"""Runs an .onnx file in onnxruntime and measures it there."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from leanax.core.errors import UserError
+from leanax.deploy import ir
+from leanax.deploy.formats.base import Runner, Source, read, zeros
+from leanax.deploy.formats.onnx.tables import checked
+from quant.grid import Grid
+
+TYPES = {"tensor(float)": "float32", "tensor(uint8)": "uint8", "tensor(int8)": "int8"}
+QUIET = 4  # only fatal messages
+
+
+def load(source: Source, threads: int = 1) -> Runner:
+  """Returns an .onnx file in onnxruntime; see `formats.base.Open`.
+
+  The codes of an int8 network are int8 here, whichever type the file has for them. A file from elsewhere has one input
+  of floats, or of uint8 pixels, and one output of floats.
+  """
+  name, content = read(source, "ONNX")
+  if not isinstance(threads, int) or threads < 1:
+    raise UserError(f"{threads!r} threads; expected 1 or more")
+  held = checked(content, name)
+  session = _session(content, name, threads)
+  given, taken = _end(session.get_inputs(), name, "input", held.grids.get("input"))
+  made, gives = _end(session.get_outputs(), name, "output", held.grids.get("output"))
+  names = session.get_inputs()[0].name, [session.get_outputs()[0].name]
+
+  def run(x: np.ndarray) -> np.ndarray:
+    try:
+      return session.run(names[1], {names[0]: x})[0]
+    except Exception as error:  # the runtime's own exceptions share no base
+      raise _refused(name, error) from None
+
+  def compute(x: np.ndarray) -> np.ndarray:
+    result = run(_flipped(x) if taken != given.dtype else x)
+    if result.shape[1:] != made.shape[1:] or len(result) != len(x):
+      raise UserError(f"{name} gave outputs of shape {result.shape} for inputs of shape {x.shape}")
+    return _flipped(result) if gives != made.dtype else result
+
+  def repeat() -> Callable[[], None]:
+    feed = {names[0]: zeros(given, 1).astype(taken)}
+    compute(zeros(given, 1))
+    return lambda: session.run(names[1], feed)
+
+  return Runner(name, len(content), given, made, compute, repeat, held.preprocessing, threads)
+
+
+def _flipped(codes: np.ndarray) -> np.ndarray:
+  """Returns int8 codes as uint8 ones of the same grid, or back: 128 more or less."""
+  other = np.uint8 if codes.dtype == np.int8 else np.int8
+  return (codes.view(np.uint8) ^ 0x80).view(other)
+
+
+def _refused(name: str, error: Exception) -> UserError:
+  text = " ".join(str(error).split()) or "no reason given"
+  return UserError(f"onnxruntime refuses {name}: {text[:200]}")
+
+
+def _session(content: bytes, name: str, threads: int) -> Any:
+  import onnxruntime
+
+  options = onnxruntime.SessionOptions()
+  options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+  options.log_severity_level = QUIET
+  try:
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+  except Exception as error:  # as above
+    raise _refused(name, error) from None
+
+
+def _end(ends: list[Any], name: str, which: str, grid: Grid | None) -> tuple[ir.Tensor, str]:
+  """Returns an end of the file as an ir.Tensor, and its type in the file."""
+  if len(ends) != 1:
+    raise UserError(f"{name} has {len(ends)} {which}s; expected one")
+  kind = TYPES.get(ends[0].type, ends[0].type)
+  expected = ("float32",) if which == "output" else ("float32", "uint8")
+  if kind not in (expected if grid is None else ("uint8", "int8")):
+    raise UserError(f"the {which} of {name} is of type {kind}; expected {' or '.join(expected)}")
+  sizes = ends[0].shape[1:] if ends[0].shape else [None]
+  if not all(isinstance(size, int) for size in sizes):
+    raise UserError(f"the {which} of {name} has the shape {ends[0].shape}; expected the batch alone to be open")
+  shape = (None, *sizes)
+  if grid is None:
+    return ir.Tensor("", shape, kind), kind
+  zero = int(grid.zero_point) - (128 if kind == "uint8" else 0)
+  if not ir.QMIN <= zero <= ir.QMAX:
+    raise UserError(f"the {which} of {name} has the zero point {int(grid.zero_point)}, which is none of {kind}")
+  return ir.Tensor("", shape, "int8", ir.grid(grid.scale, zero)), kind
