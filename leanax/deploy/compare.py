@@ -51,7 +51,7 @@ def parity(
     "reference/runtime" and, with a simulation, "simulation/reference" and "simulation/runtime".
   """
   output = network.tensors[network.output]
-  codes = {"reference": reference.run(network, images), "runtime": runner.batches(images)}
+  codes = {"reference": reference.run(network, images, runner.requantize), "runtime": runner.batches(images)}
   if simulated is not None:
     codes = {"simulation": ir.quantize(simulated, output), **codes}
   names = list(codes)

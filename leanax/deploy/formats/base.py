@@ -37,6 +37,7 @@ class Runner:
     repeat: returns a function that makes one call at batch 1 on zeros again and again; what latency measures.
     preprocessing: the step from raw images to the input, if the file holds one.
     threads: the most that the runtime may use.
+    requantize: the rounding of `reference.run` that the runtime's is nearest to.
   """
 
   name: str
@@ -47,6 +48,7 @@ class Runner:
   repeat: Callable[[], Callable[[], None]]
   preprocessing: Preprocessing | None = None
   threads: int = 1
+  requantize: str = "float32"
 
   def codes(self, x: np.ndarray) -> np.ndarray:
     """Returns the file's own numbers: inputs (N, ...) of its type to outputs of its type, with no conversion.

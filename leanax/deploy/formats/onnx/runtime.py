@@ -47,7 +47,7 @@ def load(source: Source, threads: int = 1) -> Runner:
     compute(zeros(given, 1))
     return lambda: session.run(names[1], feed)
 
-  return Runner(name, len(content), given, made, compute, repeat, held.preprocessing, threads)
+  return Runner(name, len(content), given, made, compute, repeat, held.preprocessing, threads, "onnxruntime")
 
 
 def _flipped(codes: np.ndarray) -> np.ndarray:
