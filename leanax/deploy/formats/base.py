@@ -69,7 +69,7 @@ class Runner:
     Args:
       images: (N, ...); uint8 ones go through the file's preprocessing if it has one, float ones are taken as
         preprocessed already, int8 ones as codes. Floats are quantized, and int8 outputs dequantized, by the file's own
-        parameters.
+        parameters. A file that takes uint8 and names no grid takes uint8 images as they are, and no others.
       batch: how many are run at once, 1 or more.
 
     Raises:
@@ -90,6 +90,10 @@ class Runner:
     """Returns images as the file's input type: see `run`."""
     codes = self.input.dtype == "int8"
     if images.dtype == np.int8 and codes:
+      return images
+    if self.input.dtype == "uint8":
+      if images.dtype != np.uint8:
+        raise UserError(f"{self.name} was given images of {images.dtype}; expected uint8 (raw), which it takes itself")
       return images
     if images.dtype == np.uint8:
       images = images.astype(np.float32) if self.preprocessing is None else self.preprocessing.apply(images)

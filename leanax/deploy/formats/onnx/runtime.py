@@ -68,7 +68,8 @@ def _session(content: bytes, name: str, threads: int) -> Any:
   options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
   options.log_severity_level = QUIET
   try:
-    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    providers = ["CPUExecutionProvider"]  # and no second try after an error, which would print
+    return onnxruntime.InferenceSession(content, options, providers=providers, enable_fallback=0)
   except Exception as error:  # as above
     raise _refused(name, error) from None
 

@@ -1,4 +1,4 @@
-"""Layers that move numbers without changing them as ONNX nodes; int8 codes that stay on one grid are moved as they are."""
+"""Layers that move numbers without changing them as ONNX nodes; int8 codes on one grid are moved as they are."""
 
 from typing import Any
 
@@ -14,7 +14,9 @@ def _axis(axis: int, rank: int, first: bool) -> int:
   return IMAGE.index(axis % rank) if first else axis % rank
 
 
-def move(plan: Plan, layer: ir.Layer, op: str, given: list[str], *more: str, first: bool = False, **fields: Any) -> None:
+def move(
+  plan: Plan, layer: ir.Layer, op: str, given: list[str], *more: str, first: bool = False, **fields: Any
+) -> None:
   """Adds a layer that moves the numbers of `given`; codes pass through a layer whose grids are all one."""
   made, read = plan.tensors[layer.output], [plan.tensors[name] for name in given]
   one = all(ir.same_grid(made.grid, tensor.grid) for tensor in read)

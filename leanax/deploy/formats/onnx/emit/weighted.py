@@ -35,6 +35,7 @@ def _bias(plan: Plan, name: str | None) -> tuple[str, ...]:
 
 
 def conv(plan: Plan, layer: ir.Conv2D) -> None:
+  """Adds a convolution, of any groups."""
   shape = plan.tensors[layer.kernel].shape
   weights = _weights(plan, layer.kernel, (3, 2, 0, 1))
   inputs = (plan.real(layer.inputs[0], first=True), weights, *_bias(plan, layer.bias))
