@@ -108,9 +108,9 @@ def onnxruntime_sum(a: np.ndarray, b: np.ndarray, *grids: tuple[np.ndarray, int]
     *grids: scale and zero point of a, of b and of the result.
   """
   (scale_a, zero_a), (scale_b, zero_b), (made, zero) = grids
-  share_a, share_b = np.float32(scale_a / made), np.float32(scale_b / made)
-  left, right, third = (np.float32(number + 128) for number in (zero_a, zero_b, zero))
-  offset = third - _fused(left, share_a, right * share_b)
+  share_a, share_b = (np.asarray(scale / made, np.float32) for scale in (scale_a, scale_b))
+  left, right, third = (np.array(number + 128, np.float32) for number in (zero_a, zero_b, zero))
+  offset = np.asarray(third - _fused(left, share_a, np.asarray(right * share_b)))
   codes = [x.astype(np.float32) + np.float32(128) for x in (a, b)]
   moved = _fused(codes[0], share_a, _fused(codes[1], share_b, offset))
   return np.rint(moved).astype(np.int64) - int(third)
@@ -118,4 +118,4 @@ def onnxruntime_sum(a: np.ndarray, b: np.ndarray, *grids: tuple[np.ndarray, int]
 
 def _fused(x: np.ndarray, factor: np.ndarray, more: np.ndarray) -> np.ndarray:
   """Returns x * factor + more, rounded to float32 once: the product of 8 and 24 bits is exact in float64."""
-  return (x.astype(np.float64) * np.float64(factor) + more.astype(np.float64)).astype(np.float32)
+  return np.asarray(x.astype(np.float64) * factor.astype(np.float64) + more.astype(np.float64)).astype(np.float32)

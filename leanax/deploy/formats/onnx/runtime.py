@@ -1,7 +1,7 @@
 """Runs an .onnx file in onnxruntime and measures it there."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,10 +25,10 @@ def load(source: Source, threads: int = 1) -> Runner:
   if not isinstance(threads, int) or threads < 1:
     raise UserError(f"{threads!r} threads; expected 1 or more")
   held = checked(content, name)
-  session = _session(content, name, threads)
-  given, taken = _end(session.get_inputs(), name, "input", held.grids.get("input"))
-  made, gives = _end(session.get_outputs(), name, "output", held.grids.get("output"))
-  names = session.get_inputs()[0].name, [session.get_outputs()[0].name]
+  session, inputs, outputs = _session(content, name, threads)
+  given, taken = _end(inputs, name, "input", held.grids.get("input"))
+  made, gives = _end(outputs, name, "output", held.grids.get("output"))
+  names = inputs[0].name, [outputs[0].name]
 
   def run(x: np.ndarray) -> np.ndarray:
     try:
@@ -61,7 +61,15 @@ def _refused(name: str, error: Exception) -> UserError:
   return UserError(f"onnxruntime refuses {name}: {text[:200]}")
 
 
-def _session(content: bytes, name: str, threads: int) -> Any:
+class End(NamedTuple):
+  """An input or output as the runtime describes it."""
+
+  name: str
+  type: str
+  shape: list[int | str | None]
+
+
+def _session(content: bytes, name: str, threads: int) -> tuple[Any, list[End], list[End]]:
   import onnxruntime
 
   options = onnxruntime.SessionOptions()
@@ -69,12 +77,15 @@ def _session(content: bytes, name: str, threads: int) -> Any:
   options.log_severity_level = QUIET
   try:
     providers = ["CPUExecutionProvider"]  # and no second try after an error, which would print
-    return onnxruntime.InferenceSession(content, options, providers=providers, enable_fallback=0)
+    session = onnxruntime.InferenceSession(content, options, providers=providers, enable_fallback=0)
+    sides = session.get_inputs(), session.get_outputs()
+    inputs, outputs = ([End(end.name, end.type, end.shape) for end in side] for side in sides)
+    return session, inputs, outputs
   except Exception as error:  # as above
     raise _refused(name, error) from None
 
 
-def _end(ends: list[Any], name: str, which: str, grid: Grid | None) -> tuple[ir.Tensor, str]:
+def _end(ends: list[End], name: str, which: str, grid: Grid | None) -> tuple[ir.Tensor, str]:
   """Returns an end of the file as an ir.Tensor, and its type in the file."""
   if len(ends) != 1:
     raise UserError(f"{name} has {len(ends)} {which}s; expected one")
@@ -82,8 +93,8 @@ def _end(ends: list[Any], name: str, which: str, grid: Grid | None) -> tuple[ir.
   expected = ("float32",) if which == "output" else ("float32", "uint8")
   if kind not in (expected if grid is None else ("uint8", "int8")):
     raise UserError(f"the {which} of {name} is of type {kind}; expected {' or '.join(expected)}")
-  sizes = ends[0].shape[1:] if ends[0].shape else [None]
-  if not all(isinstance(size, int) for size in sizes):
+  sizes = [size for size in ends[0].shape[1:] if isinstance(size, int)]
+  if not ends[0].shape or len(sizes) != len(ends[0].shape) - 1:
     raise UserError(f"the {which} of {name} has the shape {ends[0].shape}; expected the batch alone to be open")
   shape = (None, *sizes)
   if grid is None:

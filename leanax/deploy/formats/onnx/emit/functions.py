@@ -29,8 +29,8 @@ def _limits(*numbers: float) -> Callable[..., tuple]:
   return lambda plan, x, _: _clip(plan, x, numbers)
 
 
-def _hard_sigmoid(plan: Plan, x: str, numbers: Numbers) -> tuple[str, str]:
-  # relu6(x + 3) / 6; ONNX's HardSigmoid multiplies first, which differs in the last bit.
+def _hard_sigmoid(plan: Plan, x: str, numbers: Numbers) -> tuple[str, ...]:
+  del numbers  # relu6(x + 3) / 6; ONNX's HardSigmoid multiplies first, which differs in the last bit
   moved = plan.node("Add", x, _number(plan, 3.0))
   return "Mul", plan.node("Clip", moved, _number(plan, 0.0), _number(plan, 6.0)), _number(plan, 1 / 6)
 

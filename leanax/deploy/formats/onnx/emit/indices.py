@@ -1,5 +1,7 @@
 """Reductions and indices as ONNX nodes."""
 
+from typing import Any
+
 import numpy as np
 
 from leanax.core.errors import unknown
@@ -28,7 +30,8 @@ def _reduce(plan: Plan, layer: ir.Reduce) -> None:
   if layer.operation not in _REDUCED:
     raise unknown(f"reduction of layer {layer.name!r}:", layer.operation, _REDUCED)
   first, axes = _axes(plan, layer.inputs[0], layer.axes, layer.keep_dims)
-  inputs, fields = [plan.real(layer.inputs[0], first)], {"keepdims": int(layer.keep_dims)}
+  inputs = [plan.real(layer.inputs[0], first)]
+  fields: dict[str, Any] = {"keepdims": int(layer.keep_dims)}
   if layer.operation == "sum":  # its axes are an input since opset 13, those of the others an attribute until 18
     inputs.append(plan.constant(sorted(axes), np.int64))
   else:

@@ -64,7 +64,9 @@ def _pad(plan: Plan, layer: ir.Pad) -> None:
   fill = ()
   if layer.mode == "constant":
     on_codes = tensor.dtype == "int8" and ir.same_grid(tensor.grid, plan.tensors[layer.output].grid)
-    value = ir.quantize(np.float32(layer.value), tensor).astype(int) + plan.offset if on_codes else layer.value
+    value = (
+      ir.quantize(np.array(layer.value, np.float32), tensor).astype(int) + plan.offset if on_codes else layer.value
+    )
     dtype = plan.codes if on_codes else np.float32 if tensor.dtype == "int8" else tensor.dtype
     fill = (plan.constant(value, dtype),)
   move(plan, layer, "Pad", [name], widths, *fill, first=first, mode=layer.mode)
