@@ -18,7 +18,7 @@ codes in which simulation, reference and file differ.
 from leanax.deploy import formats, reference
 from leanax.deploy.compare import Mismatch, compare, parity
 from leanax.deploy.files import file_format, file_formats, format_of, open_file
-from leanax.deploy.formats import Format, Latency, Runner, litert
+from leanax.deploy.formats import Format, Latency, Runner, litert, onnx
 from leanax.deploy.ir import Network
 from leanax.deploy.lift import lift
 from leanax.deploy.preprocessing import Preprocessing
@@ -39,6 +39,7 @@ __all__ = [
   "formats",
   "lift",
   "litert",
+  "onnx",
   "open_file",
   "parity",
   "reference",

@@ -55,7 +55,7 @@ def parity(
   Returns:
     "reference/runtime" and, with a simulation, "simulation/reference" and "simulation/runtime".
   """
-  found = {"reference": reference.run(network, images), "runtime": runner.batches(images)}
+  found = {"reference": reference.run(network, images, runner.requantize), "runtime": runner.batches(images)}
   if simulated is not None:
     found = {"simulation": simulated, **found}
   several = {who: ir.arranged(network.outputs, x, who) for who, x in found.items()}

@@ -37,6 +37,7 @@ class Runner:
     repeat: returns a function that makes one call at batch 1 on zeros again and again; what latency measures.
     preprocessing: the step from raw images to the input, if the file holds one.
     threads: the most that the runtime may use.
+    requantize: the rounding of `reference.run` that the runtime's is nearest to.
   """
 
   name: str
@@ -47,6 +48,7 @@ class Runner:
   repeat: Callable[[], Callable[[], None]]
   preprocessing: Preprocessing | None = None
   threads: int = 1
+  requantize: str = "float32"
 
   @property
   def input(self) -> ir.Tensor:
@@ -89,7 +91,8 @@ class Runner:
     Args:
       images: (N, ...), of several inputs a dict by name, or a tuple; uint8 ones go through the file's preprocessing if
         it has one, float ones are taken as preprocessed already, int8 ones as codes. Floats are quantized, and int8
-        outputs dequantized, by the file's own parameters.
+        outputs dequantized, by the file's own parameters. A file that takes uint8 and names no grid takes uint8 images
+        as they are, and no others.
       batch: how many are run at once, 1 or more.
 
     Returns:
@@ -118,9 +121,9 @@ class Runner:
   def as_input(self, images: np.ndarray, tensor: ir.Tensor) -> np.ndarray:
     """Returns images as an input's type: see `run`."""
     codes = tensor.dtype == "int8"
-    if tensor.dtype in ("int32", "uint8", "bool"):  # indices, raw pixels, masks
+    if tensor.dtype in ("int32", "int64", "uint8", "bool"):  # indices, raw pixels, masks
       if not np.can_cast(images.dtype, tensor.dtype):
-        raise UserError(f"{self.name} was given inputs of {images.dtype}; expected {tensor.dtype}")
+        raise UserError(f"{self.name} was given inputs of {images.dtype}; it takes {tensor.dtype} as it is")
       return images.astype(tensor.dtype)
     if images.dtype == np.int8 and codes:
       return images

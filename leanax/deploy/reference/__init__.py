@@ -8,7 +8,9 @@ says what each is):
   pools, and XNNPACK's 21-bit fixed point for sums;
 - "single" and "double" follow LiteRT's plain kernels: 31-bit fixed point everywhere, sums at 20 extra bits;
 - "litert" is what the plain kernels of ai-edge-litert 2.3.0 were found to do: "double", but dense layers round once,
-  ties away from zero.
+  ties away from zero;
+- "onnxruntime" is what onnxruntime does on x86 with FMA: "float32" for products and pools, and sums, means, ReLUs and
+  quantization rounded once, to even, from float32 numbers of its own.
 
 Products are summed in float64, where each is exact (a sum stays far below 2^53), and the total is cut to int32 as an
 accumulator would be. Float networks run in float32 with float64 sums.
@@ -26,11 +28,12 @@ from leanax.deploy.reference.context import Context, quantize
 
 __all__ = ["MODES", "quantize", "run", "step"]
 
-MODES = {  # the rounding of dense layers, and of all others
+MODES: dict[str, tuple[str, ...]] = {  # the rounding of dense layers, of all others, and the runtime if not LiteRT
   "float32": ("float32", "float32"),
   "single": ("single", "single"),
   "double": ("double", "double"),
   "litert": ("away", "double"),
+  "onnxruntime": ("float32", "float32", "onnxruntime"),
 }
 
 
@@ -43,7 +46,7 @@ def run(
     network: any network of the IR, float or int8.
     images: (N, ...) inputs; where the input is int8 its codes, or floats, which are quantized on the input's grid.
       Of several inputs a dict by name, or a tuple.
-    requantize: "float32", "single", "double" or "litert"; float networks ignore it.
+    requantize: "float32", "single", "double", "litert" or "onnxruntime"; float networks ignore it.
     batch: how many inputs at a time (memory).
     keep: return every activation by name instead of the output.
 
