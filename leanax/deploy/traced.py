@@ -53,7 +53,10 @@ class Traced:
     self._producer = {number: node for node in self.graph.flat for number in node.outputs}
     self.input, self.output = body.inputs[len(leaves)], self.graph.resolve(body.outputs[0])
     self.nodes = self._live()
-    self._read = read_by_sites(self.graph.analysis)[1]
+    analysis = self.graph.analysis
+    read = read_by_sites(analysis)[1]
+    self._tensors = {base: name for base, name in analysis.tensors.items() if base in read}
+    self._tensors |= {analysis.value(one.value).base: name for name, one in graph.exposed(self.graph).items()}
     self.uses = Counter(n for node in self.nodes for n in self.data(node))
 
   def _live(self) -> list[Node]:
@@ -82,9 +85,8 @@ class Traced:
     return None if site is None else site.op.name
 
   def tensor(self, number: int) -> str | None:
-    """Returns the activation's name, if an operation that the output depends on reads it."""
-    base = self.graph.analysis.value(number).base
-    return self.graph.analysis.tensors.get(base) if base in self._read else None
+    """Returns the activation's name, if an operation that the output depends on reads it, or makes it for others."""
+    return self._tensors.get(self.graph.analysis.value(number).base)
 
   def constant(self, ref: Any) -> np.ndarray:
     """Returns the value of an operand that does not depend on the input."""
