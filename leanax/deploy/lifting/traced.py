@@ -49,7 +49,10 @@ class Traced:
     self.inputs = dict(zip(_input_names(given), body.inputs[len(leaves) :], strict=True))
     self.outputs = self._ends(body)
     self.nodes = self._live()
-    self._read = read_by_sites(self.graph.analysis)[1]
+    analysis = self.graph.analysis
+    read = read_by_sites(analysis)[1]
+    self._tensors = {base: name for base, name in analysis.tensors.items() if base in read}
+    self._tensors |= {analysis.value(one.value).base: name for name, one in graph.exposed(self.graph).items()}
     self.uses = Counter(n for node in self.nodes for n in self.data(node)) + Counter(self.outputs.values())
     self.between: set[int] = set()
 
@@ -104,11 +107,8 @@ class Traced:
     return None if site is None else site.op.name
 
   def tensor(self, number: int) -> str | None:
-    """Returns the activation's name, if an operation that the output depends on reads it."""
-    if number in self.between:
-      return None
-    base = self.graph.analysis.value(number).base
-    return self.graph.analysis.tensors.get(base) if base in self._read else None
+    """Returns the activation's name, if an operation that the output depends on reads it, or makes it for others."""
+    return None if number in self.between else self._tensors.get(self.graph.analysis.value(number).base)
 
   def constant(self, ref: Any) -> np.ndarray:
     """Returns the value of an operand that does not depend on the input."""
