@@ -6,9 +6,6 @@
 | planes | of each element the first byte, of each the second, ... |
 | masked | a bit for each element, whether any of its bits is set, and the planes of those that are so |
 | codes | the codes on a grid less its lowest code; at 16 bits the low bytes, then the high ones |
-
-The values of codes q are s (q - z), one product in the type of the scale (float32 but for models of other floats),
-rounded to the array's type; in formats that are no integers, s times the level of q (`quant.formats`).
 """
 
 import math
@@ -17,11 +14,9 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 import numpy as np
 
-import quant
-from leanax.core.errors import UserError
 from leanax.deploy.packed import streams
 from leanax.deploy.packed.model import Damaged
-from quant.grid import Grid, compute_dtype, laid_out
+from quant import Grid
 
 DTYPES = {
   name: jnp.dtype(name)
@@ -38,10 +33,10 @@ _SPARSE = 32  # one zero among so many elements pays for a mask
 def encode(array: np.ndarray) -> tuple[str, list[bytes]]:
   """Returns the layout and the streams of an array of a type in `DTYPES`."""
   rows = np.ascontiguousarray(array).reshape(-1).view(np.uint8).reshape(array.size, array.dtype.itemsize)
-  nonzero = rows.any(axis=1)
+  nonzero: np.ndarray = np.any(rows, axis=1)
   forms: dict[str, list[bytes]] = {}
   if np.count_nonzero(~nonzero) * _SPARSE >= max(array.size, 1):
-    forms["masked"] = [streams.encode(nonzero.astype(np.uint8), 2), *_planes(rows[nonzero])]
+    forms["masked"] = [streams.encode(np.where(nonzero, np.uint8(1), np.uint8(0)), 2), *_planes(rows[nonzero])]
   else:
     forms["planes"] = _planes(rows)
   if array.nbytes <= _WHOLE:
@@ -107,44 +102,3 @@ def decode_codes(parts: Sequence[memoryview], shape: tuple[int, ...], grid: Grid
 def _alphabets(grid: Grid) -> list[int]:
   count = grid.qmax - grid.qmin + 1
   return [count] if count <= 256 else [256, -(-count // 256)]
-
-
-def codes(array: np.ndarray, grid: Grid) -> np.ndarray:
-  """Returns `quant.codes` of an array, bit for bit; integers without a compilation for each shape.
-
-  Raises:
-    UserError: as of `quant.codes`.
-  """
-  scales = np.asarray(grid.scale, np.float64)
-  plain = array.dtype.kind == "f" and compute_dtype(array, grid.scale).itemsize >= 4
-  # XLA takes numbers below the normal ones for zero, reciprocals too.
-  if grid.format != "integer" or not plain or not np.all((scales > 2.0**-125) & (scales < 2.0**125)):
-    return np.asarray(quant.codes(array, grid))
-  if np.any(np.isnan(array)):
-    raise UserError("codes of NaN: the array holds NaN, which is no number on a grid")
-  laid, scale, zero_point = (np.asarray(part) for part in laid_out(array, grid))
-  dtype = compute_dtype(array, scale)
-  with np.errstate(over="ignore"):
-    steps = laid.astype(dtype, copy=False) * (1 / scale.astype(dtype, copy=False))
-  return np.clip(np.rint(steps) + zero_point, grid.qmin, grid.qmax).astype(np.int32).reshape(array.shape)
-
-
-def values(codes: np.ndarray, grid: Grid, dtype: np.dtype) -> np.ndarray:
-  """Returns the values of codes, of their shape; the grid's arrays are numpy's.
-
-  Raises:
-    UserError: the grid's scales do not fit the shape.
-  """
-  laid, scale, zero_point = (np.asarray(part) for part in laid_out(codes, grid))  # shapes alone, in any array library
-  if grid.format == "integer":
-    steps = laid - zero_point
-  else:
-    levels = np.asarray(grid.levels)  # symmetric: the middle one is zero, of code 0
-    place = laid + len(levels) // 2
-    if np.any((place < 0) | (place >= len(levels))):
-      raise UserError(f"codes beyond the {len(levels)} levels of {grid.format}")
-    steps = levels[place]
-  if np.broadcast_shapes(scale.shape, steps.shape) != laid.shape:
-    raise UserError(f"scales of shape {scale.shape} do not fit the shape {codes.shape}")
-  with np.errstate(over="ignore"):
-    return (scale * steps.astype(scale.dtype)).astype(dtype, copy=False).reshape(codes.shape)

@@ -95,7 +95,7 @@ class _Arrays:
   def add(self, array: np.ndarray) -> int:
     """Returns the index of an array."""
     content = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-    key = (array.shape, array.dtype.name, hashlib.sha256(content).digest())
+    key = (array.shape, array.dtype.name, hashlib.sha256(content.data).digest())
     if key not in self._places:
       self._places[key] = self.append(array, *arrays.encode(array))
     return self._places[key]
@@ -208,6 +208,6 @@ def _on_grid(row: _Row, parts: list[memoryview], grids: Mapping[str, Grid]) -> n
     raise Damaged(f"the leaf {row.grid!r} has no grid that it can lie on")
   codes = arrays.decode_codes(parts, row.shape, grid)
   try:
-    return arrays.values(codes, grid, row.dtype)
+    return grids_of.values(codes, grid, row.dtype)
   except (UserError, ValueError, TypeError, OverflowError) as error:  # a grid of any shape along any axes may be there
     raise Damaged(f"the grid of {row.grid!r} does not fit its leaf") from error

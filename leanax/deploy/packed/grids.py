@@ -1,23 +1,28 @@
-"""Grids of leaves in a packed file: their fields as JSON, their scales and zero points among the file's arrays."""
+"""Grids of leaves in a packed file: their fields as JSON, their scales and zero points among the file's arrays.
+
+The values of codes q are s (q - z), one product in the type of the scale (float32 but for models of other floats),
+rounded to the leaf's type; in formats that are no integers, s times the level of q (`quant.formats`).
+"""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
 
+import quant
 from leanax.core.errors import UserError, nearest
 from leanax.core.methods import methods
-from leanax.deploy.packed import arrays
 from leanax.deploy.packed.model import Damaged
 from quant import Grid, formats
+from quant.grid import laid_out
 
 _STATIC = [field.name for field in dataclasses.fields(Grid) if field.metadata.get("static")]
 _ARRAYS = ("scale", "zero_point")
 _SCALES = ("float16", "bfloat16", "float32", "float64")
 
 
-def plain(given: Mapping[str, Grid], leaves: Mapping[str, Any]) -> dict[str, Grid]:
+def plain(given: Mapping[str, Grid], leaves: Collection[str]) -> dict[str, Grid]:
   """Returns grids in the order of their names, with numpy's arrays.
 
   Raises:
@@ -61,12 +66,53 @@ def codes(array: np.ndarray, name: str, grid: Grid) -> np.ndarray | None:
     UserError: the grid does not fit the leaf, or the leaf holds NaN.
   """
   try:
-    found = arrays.codes(array, grid)
-    stored = arrays.values(found, grid, array.dtype)
-    kept = np.all(np.isfinite(stored)) and np.array_equal(arrays.codes(stored, grid), found)
+    found = _codes(array, grid)
+    stored = values(found, grid, array.dtype)
+    kept = np.all(np.isfinite(stored)) and np.array_equal(_codes(stored, grid), found)
     return found if kept else None
   except UserError as error:
     raise UserError(f"the leaf {name!r} cannot be put on its grid: {error}") from error
+
+
+def _codes(array: Any, grid: Any) -> np.ndarray:
+  """Returns `quant.codes` of an array, bit for bit; integers without a compilation for each shape.
+
+  Raises:
+    UserError: as of `quant.codes`.
+  """
+  scales = np.asarray(grid.scale, np.float64)
+  dtype = max((array.dtype, np.asarray(grid.scale).dtype), key=lambda one: one.itemsize)
+  plain = array.dtype.kind == "f" and dtype in (np.float32, np.float64)
+  # XLA takes numbers below the normal ones for zero, reciprocals too.
+  if grid.format != "integer" or not plain or not np.all((scales > 2.0**-125) & (scales < 2.0**125)):
+    return np.asarray(quant.codes(array, grid))
+  if np.any(np.isnan(array)):
+    raise UserError("codes of NaN: the array holds NaN, which is no number on a grid")
+  laid, scale, zero_point = (np.asarray(part) for part in laid_out(array, grid))
+  with np.errstate(over="ignore"):
+    steps = laid.astype(dtype, copy=False) * (1 / scale.astype(dtype, copy=False))
+  return np.clip(np.rint(steps) + zero_point.astype(dtype), grid.qmin, grid.qmax).astype(np.int32).reshape(array.shape)
+
+
+def values(codes: Any, grid: Grid, dtype: np.dtype) -> np.ndarray:
+  """Returns the values of codes, of their shape; the grid's arrays are numpy's.
+
+  Raises:
+    UserError: the grid's scales do not fit the shape.
+  """
+  laid, scale, zero_point = (np.asarray(part) for part in laid_out(codes, grid))  # shapes alone, in any array library
+  if grid.format == "integer":
+    steps = laid - zero_point
+  else:
+    levels = np.asarray(grid.levels)  # symmetric: the middle one is zero, of code 0
+    place = laid + len(levels) // 2
+    if np.any((place < 0) | (place >= len(levels))):
+      raise UserError(f"codes beyond the {len(levels)} levels of {grid.format}")
+    steps = levels[place]
+  if np.broadcast_shapes(scale.shape, steps.shape) != laid.shape:
+    raise UserError(f"scales of shape {scale.shape} do not fit the shape {codes.shape}")
+  with np.errstate(over="ignore"):
+    return (scale * steps.astype(scale.dtype)).astype(dtype, copy=False).reshape(codes.shape)
 
 
 def write(grid: Grid, add: Callable[[np.ndarray], int]) -> dict[str, Any]:
@@ -89,8 +135,8 @@ def read(name: str, given: Any, at: Callable[[Any], np.ndarray]) -> Grid:
   kinds = all(type(given[key]) is bool for key in ("signed", "narrow")) and isinstance(given["format"], str)
   if not kinds or any(type(number) is not int for number in whole):
     raise Damaged(f"the grid of {name!r} is none")
-  numbers: dict[str, Any] = {key: at(given[key]) for key in _ARRAYS}
-  grid = Grid(**{**given, "axis": axis, "shape": shape, **numbers})
+  fields: dict[str, Any] = {**given, "axis": axis, "shape": shape, **{key: at(given[key]) for key in _ARRAYS}}
+  grid = Grid(**fields)
   try:
     _check(name, grid)
   except UserError as error:

@@ -78,18 +78,20 @@ def _pop(states: np.ndarray, words: np.ndarray, model: Model, count: int) -> np.
   frequency = model.frequencies.astype(np.uint64)[symbol]
   offset = np.arange(TOTAL, dtype=np.uint64) - model.starts.astype(np.uint64)[symbol]
   found, used = np.empty(count, np.uint8), 0
+  mask, total_bits, word_bits, low = map(np.uint64, (TOTAL - 1, TOTAL_BITS, 16, _LOW))
   for first in range(0, count, len(states)):
     last = min(first + len(states), count)
     x = states[: last - first]
-    place = (x & np.uint64(TOTAL - 1)).astype(np.intp)
+    place = (x & mask).astype(np.intp)
     found[first:last] = symbol[place]
-    x = frequency[place] * (x >> np.uint64(TOTAL_BITS)) + offset[place]
-    low = np.flatnonzero(x < _LOW)
-    read = words[used : used + len(low)]
-    if len(read) < len(low):
-      raise Damaged("a coded array is cut short")
-    x[low] = x[low] << np.uint64(16) | read
-    used += len(low)
+    x = frequency[place] * (x >> total_bits) + offset[place]
+    (short,) = (x < low).nonzero()
+    if len(short):
+      read = words[used : used + len(short)]
+      if len(read) < len(short):
+        raise Damaged("a coded array is cut short")
+      x[short] = x[short] << word_bits | read
+      used += len(short)
     states[: last - first] = x
   if used < len(words) or np.any(states != _LOW):
     raise Damaged("a coded array is none that was written")
