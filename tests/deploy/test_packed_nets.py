@@ -113,11 +113,11 @@ def test_files_that_hold_no_net_are_refused(net):
 
 
 def test_edits_that_are_none_are_refused(quantized):
-  read = unpack(pack_net(quantized))
+  read, net = unpack(pack_net(quantized)), fresh()
   for edits in (3, [3], [{"edit": "no"}], [{"edit": "keep_channels"}]):
-    content = pack(read.variables, metadata={"net": {**read.metadata["net"], "edits": edits}})
+    content = pack({"params": {}}, metadata={"net": {**read.metadata["net"], "edits": edits}})
     with pytest.raises(UserError) as caught:
-      unpack_net(content, fresh())
+      unpack_net(content, net)
     assert "the packed file" in str(caught.value) and "\n" not in str(caught.value)
 
 

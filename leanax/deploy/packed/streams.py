@@ -26,12 +26,23 @@ def encode(symbols: np.ndarray, alphabet: int) -> bytes:
     return b""
   if np.all(symbols == symbols[0]):
     return bytes([CONSTANT, symbols[0]])
-  forms = {PACKED: pack_bits(symbols, width(alphabet)), ZLIB: zlib.compress(symbols.tobytes(), 6)}
+  forms = {PACKED: pack_bits(symbols, width(alphabet))}
   coded = rans.encode(symbols, alphabet)
   if coded is not None:
     forms[RANS] = coded
+  if _repeats(symbols, min(map(len, forms.values())) / len(symbols)):
+    forms[ZLIB] = zlib.compress(symbols.tobytes(), 6)
   best = min(forms, key=lambda form: len(forms[form]))
   return bytes([best]) + forms[best]
+
+
+def _repeats(symbols: np.ndarray, share: float) -> bool:
+  """Returns whether zlib may take less than so many bytes for each symbol, from samples of a large array."""
+  if len(symbols) <= 2**18:
+    return True
+  starts = np.linspace(0, len(symbols) - 2**13, 16).astype(np.intp)
+  sample = np.concatenate([symbols[start : start + 2**13] for start in starts])
+  return len(zlib.compress(sample.tobytes(), 6)) < share * len(sample)
 
 
 def decode(data: memoryview, count: int, alphabet: int) -> np.ndarray:
