@@ -30,6 +30,8 @@ def lift(
   example: Any,
   grids: Mapping[str, Grid] | None = None,
   preprocessing: Preprocessing | None = None,
+  *,
+  prove: bool = True,
 ) -> ir.Network:
   """Returns the layers of `fn(variables, x) -> logits`, a model's forward in evaluation mode.
 
@@ -40,6 +42,8 @@ def lift(
     grids: a grid for each kernel by its leaf's name, and for each activation by its tensor's name, as
       `Quantized.grids` gives them; None for a float network.
     preprocessing: the step from raw images to inputs; it is stored in the file.
+    prove: whether each layer is run beside its equations. Without, `variables` may be shapes: weights are then ones,
+      and the network is for `Format.check`, before anything is trained.
 
   Returns:
     A float network, or with grids an int8 one. Tensors have the names that the graph gives them.
@@ -48,10 +52,11 @@ def lift(
     UserError: an equation that is no layer (its primitive and its line are named), a layer that computes something else
       than its equations, weights that are not finite, or a grid that is missing or that the runtime lacks.
   """
-  traced = Traced(fn, variables, example)
+  traced = Traced(fn, variables, example, numbers=prove)
   drafts, output = recognise(traced, foldable=grids is None)
   network = _network(traced, drafts, output)
-  _prove(traced, drafts, network)
+  if prove:
+    _prove(traced, drafts, network)
   if grids is not None:
     network = to_int8(network, of_sites(traced, drafts, grids))
   return ir.check(network._replace(preprocessing=preprocessing))

@@ -23,6 +23,8 @@ _OURS = (Path(__file__).parent, Path(graph.__file__).parent)
 class Traced:
   """A function of (variables, x) traced at a batch of 2, with the variables' values at hand.
 
+  Without `numbers` variables may be shapes, and whatever is made of them is all ones.
+
   Attributes:
     nodes: the equations that the output depends on and that depend on the input, in order.
     input: number of the input's value.
@@ -32,14 +34,14 @@ class Traced:
 
   BATCH = 2  # not 1, so that the batch is told apart from other axes
 
-  def __init__(self, fn: Callable[..., Any], variables: Any, example: Any) -> None:
+  def __init__(self, fn: Callable[..., Any], variables: Any, example: Any, numbers: bool = True) -> None:
     if not hasattr(example, "shape") and any(hasattr(leaf, "shape") for leaf in jax.tree.leaves(example)):
       raise UserError(f"an example input is one array, because a file has one input; got a {type(example).__name__}")
     shape = tuple(np.shape(example)) if not hasattr(example, "shape") else tuple(example.shape)
     if len(shape) < 2:
       raise UserError(f"an example input needs a batch axis and at least one more; its shape is {shape}")
     for name, leaf in zip(leaf_names(variables), jax.tree.leaves(variables), strict=True):
-      if isinstance(leaf, jax.ShapeDtypeStruct):
+      if numbers and isinstance(leaf, jax.ShapeDtypeStruct):
         raise UserError(f"the variable {name!r} is a shape without numbers; a file needs its array")
     dtype = getattr(example, "dtype", np.float32)
     x = jax.ShapeDtypeStruct((self.BATCH, *shape[1:]), dtype)
@@ -47,7 +49,7 @@ class Traced:
     body = self.graph.program.body
     if len(body.outputs) != 1:
       raise UserError(f"the function returns {len(body.outputs)} arrays; lift one that returns its logits alone")
-    self._known = _constants(body)
+    self._known, self._numbers = _constants(body), numbers
     leaves = jax.tree.leaves(variables)
     self._known.update(zip(body.inputs[: len(leaves)], leaves, strict=True))
     self._producer = {number: node for node in self.graph.flat for number in node.outputs}
@@ -88,6 +90,9 @@ class Traced:
 
   def constant(self, ref: Any) -> np.ndarray:
     """Returns the value of an operand that does not depend on the input."""
+    if not self._numbers and self.graph.analysis.value(ref).leaves:
+      aval = self.aval(self.graph.resolve(ref))
+      return np.ones(aval.shape, aval.dtype)
     with _on_cpu():
       return np.asarray(self._evaluate(ref, {}))
 
@@ -147,10 +152,30 @@ class Traced:
     return ""
 
   def refuse(self, node: Node, why: str) -> UserError:
-    """Returns the error for an equation that cannot be lifted: its primitive, its line in the user's code, why."""
-    leaves = self.leaves(node)
+    """Returns the error for an equation that cannot be lifted: its primitive, its line in the user's code, why.
+
+    The function that this line calls is named ("hard_silu"), and the layer, where the user's framework tells.
+    """
+    leaves, calls = self.leaves(node), self._calls(node)
+    called, line = next(((one, line) for one in calls if (line := _line(one))), (node, self._behind(node)))
+    name = "" if called is node else str(called.eqn.params.get("name", ""))
+    layer = next(filter(None, (str(one.eqn.source_info.name_stack) for one in calls)), "")
+    parts = [f"part of {name!r}"] if name.strip("_") not in ("", node.primitive) else []
+    parts += [f"in {layer!r}"] if "/" in layer else []
     reads = f" (it reads {', '.join(map(repr, leaves))})" if leaves and node.primitive in _AFFINE else ""
-    return UserError(f"cannot lift {node.primitive!r}{_line(node) or self._behind(node)}{reads}: {why}")
+    about = f" ({', '.join(parts)})" if parts else ""
+    return UserError(f"cannot lift {node.primitive!r}{line}{reads}: {why}{about}")
+
+  def _calls(self, node: Node) -> list[Node]:
+    """Returns the equation, and outwards the calls of functions that it is part of."""
+    found = [node]
+    while node.home is not None:
+      outer = next((one for one in self.graph.program.nodes if any(b is node.home for b in one.bodies)), None)
+      if outer is None or outer in found:
+        break
+      node = outer
+      found.append(node)
+    return found
 
 
 def _constants(body: Body) -> dict[int, Any]:

@@ -48,6 +48,7 @@ def render(result: Mapping[str, Any]) -> str:
     tiles=_tiles(rows),
     table_note=_table_note(result, rows),
     table=_table(rows, styles),
+    failures=_failures(rows),
     meanings=_definitions({column.head: column.meaning for column in tables.used(rows)}),
     charts="\n".join(_charts(result, rows, styles)),
     environment=_environment(result),
@@ -135,6 +136,15 @@ def _table(rows: Sequence[tables.Row], styles: Mapping[str, int]) -> str:
       cells.append(f"<td{exact}>{text}{bar}</td>")
     body.append(f"<tr>{''.join(cells)}</tr>")
   return f'<table class="stages"><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table>'
+
+
+def _failures(rows: Sequence[tables.Row]) -> str:
+  """Returns a line for each stage that lacks a file: why."""
+  failed = [row for row in rows if row.get("export")]
+  return "".join(
+    f'<p class="note"><b>{escape(str(row["name"]))}</b> was trained, and has no file: {escape(row["export"])}</p>'
+    for row in failed
+  )
 
 
 def _charts(result: Mapping[str, Any], rows: Sequence[tables.Row], styles: Mapping[str, int]) -> list[str]:

@@ -1,0 +1,118 @@
+"""The export of stages: known before anything trains, and never the end of a run that trained."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from leanax.core.errors import UserError
+from leanax.pipeline import build, exporting, stage, trained
+from leanax.pipeline.compress import compress, open_run
+from leanax.pipeline.report import measure
+from leanax.pipeline.tables.reproduce import markdown, summary
+from tests.integration import jobs
+
+SORTED = {"models__student": {"name": "tests.pipeline.nets:Sorted"}}
+ONE = {"run": ("alone",), "stages__alone__epochs": 0}
+INT8 = {"start": "alone", "kind": "post_training", "quant": {"rules": (("*", "w8a8"),), "calibration_batches": 1}}
+
+
+def described(network):
+  return network.layers, {n: (t.shape, t.dtype, t.grid and t.axis) for n, t in network.tensors.items()}
+
+
+def test_what_is_prepared_is_what_is_exported(tmp_path):
+  changes = {**ONE, "run": ("alone", "int8"), "stages__int8": INT8}
+  changes["models__student"] = {"name": "zoo.resnet:ResNet", "kwargs": {"blocks": (1,), "widths": (4,), "classes": 4}}
+  context = jobs.opened(tmp_path, **changes)
+  prepared = exporting.prepare(context.config, {name: job.leaves for name, job in context.jobs.items()})
+  for name, left in jobs.train(context).items():
+    ((one,), network) = prepared[name], exporting.network(left)
+    assert (one.suffix, one.failure) == (".tflite", "")
+    assert described(one.network) == described(network), name
+    assert network.quantized == (name == "int8")
+
+
+def test_what_cannot_be_exported_is_one_sentence_before_anything_trains(tmp_path):
+  compiled = []
+  jax.monitoring.register_event_duration_secs_listener(lambda name, *_, **__: compiled.append(name))
+  config = jobs.experiment(
+    **SORTED,
+    run=("alone", "distilled", "teacher"),
+    stages__distilled__objective={"hard_labels": {}},
+    stages__distilled__teacher="",
+  )
+  with pytest.raises(UserError) as refused:
+    open_run(config, tmp_path / "run", export=True)
+  assert not [name for name in compiled if name.endswith("backend_compile_duration")]
+  sentence = str(refused.value)
+  assert sentence.startswith("stages 'alone', 'distilled' cannot be exported as tflite: cannot lift 'sort' at nets.py:")
+  assert "set 'stages.alone.export' and 'stages.distilled.export' to () to train without a file, or " in sentence
+  assert "'stages.distilled.export_failure' to 'report' for a row of the report that says why" in sentence
+  assert not (tmp_path / "run").exists()
+
+
+def test_grids_that_no_file_has_are_known_before(tmp_path):
+  four = {**INT8, "quant": {"rules": (("*", "w4a4"),), "ends": "w4a4"}}
+  with pytest.raises(UserError, match="stage 'int8' cannot be exported as tflite: the activation .* has 4 bits"):
+    open_run(jobs.experiment(**{**ONE, "run": ("alone", "int8")}, stages__int8=four), tmp_path / "run", export=True)
+
+
+@pytest.mark.parametrize(
+  ("given", "sentence"),
+  [
+    (("tflit",), "config key 'stages.alone.export': unknown file format 'tflit'; expected one of"),
+    (("tflite", "litert"), r"config key 'stages.alone.export' is \('tflite', 'litert'\); expected each format once"),
+  ],
+)
+def test_formats_that_there_are_not(given, sentence):
+  with pytest.raises(UserError, match=sentence):
+    stage.check(jobs.experiment(**ONE, stages__alone__export=given))
+
+
+@pytest.mark.parametrize("given", [{"export": ()}, {"export_failure": "report"}])
+def test_a_stage_without_a_file_is_a_row(tmp_path, capsys, given):
+  config = jobs.experiment(**SORTED, **ONE, **{f"stages__alone__{key}": value for key, value in given.items()})
+  result = compress(config, tmp_path)
+  (row,) = result["rows"]
+  assert {"accuracy", "parameters", "nonzero", "macs"} <= row.keys() and "file_accuracy" not in row
+  assert (tmp_path / "models" / "alone.safetensors").exists() and not list(tmp_path.glob("files/*.tflite"))
+  assert json.loads((tmp_path / "result.json").read_text())["rows"] == [row]
+  why, printed = row.get("export", ""), capsys.readouterr().err
+  assert bool(why) == bool(given.get("export_failure")) == ("warning: stage 'alone' was trained, and" in printed)
+  assert ("cannot lift &#x27;sort&#x27;" in (tmp_path / "report.html").read_text()) == bool(why)
+  assert "–" in markdown(summary([result, result]))
+
+
+@pytest.mark.parametrize("error", [UserError("the layer 'x' holds NaN"), ZeroDivisionError("division by zero")])
+def test_what_only_numbers_show_ends_no_run(tmp_path, monkeypatch, capsys, error):
+  export = measure.export
+
+  def fails(model, file_format):
+    if "alone" in failing:
+      raise error
+    return export(model, file_format)
+
+  monkeypatch.setattr(measure, "export", fails)
+  config = jobs.experiment(**{**ONE, "run": ("alone", "int8")}, stages__int8=INT8)
+  failing = ["alone"]
+  row = compress(config, tmp_path)["rows"][0]
+  assert str(error) in row["export"] and row["agreement"] == 1.0
+  assert f"warning: stage 'alone' was trained, and has no file: {row['export']}" in capsys.readouterr().err
+  failing.clear()  # the same call again makes the file, and nothing is trained
+  again = compress(config, tmp_path)["rows"]
+  assert "export" not in again[0] and (tmp_path / "files" / "alone.tflite").exists()
+  assert all(one["latency"]["runs"] == 5 for one in again)
+
+
+def test_a_failed_first_row_is_still_compared_with(tmp_path):
+  """The others' agreement is with the classes that its model predicts."""
+  config = jobs.experiment(**{**ONE, "run": ("alone", "int8")}, stages__int8=INT8, stages__alone__export=())
+  first, second = compress(config, tmp_path)["rows"]
+  test = build.dataset(config).test
+  left = trained.load(tmp_path / "models" / "alone.safetensors")[0]
+  decisions = trained.predict(left, test.images).argmax(-1)
+  kept = json.loads((tmp_path / "files" / "int8.json").read_text())
+  assert second["agreement"] == np.mean(np.array(kept["decisions"]) == decisions)
+  assert first["agreement"] == 1.0
