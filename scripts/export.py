@@ -9,7 +9,7 @@ from leanax.pipeline.config import flags as program
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The directory of a run.", required=True)
 _STAGE = flags.DEFINE_string("stage", "", "The stage to export; by default the last finished one.")
-_FORMAT = flags.DEFINE_string("format", "", "The file's format, such as tflite; by default from the suffix of --out.")
+_FORMAT = flags.DEFINE_string("format", "", "The file's format, such as tflite; by default that of --out's suffix.")
 _OUT = flags.DEFINE_string("out", None, "The file to write.", required=True)
 _CODE = flags.DEFINE_multi_string(
   "model_code", [], "The import path of your own model in a file, such as my.nets:Net, to permit its code."
@@ -23,7 +23,7 @@ def main() -> None:
   from leanax.pipeline.report.measure import export
 
   name, path = find_model(_WORKDIR.value, _STAGE.value)
-  chosen = deploy.file_format(_FORMAT.value) if _FORMAT.value else deploy.format_of(_OUT.value)
+  chosen = deploy.format_of(_OUT.value, _FORMAT.value)
   _, content = export(load(_WORKDIR.value, path, _CODE.value), chosen)
   write(_OUT.value, content)
   print(f"{_OUT.value}: stage {name}, {chosen.suffix.removeprefix('.')}, {len(content):,} bytes")

@@ -50,7 +50,7 @@ def exports(prepared: Mapping[str, Sequence[Prepared]]) -> list[str]:
     if network is None:
       parts.append(f"{exporting.refusal(names, suffix, str(key))}; {exporting.advice(names)}")
       continue
-    rows = [("layer", "operator", "output", "weights", "bytes")]
+    rows: list[tuple[str, ...]] = [("layer", "operator", "output", "weights", "bytes")]
     total = 0
     for layer in network.layers:
       held_by = [network.tensors[constant] for constant in layer.constants()]

@@ -107,6 +107,8 @@ def test_benchmark_prints_and_writes_figures(run, tmp_path):
     ("evaluate", ["--workdir={run}", "--modle=x"], "unknown flag '--modle'; did you mean '--model'"),
     ("export", ["--workdir={run}", "--stage=alon", "--out={tmp}/x"], "finished stage 'alon'; did you mean 'alone'"),
     ("export", ["--workdir={run}"], "--out is missing: The file to write."),
+    ("export", ["--workdir={run}", "--format=tflite", "--out={tmp}/x.bin"], "has not the suffix of the format"),
+    ("evaluate", [], "--workdir, or --model and --data is missing; expected what names the files and the data"),
     ("export", ["--workdir={run}", "--out={tmp}/nowhere/x.tflite"], "'{tmp}/nowhere/x.tflite' cannot be written: "),
     ("benchmark", ["--model={tmp}/x.tflite"], "cannot read the LiteRT file '{tmp}/x.tflite'"),
     ("benchmark", ["--model={run}/config.json"], "has the suffix of no file format; expected one of .tflite"),
