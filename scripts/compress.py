@@ -18,6 +18,7 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "The directory of the results, s
 
 def main(config: Experiment) -> None:
   from leanax.pipeline.compress import compress
+  from leanax.pipeline.report.shipping import sentence
   from leanax.pipeline.seeds import compress_seeds
   from leanax.pipeline.tables.reproduce import markdown, summary
   from leanax.pipeline.tables.tables import format_table
@@ -29,6 +30,8 @@ def main(config: Experiment) -> None:
   else:
     results = [compress(config, _WORKDIR.value)]
     print(format_table(results[0]["rows"]))
+    if words := sentence(results[0]["shipping"], results[0]["examples"]):
+      print(f"\n{words}")
     print(f"\nreport: {_WORKDIR.value}/report.html")
   failed = [row["name"] for result in results for row in result["rows"] if row.get("export")]
   if any(config.stages[name].export_failure == "refuse" for name in failed):

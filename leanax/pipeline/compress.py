@@ -13,11 +13,14 @@ from leanax.core import files
 from leanax.core.errors import UserError
 from leanax.pipeline import exporting, workdir
 from leanax.pipeline.benchmark import latencies
+from leanax.pipeline.config import tree
 from leanax.pipeline.config.experiment import Experiment
 from leanax.pipeline.environment import environment, use_compilation_cache
 from leanax.pipeline.job import Context
 from leanax.pipeline.report.measure import agrees, measure_file, measure_model
+from leanax.pipeline.report.plain import write_markdown
 from leanax.pipeline.report.report import write_report
+from leanax.pipeline.report.shipping import shipping
 from leanax.pipeline.stage import curves, opened, run_stage
 from leanax.pipeline.trained import Trained
 
@@ -25,7 +28,7 @@ INNER = ("decisions", "exports")  # of a row: kept beside its files, and not in 
 
 
 def compress(config: Experiment, folder: str | Path) -> dict[str, Any]:
-  """Runs every stage of `config.run` that is not finished yet, and writes result.json and report.html.
+  """Runs every stage of `config.run` that is not finished yet, and writes result.json, report.html and report.md.
 
   What cannot be exported is refused before anything trains (`exporting.check`). What only trained numbers show ends no
   run: the stage's row says it under "export", and a warning on stderr.
@@ -54,7 +57,8 @@ def compress(config: Experiment, folder: str | Path) -> dict[str, Any]:
 
 
 def _write(context: Context, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-  """Writes result.json and report.html of the stages that are finished, and returns the former."""
+  """Writes result.json and the report of the stages that are finished, and returns the former."""
+  preprocess = tree.values(context.config.preprocess)
   result = {
     "title": context.config.name or "A compressed network",
     "command": " ".join(["python -m scripts.compress", *sys.argv[1:]]),
@@ -63,9 +67,11 @@ def _write(context: Context, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     "environment": environment(),
     "rows": [{key: value for key, value in row.items() if key not in INNER} for row in rows],
     "curves": {row["name"]: curves(row["name"], context) for row in rows},
+    "shipping": shipping(rows, context.data.test.labels, context.folder / "files", preprocess),
   }
   files.write(context.folder / "result.json", json.dumps(result, indent=1) + "\n")
   write_report(context.folder / "report.html", result)
+  write_markdown(context.folder / "report.md", result)
   return result
 
 
@@ -93,13 +99,14 @@ def _row(name: str, context: Context, trained: Trained, rows: list[dict[str, Any
   failures: list[str] = []
   for suffix in exporting.formats(context.config.stages[name]):
     try:
-      exports[suffix] = measure_file(trained, context.data.test, kept.with_suffix(suffix), logits)[0]
+      found, file = measure_file(trained, context.data.test, kept.with_suffix(suffix), logits)
+      row |= found if not exports else {}  # the figures of its first file
+      exports[suffix] = {**found, "input": file.input.dtype}
     except UserError as error:
       failures.append(f"{suffix.removeprefix('.')}: {error}")
     except Exception as error:  # whatever a format or its runtime raises: the trained stage and its row stand
       traceback.print_exc()
       failures.append(f"{suffix.removeprefix('.')}: {type(error).__name__}: {' '.join(str(error).split())}")
-  row |= next(iter(exports.values()), {})  # the figures of its first file
   row |= agrees(row, np.array(rows[0]["decisions"]) if rows else None)
   row = {"name": name, **row, "exports": exports}
   if failures:
