@@ -47,6 +47,7 @@ def render(result: Mapping[str, Any]) -> str:
   compared = _compared(rows, found)
   return string.Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
     title=escape(str(result.get("title", "A compressed model"))),
+    dark=charts.dark_rules(),
     lead=escape(shipping.sentence(found, result.get("examples", 0))),
     tiles=_tiles(compared),
     files=_files(found),

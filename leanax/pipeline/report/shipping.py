@@ -22,6 +22,7 @@ RULE = (
   "than the error bar of that difference; where there is none, the most accurate."
 )
 
+AS_FAST = "within noise"
 TIMED = (
   "Times are of one example on one thread, of all files in turns in one benchmark; two files are within noise where "
   "the 95 % interval of their ratio over the rounds holds 1, or where they are less than 5 % apart."
@@ -101,13 +102,19 @@ def times(ratio: float) -> str:
 
 
 def speed(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
-  """Returns how fast a file is beside another one, "1.7x slower than teacher.tflite"; "" where one was not measured."""
+  """Returns how fast a file is beside another one, such as "1.7x slower"; "" where one was not measured."""
   if not one.get("latency") or not other.get("latency"):
     return ""
   if other["name"] in one["latency"]["as_fast"]:
-    return f"as fast as {other['name']} within noise"
-  ratios = np.array(other["latency"]["rounds"]) / np.array(one["latency"]["rounds"])  # paired in each round
-  return f"{times(float(np.median(ratios)))} than {other['name']}"
+    return AS_FAST
+  return times(float(np.median(np.array(other["latency"]["rounds"]) / np.array(one["latency"]["rounds"]))))
+
+
+def _beside(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+  words = speed(one, other)
+  return (
+    f"within noise as fast as {other['name']}" if words == AS_FAST else f"{words} than {other['name']}" * bool(words)
+  )
 
 
 def points(lost: Mapping[str, float]) -> str:
@@ -133,9 +140,10 @@ def sentence(found: Mapping[str, Any], examples: int = 0) -> str:
     beside = [one for one in (first, fastest) if one is not best]
     if len(beside) == 2 and first is fastest:
       beside = beside[:1]
-    said = [speed(best, one) + (", the fastest" if one is fastest else "") for one in beside]
+    said = [_beside(best, one) + (", the fastest" if one is fastest else "") for one in beside if speed(best, one)]
+    said += ["the fastest"] if best is fastest and len(measured) > 1 and not best["latency"]["as_fast"] else []
     took = microseconds(best["latency"]["wall_median"])
-    text += f". It takes {took} for one example on one thread" + (f" ({'; '.join(said)})" if any(said) else "")
+    text += f". It takes {took} for one example on one thread" + (f" ({'; '.join(said)})" if said else "")
   return f"{text}."
 
 
@@ -143,7 +151,9 @@ def table(found: Mapping[str, Any]) -> list[list[str]]:
   """Returns the files as text cells: a row of heads, and one for each file."""
   heads = ["file", "size", "compressed", "accuracy", f"points lost to {found['against']}"]
   first, timed = found["files"][0], any(one.get("latency") for one in found["files"])
-  heads += ["median time", "least time", "CPU time", "speed", "within noise of"] if timed else []
+  heads += (
+    ["median time", "least time", "CPU time", f"speed against {first['name']}", "within noise of"] if timed else []
+  )
   rows = [heads]
   for one in found["files"]:
     packed = one["compressed_bytes"]

@@ -43,5 +43,5 @@ def snippet(path: str, dtype: str, preprocess: Mapping[str, Any]) -> str:
 
 def _numbers(values: np.ndarray) -> str:
   """Returns float32 numbers as a program has them, one for all channels or one for each."""
-  exact = [str(np.float32(value)) for value in np.ravel(values)]
+  exact = [str(np.float32(value) + 0) for value in np.ravel(values)]
   return f"np.float32({exact[0]})" if len(exact) == 1 else f"np.array([{', '.join(exact)}], np.float32)"

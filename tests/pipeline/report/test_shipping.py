@@ -64,11 +64,14 @@ def test_the_sentence_says_bytes_points_and_times():
   untimed = [{key: value for key, value in one.items() if key != "latency"} for one in FILES]
   assert "takes" not in shipping.sentence({**FOUND, "files": untimed})
   assert shipping.sentence({}) == ""
+  noisy = [FILES[0], entry("alone.tflite", 9, 0.3, as_fast=["teacher.tflite"])]
+  words = shipping.sentence({**FOUND, "files": noisy, "recommended": "alone.tflite"})
+  assert words.endswith("(within noise as fast as teacher.tflite, the fastest).")
 
 
 def test_speeds_are_words_and_noise_is_said():
   assert shipping.times(0.6) == "1.7x slower" and shipping.times(12.3) == "12x faster"
-  assert shipping.speed(FILES[3], FILES[1]) == "as fast as alone.tflite within noise"
+  assert shipping.speed(FILES[3], FILES[1]) == "within noise" and shipping.speed(FILES[2], FILES[1]) == "1.5x slower"
   heads, *rows = shipping.table(FOUND)
   assert heads[4] == "points lost to teacher.tflite" and len({len(row) for row in (heads, *rows)}) == 1
   assert rows[0][4] == "–" and rows[2][4] == "0.80 ± 0.50" and rows[3][-1] == "alone.tflite"
