@@ -37,6 +37,18 @@ def test_compress_prints_its_table_and_where_the_report_is(run):
   assert printed[-1] == f"report: {folder}/report.html"
 
 
+def test_a_trained_stage_without_a_file_is_a_row_a_warning_and_a_status(tmp_path):
+  """What only numbers show; the table, the model and the report are there."""
+  undefined = {"name": "tests.pipeline.nets:Undefined"}
+  config = jobs.write(tmp_path / "c.py", run=("alone",), models__student=undefined, stages__alone__epochs=0)
+  ended = jobs.program("compress", f"--config={config}", f"--workdir={tmp_path / 'run'}")
+  assert ended.returncode == 1, ended.stderr
+  assert ended.stdout.splitlines()[3].startswith("alone ")
+  assert "warning: stage 'alone' was trained, and has no file: tflite: the kernel or the bias of" in ended.stderr
+  assert "holds NaN or infinity" in (tmp_path / "run" / "report.html").read_text()
+  assert (tmp_path / "run" / "models" / "alone.safetensors").exists()
+
+
 def test_train_prints_the_last_numbers_of_the_stage(run, tmp_path):
   config, folder = run
   printed = good("train", f"--config={config}", f"--workdir={tmp_path}", "--stage=teacher")

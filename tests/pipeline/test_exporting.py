@@ -1,16 +1,19 @@
 """The export of stages: known before anything trains, and never the end of a run that trained."""
 
 import json
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
 from leanax.core.errors import UserError
+from leanax.deploy import formats
 from leanax.pipeline import build, exporting, stage, trained
 from leanax.pipeline.compress import compress, open_run
 from leanax.pipeline.report import measure
 from leanax.pipeline.tables.reproduce import markdown, summary
+from tests.conformance.file_formats import npz
 from tests.integration import jobs
 
 SORTED = {"models__student": {"name": "tests.pipeline.nets:Sorted"}}
@@ -116,3 +119,18 @@ def test_a_failed_first_row_is_still_compared_with(tmp_path):
   kept = json.loads((tmp_path / "files" / "int8.json").read_text())
   assert second["agreement"] == np.mean(np.array(kept["decisions"]) == decisions)
   assert first["agreement"] == 1.0
+
+
+def test_a_stage_has_a_file_of_each_format(tmp_path, monkeypatch):
+  """With a format of the tests beside LiteRT; the row's figures are of the first file."""
+  monkeypatch.setattr(formats, "__path__", [*formats.__path__, str(Path(npz.__file__).parent)])
+  monkeypatch.setattr(formats, "npz", npz.npz, raising=False)
+  result = compress(jobs.experiment(**ONE, stages__alone__export=("npz", "tflite")), tmp_path)
+  (row,), found = result["rows"], result["shipping"]
+  assert [one["name"] for one in found["files"]] == ["alone.npz", "alone.tflite"]
+  assert found["against"] == "alone.npz" and found["recommended"] == "alone.tflite" and found["snippet"]
+  for one in found["files"]:
+    path = tmp_path / "files" / one["name"]
+    assert path.stat().st_size == one["bytes"] > 0 and one["compressed_bytes"] > 0
+    assert one["accuracy"] == row["accuracy"] and one["lost"]["points"] == 0 and one["latency"]["runs"] == 5
+  assert row["file_bytes"] == found["files"][0]["bytes"] and row["latency"] == found["files"][0]["latency"]
