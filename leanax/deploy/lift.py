@@ -42,8 +42,8 @@ def lift(
     grids: a grid for each kernel by its leaf's name, and for each activation by its tensor's name, as
       `Quantized.grids` gives them; None for a float network.
     preprocessing: the step from raw images to inputs; it is stored in the file.
-    prove: whether each layer is run beside its equations. Without, `variables` may be shapes: weights are then ones,
-      and the network is for `Format.check`, before anything is trained.
+    prove: whether each layer is run beside its equations. Without, `variables` may be shapes: other numbers
+      stand for the weights, and the network is for `Format.check`, before anything is trained.
 
   Returns:
     A float network, or with grids an int8 one. Tensors have the names that the graph gives them.

@@ -12,6 +12,7 @@ from jax.extend import core as jex
 
 from leanax import graph
 from leanax.core.errors import UserError
+from leanax.deploy.stand_ins import stand_in
 from leanax.graph.live import read_by_sites
 from leanax.graph.program import Body, Node, leaf_names
 from leanax.graph.versions import rebind
@@ -23,7 +24,7 @@ _OURS = (Path(__file__).parent, Path(graph.__file__).parent)
 class Traced:
   """A function of (variables, x) traced at a batch of 2, with the variables' values at hand.
 
-  Without `numbers` variables may be shapes, and whatever is made of them is all ones.
+  Without `numbers` variables may be shapes; numbers stand for what is made of them (`stand_ins`).
 
   Attributes:
     nodes: the equations that the output depends on and that depend on the input, in order.
@@ -90,11 +91,12 @@ class Traced:
 
   def constant(self, ref: Any) -> np.ndarray:
     """Returns the value of an operand that does not depend on the input."""
-    if not self._numbers and self.graph.analysis.value(ref).leaves:
-      aval = self.aval(self.graph.resolve(ref))
-      return np.ones(aval.shape, aval.dtype)
-    with _on_cpu():
-      return np.asarray(self._evaluate(ref, {}))
+
+    def real(ref: Any) -> np.ndarray:
+      with _on_cpu():
+        return np.asarray(self._evaluate(ref, {}))
+
+    return real(ref) if self._numbers else stand_in(self.graph, self._producer, ref, real)
 
   def run(self, target: int, given: Mapping[int, np.ndarray]) -> np.ndarray:
     """Returns the value of `target` for given values: the slice between them, equation by equation."""

@@ -24,7 +24,7 @@ class Prepared(NamedTuple):
 
   Attributes:
     suffix: of the format.
-    network: its layers, weights all ones; None where it cannot be exported.
+    network: its layers, with numbers that stand for weights; None where it cannot be exported.
     failure: one sentence that says why; "" where it can.
   """
 
@@ -38,7 +38,8 @@ def network(trained: Trained, numbers: bool = True) -> deploy.Network:
 
   Args:
     trained: the model.
-    numbers: False where its variables are shapes: weights are ones, grids have the scale 1, and no layer is proven.
+    numbers: False where its variables are shapes: numbers stand for weights, grids have the scale 1, and no
+      layer is proven.
 
   Raises:
     UserError: what cannot be lifted (`deploy.lift`).

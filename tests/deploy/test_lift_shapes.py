@@ -62,3 +62,38 @@ def test_a_refusal_names_the_function_the_layer_and_the_line():
     UserError, match=r"cannot lift '\w+' at test_lift_shapes.py:\d+: .*part of 'median', in 'Net/Inner"
   ):
     deploy.lift(net.apply, shapes(net), X, prove=False)
+
+
+# A constant behind a convolution (N, 3, 3, 4), made of variables; whether it is one number per channel.
+CONSTANTS = {
+  "spread": (lambda v: jnp.broadcast_to(v["c"], (3, 3, 4)), True),
+  "in another layout": (lambda v: v["row"].T.reshape(1, 1, 4), True),
+  "computed": (lambda v: v["c"] / jnp.sqrt(v["row"][:, 0] + 1e-5) - 3.0, True),
+  "of one number": (lambda v: v["one"] * jnp.ones((3, 3, 4)), True),
+  "per position": (lambda v: v["position"][..., None], False),
+  "both": (lambda v: v["position"][..., None] + v["c"], False),
+  "per column": (lambda v: jnp.broadcast_to(v["row"][:3], (3, 3, 1)), False),
+}
+
+
+@pytest.mark.parametrize("case", CONSTANTS)
+def test_numbers_that_stand_for_others_vary_where_these_do(case):
+  make, per_channel = CONSTANTS[case]
+  sizes = {"kernel": (1, 1, 1, 4), "c": (4,), "row": (4, 1), "one": (), "position": (3, 3)}
+  variables = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in sizes.items()}
+
+  def fn(v, x):
+    kernel = v["kernel"]
+    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")) + make(
+      v
+    )
+
+  def lifted():
+    return deploy.lift(fn, variables, jax.ShapeDtypeStruct((1, 3, 3, 1), jnp.float32), prove=False)
+
+  if per_channel:
+    (layer,) = lifted().layers
+    assert layer.bias is not None
+  else:
+    with pytest.raises(UserError, match="cannot lift 'add'.* not one number per channel"):
+      lifted()

@@ -25,16 +25,16 @@ def described(network):
   return network.layers, {n: (t.shape, t.dtype, t.grid and t.axis) for n, t in network.tensors.items()}
 
 
-def test_what_is_prepared_is_what_is_exported(tmp_path):
-  changes = {**ONE, "run": ("alone", "int8"), "stages__int8": INT8}
-  changes["models__student"] = {"name": "zoo.resnet:ResNet", "kwargs": {"blocks": (1,), "widths": (4,), "classes": 4}}
-  context = jobs.opened(tmp_path, **changes)
-  prepared = exporting.prepare(context.config, {name: job.leaves for name, job in context.jobs.items()})
-  for name, left in jobs.train(context).items():
-    ((one,), network) = prepared[name], exporting.network(left)
-    assert (one.suffix, one.failure) == (".tflite", "")
-    assert described(one.network) == described(network), name
-    assert network.quantized == (name == "int8")
+def test_norms_are_folded_on_shapes_as_on_numbers():
+  recipe = trained.Recipe("tests.pipeline.nets:Rows", {}, (4, 4, 1), tuple("abcd"), {"scale": 1.0})
+  variables = trained.variable_shapes(recipe)
+  both = []
+  for given, numbers in ((variables, False), (trained.distinct(variables), True)):
+    try:
+      both.append(described(exporting.network(trained.Trained(recipe, given), numbers)))
+    except UserError as error:
+      both.append(str(error))
+  assert both[0] == both[1]
 
 
 def test_what_cannot_be_exported_is_one_sentence_before_anything_trains(tmp_path):
@@ -74,51 +74,60 @@ def test_formats_that_there_are_not(given, sentence):
     stage.check(jobs.experiment(**ONE, stages__alone__export=given))
 
 
-@pytest.mark.parametrize("given", [{"export": ()}, {"export_failure": "report"}])
-def test_a_stage_without_a_file_is_a_row(tmp_path, capsys, given):
-  config = jobs.experiment(**SORTED, **ONE, **{f"stages__alone__{key}": value for key, value in given.items()})
+def test_a_stage_without_a_file_is_a_row(tmp_path, capsys):
+  config = jobs.experiment(
+    **{**SORTED, **ONE, "run": ("alone", "other")},
+    stages__alone__export=(),
+    stages__other={"epochs": 0, "export_failure": "report", "start": "alone"},
+  )
   result = compress(config, tmp_path)
-  (row,) = result["rows"]
-  assert {"accuracy", "parameters", "nonzero", "macs"} <= row.keys() and "file_accuracy" not in row
-  assert (tmp_path / "models" / "alone.safetensors").exists() and not list(tmp_path.glob("files/*.tflite"))
-  assert json.loads((tmp_path / "result.json").read_text())["rows"] == [row]
-  why, printed = row.get("export", ""), capsys.readouterr().err
-  assert bool(why) == bool(given.get("export_failure")) == ("warning: stage 'alone' was trained, and" in printed)
-  assert ("cannot lift &#x27;sort&#x27;" in (tmp_path / "report.html").read_text()) == bool(why)
+  alone, other = result["rows"]
+  for row in result["rows"]:
+    assert {"accuracy", "parameters", "nonzero", "macs"} <= row.keys() and "file_accuracy" not in row
+    assert (tmp_path / "models" / f"{row['name']}.safetensors").exists()
+  assert not list(tmp_path.glob("files/*.tflite")) and result["shipping"] == {}
+  assert json.loads((tmp_path / "result.json").read_text())["rows"] == result["rows"]
+  assert "export" not in alone and other["export"].startswith("tflite: cannot lift 'sort' at nets.py:")
+  printed = capsys.readouterr().err
+  assert (
+    "warning: stage 'other' was trained, and has no file: tflite: cannot lift" in printed and "'alone'" not in printed
+  )
+  assert "cannot lift &#x27;sort&#x27;" in (tmp_path / "report.html").read_text()
+  assert "**other** was trained, and has no file: tflite: cannot lift 'sort'" in (tmp_path / "report.md").read_text()
   assert "–" in markdown(summary([result, result]))
 
 
-@pytest.mark.parametrize("error", [UserError("the layer 'x' holds NaN"), ZeroDivisionError("division by zero")])
-def test_what_only_numbers_show_ends_no_run(tmp_path, monkeypatch, capsys, error):
-  export = measure.export
+def test_what_only_numbers_show_ends_no_run(tmp_path, monkeypatch, capsys):
+  export, failing = measure.export, {False: UserError("the layer 'x' holds NaN"), True: ZeroDivisionError("by zero")}
 
   def fails(model, file_format):
-    if "alone" in failing:
-      raise error
+    if model.recipe.is_quantized in failing:
+      raise failing[model.recipe.is_quantized]
     return export(model, file_format)
 
   monkeypatch.setattr(measure, "export", fails)
   config = jobs.experiment(**{**ONE, "run": ("alone", "int8")}, stages__int8=INT8)
-  failing = ["alone"]
-  row = compress(config, tmp_path)["rows"][0]
-  assert str(error) in row["export"] and row["agreement"] == 1.0
-  assert f"warning: stage 'alone' was trained, and has no file: {row['export']}" in capsys.readouterr().err
-  failing.clear()  # the same call again makes the file, and nothing is trained
-  again = compress(config, tmp_path)["rows"]
-  assert "export" not in again[0] and (tmp_path / "files" / "alone.tflite").exists()
-  assert all(one["latency"]["runs"] == 5 for one in again)
-
-
-def test_a_failed_first_row_is_still_compared_with(tmp_path):
-  """The others' agreement is with the classes that its model predicts."""
-  config = jobs.experiment(**{**ONE, "run": ("alone", "int8")}, stages__int8=INT8, stages__alone__export=())
   first, second = compress(config, tmp_path)["rows"]
-  test = build.dataset(config).test
+  assert first["export"] == "tflite: the layer 'x' holds NaN" and first["agreement"] == 1.0
+  assert second["export"] == "tflite: ZeroDivisionError: by zero"
+  assert f"warning: stage 'alone' was trained, and has no file: {first['export']}" in capsys.readouterr().err
+  # The same call again makes what can be made, and nothing is trained; the first model stands for its file.
+  del failing[True]
+  _, second = compress(config, tmp_path)["rows"]
   left = trained.load(tmp_path / "models" / "alone.safetensors")[0]
-  decisions = trained.predict(left, test.images).argmax(-1)
+  decisions = trained.predict(left, build.dataset(config).test.images).argmax(-1)
   kept = json.loads((tmp_path / "files" / "int8.json").read_text())
-  assert second["agreement"] == np.mean(np.array(kept["decisions"]) == decisions)
-  assert first["agreement"] == 1.0
+  assert "export" not in second and second["agreement"] == np.mean(np.array(kept["decisions"]) == decisions)
+  failing.clear()
+  rows = compress(config, tmp_path)["rows"]
+  assert all("export" not in row and row["latency"]["runs"] == 5 for row in rows)
+  # What was prepared on shapes is what was exported.
+  jobs_of = open_run(config, tmp_path).jobs
+  prepared = exporting.prepare(config, {name: job.leaves for name, job in jobs_of.items()})
+  for name in config.run:
+    ((one,), real) = prepared[name], exporting.network(trained.load(tmp_path / "models" / f"{name}.safetensors")[0])
+    assert (one.suffix, one.failure, real.quantized) == (".tflite", "", name == "int8")
+    assert described(one.network) == described(real), name
 
 
 def test_a_stage_has_a_file_of_each_format(tmp_path, monkeypatch):
