@@ -12,7 +12,7 @@ from jax.extend import core as jex
 
 from leanax import graph
 from leanax.core.errors import UserError
-from leanax.deploy.stand_ins import stand_in
+from leanax.deploy.stand_ins import distinct, stand_in
 from leanax.graph.live import read_by_sites
 from leanax.graph.program import Body, Node, leaf_names
 from leanax.graph.versions import rebind
@@ -51,7 +51,7 @@ class Traced:
     if len(body.outputs) != 1:
       raise UserError(f"the function returns {len(body.outputs)} arrays; lift one that returns its logits alone")
     self._known, self._numbers = _constants(body), numbers
-    leaves = jax.tree.leaves(variables)
+    leaves = [leaf if numbers else distinct(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(variables)]
     self._known.update(zip(body.inputs[: len(leaves)], leaves, strict=True))
     self._producer = {number: node for node in self.graph.flat for number in node.outputs}
     self.input, self.output = body.inputs[len(leaves)], self.graph.resolve(body.outputs[0])
