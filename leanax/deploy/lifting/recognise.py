@@ -39,10 +39,11 @@ def recognise(traced: Traced, foldable: bool = True) -> tuple[list[Draft], int]:
       _TABLE[node.primitive](lifter, node)
     else:
       raise traced.refuse(node, "the exported formats have no layer for it")
+  output = lifter.finished(traced.output, traced.nodes[-1]) if traced.nodes else traced.output
   if not lifter.drafts:
     why = "hands its input on" if traced.is_data(traced.output) else "gives what does not depend on its input"
     raise UserError(f"the function has no layer to lift: it {why}")
-  return lifter.drafts, lifter.finished(traced.output, traced.nodes[-1])
+  return lifter.drafts, output
 
 
 _TABLE: dict[str, Callable[[Lifter, Node], None]] = {

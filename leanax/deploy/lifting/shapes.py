@@ -4,6 +4,7 @@ import numpy as np
 
 from leanax.deploy import ir
 from leanax.deploy.lifting.drafts import Draft, Lifter
+from leanax.deploy.lifting.views import Link, composed
 from leanax.graph.program import Node
 
 
@@ -13,11 +14,8 @@ def reshape(lifter: Lifter, node: Node) -> None:
   x = lifter.operand(node)
   before, after = (tuple(traced.aval(n).shape) for n in (x, node.outputs[0]))
   if np.prod(before) != np.prod(after):
-    raise traced.refuse(node, f"it spreads {before} over {after}")
-  if node.primitive == "transpose":
-    moved = [axis for axis in node.params["permutation"] if before[axis] != 1]
-    if moved != sorted(moved):
-      raise traced.refuse(node, "axes cannot change places")
+    spread(lifter, node, x)
+    return
   draft = lifter.ends.get(lifter.number(x))
   if draft is not None and draft.share is not None:
     if draft.kind is not ir.Mean or after != (before[0], 1, 1, before[-1]):
@@ -31,6 +29,26 @@ def reshape(lifter: Lifter, node: Node) -> None:
   if before[0] != after[0]:
     raise traced.refuse(node, f"it mixes the examples of a batch: {before} to {after}")
   lifter.start(Draft(ir.Reshape, "", (lifter.finished(x, node),), node.outputs[0], node))
+
+
+def spread(lifter: Lifter, node: Node, x: int) -> None:
+  """Notes a value whose axes of length 1 are repeated, and others inserted."""
+  traced, axes = lifter.traced, list(node.params["broadcast_dimensions"])
+  before, after = (tuple(traced.aval(n).shape) for n in (x, node.outputs[0]))
+  if axes[:1] != [0]:
+    raise traced.refuse(node, f"it spreads {before} over {after}")
+  shape = [before[axes.index(axis)] if axis in axes else 1 for axis in range(len(after))]
+  lifter.spread[node.outputs[0]] = lifter.shaped(x, shape, node)
+
+
+def transpose(lifter: Lifter, node: Node) -> None:
+  """Notes a value with its axes in another order, which becomes a layer where another one reads it as it is."""
+  x, order = lifter.number(lifter.operand(node)), tuple(node.params["permutation"])
+  link = lifter.links.get(x)
+  if link is None:
+    source = lifter.finished(x, node)
+    link = Link(source, lifter.shape(source), tuple(range(len(order))), x)
+  lifter.links[node.outputs[0]] = link._replace(permutation=composed(link.permutation, order), parent=x)
 
 
 def pad(lifter: Lifter, node: Node) -> None:
@@ -60,7 +78,7 @@ TABLE = {
   "squeeze": reshape,
   "expand_dims": reshape,
   "broadcast_in_dim": reshape,
-  "transpose": reshape,
+  "transpose": transpose,
   "pad": pad,
   "copy": hand_on,
   "copy_p": hand_on,

@@ -10,4 +10,9 @@ def _reshape(layer: ir.Reshape, inputs: list[np.ndarray], context: Context) -> n
   return inputs[0].reshape(-1, *context.tensors[layer.output].shape[1:])
 
 
-TABLE = {ir.Reshape: _reshape}
+def _transpose(layer: ir.Transpose, inputs: list[np.ndarray], context: Context) -> np.ndarray:
+  del context
+  return np.ascontiguousarray(inputs[0].transpose(layer.permutation))
+
+
+TABLE = {ir.Reshape: _reshape, ir.Transpose: _transpose}

@@ -14,4 +14,12 @@ def _reshape(plan: Plan, layer: ir.Reshape, tensors: dict[str, ir.Tensor]) -> No
   )
 
 
-TABLE = {ir.Reshape: _reshape}
+def _transpose(plan: Plan, layer: ir.Transpose, tensors: dict[str, ir.Tensor]) -> None:
+  del tensors
+  order = np.array(layer.permutation, np.int32)
+  named = keep(plan, ir.Tensor(f"{layer.name}:order", order.shape, "int32", data=order))
+  version = 2 if len(order) < 5 else 4 if len(order) < 6 else 6
+  plan.operators.append(Written("TRANSPOSE", (layer.inputs[0], named), layer.output, version=version))
+
+
+TABLE = {ir.Reshape: _reshape, ir.Transpose: _transpose}
