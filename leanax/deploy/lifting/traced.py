@@ -29,7 +29,8 @@ class Traced:
     input: number of the input's value.
     output: number of the output's value.
     uses: how often each value is read.
-    views: values that the function does not have, by their numbers, which are negative.
+    between: numbers of values that only layers have: no equation makes them.
+    views: values that only layers have, but that are made of one that an equation makes, by their numbers below 0.
   """
 
   BATCH = 2  # not 1, so that the batch is told apart from other axes
@@ -57,6 +58,7 @@ class Traced:
     self.nodes = self._live()
     self._read = read_by_sites(self.graph.analysis)[1]
     self.uses = Counter(n for node in self.nodes for n in self.data(node))
+    self.between: set[int] = set()
     self.views: dict[int, View] = {}
 
   def _live(self) -> list[Node]:
@@ -69,8 +71,9 @@ class Traced:
     return [node for node in self.graph.flat if node.index in found]
 
   def is_data(self, ref: Any) -> bool:
-    """Returns whether a value depends on the input."""
-    return self.graph.analysis.value(ref).data
+    """Returns whether a value depends on the input, as one without entries does not."""
+    value = self.graph.analysis.value(ref)
+    return value.data and 0 not in value.aval.shape
 
   def data(self, node: Node) -> list[int]:
     """Returns the numbers of the operands that depend on the input."""
@@ -80,6 +83,12 @@ class Traced:
     if number in self.views:
       return jax.ShapeDtypeStruct(self.views[number].shape, self.aval(self.views[number].number).dtype)
     return self.graph.program.avals[number]
+
+  def new(self, shape: Sequence[int], dtype: Any) -> int:
+    """Returns the number of a value between two layers that are made of one equation."""
+    self.graph.program.avals.append(jax.ShapeDtypeStruct(tuple(map(int, shape)), dtype))
+    self.between.add(len(self.graph.program.avals) - 1)
+    return len(self.graph.program.avals) - 1
 
   def view(self, number: int, shape: Sequence[int], see: Callable[[np.ndarray], np.ndarray]) -> int:
     """Adds a view of a value; returns its number."""
@@ -99,6 +108,10 @@ class Traced:
       return values[number]
     return self.views[number].see(self.seen(self.views[number].number, values))
 
+  def proven(self, number: int) -> bool:
+    """Returns whether an equation makes a value, or one that it is a view of."""
+    return self.base(number) not in self.between
+
   def site(self, node: Node) -> str | None:
     """Returns the name of the operation that ends in this equation, if there is one."""
     site = self.graph.analysis.at.get(node.index)
@@ -106,7 +119,10 @@ class Traced:
 
   def tensor(self, number: int) -> str | None:
     """Returns the activation's name, if an operation that the output depends on reads it; a view has its base's."""
-    base = self.graph.analysis.value(self.base(number)).base
+    number = self.base(number)
+    if number in self.between:
+      return None
+    base = self.graph.analysis.value(number).base
     return self.graph.analysis.tensors.get(base) if base in self._read else None
 
   def constant(self, ref: Any) -> np.ndarray:
@@ -118,7 +134,7 @@ class Traced:
     """Returns the values of targets for given values: the slices between them, in one program.
 
     Args:
-      slices: for each the number of its target, and values of the function, not views, by their numbers.
+      slices: for each the number of its target, and values that equations make by their numbers.
     """
     held = {number: value for number, value in self._known.items() if hasattr(value, "shape")}
 
@@ -140,6 +156,8 @@ class Traced:
       return ref.val
     if ref in env:
       return env[ref]
+    if 0 in self.aval(ref).shape:
+      return np.zeros(self.aval(ref).shape, self.aval(ref).dtype)
     if ref not in self._known:
       node = self._producer[ref]
       values = rebind(node.eqn, tuple(self._evaluate(r, env) for r in node.inputs))
@@ -189,7 +207,16 @@ class Traced:
     """Returns the error for an equation that cannot be lifted: its primitive, its line in the user's code, why."""
     leaves = self.leaves(node)
     reads = f" (it reads {', '.join(map(repr, leaves))})" if leaves and node.primitive in _AFFINE else ""
-    return UserError(f"cannot lift {node.primitive!r}{_line(node) or self._behind(node)}{reads}: {why}")
+    return UserError(f"cannot lift {node.primitive!r}{self._place(node) or self._behind(node)}{reads}: {why}")
+
+  def _place(self, node: Node | None) -> str:
+    """Returns " at file:line" for an equation, or for the call that it is in; empty where neither is known."""
+    holders = {id(body): holder for holder in self.graph.program.nodes for body in holder.bodies}
+    while node is not None:
+      if line := _line(node):
+        return line
+      node = holders.get(id(node.home))
+    return ""
 
 
 def _constants(body: Body) -> dict[int, Any]:

@@ -26,7 +26,19 @@ VERSIONS = {  # the operator versions that brought int8, from LiteRT's table of 
   "QUANTIZE": 2,
   "DEQUANTIZE": 2,
   "BATCH_MATMUL": 2,
+  "TRANSPOSE": 2,
+  "CONCATENATION": 2,
   "STRIDED_SLICE": 2,
+  "MIRROR_PAD": 2,
+  "RESIZE_BILINEAR": 3,
+  "RESIZE_NEAREST_NEIGHBOR": 3,
+  "GATHER": 2,
+  "SUM": 2,
+  "REDUCE_MAX": 2,
+  "REDUCE_MIN": 2,
+  "REDUCE_PROD": 2,
+  "ARG_MAX": 2,
+  "ARG_MIN": 2,
 }
 
 
@@ -126,7 +138,14 @@ def _tensor(flat: Flat, tensor: ir.Tensor, keep: Any) -> int:
   )
 
 
-_NAMED = {"Padding": "Padding", "FusedActivationFunction": "ActivationFunctionType"}
+_NAMED = {
+  "Padding": "Padding",
+  "FusedActivationFunction": "ActivationFunctionType",
+  "Mode": "MirrorPadMode",
+  "InDataType": "TensorType",
+  "OutDataType": "TensorType",
+  "OutputType": "TensorType",
+}
 
 
 def _operator(flat: Flat, op: Written, code: int, index: dict[str, int]) -> int:
