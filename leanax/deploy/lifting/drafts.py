@@ -269,9 +269,7 @@ class Lifter:
       x = shaped
     self.start(Draft(ir.Transpose, "", (x,), number, node, fields={"permutation": link.permutation}))
 
-  def start_linked(
-    self, draft: Draft, own: Sequence[int], shape: Sequence[int], permutation: Sequence[int]
-  ) -> None:
+  def start_linked(self, draft: Draft, own: Sequence[int], shape: Sequence[int], permutation: Sequence[int]) -> None:
     """Starts a draft of a layer that makes its end in the shape `own`: that in `shape`, and then transposed, is it."""
     if tuple(own) != tuple(shape) or not ordered(permutation):
       self._behind(draft, draft.end, Link(draft.end, tuple(shape), tuple(permutation), draft.end), tuple(own))

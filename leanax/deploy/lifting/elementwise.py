@@ -109,7 +109,7 @@ def add(lifter: Lifter, node: Node, sign: int = 1) -> None:
     lifter.extend(draft, node)
   else:
     wide = constant.astype(np.float64)
-    _affine(lifter, node, number, np.float64(-1) if back else None, wide if sign > 0 or back else -wide)
+    _affine(lifter, node, number, np.array(-1.0) if back else None, wide if sign > 0 or back else -wide)
 
 
 def scale(lifter: Lifter, node: Node) -> None:
@@ -165,9 +165,7 @@ def _of_channels(lifter: Lifter, number: int, draft: Draft, constant: np.ndarray
   return channels(constant, draft.kernel.shape[-1])
 
 
-def _affine(
-  lifter: Lifter, node: Node, number: int, factor: np.ndarray | None, offset: np.ndarray | None
-) -> None:
+def _affine(lifter: Lifter, node: Node, number: int, factor: np.ndarray | None, offset: np.ndarray | None) -> None:
   """Notes that a value is another one times a constant and one more added, after what is known of that one."""
   number, end = lifter.number(number), node.outputs[0]
   before = lifter.affine.get(number)
@@ -201,9 +199,7 @@ def _start_affine(lifter: Lifter, node: Node) -> None:
   _start_binary(lifter, node, "mul" if offset is None else "add", (x, constant), end)
 
 
-def _start_binary(
-  lifter: Lifter, node: Node, operation: str, inputs: tuple[int | np.ndarray, ...], end: int
-) -> None:
+def _start_binary(lifter: Lifter, node: Node, operation: str, inputs: tuple[int | np.ndarray, ...], end: int) -> None:
   name = lifter.traced.site(node) or ""
   fields = {"operation": operation}
   lifter.start(Draft(ir.Binary, name, inputs, end, node, fields=fields, positive=operation == "pow"))

@@ -38,7 +38,6 @@ VERSIONS = {  # the operator versions that brought int8, from LiteRT's table of 
   "QUANTIZE": 2,
   "DEQUANTIZE": 2,
   "BATCH_MATMUL": 2,
-  "TRANSPOSE": 2,
   "CONCATENATION": 2,
   "STRIDED_SLICE": 2,
   "MIRROR_PAD": 2,
@@ -120,9 +119,7 @@ def _pack(plan: Plan, network: ir.Network) -> bytes:
 
 def _code(flat: Flat, code: str, version: int) -> int:
   number = getattr(flat.schema.BuiltinOperator, code)
-  return flat.table(
-    "OperatorCode", DeprecatedBuiltinCode=min(number, 127), BuiltinCode=number, Version=version
-  )
+  return flat.table("OperatorCode", DeprecatedBuiltinCode=min(number, 127), BuiltinCode=number, Version=version)
 
 
 def _tensor(flat: Flat, tensor: ir.Tensor, keep: Any) -> int:

@@ -5,7 +5,6 @@ a block of `strides` rows and columns of the result in its channels, and the blo
 in convolution kernels, in floats and in integers.
 """
 
-import dataclasses
 from typing import NamedTuple
 
 import numpy as np
@@ -80,8 +79,7 @@ def _repeated(tensor: ir.Tensor, data: np.ndarray, count: int) -> ir.Tensor:
   """Returns weights whose output channels are repeated, with a scale for each."""
   grid = tensor.grid
   if grid is not None and grid.axis is not None:
-    scale = np.tile(tensor.scale, count)
-    grid = dataclasses.replace(grid, scale=scale, zero_point=np.zeros(scale.shape, np.int32))
+    grid = ir.grid(np.tile(tensor.scale, count), bits=grid.bits, narrow=grid.narrow, axis=data.ndim - 1)
   return tensor._replace(shape=data.shape, data=data, grid=grid)
 
 
@@ -115,7 +113,10 @@ def _cut(plan: Plan, layer: ir.TransposedConv2D, rows: str, parts: list[tuple[in
   """Adds the slice of rows and columns; batch and channels are whole, whatever their sizes."""
   bounds = np.array([(0, 0), *parts, (0, 0)], np.int32).T
   values = {"begin": bounds[0], "end": bounds[1], "steps": np.ones(4, np.int32)}
-  named = [keep(plan, ir.Tensor(f"{layer.name}:{key}", (4,), "int32", data=np.ascontiguousarray(value))) for key, value in values.items()]
+  named = [
+    keep(plan, ir.Tensor(f"{layer.name}:{key}", (4,), "int32", data=np.ascontiguousarray(value)))
+    for key, value in values.items()
+  ]
   fields = {"BeginMask": 0b1001, "EndMask": 0b1001}
   plan.operators.append(Written("STRIDED_SLICE", (rows, *named), layer.output, "StridedSliceOptions", fields))
 
