@@ -210,18 +210,16 @@ class Lifter:
     return number
 
   def turned(self, number: int, permutation: Sequence[int], node: Node) -> int:
-    """Returns the number of a value with its axes in another order, which a layer may read.
-
-    Raises:
-      UserError: the batch would not be first.
-    """
+    """Returns the number of a value with its axes in another order, which is no layer until one reads it."""
+    if ordered(permutation):
+      return number
     source, order = self.origin(number, node)
     order = composed(order, permutation)
     if ordered(order):
       return source
     new = self._view(("turn", source, order), source, moved(self.shape(source), order), lambda x: x.transpose(order))
     self.links.setdefault(new, Link(source, self.shape(source), order, source))
-    return self.finished(new, node)
+    return new
 
   def shaped(self, number: int, shape: Sequence[int], node: Node) -> int:
     """Returns the number of a value in another shape, which a layer may read."""

@@ -54,13 +54,14 @@ def conv(lifter: Lifter, node: Node) -> None:
 
 
 def _images(lifter: Lifter, node: Node, x: int) -> tuple[int, np.ndarray]:
-  """Returns the images (N, H, W, C) that a convolution reads, and the zeros around them."""
+  """Returns the images (N, H, W, C) that a convolution reads, or (N, L, C), and the zeros around them."""
   batch, depth, *spatial = node.params["dimension_numbers"].lhs_spec
   order, number = (batch, *spatial, depth), lifter.number(x)
   if order == (0, 1, 2, 3) and number in lifter.pads:
     source, around = lifter.pads[number]
     return lifter.finished(source, node), np.array(around)
-  return lifter.turned(x, order, node), np.zeros((len(spatial), 2), int)
+  x = lifter.turned(x, order, node)
+  return x if len(spatial) == 1 else lifter.finished(x, node), np.zeros((len(spatial), 2), int)
 
 
 def transposed(
