@@ -23,7 +23,7 @@ def compact(constant: np.ndarray) -> np.ndarray:
     if np.array_equal(constant, np.broadcast_to(first, constant.shape), equal_nan=constant.dtype.kind == "f"):
       constant = first
   while constant.ndim and constant.shape[0] == 1:
-    constant = constant[0]
+    constant = constant[0, ...]  # an array still
   return constant
 
 
@@ -65,28 +65,33 @@ def largest(lifter: Lifter, node: Node) -> None:
 
 def pair(lifter: Lifter, node: Node, operation: str) -> None:
   """Starts an operation of two activations, or of one and a constant; equal shapes are added by a layer of its own."""
-  traced, end = lifter.traced, node.outputs[0]
+  traced, end, name = lifter.traced, node.outputs[0], lifter.traced.site(node) or ""
   if operation in ("div", "pow") and not np.issubdtype(traced.aval(end).dtype, np.floating):
     raise traced.refuse(node, f"it makes {traced.aval(end).dtype}; lift a float32 function")
   found = _constant(lifter, node)
   if found is None:
-    inputs = _operands(lifter, node)
+    numbers = _unspread(lifter, node)
+    inputs = tuple(lifter.finished(n, node) for n in numbers)
     if operation == "add" and lifter.shape(inputs[0]) == lifter.shape(inputs[1]):
-      lifter.start(Draft(ir.Add, traced.site(node) or "", inputs, end, node))
+      lifter.start(Draft(ir.Add, name, inputs, end, node))
       return
   else:
     place, constant = found
     x = lifter.finished(lifter.operand(node, place), node)
     inputs = (x, constant) if place == 0 else (constant, x)
-  _start_binary(lifter, node, operation, inputs, end)
+  fields = {"operation": operation}
+  lifter.start(Draft(ir.Binary, name, inputs, end, node, fields=fields, positive=operation == "pow"))
 
 
-def _operands(lifter: Lifter, node: Node) -> tuple[int, ...]:
-  """Returns the numbers of two operands, before they were spread where the layer itself spreads them."""
-  first, second = lifter.traced.data(node)
-  if np.broadcast_shapes(lifter.narrowed(first), lifter.narrowed(second)) == lifter.shape(node.outputs[0]):
-    return lifter.narrow(first, node), lifter.narrow(second, node)
-  return lifter.finished(first, node), lifter.narrow(second, node)
+def _unspread(lifter: Lifter, node: Node) -> list[int]:
+  """Returns the numbers of the operands, before they were spread where the layer itself spreads them."""
+  numbers = [lifter.number(n) for n in lifter.traced.data(node)]
+  for place, number in enumerate(numbers):
+    source = lifter.spread.get(number, number)
+    shapes = [lifter.shape(source), lifter.shape(numbers[1 - place])]
+    if np.broadcast_shapes(*shapes) == lifter.shape(node.outputs[0]):
+      numbers[place] = source
+  return numbers
 
 
 def add(lifter: Lifter, node: Node, sign: int = 1) -> None:
@@ -121,8 +126,8 @@ def scale(lifter: Lifter, node: Node) -> None:
     return
   place, constant = found
   number = lifter.operand(node, place)
-  draft = lifter.open(number, ir.Mean, ir.AvgPool, ir.Reduce, ir.Reshape)
-  if draft is not None and draft.share is not None and _divides(constant, draft.share, operation):
+  draft = lifter.open(number, ir.Mean, ir.AvgPool, ir.Reduce)
+  if draft is not None and draft.share is not None and _divides(operation, constant, draft.share):
     draft.share, draft.name = None, traced.site(node) or ""
     lifter.extend(draft, node)
     return
@@ -145,9 +150,8 @@ def scale(lifter: Lifter, node: Node) -> None:
     _affine(lifter, node, number, 1 / wide if operation == "div" else wide, None)
 
 
-def _divides(constant: np.ndarray, share: int, operation: str) -> bool:
-  """Returns whether a constant makes a mean of a sum of `share` terms."""
-  return np.allclose(constant, share if operation == "div" else 1 / share, rtol=1e-6, atol=0)
+def _divides(operation: str, constant: np.ndarray, count: int) -> bool:
+  return np.allclose(constant, count if operation == "div" else 1 / count, rtol=1e-6)
 
 
 def _float(lifter: Lifter, node: Node) -> bool:
@@ -169,40 +173,16 @@ def _affine(lifter: Lifter, node: Node, number: int, factor: np.ndarray | None, 
   """Notes that a value is another one times a constant and one more added, after what is known of that one."""
   number, end = lifter.number(number), node.outputs[0]
   before = lifter.affine.get(number)
-  if before is not None and number in lifter.later and lifter.sole(number):
+  if before is not None and number not in lifter.ends and lifter.sole(number):
     x, times, plus = before
     pairs = [(times, factor), (plus, factor), (plus, offset)]
     if all(a is None or b is None or np.size(a * b) <= max(np.size(a), np.size(b)) for a, b in pairs):
       plus = plus if factor is None or plus is None else plus * factor
       times = factor if times is None else times if factor is None else times * factor
       offset = plus if offset is None else offset if plus is None else plus + offset
-      number, factor = x, times
-  lifter.affine[end] = Affine(lifter.finished(number, node), factor, offset)
-  lifter.later[end] = lambda: _start_affine(lifter, node)
-
-
-def _start_affine(lifter: Lifter, node: Node) -> None:
-  """Starts the layers of a value that is another one times a constant and plus one."""
-  end = node.outputs[0]
-  x, *numbers = lifter.affine[end]
-  factor, offset = (None if one is None else one.astype(lifter.traced.aval(end).dtype) for one in numbers)
-  if factor is not None and offset is not None:
-    if (factor == -1).all():
-      _start_binary(lifter, node, "sub", (offset, x), end)
+      lifter.affine[end] = Affine(x, times, offset)
       return
-    shape = np.broadcast_shapes(lifter.shape(x), factor.shape)
-    times = lifter.traced.view(x, shape, lambda value: value * factor)
-    _start_binary(lifter, node, "mul", (x, factor), times)
-    x = times
-  constant = factor if offset is None else offset
-  assert constant is not None
-  _start_binary(lifter, node, "mul" if offset is None else "add", (x, constant), end)
-
-
-def _start_binary(lifter: Lifter, node: Node, operation: str, inputs: tuple[int | np.ndarray, ...], end: int) -> None:
-  name = lifter.traced.site(node) or ""
-  fields = {"operation": operation}
-  lifter.start(Draft(ir.Binary, name, inputs, end, node, fields=fields, positive=operation == "pow"))
+  lifter.affine[end] = Affine(lifter.finished(number, node), factor, offset)
 
 
 TABLE = {

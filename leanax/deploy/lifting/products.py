@@ -6,7 +6,6 @@ import numpy as np
 
 from leanax.core.errors import UserError
 from leanax.deploy import ir
-from leanax.deploy.lifting import links
 from leanax.deploy.lifting.drafts import Draft, Lifter
 from leanax.deploy.lifting.views import composed, ordered
 from leanax.graph.program import Node
@@ -126,14 +125,14 @@ def _lies(lifter: Lifter, one: _Operand, order: tuple[int, ...], node: Node) -> 
   """Returns whether an operand's axes have that order already."""
   if isinstance(one.value, np.ndarray):
     return True
-  return ordered(composed(links.origin(lifter, one.value, node)[1], order))
+  return ordered(composed(lifter.origin(one.value, node)[1], order))
 
 
 def _dense(lifter: Lifter, node: Node, x: _Operand, kernel: _Operand, made: list[Any]) -> None:
   """Starts a dense layer of (N, ..., I) by (I, O)."""
   assert isinstance(x.value, int) and isinstance(kernel.value, np.ndarray) and x.batch is not None
   rows, inside, outside = (x.shape[x.batch], *x.sizes(x.free)), x.size(x.summed), kernel.size(kernel.free)
-  source = _brought(lifter, node, x, x.order(), (*rows[1:], inside))
+  source = lifter.shaped(lifter.turned(x.value, x.order(), node), (*rows, inside), node)
   weights = kernel.value.transpose(kernel.order(transposed=False)).reshape(inside, outside)
   draft = Draft(ir.Dense, lifter.traced.site(node) or "", (source,), node.outputs[0], node, weights)
   axes = ["examples", *(_label(x, axis) for axis in x.free), *(_label(kernel, axis) for axis in kernel.free)]
@@ -165,8 +164,7 @@ def _brought(
   if isinstance(one.value, np.ndarray):
     return one.value.transpose(order).reshape(shape)
   assert one.batch is not None
-  turned = links.turned(lifter, one.value, order, node)
-  return lifter.finished(lifter.reshaped(turned, (one.shape[one.batch], *shape), node), node)
+  return lifter.shaped(lifter.turned(one.value, order, node), (one.shape[one.batch], *shape), node)
 
 
 TABLE = {"dot_general": dot}

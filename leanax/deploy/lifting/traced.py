@@ -29,8 +29,7 @@ class Traced:
     input: number of the input's value.
     output: number of the output's value.
     uses: how often each value is read.
-    between: numbers of values that only layers have: no equation makes them.
-    views: values that only layers have, but that are made of one that an equation makes, by their numbers below 0.
+    views: values that the function does not have, by their numbers, which are negative.
   """
 
   BATCH = 2  # not 1, so that the batch is told apart from other axes
@@ -58,7 +57,6 @@ class Traced:
     self.nodes = self._live()
     self._read = read_by_sites(self.graph.analysis)[1]
     self.uses = Counter(n for node in self.nodes for n in self.data(node))
-    self.between: set[int] = set()
     self.views: dict[int, View] = {}
 
   def _live(self) -> list[Node]:
@@ -84,12 +82,6 @@ class Traced:
       return jax.ShapeDtypeStruct(self.views[number].shape, self.aval(self.views[number].number).dtype)
     return self.graph.program.avals[number]
 
-  def new(self, shape: Sequence[int], dtype: Any) -> int:
-    """Returns the number of a value between two layers that are made of one equation."""
-    self.graph.program.avals.append(jax.ShapeDtypeStruct(tuple(map(int, shape)), dtype))
-    self.between.add(len(self.graph.program.avals) - 1)
-    return len(self.graph.program.avals) - 1
-
   def view(self, number: int, shape: Sequence[int], see: Callable[[np.ndarray], np.ndarray]) -> int:
     """Adds a view of a value; returns its number."""
     new = -len(self.views) - 1
@@ -108,10 +100,6 @@ class Traced:
       return values[number]
     return self.views[number].see(self.seen(self.views[number].number, values))
 
-  def proven(self, number: int) -> bool:
-    """Returns whether an equation makes a value, or one that it is a view of."""
-    return self.base(number) not in self.between
-
   def site(self, node: Node) -> str | None:
     """Returns the name of the operation that ends in this equation, if there is one."""
     site = self.graph.analysis.at.get(node.index)
@@ -119,10 +107,7 @@ class Traced:
 
   def tensor(self, number: int) -> str | None:
     """Returns the activation's name, if an operation that the output depends on reads it; a view has its base's."""
-    number = self.base(number)
-    if number in self.between:
-      return None
-    base = self.graph.analysis.value(number).base
+    base = self.graph.analysis.value(self.base(number)).base
     return self.graph.analysis.tensors.get(base) if base in self._read else None
 
   def constant(self, ref: Any) -> np.ndarray:
@@ -134,7 +119,7 @@ class Traced:
     """Returns the values of targets for given values: the slices between them, in one program.
 
     Args:
-      slices: for each the number of its target, and values that equations make by their numbers.
+      slices: for each the number of its target, and values of the function, not views, by their numbers.
     """
     held = {number: value for number, value in self._known.items() if hasattr(value, "shape")}
 

@@ -3,7 +3,6 @@
 import numpy as np
 
 from leanax.deploy import ir
-from leanax.deploy.lifting import links
 from leanax.deploy.lifting.drafts import Draft, Lifter
 from leanax.graph.program import Node
 
@@ -27,8 +26,7 @@ def conv(lifter: Lifter, node: Node) -> None:
   padding = padding + around
   strides, dilation, between = (params[key] for key in ("window_strides", "rhs_dilation", "lhs_dilation"))
   if spatial == 1:  # (N, L, C) as (N, 1, L, C)
-    before = lifter.shape(source)
-    source = lifter.finished(lifter.reshaped(source, (before[0], 1, *before[1:]), node), node)
+    source = lifter.shaped(source, np.insert(lifter.shape(source), 1, 1).tolist(), node)
     kernel, padding = kernel[None], np.insert(padding, 0, 0, 0)
     strides, dilation, between = (1, *strides), (1, *dilation), (1, *between)
   strides, dilation, between = ((int(one[0]), int(one[1])) for one in (strides, dilation, between))
@@ -62,7 +60,7 @@ def _images(lifter: Lifter, node: Node, x: int) -> tuple[int, np.ndarray]:
   if order == (0, 1, 2, 3) and number in lifter.pads:
     source, around = lifter.pads[number]
     return lifter.finished(source, node), np.array(around)
-  x = links.turned(lifter, x, order, node)
+  x = lifter.turned(x, order, node)
   return x if len(spatial) == 1 else lifter.finished(x, node), np.zeros((len(spatial), 2), int)
 
 

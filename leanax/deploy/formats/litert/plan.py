@@ -42,10 +42,10 @@ def planned(network: ir.Network) -> Plan:
 
 _EMIT: dict[type, Callable[..., None]] = {
   **weighted.TABLE,
-  **transposed.TABLE,
   **pools.TABLE,
   **elementwise.TABLE,
   **functions.TABLE,
   **shapes.TABLE,
+  **transposed.TABLE,
   **choices.TABLE,
 }

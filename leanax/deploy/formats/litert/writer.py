@@ -39,7 +39,6 @@ VERSIONS = {  # the operator versions that brought int8, from LiteRT's table of 
   "DEQUANTIZE": 2,
   "BATCH_MATMUL": 2,
   "CONCATENATION": 2,
-  "STRIDED_SLICE": 2,
   "MIRROR_PAD": 2,
   "RESIZE_BILINEAR": 3,
   "RESIZE_NEAREST_NEIGHBOR": 3,
@@ -50,6 +49,7 @@ VERSIONS = {  # the operator versions that brought int8, from LiteRT's table of 
   "REDUCE_PROD": 2,
   "ARG_MAX": 2,
   "ARG_MIN": 2,
+  "STRIDED_SLICE": 2,
 }
 
 
