@@ -83,9 +83,9 @@ def _network(traced: Traced, drafts: list[Draft], outputs: dict[str, int]) -> ir
     inputs = tuple(found[one] if isinstance(one, int) else _constant(one, name, tensors) for one in draft.inputs)
     held = {key: _constant(one, name, tensors) for key, one in draft.fields.items() if isinstance(one, np.ndarray)}
     fields: dict[str, Any] = {**draft.fields, **held}
-    if issubclass(draft.kind, ir.Conv2D | ir.Dense):
+    if issubclass(draft.kind, ir.WEIGHTED):
       fields.update(_weights(draft, name, tensors))
-    if issubclass(draft.kind, ir.Conv2D | ir.Dense | ir.Add):
+    if issubclass(draft.kind, ir.WEIGHTED | ir.Add):
       fields["relu"] = draft.relu
     # A pool or a reshape holds its input's numbers, and the graph gives it its input's name: it needs one of its own.
     own = traced.tensor(draft.end)
@@ -135,54 +135,27 @@ class _Names:
 
 
 def _prove(traced: Traced, drafts: list[Draft], network: ir.Network) -> None:
-  """Runs each layer, or the layers that stand for one equation, and its slice of the equations on random inputs.
+  """Runs each layer and its slice of the equations on random inputs.
 
   Raises:
     UserError: they differ.
   """
   rng = np.random.default_rng(0)
-  chains = _chains(traced, drafts, network.layers)
-  givens = [_given(rng, traced, chain) for chain in chains]
-  results = traced.run([(chain[-1][0].end, given) for chain, given in zip(chains, givens, strict=True)])
-  for chain, given, expected in zip(chains, givens, results, strict=True):
-    values = dict(given)
-    for draft, layer in chain:
-      inputs = [values[one] if isinstance(one, int) else one for one in draft.inputs]
-      values[draft.end] = reference.step(layer, inputs, network.tensors)
-    draft, layer = chain[-1]
-    got = values[draft.end]
+  read = [sorted({traced.base(n) for n in draft.inputs if isinstance(n, int)}) for draft in drafts]
+  givens = [{n: _random(rng, traced.aval(n), draft) for n in r} for r, draft in zip(read, drafts, strict=True)]
+  results = traced.run([(draft.end, given) for draft, given in zip(drafts, givens, strict=True)])
+  for draft, layer, given, expected in zip(drafts, network.layers, givens, results, strict=True):
     if draft.early:
       expected = np.maximum(expected, 0)
+    values = [traced.seen(n, given) if isinstance(n, int) else n for n in draft.inputs]
+    got = reference.step(layer, values, network.tensors)
     largest = np.abs(expected, where=np.isfinite(expected), out=np.zeros_like(expected)).max()
-    near = 0 if all(isinstance(one, _MOVES) for _, one in chain) else TOLERANCE * max(largest, 1e-6)
+    near = 0 if isinstance(layer, _MOVES) else TOLERANCE * max(largest, 1e-6)
     if got.shape != expected.shape or not np.allclose(got, expected, rtol=0, atol=near):
       raise traced.refuse(draft.node, f"the layer {layer.name!r} made of it computes something else")
 
 
 _MOVES = ir.Reshape | ir.Transpose | ir.Slice | ir.Pad | ir.Concat | ir.Gather | ir.Broadcast | ir.Select  # exact
-_Chain = list[tuple[Draft, ir.Layer]]
-
-
-def _chains(traced: Traced, drafts: list[Draft], layers: tuple[ir.Layer, ...]) -> list[_Chain]:
-  """Returns the layers up to each value that an equation makes: one layer, or several with values between them."""
-  unfinished: dict[int | None, _Chain] = {}
-  chains = []
-  for draft, layer in zip(drafts, layers, strict=True):
-    before = [unfinished.get(one, []) for one in draft.inputs if isinstance(one, int)]
-    chain = [*(step for steps in before for step in steps), (draft, layer)]
-    if draft.end in traced.between:
-      unfinished[draft.end] = chain
-    else:
-      chains.append(chain)
-  return chains
-
-
-def _given(rng: np.random.Generator, traced: Traced, chain: _Chain) -> dict[int, np.ndarray]:
-  """Returns random values of what a chain of layers reads."""
-  read = {
-    one: draft for draft, _ in chain for one in draft.inputs if isinstance(one, int) and one not in traced.between
-  }
-  return {number: _random(rng, traced.aval(number), draft) for number, draft in read.items()}
 
 
 def _random(rng: np.random.Generator, aval: Any, draft: Draft) -> np.ndarray:

@@ -183,7 +183,7 @@ REFUSED = {
   "adds examples to the batch": lambda x: jnp.pad(x, ((1, 0), (0, 0), (0, 0), (0, 0))),
   "between those that are there": lambda x: jax.lax.pad(x, 0.0, ((0, 0, 0), (0, 0, 1), (0, 0, 0), (0, 0, 0))),
   "pads with NaN": lambda x: jnp.pad(x, ((0, 0), (1, 0), (0, 0), (0, 0)), constant_values=jnp.nan),
-  "differs from one example": lambda x: jnp.concatenate([jnp.arange(2.0).repeat(30).reshape(2, 6, 5, 1), x], 3),
+  "other numbers for each example": lambda x: jnp.concatenate([jnp.arange(2.0).repeat(30).reshape(2, 6, 5, 1), x], 3),
   "cannot be dilated": lambda x: jax.lax.reduce_window(
     x, -jnp.inf, jax.lax.max, (1, 2, 2, 1), (1, 1, 1, 1), "VALID", window_dilation=(1, 2, 2, 1)
   ),

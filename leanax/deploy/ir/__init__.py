@@ -31,6 +31,7 @@ from leanax.deploy.ir.network import Network, arranged, float_ends, returned
 from leanax.deploy.ir.operators import (
   OPERATIONS,
   REDUCTIONS,
+  WEIGHTED,
   Activation,
   ArgMax,
   ArgMin,
@@ -88,6 +89,7 @@ __all__ = [
   "Softmax",
   "Transpose",
   "TransposedConv2D",
+  "WEIGHTED",
   "QMAX",
   "QMIN",
   "Add",

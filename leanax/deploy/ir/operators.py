@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from leanax.deploy.ir.layers import Layer
+from leanax.deploy.ir.layers import Conv2D, Dense, Layer
 
 
 @dataclass(frozen=True)
@@ -149,6 +149,9 @@ class TransposedConv2D(Layer):
 
   def constants(self) -> tuple[str, ...]:
     return (self.kernel,) if self.bias is None else (self.kernel, self.bias)
+
+
+WEIGHTED = Conv2D | Dense | TransposedConv2D  # layers with a kernel, and a bias per output channel
 
 
 @dataclass(frozen=True)

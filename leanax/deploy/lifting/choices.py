@@ -8,9 +8,10 @@ import numpy as np
 from leanax.deploy import ir
 from leanax.deploy.lifting import picks
 from leanax.deploy.lifting.drafts import Draft, Lifter
+from leanax.deploy.lifting.elementwise import compact
 from leanax.graph.program import Node
 
-_PASSING = ("broadcast_in_dim", "reshape", "expand_dims", "convert_element_type")
+_PASSING = ("broadcast_in_dim", "reshape", "expand_dims")
 
 
 def compare(lifter: Lifter, node: Node) -> None:
@@ -21,31 +22,22 @@ def compare(lifter: Lifter, node: Node) -> None:
 
 def operands(lifter: Lifter, node: Node, first: int = 0) -> tuple[int | np.ndarray, ...]:
   """Returns the operands of an equation whose layer broadcasts them: unspread where others have the whole shape."""
-  traced, out = lifter.traced, tuple(lifter.traced.aval(node.outputs[0]).shape)
+  traced, out = lifter.traced, lifter.shape(node.outputs[0])
   found: list[int | np.ndarray] = []
   for ref in node.inputs[first:]:
     if traced.is_data(ref):
-      found.append(lifter.narrow(traced.graph.resolve(ref), node))
+      number = lifter.number(traced.graph.resolve(ref))
+      found.append(lifter.finished(lifter.spread.get(number, number), node))
     else:
-      found.append(compact(lifter, node, traced.constant(ref), len(out)))
-  shapes = [one.shape if isinstance(one, np.ndarray) else traced.aval(one).shape for one in found]
-  if np.broadcast_shapes(*shapes) == out:
-    return tuple(found)
-  # Nobody has the whole shape: one operand is spread.
-  place = next(k for k, one in enumerate(found) if isinstance(one, int))
-  found[place] = lifter.finished(traced.graph.resolve(node.inputs[first + place]), node)
+      constant = compact(traced.constant(ref))
+      if constant.ndim == len(out):
+        raise traced.refuse(node, "a constant has other numbers for each example of the batch")
+      found.append(constant)
+  shapes = [one.shape if isinstance(one, np.ndarray) else lifter.shape(one) for one in found]
+  if np.broadcast_shapes(*shapes) != out:  # nobody has the whole shape: one operand is spread
+    place = next(k for k, one in enumerate(found) if isinstance(one, int))
+    found[place] = lifter.finished(traced.graph.resolve(node.inputs[first + place]), node)
   return tuple(found)
-
-
-def compact(lifter: Lifter, node: Node, constant: np.ndarray, rank: int) -> np.ndarray:
-  """Returns a constant of `rank` axes, with length 1 where it is the same all along, as it must be for the batch."""
-  constant = constant.reshape((1,) * (rank - constant.ndim) + constant.shape)
-  constant = lifter.per_example(constant, node)
-  for axis in range(1, rank):
-    first = constant.take([0], axis)
-    if np.array_equal(constant, np.broadcast_to(first, constant.shape), equal_nan=constant.dtype.kind == "f"):
-      constant = first
-  return constant
 
 
 def select(lifter: Lifter, node: Node) -> None:
@@ -113,11 +105,6 @@ def gather(lifter: Lifter, node: Node) -> None:
   if node.index not in lifter.indices:
     raise traced.refuse(node, "only whole entries along one axis of a constant can be looked up: jnp.take(table, i, 0)")
   table, indices = traced.constant(node.inputs[0]), lifter.finished(lifter.indices[node.index], node)
-  if traced.aval(indices).dtype != np.int32:
-    shape = traced.aval(indices).shape
-    number = traced.new(shape, np.int32)
-    lifter.start(Draft(ir.Cast, "", (indices,), number, node))
-    indices = number
   lifter.start(Draft(ir.Gather, traced.site(node) or "", (table, indices), node.outputs[0], node, fields={"axis": 0}))
   return None
 

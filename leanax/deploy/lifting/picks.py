@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from leanax.deploy import ir
-from leanax.deploy.lifting.drafts import Draft, Lifter, Pick, Spread
+from leanax.deploy.lifting.drafts import Draft, Lifter, Pick
 from leanax.graph.program import Node
 from leanax.graph.versions import rebind
 
@@ -27,14 +27,33 @@ def pick(lifter: Lifter, node: Node, x: int, entries: Entries, end: int) -> None
   found = {axis: some for axis, some in found.items() if not np.array_equal(some, np.arange(sizes[axis]))}
   if not found:
     lifter.same[end] = source
+    lifter.shared.add(end)
     return
   lifter.picks[end] = Pick(source, found)
   lifter.later[end] = lambda: _layers(lifter, node, end)
 
 
+def part(lifter: Lifter, node: Node, x: int, entries: Entries) -> int:
+  """Returns the number of these entries of a value, where no equation makes them."""
+  end = _view(lifter, x, entries)
+  pick(lifter, node, x, entries, end)
+  return end
+
+
+def _view(lifter: Lifter, x: int, entries: Entries) -> int:
+  """Returns the number of a view of a value that holds these entries."""
+
+  def see(value: np.ndarray) -> np.ndarray:
+    for axis, some in entries.items():
+      value = value.take(some, axis)
+    return value
+
+  return lifter.traced.view(x, [len(entries.get(k, range(n))) for k, n in enumerate(lifter.shape(x))], see)
+
+
 def of(lifter: Lifter, number: int) -> Pick:
   """Returns a value as entries of another one; one that is none of these holds all of its own."""
-  number = lifter.number(number)
+  number = lifter.itself(number)
   return lifter.picks.get(number, Pick(number, {}))
 
 
@@ -55,23 +74,41 @@ def joined(lifter: Lifter, node: Node, numbers: Sequence[int], axis: int) -> boo
   return alike
 
 
-def repeats(lifter: Lifter, node: Node, spread: Spread, before: Sequence[int], after: Sequence[int]) -> bool:
-  """Notes a spread value whose spread axes are merged with others (`jnp.repeat`); returns whether it is a pick."""
-  own = lifter.traced.aval(spread.source).shape
-  groups = _groups(before, after)
-  places = {at: axis for axis, at in enumerate(spread.axes)}
-  entries = {}
-  for group in groups or ():
-    inside = [places[at] for at in group if at in places]
-    if len(inside) != 1 or len(groups or ()) != len(own):
-      return False
-    shape = [before[at] for at in group]
-    along = np.arange(own[inside[0]]).reshape([own[inside[0]] if at in places else 1 for at in group])
-    entries[inside[0]] = np.broadcast_to(along, shape).reshape(-1)
-  if groups is None or sorted(entries) != list(range(len(own))):
+def repeats(lifter: Lifter, node: Node, narrow: int) -> bool:
+  """Notes a spread value whose spread axes are merged with others (`jnp.repeat`); returns whether it is a pick.
+
+  Args:
+    lifter: the drafts.
+    node: the reshape.
+    narrow: the value before it was spread, with length 1 along these axes.
+  """
+  before, after = lifter.shape(lifter.operand(node)), lifter.shape(node.outputs[0])
+  source = lifter.root(narrow)
+  own, axes = lifter.shape(source), _kept(lifter.shape(source), lifter.shape(narrow))
+  if axes is None:
+    source, own, axes = narrow, lifter.shape(narrow), tuple(range(len(before)))
+  groups, places, entries = _groups(before, after), {at: axis for axis, at in enumerate(axes)}, {}
+  if groups is None or len(groups) != len(own):
     return False
-  pick(lifter, node, spread.source, entries, node.outputs[0])
+  for group in groups:
+    inside = [places[at] for at in group if at in places]
+    if len(inside) != 1:
+      return False
+    along = np.arange(own[inside[0]]).reshape([own[inside[0]] if at in places else 1 for at in group])
+    entries[inside[0]] = np.broadcast_to(along, [before[at] for at in group]).reshape(-1)
+  pick(lifter, node, source, entries, node.outputs[0])
   return True
+
+
+def _kept(before: Sequence[int], after: Sequence[int]) -> tuple[int, ...] | None:
+  """Returns the places of axes in a shape with more of length 1 between them; None for another reshape."""
+  axes = []
+  for axis, size in enumerate(after):
+    if len(axes) < len(before) and before[len(axes)] == size:
+      axes.append(axis)
+    elif size != 1:
+      return None
+  return tuple(axes) if len(axes) == len(before) else None
 
 
 def _groups(before: Sequence[int], after: Sequence[int]) -> list[list[int]] | None:
@@ -157,17 +194,13 @@ def by_constants(lifter: Lifter, node: Node) -> None:
     # Not axis by axis: the whole as one axis, of which entries are picked.
     if not all(np.array_equal(coordinates[0][n], np.full(out[1:], n)) for n in range(shape[0])):
       raise traced.refuse(node, "it chooses among the examples of a batch")
-    flat = lifter.reshaped(x, (shape[0], int(np.prod(shape[1:]))), node)
+    x = lifter.reshaped(x, (shape[0], int(np.prod(shape[1:]))))
     entries = {1: (1, np.ravel_multi_index([c[0] for c in coordinates[1:]], shape[1:]).reshape(-1))}
-    x, shape = flat, traced.aval(flat).shape
   chosen = {axis: some[1] for axis, some in entries.items() if some is not None}
-  sizes = tuple(len(chosen.get(axis, range(size))) for axis, size in enumerate(shape))
-  if sizes == tuple(out):
+  if tuple(len(chosen.get(axis, range(size))) for axis, size in enumerate(lifter.shape(x))) == tuple(out):
     pick(lifter, node, x, chosen, end)
-    return
-  part = traced.new(sizes, traced.aval(x).dtype)
-  pick(lifter, node, x, chosen, part)
-  lifter.reshape(part, end, node)
+  else:
+    lifter.reshape(part(lifter, node, x, chosen), end)
 
 
 def _along(values: np.ndarray, axis: int, rank: int) -> np.ndarray:
@@ -193,15 +226,14 @@ def _separate(coordinate: np.ndarray, out: Sequence[int]) -> tuple[int | None, n
 def _layers(lifter: Lifter, node: Node, end: int) -> None:
   """Starts the layers of a pick: slices first, then what repeats entries."""
   source, entries = lifter.picks[end]
-  x, shape = lifter.finished(source, node), list(lifter.traced.aval(source).shape)
-  steps = _steps(shape, entries)
-  for position, (kind, axes, constants, fields) in enumerate(steps):
-    for axis in axes:
-      shape[axis] = len(entries[axis])
-    if position < len(steps) - 1:
-      x = lifter.between(kind, (x, *constants), shape, node, **fields)
-    else:
-      lifter.start(Draft(kind, "", (x, *constants), end, node, fields=fields))
+  x, shape = lifter.finished(source, node), list(lifter.shape(source))
+  *first, last = _steps(shape, entries)
+  for kind, axes, constants, fields in first:
+    made = _view(lifter, x, {axis: entries[axis] for axis in axes})
+    lifter.start(Draft(kind, "", (x, *constants), made, node, fields=fields))
+    x = made
+  kind, _, constants, fields = last
+  lifter.start(Draft(kind, "", (x, *constants), end, node, fields=fields))
 
 
 def _steps(

@@ -9,7 +9,18 @@ primitive's name and the line in the user's code.
 from collections.abc import Callable
 
 from leanax.core.errors import UserError
-from leanax.deploy.lifting import choices, elementwise, functions, picks, products, rows, shapes, weighted, windows
+from leanax.deploy.lifting import (
+  choices,
+  elementwise,
+  functions,
+  picks,
+  products,
+  resizes,
+  rows,
+  shapes,
+  weighted,
+  windows,
+)
 from leanax.deploy.lifting.drafts import Draft, Lifter
 from leanax.deploy.lifting.traced import Traced
 from leanax.graph.program import Node
@@ -26,7 +37,7 @@ def recognise(traced: Traced, foldable: bool = True) -> tuple[list[Draft], dict[
     UserError: an equation that is not part of any layer.
   """
   lifter = Lifter(traced, foldable)
-  groups = rows.find(traced)
+  groups = [*rows.find(traced), *resizes.find(traced)]
   groups = [*groups, *functions.find(traced, frozenset().union(*(one.nodes for one in groups)))]
   grouped = {index for group in groups for index in group.nodes}
   ends = {group.end: group for group in groups}

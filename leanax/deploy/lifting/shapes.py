@@ -6,36 +6,39 @@ import numpy as np
 
 from leanax.deploy import ir
 from leanax.deploy.lifting import picks
-from leanax.deploy.lifting.drafts import Draft, Lifter, Spread
+from leanax.deploy.lifting.drafts import Draft, Lifter
+from leanax.deploy.lifting.views import Link, composed, ordered
 from leanax.graph.program import Node
 
 
 def reshape(lifter: Lifter, node: Node) -> None:
-  """Starts a reshape; equations that only add or drop axes of length 1 are reshapes too."""
-  traced = lifter.traced
+  """Notes a value in another shape; equations that only add or drop axes of length 1 are reshapes too."""
+  traced, end = lifter.traced, node.outputs[0]
   x = lifter.number(lifter.operand(node))
-  before, after = (tuple(traced.aval(n).shape) for n in (x, node.outputs[0]))
-  if keeps_axes(lifter, node, x, before, after):
+  before, after = lifter.shape(x), lifter.shape(end)
+  if _keeps_axes(lifter, node, x):
     return
-  if x in lifter.moved and before != after:
-    lifter.finished(x, node)
-  spread = lifter.spreads.get(lifter.number(x))
-  if spread is not None and picks.repeats(lifter, node, spread, before, after):
+  if before == after:
+    lifter.same[end] = x
+    return
+  if x in lifter.links and lifter.links[x].permutation[0] != 0:
+    lifter.finished(x, node)  # refuses it
+  if x in lifter.spread and picks.repeats(lifter, node, lifter.spread[x]):
     return
   if before[0] != after[0]:
     raise traced.refuse(node, f"it mixes the examples of a batch: {before} to {after}")
-  lifter.reshape(x, node.outputs[0], node)
+  lifter.reshape(x, end)
 
 
-def keeps_axes(lifter: Lifter, node: Node, x: int, before: Sequence[int], after: Sequence[int]) -> bool:
+def _keeps_axes(lifter: Lifter, node: Node, x: int) -> bool:
   """Lets the reduction that makes a value keep its axes, where an equation puts them back; returns whether it does."""
-  draft = lifter.open(x, ir.Mean, ir.Reduce)
-  if draft is None or draft.fields["keep_dims"] or (draft.kind is ir.Mean and draft.share is None):
+  draft = lifter.ends.get(x)
+  if draft is None or lifter.open(x, ir.Mean, ir.Reduce) is not draft or draft.fields["keep_dims"]:
     return False
-  kept = list(lifter.traced.aval(lifter.read(draft)).shape)
+  kept = list(lifter.shape(lifter.read(draft)))
   for axis in draft.fields.get("axes", (1, 2)):
     kept[axis] = 1
-  if tuple(after) != tuple(kept) or tuple(before) == tuple(after):
+  if lifter.shape(node.outputs[0]) != tuple(kept) or (draft.kind is ir.Mean and draft.share is None):
     return False
   draft.fields["keep_dims"] = True
   lifter.extend(draft, node)
@@ -43,68 +46,29 @@ def keeps_axes(lifter: Lifter, node: Node, x: int, before: Sequence[int], after:
 
 
 def transpose(lifter: Lifter, node: Node) -> None:
-  """Starts a transpose; one that moves the batch waits for the next, which moves it back."""
-  source, end, order = lifter.number(lifter.operand(node)), node.outputs[0], tuple(node.params["permutation"])
-  if source in lifter.moved:
-    source, inner = lifter.moved[source]
-    order = tuple(inner[axis] for axis in order)
-  move(lifter, node, source, order, end)
-
-
-def move(lifter: Lifter, node: Node, source: int, order: tuple[int, ...], end: int) -> None:
-  """Makes `end` of `source` with its axes in another order."""
-  shape = lifter.traced.aval(source).shape
-  order = tuple(map(int, order))
-  if order == tuple(range(len(order))):
-    lifter.same[end] = source
-  elif order[0] != 0:
-    lifter.moved[end] = (source, order)
-
-    def refuse() -> None:
-      raise lifter.traced.refuse(node, "it puts another axis before the batch, and what reads it needs the batch first")
-
-    lifter.later[end] = refuse
-  elif (long := [axis for axis in order if shape[axis] != 1]) == sorted(long):
-    lifter.reshape(source, end, node)
-  else:
-    source = lifter.finished(source, node)
-    lifter.start(Draft(ir.Transpose, "", (source,), end, node, fields={"permutation": order}))
+  """Notes a value with its axes in another order, which becomes a layer where another one reads it as it is."""
+  x, order = lifter.number(lifter.operand(node)), tuple(map(int, node.params["permutation"]))
+  if ordered([axis for axis in order if lifter.shape(x)[axis] != 1]) and order[0] == 0:
+    lifter.reshape(x, node.outputs[0])
+    return
+  link = lifter.links.get(x, Link(x, lifter.shape(x), tuple(range(len(order))), x))
+  lifter.links[node.outputs[0]] = link._replace(permutation=composed(link.permutation, order), parent=x)
 
 
 def broadcast(lifter: Lifter, node: Node) -> None:
-  """Adds axes of length 1; notes axes that are spread, which a layer that broadcasts need not have spread."""
-  traced, end = lifter.traced, node.outputs[0]
+  """Adds axes of length 1; notes a value whose axes are spread, which a layer that broadcasts need not have spread."""
+  end, axes = node.outputs[0], tuple(map(int, node.params["broadcast_dimensions"]))
   x = lifter.number(lifter.operand(node))
-  before, after, axes = traced.aval(x).shape, traced.aval(end).shape, tuple(node.params["broadcast_dimensions"])
-  if np.prod(before) == np.prod(after) and axes[0] == 0:
-    return reshape(lifter, node)
-  if x in lifter.spreads:
-    x, inner = lifter.spreads[x]
-    axes = tuple(axes[axis] for axis in inner)
-  if (inner := _kept(traced.aval(lifter.shaped.get(x, x)).shape, traced.aval(x).shape)) is not None:
-    x, axes = lifter.shaped.get(x, x), tuple(axes[axis] for axis in inner)
-  if axes[0] != 0:
-    x = lifter.finished(x, node)
-    raise traced.refuse(node, f"it puts another axis before the batch: {before} to {after}")
-  lifter.spreads[end] = Spread(x, axes)
-
-  def spread() -> None:
-    read = lifter.narrow(end, node)
-    lifter.start(Draft(ir.Broadcast, "", (read,), end, node))
-
-  lifter.later[end] = spread
-  return None
-
-
-def _kept(before: Sequence[int], after: Sequence[int]) -> tuple[int, ...] | None:
-  """Returns the places of axes in a shape with more of length 1 between them; None for another reshape."""
-  axes = []
-  for axis, size in enumerate(after):
-    if len(axes) < len(before) and before[len(axes)] == size:
-      axes.append(axis)
-    elif size != 1:
-      return None
-  return tuple(axes) if len(axes) == len(before) else None
+  before, after = lifter.shape(x), lifter.shape(end)
+  if axes[:1] != (0,):
+    lifter.finished(x, node)
+    raise lifter.traced.refuse(node, f"it puts another axis before the batch: {before} to {after}")
+  if np.prod(before) == np.prod(after):
+    reshape(lifter, node)
+    return
+  x = lifter.spread.get(x, x)
+  shape = [lifter.shape(x)[axes.index(axis)] if axis in axes else 1 for axis in range(len(after))]
+  lifter.spread[end] = lifter.reshaped(x, shape)
 
 
 def pad(lifter: Lifter, node: Node) -> None:
@@ -132,9 +96,7 @@ def pad(lifter: Lifter, node: Node) -> None:
   if cuts and not any(map(any, widths)):
     return picks.pick(lifter, node, x, cuts, end)
   if cuts:
-    whole = x
-    x = traced.new(tuple(len(cuts.get(axis, range(size))) for axis, size in enumerate(sizes)), traced.aval(x).dtype)
-    picks.pick(lifter, node, whole, cuts, x)
+    x = picks.part(lifter, node, x, cuts)
   x = lifter.finished(x, node)
   if len(widths) == 4 and widths[3] == (0, 0) and value == 0:
     lifter.pads[end] = (x, widths[1:3])
@@ -161,8 +123,8 @@ def stack(lifter: Lifter, node: Node) -> None:
   for ref in node.inputs:
     if traced.is_data(ref):
       x = traced.graph.resolve(ref)
-      shape = traced.aval(x).shape
-      parts.append(lifter.reshaped(x, (*shape[:axis], 1, *shape[axis:]), node))
+      shape = lifter.shape(x)
+      parts.append(lifter.reshaped(x, (*shape[:axis], 1, *shape[axis:])))
     else:
       parts.append(np.expand_dims(traced.constant(ref), axis))
   join(lifter, node, parts, axis)

@@ -13,6 +13,7 @@ from jax.extend import core as jex
 from leanax import graph
 from leanax.core.errors import UserError
 from leanax.core.trees import path_name
+from leanax.deploy.lifting.views import View
 from leanax.deploy.stand_ins import distinct, stand_in
 from leanax.graph.live import read_by_sites
 from leanax.graph.program import Body, Node, leaf_names
@@ -32,7 +33,7 @@ class Traced:
     inputs: numbers of the inputs' values, by name.
     outputs: numbers of the outputs' values, by name.
     uses: how often each value is read, an output once more.
-    between: numbers of values that only layers have: no equation makes them.
+    views: values that the function does not have, by their numbers, which are negative.
   """
 
   BATCH = 2  # not 1, so that the batch is told apart from other axes
@@ -45,6 +46,7 @@ class Traced:
         raise UserError(f"the variable {name!r} is a shape without numbers; a file needs its array")
     self.graph = graph.trace(graph.highest_precision(fn), variables, *examples)  # it is compared with a reference
     body = self.graph.program.body
+    self.views: dict[int, View] = {}
     self._known, self._numbers = _constants(body), numbers
     leaves = [leaf if numbers else distinct(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(variables)]
     self._known.update(zip(body.inputs[: len(leaves)], leaves, strict=True))
@@ -57,7 +59,6 @@ class Traced:
     self._tensors = {base: name for base, name in analysis.tensors.items() if base in read}
     self._tensors |= {analysis.value(one.value).base: name for name, one in graph.exposed(self.graph).items()}
     self.uses = Counter(n for node in self.nodes for n in self.data(node)) + Counter(self.outputs.values())
-    self.between: set[int] = set()
 
   def _example(self, leaf: Any) -> jax.ShapeDtypeStruct:
     shape = tuple(leaf.shape) if hasattr(leaf, "shape") else np.shape(leaf)
@@ -96,13 +97,27 @@ class Traced:
     return [self.graph.resolve(ref) for ref in node.inputs if self.is_data(ref)]
 
   def aval(self, number: int) -> Any:
+    if number in self.views:
+      return jax.ShapeDtypeStruct(self.views[number].shape, self.aval(self.views[number].number).dtype)
     return self.graph.program.avals[number]
 
-  def new(self, shape: Sequence[int], dtype: Any) -> int:
-    """Returns the number of a value between two layers that are made of one equation."""
-    self.graph.program.avals.append(jax.ShapeDtypeStruct(tuple(map(int, shape)), dtype))
-    self.between.add(len(self.graph.program.avals) - 1)
-    return len(self.graph.program.avals) - 1
+  def view(self, number: int, shape: Sequence[int], see: Callable[[np.ndarray], np.ndarray]) -> int:
+    """Adds a view of a value; returns its number."""
+    new = -len(self.views) - 1
+    self.views[new] = View(number, tuple(shape), see)
+    return new
+
+  def base(self, number: int) -> int:
+    """Returns the number of the value of the function that a value is a view of, or its own."""
+    while number in self.views:
+      number = self.views[number].number
+    return number
+
+  def seen(self, number: int, values: Mapping[int, np.ndarray]) -> np.ndarray:
+    """Returns a value or a view, given the value that it is a view of."""
+    if number not in self.views:
+      return values[number]
+    return self.views[number].see(self.seen(self.views[number].number, values))
 
   def site(self, node: Node) -> str | None:
     """Returns the name of the operation that ends in this equation, if there is one."""
@@ -110,8 +125,11 @@ class Traced:
     return None if site is None else site.op.name
 
   def tensor(self, number: int) -> str | None:
-    """Returns the activation's name, if an operation that the output depends on reads it, or makes it for others."""
-    return None if number in self.between else self._tensors.get(self.graph.analysis.value(number).base)
+    """Returns the activation's name, if an operation that the output depends on reads it, or makes it for others.
+
+    A view has its base's.
+    """
+    return self._tensors.get(self.graph.analysis.value(self.base(number)).base)
 
   def constant(self, ref: Any) -> np.ndarray:
     """Returns the value of an operand that does not depend on the input."""
@@ -126,19 +144,21 @@ class Traced:
     """Returns the values of targets for given values: the slices between them, in one program.
 
     Args:
-      slices: for each the number of its target, and values by their numbers.
+      slices: for each the number of its target, and values of the function, not views, by their numbers.
     """
     held = {number: value for number, value in self._known.items() if hasattr(value, "shape")}
 
     def program(held: dict[int, Any], givens: list[dict[int, Any]]) -> list[Any]:
       known, self._known = self._known, {**self._known, **held}
       try:
-        return [self._evaluate(target, dict(given)) for (target, _), given in zip(slices, givens, strict=True)]
+        ends = (self.base(target) for target, _ in slices)
+        return [self._evaluate(end, dict(given)) for end, given in zip(ends, givens, strict=True)]
       finally:
         self._known = known
 
     with _on_cpu():
-      return [np.asarray(value) for value in jax.jit(program)(held, [dict(given) for _, given in slices])]
+      found = jax.jit(program)(held, [dict(given) for _, given in slices])
+    return [self.seen(n, {self.base(n): np.asarray(value)}) for (n, _), value in zip(slices, found, strict=True)]
 
   def _evaluate(self, ref: Any, env: dict[int, Any]) -> Any:
     ref = self.graph.resolve(ref)

@@ -28,17 +28,13 @@ def window(lifter: Lifter, node: Node) -> None:
   fields = {"window": tuple(window[1:3]), "strides": tuple(strides[1:3]), "padding": tuple(map(tuple, padding[1:3]))}
   kind = ir.MaxPool if node.primitive == "reduce_window_max" else ir.AvgPool
   share, channels = None if kind is ir.MaxPool else int(np.prod(window)), traced.aval(x).shape[-1]
-  if not flat:
-    name = (traced.site(node) or "") if kind is ir.MaxPool else ""
-    undivided = None if share is None else lambda draft: _window_sum(draft, channels)
-    lifter.start(Draft(kind, name, (x,), end, node, share=share, undivided=undivided, fields=fields))
-    return
-  before, after = (traced.aval(number).shape for number in (x, end))
-  x = lifter.between(ir.Reshape, (x,), (before[0], 1, *before[1:]), node)
-  x = lifter.between(kind, (x,), (after[0], 1, *after[1:]), node, **fields)
-  pool = lifter.ends[x]
-  undivided = None if share is None else lambda _: _window_sum(pool, channels)
-  lifter.start(Draft(ir.Reshape, "", (x,), end, node, share=share, undivided=undivided))
+  undivided = None if share is None else lambda draft: _window_sum(draft, channels)
+  shape = lifter.shape(end)
+  if flat:
+    x = lifter.shaped(x, _raised(lifter.shape(x), 1), node)
+  name = (traced.site(node) or "") if kind is ir.MaxPool else ""
+  draft = Draft(kind, name, (x,), end, node, share=share, undivided=undivided, fields=fields)
+  lifter.start_linked(draft, _raised(shape, 1) if flat else shape, shape, range(len(shape)))
 
 
 def _raised(numbers: tuple[Any, ...], height: Any) -> tuple[Any, ...]:

@@ -39,9 +39,8 @@ VERSIONS = {  # the operator versions that brought int8, from LiteRT's table of 
   "TRANSPOSE": 2,
   "QUANTIZE": 2,
   "DEQUANTIZE": 2,
-  "TRANSPOSE": 2,
+  "BATCH_MATMUL": 2,
   "CONCATENATION": 2,
-  "STRIDED_SLICE": 2,
   "MIRROR_PAD": 2,
   "RESIZE_BILINEAR": 3,
   "RESIZE_NEAREST_NEIGHBOR": 3,
@@ -52,6 +51,7 @@ VERSIONS = {  # the operator versions that brought int8, from LiteRT's table of 
   "REDUCE_PROD": 2,
   "ARG_MAX": 2,
   "ARG_MIN": 2,
+  "STRIDED_SLICE": 2,
 }
 
 
@@ -95,8 +95,9 @@ def _pack(plan: Plan, network: ir.Network) -> bytes:
 
   tensors = [_tensor(flat, plan.tensors[name], keep, labels.get(name)) for name in names]
   # Operators, in the order of the network, which is the order of execution.
-  codes = sorted({op.code for op in plan.operators})
-  operators = [_operator(flat, op, codes.index(op.code), index) for op in plan.operators]
+  versions = [(op.code, op.version or VERSIONS.get(op.code, 1)) for op in plan.operators]
+  codes = sorted(set(versions))
+  operators = [_operator(flat, op, codes.index(own), index) for op, own in zip(plan.operators, versions, strict=True)]
   graph = flat.table(
     "SubGraph",
     Inputs=flat.vector([index[name] for name in network.inputs.values()], "int32"),
@@ -119,7 +120,7 @@ def _pack(plan: Plan, network: ir.Network) -> bytes:
   fields = {
     "SignatureDefs": flat.tables([signature]),
     "Version": 3,
-    "OperatorCodes": flat.tables([_code(flat, code) for code in codes]),
+    "OperatorCodes": flat.tables([_code(flat, *code) for code in codes]),
     "Subgraphs": flat.tables([graph]),
     "Buffers": flat.tables(buffers),
     "Metadata": metadata,
@@ -133,11 +134,9 @@ def _signature(flat: Flat, ends: Mapping[str, str], index: dict[str, int]) -> in
   )
 
 
-def _code(flat: Flat, code: str) -> int:
+def _code(flat: Flat, code: str, version: int) -> int:
   number = getattr(flat.schema.BuiltinOperator, code)
-  return flat.table(
-    "OperatorCode", DeprecatedBuiltinCode=min(number, 127), BuiltinCode=number, Version=VERSIONS.get(code, 1)
-  )
+  return flat.table("OperatorCode", DeprecatedBuiltinCode=min(number, 127), BuiltinCode=number, Version=version)
 
 
 def _tensor(flat: Flat, tensor: ir.Tensor, keep: Any, label: str | None = None) -> int:

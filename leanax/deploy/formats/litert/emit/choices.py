@@ -1,8 +1,8 @@
 """Reductions over axes, and layers that look at values, as LiteRT operators."""
 
 from leanax.deploy import ir
-from leanax.deploy.formats.litert.emit.operators import Plan, Written
-from leanax.deploy.formats.litert.emit.shapes import Tensors, constant, read
+from leanax.deploy.formats.litert.emit.operators import Plan, Written, read
+from leanax.deploy.formats.litert.emit.shapes import Tensors, constant
 
 _REDUCE = {
   "sum": "SUM",

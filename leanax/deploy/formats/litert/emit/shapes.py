@@ -6,7 +6,7 @@ The batch is resized at run time, so no constant may hold it: a slice is masked 
 import numpy as np
 
 from leanax.deploy import ir
-from leanax.deploy.formats.litert.emit.operators import Plan, Written, keep
+from leanax.deploy.formats.litert.emit.operators import Plan, Written, keep, read
 
 Tensors = dict[str, ir.Tensor]
 
@@ -15,11 +15,6 @@ def constant(plan: Plan, layer: ir.Layer, name: str, data: object, dtype: str = 
   """Adds a constant of a layer's own to the plan and returns its name."""
   array = np.array(data, dtype)
   return keep(plan, ir.Tensor(f"{layer.name}:{name}", array.shape, dtype, data=array))
-
-
-def read(plan: Plan, layer: ir.Layer, tensors: Tensors) -> tuple[str, ...]:
-  """Returns the inputs of a layer, its constants added to the plan."""
-  return tuple(name if tensors[name].data is None else keep(plan, tensors[name]) for name in layer.inputs)
 
 
 def _reshape(plan: Plan, layer: ir.Reshape, tensors: Tensors) -> None:
@@ -32,7 +27,8 @@ def _reshape(plan: Plan, layer: ir.Reshape, tensors: Tensors) -> None:
 
 def _transpose(plan: Plan, layer: ir.Transpose, tensors: Tensors) -> None:
   order = constant(plan, layer, "order", layer.permutation)
-  plan.operators.append(Written("TRANSPOSE", (layer.inputs[0], order), layer.output))
+  version = {5: 4, 6: 6}.get(len(layer.permutation), 2)
+  plan.operators.append(Written("TRANSPOSE", (layer.inputs[0], order), layer.output, version=version))
 
 
 def _concat(plan: Plan, layer: ir.Concat, tensors: Tensors) -> None:
