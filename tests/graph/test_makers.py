@@ -169,7 +169,7 @@ RULES = {
     lambda v, x: (h := jax.nn.relu(y := x @ v["a"])) @ v["b"] + (jnp.maximum(y, 0) + h * jnp.sin(x)) @ v["c"],
     {"a:out": "a", "input": None},
   ),
-  "a relu behind a reshape": (lambda v, x: jax.nn.relu((x @ v["a"]).reshape(6, 4)) @ v["b"], {}),
+  "a relu behind a reshape": (lambda v, x: jax.nn.relu((x @ v["a"]).reshape(-1, 4)) @ v["b"], {}),
   "a relu6": (lambda v, x: jnp.minimum(jnp.maximum(x @ v["a"], 0.0), 6.0) @ v["b"], {}),
   "a clip beside 0": (lambda v, x: jnp.maximum(x @ v["a"], 0.1) @ v["b"], HAND_ON),
   "a clip at a parameter": (lambda v, x: jnp.maximum(x @ v["a"], v["s"]) @ v["b"], HAND_ON),
@@ -182,11 +182,15 @@ RULES = {
     lambda v, x: (x @ v["a"] * (x.sum((1, 2), keepdims=True))) @ v["b"],
     {"input": None, **HAND_ON},
   ),
+  "a gate of each example's channels": (
+    lambda v, x: (x @ v["a"] * x.sum(1, keepdims=True)) @ v["b"],
+    {"input": None, **HAND_ON},
+  ),
   "a norm of each example": (lambda v, x: ((h := x @ v["a"]) - h.mean(-1, keepdims=True)) @ v["b"], HAND_ON),
   "a norm behind a sum": (lambda v, x: (x @ v["a"] + x) * v["s"] @ v["b"], {"a:add:out#1": "a:add"}),
   "dropout": (lambda v, x: drop(jax.nn.relu(drop(x @ v["a"]))) @ v["b"], {}),
   "dropout by a factor": (
-    lambda v, x: x @ v["a"] * jax.random.bernoulli(jax.random.key(0), 0.5, (2, 3, 4)).astype("float32") * 2 @ v["b"],
+    lambda v, x: x @ v["a"] * jax.random.bernoulli(jax.random.key(0), 0.5, x.shape).astype("float32") * 2 @ v["b"],
     {},
   ),
   "dropout and an operation": (lambda v, x: jnp.tanh(drop(x @ v["a"])) @ v["b"], HAND_ON),
@@ -208,7 +212,7 @@ RULES = {
 def test_each_rule(name):
   fn, expected = RULES[name]
   assert found(fn) == expected
-  assert found(jax.jit(fn)) == expected
+  assert found(jax.jit(fn)) == found(fn, x=X[:1]) == expected
 
 
 def test_a_replaced_activation_is_that_of_all_readers():

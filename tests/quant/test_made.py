@@ -180,3 +180,12 @@ def test_a_state_without_them_and_a_name_that_is_taken_are_refused():
   fn = lambda v, x: jnp.tanh(x @ v["w"] + v["input"]) @ v["w"] + jnp.tanh(x)
   with pytest.raises(UserError, match="the parameter 'input' has the name of an activation"):
     quant.quantize(fn, "w8a8").plan({"w": jnp.ones((4, 4)), "input": jnp.ones(4)}, jnp.ones((2, 4)))
+
+
+def test_channels_are_cut_in_front_of_the_grids():
+  fn, x = lambda v, x: jnp.tanh(x @ v["a"]) @ v["b"], data((3, 4))
+  net = quant.post_training(graph.net(fn, {"a": data((4, 6), 1), "b": data((6, 2), 2)}, x), [x], "w8a8")
+  cut = quant.before(net, lambda net: graph.keep_channels(net, {"a": [0, 2, 5]}))
+  grids, kept = quant.grids(net), quant.grids(cut)
+  assert kept.keys() == grids.keys() and float(kept["a:out#1"].scale) == float(grids["a:out#1"].scale)
+  assert kept["a"].scale.shape == (3,) and np.all(np.isfinite(cut.apply(cut.variables, x)[0]))
