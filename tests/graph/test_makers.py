@@ -17,6 +17,7 @@ from tests.graph import models
 V = {name: models.normal(i, 4, 4) for i, name in enumerate("abc")} | {
   "s": models.normal(7, 4),
   "p": models.normal(8, 3, 4),
+  "h": models.normal(6, 2, 2),
 }
 X = models.normal(9, 2, 3, 4)
 
@@ -195,6 +196,10 @@ RULES = {
   ),
   "dropout and an operation": (lambda v, x: jnp.tanh(drop(x @ v["a"])) @ v["b"], HAND_ON),
   "zeros around it": (lambda v, x: jnp.pad(x @ v["a"], ((0, 0), (1, 1), (0, 0))) @ v["b"], {}),
+  "zeros around it in one place": (
+    lambda v, x: (jnp.pad(h := x @ v["a"], ((0, 0), (1, 1), (0, 0))) @ v["b"], h @ v["c"]),
+    HAND_ON,
+  ),
   "others around it": (lambda v, x: jnp.pad(x @ v["a"], ((0, 0), (1, 1), (0, 0)), constant_values=1) @ v["b"], HAND_ON),
   "a name": (lambda v, x: checkpoint_name(x @ v["a"], "here") @ v["b"], {}),
   "nothing that counts": (lambda v, x: (jnp.tanh(h := x @ v["a"]), h @ v["b"])[1], {}),
@@ -203,6 +208,18 @@ RULES = {
   "a mean over time in front": (lambda v, x: (x @ v["a"]).mean(0) @ v["b"], HAND_ON),
   "a checkpoint": (remat, HAND_ON),
   "branches": (branches, {"a:out": "a", "b:out#1": "b"}),
+  "a relu in a branch": (
+    lambda v, x: jax.lax.cond(x.sum() > 0, lambda h: jax.nn.relu(h) @ v["b"], lambda h: x @ v["c"], x @ v["a"]),
+    {},
+  ),
+  "a loop that reads what is made outside": (
+    lambda v, x: jax.lax.while_loop(lambda c: c.sum() < 0, lambda c, h=x @ v["a"]: c + jnp.sin(h), x),
+    {},
+  ),
+  "a bias of heads": (
+    lambda v, x: jnp.tanh((x @ v["a"]).reshape(-1, 3, 2, 2) + v["h"]).reshape(-1, 3, 4) @ v["b"],
+    HAND_ON,
+  ),
   "a custom rule": (lambda v, x: rule(x, v["a"]) @ v["b"], {}),
   "layers of a scan": (layers, {"a:out": "a"}),
 }

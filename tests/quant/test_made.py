@@ -141,6 +141,11 @@ def test_rules_of_the_maker_say_whether_and_how_its_result_is_rounded():
   assert label.bits == 6 and label.spec.estimator == "tqt" and label.estimator.trains
   assert found.quantizers["Dense_0/kernel:out#1"].bits == 8
   assert "its result 'Conv_0/kernel:out#1' is rounded where it is made" in found.explained["Conv_0/kernel"].note
+  heads = quant.quantize(lambda v, x: jnp.tanh(jnp.einsum("nd,dhw->nhw", x, v["a"])), "w8a8")
+  note = heads.plan({"a": jnp.ones((3, 2, 2))}, jnp.ones((4, 3))).explained["a"].note
+  assert "for each of 2x2 output channels" in note and note.endswith(
+    "; its result 'a:out#1' is rounded where it is made"
+  )
   for setting in ("float", "w8", "w4g2a8", "a8", "w4 power_of_two, a8"):
     rules = {"Conv_0/*": setting, "*": "w8a8"}
     assert plan(rules).made == {name for name in MADE if not name.startswith("Conv_0")}, setting
