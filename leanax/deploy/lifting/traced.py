@@ -57,7 +57,7 @@ class Traced:
     analysis = self.graph.analysis
     read = read_by_sites(analysis)[1]
     self._tensors = {base: name for base, name in analysis.tensors.items() if base in read}
-    self._tensors |= {analysis.value(one.value).base: name for name, one in graph.exposed(self.graph).items()}
+    self._tensors |= {analysis.value(one.value).base: name for name, one in graph.exposed(self.graph, ()).items()}
     self.uses = Counter(n for node in self.nodes for n in self.data(node)) + Counter(self.outputs.values())
 
   def _example(self, leaf: Any) -> jax.ShapeDtypeStruct:
