@@ -1,9 +1,9 @@
 """Where the layer of an operation of interest ends: what it takes up behind itself, and who reads its result.
 
 A dot or a convolution takes up its bias and an unfolded batch norm: equations that scale and shift its channels by
-numbers made of the variables, in training mode by the batch's statistics. Every layer takes up a ReLU. Nothing else may
-read what lies between. In training mode there may be more equations, which are looked through: those that multiply by,
-add or select at random, such as dropout, and statistics of the batch.
+numbers made of the variables, in training mode by the batch's statistics. Every layer takes up a ReLU, or another clip
+at constants around 0. Nothing else may read what lies between. In training mode there may be more equations, which are
+looked through: those that multiply by, add or select at random, such as dropout, and statistics of the batch.
 """
 
 from collections import defaultdict
