@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from leanax import deploy
-from leanax.core.errors import UserError
-from leanax.deploy import ir, litert, reference
+from leanax.deploy import litert, reference
 from tests.numbers import normal
 
 C = normal(1, (6,))
