@@ -30,15 +30,17 @@ REQUIRES = [
 ]
 
 LITERT = ["ai-edge-litert>=2.3.0", "flatbuffers>=25.12.19"]
+ONNX = ["onnx>=1.23.2", "onnxruntime>=1.31.1"]
 
 EXTRAS = {
   "litert": LITERT,
-  "onnx": ["onnx>=1.23.2", "onnxruntime>=1.31.1"],
+  "onnx": ONNX,
   "tensorflow": ["tensorflow-cpu>=2.21.0"],  # only for TFDS builders that cannot prepare themselves without it
-  "bench": [*LITERT, "psutil>=7.2"],
+  "bench": [*LITERT, *ONNX, "psutil>=7.2"],
   "docs": ["pdoc>=16.0"],
   "test": [
     *LITERT,
+    *ONNX,
     "beartype>=0.23.1",
     "hypothesis>=6.170.15",
     "pyrefly~=1.4.1",

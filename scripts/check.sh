@@ -12,7 +12,7 @@ if [ "${1:-}" = --all ]; then
   all=1
   shift
 fi
-use_environment .venv litert,test || exit 1
+use_environment .venv litert,onnx,test || exit 1
 
 failed=()
 step() {

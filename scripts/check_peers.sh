@@ -5,5 +5,5 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/environment.sh
 
-use_environment .venv-peers litert,test requirements/peers.txt
+use_environment .venv-peers litert,onnx,test requirements/peers.txt
 python -m pytest -q -m peers tests/peers "$@"

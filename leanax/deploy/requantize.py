@@ -97,3 +97,25 @@ def litert_mean(total: np.ndarray, count: int, real: float, rounding: str) -> np
   mantissa, shift = quantized_multiplier(np.asarray(real))
   extra = min(count.bit_length() - 1, 32, 31 + int(shift))
   return fixed_point(total, (mantissa << extra) // count, shift - extra, rounding)
+
+
+def onnxruntime_sum(a: np.ndarray, b: np.ndarray, *grids: tuple[np.ndarray, int]) -> np.ndarray:
+  """Returns the sum's steps as onnxruntime adds uint8 codes on x86 with FMA: float32, each product fused with its sum.
+
+  Args:
+    a: int8 codes.
+    b: the other operand's.
+    *grids: scale and zero point of a, of b and of the result.
+  """
+  (scale_a, zero_a), (scale_b, zero_b), (made, zero) = grids
+  share_a, share_b = (np.asarray(scale / made, np.float32) for scale in (scale_a, scale_b))
+  left, right, third = (np.array(number + 128, np.float32) for number in (zero_a, zero_b, zero))
+  offset = np.asarray(third - _fused(left, share_a, np.asarray(right * share_b)))
+  codes = [x.astype(np.float32) + np.float32(128) for x in (a, b)]
+  moved = _fused(codes[0], share_a, _fused(codes[1], share_b, offset))
+  return np.rint(moved).astype(np.int64) - int(third)
+
+
+def _fused(x: np.ndarray, factor: np.ndarray, more: np.ndarray) -> np.ndarray:
+  """Returns x * factor + more, rounded to float32 once: the product of 8 and 24 bits is exact in float64."""
+  return np.asarray(x.astype(np.float64) * factor.astype(np.float64) + more.astype(np.float64)).astype(np.float32)

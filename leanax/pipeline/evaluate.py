@@ -68,7 +68,7 @@ def evaluate(folder: str | Path, model: str = "", code: Collection[str] = ()) ->
 
   Args:
     folder: the run's directory.
-    model: a .safetensors file that a stage wrote, or an exported file from anywhere (`deploy.file_formats`).
+    model: a .safetensors file that a stage wrote, or an exported file from anywhere (.packed, `deploy.file_formats`).
     code: import paths of models that files may hold, beside those of `zoo` and of the user's own config.
   """
   config = workdir.saved(folder)

@@ -64,11 +64,11 @@ def test_the_file_has_the_codes_of_the_reference(made, name, seed):
   made.check(network)
   runner = made.open(made.write(network))
   assert (runner.input.dtype, runner.output.dtype) == ("int8", "int8")
-  expected = reference.run(network, x)
+  expected = reference.run(network, x, runner.requantize)
   assert np.ptp(expected.astype(int)) > 20
   assert deploy.compare(runner.codes(x), expected).count == 0
   given = ir.dequantize(x, network.tensors[network.input])
-  assert deploy.compare(runner.batches(given), reference.run(network, given)).count == 0
+  assert deploy.compare(runner.batches(given), reference.run(network, given, runner.requantize)).count == 0
   floats = network.tensors[network.output]
   np.testing.assert_array_equal(runner.run(x), ir.dequantize(expected, floats))
 
@@ -237,5 +237,5 @@ def test_unknown_formats_are_named(one_more):
   assert deploy.file_format("tflite").suffix == deploy.file_format("litert").suffix == ".tflite"
   sentence(lambda: deploy.file_format("keras"), "unknown file format 'keras'", "tflite (litert)", "npz (npz)")
   sentence(lambda: deploy.file_format(""), "unknown file format ''")
-  sentence(lambda: deploy.format_of("run/net.onx"), "'run/net.onx'", ".npz, .tflite")
+  sentence(lambda: deploy.format_of("run/net.onx"), "'run/net.onx'", ".npz, .onnx, .tflite")
   sentence(lambda: deploy.open_file("net"), "'net' has the suffix of no file format")

@@ -316,15 +316,16 @@ def test_factors_behind_a_layer_go_into_its_weights():
 
 W = jnp.ones((4, 4))
 REFUSED = {
-  "'tanh'": lambda v, x: jnp.tanh(x @ v),
-  "'exp'": lambda v, x: jnp.exp(x @ v),
+  "'tan'": lambda v, x: jnp.tan(x @ v),
+  "'erf_inv'": lambda v, x: jax.lax.erf_inv(x @ v),
   "'scan'": lambda v, x: jax.lax.scan(lambda c, _: (c @ v, None), x, None, length=2)[0],
-  "'transpose'": lambda v, x: (x @ v).T,
-  "it mixes the examples": lambda v, x: (x @ v).reshape(-1),
+  "the batch is not the first axis": lambda v, x: jnp.cumsum((x @ v).T, 0).T,
+  "it mixes the examples": lambda v, x: (x @ v).reshape(-1).reshape(-1, 4),
   "both operands depend": lambda v, x: jax.lax.dot_general(x @ v, x @ v, (((1,), (1,)), ((), ()))),
   "other numbers for each example of the batch": lambda v, x: x @ v + jnp.arange(8.0).reshape(2, 4),
   "turns float32 into bfloat16": lambda v, x: (x @ v).astype(jnp.bfloat16),
-  "returns 2 arrays": lambda v, x: (x, x @ v),
+  "'0', which the function returns, is an input": lambda v, x: (x, x @ v),
+  "'output', which the function returns, has no batch axis": lambda v, x: (x @ v).sum(),
 }
 
 
@@ -334,7 +335,7 @@ def test_operations_without_a_layer_are_refused_by_name(reason):
     deploy.lift(REFUSED[reason], W, jnp.zeros((2, 4)))
   assert reason in str(caught.value)
   assert "\n" not in str(caught.value)
-  if "returns" not in reason:
+  if "which the function returns" not in reason:
     assert "test_lift.py:" in str(caught.value)
 
 
@@ -365,10 +366,32 @@ def test_scales_that_are_not_of_output_channels_are_refused():
     assert one.grid.bits == 4 and one.scale.size == scale.size
 
 
-def test_several_inputs_are_refused():
-  example = {"nodes": jnp.ones((2, 3)), "edges": jnp.ones((4, 5))}
-  with pytest.raises(UserError, match="one array, because a file has one input; got a dict"):
-    deploy.lift(lambda v, x: x["nodes"] @ v, jnp.ones((3, 4)), example)
+def test_several_inputs_and_outputs_have_names():
+  v = {"a": normal(0, (4, 3)), "b": normal(1, (5, 3))}
+
+  def fn(v, x):
+    hidden = nn.relu(x["left"] @ v["a"])
+    return {"sum": hidden + x["right"] @ v["b"], "hidden": hidden}
+
+  x = {"left": normal(2, (7, 4)), "right": normal(3, (7, 5))}
+  for given, call in ((x, fn), (tuple(x.values()), lambda v, a, b: fn(v, {"left": a, "right": b}))):
+    network = deploy.lift(call, v, jax.tree.map(lambda leaf: leaf[:1], given))
+    assert [*network.outputs] == ["hidden", "sum"]
+    assert [*network.inputs] == (["left", "right"] if isinstance(given, dict) else ["input", "input_1"])
+    file = litert().open(litert().write(network))
+    for found in (reference.run(network, given), file.run(given, batch=3)):
+      for name, expected in fn(v, x).items():
+        np.testing.assert_allclose(found[name], expected, rtol=1e-5, atol=1e-5)
+    assert deploy.parity(network, file, given, fn(v, x))["simulation/runtime"] == (0, 42, 0)
+    assert file.latency(runs=2, warm_up=1).runs == 2
+  with pytest.raises(UserError, match="the LiteRT file takes 'input', 'input_1'; got 'left', 'right'"):
+    file.run(x)
+  with pytest.raises(UserError, match="takes 2 inputs, 'input', 'input_1'; got 1"):
+    file.run(x["left"])
+  with pytest.raises(UserError, match="was given batches of 7 and 1; expected one size"):
+    file.codes((x["left"], x["right"][:1]))
+  with pytest.raises(UserError, match="has 2 inputs, 'input', 'input_1'; expected one"):
+    file.input.shape  # noqa: B018
 
 
 def test_a_convolution_over_volumes_is_refused():
@@ -409,7 +432,7 @@ def test_unsupported_grids_are_refused(reason):
   if change is not None:
     grids[name] = dataclasses.replace(grids[name], **change)
   with pytest.raises(UserError) as caught:
-    deploy.lift(fn, variables, x, grids)
+    deploy.lift(fn, variables, x, grids, islands=False)
   assert reason in str(caught.value)
 
 

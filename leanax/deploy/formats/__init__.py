@@ -2,5 +2,6 @@
 
 from leanax.deploy.formats.base import Format, Latency, Runner
 from leanax.deploy.formats.litert import litert
+from leanax.deploy.formats.onnx import onnx
 
-__all__ = ["Format", "Latency", "Runner", "litert"]
+__all__ = ["Format", "Latency", "Runner", "litert", "onnx"]

@@ -31,7 +31,7 @@ def check(network: Network) -> Network:
   Raises:
     UserError: a tensor is missing or read too early, made twice, or stands on a grid that its layer cannot have.
   """
-  ready = {network.input} | {name for name, tensor in network.tensors.items() if tensor.data is not None}
+  ready = set(network.inputs.values()) | {name for name, tensor in network.tensors.items() if tensor.data is not None}
   for layer in network.layers:
     for name in (*layer.inputs, *layer.constants()):
       if name not in ready:
@@ -41,8 +41,9 @@ def check(network: Network) -> Network:
       raise UserError(f"layer {layer.name!r} makes {layer.output!r}, which {reason}")
     _check_grids(layer, network.tensors)
     ready.add(layer.output)
-  if network.output not in ready:
-    raise UserError(f"the network's output {network.output!r} is made by no layer")
+  for name in network.outputs.values():
+    if name not in ready:
+      raise UserError(f"the network's output {name!r} is made by no layer")
   return network
 
 

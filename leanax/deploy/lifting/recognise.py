@@ -26,8 +26,8 @@ from leanax.deploy.lifting.traced import Traced
 from leanax.graph.program import Node
 
 
-def recognise(traced: Traced, foldable: bool = True) -> tuple[list[Draft], int]:
-  """Returns the layers of a traced function, in order, and the number of the value that is the output.
+def recognise(traced: Traced, foldable: bool = True) -> tuple[list[Draft], dict[str, int]]:
+  """Returns the layers of a traced function, in order, and the numbers of the values that are outputs, by name.
 
   Args:
     traced: the function.
@@ -48,16 +48,20 @@ def recognise(traced: Traced, foldable: bool = True) -> tuple[list[Draft], int]:
     if node.index in grouped:
       for group in (ends[number] for number in node.outputs if number in ends):
         inputs = tuple(lifter.finished(x, node) if isinstance(x, int) else x for x in group.inputs)
-        lifter.start(Draft(group.kind, "", inputs, group.end, node, fields=group.fields))
+        lifter.start(Draft(group.kind, "", inputs, group.end, node, fields=group.fields, positive=group.positive))
     elif node.primitive in _TABLE:
       _TABLE[node.primitive](lifter, node)
     else:
       raise traced.refuse(node, "the exported formats have no layer for it")
-  output = lifter.finished(traced.output, traced.nodes[-1]) if traced.nodes else traced.output
+  outputs = dict(traced.outputs)
+  if traced.nodes:
+    outputs = {name: lifter.finished(number, traced.nodes[-1]) for name, number in outputs.items()}
   if not lifter.drafts:
-    why = "hands its input on" if traced.is_data(traced.output) else "gives what does not depend on its input"
-    raise UserError(f"the function has no layer to lift: it {why}")
-  return lifter.drafts, output
+    raise UserError("the function has no layer to lift: it hands its input on")
+  for name, number in outputs.items():
+    if number in traced.inputs.values():
+      raise UserError(f"{name!r}, which the function returns, is an input of it; return what layers make")
+  return lifter.drafts, outputs
 
 
 _TABLE: dict[str, Callable[[Lifter, Node], None]] = {

@@ -48,7 +48,7 @@ def _group(traced: Traced, node: Node | None, readers: dict[int, list[Node]]) ->
     if axes == [0, 1, 2, 3] and set(matrices) <= {1, 2} and all(map(_bilinear, matrices.values())):
       assert source is not None
       found = Composite(ir.Resize, (source,), end, frozenset(nodes), {"method": "bilinear"})
-    node = readers[end][0] if len(readers[end]) == 1 and end != traced.output else None
+    node = readers[end][0] if len(readers[end]) == 1 and end not in traced.outputs.values() else None
   return found
 
 

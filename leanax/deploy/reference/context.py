@@ -13,6 +13,7 @@ class Context(NamedTuple):
   tensors: dict[str, ir.Tensor]
   dense: str  # the rounding of dense layers
   rounding: str  # that of all others
+  runtime: str = "litert"  # whose sums, means and quantization
 
 
 def quantize(x: np.ndarray, tensor: ir.Tensor) -> np.ndarray:
@@ -20,6 +21,11 @@ def quantize(x: np.ndarray, tensor: ir.Tensor) -> np.ndarray:
   inverse = np.reciprocal(tensor.scale.astype(np.float32))
   steps = np.round(np.multiply(x.astype(np.float32), inverse)).astype(np.float64)
   return codes_of(steps, tensor)
+
+
+def divided(x: np.ndarray, tensor: ir.Tensor) -> np.ndarray:
+  """Returns the codes clip(round_half_even(x / s) + z, -128, 127), the quotient in float32, as onnxruntime has it."""
+  return codes_of(np.rint(x.astype(np.float32) / tensor.scale.astype(np.float32)).astype(np.float64), tensor)
 
 
 def codes_of(steps: np.ndarray, tensor: ir.Tensor, relu: bool = False) -> np.ndarray:

@@ -3,8 +3,8 @@
 import numpy as np
 
 from leanax.deploy import ir
-from leanax.deploy.reference.context import Context, codes_of, quantize, ratio, steps_of
-from leanax.deploy.requantize import litert_sum, scaled, xnnpack_sum
+from leanax.deploy.reference.context import Context, codes_of, divided, quantize, ratio, steps_of
+from leanax.deploy.requantize import litert_sum, onnxruntime_sum, scaled, xnnpack_sum
 
 
 def _add(layer: ir.Add, inputs: list[np.ndarray], context: Context) -> np.ndarray:
@@ -13,7 +13,10 @@ def _add(layer: ir.Add, inputs: list[np.ndarray], context: Context) -> np.ndarra
     total = inputs[0] + inputs[1]
     return np.maximum(total, 0) if layer.relu else total
   steps = steps_of(inputs[0], a), steps_of(inputs[1], b)
-  if context.rounding == "float32":
+  if context.runtime == "onnxruntime":
+    grids = [(tensor.scale, tensor.zero_point) for tensor in (a, b, made)]
+    total = onnxruntime_sum(inputs[0], inputs[1], *grids)
+  elif context.rounding == "float32":
     total = xnnpack_sum(*steps, np.float32(a.scale / made.scale), np.float32(b.scale / made.scale))
   else:
     total = litert_sum(*steps, float(a.scale), float(b.scale), float(made.scale), context.rounding)
@@ -40,6 +43,8 @@ def _relu(layer: ir.Relu, inputs: list[np.ndarray], context: Context) -> np.ndar
   made, given = context.tensors[layer.output], context.tensors[layer.inputs[0]]
   if made.dtype == "float32":
     return np.maximum(inputs[0], 0)
+  if context.runtime == "onnxruntime":
+    return divided(np.maximum(ir.dequantize(inputs[0], given), 0), made)
   rounding = (
     "double" if context.rounding == "float32" else context.rounding
   )  # XNNPACK leaves this layer to the plain kernels
@@ -47,7 +52,8 @@ def _relu(layer: ir.Relu, inputs: list[np.ndarray], context: Context) -> np.ndar
 
 
 def _quantize(layer: ir.Quantize, inputs: list[np.ndarray], context: Context) -> np.ndarray:
-  return quantize(inputs[0], context.tensors[layer.output])
+  tensor = context.tensors[layer.output]
+  return divided(inputs[0], tensor) if context.runtime == "onnxruntime" else quantize(inputs[0], tensor)
 
 
 def _dequantize(layer: ir.Dequantize, inputs: list[np.ndarray], context: Context) -> np.ndarray:

@@ -24,6 +24,8 @@ def _average(total: np.ndarray, count: int, layer: ir.Layer, context: Context) -
   share = given.scale.astype(kind) * np.float32(1 / count).astype(kind)
   if isinstance(layer, ir.AvgPool):  # a convolution with weight 1 at scale 1 / count, rounded as one
     return codes_of(scaled(total, ratio(share, made, context.rounding), context.rounding), made)
+  if context.runtime == "onnxruntime":
+    return codes_of(scaled(total, ratio(share, made, context.rounding), context.rounding), made)
   if context.rounding == "float32":  # here XNNPACK adds the zero point before it rounds: a tie goes to the even code
     moved = total.astype(np.float32) * ratio(share, made, "float32") + np.float32(made.zero_point)
     return codes_of(np.rint(moved).astype(np.int64) - made.zero_point, made)

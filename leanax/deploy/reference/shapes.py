@@ -31,7 +31,7 @@ def _slice(layer: ir.Slice, inputs: list[np.ndarray], context: Context) -> np.nd
 def _pad(layer: ir.Pad, inputs: list[np.ndarray], context: Context) -> np.ndarray:
   if layer.mode != "constant":
     return np.pad(inputs[0], layer.padding, mode=layer.mode)  # pyrefly: ignore
-  made, value = context.tensors[layer.output], np.float32(layer.value)
+  made, value = context.tensors[layer.output], np.array(layer.value, np.float32)
   return np.pad(inputs[0], layer.padding, constant_values=value if made.grid is None else quantize(value, made))
 
 

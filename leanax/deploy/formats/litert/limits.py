@@ -9,7 +9,7 @@ BYTES = 2**31 - 2**20  # of constants: a flatbuffer's offsets have 31 bits
 RATIO = 256.0  # XNNPACK's multipliers are smaller; its sums overflow beyond
 
 
-AXES = {ir.Pad: 5, ir.Reduce: 6}  # the most that kernels take
+AXES: dict[type, int] = {ir.Pad: 5, ir.Reduce: 6}  # the most that kernels take
 
 
 def check_axes(layer: ir.Layer, tensors: dict[str, ir.Tensor]) -> None:

@@ -6,7 +6,7 @@ in convolution kernels, in floats and in integers.
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -81,7 +81,8 @@ def _repeated(tensor: ir.Tensor, data: np.ndarray, count: int) -> ir.Tensor:
   grid = tensor.grid
   if grid is not None and grid.axis is not None:
     scale = np.tile(tensor.scale, count)
-    grid = dataclasses.replace(grid, scale=scale, zero_point=np.zeros(scale.shape, np.int32))
+    numbers: dict[str, Any] = {"scale": scale, "zero_point": np.zeros(scale.shape, np.int32)}
+    grid = dataclasses.replace(grid, **numbers)
   return tensor._replace(shape=data.shape, data=data, grid=grid)
 
 

@@ -1,0 +1,1 @@
+"""One emitter per layer: the ONNX nodes that compute it, in one file per family."""

@@ -1,0 +1,113 @@
+"""Functions of each number, softmax, as ONNX nodes; what opset 13 lacks is composed of what it has."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from leanax.core.errors import unknown
+from leanax.deploy import ir
+from leanax.deploy.formats.onnx.emit.nodes import Plan
+
+Numbers = tuple[float, ...]
+
+
+def _plain(op: str) -> Callable[..., tuple]:
+  return lambda plan, x, numbers: (op, x)
+
+
+def _number(plan: Plan, value: float) -> str:
+  return plan.constant(value, np.float32)
+
+
+def _clip(plan: Plan, x: str, numbers: Numbers) -> tuple[str, ...]:
+  limits = [_number(plan, value) if np.isfinite(value) else "" for value in numbers]
+  return ("Clip", x, *limits)
+
+
+def _limits(*numbers: float) -> Callable[..., tuple]:
+  return lambda plan, x, _: _clip(plan, x, numbers)
+
+
+def _hard_sigmoid(plan: Plan, x: str, numbers: Numbers) -> tuple[str, ...]:
+  del numbers  # relu6(x + 3) / 6; ONNX's HardSigmoid multiplies first, which differs in the last bit
+  moved = plan.node("Add", x, _number(plan, 3.0))
+  return "Mul", plan.node("Clip", moved, _number(plan, 0.0), _number(plan, 6.0)), _number(plan, 1 / 6)
+
+
+def _by_gate(gate: Callable[..., tuple]) -> Callable[..., tuple]:
+  """Returns x times a function of x."""
+  return lambda plan, x, numbers: ("Mul", x, plan.node(*gate(plan, x, numbers)))
+
+
+def _half_erf(plan: Plan, x: str, numbers: Numbers) -> tuple[str, ...]:
+  del numbers
+  erf = plan.node("Erf", plan.node("Mul", x, _number(plan, 1 / math.sqrt(2))))
+  return "Mul", plan.node("Add", erf, _number(plan, 1.0)), _number(plan, 0.5)
+
+
+def _half_tanh(plan: Plan, x: str, numbers: Numbers) -> tuple[str, ...]:
+  del numbers
+  cube = plan.node("Mul", plan.node("Mul", x, x), x)
+  bent = plan.node("Add", x, plan.node("Mul", cube, _number(plan, 0.044715)))
+  tanh = plan.node("Tanh", plan.node("Mul", bent, _number(plan, math.sqrt(2 / math.pi))))
+  return "Mul", plan.node("Add", tanh, _number(plan, 1.0)), _number(plan, 0.5)
+
+
+def _rsqrt(plan: Plan, x: str, numbers: Numbers) -> tuple[str, ...]:
+  del numbers
+  return "Reciprocal", plan.node("Sqrt", x)
+
+
+def _log1p(plan: Plan, x: str, numbers: Numbers) -> tuple[str, ...]:
+  del numbers
+  return "Log", plan.node("Add", x, _number(plan, 1.0))
+
+
+def _square(plan: Plan, x: str, numbers: Numbers) -> tuple[str, ...]:
+  del plan, numbers
+  return "Mul", x, x
+
+
+FUNCTIONS: dict[str, Callable[..., tuple]] = {  # to the last node: its operator and inputs
+  "relu": _plain("Relu"),
+  "relu6": _limits(0.0, 6.0),
+  "relu_n1": _limits(-1.0, 1.0),
+  "clip": _clip,
+  "hard_sigmoid": _hard_sigmoid,
+  "hard_swish": _by_gate(_hard_sigmoid),
+  "sigmoid": _plain("Sigmoid"),
+  "silu": _by_gate(_plain("Sigmoid")),
+  "gelu": _by_gate(_half_erf),
+  "gelu_tanh": _by_gate(_half_tanh),
+  "rsqrt": _rsqrt,
+  "log1p": _log1p,
+  "square": _square,
+  **{
+    name: _plain(name.capitalize())
+    for name in ("abs", "ceil", "cos", "erf", "exp", "floor", "log", "neg", "reciprocal", "round", "sign", "sin")
+  },
+  **{name: _plain(name.capitalize()) for name in ("softplus", "sqrt", "tanh")},
+}
+SLOPED = {"leaky_relu": "LeakyRelu", "elu": "Elu"}  # their parameter is ONNX's alpha
+
+
+def _activation(plan: Plan, layer: ir.Activation) -> None:
+  first = plan.first(*layer.inputs)
+  x = plan.real(layer.inputs[0], first)
+  if layer.function in SLOPED:
+    alpha = {"alpha": float(layer.parameters[0])} if layer.parameters else {}
+    plan.result(layer, SLOPED[layer.function], x, first=first, **alpha)
+    return
+  if layer.function not in FUNCTIONS:
+    raise unknown(f"function of layer {layer.name!r}:", layer.function, [*FUNCTIONS, *SLOPED])
+  plan.result(layer, *FUNCTIONS[layer.function](plan, x, layer.parameters), first=first)
+
+
+def _softmax(plan: Plan, layer: ir.Softmax) -> None:
+  first = plan.first(*layer.inputs)
+  x = plan.real(layer.inputs[0], first)
+  plan.result(layer, "LogSoftmax" if layer.log else "Softmax", x, first=first, axis=1 if first else -1)
+
+
+TABLE = {ir.Activation: _activation, ir.Softmax: _softmax}

@@ -1,0 +1,47 @@
+"""Layers to ONNX nodes.
+
+Sources: the ONNX operator specification (opset 13, HardSwish apart), and onnxruntime's documentation of quantized
+models: each int8 layer is DequantizeLinear, the layer in floats, QuantizeLinear, with int8 weights and int32 biases
+behind a DequantizeLinear of their own, which a runtime with integer kernels replaces by these.
+"""
+
+from collections.abc import Callable
+
+from leanax.core.errors import UserError
+from leanax.deploy import ir
+from leanax.deploy.formats.onnx.emit import elementwise, functions, indices, pools, shapes, weighted
+from leanax.deploy.formats.onnx.emit.nodes import Plan
+
+ACTIVATIONS = {"uint8": 128, "int8": 0}  # what is added to an int8 code
+BYTES = 2**31 - 2**20  # of constants: one protobuf message is at most 2 GiB long
+
+
+def planned(network: ir.Network, activations: str = "uint8") -> Plan:
+  """Returns the nodes and constants of a network.
+
+  Raises:
+    UserError: an unsound network, or a layer or a size that ONNX lacks.
+  """
+  ir.check(network)
+  plan = Plan(network.tensors, tuple(network.inputs.values()), ACTIVATIONS[activations])
+  for layer in network.layers:
+    if type(layer) not in _EMIT:
+      known = ", ".join(kind.__name__ for kind in _EMIT)
+      raise UserError(f"layer {layer.name!r} is a {type(layer).__name__}, which ONNX lacks; expected one of {known}")
+    _EMIT[type(layer)](plan, layer)
+  for name in network.outputs.values():
+    plan.value(name)  # the results are in the network's own layout
+  size = sum(array.nbytes for array in plan.constants.values())
+  if size > BYTES:
+    raise UserError(f"the network has {size:,} bytes of constants; an .onnx file holds at most {BYTES:,}")
+  return plan
+
+
+_EMIT: dict[type, Callable[..., None]] = {
+  **weighted.TABLE,
+  **pools.TABLE,
+  **elementwise.TABLE,
+  **functions.TABLE,
+  **shapes.TABLE,
+  **indices.TABLE,
+}
