@@ -13,7 +13,7 @@ from leanax.pipeline.config import flags as program
 _WORKDIR = flags.DEFINE_string("workdir", None, "The directory of a run.", required=True)
 _STAGE = flags.DEFINE_string("stage", "", "The stage to export; by default the last finished one.")
 _FORMAT = flags.DEFINE_string(
-  "format", "", "The file's format, such as tflite or packed; by default from the suffix of --out."
+  "format", "", "The file's format, such as tflite, onnx or packed; by default that of --out's suffix."
 )
 _OUT = flags.DEFINE_string("out", None, "The file to write.", required=True)
 _CODE = flags.DEFINE_multi_string(
@@ -29,10 +29,10 @@ def main() -> None:
   from leanax.pipeline.report.measure import export
 
   name, path = find_model(_WORKDIR.value, _STAGE.value)
-  if (_FORMAT.value or Path(_OUT.value).suffix).removeprefix(".") == "packed":
+  if Path(_OUT.value).suffix == trained.PACKED and _FORMAT.value in ("", "packed"):
     suffix, content = trained.PACKED, trained.pack(load(_WORKDIR.value, path, _CODE.value), stage=name)
   else:
-    chosen = deploy.file_format(_FORMAT.value) if _FORMAT.value else deploy.format_of(_OUT.value)
+    chosen = deploy.format_of(_OUT.value, _FORMAT.value)
     suffix, (_, content) = chosen.suffix, export(load(_WORKDIR.value, path, _CODE.value), chosen)
   write(_OUT.value, content)
   print(f"{_OUT.value}: stage {name}, {suffix.removeprefix('.')}, {len(content):,} bytes")

@@ -30,7 +30,9 @@ def lift(
   example: Any,
   grids: Mapping[str, Grid] | None = None,
   preprocessing: Preprocessing | None = None,
+  *,
   islands: bool = True,
+  prove: bool = True,
 ) -> ir.Network:
   """Returns the layers of `fn(variables, *inputs) -> outputs`, a model's forward in evaluation mode.
 
@@ -45,6 +47,8 @@ def lift(
     preprocessing: the step from raw images to inputs; it is stored in the file.
     islands: whether layers that have no grid, or no exact integer kernel, stay float between Dequantize and Quantize
       layers of an int8 network; they are refused by name otherwise. `print(network)` shows which these are.
+    prove: whether each layer is run beside its equations. Without, `variables` may be shapes: other numbers
+      stand for the weights, and the network is for `Format.check`, before anything is trained.
 
   Returns:
     A float network, or with grids an int8 one. Tensors have the names that the graph gives them.
@@ -53,10 +57,11 @@ def lift(
     UserError: an equation that is no layer (its primitive and its line are named), a layer that computes something else
       than its equations, weights that are not finite, or a grid that is missing or that the runtime lacks.
   """
-  traced = Traced(fn, variables, example)
+  traced = Traced(fn, variables, example, numbers=prove)
   drafts, outputs = recognise(traced, foldable=grids is None)
   network = _network(traced, drafts, outputs)
-  _prove(traced, drafts, network)
+  if prove:
+    _prove(traced, drafts, network)
   if grids is not None:
     network = to_int8(network, of_sites(traced, drafts, grids), islands)
   return ir.check(network._replace(preprocessing=preprocessing))

@@ -1,5 +1,7 @@
 """Functions of single numbers and of rows, however they are spelled: lifted, written, and run in the real runtime."""
 
+import math
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -10,6 +12,7 @@ from flax import nnx
 from leanax import deploy
 from leanax.core.errors import UserError
 from leanax.deploy import ir, litert, reference
+from leanax.deploy.formats.litert.limits import int8_kernel
 from leanax.deploy.lifting import functions, rows
 from leanax.deploy.lifting.traced import Traced
 from tests.numbers import normal
@@ -204,3 +207,66 @@ def test_a_function_without_a_layer_is_refused_by_its_primitive():
   network = deploy.lift(lambda v, x: jax.lax.erf(x), {}, jnp.ones((1, 3)))
   with pytest.raises(UserError, match="layer 'input#1:erf' is the function 'erf', which LiteRT lacks"):
     litert().write(network)
+
+
+def codes_of(values, tensor):
+  steps = np.rint(values.astype(np.float32) * (np.float32(1) / tensor.scale)) + tensor.zero_point
+  return np.clip(steps, -128, 127).astype(np.int8)
+
+
+# Function, its parameters, a definition, and the output's scale and zero point where the kernels have fixed ones.
+INTEGER = [
+  ("sigmoid", (), lambda x: 1 / (1 + np.exp(-x)), (1 / 256, -128)),
+  ("tanh", (), np.tanh, (1 / 128, 0)),
+  ("exp", (), np.exp, None),
+  ("gelu_tanh", (), lambda x: 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))), None),
+  ("gelu", (), lambda x: 0.5 * x * np.vectorize(math.erfc)(-x / np.sqrt(2)), None),
+  ("hard_swish", (), lambda x: x * np.clip(x + 3, 0, 6) / 6, None),
+  ("relu6", (), lambda x: np.clip(x, 0, 6), None),
+  ("clip", (-1.0, 1.0), lambda x: np.clip(x, -1, 1), None),
+  ("clip", (-0.7, 2.5), lambda x: np.clip(x, -0.7, 2.5), None),
+  ("leaky_relu", (0.1,), lambda x: np.where(x > 0, x, 0.1 * x), None),
+  ("abs", (), np.abs, None),
+]
+
+
+@pytest.mark.parametrize("name, parameters, definition, fixed", INTEGER)
+def test_integer_kernels_compute_the_codes_of_the_reference(name, parameters, definition, fixed):
+  codes, kinds = np.arange(-128, 128).astype(np.int8).reshape(1, 16, 16), set()
+  layer = ir.Activation("f", ("x",), "y", name, parameters)
+  for seed in range(6):
+    rng = np.random.default_rng(seed)
+    scale, zero = np.float32(rng.uniform(4, 20) / 255), int(rng.integers(-40, 40))
+    other = fixed or (scale * np.float32(rng.uniform(0.6, 1.3)), int(rng.integers(-40, 40)))
+    other = other if seed % 2 or fixed else (scale, zero)
+    tensors = {
+      key: ir.Tensor(key, (None, 16, 16), "int8", ir.grid(*one)) for key, one in (("x", (scale, zero)), ("y", other))
+    }
+    network = ir.Network((layer,), tensors, "x", "y")
+    kind = int8_kernel(layer, tensors)
+    kinds.add(kind)
+    table = codes_of(definition(float(scale) * (codes.astype(np.float64) - zero)), tensors["y"])
+    if kind is None:
+      with pytest.raises(UserError, match=f"'f' is the function '{name}', which LiteRT has not in int8 on these grids"):
+        litert().write(network)
+      continue
+    content = litert().write(network)
+    for kernels, mode in (("xnnpack", "float32"), ("reference", "litert")):
+      expected = reference.run(network, codes, mode)
+      np.testing.assert_array_equal(litert(kernels=kernels).open(content).batches(codes), expected)
+      apart = np.abs(expected.astype(int) - table)
+      assert apart.max() <= (kind == "near") and (apart > 0).mean() < 0.25
+  assert "exact" in kinds or name in ("hard_swish", "leaky_relu")
+
+
+def test_an_integer_softmax_gives_the_codes_of_its_values():
+  x = np.random.default_rng(0).integers(-128, 128, (50, 7, 5)).astype(np.int8)
+  tensors = {"x": ir.Tensor("x", (None, 7, 5), "int8", ir.grid(0.07, -11))}
+  tensors["y"] = ir.Tensor("y", (None, 7, 5), "int8", ir.grid(1 / 256, -128))
+  for axis in (-1, 1):
+    network = ir.Network((ir.Softmax("s", ("x",), "y", axis=axis),), tensors, "x", "y")
+    e = np.exp(float(np.float32(0.07)) * (x.astype(np.float64) + 11))
+    table = codes_of(e / e.sum(axis, keepdims=True), tensors["y"])
+    np.testing.assert_array_equal(reference.run(network, x), table)
+    for kernels in ("xnnpack", "reference"):
+      np.testing.assert_array_equal(litert(kernels=kernels).open(litert().write(network)).batches(x), table)

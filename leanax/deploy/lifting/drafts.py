@@ -333,8 +333,8 @@ class Lifter:
     return None if draft is None or draft.relu or not issubclass(draft.kind, kinds) else draft
 
   def behind(self, number: int) -> int:
-    """Returns the number of the value that another one holds in another shape or order of axes, or its own."""
+    """Returns the number of the value that another one is a link to, or its own."""
     number = self.number(number)
-    while number in self.links and number not in self.ends:
-      number = self.number(self.links[number].source)
+    if number in self.links and number not in self.ends:
+      return self.number(self.links[number].source)
     return number

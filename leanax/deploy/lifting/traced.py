@@ -14,6 +14,7 @@ from leanax import graph
 from leanax.core.errors import UserError
 from leanax.core.trees import path_name
 from leanax.deploy.lifting.views import View
+from leanax.deploy.stand_ins import distinct, stand_in
 from leanax.graph.live import read_by_sites
 from leanax.graph.program import Body, Node, leaf_names
 from leanax.graph.versions import rebind
@@ -25,6 +26,8 @@ _OURS = (Path(__file__).parents[1], Path(graph.__file__).parent)
 class Traced:
   """A function of (variables, *inputs) traced at a batch of 2, with the variables' values at hand.
 
+  Without `numbers` variables may be shapes; numbers stand for what is made of them (`stand_ins`).
+
   Attributes:
     nodes: the equations that the outputs depend on and that depend on the inputs, in order.
     inputs: numbers of the inputs' values, by name.
@@ -35,19 +38,19 @@ class Traced:
 
   BATCH = 2  # not 1, so that the batch is told apart from other axes
 
-  def __init__(self, fn: Callable[..., Any], variables: Any, example: Any) -> None:
+  def __init__(self, fn: Callable[..., Any], variables: Any, example: Any, numbers: bool = True) -> None:
     given = example if type(example) is tuple else (example,)
     examples = jax.tree.map(self._example, given)
     for name, leaf in zip(leaf_names(variables), jax.tree.leaves(variables), strict=True):
-      if isinstance(leaf, jax.ShapeDtypeStruct):
+      if numbers and isinstance(leaf, jax.ShapeDtypeStruct):
         raise UserError(f"the variable {name!r} is a shape without numbers; a file needs its array")
     self.graph = graph.trace(graph.highest_precision(fn), variables, *examples)  # it is compared with a reference
     body = self.graph.program.body
-    self._known = _constants(body)
-    leaves = jax.tree.leaves(variables)
+    self.views: dict[int, View] = {}
+    self._known, self._numbers = _constants(body), numbers
+    leaves = [leaf if numbers else distinct(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(variables)]
     self._known.update(zip(body.inputs[: len(leaves)], leaves, strict=True))
     self._producer = {number: node for node in self.graph.flat for number in node.outputs}
-    self.views: dict[int, View] = {}
     self.inputs = dict(zip(_input_names(given), body.inputs[len(leaves) :], strict=True))
     self.outputs = self._ends(body)
     self.nodes = self._live()
@@ -124,14 +127,18 @@ class Traced:
   def tensor(self, number: int) -> str | None:
     """Returns the activation's name, if an operation that the output depends on reads it, or makes it for others.
 
-    A view has the name of its base.
+    A view has its base's.
     """
     return self._tensors.get(self.graph.analysis.value(self.base(number)).base)
 
   def constant(self, ref: Any) -> np.ndarray:
     """Returns the value of an operand that does not depend on the input."""
-    with _on_cpu():
-      return np.asarray(self._evaluate(ref, {}))
+
+    def real(ref: Any) -> np.ndarray:
+      with _on_cpu():
+        return np.asarray(self._evaluate(ref, {}))
+
+    return real(ref) if self._numbers else stand_in(self.graph, self._producer, ref, real)
 
   def run(self, slices: Sequence[tuple[int, Mapping[int, np.ndarray]]]) -> list[np.ndarray]:
     """Returns the values of targets for given values: the slices between them, in one program.
@@ -207,19 +214,30 @@ class Traced:
     return ""
 
   def refuse(self, node: Node, why: str) -> UserError:
-    """Returns the error for an equation that cannot be lifted: its primitive, its line in the user's code, why."""
-    leaves = self.leaves(node)
-    reads = f" (it reads {', '.join(map(repr, leaves))})" if leaves and node.primitive in _AFFINE else ""
-    return UserError(f"cannot lift {node.primitive!r}{self._place(node) or self._behind(node)}{reads}: {why}")
+    """Returns the error for an equation that cannot be lifted: its primitive, its line in the user's code, why.
 
-  def _place(self, node: Node | None) -> str:
-    """Returns " at file:line" for an equation, or for the call that it is in; empty where neither is known."""
-    holders = {id(body): holder for holder in self.graph.program.nodes for body in holder.bodies}
-    while node is not None:
-      if line := _line(node):
-        return line
-      node = holders.get(id(node.home))
-    return ""
+    The function that this line calls is named ("hard_silu"), and the layer, where the user's framework tells.
+    """
+    leaves, calls = self.leaves(node), self._calls(node)
+    called, line = next(((one, line) for one in calls if (line := _line(one))), (node, self._behind(node)))
+    name = "" if called is node else str(called.eqn.params.get("name", ""))
+    layer = next(filter(None, (str(one.eqn.source_info.name_stack) for one in calls)), "")
+    parts = [f"part of {name!r}"] if name.strip("_") not in ("", node.primitive) else []
+    parts += [f"in {layer!r}"] if "/" in layer else []
+    reads = f" (it reads {', '.join(map(repr, leaves))})" if leaves and node.primitive in _AFFINE else ""
+    about = f" ({', '.join(parts)})" if parts else ""
+    return UserError(f"cannot lift {node.primitive!r}{line}{reads}: {why}{about}")
+
+  def _calls(self, node: Node) -> list[Node]:
+    """Returns the equation, and outwards the calls of functions that it is part of."""
+    found = [node]
+    while node.home is not None:
+      outer = next((one for one in self.graph.program.nodes if any(b is node.home for b in one.bodies)), None)
+      if outer is None or outer in found:
+        break
+      node = outer
+      found.append(node)
+    return found
 
 
 def _input_names(given: tuple[Any, ...]) -> list[str]:

@@ -8,6 +8,7 @@ import numpy as np
 from leanax.core.errors import UserError
 from leanax.deploy import ir
 from leanax.deploy.formats.litert.emit.operators import Plan, Written, keep
+from leanax.deploy.formats.litert.limits import int8_kernel
 
 
 class Steps:
@@ -22,10 +23,12 @@ class Steps:
     self._count = 0
     self.source = layer.inputs[0]
 
-  def step(self, code: str, *inputs: str, options: str | None = None, shape: Any = None, **fields: Any) -> str:
-    """Adds an operator; returns the name of what it makes, of the input's shape or of `shape`."""
+  def step(
+    self, code: str, *inputs: str, options: str | None = None, like: ir.Tensor | None = None, **fields: Any
+  ) -> str:
+    """Adds an operator; returns the name of what it makes, of the shape and grid of the input or of `like`."""
     self._count += 1
-    made = self._given._replace(name=f"{self._layer.name}:step{self._count}", shape=shape or self._given.shape)
+    made = (like or self._given)._replace(name=f"{self._layer.name}:step{self._count}")
     self._plan.operators.append(Written(code, inputs, keep(self._plan, made), options, fields))
     return made.name
 
@@ -34,6 +37,14 @@ class Steps:
     self._count += 1
     data = np.atleast_1d(np.asarray(value, dtype))
     return keep(self._plan, ir.Tensor(f"{self._layer.name}:constant{self._count}", data.shape, dtype, data=data))
+
+  def value(self, value: float) -> str:
+    """Adds a constant beside the input, on its grid if it has one; returns its name."""
+    name = self.constant(value)
+    if self._given.grid is not None:
+      data = ir.quantize(ir.values(self._plan.tensors[name]), self._given)
+      self._plan.tensors[name] = self._given._replace(name=name, shape=data.shape, data=data)
+    return name
 
   def end(self) -> None:
     """Makes the last operator's result the layer's output."""
@@ -63,7 +74,7 @@ def _plain(code: str, options: str | None = None, **fields: Any) -> Callable[...
 
 def _clip(s: Steps, x: str, low: float, high: float) -> str:
   named = {(0.0, 6.0): "RELU6", (-1.0, 1.0): "RELU_N1_TO_1", (0.0, 1.0): "RELU_0_TO_1"}.get((low, high))
-  return s.step(named, x) if named else s.min(s.max(x, s.constant(low)), s.constant(high))
+  return s.step(named, x) if named else s.min(s.max(x, s.value(low)), s.value(high))
 
 
 def _softplus(s: Steps, x: str) -> str:
@@ -118,12 +129,19 @@ _FUNCTIONS: dict[str, Callable[..., str]] = {
 def _activation(plan: Plan, layer: ir.Activation, tensors: dict[str, ir.Tensor]) -> None:
   if layer.function not in _FUNCTIONS:
     raise UserError(f"layer {layer.name!r} is the function {layer.function!r}, which LiteRT lacks")
+  _check_integers(layer, layer.function, tensors)
   steps = Steps(plan, layer, tensors)
   _FUNCTIONS[layer.function](steps, steps.source, *layer.parameters)
   steps.end()
 
 
+def _check_integers(layer: ir.Layer, function: str, tensors: dict[str, ir.Tensor]) -> None:
+  if tensors[layer.output].dtype == "int8" and int8_kernel(layer, tensors) is None:
+    raise UserError(f"layer {layer.name!r} is the function {function!r}, which LiteRT has not in int8 on these grids")
+
+
 def _prelu(plan: Plan, layer: ir.Prelu, tensors: dict[str, ir.Tensor]) -> None:
+  _check_integers(layer, "prelu", tensors)
   # The runtime wants slopes of one axis less than its input.
   slope = tensors[layer.slope]
   data = ir.values(slope)
@@ -133,23 +151,25 @@ def _prelu(plan: Plan, layer: ir.Prelu, tensors: dict[str, ir.Tensor]) -> None:
 
 
 def _softmax(plan: Plan, layer: ir.Softmax, tensors: dict[str, ir.Tensor]) -> None:
-  steps, shape = Steps(plan, layer, tensors), tensors[layer.output].shape
-  if layer.axis in (-1, len(shape) - 1):
-    _last(steps, steps.source, layer.log, shape)
+  _check_integers(layer, "log_softmax" if layer.log else "softmax", tensors)
+  steps, given, made = Steps(plan, layer, tensors), tensors[layer.inputs[0]], tensors[layer.output]
+  if layer.axis in (-1, len(made.shape) - 1):
+    _last(steps, steps.source, layer.log, made)
     return steps.end()
   # The runtime's is along the last axis: that axis and the layer's change places, and back again.
-  order = list(range(len(shape)))
+  order = list(range(len(made.shape)))
   order[layer.axis], order[-1] = order[-1], order[layer.axis]
-  there, turned = steps.constant(order, "int32"), tuple(shape[axis] for axis in order)
-  x = steps.step("TRANSPOSE", steps.source, there, options="TransposeOptions", shape=turned)
-  steps.step("TRANSPOSE", _last(steps, x, layer.log, turned), there, options="TransposeOptions")
+  there, turned = steps.constant(order, "int32"), tuple(made.shape[axis] for axis in order)
+  x = steps.step("TRANSPOSE", steps.source, there, options="TransposeOptions", like=given._replace(shape=turned))
+  x = _last(steps, x, layer.log, made._replace(shape=turned))
+  steps.step("TRANSPOSE", x, there, options="TransposeOptions", like=made)
   return steps.end()
 
 
-def _last(steps: Steps, x: str, log: bool, shape: Any) -> str:
+def _last(steps: Steps, x: str, log: bool, made: ir.Tensor) -> str:
   if log:
-    return steps.step("LOG_SOFTMAX", x, options="LogSoftmaxOptions", shape=shape)
-  return steps.step("SOFTMAX", x, options="SoftmaxOptions", shape=shape, Beta=1.0)
+    return steps.step("LOG_SOFTMAX", x, options="LogSoftmaxOptions", like=made)
+  return steps.step("SOFTMAX", x, options="SoftmaxOptions", like=made, Beta=1.0)
 
 
 TABLE = {ir.Activation: _activation, ir.Prelu: _prelu, ir.Softmax: _softmax}
