@@ -248,7 +248,7 @@ class Ordered(nn.Module):
   def __call__(self, x):
     layers = {
       "c": nn.Conv(4, (3, 3)),
-      "b": nn.BatchNorm(use_running_average=True),
+      "b": lambda x: nn.BatchNorm(use_running_average=True)(x),  # a norm of its own at each place
       "r": nn.relu,
       "p": lambda x: nn.max_pool(x, (2, 2), (2, 2)),
     }
@@ -333,9 +333,11 @@ REFUSED = {
   "turns float32 into bfloat16": lambda v, x: (x @ v).astype(jnp.bfloat16),
   "its kernel depends on the input": lambda v, x: convolved(x.reshape(-1, 2, 2, 1), x.reshape(2, 2, 1, 2)),
   "a convolution over 3 axes": lambda v, x: convolved(x.reshape(-1, 1, 2, 2, 1), v.reshape(2, 2, 2, 1, 2)),
-  "groups of the batch": lambda v, x: convolved(x.reshape(-1, 2, 2, 1), v.reshape(2, 2, 1, 4), batch_group_count=2),
+  "groups of the batch": lambda v, x: jnp.repeat(
+    convolved(x.reshape(-1, 2, 2, 1), v.reshape(2, 2, 1, 4), batch_group_count=2), 2, axis=0
+  ),
   "leaves out results": lambda v, x: convolved(
-    x.reshape(-1, 2, 2, 1), v.reshape(2, 2, 1, 4), (2, 2), lhs_dilation=(3, 3)
+    x.reshape(-1, 2, 2, 1), v.reshape(2, 2, 1, 4), (2, 2), ((1, 1), (1, 1)), lhs_dilation=(3, 3)
   ),
   "is negative": lambda v, x: convolved(x.reshape(-1, 2, 2, 1), v.reshape(2, 2, 1, 4), padding=((-1, 1), (0, 0))),
   "'0', which the function returns, is an input": lambda v, x: (x, x @ v),
