@@ -1,4 +1,4 @@
-"""Float layers between a Dequantize and a Quantize layer for which LiteRT has an integer kernel that gives their codes."""
+"""Float layers between Dequantize and Quantize layers for which LiteRT has an integer kernel that gives their codes."""
 
 import dataclasses
 from collections import Counter
