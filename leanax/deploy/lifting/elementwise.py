@@ -161,11 +161,11 @@ def _float(lifter: Lifter, node: Node) -> bool:
 def _of_channels(lifter: Lifter, number: int, draft: Draft, constant: np.ndarray) -> np.ndarray | None:
   """Returns a constant that meets a value as one number for each output channel of the layer behind it, or None."""
   assert draft.kernel is not None
-  number, made = lifter.number(number), lifter.shape(draft.end)
+  number, made = lifter.number(number), lifter.shape(number)
+  if np.broadcast_shapes(constant.shape, made) != made:
+    return None  # the value is spread by it
   if number in lifter.links:
-    constant = lifter.links[number].back(made)(np.broadcast_to(constant, lifter.shape(number)))
-  elif np.broadcast_shapes(constant.shape, made) != made:
-    return None
+    constant = lifter.links[number].back(lifter.shape(draft.end))(np.broadcast_to(constant, made))
   return channels(constant, draft.kernel.shape[-1])
 
 
