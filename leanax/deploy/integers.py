@@ -21,7 +21,7 @@ from quant.grid import Grid
 _INT32 = np.iinfo(np.int32)
 
 
-MOVES = (ir.MaxPool, ir.Reshape)  # one grid for what they read and what they make
+MOVES = (ir.MaxPool, ir.Reshape, ir.Transpose)  # one grid for what they read and what they make
 KERNELS = (ir.Conv2D, ir.Dense, ir.TransposedConv2D)  # a kernel and what it multiplies
 INTEGER = (*KERNELS, *MOVES, ir.Add, ir.AvgPool, ir.Mean, ir.Relu)
 

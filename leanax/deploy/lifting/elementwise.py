@@ -104,6 +104,8 @@ def add(lifter: Lifter, node: Node, sign: int = 1) -> None:
   number = lifter.operand(node, place)
   back = sign < 0 and place == 1  # constant - x
   draft = lifter.open(number, ir.WEIGHTED)
+  if draft is not None and not lifter.foldable and lifter.traced.tensor(draft.end) is not None:
+    draft = None  # the sum without it is rounded
   bias = None if draft is None else _of_channels(lifter, number, draft, constant)
   if draft is not None and bias is not None and (lifter.foldable or not back):
     assert draft.kernel is not None
