@@ -21,8 +21,8 @@ from quant.grid import Grid
 _INT32 = np.iinfo(np.int32)
 
 
-MOVES = (ir.MaxPool, ir.Reshape)  # one grid for what they read and what they make
-KERNELS = (ir.Conv2D, ir.Dense)  # a kernel and what it multiplies
+MOVES = (ir.MaxPool, ir.Reshape, ir.Transpose)  # one grid for what they read and what they make
+KERNELS = (ir.Conv2D, ir.Dense, ir.TransposedConv2D)  # a kernel and what it multiplies
 INTEGER = (*KERNELS, *MOVES, ir.Add, ir.AvgPool, ir.Mean, ir.Relu)
 
 
@@ -45,7 +45,7 @@ def to_int8(network: ir.Network, grids: Mapping[str, Grid], islands: bool = True
   for layer in network.layers:
     why = _float(layer, tensors, grids)
     if why is None:
-      if isinstance(layer, ir.Conv2D | ir.Dense):
+      if isinstance(layer, ir.WEIGHTED):
         kernel = tensors[layer.kernel] = _kernel(tensors[layer.kernel], _find(grids, layer.kernel))
         if layer.bias is not None:
           tensors[layer.bias] = _bias(tensors[layer.bias], tensors[layer.inputs[0]], kernel)
@@ -65,7 +65,7 @@ def _float(layer: ir.Layer, tensors: Mapping[str, ir.Tensor], grids: Mapping[str
   """
   if not isinstance(layer, INTEGER):
     return "the runtimes have no exact integer kernel for it"
-  if isinstance(layer, ir.Conv2D | ir.Dense):
+  if isinstance(layer, ir.WEIGHTED):
     if layer.kernel not in grids and layer.kernel.rsplit("#", 1)[0] not in grids:
       return f"the kernel {layer.kernel!r} has no grid; {_near(layer.kernel, grids)}"
     for name in (*layer.inputs, layer.output):

@@ -8,6 +8,7 @@ import pytest
 
 from leanax import deploy
 from leanax.deploy import litert, reference
+from quant.quantize import quantize
 from tests.numbers import normal
 
 C = normal(1, (6,))
@@ -140,3 +141,42 @@ def test_nets_reach_the_runtime(name):
     runner = litert(kernels=kernels).open(file)
     for batch in (1, 3):
       np.testing.assert_allclose(runner.run(np.asarray(x[:batch])), expected[:batch], **near)
+
+
+def on_integers(v, x):
+  """Sequences, dense layers of every rank and transposed convolutions, with ReLUs between them."""
+  dn = ("NWC", "WIO", "NWC")
+  y = nn.relu(jax.lax.conv_general_dilated(x, v["wide"], (2,), "SAME", dimension_numbers=dn) + v["six"])
+  y = nn.relu(jax.lax.conv_transpose(y, v["wide"], (3,), "SAME", dimension_numbers=dn) + v["six"])
+  y = nn.relu(jnp.einsum("ntc,chd->nthd", y, v["heads"]) + v["two"])
+  return jax.lax.conv_transpose(y, v["up"], (2, 3), "VALID", dimension_numbers=NHWC)
+
+
+def channels_first_on_integers(v, x):
+  for kernel in (v["first"], v["second"]):
+    x = nn.relu(
+      jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=NCHW) + v["six"][:, None, None]
+    )
+  return x
+
+
+def rounded_before(v, x):
+  """A constant that is no variable is added to a sum that is rounded before it."""
+  y = nn.relu(jnp.einsum("ntc,cd->ntd", x, v["square"]) + C)
+  return y @ v["square"]
+
+
+INTEGERS = {on_integers: (9, 6), channels_first_on_integers: (3, 5, 4), rounded_before: (4, 6)}
+
+
+@pytest.mark.parametrize("fn", INTEGERS)
+def test_codes_are_those_of_the_simulation(fn):
+  variables, x = {**V, "up": normal(14, (3, 4, 3, 4)) / 4}, normal(0, (8, *INTEGERS[fn]))
+  model = quantize(fn, "w8a8")
+  qparams, state = model.init(variables, x)
+  grids = model.grids(qparams, state, variables, x)
+  network = deploy.lift(fn, variables, x, grids, islands=fn is rounded_before)
+  simulated = np.asarray(jax.jit(model.apply)(qparams, state, variables, x)[0])
+  found = deploy.parity(network, litert().open(litert().write(network)), np.asarray(x), simulated)
+  assert found["reference/runtime"].count == 0
+  assert found["simulation/runtime"].count <= 0.01 * found["simulation/runtime"].total

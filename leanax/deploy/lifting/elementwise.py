@@ -104,6 +104,8 @@ def add(lifter: Lifter, node: Node, sign: int = 1) -> None:
   number = lifter.operand(node, place)
   back = sign < 0 and place == 1  # constant - x
   draft = lifter.open(number, ir.WEIGHTED)
+  if draft is not None and not lifter.foldable and lifter.traced.tensor(draft.end) is not None:
+    draft = None  # the sum without it is rounded
   bias = None if draft is None else _of_channels(lifter, number, draft, constant)
   if draft is not None and bias is not None and (lifter.foldable or not back):
     assert draft.kernel is not None
@@ -161,11 +163,11 @@ def _float(lifter: Lifter, node: Node) -> bool:
 def _of_channels(lifter: Lifter, number: int, draft: Draft, constant: np.ndarray) -> np.ndarray | None:
   """Returns a constant that meets a value as one number for each output channel of the layer behind it, or None."""
   assert draft.kernel is not None
-  number, made = lifter.number(number), lifter.shape(draft.end)
+  number, made = lifter.number(number), lifter.shape(number)
+  if np.broadcast_shapes(constant.shape, made) != made:
+    return None  # the value is spread by it
   if number in lifter.links:
-    constant = lifter.links[number].back(made)(np.broadcast_to(constant, lifter.shape(number)))
-  elif np.broadcast_shapes(constant.shape, made) != made:
-    return None
+    constant = lifter.links[number].back(lifter.shape(draft.end))(np.broadcast_to(constant, made))
   return channels(constant, draft.kernel.shape[-1])
 
 
