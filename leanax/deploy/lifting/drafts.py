@@ -196,7 +196,7 @@ class Lifter:
     """Starts the reshape and the transpose that make a linked value."""
     link, made = self.links[number], self.shape(number)
     if link.permutation[0] != 0:
-      raise self.traced.refuse(node, "it puts another axis before the batch")
+      raise self.traced.refuse(node, "the batch is not the first axis of what it reads")
     x = self.finished(link.source, node)
     long = [axis for axis in link.permutation if link.shape[axis] != 1]
     if ordered(long):  # no numbers change places
