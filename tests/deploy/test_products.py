@@ -66,6 +66,14 @@ def channels_first(v, x):
   return x
 
 
+def residual_channels_first(v, x):
+  """A block of NCHW convolutions with a norm, functions and a sum between them: no transposes inside."""
+  conv = lambda x, kernel: jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=NCHW)
+  x = conv(x, v["first"])
+  y = (nn.silu(x) - C[:, None, None]) * jnp.abs(C)[:, None, None] + 1.0
+  return nn.relu(conv(y, v["second"]) + x)
+
+
 class Upward(nn.Module):
   """Transposed convolutions of every padding and stride."""
 
@@ -118,6 +126,10 @@ NETS = {
   "matrices": (lambda: (matrices, V, normal(0, (3, 4, 6))), None),
   "sequences": (lambda: (sequences, V, normal(0, (3, 9, 6))), "Reshape Conv2D Conv2D Conv2D TransposedConv2D Reshape"),
   "channels first": (lambda: (channels_first, V, normal(0, (3, 3, 5, 4))), "Transpose Conv2D Conv2D Transpose"),
+  "residual channels first": (
+    lambda: (residual_channels_first, V, normal(0, (3, 3, 5, 4))),
+    "Transpose Conv2D Activation Binary Binary Conv2D Add Transpose",
+  ),
   "upward": (lambda: linen(Upward(), (2, 3, 2)), "TransposedConv2D " * 5),
   "ahead": (
     lambda: linen(Ahead(), (4, 4, 3)),

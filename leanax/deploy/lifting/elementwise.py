@@ -6,6 +6,7 @@ import numpy as np
 
 from leanax.deploy import ir
 from leanax.deploy.lifting.drafts import Affine, Draft, Lifter
+from leanax.deploy.lifting.views import Link
 from leanax.graph.program import Node
 
 
@@ -60,7 +61,7 @@ def largest(lifter: Lifter, node: Node) -> None:
   if rectified is not None and (rectified.relu or rectified.kind is ir.Relu) and lifter.sole(number):
     lifter.extend(rectified, node)
     return
-  lifter.start(Draft(ir.Relu, "", (lifter.finished(number, node),), node.outputs[0], node))
+  lifter.start_elements(Draft(ir.Relu, "", (number,), node.outputs[0], node), node)
 
 
 def pair(lifter: Lifter, node: Node, operation: str) -> None:
@@ -70,17 +71,16 @@ def pair(lifter: Lifter, node: Node, operation: str) -> None:
     raise traced.refuse(node, f"it makes {traced.aval(end).dtype}; lift a float32 function")
   found = _constant(lifter, node)
   if found is None:
-    numbers = _unspread(lifter, node)
-    inputs = tuple(lifter.finished(n, node) for n in numbers)
+    inputs = tuple(_unspread(lifter, node))
     if operation == "add" and lifter.shape(inputs[0]) == lifter.shape(inputs[1]):
-      lifter.start(Draft(ir.Add, name, inputs, end, node))
+      lifter.start_elements(Draft(ir.Add, name, inputs, end, node), node)
       return
   else:
     place, constant = found
-    x = lifter.finished(lifter.operand(node, place), node)
+    x = lifter.operand(node, place)
     inputs = (x, constant) if place == 0 else (constant, x)
-  fields = {"operation": operation}
-  lifter.start(Draft(ir.Binary, name, inputs, end, node, fields=fields, positive=operation == "pow"))
+  draft = Draft(ir.Binary, name, inputs, end, node, fields={"operation": operation}, positive=operation == "pow")
+  lifter.start_elements(draft, node)
 
 
 def _unspread(lifter: Lifter, node: Node) -> list[int]:
@@ -173,9 +173,16 @@ def _of_channels(lifter: Lifter, number: int, draft: Draft, constant: np.ndarray
 
 def _affine(lifter: Lifter, node: Node, number: int, factor: np.ndarray | None, offset: np.ndarray | None) -> None:
   """Notes that a value is another one times a constant and one more added, after what is known of that one."""
-  number, end = lifter.number(number), node.outputs[0]
+  traced, number, end = lifter.traced, lifter.number(number), node.outputs[0]
+  sole, rounded = lifter.sole(number), not lifter.foldable and traced.tensor(number) is not None
+  link, shape = lifter.links.get(number), lifter.shape(number)
+  if link is not None and lifter.turn(number) is not None and lifter.shape(end) == shape:
+    back, rank = link.back(link.shape), len(shape)
+    factor, offset = (None if one is None else _turned(one, link, rank) for one in (factor, offset))
+    number, end = link.source, traced.view(end, link.shape, back)
+    lifter.links[node.outputs[0]] = link._replace(source=end, parent=end)
   before = lifter.affine.get(number)
-  if before is not None and number not in lifter.ends and lifter.sole(number):
+  if before is not None and number not in lifter.ends and sole and not rounded:
     x, times, plus = before
     pairs = [(times, factor), (plus, factor), (plus, offset)]
     if all(a is None or b is None or np.size(a * b) <= max(np.size(a), np.size(b)) for a, b in pairs):
@@ -185,6 +192,12 @@ def _affine(lifter: Lifter, node: Node, number: int, factor: np.ndarray | None, 
       lifter.affine[end] = Affine(x, times, offset)
       return
   lifter.affine[end] = Affine(lifter.finished(number, node), factor, offset)
+
+
+def _turned(constant: np.ndarray, link: Link, rank: int) -> np.ndarray:
+  """Returns a constant that meets a linked value as it meets what that is linked to."""
+  whole = constant.reshape((1,) * (rank - constant.ndim) + constant.shape)
+  return compact(whole.transpose(np.argsort(link.permutation)))
 
 
 TABLE = {
