@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from leanax.deploy import ir
-from leanax.deploy.lifting.drafts import Affine, Draft, Lifter
-from leanax.deploy.lifting.views import Link
+from leanax.deploy.lifting.drafts import Draft, Lifter
+from leanax.deploy.lifting.views import Affine, Link
 from leanax.graph.program import Node
 
 
