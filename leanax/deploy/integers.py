@@ -22,8 +22,8 @@ from quant.grid import Grid
 _INT32 = np.iinfo(np.int32)
 
 
-MOVES = (ir.MaxPool, ir.Reshape)  # one grid for what they read and what they make
-KERNELS = (ir.Conv2D, ir.Dense)  # a kernel and what it multiplies
+MOVES = (ir.MaxPool, ir.Reshape, ir.Transpose)  # one grid for what they read and what they make
+KERNELS = (ir.Conv2D, ir.Dense, ir.TransposedConv2D)  # a kernel and what it multiplies
 INTEGER = (*KERNELS, *MOVES, ir.Add, ir.AvgPool, ir.Mean, ir.Relu)
 
 
@@ -52,6 +52,13 @@ def to_int8(network: ir.Network, grids: Mapping[str, Grid], islands: bool = True
       held = {one.name: one if why is None else _values(one) for one in (kernel, bias) if one is not None}
       tensors.update(held)
     if why is None:
+<<<<<<< HEAD
+=======
+      if isinstance(layer, ir.WEIGHTED):
+        kernel = tensors[layer.kernel] = _kernel(tensors[layer.kernel], _find(grids, layer.kernel))
+        if layer.bias is not None:
+          tensors[layer.bias] = _bias(tensors[layer.bias], tensors[layer.inputs[0]], kernel)
+>>>>>>> ob12
       made = made._replace(layers=(*made.layers, layer))
     elif islands:
       made = _island(made, layer, values)
@@ -81,7 +88,7 @@ def _float(layer: ir.Layer, tensors: Mapping[str, ir.Tensor], grids: Mapping[str
   clipped = _clips(layer) and ir.same_grid(tensors[layer.inputs[0]].grid, tensors[layer.output].grid)
   if not isinstance(layer, INTEGER) and not clipped:
     return "the runtimes have no exact integer kernel for it"
-  if isinstance(layer, ir.Conv2D | ir.Dense):
+  if isinstance(layer, ir.WEIGHTED):
     if layer.kernel not in grids and layer.kernel.rsplit("#", 1)[0] not in grids:
       return f"the kernel {layer.kernel!r} has no grid; {_near(layer.kernel, grids)}"
     for name in (*layer.inputs, layer.output):

@@ -8,6 +8,7 @@ import pytest
 
 from leanax import deploy
 from leanax.deploy import litert, reference
+from quant.quantize import quantize
 from tests.numbers import normal
 
 C = normal(1, (6,))
@@ -65,6 +66,14 @@ def channels_first(v, x):
   return x
 
 
+def residual_channels_first(v, x):
+  """A block of NCHW convolutions with a norm, functions and a sum between them: no transposes inside."""
+  conv = lambda x, kernel: jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=NCHW)
+  x = conv(x, v["first"])
+  y = (nn.silu(x) - C[:, None, None]) * jnp.abs(C)[:, None, None] + 1.0
+  return nn.relu(conv(y, v["second"]) + x)
+
+
 class Upward(nn.Module):
   """Transposed convolutions of every padding and stride."""
 
@@ -117,6 +126,10 @@ NETS = {
   "matrices": (lambda: (matrices, V, normal(0, (3, 4, 6))), None),
   "sequences": (lambda: (sequences, V, normal(0, (3, 9, 6))), "Reshape Conv2D Conv2D Conv2D TransposedConv2D Reshape"),
   "channels first": (lambda: (channels_first, V, normal(0, (3, 3, 5, 4))), "Transpose Conv2D Conv2D Transpose"),
+  "residual channels first": (
+    lambda: (residual_channels_first, V, normal(0, (3, 3, 5, 4))),
+    "Transpose Conv2D Activation Binary Binary Conv2D Add Transpose",
+  ),
   "upward": (lambda: linen(Upward(), (2, 3, 2)), "TransposedConv2D " * 5),
   "ahead": (
     lambda: linen(Ahead(), (4, 4, 3)),
@@ -140,3 +153,42 @@ def test_nets_reach_the_runtime(name):
     runner = litert(kernels=kernels).open(file)
     for batch in (1, 3):
       np.testing.assert_allclose(runner.run(np.asarray(x[:batch])), expected[:batch], **near)
+
+
+def on_integers(v, x):
+  """Sequences, dense layers of every rank and transposed convolutions, with ReLUs between them."""
+  dn = ("NWC", "WIO", "NWC")
+  y = nn.relu(jax.lax.conv_general_dilated(x, v["wide"], (2,), "SAME", dimension_numbers=dn) + v["six"])
+  y = nn.relu(jax.lax.conv_transpose(y, v["wide"], (3,), "SAME", dimension_numbers=dn) + v["six"])
+  y = nn.relu(jnp.einsum("ntc,chd->nthd", y, v["heads"]) + v["two"])
+  return jax.lax.conv_transpose(y, v["up"], (2, 3), "VALID", dimension_numbers=NHWC)
+
+
+def channels_first_on_integers(v, x):
+  for kernel in (v["first"], v["second"]):
+    x = nn.relu(
+      jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=NCHW) + v["six"][:, None, None]
+    )
+  return x
+
+
+def rounded_before(v, x):
+  """A constant that is no variable is added to a sum that is rounded before it."""
+  y = nn.relu(jnp.einsum("ntc,cd->ntd", x, v["square"]) + C)
+  return y @ v["square"]
+
+
+INTEGERS = {on_integers: (9, 6), channels_first_on_integers: (3, 5, 4), rounded_before: (4, 6)}
+
+
+@pytest.mark.parametrize("fn", INTEGERS)
+def test_codes_are_those_of_the_simulation(fn):
+  variables, x = {**V, "up": normal(14, (3, 4, 3, 4)) / 4}, normal(0, (8, *INTEGERS[fn]))
+  model = quantize(fn, "w8a8")
+  qparams, state = model.init(variables, x)
+  grids = model.grids(qparams, state, variables, x)
+  network = deploy.lift(fn, variables, x, grids, islands=fn is rounded_before)
+  simulated = np.asarray(jax.jit(model.apply)(qparams, state, variables, x)[0])
+  found = deploy.parity(network, litert().open(litert().write(network)), np.asarray(x), simulated)
+  assert found["reference/runtime"].count == 0
+  assert found["simulation/runtime"].count <= 0.01 * found["simulation/runtime"].total

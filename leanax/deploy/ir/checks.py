@@ -5,10 +5,24 @@ import numpy as np
 from leanax.core.errors import UserError
 from leanax.deploy.ir.layers import Dequantize, Layer, MaxPool, Quantize, Reshape
 from leanax.deploy.ir.network import Network
-from leanax.deploy.ir.operators import ArgMax, ArgMin, Cast, Compare, Gather, Select
+from leanax.deploy.ir.operators import (
+  ArgMax,
+  ArgMin,
+  Broadcast,
+  Cast,
+  Compare,
+  Concat,
+  Gather,
+  Pad,
+  Resize,
+  Select,
+  Slice,
+  Transpose,
+)
 from leanax.deploy.ir.tensor import QMAX, Tensor, same_grid
 
 CHANGES_TYPE = Quantize | Dequantize | Cast | Compare | Select | Gather | ArgMax | ArgMin
+MOVES = MaxPool | Reshape | Transpose | Concat | Slice | Pad | Broadcast | Resize | Gather  # they keep codes
 
 
 def check(network: Network) -> Network:
@@ -40,7 +54,8 @@ def _check_grids(layer: Layer, tensors: dict[str, Tensor]) -> None:
     raise UserError(
       f"layer {layer.name!r} reads {read[0].dtype} and makes {made.dtype}; only quantize layers may change the type"
     )
-  if isinstance(layer, MaxPool | Reshape) and not same_grid(made.grid, read[0].grid):
+  moved = [tensor for tensor in read if tensor.dtype == made.dtype]  # not indices
+  if isinstance(layer, MOVES) and not all(same_grid(made.grid, tensor.grid) for tensor in moved):
     raise UserError(f"layer {layer.name!r} must have one grid for its input and its output")
   for name in layer.constants():
     constant = tensors[name]

@@ -40,7 +40,14 @@ def _compare(plan: Plan, layer: ir.Compare) -> None:
 
 
 def _select(plan: Plan, layer: ir.Select) -> None:
-  _all(plan, layer, "Where")
+  """Adds a choice; one between truth values, for which onnxruntime has no Where, is made of And, Or and Not."""
+  if plan.tensors[layer.output].dtype != "bool":
+    _all(plan, layer, "Where")
+    return
+  first = plan.first(*layer.inputs)
+  which, yes, no = (plan.value(name, first) for name in layer.inputs)
+  chosen = plan.node("And", which, yes), plan.node("And", plan.node("Not", which), no)
+  plan.result(layer, "Or", *chosen, first=first)
 
 
 def _prelu(plan: Plan, layer: ir.Prelu) -> None:

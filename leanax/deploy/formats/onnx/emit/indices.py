@@ -26,9 +26,18 @@ def _axes(plan: Plan, name: str, axes: tuple[int, ...], keep: bool) -> tuple[boo
   return False, list(axes)
 
 
+_TRUTH = {"any": "ReduceMax", "all": "ReduceMin"}  # of 0 and 1
+
+
 def _reduce(plan: Plan, layer: ir.Reduce) -> None:
+  if layer.operation in _TRUTH:
+    first, axes = _axes(plan, layer.inputs[0], layer.axes, layer.keep_dims)
+    numbers = plan.node("Cast", plan.value(layer.inputs[0], first), to=TYPES["int32"])
+    found = plan.node(_TRUTH[layer.operation], numbers, axes=sorted(axes), keepdims=int(layer.keep_dims))
+    plan.result(layer, "Cast", found, first=first and layer.keep_dims, to=TYPES["bool"])
+    return
   if layer.operation not in _REDUCED:
-    raise unknown(f"reduction of layer {layer.name!r}:", layer.operation, _REDUCED)
+    raise unknown(f"reduction of layer {layer.name!r}:", layer.operation, {**_REDUCED, **_TRUTH})
   first, axes = _axes(plan, layer.inputs[0], layer.axes, layer.keep_dims)
   inputs = [plan.real(layer.inputs[0], first)]
   fields: dict[str, Any] = {"keepdims": int(layer.keep_dims)}
@@ -39,10 +48,16 @@ def _reduce(plan: Plan, layer: ir.Reduce) -> None:
   plan.result(layer, _REDUCED[layer.operation], *inputs, first=first and layer.keep_dims, **fields)
 
 
-def _argmax(plan: Plan, layer: ir.ArgMax) -> None:
+def _index(plan: Plan, layer: ir.ArgMax | ir.ArgMin) -> None:
   first, (axis,) = _axes(plan, layer.inputs[0], (layer.axis,), keep=False)
-  index = plan.node("ArgMax", plan.value(layer.inputs[0], first), axis=axis, keepdims=0)
+  index = plan.node(type(layer).__name__, plan.value(layer.inputs[0], first), axis=axis, keepdims=0)
   plan.result(layer, "Cast", index, to=TYPES[plan.tensors[layer.output].dtype])
+
+
+def _cumulative(plan: Plan, layer: ir.CumSum) -> None:
+  first, (axis,) = _axes(plan, layer.inputs[0], (layer.axis,), keep=True)
+  along = plan.constant(axis, np.int32)
+  plan.result(layer, "CumSum", plan.real(layer.inputs[0], first), along, first=first, reverse=int(layer.reverse))
 
 
 def _gather(plan: Plan, layer: ir.Gather) -> None:
@@ -51,4 +66,10 @@ def _gather(plan: Plan, layer: ir.Gather) -> None:
   move(plan, layer, "Gather", [data], plan.value(indices), axis=axis)
 
 
-TABLE = {ir.Reduce: _reduce, ir.ArgMax: _argmax, ir.Gather: _gather}
+TABLE = {
+  ir.Reduce: _reduce,
+  ir.CumSum: _cumulative,
+  ir.ArgMax: _index,
+  ir.ArgMin: _index,
+  ir.Gather: _gather,
+}

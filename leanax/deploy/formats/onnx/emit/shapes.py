@@ -39,8 +39,19 @@ def _transpose(plan: Plan, layer: ir.Transpose) -> None:
 
 
 def _concat(plan: Plan, layer: ir.Concat) -> None:
+  """Adds a join; constants are repeated over the batch of an activation that is joined with them."""
   first, rank = plan.first(*layer.inputs), len(plan.tensors[layer.output].shape)
-  move(plan, layer, "Concat", list(layer.inputs), first=first, axis=_axis(layer.axis, rank, first))
+  axis = _axis(layer.axis, rank, first)
+  fixed = {name for name in layer.inputs if plan.tensors[name].data is not None}
+  if not fixed:
+    move(plan, layer, "Concat", list(layer.inputs), first=first, axis=axis)
+    return
+  given = plan.node("Shape", next(plan.value(name, first) for name in layer.inputs if name not in fixed))
+  batch = plan.node("Slice", given, plan.constant([0], np.int64), plan.constant([1], np.int64))
+  times = plan.node("Concat", batch, plan.constant([1] * (rank - 1), np.int64), axis=0)
+  parts = ((name, plan.real(name, first)) for name in layer.inputs)
+  wide = [plan.node("Expand", part, times) if name in fixed else part for name, part in parts]
+  plan.result(layer, "Concat", *wide, first=first, axis=axis)
 
 
 def _slice(plan: Plan, layer: ir.Slice) -> None:
