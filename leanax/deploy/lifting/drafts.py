@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from leanax.deploy import ir
 from leanax.deploy.lifting.traced import Traced
-from leanax.deploy.lifting.views import Link, composed, moved, ordered
+from leanax.deploy.lifting.views import Affine, Link, Pick, composed, moved, ordered
 from leanax.graph.program import Node
 
 
@@ -66,21 +66,6 @@ class Composite:
   nodes: frozenset[int]
   fields: dict[str, Any] = field(default_factory=dict)
   positive: bool = False
-
-
-class Affine(NamedTuple):
-  """A value x * factor + offset that no layer makes yet; either may be None. Both are float64."""
-
-  x: int
-  factor: np.ndarray | None
-  offset: np.ndarray | None
-
-
-class Pick(NamedTuple):
-  """A value that holds entries of another one: the other one's number, and which entries along which axes."""
-
-  source: int
-  entries: dict[int, np.ndarray]
 
 
 @dataclass

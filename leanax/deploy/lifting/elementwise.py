@@ -1,12 +1,13 @@
 """Equations of numbers at the same place: sums, products, ReLU, and the constants that join the layer before them."""
 
 import functools
+from collections.abc import Sequence
 
 import numpy as np
 
 from leanax.deploy import ir
-from leanax.deploy.lifting.drafts import Affine, Draft, Lifter
-from leanax.deploy.lifting.views import Link
+from leanax.deploy.lifting.drafts import Draft, Lifter
+from leanax.deploy.lifting.views import Affine, Link
 from leanax.graph.program import Node
 
 
@@ -33,10 +34,25 @@ def _constant(lifter: Lifter, node: Node) -> tuple[int, np.ndarray] | None:
   found = lifter.constants(node)
   if found is None:
     return None
-  constant, made = compact(found[1]), lifter.traced.aval(node.outputs[0])
-  if constant.ndim == len(made.shape):
+  made = lifter.traced.aval(node.outputs[0])
+  number = lifter.operand(node, found[0])
+  return found[0], known(lifter, node, found[1], [lifter.shape(number)]).astype(made.dtype)
+
+
+def known(lifter: Lifter, node: Node, constant: np.ndarray, others: Sequence[Sequence[int]]) -> np.ndarray:
+  """Returns a constant operand, compact, that still spreads the other operands, of these shapes, as the equation does.
+
+  Raises:
+    UserError: it has other numbers for each example of the batch.
+  """
+  made, constant = lifter.shape(node.outputs[0]), compact(constant)
+  if constant.ndim == len(made):
     raise lifter.traced.refuse(node, "a constant has other numbers for each example of the batch")
-  return found[0], constant.astype(made.dtype)
+  alone = np.broadcast_shapes(*others, constant.shape)
+  if alone == made:
+    return constant
+  wide = tuple(size if size != own else 1 for size, own in zip(made[1:], alone[1:], strict=True))
+  return np.broadcast_to(constant, np.broadcast_shapes(constant.shape, wide))
 
 
 def largest(lifter: Lifter, node: Node) -> None:
