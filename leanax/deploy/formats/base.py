@@ -89,6 +89,10 @@ class Runner:
   def inputs(self, images: np.ndarray) -> np.ndarray:
     """Returns images as the file's input type: see `run`."""
     codes = self.input.dtype == "int8"
+    if self.input.dtype in ("int32", "uint8", "bool"):  # indices, raw pixels, masks
+      if not np.can_cast(images.dtype, self.input.dtype):
+        raise UserError(f"{self.name} was given inputs of {images.dtype}; expected {self.input.dtype}")
+      return images.astype(self.input.dtype)
     if images.dtype == np.int8 and codes:
       return images
     if self.input.dtype == "uint8":

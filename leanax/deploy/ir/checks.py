@@ -5,10 +5,10 @@ import numpy as np
 from leanax.core.errors import UserError
 from leanax.deploy.ir.layers import Dequantize, Layer, MaxPool, Quantize, Reshape
 from leanax.deploy.ir.network import Network
-from leanax.deploy.ir.operators import ArgMax, Cast, Compare, Gather, Select
+from leanax.deploy.ir.operators import ArgMax, ArgMin, Cast, Compare, Gather, Select
 from leanax.deploy.ir.tensor import QMAX, Tensor, same_grid
 
-CHANGES_TYPE = Quantize | Dequantize | Cast | Compare | Select | Gather | ArgMax
+CHANGES_TYPE = Quantize | Dequantize | Cast | Compare | Select | Gather | ArgMax | ArgMin
 
 
 def check(network: Network) -> Network:

@@ -37,7 +37,7 @@ class Conv2D(Layer):
 
 @dataclass(frozen=True)
 class Dense(Layer):
-  """Matrix product, (N, I) by (I, O), with fused ReLU."""
+  """Matrix product along the last axis, (N, ..., I) by (I, O), with fused ReLU."""
 
   kernel: str
   bias: str | None

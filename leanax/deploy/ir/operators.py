@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from leanax.deploy.ir.layers import Layer
+from leanax.deploy.ir.layers import Conv2D, Dense, Layer
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,15 @@ class Softmax(Layer):
   log: bool = False
 
 
-REDUCTIONS = ("sum", "mean", "max", "min", "prod")
+REDUCTIONS = ("sum", "mean", "max", "min", "prod", "any", "all")
 
 
 @dataclass(frozen=True)
 class Reduce(Layer):
-  """One of `REDUCTIONS` over axes, which go or stay with length 1. The batch is never among them."""
+  """One of `REDUCTIONS` over axes, which go or stay with length 1, "any" and "all" of truth values.
+
+  The batch is never among them.
+  """
 
   operation: str
   axes: tuple[int, ...]
@@ -72,6 +75,21 @@ class ArgMax(Layer):
 
 
 @dataclass(frozen=True)
+class ArgMin(Layer):
+  """The int32 index of the least number along an axis, the first of equal ones."""
+
+  axis: int
+
+
+@dataclass(frozen=True)
+class CumSum(Layer):
+  """The sum of each entry and those before it along an axis, or those behind it where it is `reverse`."""
+
+  axis: int
+  reverse: bool = False
+
+
+@dataclass(frozen=True)
 class Transpose(Layer):
   """The axes in another order; the batch stays first."""
 
@@ -80,7 +98,7 @@ class Transpose(Layer):
 
 @dataclass(frozen=True)
 class Concat(Layer):
-  """Tensors one after the other along an axis."""
+  """Tensors one after the other along an axis; a constant has length 1 along the batch, and stands in each example."""
 
   axis: int
 
@@ -132,6 +150,9 @@ class TransposedConv2D(Layer):
     return (self.kernel,) if self.bias is None else (self.kernel, self.bias)
 
 
+WEIGHTED = Conv2D | Dense | TransposedConv2D  # layers with a kernel, and a bias per output channel
+
+
 @dataclass(frozen=True)
 class MatMul(Layer):
   """Batched matrix products (..., I, K) by (..., K, J), or by (..., J, K) where the second is `transposed`."""
@@ -141,7 +162,11 @@ class MatMul(Layer):
 
 @dataclass(frozen=True)
 class Gather(Layer):
-  """Entries of the first tensor along an axis at the indices in the second (int32): an embedding has axis 0."""
+  """Entries of the first tensor along an axis at the indices in the second (int32).
+
+  Of the two one is constant: a table, whose axis is 0 (an embedding), or the indices (length,). Indices beyond the axis
+  are no layer's matter: the runtime refuses them.
+  """
 
   axis: int
 

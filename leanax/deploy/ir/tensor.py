@@ -19,7 +19,7 @@ class Tensor(NamedTuple):
   Attributes:
     name: unique within its network.
     shape: sizes; None for the batch.
-    dtype: "float32", "int8" or "int32".
+    dtype: "float32", "int8", "int32" or "bool"; an input may be "uint8".
     grid: of an integer tensor's codes, its arrays numpy's (`grid`); None for a float tensor. Codes are signed, of a
       kernel with fewer bits stored as int8; a bias's have 32 bits.
     data: a constant's values or codes, of `dtype`.

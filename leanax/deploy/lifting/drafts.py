@@ -1,12 +1,14 @@
 """Drafts of layers while a traced function is walked: those recognised so far, and those still open."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from leanax.deploy import ir
 from leanax.deploy.lifting.traced import Traced
+from leanax.deploy.lifting.views import Link, composed, moved, ordered
 from leanax.graph.program import Node
 
 
@@ -24,6 +26,7 @@ class Draft:
     bias: (channels,) or None.
     relu: whether ReLU is fused.
     share: for a pool or mean still to be divided, by how much; None once it is.
+    undivided: makes it the layer of the sum, where it is read before it is divided.
     fields: what else the layer's class takes.
     early: its ReLU stands behind the pool that follows; before it the numbers are the same.
     positive: such a pool, which thus reads no negative value.
@@ -38,6 +41,7 @@ class Draft:
   bias: np.ndarray | None = None
   relu: bool = False
   share: int | None = None
+  undivided: Callable[["Draft"], None] | None = None
   fields: dict[str, Any] = field(default_factory=dict)
   early: bool = False
   positive: bool = False
@@ -62,6 +66,21 @@ class Composite:
   fields: dict[str, Any] = field(default_factory=dict)
 
 
+class Affine(NamedTuple):
+  """A value x * factor + offset that no layer makes yet; either may be None. Both are float64."""
+
+  x: int
+  factor: np.ndarray | None
+  offset: np.ndarray | None
+
+
+class Pick(NamedTuple):
+  """A value that holds entries of another one: the other one's number, and which entries along which axes."""
+
+  source: int
+  entries: dict[int, np.ndarray]
+
+
 @dataclass
 class Lifter:
   """The drafts so far.
@@ -73,6 +92,14 @@ class Lifter:
     ends: the draft that ends at a value.
     same: values that are another value under another number.
     pads: values that are another one with zeros around it.
+    spread: values that are another one, of as many axes, whose axes of length 1 are repeated.
+    links: values that are another one in another shape or order of axes.
+    affine: values that are another one times a constant, and one more added.
+    picks: values that hold entries of another one.
+    later: makes the layers of a pick when the first of its readers needs it.
+    indices: by the equation that reads rows of a table at indices, the number of the indices as the caller has them.
+    skipped: indices of equations that are part of what a later one makes.
+    shared: numbers of values that are others under another number, of which parts are read too.
   """
 
   traced: Traced
@@ -81,6 +108,15 @@ class Lifter:
   ends: dict[int, Draft] = field(default_factory=dict)
   same: dict[int, int] = field(default_factory=dict)
   pads: dict[int, tuple[int, ir.Padding]] = field(default_factory=dict)
+  spread: dict[int, int] = field(default_factory=dict)
+  links: dict[int, Link] = field(default_factory=dict)
+  affine: dict[int, Affine] = field(default_factory=dict)
+  picks: dict[int, Pick] = field(default_factory=dict)
+  later: dict[int, Callable[[], None]] = field(default_factory=dict)
+  indices: dict[int, int] = field(default_factory=dict)
+  skipped: set[int] = field(default_factory=set)
+  shared: set[int] = field(default_factory=set)
+  _views: dict[Any, int] = field(default_factory=dict)
 
   def number(self, number: int) -> int:
     """Returns the number of the value itself, where it was only handed on."""
@@ -88,12 +124,19 @@ class Lifter:
       number = self.same[number]
     return number
 
+  def shape(self, number: int) -> tuple[int, ...]:
+    """Returns a value's shape, with the batch that was traced."""
+    return tuple(self.traced.aval(number).shape)
+
   def sole(self, number: int) -> bool:
     """Returns whether nothing else reads the value, under any of its numbers."""
-    while self.traced.uses[number] == 1:
-      if number not in self.same:
+    while number not in self.shared and (number in self.traced.views or self.traced.uses[number] == 1):
+      if number in self.same:
+        number = self.same[number]
+      elif number in self.links and number not in self.ends:
+        number = self.links[number].parent
+      else:
         return True
-      number = self.same[number]
     return False
 
   def operand(self, node: Node, place: int = 0) -> int:
@@ -104,16 +147,140 @@ class Lifter:
     return self.traced.graph.resolve(ref)
 
   def finished(self, number: int, node: Node) -> int:
-    """Returns the number of a value that a layer may read: no unfinished mean, and no padding of its own."""
+    """Returns the number of a value that a layer may read; what makes it, and was left open so far, is a layer now."""
     number = self.number(number)
+    if number in self.later:
+      self.later.pop(number)()
     draft = self.ends.get(number)
     if draft is not None and draft.share is not None:
-      raise self.traced.refuse(draft.node, "a sum is a layer only when it is divided by the number of its terms")
+      assert draft.undivided is not None
+      draft.share = None
+      draft.undivided(draft)
+    if draft is not None:
+      return number
+    if number in self.affine:
+      return self._scaled(number, node)
+    if number in self.links:
+      return self._linked(number, node)
+    if number in self.spread:
+      source = self.finished(self.spread[number], node)
+      self.start(Draft(ir.Broadcast, "", (source,), number, node))
+      return number
     if number in self.pads:
       source, ((top, bottom), (left, right)) = self.pads.pop(number)
       fields = {"padding": ((0, 0), (top, bottom), (left, right), (0, 0))}
       self.start(Draft(ir.Pad, "", (self.finished(source, node),), number, node, fields=fields))
     return number
+
+  def _scaled(self, number: int, node: Node) -> int:
+    """Starts the layers of a value that is another one times a constant and one more added."""
+    x, *numbers = self.affine[number]
+    dtype = self.traced.aval(number).dtype
+    factor, offset = (None if one is None else one.astype(dtype) for one in numbers)
+    if factor is not None and offset is not None:
+      if (factor == -1).all():
+        self.start(Draft(ir.Binary, "", (offset, x), number, node, fields={"operation": "sub"}))
+        return number
+      shape = np.broadcast_shapes(self.shape(x), factor.shape)
+      times = self.traced.view(x, shape, lambda value, factor=factor: value * factor)
+      self.start(Draft(ir.Binary, "", (x, factor), times, node, fields={"operation": "mul"}))
+      x = times
+    operation, constant = ("mul", factor) if offset is None else ("add", offset)
+    assert constant is not None
+    self.start(Draft(ir.Binary, "", (x, constant), number, node, fields={"operation": operation}))
+    return number
+
+  def _linked(self, number: int, node: Node) -> int:
+    """Starts the reshape and the transpose that make a linked value."""
+    link, made = self.links[number], self.shape(number)
+    if link.permutation[0] != 0:
+      raise self.traced.refuse(node, "it puts another axis before the batch")
+    x = self.finished(link.source, node)
+    long = [axis for axis in link.permutation if link.shape[axis] != 1]
+    if ordered(long):  # no numbers change places
+      if self.shape(x) == made:
+        return x
+      self.start(Draft(ir.Reshape, "", (x,), number, node))
+      return number
+    if self.shape(x) != link.shape:
+      shaped = self.traced.view(number, link.shape, link.back(link.shape))
+      self.start(Draft(ir.Reshape, "", (x,), shaped, node))
+      x = shaped
+    self.start(Draft(ir.Transpose, "", (x,), number, node, fields={"permutation": link.permutation}))
+    return number
+
+  def turned(self, number: int, permutation: Sequence[int], node: Node) -> int:
+    """Returns the number of a value with its axes in another order, which is no layer until one reads it."""
+    if ordered(permutation):
+      return number
+    source, order = self.origin(number, node)
+    order = composed(order, permutation)
+    if ordered(order):
+      return source
+    new = self._view(("turn", source, order), source, moved(self.shape(source), order), lambda x: x.transpose(order))
+    self.links.setdefault(new, Link(source, self.shape(source), order, source))
+    return new
+
+  def shaped(self, number: int, shape: Sequence[int], node: Node) -> int:
+    """Returns the number of a value in another shape, which a layer may read."""
+    return self.finished(self.reshaped(number, shape), node)
+
+  def reshaped(self, number: int, shape: Sequence[int]) -> int:
+    """Returns the number of a value in another shape, which is no layer before one reads it."""
+    number, shape = self.number(number), tuple(map(int, shape))
+    source = self.root(number)
+    if self.shape(source) == shape:
+      return source
+    new = self._view(("shape", source, shape), source, shape, lambda x: x.reshape(shape))
+    self.links.setdefault(new, Link(source, shape, tuple(range(len(shape))), number))
+    return new
+
+  def reshape(self, number: int, end: int) -> None:
+    """Notes that `end` is a value in its own shape; what is reshaped twice is reshaped once."""
+    number, shape = self.number(number), self.shape(end)
+    self.links[end] = Link(self.root(number), shape, tuple(range(len(shape))), number)
+
+  def root(self, number: int) -> int:
+    """Returns the number of the value that another one is in another shape, or its own."""
+    number = self.number(number)
+    link = self.links.get(number)
+    while link is not None and ordered(link.permutation):
+      number = self.number(link.source)
+      link = self.links.get(number)
+    return number
+
+  def itself(self, number: int) -> int:
+    """Returns the number of the value that another one is after reshapes that undo each other."""
+    root = self.root(number)
+    return root if self.shape(root) == self.shape(number) else self.number(number)
+
+  def origin(self, number: int, node: Node) -> tuple[int, tuple[int, ...]]:
+    """Returns the value that another one is with its axes in another order, and that order."""
+    number = self.number(number)
+    link = self.links.get(number)
+    if link is not None and self.shape(link.source) == link.shape:
+      return self.finished(link.source, node), link.permutation
+    if link is None or link.permutation[0] == 0:
+      source = self.finished(number, node)
+      return source, tuple(range(len(self.shape(source))))
+    return self.shaped(link.source, link.shape, node), link.permutation
+
+  def _view(self, key: Any, number: int, shape: Sequence[int], see: Any) -> int:
+    if key not in self._views:
+      self._views[key] = self.traced.view(number, shape, see)
+    return self._views[key]
+
+  def per_example(self, constant: np.ndarray, node: Node) -> np.ndarray:
+    """Returns a constant whose first axis is the batch's with one entry there.
+
+    Raises:
+      UserError: its entries differ.
+    """
+    if not np.array_equal(
+      constant, np.broadcast_to(constant[:1], constant.shape), equal_nan=constant.dtype.kind == "f"
+    ):
+      raise self.traced.refuse(node, "a constant has other numbers for each example of the batch")
+    return constant[:1]
 
   def constants(self, node: Node) -> tuple[int, np.ndarray] | None:
     """Returns the position of the operand that depends on the input, and the value of the other; None without one."""
@@ -132,15 +299,40 @@ class Lifter:
     self.drafts.append(draft)
     self.ends[draft.end] = draft
 
+  def start_linked(self, draft: Draft, own: Sequence[int], shape: Sequence[int], permutation: Sequence[int]) -> None:
+    """Starts a draft that makes its end in the shape `own`; the end is that in `shape` and then transposed."""
+    if tuple(own) != tuple(shape) or not ordered(permutation):
+      self._link(draft, draft.end, Link(draft.end, tuple(shape), tuple(permutation), draft.end), tuple(own))
+    self.start(draft)
+
+  def _link(self, draft: Draft, end: int, link: Link, own: tuple[int, ...]) -> None:
+    """Makes `end` a link to what a draft makes."""
+    new = self.traced.view(end, own, link.back(own))
+    draft.end = new
+    self.links[end] = link._replace(source=new, parent=new)
+
   def extend(self, draft: Draft, node: Node) -> None:
     """Moves the end of the draft behind this equation."""
     del self.ends[draft.end]
-    draft.end = node.outputs[0]
+    end, before = node.outputs[0], [self.number(n) for n in self.traced.data(node)]
+    for link in (self.links[n] for n in before if n in self.links):
+      if link.source == draft.end:
+        self._link(draft, end, link, self.shape(draft.end))
+        break
+    else:
+      draft.end = end
     self.ends[draft.end] = draft
 
-  def open(self, number: int, *kinds: type[ir.Layer]) -> Draft | None:
+  def open(self, number: int, *kinds: Any) -> Draft | None:
     """Returns the open draft that ends at this value: of these kinds, without its ReLU yet, and read once."""
-    draft = self.ends.get(self.number(number))
-    if draft is None or draft.relu or not self.sole(number) or not issubclass(draft.kind, kinds):
+    if not self.sole(number):
       return None
-    return draft
+    draft = self.ends.get(self.behind(number))
+    return None if draft is None or draft.relu or not issubclass(draft.kind, kinds) else draft
+
+  def behind(self, number: int) -> int:
+    """Returns the number of the value that another one holds in another shape or order of axes, or its own."""
+    number = self.number(number)
+    while number in self.links and number not in self.ends:
+      number = self.number(self.links[number].source)
+    return number

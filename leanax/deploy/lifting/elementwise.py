@@ -1,10 +1,11 @@
-"""Equations of numbers at the same place: sums, factors, ReLU, and the biases that join the layer before them."""
+"""Equations of numbers at the same place: sums, products, ReLU, and the constants that join the layer before them."""
+
+import functools
 
 import numpy as np
 
-from leanax.core.errors import UserError
 from leanax.deploy import ir
-from leanax.deploy.lifting.drafts import Draft, Lifter
+from leanax.deploy.lifting.drafts import Affine, Draft, Lifter
 from leanax.graph.program import Node
 
 
@@ -15,102 +16,182 @@ def channels(constant: np.ndarray, channels: int) -> np.ndarray | None:
   return rows[0] if np.array_equal(rows, np.broadcast_to(rows[0], rows.shape), equal_nan=True) else None
 
 
+def compact(constant: np.ndarray) -> np.ndarray:
+  """Returns a constant with length 1 along the axes on which it does not depend, and without the first such axes."""
+  for axis in range(constant.ndim):
+    first = constant.take([0], axis) if constant.shape[axis] > 1 else constant
+    if np.array_equal(constant, np.broadcast_to(first, constant.shape), equal_nan=constant.dtype.kind == "f"):
+      constant = first
+  while constant.ndim and constant.shape[0] == 1:
+    constant = constant[0, ...]  # an array still
+  return constant
+
+
+def _constant(lifter: Lifter, node: Node) -> tuple[int, np.ndarray] | None:
+  """Returns the number of the operand that depends on the input and the other's value, compact; None without one."""
+  found = lifter.constants(node)
+  if found is None:
+    return None
+  constant, made = compact(found[1]), lifter.traced.aval(node.outputs[0])
+  if constant.ndim == len(made.shape):
+    raise lifter.traced.refuse(node, "a constant has other numbers for each example of the batch")
+  return found[0], constant.astype(made.dtype)
+
+
 def largest(lifter: Lifter, node: Node) -> None:
   """Adds a ReLU to the layer before it, or starts one."""
-  traced = lifter.traced
   found = lifter.constants(node)
   if found is None or np.any(found[1] != 0):
-    raise traced.refuse(node, "only max(x, 0) is a layer")
+    pair(lifter, node, "max")
+    return
   number = lifter.operand(node, found[0])
-  draft = lifter.open(number, ir.Conv2D, ir.Dense, ir.Add)
+  draft = lifter.open(number, ir.WEIGHTED, ir.Add)
   if draft is not None:
     draft.relu = True
     lifter.extend(draft, node)
     return
   pool = lifter.open(number, ir.MaxPool)
-  before = None if pool is None else lifter.open(lifter.read(pool), ir.Conv2D, ir.Dense, ir.Add)
+  before = None if pool is None else lifter.open(lifter.read(pool), ir.WEIGHTED, ir.Add)
   if pool is not None and before is not None:
     before.relu = before.early = pool.positive = True
     lifter.extend(pool, node)
     return
-  rectified = lifter.ends.get(lifter.number(number))
+  rectified = lifter.ends.get(lifter.behind(number))
   if rectified is not None and (rectified.relu or rectified.kind is ir.Relu) and lifter.sole(number):
     lifter.extend(rectified, node)
     return
   lifter.start(Draft(ir.Relu, "", (lifter.finished(number, node),), node.outputs[0], node))
 
 
-def add(lifter: Lifter, node: Node, sign: int = 1) -> None:
-  """Starts a sum of two activations, or adds a constant to the bias of the layer before it."""
-  traced = lifter.traced
-  found = lifter.constants(node)
+def pair(lifter: Lifter, node: Node, operation: str) -> None:
+  """Starts an operation of two activations, or of one and a constant; equal shapes are added by a layer of its own."""
+  traced, end, name = lifter.traced, node.outputs[0], lifter.traced.site(node) or ""
+  if operation in ("div", "pow") and not np.issubdtype(traced.aval(end).dtype, np.floating):
+    raise traced.refuse(node, f"it makes {traced.aval(end).dtype}; lift a float32 function")
+  found = _constant(lifter, node)
   if found is None:
-    if sign < 0:
-      raise traced.refuse(node, "two activations can be added, not subtracted")
-    shapes = [tuple(traced.aval(n).shape) for n in traced.data(node)]
-    if len(set(shapes)) > 1:
-      raise traced.refuse(node, f"the shapes {shapes[0]} and {shapes[1]} differ")
-    inputs = tuple(lifter.finished(n, node) for n in traced.data(node))
-    lifter.start(Draft(ir.Add, traced.site(node) or "", inputs, node.outputs[0], node))
+    numbers = _unspread(lifter, node)
+    inputs = tuple(lifter.finished(n, node) for n in numbers)
+    if operation == "add" and lifter.shape(inputs[0]) == lifter.shape(inputs[1]):
+      lifter.start(Draft(ir.Add, name, inputs, end, node))
+      return
+  else:
+    place, constant = found
+    x = lifter.finished(lifter.operand(node, place), node)
+    inputs = (x, constant) if place == 0 else (constant, x)
+  fields = {"operation": operation}
+  lifter.start(Draft(ir.Binary, name, inputs, end, node, fields=fields, positive=operation == "pow"))
+
+
+def _unspread(lifter: Lifter, node: Node) -> list[int]:
+  """Returns the numbers of the operands, before they were spread where the layer itself spreads them."""
+  numbers = [lifter.number(n) for n in lifter.traced.data(node)]
+  for place, number in enumerate(numbers):
+    source = lifter.spread.get(number, number)
+    shapes = [lifter.shape(source), lifter.shape(numbers[1 - place])]
+    if np.broadcast_shapes(*shapes) == lifter.shape(node.outputs[0]):
+      numbers[place] = source
+  return numbers
+
+
+def add(lifter: Lifter, node: Node, sign: int = 1) -> None:
+  """Adds a constant to the bias of the layer before it, or to what is known of a value, or two activations."""
+  found = _constant(lifter, node)
+  if found is None or not _float(lifter, node):
+    pair(lifter, node, "add" if sign > 0 else "sub")
     return
   place, constant = found
-  draft = lifter.open(lifter.operand(node, place), ir.Conv2D, ir.Dense)
-  if draft is None or (sign < 0 and place == 1):
-    raise _misplaced(lifter, node, "a constant that is added")
-  assert draft.kernel is not None
-  bias = channels(constant, draft.kernel.shape[-1])
-  if bias is None:
-    raise traced.refuse(node, "the constant is not one number per channel")
-  bias = bias if sign > 0 else -bias
-  draft.bias = bias if draft.bias is None else draft.bias + bias
-  lifter.extend(draft, node)
-
-
-def _misplaced(lifter: Lifter, node: Node, what: str) -> UserError:
-  """Returns the error for a constant that no layer with weights takes in."""
-  place = "right behind a convolution or dense layer"
-  why = f"{what} can stand only {place}"
-  if lifter.traced.in_norm(node):
-    why = f"it is part of a batch norm that does not stand {place}, and the exported formats have no layer for it"
-  return lifter.traced.refuse(node, why)
-
-
-def subtract(lifter: Lifter, node: Node) -> None:
-  """Subtracts a constant from the bias of the layer before it."""
-  add(lifter, node, -1)
+  number = lifter.operand(node, place)
+  back = sign < 0 and place == 1  # constant - x
+  draft = lifter.open(number, ir.WEIGHTED)
+  bias = None if draft is None else _of_channels(lifter, number, draft, constant)
+  if draft is not None and bias is not None and (lifter.foldable or not back):
+    assert draft.kernel is not None
+    if back:
+      draft.kernel, draft.bias = -draft.kernel, None if draft.bias is None else -draft.bias
+    bias = -bias if sign < 0 and not back else bias
+    draft.bias = bias if draft.bias is None else draft.bias + bias
+    lifter.extend(draft, node)
+  else:
+    wide = constant.astype(np.float64)
+    _affine(lifter, node, number, np.float64(-1) if back else None, wide if sign > 0 or back else -wide)
 
 
 def scale(lifter: Lifter, node: Node) -> None:
-  """Ends a mean, or multiplies the weights of the layer before it by a constant factor."""
-  traced = lifter.traced
-  found = lifter.constants(node)
-  if found is None or (node.primitive == "div" and found[0] == 1):
-    raise traced.refuse(node, "only a constant factor or divisor can be lifted")
+  """Ends a mean, multiplies the weights of the layer before it or what is known of a value, or two activations."""
+  traced, operation = lifter.traced, node.primitive
+  found = _constant(lifter, node)
+  if found is None or not _float(lifter, node) or (operation == "div" and found[0] == 1):
+    pair(lifter, node, operation)
+    return
   place, constant = found
   number = lifter.operand(node, place)
-  draft = lifter.open(number, ir.Mean, ir.AvgPool)
-  if draft is not None and draft.share is not None:
-    factor = 1 / constant if node.primitive == "div" else constant
-    if not np.allclose(factor, 1 / draft.share, rtol=1e-6):
-      raise traced.refuse(node, f"a sum of {draft.share} terms is divided by something else")
+  draft = lifter.open(number, ir.Mean, ir.AvgPool, ir.Reduce)
+  if draft is not None and draft.share is not None and _divides(operation, constant, draft.share):
     draft.share, draft.name = None, traced.site(node) or ""
     lifter.extend(draft, node)
     return
-  draft = lifter.open(number, ir.Conv2D, ir.Dense)
-  if draft is None:
-    raise _misplaced(lifter, node, "a factor")
-  if not lifter.foldable:
-    what = "a batch norm" if traced.in_norm(node) else "a factor"
-    how = "graph.fold_batch_norms" if traced.leaves(node) else "multiply the kernel and the bias by it"
-    raise traced.refuse(node, f"{what} must be folded into the weights before grids are made: {how}")
+  draft = lifter.open(number, ir.WEIGHTED)
+  factor = None if draft is None else _of_channels(lifter, number, draft, constant)
+  if draft is not None and factor is not None:
+    if not lifter.foldable:
+      what = "a batch norm" if traced.in_norm(node) else "a factor"
+      how = "graph.fold_batch_norms" if traced.leaves(node) else "multiply the kernel and the bias by it"
+      raise traced.refuse(node, f"{what} must be folded into the weights before grids are made: {how}")
+    assert draft.kernel is not None
+    factor = 1 / factor if operation == "div" else factor
+    draft.kernel = draft.kernel * factor
+    draft.bias = None if draft.bias is None else draft.bias * factor
+    lifter.extend(draft, node)
+  elif operation == "div" and not (np.isfinite(constant) & (constant != 0)).all():
+    pair(lifter, node, "div")
+  else:
+    wide = constant.astype(np.float64)
+    _affine(lifter, node, number, 1 / wide if operation == "div" else wide, None)
+
+
+def _divides(operation: str, constant: np.ndarray, count: int) -> bool:
+  return np.allclose(constant, count if operation == "div" else 1 / count, rtol=1e-6)
+
+
+def _float(lifter: Lifter, node: Node) -> bool:
+  return np.issubdtype(lifter.traced.aval(node.outputs[0]).dtype, np.floating)
+
+
+def _of_channels(lifter: Lifter, number: int, draft: Draft, constant: np.ndarray) -> np.ndarray | None:
+  """Returns a constant that meets a value as one number for each output channel of the layer behind it, or None."""
   assert draft.kernel is not None
-  factor = channels(constant, draft.kernel.shape[-1])
-  if factor is None:
-    raise traced.refuse(node, "the factor is not one number per channel")
-  factor = 1 / factor if node.primitive == "div" else factor
-  draft.kernel = draft.kernel * factor
-  draft.bias = None if draft.bias is None else draft.bias * factor
-  lifter.extend(draft, node)
+  number, made = lifter.number(number), lifter.shape(draft.end)
+  if number in lifter.links:
+    constant = lifter.links[number].back(made)(np.broadcast_to(constant, lifter.shape(number)))
+  elif np.broadcast_shapes(constant.shape, made) != made:
+    return None
+  return channels(constant, draft.kernel.shape[-1])
 
 
-TABLE = {"add": add, "add_any": add, "sub": subtract, "mul": scale, "div": scale, "max": largest}
+def _affine(lifter: Lifter, node: Node, number: int, factor: np.ndarray | None, offset: np.ndarray | None) -> None:
+  """Notes that a value is another one times a constant and one more added, after what is known of that one."""
+  number, end = lifter.number(number), node.outputs[0]
+  before = lifter.affine.get(number)
+  if before is not None and number not in lifter.ends and lifter.sole(number):
+    x, times, plus = before
+    pairs = [(times, factor), (plus, factor), (plus, offset)]
+    if all(a is None or b is None or np.size(a * b) <= max(np.size(a), np.size(b)) for a, b in pairs):
+      plus = plus if factor is None or plus is None else plus * factor
+      times = factor if times is None else times if factor is None else times * factor
+      offset = plus if offset is None else offset if plus is None else plus + offset
+      lifter.affine[end] = Affine(x, times, offset)
+      return
+  lifter.affine[end] = Affine(lifter.finished(number, node), factor, offset)
+
+
+TABLE = {
+  "add": add,
+  "add_any": add,
+  "sub": functools.partial(add, sign=-1),
+  "mul": scale,
+  "div": scale,
+  "max": largest,
+  "min": functools.partial(pair, operation="min"),
+  "pow": functools.partial(pair, operation="pow"),
+}

@@ -9,7 +9,7 @@ primitive's name and the line in the user's code.
 from collections.abc import Callable
 
 from leanax.core.errors import UserError
-from leanax.deploy.lifting import elementwise, functions, products, rows, shapes, weighted, windows
+from leanax.deploy.lifting import choices, elementwise, functions, picks, products, rows, shapes, weighted, windows
 from leanax.deploy.lifting.drafts import Draft, Lifter
 from leanax.deploy.lifting.traced import Traced
 from leanax.graph.program import Node
@@ -30,7 +30,10 @@ def recognise(traced: Traced, foldable: bool = True) -> tuple[list[Draft], int]:
   groups = [*groups, *functions.find(traced, frozenset().union(*(one.nodes for one in groups)))]
   grouped = {index for group in groups for index in group.nodes}
   ends = {group.end: group for group in groups}
+  choices.find_indices(lifter)
   for node in traced.nodes:
+    if node.index in lifter.skipped:
+      continue
     if node.index in grouped:
       for group in (ends[number] for number in node.outputs if number in ends):
         inputs = tuple(lifter.finished(x, node) if isinstance(x, int) else x for x in group.inputs)
@@ -39,10 +42,11 @@ def recognise(traced: Traced, foldable: bool = True) -> tuple[list[Draft], int]:
       _TABLE[node.primitive](lifter, node)
     else:
       raise traced.refuse(node, "the exported formats have no layer for it")
+  output = lifter.finished(traced.output, traced.nodes[-1]) if traced.nodes else traced.output
   if not lifter.drafts:
     why = "hands its input on" if traced.is_data(traced.output) else "gives what does not depend on its input"
     raise UserError(f"the function has no layer to lift: it {why}")
-  return lifter.drafts, lifter.finished(traced.output, traced.nodes[-1])
+  return lifter.drafts, output
 
 
 _TABLE: dict[str, Callable[[Lifter, Node], None]] = {
@@ -51,4 +55,6 @@ _TABLE: dict[str, Callable[[Lifter, Node], None]] = {
   **elementwise.TABLE,
   **windows.TABLE,
   **shapes.TABLE,
+  **picks.TABLE,
+  **choices.TABLE,
 }

@@ -12,6 +12,7 @@ from jax.extend import core as jex
 
 from leanax import graph
 from leanax.core.errors import UserError
+from leanax.deploy.lifting.views import View
 from leanax.graph.live import read_by_sites
 from leanax.graph.program import Body, Node, leaf_names
 from leanax.graph.versions import rebind
@@ -28,6 +29,7 @@ class Traced:
     input: number of the input's value.
     output: number of the output's value.
     uses: how often each value is read.
+    views: values that the function does not have, by their numbers, which are negative.
   """
 
   BATCH = 2  # not 1, so that the batch is told apart from other axes
@@ -55,6 +57,7 @@ class Traced:
     self.nodes = self._live()
     self._read = read_by_sites(self.graph.analysis)[1]
     self.uses = Counter(n for node in self.nodes for n in self.data(node))
+    self.views: dict[int, View] = {}
 
   def _live(self) -> list[Node]:
     found, todo = {}, [self.output]
@@ -66,15 +69,36 @@ class Traced:
     return [node for node in self.graph.flat if node.index in found]
 
   def is_data(self, ref: Any) -> bool:
-    """Returns whether a value depends on the input."""
-    return self.graph.analysis.value(ref).data
+    """Returns whether a value depends on the input, as one without entries does not."""
+    value = self.graph.analysis.value(ref)
+    return value.data and 0 not in value.aval.shape
 
   def data(self, node: Node) -> list[int]:
     """Returns the numbers of the operands that depend on the input."""
     return [self.graph.resolve(ref) for ref in node.inputs if self.is_data(ref)]
 
   def aval(self, number: int) -> Any:
+    if number in self.views:
+      return jax.ShapeDtypeStruct(self.views[number].shape, self.aval(self.views[number].number).dtype)
     return self.graph.program.avals[number]
+
+  def view(self, number: int, shape: Sequence[int], see: Callable[[np.ndarray], np.ndarray]) -> int:
+    """Adds a view of a value; returns its number."""
+    new = -len(self.views) - 1
+    self.views[new] = View(number, tuple(shape), see)
+    return new
+
+  def base(self, number: int) -> int:
+    """Returns the number of the value of the function that a value is a view of, or its own."""
+    while number in self.views:
+      number = self.views[number].number
+    return number
+
+  def seen(self, number: int, values: Mapping[int, np.ndarray]) -> np.ndarray:
+    """Returns a value or a view, given the value that it is a view of."""
+    if number not in self.views:
+      return values[number]
+    return self.views[number].see(self.seen(self.views[number].number, values))
 
   def site(self, node: Node) -> str | None:
     """Returns the name of the operation that ends in this equation, if there is one."""
@@ -82,8 +106,8 @@ class Traced:
     return None if site is None else site.op.name
 
   def tensor(self, number: int) -> str | None:
-    """Returns the activation's name, if an operation that the output depends on reads it."""
-    base = self.graph.analysis.value(number).base
+    """Returns the activation's name, if an operation that the output depends on reads it; a view has its base's."""
+    base = self.graph.analysis.value(self.base(number)).base
     return self.graph.analysis.tensors.get(base) if base in self._read else None
 
   def constant(self, ref: Any) -> np.ndarray:
@@ -95,19 +119,21 @@ class Traced:
     """Returns the values of targets for given values: the slices between them, in one program.
 
     Args:
-      slices: for each the number of its target, and values by their numbers.
+      slices: for each the number of its target, and values of the function, not views, by their numbers.
     """
     held = {number: value for number, value in self._known.items() if hasattr(value, "shape")}
 
     def program(held: dict[int, Any], givens: list[dict[int, Any]]) -> list[Any]:
       known, self._known = self._known, {**self._known, **held}
       try:
-        return [self._evaluate(target, dict(given)) for (target, _), given in zip(slices, givens, strict=True)]
+        ends = (self.base(target) for target, _ in slices)
+        return [self._evaluate(end, dict(given)) for end, given in zip(ends, givens, strict=True)]
       finally:
         self._known = known
 
     with _on_cpu():
-      return [np.asarray(value) for value in jax.jit(program)(held, [dict(given) for _, given in slices])]
+      found = jax.jit(program)(held, [dict(given) for _, given in slices])
+    return [self.seen(n, {self.base(n): np.asarray(value)}) for (n, _), value in zip(slices, found, strict=True)]
 
   def _evaluate(self, ref: Any, env: dict[int, Any]) -> Any:
     ref = self.graph.resolve(ref)
@@ -115,6 +141,8 @@ class Traced:
       return ref.val
     if ref in env:
       return env[ref]
+    if 0 in self.aval(ref).shape:
+      return np.zeros(self.aval(ref).shape, self.aval(ref).dtype)
     if ref not in self._known:
       node = self._producer[ref]
       values = rebind(node.eqn, tuple(self._evaluate(r, env) for r in node.inputs))
@@ -164,7 +192,16 @@ class Traced:
     """Returns the error for an equation that cannot be lifted: its primitive, its line in the user's code, why."""
     leaves = self.leaves(node)
     reads = f" (it reads {', '.join(map(repr, leaves))})" if leaves and node.primitive in _AFFINE else ""
-    return UserError(f"cannot lift {node.primitive!r}{_line(node) or self._behind(node)}{reads}: {why}")
+    return UserError(f"cannot lift {node.primitive!r}{self._place(node) or self._behind(node)}{reads}: {why}")
+
+  def _place(self, node: Node | None) -> str:
+    """Returns " at file:line" for an equation, or for the call that it is in; empty where neither is known."""
+    holders = {id(body): holder for holder in self.graph.program.nodes for body in holder.bodies}
+    while node is not None:
+      if line := _line(node):
+        return line
+      node = holders.get(id(node.home))
+    return ""
 
 
 def _constants(body: Body) -> dict[int, Any]:

@@ -23,7 +23,7 @@ import numpy as np
 
 from leanax.core.errors import UserError, unknown
 from leanax.deploy import ir
-from leanax.deploy.reference import elementwise, pools, shapes, weighted
+from leanax.deploy.reference import choices, elementwise, pools, shapes, weighted
 from leanax.deploy.reference.context import Context, quantize
 
 __all__ = ["MODES", "quantize", "run", "step"]
@@ -90,4 +90,5 @@ _LAYERS: dict[type, Callable[..., np.ndarray]] = {
   **pools.TABLE,
   **elementwise.TABLE,
   **shapes.TABLE,
+  **choices.TABLE,
 }

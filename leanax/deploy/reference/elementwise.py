@@ -23,6 +23,22 @@ def _add(layer: ir.Add, inputs: list[np.ndarray], context: Context) -> np.ndarra
   return codes_of(total, made, layer.relu)
 
 
+_OPERATIONS = {
+  "add": np.add,
+  "sub": np.subtract,
+  "mul": np.multiply,
+  "div": np.divide,
+  "max": np.maximum,
+  "min": np.minimum,
+  "pow": np.power,
+}
+
+
+def _binary(layer: ir.Binary, inputs: list[np.ndarray], context: Context) -> np.ndarray:
+  with np.errstate(all="ignore"):
+    return _OPERATIONS[layer.operation](*inputs).astype(context.tensors[layer.output].dtype)
+
+
 def _relu(layer: ir.Relu, inputs: list[np.ndarray], context: Context) -> np.ndarray:
   made, given = context.tensors[layer.output], context.tensors[layer.inputs[0]]
   if made.dtype == "float32":
@@ -45,4 +61,4 @@ def _dequantize(layer: ir.Dequantize, inputs: list[np.ndarray], context: Context
   return given.scale * steps_of(inputs[0], given).astype(np.float32)
 
 
-TABLE = {ir.Add: _add, ir.Relu: _relu, ir.Quantize: _quantize, ir.Dequantize: _dequantize}
+TABLE = {ir.Add: _add, ir.Binary: _binary, ir.Relu: _relu, ir.Quantize: _quantize, ir.Dequantize: _dequantize}

@@ -1,4 +1,4 @@
-"""Dense layers and convolutions in numpy."""
+"""Dense layers, convolutions and products of matrices in numpy."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from leanax.deploy.reference.context import Context, codes_of, int32, ratio, wid
 from leanax.deploy.requantize import scaled
 
 
-def _affine(layer: ir.Conv2D | ir.Dense, total: np.ndarray, context: Context) -> np.ndarray:
+def _affine(layer: ir.Conv2D | ir.Dense | ir.TransposedConv2D, total: np.ndarray, context: Context) -> np.ndarray:
   """Returns a sum of products (..., channels) after bias, requantization and ReLU."""
   made, given, kernel = (context.tensors[name] for name in (layer.output, layer.inputs[0], layer.kernel))
   bias = None if layer.bias is None else context.tensors[layer.bias].data
@@ -43,6 +43,24 @@ def _conv(layer: ir.Conv2D, inputs: list[np.ndarray], context: Context) -> np.nd
   return _affine(layer, total, context)
 
 
+def _transposed_conv(layer: ir.TransposedConv2D, inputs: list[np.ndarray], context: Context) -> np.ndarray:
+  kernel = ir.values(context.tensors[layer.kernel]).astype(np.float64)
+  x = wide(inputs[0], context.tensors[layer.inputs[0]])
+  size = [(x.shape[1 + k] - 1) * layer.strides[k] + kernel.shape[k] for k in (0, 1)]
+  total = np.zeros((len(x), *size, kernel.shape[3]))
+  for row, column in np.ndindex(*kernel.shape[:2]):  # each input pixel adds its kernel
+    stop = [start + (x.shape[1 + k] - 1) * layer.strides[k] + 1 for k, start in enumerate((row, column))]
+    total[:, row : stop[0] : layer.strides[0], column : stop[1] : layer.strides[1]] += x @ kernel[row, column]
+  (top, bottom), (left, right) = layer.cut
+  return _affine(layer, total[:, top : size[0] - bottom, left : size[1] - right], context)
+
+
+def _matmul(layer: ir.MatMul, inputs: list[np.ndarray], context: Context) -> np.ndarray:
+  del context
+  a, b = (one.astype(np.float64) for one in inputs)
+  return (a @ (b.swapaxes(-1, -2) if layer.transposed else b)).astype(np.float32)
+
+
 def windows(x, window, strides, padding, dilation, fill):
   """Returns each position (row, column) of the window with what all windows see there: (N, H', W', C)."""
   x = np.pad(x, ((0, 0), *padding, (0, 0)), constant_values=fill)
@@ -54,4 +72,9 @@ def windows(x, window, strides, padding, dilation, fill):
       yield row, column, x[:, top : stop[0] : strides[0], left : stop[1] : strides[1]]
 
 
-TABLE = {ir.Dense: _dense, ir.Conv2D: _conv}
+TABLE = {
+  ir.Dense: _dense,
+  ir.Conv2D: _conv,
+  ir.TransposedConv2D: _transposed_conv,
+  ir.MatMul: _matmul,
+}

@@ -21,7 +21,7 @@ def check_scales(layer: ir.Layer, tensors: dict[str, ir.Tensor]) -> None:
   made, read = tensors[layer.output], [tensors[name] for name in layer.inputs]
   if made.grid is None or read[0].grid is None:
     return
-  if isinstance(layer, ir.Conv2D | ir.Dense):
+  if isinstance(layer, ir.WEIGHTED):
     step = np.max(read[0].scale * tensors[layer.kernel].scale)
   elif isinstance(layer, ir.AvgPool):
     step = read[0].scale / np.prod(layer.window)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from leanax.core.errors import UserError
 from leanax.deploy import ir
-from leanax.deploy.formats.litert.emit import elementwise, pools, shapes, weighted
+from leanax.deploy.formats.litert.emit import choices, elementwise, pools, shapes, transposed, weighted
 from leanax.deploy.formats.litert.emit.operators import Plan, Written
 from leanax.deploy.formats.litert.limits import check_scales, check_size
 
@@ -45,4 +45,6 @@ _EMIT: dict[type, Callable[..., None]] = {
   **pools.TABLE,
   **elementwise.TABLE,
   **shapes.TABLE,
+  **transposed.TABLE,
+  **choices.TABLE,
 }

@@ -69,11 +69,11 @@ def _tensor(details: list[dict[str, Any]], name: str) -> ir.Tensor:
   if len(details) != 1:
     raise UserError(f"{name} has {len(details)} inputs or outputs; expected one of each")
   detail, dtype = details[0], np.dtype(details[0]["dtype"]).name
-  if dtype not in ("float32", "int8"):
-    raise UserError(f"{name} has inputs or outputs of type {dtype}; expected float32 or int8")
+  if dtype not in ("float32", "int8", "int32", "uint8", "bool"):
+    raise UserError(f"{name} has inputs or outputs of type {dtype}; expected float32, int8, int32, uint8 or bool")
   shape = (None, *(int(size) for size in detail["shape"][1:]))
-  if dtype == "float32":
-    return ir.Tensor("", shape)
+  if dtype != "int8":
+    return ir.Tensor("", shape, dtype)
   scales, zeros = detail["quantization_parameters"]["scales"], detail["quantization_parameters"]["zero_points"]
   if len(scales) != 1:
     raise UserError(f"{name} has {len(scales)} scales for its input or output; expected one")

@@ -47,7 +47,7 @@ def checked(content: bytes, name: str) -> Preprocessing | None:
 def constants(content: bytes) -> list[np.ndarray]:
   """Returns the weights and biases as a file holds them, each in the file's layout and type, without the runtime."""
   tables = schema()
-  types = {getattr(tables.TensorType, name.upper()): name for name in ("float32", "int32", "int8")}
+  types = {getattr(tables.TensorType, name.upper()): name for name in ("float32", "int32", "int8", "uint8", "bool")}
   model = tables.Model.GetRootAs(content, 0)
   graph, held = model.Subgraphs(0), []
   for position in range(graph.TensorsLength()):

@@ -25,6 +25,20 @@ VERSIONS = {  # the operator versions that brought int8, from LiteRT's table of 
   "RELU": 2,
   "QUANTIZE": 2,
   "DEQUANTIZE": 2,
+  "BATCH_MATMUL": 2,
+  "TRANSPOSE": 2,
+  "CONCATENATION": 2,
+  "MIRROR_PAD": 2,
+  "RESIZE_BILINEAR": 3,
+  "RESIZE_NEAREST_NEIGHBOR": 3,
+  "GATHER": 2,
+  "SUM": 2,
+  "REDUCE_MAX": 2,
+  "REDUCE_MIN": 2,
+  "REDUCE_PROD": 2,
+  "ARG_MAX": 2,
+  "ARG_MIN": 2,
+  "STRIDED_SLICE": 2,
 }
 
 
@@ -67,8 +81,9 @@ def _pack(plan: Plan, network: ir.Network) -> bytes:
 
   tensors = [_tensor(flat, plan.tensors[name], keep) for name in names]
   # Operators, in the order of the network, which is the order of execution.
-  codes = sorted({op.code for op in plan.operators})
-  operators = [_operator(flat, op, codes.index(op.code), index) for op in plan.operators]
+  versions = [(op.code, op.version or VERSIONS.get(op.code, 1)) for op in plan.operators]
+  codes = sorted(set(versions))
+  operators = [_operator(flat, op, codes.index(own), index) for op, own in zip(plan.operators, versions, strict=True)]
   graph = flat.table(
     "SubGraph",
     Inputs=flat.vector([index[network.input]], "int32"),
@@ -83,7 +98,7 @@ def _pack(plan: Plan, network: ir.Network) -> bytes:
     metadata = flat.tables([flat.table("Metadata", Name=flat.text(METADATA), Buffer=keep(content))])
   fields = {
     "Version": 3,
-    "OperatorCodes": flat.tables([_code(flat, code) for code in codes]),
+    "OperatorCodes": flat.tables([_code(flat, *code) for code in codes]),
     "Subgraphs": flat.tables([graph]),
     "Buffers": flat.tables(buffers),
     "Metadata": metadata,
@@ -91,11 +106,9 @@ def _pack(plan: Plan, network: ir.Network) -> bytes:
   return flat.finish(flat.table("Model", **fields))
 
 
-def _code(flat: Flat, code: str) -> int:
+def _code(flat: Flat, code: str, version: int) -> int:
   number = getattr(flat.schema.BuiltinOperator, code)
-  return flat.table(
-    "OperatorCode", DeprecatedBuiltinCode=min(number, 127), BuiltinCode=number, Version=VERSIONS.get(code, 1)
-  )
+  return flat.table("OperatorCode", DeprecatedBuiltinCode=min(number, 127), BuiltinCode=number, Version=version)
 
 
 def _tensor(flat: Flat, tensor: ir.Tensor, keep: Any) -> int:
@@ -123,7 +136,14 @@ def _tensor(flat: Flat, tensor: ir.Tensor, keep: Any) -> int:
   )
 
 
-_NAMED = {"Padding": "Padding", "FusedActivationFunction": "ActivationFunctionType"}
+_NAMED = {
+  "Padding": "Padding",
+  "FusedActivationFunction": "ActivationFunctionType",
+  "Mode": "MirrorPadMode",
+  "InDataType": "TensorType",
+  "OutDataType": "TensorType",
+  "OutputType": "TensorType",
+}
 
 
 def _operator(flat: Flat, op: Written, code: int, index: dict[str, int]) -> int:

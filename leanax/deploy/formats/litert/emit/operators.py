@@ -6,13 +6,17 @@ from leanax.deploy import ir
 
 
 class Written(NamedTuple):
-  """One operator as the file has it: its code, the tensors it reads and makes, and its options by schema name."""
+  """One operator as the file has it: its code, the tensors it reads and makes, and its options by schema name.
+
+  A form that came later than int8 has its version; others have the code's.
+  """
 
   code: str
   inputs: tuple[str | None, ...]
   output: str
   options: str | None = None
   fields: dict[str, Any] = {}  # noqa: RUF012
+  version: int | None = None
 
 
 class Plan(NamedTuple):
@@ -26,6 +30,14 @@ def keep(plan: Plan, tensor: ir.Tensor) -> str:
   """Adds a tensor to the plan and returns its name."""
   plan.tensors[tensor.name] = tensor
   return tensor.name
+
+
+def read(plan: Plan, layer: ir.Layer, tensors: dict[str, ir.Tensor]) -> tuple[str, ...]:
+  """Returns the names of a layer's inputs, of which constants are added to the plan."""
+  for name in layer.inputs:
+    if tensors[name].data is not None:
+      keep(plan, tensors[name])
+  return layer.inputs
 
 
 def activate(layer: Any) -> str | None:

@@ -1,4 +1,4 @@
-"""Convolutions and dense layers as LiteRT operators."""
+"""Convolutions, dense layers and products of matrices as LiteRT operators."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from leanax.deploy import ir
-from leanax.deploy.formats.litert.emit.operators import Plan, Written, activate, keep
+from leanax.deploy.formats.litert.emit.operators import Plan, Written, activate, keep, read
 
 
 def padding_of(
@@ -93,8 +93,16 @@ def _dense(plan: Plan, layer: ir.Dense, tensors: dict[str, ir.Tensor]) -> None:
   kernel = tensors[layer.kernel]
   keep(plan, _turned(kernel, ir.values(kernel).T, 0))
   inputs = (layer.inputs[0], kernel.name, _bias(plan, layer, tensors))
-  fields = {"FusedActivationFunction": activate(layer)}
-  plan.operators.append(Written("FULLY_CONNECTED", inputs, layer.output, "FullyConnectedOptions", fields))
+  fields, version = {"FusedActivationFunction": activate(layer)}, None
+  if len(tensors[layer.output].shape) > 2:
+    fields, version = {**fields, "KeepNumDims": True}, 5
+  plan.operators.append(Written("FULLY_CONNECTED", inputs, layer.output, "FullyConnectedOptions", fields, version))
 
 
-TABLE = {ir.Conv2D: conv, ir.Dense: _dense}
+def _matmul(plan: Plan, layer: ir.MatMul, tensors: dict[str, ir.Tensor]) -> None:
+  fields = {"AdjY": True} if layer.transposed else {}
+  given = read(plan, layer, tensors)
+  plan.operators.append(Written("BATCH_MATMUL", given, layer.output, "BatchMatMulOptions", fields))
+
+
+TABLE = {ir.Conv2D: conv, ir.Dense: _dense, ir.MatMul: _matmul}

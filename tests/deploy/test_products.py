@@ -1,0 +1,140 @@
+"""Pairs of activations, products of matrices and convolutions: lifted, by the reference, and in the real runtime."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from leanax import deploy
+from leanax.core.errors import UserError
+from leanax.deploy import ir, litert, reference
+from tests.numbers import normal
+
+C = normal(1, (6,))
+POSITIONS = normal(2, (1, 4, 6))
+NHWC, NCHW = ("NHWC", "HWIO", "NHWC"), ("NCHW", "OIHW", "NCHW")
+
+
+def pairs(v, x):
+  """Images (N, H, W, 6) with gates, differences, quotients, and constants of every shape."""
+  gate = (x.mean((1, 2)) @ v["square"])[:, None, None, :]
+  x = (x / 255.0 - C) / (jnp.abs(C) + 1) + 0.5  # three constants are one factor and one offset
+  x = jnp.maximum(x * gate, jnp.minimum(x, gate + 1.0))
+  x = (x - gate) / (x * x + 1.0)
+  x = (1.0 - x) + normal(3, (4, 5, 6)) * x
+  return jnp.maximum(x, 0.1) ** 1.5 + 2.0**x + 1.0 / (jnp.maximum(x, gate) + 5.0)
+
+
+def dense(v, x):
+  """Sequences (N, 4, 6) by kernels on their right and left."""
+  y = nn.relu(x @ v["square"] + v["six"]) * 2.0 + POSITIONS
+  y = nn.relu(v["left"] @ y + v["left"][:, :1])  # (5, 4) from the left, a bias per row
+  y = jnp.einsum("ntc,ts->nsc", y, v["left"])  # back to 4
+  y = jnp.einsum("oc,ntc->nto", v["square"], y @ v["square"].T - v["six"])
+  return 1.0 - (y * C + POSITIONS)
+
+
+def heads(v, x):
+  """Attention without softmax from sequences (N, 4, 6), and a kernel for each head."""
+  q, k, o = (jnp.einsum("ntc,chd->nthd", x, v["heads"]) + bias for bias in (v["two"], 0.5, -v["two"]))
+  scores = jnp.einsum("nqhd,nkhd->nhqk", q / jnp.sqrt(3.0), k)
+  y = jnp.einsum("nhqk,nkhd->nqhd", scores, jnp.einsum("nthd,hde->nthe", o, v["each"]))
+  return jnp.einsum("nthd,chd->ntc", y, v["heads"].swapaxes(1, 2).reshape(6, 2, 3)) + v["six"]
+
+
+def matrices(v, x):
+  """Products of activations over each of the axes of (N, 4, 6)."""
+  within = jnp.einsum("ntc,nsc->nts", x, x + 1.0)
+  across = jnp.einsum("ntc,ntd->ncd", x, x)
+  return within @ x + x @ across + (jnp.einsum("ntc,ntc->nt", x, x) @ v["four"])[:, :, None]
+
+
+def sequences(v, x):
+  """One-dimensional convolutions of (N, 9, 6), of which none needs a transpose."""
+  dn = ("NWC", "WIO", "NWC")
+  y = nn.relu(jax.lax.conv_general_dilated(x, v["wide"], (2,), "SAME", dimension_numbers=dn) + v["six"])
+  y = jax.lax.conv_general_dilated(y, v["wide"], (1,), [(2, 0)], rhs_dilation=(2,), dimension_numbers=dn)
+  y = jax.lax.conv_general_dilated(y, v["wide"][:, :2], (1,), "SAME", dimension_numbers=dn, feature_group_count=3)
+  return nn.relu(jax.lax.conv_transpose(y, v["wide"], (3,), "SAME", dimension_numbers=dn) * 0.5 + C)
+
+
+def channels_first(v, x):
+  """Images (N, 3, H, W): one transpose before and one behind all convolutions."""
+  for kernel in (v["first"], v["second"]):
+    x = nn.relu(jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=NCHW) + C[:, None, None])
+  return x
+
+
+class Upward(nn.Module):
+  """Transposed convolutions of every padding and stride."""
+
+  @nn.compact
+  def __call__(self, x):
+    x = nn.relu(nn.ConvTranspose(3, (3, 3), (2, 2))(x))
+    x = nn.ConvTranspose(4, (4, 4), (2, 2), padding=((1, 2), (0, 1)), use_bias=False)(x)
+    x = nn.ConvTranspose(2, (3, 2), (2, 3), padding="VALID", transpose_kernel=True)(x)
+    x = nn.ConvTranspose(3, (2, 2), (3, 3), kernel_dilation=(1, 2))(x)
+    return nn.ConvTranspose(2, (1, 4), (1, 2))(x)
+
+
+class Ahead(nn.Module):
+  """Batch norms in front of convolutions, behind a sum, and behind a mean."""
+
+  @nn.compact
+  def __call__(self, x):
+    norm = lambda x: nn.BatchNorm(use_running_average=True)(x)
+    x = nn.Conv(6, (1, 1), use_bias=False)(x)
+    x = norm(x + nn.Conv(6, (3, 3), use_bias=False)(nn.relu(norm(x))))
+    return nn.DenseGeneral((2, 3))(norm(x.mean((1, 2))))
+
+
+def linen(module, shape):
+  variables = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, *shape)))
+  leaves, tree = jax.tree.flatten(variables)
+  values = [jnp.abs(normal(i, leaf.shape)) / np.sqrt(np.prod(leaf.shape[:-1]) + 1) for i, leaf in enumerate(leaves)]
+  return module.apply, jax.tree.unflatten(tree, values), normal(0, (3, *shape))
+
+
+V = {
+  "square": normal(4, (6, 6)) / 3,
+  "six": normal(5, (6,)),
+  "left": normal(6, (5, 4)) / 2,
+  "heads": normal(7, (6, 2, 3)) / 2,
+  "two": normal(8, (2, 3)),
+  "each": normal(9, (2, 3, 3)) / 2,
+  "four": normal(10, (4, 4)),
+  "wide": normal(11, (3, 6, 6)) / 4,
+  "first": normal(12, (6, 3, 3, 3)) / 4,
+  "second": normal(13, (6, 6, 3, 3)) / 4,
+}
+NETS = {
+  "pairs": (lambda: (pairs, V, normal(0, (3, 4, 5, 6))), None),
+  "dense": (lambda: (dense, V, normal(0, (3, 4, 6))), "Dense Binary Binary Transpose Dense Dense Transpose Dense Dense Binary"),
+  "heads": (lambda: (heads, V, normal(0, (3, 4, 6))), None),
+  "matrices": (lambda: (matrices, V, normal(0, (3, 4, 6))), None),
+  "sequences": (lambda: (sequences, V, normal(0, (3, 9, 6))), "Reshape Conv2D Conv2D Conv2D TransposedConv2D Reshape"),
+  "channels first": (lambda: (channels_first, V, normal(0, (3, 3, 5, 4))), "Transpose Conv2D Conv2D Transpose"),
+  "upward": (lambda: linen(Upward(), (2, 3, 2)), "TransposedConv2D " * 5),
+  "ahead": (
+    lambda: linen(Ahead(), (4, 4, 3)),
+    "Conv2D Binary Binary Relu Conv2D Add Binary Binary Mean Binary Binary Dense Reshape",
+  ),
+}
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_nets_reach_the_runtime(name):
+  make, layers = NETS[name]
+  fn, variables, x = make()
+  network = deploy.lift(fn, variables, x)
+  if layers is not None:
+    assert [type(layer).__name__ for layer in network.layers] == layers.split()
+  expected = np.asarray(jax.jit(fn)(variables, x))
+  near = {"rtol": 0, "atol": 1e-5 * np.abs(expected).max()}
+  np.testing.assert_allclose(reference.run(network, np.asarray(x)), expected, **near)
+  file = litert().write(network)
+  for kernels in ("xnnpack", "reference"):
+    runner = litert(kernels=kernels).open(file)
+    for batch in (1, 3):
+      np.testing.assert_allclose(runner.run(np.asarray(x[:batch])), expected[:batch], **near)
