@@ -64,11 +64,14 @@ def _network(traced: Traced, drafts: list[Draft], output: int) -> ir.Network:
   source = traced.tensor(traced.input) or names("input")
   found, tensors, layers = {traced.input: source}, {}, []
   tensors[source] = _activation(source, traced.aval(traced.input))
+  makers = {traced.input: source}  # the layer that made a value
   for draft in drafts:
-    first = next(found[one] for one in draft.inputs if isinstance(one, int))
-    name = layer_names(draft.name or f"{first.removesuffix(':out')}:{draft.kind.__name__.lower()}")
+    first = next(makers[one] for one in draft.inputs if isinstance(one, int))
+    word = draft.fields.get("function", draft.kind.__name__.lower())
+    name = makers[draft.end] = layer_names(draft.name or f"{first}:{word}")
     inputs = tuple(found[one] if isinstance(one, int) else _constant(one, name, tensors) for one in draft.inputs)
-    fields = dict(draft.fields)
+    held = {key: _constant(one, name, tensors) for key, one in draft.fields.items() if isinstance(one, np.ndarray)}
+    fields: dict[str, Any] = {**draft.fields, **held}
     if issubclass(draft.kind, ir.WEIGHTED):
       fields.update(_weights(draft, name, tensors))
     if issubclass(draft.kind, ir.WEIGHTED | ir.Add):

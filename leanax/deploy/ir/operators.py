@@ -47,9 +47,10 @@ class Select(Layer):
 
 @dataclass(frozen=True)
 class Softmax(Layer):
-  """exp(x) over its sum along the last axis, or the logarithm of that."""
+  """exp(x) over its sum along an axis, or the logarithm of that."""
 
   log: bool = False
+  axis: int = -1
 
 
 REDUCTIONS = ("sum", "mean", "max", "min", "prod", "any", "all")

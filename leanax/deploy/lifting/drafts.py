@@ -29,7 +29,7 @@ class Draft:
     undivided: makes it the layer of the sum, where it is read before it is divided.
     fields: what else the layer's class takes.
     early: its ReLU stands behind the pool that follows; before it the numbers are the same.
-    positive: such a pool, which thus reads no negative value.
+    positive: it reads no negative value, as such a pool, or it is proven on positive ones alone, as a logarithm.
   """
 
   kind: type[ir.Layer]
@@ -56,7 +56,8 @@ class Composite:
     inputs: numbers of the values that they read, and constants.
     end: number of the value that they make.
     nodes: indices of the equations; nothing else reads what they make but `end`.
-    fields: what the layer's class takes beside names.
+    fields: what the layer's class takes beside names; an array becomes a constant tensor.
+    positive: whether it has numbers for positive inputs alone.
   """
 
   kind: type[ir.Layer]
@@ -64,6 +65,7 @@ class Composite:
   end: int
   nodes: frozenset[int]
   fields: dict[str, Any] = field(default_factory=dict)
+  positive: bool = False
 
 
 class Affine(NamedTuple):

@@ -37,7 +37,7 @@ def recognise(traced: Traced, foldable: bool = True) -> tuple[list[Draft], int]:
     if node.index in grouped:
       for group in (ends[number] for number in node.outputs if number in ends):
         inputs = tuple(lifter.finished(x, node) if isinstance(x, int) else x for x in group.inputs)
-        lifter.start(Draft(group.kind, "", inputs, group.end, node, fields=group.fields))
+        lifter.start(Draft(group.kind, "", inputs, group.end, node, fields=group.fields, positive=group.positive))
     elif node.primitive in _TABLE:
       _TABLE[node.primitive](lifter, node)
     else:

@@ -23,7 +23,7 @@ import numpy as np
 
 from leanax.core.errors import UserError, unknown
 from leanax.deploy import ir
-from leanax.deploy.reference import choices, elementwise, pools, shapes, weighted
+from leanax.deploy.reference import choices, elementwise, functions, pools, shapes, weighted
 from leanax.deploy.reference.context import Context, quantize
 
 __all__ = ["MODES", "quantize", "run", "step"]
@@ -89,6 +89,7 @@ _LAYERS: dict[type, Callable[..., np.ndarray]] = {
   **weighted.TABLE,
   **pools.TABLE,
   **elementwise.TABLE,
+  **functions.TABLE,
   **shapes.TABLE,
   **choices.TABLE,
 }

@@ -6,6 +6,8 @@ from leanax.core.errors import UserError
 from leanax.deploy import ir
 
 BYTES = 2**31 - 2**20  # of constants: a flatbuffer's offsets have 31 bits
+FIXED = {"sigmoid": (1 / 256, -128), "tanh": (1 / 128, 0), "softmax": (1 / 256, -128)}  # scale and zero point they have
+TABLES = ("gelu", "gelu_tanh", "exp", "log")  # kernels that look a code up in a table of the function's own codes
 RATIO = 256.0  # XNNPACK's multipliers are smaller; its sums overflow beyond
 
 
@@ -34,3 +36,39 @@ def check_scales(layer: ir.Layer, tensors: dict[str, ir.Tensor]) -> None:
       f"layer {layer.name!r} computes in steps of {float(step):.3g} and makes {made.name!r} in steps of "
       f"{float(made.scale):.3g}; LiteRT's kernels need less than {RATIO:.0f} times that"
     )
+
+
+def int8_kernel(layer: ir.Layer, tensors: dict[str, ir.Tensor]) -> str | None:
+  """Returns what LiteRT's integer kernels make of a function whose input and output are on int8 grids.
+
+  Measured in ai-edge-litert 2.3.0 for all 256 codes on hundreds of grids, with XNNPACK and with the plain kernels.
+
+  Returns:
+    "exact" where they give the codes of the function's values, "near" where a few codes are the next ones, which
+    `deploy.reference` computes alike, and None where there is no such kernel.
+  """
+  made, given = tensors[layer.output], tensors[layer.inputs[0]]
+  if made.grid is None or given.grid is None:
+    return None
+  function = layer.function if isinstance(layer, ir.Activation) else None
+  if isinstance(layer, ir.Softmax) and not layer.log:
+    function = "softmax"
+  if function in FIXED:
+    return "exact" if (float(made.scale), made.zero_point) == FIXED[function] else None
+  if function in TABLES:
+    return "exact"
+  ratio, same = float(given.scale / made.scale), ir.same_grid(made.grid, given.grid)
+  if function == "abs" and same:
+    return "exact"
+  if function in ("relu6", "clip"):
+    named = getattr(layer, "parameters", ()) in ((), (-1, 1), (0, 1))
+    return "exact" if same else "near" if named and ratio < RATIO else None
+  if function == "hard_swish" and ratio < 128:
+    return "near"
+  slope = layer.parameters[0] if isinstance(layer, ir.Activation) and function == "leaky_relu" else 0.0
+  return "near" if all(1 / 256 < abs(one) < 127 for one in (ratio, slope * ratio)) else None
+
+
+def exact_int8(layer: ir.Layer, tensors: dict[str, ir.Tensor]) -> bool:
+  """Returns whether LiteRT's integer kernels give exactly the codes of a function's values."""
+  return int8_kernel(layer, tensors) == "exact"

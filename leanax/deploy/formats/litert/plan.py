@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from leanax.core.errors import UserError
 from leanax.deploy import ir
-from leanax.deploy.formats.litert.emit import choices, elementwise, pools, shapes, transposed, weighted
+from leanax.deploy.formats.litert.emit import choices, elementwise, functions, pools, shapes, transposed, weighted
 from leanax.deploy.formats.litert.emit.operators import Plan, Written
 from leanax.deploy.formats.litert.limits import check_scales, check_size
 
@@ -44,6 +44,7 @@ _EMIT: dict[type, Callable[..., None]] = {
   **weighted.TABLE,
   **pools.TABLE,
   **elementwise.TABLE,
+  **functions.TABLE,
   **shapes.TABLE,
   **transposed.TABLE,
   **choices.TABLE,
