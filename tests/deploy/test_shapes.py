@@ -9,6 +9,7 @@ import pytest
 from leanax import deploy
 from leanax.core.errors import UserError
 from leanax.deploy import litert, reference
+from tests.deploy.runtimes import runners
 from tests.numbers import normal
 
 IMAGE, ROWS, IDS = (6, 5, 4), (7, 3), (5,)
@@ -168,9 +169,7 @@ def test_operators_reach_a_file(name):
   got = reference.run(network, x)
   assert got.dtype == expected.dtype
   np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
-  content = litert().write(network)
-  for kernels in ("xnnpack", "reference"):
-    runner = litert(kernels=kernels).open(content)
+  for runner in runners(network):
     for batch in (1, 3):
       np.testing.assert_allclose(runner.run(x[:batch]), expected[:batch], rtol=1e-5, atol=1e-6)
 

@@ -69,7 +69,7 @@ class Runner:
     Args:
       images: (N, ...); uint8 ones go through the file's preprocessing if it has one, float ones are taken as
         preprocessed already, int8 ones as codes. Floats are quantized, and int8 outputs dequantized, by the file's own
-        parameters. A file that takes uint8 and names no grid takes uint8 images as they are, and no others.
+        parameters. Indices (int32), raw pixels (uint8) and masks (bool) are taken as they are.
       batch: how many are run at once, 1 or more.
 
     Raises:
@@ -94,10 +94,6 @@ class Runner:
         raise UserError(f"{self.name} was given inputs of {images.dtype}; expected {self.input.dtype}")
       return images.astype(self.input.dtype)
     if images.dtype == np.int8 and codes:
-      return images
-    if self.input.dtype == "uint8":
-      if images.dtype != np.uint8:
-        raise UserError(f"{self.name} was given images of {images.dtype}; expected uint8 (raw), which it takes itself")
       return images
     if images.dtype == np.uint8:
       images = images.astype(np.float32) if self.preprocessing is None else self.preprocessing.apply(images)

@@ -11,7 +11,7 @@ from leanax.deploy.formats.base import Runner, Source, read, zeros
 from leanax.deploy.formats.onnx.tables import checked
 from quant.grid import Grid
 
-TYPES = {"tensor(float)": "float32", "tensor(uint8)": "uint8", "tensor(int8)": "int8"}
+TYPES = {f"tensor({kind})": kind for kind in ("int32", "uint8", "int8", "bool")} | {"tensor(float)": "float32"}
 QUIET = 4  # only fatal messages
 
 
@@ -19,7 +19,7 @@ def load(source: Source, threads: int = 1) -> Runner:
   """Returns an .onnx file in onnxruntime; see `formats.base.Open`.
 
   The codes of an int8 network are int8 here, whichever type the file has for them. A file from elsewhere has one input
-  of floats, or of uint8 pixels, and one output of floats.
+  and one output, of floats, pixels, indices or masks.
   """
   name, content = read(source, "ONNX")
   if not isinstance(threads, int) or threads < 1:
@@ -90,8 +90,8 @@ def _end(ends: list[End], name: str, which: str, grid: Grid | None) -> tuple[ir.
   if len(ends) != 1:
     raise UserError(f"{name} has {len(ends)} {which}s; expected one")
   kind = TYPES.get(ends[0].type, ends[0].type)
-  expected = ("float32",) if which == "output" else ("float32", "uint8")
-  if kind not in (expected if grid is None else ("uint8", "int8")):
+  expected = ("float32", "uint8", "int32", "bool") if grid is None else ("uint8", "int8")
+  if kind not in expected:
     raise UserError(f"the {which} of {name} is of type {kind}; expected {' or '.join(expected)}")
   sizes = [size for size in ends[0].shape[1:] if isinstance(size, int)]
   if not ends[0].shape or len(sizes) != len(ends[0].shape) - 1:

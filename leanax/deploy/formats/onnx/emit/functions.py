@@ -7,7 +7,7 @@ import numpy as np
 
 from leanax.core.errors import unknown
 from leanax.deploy import ir
-from leanax.deploy.formats.onnx.emit.nodes import Plan
+from leanax.deploy.formats.onnx.emit.nodes import Plan, axis_in
 
 Numbers = tuple[float, ...]
 
@@ -64,6 +64,25 @@ def _log1p(plan: Plan, x: str, numbers: Numbers) -> tuple[str, ...]:
   return "Log", plan.node("Add", x, _number(plan, 1.0))
 
 
+def _expm1(plan: Plan, x: str, numbers: Numbers) -> tuple[str, ...]:
+  del numbers
+  return "Sub", plan.node("Exp", x), _number(plan, 1.0)
+
+
+def _log_sigmoid(plan: Plan, x: str, numbers: Numbers) -> tuple[str, ...]:
+  del numbers
+  return "Neg", plan.node("Softplus", plan.node("Neg", x))
+
+
+def _tanh_softplus(plan: Plan, x: str, numbers: Numbers) -> tuple[str, ...]:
+  del numbers
+  return "Tanh", plan.node("Softplus", x)
+
+
+def _power(plan: Plan, x: str, numbers: Numbers) -> tuple[str, ...]:
+  return "Pow", x, _number(plan, numbers[0])
+
+
 def _square(plan: Plan, x: str, numbers: Numbers) -> tuple[str, ...]:
   del plan, numbers
   return "Mul", x, x
@@ -82,14 +101,19 @@ FUNCTIONS: dict[str, Callable[..., tuple]] = {  # to the last node: its operator
   "gelu_tanh": _by_gate(_half_tanh),
   "rsqrt": _rsqrt,
   "log1p": _log1p,
+  "expm1": _expm1,
+  "log_sigmoid": _log_sigmoid,
+  "mish": _by_gate(_tanh_softplus),
+  "soft_sign": _plain("Softsign"),
+  "power": _power,
   "square": _square,
   **{
     name: _plain(name.capitalize())
     for name in ("abs", "ceil", "cos", "erf", "exp", "floor", "log", "neg", "reciprocal", "round", "sign", "sin")
   },
-  **{name: _plain(name.capitalize()) for name in ("softplus", "sqrt", "tanh")},
+  **{name: _plain(name.capitalize()) for name in ("selu", "softplus", "sqrt", "tanh")},
 }
-SLOPED = {"leaky_relu": "LeakyRelu", "elu": "Elu"}  # their parameter is ONNX's alpha
+SLOPED = {"leaky_relu": "LeakyRelu", "elu": "Elu", "celu": "Celu"}  # their parameter is ONNX's alpha
 
 
 def _activation(plan: Plan, layer: ir.Activation) -> None:
@@ -106,8 +130,8 @@ def _activation(plan: Plan, layer: ir.Activation) -> None:
 
 def _softmax(plan: Plan, layer: ir.Softmax) -> None:
   first = plan.first(*layer.inputs)
-  x = plan.real(layer.inputs[0], first)
-  plan.result(layer, "LogSoftmax" if layer.log else "Softmax", x, first=first, axis=1 if first else -1)
+  x, rank = plan.real(layer.inputs[0], first), len(plan.tensors[layer.inputs[0]].shape)
+  plan.result(layer, "LogSoftmax" if layer.log else "Softmax", x, first=first, axis=axis_in(layer.axis, rank, first))
 
 
 TABLE = {ir.Activation: _activation, ir.Softmax: _softmax}

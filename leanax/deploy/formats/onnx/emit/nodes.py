@@ -16,6 +16,11 @@ IMAGE = (0, 3, 1, 2)  # rows, columns, channels to channels, rows, columns
 BACK = (0, 2, 3, 1)
 
 
+def axis_in(axis: int, rank: int, first: bool) -> int:
+  """Returns an axis of the network's layout in a layout."""
+  return IMAGE.index(axis % rank) if first else axis % rank
+
+
 class Node(NamedTuple):
   """One node as the file has it; all of ours have one output."""
 
