@@ -21,6 +21,11 @@ def axis_in(axis: int, rank: int, first: bool) -> int:
   return IMAGE.index(axis % rank) if first else axis % rank
 
 
+def vector(tensor: ir.Tensor) -> bool:
+  """Returns whether all axes of an example but one have length 1, so that every layout has the same numbers in a row."""
+  return sum(size != 1 for size in tensor.shape[1:]) <= 1
+
+
 class Node(NamedTuple):
   """One node as the file has it; all of ours have one output."""
 
@@ -94,6 +99,9 @@ class Plan:
       return self.constant(self._constant(tensor, first), name=f"{name}:nchw" if first else name)
     first = first and len(tensor.shape) == len(IMAGE)
     wanted, other = (f"{name}:nchw", name) if first else (name, f"{name}:nchw")
+    if vector(tensor):  # a reshape moves nothing
+      shape = [-1, *([1, *tensor.shape[1:]][axis] for axis in IMAGE[1:])] if first else [-1, *tensor.shape[1:]]
+      return self.node("Reshape", other, self.constant(shape, np.int64), output=wanted)
     return self.node("Transpose", other, output=wanted, perm=IMAGE if first else BACK)
 
   def real(self, name: str, first: bool = False) -> str:

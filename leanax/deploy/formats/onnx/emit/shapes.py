@@ -6,7 +6,7 @@ import numpy as np
 
 from leanax.core.errors import UserError
 from leanax.deploy import ir
-from leanax.deploy.formats.onnx.emit.nodes import IMAGE, Plan, axis_in
+from leanax.deploy.formats.onnx.emit.nodes import IMAGE, Plan, axis_in, vector
 
 
 def move(
@@ -24,7 +24,7 @@ def move(
 def reshape(plan: Plan, layer: ir.Reshape) -> None:
   """Adds a reshape; one of a vector of channels does not depend on the layout."""
   name, shape = layer.inputs[0], plan.tensors[layer.output].shape
-  first = plan.first(name) and sum(size != 1 for size in plan.tensors[name].shape[1:]) <= 1
+  first = plan.first(name) and vector(plan.tensors[name])
   wanted = plan.constant([-1, *shape[1:]], np.int64)
   plan.moved(layer, "Reshape", plan.value(name, first), wanted)
 
