@@ -22,7 +22,7 @@ def axis_in(axis: int, rank: int, first: bool) -> int:
 
 
 def vector(tensor: ir.Tensor) -> bool:
-  """Returns whether all axes of an example but one have length 1, so that every layout has the same numbers in a row."""
+  """Returns whether all axes of an example but one have length 1: every layout has its numbers in one order."""
   return sum(size != 1 for size in tensor.shape[1:]) <= 1
 
 
