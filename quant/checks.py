@@ -13,7 +13,7 @@ from quant.quantizer import Quantizer
 
 def types(traced: Graph, plan: Plan) -> None:
   """Refuses a model that rounds what is between a product of codes and the next grid."""
-  for name in dict.fromkeys(site for site, _ in plan.at):
+  for name in dict.fromkeys(site for site, _ in plan.at if site not in plan.made):
     op = traced.sites[name]
     kept = op.outputs[0].dtype
     if op.kind in ("dot", "conv") and kept.itemsize < 4 and all((name, index) in plan.at for index in (0, 1)):

@@ -84,9 +84,17 @@ def _quantizer(group: _Group, leaf: str | None, first: bool) -> Quantizer:
   return Quantizer(*start, None, op.inputs[op.kernel_index].shape, op.channel_axes if spec.per_channel else ())
 
 
-def notes(at: Mapping[tuple[str, int], Any], uses: Mapping[tuple[str, int], Use]) -> dict[str, str]:
-  """Returns how a file stores each kernel's grid, where that is not simply one axis of scales."""
+def notes(
+  at: Mapping[tuple[str, int], Any], uses: Mapping[tuple[str, int], Use], results: Mapping[str, str]
+) -> dict[str, str]:
+  """Returns how a file stores each kernel's grid, where that is not simply one axis of scales, and what it rounds.
+
+  `results` has each tensor that is rounded where it is made, and its site.
+  """
   found: dict[str, str] = {}
+  for tensor, site in results.items():
+    text = f"its result {tensor!r} is rounded where it is made"
+    found[site] = f"{found[site]}; {text}" if site in found else text
   before: dict[str, list[tuple[Quantizer, Use]]] = {}
   for (name, index), quantizer in at.items():
     if not quantizer.kernel:
@@ -114,7 +122,7 @@ def notes(at: Mapping[tuple[str, int], Any], uses: Mapping[tuple[str, int], Use]
         "with one quantized axis must split or flatten it"
       )
     if texts:
-      found[name] = "; ".join(texts)
+      found[name] = "; ".join([*texts, *filter(None, [found.get(name)])])
   return found
 
 

@@ -46,16 +46,15 @@ class Plan(NamedTuple):
   """The places at which a model is rounded.
 
   Attributes:
-    at: quantizers by (site, operand).
+    at: quantizers by (site, operand), and those of `made` by (tensor, 0).
     biases: by site.
     explained: every site's setting and its rule.
     uses: where a kernel's operand lies in its leaf, and which of its axes are kept; by (site, operand).
     branched: the kernels in the axes of a leaf that only branches read; they count as seen once one of these has run.
     observed: by quantizer the readers at which it is observed: the first, or the first of each branch where no reader
       stands outside of the branches. A reader of the tensor itself comes before those of what was max-pooled.
-    made: activations that others than sites read too, such as a ReLU, by the operation that makes them. They are
-      rounded there and not where they are read, because a runtime hands their codes to every reader.
-    inputs: the same of the network's inputs, by their place among the leaves of the inputs.
+    made: activations, inputs too, that are rounded where they are made and not where they are read, because others than
+      sites read them, such as a sigmoid: a runtime hands the codes that a layer makes to every reader.
   """
 
   at: Mapping[Place, Quantizer]
@@ -64,17 +63,11 @@ class Plan(NamedTuple):
   uses: Mapping[tuple[str, int], Use]
   branched: frozenset[str]
   observed: Mapping[str, Sequence[Place]]
-  made: Mapping[str, Quantizer]
-  inputs: Mapping[int, Quantizer]
+  made: frozenset[str]
 
   @property
   def visited(self) -> frozenset[str]:
-    return frozenset(name for name, _ in self.at) | frozenset(self.biases) | frozenset(self.made)
-
-  @property
-  def rounded_early(self) -> frozenset[str]:
-    """The keys of the tensors that are rounded before they are read."""
-    return frozenset(quantizer.key for quantizer in (*self.made.values(), *self.inputs.values()))
+    return frozenset(name for name, _ in self.at) | frozenset(self.biases)
 
   @property
   def quantizers(self) -> dict[str, Quantizer]:
@@ -115,25 +108,25 @@ def make_plan(graph: Graph, policy: Policy) -> Plan:
           at[name, index] = kernels_at[name, index][0]
       elif setting.activations is not None and operand.tensor in tensors:
         at[name, index] = tensors[operand.tensor]
-  # Activations and kernels share the keys of one state.
-  clash = {quantizer.key for quantizer, _ in kernels_at.values()} & tensors.keys()
+  # Tensors that other operations read are rounded where they are made: a runtime hands codes to every reader.
+  makers = exposed(graph)
+  tensors |= _results(sites, chosen, at, {name: maker.site for name, maker in makers.items() if name not in tensors})
+  made = {name: maker for name, maker in makers.items() if name in tensors}
+  # Activations and kernels share the keys of one state, those that are made the names of sites.
+  clash = {quantizer.key for quantizer, _ in kernels_at.values()} & tensors.keys() | made.keys() & graph.sites.keys()
   if clash:
     raise UserError(f"the parameter {min(clash)!r} has the name of an activation; give the parameter another name")
   uses = {place: use for place, (_, use) in kernels_at.items() if use is not None}
-  noted = {name: explained[name]._replace(note=note) for name, note in notes(at, uses).items()}
-  # Tensors that other operations read too are rounded where they are made: a runtime hands codes to every reader.
-  early = {tensor: maker for tensor, maker in exposed(graph).items() if tensor in tensors}
-  made = {maker.op: tensors[tensor] for tensor, maker in early.items() if maker.op is not None}
-  inputs = {maker.input: tensors[tensor] for tensor, maker in early.items() if maker.input is not None}
+  results = {name: maker.site for name, maker in made.items() if maker.site is not None}
+  noted = {name: explained[name]._replace(note=note) for name, note in notes(at, uses, results).items()}
   return Plan(
-    at,
+    {**at, **{(name, 0): tensors[name] for name in made}},
     _biases(graph, at),
     {**explained, **noted},
     uses,
     _branched(sites, at, uses),
-    _observed(sites, at, pooled(graph)),
-    made,
-    inputs,
+    {**_observed(sites, at, pooled(graph)), **{name: [(name, 0)] for name in made}},
+    frozenset(made),
   )
 
 
@@ -203,6 +196,22 @@ def _tensors(sites: Mapping[str, Op], chosen: Mapping[str, Setting]) -> dict[str
       if old is None or old.bits < spec.bits:
         estimator = ste() if is_input(operand.tensor) else spec.make_estimator()
         found[operand.tensor] = Quantizer(operand.tensor, spec, estimator)
+  return found
+
+
+def _results(
+  sites: Mapping[str, Op], chosen: Mapping[str, Setting], at: Mapping[Place, Any], made_by: Mapping[str, str | None]
+) -> dict[str, Quantizer]:
+  """Returns a quantizer for each of these tensors that its site makes out of integers alone."""
+  found: dict[str, Quantizer] = {}
+  for name, site in made_by.items():
+    spec = chosen[site].activations if site in chosen else None
+    if site is None or spec is None:
+      continue
+    op = sites[site]
+    operands = [at.get((site, i)) for i, one in enumerate(op.inputs) if one.tensor is not None or i == op.kernel_index]
+    if all(q is not None and q.format == "integer" and q.spec.group is None for q in operands):
+      found[name] = Quantizer(name, spec, spec.make_estimator())
   return found
 
 

@@ -1,11 +1,13 @@
 """A model with simulated integers: quantizers placed on the traced function, its scales and ranges as plain trees.
 
 Grids stand at the consumers: whatever a dot, a convolution, a residual sum, a mean or the output reads is rounded
-there, one quantizer per tensor, however many sites read it. Kernels are symmetric, by default narrow, one scale for
-each combination of output and batch axes, written in the axes of their leaf: uses of slices of one leaf share its grid.
-Activations are affine, one scale per tensor, 0 always in the range, so that after a ReLU the zero point is the lowest
-code. Max-pools, reshapes and transposes keep a tensor's name and so its grid: rounding is monotone and commutes with
-them. Biases are rounded to int32 steps of s_x * s_w (`quant.biases`).
+there, one quantizer per tensor, however many sites read it. A tensor that other operations read (a sigmoid, a norm, a
+gate) is rounded where it is made, if sites read it too, or if a layer of integers makes it: its kernel hands out codes.
+Kernels are symmetric, by default narrow, one scale for each combination of output and batch axes, written in the axes
+of their leaf: uses of slices of one leaf share its grid. Activations are affine, one scale per tensor, 0 always in the
+range, so that after a ReLU the zero point is the lowest code. Max-pools, reshapes and transposes keep a tensor's name
+and so its grid: rounding is monotone and commutes with them. Biases are rounded to int32 steps of s_x * s_w
+(`quant.biases`).
 """
 
 from collections.abc import Callable, Iterable
@@ -118,7 +120,8 @@ def quantize(fn: Callable[..., Any], policy: Any, carrier: str = "float32", half
 
   def run(visit: Any, plan: Plan, extras: State, variables: Any, inputs: tuple[Any, ...], kinds: Any = ()) -> Any:
     names = plan.visited
-    return graph.rewrite(fn, visit, select=lambda op: op.name in names or op.kind in kinds)(extras, variables, *inputs)
+    changed = graph.rewrite(fn, visit, select=lambda op: op.name in names or op.kind in kinds, tensors=plan.made)
+    return changed(extras, variables, *inputs)
 
   def observe(quant_state: State, variables: Any, *inputs: Any, axis_name: str | None = None) -> tuple[Any, State]:
     plan = plan_of(variables, *inputs)
@@ -147,8 +150,7 @@ def quantize(fn: Callable[..., Any], policy: Any, carrier: str = "float32", half
     checks.state(plan, quant_state)
     checks.scales(plan, qparams)
     used, kinds = _in_use(plan, qparams, quant_state, variables), _PRODUCTS if half else ()
-    given = _round_inputs(plan, inputs, used)
-    out, _ = run(_rounding(plan, carrier, half), plan, at_sites(plan, used, key), variables, given, kinds)
+    out, _ = run(_rounding(plan, carrier, half), plan, at_sites(plan, used, key), variables, inputs, kinds)
     return out, quant_state
 
   def grids(qparams: Scales, quant_state: State, variables: Any, *inputs: Any) -> dict[str, Grid]:
@@ -233,20 +235,11 @@ def _on_estimators_grids(plan: Plan, used: State) -> State:
   return {name: {**e, "scale": maps[name](e["scale"])} if name in maps else e for name, e in used.items()}
 
 
-def _round_inputs(plan: Plan, inputs: tuple[Any, ...], used: State) -> tuple[Any, ...]:
-  """Returns the inputs; those that a runtime hands to others than sites, too, are on their grids."""
-  leaves, tree = jax.tree.flatten(inputs)
-  for place, quantizer in plan.inputs.items():
-    leaves[place] = _round(quantizer, leaves[place], used[quantizer.key])
-  return jax.tree.unflatten(tree, leaves)
-
-
 def _rounding(plan: Plan, carrier: str, half: bool) -> Any:
   """Returns the visitor that rounds what each site reads, or makes for other readers, too, and each bias.
 
   Products of codes are taken in the carrier.
   """
-  early = plan.rounded_early
 
   def visit(op: Op, inputs: tuple[Any, ...], extras: State) -> tuple[tuple[Any, ...], State] | None:
     if half and op.kind in _PRODUCTS and op.name not in plan.visited:
@@ -257,19 +250,16 @@ def _rounding(plan: Plan, carrier: str, half: bool) -> Any:
       values[bias.operand] = biases.rounded(values[bias.operand], bias, extras)
     grids = [plan.at.get((op.name, index)) for index in range(len(inputs))]
     used = [extras[op.name if q.kernel else q.key] if q is not None else {} for q in grids]
-    read = [(q, x, scale, q.key in early) for q, x, scale in zip(grids, inputs, used, strict=True) if q is not None]
+    read = [(q, x, scale, q.key in plan.made) for q, x, scale in zip(grids, inputs, used, strict=True) if q is not None]
     whole = op.kind in _PRODUCTS and all(q is not None and q.format == "integer" for q in grids)
     coded = [_coded(*one) for one in read] if whole else []
     if coded and serves(op, [one.scale for one in coded]):
       outputs: tuple[Any, ...] = (product(op, coded, carrier, half),)
     else:
       for index, quantizer in enumerate(grids):
-        if quantizer is not None and quantizer.key not in early:
+        if quantizer is not None and (op.kind == "tensor" or quantizer.key not in plan.made):
           values[index] = _round(quantizer, inputs[index], used[index])
       outputs = op.bind(*values)
-    if op.name in plan.made:
-      quantizer = plan.made[op.name]
-      outputs = (_round(quantizer, outputs[0], extras[quantizer.key]), *outputs[1:])
     return outputs, {}
 
   return visit

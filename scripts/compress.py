@@ -2,8 +2,11 @@
 
     python -m scripts.compress --config=configs/digits.py --workdir=runs/digits
 
-The same command resumes a stopped run. With --config.seeds=5 it makes five runs and prints their means.
+The same command resumes a stopped run. With --config.seeds=5 it makes five runs and prints their means. The status is 1
+where a stage was trained and has no file, unless its 'export_failure' is 'report'; its row says why.
 """
+
+import sys
 
 from absl import flags
 
@@ -15,17 +18,24 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "The directory of the results, s
 
 def main(config: Experiment) -> None:
   from leanax.pipeline.compress import compress
+  from leanax.pipeline.report.shipping import sentence
   from leanax.pipeline.seeds import compress_seeds
   from leanax.pipeline.tables.reproduce import markdown, summary
   from leanax.pipeline.tables.tables import format_table
 
   if config.seeds > 1:
-    print(markdown(summary(compress_seeds(config, _WORKDIR.value))))
+    results = compress_seeds(config, _WORKDIR.value)
+    print(markdown(summary(results)))
     print(f"\nreports: {_WORKDIR.value}/seed*/report.html")
-    return
-  result = compress(config, _WORKDIR.value)
-  print(format_table(result["rows"]))
-  print(f"\nreport: {_WORKDIR.value}/report.html")
+  else:
+    results = [compress(config, _WORKDIR.value)]
+    print(format_table(results[0]["rows"]))
+    if words := sentence(results[0]["shipping"], results[0]["examples"]):
+      print(f"\n{words}")
+    print(f"\nreport: {_WORKDIR.value}/report.html")
+  failed = [row["name"] for result in results for row in result["rows"] if row.get("export")]
+  if any(config.stages[name].export_failure == "refuse" for name in failed):
+    sys.exit(1)
 
 
 if __name__ == "__main__":

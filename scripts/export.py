@@ -1,7 +1,10 @@
 """Writes a stage's model as a file for a runtime.
 
 python -m scripts.export --workdir=runs/digits --stage=int8 --out=digits.tflite
+python -m scripts.export --workdir=runs/digits --stage=int8 --out=digits.packed    codes and masks, entropy-coded
 """
+
+from pathlib import Path
 
 from absl import flags
 
@@ -9,7 +12,9 @@ from leanax.pipeline.config import flags as program
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The directory of a run.", required=True)
 _STAGE = flags.DEFINE_string("stage", "", "The stage to export; by default the last finished one.")
-_FORMAT = flags.DEFINE_string("format", "", "The file's format, such as tflite; by default from the suffix of --out.")
+_FORMAT = flags.DEFINE_string(
+  "format", "", "The file's format, such as tflite, onnx or packed; by default that of --out's suffix."
+)
 _OUT = flags.DEFINE_string("out", None, "The file to write.", required=True)
 _CODE = flags.DEFINE_multi_string(
   "model_code", [], "The import path of your own model in a file, such as my.nets:Net, to permit its code."
@@ -19,14 +24,18 @@ _CODE = flags.DEFINE_multi_string(
 def main() -> None:
   from leanax import deploy
   from leanax.core.files import write
+  from leanax.pipeline import trained
   from leanax.pipeline.evaluate import find_model, load
   from leanax.pipeline.report.measure import export
 
   name, path = find_model(_WORKDIR.value, _STAGE.value)
-  chosen = deploy.file_format(_FORMAT.value) if _FORMAT.value else deploy.format_of(_OUT.value)
-  _, content = export(load(_WORKDIR.value, path, _CODE.value), chosen)
+  if Path(_OUT.value).suffix == trained.PACKED and _FORMAT.value in ("", "packed"):
+    suffix, content = trained.PACKED, trained.pack(load(_WORKDIR.value, path, _CODE.value), stage=name)
+  else:
+    chosen = deploy.format_of(_OUT.value, _FORMAT.value)
+    suffix, (_, content) = chosen.suffix, export(load(_WORKDIR.value, path, _CODE.value), chosen)
   write(_OUT.value, content)
-  print(f"{_OUT.value}: stage {name}, {chosen.suffix.removeprefix('.')}, {len(content):,} bytes")
+  print(f"{_OUT.value}: stage {name}, {suffix.removeprefix('.')}, {len(content):,} bytes")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ def main(config: Experiment) -> None:
   from leanax.pipeline.compress import open_run
   from leanax.pipeline.stage import curves, run_with_needs
 
-  context = open_run(config, _WORKDIR.value)
+  context = open_run(config, _WORKDIR.value, export=True)
   run_with_needs(_STAGE.value, context, {})
   last = {name: series[-1][1] for name, series in curves(_STAGE.value, context).items()}
   print(", ".join(f"{name} {value:.4g}" for name, value in last.items()))

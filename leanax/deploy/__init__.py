@@ -13,14 +13,26 @@ Dense relu kernel: input -> kernel:out float32[Nx3], 9 parameters
 
 With `grids` of a quantized model (`quant.quantize`) the network and its file are int8, and `deploy.parity` counts the
 codes in which simulation, reference and file differ.
+
+Variables as a file that gives them back bit for bit, those on a grid as entropy-coded codes:
+
+>>> import quant
+>>> kernel = np.zeros((100, 100), np.float32)
+>>> kernel[::10] = np.linspace(-1, 1, 100)
+>>> content = deploy.pack({"kernel": kernel}, {"kernel": quant.symmetric(jnp.float32(1.0), bits=4)}, {"made": "today"})
+>>> len(content) < 1000
+True
+>>> sorted({round(float(value), 3) for value in deploy.unpack(content).variables["kernel"][0]})[:3]
+[-1.0, -0.857, -0.714]
 """
 
-from leanax.deploy import formats, reference
+from leanax.deploy import formats, packed, reference
 from leanax.deploy.compare import Mismatch, compare, parity
 from leanax.deploy.files import file_format, file_formats, format_of, open_file
 from leanax.deploy.formats import Format, Latency, Runner, litert, onnx
 from leanax.deploy.ir import Network
 from leanax.deploy.lift import lift
+from leanax.deploy.packed import Packed, pack, pack_net, unpack, unpack_net
 from leanax.deploy.preprocessing import Preprocessing
 from leanax.deploy.size import Sizes, sizes
 
@@ -29,6 +41,7 @@ __all__ = [
   "Latency",
   "Mismatch",
   "Network",
+  "Packed",
   "Preprocessing",
   "Runner",
   "Sizes",
@@ -41,7 +54,12 @@ __all__ = [
   "litert",
   "onnx",
   "open_file",
+  "pack",
+  "pack_net",
+  "packed",
   "parity",
   "reference",
   "sizes",
+  "unpack",
+  "unpack_net",
 ]

@@ -29,12 +29,20 @@ def file_format(name: str) -> Format:
   return found
 
 
-def format_of(path: str | Path) -> Format:
+def format_of(path: str | Path, name: str = "") -> Format:
   """Returns the format of a file, by the suffix of its name.
 
+  Args:
+    path: the file.
+    name: of the format that it has to be, as of `file_format`; "" for any.
+
   Raises:
-    UserError: no format has that suffix; the known ones are named.
+    UserError: no format has that suffix, or not the one that is named; the known ones are named.
   """
+  if name and Path(path).suffix != (found := file_format(name)).suffix:
+    raise UserError(
+      f"{str(path)!r} has not the suffix of the format {name!r}; expected a name that ends in {found.suffix}"
+    )
   known = file_formats()
   if Path(path).suffix not in known:
     raise UserError(f"{str(path)!r} has the suffix of no file format; expected one of {', '.join(sorted(known))}")

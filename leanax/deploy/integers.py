@@ -1,10 +1,15 @@
 """A float network and its grids to an int8 network, in numpy; nothing of the simulation's arithmetic is used.
 
+A layer runs on integers where the runtimes have such a kernel for it and all that it reads and makes has a grid. Other
+layers stay float between Dequantize and Quantize layers: a tensor with a grid is codes, and float layers read their
+values, which is what the simulation computes.
+
 Codes are clip(round_half_even(x * (1 / s)) + z) in float32, as the number contract has it: weights symmetric, biases
 in int32 steps of s_x * s_w. Grids narrower than 8 bits serve for weights, whose codes fit into int8 as they are; the
 runtime has only full 8-bit ranges for activations.
 """
 
+import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
@@ -16,33 +21,91 @@ from quant.grid import Grid
 _INT32 = np.iinfo(np.int32)
 
 
-def to_int8(network: ir.Network, grids: Mapping[str, Grid]) -> ir.Network:
-  """Returns the network with codes for weights and biases and a grid for each activation.
+MOVES = (ir.MaxPool, ir.Reshape)  # one grid for what they read and what they make
+KERNELS = (ir.Conv2D, ir.Dense)  # a kernel and what it multiplies
+INTEGER = (*KERNELS, *MOVES, ir.Add, ir.AvgPool, ir.Mean, ir.Relu)
+
+
+def to_int8(network: ir.Network, grids: Mapping[str, Grid], islands: bool = True) -> ir.Network:
+  """Returns the network with codes for weights and biases and a grid for each activation that has one.
 
   Args:
     network: a float network.
     grids: by the name of a kernel's leaf and of an activation's tensor; see `deploy.lift`.
+    islands: whether layers without integers stay float; they are refused otherwise.
 
   Raises:
-    UserError: a grid is missing, or LiteRT lacks it.
+    UserError: a grid is missing, LiteRT lacks it, or a layer would stay float and must not.
   """
-  tensors = dict(network.tensors)
-  for name, grid in _activations(network, grids).items():
+  tensors, found = dict(network.tensors), _activations(network, grids)
+  for name, grid in found.items():
     tensors[name] = _on_grid(tensors[name], grid)
+  made = network._replace(layers=(), tensors=tensors)
+  values: dict[str, str] = {}  # the names of dequantized tensors
   for layer in network.layers:
-    if isinstance(layer, ir.Conv2D | ir.Dense):
-      kernel = tensors[layer.kernel] = _kernel(tensors[layer.kernel], _find(grids, layer.kernel))
-      if layer.bias is not None:
-        tensors[layer.bias] = _bias(tensors[layer.bias], tensors[layer.inputs[0]], kernel)
-  return network._replace(tensors=tensors)
+    why = _float(layer, tensors, grids)
+    if why is None:
+      if isinstance(layer, ir.Conv2D | ir.Dense):
+        kernel = tensors[layer.kernel] = _kernel(tensors[layer.kernel], _find(grids, layer.kernel))
+        if layer.bias is not None:
+          tensors[layer.bias] = _bias(tensors[layer.bias], tensors[layer.inputs[0]], kernel)
+      made = made._replace(layers=(*made.layers, layer))
+    elif islands:
+      made = _island(made, layer, values)
+    else:
+      raise UserError(f"the layer {layer.name!r} would stay float: {why}")
+  return made
+
+
+def _float(layer: ir.Layer, tensors: Mapping[str, ir.Tensor], grids: Mapping[str, Grid]) -> str | None:
+  """Returns why a layer cannot run on integers; None where it can.
+
+  Raises:
+    UserError: an activation of a layer with a kernel on a grid has none.
+  """
+  if not isinstance(layer, INTEGER):
+    return "the runtimes have no exact integer kernel for it"
+  if isinstance(layer, ir.Conv2D | ir.Dense):
+    if layer.kernel not in grids and layer.kernel.rsplit("#", 1)[0] not in grids:
+      return f"the kernel {layer.kernel!r} has no grid; {_near(layer.kernel, grids)}"
+    for name in (*layer.inputs, layer.output):
+      if tensors[name].grid is None:
+        raise UserError(f"the activation {name!r} has no grid; {_near(name, grids)}")
+    return None
+  ends = [tensors[name] for name in (*layer.inputs, layer.output)]
+  missing = next((tensor.name for tensor in ends if tensor.grid is None), None)
+  if missing is not None:
+    return f"the activation {missing!r} has no grid"
+  if isinstance(layer, MOVES) and not all(ir.same_grid(end.grid, ends[-1].grid) for end in ends):
+    return "what it reads and what it makes have different grids"
+  return None
+
+
+def _island(network: ir.Network, layer: ir.Layer, values: dict[str, str]) -> ir.Network:
+  """Returns the network with a float layer behind it, which reads values of codes and whose result becomes codes."""
+  tensors, layers = network.tensors, list(network.layers)
+  inputs = []
+  for name in layer.inputs:
+    if tensors[name].dtype == "int8" and name not in values:
+      values[name] = f"{name}:values"
+      tensors[values[name]] = ir.Tensor(values[name], tensors[name].shape)
+      layers.append(ir.Dequantize(f"{name}:dequantize", (name,), values[name]))
+    inputs.append(values.get(name, name))
+  rounded = tensors[layer.output].dtype == "int8"
+  output = f"{layer.output}:float" if rounded else layer.output
+  layers.append(dataclasses.replace(layer, inputs=tuple(inputs), output=output))
+  if rounded:
+    tensors[output] = ir.Tensor(output, tensors[layer.output].shape)
+    layers.append(ir.Quantize(f"{layer.output}:quantize", (output,), layer.output))
+  return network._replace(layers=tuple(layers))
 
 
 def _activations(network: ir.Network, grids: Mapping[str, Grid]) -> dict[str, Grid]:
-  """Returns the grid of each activation; pools and reshapes have one for what they read and what they make.
+  """Returns the grids of activations; layers that only move numbers have one for what they read and what they make.
 
   What only ReLUs read may be rounded to their own grid: rounding is monotone, and 0 is on the grid.
   """
-  shared = [layer for layer in network.layers if isinstance(layer, ir.MaxPool | ir.Reshape)]
+  shared = [layer for layer in network.layers if isinstance(layer, MOVES)]
   others = {name for layer in network.layers if not isinstance(layer, ir.Relu) for name in layer.inputs}
   relus = [layer for layer in network.layers if isinstance(layer, ir.Relu) and layer.inputs[0] not in others]
   back = [layer for layer in network.layers if layer in shared or layer in relus]
@@ -54,12 +117,9 @@ def _activations(network: ir.Network, grids: Mapping[str, Grid]) -> dict[str, Gr
   for layer in reversed(back):
     if layer.output in found:
       found.setdefault(layer.inputs[0], found[layer.output])
-  for name in names:
-    if name not in found:
-      raise UserError(f"the activation {name!r} has no grid; {_near(name, grids)}")
   for layer in relus:
-    name, made = layer.inputs[0], found[layer.output]
-    if name not in grids and not ir.same_grid(made, found[name]):
+    name, made = layer.inputs[0], found.get(layer.output)
+    if name not in grids and name in found and not ir.same_grid(made, found[name]):
       raise UserError(f"the activation {name!r} has no grid, and the ReLUs of it have several; compute its ReLU once")
   return found
 

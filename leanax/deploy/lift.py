@@ -30,16 +30,25 @@ def lift(
   example: Any,
   grids: Mapping[str, Grid] | None = None,
   preprocessing: Preprocessing | None = None,
+  *,
+  islands: bool = True,
+  prove: bool = True,
 ) -> ir.Network:
-  """Returns the layers of `fn(variables, x) -> logits`, a model's forward in evaluation mode.
+  """Returns the layers of `fn(variables, *inputs) -> outputs`, a model's forward in evaluation mode.
 
   Args:
     fn: the function; batch norms must be folded before grids are given.
     variables: its variables, as arrays.
-    example: an input (N, ...), or its `jax.ShapeDtypeStruct`; only the shape and the type count.
+    example: an input (N, ...), or its `jax.ShapeDtypeStruct`; only the shape and the type count. Of a function of
+      several inputs a tuple of them; a dict or another tree is one input of several arrays, named by their paths. A
+      tree of outputs gives a file several outputs, named likewise.
     grids: a grid for each kernel by its leaf's name, and for each activation by its tensor's name, as
       `Quantized.grids` gives them; None for a float network.
     preprocessing: the step from raw images to inputs; it is stored in the file.
+    islands: whether layers that have no grid, or no exact integer kernel, stay float between Dequantize and Quantize
+      layers of an int8 network; they are refused by name otherwise. `print(network)` shows which these are.
+    prove: whether each layer is run beside its equations. Without, `variables` may be shapes: other numbers
+      stand for the weights, and the network is for `Format.check`, before anything is trained.
 
   Returns:
     A float network, or with grids an int8 one. Tensors have the names that the graph gives them.
@@ -48,23 +57,25 @@ def lift(
     UserError: an equation that is no layer (its primitive and its line are named), a layer that computes something else
       than its equations, weights that are not finite, or a grid that is missing or that the runtime lacks.
   """
-  traced = Traced(fn, variables, example)
-  drafts, output = recognise(traced, foldable=grids is None)
-  network = _network(traced, drafts, output)
-  _prove(traced, drafts, network)
+  traced = Traced(fn, variables, example, numbers=prove)
+  drafts, outputs = recognise(traced, foldable=grids is None)
+  network = _network(traced, drafts, outputs)
+  if prove:
+    _prove(traced, drafts, network)
   if grids is not None:
-    network = to_int8(network, of_sites(traced, drafts, grids))
+    network = to_int8(network, of_sites(traced, drafts, grids), islands)
   return ir.check(network._replace(preprocessing=preprocessing))
 
 
-def _network(traced: Traced, drafts: list[Draft], output: int) -> ir.Network:
+def _network(traced: Traced, drafts: list[Draft], outputs: dict[str, int]) -> ir.Network:
   """Returns the drafts as layers, every tensor float32; a layer with weights has the name of its kernel's leaf."""
-  ends = [traced.input, *(draft.end for draft in drafts)]
+  ends = [*traced.inputs.values(), *(draft.end for draft in drafts)]
   layer_names, names = _Names(), _Names(name for n in ends if (name := traced.tensor(n)) is not None)
-  source = traced.tensor(traced.input) or names("input")
-  found, tensors, layers = {traced.input: source}, {}, []
-  tensors[source] = _activation(source, traced.aval(traced.input))
-  makers = {traced.input: source}  # the layer that made a value
+  found, tensors, layers = {}, {}, []
+  makers: dict[int, str] = {}  # the layer that made a value
+  for name, number in traced.inputs.items():
+    source = found[number] = makers[number] = traced.tensor(number) or names(name)
+    tensors[source] = _activation(source, traced.aval(number))
   for draft in drafts:
     first = next(makers[one] for one in draft.inputs if isinstance(one, int))
     word = draft.fields.get("function", draft.kind.__name__.lower())
@@ -81,7 +92,8 @@ def _network(traced: Traced, drafts: list[Draft], output: int) -> ir.Network:
     out = found[draft.end] = names(f"{name}:out") if own is None or own in tensors else own
     tensors[out] = _activation(out, traced.aval(draft.end))
     layers.append(draft.kind(name, inputs, out, **fields))
-  return ir.Network(tuple(layers), tensors, source, found[output])
+  given, made = ({name: found[number] for name, number in ends.items()} for ends in (traced.inputs, outputs))
+  return ir.Network(tuple(layers), tensors, given, made)
 
 
 def _activation(name: str, aval: Any) -> ir.Tensor:

@@ -27,7 +27,7 @@ def normalisations(users: Users, site: Site, names: list[str]) -> list[tuple[Nod
         continue
       if users.frames[node.index] != users.frames[site.node.index] or users.analysis.scopes[node.index].frozen:
         continue
-      after = _axes_after(users.analysis, node, place, axes)
+      after = axes_after(users.analysis, node, place, axes)
       if after is not None:
         walk(node.outputs[0], after, (*nodes, node))
 
@@ -35,7 +35,7 @@ def normalisations(users: Users, site: Site, names: list[str]) -> list[tuple[Nod
   return found
 
 
-def _axes_after(analysis: Analysis, node: Node, place: int, axes: frozenset[int]) -> frozenset[int] | None:
+def axes_after(analysis: Analysis, node: Node, place: int, axes: frozenset[int]) -> frozenset[int] | None:
   """Returns the axes of channels after an equation; None where it does more than scale, shift or move channels."""
   source, result = analysis.value(node.inputs[place]).aval, analysis.program.avals[node.outputs[0]]
   if node.primitive in AFFINE:

@@ -5,7 +5,7 @@ text. Those that hold something are built anew with the public constructors.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -39,6 +39,7 @@ class Emitter:
   Attributes:
     visit: what replaces operations; None replaces nothing.
     chosen: the operations to show to `visit`, by the index of the node where they end.
+    tensors: activations to show to `visit`, too, by the number of the value.
     edits: replacements by the index of the node.
     live: the nodes to evaluate; None evaluates all.
     everything: builds every node that holds others anew.
@@ -53,6 +54,7 @@ class Emitter:
   analysis: Analysis
   visit: Visit | None = None
   chosen: Mapping[int, Site] = field(default_factory=dict)
+  tensors: Mapping[int, Site] = field(default_factory=dict)
   edits: Mapping[int, Replacement] = field(default_factory=dict)
   live: Collection[int] | None = None
   everything: bool = False
@@ -74,6 +76,7 @@ class Emitter:
     env.update((number, self.constants.get(number, value)) for number, value in body.consts)
     env.update(zip(body.inputs, inputs, strict=True))
     written: Extras = {}
+    self._made(body.inputs, env, extras, written)
     self._watched([*(number for number, _ in body.consts), *body.inputs], env, extras, written)
     for node in body.nodes:
       if self.live is not None and node.index not in self.live:
@@ -82,6 +85,7 @@ class Emitter:
       outputs, updates = self._node(node, env, {**extras, **written} if written else extras)
       written.update(updates)
       env.update(zip(node.outputs, outputs, strict=True))
+      self._made(node.outputs, env, extras, written)
       self._watched(node.outputs, env, extras, written)
       if node.form in ("jit", "remat"):
         for number, value in zip(node.outputs, outputs, strict=True):
@@ -89,6 +93,15 @@ class Emitter:
           if not isinstance(same, jex.Literal):
             env.setdefault(same, value)
     return [_get(env, ref) for ref in body.outputs], written
+
+  def _made(self, numbers: Sequence[int], env: dict[int, Any], extras: Extras, written: Extras) -> None:
+    """Shows activations to the visitor once they are made."""
+    for number in numbers if self.tensors else ():
+      if number in self.tensors:
+        done = call_visit(self.visit, self.tensors[number].op, (env[number],), {**extras, **written})
+        if done is not None:
+          (env[number],), updates = done
+          written.update(updates)
 
   def _watched(self, numbers: Sequence[int], env: Mapping[int, Any], extras: Extras, written: Extras) -> None:
     if self.watch:
@@ -124,7 +137,7 @@ class Emitter:
       if call_visit(self.visit, op, inputs, extras) is not None:
         raise _Replaced
 
-    asking = Emitter(self.analysis, visit, self.chosen, touched=self.touched, constants=self.constants, asking=True)
+    asking = replace(self, visit=visit, asking=True)
     try:
       jax.eval_shape(lambda: asking.run(node.bodies[0], values, extras)[0])
     except _Replaced:

@@ -1,51 +1,68 @@
-"""The makers of activations, and whether something reads them that is no operation of interest."""
+"""The makers of activations that something reads which is no operation of interest."""
 
 import math
+from collections.abc import Iterable
 from typing import NamedTuple
 
+from leanax.graph.ends import Ends
 from leanax.graph.live import read_by_sites
-from leanax.graph.program import Node
 from leanax.graph.sites import Analysis
 from leanax.graph.view import Graph
 
+KINDS = ("dot", "conv", "add", "mean", "avg_pool")  # what a runtime computes in integers, and hands on as codes
+
 
 class Maker(NamedTuple):
-  """The maker of an activation; one of the two is None.
+  """The maker of an activation.
 
   Attributes:
-    op: the name of the operation that makes it.
-    input: or which leaf of the inputs it is.
+    value: the number of the value, at a place where it can be replaced.
+    site: the operation of interest of which it is the result, with all that its layer takes up (`graph.ends`); None for
+      the result of another one, and for an input.
   """
 
-  op: str | None
-  input: int | None
+  value: int
+  site: str | None
 
 
 def exposed(graph: Graph) -> dict[str, Maker]:
-  """Returns the makers, by name, of activations that operations of interest read, and others too, such as a ReLU.
+  """Returns the makers, by name, of activations that operations of interest make or read, and others read, too.
 
-  What the outputs do not depend on reads nothing. A tensor is left out where its maker cannot be replaced (inside a
-  custom rule), or stands in another scan than a reader.
+  Those that none of interest reads are named as if one did, after all others. What the outputs do not depend on reads
+  nothing. A tensor is left out where it cannot be replaced (inside a custom rule), or is made in another scan than a
+  reader stands in.
   """
   analysis = graph.analysis
   alive, read = read_by_sites(analysis)
-  inside = {place for site in analysis.sites for place in site.op.nodes}
-  readers: dict[int, list[Node]] = {}
-  others: set[int] = set()
-  for place, node in enumerate(analysis.flat):
-    for ref in node.inputs if node.index in alive else ():
-      base = analysis.value(ref).base
-      if base not in read or base not in analysis.tensors or any(analysis.values[n].base == base for n in node.outputs):
-        continue  # nobody's tensor, or handed on
-      readers.setdefault(base, []).append(node)
-      if place not in inside and not node.bodies:
-        others.add(base)
-  every = analysis.every_site() if others else {}
-  found = {}
-  for base in others:
-    maker = _maker(analysis, base, every)
-    if maker is not None and all(_scans(analysis, node) == _made_in(analysis, base) for node in readers[base]):
-      found[analysis.tensors[base]] = maker
+  ends = Ends(analysis, alive)
+  sites = [site for site in analysis.sites if site.node is not None and site.node.index in alive]
+  results = {end: site.op.name for site in sites if site.op.kind in KINDS for end in ends.ends(site)}
+  named = [base for base in analysis.tensors if base in read]
+  places, taken, found = replaceable(analysis), set(analysis.tensors.values()), {}
+  for value in dict.fromkeys((*named, *results)):
+    uses = ends.uses(value)
+    hands_on = uses.other or (uses.padded and value in read)
+    if value not in places or not hands_on or any(scans != _made_in(analysis, value) for scans in uses.scans):
+      continue
+    name = analysis.tensors.get(value) or _free(f"{results[value]}:out", taken)
+    taken.add(name)
+    found[name] = Maker(places[value], results.get(value))
+    for scan in _made_in(analysis, value):
+      analysis.scan_names[scan].add(name)
+  return found
+
+
+def replaceable(analysis: Analysis) -> dict[int, int]:
+  """Returns for each value the number under which it can be replaced for all its readers; no entry where it cannot.
+
+  What a custom rule makes is replaced where it comes out.
+  """
+  arguments = analysis.program.body.inputs
+  found: dict[int, int] = dict(zip(arguments, arguments, strict=True))
+  for node in analysis.program.nodes:  # inner ones come first
+    if analysis.scopes[node.index].frozen is None:
+      for number in node.outputs:
+        found.setdefault(analysis.resolve(number), number)
   return found
 
 
@@ -68,19 +85,14 @@ def pooled(graph: Graph) -> dict[tuple[str, int], int]:
   return found
 
 
-def _maker(analysis: Analysis, base: int, every: dict) -> Maker | None:
-  arguments = analysis.program.body.inputs[len(analysis.program.leaves) :]
-  if base in arguments:
-    return Maker(None, arguments.index(base))
-  node = analysis.values[base].producer
-  site = None if node is None else every.get(node.index)
-  return None if site is None or site.op.frozen else Maker(site.op.name, None)
+def _free(name: str, taken: Iterable[str]) -> str:
+  count, found = 0, name
+  while found in taken:
+    count += 1
+    found = f"{name}#{count}"
+  return found
 
 
-def _scans(analysis: Analysis, node: Node) -> tuple[int, ...]:
-  return analysis.scopes[node.index].scans
-
-
-def _made_in(analysis: Analysis, base: int) -> tuple[int, ...]:
-  node = analysis.values[base].producer
-  return () if node is None else _scans(analysis, node)
+def _made_in(analysis: Analysis, value: int) -> tuple[int, ...]:
+  node = analysis.values[value].producer
+  return () if node is None else analysis.scopes[node.index].scans

@@ -11,7 +11,7 @@ from jax.extend import core as jex
 from leanax.graph.channels import Moves
 from leanax.graph.layout import View
 
-KINDS = ("dot", "conv", "ragged_dot", "bias", "add", "max_pool", "avg_pool", "mean", "output", "other")
+KINDS = ("dot", "conv", "ragged_dot", "bias", "add", "max_pool", "avg_pool", "mean", "output", "other", "tensor")
 
 # Equations that declare the device axes which a value varies over, and change nothing else.
 VARIES = frozenset(("pvary", "pcast"))
@@ -68,7 +68,7 @@ class Op:
   Attributes:
     name: unique; the leaf's path for an operation that consumes one (`Dense_0/kernel`, `#1` appended on the second
       use), otherwise from the producers (`Dense_1/kernel:add`).
-    kind: one of `KINDS`.
+    kind: one of `KINDS`; "tensor" hands an activation on as it is, to visitors that ask for it (`graph.rewrite`).
     params: the equation's parameters (of the sum, for a mean or an average pool).
     site: for a bias the name of the dot or convolution that it is added to, otherwise the operation's own name.
     channel_axis: output-channel axis of the kernel operand as it stands in this equation; None without a kernel, or

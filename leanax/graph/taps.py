@@ -8,8 +8,10 @@ from jax.extend import core as jex
 
 from leanax.core.errors import UserError, unknown
 from leanax.graph.emit import Emitter
+from leanax.graph.makers import exposed
 from leanax.graph.program import Node, read, touched
 from leanax.graph.sites import Analysis
+from leanax.graph.view import Graph
 
 
 def taps(fn: Callable[..., Any], names: Sequence[str]) -> Callable[..., tuple[Any, dict[str, Any]]]:
@@ -58,6 +60,8 @@ def watched(analysis: Analysis, names: Sequence[str], operations: bool = True) -
   """
   sites = {site.op.name: site.node.outputs[0] for site in analysis.sites if operations and site.node is not None}
   tensors = {name: number for number, name in analysis.tensors.items()}
+  if not tensors.keys() | sites.keys() >= set(names):
+    tensors = {name: analysis.resolve(maker.value) for name, maker in exposed(Graph(analysis)).items()} | tensors
   makers = outermost_makers(analysis)
   outermost: dict[int, int] = {}
   for node in analysis.program.nodes:  # the outer ones come last

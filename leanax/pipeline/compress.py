@@ -2,25 +2,36 @@
 
 import json
 import sys
+import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from leanax.core import files
-from leanax.deploy.formats.litert.flat import schema as schema_of_files
-from leanax.pipeline import workdir
+from leanax.core.errors import UserError
+from leanax.pipeline import exporting, workdir
+from leanax.pipeline.benchmark import latencies
+from leanax.pipeline.config import tree
 from leanax.pipeline.config.experiment import Experiment
 from leanax.pipeline.environment import environment, use_compilation_cache
 from leanax.pipeline.job import Context
-from leanax.pipeline.report.measure import measure
+from leanax.pipeline.report.measure import agrees, measure_file, measure_model
+from leanax.pipeline.report.plain import write_markdown
 from leanax.pipeline.report.report import write_report
+from leanax.pipeline.report.shipping import shipping
 from leanax.pipeline.stage import curves, opened, run_stage
 from leanax.pipeline.trained import Trained
 
+INNER = ("decisions", "exports")  # of a row: kept beside its files, and not in result.json
+
 
 def compress(config: Experiment, folder: str | Path) -> dict[str, Any]:
-  """Runs every stage of `config.run` that is not finished yet, and writes result.json and report.html.
+  """Runs every stage of `config.run` that is not finished yet, and writes result.json, report.html and report.md.
+
+  What cannot be exported is refused before anything trains (`exporting.check`). What only trained numbers show ends no
+  run: the stage's row says it under "export", and a warning on stderr.
 
   Args:
     config: an experiment (`pipeline.config`).
@@ -29,50 +40,103 @@ def compress(config: Experiment, folder: str | Path) -> dict[str, Any]:
   Returns:
     The content of result.json; see `pipeline.report.report`.
   """
-  schema_of_files()  # a missing LiteRT schema is found before hours of training
-  context = open_run(config, folder)
-  resolved = workdir.resolved(config)
+  context = open_run(config, folder, export=True)
   done: dict[str, Trained] = {}
   rows: list[dict[str, Any]] = []
   result: dict[str, Any] = {}
   for name in config.run:
     done[name] = run_stage(name, context, done)
     rows.append(_row(name, context, done[name], rows))
-    result = {
-      "title": config.name or "A compressed network",
-      "command": " ".join(["python -m scripts.compress", *sys.argv[1:]]),
-      "examples": len(context.data.test.labels),
-      "config": resolved,
-      "environment": environment(),
-      "rows": [{key: value for key, value in row.items() if key != "decisions"} for row in rows],
-      "curves": {stage: curves(stage, context) for stage in done},
-    }
-    files.write(context.folder / "result.json", json.dumps(result, indent=1) + "\n")
-    write_report(context.folder / "report.html", result)
+    result = _write(context, rows)
+  _add_latencies(context, rows)
+  result = _write(context, rows)
+  for row in rows:
+    if row.get("export"):
+      print(f"warning: stage {row['name']!r} was trained, and has no file: {row['export']}", file=sys.stderr)
   return result
 
 
-def open_run(config: Experiment, folder: str | Path) -> Context:
+def _write(context: Context, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+  """Writes result.json and the report of the stages that are finished, and returns the former."""
+  preprocess = tree.values(context.config.preprocess)
+  result = {
+    "title": context.config.name or "A compressed network",
+    "command": " ".join(["python -m scripts.compress", *sys.argv[1:]]),
+    "examples": len(context.data.test.labels),
+    "config": workdir.resolved(context.config),
+    "environment": environment(),
+    "rows": [{key: value for key, value in row.items() if key not in INNER} for row in rows],
+    "curves": {row["name"]: curves(row["name"], context) for row in rows},
+    "shipping": shipping(rows, context.data.test.labels, context.folder / "files", preprocess),
+  }
+  files.write(context.folder / "result.json", json.dumps(result, indent=1) + "\n")
+  write_report(context.folder / "report.html", result)
+  write_markdown(context.folder / "report.md", result)
+  return result
+
+
+def open_run(config: Experiment, folder: str | Path, export: bool = False) -> Context:
   """Loads an experiment's data, prepares all of its stages, and claims `folder` for it; nothing is compiled yet.
+
+  With `export` their files are prepared too.
 
   Raises:
     UserError: a mistake in the config, a directory of another config, data that is not there.
   """
-  context = opened(config, Path(folder))
+  context = opened(config, Path(folder), export)
   workdir.claim(folder, config)  # last, so that a config with a mistake does not claim the directory
   use_compilation_cache()
   return context
 
 
 def _row(name: str, context: Context, trained: Trained, rows: list[dict[str, Any]]) -> dict[str, Any]:
-  """Returns the stage's row, measured once and saved next to its file."""
+  """Returns the stage's row, measured once and saved next to its files; one that lacks a file is not saved."""
   kept = context.folder / "files" / f"{name}.json"
   if kept.is_file():
     return json.loads(kept.read_text(encoding="utf-8"))
-  reference = np.array(rows[0]["decisions"]) if rows else None
-  row = measure(
-    trained, context.data.test, context.folder / "files" / f"{name}.tflite", reference, context.config.latency_runs
-  )
-  row = {"name": name, **row}
+  row, logits = measure_model(trained, context.data.test)
+  exports: dict[str, Any] = {}
+  failures: list[str] = []
+  for suffix in exporting.formats(context.config.stages[name]):
+    try:
+      found, file = measure_file(trained, context.data.test, kept.with_suffix(suffix), logits)
+      row |= found if not exports else {}  # the figures of its first file
+      exports[suffix] = {**found, "input": file.input.dtype}
+    except UserError as error:
+      failures.append(f"{suffix.removeprefix('.')}: {error}")
+    except Exception as error:  # whatever a format or its runtime raises: the trained stage and its row stand
+      traceback.print_exc()
+      failures.append(f"{suffix.removeprefix('.')}: {type(error).__name__}: {' '.join(str(error).split())}")
+  row |= agrees(row, np.array(rows[0]["decisions"]) if rows else None)
+  row = {"name": name, **row, "exports": exports}
+  if failures:
+    return {**row, "export": "; ".join(failures)}
+  kept.parent.mkdir(parents=True, exist_ok=True)
   files.write(kept, json.dumps(row, indent=1) + "\n")
   return row
+
+
+def _add_latencies(context: Context, rows: Sequence[dict[str, Any]]) -> None:
+  """Adds latencies to the rows and their exports, of all files in turns in one benchmark, which is kept.
+
+  A file that fails in it has none, and its row says why.
+  """
+  folder, kept = context.folder / "files", context.folder / "files" / "latency.json"
+  written = {f"{row['name']}{suffix}": row for row in rows for suffix in row.get("exports", {})}
+  sizes = {name: (folder / name).stat().st_size for name in written if (folder / name).is_file()}
+  if not sizes:
+    return
+  found: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
+  if found.get("bytes") != sizes:
+    try:
+      figures = latencies({name: str(folder / name) for name in sizes}, context.config.latency_runs)
+    except UserError as error:
+      print(f"warning: no latency was measured: {error}", file=sys.stderr)
+      return
+    found = {"bytes": sizes, "latency": figures}
+    files.write(kept, json.dumps(found, indent=1) + "\n")
+  for name, latency in found["latency"].items():
+    row = written[name]
+    row["exports"][Path(name).suffix]["latency"] = latency
+    if Path(name).suffix == next(iter(row["exports"])):
+      row |= {"latency_us": latency["wall_median"], "latency": latency}

@@ -8,10 +8,12 @@ import numpy as np
 
 from leanax import deploy
 from leanax.core.errors import UserError, unknown
+from leanax.engine import data as datasets
 from leanax.engine.data import Split
 from leanax.pipeline import build, workdir
 from leanax.pipeline import trained as models
-from leanax.pipeline.config import experiment
+from leanax.pipeline.config import experiment, tree
+from leanax.pipeline.config.experiment import Data, Experiment
 from leanax.pipeline.recipe import Recipe
 
 
@@ -63,27 +65,70 @@ def _check(path: Path, recipe: Recipe, test: Split) -> None:
     )
 
 
-def evaluate(folder: str | Path, model: str = "", code: Collection[str] = ()) -> list[tuple[str, float, int]]:
-  """Returns [(name, accuracy, examples)] on the test split of a run's data, of a file or of all finished stages.
+def evaluate(
+  folder: str | Path = "", model: str = "", code: Collection[str] = (), data: str = ""
+) -> list[tuple[str, float, int]]:
+  """Returns [(name, accuracy, examples)] on a test split, of a file or of all finished stages of a run.
 
   Args:
-    folder: the run's directory.
-    model: a .safetensors file that a stage wrote, or an exported file from anywhere (`deploy.file_formats`).
+    folder: the run's directory; "" for a file of none.
+    model: a .safetensors file that a stage wrote, or an exported file from anywhere (.packed, `deploy.file_formats`).
     code: import paths of models that files may hold, beside those of `zoo` and of the user's own config.
+    data: the name of a data set; by default the run's.
+
+  Raises:
+    UserError: there is nothing to evaluate or to evaluate it on, or a file whose input, classes or preprocessing are
+      not those of the data, or are not known.
   """
-  config = workdir.saved(folder)
-  test = build.dataset(config).test
-  finished = [name for name in config.run if (Path(folder) / "models" / f"{name}.safetensors").is_file()]
-  files = {model: Path(model)} if model else {name: find_model(folder, name)[1] for name in finished}
+  if not folder and not (model and data):
+    missing = "--data, or the --workdir of a run" if model else "--workdir, or --model and --data"
+    raise UserError(f"{missing} is missing; expected what names the {'data' if model else 'files and the data'}")
+  config = workdir.saved(folder) if folder else Experiment(data=Data(name=data))
+  test = (datasets.load(data) if data else build.dataset(config)).test
+  spec = deploy.Preprocessing(**tree.values(config.preprocess)) if folder else None
+  if model:
+    files = {model: Path(model)}
+  else:
+    finished = [name for name in config.run if (Path(folder) / "models" / f"{name}.safetensors").is_file()]
+    files = {name: find_model(folder, name)[1] for name in finished}
   if not files:
     raise UserError(f"{str(folder)!r} holds no finished stage")
   found = []
   for name, path in files.items():
     if path.suffix in deploy.file_formats():
-      logits = deploy.open_file(path).run(test.images)
+      logits = of_file(deploy.open_file(path), test, spec)
     else:
-      trained = load(folder, path, code)
+      trained = models.load(path, model_code(folder, code) if folder else set(code))[0]
       _check(path, trained.recipe, test)
       logits = models.predict(trained, test.images)
     found.append((name, float(np.mean(logits.argmax(-1) == test.labels)), len(test.labels)))
   return found
+
+
+def of_file(file: deploy.Runner, test: Split, spec: deploy.Preprocessing | None) -> np.ndarray:
+  """Returns the (N, classes) outputs of an exported file for a split's uint8 images.
+
+  Args:
+    file: one of ours or of anyone, whose input is pixels or made of pixels.
+    test: the split.
+    spec: how pixels become inputs where the file does not say it; None where nobody does.
+
+  Raises:
+    UserError: the file does not say it and nobody does, or its outputs are not one for each class.
+  """
+  images: np.ndarray = test.images
+  pixels = file.input.dtype == "uint8" and file.input.grid is None  # a file that prepares them itself
+  if file.preprocessing is None and not pixels:
+    if spec is None:
+      raise UserError(
+        f"{file.name} does not say how pixels become its input; expected a --workdir whose config says it under "
+        "'preprocess', as for the model that the file was made of"
+      )
+    images = spec.apply(images)
+  outputs = file.run(images)
+  if outputs.shape[1:] != (len(test.classes),):
+    raise UserError(
+      f"{file.name} gives outputs of shape {outputs.shape[1:]} for one image; expected {(len(test.classes),)}, one for "
+      f"each class of {test.name!r}"
+    )
+  return outputs

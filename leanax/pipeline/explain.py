@@ -1,24 +1,27 @@
-"""A table of the sites of an experiment's models, their costs and settings, and the rule of each, before training."""
+"""Tables of an experiment before training: sites of its models, their costs and settings, and layers of its files."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 
 import quant
 from leanax import graph
+from leanax.deploy import ir
+from leanax.deploy.size import held
 from leanax.engine.train.parallel import AXIS
-from leanax.pipeline import build, start
+from leanax.pipeline import build, exporting, start
 from leanax.pipeline import trained as models
 from leanax.pipeline.config.experiment import Experiment, Stage
+from leanax.pipeline.exporting import Prepared
 from leanax.pipeline.recipe import Recipe
 from leanax.pipeline.stage import check, prepare
 from leanax.pipeline.tables.tables import count, size
 
 
 def explain(config: Experiment) -> str:
-  """Returns two kinds of tables: each model's sites with their cost, and the sites' settings for each stage that
-  quantizes.
+  """Returns three kinds of tables: each model's sites with their cost, the sites' settings for each stage that
+  quantizes, and the layers of each stage's files, or the sentence that says why there can be none.
   """
   check(config)
   data = build.dataset(config)
@@ -27,7 +30,45 @@ def explain(config: Experiment) -> str:
   for name in config.run:
     given = config.stages[name]
     parts.append(stage(name, given, start.model_of(given, config, data, leaves, jax.eval_shape)))
+  parts += exports(exporting.prepare(config, leaves))
   return "\n\n".join(part for part in parts if part)
+
+
+def exports(prepared: Mapping[str, Sequence[Prepared]]) -> list[str]:
+  """Returns for each network the stages that leave it, and how each of its layers is exported: operator, types, bytes.
+
+  Bytes are those of weights, biases and scales; a file has some more for its graph.
+  """
+  of: dict[tuple[str, Any], list[str]] = {}  # stages of one network have one table
+  for name, each in prepared.items():
+    for one in each:
+      of.setdefault((one.suffix, one.failure or id(one.network)), []).append(name)
+  found = {(one.suffix, one.failure or id(one.network)): one for each in prepared.values() for one in each}
+  parts = []
+  for (suffix, key), names in of.items():
+    network = found[suffix, key].network
+    if network is None:
+      parts.append(f"{exporting.refusal(names, suffix, str(key))}; {exporting.advice(names)}")
+      continue
+    rows: list[tuple[str, ...]] = [("layer", "operator", "output", "weights", "bytes")]
+    total = 0
+    for layer in network.layers:
+      held_by = [network.tensors[constant] for constant in layer.constants()]
+      total += (sum_of := sum(map(held, held_by)))
+      widths = [_width(tensor) for tensor in held_by[:1]]
+      kind, made = type(layer).__name__, network.tensors[layer.output].dtype
+      rows.append((layer.name, kind, made, *(widths or [""]), size(sum_of) if held_by else ""))
+    kind = "int8" if network.quantized else "float32"
+    whose = f"stage{'s' if len(names) > 1 else ''} {', '.join(names)}"
+    parts.append(f"{suffix.removeprefix('.')} file of {whose}: {kind}, {size(total)} of weights\n{columns(rows)}")
+  parts += [f"stage {name}: no file" for name, each in prepared.items() if not each]
+  return parts
+
+
+def _width(tensor: ir.Tensor) -> str:
+  """Returns a constant's type, and its bits where they are fewer."""
+  fewer = tensor.grid is not None and tensor.grid.bits < 8
+  return f"{tensor.dtype} of {tensor.grid.bits} bits" if fewer and tensor.grid is not None else tensor.dtype
 
 
 def traces(recipe: Recipe) -> tuple[graph.Graph, graph.Graph]:

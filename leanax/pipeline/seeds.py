@@ -23,10 +23,12 @@ def compress_seeds(config: Experiment, folder: str | Path) -> list[dict[str, Any
   Returns:
     What `compress` returns, per seed.
   """
-  return [compress(run.config, run.folder) for run, _ in train_seeds(config, folder)]
+  return [compress(run.config, run.folder) for run, _ in train_seeds(config, folder, export=True)]
 
 
-def train_seeds(config: Experiment, folder: str | Path) -> list[tuple[Context, dict[str, Trained]]]:
+def train_seeds(
+  config: Experiment, folder: str | Path, export: bool = False
+) -> list[tuple[Context, dict[str, Trained]]]:
   """Trains all stages of all seeds, without exporting anything.
 
   Args:
@@ -34,11 +36,12 @@ def train_seeds(config: Experiment, folder: str | Path) -> list[tuple[Context, d
       of all of them in the same compiled steps ("vmap", "map"). The stages in `shared` are trained with the first seed,
       and are the same for all.
     folder: where the runs go; finished stages are read from it.
+    export: whether their files are prepared too, which refuses what cannot be exported.
 
   Returns:
     Each seed's run, and the models of its stages.
   """
-  context = open_run(config, folder)
+  context = open_run(config, folder, export)
   runs = [context._replace(config=one, folder=context.folder / f"seed{one.seed}") for one in single(config)]
   for run in runs:  # the stages are prepared once: nothing that depends on the seed is
     workdir.claim(run.folder, run.config)

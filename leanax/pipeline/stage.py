@@ -10,7 +10,7 @@ import jax
 from leanax.core.errors import UserError, unknown
 from leanax.engine.data import Dataset
 from leanax.engine.store import metrics
-from leanax.pipeline import build, fitting, start
+from leanax.pipeline import build, exporting, fitting, start
 from leanax.pipeline import trained as models
 from leanax.pipeline.config import references
 from leanax.pipeline.config.experiment import Experiment, described, model_code, needs
@@ -25,6 +25,7 @@ def check(config: Experiment) -> None:
     UserError: names the key.
   """
   references.check(config)
+  exporting.check_keys(config)
   for name, entry in config.models.items():
     build.check_model_name(name, entry)
   for name in config.run:
@@ -59,11 +60,17 @@ def kind_of(kind: str) -> ModuleType:
   return importlib.import_module(f"leanax.pipeline.stages.{kind}")
 
 
-def opened(config: Experiment, folder: Path) -> Context:
-  """Returns the context of a run, its data loaded and all of its stages checked and prepared."""
+def opened(config: Experiment, folder: Path, export: bool = False) -> Context:
+  """Returns the context of a run, its data loaded and all of its stages checked and prepared.
+
+  With `export` that of their files is prepared too, which refuses what cannot be exported.
+  """
   check(config)
   data = build.dataset(config)
-  return Context(config, folder, data, folder, prepare(config, data))
+  jobs = prepare(config, data)
+  if export:
+    exporting.check(config, {name: job.leaves for name, job in jobs.items()})
+  return Context(config, folder, data, folder, jobs)
 
 
 def run_stage(name: str, context: Context, done: Mapping[str, Trained]) -> Trained:

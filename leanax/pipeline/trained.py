@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import json
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote, unquote
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import quant
-from leanax import graph
+from leanax import deploy, graph
 from leanax.core.errors import UserError
 from leanax.core.trees import map_named, named_leaves
 from leanax.engine.data import Preprocess, normalise
@@ -30,6 +30,8 @@ from leanax.graph.edits import replace_head
 from leanax.graph.shapes import structs
 from leanax.pipeline import recipe as recipes
 from leanax.pipeline.recipe import Recipe
+
+PACKED = ".packed"  # the suffix of packed files
 
 
 class Trained(NamedTuple):
@@ -226,8 +228,27 @@ def save(path: str | Path, trained: Trained, **more: Any) -> None:
   model_file.save_tree(path, written, {"recipe": trained.recipe._asdict(), **more})
 
 
+def pack(trained: Trained, **more: Any) -> bytes:
+  """Returns the model as a packed file, kernels on grids as their codes; `more` is JSON data that is kept with it."""
+  net = dataclasses.replace(functions(trained.recipe).net, variables=trained.variables)
+  meta = {"recipe": trained.recipe._asdict(), **more}
+  return deploy.pack(trained.variables, deploy.packed.stored_grids(net), meta)
+
+
+def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
+  """Returns the trees and the JSON data of a file of `save` or `pack`."""
+  if Path(path).suffix == PACKED:
+    variables, _, meta = deploy.unpack(path)
+    if not isinstance(variables, Mapping):
+      raise UserError(f"{str(path)!r} holds arrays but no model; expected a file of scripts.export")
+    return dict(zip(("variables", *quant.edit.GRIDS), trees(variables), strict=True)), meta
+  read, meta = model_file.load_tree(path)
+  named = {key: {unquote(name): one for name, one in read.get(key, {}).items()} for key in quant.edit.GRIDS}
+  return {**read, **named}, meta
+
+
 def load(path: str | Path, code: Collection[str] = ()) -> tuple[Trained, dict[str, Any]]:
-  """Reads what `save` wrote: the model, and the JSON data that was kept with it.
+  """Reads what `save` or `pack` wrote: the model, and the JSON data that was kept with it.
 
   A file is data and may come from anyone: what it names is imported only where its reader names it too.
 
@@ -238,14 +259,13 @@ def load(path: str | Path, code: Collection[str] = ()) -> tuple[Trained, dict[st
   Raises:
     UserError: no such file, a damaged one, one that holds no model, or one of code that is not in `code`.
   """
-  read, meta = model_file.load_tree(path)
+  read, meta = _read(path)
   if "recipe" not in meta:
     raise UserError(f"{str(path)!r} holds arrays but no model; expected a file that a stage has written")
   recipe = recipes.read(meta.pop("recipe"), str(path))
   models.permit(recipe.name, code, str(path))
   try:
-    flat = ({unquote(name): entry for name, entry in read.get(key, {}).items()} for key in quant.edit.GRIDS)
-    trained = Trained(recipe, joined(_as_written(recipe, read["variables"]), *flat))
+    trained = Trained(recipe, joined(_as_written(recipe, read["variables"]), *(read[key] for key in quant.edit.GRIDS)))
     images = jax.ShapeDtypeStruct((1, *recipe.image), jnp.uint8)
     jax.eval_shape(forward(recipe), trained.variables, images)
   except UserError as error:

@@ -6,6 +6,8 @@ from leanax.core.errors import UserError
 from leanax.pipeline.config import tree
 from leanax.pipeline.config.experiment import Experiment, Stage
 
+EXPORT = ("export", "export_failure")  # keys that every kind of stage reads
+
 
 def check(name: str, config: Experiment, read: Sequence[str]) -> None:
   """Refuses keys that the stage does not read, and a model that nothing has trained.

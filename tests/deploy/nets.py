@@ -100,7 +100,8 @@ class Maker:
     return self.push(ir.Add(name, (source, other), out, relu))
 
   def network(self, preprocessing=None):
-    return ir.check(ir.Network(tuple(self.layers), self.tensors, self.input, self.last, preprocessing))
+    ends = {"input": self.input}, {"output": self.last}
+    return ir.check(ir.Network(tuple(self.layers), self.tensors, *ends, preprocessing))
 
   def images(self, count):
     shape = (count, *self.shape(self.input))

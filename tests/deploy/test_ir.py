@@ -50,7 +50,7 @@ def test_unsound_networks_are_refused_by_name():
   with pytest.raises(UserError, match=r"makes 'dense2:out', which was made before"):
     ir.check(network._replace(layers=(*network.layers, network.layers[-1])))
   with pytest.raises(UserError, match="'nothing' is made by no layer"):
-    ir.check(network._replace(output="nothing"))
+    ir.check(network._replace(outputs={"output": "nothing"}))
   with pytest.raises(UserError, match="'dense0/kernel' has zero point 3; weights must be symmetric"):
     ir.check(spoil("dense0/kernel", grid=ir.grid(0.1, 3)))
   with pytest.raises(UserError, match="'dense0/kernel' hold the code -128"):

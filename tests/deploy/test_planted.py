@@ -107,8 +107,8 @@ def changed(what, by):
   """The writer's packing with one kind of tensor changed."""
   true = writer._tensor
 
-  def wrong(flat, tensor, keep):
-    return true(flat, by(tensor) if what(tensor) else tensor, keep)
+  def wrong(flat, tensor, keep, label=None):
+    return true(flat, by(tensor) if what(tensor) else tensor, keep, label)
 
   return wrong
 

@@ -110,7 +110,10 @@ V = {
 }
 NETS = {
   "pairs": (lambda: (pairs, V, normal(0, (3, 4, 5, 6))), None),
-  "dense": (lambda: (dense, V, normal(0, (3, 4, 6))), "Dense Binary Binary Transpose Dense Dense Transpose Dense Dense Binary"),
+  "dense": (
+    lambda: (dense, V, normal(0, (3, 4, 6))),
+    "Dense Binary Binary Transpose Dense Dense Transpose Dense Dense Binary",
+  ),
   "heads": (lambda: (heads, V, normal(0, (3, 4, 6))), None),
   "matrices": (lambda: (matrices, V, normal(0, (3, 4, 6))), None),
   "sequences": (lambda: (sequences, V, normal(0, (3, 9, 6))), "Reshape Conv2D Conv2D Conv2D TransposedConv2D Reshape"),

@@ -72,7 +72,7 @@ def test_dense_by_hand():
     "b": ir.Tensor("b", (2,), "int32", ir.grid([0.125, 0.5], bits=32, axis=0), np.array([4, -6], np.int32)),
     "y": ir.Tensor("y", (None, 2), "int8", ir.grid(1.0, -3)),
   }
-  network = ir.check(ir.Network((ir.Dense("d", ("x",), "y", "k", "b"),), tensors, "x", "y"))
+  network = ir.check(ir.Network((ir.Dense("d", ("x",), "y", "k", "b"),), tensors, {"x": "x"}, {"y": "y"}))
   # steps 4, -2; sums 12 - 4 + 4 = 12 and -4 - 10 - 6 = -20; times 1/8 and 1/2: 1.5 and -10, so 2 and -10, less 3.
   assert reference.run(network, np.array([[5, -1]], np.int8)).tolist() == [[-1, -13]]
   # As floats: 2.0 and -1.0.
@@ -102,7 +102,7 @@ def test_int32_accumulators_wrap():
     "b": ir.Tensor("b", (1,), "int32", ir.grid([1.0], bits=32, axis=0), np.array([2**31 - 1], np.int32)),
     "y": ir.Tensor("y", (None, 1), "int8", ir.grid(1.0)),
   }
-  network = ir.Network((ir.Dense("d", ("x",), "y", "k", "b"),), tensors, "x", "y")
+  network = ir.Network((ir.Dense("d", ("x",), "y", "k", "b"),), tensors, {"x": "x"}, {"y": "y"})
   assert reference.run(network, big).item() == -128
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from leanax import deploy
 from leanax.core.errors import UserError
-from leanax.deploy import litert, reference
+from leanax.deploy import ir, litert, reference
 from tests.deploy.runtimes import runners
 from tests.numbers import normal
 
@@ -60,6 +60,14 @@ IMAGES = {
   "nearest": (resized(12, 10), "Resize"),
   "nearest, odd": (resized(7, 9), "Resize"),
   "nearest, smaller": (resized(3, 2), "Slice"),
+  "bilinear": (resized(12, 10, "bilinear"), "Resize"),
+  "bilinear, odd": (resized(7, 9, "bilinear"), "Resize"),
+  "bilinear, columns alone": (resized(6, 9, "bilinear"), "Resize"),
+  "bilinear, smoothed": (resized(3, 5, "bilinear"), "Transpose Dense Transpose"),
+  "bilinear, not smoothed": (
+    lambda x: jax.image.resize(x, (x.shape[0], 4, 3, 4), "bilinear", antialias=False),
+    "Resize",
+  ),
   "nearest by repeat": (lambda x: jnp.repeat(jnp.repeat(x, 2, axis=1), 3, axis=2), "Resize"),
   "nearest by axes": (
     lambda x: jnp.broadcast_to(x[:, :, None, :, None], (x.shape[0], 6, 2, 5, 2, 4)).reshape(-1, 12, 10, 4),
@@ -93,7 +101,6 @@ IMAGES = {
   "cumsum from the end": (lambda x: jax.lax.cumsum(x, 2, reverse=True), "CumSum"),
   "argmax": (lambda x: jnp.argmax(x, -1), "ArgMax"),
   "argmin": (lambda x: jnp.argmin(x, 1), "ArgMin"),
-  "where": (lambda x: jnp.where(x > 0, x, 0.0), "Compare Select"),
   "where, spread": (lambda x: jnp.where(x > x[:, :1], x, 1.0), "Slice Compare Select"),
   "where, a known mask": (lambda x: jnp.where(np.tri(6, 5, dtype=bool)[:, :, None], x, -1e9), "Select"),
   "where, known": (lambda x: jnp.where(True, x[:, 1:], 0.0), "Slice"),
@@ -125,6 +132,12 @@ OTHERS = {
     ROWS,
     np.float32,
     "Pad",
+  ),
+  "average pool without what lies outside": (
+    lambda x: nn.avg_pool(x, (3, 2), (2, 2), "SAME", count_include_pad=False),
+    IMAGE,
+    np.float32,
+    "Conv2D Binary",
   ),
   "max pool of sequences": (
     lambda x: nn.max_pool(x, (3,), (2,), "SAME"),
@@ -175,11 +188,11 @@ def test_operators_reach_a_file(name):
 
 
 REFUSED = {
-  "chooses among the examples": lambda x: x[:1],
-  "mixes the examples of a batch": lambda x: x.max(0),
-  "joins batches": lambda x: jnp.concatenate([x, x]),
-  "puts another axis before the batch": lambda x: x.transpose(1, 0, 2, 3).max(2),
-  "adds examples to the batch": lambda x: jnp.pad(x, ((1, 0), (0, 0), (0, 0), (0, 0))),
+  "chooses among the examples": lambda x: x + x[:1],
+  "mixes the examples of a batch": lambda x: x - x.max(0),
+  "joins batches": lambda x: jnp.concatenate([x, x])[:2],
+  "the batch is not the first axis": lambda x: x.transpose(1, 0, 2, 3).max(2).transpose(1, 0, 2),
+  "adds examples to the batch": lambda x: jnp.pad(x, ((1, 0), (0, 0), (0, 0), (0, 0)))[1:],
   "between those that are there": lambda x: jax.lax.pad(x, 0.0, ((0, 0, 0), (0, 0, 1), (0, 0, 0), (0, 0, 0))),
   "pads with NaN": lambda x: jnp.pad(x, ((0, 0), (1, 0), (0, 0), (0, 0)), constant_values=jnp.nan),
   "other numbers for each example": lambda x: jnp.concatenate([jnp.arange(2.0).repeat(30).reshape(2, 6, 5, 1), x], 3),
@@ -198,10 +211,47 @@ def test_what_has_no_layer_is_refused_by_name(reason):
   assert "test_shapes.py:" in str(caught.value)
 
 
+def codes(rng, shape):
+  return rng.integers(-128, 128, shape).astype(np.int8)
+
+
+def test_codes_are_moved_as_they_are():
+  """On one grid, in both kernels; a number that is padded becomes its code."""
+  grid, wide = ir.grid(0.05, 3), (None, 4, 3, 2)
+  pads = ((0, 0), (1, 1), (0, 2), (0, 0))
+  entries = ir.Tensor("i", (4,), "int32", data=np.array([1, 0, 1, 1], np.int32))
+  cases = [
+    (ir.Transpose("l", ("x",), "y", (0, 2, 3, 1)), (None, 3, 2, 4)),
+    (ir.Slice("l", ("x",), "y", (0, 1, 0, 0), (None, 4, 3, 2), (1, 2, 1, 1)), (None, 2, 3, 2)),
+    (ir.Pad("l", ("x",), "y", pads, value=1.0), (None, 6, 5, 2)),
+    (ir.Pad("l", ("x",), "y", pads), (None, 6, 5, 2)),
+    (ir.Pad("l", ("x",), "y", pads, mode="reflect"), (None, 6, 5, 2)),
+    (ir.Concat("l", ("x", "x"), "y", 2), (None, 4, 6, 2)),
+    (ir.Gather("l", ("x", "i"), "y", 1), (None, 4, 3, 2)),
+    (ir.Resize("l", ("x",), "y", "nearest"), (None, 8, 6, 2)),
+  ]
+  x = codes(np.random.default_rng(0), (3, 4, 3, 2))
+  for layer, shape in cases:
+    tensors = {"x": ir.Tensor("x", wide, "int8", grid), "y": ir.Tensor("y", shape, "int8", grid), "i": entries}
+    network = ir.check(ir.Network((layer,), tensors, {"x": "x"}, {"y": "y"}))
+    expected = reference.run(network, x)
+    for runner in runners(network):
+      np.testing.assert_array_equal(runner.codes(x), expected, err_msg=f"{layer} {runner.name}")
+    other = {**tensors, "y": tensors["y"]._replace(grid=ir.grid(0.1, 3))}
+    with pytest.raises(UserError, match="must have one grid"):
+      ir.check(network._replace(tensors=other))
+
+
+def test_a_padding_of_too_many_axes_is_refused_by_the_file():
+  network = deploy.lift(lambda _, x: jnp.pad(x, [(0, 0)] + [(1, 1)] * 5), {}, jnp.zeros((1, 2, 2, 2, 2, 2)))
+  with pytest.raises(UserError, match="is a Pad of 6 axes; LiteRT's kernels take 5 at most"):
+    litert().check(network)
+
+
 def test_indices_beyond_a_table_are_the_runtime_s_error():
   network = deploy.lift(lambda _, i: jnp.take(TABLE, i, axis=0), {}, jnp.zeros((1, 5), jnp.int32))
   runner = litert().open(litert().write(network))
   with pytest.raises(UserError, match="the LiteRT runtime refuses"):
     runner.run(np.full((1, 5), 7, np.int32))
-  with pytest.raises(UserError, match="was given inputs of float32; expected int32"):
+  with pytest.raises(UserError, match="was given inputs of float32; it takes int32 as it is"):
     runner.run(np.zeros((1, 5), np.float32))

@@ -133,7 +133,7 @@ def test_a_second_call_trains_and_measures_nothing(job, monkeypatch):
     raise AssertionError("a finished stage was trained or measured again")
 
   monkeypatch.setattr(engine, "fit", never)
-  monkeypatch.setattr("leanax.pipeline.compress.measure", never)
+  monkeypatch.setattr("leanax.pipeline.compress.measure_model", never)
   again = compress(jobs.experiment(), folder)
   assert again["rows"] == result["rows"]
   assert again["curves"] == result["curves"]

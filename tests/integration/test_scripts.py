@@ -31,9 +31,22 @@ def good(name, *arguments):
 def test_compress_prints_its_table_and_where_the_report_is(run):
   config, folder = run
   printed = good("compress", f"--config={config}", f"--workdir={folder}").splitlines()
-  assert printed[0].split()[:4] == ["stage", "JAX", "file", "agrees"]
-  assert [line.split()[0] for line in printed[2:4]] == list(RUN)
+  assert printed[1].split()[:3] == ["stage", "accuracy", "the"] and "same answer as" in printed[0]
+  assert [line.split()[0] for line in printed[3:5]] == list(RUN)
+  assert any(line.startswith("Ship ") for line in printed)
   assert printed[-1] == f"report: {folder}/report.html"
+
+
+def test_a_trained_stage_without_a_file_is_a_row_a_warning_and_a_status(tmp_path):
+  """What only numbers show; the table, the model and the report are there."""
+  undefined = {"name": "tests.pipeline.nets:Undefined"}
+  config = jobs.write(tmp_path / "c.py", run=("alone",), models__student=undefined, stages__alone__epochs=0)
+  ended = jobs.program("compress", f"--config={config}", f"--workdir={tmp_path / 'run'}")
+  assert ended.returncode == 1, ended.stderr
+  assert ended.stdout.splitlines()[3].startswith("alone ")
+  assert "warning: stage 'alone' was trained, and has no file: tflite: the kernel or the bias of" in ended.stderr
+  assert "holds NaN or infinity" in (tmp_path / "run" / "report.html").read_text()
+  assert (tmp_path / "run" / "models" / "alone.safetensors").exists()
 
 
 def test_train_prints_the_last_numbers_of_the_stage(run, tmp_path):
@@ -107,6 +120,8 @@ def test_benchmark_prints_and_writes_figures(run, tmp_path):
     ("evaluate", ["--workdir={run}", "--modle=x"], "unknown flag '--modle'; did you mean '--model'"),
     ("export", ["--workdir={run}", "--stage=alon", "--out={tmp}/x"], "finished stage 'alon'; did you mean 'alone'"),
     ("export", ["--workdir={run}"], "--out is missing: The file to write."),
+    ("export", ["--workdir={run}", "--format=tflite", "--out={tmp}/x.bin"], "has not the suffix of the format"),
+    ("evaluate", [], "--workdir, or --model and --data is missing; expected what names the files and the data"),
     ("export", ["--workdir={run}", "--out={tmp}/nowhere/x.tflite"], "'{tmp}/nowhere/x.tflite' cannot be written: "),
     ("benchmark", ["--model={tmp}/x.tflite"], "cannot read the LiteRT file '{tmp}/x.tflite'"),
     ("benchmark", ["--model={run}/config.json"], "has the suffix of no file format; expected one of .tflite"),

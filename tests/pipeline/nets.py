@@ -47,3 +47,20 @@ class Rows(nn.Module):
   def __call__(self, x, train=False):
     x = nn.relu(nn.BatchNorm(use_running_average=not train, axis=(1, 3))(nn.Conv(4, (3, 3))(x)))
     return nn.Dense(4)(x.mean((1, 2)))
+
+
+class Sorted(nn.Module):
+  """A layer that no file format has, called through a function of jax."""
+
+  @nn.compact
+  def __call__(self, x):
+    x = nn.Dense(6)(x.reshape(x.shape[0], -1))
+    return nn.Dense(4)(jnp.sort(x))
+
+
+class Undefined(nn.Module):
+  """A layer that starts, and stays, without numbers."""
+
+  @nn.compact
+  def __call__(self, x):
+    return nn.Dense(4, bias_init=nn.initializers.constant(jnp.nan))(x.reshape(x.shape[0], -1))

@@ -35,3 +35,26 @@ def test_a_file_given_twice_is_measured_once(monkeypatch):
   result = benchmark.benchmark(["8-8", "8-8"], rounds=2)
   assert [row["name"] for row in result["models"]] == ["8-8"]
   assert result["models"][0]["ratio"] == pytest.approx(1.0)
+
+
+def test_latencies_are_of_all_files_in_turns(monkeypatch):
+  monkeypatch.setattr(deploy, "open_file", lambda file, threads=1: Timed(file, threads))
+  found = benchmark.latencies({"a": "8-80-8", "b": "4-40-20", "c": "8.1-81-8.1"}, runs=30)
+  assert found["a"] == {
+    "wall_min": 7.0,
+    "wall_median": 8.0,
+    "cpu_min": 4.0,
+    "runs": 30,
+    "threads": 1,
+    "rounds": [8.0, 80.0, 8.0],
+    "as_fast": ["b", "c"],  # of b three rounds do not tell
+  }
+
+
+def test_what_is_within_noise():
+  steady = [10.0, 10.1, 9.9, 10.0]
+  assert benchmark.as_fast(steady, steady)
+  assert benchmark.as_fast(steady, [1.03 * time for time in steady])  # below five in a hundred nothing is told
+  assert not benchmark.as_fast(steady, [1.2 * time for time in steady])
+  assert benchmark.as_fast(steady, [20.0, 5.0, 13.0, 9.0])
+  assert benchmark.as_fast([1.0], [9.0])  # of one round nothing is known

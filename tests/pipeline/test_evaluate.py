@@ -1,9 +1,13 @@
 """Models of a run are found again from its directory."""
 
+import jax
+import numpy as np
 import pytest
 
+from leanax import deploy
 from leanax.core.errors import UserError
-from leanax.pipeline import evaluate, workdir
+from leanax.deploy import ir
+from leanax.pipeline import build, evaluate, workdir
 from tests.integration import jobs
 
 
@@ -36,3 +40,81 @@ def test_a_directory_without_a_run_is_refused(tmp_path):
   (tmp_path / "config.json").write_text("[")
   with pytest.raises(UserError, match="is not JSON; was it changed by hand"):
     workdir.saved(tmp_path)
+
+
+SPEC = {"preprocess": {"scale": 1 / 255, "mean": (0.6,), "std": (0.25,)}}
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory):
+  """A run's directory, its test split, a kernel by whose logits pixels have to be prepared, and the accuracy then."""
+  folder = tmp_path_factory.mktemp("own")
+  config = jobs.experiment(**SPEC)
+  workdir.claim(folder, config)
+  test = build.dataset(config).test
+  kernel = np.random.default_rng(3).normal(size=(36, 4)).astype(np.float32)
+  inputs = (test.images.reshape(len(test.images), 36) / 255 - 0.6) / 0.25
+  right, raw = ((x @ kernel).argmax(-1) for x in (inputs, test.images.reshape(inputs.shape)))
+  assert np.mean(right != raw) > 0.2  # what raw pixels give is something else
+  return folder, test, kernel, float(np.mean(right == test.labels))
+
+
+def file_of(path, kernel, preprocessing, outputs=4):
+  example = jax.ShapeDtypeStruct((1, 6, 6, 1), "float32")
+  fn = lambda kernel, x: x.reshape(x.shape[0], -1) @ kernel
+  network = deploy.lift(fn, kernel[:, :outputs], example, preprocessing=preprocessing)
+  path.write_bytes(deploy.litert().write(network))
+  return str(path)
+
+
+@pytest.mark.parametrize("known", ["by the file", "by the config"])
+def test_pixels_are_prepared_as_the_file_says_or_else_the_config(own, tmp_path, known):
+  folder, _, kernel, accuracy = own
+  spec = deploy.Preprocessing((0.6,), (0.25,)) if known == "by the file" else None
+  path = file_of(tmp_path / "net.tflite", kernel, spec)
+  assert evaluate.evaluate(folder, path) == [(path, accuracy, 64)]
+  other = jobs.experiment(preprocess__mean=(0.1,))  # what the file says comes first
+  workdir.claim(tmp_path / "run", other)
+  assert (evaluate.evaluate(tmp_path / "run", path)[0][1] == accuracy) == (spec is not None)
+
+
+def test_files_of_no_run(own, tmp_path):
+  folder, test, kernel, _ = own
+  path = file_of(tmp_path / "net.tflite", kernel, None)
+  with pytest.raises(UserError, match="--data, or the --workdir of a run is missing"):
+    evaluate.evaluate(model=path)
+  with pytest.raises(UserError, match="--workdir, or --model and --data is missing"):
+    evaluate.evaluate()
+  with pytest.raises(UserError, match="does not say how pixels become its input; expected a --workdir whose config"):
+    evaluate.of_file(deploy.open_file(path), test, None)
+  with pytest.raises(UserError, match=r"takes float32 \(N, 6, 6, 1\), not float32 \(360, 8, 8, 1\)|takes float32"):
+    evaluate.evaluate(folder, path, data="digits")
+  few = file_of(tmp_path / "few.tflite", kernel, None, outputs=3)
+  with pytest.raises(
+    UserError, match=r"gives outputs of shape \(3,\) for one image; expected \(4,\), one for each class"
+  ):
+    evaluate.evaluate(folder, few)
+
+
+def test_a_file_of_pixels_gets_pixels(own):
+  """A uint8 input without a grid is pixels; one with a grid is a number like any other."""
+  _, test, kernel, accuracy = own
+  given = []
+
+  def runner(grid):
+    def compute(x):
+      given.append(x)
+      return ((x.reshape(len(x), 36) / 255 - 0.6) / 0.25 @ kernel).astype(np.float32)
+
+    source = ir.Tensor("", (None, 6, 6, 1), "uint8", grid)
+    return deploy.Runner("pixels", 1, source, ir.Tensor("", (None, 4)), compute, lambda: lambda: None)
+
+  class Pixels(deploy.Runner):
+    def run(self, images, batch=256):
+      return self.compute(images)
+
+  one = runner(None)
+  logits = evaluate.of_file(Pixels(**{k: getattr(one, k) for k in one.__dataclass_fields__}), test, None)
+  assert np.mean(logits.argmax(-1) == test.labels) == accuracy and given[0].dtype == np.uint8
+  with pytest.raises(UserError, match="does not say how pixels become its input"):
+    evaluate.of_file(runner(ir.grid(np.float32(1 / 255))), test, None)

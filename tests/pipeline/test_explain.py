@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from leanax import graph
 from leanax.engine.train.parallel import AXIS
 from leanax.pipeline import explain, trained
+from tests.integration import jobs
 
 RESNET = {"blocks": (1,), "widths": (4,), "classes": 3, "axis_name": AXIS}
 
@@ -47,3 +48,20 @@ def test_batch_norms_are_listed_as_folded_or_kept():
   ]
   assert explain.norms(recipe, {"params": variables["params"]}) == []
   assert explain.norms(recipe._replace(edits=({"edit": "fold_batch_norm"},)), variables) == []
+
+
+def test_files_are_listed_by_layer_or_refused_in_a_sentence():
+  four = {"rules": (("*", "w8a4"),), "ends": "w8a4"}
+  changes = {"run": ("alone", "other", "int8", "low", "none"), "stages__other": {"epochs": 0}}
+  for name, quant in (("int8", {"rules": (("*", "w8a8"),)}), ("low", four), ("none", {"rules": (("*", "w8a8"),)})):
+    changes[f"stages__{name}"] = {"kind": "post_training", "start": "alone", "quant": quant}
+  text = explain.explain(jobs.experiment(**changes, stages__none__export=()))
+  floats, int8, refused, none = text.split("\n\n")[-4:]
+  assert 4 * (36 * 8 + 8 + 8 * 4 + 4) == 1328
+  assert floats.splitlines()[0] == "tflite file of stages alone, other: float32, 1.33 kB of weights"
+  last = [[cell.strip() for cell in lines(table)["Dense_1/kernel"]] for table in (floats, int8)]
+  kernel, bias, scales = 8 * 4, 4, 4
+  assert last[0] == ["Dense", "float32", "float32", f"{4 * (kernel + bias)} B"]
+  assert last[1] == ["Dense", "int8", "int8", f"{kernel + 4 * bias + 2 * 4 * scales} B"]  # both have scales
+  assert refused.startswith("stage 'low' cannot be exported as tflite: the activation 'input' has 4 bits; ")
+  assert none == "stage none: no file"

@@ -3,9 +3,9 @@
 import dataclasses
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -31,9 +31,9 @@ class Runner:
   Attributes:
     name: the file's path, or a few words for bytes; errors give it.
     bytes: the file's size.
-    input: the input as an ir.Tensor (shape, type, grid).
-    output: the output, likewise.
-    compute: inputs (N, ...) of the input's shape and type, N >= 1, to outputs of the output's, with no conversion.
+    inputs: the inputs as ir.Tensors (shape, type, grid), by name, in order.
+    outputs: the outputs, likewise.
+    compute: arrays (N, ...) of the inputs' shapes and types, N >= 1, to those of the outputs, with no conversion.
     repeat: returns a function that makes one call at batch 1 on zeros again and again; what latency measures.
     preprocessing: the step from raw images to the input, if the file holds one.
     threads: the most that the runtime may use.
@@ -42,57 +42,89 @@ class Runner:
 
   name: str
   bytes: int
-  input: ir.Tensor
-  output: ir.Tensor
-  compute: Callable[[np.ndarray], np.ndarray]
+  inputs: Mapping[str, ir.Tensor]
+  outputs: Mapping[str, ir.Tensor]
+  compute: Callable[[list[np.ndarray]], list[np.ndarray]]
   repeat: Callable[[], Callable[[], None]]
   preprocessing: Preprocessing | None = None
   threads: int = 1
   requantize: str = "float32"
 
-  def codes(self, x: np.ndarray) -> np.ndarray:
+  @property
+  def input(self) -> ir.Tensor:
+    """The only input; UserError where there are several."""
+    return self._sole(self.inputs, "inputs")
+
+  @property
+  def output(self) -> ir.Tensor:
+    """The only output; UserError where there are several."""
+    return self._sole(self.outputs, "outputs")
+
+  def _sole(self, ends: Mapping[str, ir.Tensor], kind: str) -> ir.Tensor:
+    if len(ends) != 1:
+      raise UserError(f"{self.name} has {len(ends)} {kind}, {', '.join(map(repr, ends))}; expected one")
+    return next(iter(ends.values()))
+
+  def codes(self, x: Any) -> Any:
     """Returns the file's own numbers: inputs (N, ...) of its type to outputs of its type, with no conversion.
+
+    Args:
+      x: an array; of several inputs a dict by name, or a tuple.
 
     Raises:
       UserError: inputs of another shape or type.
     """
-    if x.shape[1:] != self.input.shape[1:] or x.dtype != self.input.dtype:
-      wanted = f"{self.input.dtype} (N, {', '.join(map(str, self.input.shape[1:]))})"
-      raise UserError(f"{self.name} takes {wanted}, not {x.dtype} {x.shape}")
-    if not len(x):
-      return zeros(self.output, 0)
-    return self.compute(np.ascontiguousarray(x))
+    arrays = ir.arranged(self.inputs, x, self.name)
+    for array, tensor in zip(arrays, self.inputs.values(), strict=True):
+      if array.shape[1:] != tensor.shape[1:] or array.dtype != tensor.dtype:
+        wanted = f"{tensor.dtype} (N, {', '.join(map(str, tensor.shape[1:]))})"
+        raise UserError(f"{self.name} takes {wanted}, not {array.dtype} {array.shape}")
+      if len(array) != len(arrays[0]):
+        raise UserError(f"{self.name} was given batches of {len(arrays[0])} and {len(array)}; expected one size")
+    if not len(arrays[0]):
+      return ir.returned(self.outputs, [zeros(tensor, 0) for tensor in self.outputs.values()])
+    return ir.returned(self.outputs, self.compute([np.ascontiguousarray(array) for array in arrays]))
 
-  def run(self, images: np.ndarray, batch: int = 256) -> np.ndarray:
+  def run(self, images: Any, batch: int = 256) -> Any:
     """Returns float32 outputs of images, the way an application uses the file.
 
     Args:
-      images: (N, ...); uint8 ones go through the file's preprocessing if it has one, float ones are taken as
-        preprocessed already, int8 ones as codes. Floats are quantized, and int8 outputs dequantized, by the file's own
-        parameters. Indices (int32), raw pixels (uint8) and masks (bool) are taken as they are.
+      images: (N, ...), of several inputs a dict by name, or a tuple; uint8 ones go through the file's preprocessing if
+        it has one, float ones are taken as preprocessed already, int8 ones as codes. Floats are quantized, and int8
+        outputs dequantized, by the file's own parameters. A file that takes uint8 and names no grid takes uint8 images
+        as they are, and no others.
       batch: how many are run at once, 1 or more.
+
+    Returns:
+      (N, ...), of several outputs a dict by name.
 
     Raises:
       UserError: images of another shape or type, or NaN where codes are needed.
     """
-    outputs = self.batches(images, batch)
-    return ir.dequantize(outputs, self.output) if self.output.dtype == "int8" else outputs
+    made = ir.arranged(self.outputs, self.batches(images, batch), self.name)
+    pairs = zip(made, self.outputs.values(), strict=True)
+    floats = [ir.dequantize(x, tensor) if tensor.dtype == "int8" else x for x, tensor in pairs]
+    return ir.returned(self.outputs, floats)
 
-  def batches(self, images: np.ndarray, batch: int = 256) -> np.ndarray:
+  def batches(self, images: Any, batch: int = 256) -> Any:
     """Returns the file's own numbers of images as `run` takes them, computed `batch` at a time."""
     if batch < 1:
       raise UserError(f"a batch of {batch} images; expected 1 or more")
-    images = np.asarray(images)
-    starts = range(0, max(len(images), 1), batch)
-    return np.concatenate([self.codes(self.inputs(images[start : start + batch])) for start in starts])
+    arrays = [np.asarray(x) for x in ir.arranged(self.inputs, images, self.name)]
+    parts: list[list[np.ndarray]] = []
+    for start in range(0, max(len(arrays[0]), 1), batch):
+      pairs = zip(arrays, self.inputs.values(), strict=True)
+      given = tuple(self.as_input(x[start : start + batch], tensor) for x, tensor in pairs)
+      parts.append(ir.arranged(self.outputs, self.codes(given), self.name))
+    return ir.returned(self.outputs, [np.concatenate(part) for part in zip(*parts, strict=True)])
 
-  def inputs(self, images: np.ndarray) -> np.ndarray:
-    """Returns images as the file's input type: see `run`."""
-    codes = self.input.dtype == "int8"
-    if self.input.dtype in ("int32", "uint8", "bool"):  # indices, raw pixels, masks
-      if not np.can_cast(images.dtype, self.input.dtype):
-        raise UserError(f"{self.name} was given inputs of {images.dtype}; expected {self.input.dtype}")
-      return images.astype(self.input.dtype)
+  def as_input(self, images: np.ndarray, tensor: ir.Tensor) -> np.ndarray:
+    """Returns images as an input's type: see `run`."""
+    codes = tensor.dtype == "int8"
+    if tensor.dtype in ("int32", "int64", "uint8", "bool"):  # indices, raw pixels, masks
+      if not np.can_cast(images.dtype, tensor.dtype):
+        raise UserError(f"{self.name} was given inputs of {images.dtype}; it takes {tensor.dtype} as it is")
+      return images.astype(tensor.dtype)
     if images.dtype == np.int8 and codes:
       return images
     if images.dtype == np.uint8:
@@ -100,7 +132,7 @@ class Runner:
     if not np.issubdtype(images.dtype, np.floating):
       kinds = "uint8 (raw) or floats (preprocessed)" + (", or int8 codes" if codes else "")
       raise UserError(f"{self.name} was given images of {images.dtype}; expected {kinds}")
-    return ir.quantize(images, self.input) if codes else images.astype(np.float32)
+    return ir.quantize(images, tensor) if codes else images.astype(np.float32)
 
   def latency(self, runs: int = 200, warm_up: int = 20) -> Latency:
     """Measures calls at batch 1 on zeros; the least of many is the steadiest figure on a shared machine."""

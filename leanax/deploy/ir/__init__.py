@@ -27,7 +27,7 @@ from leanax.deploy.ir.layers import (
   same_padding,
   window_out,
 )
-from leanax.deploy.ir.network import Network, float_ends
+from leanax.deploy.ir.network import Network, arranged, float_ends, returned
 from leanax.deploy.ir.operators import (
   OPERATIONS,
   REDUCTIONS,
@@ -107,6 +107,7 @@ __all__ = [
   "Relu",
   "Reshape",
   "Tensor",
+  "arranged",
   "bias_grid",
   "check",
   "dequantize",
@@ -114,6 +115,7 @@ __all__ = [
   "float_ends",
   "grid",
   "quantize",
+  "returned",
   "same_grid",
   "same_padding",
   "values",

@@ -5,10 +5,24 @@ import numpy as np
 from leanax.core.errors import UserError
 from leanax.deploy.ir.layers import Dequantize, Layer, MaxPool, Quantize, Reshape
 from leanax.deploy.ir.network import Network
-from leanax.deploy.ir.operators import ArgMax, ArgMin, Cast, Compare, Gather, Select
+from leanax.deploy.ir.operators import (
+  ArgMax,
+  ArgMin,
+  Broadcast,
+  Cast,
+  Compare,
+  Concat,
+  Gather,
+  Pad,
+  Resize,
+  Select,
+  Slice,
+  Transpose,
+)
 from leanax.deploy.ir.tensor import QMAX, Tensor, same_grid
 
 CHANGES_TYPE = Quantize | Dequantize | Cast | Compare | Select | Gather | ArgMax | ArgMin
+MOVES = MaxPool | Reshape | Transpose | Concat | Slice | Pad | Broadcast | Resize | Gather  # they keep codes
 
 
 def check(network: Network) -> Network:
@@ -17,7 +31,7 @@ def check(network: Network) -> Network:
   Raises:
     UserError: a tensor is missing or read too early, made twice, or stands on a grid that its layer cannot have.
   """
-  ready = {network.input} | {name for name, tensor in network.tensors.items() if tensor.data is not None}
+  ready = set(network.inputs.values()) | {name for name, tensor in network.tensors.items() if tensor.data is not None}
   for layer in network.layers:
     for name in (*layer.inputs, *layer.constants()):
       if name not in ready:
@@ -27,8 +41,9 @@ def check(network: Network) -> Network:
       raise UserError(f"layer {layer.name!r} makes {layer.output!r}, which {reason}")
     _check_grids(layer, network.tensors)
     ready.add(layer.output)
-  if network.output not in ready:
-    raise UserError(f"the network's output {network.output!r} is made by no layer")
+  for name in network.outputs.values():
+    if name not in ready:
+      raise UserError(f"the network's output {name!r} is made by no layer")
   return network
 
 
@@ -39,7 +54,8 @@ def _check_grids(layer: Layer, tensors: dict[str, Tensor]) -> None:
     raise UserError(
       f"layer {layer.name!r} reads {read[0].dtype} and makes {made.dtype}; only quantize layers may change the type"
     )
-  if isinstance(layer, MaxPool | Reshape) and not same_grid(made.grid, read[0].grid):
+  moved = [tensor for tensor in read if tensor.dtype == made.dtype]  # not indices
+  if isinstance(layer, MOVES) and not all(same_grid(made.grid, tensor.grid) for tensor in moved):
     raise UserError(f"layer {layer.name!r} must have one grid for its input and its output")
   for name in layer.constants():
     constant = tensors[name]

@@ -1,7 +1,11 @@
 """Layers in order with their tensors: the whole of a compressed model."""
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
+import numpy as np
+
+from leanax.core.errors import UserError
 from leanax.deploy.ir.layers import Dequantize, Layer, Quantize
 from leanax.deploy.ir.tensor import Tensor, describe, values
 from leanax.deploy.preprocessing import Preprocessing
@@ -13,16 +17,30 @@ class Network(NamedTuple):
   Attributes:
     layers: the layers.
     tensors: every tensor by name, activations and constants.
-    input: name of the activation that the caller feeds.
-    output: name of the result.
+    inputs: the activations that the caller feeds, by the names that the caller has for them, in order.
+    outputs: the results, likewise.
     preprocessing: the step from raw images to the input; None when the network takes them as they are.
   """
 
   layers: tuple[Layer, ...]
   tensors: dict[str, Tensor]
-  input: str
-  output: str
+  inputs: Mapping[str, str]
+  outputs: Mapping[str, str]
   preprocessing: Preprocessing | None = None
+
+  @property
+  def input(self) -> str:
+    """The tensor of the only input.
+
+    Raises:
+      UserError: there are several.
+    """
+    return _sole(self.inputs, "input")
+
+  @property
+  def output(self) -> str:
+    """The tensor of the only output; raises as `input` does."""
+    return _sole(self.outputs, "output")
 
   @property
   def quantized(self) -> bool:
@@ -30,7 +48,9 @@ class Network(NamedTuple):
     return any(tensor.dtype == "int8" for tensor in self.tensors.values())
 
   def __str__(self) -> str:
-    return "\n".join([f"input {describe(self.tensors[self.input])}", *(self._line(layer) for layer in self.layers)])
+    names = {tensor: "" if name == tensor else f"{name}: " for name, tensor in self.inputs.items()}
+    given = [f"input {names[tensor]}{describe(self.tensors[tensor])}" for tensor in names]
+    return "\n".join([*given, *map(self._line, self.layers)])
 
   def _line(self, layer: Layer) -> str:
     made = describe(self.tensors[layer.output])
@@ -39,14 +59,52 @@ class Network(NamedTuple):
     return f"{type(layer).__name__}{relu} {layer.name}: {', '.join(layer.inputs)} -> {made}, {held} parameters"
 
 
+def _sole(ends: Mapping[str, str], kind: str) -> str:
+  if len(ends) != 1:
+    raise UserError(f"the network has {len(ends)} {kind}s, {', '.join(map(repr, ends))}; expected one")
+  return next(iter(ends.values()))
+
+
+def arranged(ends: Mapping[str, Any], given: Any, name: str) -> list[Any]:
+  """Returns what is given for several ends in their order.
+
+  Args:
+    ends: by name.
+    given: one array where there is one end; else a dict by name, or a tuple in order.
+    name: of the network or file, in errors.
+
+  Raises:
+    UserError: another number of arrays, or other names.
+  """
+  if isinstance(given, Mapping):
+    if given.keys() != ends.keys():
+      raise UserError(f"{name} takes {', '.join(map(repr, ends))}; got {', '.join(map(repr, given))}")
+    return [given[key] for key in ends]
+  arrays = list(given) if isinstance(given, tuple) else [given]
+  if len(arrays) != len(ends):
+    raise UserError(f"{name} takes {len(ends)} inputs, {', '.join(map(repr, ends))}; got {len(arrays)}")
+  return arrays
+
+
+def returned(ends: Mapping[str, Any], arrays: list[np.ndarray]) -> Any:
+  """Returns one array as it is, and several by the names of their ends."""
+  return arrays[0] if len(ends) == 1 else dict(zip(ends, arrays, strict=True))
+
+
 def float_ends(network: Network) -> Network:
-  """Returns an int8 network with float32 ends: a Quantize layer before it and a Dequantize layer behind it."""
-  if not network.quantized:
+  """Returns a network with float32 ends: a Quantize layer before codes, and a Dequantize layer behind them."""
+  tensors, layers = dict(network.tensors), list(network.layers)
+  inputs, outputs = dict(network.inputs), dict(network.outputs)
+  for name, given in inputs.items():
+    if tensors[given].dtype == "int8":
+      inputs[name] = f"{given}:given"
+      tensors = {inputs[name]: Tensor(inputs[name], tensors[given].shape), **tensors}
+      layers.insert(0, Quantize(f"{given}:quantize", (inputs[name],), given))
+  for name, made in outputs.items():
+    if tensors[made].dtype == "int8":
+      outputs[name] = f"{made}:taken"
+      tensors[outputs[name]] = Tensor(outputs[name], tensors[made].shape)
+      layers.append(Dequantize(f"{made}:dequantize", (made,), outputs[name]))
+  if (inputs, outputs) == (dict(network.inputs), dict(network.outputs)):
     return network
-  source, result = network.tensors[network.input], network.tensors[network.output]
-  given = Tensor(f"{source.name}:float", source.shape)
-  taken = Tensor(f"{result.name}:float", result.shape)
-  first = Quantize("quantize", (given.name,), source.name)
-  last = Dequantize("dequantize", (result.name,), taken.name)
-  tensors = {given.name: given, **network.tensors, taken.name: taken}
-  return network._replace(layers=(first, *network.layers, last), tensors=tensors, input=given.name, output=taken.name)
+  return network._replace(layers=tuple(layers), tensors=tensors, inputs=inputs, outputs=outputs)

@@ -196,7 +196,7 @@ class Lifter:
     """Starts the reshape and the transpose that make a linked value."""
     link, made = self.links[number], self.shape(number)
     if link.permutation[0] != 0:
-      raise self.traced.refuse(node, "it puts another axis before the batch")
+      raise self.traced.refuse(node, "the batch is not the first axis of what it reads")
     x = self.finished(link.source, node)
     long = [axis for axis in link.permutation if link.shape[axis] != 1]
     if ordered(long):  # no numbers change places
@@ -333,8 +333,8 @@ class Lifter:
     return None if draft is None or draft.relu or not issubclass(draft.kind, kinds) else draft
 
   def behind(self, number: int) -> int:
-    """Returns the number of the value that another one holds in another shape or order of axes, or its own."""
+    """Returns the number of the value that another one is a link to, or its own."""
     number = self.number(number)
-    while number in self.links and number not in self.ends:
-      number = self.number(self.links[number].source)
+    if number in self.links and number not in self.ends:
+      return self.number(self.links[number].source)
     return number

@@ -114,7 +114,7 @@ def add(lifter: Lifter, node: Node, sign: int = 1) -> None:
     lifter.extend(draft, node)
   else:
     wide = constant.astype(np.float64)
-    _affine(lifter, node, number, np.float64(-1) if back else None, wide if sign > 0 or back else -wide)
+    _affine(lifter, node, number, np.array(-1.0) if back else None, wide if sign > 0 or back else -wide)
 
 
 def scale(lifter: Lifter, node: Node) -> None:

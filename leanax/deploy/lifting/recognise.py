@@ -9,14 +9,25 @@ primitive's name and the line in the user's code.
 from collections.abc import Callable
 
 from leanax.core.errors import UserError
-from leanax.deploy.lifting import choices, elementwise, functions, picks, products, rows, shapes, weighted, windows
+from leanax.deploy.lifting import (
+  choices,
+  elementwise,
+  functions,
+  picks,
+  products,
+  resizes,
+  rows,
+  shapes,
+  weighted,
+  windows,
+)
 from leanax.deploy.lifting.drafts import Draft, Lifter
 from leanax.deploy.lifting.traced import Traced
 from leanax.graph.program import Node
 
 
-def recognise(traced: Traced, foldable: bool = True) -> tuple[list[Draft], int]:
-  """Returns the layers of a traced function, in order, and the number of the value that is the output.
+def recognise(traced: Traced, foldable: bool = True) -> tuple[list[Draft], dict[str, int]]:
+  """Returns the layers of a traced function, in order, and the numbers of the values that are outputs, by name.
 
   Args:
     traced: the function.
@@ -26,7 +37,7 @@ def recognise(traced: Traced, foldable: bool = True) -> tuple[list[Draft], int]:
     UserError: an equation that is not part of any layer.
   """
   lifter = Lifter(traced, foldable)
-  groups = rows.find(traced)
+  groups = [*rows.find(traced), *resizes.find(traced)]
   groups = [*groups, *functions.find(traced, frozenset().union(*(one.nodes for one in groups)))]
   grouped = {index for group in groups for index in group.nodes}
   ends = {group.end: group for group in groups}
@@ -42,11 +53,15 @@ def recognise(traced: Traced, foldable: bool = True) -> tuple[list[Draft], int]:
       _TABLE[node.primitive](lifter, node)
     else:
       raise traced.refuse(node, "the exported formats have no layer for it")
-  output = lifter.finished(traced.output, traced.nodes[-1]) if traced.nodes else traced.output
+  outputs = dict(traced.outputs)
+  if traced.nodes:
+    outputs = {name: lifter.finished(number, traced.nodes[-1]) for name, number in outputs.items()}
   if not lifter.drafts:
-    why = "hands its input on" if traced.is_data(traced.output) else "gives what does not depend on its input"
-    raise UserError(f"the function has no layer to lift: it {why}")
-  return lifter.drafts, output
+    raise UserError("the function has no layer to lift: it hands its input on")
+  for name, number in outputs.items():
+    if number in traced.inputs.values():
+      raise UserError(f"{name!r}, which the function returns, is an input of it; return what layers make")
+  return lifter.drafts, outputs
 
 
 _TABLE: dict[str, Callable[[Lifter, Node], None]] = {

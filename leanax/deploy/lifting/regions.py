@@ -32,7 +32,7 @@ class Flow:
   def __init__(self, traced: Traced, allowed: Callable[[Node], bool]) -> None:
     self.traced, self.allowed = traced, allowed
     self._makers = {number: (place, node) for place, node in enumerate(traced.nodes) for number in node.outputs}
-    self._readers: dict[int, set[int]] = {traced.output: {-1}}
+    self._readers: dict[int, set[int]] = {number: {-1} for number in traced.outputs.values()}
     for node in traced.nodes:
       for number in traced.data(node):
         self._readers.setdefault(number, set()).add(node.index)

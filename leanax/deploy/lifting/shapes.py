@@ -61,8 +61,7 @@ def broadcast(lifter: Lifter, node: Node) -> None:
   x = lifter.number(lifter.operand(node))
   before, after = lifter.shape(x), lifter.shape(end)
   if axes[:1] != (0,):
-    lifter.finished(x, node)
-    raise lifter.traced.refuse(node, f"it puts another axis before the batch: {before} to {after}")
+    raise lifter.traced.refuse(node, f"the batch is not the first axis of what it makes: {before} to {after}")
   if np.prod(before) == np.prod(after):
     reshape(lifter, node)
     return

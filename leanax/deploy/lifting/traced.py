@@ -12,7 +12,9 @@ from jax.extend import core as jex
 
 from leanax import graph
 from leanax.core.errors import UserError
+from leanax.core.trees import path_name
 from leanax.deploy.lifting.views import View
+from leanax.deploy.stand_ins import distinct, stand_in
 from leanax.graph.live import read_by_sites
 from leanax.graph.program import Body, Node, leaf_names
 from leanax.graph.versions import rebind
@@ -22,45 +24,62 @@ _OURS = (Path(__file__).parents[1], Path(graph.__file__).parent)
 
 
 class Traced:
-  """A function of (variables, x) traced at a batch of 2, with the variables' values at hand.
+  """A function of (variables, *inputs) traced at a batch of 2, with the variables' values at hand.
+
+  Without `numbers` variables may be shapes; numbers stand for what is made of them (`stand_ins`).
 
   Attributes:
-    nodes: the equations that the output depends on and that depend on the input, in order.
-    input: number of the input's value.
-    output: number of the output's value.
-    uses: how often each value is read.
+    nodes: the equations that the outputs depend on and that depend on the inputs, in order.
+    inputs: numbers of the inputs' values, by name.
+    outputs: numbers of the outputs' values, by name.
+    uses: how often each value is read, an output once more.
     views: values that the function does not have, by their numbers, which are negative.
   """
 
   BATCH = 2  # not 1, so that the batch is told apart from other axes
 
-  def __init__(self, fn: Callable[..., Any], variables: Any, example: Any) -> None:
-    if not hasattr(example, "shape") and any(hasattr(leaf, "shape") for leaf in jax.tree.leaves(example)):
-      raise UserError(f"an example input is one array, because a file has one input; got a {type(example).__name__}")
-    shape = tuple(np.shape(example)) if not hasattr(example, "shape") else tuple(example.shape)
-    if len(shape) < 2:
-      raise UserError(f"an example input needs a batch axis and at least one more; its shape is {shape}")
+  def __init__(self, fn: Callable[..., Any], variables: Any, example: Any, numbers: bool = True) -> None:
+    given = example if type(example) is tuple else (example,)
+    examples = jax.tree.map(self._example, given)
     for name, leaf in zip(leaf_names(variables), jax.tree.leaves(variables), strict=True):
-      if isinstance(leaf, jax.ShapeDtypeStruct):
+      if numbers and isinstance(leaf, jax.ShapeDtypeStruct):
         raise UserError(f"the variable {name!r} is a shape without numbers; a file needs its array")
-    dtype = getattr(example, "dtype", np.float32)
-    x = jax.ShapeDtypeStruct((self.BATCH, *shape[1:]), dtype)
-    self.graph = graph.trace(graph.highest_precision(fn), variables, x)  # it is compared with a reference
+    self.graph = graph.trace(graph.highest_precision(fn), variables, *examples)  # it is compared with a reference
     body = self.graph.program.body
-    if len(body.outputs) != 1:
-      raise UserError(f"the function returns {len(body.outputs)} arrays; lift one that returns its logits alone")
-    self._known = _constants(body)
-    leaves = jax.tree.leaves(variables)
+    self.views: dict[int, View] = {}
+    self._known, self._numbers = _constants(body), numbers
+    leaves = [leaf if numbers else distinct(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(variables)]
     self._known.update(zip(body.inputs[: len(leaves)], leaves, strict=True))
     self._producer = {number: node for node in self.graph.flat for number in node.outputs}
-    self.input, self.output = body.inputs[len(leaves)], self.graph.resolve(body.outputs[0])
+    self.inputs = dict(zip(_input_names(given), body.inputs[len(leaves) :], strict=True))
+    self.outputs = self._ends(body)
     self.nodes = self._live()
-    self._read = read_by_sites(self.graph.analysis)[1]
-    self.uses = Counter(n for node in self.nodes for n in self.data(node))
-    self.views: dict[int, View] = {}
+    analysis = self.graph.analysis
+    read = read_by_sites(analysis)[1]
+    self._tensors = {base: name for base, name in analysis.tensors.items() if base in read}
+    self._tensors |= {analysis.value(one.value).base: name for name, one in graph.exposed(self.graph).items()}
+    self.uses = Counter(n for node in self.nodes for n in self.data(node)) + Counter(self.outputs.values())
+
+  def _example(self, leaf: Any) -> jax.ShapeDtypeStruct:
+    shape = tuple(leaf.shape) if hasattr(leaf, "shape") else np.shape(leaf)
+    if len(shape) < 1:
+      raise UserError(f"an example input needs a batch axis; its shape is {shape}")
+    return jax.ShapeDtypeStruct((self.BATCH, *shape[1:]), getattr(leaf, "dtype", np.float32))
+
+  def _ends(self, body: Body) -> dict[str, int]:
+    """Returns the outputs' numbers by name: "output", or the paths in the tree that the function returns."""
+    names = [name or "output" for name in self.graph.program.out_names]
+    for name, ref in zip(names, body.outputs, strict=True):
+      if not self.is_data(ref):
+        who = "it" if len(names) == 1 else f"its output {name!r}"
+        raise UserError(f"the function has no layer to lift: {who} gives what does not depend on its input")
+      shape = tuple(self.aval(self.graph.resolve(ref)).shape)
+      if shape[:1] != (self.BATCH,):
+        raise UserError(f"{name!r}, which the function returns, has no batch axis: its shape is {shape}")
+    return {name: self.graph.resolve(ref) for name, ref in zip(names, body.outputs, strict=True)}
 
   def _live(self) -> list[Node]:
-    found, todo = {}, [self.output]
+    found, todo = {}, list(self.outputs.values())
     while todo:
       node = self._producer.get(todo.pop())
       if node is not None and node.index not in found:
@@ -106,14 +125,20 @@ class Traced:
     return None if site is None else site.op.name
 
   def tensor(self, number: int) -> str | None:
-    """Returns the activation's name, if an operation that the output depends on reads it; a view has its base's."""
-    base = self.graph.analysis.value(self.base(number)).base
-    return self.graph.analysis.tensors.get(base) if base in self._read else None
+    """Returns the activation's name, if an operation that the output depends on reads it, or makes it for others.
+
+    A view has its base's.
+    """
+    return self._tensors.get(self.graph.analysis.value(self.base(number)).base)
 
   def constant(self, ref: Any) -> np.ndarray:
     """Returns the value of an operand that does not depend on the input."""
-    with _on_cpu():
-      return np.asarray(self._evaluate(ref, {}))
+
+    def real(ref: Any) -> np.ndarray:
+      with _on_cpu():
+        return np.asarray(self._evaluate(ref, {}))
+
+    return real(ref) if self._numbers else stand_in(self.graph, self._producer, ref, real)
 
   def run(self, slices: Sequence[tuple[int, Mapping[int, np.ndarray]]]) -> list[np.ndarray]:
     """Returns the values of targets for given values: the slices between them, in one program.
@@ -189,19 +214,38 @@ class Traced:
     return ""
 
   def refuse(self, node: Node, why: str) -> UserError:
-    """Returns the error for an equation that cannot be lifted: its primitive, its line in the user's code, why."""
-    leaves = self.leaves(node)
-    reads = f" (it reads {', '.join(map(repr, leaves))})" if leaves and node.primitive in _AFFINE else ""
-    return UserError(f"cannot lift {node.primitive!r}{self._place(node) or self._behind(node)}{reads}: {why}")
+    """Returns the error for an equation that cannot be lifted: its primitive, its line in the user's code, why.
 
-  def _place(self, node: Node | None) -> str:
-    """Returns " at file:line" for an equation, or for the call that it is in; empty where neither is known."""
-    holders = {id(body): holder for holder in self.graph.program.nodes for body in holder.bodies}
-    while node is not None:
-      if line := _line(node):
-        return line
-      node = holders.get(id(node.home))
-    return ""
+    The function that this line calls is named ("hard_silu"), and the layer, where the user's framework tells.
+    """
+    leaves, calls = self.leaves(node), self._calls(node)
+    called, line = next(((one, line) for one in calls if (line := _line(one))), (node, self._behind(node)))
+    name = "" if called is node else str(called.eqn.params.get("name", ""))
+    layer = next(filter(None, (str(one.eqn.source_info.name_stack) for one in calls)), "")
+    parts = [f"part of {name!r}"] if name.strip("_") not in ("", node.primitive) else []
+    parts += [f"in {layer!r}"] if "/" in layer else []
+    reads = f" (it reads {', '.join(map(repr, leaves))})" if leaves and node.primitive in _AFFINE else ""
+    about = f" ({', '.join(parts)})" if parts else ""
+    return UserError(f"cannot lift {node.primitive!r}{line}{reads}: {why}{about}")
+
+  def _calls(self, node: Node) -> list[Node]:
+    """Returns the equation, and outwards the calls of functions that it is part of."""
+    found = [node]
+    while node.home is not None:
+      outer = next((one for one in self.graph.program.nodes if any(b is node.home for b in one.bodies)), None)
+      if outer is None or outer in found:
+        break
+      node = outer
+      found.append(node)
+    return found
+
+
+def _input_names(given: tuple[Any, ...]) -> list[str]:
+  """Returns "input" and "input_1" for a tuple of arrays, and the paths of arrays in trees, such as a dict's keys."""
+  paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(given)]
+  names = [path_name(path[1:] if len(given) == 1 else path) for path in paths]
+  plain = ["input", *(f"input_{place}" for place in range(1, len(names)))]
+  return plain if all(not name or name.isdigit() for name in names) else names
 
 
 def _constants(body: Body) -> dict[int, Any]:

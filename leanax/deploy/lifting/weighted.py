@@ -29,7 +29,7 @@ def conv(lifter: Lifter, node: Node) -> None:
     source = lifter.shaped(source, np.insert(lifter.shape(source), 1, 1).tolist(), node)
     kernel, padding = kernel[None], np.insert(padding, 0, 0, 0)
     strides, dilation, between = (1, *strides), (1, *dilation), (1, *between)
-  strides, dilation, between = (tuple(map(int, one)) for one in (strides, dilation, between))
+  strides, dilation, between = ((int(one[0]), int(one[1])) for one in (strides, dilation, between))
   groups = int(params["feature_group_count"])
   kind = ir.Conv2D
   if any(n != 1 for n in between):

@@ -44,38 +44,49 @@ def run(
 
   Args:
     network: any network of the IR, float or int8.
-    images: (N, ...) inputs; for an int8 network int8 codes, or floats, which are quantized on the input's grid.
+    images: (N, ...) inputs; where the input is int8 its codes, or floats, which are quantized on the input's grid.
+      Of several inputs a dict by name, or a tuple.
     requantize: "float32", "single", "double", "litert" or "onnxruntime"; float networks ignore it.
     batch: how many inputs at a time (memory).
     keep: return every activation by name instead of the output.
 
   Returns:
-    (N, ...) int8 codes of an int8 network, floats of a float one; with `keep` a dict of all activations.
+    (N, ...) int8 codes or floats, of several outputs a dict by name; with `keep` a dict of all activations.
 
   Raises:
     UserError: inputs of the wrong shape, or an unknown rounding.
   """
   if requantize not in MODES:
     raise unknown("requantization", requantize, MODES)
-  source = network.tensors[network.input]
-  if images.shape[1:] != source.shape[1:]:
-    raise UserError(
-      f"the network takes inputs of shape (N, {', '.join(map(str, source.shape[1:]))}), not {images.shape}"
-    )
-  if source.dtype == "int8" and images.dtype != np.int8:
-    if np.isnan(images).any():
-      raise UserError("the network was given inputs that hold NaN, which has no code")
-    images = quantize(images, source)
+  sources = [network.tensors[name] for name in network.inputs.values()]
+  arrays = ir.arranged(network.inputs, images, "the network")
+  arrays = [_input(x, source) for x, source in zip(arrays, sources, strict=True)]
   context = Context(network.tensors, *MODES[requantize])
   parts: list[dict[str, np.ndarray]] = []
-  for start in range(0, max(len(images), 1), batch):
-    values = {network.input: images[start : start + batch]}
+  for start in range(0, max(len(arrays[0]), 1), batch):
+    values = {source.name: x[start : start + batch] for source, x in zip(sources, arrays, strict=True)}
     for layer in network.layers:
       read = [values[name] if name in values else ir.values(network.tensors[name]) for name in layer.inputs]
       values[layer.output] = _LAYERS[type(layer)](layer, read, context)
-    parts.append(values if keep else {network.output: values[network.output]})
+    parts.append(values if keep else {name: values[name] for name in network.outputs.values()})
   merged = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-  return merged if keep else merged[network.output]
+  return merged if keep else ir.returned(network.outputs, [merged[name] for name in network.outputs.values()])
+
+
+def _input(x: np.ndarray, source: ir.Tensor) -> np.ndarray:
+  """Returns an input as its tensor has it.
+
+  Raises:
+    UserError: another shape, or NaN where codes are needed.
+  """
+  x = np.asarray(x)
+  if x.shape[1:] != source.shape[1:]:
+    raise UserError(f"the network takes inputs of shape (N, {', '.join(map(str, source.shape[1:]))}), not {x.shape}")
+  if source.dtype == "int8" and x.dtype != np.int8:
+    if np.isnan(x).any():
+      raise UserError("the network was given inputs that hold NaN, which has no code")
+    return quantize(x, source)
+  return x
 
 
 def step(

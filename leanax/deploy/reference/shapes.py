@@ -3,7 +3,7 @@
 import numpy as np
 
 from leanax.deploy import ir
-from leanax.deploy.reference.context import Context
+from leanax.deploy.reference.context import Context, quantize
 
 
 def _shape(layer: ir.Layer, inputs: list[np.ndarray], context: Context) -> tuple[int, ...]:
@@ -31,9 +31,8 @@ def _slice(layer: ir.Slice, inputs: list[np.ndarray], context: Context) -> np.nd
 def _pad(layer: ir.Pad, inputs: list[np.ndarray], context: Context) -> np.ndarray:
   if layer.mode != "constant":
     return np.pad(inputs[0], layer.padding, mode=layer.mode)  # pyrefly: ignore
-  grid = context.tensors[layer.output].grid
-  zero = 0 if grid is None else int(grid.zero_point)
-  return np.pad(inputs[0], layer.padding, constant_values=zero if grid is not None else layer.value)
+  made, value = context.tensors[layer.output], np.array(layer.value, np.float32)
+  return np.pad(inputs[0], layer.padding, constant_values=value if made.grid is None else quantize(value, made))
 
 
 def _broadcast(layer: ir.Broadcast, inputs: list[np.ndarray], context: Context) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Two charts as SVG text, lines and a scatter: no library, script or outside resource; values show on hovering.
 
-Colours have a contrast of at least 3:1 on white; each entry also has its own marker, so that colour is not all that
-distinguishes them.
+Colours have a contrast of at least 3:1 on white, and in dark mode on the dark card; each entry also has its own
+marker, so that colour is not all that distinguishes them.
 Text is laid out for its larger size on narrow screens (the page's style sheet sets both sizes).
 """
 
@@ -11,6 +11,7 @@ from html import escape
 from typing import NamedTuple
 
 COLOURS = ("#33415c", "#b45309", "#0072b2", "#00795a", "#c0267e", "#6d28d9", "#8a6d00", "#c81e1e")
+DARK = ("#9fb0d6", "#f0a35c", "#58b4e8", "#3fc59b", "#f07ab8", "#ab90ff", "#d3b94a", "#ff7b72")  # of dark mode
 # Corners of each marker around its middle; none is a circle.
 SHAPES = (
   (),
@@ -57,6 +58,16 @@ class Point(NamedTuple):
 def colour(style: int) -> str:
   """Returns the colour of the n-th entry that a page compares, the same throughout the page."""
   return COLOURS[style % len(COLOURS)]
+
+
+def dark_rules() -> str:
+  """Returns the rules of a style sheet that turn the colours of drawings into those of `DARK`."""
+  rules = [
+    f'[fill="{light}"] {{ fill: {dark}; }} [stroke="{light}"] {{ stroke: {dark}; }} '
+    f'svg text[style="fill:{light}"] {{ fill: {dark} !important; }}'
+    for light, dark in zip(COLOURS, DARK, strict=True)
+  ]
+  return " ".join([*rules, 'svg [stroke="#fff"] { stroke: var(--card); }'])
 
 
 def mark(x: float, y: float, style: int, size: float = 7.0) -> str:

@@ -9,17 +9,14 @@ import numpy as np
 from leanax import deploy, graph
 from leanax.core import files
 from leanax.engine.data import Preprocess, Split, normalise
+from leanax.pipeline import exporting
 from leanax.pipeline import trained as models
 from leanax.pipeline.trained import Trained
 
 
 def export(trained: Trained, file_format: deploy.Format) -> tuple[deploy.Network, bytes]:
   """Returns the model as a layer network and as a file: int8 where its integers were simulated, float otherwise."""
-  folded = models.fold(trained)
-  plain, grids = models.in_float(folded), models.grids(folded)
-  network = deploy.lift(models.functions(plain.recipe).fn, plain.variables, models.example(plain.recipe), grids)
-  spec = folded.recipe.preprocess
-  network = network._replace(preprocessing=deploy.Preprocessing(**spec))
+  network = exporting.network(trained)
   return network, file_format.write(network)
 
 
@@ -38,6 +35,41 @@ def measure(
   Returns:
     The row, plain data (see `pipeline.tables.tables.COLUMNS`), with the file's predicted classes under "decisions".
   """
+  row, logits = measure_model(trained, split)
+  found, file = measure_file(trained, split, path, logits)
+  latency = file.latency(runs)
+  return {**row, **found, **agrees(found, reference), "latency_us": latency.wall_median, "latency": latency._asdict()}
+
+
+def measure_model(trained: Trained, split: Split) -> tuple[dict[str, Any], np.ndarray]:
+  """Returns what is known of a model without a file, with the classes that it predicts, and its (N, classes) logits."""
+  logits = models.predict(trained, split.images, precise=True)  # they are compared with the file's
+  parameters = jax.tree.leaves(trained.variables["params"])
+  plain = models.in_float(trained)
+  row = {
+    "accuracy": float(np.mean(logits.argmax(-1) == split.labels)),
+    "parameters": sum(leaf.size for leaf in parameters),
+    "nonzero": sum(int(np.count_nonzero(leaf)) for leaf in parameters),
+    "macs": graph.trace(models.functions(plain.recipe).fn, plain.variables, models.example(plain.recipe)).total,
+    "decisions": logits.argmax(-1).tolist(),
+  }
+  return row, logits
+
+
+def measure_file(
+  trained: Trained, split: Split, path: Path, logits: np.ndarray
+) -> tuple[dict[str, Any], deploy.Runner]:
+  """Exports a model to `path`, whose suffix chooses the format, and returns what that file does, and the file.
+
+  Args:
+    trained: the model.
+    split: the examples that are predicted.
+    path: where the file goes.
+    logits: (N, classes) the model's, with which codes are compared.
+
+  Raises:
+    UserError: what cannot be exported, or what the runtime refuses.
+  """
   file_format = deploy.format_of(path)
   network, content = export(trained, file_format)
   path.parent.mkdir(parents=True, exist_ok=True)
@@ -45,24 +77,18 @@ def measure(
   file = file_format.open(path)
   spec = Preprocess(**trained.recipe.preprocess)
   inputs = np.asarray(jax.jit(lambda images: normalise(images, spec))(split.images))
-  logits = models.predict(trained, split.images, precise=True)  # they are compared with the file's
   decisions = file.run(inputs).argmax(-1)
-  parameters = jax.tree.leaves(trained.variables["params"])
-  latency = file.latency(runs)
-  plain = models.in_float(trained)
   row = {
-    "accuracy": float(np.mean(logits.argmax(-1) == split.labels)),
     "file_accuracy": float(np.mean(decisions == split.labels)),
-    "agreement": 1.0 if reference is None else float(np.mean(decisions == reference)),
-    "parameters": sum(leaf.size for leaf in parameters),
-    "nonzero": sum(int(np.count_nonzero(leaf)) for leaf in parameters),
-    "macs": graph.trace(models.functions(plain.recipe).fn, plain.variables, models.example(plain.recipe)).total,
     "file_bytes": len(content),
-    "latency_us": latency.wall_median,
-    "latency": latency._asdict(),
     "decisions": decisions.tolist(),
   }
   if network.quantized:
     found = deploy.parity(network, file, inputs, logits)
     row |= {"codes_differ": found["simulation/reference"].count, "parity": {k: v._asdict() for k, v in found.items()}}
-  return row
+  return row, file
+
+
+def agrees(row: dict[str, Any], reference: np.ndarray | None) -> dict[str, float]:
+  """Returns the share of examples on which a row predicts the reference's classes; the reference itself has 1."""
+  return {"agreement": 1.0 if reference is None else float(np.mean(np.array(row["decisions"]) == reference))}

@@ -6,7 +6,8 @@
      "config": {...},                                  the resolved config
      "environment": {"processor": ..., "cores": ..., "versions": {...}, ...},   any names, plain values or groups
      "rows": [{"name": ..., <keys of tables.COLUMNS>}, ...],                    the others are compared with the first
-     "curves": {stage: {metric: [[step, value], ...]}}}
+     "curves": {stage: {metric: [[step, value], ...]}},
+     "shipping": {...}}                                the exported files side by side (`report.shipping`)
 
 Every key but `rows` may be missing; what is missing is left out of the page.
 """
@@ -20,7 +21,7 @@ from html import escape
 from typing import Any
 
 from leanax.core import files
-from leanax.pipeline.report import charts
+from leanax.pipeline.report import charts, shipping
 from leanax.pipeline.tables import tables
 
 TEMPLATE = pathlib.Path(__file__).parent / "templates" / "report.html"
@@ -42,12 +43,17 @@ def render(result: Mapping[str, Any]) -> str:
   """Returns the page as text."""
   rows: Sequence[tables.Row] = result.get("rows") or []
   styles = {row["name"]: index for index, row in enumerate(rows)}
+  found = result.get("shipping") or {}
+  compared = _compared(rows, found)
   return string.Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
     title=escape(str(result.get("title", "A compressed model"))),
-    lead=_lead(rows),
-    tiles=_tiles(rows),
+    dark=charts.dark_rules(),
+    lead=escape(shipping.sentence(found, result.get("examples", 0))),
+    tiles=_tiles(compared),
+    files=_files(found),
     table_note=_table_note(result, rows),
     table=_table(rows, styles),
+    failures=_failures(rows),
     meanings=_definitions({column.head: column.meaning for column in tables.used(rows)}),
     charts="\n".join(_charts(result, rows, styles)),
     environment=_environment(result),
@@ -55,51 +61,78 @@ def render(result: Mapping[str, Any]) -> str:
   )
 
 
+def _compared(rows: Sequence[tables.Row], found: Mapping[str, Any]) -> Sequence[tables.Row]:
+  """Returns the first row and the one of the recommended file, or the last one."""
+  stages = [one["stage"] for one in found.get("files", []) if one["name"] == found["recommended"]]
+  last = [row for row in rows if row["name"] in stages] or rows[-1:]
+  return [*rows[:1], *last]
+
+
 def _both(rows: Sequence[tables.Row], key: str) -> tuple[float, float] | None:
   """Returns the values of the first and the last row, where both have one."""
-  if len(rows) < 2 or rows[0].get(key) is None or rows[-1].get(key) is None:
+  if len(rows) < 2 or rows[0] is rows[-1] or rows[0].get(key) is None or rows[-1].get(key) is None:
     return None
   return rows[0][key], rows[-1][key]
-
-
-def _ratio(rows: Sequence[tables.Row], key: str) -> float | None:
-  pair = _both(rows, key)
-  return pair[0] / pair[1] if pair and pair[1] else None
 
 
 def _times(ratio: float) -> str:
   return f"{ratio:.0f}" if ratio >= 9.95 else f"{ratio:.1f}"
 
 
-def _lead(rows: Sequence[tables.Row]) -> str:
-  """Returns the result in one sentence."""
-  size, accuracy = _both(rows, "file_bytes"), _both(rows, "file_accuracy")
-  if not size or not accuracy:
-    return ""
-  first, last = escape(str(rows[0]["name"])), escape(str(rows[-1]["name"]))
-  return (
-    f"From <b>{first}</b> to <b>{last}</b>: a file of {tables.size(size[0])} became one of {tables.size(size[1])}, "
-    f"and its accuracy in the real runtime went from {tables.percent(accuracy[0])} to {tables.percent(accuracy[1])}."
-  )
+RATIOS = (
+  ("file_bytes", "smaller file", "larger file"),
+  ("macs", "fewer MACs", "more MACs"),
+  ("latency_us", "faster in the runtime", "slower in the runtime"),
+)
 
 
 def _tiles(rows: Sequence[tables.Row]) -> str:
-  """Returns the main figures, in large type."""
+  """Returns the main figures of the last row against the first, in large type; ratios are above 1 and say of what."""
   tiles = []
   accuracy = _both(rows, "file_accuracy")
   if accuracy:
     change = 100 * (accuracy[1] - accuracy[0])
-    tiles.append((f"{change:+.2f}<small>points</small>".replace("-", "−"), "accuracy of the exported file"))
-  for key, label in (("file_bytes", "smaller file"), ("macs", "fewer MACs"), ("latency_us", "faster in the runtime")):
-    ratio = _ratio(rows, key)
-    if ratio:
-      tiles.append((f"{_times(ratio)}×", label if ratio >= 1 else f"{label} (a ratio below one: it is not)"))
+    tiles.append((f"{change:+.2f}<small>points</small>".replace("-", "−"), "accuracy of the file"))
+  for key, less, more in RATIOS:
+    pair = _both(rows, key)
+    if pair and all(pair):
+      ratio = pair[0] / pair[1]
+      tiles.append((f"{_times(max(ratio, 1 / ratio))}×", less if ratio >= 1 else more))
   if rows and rows[-1].get("codes_differ") is not None:
-    tiles.append((tables.count(rows[-1]["codes_differ"]), "output codes off, simulation against integers"))
+    tiles.append((tables.count(rows[-1]["codes_differ"]), "differing codes, simulation against integers"))
   if not tiles:
     return ""
   inside = "".join(f'<div class="tile"><b>{value}</b><span>{label}</span></div>' for value, label in tiles)
-  return f'<div class="tiles">{inside}</div>'
+  versus = f"{escape(str(rows[-1]['name']))} against {escape(str(rows[0]['name']))}" if len(rows) > 1 else ""
+  return f'<p class="versus">{versus}</p><div class="tiles">{inside}</div>'
+
+
+def _files(found: Mapping[str, Any]) -> str:
+  """Returns the section of all files, the recommended one marked."""
+  if not found:
+    return ""
+  heads, *rows = shipping.table(found)
+  head = "".join(f'<th scope="col">{escape(text)}</th>' for text in heads)
+  body = []
+  for name, *cells in rows:
+    chosen = ' class="chosen"' if name == found["recommended"] else ""
+    body.append(
+      f'<tr{chosen}><th scope="row">{escape(name)}</th>{"".join(f"<td>{escape(text)}</td>" for text in cells)}</tr>'
+    )
+  table = f'<table class="files"><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table>'
+  note = f"{shipping.RULE} {shipping.TIMED}"
+  return (
+    f'<section><h2>Which file to ship</h2><p class="note">{escape(note)}</p>'
+    f'<div class="scroll" tabindex="0">{table}</div>{_program(found)}</section>'
+  )
+
+
+def _program(found: Mapping[str, Any]) -> str:
+  """Returns the lines that run the recommended file."""
+  if not found.get("snippet"):
+    return ""
+  summary = f"Run {found['recommended']} with numpy and the runtime alone, beside this page"
+  return f"<details><summary>{escape(summary)}</summary><pre>{escape(found['snippet'])}</pre></details>"
 
 
 def _table_note(result: Mapping[str, Any], rows: Sequence[tables.Row]) -> str:
@@ -135,6 +168,15 @@ def _table(rows: Sequence[tables.Row], styles: Mapping[str, int]) -> str:
       cells.append(f"<td{exact}>{text}{bar}</td>")
     body.append(f"<tr>{''.join(cells)}</tr>")
   return f'<table class="stages"><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table>'
+
+
+def _failures(rows: Sequence[tables.Row]) -> str:
+  """Returns a line for each stage that lacks a file: why."""
+  failed = [row for row in rows if row.get("export")]
+  return "".join(
+    f'<p class="note"><b>{escape(str(row["name"]))}</b> was trained, and has no file: {escape(row["export"])}</p>'
+    for row in failed
+  )
 
 
 def _charts(result: Mapping[str, Any], rows: Sequence[tables.Row], styles: Mapping[str, int]) -> list[str]:

@@ -13,7 +13,7 @@ from leanax.pipeline.config import loading
 from leanax.pipeline.environment import environment
 from leanax.pipeline.seeds import compress_seeds
 from leanax.pipeline.tables import students
-from leanax.pipeline.tables.tables import interval, percent, size
+from leanax.pipeline.tables.tables import ABSENT, interval, percent, size
 
 
 class Part(NamedTuple):
@@ -95,7 +95,8 @@ def summary(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
   Returns:
     {"examples", "environment", "seeds", "stages": [{"name", "accuracy": [per seed], ...}], "drop": {"values", "mean",
     "half"}, "bytes": {"first", "last", "ratio"}}: drop is from the first stage's exported file to the last one's, on
-    the test split, in points.
+    the test split, in points. Figures of a seed without a file are None; "drop" and "bytes" are then left out where
+    they are of that stage.
   """
   stages = [
     {
@@ -107,15 +108,19 @@ def summary(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
     for index, row in enumerate(results[0]["rows"])
   ]
-  first, last = stages[0], stages[-1]
-  drops = [100 * (a - b) for a, b in zip(first["file_accuracy"], last["file_accuracy"], strict=True)]
-  mean, half = interval(drops)
-  ratio = np.mean(first["file_bytes"]) / np.mean(last["file_bytes"])
-  return {
+  table = {
     "examples": results[0]["examples"],
     "environment": environment(),
     "seeds": [result["config"]["seed"] for result in results],
     "stages": stages,
+  }
+  first, last = stages[0], stages[-1]
+  if None in (*first["file_accuracy"], *last["file_accuracy"]):
+    return table
+  drops = [100 * (a - b) for a, b in zip(first["file_accuracy"], last["file_accuracy"], strict=True)]
+  mean, half = interval(drops)
+  ratio = np.mean(first["file_bytes"]) / np.mean(last["file_bytes"])
+  return table | {
     "drop": {"values": drops, "mean": mean, "half": half},
     "bytes": {"first": first["file_bytes"], "last": last["file_bytes"], "ratio": float(ratio)},
   }
@@ -128,20 +133,31 @@ def markdown(table: Mapping[str, Any]) -> str:
     "| --- | --- | --- | --- | --- | --- |",
   ]
   for stage in table["stages"]:
-    means = [interval(stage[key]) for key in ("accuracy", "file_accuracy", "agreement")]
-    cells = [f"{percent(mean)} ± {100 * half:.2f}" for mean, half in means]
-    kept = f"{np.mean(stage['nonzero']):,.0f}"
-    lines.append(f"| {' | '.join([stage['name'], *cells, kept, size(np.mean(stage['file_bytes']))])} |")
-  drop, count = table["drop"], len(table["seeds"])
-  machine = table["environment"]
+    cells = [_mean(stage[key]) for key in ("accuracy", "file_accuracy", "agreement")]
+    kept, written = f"{np.mean(stage['nonzero']):,.0f}", stage["file_bytes"]
+    bytes_of_file = ABSENT if None in written else size(np.mean(written))
+    lines.append(f"| {' | '.join([stage['name'], *cells, kept, bytes_of_file])} |")
+  machine, text = table["environment"], ""
+  if drop := table.get("drop"):
+    text = (
+      f" Paired drop from the first to the last file: {drop['mean']:.2f} ± {drop['half']:.2f} points (worst seed"
+      f" {max(drop['values']):.2f}); the last file is {table['bytes']['ratio']:.1f} times smaller."
+    )
   lines += [
     "",
-    f"{count} seeds, {table['examples']} test examples, last epoch, 95 % intervals over the seeds. Paired drop from"
-    f" the first to the last file: {drop['mean']:.2f} ± {drop['half']:.2f} points (worst seed"
-    f" {max(drop['values']):.2f}); the last file is {table['bytes']['ratio']:.1f} times smaller. Run on"
-    f" {machine['processor']}, {machine['cores']} cores, jax {machine['versions']['jax']}.",
+    f"{len(table['seeds'])} seeds, {table['examples']} test examples, last epoch, 95 % intervals over the seeds.{text}"
+    f" Run on {machine['processor']}, {machine['cores']} cores, jax {machine['versions']['jax']}.",
   ]
   return "\n".join(lines)
+
+
+def _mean(values: Sequence[float | None]) -> str:
+  """Returns the mean over seeds with its interval; a dash where a seed has no value."""
+  found = [value for value in values if value is not None]
+  if len(found) < len(values):
+    return ABSENT
+  mean, half = interval(found)
+  return f"{percent(mean)} ± {100 * half:.2f}"
 
 
 def run_part(part: Part, seeds: int, folder: Path) -> tuple[dict[str, Any], str]:

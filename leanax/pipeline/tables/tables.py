@@ -1,10 +1,12 @@
 """The table of a compression, one row per stage, for the terminal, for Markdown and for the report."""
 
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 Row = Mapping[str, Any]
 ABSENT = "–"
+HEAD = 14  # characters of a line of a head on a terminal
 
 
 class Column(NamedTuple):
@@ -54,10 +56,18 @@ def microseconds(value: float) -> str:
 
 COLUMNS = (
   Column("name", "stage", str, "A stage of the compression; each starts where an earlier one ended."),
-  Column("accuracy", "JAX", percent, "Accuracy of the JAX model on the test split, as training computes it."),
-  Column("file_accuracy", "file", percent, "Accuracy of the exported file on the test split, run in the real runtime."),
+  Column("accuracy", "accuracy", percent, "Accuracy of the JAX model on the test split, as training computes it."),
   Column(
-    "agreement", "agrees", percent, "Share of the test split on which the exported file predicts the teacher's class."
+    "file_accuracy",
+    "accuracy of the file",
+    percent,
+    "Accuracy of the exported file on the test split, run in the real runtime.",
+  ),
+  Column(
+    "agreement",
+    "same answer as the teacher",
+    percent,
+    "Share of the test split on which the exported file predicts the class that the first stage's file does.",
   ),
   Column(
     "parameters", "parameters", count, "Weights, biases and batch-norm parameters that the model needs to predict."
@@ -68,7 +78,7 @@ COLUMNS = (
   Column("latency_us", "latency", microseconds, "Median time of one example in the runtime, on one thread."),
   Column(
     "codes_differ",
-    "codes off",
+    "differing codes",
     count,
     "Output codes of the test split in which the training's simulation and the integer reference differ.",
   ),
@@ -94,12 +104,15 @@ def format_table(rows: Sequence[Row]) -> str:
       left out.
   """
   columns = used(rows)
-  grid = [[column.head for column in columns], *([cell(row, column) for column in columns] for row in rows)]
+  heads = [textwrap.wrap(column.head, HEAD) for column in columns]
+  deep = max(map(len, heads), default=0)
+  above = [list(line) for line in zip(*([""] * (deep - len(head)) + head for head in heads), strict=True)]
+  grid = above + [[cell(row, column) for column in columns] for row in rows]
   widths = [max(len(line[k]) for line in grid) for k in range(len(columns))]
   text = [
     "  ".join(c.ljust(w) if k == 0 else c.rjust(w) for k, (c, w) in enumerate(zip(line, widths))) for line in grid
   ]
-  return "\n".join([text[0], "─" * len(text[0]), *text[1:]])
+  return "\n".join([*text[:deep], "─" * max(map(len, text), default=0), *text[deep:]])
 
 
 def format_markdown(rows: Sequence[Row]) -> str:

@@ -41,7 +41,7 @@ def write(network):
     if data is not None:
       arrays[f"data {name}"] = data
   layers = [(type(layer).__name__, dataclasses.asdict(layer)) for layer in network.layers]
-  head = {"layers": layers, "tensors": tensors, "ends": (network.input, network.output)}
+  head = {"layers": layers, "tensors": tensors, "ends": (dict(network.inputs), dict(network.outputs))}
   if network.preprocessing is not None:
     head["preprocessing"] = network.preprocessing.to_json().decode()
   file = io.BytesIO()
@@ -57,9 +57,12 @@ def load(source, threads=1):
     network = _network(content)
   except Exception as error:
     raise UserError(f"{name} is damaged or no .npz file of a network") from error
-  compute = functools.partial(reference.run, network)
-  ends = network.tensors[network.input], network.tensors[network.output]
-  call = functools.partial(compute, zeros(ends[0], 1))
+  ends = [{name: network.tensors[t] for name, t in ends.items()} for ends in (network.inputs, network.outputs)]
+
+  def compute(arrays):
+    return ir.arranged(network.outputs, reference.run(network, tuple(arrays)), name)
+
+  call = functools.partial(compute, [zeros(tensor, 1) for tensor in ends[0].values()])
   return Runner(name, len(content), *ends, compute, lambda: call, network.preprocessing, threads)
 
 

@@ -94,3 +94,18 @@ def test_names_are_escaped():
   svg = charts.scatter([charts.Point("<b>&", 1, 1, '"<i>"')], PLAIN, PLAIN, "<t>")
   assert "<b>" not in svg and "<i>" not in svg
   ET.fromstring(svg)
+
+
+@pytest.mark.parametrize(("colours", "card"), [(charts.COLOURS, "#ffffff"), (charts.DARK, "#1b212a")])
+def test_colours_stand_out_on_their_card(colours, card):
+  """The contrast of WCAG 2.1: relative luminances plus 0.05, the larger over the smaller."""
+
+  def luminance(colour):
+    channels = [int(colour[k : k + 2], 16) / 255 for k in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2] + 0.05
+
+  for colour in colours:
+    one, other = sorted((luminance(colour), luminance(card)))
+    assert other / one >= 3, colour
+    assert card == "#ffffff" or f"fill: {colour}" in charts.dark_rules()

@@ -79,7 +79,7 @@ def test_the_steps_of_a_stage_continue_from_the_one_before():
 
 def test_a_slower_file_is_not_called_faster():
   text = Page(report.render({"rows": [TEACHER, {**STUDENT, "latency_us": 180.0}]})).text
-  assert "0.5×" in text and "it is not" in text
+  assert "2.0×slower in the runtime" in text and "0.5×" not in text and "faster" not in text
 
 
 @pytest.mark.parametrize(
@@ -104,10 +104,20 @@ def test_terminal_table_by_hand():
     {"name": "int8", "accuracy": None, "file_bytes": 980},
   ]
   assert tables.format_table(rows).splitlines() == [
-    "stage        JAX  file size",
-    "───────────────────────────",
-    "teacher  98.61 %     566 kB",
-    "int8           –      980 B",
+    "stage    accuracy  file size",
+    "────────────────────────────",
+    "teacher   98.61 %     566 kB",
+    "int8            –      980 B",
+  ]
+
+
+def test_long_heads_have_several_lines():
+  rows = [{"name": "teacher", "agreement": 1.0, "codes_differ": 12}]
+  assert tables.format_table(rows).splitlines() == [
+    "         same answer as  differing",
+    "stage       the teacher      codes",
+    "──────────────────────────────────",
+    "teacher        100.00 %         12",
   ]
 
 

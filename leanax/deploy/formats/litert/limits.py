@@ -11,6 +11,22 @@ TABLES = ("gelu", "gelu_tanh", "exp", "log")  # kernels that look a code up in a
 RATIO = 256.0  # XNNPACK's multipliers are smaller; its sums overflow beyond
 
 
+AXES: dict[type, int] = {ir.Pad: 5, ir.Reduce: 6}  # the most that kernels take
+
+
+def check_axes(layer: ir.Layer, tensors: dict[str, ir.Tensor]) -> None:
+  """Refuses a layer of more axes than LiteRT's kernels of it take."""
+  most = AXES.get(type(layer))
+  if isinstance(layer, ir.Concat) and any(tensors[name].data is not None for name in layer.inputs):
+    most = AXES[ir.Pad]  # constants become a padding
+  axes = len(tensors[layer.inputs[0]].shape)
+  if most is not None and axes > most:
+    kind = type(layer).__name__
+    raise UserError(
+      f"layer {layer.name!r} is a {kind} of {axes} axes; LiteRT's kernels take {most} at most: merge axes by a reshape"
+    )
+
+
 def check_size(tensors: dict[str, ir.Tensor]) -> None:
   """Refuses constants that do not fit into one file."""
   size = sum(tensor.data.nbytes for tensor in tensors.values() if tensor.data is not None)

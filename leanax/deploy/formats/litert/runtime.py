@@ -21,28 +21,29 @@ def load(source: Source, threads: int = 1, kernels: str = "xnnpack") -> Runner:
   preprocessing = checked(content, name)
   interpreter = _interpreter(content, name, threads, kernels)
   inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
-  given, made = _tensor(inputs, name), _tensor(outputs, name)
-  source_index, result_index = inputs[0]["index"], outputs[0]["index"]
+  given, made = _named(inputs, name, "input"), _named(outputs, name, "output")
   size = [1]  # the batch that memory is allocated for
 
   def resize(batch: int) -> None:
     if batch != size[0]:
       size[0] = 0
-      interpreter.resize_tensor_input(source_index, (batch, *given.shape[1:]))
+      for detail, tensor in zip(inputs, given.values(), strict=True):
+        interpreter.resize_tensor_input(detail["index"], (batch, *tensor.shape[1:]))
       interpreter.allocate_tensors()
       size[0] = batch
 
-  def compute(x: np.ndarray) -> np.ndarray:
+  def compute(arrays: list[np.ndarray]) -> list[np.ndarray]:
     try:
-      resize(len(x))
-      interpreter.set_tensor(source_index, x)
+      resize(len(arrays[0]))
+      for detail, array in zip(inputs, arrays, strict=True):
+        interpreter.set_tensor(detail["index"], array)
       interpreter.invoke()
-      return interpreter.get_tensor(result_index)
+      return [interpreter.get_tensor(detail["index"]) for detail in outputs]
     except (ValueError, RuntimeError) as error:
       raise _refused(name, error) from None
 
   def repeat() -> Callable[[], None]:
-    compute(zeros(given, 1))
+    compute([zeros(tensor, 1) for tensor in given.values()])
     return interpreter.invoke
 
   return Runner(name, len(content), given, made, compute, repeat, preprocessing, threads)
@@ -65,10 +66,16 @@ def _interpreter(content: bytes, name: str, threads: int, kernels: str) -> Any:
   return interpreter
 
 
-def _tensor(details: list[dict[str, Any]], name: str) -> ir.Tensor:
-  if len(details) != 1:
-    raise UserError(f"{name} has {len(details)} inputs or outputs; expected one of each")
-  detail, dtype = details[0], np.dtype(details[0]["dtype"]).name
+def _named(details: list[dict[str, Any]], name: str, kind: str) -> dict[str, ir.Tensor]:
+  """Returns the inputs or outputs of a file by their names in it; one alone is named by its kind."""
+  if not details:
+    raise UserError(f"{name} has no {kind}s")
+  names = [kind] if len(details) == 1 else [detail["name"] or str(place) for place, detail in enumerate(details)]
+  return {key: _tensor(detail, name) for key, detail in zip(names, details, strict=True)}
+
+
+def _tensor(detail: dict[str, Any], name: str) -> ir.Tensor:
+  dtype = np.dtype(detail["dtype"]).name
   if dtype not in ("float32", "int8", "int32", "uint8", "bool"):
     raise UserError(f"{name} has inputs or outputs of type {dtype}; expected float32, int8, int32, uint8 or bool")
   shape = (None, *(int(size) for size in detail["shape"][1:]))

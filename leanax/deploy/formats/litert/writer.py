@@ -1,8 +1,10 @@
 """Writes a Network as a LiteRT (.tflite) file, float32 or int8, with numpy, flatbuffers and the schema alone.
 
-Files are kept small: tensors have no names, equal buffers and vectors are written once, and defaults are left out.
+Files are kept small: only inputs and outputs have names, equal buffers and vectors are written once, and defaults are
+left out.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -38,7 +40,6 @@ VERSIONS = {  # the operator versions that brought int8, from LiteRT's table of 
   "QUANTIZE": 2,
   "DEQUANTIZE": 2,
   "BATCH_MATMUL": 2,
-  "TRANSPOSE": 2,
   "CONCATENATION": 2,
   "MIRROR_PAD": 2,
   "RESIZE_BILINEAR": 3,
@@ -80,9 +81,10 @@ def _pack(plan: Plan, network: ir.Network) -> bytes:
   """Returns the plan as a flatbuffer."""
   flat = Flat()
   # Tensors: those that an operator reads or makes; operators name them by number.
-  used = {name for op in plan.operators for name in (*op.inputs, op.output)} | {network.input}
+  used = {name for op in plan.operators for name in (*op.inputs, op.output)} | set(network.inputs.values())
   names = [name for name in plan.tensors if name in used]
   index = {name: position for position, name in enumerate(names)}
+  labels = {tensor: name for ends in (network.outputs, network.inputs) for name, tensor in ends.items()}
   buffers, contents = [flat.table("Buffer")], {b"": 0}
 
   def keep(content: bytes) -> int:
@@ -91,15 +93,15 @@ def _pack(plan: Plan, network: ir.Network) -> bytes:
       buffers.append(flat.table("Buffer", Data=flat.data(content)))
     return contents[content]
 
-  tensors = [_tensor(flat, plan.tensors[name], keep) for name in names]
+  tensors = [_tensor(flat, plan.tensors[name], keep, labels.get(name)) for name in names]
   # Operators, in the order of the network, which is the order of execution.
   versions = [(op.code, op.version or VERSIONS.get(op.code, 1)) for op in plan.operators]
   codes = sorted(set(versions))
   operators = [_operator(flat, op, codes.index(own), index) for op, own in zip(plan.operators, versions, strict=True)]
   graph = flat.table(
     "SubGraph",
-    Inputs=flat.vector([index[network.input]], "int32"),
-    Outputs=flat.vector([index[network.output]], "int32"),
+    Inputs=flat.vector([index[name] for name in network.inputs.values()], "int32"),
+    Outputs=flat.vector([index[name] for name in network.outputs.values()], "int32"),
     Tensors=flat.tables(tensors),
     Operators=flat.tables(operators),
   )
@@ -108,7 +110,15 @@ def _pack(plan: Plan, network: ir.Network) -> bytes:
   if network.preprocessing is not None:
     content = network.preprocessing.to_json()
     metadata = flat.tables([flat.table("Metadata", Name=flat.text(METADATA), Buffer=keep(content))])
+  # The signature: what the caller feeds and gets, by name.
+  signature = flat.table(
+    "SignatureDef",
+    Inputs=_signature(flat, network.inputs, index),
+    Outputs=_signature(flat, network.outputs, index),
+    SignatureKey=flat.text("serving_default"),
+  )
   fields = {
+    "SignatureDefs": flat.tables([signature]),
     "Version": 3,
     "OperatorCodes": flat.tables([_code(flat, *code) for code in codes]),
     "Subgraphs": flat.tables([graph]),
@@ -118,12 +128,18 @@ def _pack(plan: Plan, network: ir.Network) -> bytes:
   return flat.finish(flat.table("Model", **fields))
 
 
+def _signature(flat: Flat, ends: Mapping[str, str], index: dict[str, int]) -> int:
+  return flat.tables(
+    [flat.table("TensorMap", Name=flat.text(name), TensorIndex=index[tensor]) for name, tensor in ends.items()]
+  )
+
+
 def _code(flat: Flat, code: str, version: int) -> int:
   number = getattr(flat.schema.BuiltinOperator, code)
   return flat.table("OperatorCode", DeprecatedBuiltinCode=min(number, 127), BuiltinCode=number, Version=version)
 
 
-def _tensor(flat: Flat, tensor: ir.Tensor, keep: Any) -> int:
+def _tensor(flat: Flat, tensor: ir.Tensor, keep: Any, label: str | None = None) -> int:
   quantization = None
   if tensor.grid is not None:
     scales = np.atleast_1d(tensor.scale)
@@ -140,6 +156,7 @@ def _tensor(flat: Flat, tensor: ir.Tensor, keep: Any) -> int:
   content = np.ascontiguousarray(tensor.data, tensor.dtype).tobytes() if constant else b""
   return flat.table(
     "Tensor",
+    Name=None if label is None else flat.text(label),
     Shape=flat.vector(shape, "int32"),
     Type=getattr(flat.schema.TensorType, tensor.dtype.upper()),
     Buffer=keep(content),

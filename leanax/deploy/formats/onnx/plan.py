@@ -23,13 +23,14 @@ def planned(network: ir.Network, activations: str = "uint8") -> Plan:
     UserError: an unsound network, or a layer or a size that ONNX lacks.
   """
   ir.check(network)
-  plan = Plan(network.tensors, network.input, ACTIVATIONS[activations])
+  plan = Plan(network.tensors, tuple(network.inputs.values()), ACTIVATIONS[activations])
   for layer in network.layers:
     if type(layer) not in _EMIT:
       known = ", ".join(kind.__name__ for kind in _EMIT)
       raise UserError(f"layer {layer.name!r} is a {type(layer).__name__}, which ONNX lacks; expected one of {known}")
     _EMIT[type(layer)](plan, layer)
-  plan.value(network.output)  # the result is in the network's own layout
+  for name in network.outputs.values():
+    plan.value(name)  # the results are in the network's own layout
   size = sum(array.nbytes for array in plan.constants.values())
   if size > BYTES:
     raise UserError(f"the network has {size:,} bytes of constants; an .onnx file holds at most {BYTES:,}")

@@ -11,43 +11,54 @@ from leanax.deploy.formats.base import Runner, Source, read, zeros
 from leanax.deploy.formats.onnx.tables import checked
 from quant.grid import Grid
 
-TYPES = {f"tensor({kind})": kind for kind in ("int32", "uint8", "int8", "bool")} | {"tensor(float)": "float32"}
+TYPES = {
+  "tensor(float)": "float32",
+  "tensor(uint8)": "uint8",
+  "tensor(int8)": "int8",
+  "tensor(int32)": "int32",
+  "tensor(int64)": "int64",
+  "tensor(bool)": "bool",
+}
 QUIET = 4  # only fatal messages
 
 
 def load(source: Source, threads: int = 1) -> Runner:
   """Returns an .onnx file in onnxruntime; see `formats.base.Open`.
 
-  The codes of an int8 network are int8 here, whichever type the file has for them. A file from elsewhere has one input
-  and one output, of floats, pixels, indices or masks.
+  The codes of an int8 network are int8 here, whichever type the file has for them.
   """
   name, content = read(source, "ONNX")
   if not isinstance(threads, int) or threads < 1:
     raise UserError(f"{threads!r} threads; expected 1 or more")
   held = checked(content, name)
   session, inputs, outputs = _session(content, name, threads)
-  given, taken = _end(inputs, name, "input", held.grids.get("input"))
-  made, gives = _end(outputs, name, "output", held.grids.get("output"))
-  names = inputs[0].name, [outputs[0].name]
+  given = {end.name: _end(end, name, "input", held.inputs.get(end.name)) for end in inputs}
+  made = {end.name: _end(end, name, "output", held.outputs.get(end.name)) for end in outputs}
 
-  def run(x: np.ndarray) -> np.ndarray:
+  def fed(arrays: list[np.ndarray]) -> dict[str, np.ndarray]:
+    pairs = zip(given.items(), arrays, strict=True)
+    return {key: _flipped(x) if kind != tensor.dtype else x for (key, (tensor, kind)), x in pairs}
+
+  def compute(arrays: list[np.ndarray]) -> list[np.ndarray]:
     try:
-      return session.run(names[1], {names[0]: x})[0]
+      results = session.run(list(made), fed(arrays))
     except Exception as error:  # the runtime's own exceptions share no base
       raise _refused(name, error) from None
-
-  def compute(x: np.ndarray) -> np.ndarray:
-    result = run(_flipped(x) if taken != given.dtype else x)
-    if result.shape[1:] != made.shape[1:] or len(result) != len(x):
-      raise UserError(f"{name} gave outputs of shape {result.shape} for inputs of shape {x.shape}")
-    return _flipped(result) if gives != made.dtype else result
+    for result, (tensor, _) in zip(results, made.values(), strict=True):
+      if result.shape[1:] != tensor.shape[1:] or len(result) != len(arrays[0]):
+        raise UserError(f"{name} gave outputs of shape {result.shape} for inputs of shape {arrays[0].shape}")
+    pairs = zip(results, made.values(), strict=True)
+    return [_flipped(x) if kind != tensor.dtype else x for x, (tensor, kind) in pairs]
 
   def repeat() -> Callable[[], None]:
-    feed = {names[0]: zeros(given, 1).astype(taken)}
-    compute(zeros(given, 1))
-    return lambda: session.run(names[1], feed)
+    arrays = [zeros(tensor, 1) for tensor, _ in given.values()]
+    feed = fed(arrays)
+    compute(arrays)
+    return lambda: session.run(list(made), feed)
 
-  return Runner(name, len(content), given, made, compute, repeat, held.preprocessing, threads, "onnxruntime")
+  taken, gives = ({key: tensor for key, (tensor, _) in side.items()} for side in (given, made))
+
+  return Runner(name, len(content), taken, gives, compute, repeat, held.preprocessing, threads, "onnxruntime")
 
 
 def _flipped(codes: np.ndarray) -> np.ndarray:
@@ -85,17 +96,15 @@ def _session(content: bytes, name: str, threads: int) -> tuple[Any, list[End], l
     raise _refused(name, error) from None
 
 
-def _end(ends: list[End], name: str, which: str, grid: Grid | None) -> tuple[ir.Tensor, str]:
+def _end(end: End, name: str, which: str, grid: Grid | None) -> tuple[ir.Tensor, str]:
   """Returns an end of the file as an ir.Tensor, and its type in the file."""
-  if len(ends) != 1:
-    raise UserError(f"{name} has {len(ends)} {which}s; expected one")
-  kind = TYPES.get(ends[0].type, ends[0].type)
-  expected = ("float32", "uint8", "int32", "bool") if grid is None else ("uint8", "int8")
-  if kind not in expected:
+  kind = TYPES.get(end.type, end.type)
+  expected = ("float32", "uint8", "int32", "int64", "bool")
+  if kind not in (expected if grid is None else ("uint8", "int8")):
     raise UserError(f"the {which} of {name} is of type {kind}; expected {' or '.join(expected)}")
-  sizes = [size for size in ends[0].shape[1:] if isinstance(size, int)]
-  if not ends[0].shape or len(sizes) != len(ends[0].shape) - 1:
-    raise UserError(f"the {which} of {name} has the shape {ends[0].shape}; expected the batch alone to be open")
+  sizes = [size for size in end.shape[1:] if isinstance(size, int)]
+  if not end.shape or len(sizes) != len(end.shape) - 1:
+    raise UserError(f"the {which} of {name} has the shape {end.shape}; expected the batch alone to be open")
   shape = (None, *sizes)
   if grid is None:
     return ir.Tensor("", shape, kind), kind

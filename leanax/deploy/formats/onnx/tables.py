@@ -4,6 +4,7 @@ The runtime checks types, shapes and the graph itself and raises. It allocates w
 files that one names as the place of its data, and divides by strides and dilations of 0.
 """
 
+import json
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from leanax.core.errors import UserError
 from leanax.deploy import ir
-from leanax.deploy.formats.onnx.writer import ENDS, METADATA, package
+from leanax.deploy.formats.onnx.writer import GRIDS, METADATA, package
 from leanax.deploy.preprocessing import Preprocessing
 from quant.grid import Grid
 
@@ -22,9 +23,10 @@ TYPES = {"float32": ("float32",), "uint8": ("uint8", "int8"), "int8": ("int8",)}
 
 
 class Held(NamedTuple):
-  """What a file says of itself: the grids of its ends, by "input" and "output", and its preprocessing."""
+  """What a file says of itself: the grids of its inputs and outputs by their names, and its preprocessing."""
 
-  grids: dict[str, Grid]
+  inputs: dict[str, Grid]
+  outputs: dict[str, Grid]
   preprocessing: Preprocessing | None
 
 
@@ -52,12 +54,13 @@ def checked(content: bytes, name: str) -> Held:
     elements = sum(_elements(value) for value in (*inferred.graph.value_info, *inferred.graph.output))
     held = {entry.key: entry.value for entry in model.metadata_props}
     found = Preprocessing.from_json(held[METADATA].encode()) if METADATA in held else None
-    grids = {end: _grid(held[key]) for end, key in ENDS.items() if key in held}
+    sides = json.loads(held.get(GRIDS, "{}"))
+    taken, gives = (_grids(sides.get(side, {})) for side in ("inputs", "outputs"))
   except Exception:  # a damaged file may raise anything
     raise UserError(f"{name} is damaged: its graph or its metadata cannot be read") from None
   if elements > MOST:
     raise UserError(f"{name} is damaged: its activations have {elements:.3g} elements; expected {MOST:.3g} at most")
-  return Held(grids, found)
+  return Held(taken, gives, found)
 
 
 def _refused(onnx: ModuleType, model: Any) -> str:
@@ -99,11 +102,12 @@ def _elements(value: Any) -> float:
   return float(np.prod(sizes, dtype=np.float64))
 
 
-def _grid(text: str) -> Grid:
-  import json
+def _grids(given: dict[str, Any]) -> dict[str, Grid]:
+  return {str(name): _grid(one) for name, one in given.items()}
 
-  given = json.loads(text)
+
+def _grid(given: dict[str, Any]) -> Grid:
   scale, zero = np.float32(given["scale"]), int(given["zero_point"])
   if not (np.isfinite(scale) and scale > 0):
-    raise ValueError(text)
+    raise ValueError(given)
   return ir.grid(scale, zero)

@@ -1,6 +1,7 @@
 """Writes a Network as an .onnx file, float32 or quantized, with the package onnx."""
 
 import json
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -14,7 +15,7 @@ from leanax.deploy.formats.onnx.plan import planned
 OPSET = 13  # brought scales per channel; nothing that the emitters write is newer
 IR_VERSION = 7  # the one that opset 13 came with
 METADATA = "leanax"
-ENDS = {"input": "leanax.input", "output": "leanax.output"}  # the grid of uint8 or int8 ends
+GRIDS = "leanax.grids"  # of uint8 and int8 ends
 
 
 def package() -> ModuleType:
@@ -45,20 +46,31 @@ def write(network: ir.Network, activations: str = "uint8") -> bytes:
   """Returns the network as the bytes of an .onnx file.
 
   Input and output are codes for an int8 network (uint8 ones are the int8 ones + 128) and float32 for a float one; the
-  batch is symbolic, "N". The metadata hold the preprocessing as JSON under "leanax", and the grids of the codes that
-  the file takes and gives under "leanax.input" and "leanax.output".
+  batch is symbolic, "N", and the ends have the names that the network has for them. The metadata hold as JSON the
+  preprocessing under "leanax", and the grids of the codes that the file takes and gives under "leanax.grids".
 
   Raises:
     UserError: what `check` refuses.
   """
   onnx = package()
   plan = planned(network, activations)
-  # Ends, constants and nodes; names are those of the plan.
-  ends = [_end(onnx, plan, network.tensors[name]) for name in (network.input, network.output)]
-  nodes = [_node(onnx, node) for node in plan.nodes]
+  # Ends, constants and nodes; names between the ends are those of the plan.
+  called = {tensor: name for ends in (network.outputs, network.inputs) for name, tensor in ends.items()}
+  labels = {*network.inputs, *network.outputs}
+
+  def name_of(value: str) -> str:
+    return called.get(value, f"{value}:inner" if value in labels else value)
+
+  sides = [
+    [_end(onnx, plan, network.tensors[tensor], name) for name, tensor in ends.items()]
+    for ends in (network.inputs, network.outputs)
+  ]
+  nodes = [_node(onnx, node, name_of) for node in plan.nodes]
+  again = [(called[tensor], name) for name, tensor in network.outputs.items() if called[tensor] != name]
+  nodes += [onnx.helper.make_node("Identity", [first], [name]) for first, name in again]  # a result that has two names
   read = {name for node in plan.nodes for name in node.inputs}
-  held = [onnx.numpy_helper.from_array(array, name) for name, array in plan.constants.items() if name in read]
-  graph = onnx.helper.make_graph(nodes, "leanax", [ends[0]], [ends[1]], held)
+  held = [onnx.numpy_helper.from_array(array, name_of(name)) for name, array in plan.constants.items() if name in read]
+  graph = onnx.helper.make_graph(nodes, "leanax", *sides, held)
   model = onnx.helper.make_model(
     graph, producer_name="leanax", ir_version=IR_VERSION, opset_imports=[onnx.helper.make_opsetid("", OPSET)]
   )
@@ -70,19 +82,26 @@ def _metadata(network: ir.Network, plan: Plan) -> dict[str, str]:
   found = {}
   if network.preprocessing is not None:
     found[METADATA] = network.preprocessing.to_json().decode()
-  for end, key in ENDS.items():
-    tensor = network.tensors[getattr(network, end)]
-    if tensor.dtype == "int8":
-      found[key] = json.dumps({"scale": float(tensor.scale), "zero_point": tensor.zero_point + plan.offset})
+  grids = [
+    {name: _grid(network.tensors[tensor], plan) for name, tensor in ends.items() if network.tensors[tensor].grid}
+    for ends in (network.inputs, network.outputs)
+  ]
+  if any(grids):
+    found[GRIDS] = json.dumps(dict(zip(("inputs", "outputs"), grids, strict=True)))
   return found
 
 
-def _end(onnx: ModuleType, plan: Plan, tensor: ir.Tensor) -> Any:
+def _grid(tensor: ir.Tensor, plan: Plan) -> dict[str, float]:
+  return {"scale": float(tensor.scale), "zero_point": tensor.zero_point + plan.offset}
+
+
+def _end(onnx: ModuleType, plan: Plan, tensor: ir.Tensor, name: str) -> Any:
   kind = plan.codes if tensor.dtype == "int8" else np.dtype(tensor.dtype)
   shape = ["N", *tensor.shape[1:]]
-  return onnx.helper.make_tensor_value_info(tensor.name, onnx.helper.np_dtype_to_tensor_dtype(kind), shape)
+  return onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(kind), shape)
 
 
-def _node(onnx: ModuleType, node: Node) -> Any:
+def _node(onnx: ModuleType, node: Node, name_of: Callable[[str], str]) -> Any:
   fields = {key: list(value) if isinstance(value, tuple) else value for key, value in node.attributes.items()}
-  return onnx.helper.make_node(node.op, list(node.inputs), [node.output], node.output, **fields)
+  inputs, output = [name_of(name) for name in node.inputs], name_of(node.output)
+  return onnx.helper.make_node(node.op, inputs, [output], output, **fields)

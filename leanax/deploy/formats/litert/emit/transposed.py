@@ -5,7 +5,6 @@ a block of `strides` rows and columns of the result in its channels, and the blo
 in convolution kernels, in floats and in integers.
 """
 
-import dataclasses
 from typing import NamedTuple
 
 import numpy as np
@@ -80,8 +79,7 @@ def _repeated(tensor: ir.Tensor, data: np.ndarray, count: int) -> ir.Tensor:
   """Returns weights whose output channels are repeated, with a scale for each."""
   grid = tensor.grid
   if grid is not None and grid.axis is not None:
-    scale = np.tile(tensor.scale, count)
-    grid = dataclasses.replace(grid, scale=scale, zero_point=np.zeros(scale.shape, np.int32))
+    grid = ir.grid(np.tile(tensor.scale, count), bits=grid.bits, narrow=grid.narrow, axis=data.ndim - 1)
   return tensor._replace(shape=data.shape, data=data, grid=grid)
 
 

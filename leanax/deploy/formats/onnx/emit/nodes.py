@@ -6,6 +6,7 @@ by a Transpose when a layer first asks for it. So a convolutional network has on
 its result is (N, C).
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -43,18 +44,18 @@ class Plan:
 
   Args:
     tensors: of the network.
-    source: the name of its input.
+    sources: the names of its inputs.
     offset: what is added to an int8 code in the file, 128 for uint8 ones.
   """
 
-  def __init__(self, tensors: dict[str, ir.Tensor], source: str, offset: int) -> None:
+  def __init__(self, tensors: dict[str, ir.Tensor], sources: Sequence[str], offset: int) -> None:
     self.tensors = dict(tensors)
     self.offset = offset
     self.codes = np.dtype("uint8" if offset else "int8")
     self.nodes: list[Node] = []
     self.constants: dict[str, np.ndarray] = {}
     self._equal: dict[tuple[str, tuple[int, ...], bytes], str] = {}
-    self._made = {source: 0}  # by the order in which they are made
+    self._made = dict.fromkeys(sources, 0)  # by the order in which they are made
 
   def node(self, op: str, *inputs: str, output: str = "", **attributes: Any) -> str:
     """Adds a node, and returns its output's name; a fresh one without `output`."""

@@ -12,13 +12,8 @@ from leanax.deploy.formats.onnx.emit.nodes import IMAGE, Plan, axis_in, vector
 def move(
   plan: Plan, layer: ir.Layer, op: str, given: list[str], *more: str, first: bool = False, **fields: Any
 ) -> None:
-  """Adds a layer that moves the numbers of `given`; codes pass through a layer whose grids are all one."""
-  made, read = plan.tensors[layer.output], [plan.tensors[name] for name in given]
-  one = all(ir.same_grid(made.grid, tensor.grid) for tensor in read)
-  if one:
-    plan.moved(layer, op, *(plan.value(name, first) for name in given), *more, first=first, **fields)
-  else:
-    plan.result(layer, op, *(plan.real(name, first) for name in given), *more, first=first, **fields)
+  """Adds a layer that moves the numbers of `given`, codes as they are: their grids are that of the result."""
+  plan.moved(layer, op, *(plan.value(name, first) for name in given), *more, first=first, **fields)
 
 
 def reshape(plan: Plan, layer: ir.Reshape) -> None:

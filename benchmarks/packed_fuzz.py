@@ -1,0 +1,200 @@
+"""Mutated packed files against the reader: each is read, or refused in one sentence, fast and in little memory.
+
+python -m benchmarks.packed_fuzz [--cases 100000] [--seed 0]
+
+The cases run in a child process, so that a crash is a failure with a number. Half of the mutants have their checksum
+put right, and so reach what is behind it: headers with other values, streams with other bytes.
+"""
+
+import argparse
+import json
+import random
+import re
+import resource
+import subprocess
+import sys
+import time
+import zlib
+from collections import Counter
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+import quant
+from leanax import deploy
+from leanax.core.errors import UserError
+from leanax.deploy.packed import header
+
+LIMIT = 2**22  # bytes of arrays that a case may unpack to; the largest of `seeds` has 10 kB
+NASTY = (
+  *(0, 1, -1, 2, 7, 8, 255, 256, 2**15, 2**16, 2**31, 2**32 - 1, 2**47, 2**63, 2**64, 10**400),
+  *(0.5, -0.0, 1e308, True, False, None, "", "w", "bytes", "planes", "masked", "codes", "float64", "bool", "\ud800"),
+  *([], {}, [0], [[]], ["list"], ["tuple", 0], ["dict", [0, 0]], ["grid", "w8"], [[1, 2]], {"w": 0}, [2**30, 2**30]),
+)
+
+
+def seeds() -> list[bytes]:
+  """Returns true files: of codes, masks, planes and plain bytes; with several grids, and with none."""
+  at_random = np.random.default_rng(0)
+  w = at_random.normal(size=(20, 15)).astype(np.float32)
+  pruned = np.where(np.abs(w) < 1.3, np.float32(0), w)
+  largest = jnp.asarray(np.abs(w).max(0))
+  blocks = quant.Grid(jnp.ones((5, 15)) / 4, jnp.zeros((), jnp.int32), 4, True, True)
+  split = quant.Grid(jnp.ones((5, 15)) / 4, jnp.zeros((5, 15), jnp.int32), 4, True, True, (0, 2), (5, 4, 15))
+  tree = {"params": {"w": w, "p": pruned, "b": np.arange(40, dtype=np.int32)}, "rest": [np.zeros(300), (np.ones(2),)]}
+  return [
+    deploy.pack(tree, {"w": quant.symmetric(largest, 8, axis=1), "p": blocks}, {"made": {"by": [1, 2.5, "x"]}}),
+    deploy.pack(tree, {"w": quant.affine(jnp.float32(-2), jnp.float32(3), 5, signed=False), "p": split}),
+    deploy.pack(tree, {"w": quant.symmetric(largest, 16, axis=1)}),
+    deploy.pack({"w": pruned}, {"w": quant.symmetric(jnp.float32(2), 5, format="power_of_two")}),
+    deploy.pack({"a": w, 3: np.tile(np.arange(50, dtype=np.uint8), 100)}),
+    deploy.pack({}),
+  ]
+
+
+def mutant(draw: random.Random, files: list[bytes]) -> bytes:
+  """Returns a file that somebody damaged or made up, from true ones."""
+  content = draw.choice(files)
+  kind = draw.randrange(6)
+  if kind < 3:
+    changed = _bytes(draw, content, files)
+    return changed if kind == 0 else repaired(changed)
+  head, body = header.read(content)
+  if kind == 3:  # a true header, and other streams
+    parts = bytearray(body)
+    for _ in range(draw.randint(1, 8)):
+      if parts:
+        parts[draw.randrange(len(parts))] = draw.randrange(256)
+    return header.write(head, [bytes(parts)])
+  for _ in range(draw.randint(1, 3)):
+    _node(draw, head)
+  text = json.dumps(head).encode()
+  if kind == 5:
+    text = _bytes(draw, text, [content])
+  return framed(zlib.compress(text), bytes(body))
+
+
+def framed(packed: bytes, body: bytes) -> bytes:
+  """Returns a file of a compressed header and streams, its length and checksum as they have to be."""
+  whole = packed + body
+  numbers = (header.FORM, len(packed), zlib.crc32(whole))
+  return header.MAGIC + b"".join(number.to_bytes(4, "little") for number in numbers) + whole
+
+
+def repaired(content: bytes) -> bytes:
+  """Returns a file with the checksum of its bytes."""
+  return content[:16] + zlib.crc32(content[20:]).to_bytes(4, "little") + content[20:]
+
+
+def _bytes(draw: random.Random, content: bytes, others: list[bytes]) -> bytes:
+  found = bytearray(content)
+  for _ in range(draw.randint(1, 4)):
+    start, length = draw.randrange(len(found) + 1), draw.choice((1, 1, 1, 2, 4, 8, 100))
+    match draw.randrange(5):
+      case 0:
+        found[start : start + length] = draw.randbytes(min(length, len(found) - start))
+      case 1:
+        del found[start : start + length]
+      case 2:
+        found[start:start] = draw.randbytes(length)
+      case 3:
+        del found[start:]
+      case 4:
+        other = draw.choice(others)
+        place = draw.randrange(len(other) + 1)
+        found[start : start + length] = other[place : place + length]
+  return bytes(found)
+
+
+def _node(draw: random.Random, tree: Any) -> None:
+  """Changes one value of a tree of JSON, anywhere in it."""
+  places = []
+
+  def walk(node: Any) -> None:
+    for key in list(node) if isinstance(node, dict) else range(len(node)):
+      places.append((node, key))
+      if isinstance(node[key], dict | list):
+        walk(node[key])
+
+  walk(tree)
+  if not places:
+    return
+  node, key = draw.choice(places)
+  match draw.randrange(4):
+    case 0 | 1:
+      node[key] = draw.choice(NASTY)
+    case 2:
+      other, there = draw.choice(places)
+      node[key] = json.loads(json.dumps(other[there]))
+    case 3:
+      del node[key]
+
+
+def case(content: bytes) -> str:
+  """Reads a file; returns "read", or the sentence that refuses it without its numbers.
+
+  Raises:
+    AssertionError: it is read and larger than allowed, or the sentence is none.
+  """
+  try:
+    found = deploy.unpack(content, LIMIT)
+  except UserError as error:
+    text = str(error)
+    assert text.startswith("the packed file ") and "\n" not in text and len(text) < 500 and text.isprintable(), text
+    return re.sub(r"'.*'|[\d,]+", "#", text.removeprefix("the packed file ").removeprefix("is damaged: "))[:60]
+  sizes = {id(leaf): leaf.nbytes for leaf in _leaves(found.variables)}
+  assert sum(sizes.values()) <= LIMIT
+  return "read"
+
+
+def _leaves(tree: Any) -> list[np.ndarray]:
+  if isinstance(tree, dict | list | tuple):
+    return [leaf for child in (tree.values() if isinstance(tree, dict) else tree) for leaf in _leaves(child)]
+  return [tree] if isinstance(tree, np.ndarray) else []
+
+
+def run(cases: int, seed: int) -> dict[str, Any]:
+  """Returns the figures of so many cases; a case that fails raises with its number."""
+  files, outcomes, slowest = seeds(), Counter(), 0.0
+  for content in files:
+    assert case(content) == "read"
+  before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+  for number in range(cases):
+    content = mutant(random.Random(f"{seed} {number}"), files)
+    begin = time.perf_counter()
+    try:
+      outcomes[case(content)] += 1
+    except Exception as error:
+      raise AssertionError(f"case {number} of seed {seed}: {type(error).__name__}: {error}") from error
+    slowest = max(slowest, time.perf_counter() - begin)
+  grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+  return {
+    "cases": cases,
+    "outcomes": dict(outcomes.most_common()),
+    "seconds": round(time.perf_counter() - start, 1),
+    "slowest": round(slowest, 3),
+    "grown_mib": round(grown / 1024, 1),
+  }
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+  parser.add_argument("--cases", type=int, default=100_000)
+  parser.add_argument("--seed", type=int, default=0)
+  parser.add_argument("--child", action="store_true", help="run the cases in this process")
+  args = parser.parse_args()
+  if args.child:
+    print(json.dumps(run(args.cases, args.seed)))
+    return
+  command = [sys.executable, "-m", "benchmarks.packed_fuzz", "--child", f"--cases={args.cases}", f"--seed={args.seed}"]
+  done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+  if done.returncode:
+    sys.exit(f"the reader ended with status {done.returncode}")
+  found = json.loads(done.stdout)
+  assert found["slowest"] < 5 and found["grown_mib"] < 256, found
+  print(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+  main()

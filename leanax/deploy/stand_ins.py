@@ -1,0 +1,57 @@
+"""Numbers that stand for those of variables of which only shapes are known; nothing is run or compiled.
+
+They differ wherever the real ones can, and are equal where an equation spreads one number over positions: a constant
+that is one number per channel is one here too, and one that is not is not.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from leanax import graph
+from leanax.graph.program import Node
+
+PERIOD = 8191  # a prime, so that no axis repeats with it
+
+
+def distinct(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+  """Returns numbers from 1 to 2, of floats no two of a few thousand alike."""
+  if not np.issubdtype(dtype, np.floating):
+    return np.ones(shape, dtype)
+  return (1 + np.arange(math.prod(shape), dtype=np.int64) % PERIOD / PERIOD).astype(dtype).reshape(shape)
+
+
+def stand_in(
+  traced: graph.Graph, producer: Mapping[int, Node], ref: Any, real: Callable[[Any], np.ndarray]
+) -> np.ndarray:
+  """Returns an array in place of a value that is made of variables alone.
+
+  Args:
+    traced: the function.
+    producer: the equation of each value.
+    ref: the value.
+    real: gives values that no variable has a part in.
+  """
+  ref = traced.resolve(ref)
+  if not traced.analysis.value(ref).leaves:
+    return np.asarray(real(ref))
+  aval, node = traced.program.avals[ref], producer.get(ref)
+  if node is None:
+    return distinct(aval.shape, aval.dtype)
+  reads = [one for one in node.inputs if traced.analysis.value(one).leaves]
+  first = stand_in(traced, producer, reads[0], real)
+  if node.primitive == "broadcast_in_dim":
+    axes = node.params["broadcast_dimensions"]
+    first = first.reshape([first.shape[axes.index(axis)] if axis in axes else 1 for axis in range(len(aval.shape))])
+  elif node.primitive == "transpose":
+    return first.transpose(node.params["permutation"])
+  elif first.size == math.prod(aval.shape) and node.primitive in ("reshape", "squeeze", "expand_dims"):
+    return first.reshape(aval.shape)
+  each = [first, *(stand_in(traced, producer, one, real) for one in reads[1:])]
+  try:
+    spread = [np.broadcast_to(one, aval.shape) for one in each]
+  except ValueError:  # another equation than one of numbers at the same position
+    return distinct(aval.shape, aval.dtype)
+  return spread[0].astype(aval.dtype) if len(spread) == 1 else np.mean(spread, axis=0).astype(aval.dtype)

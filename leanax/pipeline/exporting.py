@@ -1,0 +1,159 @@
+"""The export of stages: known on shapes before anything trains, by the code that then exports numbers.
+
+A stage's `export` names the formats of its files, and its `export_failure` what happens where there can be none.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from leanax import deploy
+from leanax.core.errors import UserError
+from leanax.graph.shapes import structs
+from leanax.pipeline import trained as models
+from leanax.pipeline.config.experiment import Experiment, Stage
+from leanax.pipeline.trained import Trained
+
+
+class Prepared(NamedTuple):
+  """The export of a stage to one format, prepared on shapes.
+
+  Attributes:
+    suffix: of the format.
+    network: its layers, with numbers that stand for weights; None where it cannot be exported.
+    failure: one sentence that says why; "" where it can.
+  """
+
+  suffix: str
+  network: deploy.Network | None
+  failure: str = ""
+
+
+def network(trained: Trained, numbers: bool = True) -> deploy.Network:
+  """Returns the model as a layer network: int8 where its integers were simulated, float otherwise.
+
+  Args:
+    trained: the model.
+    numbers: False where its variables are shapes: numbers stand for weights, grids have the scale 1, and no
+      layer is proven.
+
+  Raises:
+    UserError: what cannot be lifted (`deploy.lift`).
+  """
+  folded = models.fold(trained) if numbers else models.fold_shapes(trained)
+  plain, example = models.in_float(folded), jax.ShapeDtypeStruct((1, *folded.recipe.image), np.float32)
+  grids = models.grids(folded) if numbers else _unit_grids(folded)
+  fn = models.functions(plain.recipe).fn
+  preprocessing = deploy.Preprocessing(**folded.recipe.preprocess)
+  return deploy.lift(fn, plain.variables, example, grids, preprocessing, prove=numbers)
+
+
+def _unit_grids(folded: Trained) -> Any:
+  """Returns the grids of a model whose variables are shapes, each of scale 1 and zero point 0; None in float."""
+
+  def unit(grid: Any) -> Any:
+    numbers: dict[str, Any] = {
+      "scale": np.ones(grid.scale.shape, np.float32),
+      "zero_point": np.zeros(grid.zero_point.shape, np.int32),
+    }
+    return dataclasses.replace(grid, **numbers)
+
+  made = jax.eval_shape(lambda variables: models.grids(folded._replace(variables=variables)), folded.variables)
+  return None if made is None else {name: unit(grid) for name, grid in made.items()}
+
+
+def formats(stage: Stage) -> dict[str, deploy.Format]:
+  """Returns the formats of a stage's files by their suffixes, in the order of the config."""
+  found = [deploy.file_format(name) for name in stage.export]
+  return {one.suffix: one for one in found}
+
+
+def check_keys(config: Experiment) -> None:
+  """Refuses formats that there are not, named twice, or whose extra is missing; nothing is lifted.
+
+  Raises:
+    UserError: names the key, or the package.
+  """
+  for name in config.run:
+    stage = config.stages[name]
+    try:
+      found = formats(stage)
+    except UserError as error:
+      raise UserError(f"config key 'stages.{name}.export': {error}") from None
+    if len(found) < len(stage.export):
+      raise UserError(f"config key 'stages.{name}.export' is {stage.export!r}; expected each format once")
+
+
+def prepare(config: Experiment, leaves: Mapping[str, Trained]) -> dict[str, list[Prepared]]:
+  """Returns the export of every stage that is run, prepared on the shapes that it leaves; nothing is compiled.
+
+  Raises:
+    UserError: an extra that a format needs is missing.
+  """
+  known: dict[str, deploy.Network | str] = {}  # stages of the same network are lifted once
+  found = {}
+  for name in config.run:
+    each, wanted = [], formats(config.stages[name])
+    for one in wanted.values():
+      one.check(_least())
+    for suffix, one in wanted.items():
+      shapes = structs(leaves[name].variables)
+      key = json.dumps([leaves[name].recipe._asdict(), str(jax.tree.flatten(shapes))], sort_keys=True)
+      if key not in known:
+        known[key] = _tried(lambda shapes=shapes, name=name: network(Trained(leaves[name].recipe, shapes), False))
+      lifted = known[key]
+      failure = lifted if isinstance(lifted, str) else _tried(lambda one=one, lifted=lifted: one.check(lifted)) or ""
+      each.append(Prepared(suffix, None if failure or isinstance(lifted, str) else lifted, str(failure)))
+    found[name] = each
+  return found
+
+
+def _tried(call: Any) -> Any:
+  """Returns what a call returns, or its refusal as a text."""
+  try:
+    return call()
+  except UserError as error:
+    return str(error)
+
+
+def _least() -> deploy.Network:
+  """Returns a network that every format holds: one that is refused needs an extra."""
+  return deploy.lift(
+    lambda kernel, x: x @ kernel, np.ones((1, 1), np.float32), np.ones((1, 1), np.float32), prove=False
+  )
+
+
+def check(config: Experiment, leaves: Mapping[str, Trained]) -> None:
+  """Refuses stages that cannot be exported, unless their failure is to be reported.
+
+  Args:
+    config: the experiment.
+    leaves: what its stages leave, as shapes.
+
+  Raises:
+    UserError: the stages, what is in the way (operator, layer, line of the user's code), and how to train without.
+  """
+  failed: dict[tuple[str, str], list[str]] = {}
+  for name, each in prepare(config, leaves).items():
+    for one in each:
+      if one.failure and config.stages[name].export_failure == "refuse":
+        failed.setdefault((one.suffix, one.failure), []).append(name)
+  for (suffix, failure), names in failed.items():
+    raise UserError(f"{refusal(names, suffix, failure)}; {advice(names)}")
+
+
+def refusal(names: list[str], suffix: str, failure: str) -> str:
+  """Returns the sentence for stages that have no file of a format."""
+  stages = f"stage {names[0]!r}" if len(names) == 1 else f"stages {', '.join(map(repr, names))}"
+  return f"{stages} cannot be exported as {suffix.removeprefix('.')}: {failure}"
+
+
+def advice(names: list[str]) -> str:
+  """Returns what a user can set to train all the same."""
+  each = " and ".join(f"'stages.{name}.export'" for name in names)
+  other = " and ".join(f"'stages.{name}.export_failure'" for name in names)
+  return f"set {each} to () to train without a file, or {other} to 'report' for a row of the report that says why"

@@ -1,0 +1,168 @@
+"""Which file to ship: the files of a run, each compared with the first one, and the one that is recommended.
+
+Accuracies on the same examples are compared example by example: b of n that the first file alone has right and c that
+the other alone has right make the difference (b - c) / n. Its standard error is sqrt(b + c - (b - c)^2 / n) / n, with
+half an example added to each of the four counts, so that files which never differ have an error bar too.
+Source: McNemar (1947); Agresti and Min, "Simple improved confidence intervals for comparing matched proportions", 2005.
+"""
+
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from leanax.pipeline.report.snippet import snippet
+from leanax.pipeline.tables.tables import ABSENT, microseconds, percent, size
+
+MOST_LOST = 1.0  # points that a recommended file may lose to the first one, unless its error bar is wider
+RULE = (
+  f"The recommended file is the smallest of those that lose at most {MOST_LOST:g} point to the first one, or no more "
+  "than the error bar of that difference; where there is none, the most accurate."
+)
+
+AS_FAST = "within noise"
+TIMED = (
+  "Times are of one example on one thread, of all files in turns in one benchmark; two files are within noise where "
+  "the 95 % interval of their ratio over the rounds holds 1, or where they are less than 5 % apart."
+)
+
+
+def shipping(
+  rows: Sequence[Mapping[str, Any]], labels: np.ndarray, folder: Path, preprocess: Mapping[str, Any]
+) -> dict[str, Any]:
+  """Returns the files of a run side by side, and the name of the recommended one; {} where there is none.
+
+  Args:
+    rows: of the stages, each with its "exports": {suffix: figures of a file, with the classes it predicts}.
+    labels: (N,) of the examples.
+    folder: of the files.
+    preprocess: {"scale", "mean", "std"} of the run's config.
+
+  Returns:
+    {"against", "recommended", "snippet", "files": [{"name", "stage", "bytes", "compressed_bytes", "accuracy", "lost",
+    "latency"}]}: "lost" is {"points", "half"} against the first row, with the half width of the 95 % interval; it is
+    below 0 for a file that is better. "latency" is that of `benchmark.latencies`.
+  """
+  found = [_file(row, suffix, labels, folder) for row in rows for suffix in row.get("exports", {})]
+  if not found:
+    return {}
+  first, reference = rows[0], np.array(rows[0]["decisions"]) == labels
+  for one in found:
+    one["lost"] = paired(reference, one.pop("right"))
+  named = found[0]["name"] if first.get("exports") else f"the model of {first['name']}"
+  best = recommended(found)
+  dtype = next(one["input"] for one in found if one["name"] == best)
+  program = snippet(f"{folder.name}/{best}", dtype, preprocess)
+  return {"against": named, "recommended": best, "snippet": program, "files": found}
+
+
+def _file(row: Mapping[str, Any], suffix: str, labels: np.ndarray, folder: Path) -> dict[str, Any]:
+  """Returns what is known of one file, and which examples it has right."""
+  figures, path = row["exports"][suffix], folder / f"{row['name']}{suffix}"
+  kept = {"latency": figures["latency"]} if "latency" in figures else {}
+  return {
+    "name": path.name,
+    "stage": row["name"],
+    "bytes": figures["file_bytes"],
+    "compressed_bytes": len(zlib.compress(path.read_bytes(), 9)) if path.is_file() else None,
+    "input": figures.get("input", ""),
+    "accuracy": figures["file_accuracy"],
+    "right": np.array(figures["decisions"]) == labels,
+    **kept,
+  }
+
+
+def paired(first: np.ndarray, other: np.ndarray) -> dict[str, float]:
+  """Returns the points that `other` loses to `first`, of which examples each has right, and the interval's half width.
+
+  Args:
+    first: (N,) booleans.
+    other: likewise, of the same examples.
+  """
+  count, lost, won = len(first), int(np.sum(first & ~other)), int(np.sum(other & ~first))
+  error = (lost + won + 1 - (lost - won) ** 2 / (count + 2)) ** 0.5 / (count + 2)
+  return {"points": 100 * (lost - won) / count, "half": 100 * 1.96 * error}
+
+
+def recommended(files: Sequence[Mapping[str, Any]]) -> str:
+  """Returns the name of the file to ship, by `RULE`."""
+  good = [one for one in files if one["lost"]["points"] <= max(MOST_LOST, one["lost"]["half"])]
+  if good:
+    return min(good, key=lambda one: one["bytes"])["name"]
+  return max(files, key=lambda one: (one["accuracy"], -one["bytes"]))["name"]
+
+
+def times(ratio: float) -> str:
+  """Returns a ratio of speeds in words: "1.7x faster", and of one below 1 "1.7x slower"."""
+  more = max(ratio, 1 / ratio)
+  text = f"{more:.0f}" if more >= 9.95 else f"{more:.1f}"
+  return f"{text}x {'faster' if ratio > 1 else 'slower'}"
+
+
+def speed(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+  """Returns how fast a file is beside another one, such as "1.7x slower"; "" where one was not measured."""
+  if not one.get("latency") or not other.get("latency"):
+    return ""
+  if other["name"] in one["latency"]["as_fast"]:
+    return AS_FAST
+  return times(float(np.median(np.array(other["latency"]["rounds"]) / np.array(one["latency"]["rounds"]))))
+
+
+def _beside(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+  words = speed(one, other)
+  return (
+    f"within noise as fast as {other['name']}" if words == AS_FAST else f"{words} than {other['name']}" * bool(words)
+  )
+
+
+def points(lost: Mapping[str, float]) -> str:
+  """Returns lost points with their error bar in words: "loses 0.28 ± 0.54 points"."""
+  return f"{'gains' if lost['points'] < 0 else 'loses'} {abs(lost['points']):.2f} ± {lost['half']:.2f} points"
+
+
+def sentence(found: Mapping[str, Any], examples: int = 0) -> str:
+  """Returns which file to ship, its bytes, what it loses and how fast it is; "" without files."""
+  if not found:
+    return ""
+  best = next(one for one in found["files"] if one["name"] == found["recommended"])
+  first, measured = found["files"][0], [one for one in found["files"] if one.get("latency")]
+  text = f"Ship {best['name']}: {size(best['bytes'])}"
+  text += f", {size(best['compressed_bytes'])} compressed" if best["compressed_bytes"] else ""
+  if best is not first:
+    less = first["bytes"] / best["bytes"]
+    text += f", {f'{less:.1f} times smaller' if less >= 1 else f'{1 / less:.1f} times larger'} than {first['name']}"
+  if best["name"] != found["against"]:
+    text += f". It {points(best['lost'])} to {found['against']}{f' on {examples:,} test examples' if examples else ''}"
+  if best in measured:
+    fastest = min(measured, key=lambda one: one["latency"]["wall_median"])
+    beside = [one for one in (first, fastest) if one is not best]
+    if len(beside) == 2 and first is fastest:
+      beside = beside[:1]
+    said = [_beside(best, one) + (", the fastest" if one is fastest else "") for one in beside if speed(best, one)]
+    said += ["the fastest"] if best is fastest and len(measured) > 1 and not best["latency"]["as_fast"] else []
+    took = microseconds(best["latency"]["wall_median"])
+    text += f". It takes {took} for one example on one thread" + (f" ({'; '.join(said)})" if said else "")
+  return f"{text}."
+
+
+def table(found: Mapping[str, Any]) -> list[list[str]]:
+  """Returns the files as text cells: a row of heads, and one for each file."""
+  heads = ["file", "size", "compressed", "accuracy", f"points lost to {found['against']}"]
+  first, timed = found["files"][0], any(one.get("latency") for one in found["files"])
+  heads += (
+    ["median time", "least time", "CPU time", f"speed against {first['name']}", "within noise of"] if timed else []
+  )
+  rows = [heads]
+  for one in found["files"]:
+    packed = one["compressed_bytes"]
+    lost = f"{one['lost']['points']:.2f} ± {one['lost']['half']:.2f}".replace("-", "−")
+    row = [one["name"], size(one["bytes"]), size(packed) if packed else ABSENT, percent(one["accuracy"])]
+    row.append(ABSENT if one["name"] == found["against"] else lost)
+    latency = one.get("latency")
+    if latency:
+      row += [microseconds(latency[key]) for key in ("wall_median", "wall_min", "cpu_min")]
+      row += [speed(one, first) if one is not first else ABSENT, ", ".join(latency["as_fast"]) or ABSENT]
+    rows.append(row + [ABSENT] * (len(heads) - len(row)))
+  return rows

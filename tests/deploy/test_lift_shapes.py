@@ -1,0 +1,99 @@
+"""Functions lifted on shapes, before anything is trained: the same layers, nothing compiled, and plain refusals."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import pytest
+
+from leanax import deploy
+from leanax.core.errors import UserError
+
+
+class Net(nn.Module):
+  act: str = "relu"
+
+  @nn.compact
+  def __call__(self, x):
+    x = nn.relu(nn.Conv(4, (3, 3), strides=2)(x))
+    x = nn.max_pool(x, (2, 2), (2, 2))
+    return nn.Dense(3)(Inner(self.act)(x).mean((1, 2)))
+
+
+class Inner(nn.Module):
+  act: str
+
+  @nn.compact
+  def __call__(self, x):
+    x = nn.Conv(4, (1, 1))(x)
+    return jax.nn.relu(x) if self.act == "relu" else jnp.median(x, -1, keepdims=True)
+
+
+X = jax.ShapeDtypeStruct((1, 8, 8, 1), jnp.float32)
+
+
+def shapes(net):
+  return jax.eval_shape(net.init, jax.random.key(0), X)
+
+
+def test_shapes_give_the_layers_of_numbers():
+  def fn(variables, x):  # no batch mean, whose factor needs a compilation
+    x = nn.relu(x.reshape(x.shape[0], -1) @ variables["a"] + variables["b"])
+    return (x @ variables["c"]) / 2.0
+
+  variables = {"a": jnp.ones((64, 4)), "b": jnp.zeros(4), "c": jnp.ones((4, 3))}
+  real = deploy.lift(fn, variables, X)
+  compiled = []
+  jax.monitoring.register_event_duration_secs_listener(lambda name, *_, **__: compiled.append(name))
+  given = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), variables)
+  network = deploy.lift(fn, given, X, prove=False)
+  assert not [name for name in compiled if name.endswith("backend_compile_duration")]
+  assert network.layers == real.layers
+  assert {n: (t.shape, t.dtype) for n, t in network.tensors.items()} == {
+    n: (t.shape, t.dtype) for n, t in real.tensors.items()
+  }
+  deploy.litert().check(network)
+  with pytest.raises(UserError, match="'a' is a shape without numbers"):
+    deploy.lift(fn, given, X)
+
+
+def test_a_refusal_names_the_function_the_layer_and_the_line():
+  net = Net("median")
+  with pytest.raises(
+    UserError, match=r"cannot lift '\w+' at test_lift_shapes.py:\d+: .*part of 'median', in 'Net/Inner"
+  ):
+    deploy.lift(net.apply, shapes(net), X, prove=False)
+
+
+# A constant behind a convolution (N, 3, 3, 4), made of variables; whether it is one number per channel.
+CONSTANTS = {
+  "spread": (lambda v: jnp.broadcast_to(v["c"], (3, 3, 4)), True),
+  "in another layout": (lambda v: v["row"].T.reshape(1, 1, 4), True),
+  "computed": (lambda v: v["c"] / jnp.sqrt(v["row"][:, 0] + 1e-5) - 3.0, True),
+  "of one number": (lambda v: v["one"] * jnp.ones((3, 3, 4)), True),
+  "per position": (lambda v: v["position"][..., None], False),
+  "both": (lambda v: v["position"][..., None] + v["c"], False),
+  "per column": (lambda v: jnp.broadcast_to(v["row"][:3], (3, 3, 1)), False),
+}
+
+
+@pytest.mark.parametrize("case", CONSTANTS)
+def test_numbers_that_stand_for_others_vary_where_these_do(case):
+  make, per_channel = CONSTANTS[case]
+  sizes = {"kernel": (1, 1, 1, 4), "c": (4,), "row": (4, 1), "one": (), "position": (3, 3)}
+  variables = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in sizes.items()}
+
+  def fn(v, x):
+    kernel = v["kernel"]
+    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")) + make(
+      v
+    )
+
+  def lifted():
+    return deploy.lift(fn, variables, jax.ShapeDtypeStruct((1, 3, 3, 1), jnp.float32), prove=False)
+
+  if per_channel:
+    (layer,) = lifted().layers
+    assert layer.bias is not None
+  else:
+    with pytest.raises(UserError, match="cannot lift 'add'.* not one number per channel"):
+      lifted()

@@ -1,0 +1,115 @@
+"""Files side by side: the paired difference from its definition, the rule, words, and the program that runs a file."""
+
+import io
+import itertools
+from contextlib import redirect_stdout
+
+import jax
+import numpy as np
+import pytest
+
+import quant
+from leanax import deploy, graph
+from leanax.pipeline.report import plain, report, shipping, snippet
+
+CLOCK = {"wall_min": 8.0, "wall_median": 9.0, "cpu_min": 7.5, "runs": 40, "threads": 1, "rounds": [9.0, 9.2]}
+
+
+def entry(name, size, lost, half=0.5, rounds=(9.0, 9.2), as_fast=(), **more):
+  latency = {**CLOCK, "wall_median": float(np.median(rounds)), "rounds": list(rounds), "as_fast": list(as_fast)}
+  one = {"name": name, "stage": name.split(".")[0], "bytes": size, "compressed_bytes": size - 1, "latency": latency}
+  return {**one, "accuracy": 0.98 - lost / 100, "lost": {"points": lost, "half": half}, **more}
+
+
+FILES = [
+  entry("teacher.tflite", 472_000, 0.0),
+  entry("alone.tflite", 55_000, 0.3, rounds=(4.0, 4.2)),
+  entry("int8.tflite", 15_000, 0.8, rounds=(6.0, 6.2)),
+  entry("tiny.tflite", 5_000, 4.0, rounds=(3.9, 4.1), as_fast=["alone.tflite"]),
+]
+FOUND = {"against": "teacher.tflite", "recommended": "int8.tflite", "snippet": "print(1 < 2)", "files": FILES}
+
+
+def test_the_paired_difference_is_that_of_the_two_by_two_table():
+  rng = np.random.default_rng(0)
+  first, other = rng.random(400) < 0.95, rng.random(400) < 0.9
+  difference = first.astype(np.float64) - other
+  found = shipping.paired(first, other)
+  assert found["points"] == pytest.approx(100 * difference.mean(), rel=1e-12)
+  # Half an example in each cell: of both right, both wrong, and one right each way.
+  weights = {(a, b): np.sum((first == a) & (other == b)) + 0.5 for a, b in itertools.product((0, 1), repeat=2)}
+  count = sum(weights.values())
+  mean = sum(w * (a - b) for (a, b), w in weights.items()) / count
+  variance = sum(w * (a - b - mean) ** 2 for (a, b), w in weights.items()) / count
+  assert found["half"] == pytest.approx(100 * 1.96 * np.sqrt(variance / count), rel=1e-12)
+  same = shipping.paired(first, first)
+  assert same["points"] == 0 and 0 < same["half"] < 0.6
+
+
+def test_the_smallest_file_that_loses_little_is_recommended():
+  assert shipping.recommended(FILES) == "int8.tflite"
+  assert shipping.recommended([*FILES, entry("wide.tflite", 100, 3.0, half=3.1)]) == "wide.tflite"
+  bad = [entry("a.tflite", 10, 5.0), entry("b.tflite", 20, 4.0), entry("c.tflite", 5, 4.0)]
+  assert shipping.recommended(bad) == "c.tflite"
+
+
+def test_the_sentence_says_bytes_points_and_times():
+  assert shipping.sentence(FOUND, 360) == (
+    "Ship int8.tflite: 15.0 kB, 15.0 kB compressed, 31.5 times smaller than teacher.tflite. It loses 0.80 ± 0.50 "
+    "points to teacher.tflite on 360 test examples. It takes 6.1 µs for one example on one thread (1.5x faster than "
+    "teacher.tflite; 1.5x slower than tiny.tflite, the fastest)."
+  )
+  alone = {**FOUND, "recommended": "teacher.tflite", "files": FILES[:1]}
+  assert shipping.sentence(alone).endswith("compressed. It takes 9.1 µs for one example on one thread.")
+  untimed = [{key: value for key, value in one.items() if key != "latency"} for one in FILES]
+  assert "takes" not in shipping.sentence({**FOUND, "files": untimed})
+  assert shipping.sentence({}) == ""
+  noisy = [FILES[0], entry("alone.tflite", 9, 0.3, as_fast=["teacher.tflite"])]
+  words = shipping.sentence({**FOUND, "files": noisy, "recommended": "alone.tflite"})
+  assert words.endswith("(within noise as fast as teacher.tflite, the fastest).")
+
+
+def test_speeds_are_words_and_noise_is_said():
+  assert shipping.times(0.6) == "1.7x slower" and shipping.times(12.3) == "12x faster"
+  assert shipping.speed(FILES[3], FILES[1]) == "within noise" and shipping.speed(FILES[2], FILES[1]) == "1.5x slower"
+  heads, *rows = shipping.table(FOUND)
+  assert heads[4] == "points lost to teacher.tflite" and len({len(row) for row in (heads, *rows)}) == 1
+  assert rows[0][4] == "–" and rows[2][4] == "0.80 ± 0.50" and rows[3][-1] == "alone.tflite"
+
+
+def test_every_page_says_the_same():
+  result = {"title": "t", "examples": 360, "rows": [{"name": "teacher", "accuracy": 0.98}], "shipping": FOUND}
+  page, text = report.render(result), plain.render(result)
+  for words in ("Ship int8.tflite: 15.0 kB", "1.5x faster than teacher.tflite", shipping.RULE):
+    assert words in page and words in text
+  assert "print(1 &lt; 2)" in page and "```python\nprint(1 < 2)\n```" in text
+  assert "| int8.tflite | 15.0 kB | 15.0 kB | 97.20 % | 0.80 ± 0.50 |" in text
+  assert plain.render({}).startswith("# A compressed model\n\n## Stages")
+
+
+@pytest.mark.parametrize(("setting", "mean", "std"), [("", (0.3,), (0.25,)), ("w8a8", (0.3, 0.4), (0.25, 0.5))])
+def test_the_snippet_runs_the_file(tmp_path, setting, mean, std):
+  rng = np.random.default_rng(1)
+  pixels = rng.integers(0, 256, (20, 3, 4, len(mean)), np.uint8)
+  kernel = rng.normal(size=(12 * len(mean), 5)).astype(np.float32)
+  spec = deploy.Preprocessing(mean, std)
+
+  def fn(v, x):
+    return x.reshape(x.shape[0], -1) @ v["kernel"]
+
+  x, grids = spec.apply(pixels), None
+  if setting:
+    net = quant.post_training(graph.net(fn, {"kernel": kernel}, jax.ShapeDtypeStruct(x.shape, x.dtype)), [x], setting)
+    grids = quant.grids(net)
+  network = deploy.lift(fn, {"kernel": kernel}, x[:1], grids, spec)
+  path = tmp_path / "net.tflite"
+  path.write_bytes(deploy.litert().write(network))
+  file = deploy.open_file(path)
+  program = snippet.snippet(str(path), file.input.dtype, {"scale": 1 / 255, "mean": mean, "std": std})
+  assert len(program.splitlines()) <= 11 and "leanax" not in program
+  for image, logits in zip(pixels[:, None], file.run(pixels), strict=True):
+    own, printed = program.replace('np.zeros(source["shape"], np.uint8)', "image"), io.StringIO()
+    with redirect_stdout(printed):
+      exec(own, {"image": image})
+    assert int(printed.getvalue()) == logits.argmax()
+  assert snippet.snippet("net.onnx", "float32", {"scale": 1.0, "mean": (0.0,), "std": (1.0,)}) == ""

@@ -1,0 +1,145 @@
+"""The export of stages: known before anything trains, and never the end of a run that trained."""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from leanax.core.errors import UserError
+from leanax.deploy import formats
+from leanax.pipeline import build, exporting, stage, trained
+from leanax.pipeline.compress import compress, open_run
+from leanax.pipeline.report import measure
+from leanax.pipeline.tables.reproduce import markdown, summary
+from tests.conformance.file_formats import npz
+from tests.integration import jobs
+
+SORTED = {"models__student": {"name": "tests.pipeline.nets:Sorted"}}
+ONE = {"run": ("alone",), "stages__alone__epochs": 0}
+INT8 = {"start": "alone", "kind": "post_training", "quant": {"rules": (("*", "w8a8"),), "calibration_batches": 1}}
+
+
+def described(network):
+  return network.layers, {n: (t.shape, t.dtype, t.grid and t.axis) for n, t in network.tensors.items()}
+
+
+def test_norms_are_folded_on_shapes_as_on_numbers():
+  recipe = trained.Recipe("tests.pipeline.nets:Rows", {}, (4, 4, 1), tuple("abcd"), {"scale": 1.0})
+  variables = trained.variable_shapes(recipe)
+  both = []
+  for given, numbers in ((variables, False), (trained.distinct(variables), True)):
+    try:
+      both.append(described(exporting.network(trained.Trained(recipe, given), numbers)))
+    except UserError as error:
+      both.append(str(error))
+  assert both[0] == both[1]
+
+
+def test_what_cannot_be_exported_is_one_sentence_before_anything_trains(tmp_path):
+  compiled = []
+  jax.monitoring.register_event_duration_secs_listener(lambda name, *_, **__: compiled.append(name))
+  config = jobs.experiment(
+    **SORTED,
+    run=("alone", "distilled", "teacher"),
+    stages__distilled__objective={"hard_labels": {}},
+    stages__distilled__teacher="",
+  )
+  with pytest.raises(UserError) as refused:
+    open_run(config, tmp_path / "run", export=True)
+  assert not [name for name in compiled if name.endswith("backend_compile_duration")]
+  sentence = str(refused.value)
+  assert sentence.startswith("stages 'alone', 'distilled' cannot be exported as tflite: cannot lift 'sort' at nets.py:")
+  assert "set 'stages.alone.export' and 'stages.distilled.export' to () to train without a file, or " in sentence
+  assert "'stages.distilled.export_failure' to 'report' for a row of the report that says why" in sentence
+  assert not (tmp_path / "run").exists()
+
+
+def test_grids_that_no_file_has_are_known_before(tmp_path):
+  four = {**INT8, "quant": {"rules": (("*", "w4a4"),), "ends": "w4a4"}}
+  with pytest.raises(UserError, match="stage 'int8' cannot be exported as tflite: the activation .* has 4 bits"):
+    open_run(jobs.experiment(**{**ONE, "run": ("alone", "int8")}, stages__int8=four), tmp_path / "run", export=True)
+
+
+@pytest.mark.parametrize(
+  ("given", "sentence"),
+  [
+    (("tflit",), "config key 'stages.alone.export': unknown file format 'tflit'; expected one of"),
+    (("tflite", "litert"), r"config key 'stages.alone.export' is \('tflite', 'litert'\); expected each format once"),
+  ],
+)
+def test_formats_that_there_are_not(given, sentence):
+  with pytest.raises(UserError, match=sentence):
+    stage.check(jobs.experiment(**ONE, stages__alone__export=given))
+
+
+def test_a_stage_without_a_file_is_a_row(tmp_path, capsys):
+  config = jobs.experiment(
+    **{**SORTED, **ONE, "run": ("alone", "other")},
+    stages__alone__export=(),
+    stages__other={"epochs": 0, "export_failure": "report", "start": "alone"},
+  )
+  result = compress(config, tmp_path)
+  alone, other = result["rows"]
+  for row in result["rows"]:
+    assert {"accuracy", "parameters", "nonzero", "macs"} <= row.keys() and "file_accuracy" not in row
+    assert (tmp_path / "models" / f"{row['name']}.safetensors").exists()
+  assert not list(tmp_path.glob("files/*.tflite")) and result["shipping"] == {}
+  assert json.loads((tmp_path / "result.json").read_text())["rows"] == result["rows"]
+  assert "export" not in alone and other["export"].startswith("tflite: cannot lift 'sort' at nets.py:")
+  printed = capsys.readouterr().err
+  assert (
+    "warning: stage 'other' was trained, and has no file: tflite: cannot lift" in printed and "'alone'" not in printed
+  )
+  assert "cannot lift &#x27;sort&#x27;" in (tmp_path / "report.html").read_text()
+  assert "**other** was trained, and has no file: tflite: cannot lift 'sort'" in (tmp_path / "report.md").read_text()
+  assert "–" in markdown(summary([result, result]))
+
+
+def test_what_only_numbers_show_ends_no_run(tmp_path, monkeypatch, capsys):
+  export, failing = measure.export, {False: UserError("the layer 'x' holds NaN"), True: ZeroDivisionError("by zero")}
+
+  def fails(model, file_format):
+    if model.recipe.is_quantized in failing:
+      raise failing[model.recipe.is_quantized]
+    return export(model, file_format)
+
+  monkeypatch.setattr(measure, "export", fails)
+  config = jobs.experiment(**{**ONE, "run": ("alone", "int8")}, stages__int8=INT8)
+  first, second = compress(config, tmp_path)["rows"]
+  assert first["export"] == "tflite: the layer 'x' holds NaN" and first["agreement"] == 1.0
+  assert second["export"] == "tflite: ZeroDivisionError: by zero"
+  assert f"warning: stage 'alone' was trained, and has no file: {first['export']}" in capsys.readouterr().err
+  # The same call again makes what can be made, and nothing is trained; the first model stands for its file.
+  del failing[True]
+  _, second = compress(config, tmp_path)["rows"]
+  left = trained.load(tmp_path / "models" / "alone.safetensors")[0]
+  decisions = trained.predict(left, build.dataset(config).test.images).argmax(-1)
+  kept = json.loads((tmp_path / "files" / "int8.json").read_text())
+  assert "export" not in second and second["agreement"] == np.mean(np.array(kept["decisions"]) == decisions)
+  failing.clear()
+  rows = compress(config, tmp_path)["rows"]
+  assert all("export" not in row and row["latency"]["runs"] == 5 for row in rows)
+  # What was prepared on shapes is what was exported.
+  jobs_of = open_run(config, tmp_path).jobs
+  prepared = exporting.prepare(config, {name: job.leaves for name, job in jobs_of.items()})
+  for name in config.run:
+    ((one,), real) = prepared[name], exporting.network(trained.load(tmp_path / "models" / f"{name}.safetensors")[0])
+    assert (one.suffix, one.failure, real.quantized) == (".tflite", "", name == "int8")
+    assert described(one.network) == described(real), name
+
+
+def test_a_stage_has_a_file_of_each_format(tmp_path, monkeypatch):
+  """With a format of the tests beside LiteRT; the row's figures are of the first file."""
+  monkeypatch.setattr(formats, "__path__", [*formats.__path__, str(Path(npz.__file__).parent)])
+  monkeypatch.setattr(formats, "npz", npz.npz, raising=False)
+  result = compress(jobs.experiment(**ONE, stages__alone__export=("npz", "tflite")), tmp_path)
+  (row,), found = result["rows"], result["shipping"]
+  assert [one["name"] for one in found["files"]] == ["alone.npz", "alone.tflite"]
+  assert found["against"] == "alone.npz" and found["recommended"] == "alone.tflite" and found["snippet"]
+  for one in found["files"]:
+    path = tmp_path / "files" / one["name"]
+    assert path.stat().st_size == one["bytes"] > 0 and one["compressed_bytes"] > 0
+    assert one["accuracy"] == row["accuracy"] and one["lost"]["points"] == 0 and one["latency"]["runs"] == 5
+  assert row["file_bytes"] == found["files"][0]["bytes"] and row["latency"] == found["files"][0]["latency"]
