@@ -21,6 +21,7 @@ from leanax.graph.program import Node
 _SMALL, _LARGE = np.geomspace(1e-6, 0.05, 24), np.geomspace(31, 1e6, 40)
 _HALF = np.concatenate([_SMALL, np.arange(1, 301) / 10, _LARGE])
 POINTS = np.concatenate([-_HALF[::-1], [0], _HALF])
+FEW = np.array([0.5, 1.0, 4.0])
 PLAIN = (POINTS > 0) & (POINTS <= 30)  # where every function of the table has finite numbers
 
 Constant = Callable[[Any], Any]  # an operand to one number, or one per channel; None where it has more
@@ -60,6 +61,8 @@ def _layer(traced: Traced, flow: Flow, node: Node, constant: Constant) -> Compos
     return None
   for place in range(len(regions) - 1, -1, -1):
     region = regions[place]
+    if not _plausible(evaluate(traced, region, FEW[:, None], constant)[region.end]):
+      continue
     env = evaluate(traced, region, POINTS[:, None], constant)
     match = _match(region, env[region.end])
     if match is None:
@@ -74,6 +77,11 @@ def _layer(traced: Traced, flow: Flow, node: Node, constant: Constant) -> Compos
     positive = match.fields.get("function") in POSITIVE
     return Composite(match.kind, (region.root,), region.end, nodes, dict(match.fields), positive)
   return None
+
+
+def _plausible(few: np.ndarray) -> bool:
+  """Returns whether a region may be a layer: with a number per channel that is a PReLU, which keeps what is above 0."""
+  return few.ndim < 2 or few.shape[1] == 1 or np.allclose(few, FEW[:, None])
 
 
 class _Match(NamedTuple):
@@ -96,13 +104,18 @@ def _match(region: Region, values: np.ndarray) -> _Match | None:
   if _close(y, line):
     alone = len(region.nodes) == 1 and region.nodes[0].primitive == "neg"
     return _Match(ir.Activation, {"function": "neg"}) if alone else None
-  for name, function in FUNCTIONS.items():
+  for name in FUNCTIONS:
     parameters = _PARAMETERS.get(name, lambda y: ())(y)
-    if parameters is not None and _close(y, function(POINTS, *parameters)):
+    if parameters is not None and _close(y, _expected(name, parameters)):
       if name == "relu":
         return _Match(ir.Relu, {})
       return _Match(ir.Activation, {"function": name, "parameters": parameters})
   return None
+
+
+@functools.lru_cache(maxsize=256)
+def _expected(name: str, parameters: tuple[float, ...]) -> np.ndarray:
+  return FUNCTIONS[name](POINTS, *parameters)
 
 
 def _at(y: np.ndarray, point: float) -> Any:
@@ -111,7 +124,8 @@ def _at(y: np.ndarray, point: float) -> Any:
 
 def _close(y: np.ndarray, expected: np.ndarray) -> bool:
   """Returns whether values are these; where the equations give no number or overflow, the layer may give one."""
-  return bool((~np.isfinite(y) | np.isclose(y, expected, rtol=1e-6, atol=1e-7)).all())
+  known = np.isfinite(y)
+  return bool((np.abs(y - expected)[known] <= 1e-7 + 1e-6 * np.abs(y)[known]).all())
 
 
 def _limits(y: np.ndarray) -> tuple[float, float] | None:
