@@ -77,7 +77,7 @@ def files(case: Case, folder: Path) -> dict[str, Path]:
   paths = {name: folder / f"{name}.onnx" for name in (*made, THEIRS)}
   for name, network in made.items():
     paths[name].write_bytes(deploy.onnx().write(network))
-  _quantize_static(paths[FLOAT], paths[THEIRS], plain.input, case.batches)
+  _quantize_static(paths[FLOAT], paths[THEIRS], next(iter(plain.inputs)), case.batches)
   return paths
 
 
