@@ -35,8 +35,8 @@ def exposed(graph: Graph) -> dict[str, Maker]:
   analysis = graph.analysis
   alive, read = read_by_sites(analysis)
   ends = Ends(analysis, alive)
-  sites = [site for site in analysis.sites if site.node is not None and site.node.index in alive]
-  results = {end: site.op.name for site in sites if site.op.kind in KINDS for end in ends.ends(site)}
+  sites = [site for site in analysis.sites if site.op.kind in KINDS]
+  results = {end: site.op.name for site in sites for end in ends.ends(site)}
   named = [base for base in analysis.tensors if base in read]
   places, taken, found = replaceable(analysis), set(analysis.tensors.values()), {}
   for value in dict.fromkeys((*named, *results)):

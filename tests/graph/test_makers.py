@@ -17,6 +17,7 @@ from tests.graph import models
 V = {name: models.normal(i, 4, 4) for i, name in enumerate("abc")} | {
   "s": models.normal(7, 4),
   "p": models.normal(8, 3, 4),
+  "h": models.normal(6, 2, 2),
 }
 X = models.normal(9, 2, 3, 4)
 
@@ -169,7 +170,7 @@ RULES = {
     lambda v, x: (h := jax.nn.relu(y := x @ v["a"])) @ v["b"] + (jnp.maximum(y, 0) + h * jnp.sin(x)) @ v["c"],
     {"a:out": "a", "input": None},
   ),
-  "a relu behind a reshape": (lambda v, x: jax.nn.relu((x @ v["a"]).reshape(6, 4)) @ v["b"], {}),
+  "a relu behind a reshape": (lambda v, x: jax.nn.relu((x @ v["a"]).reshape(-1, 4)) @ v["b"], {}),
   "a relu6": (lambda v, x: jnp.minimum(jnp.maximum(x @ v["a"], 0.0), 6.0) @ v["b"], {}),
   "a clip beside 0": (lambda v, x: jnp.maximum(x @ v["a"], 0.1) @ v["b"], HAND_ON),
   "a clip at a parameter": (lambda v, x: jnp.maximum(x @ v["a"], v["s"]) @ v["b"], HAND_ON),
@@ -182,15 +183,23 @@ RULES = {
     lambda v, x: (x @ v["a"] * (x.sum((1, 2), keepdims=True))) @ v["b"],
     {"input": None, **HAND_ON},
   ),
+  "a gate of each example's channels": (
+    lambda v, x: (x @ v["a"] * x.sum(1, keepdims=True)) @ v["b"],
+    {"input": None, **HAND_ON},
+  ),
   "a norm of each example": (lambda v, x: ((h := x @ v["a"]) - h.mean(-1, keepdims=True)) @ v["b"], HAND_ON),
   "a norm behind a sum": (lambda v, x: (x @ v["a"] + x) * v["s"] @ v["b"], {"a:add:out#1": "a:add"}),
   "dropout": (lambda v, x: drop(jax.nn.relu(drop(x @ v["a"]))) @ v["b"], {}),
   "dropout by a factor": (
-    lambda v, x: x @ v["a"] * jax.random.bernoulli(jax.random.key(0), 0.5, (2, 3, 4)).astype("float32") * 2 @ v["b"],
+    lambda v, x: x @ v["a"] * jax.random.bernoulli(jax.random.key(0), 0.5, x.shape).astype("float32") * 2 @ v["b"],
     {},
   ),
   "dropout and an operation": (lambda v, x: jnp.tanh(drop(x @ v["a"])) @ v["b"], HAND_ON),
   "zeros around it": (lambda v, x: jnp.pad(x @ v["a"], ((0, 0), (1, 1), (0, 0))) @ v["b"], {}),
+  "zeros around it in one place": (
+    lambda v, x: (jnp.pad(h := x @ v["a"], ((0, 0), (1, 1), (0, 0))) @ v["b"], h @ v["c"]),
+    HAND_ON,
+  ),
   "others around it": (lambda v, x: jnp.pad(x @ v["a"], ((0, 0), (1, 1), (0, 0)), constant_values=1) @ v["b"], HAND_ON),
   "a name": (lambda v, x: checkpoint_name(x @ v["a"], "here") @ v["b"], {}),
   "nothing that counts": (lambda v, x: (jnp.tanh(h := x @ v["a"]), h @ v["b"])[1], {}),
@@ -199,6 +208,18 @@ RULES = {
   "a mean over time in front": (lambda v, x: (x @ v["a"]).mean(0) @ v["b"], HAND_ON),
   "a checkpoint": (remat, HAND_ON),
   "branches": (branches, {"a:out": "a", "b:out#1": "b"}),
+  "a relu in a branch": (
+    lambda v, x: jax.lax.cond(x.sum() > 0, lambda h: jax.nn.relu(h) @ v["b"], lambda h: x @ v["c"], x @ v["a"]),
+    {},
+  ),
+  "a loop that reads what is made outside": (
+    lambda v, x: jax.lax.while_loop(lambda c: c.sum() < 0, lambda c, h=x @ v["a"]: c + jnp.sin(h), x),
+    {},
+  ),
+  "a bias of heads": (
+    lambda v, x: jnp.tanh((x @ v["a"]).reshape(-1, 3, 2, 2) + v["h"]).reshape(-1, 3, 4) @ v["b"],
+    HAND_ON,
+  ),
   "a custom rule": (lambda v, x: rule(x, v["a"]) @ v["b"], {}),
   "layers of a scan": (layers, {"a:out": "a"}),
 }
@@ -208,7 +229,7 @@ RULES = {
 def test_each_rule(name):
   fn, expected = RULES[name]
   assert found(fn) == expected
-  assert found(jax.jit(fn)) == expected
+  assert found(jax.jit(fn)) == found(fn, x=X[:1]) == expected
 
 
 def test_a_replaced_activation_is_that_of_all_readers():

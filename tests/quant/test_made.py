@@ -141,6 +141,11 @@ def test_rules_of_the_maker_say_whether_and_how_its_result_is_rounded():
   assert label.bits == 6 and label.spec.estimator == "tqt" and label.estimator.trains
   assert found.quantizers["Dense_0/kernel:out#1"].bits == 8
   assert "its result 'Conv_0/kernel:out#1' is rounded where it is made" in found.explained["Conv_0/kernel"].note
+  heads = quant.quantize(lambda v, x: jnp.tanh(jnp.einsum("nd,dhw->nhw", x, v["a"])), "w8a8")
+  note = heads.plan({"a": jnp.ones((3, 2, 2))}, jnp.ones((4, 3))).explained["a"].note
+  assert "for each of 2x2 output channels" in note and note.endswith(
+    "; its result 'a:out#1' is rounded where it is made"
+  )
   for setting in ("float", "w8", "w4g2a8", "a8", "w4 power_of_two, a8"):
     rules = {"Conv_0/*": setting, "*": "w8a8"}
     assert plan(rules).made == {name for name in MADE if not name.startswith("Conv_0")}, setting
@@ -180,3 +185,12 @@ def test_a_state_without_them_and_a_name_that_is_taken_are_refused():
   fn = lambda v, x: jnp.tanh(x @ v["w"] + v["input"]) @ v["w"] + jnp.tanh(x)
   with pytest.raises(UserError, match="the parameter 'input' has the name of an activation"):
     quant.quantize(fn, "w8a8").plan({"w": jnp.ones((4, 4)), "input": jnp.ones(4)}, jnp.ones((2, 4)))
+
+
+def test_channels_are_cut_in_front_of_the_grids():
+  fn, x = lambda v, x: jnp.tanh(x @ v["a"]) @ v["b"], data((3, 4))
+  net = quant.post_training(graph.net(fn, {"a": data((4, 6), 1), "b": data((6, 2), 2)}, x), [x], "w8a8")
+  cut = quant.before(net, lambda net: graph.keep_channels(net, {"a": [0, 2, 5]}))
+  grids, kept = quant.grids(net), quant.grids(cut)
+  assert kept.keys() == grids.keys() and float(kept["a:out#1"].scale) == float(grids["a:out#1"].scale)
+  assert kept["a"].scale.shape == (3,) and np.all(np.isfinite(cut.apply(cut.variables, x)[0]))

@@ -14,6 +14,7 @@ from leanax.core.errors import UserError
 from leanax.deploy import ir
 from leanax.deploy.formats.litert.emit import choices, elementwise, functions, pools, shapes, transposed, weighted
 from leanax.deploy.formats.litert.emit.operators import Plan, Written
+from leanax.deploy.formats.litert.kernels import with_kernels
 from leanax.deploy.formats.litert.limits import check_axes, check_scales, check_size
 
 __all__ = ["Plan", "Written", "planned"]
@@ -26,7 +27,7 @@ def planned(network: ir.Network) -> Plan:
     UserError: an unsound network, or a layer, a ratio of scales or a size that LiteRT lacks.
   """
   # A sound network: every tensor is made before it is read, with the shape and grid that its layer gives it.
-  ir.check(network)
+  network = with_kernels(ir.check(network))
   # Activations keep their names, shapes and grids; constants are added by the layers that read them, in their layout.
   plan = Plan([], {name: tensor for name, tensor in network.tensors.items() if tensor.data is None})
   # One operator per layer; a padding that the operator lacks becomes one before it.

@@ -1,0 +1,86 @@
+"""Networks in which integer layers hand codes to float layers and take them back: simulation, reference and files."""
+
+import functools
+
+import flax.linen as nn
+import pytest
+
+from leanax import deploy
+from leanax.core.errors import UserError
+from leanax.deploy import ir
+from leanax.deploy.formats.litert import plan
+from quant.quantize import quantize
+from tests.numbers import initial, normal
+
+
+class Camera(nn.Module):
+  """Functions that are no ReLU, one float layer among integer ones, a sum that a norm reads, a softmax at the end."""
+
+  @nn.compact
+  def __call__(self, x):
+    x = nn.hard_swish(nn.Conv(6, (3, 3), strides=2)(x))
+    x = x + nn.Conv(6, (3, 3), feature_group_count=6)(x)
+    x = nn.silu(x) * 0.5
+    x = nn.gelu(nn.Conv(4, (1, 1))(x))
+    x = nn.relu(nn.Dense(8, name="plain")(x.mean((1, 2))))
+    return {"shares": nn.softmax(nn.Dense(5)(x)), "hidden": x}
+
+
+@functools.cache
+def camera(setting):
+  x = normal(0, (40, 9, 8, 3))
+  variables = initial(Camera(), x[:1], seed=1)
+  model = quantize(Camera().apply, policy(setting))
+  state = model.calibrate(variables, [x])
+  return variables, x, model.grids(*state, variables, x), model.apply(*state, variables, x)[0]
+
+
+SETTINGS = ("w8a8", ("plain/*", "float", "*", "w4a8"))
+
+
+def policy(setting):
+  return setting if isinstance(setting, str) else dict(zip(setting[::2], setting[1::2], strict=True))
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_codes_are_those_of_the_simulation(setting):
+  variables, x, grids, simulated = camera(setting)
+  network = deploy.lift(Camera().apply, variables, x[:1], grids)
+  kinds = {layer.name: type(layer).__name__ for layer in network.layers}
+  floats = {layer.name for layer in network.layers if network.tensors[layer.output].dtype == "float32"}
+  assert {"Conv_0/kernel", "Conv_1/kernel", "Conv_2/kernel", "Dense_0/kernel"}.isdisjoint(floats)
+  assert ("plain/kernel" in floats) == (setting != "w8a8")
+  assert {"Dequantize", "Quantize", "Activation", "Softmax"} <= set(kinds.values())
+  file = deploy.litert().open(deploy.litert().write(network))
+  found = deploy.parity(network, file, x, simulated)
+  assert found["simulation/runtime"].max_steps <= 1
+  assert {pair: mismatch.count for pair, mismatch in found.items()} == dict.fromkeys(found, 0)
+
+
+def test_float_layers_are_refused_where_they_must_not_be():
+  variables, x, grids, _ = camera(SETTINGS[1])
+  with pytest.raises(UserError) as caught:
+    deploy.lift(Camera().apply, variables, x[:1], grids, islands=False)
+  assert "the layer 'Conv_0/kernel:hard_swish' would stay float" in str(caught.value)
+  with pytest.raises(UserError, match="'plain/params/kernel' would stay float: the kernel 'plain/params/kernel' has no grid"):
+    fn = lambda v, x: nn.Dense(5).apply(v["last"], nn.relu(nn.Dense(8).apply(v["plain"], x)))
+    flat = normal(2, (4, 6))
+    v = {"plain": variables["params"]["plain"], "last": variables["params"]["Dense_0"]}
+    v = {name: {"params": held} for name, held in v.items()} | {"plain": initial(nn.Dense(8), flat, seed=2)}
+    model = quantize(fn, {"plain/*": "float", "*": "w8a8"})
+    deploy.lift(fn, v, flat, model.grids(*model.calibrate(v, [flat]), v, flat), islands=False)
+
+
+def test_a_file_uses_integer_kernels_of_functions_where_they_give_the_same_codes():
+  variables, x, grids, _ = camera("w8a8")
+  operators = [op.code for op in plan.planned(deploy.lift(Camera().apply, variables, x[:1], grids)).operators]
+  assert operators[operators.index("GELU") - 1] == "CONV_2D"  # codes in
+  assert operators[operators.index("SOFTMAX") - 1] == "DEQUANTIZE"  # its integer kernel has a grid of its own
+  assert operators[operators.index("HARD_SWISH") - 1] == "DEQUANTIZE"  # a few codes of its kernel are the next ones
+
+
+def test_values_of_codes_are_computed_once_for_all_float_readers():
+  variables, x, grids, _ = camera("w8a8")
+  network = deploy.lift(Camera().apply, variables, x[:1], grids)
+  read = [layer.inputs[0] for layer in network.layers if isinstance(layer, ir.Dequantize)]
+  assert len(read) == len(set(read))
