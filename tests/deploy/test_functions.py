@@ -116,7 +116,7 @@ def test_functions_compute_what_jax_computes():
   _, expected = jax.device_get(jax.jit(fn)(weights, x))
   for name, layer in layers.items():
     given = np.asarray(nn.softplus(x)) if name in POSITIVE else x
-    alone = ir.Network((layer,), network.tensors, layer.inputs[0], layer.output)
+    alone = ir.Network((layer,), network.tensors, {"x": layer.inputs[0]}, {"y": layer.output})
     np.testing.assert_allclose(reference.run(alone, given), expected[name], rtol=2e-6, atol=1e-6, err_msg=name)
     check_in_runtimes(alone, given, expected[name], ("xnnpack", "reference")[: 1 + (name.split()[0] not in NOT_PLAIN)])
 
@@ -242,7 +242,7 @@ def test_integer_kernels_compute_the_codes_of_the_reference(name, parameters, de
     tensors = {
       key: ir.Tensor(key, (None, 16, 16), "int8", ir.grid(*one)) for key, one in (("x", (scale, zero)), ("y", other))
     }
-    network = ir.Network((layer,), tensors, "x", "y")
+    network = ir.Network((layer,), tensors, {"x": "x"}, {"y": "y"})
     kind = int8_kernel(layer, tensors)
     kinds.add(kind)
     table = codes_of(definition(float(scale) * (codes.astype(np.float64) - zero)), tensors["y"])
@@ -264,7 +264,7 @@ def test_an_integer_softmax_gives_the_codes_of_its_values():
   tensors = {"x": ir.Tensor("x", (None, 7, 5), "int8", ir.grid(0.07, -11))}
   tensors["y"] = ir.Tensor("y", (None, 7, 5), "int8", ir.grid(1 / 256, -128))
   for axis in (-1, 1):
-    network = ir.Network((ir.Softmax("s", ("x",), "y", axis=axis),), tensors, "x", "y")
+    network = ir.Network((ir.Softmax("s", ("x",), "y", axis=axis),), tensors, {"x": "x"}, {"y": "y"})
     e = np.exp(float(np.float32(0.07)) * (x.astype(np.float64) + 11))
     table = codes_of(e / e.sum(axis, keepdims=True), tensors["y"])
     np.testing.assert_array_equal(reference.run(network, x), table)
