@@ -7,6 +7,7 @@ its result is (N, C).
 """
 
 from collections.abc import Sequence
+import hashlib
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -68,7 +69,7 @@ class Plan:
   def constant(self, value: Any, dtype: Any = None, name: str = "") -> str:
     """Adds a constant, and returns its name; an equal one is shared."""
     array = np.array(value, dtype, order="C")
-    key = (array.dtype.name, array.shape, array.tobytes())
+    key = (array.dtype.name, array.shape, hashlib.sha256(array).digest())
     if key not in self._equal:
       name = name or f"constant:{len(self.constants)}"
       while name in self.constants:  # a kernel that is also read in another layout
