@@ -6,8 +6,8 @@ by a Transpose when a layer first asks for it. So a convolutional network has on
 its result is (N, C).
 """
 
-from collections.abc import Sequence
 import hashlib
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
