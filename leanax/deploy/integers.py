@@ -52,13 +52,6 @@ def to_int8(network: ir.Network, grids: Mapping[str, Grid], islands: bool = True
       held = {one.name: one if why is None else _values(one) for one in (kernel, bias) if one is not None}
       tensors.update(held)
     if why is None:
-<<<<<<< HEAD
-=======
-      if isinstance(layer, ir.WEIGHTED):
-        kernel = tensors[layer.kernel] = _kernel(tensors[layer.kernel], _find(grids, layer.kernel))
-        if layer.bias is not None:
-          tensors[layer.bias] = _bias(tensors[layer.bias], tensors[layer.inputs[0]], kernel)
->>>>>>> ob12
       made = made._replace(layers=(*made.layers, layer))
     elif islands:
       made = _island(made, layer, values)

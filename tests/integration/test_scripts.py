@@ -72,6 +72,15 @@ def test_export_writes_the_file_that_the_job_wrote(run, tmp_path):
   assert printed == f"{tmp_path / 'x.tflite'}: stage teacher, tflite, {len(content):,} bytes\n"
 
 
+def test_a_stage_is_exported_to_onnx_and_evaluated_there(run, tmp_path):
+  _, folder = run
+  printed = good("export", f"--workdir={folder}", "--stage=teacher", "--format=onnx", f"--out={tmp_path / 'x.onnx'}")
+  assert printed.startswith(f"{tmp_path / 'x.onnx'}: stage teacher, onnx, ")
+  of_file = good("evaluate", f"--workdir={folder}", f"--model={tmp_path / 'x.onnx'}")
+  of_stage = good("evaluate", f"--workdir={folder}").splitlines()[0]
+  assert of_file.split(": ")[1].strip() == of_stage.split(": ")[1].strip()
+
+
 def test_an_untrusted_file_runs_nothing_unless_a_flag_names_its_code(run, tmp_path):
   (tmp_path / "their_nets.py").write_text("from leanax.zoo.mlp import MLP\nprint('imported')\n")
   path = os.pathsep.join([str(tmp_path), str(jobs.ROOT)])
@@ -124,7 +133,7 @@ def test_benchmark_prints_and_writes_figures(run, tmp_path):
     ("evaluate", [], "--workdir, or --model and --data is missing; expected what names the files and the data"),
     ("export", ["--workdir={run}", "--out={tmp}/nowhere/x.tflite"], "'{tmp}/nowhere/x.tflite' cannot be written: "),
     ("benchmark", ["--model={tmp}/x.tflite"], "cannot read the LiteRT file '{tmp}/x.tflite'"),
-    ("benchmark", ["--model={run}/config.json"], "has the suffix of no file format; expected one of .tflite"),
+    ("benchmark", ["--model={run}/config.json"], "has the suffix of no file format; expected one of .onnx, .tflite"),
     ("benchmark", [], "--model is missing: "),
     ("benchmark", ["--model={run}/files/alone.tflite", "--rounds=0"], "rounds"),
     ("train", ["--config={config}", "--workdir={tmp}", "--stage=techer"], "stage 'techer'; did you mean 'teacher'?"),
