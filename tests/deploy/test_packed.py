@@ -16,7 +16,7 @@ from hypothesis.extra import numpy as drawn
 import quant
 from leanax.core.errors import UserError
 from leanax.deploy import pack, unpack
-from leanax.deploy.packed import arrays, header, rans, streams
+from leanax.deploy.packed import arrays, grids, header, rans, streams
 from leanax.deploy.packed.model import Damaged
 
 
@@ -238,6 +238,26 @@ def test_a_table_is_read_as_it_was_written():
 
 
 @pytest.mark.parametrize(
+  "table",
+  [
+    b"\x10\5\xff\x7f\0\0",  # the most frequent is none of the two symbols
+    b"\x10\0\xff\x7f\x20\0",  # it has the whole, and another one occurs
+    b"\x10\0\xff\x3f\x20\0",  # it has half, and the other one the least
+    b"\x10\0\xff\x3f\0\0",  # it has half, and no other occurs
+    b"\x10\0\0\x80\0\0",  # it has more than the whole
+    b"\x16\0\xff\x7f\0\0",  # groups of 64
+    b"\x50\0\xff\x7f\0\0",  # mantissas of 5 bits
+    b"\x10\0\xff\x7f\0",
+    b"\x10\0\xff",
+  ],
+)
+def test_tables_that_are_none_are_refused(table):
+  assert rans.models.read(memoryview(b"\x10\0\xff\x3f\x40\0"), 2)[0].frequencies.tolist() == [2**14, 2**14]
+  with pytest.raises(Damaged, match="table"):
+    rans.models.read(memoryview(table), 2)
+
+
+@pytest.mark.parametrize(
   ("variables", "grids", "metadata", "words"),
   [
     ({"a": 1.0}, {}, {}, "'a' of the variables is a float; expected arrays"),
@@ -383,6 +403,35 @@ def test_headers_that_are_no_header_are_refused(text):
   body = packed + bytes(BODY)
   preamble = header.MAGIC + b"".join(n.to_bytes(4, "little") for n in (1, len(packed), zlib.crc32(body)))
   assert "is damaged" in refusal(preamble + body)
+
+
+@pytest.mark.parametrize("text", [b'{"a":1,"b":2,"a":1}', b'{"a":NaN}', b'{"a":[-Infinity]}'])
+def test_json_of_other_writers_is_refused(text):
+  assert header.parsed(b'{"a":1,"b":[2.5,null]}') == {"a": 1, "b": [2.5, None]}
+  with pytest.raises(Damaged):
+    header.parsed(text)
+
+
+def test_codes_and_bools_that_are_none_are_refused():
+  last = [memoryview(bytes([streams.CONSTANT, 255]))] * 2
+  full, narrow = (quant.Grid(np.float32(1), np.int32(0), 16, narrow=one) for one in (False, True))
+  assert arrays.decode_codes(last, (2,), full).tolist() == [2**15 - 1] * 2
+  with pytest.raises(Damaged, match="beyond its grid"):
+    arrays.decode_codes(last, (2,), narrow)
+  twos = [memoryview(bytes([streams.CONSTANT, 2]))]
+  with pytest.raises(Damaged, match="bools"):
+    arrays.decode("bytes", twos, (2,), np.dtype(bool))
+  fp8 = channel_grid(np.ones((1, 1), np.float32), 8, format="fp8_e4m3")
+  for code in (-127, 127):  # NaN in these floats; of 255 codes the levels are 253
+    with pytest.raises(UserError, match="beyond the 253 levels"):
+      grids.values(np.array([[code]]), fp8, np.dtype(np.float32))
+
+
+def test_what_is_inflated_is_bounded():
+  packed = memoryview(zlib.compress(bytes(101)))
+  assert streams.inflate(packed, 101) == bytes(101)
+  with pytest.raises(Damaged, match="more or fewer"):
+    streams.inflate(packed, 100)
 
 
 def test_a_header_that_grows_without_end_is_not_unpacked():
