@@ -21,9 +21,10 @@ X = normal(0, (8, 6))
 
 
 def function(variables, x):
-  """A kernel, one that is read in two layouts, one that a sum reads too, and one in a list."""
+  """Kernels: in a dict, in a scan, read in two layouts, read by a sum too, and in a list."""
   p = variables["params"]
   x = jax.nn.relu(x @ p["first"] + 1) @ p["plain"]["kernel"] + p["plain"]["bias"]
+  x, _ = jax.lax.scan(lambda x, kernel: (jnp.tanh(x @ kernel), None), x, p["stack"])
   x = jax.nn.relu(x @ p["tied"]) @ p["tied"].T
   x = x @ p["shared"] + jnp.tanh(p["shared"]).sum()
   return x @ p["last"][0]
@@ -33,6 +34,7 @@ def variables(seed=0):
   shapes = {
     "first": (6, 8),
     "plain": {"kernel": (8, 5), "bias": (5,)},
+    "stack": (2, 5, 5),
     "tied": (5, 4),
     "shared": (5, 7),
     "last": [(7, 3)],
@@ -63,10 +65,10 @@ def test_a_quantized_net_computes_the_same_bits(quantized):
 
 
 def test_only_kernels_that_nothing_else_reads_are_stored_as_codes(quantized):
-  assert set(stored_grids(quantized)) == {"first", "plain/kernel", "last/0"}
+  assert set(stored_grids(quantized)) == {"first", "plain/kernel", "stack", "last/0"}
   assert set(quant.grids(quantized)) >= {"tied", "shared"}
   read = unpack(pack_net(quantized))
-  assert set(read.grids) == {"first", "plain/kernel", "last/0"}
+  assert set(read.grids) == {"first", "plain/kernel", "stack", "last/0"}
   old, new = quantized.variables["params"], read.variables["params"]
   assert bits(new["tied"]) == bits(old["tied"]) and bits(new["plain"]["bias"]) == bits(old["plain"]["bias"])
   rounded = quant.fake_quant(old["plain"]["kernel"], quant.grids(quantized)["plain/kernel"])
