@@ -51,8 +51,8 @@ class Traced:
     if len(body.outputs) != 1:
       raise UserError(f"the function returns {len(body.outputs)} arrays; lift one that returns its logits alone")
     self._known, self._numbers = _constants(body), numbers
-    leaves = [leaf if numbers else distinct(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(variables)]
-    self._known.update(zip(body.inputs[: len(leaves)], leaves, strict=True))
+    leaves = dict(zip(body.inputs, jax.tree.leaves(variables), strict=False))
+    self._known |= leaves if numbers else {at: distinct(leaf.shape, leaf.dtype, at) for at, leaf in leaves.items()}
     self._producer = {number: node for node in self.graph.flat for number in node.outputs}
     self.input, self.output = body.inputs[len(leaves)], self.graph.resolve(body.outputs[0])
     self.nodes = self._live()
