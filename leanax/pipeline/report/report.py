@@ -174,7 +174,7 @@ def _failures(rows: Sequence[tables.Row]) -> str:
   """Returns a line for each stage that lacks a file: why."""
   failed = [row for row in rows if row.get("export")]
   return "".join(
-    f'<p class="note"><b>{escape(str(row["name"]))}</b> was trained, and has no file: {escape(row["export"])}</p>'
+    f'<p class="note"><b>{escape(str(row["name"]))}</b> was trained, but not exported: {escape(row["export"])}</p>'
     for row in failed
   )
 
