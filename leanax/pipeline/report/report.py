@@ -103,7 +103,7 @@ def _tiles(rows: Sequence[tables.Row]) -> str:
   if not tiles:
     return ""
   inside = "".join(f'<div class="tile"><b>{value}</b><span>{label}</span></div>' for value, label in tiles)
-  versus = f"{escape(str(rows[-1]['name']))} against {escape(str(rows[0]['name']))}" if len(rows) > 1 else ""
+  versus = f"{escape(str(rows[-1]['name']))} against {escape(str(rows[0]['name']))}" if rows[0] is not rows[-1] else ""
   return f'<p class="versus">{versus}</p><div class="tiles">{inside}</div>'
 
 
