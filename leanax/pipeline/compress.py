@@ -67,7 +67,7 @@ def _write(context: Context, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     "environment": environment(),
     "rows": [{key: value for key, value in row.items() if key not in INNER} for row in rows],
     "curves": {row["name"]: curves(row["name"], context) for row in rows},
-    "shipping": shipping(rows, context.data.test.labels, context.folder / "files", preprocess),
+    "shipping": shipping(rows, np.asarray(context.data.test.labels).tolist(), context.folder / "files", preprocess),
   }
   files.write(context.folder / "result.json", json.dumps(result, indent=1) + "\n")
   write_report(context.folder / "report.html", result)
