@@ -44,7 +44,7 @@ def test_a_trained_stage_without_a_file_is_a_row_a_warning_and_a_status(tmp_path
   ended = jobs.program("compress", f"--config={config}", f"--workdir={tmp_path / 'run'}")
   assert ended.returncode == 1, ended.stderr
   assert ended.stdout.splitlines()[3].startswith("alone ")
-  assert "warning: stage 'alone' was trained, and has no file: tflite: the kernel or the bias of" in ended.stderr
+  assert "warning: stage 'alone' was trained, but not exported: tflite: the kernel or the bias of" in ended.stderr
   assert "holds NaN or infinity" in (tmp_path / "run" / "report.html").read_text()
   assert (tmp_path / "run" / "models" / "alone.safetensors").exists()
 

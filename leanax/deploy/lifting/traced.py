@@ -48,8 +48,8 @@ class Traced:
     body = self.graph.program.body
     self.views: dict[int, View] = {}
     self._known, self._numbers = _constants(body), numbers
-    leaves = [leaf if numbers else distinct(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(variables)]
-    self._known.update(zip(body.inputs[: len(leaves)], leaves, strict=True))
+    leaves = dict(zip(body.inputs, jax.tree.leaves(variables), strict=False))
+    self._known |= leaves if numbers else {at: distinct(leaf.shape, leaf.dtype, at) for at, leaf in leaves.items()}
     self._producer = {number: node for node in self.graph.flat for number in node.outputs}
     self.inputs = dict(zip(_input_names(given), body.inputs[len(leaves) :], strict=True))
     self.outputs = self._ends(body)
