@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from leanax import deploy
+from leanax.core.errors import UserError
 from leanax.deploy import litert, reference
 from quant.quantize import quantize
 from tests.numbers import normal
@@ -40,7 +41,7 @@ def heads(v, x):
   q, k, o = (jnp.einsum("ntc,chd->nthd", x, v["heads"]) + bias for bias in (v["two"], 0.5, -v["two"]))
   scores = jnp.einsum("nqhd,nkhd->nhqk", q / jnp.sqrt(3.0), k)
   y = jnp.einsum("nhqk,nkhd->nqhd", scores, jnp.einsum("nthd,hde->nthe", o, v["each"]))
-  return jnp.einsum("nthd,chd->ntc", y, v["heads"].swapaxes(1, 2).reshape(6, 2, 3)) + v["six"]
+  return jnp.einsum("nthd,hdc->ntc", y, v["out"]) + v["six"]
 
 
 def matrices(v, x):
@@ -110,7 +111,9 @@ V = {
   "left": normal(6, (5, 4)) / 2,
   "heads": normal(7, (6, 2, 3)) / 2,
   "two": normal(8, (2, 3)),
+  "one": normal(16, (2, 3)),
   "each": normal(9, (2, 3, 3)) / 2,
+  "out": normal(15, (2, 3, 6)) / 2,
   "four": normal(10, (4, 4)),
   "wide": normal(11, (3, 6, 6)) / 4,
   "first": normal(12, (6, 3, 3, 3)) / 4,
@@ -173,12 +176,20 @@ def channels_first_on_integers(v, x):
 
 
 def rounded_before(v, x):
-  """A constant that is no variable is added to a sum that is rounded before it."""
+  """Constants that are no variables behind sums that are rounded before them."""
   y = nn.relu(jnp.einsum("ntc,cd->ntd", x, v["square"]) + C)
-  return y @ v["square"]
+  return (y @ v["square"] + v["six"]) / 3.0
 
 
-INTEGERS = {on_integers: (9, 6), channels_first_on_integers: (3, 5, 4), rounded_before: (4, 6)}
+def attention(v, x):
+  """Attention without softmax: products of two activations and a factor stay float."""
+  q, k, o = (jnp.einsum("ntc,chd->nthd", x, v["heads"]) + bias for bias in (v["two"], v["one"], -v["two"]))
+  y = jnp.einsum("nhqk,nkhd->nqhd", jnp.einsum("nqhd,nkhd->nhqk", q / jnp.sqrt(3.0), k), o)
+  return jnp.einsum("nthd,hdc->ntc", y, v["out"]) + v["six"]
+
+
+INTEGERS = {on_integers: (9, 6), channels_first_on_integers: (3, 5, 4), rounded_before: (4, 6), attention: (4, 6)}
+ISLANDS = (rounded_before, attention)  # with layers that stay float
 
 
 @pytest.mark.parametrize("fn", INTEGERS)
@@ -187,8 +198,16 @@ def test_codes_are_those_of_the_simulation(fn):
   model = quantize(fn, "w8a8")
   qparams, state = model.init(variables, x)
   grids = model.grids(qparams, state, variables, x)
-  network = deploy.lift(fn, variables, x, grids, islands=fn is rounded_before)
+  network = deploy.lift(fn, variables, x, grids, islands=fn in ISLANDS)
   simulated = np.asarray(jax.jit(model.apply)(qparams, state, variables, x)[0])
   found = deploy.parity(network, litert().open(litert().write(network)), np.asarray(x), simulated)
   assert found["reference/runtime"].count == 0
   assert found["simulation/runtime"].count <= 0.01 * found["simulation/runtime"].total
+
+
+def test_a_kernel_for_each_head_has_no_integers():
+  fn = lambda v, x: jnp.einsum("nhd,hde->nhe", nn.relu(jnp.einsum("nc,chd->nhd", x, v["heads"])), v["each"])
+  x = normal(0, (4, 6))
+  model = quantize(fn, "w8a8")
+  with pytest.raises(UserError, match=r"cannot lift 'dot_general' at test_products.py:\d+: no format has integers"):
+    deploy.lift(fn, V, x, model.grids(*model.init(V, x), V, x))

@@ -122,8 +122,8 @@ def add(lifter: Lifter, node: Node, sign: int = 1) -> None:
   number = lifter.operand(node, place)
   back = sign < 0 and place == 1  # constant - x
   draft = lifter.open(number, ir.WEIGHTED)
-  if draft is not None and not lifter.foldable and lifter.traced.tensor(draft.end) is not None:
-    draft = None  # the sum without it is rounded
+  if draft is not None and _rounded(lifter, draft):
+    draft = None
   bias = None if draft is None else _of_channels(lifter, number, draft, constant)
   if draft is not None and bias is not None and (lifter.foldable or not back):
     assert draft.kernel is not None
@@ -152,6 +152,8 @@ def scale(lifter: Lifter, node: Node) -> None:
     lifter.extend(draft, node)
     return
   draft = lifter.open(number, ir.WEIGHTED)
+  if draft is not None and _rounded(lifter, draft) and not traced.leaves(node):
+    draft = None  # a factor of variables is a norm, which is to be folded before grids are made
   factor = None if draft is None else _of_channels(lifter, number, draft, constant)
   if draft is not None and factor is not None:
     if not lifter.foldable:
@@ -172,6 +174,11 @@ def scale(lifter: Lifter, node: Node) -> None:
 
 def _divides(operation: str, constant: np.ndarray, count: int) -> bool:
   return np.allclose(constant, count if operation == "div" else 1 / count, rtol=1e-6)
+
+
+def _rounded(lifter: Lifter, draft: Draft) -> bool:
+  """Returns whether a simulation rounds what a layer makes so far, so that it can take in nothing more."""
+  return not lifter.foldable and lifter.traced.tensor(draft.end) is not None
 
 
 def _float(lifter: Lifter, node: Node) -> bool:
