@@ -106,6 +106,29 @@ def figures(result: dict[str, Any]) -> list[str]:
   return table(("", "measured"), list(result["figures"].items()))
 
 
+def onnx_peers(result: dict[str, Any]) -> list[str]:
+  rows = [
+    (
+      case,
+      row["name"].removesuffix(".onnx"),
+      f"{row['bytes']:,}",
+      f"{row['wall_us']:.1f}",
+      f"{row['cpu_us']:.1f}",
+      f"{row['accuracy']:.2%}" if "accuracy" in row else "",
+      f"{row['error_of_logits']:.4f}" if "error_of_logits" in row else "",
+    )
+    for case, found in result["cases"].items()
+    for row in found["files"]
+  ]
+  return [
+    "One thread, batch 1, files in turns; wall time is the median of rounds, CPU time the least call. The error of the",
+    "logits is the root mean square of their distance to the float file's, over the spread of those. `ours_float_ends`",
+    "quantizes its input and dequantizes its output in the file, as quantize_static's does.",
+    "",
+    *table(("network", "file", "bytes", "wall us", "CPU us", "accuracy", "error of logits"), rows),
+  ]
+
+
 SECTIONS = (
   ("step_cost_cpu", "Cost of a method per training step", step_cost),
   ("kd_cost_cpu", "Cost of a distillation loss per training step", kd_cost),
@@ -113,6 +136,7 @@ SECTIONS = (
   ("compile_cost_cpu", "Rewriting a traced model", figures),
   ("start_up_cpu", "Start-up", figures),
   ("input_cpu", "Input", rates),
+  ("onnx_peers_cpu", "ONNX files beside quantize_static", onnx_peers),
 )
 
 

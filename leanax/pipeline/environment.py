@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 SETS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "amx_bf16", "asimd", "asimddp", "i8mm", "sve")
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "ai-edge-litert")
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "ai-edge-litert", "onnxruntime")
 
 
 def environment() -> dict[str, Any]:

@@ -15,6 +15,7 @@ from leanax.deploy import ir, litert, reference
 from leanax.deploy.formats.litert.limits import int8_kernel
 from leanax.deploy.lifting import functions, rows
 from leanax.deploy.lifting.traced import Traced
+from tests.deploy.runtimes import runners
 from tests.numbers import normal
 
 
@@ -121,10 +122,9 @@ def test_functions_compute_what_jax_computes():
 
 
 def check_in_runtimes(network, x, expected, kernels=("xnnpack", "reference")):
-  content = litert().write(network)
-  for one in kernels:
+  for runner in runners(network, kernels):
     for batch in (1, len(x)):
-      got = litert(kernels=one).open(content).run(x[:batch])
+      got = runner.run(x[:batch])
       np.testing.assert_allclose(got, expected[:batch], rtol=1e-5, atol=1e-5, err_msg=str(network))
 
 

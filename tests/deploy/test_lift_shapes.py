@@ -70,6 +70,7 @@ CONSTANTS = {
   "spread": (lambda v: jnp.broadcast_to(v["c"], (3, 3, 4)), True),
   "in another layout": (lambda v: v["row"].T.reshape(1, 1, 4), True),
   "computed": (lambda v: v["c"] / jnp.sqrt(v["row"][:, 0] + 1e-5) - 3.0, True),
+  "of two leaves": (lambda v: v["c"] - v["row"][:, 0], True),
   "of one number": (lambda v: v["one"] * jnp.ones((3, 3, 4)), True),
   "per position": (lambda v: v["position"][..., None], False),
   "both": (lambda v: v["position"][..., None] + v["c"], False),

@@ -10,6 +10,7 @@ from leanax import deploy
 from leanax.core.errors import UserError
 from leanax.deploy import litert, reference
 from quant.quantize import quantize
+from tests.deploy.runtimes import runners
 from tests.numbers import normal
 
 C = normal(1, (6,))
@@ -151,9 +152,7 @@ def test_nets_reach_the_runtime(name):
   expected = np.asarray(jax.jit(fn)(variables, x))
   near = {"rtol": 0, "atol": 1e-5 * np.abs(expected).max()}
   np.testing.assert_allclose(reference.run(network, np.asarray(x)), expected, **near)
-  file = litert().write(network)
-  for kernels in ("xnnpack", "reference"):
-    runner = litert(kernels=kernels).open(file)
+  for runner in runners(network):
     for batch in (1, 3):
       np.testing.assert_allclose(runner.run(np.asarray(x[:batch])), expected[:batch], **near)
 

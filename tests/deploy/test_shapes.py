@@ -8,7 +8,8 @@ import pytest
 
 from leanax import deploy
 from leanax.core.errors import UserError
-from leanax.deploy import ir, litert, onnx, reference
+from leanax.deploy import ir, litert, reference
+from tests.deploy.runtimes import runners
 from tests.numbers import normal
 
 IMAGE, ROWS, IDS = (6, 5, 4), (7, 3), (5,)
@@ -183,8 +184,7 @@ def test_operators_reach_a_file(name):
   got = reference.run(network, x)
   assert got.dtype == expected.dtype
   np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
-  for file in (litert(), litert(kernels="reference"), onnx()):
-    runner = file.open(file.write(network))
+  for runner in runners(network):
     for batch in (1, 3):
       np.testing.assert_allclose(runner.run(x[:batch]), expected[:batch], rtol=1e-5, atol=1e-6)
 
@@ -237,9 +237,8 @@ def test_codes_are_moved_as_they_are():
     tensors = {"x": ir.Tensor("x", wide, "int8", grid), "y": ir.Tensor("y", shape, "int8", grid), "i": entries}
     network = ir.check(ir.Network((layer,), tensors, {"x": "x"}, {"y": "y"}))
     expected = reference.run(network, x)
-    for kernels in ("xnnpack", "reference"):
-      got = litert(kernels=kernels).open(litert().write(network)).codes(x)
-      np.testing.assert_array_equal(got, expected, err_msg=f"{layer} {kernels}")
+    for runner in runners(network):
+      np.testing.assert_array_equal(runner.codes(x), expected, err_msg=f"{layer} {runner.name}")
     other = {**tensors, "y": tensors["y"]._replace(grid=ir.grid(0.1, 3))}
     with pytest.raises(UserError, match="must have one grid"):
       ir.check(network._replace(tensors=other))

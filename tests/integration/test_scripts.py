@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -44,7 +46,7 @@ def test_a_trained_stage_without_a_file_is_a_row_a_warning_and_a_status(tmp_path
   ended = jobs.program("compress", f"--config={config}", f"--workdir={tmp_path / 'run'}")
   assert ended.returncode == 1, ended.stderr
   assert ended.stdout.splitlines()[3].startswith("alone ")
-  assert "warning: stage 'alone' was trained, and has no file: tflite: the kernel or the bias of" in ended.stderr
+  assert "warning: stage 'alone' was trained, but not exported: tflite: the kernel or the bias of" in ended.stderr
   assert "holds NaN or infinity" in (tmp_path / "run" / "report.html").read_text()
   assert (tmp_path / "run" / "models" / "alone.safetensors").exists()
 
@@ -70,6 +72,15 @@ def test_export_writes_the_file_that_the_job_wrote(run, tmp_path):
   content = (folder / "files" / "teacher.tflite").read_bytes()
   assert (tmp_path / "x.tflite").read_bytes() == content
   assert printed == f"{tmp_path / 'x.tflite'}: stage teacher, tflite, {len(content):,} bytes\n"
+
+
+def test_a_stage_is_exported_to_onnx_and_evaluated_there(run, tmp_path):
+  _, folder = run
+  printed = good("export", f"--workdir={folder}", "--stage=teacher", "--format=onnx", f"--out={tmp_path / 'x.onnx'}")
+  assert printed.startswith(f"{tmp_path / 'x.onnx'}: stage teacher, onnx, ")
+  of_file = good("evaluate", f"--workdir={folder}", f"--model={tmp_path / 'x.onnx'}")
+  of_stage = good("evaluate", f"--workdir={folder}").splitlines()[0]
+  assert of_file.split(": ")[1].strip() == of_stage.split(": ")[1].strip()
 
 
 def test_an_untrusted_file_runs_nothing_unless_a_flag_names_its_code(run, tmp_path):
@@ -110,6 +121,40 @@ def test_benchmark_prints_and_writes_figures(run, tmp_path):
   assert figures["models"][0]["ratio"] == 1.0
 
 
+# Reads command lines and runs each as `python -m scripts.NAME` in a process of its own, forked off one that has loaded
+# jax and not started it; writes the exit status.
+FORKING = """
+import json, os, runpy, sys
+import leanax.pipeline.compress, leanax.pipeline.evaluate, leanax.pipeline.explain
+for line in sys.stdin:
+  name, arguments, *files = json.loads(line)
+  if child := os.fork():
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+    continue
+  for number, file in enumerate((os.devnull, *files)):
+    os.dup2(os.open(file, os.O_RDWR | os.O_CREAT), number)
+  sys.argv[1:] = arguments
+  runpy.run_module(f"scripts.{name}", run_name="__main__", alter_sys=True)
+  sys.exit()
+"""
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory):
+  """The programs as processes that share the time of loading jax: `program(name, *arguments)` gives what `run` does."""
+  pipe = subprocess.PIPE
+  with subprocess.Popen([sys.executable, "-c", FORKING], cwd=jobs.ROOT, stdin=pipe, stdout=pipe, text=True) as process:
+
+    def run(name, *arguments):
+      files = [tmp_path_factory.mktemp("printed") / each for each in ("stdout", "stderr")]
+      process.stdin.write(json.dumps([name, arguments, *map(str, files)]) + "\n")
+      process.stdin.flush()
+      return subprocess.CompletedProcess(name, int(process.stdout.readline()), *(file.read_text() for file in files))
+
+    yield run
+    process.stdin.close()
+
+
 @pytest.mark.parametrize(
   ("name", "arguments", "sentence"),
   [
@@ -124,7 +169,7 @@ def test_benchmark_prints_and_writes_figures(run, tmp_path):
     ("evaluate", [], "--workdir, or --model and --data is missing; expected what names the files and the data"),
     ("export", ["--workdir={run}", "--out={tmp}/nowhere/x.tflite"], "'{tmp}/nowhere/x.tflite' cannot be written: "),
     ("benchmark", ["--model={tmp}/x.tflite"], "cannot read the LiteRT file '{tmp}/x.tflite'"),
-    ("benchmark", ["--model={run}/config.json"], "has the suffix of no file format; expected one of .tflite"),
+    ("benchmark", ["--model={run}/config.json"], "has the suffix of no file format; expected one of .onnx, .tflite"),
     ("benchmark", [], "--model is missing: "),
     ("benchmark", ["--model={run}/files/alone.tflite", "--rounds=0"], "rounds"),
     ("train", ["--config={config}", "--workdir={tmp}", "--stage=techer"], "stage 'techer'; did you mean 'teacher'?"),
@@ -133,9 +178,9 @@ def test_benchmark_prints_and_writes_figures(run, tmp_path):
     ("reproduce", ["--table=digits", "--workdir={tmp}", "--seeds=1"], "seeds"),
   ],
 )  # fmt: skip
-def test_a_mistake_is_one_sentence(run, tmp_path, name, arguments, sentence):
+def test_a_mistake_is_one_sentence(run, program, tmp_path, name, arguments, sentence):
   names = {"config": run[0], "run": run[1], "tmp": tmp_path}
-  result = jobs.program(name, *(word.format(**names) for word in arguments))
+  result = program(name, *(word.format(**names) for word in arguments))
   assert (result.returncode, result.stdout) == (2, ""), result.stderr
   assert len(result.stderr.splitlines()) == 1, result.stderr
   assert result.stderr.startswith("error: ") and sentence.format(**names) in result.stderr

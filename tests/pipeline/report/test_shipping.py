@@ -102,14 +102,16 @@ def test_the_snippet_runs_the_file(tmp_path, setting, mean, std):
     net = quant.post_training(graph.net(fn, {"kernel": kernel}, jax.ShapeDtypeStruct(x.shape, x.dtype)), [x], setting)
     grids = quant.grids(net)
   network = deploy.lift(fn, {"kernel": kernel}, x[:1], grids, spec)
-  path = tmp_path / "net.tflite"
-  path.write_bytes(deploy.litert().write(network))
-  file = deploy.open_file(path)
-  program = snippet.snippet(str(path), file.input.dtype, {"scale": 1 / 255, "mean": mean, "std": std})
-  assert len(program.splitlines()) <= 11 and "leanax" not in program
-  for image, logits in zip(pixels[:, None], file.run(pixels), strict=True):
-    own, printed = program.replace('np.zeros(source["shape"], np.uint8)', "image"), io.StringIO()
-    with redirect_stdout(printed):
-      exec(own, {"image": image})
-    assert int(printed.getvalue()) == logits.argmax()
-  assert snippet.snippet("net.onnx", "float32", {"scale": 1.0, "mean": (0.0,), "std": (1.0,)}) == ""
+  for suffix in (".tflite", ".onnx"):
+    path = tmp_path / f"net{suffix}"
+    path.write_bytes(deploy.format_of(path).write(network))
+    file = deploy.open_file(path)
+    program = snippet.snippet(str(path), file.input.dtype, {"scale": 1 / 255, "mean": mean, "std": std})
+    assert len(program.splitlines()) <= 11 and "import leanax" not in program and "from leanax" not in program
+    zeros = next(line for line in program.splitlines() if "pixels = " in line)
+    for image, logits in zip(pixels[:, None], file.run(pixels), strict=True):
+      own, printed = program.replace(zeros, "pixels = image"), io.StringIO()
+      with redirect_stdout(printed):
+        exec(own, {"image": image})
+      assert int(printed.getvalue()) == logits.argmax()
+  assert snippet.snippet("net.npz", "float32", {"scale": 1.0, "mean": (0.0,), "std": (1.0,)}) == ""

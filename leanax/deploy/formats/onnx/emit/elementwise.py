@@ -6,7 +6,7 @@ from leanax.deploy.formats.onnx.emit.nodes import Plan
 
 _PAIRS = {"add": "Add", "sub": "Sub", "mul": "Mul", "div": "Div", "max": "Max", "min": "Min", "pow": "Pow"}
 _COMPARED = {"lt": "Less", "le": "LessOrEqual", "gt": "Greater", "ge": "GreaterOrEqual", "eq": "Equal"}
-TYPES = {"float32": 1, "int8": 3, "int32": 6, "int64": 7, "bool": 9}  # onnx.TensorProto.DataType
+TYPES = {"float32": 1, "uint8": 2, "int8": 3, "int32": 6, "int64": 7, "bool": 9}  # onnx.TensorProto.DataType
 
 
 def _all(plan: Plan, layer: ir.Layer, op: str) -> None:
@@ -40,14 +40,13 @@ def _compare(plan: Plan, layer: ir.Compare) -> None:
 
 
 def _select(plan: Plan, layer: ir.Select) -> None:
-  """Adds a choice; one between truth values, for which onnxruntime has no Where, is made of And, Or and Not."""
   if plan.tensors[layer.output].dtype != "bool":
     _all(plan, layer, "Where")
     return
-  first = plan.first(*layer.inputs)
-  which, yes, no = (plan.value(name, first) for name in layer.inputs)
-  chosen = plan.node("And", which, yes), plan.node("And", plan.node("Not", which), no)
-  plan.result(layer, "Or", *chosen, first=first)
+  first = plan.first(*layer.inputs)  # onnxruntime has no choice between truth values
+  chosen, yes, no = (plan.real(name, first) for name in layer.inputs)
+  sides = plan.node("And", chosen, yes), plan.node("And", plan.node("Not", chosen), no)
+  plan.result(layer, "Or", *sides, first=first)
 
 
 def _prelu(plan: Plan, layer: ir.Prelu) -> None:

@@ -6,6 +6,7 @@ by a Transpose when a layer first asks for it. So a convolutional network has on
 its result is (N, C).
 """
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -15,6 +16,16 @@ from leanax.deploy import ir
 
 IMAGE = (0, 3, 1, 2)  # rows, columns, channels to channels, rows, columns
 BACK = (0, 2, 3, 1)
+
+
+def axis_in(axis: int, rank: int, first: bool) -> int:
+  """Returns an axis of the network's layout in a layout."""
+  return IMAGE.index(axis % rank) if first else axis % rank
+
+
+def vector(tensor: ir.Tensor) -> bool:
+  """Returns whether all axes of an example but one have length 1: every layout has its numbers in one order."""
+  return sum(size != 1 for size in tensor.shape[1:]) <= 1
 
 
 class Node(NamedTuple):
@@ -58,7 +69,7 @@ class Plan:
   def constant(self, value: Any, dtype: Any = None, name: str = "") -> str:
     """Adds a constant, and returns its name; an equal one is shared."""
     array = np.array(value, dtype, order="C")
-    key = (array.dtype.name, array.shape, array.tobytes())
+    key = (array.dtype.name, array.shape, hashlib.sha256(array.data).digest())
     if key not in self._equal:
       name = name or f"constant:{len(self.constants)}"
       while name in self.constants:  # a kernel that is also read in another layout
@@ -90,6 +101,9 @@ class Plan:
       return self.constant(self._constant(tensor, first), name=f"{name}:nchw" if first else name)
     first = first and len(tensor.shape) == len(IMAGE)
     wanted, other = (f"{name}:nchw", name) if first else (name, f"{name}:nchw")
+    if vector(tensor):  # a reshape moves nothing
+      shape = [-1, *([1, *tensor.shape[1:]][axis] for axis in IMAGE[1:])] if first else [-1, *tensor.shape[1:]]
+      return self.node("Reshape", other, self.constant(shape, np.int64), output=wanted)
     return self.node("Transpose", other, output=wanted, perm=IMAGE if first else BACK)
 
   def real(self, name: str, first: bool = False) -> str:

@@ -6,30 +6,20 @@ import numpy as np
 
 from leanax.core.errors import UserError
 from leanax.deploy import ir
-from leanax.deploy.formats.onnx.emit.nodes import IMAGE, Plan
-
-
-def _axis(axis: int, rank: int, first: bool) -> int:
-  """Returns an axis of the network's layout in a layout."""
-  return IMAGE.index(axis % rank) if first else axis % rank
+from leanax.deploy.formats.onnx.emit.nodes import IMAGE, Plan, axis_in, vector
 
 
 def move(
   plan: Plan, layer: ir.Layer, op: str, given: list[str], *more: str, first: bool = False, **fields: Any
 ) -> None:
-  """Adds a layer that moves the numbers of `given`; codes pass through a layer whose grids are all one."""
-  made, read = plan.tensors[layer.output], [plan.tensors[name] for name in given]
-  one = all(ir.same_grid(made.grid, tensor.grid) for tensor in read)
-  if one:
-    plan.moved(layer, op, *(plan.value(name, first) for name in given), *more, first=first, **fields)
-  else:
-    plan.result(layer, op, *(plan.real(name, first) for name in given), *more, first=first, **fields)
+  """Adds a layer that moves the numbers of `given`, codes as they are: their grids are that of the result."""
+  plan.moved(layer, op, *(plan.value(name, first) for name in given), *more, first=first, **fields)
 
 
 def reshape(plan: Plan, layer: ir.Reshape) -> None:
   """Adds a reshape; one of a vector of channels does not depend on the layout."""
   name, shape = layer.inputs[0], plan.tensors[layer.output].shape
-  first = plan.first(name) and sum(size != 1 for size in plan.tensors[name].shape[1:]) <= 1
+  first = plan.first(name) and vector(plan.tensors[name])
   wanted = plan.constant([-1, *shape[1:]], np.int64)
   plan.moved(layer, "Reshape", plan.value(name, first), wanted)
 
@@ -39,19 +29,25 @@ def _transpose(plan: Plan, layer: ir.Transpose) -> None:
 
 
 def _concat(plan: Plan, layer: ir.Concat) -> None:
-  """Adds a join; constants are repeated over the batch of an activation that is joined with them."""
   first, rank = plan.first(*layer.inputs), len(plan.tensors[layer.output].shape)
-  axis = _axis(layer.axis, rank, first)
-  fixed = {name for name in layer.inputs if plan.tensors[name].data is not None}
-  if not fixed:
-    move(plan, layer, "Concat", list(layer.inputs), first=first, axis=axis)
-    return
-  given = plan.node("Shape", next(plan.value(name, first) for name in layer.inputs if name not in fixed))
-  batch = plan.node("Slice", given, plan.constant([0], np.int64), plan.constant([1], np.int64))
-  times = plan.node("Concat", batch, plan.constant([1] * (rank - 1), np.int64), axis=0)
-  parts = ((name, plan.real(name, first)) for name in layer.inputs)
-  wide = [plan.node("Expand", part, times) if name in fixed else part for name, part in parts]
-  plan.result(layer, "Concat", *wide, first=first, axis=axis)
+  given = [_spread(plan, layer, name, first) for name in layer.inputs]
+  move(plan, layer, "Concat", given, first=first, axis=axis_in(layer.axis, rank, first))
+
+
+def _spread(plan: Plan, layer: ir.Concat, name: str, first: bool) -> str:
+  """Returns the name of a tensor with the batch of the layer's activations; a constant has one entry for all."""
+  tensor = plan.tensors[name]
+  if tensor.data is None:
+    return name
+  beside = next(other for other in layer.inputs if plan.tensors[other].data is None)
+  shape = plan.node("Shape", plan.value(beside, first))
+  batch = plan.node("Slice", shape, *(plan.constant([k], np.int64) for k in (0, 1)))
+  ones = plan.constant([1] * (len(tensor.shape) - 1), np.int64)
+  spread = tensor._replace(name=f"{layer.name}:{name}", data=None)
+  plan.tensors[spread.name] = spread
+  wanted = plan.node("Concat", batch, ones, axis=0)
+  plan.moved(ir.Broadcast(layer.name, (name,), spread.name), "Expand", plan.value(name, first), wanted, first=first)
+  return spread.name
 
 
 def _slice(plan: Plan, layer: ir.Slice) -> None:
@@ -59,7 +55,7 @@ def _slice(plan: Plan, layer: ir.Slice) -> None:
   far = {True: np.iinfo(np.int64).max, False: np.iinfo(np.int64).min}
   ends = [far[step > 0] if stop is None else stop for stop, step in zip(layer.stops, layer.strides)]
   cut = [k for k in range(1, rank) if (layer.starts[k], layer.stops[k], layer.strides[k]) != (0, None, 1)]
-  rows = [[layer.starts[k], ends[k], _axis(k, rank, first), layer.strides[k]] for k in cut]
+  rows = [[layer.starts[k], ends[k], axis_in(k, rank, first), layer.strides[k]] for k in cut]
   numbers = [plan.constant(list(column), np.int64) for column in np.array(rows, np.int64).reshape(-1, 4).T]
   move(plan, layer, "Slice", list(layer.inputs), *numbers, first=first)
 
@@ -96,7 +92,7 @@ def _mirror(plan: Plan, layer: ir.Pad, first: bool) -> None:
     plan.tensors[tensor.name] = tensor
     indices = plan.constant(np.pad(np.arange(size), (before, after), "symmetric"), np.int64)
     part = ir.Gather(layer.name, (name,), tensor.name, axis)
-    move(plan, part, "Gather", [name], indices, first=first, axis=_axis(axis, len(shape), first))
+    move(plan, part, "Gather", [name], indices, first=first, axis=axis_in(axis, len(shape), first))
     name = tensor.name
   move(plan, layer, "Identity", [name], first=first)
 
