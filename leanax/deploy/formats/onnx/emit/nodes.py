@@ -69,7 +69,7 @@ class Plan:
   def constant(self, value: Any, dtype: Any = None, name: str = "") -> str:
     """Adds a constant, and returns its name; an equal one is shared."""
     array = np.array(value, dtype, order="C")
-    key = (array.dtype.name, array.shape, hashlib.sha256(array).digest())
+    key = (array.dtype.name, array.shape, hashlib.sha256(array.tobytes()).digest())
     if key not in self._equal:
       name = name or f"constant:{len(self.constants)}"
       while name in self.constants:  # a kernel that is also read in another layout
