@@ -109,7 +109,7 @@ def make_plan(graph: Graph, policy: Policy) -> Plan:
       elif setting.activations is not None and operand.tensor in tensors:
         at[name, index] = tensors[operand.tensor]
   # Tensors that other operations read are rounded where they are made: a runtime hands codes to every reader.
-  makers = exposed(graph)
+  makers = exposed(graph, {name for name, _ in at})
   tensors |= _results(sites, chosen, at, {name: maker.site for name, maker in makers.items() if name not in tensors})
   made = {name: maker for name, maker in makers.items() if name in tensors}
   # Activations and kernels share the keys of one state, those that are made the names of sites.

@@ -11,6 +11,7 @@ runtime has only full 8-bit ranges for activations.
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -21,8 +22,8 @@ from quant.grid import Grid
 _INT32 = np.iinfo(np.int32)
 
 
-MOVES = (ir.MaxPool, ir.Reshape)  # one grid for what they read and what they make
-KERNELS = (ir.Conv2D, ir.Dense)  # a kernel and what it multiplies
+MOVES = (ir.MaxPool, ir.Reshape, ir.Transpose)  # one grid for what they read and what they make
+KERNELS = (ir.Conv2D, ir.Dense, ir.TransposedConv2D)  # a kernel and what it multiplies
 INTEGER = (*KERNELS, *MOVES, ir.Add, ir.AvgPool, ir.Mean, ir.Relu)
 
 
@@ -44,11 +45,13 @@ def to_int8(network: ir.Network, grids: Mapping[str, Grid], islands: bool = True
   values: dict[str, str] = {}  # the names of dequantized tensors
   for layer in network.layers:
     why = _float(layer, tensors, grids)
+    if isinstance(layer, ir.WEIGHTED) and _on_grids(layer, tensors, grids):
+      kernel, bias = _kernel(tensors[layer.kernel], _find(grids, layer.kernel)), None
+      if layer.bias is not None:
+        bias = _bias(tensors[layer.bias], tensors[layer.inputs[0]], kernel)
+      held = {one.name: one if why is None else _values(one) for one in (kernel, bias) if one is not None}
+      tensors.update(held)
     if why is None:
-      if isinstance(layer, ir.Conv2D | ir.Dense):
-        kernel = tensors[layer.kernel] = _kernel(tensors[layer.kernel], _find(grids, layer.kernel))
-        if layer.bias is not None:
-          tensors[layer.bias] = _bias(tensors[layer.bias], tensors[layer.inputs[0]], kernel)
       made = made._replace(layers=(*made.layers, layer))
     elif islands:
       made = _island(made, layer, values)
@@ -57,15 +60,28 @@ def to_int8(network: ir.Network, grids: Mapping[str, Grid], islands: bool = True
   return made
 
 
+def _on_grids(layer: Any, tensors: Mapping[str, ir.Tensor], grids: Mapping[str, Grid]) -> bool:
+  """Returns whether a layer multiplies codes by a kernel that has a grid."""
+  named = layer.kernel in grids or layer.kernel.rsplit("#", 1)[0] in grids
+  return named and tensors[layer.inputs[0]].grid is not None
+
+
+def _values(constant: ir.Tensor) -> ir.Tensor:
+  """Returns a constant of codes as the floats that they stand for: a float layer computes with these."""
+  scale = constant.scale  # along the last axis
+  return ir.Tensor(constant.name, constant.shape, data=scale * ir.values(constant).astype(np.float32))
+
+
 def _float(layer: ir.Layer, tensors: Mapping[str, ir.Tensor], grids: Mapping[str, Grid]) -> str | None:
   """Returns why a layer cannot run on integers; None where it can.
 
   Raises:
     UserError: an activation of a layer with a kernel on a grid has none.
   """
-  if not isinstance(layer, INTEGER):
+  clipped = _clips(layer) and ir.same_grid(tensors[layer.inputs[0]].grid, tensors[layer.output].grid)
+  if not isinstance(layer, INTEGER) and not clipped:
     return "the runtimes have no exact integer kernel for it"
-  if isinstance(layer, ir.Conv2D | ir.Dense):
+  if isinstance(layer, ir.WEIGHTED):
     if layer.kernel not in grids and layer.kernel.rsplit("#", 1)[0] not in grids:
       return f"the kernel {layer.kernel!r} has no grid; {_near(layer.kernel, grids)}"
     for name in (*layer.inputs, layer.output):
@@ -103,11 +119,13 @@ def _island(network: ir.Network, layer: ir.Layer, values: dict[str, str]) -> ir.
 def _activations(network: ir.Network, grids: Mapping[str, Grid]) -> dict[str, Grid]:
   """Returns the grids of activations; layers that only move numbers have one for what they read and what they make.
 
-  What only ReLUs read may be rounded to their own grid: rounding is monotone, and 0 is on the grid.
+  What only ReLUs and other clips read may be rounded to their own grid: rounding is monotone, and 0 is on the grid.
   """
   shared = [layer for layer in network.layers if isinstance(layer, MOVES)]
-  others = {name for layer in network.layers if not isinstance(layer, ir.Relu) for name in layer.inputs}
-  relus = [layer for layer in network.layers if isinstance(layer, ir.Relu) and layer.inputs[0] not in others]
+  others = {name for layer in network.layers if not _clips(layer) for name in layer.inputs} | {
+    *network.outputs.values()
+  }
+  relus = [layer for layer in network.layers if _clips(layer) and layer.inputs[0] not in others]
   back = [layer for layer in network.layers if layer in shared or layer in relus]
   names = [network.input, *(layer.output for layer in network.layers)]
   found = {name: grids[name] for name in names if name in grids}
@@ -122,6 +140,14 @@ def _activations(network: ir.Network, grids: Mapping[str, Grid]) -> dict[str, Gr
     if name not in grids and name in found and not ir.same_grid(made, found[name]):
       raise UserError(f"the activation {name!r} has no grid, and the ReLUs of it have several; compute its ReLU once")
   return found
+
+
+def _clips(layer: ir.Layer) -> bool:
+  """Returns whether a layer clips at limits around 0, which rounding does not move: a ReLU or ReLU6."""
+  if not isinstance(layer, ir.Activation) or layer.function not in ("relu", "relu6", "clip"):
+    return isinstance(layer, ir.Relu)
+  low, high = layer.parameters or (0.0, np.inf)
+  return low <= 0 <= high
 
 
 def _find(grids: Mapping[str, Grid], name: str) -> Grid:

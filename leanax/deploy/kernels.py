@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from leanax.core.errors import UserError
+from leanax.deploy import ir
 from leanax.deploy.lifting.drafts import Draft
 from leanax.deploy.lifting.traced import Traced
 from quant.grid import Grid, splits
@@ -21,9 +22,14 @@ def of_sites(traced: Traced, drafts: Iterable[Draft], grids: Mapping[str, Grid])
   found = dict(grids)
   for draft in drafts:
     site = traced.graph.analysis.at.get(draft.node.index)
-    if draft.kernel is None or site is None or site.op.kernel_index is None:
+    if site is None or site.op.kernel_index is None:
       continue
     op, operand = site.op, site.op.inputs[site.op.kernel_index]
+    if draft.kernel is None and draft.kind is ir.MatMul and (op.name in grids or operand.leaf in grids):
+      why = "no format has integers for a kernel for each head; leave it in float (a policy rule for its path)"
+      raise traced.refuse(draft.node, why)
+    if draft.kernel is None:
+      continue
     grid, view = grids.get(op.name, grids.get(operand.leaf or op.name)), operand.view
     shape = None if grid is None else grid.shape
     if grid is None or shape is None or view is None or not splits(view.shape, shape):

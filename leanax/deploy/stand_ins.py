@@ -13,14 +13,15 @@ import numpy as np
 from leanax import graph
 from leanax.graph.program import Node
 
-PERIOD = 8191  # a prime, so that no axis repeats with it
+STEPS = (0.6180339887498949, 0.7548776662466927)  # irrational: fractions of their multiples lie far apart
 
 
-def distinct(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-  """Returns numbers from 1 to 2, of floats no two of a few thousand alike."""
+def distinct(shape: tuple[int, ...], dtype: Any, number: int = 0) -> np.ndarray:
+  """Returns numbers from 0.5 to 2, of floats no two of a few thousand alike, and others for each `number`."""
   if not np.issubdtype(dtype, np.floating):
     return np.ones(shape, dtype)
-  return (1 + np.arange(math.prod(shape), dtype=np.int64) % PERIOD / PERIOD).astype(dtype).reshape(shape)
+  places = np.arange(math.prod(shape), dtype=np.float64)
+  return (0.5 + 1.5 * ((places * STEPS[0] + number * STEPS[1]) % 1)).astype(dtype).reshape(shape)
 
 
 def stand_in(
@@ -39,7 +40,7 @@ def stand_in(
     return np.asarray(real(ref))
   aval, node = traced.program.avals[ref], producer.get(ref)
   if node is None:
-    return distinct(aval.shape, aval.dtype)
+    return distinct(aval.shape, aval.dtype, ref)
   reads = [one for one in node.inputs if traced.analysis.value(one).leaves]
   first = stand_in(traced, producer, reads[0], real)
   if node.primitive == "broadcast_in_dim":
@@ -53,5 +54,5 @@ def stand_in(
   try:
     spread = [np.broadcast_to(one, aval.shape) for one in each]
   except ValueError:  # another equation than one of numbers at the same position
-    return distinct(aval.shape, aval.dtype)
+    return distinct(aval.shape, aval.dtype, ref)
   return spread[0].astype(aval.dtype) if len(spread) == 1 else np.mean(spread, axis=0).astype(aval.dtype)

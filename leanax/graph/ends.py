@@ -1,13 +1,13 @@
 """Where the layer of an operation of interest ends: what it takes up behind itself, and who reads its result.
 
 A dot or a convolution takes up its bias and an unfolded batch norm: equations that scale and shift its channels by
-numbers made of the variables, in training mode by the batch's statistics. Every layer takes up a ReLU. Nothing else may
-read what lies between. In training mode there may be more equations, which are looked through: those that multiply by,
-add or select at random, such as dropout, and statistics of the batch.
+numbers made of the variables, in training mode by the batch's statistics. Every layer takes up a ReLU, or another clip
+at constants around 0. Nothing else may read what lies between. In training mode there may be more equations, which are
+looked through: those that multiply by, add or select at random, such as dropout, and statistics of the batch.
 """
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +19,7 @@ from leanax.graph.ops import ELEMENTWISE
 from leanax.graph.program import Body, Node
 from leanax.graph.sites import Analysis, Site
 
+KINDS = ("dot", "conv", "add", "mean", "avg_pool")  # what a runtime computes in integers, and hands on as codes
 _RANDOM = ("random_", "threefry", "rng_")  # how the names of equations that make random bits begin
 _SCALES = (("mul", 0), ("mul", 1), ("div", 0))  # and which operand is scaled
 _CLIPS = {"max": (0, 1), "min": (0, 1), "clamp": (1,)}  # and which operand is clipped
@@ -41,10 +42,11 @@ class Uses(NamedTuple):
 class Ends:
   """The readers of a program's values, of those nodes that its outputs depend on."""
 
-  def __init__(self, analysis: Analysis, alive: set[int]):
+  def __init__(self, analysis: Analysis, alive: set[int], readers: Collection[str] | None = None):
     self._analysis = analysis
     self._flat = [node for node in analysis.flat if node.index in alive]
-    self._inside = {analysis.flat[place].index for site in analysis.sites for place in site.op.nodes}
+    sites = [site for site in analysis.sites if readers is None or site.op.name in readers or site.op.kind not in KINDS]
+    self._inside = {analysis.flat[place].index for site in sites for place in site.op.nodes}
     self._readers: dict[int, list[tuple[Node | None, int]]] = defaultdict(list)
     self._read()
     self._random = self._made_of(lambda node: node.primitive.startswith(_RANDOM))

@@ -1,15 +1,13 @@
 """The makers of activations that something reads which is no operation of interest."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
-from leanax.graph.ends import Ends
+from leanax.graph.ends import KINDS, Ends
 from leanax.graph.live import read_by_sites
 from leanax.graph.sites import Analysis
 from leanax.graph.view import Graph
-
-KINDS = ("dot", "conv", "add", "mean", "avg_pool")  # what a runtime computes in integers, and hands on as codes
 
 
 class Maker(NamedTuple):
@@ -25,27 +23,31 @@ class Maker(NamedTuple):
   site: str | None
 
 
-def exposed(graph: Graph) -> dict[str, Maker]:
+def exposed(graph: Graph, readers: Collection[str] | None = None) -> dict[str, Maker]:
   """Returns the makers, by name, of activations that operations of interest make or read, and others read, too.
 
   Those that none of interest reads are named as if one did, after all others. What the outputs do not depend on reads
   nothing. A tensor is left out where it cannot be replaced (inside a custom rule), or is made in another scan than a
   reader stands in.
+
+  Args:
+    graph: `graph.trace` of the model.
+    readers: names of the operations of interest that do not count as others; all of them by default.
   """
   analysis = graph.analysis
   alive, read = read_by_sites(analysis)
-  ends = Ends(analysis, alive)
+  ends = Ends(analysis, alive, readers)
   sites = [site for site in analysis.sites if site.op.kind in KINDS]
   results = {end: site.op.name for site in sites for end in ends.ends(site)}
   named = [base for base in analysis.tensors if base in read]
   places, taken, found = replaceable(analysis), set(analysis.tensors.values()), {}
   for value in dict.fromkeys((*named, *results)):
+    name = analysis.tensors.get(value) or _free(f"{results[value]}:out", taken)
+    taken.add(name)
     uses = ends.uses(value)
     hands_on = uses.other or (uses.padded and value in read)
     if value not in places or not hands_on or any(scans != _made_in(analysis, value) for scans in uses.scans):
       continue
-    name = analysis.tensors.get(value) or _free(f"{results[value]}:out", taken)
-    taken.add(name)
     found[name] = Maker(places[value], results.get(value))
     for scan in _made_in(analysis, value):
       analysis.scan_names[scan].add(name)

@@ -74,7 +74,7 @@ def rewrite(
 
 def _activations(analysis: Analysis, names: Collection[str]) -> dict[int, Site]:
   """Returns exposed activations as operations that hand them on, by the number of the value."""
-  makers = exposed(Graph(analysis)) if names else {}
+  makers = exposed(Graph(analysis), ()) if names else {}
   found: dict[int, Site] = {}
   for name in names:
     if name not in makers:

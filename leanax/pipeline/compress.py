@@ -52,7 +52,7 @@ def compress(config: Experiment, folder: str | Path) -> dict[str, Any]:
   result = _write(context, rows)
   for row in rows:
     if row.get("export"):
-      print(f"warning: stage {row['name']!r} was trained, and has no file: {row['export']}", file=sys.stderr)
+      print(f"warning: stage {row['name']!r} was trained, but not exported: {row['export']}", file=sys.stderr)
   return result
 
 
@@ -67,7 +67,7 @@ def _write(context: Context, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     "environment": environment(),
     "rows": [{key: value for key, value in row.items() if key not in INNER} for row in rows],
     "curves": {row["name"]: curves(row["name"], context) for row in rows},
-    "shipping": shipping(rows, context.data.test.labels, context.folder / "files", preprocess),
+    "shipping": shipping(rows, np.asarray(context.data.test.labels).tolist(), context.folder / "files", preprocess),
   }
   files.write(context.folder / "result.json", json.dumps(result, indent=1) + "\n")
   write_report(context.folder / "report.html", result)
@@ -91,13 +91,15 @@ def open_run(config: Experiment, folder: str | Path, export: bool = False) -> Co
 
 def _row(name: str, context: Context, trained: Trained, rows: list[dict[str, Any]]) -> dict[str, Any]:
   """Returns the stage's row, measured once and saved next to its files; one that lacks a file is not saved."""
-  kept = context.folder / "files" / f"{name}.json"
+  kept, wanted = context.folder / "files" / f"{name}.json", list(exporting.formats(context.config.stages[name]))
   if kept.is_file():
-    return json.loads(kept.read_text(encoding="utf-8"))
+    row = json.loads(kept.read_text(encoding="utf-8"))
+    if list(row.get("exports", wanted)) == wanted:  # else the config names other formats now
+      return row
   row, logits = measure_model(trained, context.data.test)
   exports: dict[str, Any] = {}
   failures: list[str] = []
-  for suffix in exporting.formats(context.config.stages[name]):
+  for suffix in wanted:
     try:
       found, file = measure_file(trained, context.data.test, kept.with_suffix(suffix), logits)
       row |= found if not exports else {}  # the figures of its first file

@@ -7,6 +7,7 @@ import jax
 
 import quant
 from leanax import graph
+from leanax.core.errors import UserError
 from leanax.deploy import ir
 from leanax.deploy.size import held
 from leanax.engine.train.parallel import AXIS
@@ -30,7 +31,10 @@ def explain(config: Experiment) -> str:
   for name in config.run:
     given = config.stages[name]
     parts.append(stage(name, given, start.model_of(given, config, data, leaves, jax.eval_shape)))
-  parts += exports(exporting.prepare(config, leaves))
+  try:
+    parts += exports(exporting.prepare(config, leaves))
+  except UserError as error:  # an extra is missing; the other tables need none
+    parts.append(str(error))
   return "\n\n".join(part for part in parts if part)
 
 

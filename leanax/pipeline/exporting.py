@@ -73,10 +73,10 @@ def formats(stage: Stage) -> dict[str, deploy.Format]:
 
 
 def check_keys(config: Experiment) -> None:
-  """Refuses formats that there are not, named twice, or whose extra is missing; nothing is lifted.
+  """Refuses formats that there are not, and those named twice.
 
   Raises:
-    UserError: names the key, or the package.
+    UserError: names the key.
   """
   for name in config.run:
     stage = config.stages[name]
@@ -89,27 +89,33 @@ def check_keys(config: Experiment) -> None:
 
 
 def prepare(config: Experiment, leaves: Mapping[str, Trained]) -> dict[str, list[Prepared]]:
-  """Returns the export of every stage that is run, prepared on the shapes that it leaves; nothing is compiled.
+  """Returns the export of every stage that is run, prepared on the shapes that it leaves.
+
+  Nothing is compiled but the operations that fold batch norms.
 
   Raises:
     UserError: an extra that a format needs is missing.
   """
-  known: dict[str, deploy.Network | str] = {}  # stages of the same network are lifted once
+  wanted = {name: formats(config.stages[name]) for name in config.run}
+  for one in {suffix: one for each in wanted.values() for suffix, one in each.items()}.values():
+    one.check(_least())
+  lifted: dict[str, Any] = {}  # stages that leave the same network are lifted once
   found = {}
-  for name in config.run:
-    each, wanted = [], formats(config.stages[name])
-    for one in wanted.values():
-      one.check(_least())
-    for suffix, one in wanted.items():
-      shapes = structs(leaves[name].variables)
-      key = json.dumps([leaves[name].recipe._asdict(), str(jax.tree.flatten(shapes))], sort_keys=True)
-      if key not in known:
-        known[key] = _tried(lambda shapes=shapes, name=name: network(Trained(leaves[name].recipe, shapes), False))
-      lifted = known[key]
-      failure = lifted if isinstance(lifted, str) else _tried(lambda one=one, lifted=lifted: one.check(lifted)) or ""
-      each.append(Prepared(suffix, None if failure or isinstance(lifted, str) else lifted, str(failure)))
-    found[name] = each
+  for name, each in wanted.items():
+    left = leaves[name]._replace(variables=structs(leaves[name].variables))
+    key = json.dumps([left.recipe._asdict(), str(jax.tree.flatten(left.variables))], sort_keys=True)
+    if each and key not in lifted:
+      lifted[key] = _tried(lambda left=left: network(left, numbers=False))
+    found[name] = [_prepared(suffix, one, lifted[key]) for suffix, one in each.items()]
   return found
+
+
+def _prepared(suffix: str, one: deploy.Format, lifted: deploy.Network | str) -> Prepared:
+  """Returns what a format says of a network; of one that could not be lifted it is given the text that says why."""
+  if isinstance(lifted, str):
+    return Prepared(suffix, None, lifted)
+  failure = _tried(lambda: one.check(lifted))
+  return Prepared(suffix, None if failure else lifted, failure or "")
 
 
 def _tried(call: Any) -> Any:
@@ -118,6 +124,8 @@ def _tried(call: Any) -> Any:
     return call()
   except UserError as error:
     return str(error)
+  except Exception as error:  # whatever a user's function does to lifting: there is no file, and a stage may train
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _least() -> deploy.Network:

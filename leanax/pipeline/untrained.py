@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from leanax.core.errors import UserError
 from leanax.pipeline.config import tree
 from leanax.pipeline.config.experiment import Experiment, Stage
-
-EXPORT = ("export", "export_failure")  # keys that every kind of stage reads
+from leanax.pipeline.workdir import EXPORT
 
 
 def check(name: str, config: Experiment, read: Sequence[str]) -> None:
@@ -20,7 +19,7 @@ def check(name: str, config: Experiment, read: Sequence[str]) -> None:
   stage = config.stages[name]
   defaults = tree.values(Stage())
   for key, value in tree.values(stage).items():
-    if key not in read and value != defaults[key]:
+    if key not in (*read, *EXPORT) and value != defaults[key]:
       plain = dict(tree.leaves(defaults[key], key))
       changed = [(leaf, x) for leaf, x in tree.leaves(value, key) if x != plain.get(leaf)] or [(key, value)]
       raise UserError(

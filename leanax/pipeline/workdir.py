@@ -20,6 +20,7 @@ from leanax.pipeline.config.experiment import Experiment
 
 SAVED = "config.json"
 SEAL = "config.seal"  # proof that this user's config made the directory: a digest of config.json with the user's key
+EXPORT = ("export", "export_failure")  # keys of a stage that change nothing of what it trains
 Values = Experiment | Mapping[str, Any] | ml_collections.ConfigDict
 KEY = "seal.key"  # in the cache's directory
 
@@ -53,6 +54,9 @@ def fingerprint(config: Values) -> str:
 def claim(workdir: str | os.PathLike[str], config: Values) -> dict[str, Any]:
   """Makes `workdir` the directory of this config: writes config.json, or compares with the one that exists.
 
+  A config that differs in how stages are exported alone is of the same run, and is written in place of the other: what
+  is trained stays, and its files are made as it says now.
+
   Returns:
     The resolved config.
 
@@ -75,12 +79,25 @@ def claim(workdir: str | os.PathLike[str], config: Values) -> dict[str, Any]:
   except ValueError:
     raise UserError(f"{str(file)!r} is not JSON; was it changed by hand? Use another --workdir") from None
   saved = _completed(saved)
-  if saved != given:
+  if _trained(saved) != _trained(given):
     raise UserError(
       f"workdir {str(folder)!r} holds a run of another config: {files.difference(saved, given)}; use another --workdir"
     )
+  if saved != given:
+    files.write(file, json.dumps(given, indent=2) + "\n")
   _seal(folder)
   return given
+
+
+def _trained(given: Any) -> Any:
+  """Returns the values of a config without those of its stages that train nothing."""
+  if not isinstance(given, dict) or not isinstance(given.get("stages"), dict):
+    return given
+  stages = {
+    name: {key: value for key, value in stage.items() if key not in EXPORT} if isinstance(stage, dict) else stage
+    for name, stage in given["stages"].items()
+  }
+  return {**given, "stages": stages}
 
 
 def saved(folder: str | os.PathLike[str]) -> Experiment:

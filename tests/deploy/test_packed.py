@@ -16,7 +16,7 @@ from hypothesis.extra import numpy as drawn
 import quant
 from leanax.core.errors import UserError
 from leanax.deploy import pack, unpack
-from leanax.deploy.packed import arrays, header, rans, streams
+from leanax.deploy.packed import arrays, grids, header, rans, streams
 from leanax.deploy.packed.model import Damaged
 
 
@@ -225,6 +225,13 @@ def test_the_coder_is_the_one_of_its_equations():
   assert decoded == symbols.tolist() and state == 2**16 and not words
 
 
+def test_rare_symbols_that_are_many_have_a_table():
+  symbols = np.concatenate([np.zeros(28_000, np.uint8), np.arange(1, 255, dtype=np.uint8)])
+  data = rans.encode(symbols, 255)
+  assert entropy(symbols) < len(data) < 1.2 * entropy(symbols)
+  np.testing.assert_array_equal(rans.decode(memoryview(data), len(symbols), 255), symbols)
+
+
 def test_a_table_is_read_as_it_was_written():
   random = np.random.default_rng(1)
   for symbols in (2, 3, 15, 127, 255, 256):
@@ -235,6 +242,26 @@ def test_a_table_is_read_as_it_was_written():
       again, length = rans.models.read(memoryview(table), symbols)
       assert length == len(table) and fitted.frequencies.tolist() == again.frequencies.tolist()
       assert fitted.frequencies.sum() == 2**15 and np.all(fitted.frequencies[counts > 0] > 0)
+
+
+@pytest.mark.parametrize(
+  "table",
+  [
+    b"\x10\5\xff\x7f\0\0",  # the most frequent is none of the two symbols
+    b"\x10\0\xff\x7f\x20\0",  # it has the whole, and another one occurs
+    b"\x10\0\0\x80\0\0",  # it has more than the whole
+    b"\x16\0\xff\x7f\0\0",  # groups of 64
+    b"\x50\0\xff\x7f\0\0",  # mantissas of 5 bits
+    b"\x10\0\xff\x7f\0",
+    b"\x10\0\xff",
+  ],
+)
+def test_tables_that_are_none_are_refused(table):
+  for levels, expected in ((b"\x40", [2**14, 2**14]), (b"\x20", [2**15 - 1, 1]), (b"\0", [2**15, 0])):
+    true = b"\x10\0\xff\x3f" + levels + b"\0"
+    assert rans.models.read(memoryview(true), 2)[0].frequencies.tolist() == expected
+  with pytest.raises(Damaged, match="table"):
+    rans.models.read(memoryview(table), 2)
 
 
 @pytest.mark.parametrize(
@@ -385,6 +412,35 @@ def test_headers_that_are_no_header_are_refused(text):
   assert "is damaged" in refusal(preamble + body)
 
 
+@pytest.mark.parametrize("text", [b'{"a":1,"b":2,"a":1}', b'{"a":NaN}', b'{"a":[-Infinity]}'])
+def test_json_of_other_writers_is_refused(text):
+  assert header.parsed(b'{"a":1,"b":[2.5,null]}') == {"a": 1, "b": [2.5, None]}
+  with pytest.raises(Damaged):
+    header.parsed(text)
+
+
+def test_codes_and_bools_that_are_none_are_refused():
+  last = [memoryview(bytes([streams.CONSTANT, 255]))] * 2
+  full, narrow = (quant.Grid(np.float32(1), np.int32(0), 16, narrow=one) for one in (False, True))
+  assert arrays.decode_codes(last, (2,), full).tolist() == [2**15 - 1] * 2
+  with pytest.raises(Damaged, match="beyond its grid"):
+    arrays.decode_codes(last, (2,), narrow)
+  twos = [memoryview(bytes([streams.CONSTANT, 2]))]
+  with pytest.raises(Damaged, match="bools"):
+    arrays.decode("bytes", twos, (2,), np.dtype(bool))
+  fp8 = channel_grid(np.ones((1, 1), np.float32), 8, format="fp8_e4m3")
+  for code in (-127, 127):  # NaN in these floats; of 255 codes the levels are 253
+    with pytest.raises(UserError, match="beyond the 253 levels"):
+      grids.values(np.array([[code]]), fp8, np.dtype(np.float32))
+
+
+def test_what_is_inflated_is_bounded():
+  packed = memoryview(zlib.compress(bytes(101)))
+  assert streams.inflate(packed, 101) == bytes(101)
+  with pytest.raises(Damaged, match="more or fewer"):
+    streams.inflate(packed, 100)
+
+
 def test_a_header_that_grows_without_end_is_not_unpacked():
   packed = zlib.compress(b" " * 2**26, 9)
   preamble = header.MAGIC + b"".join(n.to_bytes(4, "little") for n in (1, len(packed), zlib.crc32(packed)))
@@ -454,6 +510,6 @@ def test_no_stream_costs_its_reader_more_than_its_bytes():
   """One lane of a million symbols would be a million steps of numpy, for a file of a few bytes."""
   table = b"\x10\0\xff\x7f" + bytes(2)  # symbol 0 always
   data = memoryview(table + b"\1\0" + (2**16).to_bytes(4, "little"))
-  assert rans.decode(data, 80, 2).tolist() == [0] * 80
+  assert rans.decode(data, 40, 2).tolist() == [0] * 40
   with pytest.raises(Damaged, match="fewer values than its shape"):
     rans.decode(data, 10**6, 2)

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from leanax import deploy
-from leanax.deploy import reference
+from leanax.core.errors import UserError
+from leanax.deploy import litert, reference
+from quant.quantize import quantize
 from tests.deploy.runtimes import runners
 from tests.numbers import normal
 
@@ -40,7 +42,7 @@ def heads(v, x):
   q, k, o = (jnp.einsum("ntc,chd->nthd", x, v["heads"]) + bias for bias in (v["two"], 0.5, -v["two"]))
   scores = jnp.einsum("nqhd,nkhd->nhqk", q / jnp.sqrt(3.0), k)
   y = jnp.einsum("nhqk,nkhd->nqhd", scores, jnp.einsum("nthd,hde->nthe", o, v["each"]))
-  return jnp.einsum("nthd,chd->ntc", y, v["heads"].swapaxes(1, 2).reshape(6, 2, 3)) + v["six"]
+  return jnp.einsum("nthd,hdc->ntc", y, v["out"]) + v["six"]
 
 
 def matrices(v, x):
@@ -64,6 +66,14 @@ def channels_first(v, x):
   for kernel in (v["first"], v["second"]):
     x = nn.relu(jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=NCHW) + C[:, None, None])
   return x
+
+
+def residual_channels_first(v, x):
+  """A block of NCHW convolutions with a norm, functions and a sum between them: no transposes inside."""
+  conv = lambda x, kernel: jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=NCHW)
+  x = conv(x, v["first"])
+  y = (nn.silu(x) - C[:, None, None]) * jnp.abs(C)[:, None, None] + 1.0
+  return nn.relu(conv(y, v["second"]) + x)
 
 
 class Upward(nn.Module):
@@ -102,7 +112,9 @@ V = {
   "left": normal(6, (5, 4)) / 2,
   "heads": normal(7, (6, 2, 3)) / 2,
   "two": normal(8, (2, 3)),
+  "one": normal(16, (2, 3)),
   "each": normal(9, (2, 3, 3)) / 2,
+  "out": normal(15, (2, 3, 6)) / 2,
   "four": normal(10, (4, 4)),
   "wide": normal(11, (3, 6, 6)) / 4,
   "first": normal(12, (6, 3, 3, 3)) / 4,
@@ -118,6 +130,10 @@ NETS = {
   "matrices": (lambda: (matrices, V, normal(0, (3, 4, 6))), None),
   "sequences": (lambda: (sequences, V, normal(0, (3, 9, 6))), "Reshape Conv2D Conv2D Conv2D TransposedConv2D Reshape"),
   "channels first": (lambda: (channels_first, V, normal(0, (3, 3, 5, 4))), "Transpose Conv2D Conv2D Transpose"),
+  "residual channels first": (
+    lambda: (residual_channels_first, V, normal(0, (3, 3, 5, 4))),
+    "Transpose Conv2D Activation Binary Binary Conv2D Add Transpose",
+  ),
   "upward": (lambda: linen(Upward(), (2, 3, 2)), "TransposedConv2D " * 5),
   "ahead": (
     lambda: linen(Ahead(), (4, 4, 3)),
@@ -139,3 +155,58 @@ def test_nets_reach_the_runtime(name):
   for runner in runners(network):
     for batch in (1, 3):
       np.testing.assert_allclose(runner.run(np.asarray(x[:batch])), expected[:batch], **near)
+
+
+def on_integers(v, x):
+  """Sequences, dense layers of every rank and transposed convolutions, with ReLUs between them."""
+  dn = ("NWC", "WIO", "NWC")
+  y = nn.relu(jax.lax.conv_general_dilated(x, v["wide"], (2,), "SAME", dimension_numbers=dn) + v["six"])
+  y = nn.relu(jax.lax.conv_transpose(y, v["wide"], (3,), "SAME", dimension_numbers=dn) + v["six"])
+  y = nn.relu(jnp.einsum("ntc,chd->nthd", y, v["heads"]) + v["two"])
+  return jax.lax.conv_transpose(y, v["up"], (2, 3), "VALID", dimension_numbers=NHWC)
+
+
+def channels_first_on_integers(v, x):
+  for kernel in (v["first"], v["second"]):
+    x = nn.relu(
+      jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=NCHW) + v["six"][:, None, None]
+    )
+  return x
+
+
+def rounded_before(v, x):
+  """Constants that are no variables behind sums that are rounded before them."""
+  y = nn.relu(jnp.einsum("ntc,cd->ntd", x, v["square"]) + C)
+  return (y @ v["square"] + v["six"]) / 3.0
+
+
+def attention(v, x):
+  """Attention without softmax: products of two activations and a factor stay float."""
+  q, k, o = (jnp.einsum("ntc,chd->nthd", x, v["heads"]) + bias for bias in (v["two"], v["one"], -v["two"]))
+  y = jnp.einsum("nhqk,nkhd->nqhd", jnp.einsum("nqhd,nkhd->nhqk", q / jnp.sqrt(3.0), k), o)
+  return jnp.einsum("nthd,hdc->ntc", y, v["out"]) + v["six"]
+
+
+INTEGERS = {on_integers: (9, 6), channels_first_on_integers: (3, 5, 4), rounded_before: (4, 6), attention: (4, 6)}
+ISLANDS = (rounded_before, attention)  # with layers that stay float
+
+
+@pytest.mark.parametrize("fn", INTEGERS)
+def test_codes_are_those_of_the_simulation(fn):
+  variables, x = {**V, "up": normal(14, (3, 4, 3, 4)) / 4}, normal(0, (8, *INTEGERS[fn]))
+  model = quantize(fn, "w8a8")
+  qparams, state = model.init(variables, x)
+  grids = model.grids(qparams, state, variables, x)
+  network = deploy.lift(fn, variables, x, grids, islands=fn in ISLANDS)
+  simulated = np.asarray(jax.jit(model.apply)(qparams, state, variables, x)[0])
+  found = deploy.parity(network, litert().open(litert().write(network)), np.asarray(x), simulated)
+  assert found["reference/runtime"].count == 0
+  assert found["simulation/runtime"].count <= 0.01 * found["simulation/runtime"].total
+
+
+def test_a_kernel_for_each_head_has_no_integers():
+  fn = lambda v, x: jnp.einsum("nhd,hde->nhe", nn.relu(jnp.einsum("nc,chd->nhd", x, v["heads"])), v["each"])
+  x = normal(0, (4, 6))
+  model = quantize(fn, "w8a8")
+  with pytest.raises(UserError, match=r"cannot lift 'dot_general' at test_products.py:\d+: no format has integers"):
+    deploy.lift(fn, V, x, model.grids(*model.init(V, x), V, x))

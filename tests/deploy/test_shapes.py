@@ -158,6 +158,8 @@ OTHERS = {
     np.float32,
     "Reduce Reduce Concat",
   ),
+  "a factor of ones that spreads": (lambda x: x[..., :1] * jnp.ones(4), ROWS, np.float32, "Slice Binary"),
+  "a number to compare that spreads": (lambda x: x[..., :1] > jnp.full(4, 0.1), ROWS, np.float32, "Slice Compare"),
   "embedding": (lambda i: jnp.take(TABLE, i, axis=0), IDS, np.int32, "Gather"),
   "embedding by index": (lambda i: TABLE[i], IDS, np.int32, "Gather"),
   "embedding, clipped": (lambda i: jnp.take(TABLE, i, axis=0, mode="clip"), IDS, np.int32, "Gather"),

@@ -1,5 +1,7 @@
 """Models of a run are found again from its directory."""
 
+import types
+
 import jax
 import numpy as np
 import pytest
@@ -101,20 +103,15 @@ def test_a_file_of_pixels_gets_pixels(own):
   _, test, kernel, accuracy = own
   given = []
 
-  def runner(grid):
-    def compute(x):
+  def file(grid):
+    def run(x):
       given.append(x)
-      return ((x.reshape(len(x), 36) / 255 - 0.6) / 0.25 @ kernel).astype(np.float32)
+      return (x.reshape(len(x), 36) / 255 - 0.6) / 0.25 @ kernel
 
     source = ir.Tensor("", (None, 6, 6, 1), "uint8", grid)
-    return deploy.Runner("pixels", 1, source, ir.Tensor("", (None, 4)), compute, lambda: lambda: None)
+    return types.SimpleNamespace(name="pixels", input=source, preprocessing=None, run=run)
 
-  class Pixels(deploy.Runner):
-    def run(self, images, batch=256):
-      return self.compute(images)
-
-  one = runner(None)
-  logits = evaluate.of_file(Pixels(**{k: getattr(one, k) for k in one.__dataclass_fields__}), test, None)
+  logits = evaluate.of_file(file(None), test, None)
   assert np.mean(logits.argmax(-1) == test.labels) == accuracy and given[0].dtype == np.uint8
   with pytest.raises(UserError, match="does not say how pixels become its input"):
-    evaluate.of_file(runner(ir.grid(np.float32(1 / 255))), test, None)
+    evaluate.of_file(file(ir.grid(np.float32(1 / 255))), test, None)

@@ -90,10 +90,10 @@ def test_a_stage_without_a_file_is_a_row(tmp_path, capsys):
   assert "export" not in alone and other["export"].startswith("tflite: cannot lift 'sort' at nets.py:")
   printed = capsys.readouterr().err
   assert (
-    "warning: stage 'other' was trained, and has no file: tflite: cannot lift" in printed and "'alone'" not in printed
+    "warning: stage 'other' was trained, but not exported: tflite: cannot lift" in printed and "'alone'" not in printed
   )
   assert "cannot lift &#x27;sort&#x27;" in (tmp_path / "report.html").read_text()
-  assert "**other** was trained, and has no file: tflite: cannot lift 'sort'" in (tmp_path / "report.md").read_text()
+  assert "**other** was trained, but not exported: tflite: cannot lift 'sort'" in (tmp_path / "report.md").read_text()
   assert "–" in markdown(summary([result, result]))
 
 
@@ -110,7 +110,7 @@ def test_what_only_numbers_show_ends_no_run(tmp_path, monkeypatch, capsys):
   first, second = compress(config, tmp_path)["rows"]
   assert first["export"] == "tflite: the layer 'x' holds NaN" and first["agreement"] == 1.0
   assert second["export"] == "tflite: ZeroDivisionError: by zero"
-  assert f"warning: stage 'alone' was trained, and has no file: {first['export']}" in capsys.readouterr().err
+  assert f"warning: stage 'alone' was trained, but not exported: {first['export']}" in capsys.readouterr().err
   # The same call again makes what can be made, and nothing is trained; the first model stands for its file.
   del failing[True]
   _, second = compress(config, tmp_path)["rows"]
@@ -143,3 +143,7 @@ def test_a_stage_has_a_file_of_each_format(tmp_path, monkeypatch):
     assert path.stat().st_size == one["bytes"] > 0 and one["compressed_bytes"] > 0
     assert one["accuracy"] == row["accuracy"] and one["lost"]["points"] == 0 and one["latency"]["runs"] == 5
   assert row["file_bytes"] == found["files"][0]["bytes"] and row["latency"] == found["files"][0]["latency"]
+  # The same directory with other formats: the model stays, and the files are those that are named now.
+  fewer = compress(jobs.experiment(**ONE, stages__alone__export=("tflite",)), tmp_path)
+  assert [one["name"] for one in fewer["shipping"]["files"]] == ["alone.tflite"]
+  assert fewer["rows"][0]["file_bytes"] == found["files"][1]["bytes"]

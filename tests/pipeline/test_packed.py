@@ -1,5 +1,9 @@
 """A stage's model as a packed file: it is read as the stage's own file is, and computes the same bits."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import numpy as np
 import pytest
@@ -7,9 +11,10 @@ import pytest
 from leanax import deploy
 from leanax.core.errors import UserError
 from leanax.engine.data import Input, Preprocess
-from leanax.pipeline import calibrate, trained
+from leanax.pipeline import calibrate, evaluate, trained, workdir
 from leanax.pipeline.config.experiment import Quant
 from tests.graph.models import normal
+from tests.integration import jobs
 
 RECIPE = trained.Recipe(
   "zoo.mlp:MLP", {"widths": (6,), "classes": 3}, (4, 4, 1), ("a", "b", "c"), {"scale": 1.0, "mean": (0.3,), "std": (2,)}
@@ -50,3 +55,15 @@ def test_packed_files_without_a_model_or_of_unknown_code_are_refused(models, tmp
   path.write_bytes(deploy.pack({"params": {}}, metadata={"recipe": RECIPE._asdict()}))
   with pytest.raises(UserError, match=r"m\.packed"):
     trained.load(path)
+
+
+@pytest.mark.slow
+def test_the_program_writes_packed_files(models, tmp_path):
+  workdir.claim(tmp_path, jobs.experiment())
+  (tmp_path / "models").mkdir()
+  trained.save(tmp_path / "models" / "teacher.safetensors", models["int8"])
+  out = tmp_path / "x.packed"
+  command = [sys.executable, "-m", "scripts.export", f"--workdir={tmp_path}", f"--out={out}"]
+  done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True)
+  assert f"{out}: stage teacher, packed, {out.stat().st_size:,} bytes" in done.stdout
+  assert evaluate.load(tmp_path, out).recipe == models["int8"].recipe

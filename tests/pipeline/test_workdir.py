@@ -69,6 +69,15 @@ def test_a_run_from_before_a_key_was_added_resumes(tmp_path):
   assert workdir.saved(tmp_path) == dataclasses.replace(config, latency_runs=200)
 
 
+def test_how_stages_are_exported_may_change(tmp_path):
+  first = workdir.claim(tmp_path, jobs.experiment())
+  other = jobs.experiment(stages__int8__export=(), stages__teacher__export_failure="report")
+  assert workdir.claim(tmp_path, other) == json.loads((tmp_path / "config.json").read_text()) != first
+  assert workdir.saved(tmp_path) == other and workdir.is_own(tmp_path)
+  with pytest.raises(UserError, match="'seed' was 0 and is 1 here"):
+    workdir.claim(tmp_path, jobs.experiment(seed=1))
+
+
 def test_claim_refuses_a_directory_that_cannot_be_written(tmp_path):
   (tmp_path / "file").write_text("")
   with pytest.raises(UserError, match="cannot be written"):

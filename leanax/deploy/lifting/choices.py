@@ -8,7 +8,7 @@ import numpy as np
 from leanax.deploy import ir
 from leanax.deploy.lifting import picks
 from leanax.deploy.lifting.drafts import Draft, Lifter
-from leanax.deploy.lifting.elementwise import compact
+from leanax.deploy.lifting.elementwise import known
 from leanax.graph.program import Node
 
 _PASSING = ("broadcast_in_dim", "reshape", "expand_dims")
@@ -23,21 +23,17 @@ def compare(lifter: Lifter, node: Node) -> None:
 def operands(lifter: Lifter, node: Node, first: int = 0) -> tuple[int | np.ndarray, ...]:
   """Returns the operands of an equation whose layer broadcasts them: unspread where others have the whole shape."""
   traced, out = lifter.traced, lifter.shape(node.outputs[0])
-  found: list[int | np.ndarray] = []
-  for ref in node.inputs[first:]:
-    if traced.is_data(ref):
-      number = lifter.number(traced.graph.resolve(ref))
-      found.append(lifter.finished(lifter.spread.get(number, number), node))
-    else:
-      constant = compact(traced.constant(ref))
-      if constant.ndim == len(out):
-        raise traced.refuse(node, "a constant has other numbers for each example of the batch")
-      found.append(constant)
-  shapes = [one.shape if isinstance(one, np.ndarray) else lifter.shape(one) for one in found]
-  if np.broadcast_shapes(*shapes) != out:  # nobody has the whole shape: one operand is spread
-    place = next(k for k, one in enumerate(found) if isinstance(one, int))
-    found[place] = lifter.finished(traced.graph.resolve(node.inputs[first + place]), node)
-  return tuple(found)
+  numbers = [lifter.number(traced.graph.resolve(ref)) for ref in node.inputs[first:] if traced.is_data(ref)]
+  narrow = [lifter.spread.get(number, number) for number in numbers]
+  constants = [traced.constant(ref) for ref in node.inputs[first:] if not traced.is_data(ref)]
+  if np.broadcast_shapes(*map(lifter.shape, narrow), *(one.shape for one in constants)) != out:
+    narrow[0] = numbers[0]  # nobody else has the whole shape
+  shapes = [lifter.shape(number) for number in narrow]
+  data = iter(narrow)
+  return tuple(
+    lifter.finished(next(data), node) if traced.is_data(ref) else known(lifter, node, traced.constant(ref), shapes)
+    for ref in node.inputs[first:]
+  )
 
 
 def select(lifter: Lifter, node: Node) -> None:

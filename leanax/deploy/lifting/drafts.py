@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from leanax.deploy import ir
 from leanax.deploy.lifting.traced import Traced
-from leanax.deploy.lifting.views import Link, composed, moved, ordered
+from leanax.deploy.lifting.views import Affine, Link, Pick, composed, moved, ordered
 from leanax.graph.program import Node
 
 
@@ -66,21 +66,6 @@ class Composite:
   nodes: frozenset[int]
   fields: dict[str, Any] = field(default_factory=dict)
   positive: bool = False
-
-
-class Affine(NamedTuple):
-  """A value x * factor + offset that no layer makes yet; either may be None. Both are float64."""
-
-  x: int
-  factor: np.ndarray | None
-  offset: np.ndarray | None
-
-
-class Pick(NamedTuple):
-  """A value that holds entries of another one: the other one's number, and which entries along which axes."""
-
-  source: int
-  entries: dict[int, np.ndarray]
 
 
 @dataclass
@@ -306,6 +291,25 @@ class Lifter:
     if tuple(own) != tuple(shape) or not ordered(permutation):
       self._link(draft, draft.end, Link(draft.end, tuple(shape), tuple(permutation), draft.end), tuple(own))
     self.start(draft)
+
+  def start_elements(self, draft: Draft, node: Node) -> None:
+    """Starts a draft of numbers at the same place, whose inputs need not be finished: it follows their links."""
+    numbers = [one for one in draft.inputs if isinstance(one, int)]
+    turns = {self.turn(number) for number in numbers}
+    link = self.links.get(self.number(numbers[0]))
+    if link is None or None in turns or len(turns) > 1 or len(numbers) < len(draft.inputs):
+      draft.inputs = tuple(self.finished(one, node) if isinstance(one, int) else one for one in draft.inputs)
+      self.start(draft)
+    else:
+      draft.inputs = tuple(self.finished(self.links[self.number(one)].source, node) for one in numbers)
+      self.start_linked(draft, link.shape, link.shape, link.permutation)
+
+  def turn(self, number: int) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+    """Returns the shape and the order of axes of a value that only has those of another one in another order."""
+    link = self.links.get(self.number(number))
+    if link is None or ordered(link.permutation) or self.shape(link.source) != link.shape:
+      return None
+    return link.shape, link.permutation
 
   def _link(self, draft: Draft, end: int, link: Link, own: tuple[int, ...]) -> None:
     """Makes `end` a link to what a draft makes."""

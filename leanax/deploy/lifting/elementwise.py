@@ -1,11 +1,13 @@
 """Equations of numbers at the same place: sums, products, ReLU, and the constants that join the layer before them."""
 
 import functools
+from collections.abc import Sequence
 
 import numpy as np
 
 from leanax.deploy import ir
-from leanax.deploy.lifting.drafts import Affine, Draft, Lifter
+from leanax.deploy.lifting.drafts import Draft, Lifter
+from leanax.deploy.lifting.views import Affine, Link
 from leanax.graph.program import Node
 
 
@@ -32,10 +34,25 @@ def _constant(lifter: Lifter, node: Node) -> tuple[int, np.ndarray] | None:
   found = lifter.constants(node)
   if found is None:
     return None
-  constant, made = compact(found[1]), lifter.traced.aval(node.outputs[0])
-  if constant.ndim == len(made.shape):
+  made = lifter.traced.aval(node.outputs[0])
+  number = lifter.operand(node, found[0])
+  return found[0], known(lifter, node, found[1], [lifter.shape(number)]).astype(made.dtype)
+
+
+def known(lifter: Lifter, node: Node, constant: np.ndarray, others: Sequence[Sequence[int]]) -> np.ndarray:
+  """Returns a constant operand, compact, that still spreads the other operands, of these shapes, as the equation does.
+
+  Raises:
+    UserError: it has other numbers for each example of the batch.
+  """
+  made, constant = lifter.shape(node.outputs[0]), compact(constant)
+  if constant.ndim == len(made):
     raise lifter.traced.refuse(node, "a constant has other numbers for each example of the batch")
-  return found[0], constant.astype(made.dtype)
+  alone = np.broadcast_shapes(*others, constant.shape)
+  if alone == made:
+    return constant
+  wide = tuple(size if size != own else 1 for size, own in zip(made[1:], alone[1:], strict=True))
+  return np.broadcast_to(constant, np.broadcast_shapes(constant.shape, wide))
 
 
 def largest(lifter: Lifter, node: Node) -> None:
@@ -60,7 +77,7 @@ def largest(lifter: Lifter, node: Node) -> None:
   if rectified is not None and (rectified.relu or rectified.kind is ir.Relu) and lifter.sole(number):
     lifter.extend(rectified, node)
     return
-  lifter.start(Draft(ir.Relu, "", (lifter.finished(number, node),), node.outputs[0], node))
+  lifter.start_elements(Draft(ir.Relu, "", (number,), node.outputs[0], node), node)
 
 
 def pair(lifter: Lifter, node: Node, operation: str) -> None:
@@ -70,17 +87,16 @@ def pair(lifter: Lifter, node: Node, operation: str) -> None:
     raise traced.refuse(node, f"it makes {traced.aval(end).dtype}; lift a float32 function")
   found = _constant(lifter, node)
   if found is None:
-    numbers = _unspread(lifter, node)
-    inputs = tuple(lifter.finished(n, node) for n in numbers)
+    inputs = tuple(_unspread(lifter, node))
     if operation == "add" and lifter.shape(inputs[0]) == lifter.shape(inputs[1]):
-      lifter.start(Draft(ir.Add, name, inputs, end, node))
+      lifter.start_elements(Draft(ir.Add, name, inputs, end, node), node)
       return
   else:
     place, constant = found
-    x = lifter.finished(lifter.operand(node, place), node)
+    x = lifter.operand(node, place)
     inputs = (x, constant) if place == 0 else (constant, x)
-  fields = {"operation": operation}
-  lifter.start(Draft(ir.Binary, name, inputs, end, node, fields=fields, positive=operation == "pow"))
+  draft = Draft(ir.Binary, name, inputs, end, node, fields={"operation": operation}, positive=operation == "pow")
+  lifter.start_elements(draft, node)
 
 
 def _unspread(lifter: Lifter, node: Node) -> list[int]:
@@ -104,6 +120,8 @@ def add(lifter: Lifter, node: Node, sign: int = 1) -> None:
   number = lifter.operand(node, place)
   back = sign < 0 and place == 1  # constant - x
   draft = lifter.open(number, ir.WEIGHTED)
+  if draft is not None and _rounded(lifter, draft):
+    draft = None
   bias = None if draft is None else _of_channels(lifter, number, draft, constant)
   if draft is not None and bias is not None and (lifter.foldable or not back):
     assert draft.kernel is not None
@@ -132,6 +150,8 @@ def scale(lifter: Lifter, node: Node) -> None:
     lifter.extend(draft, node)
     return
   draft = lifter.open(number, ir.WEIGHTED)
+  if draft is not None and _rounded(lifter, draft) and not traced.leaves(node):
+    draft = None  # a factor of variables is a norm, which is to be folded before grids are made
   factor = None if draft is None else _of_channels(lifter, number, draft, constant)
   if draft is not None and factor is not None:
     if not lifter.foldable:
@@ -154,6 +174,11 @@ def _divides(operation: str, constant: np.ndarray, count: int) -> bool:
   return np.allclose(constant, count if operation == "div" else 1 / count, rtol=1e-6)
 
 
+def _rounded(lifter: Lifter, draft: Draft) -> bool:
+  """Returns whether a simulation rounds what a layer makes so far, so that it can take in nothing more."""
+  return not lifter.foldable and lifter.traced.tensor(draft.end) is not None
+
+
 def _float(lifter: Lifter, node: Node) -> bool:
   return np.issubdtype(lifter.traced.aval(node.outputs[0]).dtype, np.floating)
 
@@ -161,19 +186,26 @@ def _float(lifter: Lifter, node: Node) -> bool:
 def _of_channels(lifter: Lifter, number: int, draft: Draft, constant: np.ndarray) -> np.ndarray | None:
   """Returns a constant that meets a value as one number for each output channel of the layer behind it, or None."""
   assert draft.kernel is not None
-  number, made = lifter.number(number), lifter.shape(draft.end)
+  number, made = lifter.number(number), lifter.shape(number)
+  if np.broadcast_shapes(constant.shape, made) != made:
+    return None  # the value is spread by it
   if number in lifter.links:
-    constant = lifter.links[number].back(made)(np.broadcast_to(constant, lifter.shape(number)))
-  elif np.broadcast_shapes(constant.shape, made) != made:
-    return None
+    constant = lifter.links[number].back(lifter.shape(draft.end))(np.broadcast_to(constant, made))
   return channels(constant, draft.kernel.shape[-1])
 
 
 def _affine(lifter: Lifter, node: Node, number: int, factor: np.ndarray | None, offset: np.ndarray | None) -> None:
   """Notes that a value is another one times a constant and one more added, after what is known of that one."""
-  number, end = lifter.number(number), node.outputs[0]
+  traced, number, end = lifter.traced, lifter.number(number), node.outputs[0]
+  sole, rounded = lifter.sole(number), not lifter.foldable and traced.tensor(number) is not None
+  link, shape = lifter.links.get(number), lifter.shape(number)
+  if link is not None and lifter.turn(number) is not None and lifter.shape(end) == shape:
+    back, rank = link.back(link.shape), len(shape)
+    factor, offset = (None if one is None else _turned(one, link, rank) for one in (factor, offset))
+    number, end = link.source, traced.view(end, link.shape, back)
+    lifter.links[node.outputs[0]] = link._replace(source=end, parent=end)
   before = lifter.affine.get(number)
-  if before is not None and number not in lifter.ends and lifter.sole(number):
+  if before is not None and number not in lifter.ends and sole and not rounded:
     x, times, plus = before
     pairs = [(times, factor), (plus, factor), (plus, offset)]
     if all(a is None or b is None or np.size(a * b) <= max(np.size(a), np.size(b)) for a, b in pairs):
@@ -183,6 +215,12 @@ def _affine(lifter: Lifter, node: Node, number: int, factor: np.ndarray | None, 
       lifter.affine[end] = Affine(x, times, offset)
       return
   lifter.affine[end] = Affine(lifter.finished(number, node), factor, offset)
+
+
+def _turned(constant: np.ndarray, link: Link, rank: int) -> np.ndarray:
+  """Returns a constant that meets a linked value as it meets what that is linked to."""
+  whole = constant.reshape((1,) * (rank - constant.ndim) + constant.shape)
+  return compact(whole.transpose(np.argsort(link.permutation)))
 
 
 TABLE = {

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from leanax.deploy import ir
-from leanax.deploy.lifting.drafts import Draft, Lifter, Pick
+from leanax.deploy.lifting.drafts import Draft, Lifter
+from leanax.deploy.lifting.views import Pick
 from leanax.graph.program import Node
 from leanax.graph.versions import rebind
 

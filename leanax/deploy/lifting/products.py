@@ -10,6 +10,8 @@ from leanax.deploy.lifting.drafts import Draft, Lifter
 from leanax.deploy.lifting.views import composed, ordered
 from leanax.graph.program import Node
 
+MOST = 4  # axes of a dense layer's input between examples and features; XNNPACK takes 6 in all
+
 
 class _Operand(NamedTuple):
   """An operand of a dot_general.
@@ -130,14 +132,17 @@ def _lies(lifter: Lifter, one: _Operand, order: tuple[int, ...], node: Node) -> 
 
 def _dense(lifter: Lifter, node: Node, x: _Operand, kernel: _Operand, made: list[Any]) -> None:
   """Starts a dense layer of (N, ..., I) by (I, O)."""
-  assert isinstance(x.value, int) and isinstance(kernel.value, np.ndarray) and x.batch is not None
-  rows, inside, outside = (x.shape[x.batch], *x.sizes(x.free)), x.size(x.summed), kernel.size(kernel.free)
-  source = lifter.shaped(lifter.turned(x.value, x.order(), node), (*rows, inside), node)
+  assert isinstance(kernel.value, np.ndarray) and x.batch is not None
+  inside, outside, free = x.size(x.summed), kernel.size(kernel.free), x.sizes(x.free)
+  rows = free if len(free) <= MOST else (x.size(x.free),)
+  source = _brought(lifter, node, x, x.order(), (*rows, inside))
+  assert isinstance(source, int)
   weights = kernel.value.transpose(kernel.order(transposed=False)).reshape(inside, outside)
   draft = Draft(ir.Dense, lifter.traced.site(node) or "", (source,), node.outputs[0], node, weights)
   axes = ["examples", *(_label(x, axis) for axis in x.free), *(_label(kernel, axis) for axis in kernel.free)]
-  shape = (*rows, *kernel.sizes(kernel.free))
-  lifter.start_linked(draft, (*rows, outside), shape, [axes.index(label) for label in made])
+  examples = x.shape[x.batch]
+  shape = (examples, *free, *kernel.sizes(kernel.free))
+  lifter.start_linked(draft, (examples, *rows, outside), shape, [axes.index(label) for label in made])
 
 
 def _matmul(lifter: Lifter, node: Node, first: _Operand, second: _Operand, made: list[Any]) -> None:

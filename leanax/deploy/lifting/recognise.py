@@ -9,6 +9,7 @@ primitive's name and the line in the user's code.
 from collections.abc import Callable
 
 from leanax.core.errors import UserError
+from leanax.deploy import ir
 from leanax.deploy.lifting import (
   choices,
   elementwise,
@@ -47,8 +48,12 @@ def recognise(traced: Traced, foldable: bool = True) -> tuple[list[Draft], dict[
       continue
     if node.index in grouped:
       for group in (ends[number] for number in node.outputs if number in ends):
-        inputs = tuple(lifter.finished(x, node) if isinstance(x, int) else x for x in group.inputs)
-        lifter.start(Draft(group.kind, "", inputs, group.end, node, fields=group.fields, positive=group.positive))
+        draft = Draft(group.kind, "", group.inputs, group.end, node, fields=group.fields, positive=group.positive)
+        if group.kind in (ir.Activation, ir.Relu):
+          lifter.start_elements(draft, node)
+        else:
+          draft.inputs = tuple(lifter.finished(x, node) if isinstance(x, int) else x for x in group.inputs)
+          lifter.start(draft)
     elif node.primitive in _TABLE:
       _TABLE[node.primitive](lifter, node)
     else:

@@ -48,8 +48,8 @@ class Traced:
     body = self.graph.program.body
     self.views: dict[int, View] = {}
     self._known, self._numbers = _constants(body), numbers
-    leaves = [leaf if numbers else distinct(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(variables)]
-    self._known.update(zip(body.inputs[: len(leaves)], leaves, strict=True))
+    leaves = dict(zip(body.inputs, jax.tree.leaves(variables), strict=False))
+    self._known |= leaves if numbers else {at: distinct(leaf.shape, leaf.dtype, at) for at, leaf in leaves.items()}
     self._producer = {number: node for node in self.graph.flat for number in node.outputs}
     self.inputs = dict(zip(_input_names(given), body.inputs[len(leaves) :], strict=True))
     self.outputs = self._ends(body)
@@ -57,7 +57,7 @@ class Traced:
     analysis = self.graph.analysis
     read = read_by_sites(analysis)[1]
     self._tensors = {base: name for base, name in analysis.tensors.items() if base in read}
-    self._tensors |= {analysis.value(one.value).base: name for name, one in graph.exposed(self.graph).items()}
+    self._tensors |= {analysis.value(one.value).base: name for name, one in graph.exposed(self.graph, ()).items()}
     self.uses = Counter(n for node in self.nodes for n in self.data(node)) + Counter(self.outputs.values())
 
   def _example(self, leaf: Any) -> jax.ShapeDtypeStruct:

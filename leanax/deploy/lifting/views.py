@@ -1,4 +1,4 @@
-"""Values that are another one seen differently: in another shape, with its axes in another order, times a constant."""
+"""Values that are another one seen differently: in another shape or order of axes, times a constant, a part of it."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -41,6 +41,21 @@ class Link(NamedTuple):
     """Returns what makes the source, of `shape`, of the value."""
     order = tuple(np.argsort(self.permutation))
     return lambda value: value.transpose(order).reshape(shape)
+
+
+class Affine(NamedTuple):
+  """A value x * factor + offset that no layer makes yet; either may be None. Both are float64."""
+
+  x: int
+  factor: np.ndarray | None
+  offset: np.ndarray | None
+
+
+class Pick(NamedTuple):
+  """A value that holds entries of another one: the other one's number, and which entries along which axes."""
+
+  source: int
+  entries: dict[int, np.ndarray]
 
 
 def ordered(permutation: Sequence[int]) -> bool:

@@ -122,7 +122,7 @@ def unpack(source: Source, limit: int | None = None) -> Packed:
   Args:
     source: a path, or the file's bytes.
     limit: the most bytes of arrays that it may unpack to, for a few bytes may stand for any number of zeros; by default
-      64 MiB, or 1024 for each byte of the file where that is more. Some five times as much memory is used on the way.
+      64 MiB, or 1024 for each byte of the file where that is more. Some four times as much memory is used on the way.
 
   Raises:
     UserError: no such file, a damaged or foreign one, one of a newer form, or one beyond the limit.

@@ -8,7 +8,8 @@ with W_s = w_0 + ... + w_s, rest R (without the top) and N symbols that occur,
 
     f_s = 1 + floor(W_s (R - N) / W) - floor(W_{s-1} (R - N) / W),
 
-whole numbers throughout, so that any machine reads the same ones.
+whole numbers throughout, so that any machine reads the same ones. The top has what is left: its share, and all of R - N
+where no other has a weight.
 """
 
 import functools
@@ -112,12 +113,11 @@ def _model(symbols: int, top: int, share: int, levels: np.ndarray, group: int, m
   occurs[top] = False
   weights = np.where(occurs, _values(mantissa)[levels], 0)
   above = TOTAL - share - int(occurs.sum())
-  whole = int(weights.sum())
-  if above < 0 or (above > 0 and whole == 0):
+  if above < 0:
     raise Damaged("a table of frequencies does not add up")
-  ends = np.cumsum(weights) * above // max(whole, 1)
+  ends = np.cumsum(weights) * above // max(int(weights.sum()), 1)
   frequencies = occurs + np.diff(ends, prepend=0)
-  frequencies[top] = share
+  frequencies[top] = TOTAL - frequencies.sum()
   return Model(frequencies)
 
 

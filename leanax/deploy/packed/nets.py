@@ -11,7 +11,8 @@ import quant
 from leanax.core.errors import UserError
 from leanax.deploy.formats.base import Source
 from leanax.deploy.packed.container import pack, unpack
-from leanax.graph import Net, leaves_read, rewrite
+from leanax.graph import Net, live, rewrite
+from leanax.graph.program import leaf_names
 from leanax.graph.shapes import changed, leaves_by_name, struct
 from quant import Grid
 
@@ -105,5 +106,21 @@ def stored_grids(net: Net) -> dict[str, Grid]:
 
   sites = {site for site, _ in kernels}
   rest = rewrite(plain.infer, without_kernels, select=lambda op: op.name in sites)
-  others = leaves_read(lambda variables, *inputs: rest({}, variables, *inputs)[0], plain.variables, *plain.example)
+  alive = live(lambda variables, *inputs: rest({}, variables, *inputs)[0])
+  used = _used(jax.make_jaxpr(alive)(plain.variables, *plain.example).jaxpr)
+  others = {name for place, name in enumerate(leaf_names(plain.variables)) if place in used}
   return {leaf: found[leaf] for leaf, grids in keys.items() if len(grids) == 1 and leaf in found and leaf not in others}
+
+
+def _used(jaxpr: Any) -> set[int]:
+  """Returns the places of the inputs that a jaxpr reads, in the bodies of its calls and scans too."""
+  used = {id(one) for one in jaxpr.outvars}
+  for eqn in jaxpr.eqns:
+    bodies = [getattr(one, "jaxpr", one) for one in jax.tree.leaves(eqn.params, is_leaf=_is_body) if _is_body(one)]
+    through = len(bodies) == 1 and len(bodies[0].invars) == len(eqn.invars)
+    used |= {id(eqn.invars[place]) for place in (_used(bodies[0]) if through else range(len(eqn.invars)))}
+  return {place for place, one in enumerate(jaxpr.invars) if id(one) in used}
+
+
+def _is_body(one: Any) -> bool:
+  return hasattr(getattr(one, "jaxpr", one), "eqns")

@@ -23,7 +23,7 @@ def render(result: Mapping[str, Any]) -> str:
     if found.get("snippet"):
       parts.append(f"To run it:\n\n```python\n{found['snippet']}\n```")
   parts += ["## Stages", tables.format_markdown(rows)]
-  parts += [f"**{row['name']}** was trained, and has no file: {row['export']}" for row in rows if row.get("export")]
+  parts += [f"**{row['name']}** was trained, but not exported: {row['export']}" for row in rows if row.get("export")]
   parts += ["\n".join(f"- {column.head}: {column.meaning}" for column in tables.used(rows))]
   machine = result.get("environment") or {}
   measured = [f"Measured on {examples:,} examples of the test split."] if examples else []

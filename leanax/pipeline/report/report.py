@@ -103,7 +103,7 @@ def _tiles(rows: Sequence[tables.Row]) -> str:
   if not tiles:
     return ""
   inside = "".join(f'<div class="tile"><b>{value}</b><span>{label}</span></div>' for value, label in tiles)
-  versus = f"{escape(str(rows[-1]['name']))} against {escape(str(rows[0]['name']))}" if len(rows) > 1 else ""
+  versus = f"{escape(str(rows[-1]['name']))} against {escape(str(rows[0]['name']))}" if rows[0] is not rows[-1] else ""
   return f'<p class="versus">{versus}</p><div class="tiles">{inside}</div>'
 
 
@@ -174,7 +174,7 @@ def _failures(rows: Sequence[tables.Row]) -> str:
   """Returns a line for each stage that lacks a file: why."""
   failed = [row for row in rows if row.get("export")]
   return "".join(
-    f'<p class="note"><b>{escape(str(row["name"]))}</b> was trained, and has no file: {escape(row["export"])}</p>'
+    f'<p class="note"><b>{escape(str(row["name"]))}</b> was trained, but not exported: {escape(row["export"])}</p>'
     for row in failed
   )
 

@@ -6,12 +6,11 @@ half an example added to each of the four counts, so that files which never diff
 Source: McNemar (1947); Agresti and Min, "Simple improved confidence intervals for comparing matched proportions", 2005.
 """
 
+import statistics
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from leanax.pipeline.report.snippet import snippet
 from leanax.pipeline.tables.tables import ABSENT, microseconds, percent, size
@@ -30,7 +29,7 @@ TIMED = (
 
 
 def shipping(
-  rows: Sequence[Mapping[str, Any]], labels: np.ndarray, folder: Path, preprocess: Mapping[str, Any]
+  rows: Sequence[Mapping[str, Any]], labels: Sequence[int], folder: Path, preprocess: Mapping[str, Any]
 ) -> dict[str, Any]:
   """Returns the files of a run side by side, and the name of the recommended one; {} where there is none.
 
@@ -48,7 +47,7 @@ def shipping(
   found = [_file(row, suffix, labels, folder) for row in rows for suffix in row.get("exports", {})]
   if not found:
     return {}
-  first, reference = rows[0], np.array(rows[0]["decisions"]) == labels
+  first, reference = rows[0], _right(rows[0]["decisions"], labels)
   for one in found:
     one["lost"] = paired(reference, one.pop("right"))
   named = found[0]["name"] if first.get("exports") else f"the model of {first['name']}"
@@ -58,7 +57,7 @@ def shipping(
   return {"against": named, "recommended": best, "snippet": program, "files": found}
 
 
-def _file(row: Mapping[str, Any], suffix: str, labels: np.ndarray, folder: Path) -> dict[str, Any]:
+def _file(row: Mapping[str, Any], suffix: str, labels: Sequence[int], folder: Path) -> dict[str, Any]:
   """Returns what is known of one file, and which examples it has right."""
   figures, path = row["exports"][suffix], folder / f"{row['name']}{suffix}"
   kept = {"latency": figures["latency"]} if "latency" in figures else {}
@@ -69,19 +68,24 @@ def _file(row: Mapping[str, Any], suffix: str, labels: np.ndarray, folder: Path)
     "compressed_bytes": len(zlib.compress(path.read_bytes(), 9)) if path.is_file() else None,
     "input": figures.get("input", ""),
     "accuracy": figures["file_accuracy"],
-    "right": np.array(figures["decisions"]) == labels,
+    "right": _right(figures["decisions"], labels),
     **kept,
   }
 
 
-def paired(first: np.ndarray, other: np.ndarray) -> dict[str, float]:
+def _right(decisions: Sequence[int], labels: Sequence[int]) -> list[bool]:
+  return [bool(one == label) for one, label in zip(decisions, labels, strict=True)]
+
+
+def paired(first: Sequence[bool], other: Sequence[bool]) -> dict[str, float]:
   """Returns the points that `other` loses to `first`, of which examples each has right, and the interval's half width.
 
   Args:
     first: (N,) booleans.
     other: likewise, of the same examples.
   """
-  count, lost, won = len(first), int(np.sum(first & ~other)), int(np.sum(other & ~first))
+  both = list(zip(first, other, strict=True))
+  count, lost, won = len(both), sum(bool(a and not b) for a, b in both), sum(bool(b and not a) for a, b in both)
   error = (lost + won + 1 - (lost - won) ** 2 / (count + 2)) ** 0.5 / (count + 2)
   return {"points": 100 * (lost - won) / count, "half": 100 * 1.96 * error}
 
@@ -107,7 +111,8 @@ def speed(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
     return ""
   if other["name"] in one["latency"]["as_fast"]:
     return AS_FAST
-  return times(float(np.median(np.array(other["latency"]["rounds"]) / np.array(one["latency"]["rounds"]))))
+  rounds = zip(other["latency"]["rounds"], one["latency"]["rounds"], strict=True)
+  return times(statistics.median(theirs / own for theirs, own in rounds))
 
 
 def _beside(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:

@@ -3,8 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 
 def snippet(path: str, dtype: str, preprocess: Mapping[str, Any]) -> str:
   """Returns the program for a file; "" for a format that has none here.
@@ -14,6 +12,8 @@ def snippet(path: str, dtype: str, preprocess: Mapping[str, Any]) -> str:
     dtype: of its input.
     preprocess: {"scale", "mean", "std"}, from pixels to its input.
   """
+  import numpy as np  # the report's page is written without it
+
   written = next((lines for suffix, lines in _LINES.items() if path.endswith(suffix)), None)
   if written is None or dtype not in ("float32", "int8", "uint8"):
     return ""
@@ -60,7 +60,7 @@ def _onnx(path: str, dtype: str, prepared: str) -> list[str]:
 _LINES = {".tflite": _litert, ".onnx": _onnx}
 
 
-def _numbers(values: np.ndarray) -> str:
+def _numbers(values: Any) -> str:
   """Returns float32 numbers as a program has them, one for all channels or one for each."""
-  exact = [str(np.float32(value) + 0) for value in np.ravel(values)]
+  exact = [str(value + 0) for value in values.ravel().astype("float32")]
   return f"np.float32({exact[0]})" if len(exact) == 1 else f"np.array([{', '.join(exact)}], np.float32)"

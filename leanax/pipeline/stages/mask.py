@@ -18,7 +18,7 @@ from leanax.pipeline.config.experiment import Experiment, Stage
 from leanax.pipeline.job import Context, Job
 from leanax.pipeline.trained import Trained
 
-READ = ("kind", "model", "start", "sparsity", *untrained.EXPORT)  # the keys of a stage that it reads
+READ = ("kind", "model", "start", "sparsity")  # the keys of a stage that it reads
 
 
 def check(name: str, config: Experiment) -> None:

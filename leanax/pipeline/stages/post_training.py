@@ -15,7 +15,7 @@ from leanax.pipeline.config.experiment import Experiment, Stage
 from leanax.pipeline.job import Context, Job
 from leanax.pipeline.trained import Trained
 
-READ = ("kind", "model", "start", "examples", "batch_size", "quant", *untrained.EXPORT)  # the keys that it reads
+READ = ("kind", "model", "start", "examples", "batch_size", "quant")  # the keys of a stage that it reads
 
 
 def check(name: str, config: Experiment) -> None:

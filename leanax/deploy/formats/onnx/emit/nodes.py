@@ -56,6 +56,7 @@ class Plan:
     self.nodes: list[Node] = []
     self.constants: dict[str, np.ndarray] = {}
     self._equal: dict[tuple[str, tuple[int, ...], bytes], str] = {}
+    self.dequantized: set[str] = set()  # what Dequantize layers have made
     self._made = dict.fromkeys(sources, 0)  # by the order in which they are made
 
   def node(self, op: str, *inputs: str, output: str = "", **attributes: Any) -> str:
@@ -69,7 +70,7 @@ class Plan:
   def constant(self, value: Any, dtype: Any = None, name: str = "") -> str:
     """Adds a constant, and returns its name; an equal one is shared."""
     array = np.array(value, dtype, order="C")
-    key = (array.dtype.name, array.shape, hashlib.sha256(array.tobytes()).digest())
+    key = (array.dtype.name, array.shape, hashlib.sha256(array.data).digest())
     if key not in self._equal:
       name = name or f"constant:{len(self.constants)}"
       while name in self.constants:  # a kernel that is also read in another layout
