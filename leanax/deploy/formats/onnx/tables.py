@@ -47,7 +47,11 @@ def checked(content: bytes, name: str) -> Held:
     raise UserError(f"{name} is damaged or not an ONNX (.onnx) file: it cannot be parsed") from None
   if not model.graph.node or not model.graph.output:
     raise UserError(f"{name} is not an ONNX (.onnx) file: it holds no graph")
-  if reason := _refused(onnx, model):
+  try:
+    reason = _refused(onnx, model)
+  except UnicodeDecodeError:
+    raise UserError(f"{name} is damaged: a name in it is no text") from None
+  if reason:
     raise UserError(f"{name} is refused: {reason}")
   try:
     inferred = onnx.shape_inference.infer_shapes(_one(model), data_prop=True)
@@ -71,7 +75,7 @@ def _refused(onnx: ModuleType, model: Any) -> str:
     for attribute in node.attribute:
       numbers = [*attribute.ints, *([attribute.i] if attribute.type == onnx.AttributeProto.INT else [])]
       if attribute.name in SIZES and not all(1 <= number < MOST for number in numbers):
-        return f"the attribute {attribute.name!r} of its {node.op_type} is {numbers}; expected 1 or more"
+        return f"the attribute {attribute.name!r} of its {node.op_type} is {numbers[:8]}; expected 1 or more"
       if attribute.HasField("t") and (reason := _constant(onnx, attribute.t)):
         return reason
   if model.functions or model.graph.sparse_initializer:

@@ -64,6 +64,7 @@ def _quantize(plan: Plan, layer: ir.Quantize) -> None:
 
 def _dequantize(plan: Plan, layer: ir.Dequantize) -> None:
   first, tensor = plan.first(*layer.inputs), plan.tensors[layer.inputs[0]]
+  plan.dequantized.add(layer.output)
   plan.moved(layer, "DequantizeLinear", plan.value(tensor.name, first), *plan.grid(tensor), first=first)
 
 

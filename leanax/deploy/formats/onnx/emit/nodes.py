@@ -56,6 +56,7 @@ class Plan:
     self.nodes: list[Node] = []
     self.constants: dict[str, np.ndarray] = {}
     self._equal: dict[tuple[str, tuple[int, ...], bytes], str] = {}
+    self.dequantized: set[str] = set()  # what Dequantize layers have made
     self._made = dict.fromkeys(sources, 0)  # by the order in which they are made
 
   def node(self, op: str, *inputs: str, output: str = "", **attributes: Any) -> str:

@@ -34,11 +34,22 @@ def _bias(plan: Plan, name: str | None) -> tuple[str, ...]:
   return (plan.node("DequantizeLinear", data, scale, output=f"{data}:real:{scale}", **axis),)
 
 
+def _given(plan: Plan, layer: ir.Conv2D | ir.Dense | ir.TransposedConv2D, first: bool = False) -> str:
+  """Returns the input of a layer with weights.
+
+  Between DequantizeLinear and QuantizeLinear onnxruntime would round the weights of a float layer to int8, by grids of
+  its own; a node that keeps all numbers, and that it does not take away, prevents that.
+  """
+  value = plan.real(layer.inputs[0], first)
+  held = layer.inputs[0] in plan.dequantized and plan.tensors[layer.kernel].dtype != "int8"
+  return plan.node("Max", value, output=f"{value}:kept") if held else value
+
+
 def conv(plan: Plan, layer: ir.Conv2D) -> None:
   """Adds a convolution, of any groups."""
   shape = plan.tensors[layer.kernel].shape
   weights = _weights(plan, layer.kernel, (3, 2, 0, 1))
-  inputs = (plan.real(layer.inputs[0], first=True), weights, *_bias(plan, layer.bias))
+  inputs = (_given(plan, layer, first=True), weights, *_bias(plan, layer.bias))
   fields = {"strides": layer.strides, "dilations": layer.dilation, "pads": pads(layer.padding), "group": layer.groups}
   plan.result(layer, "Conv", *inputs, first=True, kernel_shape=shape[:2], **fields)
 
@@ -48,7 +59,7 @@ def _transposed(plan: Plan, layer: ir.TransposedConv2D) -> None:
     raise UserError(f"layer {layer.name!r} adds rows or columns to a transposed convolution, which ONNX lacks; pad it")
   shape = plan.tensors[layer.kernel].shape
   weights = _weights(plan, layer.kernel, (2, 3, 0, 1))
-  inputs = (plan.real(layer.inputs[0], first=True), weights, *_bias(plan, layer.bias))
+  inputs = (_given(plan, layer, first=True), weights, *_bias(plan, layer.bias))
   fields = {"strides": layer.strides, "pads": pads(layer.cut), "kernel_shape": shape[:2]}
   plan.result(layer, "ConvTranspose", *inputs, first=True, **fields)
 
@@ -56,13 +67,15 @@ def _transposed(plan: Plan, layer: ir.TransposedConv2D) -> None:
 def _dense(plan: Plan, layer: ir.Dense) -> None:
   source, made = plan.tensors[layer.inputs[0]], plan.tensors[layer.output]
   if len(source.shape) == 2:
-    inputs = (plan.real(source.name), _weights(plan, layer.kernel, (1, 0)), *_bias(plan, layer.bias))
+    inputs = (_given(plan, layer), _weights(plan, layer.kernel, (1, 0)), *_bias(plan, layer.bias))
     plan.result(layer, "Gemm", *inputs, transB=1)
     return
   # Of more axes: Gemm takes matrices, so all but the last axis become one, and come back.
   rows = source._replace(name=f"{layer.name}:rows", shape=(None, source.shape[-1]))
   product = made._replace(name=f"{layer.name}:product", shape=(None, made.shape[-1]))
   plan.tensors |= {tensor.name: tensor for tensor in (rows, product)}
+  if source.name in plan.dequantized:
+    plan.dequantized.add(rows.name)
   reshape(plan, ir.Reshape(rows.name, layer.inputs, rows.name))
   _dense(plan, dataclasses.replace(layer, inputs=(rows.name,), output=product.name))
   reshape(plan, ir.Reshape(layer.name, (product.name,), layer.output))
