@@ -118,7 +118,7 @@ def test_a_teacher_from_a_file(tmp_path):
   jobs.with_teacher(jobs.opened(tmp_path / "teacher", run=("teacher",)))
   file = str(tmp_path / "teacher" / "models" / "teacher.safetensors")
   one = jobs.train(jobs.opened(tmp_path / "file", run=("distilled",), stages__distilled__teacher=file))
-  two = jobs.train(jobs.with_teacher(jobs.opened(tmp_path / "stage")))
+  two = jobs.train(jobs.opened(tmp_path / "stage"))
   for actual, desired in zip(*(jax.tree.leaves(done["distilled"].variables) for done in (one, two)), strict=True):
     np.testing.assert_array_equal(actual, desired)
 
@@ -318,18 +318,18 @@ def test_weights_and_temperatures_follow_schedules():
 
 
 @pytest.fixture(scope="module")
-def taught_by_whole_logits(tmp_path_factory):
+def run_on_whole_logits(tmp_path_factory):
   context = jobs.with_teacher(jobs.opened(tmp_path_factory.mktemp("whole")))
   jobs.train(context)
   return context
 
 
 @pytest.mark.parametrize("form, top_k", [("float16", 0), ("int8", 0), ("float32", 2)])
-def test_compact_logits_teach_nearly_as_well(tmp_path, taught_by_whole_logits, form, top_k):
+def test_compact_logits_teach_nearly_as_well(tmp_path, run_on_whole_logits, form, top_k):
   compact = {"stages__distilled__cache_form": form, "stages__distilled__cache_top_k": top_k}
   context = jobs.with_teacher(jobs.opened(tmp_path, **compact))
   jobs.train(context)
-  runs = context, taught_by_whole_logits
+  runs = context, run_on_whole_logits
   actual, desired = (dict(stage.curves("distilled", run)["hard_labels"]) for run in runs)
   np.testing.assert_allclose(list(actual.values()), list(desired.values()), rtol=0.25 if top_k else 0.02)
 
