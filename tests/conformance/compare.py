@@ -14,8 +14,8 @@ def assert_finite(tree: Any) -> None:
 
 
 def assert_zero(tree: Any) -> None:
-  for leaf in jax.tree.leaves(tree):
-    assert jnp.all(leaf == 0)
+  for leaf in jax.device_get(jax.tree.leaves(tree)):
+    assert np.all(leaf == 0)
 
 
 def assert_near(got: Any, want: Any, tolerance: float) -> None:
@@ -43,11 +43,11 @@ def cast(tree: Any, dtype: Any) -> Any:
 
 def slopes(total: Callable[[Any], Any], gradient: Any, at: Any, h: float = 1e-6) -> list[tuple[float, float]]:
   """(what the gradient says, the central difference) of `total` at a tree, along three random directions."""
-  out = []
+  out, (gradient, at) = [], jax.device_get((gradient, at))
   for seed in range(3):
     rng = np.random.default_rng(20 + seed)
-    direction = jax.tree.map(lambda x, rng=rng: jnp.asarray(rng.normal(size=x.shape), x.dtype), at)
+    direction = jax.tree.map(lambda x, rng=rng: rng.normal(size=x.shape).astype(x.dtype), at)
     ends = [total(jax.tree.map(lambda a, d, h=h: a + h * d, at, direction)) for h in (h, -h)]
-    along = sum(jnp.sum(g * d) for g, d in zip(*map(jax.tree.leaves, (gradient, direction)), strict=True))
+    along = sum(np.sum(g * d) for g, d in zip(*map(jax.tree.leaves, (gradient, direction)), strict=True))
     out.append((float(along), float((ends[0] - ends[1]) / (2 * h))))
   return out

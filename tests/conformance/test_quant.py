@@ -4,6 +4,7 @@ A method's kind is what it returns. `fake_quant` goes through what holds of any 
 """
 
 import dataclasses
+import functools
 import pathlib
 from typing import NamedTuple
 
@@ -270,13 +271,19 @@ class Seen(NamedTuple):
   magnitude: jax.Array
 
 
+@functools.cache
+def compiled(name):
+  """(update, ends) of an observer, each as one program per shape."""
+  return jax.jit(OBSERVERS[name].update, static_argnums=2), jax.jit(OBSERVERS[name].ends, static_argnums=1)
+
+
 def observed(name, batches, axis_name=None):
   """(state, range) after batches, from nothing."""
-  observer = OBSERVERS[name]
-  state = observer.init()
+  state = OBSERVERS[name].init()
+  update, ends = compiled(name)
   for x in batches:
-    state = observer.update(state, x, axis_name)
-  return state, Seen(*observer.ends(state, 8))
+    state = update(state, x, axis_name)
+  return state, Seen(*ends(state, 8))
 
 
 @every_observer

@@ -14,7 +14,8 @@ from leanax import graph
 from leanax.core.errors import UserError
 from leanax.deploy import pack, pack_net, unpack, unpack_net
 from leanax.deploy.packed import stored_grids
-from tests.deploy.test_packed import bits, refusal, same
+from tests.deploy.test_packed import bits, same
+from tests.deploy.test_packed_refused import refusal
 from tests.numbers import normal
 
 X = normal(0, (8, 6))

@@ -29,6 +29,15 @@ def window_sum(window, strides, padding="VALID"):
   return lambda x: jax.lax.reduce_window(x, 0.0, jax.lax.add, (1, *window, 1), (1, *strides, 1), padding)
 
 
+def window_sum_first(x):
+  return jax.lax.reduce_window(x, 0.0, jax.lax.add, (1, 1, 2, 2), (1, 1, 1, 2), "VALID")
+
+
+def relu_behind_pool(x):
+  y = jax.lax.conv_general_dilated(x, TABLE[:, None], (1,), "SAME", dimension_numbers=("NHC", "HIO", "NHC"))
+  return jnp.concatenate([jnp.maximum(nn.max_pool(y, (2,), (2,)), 0), y], 1)
+
+
 # Operator: the function, the shape of its input, and the layers that it becomes.
 IMAGES = {
   "index": (lambda x: x[:, 0], "Slice Reshape"),
@@ -138,6 +147,18 @@ OTHERS = {
     IMAGE,
     np.float32,
     "Conv2D Binary",
+  ),
+  "pools of channels first": (
+    lambda x: window_sum_first(jnp.maximum(nn.max_pool(x, (2, 2), (2, 1)).transpose(0, 3, 1, 2), 0)).mean((2, 3)),
+    IMAGE,
+    np.float32,
+    "MaxPool Relu Conv2D Mean",
+  ),
+  "a ReLU behind a pool of what others read too": (
+    relu_behind_pool,
+    (6, 1),
+    np.float32,
+    "Reshape Conv2D Reshape MaxPool Reshape Relu Concat",
   ),
   "max pool of sequences": (
     lambda x: nn.max_pool(x, (3,), (2,), "SAME"),

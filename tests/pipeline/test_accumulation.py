@@ -33,7 +33,7 @@ def test_masked_micro_batches_are_the_batch(tmp_path, parallel):
       stages__distilled__batch_size=32 // accumulate,
       stages__distilled__optimizer={**SGD, "accumulate": accumulate},
     )
-    left.append(jobs.train(context)["distilled"].variables)
+    left.append(jobs.train(jobs.with_teacher(context))["distilled"].variables)
     lines.append(stage.curves("distilled", context))
   for actual, desired in zip(*map(jax.tree.leaves, left), strict=True):
     np.testing.assert_allclose(actual, desired, atol=2e-5)

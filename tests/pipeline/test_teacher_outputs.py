@@ -28,7 +28,7 @@ def with_examples(given, **changes):
 def test_a_loss_on_activations_trains_its_aux_and_saves_none_of_it(tmp_path):
   objective = {"hard_labels": {}, "sp": {"weight": 10.0, **HIDDEN}, "fitnet": {"weight": 0.01, **HIDDEN}}
   context = jobs.opened(tmp_path, stages__distilled__objective=objective)
-  done = jobs.train(context)
+  done = jobs.train(jobs.with_teacher(context))
   series = stage.curves("distilled", context)
   assert {"sp", "fitnet", "hard_labels"} <= set(series)
   assert series["sp"][-1][1] < series["sp"][0][1]
@@ -57,7 +57,7 @@ def test_an_ensemble_is_the_mean_of_its_members(tmp_path, ensemble):
     run=("teacher", "second", "distilled"),
     stages__distilled__ensemble=ensemble,
   )
-  done = jobs.train(context)
+  done = jobs.train(jobs.with_teacher(context))
   given = context.config.stages["distilled"]
   sources = teacher_outputs.sources(given, done)
   spec = build.inputs(context.config, given)
@@ -101,7 +101,7 @@ def test_a_chain_of_teachers(tmp_path):
     run=("teacher", "assistant", "distilled", "again"),
   )
   done: dict[str, trained.Trained] = {}
-  stage.run_with_needs("again", context, done)
+  stage.run_with_needs("again", jobs.with_teacher(context), done)
   assert list(done) == ["teacher", "assistant", "distilled", "again"]
   arrays = datasets.device_arrays(context.data.train)
   for name, before in (("distilled", "assistant"), ("again", "distilled")):
@@ -115,10 +115,10 @@ def test_a_chain_of_teachers(tmp_path):
 
 
 def test_a_teacher_from_a_file(tmp_path):
-  jobs.train(jobs.opened(tmp_path / "teacher", run=("teacher",)))
+  jobs.with_teacher(jobs.opened(tmp_path / "teacher", run=("teacher",)))
   file = str(tmp_path / "teacher" / "models" / "teacher.safetensors")
   one = jobs.train(jobs.opened(tmp_path / "file", run=("distilled",), stages__distilled__teacher=file))
-  two = jobs.train(jobs.opened(tmp_path / "stage"))
+  two = jobs.train(jobs.with_teacher(jobs.opened(tmp_path / "stage")))
   for actual, desired in zip(*(jax.tree.leaves(done["distilled"].variables) for done in (one, two)), strict=True):
     np.testing.assert_array_equal(actual, desired)
 
@@ -153,7 +153,7 @@ def test_statistics_of_the_batch_and_none_kept(tmp_path):
 
 
 def test_teachers_that_do_not_fit_are_refused(tmp_path):
-  jobs.train(jobs.opened(tmp_path / "teacher", run=("teacher",)))
+  jobs.with_teacher(jobs.opened(tmp_path / "teacher", run=("teacher",)))
   file = str(tmp_path / "teacher" / "models" / "teacher.safetensors")
   fewer = {
     "run": ("distilled",),
@@ -253,7 +253,7 @@ def test_unlabelled_examples_teach_through_the_teacher_only(tmp_path):
   objective = {"hard_labels": {"mask": "labelled"}, "hinton": {"weight": 1.0}}
   changes = {"stages__distilled__objective": objective, "stages__distilled__examples": {"labelled": 8}}
   context = jobs.opened(tmp_path, **changes)
-  done = jobs.train(context)
+  done = jobs.train(jobs.with_teacher(context))
   assert np.isfinite([value for _, value in stage.curves("distilled", context)["hard_labels"]]).all()
   assert done["distilled"].recipe.classes
 
@@ -317,12 +317,20 @@ def test_weights_and_temperatures_follow_schedules():
     build.objective("s", {"hinton": {"weight": {"name": "linar"}}})
 
 
+@pytest.fixture(scope="module")
+def taught_by_whole_logits(tmp_path_factory):
+  context = jobs.with_teacher(jobs.opened(tmp_path_factory.mktemp("whole")))
+  jobs.train(context)
+  return context
+
+
 @pytest.mark.parametrize("form, top_k", [("float16", 0), ("int8", 0), ("float32", 2)])
-def test_compact_logits_teach_nearly_as_well(tmp_path, form, top_k):
+def test_compact_logits_teach_nearly_as_well(tmp_path, taught_by_whole_logits, form, top_k):
   compact = {"stages__distilled__cache_form": form, "stages__distilled__cache_top_k": top_k}
-  one, two = jobs.opened(tmp_path / "compact", **compact), jobs.opened(tmp_path / "whole")
-  jobs.train(one), jobs.train(two)
-  actual, desired = (dict(stage.curves("distilled", context)["hard_labels"]) for context in (one, two))
+  context = jobs.with_teacher(jobs.opened(tmp_path, **compact))
+  jobs.train(context)
+  runs = context, taught_by_whole_logits
+  actual, desired = (dict(stage.curves("distilled", run)["hard_labels"]) for run in runs)
   np.testing.assert_allclose(list(actual.values()), list(desired.values()), rtol=0.25 if top_k else 0.02)
 
 

@@ -20,7 +20,7 @@ def test_dot_trains_a_stage_and_is_sgd_without_a_difference(tmp_path):
   def one(folder, **optimizer):
     given = {"learning_rate": 0.05, "accumulate": 2, "clip_norm": 1.0, "weight_decay": 1e-3, **optimizer}
     context = jobs.opened(tmp_path / folder, stages__distilled__optimizer=given)
-    return kernel(jobs.train(context)), stage.curves("distilled", context)
+    return kernel(jobs.train(jobs.with_teacher(context))), stage.curves("distilled", context)
 
   dot, series = one("dot", name="dot")
   assert series["loss"][-1][1] < series["loss"][0][1]

@@ -68,7 +68,9 @@ def largest(lifter: Lifter, node: Node) -> None:
     lifter.extend(draft, node)
     return
   pool = lifter.open(number, ir.MaxPool)
-  before = None if pool is None else lifter.open(lifter.read(pool), ir.WEIGHTED, ir.Add)
+  before = None
+  if pool is not None and lifter.read(pool) not in lifter.traced.views:  # others may read what it would be a view of
+    before = lifter.open(lifter.read(pool), ir.WEIGHTED, ir.Add)
   if pool is not None and before is not None:
     before.relu = before.early = pool.positive = True
     lifter.extend(pool, node)

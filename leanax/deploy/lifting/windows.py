@@ -1,7 +1,5 @@
 """Windows over images and reductions over axes: pools, means, sums, largest numbers."""
 
-from typing import Any
-
 import numpy as np
 
 from leanax.deploy import ir
@@ -14,32 +12,35 @@ _LONGER = {"reduce_max": "max", "reduce_min": "min", "reduce_prod": "prod", "red
 def window(lifter: Lifter, node: Node) -> None:
   """Starts a pool; an average is a sum still to be divided. Sequences (N, L, C) are images of height 1."""
   traced, params, end = lifter.traced, node.params, node.outputs[0]
-  x = lifter.finished(lifter.operand(node), node)
-  window, strides, padding = (tuple(params[key]) for key in ("window_dimensions", "window_strides", "padding"))
-  flat = len(window) == 3
-  if flat:
-    window, strides, padding = _raised(window, 1), _raised(strides, 1), _raised(padding, (0, 0))
-  if len(window) != 4 or any(n != 1 for spec in (window, strides) for n in (spec[0], spec[3])):
-    raise traced.refuse(node, "a pool's images must be (N, H, W, C), or sequences (N, L, C)")
+  keys = ("window_dimensions", "window_strides", "padding")
+  rows = list(zip(*(params[key] for key in keys), strict=True))  # of each axis: window, stride, padding
+  rank, still = len(rows), [axis for axis, row in enumerate(rows) if (*row[:2], *row[2]) == (1, 1, 0, 0)]
+  if rank not in (3, 4) or 0 not in still or not {1, rank - 1} & set(still):
+    raise traced.refuse(
+      node, "a pool's images must be (N, H, W, C) or (N, C, H, W), or sequences (N, L, C) or (N, C, L)"
+    )
   if any(d != 1 for key in ("base_dilation", "window_dilation") for d in params[key]):
     raise traced.refuse(node, "a pool cannot be dilated")
-  if any(any(padding[axis]) for axis in (0, 3)):
-    raise traced.refuse(node, "only height and width of a pool can be padded")
-  fields = {"window": tuple(window[1:3]), "strides": tuple(strides[1:3]), "padding": tuple(map(tuple, padding[1:3]))}
+  depth = rank - 1 if rank - 1 in still else 1
+  order = (0, *(axis for axis in range(1, rank) if axis != depth), depth)  # channels last
+  x = lifter.finished(lifter.turned(lifter.number(lifter.operand(node)), order, node), node)
+  shape = tuple(lifter.shape(end)[axis] for axis in order)
+  windows, strides, padding = zip(*([(1, 1, (0, 0))] * (4 - rank) + [rows[axis] for axis in order[1:-1]]), strict=True)
+  fields = {"window": windows, "strides": strides, "padding": tuple(map(tuple, padding))}
   kind = ir.MaxPool if node.primitive == "reduce_window_max" else ir.AvgPool
-  share, channels = None if kind is ir.MaxPool else int(np.prod(window)), traced.aval(x).shape[-1]
+  share, channels = None if kind is ir.MaxPool else int(np.prod(windows)), shape[-1]
   undivided = None if share is None else lambda draft: _window_sum(draft, channels)
-  shape = lifter.shape(end)
-  if flat:
-    x = lifter.shaped(x, _raised(lifter.shape(x), 1), node)
+  own = shape
+  if rank == 3:
+    x, own = lifter.shaped(x, _raised(lifter.shape(x)), node), _raised(shape)
   name = (traced.site(node) or "") if kind is ir.MaxPool else ""
   draft = Draft(kind, name, (x,), end, node, share=share, undivided=undivided, fields=fields)
-  lifter.start_linked(draft, _raised(shape, 1) if flat else shape, shape, range(len(shape)))
+  lifter.start_linked(draft, own, shape, np.argsort(order).tolist())
 
 
-def _raised(numbers: tuple[Any, ...], height: Any) -> tuple[Any, ...]:
-  """Returns numbers for each axis of sequences as those of images."""
-  return numbers[0], height, *numbers[1:]
+def _raised(shape: tuple[int, ...]) -> tuple[int, ...]:
+  """Returns the shape of sequences as images of height 1."""
+  return shape[0], 1, *shape[1:]
 
 
 def _window_sum(draft: Draft, channels: int) -> None:
@@ -52,8 +53,8 @@ def _window_sum(draft: Draft, channels: int) -> None:
 def total(lifter: Lifter, node: Node) -> None:
   """Starts a mean, still to be divided; undivided it is a sum."""
   traced = lifter.traced
-  x = lifter.finished(lifter.operand(node), node)
-  aval, axes = traced.aval(x), _axes(lifter, node)
+  x, axes = _reduced(lifter, node)
+  aval = traced.aval(x)
   share = int(np.prod([aval.shape[axis] for axis in axes]))
   if np.dtype(aval.dtype).kind != "f":
     fields = {"operation": "sum", "axes": axes, "keep_dims": False}
@@ -73,16 +74,25 @@ def _sum(draft: Draft) -> None:
 
 def reduce(lifter: Lifter, node: Node) -> None:
   """Starts the largest, the least or the product of numbers along axes."""
-  x, axes = lifter.finished(lifter.operand(node), node), _axes(lifter, node)
+  x, axes = _reduced(lifter, node)
   fields = {"operation": _LONGER[node.primitive], "axes": axes, "keep_dims": False}
   lifter.start(Draft(ir.Reduce, "", (x,), node.outputs[0], node, fields=fields))
 
 
-def _axes(lifter: Lifter, node: Node) -> tuple[int, ...]:
-  axes = tuple(sorted(map(int, node.params["axes"])))
+def _reduced(lifter: Lifter, node: Node) -> tuple[int, tuple[int, ...]]:
+  """Returns the number of the value that is reduced and its axes, before they changed places where that is the same.
+
+  Raises:
+    UserError: one is the batch's.
+  """
+  number, axes = lifter.number(lifter.operand(node)), sorted(map(int, node.params["axes"]))
+  source, order = lifter.origin(number, node)
+  left = [place for axis, place in enumerate(order) if axis not in axes]
+  if left == sorted(left):
+    number, axes = source, sorted(order[axis] for axis in axes)
   if 0 in axes:
     raise lifter.traced.refuse(node, "it mixes the examples of a batch")
-  return axes
+  return lifter.finished(number, node), tuple(axes)
 
 
 TABLE = {

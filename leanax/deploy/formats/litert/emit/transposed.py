@@ -1,6 +1,7 @@
 """Transposed convolutions as LiteRT operators that follow the batch.
 
-TRANSPOSE_CONV takes the shape of its result, batch included, as a constant. Here a convolution computes, at each place,
+TRANSPOSE_CONV takes the shape of its result, batch included, as a constant, and is two or three times slower where that
+is computed at run time. Here a convolution computes, at each place,
 a block of `strides` rows and columns of the result in its channels, and the blocks are then unfolded: the same products
 in convolution kernels, in floats and in integers.
 """
