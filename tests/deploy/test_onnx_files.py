@@ -212,3 +212,31 @@ def test_a_missing_extra_is_one_sentence(monkeypatch):
       for call in (FORMAT.check, FORMAT.write, lambda network: FORMAT.open(content)):
         with pytest.raises(UserError, match=r"pip install leanax\[onnx\]"):
           call(nets.mlp(0).network())
+
+
+def test_the_weights_of_a_float_layer_among_integers_stay_floats():
+  """The runtime would round them to int8: those of a layer between DequantizeLinear and QuantizeLinear."""
+  rng = np.random.default_rng(0)
+  kernel = rng.normal(size=(3, 4)).astype(np.float32)
+  cases = {
+    "dense": (ir.Dense("l", ("r",), "f", "w", None), (None, 3), kernel),
+    "rows": (ir.Dense("l", ("r",), "f", "w", None), (None, 5, 3), kernel),
+    "product": (ir.MatMul("l", ("r", "w"), "f"), (None, 5, 3), kernel),
+    "conv": (ir.Conv2D("l", ("r",), "f", "w", None), (None, 5, 5, 3), kernel[None, None]),
+  }
+  for name, (layer, shape, weights) in cases.items():
+    made = (*shape[:-1], 4)
+    tensors = {
+      "x": ir.Tensor("x", shape, "int8", ir.grid(np.float32(0.02), 3)),
+      "r": ir.Tensor("r", shape),
+      "w": ir.Tensor("w", weights.shape, data=weights),
+      "f": ir.Tensor("f", made),
+      "y": ir.Tensor("y", made, "int8", ir.grid(np.float32(0.05), -4)),
+    }
+    layers = (ir.Dequantize("d", ("x",), "r"), layer, ir.Quantize("q", ("f",), "y"))
+    network = ir.check(ir.Network(layers, tensors, {"x": "x"}, {"y": "y"}))
+    codes = rng.integers(-128, 128, (50, *shape[1:])).astype(np.int8)
+    found = deploy.compare(
+      FORMAT.open(FORMAT.write(network)).codes(codes), reference.run(network, codes, "onnxruntime")
+    )
+    assert found.count == 0, (name, found)
