@@ -22,7 +22,7 @@ import pytest
 
 import kd
 import sparsity
-from benchmarks import methods_page
+from benchmarks import methods_page, operators_page
 from leanax.core.errors import UserError
 from leanax.core.methods import methods
 from leanax.pipeline import build, stage
@@ -117,6 +117,12 @@ def test_links_lead_somewhere(page):
   links = LINK.findall(page.read_text("utf-8"))
   assert [link for link in links if not (page.parent / link).exists()] == []
   assert links or page.name not in ("README.md", "methods.md")
+
+
+def test_the_page_of_operators_is_generated():
+  assert operators_page.page() == operators_page.PAGE.read_text("utf-8"), "run python -m benchmarks.operators_page"
+  assert all((ROOT / "tests/deploy" / row.test).is_file() for row in operators_page.layers())
+  assert all("refused" not in row[3:] or row.name in ("erf",) for row in operators_page.of_one_number())
 
 
 def test_the_page_of_methods_is_generated():
