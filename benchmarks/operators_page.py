@@ -30,8 +30,8 @@ layers and compute what the simulation computes; `deploy.lift(..., islands=False
 fewer than 8 bits are stored as int8 codes. "same grid" are layers that move codes where what they read and make share a
 grid.
 
-Every operator has its test in both runtimes (`tests/deploy/`): lifted, in the file of the table; as a layer by itself in
-onnxruntime, in `test_onnx.py`.
+Every operator has its test in both runtimes (`tests/deploy/`): lifted, in the file of the table; as a layer by itself
+in onnxruntime, in `test_onnx.py`.
 
 """
 TESTS = {
