@@ -11,7 +11,6 @@ runtime has only full 8-bit ranges for activations.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
@@ -20,8 +19,6 @@ from leanax.deploy import ir
 from quant.grid import Grid
 
 _INT32 = np.iinfo(np.int32)
-
-
 MOVES = (ir.MaxPool, ir.Reshape, ir.Transpose)  # one grid for what they read and what they make
 KERNELS = (ir.Conv2D, ir.Dense, ir.TransposedConv2D)  # a kernel and what it multiplies
 INTEGER = (*KERNELS, *MOVES, ir.Add, ir.AvgPool, ir.Mean, ir.Relu)
@@ -45,31 +42,17 @@ def to_int8(network: ir.Network, grids: Mapping[str, Grid], islands: bool = True
   values: dict[str, str] = {}  # the names of dequantized tensors
   for layer in network.layers:
     why = _float(layer, tensors, grids)
-    if isinstance(layer, ir.WEIGHTED) and _on_grids(layer, tensors, grids):
-      kernel, bias = _kernel(tensors[layer.kernel], _find(grids, layer.kernel)), None
-      if layer.bias is not None:
-        bias = _bias(tensors[layer.bias], tensors[layer.inputs[0]], kernel)
-      held = {one.name: one if why is None else _values(one) for one in (kernel, bias) if one is not None}
-      tensors.update(held)
     if why is None:
+      if isinstance(layer, ir.WEIGHTED):
+        kernel = tensors[layer.kernel] = _kernel(tensors[layer.kernel], _find(grids, layer.kernel))
+        if layer.bias is not None:
+          tensors[layer.bias] = _bias(tensors[layer.bias], tensors[layer.inputs[0]], kernel)
       made = made._replace(layers=(*made.layers, layer))
     elif islands:
       made = _island(made, layer, values)
     else:
       raise UserError(f"the layer {layer.name!r} would stay float: {why}")
   return made
-
-
-def _on_grids(layer: Any, tensors: Mapping[str, ir.Tensor], grids: Mapping[str, Grid]) -> bool:
-  """Returns whether a layer multiplies codes by a kernel that has a grid."""
-  named = layer.kernel in grids or layer.kernel.rsplit("#", 1)[0] in grids
-  return named and tensors[layer.inputs[0]].grid is not None
-
-
-def _values(constant: ir.Tensor) -> ir.Tensor:
-  """Returns a constant of codes as the floats that they stand for: a float layer computes with these."""
-  scale = constant.scale  # along the last axis
-  return ir.Tensor(constant.name, constant.shape, data=scale * ir.values(constant).astype(np.float32))
 
 
 def _float(layer: ir.Layer, tensors: Mapping[str, ir.Tensor], grids: Mapping[str, Grid]) -> str | None:
@@ -122,12 +105,11 @@ def _activations(network: ir.Network, grids: Mapping[str, Grid]) -> dict[str, Gr
   What only ReLUs and other clips read may be rounded to their own grid: rounding is monotone, and 0 is on the grid.
   """
   shared = [layer for layer in network.layers if isinstance(layer, MOVES)]
-  others = {name for layer in network.layers if not _clips(layer) for name in layer.inputs} | {
-    *network.outputs.values()
-  }
+  others = {name for layer in network.layers if not _clips(layer) for name in layer.inputs}
+  others.update(network.outputs.values())
   relus = [layer for layer in network.layers if _clips(layer) and layer.inputs[0] not in others]
   back = [layer for layer in network.layers if layer in shared or layer in relus]
-  names = [network.input, *(layer.output for layer in network.layers)]
+  names = [*network.inputs.values(), *(layer.output for layer in network.layers)]
   found = {name: grids[name] for name in names if name in grids}
   for layer in shared:
     if layer.inputs[0] in found:

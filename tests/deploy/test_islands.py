@@ -3,6 +3,7 @@
 import functools
 
 import flax.linen as nn
+import jax.numpy as jnp
 import pytest
 
 from leanax import deploy
@@ -87,3 +88,21 @@ def test_values_of_codes_are_computed_once_for_all_float_readers():
   network = deploy.lift(Camera().apply, variables, x[:1], grids)
   read = [layer.inputs[0] for layer in network.layers if isinstance(layer, ir.Dequantize)]
   assert len(read) == len(set(read))
+
+
+def test_a_quantized_function_has_several_inputs_and_outputs():
+  v = {"a": normal(0, (6, 5)), "b": normal(1, (4, 5)), "c": normal(2, (5, 3))}
+
+  def fn(v, x, y):
+    hidden = nn.relu(x @ v["a"] + y @ v["b"])
+    return {"result": hidden @ v["c"], "hidden": jnp.concatenate([hidden, nn.sigmoid(hidden)], 1)}
+
+  inputs = normal(3, (30, 6)), normal(4, (30, 4))
+  model = quantize(fn, "w8a8")
+  state = model.calibrate(v, [inputs])
+  network = deploy.lift(fn, v, inputs, model.grids(*state, v, *inputs))
+  assert [network.tensors[name].dtype for name in network.inputs.values()] == ["int8", "int8"]
+  simulated = model.apply(*state, v, *inputs)[0]
+  for one in (deploy.litert(), deploy.onnx()):
+    found = deploy.parity(network, one.open(one.write(network)), inputs, simulated)
+    assert {pair: mismatch.count for pair, mismatch in found.items()} == dict.fromkeys(found, 0)
