@@ -3,6 +3,7 @@
 import functools
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import pytest
 
@@ -27,13 +28,29 @@ class Camera(nn.Module):
     return {"shares": nn.softmax(nn.Dense(5)(x)), "hidden": x}
 
 
+class Pixels(nn.Module):
+  """A class for each pixel: ReLU6 whose grid its convolution has, a resize, a join, and a transposed convolution."""
+
+  @nn.compact
+  def __call__(self, x):
+    wide = nn.relu6(nn.Conv(4, (3, 3))(x))
+    deep = nn.relu(nn.Conv(4, (3, 3), strides=2)(wide))
+    deep = jax.image.resize(deep, wide.shape, "bilinear")
+    y = nn.ConvTranspose(3, (2, 2), strides=(2, 2))(jnp.concatenate([deep, wide], -1))
+    return nn.Conv(2, (1, 1))(jnp.clip(y, -0.5, 6.0))
+
+
 @functools.cache
-def camera(setting):
+def calibrated(module, setting):
   x = normal(0, (40, 9, 8, 3))
-  variables = initial(Camera(), x[:1], seed=1)
-  model = quantize(Camera().apply, policy(setting))
+  variables = initial(module, x[:1], seed=1)
+  model = quantize(module.apply, policy(setting))
   state = model.calibrate(variables, [x])
   return variables, x, model.grids(*state, variables, x), model.apply(*state, variables, x)[0]
+
+
+def camera(setting):
+  return calibrated(Camera(), setting)
 
 
 SETTINGS = ("w8a8", ("plain/*", "float", "*", "w4a8"))
@@ -59,6 +76,18 @@ def test_codes_are_those_of_the_simulation(setting):
   made, expected = deploy.onnx().open(deploy.onnx().write(network)).batches(x), reference.run(network, x, "onnxruntime")
   assert deploy.compare(made["hidden"], expected["hidden"]).count == 0
   assert deploy.compare(made["shares"], expected["shares"]).max_steps <= 1  # onnxruntime's integer softmax is a table
+
+
+def test_pixels_have_the_codes_of_the_simulation():
+  variables, x, grids, simulated = calibrated(Pixels(), "w8a8")
+  network = deploy.lift(Pixels().apply, variables, x[:1], grids)
+  floats = {type(layer) for layer in network.layers if network.tensors[layer.output].dtype == "float32"}
+  assert floats == {ir.Dequantize, ir.Resize, ir.Concat}
+  for one in (deploy.litert(), deploy.onnx()):
+    found = deploy.parity(network, one.open(one.write(network)), x, simulated)
+    assert found["reference/runtime"].count == 0
+    assert found["simulation/runtime"].max_steps <= 1  # at ties of interpolated values
+    assert found["simulation/runtime"].count <= 0.001 * found["simulation/runtime"].total
 
 
 def test_float_layers_are_refused_where_they_must_not_be():
