@@ -1,6 +1,7 @@
 """Writes a stage's model as a file for a runtime.
 
 python -m scripts.export --workdir=runs/digits --stage=int8 --out=digits.tflite
+python -m scripts.export --workdir=runs/digits --stage=int8 --input=uint8 --output=float32 --out=digits.tflite
 python -m scripts.export --workdir=runs/digits --stage=int8 --out=digits.packed    codes and masks, entropy-coded
 """
 
@@ -15,6 +16,10 @@ _STAGE = flags.DEFINE_string("stage", "", "The stage to export; by default the l
 _FORMAT = flags.DEFINE_string(
   "format", "", "The file's format, such as tflite, onnx or packed; by default that of --out's suffix."
 )
+_INPUT = flags.DEFINE_enum(
+  "input", "", ["", "float32", "uint8"], "What the file takes: pixels, or floats; by default the network's own numbers."
+)
+_OUTPUT = flags.DEFINE_enum("output", "", ["", "float32"], "What the file gives; by default the network's own numbers.")
 _OUT = flags.DEFINE_string("out", None, "The file to write.", required=True)
 _CODE = flags.DEFINE_multi_string(
   "model_code", [], "The import path of your own model in a file, such as my.nets:Net, to permit its code."
@@ -24,16 +29,16 @@ _CODE = flags.DEFINE_multi_string(
 def main() -> None:
   from leanax import deploy
   from leanax.core.files import write
-  from leanax.pipeline import trained
+  from leanax.pipeline import exporting, trained
   from leanax.pipeline.evaluate import find_model, load
-  from leanax.pipeline.report.measure import export
 
   name, path = find_model(_WORKDIR.value, _STAGE.value)
   if Path(_OUT.value).suffix == trained.PACKED and _FORMAT.value in ("", "packed"):
     suffix, content = trained.PACKED, trained.pack(load(_WORKDIR.value, path, _CODE.value), stage=name)
   else:
     chosen = deploy.format_of(_OUT.value, _FORMAT.value)
-    suffix, (_, content) = chosen.suffix, export(load(_WORKDIR.value, path, _CODE.value), chosen)
+    network = exporting.network(load(_WORKDIR.value, path, _CODE.value))
+    suffix, content = chosen.suffix, chosen.write(deploy.with_ends(network, _INPUT.value, _OUTPUT.value))
   write(_OUT.value, content)
   print(f"{_OUT.value}: stage {name}, {suffix.removeprefix('.')}, {len(content):,} bytes")
 

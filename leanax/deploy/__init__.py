@@ -30,7 +30,7 @@ from leanax.deploy import formats, packed, reference
 from leanax.deploy.compare import Mismatch, compare, parity
 from leanax.deploy.files import file_format, file_formats, format_of, open_file
 from leanax.deploy.formats import Format, Latency, Runner, litert, onnx
-from leanax.deploy.ir import Network
+from leanax.deploy.ir import Network, with_ends
 from leanax.deploy.lift import lift
 from leanax.deploy.packed import Packed, pack, pack_net, unpack, unpack_net
 from leanax.deploy.preprocessing import Preprocessing
@@ -62,4 +62,5 @@ __all__ = [
   "sizes",
   "unpack",
   "unpack_net",
+  "with_ends",
 ]

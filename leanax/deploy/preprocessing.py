@@ -18,9 +18,14 @@ class Preprocessing(NamedTuple):
 
   def apply(self, images: np.ndarray) -> np.ndarray:
     """Returns (N, H, W, C) raw images as float32 inputs: one float32 product and one sum per pixel."""
+    factor, offset = self.affine()
+    return images.astype(np.float32) * factor + offset
+
+  def affine(self) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the factor and the offset of pixels, float32 (1,) or (C,)."""
     std = np.asarray(self.std, np.float64)
     factor, offset = self.scale / std, -np.asarray(self.mean, np.float64) / std
-    return images.astype(np.float32) * factor.astype(np.float32) + offset.astype(np.float32)
+    return factor.astype(np.float32), offset.astype(np.float32)
 
   def to_json(self) -> bytes:
     """Returns the bytes that a file stores."""

@@ -10,6 +10,7 @@ scale per output channel; activations are affine with one scale; a bias is int32
 """
 
 from leanax.deploy.ir.checks import check
+from leanax.deploy.ir.ends import float_ends, pixel_inputs, with_ends
 from leanax.deploy.ir.layers import (
   Add,
   AvgPool,
@@ -27,7 +28,7 @@ from leanax.deploy.ir.layers import (
   same_padding,
   window_out,
 )
-from leanax.deploy.ir.network import Network, arranged, float_ends, returned
+from leanax.deploy.ir.network import Network, arranged, returned
 from leanax.deploy.ir.operators import (
   OPERATIONS,
   REDUCTIONS,
@@ -113,6 +114,7 @@ __all__ = [
   "dequantize",
   "describe",
   "float_ends",
+  "pixel_inputs",
   "grid",
   "quantize",
   "returned",
@@ -120,4 +122,5 @@ __all__ = [
   "same_padding",
   "values",
   "window_out",
+  "with_ends",
 ]

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from leanax.core.errors import UserError
-from leanax.deploy.ir.layers import Dequantize, Layer, Quantize
+from leanax.deploy.ir.layers import Layer
 from leanax.deploy.ir.tensor import Tensor, describe, values
 from leanax.deploy.preprocessing import Preprocessing
 
@@ -89,22 +89,3 @@ def arranged(ends: Mapping[str, Any], given: Any, name: str) -> list[Any]:
 def returned(ends: Mapping[str, Any], arrays: list[np.ndarray]) -> Any:
   """Returns one array as it is, and several by the names of their ends."""
   return arrays[0] if len(ends) == 1 else dict(zip(ends, arrays, strict=True))
-
-
-def float_ends(network: Network) -> Network:
-  """Returns a network with float32 ends: a Quantize layer before codes, and a Dequantize layer behind them."""
-  tensors, layers = dict(network.tensors), list(network.layers)
-  inputs, outputs = dict(network.inputs), dict(network.outputs)
-  for name, given in inputs.items():
-    if tensors[given].dtype == "int8":
-      inputs[name] = f"{given}:given"
-      tensors = {inputs[name]: Tensor(inputs[name], tensors[given].shape), **tensors}
-      layers.insert(0, Quantize(f"{given}:quantize", (inputs[name],), given))
-  for name, made in outputs.items():
-    if tensors[made].dtype == "int8":
-      outputs[name] = f"{made}:taken"
-      tensors[outputs[name]] = Tensor(outputs[name], tensors[made].shape)
-      layers.append(Dequantize(f"{made}:dequantize", (made,), outputs[name]))
-  if (inputs, outputs) == (dict(network.inputs), dict(network.outputs)):
-    return network
-  return network._replace(layers=tuple(layers), tensors=tensors, inputs=inputs, outputs=outputs)
