@@ -5,6 +5,7 @@ They are set as environment variables, before jax is imported, so that the progr
 
 import gc
 import importlib.metadata
+import itertools
 import os
 import pathlib
 
@@ -78,8 +79,13 @@ def pytest_runtest_teardown(item, nextitem) -> None:
     _freeze()
 
 
-def _freeze() -> None:
-  """Collects garbage, and leaves what lives out of later collections: modules, tests and jax's caches stay anyway."""
+def _freeze(count=itertools.count(1)) -> None:  # noqa: B008
+  """Collects garbage, and leaves what lives out of later collections: modules, tests and jax's caches stay anyway.
+
+  Every fiftieth time all is looked through, so that what has died meanwhile is given back.
+  """
+  if next(count) % 50 == 0:
+    gc.unfreeze()
   gc.collect()
   gc.freeze()
 
