@@ -27,7 +27,7 @@ from leanax.deploy.ir.layers import (
   same_padding,
   window_out,
 )
-from leanax.deploy.ir.network import Network, arranged, float_ends, returned
+from leanax.deploy.ir.network import Network, arranged, float_ends, returned, separate_outputs
 from leanax.deploy.ir.operators import (
   OPERATIONS,
   REDUCTIONS,
@@ -116,6 +116,7 @@ __all__ = [
   "grid",
   "quantize",
   "returned",
+  "separate_outputs",
   "same_grid",
   "same_padding",
   "values",

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from leanax.core.errors import UserError
-from leanax.deploy.ir.layers import Dequantize, Layer, Quantize
+from leanax.deploy.ir.layers import Dequantize, Layer, Quantize, Reshape
 from leanax.deploy.ir.tensor import Tensor, describe, values
 from leanax.deploy.preprocessing import Preprocessing
 
@@ -89,6 +89,19 @@ def arranged(ends: Mapping[str, Any], given: Any, name: str) -> list[Any]:
 def returned(ends: Mapping[str, Any], arrays: list[np.ndarray]) -> Any:
   """Returns one array as it is, and several by the names of their ends."""
   return arrays[0] if len(ends) == 1 else dict(zip(ends, arrays, strict=True))
+
+
+def separate_outputs(network: Network) -> Network:
+  """Returns a network whose outputs are a tensor each, for a format that knows outputs by their tensors alone."""
+  tensors, layers, outputs = dict(network.tensors), list(network.layers), dict(network.outputs)
+  taken: set[str] = set()
+  for name, made in network.outputs.items():
+    if made in taken:
+      outputs[name] = f"{made}:{name}"
+      tensors[outputs[name]] = tensors[made]._replace(name=outputs[name])
+      layers.append(Reshape(outputs[name], (made,), outputs[name]))
+    taken.add(made)
+  return network._replace(layers=tuple(layers), tensors=tensors, outputs=outputs)
 
 
 def float_ends(network: Network) -> Network:
