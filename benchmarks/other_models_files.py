@@ -49,7 +49,8 @@ def check_int8(built: Built, notes: Result) -> Any:
   """
   fn, variables, example = _prepared(built)
   fn = graph.unrolled(fn)
-  model = quant.quantize(fn, "w8a8")
+  rules = [("*", "w8a8")] if built.float_paths is None else [(built.float_paths, "float"), ("*", "w8a8")]
+  model = quant.quantize(fn, rules)
   qparams, state = jax.jit(model.init)(variables, *built.inputs)
   _, state = jax.jit(model.observe)(state, variables, *built.inputs)
   qparams, state = model.freeze(qparams, state, variables)
@@ -73,6 +74,7 @@ def check_int8(built: Built, notes: Result) -> Any:
   if near < AGREE:
     remark += f"reference and file: {_counted(judge)}; the largest are {'' if top else 'not '}at the same places; "
   islands = f"{notes['int8 layers']} layers of integers, {notes['float layers']} in float"
+  islands += "" if built.float_paths is None else f"; the policy leaves {built.float_paths} in float"
   return near >= AGREE or (top and sure >= AGREE), remark + islands
 
 
