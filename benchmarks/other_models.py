@@ -1,7 +1,7 @@
 """Public models, traced and edited through their jaxprs: the checks that pass, and the operations that are refused.
 
-python -m benchmarks.other_models --sources DIR [--only NAME] [--out benchmarks/results/other_models.json]
-  [--page docs/models.md]
+python -m benchmarks.other_models --sources DIR [--only NAME] [--checks lifted file int8]
+  [--out benchmarks/results/other_models.json] [--page docs/models.md]
 
 DIR holds clones of the public repositories, side by side. Every check is an equality with the unedited model; a check
 that raises a `UserError` is recorded as refused, any other exception as failed.
@@ -23,6 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import quant
+from benchmarks import other_models_files as files
+from benchmarks.other_models_files import relative
 from benchmarks.other_models_table import ENTRIES, Built, Entry
 from leanax import graph
 from leanax.core.errors import UserError
@@ -61,11 +63,6 @@ def same(found: Any, expected: Any) -> tuple[bool, str]:
   worst = max((relative(a, b) for a, b in pairs if jnp.issubdtype(a.dtype, jnp.number)), default=0.0)
   equal = all(np.array_equal(a, b, equal_nan=True) for a, b in pairs if jnp.issubdtype(a.dtype, jnp.number))
   return equal, "" if equal else f"largest relative difference {worst:.1e}"
-
-
-def relative(found: Any, expected: Any) -> float:
-  found, expected = np.asarray(found, np.float64), np.asarray(expected, np.float64)
-  return float(np.abs(found - expected).max(initial=0.0) / max(np.abs(expected).max(initial=0.0), 1e-30))
 
 
 # The checks: (built, notes) -> None where it does not apply, or (passed, remark).
@@ -224,21 +221,6 @@ def check_fold(built: Built, notes: Result) -> Any:
   return error < 1e-5 and len(net.edits) > 0, f"{notes['batch norms']}, relative error {error:.1e}"
 
 
-def check_lift(built: Built, notes: Result) -> Any:
-  from leanax.deploy import lift, reference
-
-  if len(built.inputs) != 1:
-    return None
-  fn, variables = built.fn, built.variables
-  if "batch_stats" in variables:
-    net = graph.fold_batch_norms(graph.net(fn, variables, *built.inputs))
-    fn, variables = net.infer, net.variables
-  network = lift(fn, variables, built.inputs[0])
-  error = relative(reference.run(network, np.asarray(built.inputs[0])), fn(variables, *built.inputs))
-  notes["layers"] = len(network.layers)
-  return error < 1e-4, f"{len(network.layers)} layers, relative error {error:.1e}"
-
-
 CHECKS = {
   "traced": check_trace,
   "same text": check_text,
@@ -247,12 +229,15 @@ CHECKS = {
   "kernels": check_kernels,
   "w8a8": check_quantize,
   "folded": check_fold,
-  "lifted": check_lift,
+  "lifted": files.check_lift,
+  "file": files.check_file,
+  "int8": files.check_int8,
 }
+FILES = {"lifted", "file", "int8"}
 
 
-def run(entry: Entry, sources: Path) -> Result:
-  """Runs every check of one model."""
+def run(entry: Entry, sources: Path, checks: list[str]) -> Result:
+  """Runs these checks of one model."""
   root = sources / entry.repository.split("/")[-1]
   result: Result = {"name": entry.name, "repository": entry.repository, "file": entry.file, "checks": {}}
   result["version"] = version(root) if "/" in entry.repository else installed(entry.repository)
@@ -262,9 +247,9 @@ def run(entry: Entry, sources: Path) -> Result:
     jax.eval_shape(built.fn, built.variables, *built.inputs)
   except Exception as error:
     return {**result, "not built": sentence(error)}
-  for name, check in CHECKS.items():
+  for name in checks:
     try:
-      found = check(built, notes)
+      found = CHECKS[name](built, notes)
       status = {"status": "-"} if found is None else {"status": "pass" if found[0] else "fail", "remark": found[1]}
     except UserError as error:
       status = {"status": "refused", "remark": str(error)}
@@ -293,21 +278,46 @@ def installed(package: str) -> str:
   return metadata.version(package)
 
 
+def merged(before: Result, now: Result) -> Result:
+  """Returns a model's results with those of the checks that ran now in place of earlier ones."""
+  if "not built" in now or "not built" in before:
+    return now
+  both = {
+    name: {**before["checks"], **now["checks"]}[name]
+    for name in CHECKS
+    if name in {**before["checks"], **now["checks"]}
+  }
+  return {**before, **now, "checks": both, "notes": {**before["notes"], **now["notes"]}}
+
+
+def used(checks: list[str]) -> dict[str, str]:
+  """Returns the versions of what these checks ran with: jax and flax, and of files their runtimes and the day."""
+  found = {} if set(checks) <= FILES else {"jax": jax.__version__, "flax": installed("flax")}
+  if set(checks) & FILES:
+    found |= {"files jax": jax.__version__, "files day": time.strftime("%Y-%m-%d")}
+    found |= {name: installed(name) for name in ("ai-edge-litert", "onnxruntime")}
+  return found
+
+
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument("--sources", type=Path, required=True, help="the directory with the clones")
   parser.add_argument("--only", default="", help="the name of one model; the other results are kept")
+  parser.add_argument(
+    "--checks", nargs="+", choices=CHECKS, default=list(CHECKS), help="the results of others are kept"
+  )
   parser.add_argument("--out", type=Path, default=Path("benchmarks/results/other_models.json"))
   parser.add_argument("--page", type=Path, default=Path("docs/models.md"))
   args = parser.parse_args()
-  before = json.loads(args.out.read_text())["models"] if args.out.exists() else []
-  results = {one["name"]: one for one in before}
+  before = json.loads(args.out.read_text()) if args.out.exists() else {"models": [], "versions": {}}
+  results = {one["name"]: one for one in before["models"]}
   for entry in ENTRIES:
     if args.only in ("", entry.name):
-      one = results[entry.name] = run(entry, args.sources)
-      print(one["name"], one.get("not built") or {k: v["status"] for k, v in one["checks"].items()}, flush=True)
+      one = run(entry, args.sources, args.checks)
+      print(one["name"], one.get("not built") or {k: v for k, v in one["checks"].items()}, flush=True)
+      results[entry.name] = merged(results.get(entry.name, one), one)
   ordered = [results[entry.name] for entry in ENTRIES if entry.name in results]
-  versions = {"jax": jax.__version__, "flax": installed("flax")}
+  versions = {**before["versions"], **used(args.checks)}
   args.out.write_text(json.dumps({"versions": versions, "models": ordered}, indent=1) + "\n")
   from benchmarks.other_models_page import page
 

@@ -20,7 +20,7 @@ import numpy as np
 class Built(NamedTuple):
   """A model as functions `fn(variables, *inputs) -> out`; `train` returns `(out, new state)`, or is None.
 
-  `axis`: the device axis without which its batch norms do not train.
+  `axis`: the device axis without which its batch norms do not train. `float_paths`: sites that int8 leaves in float.
   """
 
   fn: Callable[..., Any]
@@ -28,6 +28,7 @@ class Built(NamedTuple):
   inputs: tuple[Any, ...]
   train: Callable[..., Any] | None = None
   axis: str | None = None
+  float_paths: str | None = None
 
 
 class Entry(NamedTuple):
@@ -276,7 +277,9 @@ def big_vit(root: Path) -> Built:
     num_classes=5, patch_size=(8, 8), width=16, depth=2, num_heads=2, mlp_dim=32, pool_type="map", dropout=0.1,
     scan=True, head_zeroinit=False,
   )  # fmt: skip
-  return linen(model, (images(2, 32, 32, 3),), *_MODES)
+  # The query of its pooling is made of a parameter: a kernel for each head.
+  built = linen(model, (images(2, 32, 32, 3),), *_MODES)
+  return built._replace(float_paths="MAPHead_0/*/query/kernel*")
 
 
 def big_mixer(root: Path) -> Built:

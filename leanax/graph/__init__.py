@@ -43,6 +43,7 @@ from leanax.graph.slice import slice
 from leanax.graph.stacked import stacked_axes
 from leanax.graph.statistics import Extrema, Histogram, absolute_maximum, extrema, histogram, mean, second_moment
 from leanax.graph.taps import taps
+from leanax.graph.unrolling import unrolled
 from leanax.graph.view import Graph, trace, training_only
 
 __all__ = [
@@ -93,4 +94,5 @@ __all__ = [
   "taps",
   "trace",
   "training_only",
+  "unrolled",
 ]

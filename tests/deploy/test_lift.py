@@ -325,7 +325,7 @@ W = jnp.ones((4, 4))
 REFUSED = {
   "'tan'": lambda v, x: jnp.tan(x @ v),
   "'erf_inv'": lambda v, x: jax.lax.erf_inv(x @ v),
-  "'scan'": lambda v, x: jax.lax.scan(lambda c, _: (c @ v, None), x, None, length=2)[0],
+  "'scan'": lambda v, x: jax.lax.scan(lambda c, _: (c @ v, None), x, None, length=65)[0],
   "the batch is not the first axis": lambda v, x: jnp.cumsum((x @ v).T, 0).T,
   "it mixes the examples": lambda v, x: (x @ v).reshape(-1).reshape(-1, 4),
   "both operands depend": lambda v, x: jax.lax.dot_general(x @ v, x @ v, (((1,), (1,)), ((), ()))),

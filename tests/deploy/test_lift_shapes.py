@@ -3,11 +3,13 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from leanax import deploy
 from leanax.core.errors import UserError
 from leanax.deploy import ir
+from tests.numbers import normal
 
 
 class Net(nn.Module):
@@ -98,3 +100,41 @@ def test_numbers_that_stand_for_others_vary_where_these_do(case):
     assert layer.bias is not None
   else:
     assert [type(layer) for layer in lifted().layers] == [ir.Conv2D, ir.Binary]
+
+
+def test_what_stands_before_the_batch_is_picked_dropped_and_stacked():
+  """Axes in front of the batch, as in a fused key and value and in a stack of layers' results."""
+  v = {"kv": normal(0, (2, 3, 4)), "layers": normal(1, (2, 4, 4)), "probe": normal(2, (1, 4))}
+
+  def fn(v, x):
+    key, value = jnp.einsum("btd,sdh->sbth", x, v["kv"])
+    value, each = jax.lax.scan(lambda x, kernel: (jnp.tanh(x @ kernel),) * 2, value, v["layers"])
+    probe = jnp.tile(v["probe"], (len(x), 1))
+    return {"out": jnp.einsum("bth,bh->bt", key, probe), "first": each[0], "again": value, "twice": value}
+
+  x = normal(3, (7, 5, 3))
+  network = deploy.lift(fn, v, x[:1])
+  assert not any(isinstance(layer, ir.Transpose) for layer in network.layers)
+  expected = fn(v, x)
+  found = deploy.litert().open(deploy.litert().write(network)).run(x)
+  for name in expected:
+    np.testing.assert_allclose(found[name], expected[name], rtol=1e-4, atol=1e-5)
+
+
+def test_a_random_key_is_refused():
+  with pytest.raises(UserError, match="an example input is a random key; a file draws no random numbers"):
+    deploy.lift(lambda v, x, key: x @ v["k"], {"k": normal(0, (3, 4))}, (normal(1, (2, 3)), jax.random.key(0)))
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_constant_that_is_repeated_for_each_example_is_a_kernel(first):
+  v, x = normal(0, (1, 3, 4)), normal(1, (2, 5, 3))
+
+  def fn(v, x, alike=True):
+    kernel = jnp.tile(v, (len(x), 1, 1)) if alike else v * jnp.arange(1.0, 1 + len(x))[:, None, None]
+    return jnp.einsum("bco,btc->bto", kernel, x) if first else jnp.einsum("btc,bco->bto", x, kernel)
+
+  network = deploy.lift(fn, v, x)
+  np.testing.assert_allclose(deploy.reference.run(network, x), fn(v, x), rtol=1e-5, atol=1e-5)
+  with pytest.raises(UserError, match="a constant has other numbers for each example of the batch"):
+    deploy.lift(lambda v, x: fn(v, x, False), v, x)

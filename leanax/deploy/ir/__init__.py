@@ -10,7 +10,7 @@ scale per output channel; activations are affine with one scale; a bias is int32
 """
 
 from leanax.deploy.ir.checks import check
-from leanax.deploy.ir.ends import float_ends, pixel_inputs, with_ends
+from leanax.deploy.ir.ends import float_ends, pixel_inputs, separate_outputs, with_ends
 from leanax.deploy.ir.layers import (
   Add,
   AvgPool,
@@ -118,6 +118,7 @@ __all__ = [
   "grid",
   "quantize",
   "returned",
+  "separate_outputs",
   "same_grid",
   "same_padding",
   "values",

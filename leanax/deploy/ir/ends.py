@@ -1,7 +1,7 @@
 """What a file takes and gives: a network's own numbers, floats in place of codes, or pixels."""
 
 from leanax.core.errors import UserError
-from leanax.deploy.ir.layers import Dequantize, Layer, Quantize
+from leanax.deploy.ir.layers import Dequantize, Layer, Quantize, Reshape
 from leanax.deploy.ir.network import Network
 from leanax.deploy.ir.operators import Binary, Cast
 from leanax.deploy.ir.tensor import Tensor
@@ -73,3 +73,16 @@ def float_ends(network: Network, inputs: bool = True, outputs: bool = True) -> N
   if (given, made) == (dict(network.inputs), dict(network.outputs)):
     return network
   return network._replace(layers=tuple(layers), tensors=tensors, inputs=given, outputs=made)
+
+
+def separate_outputs(network: Network) -> Network:
+  """Returns a network whose outputs are a tensor each, for a format that knows outputs by their tensors alone."""
+  tensors, layers, outputs = dict(network.tensors), list(network.layers), dict(network.outputs)
+  taken: set[str] = set()
+  for name, made in network.outputs.items():
+    if made in taken:
+      outputs[name] = f"{made}:{name}"
+      tensors[outputs[name]] = tensors[made]._replace(name=outputs[name])
+      layers.append(Reshape(outputs[name], (made,), outputs[name]))
+    taken.add(made)
+  return network._replace(layers=tuple(layers), tensors=tensors, outputs=outputs)

@@ -11,7 +11,7 @@ import numpy as np
 
 from leanax.deploy import ir
 from leanax.deploy.lifting.drafts import Draft, Lifter
-from leanax.deploy.lifting.views import Pick
+from leanax.deploy.lifting.views import Link, Pick
 from leanax.graph.program import Node
 from leanax.graph.versions import rebind
 
@@ -20,6 +20,12 @@ Entries = Mapping[int, np.ndarray]
 
 def pick(lifter: Lifter, node: Node, x: int, entries: Entries, end: int) -> None:
   """Notes that `end` holds these entries of a value along these axes, and all along the others."""
+  link = lifter.links.get(lifter.number(x))
+  if link is not None and link.permutation[0] != 0:  # the batch lies behind other axes
+    inner = lifter.reshaped(link.source, link.shape)
+    made = part(lifter, node, inner, {link.permutation[axis]: some for axis, some in entries.items()})
+    lifter.links[end] = Link(made, lifter.shape(made), link.permutation, lifter.number(x))
+    return
   if 0 in entries and not np.array_equal(entries[0], np.arange(lifter.traced.aval(x).shape[0])):
     raise lifter.traced.refuse(node, "it chooses among the examples of a batch")
   source, whole = of(lifter, x)
@@ -85,7 +91,7 @@ def repeats(lifter: Lifter, node: Node, narrow: int) -> bool:
   """
   before, after = lifter.shape(lifter.operand(node)), lifter.shape(node.outputs[0])
   source = lifter.root(narrow)
-  own, axes = lifter.shape(source), _kept(lifter.shape(source), lifter.shape(narrow))
+  own, axes = lifter.shape(source), kept(lifter.shape(source), lifter.shape(narrow))
   if axes is None:
     source, own, axes = narrow, lifter.shape(narrow), tuple(range(len(before)))
   groups, places, entries = _groups(before, after), {at: axis for axis, at in enumerate(axes)}, {}
@@ -101,7 +107,7 @@ def repeats(lifter: Lifter, node: Node, narrow: int) -> bool:
   return True
 
 
-def _kept(before: Sequence[int], after: Sequence[int]) -> tuple[int, ...] | None:
+def kept(before: Sequence[int], after: Sequence[int]) -> tuple[int, ...] | None:
   """Returns the places of axes in a shape with more of length 1 between them; None for another reshape."""
   axes = []
   for axis, size in enumerate(after):

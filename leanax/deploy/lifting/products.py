@@ -89,23 +89,34 @@ def _operands(lifter: Lifter, node: Node) -> tuple[_Operand, _Operand]:
   found = []
   shared = [place for place in (0, 1) if isinstance(values[place], int)]
   first = [_examples(lifter, value) if isinstance(value, int) else None for value in values]
+  if len(shared) == 1 and first[shared[0]] in batches[shared[0]]:  # a constant that is repeated for each example
+    other = 1 - shared[0]
+    constant, axis = values[other], int(batches[other][batches[shared[0]].index(first[shared[0]])])
+    assert isinstance(constant, np.ndarray)
+    values[other], first[other] = _alike(lifter, node, constant, axis), axis
+  paired = None not in first
   for place, value in enumerate(values):
     batch = first[place]
     shape = lifter.shape(value) if isinstance(value, int) else value.shape
     beside = tuple(int(axis) for axis in batches[place])
     ours = tuple(int(axis) for axis in summed[place])
-    if batch is not None and (batch in ours or (batch in beside) != (len(shared) == 2)):
+    if batch is not None and (batch in ours or (batch in beside) != paired):
       raise _mixed(lifter, node)
     heads = tuple(axis for axis in beside if axis != batch)
     free = tuple(axis for axis in range(len(shape)) if axis not in (*ours, *beside, batch))
     found.append(_Operand(value, shape, batch, heads, free, ours, place))
-  if len(shared) == 2 and batches[0].index(first[0]) != batches[1].index(first[1]):
+  if paired and batches[0].index(first[0]) != batches[1].index(first[1]):
     raise _mixed(lifter, node)
   # Summed axes in the order in which they lie in the first operand that depends on the input: fewer must move.
   main = found[shared[0]]
   by = np.argsort(main.summed)
   left, right = (one._replace(summed=tuple(one.summed[i] for i in by)) for one in found)
   return left, right
+
+
+def _alike(lifter: Lifter, node: Node, constant: np.ndarray, axis: int) -> np.ndarray:
+  """Returns a constant with one entry along its axis of examples."""
+  return np.moveaxis(lifter.per_example(np.moveaxis(constant, axis, 0), node), 0, axis)
 
 
 def _mixed(lifter: Lifter, node: Node) -> UserError:

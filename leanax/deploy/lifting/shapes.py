@@ -21,13 +21,38 @@ def reshape(lifter: Lifter, node: Node) -> None:
   if before == after:
     lifter.same[end] = x
     return
-  if x in lifter.links and lifter.links[x].permutation[0] != 0:
-    lifter.finished(x, node)  # refuses it
+  link = lifter.links.get(x)
+  if link is not None and link.permutation[0] != 0:
+    axes = picks.kept(after, before)
+    if axes is None:
+      lifter.finished(x, node)  # refuses it
+    else:
+      lifter.links[end] = _without(link, axes, x)
+      return
   if x in lifter.spread and picks.repeats(lifter, node, lifter.spread[x]):
     return
   if before[0] != after[0]:
     raise traced.refuse(node, f"it mixes the examples of a batch: {before} to {after}")
   lifter.reshape(x, end)
+
+
+def unstack(lifter: Lifter, node: Node) -> None:
+  """Takes the entries along an axis, each without that axis."""
+  x, axis = lifter.operand(node), int(node.params["axis"])
+  for place, end in enumerate(node.outputs):
+    one = picks.part(lifter, node, x, {axis: np.array([place])})
+    link = lifter.links.get(one)
+    if link is None or link.permutation[0] == 0:
+      lifter.reshape(one, end)
+    else:
+      lifter.links[end] = _without(link, [k for k in range(len(link.shape)) if k != axis], one)
+
+
+def _without(link: Link, axes: Sequence[int], parent: int) -> Link:
+  """Returns a link of which only these axes, of what it makes, stay; the others have length 1."""
+  stay = sorted(link.permutation[axis] for axis in axes)
+  permutation = tuple(stay.index(link.permutation[axis]) for axis in axes)
+  return Link(link.source, tuple(link.shape[axis] for axis in stay), permutation, parent)
 
 
 def _keeps_axes(lifter: Lifter, node: Node, x: int) -> bool:
@@ -114,10 +139,11 @@ def concatenate(lifter: Lifter, node: Node) -> None:
 
 
 def stack(lifter: Lifter, node: Node) -> None:
-  """Starts a join along a new axis."""
+  """Starts a join along a new axis; one in front of the batch is made behind it, and the result is a link to that."""
   traced, axis = lifter.traced, int(node.params["axis"])
   if axis == 0:
-    raise traced.refuse(node, "it puts another axis before the batch")
+    _stack_first(lifter, node)
+    return
   parts: list[int | np.ndarray] = []
   for ref in node.inputs:
     if traced.is_data(ref):
@@ -127,6 +153,21 @@ def stack(lifter: Lifter, node: Node) -> None:
     else:
       parts.append(np.expand_dims(traced.constant(ref), axis))
   join(lifter, node, parts, axis)
+
+
+def _stack_first(lifter: Lifter, node: Node) -> None:
+  traced, end = lifter.traced, node.outputs[0]
+  inputs: list[int | np.ndarray] = []
+  for ref in node.inputs:
+    if traced.is_data(ref):
+      x = lifter.finished(traced.graph.resolve(ref), node)
+      inputs.append(lifter.shaped(x, (lifter.shape(x)[0], 1, *lifter.shape(x)[1:]), node))
+    else:
+      inputs.append(lifter.per_example(traced.constant(ref), node)[:, None])
+  turns, batch, *rest = lifter.shape(end)
+  made = (batch, turns, *rest)
+  draft = Draft(ir.Concat, "", tuple(inputs), end, node, fields={"axis": 1})
+  lifter.start_linked(draft, made, made, (1, 0, *range(2, len(made))))
 
 
 def join(lifter: Lifter, node: Node, parts: Sequence[int | np.ndarray], axis: int) -> None:
@@ -168,6 +209,7 @@ TABLE = {
   "expand_dims": reshape,
   "broadcast_in_dim": broadcast,
   "transpose": transpose,
+  "unstack": unstack,
   "pad": pad,
   "concatenate": concatenate,
   "stack": stack,

@@ -44,7 +44,9 @@ class Traced:
     for name, leaf in zip(leaf_names(variables), jax.tree.leaves(variables), strict=True):
       if numbers and isinstance(leaf, jax.ShapeDtypeStruct):
         raise UserError(f"the variable {name!r} is a shape without numbers; a file needs its array")
-    self.graph = graph.trace(graph.highest_precision(fn), variables, *examples)  # it is compared with a reference
+    self.graph = graph.trace(
+      graph.highest_precision(graph.unrolled(fn)), variables, *examples
+    )  # compared with a reference
     body = self.graph.program.body
     self.views: dict[int, View] = {}
     self._known, self._numbers = _constants(body), numbers
@@ -62,6 +64,8 @@ class Traced:
 
   def _example(self, leaf: Any) -> jax.ShapeDtypeStruct:
     shape = tuple(leaf.shape) if hasattr(leaf, "shape") else np.shape(leaf)
+    if hasattr(leaf, "dtype") and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+      raise UserError("an example input is a random key; a file draws no random numbers: lift a function without them")
     if len(shape) < 1:
       raise UserError(f"an example input needs a batch axis; its shape is {shape}")
     return jax.ShapeDtypeStruct((self.BATCH, *shape[1:]), getattr(leaf, "dtype", np.float32))

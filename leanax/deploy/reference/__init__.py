@@ -37,9 +37,7 @@ MODES: dict[str, tuple[str, ...]] = {  # the rounding of dense layers, of all ot
 }
 
 
-def run(
-  network: ir.Network, images: np.ndarray, requantize: str = "float32", batch: int = 256, keep: bool = False
-) -> Any:
+def run(network: ir.Network, images: Any, requantize: str = "float32", batch: int = 256, keep: bool = False) -> Any:
   """Runs a network on inputs.
 
   Args:

@@ -74,6 +74,7 @@ def write(network: ir.Network) -> bytes:
   Raises:
     UserError: what `check` refuses.
   """
+  network = ir.separate_outputs(network)
   return _pack(planned(network), network)
 
 
