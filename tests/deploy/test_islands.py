@@ -5,6 +5,7 @@ import functools
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from leanax import deploy
@@ -135,3 +136,50 @@ def test_a_quantized_function_has_several_inputs_and_outputs():
   for one in (deploy.litert(), deploy.onnx()):
     found = deploy.parity(network, one.open(one.write(network)), inputs, simulated)
     assert {pair: mismatch.count for pair, mismatch in found.items()} == dict.fromkeys(found, 0)
+
+
+def test_an_output_that_a_relu_reads_too_keeps_its_negative_numbers():
+  v = {"a": normal(0, (6, 5))}
+
+  def fn(v, x):
+    y = x @ v["a"]
+    return {"before": y, "behind": nn.relu(y)}
+
+  x = normal(1, (30, 6))
+  network = deploy.lift(fn, v, x)
+  for name, expected in fn(v, x).items():
+    np.testing.assert_allclose(reference.run(network, np.asarray(x))[name], expected, rtol=1e-5, atol=1e-5)
+  model = quantize(fn, "w8a8")
+  state = model.calibrate(v, [x])
+  network = deploy.lift(fn, v, x, model.grids(*state, v, x))
+  simulated = model.apply(*state, v, x)[0]
+  found = deploy.parity(network, deploy.litert().open(deploy.litert().write(network)), x, simulated)
+  assert {pair: mismatch.count for pair, mismatch in found.items()} == dict.fromkeys(found, 0)
+
+
+def test_numbers_of_float_outputs_that_differ_are_counted():
+  network = deploy.lift(lambda v, x: x @ v, normal(0, (6, 5)), normal(1, (4, 6)))
+  x = np.asarray(normal(2, (4, 6)))
+  simulated = np.array(x @ normal(0, (6, 5)))
+  simulated[1, 2] += 1.0
+  found = deploy.parity(network, deploy.litert().open(deploy.litert().write(network)), x, simulated)
+  assert {pair: mismatch.count for pair, mismatch in found.items()} == {
+    "reference/runtime": 0,
+    "simulation/reference": 1,
+    "simulation/runtime": 1,
+  }
+
+
+def test_a_float_value_with_another_reader_stays_in_the_file():
+  ends = {name: ir.Tensor(name, (None, 4)) for name in ("values", "gelu", "sum")}
+  codes = {name: ir.Tensor(name, (None, 4), "int8", ir.grid(0.05)) for name in ("x", "rounded")}
+  layers = (
+    ir.Dequantize("first", ("x",), "values"),
+    ir.Activation("function", ("values",), "gelu", "gelu"),
+    ir.Quantize("last", ("gelu",), "rounded"),
+    ir.Add("add", ("gelu", "values"), "sum"),
+  )
+  network = ir.check(ir.Network(layers, {**ends, **codes}, {"x": "x"}, {"rounded": "rounded", "sum": "sum"}))
+  x = np.arange(-60, 60, dtype=np.int8).reshape(30, 4)
+  found = deploy.parity(network, deploy.litert().open(deploy.litert().write(network)), x)
+  assert found["reference/runtime"].count == 0
