@@ -94,8 +94,10 @@ def _row(name: str, context: Context, trained: Trained, rows: list[dict[str, Any
   kept, wanted = context.folder / "files" / f"{name}.json", list(exporting.formats(context.config.stages[name]))
   if kept.is_file():
     row = json.loads(kept.read_text(encoding="utf-8"))
-    if list(row.get("exports", wanted)) == wanted:  # else the config names other formats now
+    if list(row.get("exports", wanted)) == wanted:
       return row
+    for suffix in {*row["exports"]} - {*wanted}:  # the config names other formats now
+      kept.with_suffix(suffix).unlink(missing_ok=True)
   row, logits = measure_model(trained, context.data.test)
   exports: dict[str, Any] = {}
   failures: list[str] = []
@@ -127,6 +129,7 @@ def _add_latencies(context: Context, rows: Sequence[dict[str, Any]]) -> None:
   written = {f"{row['name']}{suffix}": row for row in rows for suffix in row.get("exports", {})}
   sizes = {name: (folder / name).stat().st_size for name in written if (folder / name).is_file()}
   if not sizes:
+    kept.unlink(missing_ok=True)
     return
   found: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
   if found.get("bytes") != sizes:
