@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from leanax.pipeline.report.snippet import snippet
-from leanax.pipeline.tables.tables import ABSENT, microseconds, percent, size
+from leanax.pipeline.tables.tables import ABSENT, AS_FAST, microseconds, percent, size, times
 
 MOST_LOST = 1.0  # points that a recommended file may lose to the first one, unless its error bar is wider
 RULE = (
@@ -21,7 +21,6 @@ RULE = (
   "than the error bar of that difference; where there is none, the most accurate."
 )
 
-AS_FAST = "within noise"
 TIMED = (
   "Times are of one example on one thread, of all files in turns in one benchmark; two files are within noise where "
   "the 95 % interval of their ratio over the rounds holds 1, or where they are less than 5 % apart."
@@ -96,13 +95,6 @@ def recommended(files: Sequence[Mapping[str, Any]]) -> str:
   if good:
     return min(good, key=lambda one: one["bytes"])["name"]
   return max(files, key=lambda one: (one["accuracy"], -one["bytes"]))["name"]
-
-
-def times(ratio: float) -> str:
-  """Returns a ratio of speeds in words: "1.7x faster", and of one below 1 "1.7x slower"."""
-  more = max(ratio, 1 / ratio)
-  text = f"{more:.0f}" if more >= 9.95 else f"{more:.1f}"
-  return f"{text}x {'faster' if ratio > 1 else 'slower'}"
 
 
 def speed(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
