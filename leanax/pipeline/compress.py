@@ -1,7 +1,9 @@
 """The whole job: the stages of an experiment in order, a row of the table for each, and the report."""
 
+import datetime
 import json
 import sys
+import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +18,8 @@ from leanax.pipeline.benchmark import latencies
 from leanax.pipeline.config import tree
 from leanax.pipeline.config.experiment import Experiment
 from leanax.pipeline.environment import environment, use_compilation_cache
-from leanax.pipeline.job import Context
+from leanax.pipeline.job import Context, model_file
+from leanax.pipeline.report.classes import classes
 from leanax.pipeline.report.measure import agrees, measure_file, measure_model
 from leanax.pipeline.report.plain import write_markdown
 from leanax.pipeline.report.report import write_report
@@ -24,7 +27,8 @@ from leanax.pipeline.report.shipping import shipping
 from leanax.pipeline.stage import curves, opened, run_stage
 from leanax.pipeline.trained import Trained
 
-INNER = ("decisions", "exports")  # of a row: kept beside its files, and not in result.json
+INNER = ("decisions", "exports")  # of a row: kept beside its files, and not in the rows of result.json
+RUN = "run.json"  # when each stage was finished, and after how many seconds
 
 
 def compress(config: Experiment, folder: str | Path) -> dict[str, Any]:
@@ -45,8 +49,11 @@ def compress(config: Experiment, folder: str | Path) -> dict[str, Any]:
   rows: list[dict[str, Any]] = []
   result: dict[str, Any] = {}
   for name in config.run:
+    start, found = time.perf_counter(), model_file(context.folder, name).is_file()
     done[name] = run_stage(name, context, done)
     rows.append(_row(name, context, done[name], rows))
+    if not found:
+      _note(context.folder, name, time.perf_counter() - start)
     result = _write(context, rows)
   _add_latencies(context, rows)
   result = _write(context, rows)
@@ -56,18 +63,47 @@ def compress(config: Experiment, folder: str | Path) -> dict[str, Any]:
   return result
 
 
+def _note(folder: Path, name: str, seconds: float) -> None:
+  """Notes that a stage was trained and measured, and how long that took: of a stopped one, since it was resumed."""
+  finished = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+  noted = {**_noted(folder), name: {"finished": finished, "seconds": seconds}}
+  files.write(folder / RUN, json.dumps(noted, indent=1) + "\n")
+
+
+def _noted(folder: Path) -> dict[str, Any]:
+  path = folder / RUN
+  return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def _exported(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+  """Returns the figures of each file by its name."""
+  return {f"{row['name']}{suffix}": one for row in rows for suffix, one in row.get("exports", {}).items()}
+
+
+def _decisions(rows: Sequence[dict[str, Any]]) -> dict[str, list[int]]:
+  """Returns the predicted classes of each file, and of each stage without one."""
+  found = {}
+  for row in rows:
+    found |= {name: one["decisions"] for name, one in _exported([row]).items()} or {row["name"]: row["decisions"]}
+  return found
+
+
 def _write(context: Context, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
   """Writes result.json and the report of the stages that are finished, and returns the former."""
-  preprocess = tree.values(context.config.preprocess)
+  preprocess, test = tree.values(context.config.preprocess), context.data.test
+  labels, exported = np.asarray(test.labels).tolist(), _exported(rows)
   result = {
     "title": context.config.name or "A compressed network",
     "command": " ".join(["python -m scripts.compress", *sys.argv[1:]]),
-    "examples": len(context.data.test.labels),
+    "examples": len(test.labels),
     "config": workdir.resolved(context.config),
     "environment": environment(),
     "rows": [{key: value for key, value in row.items() if key not in INNER} for row in rows],
     "curves": {row["name"]: curves(row["name"], context) for row in rows},
-    "shipping": shipping(rows, np.asarray(context.data.test.labels).tolist(), context.folder / "files", preprocess),
+    "shipping": shipping(rows, labels, context.folder / "files", preprocess),
+    "layers": {name: figures.get("layers", []) for name, figures in exported.items()},
+    "classes": classes(_decisions(rows), labels, test.classes),
+    "run": _noted(context.folder),
   }
   files.write(context.folder / "result.json", json.dumps(result, indent=1) + "\n")
   write_report(context.folder / "report.html", result)
@@ -104,7 +140,7 @@ def _row(name: str, context: Context, trained: Trained, rows: list[dict[str, Any
   for suffix in wanted:
     try:
       found, file = measure_file(trained, context.data.test, kept.with_suffix(suffix), logits)
-      row |= found if not exports else {}  # the figures of its first file
+      row |= {} if exports else {key: value for key, value in found.items() if key != "layers"}  # of its first file
       exports[suffix] = {**found, "input": file.input.dtype}
     except UserError as error:
       failures.append(f"{suffix.removeprefix('.')}: {error}")

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from leanax.core import files
-from leanax.pipeline.report import shipping
+from leanax.pipeline.report import parts, shipping
 from leanax.pipeline.tables import tables
 
 
@@ -17,19 +17,24 @@ def write_markdown(path: str | os.PathLike[str], result: Mapping[str, Any]) -> N
 def render(result: Mapping[str, Any]) -> str:
   """Returns the page as Markdown."""
   rows, found, examples = result.get("rows") or [], result.get("shipping") or {}, result.get("examples", 0)
-  parts = [f"# {result.get('title', 'A compressed model')}"]
+  pieces = [f"# {result.get('title', 'A compressed model')}"]
   if found:
-    parts += [shipping.sentence(found, examples), _table(shipping.table(found)), f"{shipping.RULE} {shipping.TIMED}"]
+    pieces += [shipping.sentence(found, examples), _table(shipping.table(found)), shipping.notes(found)]
     if found.get("snippet"):
-      parts.append(f"To run it:\n\n```python\n{found['snippet']}\n```")
-  parts += ["## Stages", tables.format_markdown(rows)]
-  parts += [f"**{row['name']}** was trained, but not exported: {row['export']}" for row in rows if row.get("export")]
-  parts += ["\n".join(f"- {column.head}: {column.meaning}" for column in tables.used(rows))]
+      pieces.append(f"To run it:\n\n```python\n{found['snippet']}\n```")
+  pieces += ["## Stages", tables.format_markdown(rows)]
+  pieces += [f"**{row['name']}** was trained, but not exported: {row['export']}" for row in rows if row.get("export")]
+  pieces += ["\n".join(f"- {column.head}: {column.meaning}" for column in tables.used(rows))]
+  if lines := parts.class_table(result):
+    pieces += ["## Classes", _table(lines), parts.class_note(result)]
+  for name, lines in parts.layer_tables(result)[:1]:
+    pieces += [f"## Layers of {name}", _table(lines), parts.LAYERS]
   machine = result.get("environment") or {}
-  measured = [f"Measured on {examples:,} examples of the test split."] if examples else []
+  measured = [parts.made(result)] if parts.made(result) else []
+  measured += [f"Measured on {examples:,} examples of the test split."] if examples else []
   measured += [f"Run on {machine['processor']}."] if machine.get("processor") else []
   measured += [f"Command: `{result['command']}`"] if result.get("command") else []
-  return "\n\n".join(part for part in [*parts, " ".join(measured)] if part) + "\n"
+  return "\n\n".join(part for part in [*pieces, " ".join(measured)] if part) + "\n"
 
 
 def _table(lines: list[list[str]]) -> str:
