@@ -105,7 +105,7 @@ def _sqnr(
   plain: Trained, traced: graph.Graph, network: deploy.Network, inputs: np.ndarray, made: Mapping[str, np.ndarray]
 ) -> dict[str, float | None]:
   """Returns the SQNR by tensor, of those that the float model names too; None where there is no noise."""
-  names = {*traced.analysis.tensors.values()}
+  names = {*traced.analysis.tensors.values(), *graph.exposed(traced)}
   outputs = [layer.output for layer in network.layers if layer.output in names]
   try:
     _, floats = jax.jit(graph.taps(models.functions(plain.recipe).fn, outputs))(plain.variables, inputs)
