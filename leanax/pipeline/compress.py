@@ -1,6 +1,5 @@
 """The whole job: the stages of an experiment in order, a row of the table for each, and the report."""
 
-import datetime
 import json
 import sys
 import time
@@ -13,7 +12,7 @@ import numpy as np
 
 from leanax.core import files
 from leanax.core.errors import UserError
-from leanax.pipeline import exporting, workdir
+from leanax.pipeline import exporting, run_times, workdir
 from leanax.pipeline.benchmark import latencies
 from leanax.pipeline.config import tree
 from leanax.pipeline.config.experiment import Experiment
@@ -28,7 +27,6 @@ from leanax.pipeline.stage import curves, opened, run_stage
 from leanax.pipeline.trained import Trained
 
 INNER = ("decisions", "exports")  # of a row: kept beside its files, and not in the rows of result.json
-RUN = "run.json"  # when each stage was finished, and after how many seconds
 
 
 def compress(config: Experiment, folder: str | Path) -> dict[str, Any]:
@@ -53,7 +51,7 @@ def compress(config: Experiment, folder: str | Path) -> dict[str, Any]:
     done[name] = run_stage(name, context, done)
     rows.append(_row(name, context, done[name], rows))
     if not found:
-      _note(context.folder, name, time.perf_counter() - start)
+      run_times.note(context.folder, name, time.perf_counter() - start)
     result = _write(context, rows)
   _add_latencies(context, rows)
   result = _write(context, rows)
@@ -61,18 +59,6 @@ def compress(config: Experiment, folder: str | Path) -> dict[str, Any]:
     if row.get("export"):
       print(f"warning: stage {row['name']!r} was trained, but not exported: {row['export']}", file=sys.stderr)
   return result
-
-
-def _note(folder: Path, name: str, seconds: float) -> None:
-  """Notes that a stage was trained and measured, and how long that took: of a stopped one, since it was resumed."""
-  finished = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-  noted = {**_noted(folder), name: {"finished": finished, "seconds": seconds}}
-  files.write(folder / RUN, json.dumps(noted, indent=1) + "\n")
-
-
-def _noted(folder: Path) -> dict[str, Any]:
-  path = folder / RUN
-  return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def _exported(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -103,7 +89,7 @@ def _write(context: Context, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     "shipping": shipping(rows, labels, context.folder / "files", preprocess),
     "layers": {name: figures.get("layers", []) for name, figures in exported.items()},
     "classes": classes(_decisions(rows), labels, test.classes),
-    "run": _noted(context.folder),
+    "run": run_times.read(context.folder),
   }
   files.write(context.folder / "result.json", json.dumps(result, indent=1) + "\n")
   write_report(context.folder / "report.html", result)

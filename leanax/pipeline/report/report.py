@@ -48,17 +48,54 @@ def render(result: Mapping[str, Any]) -> str:
   styles = {row["name"]: index for index, row in enumerate(rows)}
   found = result.get("shipping") or {}
   compared = _compared(rows, found)
+  return page(
+    result,
+    lead=shipping.sentence(found, result.get("examples", 0)),
+    tiles=_tiles(compared, found),
+    files=_files(found),
+    note=_table_note(result, rows),
+    table=_table(rows, styles),
+    failures=_failures(rows),
+    meanings={column.head: column.meaning for column in tables.used(rows)},
+  )
+
+
+def page(
+  result: Mapping[str, Any],
+  *,
+  lead: str,
+  files: str,
+  note: str,
+  table: str,
+  meanings: Mapping[str, str],
+  tiles: str = "",
+  failures: str = "",
+) -> str:
+  """Returns a page: the parts that are given, and charts, classes, layers and origin as `result` has them.
+
+  Args:
+    result: see the module's docstring.
+    lead: the sentence under the title, a text.
+    files: the section of the files, in HTML.
+    note: over what the stages were measured, a text.
+    table: the stages, in HTML.
+    meanings: of the columns of this table, texts.
+    tiles: the main figures, in HTML.
+    failures: of stages, in HTML.
+  """
+  rows: Sequence[tables.Row] = result.get("rows") or []
+  styles = {row["name"]: index for index, row in enumerate(rows)}
   return string.Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
     title=escape(str(result.get("title", "A compressed model"))),
     dark=charts.dark_rules(),
-    lead=escape(shipping.sentence(found, result.get("examples", 0))),
+    lead=escape(lead),
     made=escape(parts.made(result)),
-    tiles=_tiles(compared, found),
-    files=_files(found),
-    table_note=_table_note(result, rows),
-    table=_table(rows, styles),
-    failures=_failures(rows),
-    meanings=markup.definitions({column.head: column.meaning for column in tables.used(rows)}),
+    tiles=tiles,
+    files=files,
+    table_note=escape(note),
+    table=table,
+    failures=failures,
+    meanings=markup.definitions(meanings),
     charts="\n".join(_charts(result, rows, styles)),
     classes=_classes(result),
     layers=_layers(result),
@@ -119,7 +156,7 @@ def _files(found: Mapping[str, Any]) -> str:
   if not found:
     return ""
   table = markup.table(shipping.table(found), "files", found["recommended"])
-  return markup.section("Which file to ship", shipping.notes(found), table, _program(found))
+  return markup.section("Which file to ship", shipping.notes(found), table, program(found))
 
 
 def _layers(result: Mapping[str, Any]) -> str:
@@ -143,7 +180,7 @@ def _classes(result: Mapping[str, Any]) -> str:
   return markup.section("Classes", parts.class_note(result), markup.table(lines, "classes"), *matrices)
 
 
-def _program(found: Mapping[str, Any]) -> str:
+def program(found: Mapping[str, Any]) -> str:
   """Returns the lines that run the recommended file."""
   if not found.get("snippet"):
     return ""

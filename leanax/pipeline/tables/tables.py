@@ -29,6 +29,15 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
   return float(x.mean()), float(half)
 
 
+def over_seeds(values: Sequence[float | None]) -> str:
+  """Returns the mean share over seeds with its interval, "98.33 % ± 0.21"; a dash where a seed has none."""
+  found = [value for value in values if value is not None]
+  if len(found) < len(values):
+    return ABSENT
+  mean, half = interval(found)
+  return f"{percent(mean)} ± {100 * half:.2f}"
+
+
 def percent(value: float) -> str:
   """Formats 0.98333 as 98.33 %."""
   return f"{100 * value:.2f} %"
