@@ -63,7 +63,9 @@ def joint(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def _files(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
   """Returns the figures per seed of each file that every seed has."""
   each = [{one["name"]: one for one in result["shipping"].get("files", [])} for result in results]
-  firsts = [next(iter(files.values()), None) for files in each]
+  if not all(each):
+    return []
+  firsts = [next(iter(files.values())) for files in each]
   rows = []
   for name, one in each[0].items():
     if not all(name in files for files in each):
