@@ -9,23 +9,27 @@ from leanax.pipeline.tables.tables import ABSENT, count, percent
 MOST = 20  # classes that are shown; of more the worst ones
 
 
-def classes(decisions: Mapping[str, Sequence[int]], labels: Sequence[int], names: Sequence[Any]) -> dict[str, Any]:
+def classes(decisions: Mapping[str, Sequence[Any]], labels: Sequence[Any], names: Sequence[Any]) -> dict[str, Any]:
   """Returns the figures of each class.
 
   Args:
-    decisions: (N,) predicted classes, by the name of a file or of a stage.
-    labels: (N,) of the same examples; one that is not the number of a class is left out.
+    decisions: (N, ...) predicted classes, by the name of a file or of a stage.
+    labels: (N, ...) of the same examples, or positions; one that is not the number of a class is left out.
     names: of the classes.
 
   Returns:
     {"names", "examples": of each class, "of": {name: {"right": of each class, "taken_for": [[class, another one,
     examples], ...]}}}.
   """
-  known = [place for place, label in enumerate(labels) if 0 <= label < len(names)]
-  examples = Counter(labels[place] for place in known)
+  import numpy as np  # the report's page is written without it
+
+  every = np.ravel(labels).tolist()
+  known = [place for place, label in enumerate(every) if 0 <= label < len(names)]
+  examples = Counter(every[place] for place in known)
   of = {}
   for name, each in decisions.items():
-    cells = Counter((labels[place], each[place]) for place in known)
+    answers = np.ravel(each).tolist()
+    cells = Counter((every[place], answers[place]) for place in known)
     of[name] = {
       "right": [cells[label, label] for label in range(len(names))],
       "taken_for": [[one, other, found] for (one, other), found in sorted(cells.items()) if one != other],
@@ -51,7 +55,7 @@ def table(found: Mapping[str, Any], names: Sequence[str]) -> list[list[str]]:
     examples = found["examples"][label]
     others = [(other, number) for one, other, number in found["of"][names[-1]]["taken_for"] if one == label]
     most = sorted(others, key=lambda pair: -pair[1])[:3]
-    words = ", ".join(f"{found['names'][other]} ({number})" for other, number in most) or ABSENT
+    words = ", ".join(f"{_name(found, other)} ({number})" for other, number in most) or ABSENT
     accuracies = [percent(found["of"][name]["right"][label] / examples) for name in names]
     rows.append([found["names"][label], count(examples), *accuracies, words])
   return rows
@@ -64,8 +68,13 @@ def confusion(found: Mapping[str, Any], name: str) -> tuple[list[str], list[tupl
   cells |= {(label, label): found["of"][name]["right"][label] for label in labels}
   heads = [found["names"][label] for label in labels]
   rows = [(found["names"][one], [cells.get((one, other), 0) for other in labels]) for one in labels]
-  if len(labels) < sum(map(bool, found["examples"])):
+  others = [found["examples"][one] - sum(row) for one, (_, row) in zip(labels, rows, strict=True)]
+  if any(others):
     heads.append("others")
-    for one, (_, row) in zip(labels, rows, strict=True):
-      row.append(found["examples"][one] - sum(row))
+    rows = [(name, [*row, number]) for (name, row), number in zip(rows, others, strict=True)]
   return heads, rows
+
+
+def _name(found: Mapping[str, Any], label: int) -> str:
+  """Returns the name of a class; of an output of a network beyond the classes its number."""
+  return found["names"][label] if label < len(found["names"]) else str(label)

@@ -22,7 +22,7 @@ from leanax.pipeline.trained import Trained
 
 EXAMPLES = 256  # at most, of which the noise and the codes are taken
 NUMBERS = 2**24  # of activations at most, which makes the examples of a large network fewer
-LARGEST = 1024  # the shorter side of a matrix whose rank is found
+LARGEST = 512  # the shorter side of a matrix whose rank is found
 
 Row = dict[str, Any]
 
@@ -117,7 +117,8 @@ def _sqnr(
     y = ir.dequantize(made[name], tensor) if tensor.dtype == "int8" else made[name]
     if x.shape == y.shape:
       noise, signal = float(np.sum((x - y) ** 2)), float(np.sum(x**2))
-      found[name] = 10 * math.log10(signal / noise) if noise and signal else None
+      shown = noise > 0 and signal > 0 and math.isfinite(signal / noise)
+      found[name] = 10 * math.log10(signal / noise) if shown else None
   return found
 
 

@@ -141,6 +141,9 @@ def _tiles(rows: Sequence[tables.Row], found: Mapping[str, Any]) -> str:
     pair = _both(rows, key)
     if pair and all(pair):
       ratio = faster if key == "latency_us" and faster else pair[0] / pair[1]
+      if key == "latency_us" and faster == 1:
+        tiles.append(("≈1×", "as fast in the runtime, within noise"))
+        continue
       tiles.append((f"{_times(max(ratio, 1 / ratio))}×", less if ratio >= 1 else more))
   if rows and rows[-1].get("codes_differ") is not None:
     tiles.append((tables.count(rows[-1]["codes_differ"]), "differing codes, simulation against integers"))

@@ -27,6 +27,7 @@ TIMED = (
   "the 95 % interval of their ratio over the rounds holds 1, or where they are less than 5 % apart."
 )
 
+COMPRESSED = "Compressed sizes are those of zlib at level 9."
 ENERGY = (
   "The energy of one inference is that of the whole processor while it repeats it (RAPL), idle power and other "
   "programs included."
@@ -168,7 +169,7 @@ def sentence(found: Mapping[str, Any], examples: int = 0) -> str:
 def notes(found: Mapping[str, Any]) -> str:
   """Returns what a reader has to know of the table of files."""
   powered = [one["energy"]["measured"] for one in found["files"] if one.get("energy")]
-  text = [RULE] + [TIMED] * any(one.get("latency") for one in found["files"])
+  text = [RULE, COMPRESSED] + [TIMED] * any(one.get("latency") for one in found["files"])
   if powered:
     text.append(ENERGY if powered[0] else f"The energy of one inference is an estimate: {energy.SOURCE}.")
   return " ".join(text)

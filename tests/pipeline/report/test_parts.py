@@ -44,9 +44,18 @@ def test_classes_by_hand():
   assert heads == ["cat", "dog", "fox"] and rows == [("cat", [2, 1, 1]), ("dog", [0, 2, 0]), ("fox", [0, 0, 1])]
 
 
+def test_labels_of_positions_and_answers_beyond_the_classes():
+  found = classes.classes({"a": [[0, 1], [7, 1]]}, [[0, 1], [1, -1]], ["cat", "dog"])
+  assert found["examples"] == [1, 2] and found["of"]["a"] == {"right": [1, 1], "taken_for": [[1, 7, 1]]}
+  assert classes.table(found, ["a"])[2] == ["dog", "2", "50.00 %", "7 (1)"]
+  heads, rows = classes.confusion(found, "a")
+  assert heads == ["cat", "dog", "others"] and rows[1] == ("dog", [0, 1, 1])
+  assert classes.classes({}, [], ["cat"]) == {"names": ["cat"], "examples": [0], "of": {}}
+
+
 def test_of_many_classes_the_worst_are_shown():
   labels = [label for label in range(50) for _ in range(4)]
-  decisions = [0 if place % 4 < place // 4 - 40 else label for place, label in enumerate(labels)]
+  decisions = [30 if place % 4 < place // 4 - 40 else label for place, label in enumerate(labels)]
   found = classes.classes({"a": decisions}, labels, range(50))
   _, *rows = classes.table(found, ["a"])
   assert len(rows) == classes.MOST and [row[0] for row in rows[:2]] == ["44", "45"] and rows[0][2] == "0.00 %"
