@@ -55,10 +55,10 @@ def layer_tables(result: Mapping[str, Any]) -> list[tuple[str, list[list[str]]]]
 
 
 def compared(result: Mapping[str, Any]) -> list[str]:
-  """Returns the names of the first file and of the recommended one, or of the first and the last stage."""
-  of, found = (result.get("classes") or {}).get("of") or {}, result.get("shipping") or {}
-  last = found.get("recommended") if found.get("recommended") in of else next(reversed(of), None)
-  return [*dict.fromkeys(name for name in (next(iter(of), None), last) if name is not None)]
+  """Returns the names of the first file, or stage, and of the recommended one; of the last where that is the first."""
+  of, best = (result.get("classes") or {}).get("of") or {}, (result.get("shipping") or {}).get("recommended")
+  names = [*of]
+  return [*dict.fromkeys([*names[:1], best if best in names[1:] else names[-1]])] if names else []
 
 
 def class_table(result: Mapping[str, Any]) -> list[list[str]]:

@@ -64,6 +64,13 @@ def test_of_many_classes_the_worst_are_shown():
   assert "20 worst of 50 classes" in parts.class_note({"classes": found})
 
 
+def test_the_first_is_compared_with_the_recommended_one():
+  shipped = {"classes": FOUND | {"of": dict.fromkeys("abc", {})}, "shipping": {"recommended": "b"}}
+  assert parts.compared(shipped) == ["a", "b"]
+  assert parts.compared({**shipped, "shipping": {"recommended": "a"}}) == ["a", "c"]
+  assert parts.compared({"classes": {"of": {"a": {}}}}) == ["a"]
+
+
 @pytest.mark.parametrize("result", [{}, {"classes": {}}, {"shipping": {}, "layers": {}, "run": {}}])
 def test_what_is_missing_is_left_out(result):
   assert parts.class_table(result) == [] and parts.layer_tables(result) == [] and parts.made(result) == ""
