@@ -117,7 +117,8 @@ def test_classes_run_times_and_the_pages(job):
   assert found["of"]["int8.tflite"]["taken_for"] == off
   assert list(result["run"]) == list(jobs.STAGES) and all(one["seconds"] > 0 for one in result["run"].values())
   page, text = ((folder / name).read_text() for name in ("report.html", "report.md"))
-  for words in ("UTC after", "Dense_0/kernel", "share of bytes", "takes it for", "energy", "Layers of"):
+  assert "Dense_0/<wbr>kernel" in page and "Dense_0/kernel" in text
+  for words in ("UTC after", "share of bytes", "takes it for", "energy", "Layers of"):
     assert words in page and words in text, words
   assert "confusion" not in text and 'class="matrix"' in page
 

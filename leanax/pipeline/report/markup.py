@@ -16,7 +16,8 @@ def table(lines: Sequence[Sequence[str]], css: str = "", chosen: str | None = No
   body = []
   for name, *cells in lines[1:]:
     mark = ' class="chosen"' if name == chosen else ""
-    body.append(f'<tr{mark}><th scope="row">{escape(name)}</th>{"".join(f"<td>{escape(c)}</td>" for c in cells)}</tr>')
+    head_cell = escape(name).replace("/", "/<wbr>")  # a path may be broken there
+    body.append(f'<tr{mark}><th scope="row">{head_cell}</th>{"".join(f"<td>{escape(c)}</td>" for c in cells)}</tr>')
   return scroll(f'<table class="{css}"><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table>')
 
 

@@ -65,7 +65,7 @@ def test_of_many_classes_the_worst_are_shown():
 
 
 def test_the_first_is_compared_with_the_recommended_one():
-  shipped = {"classes": FOUND | {"of": dict.fromkeys("abc", {})}, "shipping": {"recommended": "b"}}
+  shipped = {"classes": FOUND | {"of": {key: {} for key in "abc"}}, "shipping": {"recommended": "b"}}
   assert parts.compared(shipped) == ["a", "b"]
   assert parts.compared({**shipped, "shipping": {"recommended": "a"}}) == ["a", "c"]
   assert parts.compared({"classes": {"of": {"a": {}}}}) == ["a"]
