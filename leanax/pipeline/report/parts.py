@@ -57,8 +57,9 @@ def layer_tables(result: Mapping[str, Any]) -> list[tuple[str, list[list[str]]]]
 def compared(result: Mapping[str, Any]) -> list[str]:
   """Returns the names of the first file, or stage, and of the recommended one; of the last where that is the first."""
   of, best = (result.get("classes") or {}).get("of") or {}, (result.get("shipping") or {}).get("recommended")
-  names = [*of]
-  return [*dict.fromkeys([*names[:1], best if best in names[1:] else names[-1]])] if names else []
+  names = [str(name) for name in of]
+  last = names[-1:] if best not in names[1:] else [str(best)]
+  return [*dict.fromkeys(names[:1] + last)]
 
 
 def class_table(result: Mapping[str, Any]) -> list[list[str]]:
