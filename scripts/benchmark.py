@@ -1,4 +1,4 @@
-"""Size and latency of exported files in the real runtime, the files interleaved in one run.
+"""Size, latency and memory of exported files of any formats in their runtimes, all interleaved in one run.
 
 python -m scripts.benchmark --model=runs/digits/files/teacher.tflite --model=runs/digits/files/int8.tflite
 """
@@ -8,7 +8,9 @@ from absl import flags
 from leanax.pipeline.config import flags as program
 
 _MODEL = flags.DEFINE_multi_string("model", None, "An exported file; repeat the flag for several.", required=True)
-_THREADS = flags.DEFINE_integer("threads", 1, "Threads that the runtime may use.", lower_bound=1)
+_THREADS = flags.DEFINE_multi_integer(
+  "threads", None, "Threads that the runtime may use; repeat the flag for several. By default 1, and all cores.", 1
+)
 _ROUNDS = flags.DEFINE_integer("rounds", 20, "Number of interleaved rounds.", lower_bound=1)
 _JSON = flags.DEFINE_string("json", "", "A file for the results.")
 
@@ -18,8 +20,10 @@ def main() -> None:
 
   from leanax.core.files import write
   from leanax.pipeline.benchmark import benchmark, table
+  from leanax.pipeline.environment import cores
 
-  result = benchmark(_MODEL.value, threads=_THREADS.value, rounds=_ROUNDS.value)
+  threads = _THREADS.value or sorted({1, cores()})
+  result = benchmark(_MODEL.value, threads=[*dict.fromkeys(threads)], rounds=_ROUNDS.value)
   print(table(result))
   if _JSON.value:
     write(_JSON.value, json.dumps(result, indent=1) + "\n")

@@ -18,6 +18,7 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "The directory of the results, s
 
 def main(config: Experiment) -> None:
   from leanax.pipeline.compress import compress
+  from leanax.pipeline.report import joint, joint_pages
   from leanax.pipeline.report.shipping import sentence
   from leanax.pipeline.seeds import compress_seeds
   from leanax.pipeline.tables.reproduce import markdown, summary
@@ -26,7 +27,9 @@ def main(config: Experiment) -> None:
   if config.seeds > 1:
     results = compress_seeds(config, _WORKDIR.value)
     print(markdown(summary(results)))
-    print(f"\nreports: {_WORKDIR.value}/seed*/report.html")
+    if words := joint_pages.sentence(joint.joint(results)):
+      print(f"\n{words}")
+    print(f"\nreport: {_WORKDIR.value}/report.html, and of each seed seed*/report.html beside it")
   else:
     results = [compress(config, _WORKDIR.value)]
     print(format_table(results[0]["rows"]))

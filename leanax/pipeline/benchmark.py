@@ -1,5 +1,7 @@
 """Latency of exported files in the real runtime, in turns: changes in the machine's speed reach all files alike."""
 
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,8 +10,11 @@ import numpy as np
 
 from leanax import deploy
 from leanax.deploy import Latency, Runner
+from leanax.pipeline import energy
 from leanax.pipeline.environment import environment
-from leanax.pipeline.tables.tables import interval, microseconds, size
+from leanax.pipeline.tables.tables import ABSENT, AS_FAST, interval, joules, microseconds, size, times
+
+NOISE = 0.05  # the share below which a difference of two latencies is not one, however steady it was in one process
 
 
 def interleaved(files: Mapping[str, Runner], rounds: int, runs: int) -> dict[str, list[Latency]]:
@@ -27,35 +32,51 @@ def interleaved(files: Mapping[str, Runner], rounds: int, runs: int) -> dict[str
   return found
 
 
-def benchmark(files: Sequence[str], *, threads: int = 1, rounds: int = 20, runs: int = 50) -> dict[str, Any]:
+def benchmark(
+  files: Sequence[str], *, threads: Sequence[int] = (1,), rounds: int = 20, runs: int = 50
+) -> dict[str, Any]:
   """Measures exported files, of any formats, at batch 1.
 
   Args:
     files: paths.
-    threads: threads of the runtime.
+    threads: numbers of threads of the runtime; each file is measured with each.
     rounds: rounds in which each file is measured once.
     runs: calls per round.
 
   Returns:
-    {"environment", "threads", "models": [{"name", "bytes", "wall_us", "cpu_us", "ratio"}]}: the median over the
-    rounds of the round's median wall time, the least process CPU time, and the median of the paired ratios to the first
-    file.
+    {"environment", "models": [{"name", "bytes", "threads", "wall_us", "wall_min_us", "cpu_us", "ratio", "as_fast",
+    "peak_bytes"}]}: the median over the rounds of the round's median wall time, the least wall time, the least process
+    CPU time, the median of the paired ratios to the first row (2 is twice as fast), the rows that it cannot be told
+    from, and the memory that a process takes at most for the runtime, the file and one inference (None where it cannot
+    be measured). "joules" is there where the processor counts them.
   """
-  loaded = {file: deploy.open_file(file, threads=threads) for file in files}
-  found = interleaved(loaded, rounds, runs)
-  wall = {file: np.array([latency.wall_median for latency in each]) for file, each in found.items()}
-  base = wall[next(iter(wall))]
+  names = {file: Path(file).name for file in files}
+  names = {file: name if [*names.values()].count(name) == 1 else file for file, name in names.items()}
+  keys = {_label(name, count, threads): (file, count) for count in threads for file, name in names.items()}
+  opened = {key: deploy.open_file(file, threads=count) for key, (file, count) in keys.items()}
+  found = _figures(opened, rounds, runs)
+  base = np.array(found[next(iter(keys))]["rounds"])
   rows = [
     {
-      "name": Path(file).name,
-      "bytes": model.bytes,
-      "wall_us": float(np.median(wall[file])),
-      "cpu_us": min(latency.cpu_min for latency in found[file]),
-      "ratio": float(np.median(base / wall[file])),
+      "name": names[file],
+      "bytes": opened[key].bytes,
+      "threads": count,
+      "wall_us": found[key]["wall_median"],
+      "wall_min_us": found[key]["wall_min"],
+      "cpu_us": found[key]["cpu_min"],
+      "ratio": float(np.median(base / np.array(found[key]["rounds"]))),
+      "as_fast": found[key]["as_fast"],
+      "peak_bytes": peak(file, count),
+      **({"joules": found[key]["joules"]} if "joules" in found[key] else {}),
     }
-    for file, model in loaded.items()
+    for key, (file, count) in keys.items()
   ]
-  return {"environment": environment(), "threads": threads, "models": rows}
+  return {"environment": environment(), "models": rows}
+
+
+def _label(name: str, count: int, threads: Sequence[int]) -> str:
+  """Returns a row's name; with its threads where files are measured with several numbers of them."""
+  return name if len(threads) == 1 else f"{name} on {count} thread{'s' * (count > 1)}"
 
 
 def latencies(files: Mapping[str, str], runs: int) -> dict[str, dict[str, Any]]:
@@ -67,27 +88,31 @@ def latencies(files: Mapping[str, str], runs: int) -> dict[str, dict[str, Any]]:
 
   Returns:
     By the same names {"wall_min", "wall_median", "cpu_min", "runs", "threads", "rounds", "as_fast"}: microseconds, the
-    medians of each round, and the names of files that cannot be told from it (`as_fast`).
+    medians of each round, and the names of files that cannot be told from it (`as_fast`). "joules", of one inference,
+    is there where the processor counts them.
   """
   rounds = max(min(runs // 10, 20), 1)
-  per_round = -(-runs // rounds)
-  found = interleaved({name: deploy.open_file(path) for name, path in files.items()}, rounds, per_round)
+  return _figures({name: deploy.open_file(path) for name, path in files.items()}, rounds, -(-runs // rounds))
+
+
+def _figures(files: Mapping[str, Runner], rounds: int, runs: int) -> dict[str, dict[str, Any]]:
+  """Returns the figures of opened files, measured in turns: see `latencies`."""
+  found = interleaved(files, rounds, runs)
   medians = {name: [latency.wall_median for latency in each] for name, each in found.items()}
+  counted = energy.measure({name: file.repeat() for name, file in files.items()}) if energy.counters() else {}
   return {
     name: {
       "wall_min": min(latency.wall_min for latency in each),
       "wall_median": float(np.median(medians[name])),
       "cpu_min": min(latency.cpu_min for latency in each),
-      "runs": rounds * per_round,
+      "runs": rounds * runs,
       "threads": each[0].threads,
       "rounds": medians[name],
       "as_fast": [other for other in files if other != name and as_fast(medians[name], medians[other])],
+      **({"joules": counted[name]} if counted else {}),
     }
     for name, each in found.items()
   }
-
-
-NOISE = 0.05  # the share below which a difference of two latencies is not one, however steady it was in one process
 
 
 def as_fast(one: Sequence[float], other: Sequence[float]) -> bool:
@@ -100,15 +125,48 @@ def as_fast(one: Sequence[float], other: Sequence[float]) -> bool:
   return bool(abs(mean) <= max(half, np.log1p(NOISE)))
 
 
+_PEAK = """
+import re, sys
+from leanax import deploy
+def memory(name): return 1024 * int(re.search(name + r":\\s*(\\d+) kB", open("/proc/self/status").read()).group(1))
+open("/proc/self/clear_refs", "w").write("5")  # the high-water mark is set to what is held now
+held = memory("VmRSS")
+deploy.open_file(sys.argv[1], threads=int(sys.argv[2])).repeat()()
+print(max(memory("VmHWM") - held, 0))
+"""
+
+
+def peak(file: str, threads: int) -> int | None:
+  """Returns the most bytes that the runtime, a file and one inference add to a new process; None where it is not known.
+
+  It is read from Linux's /proc.
+  """
+  command = [sys.executable, "-c", _PEAK, str(Path(file).absolute()), str(threads)]
+  root = Path(__file__).resolve().parents[2]
+  done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=root)
+  return int(done.stdout) if done.returncode == 0 and done.stdout.strip().isdigit() else None
+
+
 def table(result: dict[str, Any]) -> str:
   """Returns the figures for a terminal."""
-  width = max(len(row["name"]) for row in result["models"])
-  lines = [f"{'file':{width}}  {'size':>8}  {'wall':>9}  {'CPU':>9}  speed-up"]
-  for row in result["models"]:
-    times = f"{microseconds(row['wall_us']):>9}  {microseconds(row['cpu_us']):>9}"
-    lines.append(f"{row['name']:{width}}  {size(row['bytes']):>8}  {times}  {row['ratio']:.2f}")
+  rows = result["models"]
+  threads = [*dict.fromkeys(row["threads"] for row in rows)]
+  first = _label(rows[0]["name"], rows[0]["threads"], threads)
+  heads = ["file", "threads", "size", "median", "least", "CPU time"]
+  measured = [head for head, key in (("peak memory", "peak_bytes"), ("energy", "joules")) if rows[0].get(key)]
+  lines = [[*heads, *measured, f"against {first}", "within noise of"]]
+  for row in rows:
+    cells = [row["name"], str(row["threads"]), size(row["bytes"])]
+    cells += [microseconds(row[key]) for key in ("wall_us", "wall_min_us", "cpu_us")]
+    cells += [size(row["peak_bytes"]) if row.get("peak_bytes") else ABSENT] if "peak memory" in measured else []
+    cells += [joules(row["joules"])] if "energy" in measured else []
+    words = ABSENT if row is rows[0] else AS_FAST if first in row["as_fast"] else times(row["ratio"])
+    lines.append([*cells, words, ", ".join(row["as_fast"]) or ABSENT])
+  widths = [max(len(line[place]) for line in lines) for place in range(len(lines[0]))]
+  left = (0, len(widths) - 1)
+  text = [
+    "  ".join(c.ljust(w) if k in left else c.rjust(w) for k, (c, w) in enumerate(zip(line, widths))).rstrip()
+    for line in lines
+  ]
   machine = result["environment"]
-  lines.append(
-    f"{machine['processor']}, {machine['instruction sets']}, {result['threads']} of {machine['cores']} cores"
-  )
-  return "\n".join(lines)
+  return "\n".join([*text, f"{machine['processor']}, {machine['instruction sets']}, {machine['cores']} cores"])

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,12 +12,13 @@ import numpy as np
 
 from leanax.core import files
 from leanax.core.errors import UserError
-from leanax.pipeline import exporting, workdir
+from leanax.pipeline import exporting, run_times, workdir
 from leanax.pipeline.benchmark import latencies
 from leanax.pipeline.config import tree
 from leanax.pipeline.config.experiment import Experiment
 from leanax.pipeline.environment import environment, use_compilation_cache
-from leanax.pipeline.job import Context
+from leanax.pipeline.job import Context, model_file
+from leanax.pipeline.report.classes import classes
 from leanax.pipeline.report.measure import agrees, measure_file, measure_model
 from leanax.pipeline.report.plain import write_markdown
 from leanax.pipeline.report.report import write_report
@@ -24,7 +26,7 @@ from leanax.pipeline.report.shipping import shipping
 from leanax.pipeline.stage import curves, opened, run_stage
 from leanax.pipeline.trained import Trained
 
-INNER = ("decisions", "exports")  # of a row: kept beside its files, and not in result.json
+INNER = ("decisions", "exports")  # of a row: kept beside its files, and not in the rows of result.json
 
 
 def compress(config: Experiment, folder: str | Path) -> dict[str, Any]:
@@ -45,8 +47,11 @@ def compress(config: Experiment, folder: str | Path) -> dict[str, Any]:
   rows: list[dict[str, Any]] = []
   result: dict[str, Any] = {}
   for name in config.run:
+    start, found = time.perf_counter(), model_file(context.folder, name).is_file()
     done[name] = run_stage(name, context, done)
     rows.append(_row(name, context, done[name], rows))
+    if not found:
+      run_times.note(context.folder, name, time.perf_counter() - start)
     result = _write(context, rows)
   _add_latencies(context, rows)
   result = _write(context, rows)
@@ -56,18 +61,35 @@ def compress(config: Experiment, folder: str | Path) -> dict[str, Any]:
   return result
 
 
+def _exported(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+  """Returns the figures of each file by its name."""
+  return {f"{row['name']}{suffix}": one for row in rows for suffix, one in row.get("exports", {}).items()}
+
+
+def _decisions(rows: Sequence[dict[str, Any]]) -> dict[str, list[int]]:
+  """Returns the predicted classes of each file, and of each stage without one."""
+  found = {}
+  for row in rows:
+    found |= {name: one["decisions"] for name, one in _exported([row]).items()} or {row["name"]: row["decisions"]}
+  return found
+
+
 def _write(context: Context, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
   """Writes result.json and the report of the stages that are finished, and returns the former."""
-  preprocess = tree.values(context.config.preprocess)
+  preprocess, test = tree.values(context.config.preprocess), context.data.test
+  labels, exported = np.asarray(test.labels).tolist(), _exported(rows)
   result = {
     "title": context.config.name or "A compressed network",
     "command": " ".join(["python -m scripts.compress", *sys.argv[1:]]),
-    "examples": len(context.data.test.labels),
+    "examples": len(test.labels),
     "config": workdir.resolved(context.config),
     "environment": environment(),
     "rows": [{key: value for key, value in row.items() if key not in INNER} for row in rows],
     "curves": {row["name"]: curves(row["name"], context) for row in rows},
-    "shipping": shipping(rows, np.asarray(context.data.test.labels).tolist(), context.folder / "files", preprocess),
+    "shipping": shipping(rows, labels, context.folder / "files", preprocess),
+    "layers": {name: figures.get("layers", []) for name, figures in exported.items()},
+    "classes": classes(_decisions(rows), labels, test.classes),
+    "run": run_times.read(context.folder),
   }
   files.write(context.folder / "result.json", json.dumps(result, indent=1) + "\n")
   write_report(context.folder / "report.html", result)
@@ -94,15 +116,17 @@ def _row(name: str, context: Context, trained: Trained, rows: list[dict[str, Any
   kept, wanted = context.folder / "files" / f"{name}.json", list(exporting.formats(context.config.stages[name]))
   if kept.is_file():
     row = json.loads(kept.read_text(encoding="utf-8"))
-    if list(row.get("exports", wanted)) == wanted:  # else the config names other formats now
+    if list(row.get("exports", wanted)) == wanted:
       return row
+    for suffix in {*row["exports"]} - {*wanted}:  # the config names other formats now
+      kept.with_suffix(suffix).unlink(missing_ok=True)
   row, logits = measure_model(trained, context.data.test)
   exports: dict[str, Any] = {}
   failures: list[str] = []
   for suffix in wanted:
     try:
       found, file = measure_file(trained, context.data.test, kept.with_suffix(suffix), logits)
-      row |= found if not exports else {}  # the figures of its first file
+      row |= {} if exports else {key: value for key, value in found.items() if key != "layers"}  # of its first file
       exports[suffix] = {**found, "input": file.input.dtype}
     except UserError as error:
       failures.append(f"{suffix.removeprefix('.')}: {error}")
@@ -127,6 +151,7 @@ def _add_latencies(context: Context, rows: Sequence[dict[str, Any]]) -> None:
   written = {f"{row['name']}{suffix}": row for row in rows for suffix in row.get("exports", {})}
   sizes = {name: (folder / name).stat().st_size for name in written if (folder / name).is_file()}
   if not sizes:
+    kept.unlink(missing_ok=True)
     return
   found: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
   if found.get("bytes") != sizes:

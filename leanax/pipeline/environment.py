@@ -11,6 +11,11 @@ SETS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "amx_bf16", "a
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "ai-edge-litert", "onnxruntime")
 
 
+def cores() -> int:
+  """Returns the number of processor cores that this process may use."""
+  return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def environment() -> dict[str, Any]:
   """Returns the machine as plain data, for a report or a benchmark's JSON; no host names, no paths."""
   import jax
@@ -24,7 +29,7 @@ def environment() -> dict[str, Any]:
   return {
     "processor": model.group(1).strip() if model else platform.processor() or platform.machine(),
     "instruction sets": " ".join(name for name in SETS if name in known),
-    "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+    "cores": cores(),
     "devices": f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})",
     "python": platform.python_version(),
     "versions": {name: _version(name) for name in PACKAGES if _version(name)},

@@ -1,14 +1,17 @@
 """Several seeds of one experiment: each is a run in its own directory, trained in turn or all at once."""
 
 import dataclasses
+import json
+import time
 from pathlib import Path
 from typing import Any
 
 from leanax.core import files
-from leanax.pipeline import workdir
+from leanax.pipeline import run_times, workdir
 from leanax.pipeline.compress import compress, open_run
 from leanax.pipeline.config.experiment import Experiment
 from leanax.pipeline.job import Context, model_file
+from leanax.pipeline.report import joint, joint_pages
 from leanax.pipeline.stage import run_stages
 from leanax.pipeline.trained import Trained
 
@@ -21,9 +24,20 @@ def compress_seeds(config: Experiment, folder: str | Path) -> list[dict[str, Any
     folder: the run of seed K is in `folder/seedK`, the same as by `compress` for that seed.
 
   Returns:
-    What `compress` returns, per seed.
+    What `compress` returns, per seed. Their joint report (`report.joint`) is written into `folder`.
   """
-  return [compress(run.config, run.folder) for run, _ in train_seeds(config, folder, export=True)]
+  start, folder = time.perf_counter(), Path(folder)
+  files_of = [model_file(folder / f"seed{one.seed}", name) for one in single(config) for name in config.run]
+  finished = all(path.is_file() for path in files_of)
+  results = [compress(run.config, run.folder) for run, _ in train_seeds(config, folder, export=True)]
+  if not finished:
+    run_times.note(folder, "all seeds", time.perf_counter() - start)
+  if len(results) > 1:
+    found = joint.joint(results) | {"run": run_times.read(folder)}
+    files.write(folder / "result.json", json.dumps(found, indent=1) + "\n")
+    files.write(folder / "report.html", joint_pages.render(found))
+    files.write(folder / "report.md", joint_pages.markdown(found))
+  return results
 
 
 def train_seeds(

@@ -9,6 +9,7 @@ import pytest
 
 from leanax import deploy, engine
 from leanax.deploy.formats.litert import constants
+from leanax.engine.data import Preprocess, normalise
 from leanax.engine.store import metrics
 from leanax.pipeline import stage, trained
 from leanax.pipeline.compress import compress
@@ -76,6 +77,50 @@ def test_the_files_run_in_the_real_runtime_as_the_row_says(job):
     hits = file.run(test.images).argmax(-1) == test.labels  # raw pixels: the file knows its preprocessing
     assert float(np.mean(hits)) == row["file_accuracy"], row["name"]
     assert file.input.dtype == ("int8" if row["name"] == "int8" else "float32")
+
+
+def test_the_layers_of_a_file_by_hand(job):
+  folder, result = job
+  assert list(result["layers"]) == [f"{name}.tflite" for name in jobs.STAGES]
+  test, figures = stage_data().test, result["layers"]["int8.tflite"]
+  student = trained.load(folder / "models" / "int8.safetensors")[0]
+  params = student.variables["params"]
+  x = np.asarray(normalise(test.images, Preprocess(**student.recipe.preprocess)), np.float64).reshape(64, -1)
+  file = deploy.open_file(folder / "files" / "int8.tflite").run(test.images)
+  for row, name, bias, shape in zip(figures, ("Dense_0", "Dense_1"), (8, 4), ((36, 8), (8, 4)), strict=True):
+    kernel = np.asarray(params[name]["kernel"], np.float64)
+    assert (row["name"], row["operator"], row["macs"]) == (f"{name}/kernel", "Dense", kernel.size)
+    assert (row["weight_bits"], row["input_bits"]) == (8, 8)
+    assert row["bytes"] == kernel.size + 4 * bias + 4 * 2 * bias  # codes, biases, and the scales of both
+    assert row["sparsity"] == pytest.approx(np.mean(kernel == 0)) and row["full_rank"] == min(shape)
+    assert row["rank"] == np.linalg.matrix_rank(kernel)
+    assert (row["codes"], row["codes_differ"]) == (64 * bias, 0)
+    x = x @ kernel + np.asarray(params[name]["bias"], np.float64)
+    x = np.maximum(x, 0) if name == "Dense_0" else x
+  assert figures[-1]["sqnr"] == pytest.approx(10 * np.log10(np.sum(x**2) / np.sum((x - file) ** 2)), abs=1e-3)
+  teacher = result["layers"]["teacher.tflite"]
+  assert [row["macs"] for row in teacher] == [36 * 32, 32 * 16, 16 * 4]
+  assert all(row["sqnr"] is None and row["codes"] is None and row["input_bits"] == 32 for row in teacher)
+  joules = [one["energy"]["joules"] for one in result["shipping"]["files"] if not one["energy"]["measured"]]
+  assert not joules or joules[0] == pytest.approx(4.6e-12 * result["rows"][0]["macs"])
+
+
+def test_classes_run_times_and_the_pages(job):
+  folder, result = job
+  found, labels = result["classes"], stage_data().test.labels
+  decisions = deploy.open_file(folder / "files" / "int8.tflite").run(stage_data().test.images).argmax(-1)
+  counts = np.zeros((4, 4), int)
+  np.add.at(counts, (labels, decisions), 1)
+  assert found["examples"] == counts.sum(1).tolist() and list(found["of"]) == [f"{name}.tflite" for name in jobs.STAGES]
+  assert found["of"]["int8.tflite"]["right"] == counts.diagonal().tolist()
+  off = [[a, b, int(counts[a, b])] for a in range(4) for b in range(4) if a != b and counts[a, b]]
+  assert found["of"]["int8.tflite"]["taken_for"] == off
+  assert list(result["run"]) == list(jobs.STAGES) and all(one["seconds"] > 0 for one in result["run"].values())
+  page, text = ((folder / name).read_text() for name in ("report.html", "report.md"))
+  assert "Dense_0/<wbr>kernel" in page and "Dense_0/kernel" in text
+  for words in ("UTC after", "share of bytes", "takes it for", "energy", "Layers of"):
+    assert words in page and words in text, words
+  assert "confusion" not in text and 'class="matrix"' in page
 
 
 def stage_data():

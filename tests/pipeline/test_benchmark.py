@@ -1,5 +1,6 @@
 """Files side by side: paired ratios, and the table; clocks are not tested, the statistics of their numbers are."""
 
+import numpy as np
 import pytest
 
 from leanax import deploy
@@ -7,38 +8,78 @@ from leanax.pipeline import benchmark
 
 
 class Timed:
-  """A file in the runtime whose rounds take the times in its name."""
+  """A file in the runtime whose rounds take the times in its name, half of them on two threads."""
 
   def __init__(self, file, threads):
     self.times, self.bytes, self.threads = iter(map(float, file.split("-"))), 1234, threads
 
   def latency(self, runs, warm_up):
-    wall = next(self.times)
+    wall = next(self.times) / self.threads
     return deploy.Latency(wall - 1, wall, wall / 2, runs, self.threads)
 
+  def repeat(self):
+    return lambda: None
 
-def test_ratios_are_paired_within_a_round(monkeypatch):
-  monkeypatch.setattr(deploy, "open_file", Timed)
+
+@pytest.fixture
+def timed(monkeypatch):
+  monkeypatch.setattr(deploy, "open_file", lambda file, threads=1: Timed(file, threads))
+  monkeypatch.setattr(benchmark, "peak", lambda file, threads: 4_000_000 * threads)
+  monkeypatch.setattr(benchmark.energy, "counters", lambda: [])
+
+
+def test_ratios_are_paired_within_a_round(timed):
   # The machine is ten times slower in the second round; the pairs say two, and the medians alone would say four.
-  result = benchmark.benchmark(["8-80-8", "4-40-20"], threads=2, rounds=3)
+  result = benchmark.benchmark(["8-80-8", "4-40-20"], rounds=3)
   first, second = result["models"]
-  assert (first["wall_us"], first["cpu_us"], first["ratio"]) == (8.0, 4.0, 1.0)
-  assert (second["wall_us"], second["cpu_us"], second["ratio"]) == (20.0, 2.0, 2.0)
-  assert result["threads"] == 2 and result["environment"]["cores"] >= 1
+  assert (first["wall_us"], first["wall_min_us"], first["cpu_us"], first["ratio"]) == (8.0, 7.0, 4.0, 1.0)
+  assert (second["wall_us"], second["wall_min_us"], second["cpu_us"], second["ratio"]) == (20.0, 3.0, 2.0, 2.0)
+  assert first["as_fast"] == ["4-40-20"] and first["threads"] == 1 and result["environment"]["cores"] >= 1
+  heads, one, other, machine = benchmark.table(result).splitlines()
+  assert heads.split("  ")[-2:] == ["against 8-80-8", "within noise of"] and "peak memory" in heads
+  assert " ".join(one.split()) == "8-80-8 1 1.23 kB 8.0 µs 7.0 µs 4.0 µs 4.00 MB – 4-40-20"
+  assert other.endswith("within noise  8-80-8") and machine.endswith(f"{result['environment']['cores']} cores")
+
+
+def test_numbers_of_threads_take_turns(timed):
+  result = benchmark.benchmark(["8-8.1-8", "20-20-20.1"], threads=(1, 2), rounds=3)
+  assert [(row["name"], row["threads"]) for row in result["models"]] == [
+    ("8-8.1-8", 1),
+    ("20-20-20.1", 1),
+    ("8-8.1-8", 2),
+    ("20-20-20.1", 2),
+  ]
   text = benchmark.table(result).splitlines()
-  assert text[1].split() == ["8-80-8", "1.23", "kB", "8.0", "µs", "4.0", "µs", "1.00"]
-  assert text[2].endswith("2.00")
+  assert text[0].split("  ")[-2] == "against 8-8.1-8 on 1 thread"
+  assert text[2].endswith("2.5x slower  –") and text[3].endswith("2.0x faster  –") and " 0.4" not in text[2]
+  assert result["models"][3]["peak_bytes"] == 8_000_000
 
 
-def test_a_file_given_twice_is_measured_once(monkeypatch):
-  monkeypatch.setattr(deploy, "open_file", Timed)
+def test_a_file_given_twice_is_measured_once(timed):
   result = benchmark.benchmark(["8-8", "8-8"], rounds=2)
   assert [row["name"] for row in result["models"]] == ["8-8"]
   assert result["models"][0]["ratio"] == pytest.approx(1.0)
 
 
-def test_latencies_are_of_all_files_in_turns(monkeypatch):
-  monkeypatch.setattr(deploy, "open_file", lambda file, threads=1: Timed(file, threads))
+def test_files_of_one_name_in_two_folders_are_two(monkeypatch, timed):
+  monkeypatch.setattr(deploy, "open_file", lambda file, threads: Timed(file.split("/")[1], threads))
+  result = benchmark.benchmark(["a/8-8", "b/8-8"], rounds=2)
+  assert [row["name"] for row in result["models"]] == ["a/8-8", "b/8-8"]
+
+
+def test_the_peak_is_of_the_file_in_a_process_of_its_own(tmp_path):
+  """Of a file with 16 MB of weights it is that at least, and of a small one less."""
+  found = {}
+  for width in (8, 2000):
+    network = deploy.lift(lambda v, x: x @ v, np.ones((width, width), np.float32), np.ones((1, width), np.float32))
+    path = tmp_path / f"{width}.tflite"
+    path.write_bytes(deploy.litert().write(network))
+    found[width] = benchmark.peak(str(path), 1)
+  assert found[2000] > 4 * 2000**2 > found[8] > 0
+  assert benchmark.peak(str(tmp_path / "none.tflite"), 1) is None
+
+
+def test_latencies_are_of_all_files_in_turns(timed):
   found = benchmark.latencies({"a": "8-80-8", "b": "4-40-20", "c": "8.1-81-8.1"}, runs=30)
   assert found["a"] == {
     "wall_min": 7.0,

@@ -147,3 +147,4 @@ def test_a_stage_has_a_file_of_each_format(tmp_path, monkeypatch):
   fewer = compress(jobs.experiment(**ONE, stages__alone__export=("tflite",)), tmp_path)
   assert [one["name"] for one in fewer["shipping"]["files"]] == ["alone.tflite"]
   assert fewer["rows"][0]["file_bytes"] == found["files"][1]["bytes"]
+  assert {path.name for path in (tmp_path / "files").iterdir()} == {"alone.json", "alone.tflite", "latency.json"}

@@ -74,6 +74,12 @@ def test_a_stopped_run_of_several_seeds_resumes(tmp_path, monkeypatch):
   for actual, desired in zip(again, whole, strict=True):
     assert actual["curves"] == desired["curves"]
     assert [row["accuracy"] for row in actual["rows"]] == [row["accuracy"] for row in desired["rows"]]
+  found = json.loads((tmp_path / "whole" / "result.json").read_text())
+  assert found["seeds"] == [0, 1] and list(found["run"]) == ["all seeds"]
+  assert found["rows"][1]["accuracy"] == [one["rows"][1]["accuracy"] for one in whole]
+  assert (tmp_path / "whole" / found["ship"]["file"]).is_file()
+  page, text = ((tmp_path / "whole" / name).read_text() for name in ("report.html", "report.md"))
+  assert f"Ship {found['recommended']} of seed" in page and "Means over the seeds 0, 1" in text
 
 
 def test_a_live_teacher_is_each_runs_own(tmp_path):

@@ -11,6 +11,7 @@ from leanax.core import files
 from leanax.engine.data import Preprocess, Split, normalise
 from leanax.pipeline import exporting
 from leanax.pipeline import trained as models
+from leanax.pipeline.report.layers import layers
 from leanax.pipeline.trained import Trained
 
 
@@ -18,27 +19,6 @@ def export(trained: Trained, file_format: deploy.Format) -> tuple[deploy.Network
   """Returns the model as a layer network and as a file: int8 where its integers were simulated, float otherwise."""
   network = exporting.network(trained)
   return network, file_format.write(network)
-
-
-def measure(
-  trained: Trained, split: Split, path: Path, reference: np.ndarray | None = None, runs: int = 200
-) -> dict[str, Any]:
-  """Exports a model to `path` and runs that very file over a split.
-
-  Args:
-    trained: the model.
-    split: the examples that are predicted, usually the test split.
-    path: where the file goes; its suffix chooses the format.
-    reference: (N,) the classes that the first stage's exported file predicts; None for the first stage itself.
-    runs: calls over which the latency is measured.
-
-  Returns:
-    The row, plain data (see `pipeline.tables.tables.COLUMNS`), with the file's predicted classes under "decisions".
-  """
-  row, logits = measure_model(trained, split)
-  found, file = measure_file(trained, split, path, logits)
-  latency = file.latency(runs)
-  return {**row, **found, **agrees(found, reference), "latency_us": latency.wall_median, "latency": latency._asdict()}
 
 
 def measure_model(trained: Trained, split: Split) -> tuple[dict[str, Any], np.ndarray]:
@@ -61,6 +41,8 @@ def measure_file(
 ) -> tuple[dict[str, Any], deploy.Runner]:
   """Exports a model to `path`, whose suffix chooses the format, and returns what that file does, and the file.
 
+  What is returned holds its layers under "layers" (`report.layers`).
+
   Args:
     trained: the model.
     split: the examples that are predicted.
@@ -82,6 +64,7 @@ def measure_file(
     "file_accuracy": float(np.mean(decisions == split.labels)),
     "file_bytes": len(content),
     "decisions": decisions.tolist(),
+    "layers": layers(trained, network, file_format, inputs, file.requantize),
   }
   if network.quantized:
     found = deploy.parity(network, file, inputs, logits)

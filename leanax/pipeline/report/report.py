@@ -7,7 +7,10 @@
      "environment": {"processor": ..., "cores": ..., "versions": {...}, ...},   any names, plain values or groups
      "rows": [{"name": ..., <keys of tables.COLUMNS>}, ...],                    the others are compared with the first
      "curves": {stage: {metric: [[step, value], ...]}},
-     "shipping": {...}}                                the exported files side by side (`report.shipping`)
+     "shipping": {...},                                the exported files side by side (`report.shipping`)
+     "layers": {file: [{...}, ...]},                   the layers of each file (`report.layers`)
+     "classes": {...},                                 accuracies and confusions per class (`report.classes`)
+     "run": {stage: {"finished": ..., "seconds": ...}}}
 
 Every key but `rows` may be missing; what is missing is left out of the page.
 """
@@ -21,7 +24,7 @@ from html import escape
 from typing import Any
 
 from leanax.core import files
-from leanax.pipeline.report import charts, shipping
+from leanax.pipeline.report import charts, classes, markup, parts, shipping
 from leanax.pipeline.tables import tables
 
 TEMPLATE = pathlib.Path(__file__).parent / "templates" / "report.html"
@@ -45,17 +48,57 @@ def render(result: Mapping[str, Any]) -> str:
   styles = {row["name"]: index for index, row in enumerate(rows)}
   found = result.get("shipping") or {}
   compared = _compared(rows, found)
+  return page(
+    result,
+    lead=shipping.sentence(found, result.get("examples", 0)),
+    tiles=_tiles(compared, found),
+    files=_files(found),
+    note=_table_note(result, rows),
+    table=_table(rows, styles),
+    failures=_failures(rows),
+    meanings={column.head: column.meaning for column in tables.used(rows)},
+  )
+
+
+def page(
+  result: Mapping[str, Any],
+  *,
+  lead: str,
+  files: str,
+  note: str,
+  table: str,
+  meanings: Mapping[str, str],
+  tiles: str = "",
+  failures: str = "",
+) -> str:
+  """Returns a page: the parts that are given, and charts, classes, layers and origin as `result` has them.
+
+  Args:
+    result: see the module's docstring.
+    lead: the sentence under the title, a text.
+    files: the section of the files, in HTML.
+    note: over what the stages were measured, a text.
+    table: the stages, in HTML.
+    meanings: of the columns of this table, texts.
+    tiles: the main figures, in HTML.
+    failures: of stages, in HTML.
+  """
+  rows: Sequence[tables.Row] = result.get("rows") or []
+  styles = {row["name"]: index for index, row in enumerate(rows)}
   return string.Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
     title=escape(str(result.get("title", "A compressed model"))),
     dark=charts.dark_rules(),
-    lead=escape(shipping.sentence(found, result.get("examples", 0))),
-    tiles=_tiles(compared),
-    files=_files(found),
-    table_note=_table_note(result, rows),
-    table=_table(rows, styles),
-    failures=_failures(rows),
-    meanings=_definitions({column.head: column.meaning for column in tables.used(rows)}),
+    lead=escape(lead),
+    made=escape(parts.made(result)),
+    tiles=tiles,
+    files=files,
+    table_note=escape(note),
+    table=table,
+    failures=failures,
+    meanings=markup.definitions(meanings),
     charts="\n".join(_charts(result, rows, styles)),
+    classes=_classes(result),
+    layers=_layers(result),
     environment=_environment(result),
     config=escape(json.dumps(result.get("config", {}), indent=2, ensure_ascii=False)),
   )
@@ -86,17 +129,21 @@ RATIOS = (
 )
 
 
-def _tiles(rows: Sequence[tables.Row]) -> str:
+def _tiles(rows: Sequence[tables.Row], found: Mapping[str, Any]) -> str:
   """Returns the main figures of the last row against the first, in large type; ratios are above 1 and say of what."""
   tiles = []
   accuracy = _both(rows, "file_accuracy")
   if accuracy:
     change = 100 * (accuracy[1] - accuracy[0])
     tiles.append((f"{change:+.2f}<small>points</small>".replace("-", "−"), "accuracy of the file"))
+  faster = shipping.ratio(shipping.chosen(found), found["files"][0]) if found else None  # paired, as in the sentence
   for key, less, more in RATIOS:
     pair = _both(rows, key)
     if pair and all(pair):
-      ratio = pair[0] / pair[1]
+      ratio = faster if key == "latency_us" and faster else pair[0] / pair[1]
+      if key == "latency_us" and faster == 1:
+        tiles.append(("≈1×", "as fast in the runtime, within noise"))
+        continue
       tiles.append((f"{_times(max(ratio, 1 / ratio))}×", less if ratio >= 1 else more))
   if rows and rows[-1].get("codes_differ") is not None:
     tiles.append((tables.count(rows[-1]["codes_differ"]), "differing codes, simulation against integers"))
@@ -111,28 +158,37 @@ def _files(found: Mapping[str, Any]) -> str:
   """Returns the section of all files, the recommended one marked."""
   if not found:
     return ""
-  heads, *rows = shipping.table(found)
-  head = "".join(f'<th scope="col">{escape(text)}</th>' for text in heads)
-  body = []
-  for name, *cells in rows:
-    chosen = ' class="chosen"' if name == found["recommended"] else ""
-    body.append(
-      f'<tr{chosen}><th scope="row">{escape(name)}</th>{"".join(f"<td>{escape(text)}</td>" for text in cells)}</tr>'
+  table = markup.table(shipping.table(found), "files", found["recommended"])
+  return markup.section("Which file to ship", shipping.notes(found), table, program(found))
+
+
+def _layers(result: Mapping[str, Any]) -> str:
+  """Returns the section of the layers of each file, the recommended one's shown and the others' folded."""
+  found = parts.layer_tables(result)
+  inside = [markup.details(name, markup.table(lines, "layers"), not place) for place, (name, lines) in enumerate(found)]
+  return markup.section("Layers of the files", parts.LAYERS if inside else "", *inside)
+
+
+def _classes(result: Mapping[str, Any]) -> str:
+  """Returns the section of the classes: accuracies, and the confusion matrices folded."""
+  lines = parts.class_table(result)
+  if not lines:
+    return ""
+  matrices = [
+    markup.details(
+      f"What {name} takes each class for", markup.matrix(*classes.confusion(result["classes"], name), "class")
     )
-  table = f'<table class="files"><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table>'
-  note = f"{shipping.RULE} {shipping.TIMED}"
-  return (
-    f'<section><h2>Which file to ship</h2><p class="note">{escape(note)}</p>'
-    f'<div class="scroll" tabindex="0">{table}</div>{_program(found)}</section>'
-  )
+    for name in reversed(parts.compared(result))
+  ]
+  return markup.section("Classes", parts.class_note(result), markup.table(lines, "classes"), *matrices)
 
 
-def _program(found: Mapping[str, Any]) -> str:
+def program(found: Mapping[str, Any]) -> str:
   """Returns the lines that run the recommended file."""
   if not found.get("snippet"):
     return ""
   summary = f"Run {found['recommended']} with numpy and the runtime alone, beside this page"
-  return f"<details><summary>{escape(summary)}</summary><pre>{escape(found['snippet'])}</pre></details>"
+  return markup.details(summary, f"<pre>{escape(found['snippet'])}</pre>")
 
 
 def _table_note(result: Mapping[str, Any], rows: Sequence[tables.Row]) -> str:
@@ -167,7 +223,7 @@ def _table(rows: Sequence[tables.Row], styles: Mapping[str, int]) -> str:
       exact = f' title="{value:,} bytes"' if column.key == "file_bytes" and value is not None else ""
       cells.append(f"<td{exact}>{text}{bar}</td>")
     body.append(f"<tr>{''.join(cells)}</tr>")
-  return f'<table class="stages"><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table>'
+  return markup.scroll(f'<table class="stages"><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table>')
 
 
 def _failures(rows: Sequence[tables.Row]) -> str:
@@ -196,13 +252,13 @@ def _charts(result: Mapping[str, Any], rows: Sequence[tables.Row], styles: Mappi
   links = [(start, name) for name, start in starts.items()]
   sizes = charts.Axis("file size (log)", lambda value: tables.size(value).replace(".0 ", " "), log=True)
   drawing = charts.scatter(points, sizes, charts.Axis("accuracy", _percent_tick), title, links)
-  figures = [_figure(title, "Of the exported files, in the runtime. Up and to the left is better.", drawing)]
+  figures = [markup.section(title, "Of the exported files, in the runtime. Up and to the left is better.", drawing)]
   steps = charts.Axis("step, counted on along a chain of stages" if starts else "step", tables.count)
   for metric, title, log, write in CURVES:
     series = _series(result, metric, starts, styles)
     y = charts.Axis(title, write if log else _percent_tick, log=log)
     drawing = charts.lines(series, steps, y, title, None if log else _floor(series))
-    figures.append(_figure(title, "", drawing, _legend(series)))
+    figures.append(markup.section(title, "", _legend(series), drawing) if drawing else "")
   return [figure for figure in figures if figure]
 
 
@@ -243,13 +299,6 @@ def _percent_tick(value: float) -> str:
   return f"{100 * value:.4g} %"
 
 
-def _figure(title: str, note: str, drawing: str, legend: str = "") -> str:
-  if not drawing:
-    return ""
-  under = f'<p class="note">{escape(note)}</p>' if note else ""
-  return f"<section><h2>{escape(title)}</h2>{under}{legend}{drawing}</section>"
-
-
 def _legend(series: Sequence[charts.Line]) -> str:
   items = []
   for line in series:
@@ -263,12 +312,9 @@ def _environment(result: Mapping[str, Any]) -> str:
   rows: dict[str, str] = {}
   if result.get("command"):
     rows["command"] = str(result["command"])
+  if run := result.get("run"):
+    rows["run time"] = ", ".join(f"{name} {parts.duration(one['seconds'])}" for name, one in run.items())
   for name, value in (result.get("environment") or {}).items():
     grouped = isinstance(value, Mapping)
     rows[name] = ", ".join(f"{key} {inner}" for key, inner in value.items()) if grouped else str(value)
-  return _definitions(rows)
-
-
-def _definitions(entries: Mapping[str, str]) -> str:
-  inside = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in entries.items())
-  return f"<dl>{inside}</dl>"
+  return markup.definitions(rows)

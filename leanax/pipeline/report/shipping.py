@@ -8,12 +8,13 @@ Source: McNemar (1947); Agresti and Min, "Simple improved confidence intervals f
 
 import statistics
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from leanax.pipeline import energy
 from leanax.pipeline.report.snippet import snippet
-from leanax.pipeline.tables.tables import ABSENT, microseconds, percent, size
+from leanax.pipeline.tables.tables import ABSENT, AS_FAST, joules, microseconds, percent, size, times
 
 MOST_LOST = 1.0  # points that a recommended file may lose to the first one, unless its error bar is wider
 RULE = (
@@ -21,10 +22,15 @@ RULE = (
   "than the error bar of that difference; where there is none, the most accurate."
 )
 
-AS_FAST = "within noise"
 TIMED = (
   "Times are of one example on one thread, of all files in turns in one benchmark; two files are within noise where "
   "the 95 % interval of their ratio over the rounds holds 1, or where they are less than 5 % apart."
+)
+
+COMPRESSED = "Compressed sizes are those of zlib at level 9."
+ENERGY = (
+  "The energy of one inference is that of the whole processor while it repeats it (RAPL), idle power and other "
+  "programs included."
 )
 
 
@@ -41,8 +47,9 @@ def shipping(
 
   Returns:
     {"against", "recommended", "snippet", "files": [{"name", "stage", "bytes", "compressed_bytes", "accuracy", "lost",
-    "latency"}]}: "lost" is {"points", "half"} against the first row, with the half width of the 95 % interval; it is
-    below 0 for a file that is better. "latency" is that of `benchmark.latencies`.
+    "latency", "energy"}]}: "lost" is {"points", "half"} against the first row, with the half width of the 95 %
+    interval; it is below 0 for a file that is better. "latency" is that of `benchmark.latencies`, and "energy"
+    {"joules", "measured"} of one inference.
   """
   found = [_file(row, suffix, labels, folder) for row in rows for suffix in row.get("exports", {})]
   if not found:
@@ -61,6 +68,9 @@ def _file(row: Mapping[str, Any], suffix: str, labels: Sequence[int], folder: Pa
   """Returns what is known of one file, and which examples it has right."""
   figures, path = row["exports"][suffix], folder / f"{row['name']}{suffix}"
   kept = {"latency": figures["latency"]} if "latency" in figures else {}
+  measured = figures.get("latency", {}).get("joules")
+  if measured or figures.get("layers"):
+    kept["energy"] = {"joules": measured or energy.estimate(figures["layers"]), "measured": bool(measured)}
   return {
     "name": path.name,
     "stage": row["name"],
@@ -98,21 +108,25 @@ def recommended(files: Sequence[Mapping[str, Any]]) -> str:
   return max(files, key=lambda one: (one["accuracy"], -one["bytes"]))["name"]
 
 
-def times(ratio: float) -> str:
-  """Returns a ratio of speeds in words: "1.7x faster", and of one below 1 "1.7x slower"."""
-  more = max(ratio, 1 / ratio)
-  text = f"{more:.0f}" if more >= 9.95 else f"{more:.1f}"
-  return f"{text}x {'faster' if ratio > 1 else 'slower'}"
+def chosen(found: Mapping[str, Any]) -> Mapping[str, Any]:
+  """Returns the recommended file."""
+  return next(one for one in found["files"] if one["name"] == found["recommended"])
+
+
+def ratio(one: Mapping[str, Any], other: Mapping[str, Any]) -> float | None:
+  """Returns how many times as fast as another file one is, 1 within noise; None where one was not measured."""
+  if not one.get("latency") or not other.get("latency"):
+    return None
+  if other["name"] in one["latency"]["as_fast"]:
+    return 1.0
+  rounds = zip(other["latency"]["rounds"], one["latency"]["rounds"], strict=True)
+  return statistics.median(theirs / own for theirs, own in rounds)
 
 
 def speed(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
   """Returns how fast a file is beside another one, such as "1.7x slower"; "" where one was not measured."""
-  if not one.get("latency") or not other.get("latency"):
-    return ""
-  if other["name"] in one["latency"]["as_fast"]:
-    return AS_FAST
-  rounds = zip(other["latency"]["rounds"], one["latency"]["rounds"], strict=True)
-  return times(statistics.median(theirs / own for theirs, own in rounds))
+  found = ratio(one, other)
+  return "" if found is None else AS_FAST if found == 1 else times(found)
 
 
 def _beside(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
@@ -131,7 +145,7 @@ def sentence(found: Mapping[str, Any], examples: int = 0) -> str:
   """Returns which file to ship, its bytes, what it loses and how fast it is; "" without files."""
   if not found:
     return ""
-  best = next(one for one in found["files"] if one["name"] == found["recommended"])
+  best = chosen(found)
   first, measured = found["files"][0], [one for one in found["files"] if one.get("latency")]
   text = f"Ship {best['name']}: {size(best['bytes'])}"
   text += f", {size(best['compressed_bytes'])} compressed" if best["compressed_bytes"] else ""
@@ -152,22 +166,43 @@ def sentence(found: Mapping[str, Any], examples: int = 0) -> str:
   return f"{text}."
 
 
+def notes(found: Mapping[str, Any]) -> str:
+  """Returns what a reader has to know of the table of files."""
+  powered = [one["energy"]["measured"] for one in found["files"] if one.get("energy")]
+  text = [RULE, COMPRESSED] + [TIMED] * any(one.get("latency") for one in found["files"])
+  if powered:
+    text.append(ENERGY if powered[0] else f"The energy of one inference is an estimate: {energy.SOURCE}.")
+  return " ".join(text)
+
+
 def table(found: Mapping[str, Any]) -> list[list[str]]:
   """Returns the files as text cells: a row of heads, and one for each file."""
-  heads = ["file", "size", "compressed", "accuracy", f"points lost to {found['against']}"]
   first, timed = found["files"][0], any(one.get("latency") for one in found["files"])
-  heads += (
-    ["median time", "least time", "CPU time", f"speed against {first['name']}", "within noise of"] if timed else []
-  )
-  rows = [heads]
-  for one in found["files"]:
-    packed = one["compressed_bytes"]
-    lost = f"{one['lost']['points']:.2f} ± {one['lost']['half']:.2f}".replace("-", "−")
-    row = [one["name"], size(one["bytes"]), size(packed) if packed else ABSENT, percent(one["accuracy"])]
-    row.append(ABSENT if one["name"] == found["against"] else lost)
-    latency = one.get("latency")
-    if latency:
-      row += [microseconds(latency[key]) for key in ("wall_median", "wall_min", "cpu_min")]
-      row += [speed(one, first) if one is not first else ABSENT, ", ".join(latency["as_fast"]) or ABSENT]
-    rows.append(row + [ABSENT] * (len(heads) - len(row)))
-  return rows
+  powered = [one["energy"]["measured"] for one in found["files"] if one.get("energy")]
+  columns: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "file": lambda one: one["name"],
+    "size": lambda one: size(one["bytes"]),
+    "compressed": lambda one: size(one["compressed_bytes"]) if one["compressed_bytes"] else ABSENT,
+    "accuracy": lambda one: percent(one["accuracy"]),
+    f"points lost to {found['against']}": lambda one: _lost(one["lost"]) if one["name"] != found["against"] else ABSENT,
+  }
+  if timed:
+    times_of = {"median time": "wall_median", "least time": "wall_min", "CPU time": "cpu_min"}
+    columns |= {head: lambda one, key=key: microseconds(one["latency"][key]) for head, key in times_of.items()}
+  if powered:
+    columns["energy" if powered[0] else "energy, estimated"] = lambda one: joules(one["energy"]["joules"])
+  if timed:
+    columns[f"speed against {first['name']}"] = lambda one: speed(one, first) if one is not first else ABSENT
+    columns["within noise of"] = lambda one: ", ".join(one["latency"]["as_fast"]) or ABSENT
+  return [[*columns], *([_cell(one, write) for write in columns.values()] for one in found["files"])]
+
+
+def _cell(one: Mapping[str, Any], write: Callable[[Mapping[str, Any]], str]) -> str:
+  try:
+    return write(one)
+  except KeyError:  # not measured of this one
+    return ABSENT
+
+
+def _lost(lost: Mapping[str, float]) -> str:
+  return f"{lost['points']:.2f} ± {lost['half']:.2f}".replace("-", "−")

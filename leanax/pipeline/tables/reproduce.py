@@ -13,7 +13,7 @@ from leanax.pipeline.config import loading
 from leanax.pipeline.environment import environment
 from leanax.pipeline.seeds import compress_seeds
 from leanax.pipeline.tables import students
-from leanax.pipeline.tables.tables import ABSENT, interval, percent, size
+from leanax.pipeline.tables.tables import ABSENT, interval, over_seeds, size
 
 
 class Part(NamedTuple):
@@ -133,7 +133,7 @@ def markdown(table: Mapping[str, Any]) -> str:
     "| --- | --- | --- | --- | --- | --- |",
   ]
   for stage in table["stages"]:
-    cells = [_mean(stage[key]) for key in ("accuracy", "file_accuracy", "agreement")]
+    cells = [over_seeds(stage[key]) for key in ("accuracy", "file_accuracy", "agreement")]
     kept, written = f"{np.mean(stage['nonzero']):,.0f}", stage["file_bytes"]
     bytes_of_file = ABSENT if None in written else size(np.mean(written))
     lines.append(f"| {' | '.join([stage['name'], *cells, kept, bytes_of_file])} |")
@@ -149,15 +149,6 @@ def markdown(table: Mapping[str, Any]) -> str:
     f" Run on {machine['processor']}, {machine['cores']} cores, jax {machine['versions']['jax']}.",
   ]
   return "\n".join(lines)
-
-
-def _mean(values: Sequence[float | None]) -> str:
-  """Returns the mean over seeds with its interval; a dash where a seed has no value."""
-  found = [value for value in values if value is not None]
-  if len(found) < len(values):
-    return ABSENT
-  mean, half = interval(found)
-  return f"{percent(mean)} ± {100 * half:.2f}"
 
 
 def run_part(part: Part, seeds: int, folder: Path) -> tuple[dict[str, Any], str]:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 Row = Mapping[str, Any]
 ABSENT = "–"
+AS_FAST = "within noise"
 HEAD = 14  # characters of a line of a head on a terminal
 
 
@@ -26,6 +27,15 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
   x = np.asarray(values, np.float64)
   half = stats.t.ppf(0.975, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x))
   return float(x.mean()), float(half)
+
+
+def over_seeds(values: Sequence[float | None]) -> str:
+  """Returns the mean share over seeds with its interval, "98.33 % ± 0.21"; a dash where a seed has none."""
+  found = [value for value in values if value is not None]
+  if len(found) < len(values):
+    return ABSENT
+  mean, half = interval(found)
+  return f"{percent(mean)} ± {100 * half:.2f}"
 
 
 def percent(value: float) -> str:
@@ -52,6 +62,21 @@ def size(value: float) -> str:
 def microseconds(value: float) -> str:
   """Microseconds to three digits."""
   return f"{value:,.0f} µs" if value >= 99.95 else f"{value:.1f} µs"
+
+
+def times(ratio: float) -> str:
+  """Returns a ratio of speeds in words: "1.7x faster", and of one below 1 "1.7x slower"."""
+  more = max(ratio, 1 / ratio)
+  text = f"{more:.0f}" if more >= 9.95 else f"{more:.1f}"
+  return f"{text}x {'faster' if ratio > 1 else 'slower'}"
+
+
+def joules(value: float) -> str:
+  """Joules as J, mJ, µJ or nJ to three digits."""
+  for unit, scale in (("J", 1.0), ("mJ", 1e-3), ("µJ", 1e-6)):
+    if value >= 0.9995 * scale:
+      return f"{value / scale:.3g} {unit}"
+  return f"{value / 1e-9:.3g} nJ"
 
 
 COLUMNS = (

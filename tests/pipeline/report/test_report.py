@@ -7,6 +7,7 @@ import pytest
 
 from leanax.pipeline.report import report
 from leanax.pipeline.tables import tables
+from tests.pipeline.report.test_shipping import FILES, FOUND, entry
 
 TEACHER = {
   "name": "teacher",
@@ -80,6 +81,14 @@ def test_the_steps_of_a_stage_continue_from_the_one_before():
 def test_a_slower_file_is_not_called_faster():
   text = Page(report.render({"rows": [TEACHER, {**STUDENT, "latency_us": 180.0}]})).text
   assert "2.0×slower in the runtime" in text and "0.5×" not in text and "faster" not in text
+
+
+def test_a_file_within_noise_is_not_called_faster():
+  files = [FILES[0], entry("alone.tflite", 9, 0.3, as_fast=["teacher.tflite"])]
+  found = {**FOUND, "recommended": "alone.tflite", "files": files}
+  row = {**STUDENT, "name": "alone", "latency_us": 80.0}
+  text = Page(report.render({"rows": [TEACHER, row], "shipping": found})).text
+  assert "≈1×as fast in the runtime, within noise" in text and "faster in the runtime" not in text
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 import quant
 from leanax import deploy, graph
 from leanax.pipeline.report import plain, report, shipping, snippet
+from leanax.pipeline.tables import tables
 
 CLOCK = {"wall_min": 8.0, "wall_median": 9.0, "cpu_min": 7.5, "runs": 40, "threads": 1, "rounds": [9.0, 9.2]}
 
@@ -70,7 +71,7 @@ def test_the_sentence_says_bytes_points_and_times():
 
 
 def test_speeds_are_words_and_noise_is_said():
-  assert shipping.times(0.6) == "1.7x slower" and shipping.times(12.3) == "12x faster"
+  assert tables.times(0.6) == "1.7x slower" and tables.times(12.3) == "12x faster"
   assert shipping.speed(FILES[3], FILES[1]) == "within noise" and shipping.speed(FILES[2], FILES[1]) == "1.5x slower"
   heads, *rows = shipping.table(FOUND)
   assert heads[4] == "points lost to teacher.tflite" and len({len(row) for row in (heads, *rows)}) == 1

@@ -1,0 +1,128 @@
+"""One report of several seeds: means with 95 % intervals of Student's t over the seeds, and the file to ship.
+
+The points that a file loses are taken within each seed, on the same examples, and their interval is over the seeds:
+it is of another training, and not of other test examples.
+"""
+
+import statistics
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from leanax.pipeline.report import shipping
+from leanax.pipeline.report.snippet import snippet
+
+RULE = (
+  f"The recommended file is the smallest of those that lose at most {shipping.MOST_LOST:g} point to the first one, in "
+  "the mean over the seeds; where there is none, the most accurate. Of its seeds it is the one whose model is best on "
+  "the validation split. Intervals are 95 % intervals of Student's t over the seeds, of differences within each seed."
+)
+ROWS = ("accuracy", "file_accuracy", "agreement", "nonzero", "macs", "file_bytes", "codes_differ")
+
+
+def joint(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+  """Returns the content of the joint result.json.
+
+  Args:
+    results: of `compress`, one per seed, two at least.
+
+  Returns:
+    {"title", "command", "examples", "config", "environment", "seeds", "rows": [{"name", figure: [per seed]}], "files":
+    [{"name", "stage", "bytes", "accuracy", "lost", "wall_us", "ratio": each per seed}], "against", "recommended",
+    "ship": {"seed", "file", "snippet"}, "curves": means, "classes": sums, "layers": of the file to ship}. Files are
+    those that every seed has; without one "files" is empty.
+  """
+  first = results[0]
+  kept = {key: first[key] for key in ("title", "command", "examples", "environment") if key in first}
+  kept["config"] = {key: value for key, value in first["config"].items() if key != "seed"}
+  files = _files(results)
+  found = {
+    **kept,
+    "seeds": [one["config"]["seed"] for one in results],
+    "rows": [
+      {"name": row["name"], **{key: [one["rows"][place].get(key) for one in results] for key in ROWS}}
+      for place, row in enumerate(first["rows"])
+    ],
+    "files": files,
+    "curves": _curves([one["curves"] for one in results]),
+    "classes": _classes([one["classes"] for one in results]),
+  }
+  if not files:
+    return found
+  best = recommended(files)
+  stage = next(one["stage"] for one in files if one["name"] == best)
+  place = max(range(len(results)), key=lambda place: _validation(results[place], stage))
+  of = results[place]
+  path = f"seed{of['config']['seed']}/files/{best}"
+  dtype = next(one["input"] for one in of["shipping"]["files"] if one["name"] == best)
+  ship = {"seed": of["config"]["seed"], "file": path, "snippet": snippet(path, dtype, of["config"]["preprocess"])}
+  layers = {best: of.get("layers", {}).get(best, [])}
+  return found | {"against": first["shipping"]["against"], "recommended": best, "ship": ship, "layers": layers}
+
+
+def _files(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+  """Returns the figures per seed of each file that every seed has."""
+  each = [{one["name"]: one for one in result["shipping"].get("files", [])} for result in results]
+  if not all(each):
+    return []
+  firsts = [next(iter(files.values())) for files in each]
+  rows = []
+  for name, one in each[0].items():
+    if not all(name in files for files in each):
+      continue
+    same = [files[name] for files in each]
+    rows.append(
+      {
+        "name": name,
+        "stage": one["stage"],
+        "bytes": [file["bytes"] for file in same],
+        "accuracy": [file["accuracy"] for file in same],
+        "lost": [file["lost"]["points"] for file in same],
+        "wall_us": [file["latency"]["wall_median"] for file in same if file.get("latency")],
+        "ratio": [ratio for pair in zip(same, firsts, strict=True) if (ratio := shipping.ratio(*pair))],
+      }
+    )
+  return rows
+
+
+def _validation(result: Mapping[str, Any], stage: str) -> float:
+  curve = result["curves"].get(stage, {}).get("validation_accuracy", [])
+  return curve[-1][1] if curve else 0.0
+
+
+def _curves(each: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+  """Returns the mean of each series over the seeds, at the steps that all have."""
+
+  def mean(series: Sequence[Sequence[Any]]) -> list[Any]:
+    values = [{step: value for step, value in points if value is not None} for points in series]
+    shared = [step for step in values[0] if all(step in one for one in values)]
+    return [[step, statistics.fmean(one[step] for one in values)] for step in shared]
+
+  return {
+    stage: {key: mean([one.get(stage, {}).get(key, []) for one in each]) for key in metrics}
+    for stage, metrics in each[0].items()
+  }
+
+
+def _classes(each: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+  """Returns the counts of all seeds together."""
+  of = {}
+  for name in each[0]["of"]:
+    same = [one["of"][name] for one in each if name in one["of"]]
+    cells = Counter[tuple[int, int]]()
+    for one in same:
+      cells.update({(label, other): number for label, other, number in one["taken_for"]})
+    if len(same) == len(each):
+      right = [sum(counts) for counts in zip(*(one["right"] for one in same), strict=True)]
+      of[name] = {"right": right, "taken_for": [[*pair, number] for pair, number in sorted(cells.items())]}
+  return {"names": each[0]["names"], "examples": [len(each) * number for number in each[0]["examples"]], "of": of}
+
+
+def recommended(files: Sequence[Mapping[str, Any]]) -> str:
+  """Returns the name of the file to ship, by `RULE`."""
+  means = [{key: statistics.fmean(one[key]) for key in ("bytes", "lost", "accuracy")} for one in files]
+  pairs = list(zip(files, means, strict=True))
+  good = [(one, mean) for one, mean in pairs if mean["lost"] <= shipping.MOST_LOST]
+  if good:
+    return min(good, key=lambda pair: pair[1]["bytes"])[0]["name"]
+  return max(pairs, key=lambda pair: (pair[1]["accuracy"], -pair[1]["bytes"]))[0]["name"]

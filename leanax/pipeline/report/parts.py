@@ -1,0 +1,92 @@
+"""The parts of a report that HTML and Markdown share, as text cells: layers, classes, and when it was made."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from leanax.pipeline.report import classes
+from leanax.pipeline.tables.tables import ABSENT, count
+
+LAYERS = (
+  "Bits are those of the weights by those of what the layer reads; 32 stands for floats. Rank is that of the weights "
+  "as a matrix, of the most that it can be. SQNR is the power of what the float model makes there over that of what "
+  "rounding has added so far, in decibels. Differing codes are those of the file in its runtime against the integer "
+  "reference, of the first examples of the test split. Bytes are of the whole file, the rest of which is its graph and "
+  "metadata. The time of each layer is left out: LiteRT's runtime for Python cannot tell it."
+)
+CLASSES = "Of the files in their runtimes, on the test split; the last column says what missed examples are taken for."
+
+
+def layer_table(rows: Sequence[Mapping[str, Any]], file_bytes: int) -> list[list[str]]:
+  """Returns the layers of a file as text cells, the heads first; a column without figures is left out.
+
+  Args:
+    rows: of `report.layers`.
+    file_bytes: of the file.
+  """
+  macs = sum(row["macs"] for row in rows)
+  lines = [
+    ["layer", "operator", "bits", "sparsity", "rank", "SQNR", "differing codes", "share of bytes", "share of MACs"]
+  ]
+  for row in rows:
+    multiplies = row["macs"] or row["sparsity"] is not None
+    lines.append(
+      [
+        row["name"],
+        row["operator"],
+        f"{row['weight_bits']} × {row['input_bits']}" if multiplies else str(row["input_bits"]),
+        ABSENT if row["sparsity"] is None else f"{100 * row['sparsity']:.1f} %",
+        ABSENT if row["rank"] is None else f"{row['rank']} of {row['full_rank']}",
+        ABSENT if row["sqnr"] is None else f"{row['sqnr']:.1f} dB",
+        ABSENT if row["codes"] is None else f"{count(row['codes_differ'])} of {count(row['codes'])}",
+        f"{100 * row['bytes'] / file_bytes:.1f} %" if file_bytes else ABSENT,
+        f"{100 * row['macs'] / macs:.1f} %" if macs else ABSENT,
+      ]
+    )
+  used = [place for place in range(len(lines[0])) if any(line[place] != ABSENT for line in lines[1:])]
+  return [[line[place] for place in used] for line in lines]
+
+
+def layer_tables(result: Mapping[str, Any]) -> list[tuple[str, list[list[str]]]]:
+  """Returns (file, its layers as text cells), of the recommended file first."""
+  found, held = result.get("shipping") or {}, result.get("layers") or {}
+  sizes = {one["name"]: one["bytes"] for one in found.get("files", [])}
+  names = sorted((name for name in sizes if held.get(name)), key=lambda name: name != found["recommended"])
+  return [(name, layer_table(held[name], sizes[name])) for name in names]
+
+
+def compared(result: Mapping[str, Any]) -> list[str]:
+  """Returns the names of the first file, or stage, and of the recommended one; of the last where that is the first."""
+  of, best = (result.get("classes") or {}).get("of") or {}, (result.get("shipping") or {}).get("recommended")
+  names = [str(name) for name in of]
+  last = names[-1:] if best not in names[1:] else [str(best)]
+  return [*dict.fromkeys(names[:1] + last)]
+
+
+def class_table(result: Mapping[str, Any]) -> list[list[str]]:
+  """Returns the accuracy per class as text cells, the heads first; [] where it is not known."""
+  names = compared(result)
+  return classes.table(result["classes"], names) if names else []
+
+
+def class_note(result: Mapping[str, Any]) -> str:
+  """Returns what a reader has to know of that table."""
+  every = sum(map(bool, result["classes"]["examples"]))
+  return f"{CLASSES} Shown are the {classes.MOST} worst of {every} classes." if every > classes.MOST else CLASSES
+
+
+def made(result: Mapping[str, Any]) -> str:
+  """Returns when a run was finished and how long it took: "Finished 2026-11-28 16:20 UTC after 1 min 24 s."."""
+  run = result.get("run") or {}
+  if not run:
+    return ""
+  last = max(one["finished"] for one in run.values())
+  day, time = last[:10], last[11:16]
+  return f"Finished {day} {time} UTC after {duration(sum(one['seconds'] for one in run.values()))}."
+
+
+def duration(seconds: float) -> str:
+  """Returns a time as "12 s", "1 min 24 s" or "3 h 5 min"."""
+  whole = round(seconds)
+  if whole < 60:
+    return f"{whole} s"
+  return f"{whole // 60} min {whole % 60} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60} min"
