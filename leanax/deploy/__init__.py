@@ -34,10 +34,11 @@ from leanax.deploy.ir import Network, with_ends
 from leanax.deploy.lift import lift
 from leanax.deploy.packed import Packed, pack, pack_net, unpack, unpack_net
 from leanax.deploy.preprocessing import Preprocessing
-from leanax.deploy.size import Sizes, sizes
+from leanax.deploy.size import Held, Sizes, sizes
 
 __all__ = [
   "Format",
+  "Held",
   "Latency",
   "Mismatch",
   "Network",

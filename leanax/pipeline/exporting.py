@@ -26,11 +26,13 @@ class Prepared(NamedTuple):
     suffix: of the format.
     network: its layers, with numbers that stand for weights; None where it cannot be exported.
     failure: one sentence that says why; "" where it can.
+    held: the constants of its layers in the file, by the layers' names.
   """
 
   suffix: str
   network: deploy.Network | None
   failure: str = ""
+  held: Mapping[str, deploy.Held] = {}
 
 
 def network(trained: Trained, numbers: bool = True) -> deploy.Network:
@@ -115,7 +117,7 @@ def _prepared(suffix: str, one: deploy.Format, lifted: deploy.Network | str) -> 
   if isinstance(lifted, str):
     return Prepared(suffix, None, lifted)
   failure = _tried(lambda: one.check(lifted))
-  return Prepared(suffix, None if failure else lifted, failure or "")
+  return Prepared(suffix, None, failure) if failure else Prepared(suffix, lifted, held=one.held(lifted))
 
 
 def _tried(call: Any) -> Any:

@@ -170,7 +170,7 @@ def test_overhead_is_small_and_accounted_for():
   maker = nets.mlp(0, (64, 64, 24, 10))
   network = maker.network(Preprocessing())
   file = litert().write(network)
-  found = sizes(network, file)
+  found = sizes(litert().held(network), file)
   weights = sum(network.tensors[layer.kernel].data.size for layer in network.layers)
   assert weights == 5872
   assert len(file) < 9500

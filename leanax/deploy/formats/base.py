@@ -12,6 +12,7 @@ import numpy as np
 from leanax.core.errors import UserError
 from leanax.deploy import ir
 from leanax.deploy.preprocessing import Preprocessing
+from leanax.deploy.size import Held, held
 
 
 class Latency(NamedTuple):
@@ -177,12 +178,14 @@ class Format:
       shapes, types and grids but no weights, so that it can be asked before anything is trained.
     write: the network as a file's bytes, the same ones each time; refuses what `check` refuses.
     open: the file in its runtime.
+    held: the constants of a network's layers as a file holds them, by the layers' names; reads what `check` reads.
   """
 
   suffix: str
   check: Callable[[ir.Network], None]
   write: Callable[[ir.Network], bytes]
   open: Open
+  held: Callable[[ir.Network], dict[str, Held]] = held
 
 
 def zeros(tensor: ir.Tensor, batch: int) -> np.ndarray:

@@ -5,7 +5,7 @@ import functools
 from leanax.core.errors import unknown
 from leanax.deploy.formats.base import Format
 from leanax.deploy.formats.litert.runtime import RESOLVERS, load
-from leanax.deploy.formats.litert.writer import check, write
+from leanax.deploy.formats.litert.writer import check, held, write
 
 
 def litert(kernels: str = "xnnpack") -> Format:
@@ -16,4 +16,4 @@ def litert(kernels: str = "xnnpack") -> Format:
   """
   if kernels not in RESOLVERS:
     raise unknown("kernels", kernels, RESOLVERS)
-  return Format(".tflite", check, write, functools.partial(load, kernels=kernels))
+  return Format(".tflite", check, write, functools.partial(load, kernels=kernels), held)

@@ -16,6 +16,7 @@ from leanax.deploy.formats.litert.emit import choices, elementwise, functions, p
 from leanax.deploy.formats.litert.emit.operators import Plan, Written
 from leanax.deploy.formats.litert.kernels import with_kernels
 from leanax.deploy.formats.litert.limits import check_axes, check_scales, check_size
+from leanax.deploy.formats.litert.weights import stored
 
 __all__ = ["Plan", "Written", "planned"]
 
@@ -38,6 +39,7 @@ def planned(network: ir.Network) -> Plan:
     check_axes(layer, network.tensors)
     check_scales(layer, network.tensors)  # before the runtime sees them: it ends the process at ratios it cannot hold
     _EMIT[type(layer)](plan, layer, network.tensors)
+  plan = stored(plan)
   check_size(plan.tensors)
   return plan
 

@@ -10,10 +10,12 @@ import numpy as np
 
 from leanax.core.errors import UserError
 from leanax.deploy.formats.litert.flat import schema
+from leanax.deploy.formats.litert.weights import unpacked
 from leanax.deploy.formats.litert.writer import METADATA
 from leanax.deploy.preprocessing import Preprocessing
 
 MOST = 2**27  # elements of all activations
+TYPES = ("float32", "float16", "int32", "int8", "int4", "uint8", "bool")  # of constants
 
 
 def checked(content: bytes, name: str) -> Preprocessing | None:
@@ -45,16 +47,16 @@ def checked(content: bytes, name: str) -> Preprocessing | None:
 
 
 def constants(content: bytes) -> list[np.ndarray]:
-  """Returns the weights and biases as a file holds them, each in the file's layout and type, without the runtime."""
+  """Returns the weights and biases as a file holds them, each in the file's layout and type, int4 as int8."""
   tables = schema()
-  types = {getattr(tables.TensorType, name.upper()): name for name in ("float32", "int32", "int8", "uint8", "bool")}
+  types = {getattr(tables.TensorType, name.upper()): name for name in TYPES}
   model = tables.Model.GetRootAs(content, 0)
   graph, held = model.Subgraphs(0), []
   for position in range(graph.TensorsLength()):
     tensor = graph.Tensors(position)
     buffer = model.Buffers(tensor.Buffer())
     if buffer.DataLength():
-      held.append(np.frombuffer(buffer.DataAsNumpy().tobytes(), types[tensor.Type()]).reshape(tensor.ShapeAsNumpy()))
+      held.append(unpacked(buffer.DataAsNumpy().tobytes(), types[tensor.Type()], tensor.ShapeAsNumpy()))
   return held
 
 

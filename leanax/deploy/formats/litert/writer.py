@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from leanax.deploy import ir
+from leanax.deploy import ir, size
 from leanax.deploy.formats.litert.flat import Flat, schema
 from leanax.deploy.formats.litert.plan import Plan, Written, planned
+from leanax.deploy.formats.litert.weights import content
+from leanax.deploy.size import Held
 
 METADATA = "leanax"
 VERSIONS = {  # the operator versions that brought int8, from LiteRT's table of versions; float files use the same
@@ -65,6 +67,12 @@ def check(network: ir.Network) -> None:
   planned(network)
 
 
+def held(network: ir.Network) -> dict[str, Held]:
+  """Returns the constants of each layer as a file holds them."""
+  tensors = {**network.tensors, **planned(network).tensors}
+  return size.held(network._replace(tensors=tensors), lambda constant: len(content(constant)))
+
+
 def write(network: ir.Network) -> bytes:
   """Returns the network as the bytes of a .tflite file.
 
@@ -109,8 +117,8 @@ def _pack(plan: Plan, network: ir.Network) -> bytes:
   # Preprocessing travels as metadata: a runtime ignores it, and `open` reads it back.
   metadata = None
   if network.preprocessing is not None:
-    content = network.preprocessing.to_json()
-    metadata = flat.tables([flat.table("Metadata", Name=flat.text(METADATA), Buffer=keep(content))])
+    held = keep(network.preprocessing.to_json())
+    metadata = flat.tables([flat.table("Metadata", Name=flat.text(METADATA), Buffer=held)])
   # The signature: what the caller feeds and gets, by name.
   signature = flat.table(
     "SignatureDef",
@@ -154,13 +162,12 @@ def _tensor(flat: Flat, tensor: ir.Tensor, keep: Any, label: str | None = None) 
   constant = tensor.data is not None
   shape = [1 if size is None else size for size in tensor.shape]
   signature = None if constant else flat.vector([-1 if size is None else size for size in tensor.shape], "int32")
-  content = np.ascontiguousarray(tensor.data, tensor.dtype).tobytes() if constant else b""
   return flat.table(
     "Tensor",
     Name=None if label is None else flat.text(label),
     Shape=flat.vector(shape, "int32"),
     Type=getattr(flat.schema.TensorType, tensor.dtype.upper()),
-    Buffer=keep(content),
+    Buffer=keep(content(tensor) if constant else b""),
     Quantization=quantization,
     ShapeSignature=signature,
   )
