@@ -2,6 +2,7 @@
 
 python -m scripts.export --workdir=runs/digits --stage=int8 --out=digits.tflite
 python -m scripts.export --workdir=runs/digits --stage=int8 --input=uint8 --output=float32 --out=digits.tflite
+python -m scripts.export --workdir=runs/digits --stage=teacher --weights=float16 --out=teacher.tflite
 python -m scripts.export --workdir=runs/digits --stage=int8 --out=digits.packed    codes and masks, entropy-coded
 """
 
@@ -20,6 +21,9 @@ _INPUT = flags.DEFINE_enum(
   "input", "", ["", "float32", "uint8"], "What the file takes: pixels, or floats; by default the network's own numbers."
 )
 _OUTPUT = flags.DEFINE_enum("output", "", ["", "float32"], "What the file gives; by default the network's own numbers.")
+_WEIGHTS = flags.DEFINE_enum(
+  "weights", "", ["", "float16", "int8", "dynamic_int8"], "How a .tflite file of a float model holds its weights."
+)
 _OUT = flags.DEFINE_string("out", None, "The file to write.", required=True)
 _CODE = flags.DEFINE_multi_string(
   "model_code", [], "The import path of your own model in a file, such as my.nets:Net, to permit its code."
@@ -32,11 +36,12 @@ def main() -> None:
   from leanax.pipeline import exporting, trained
   from leanax.pipeline.evaluate import find_model, load
 
+  options = {"weights": _WEIGHTS.value} if _WEIGHTS.value else {}
   name, path = find_model(_WORKDIR.value, _STAGE.value)
-  if Path(_OUT.value).suffix == trained.PACKED and _FORMAT.value in ("", "packed"):
+  if Path(_OUT.value).suffix == trained.PACKED and _FORMAT.value in ("", "packed") and not options:
     suffix, content = trained.PACKED, trained.pack(load(_WORKDIR.value, path, _CODE.value), stage=name)
   else:
-    chosen = deploy.format_of(_OUT.value, _FORMAT.value)
+    chosen = deploy.format_of(_OUT.value, _FORMAT.value, **options)
     network = exporting.network(load(_WORKDIR.value, path, _CODE.value))
     suffix, content = chosen.suffix, chosen.write(deploy.with_ends(network, _INPUT.value, _OUTPUT.value))
   write(_OUT.value, content)

@@ -2,12 +2,16 @@
 
 import itertools
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import quant
+from leanax import deploy, graph
+from leanax.core.errors import UserError
 from leanax.deploy import ir, litert, reference
 from leanax.deploy.compare import compare
-from leanax.deploy.formats.litert import constants
+from leanax.deploy.formats.litert import constants, weights
 from tests.deploy import nets
 
 KERNELS = {"xnnpack": "float32", "reference": "litert"}  # the runtime's kernels and the rounding that they have
@@ -73,3 +77,161 @@ def test_packed_weights_take_half_a_byte():
   for layer in half.layers:
     kernel = half.tensors[layer.kernel].data
     np.testing.assert_array_equal(stored[kernel.T.shape], kernel.T)
+
+
+def mixed(seed=0):
+  """A float net of each kind of layer with weights."""
+  maker = nets.Maker(seed, (8, 7, 3), False)
+  maker.conv(8, relu=True)
+  maker.conv(8, groups=8)
+  maker.conv(12, groups=2, relu=True)
+  maker.conv(8, (1, 1), padding=((0, 0), (0, 0)), bias=False)
+  maker.pool(ir.MaxPool)
+  maker.flatten()
+  maker.dense(11, relu=True)
+  maker.dense(10)
+  return maker
+
+
+def to_float16(w):
+  return w.astype(np.float16).astype(np.float32)
+
+
+def to_int8(w):
+  """Symmetric codes of 8 bits times a scale per output channel, the last axis, in float64."""
+  scale = np.abs(w).max(tuple(range(w.ndim - 1))).astype(np.float64) / 127
+  return (np.clip(np.rint(w / scale), -127, 127) * scale).astype(np.float32)
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+@pytest.mark.parametrize(("kind", "rounded"), [("float16", to_float16), ("int8", to_int8)])
+def test_held_weights_compute_with_their_values(kind, rounded, kernels, monkeypatch):
+  monkeypatch.setattr(weights, "EXTRA", -(10**9))  # small layers too
+  maker = mixed()
+  network, x = maker.network(), maker.images(9)
+  content, plain = litert(weights=kind).write(network), reference.run(network, x)
+  for layer in maker.layers:
+    for name in layer.constants()[:1]:
+      tensor = maker.tensors[name]
+      maker.tensors[name] = tensor._replace(data=rounded(tensor.data))
+  expected = reference.run(maker.network(), x)
+  assert np.abs(expected - plain).max() > 1e-4
+  file = litert(kernels=kernels).open(content)
+  for size in (9, 1, 4):
+    np.testing.assert_allclose(file.codes(x[:size]), expected[:size], atol=2e-5)
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+@pytest.mark.parametrize("kind", ["dense", "conv", "depthwise"])
+def test_what_dynamic_weights_multiply_is_rounded_by_a_step_at_most(kind, kernels, monkeypatch):
+  monkeypatch.setattr(weights, "EXTRA", -(10**9))
+  maker = nets.Maker(3, (6, 6, 4), False)
+  layers = {
+    "dense": lambda: (maker.flatten(), maker.dense(9)),
+    "conv": lambda: maker.conv(9),
+    "depthwise": lambda: maker.conv(4, groups=4),
+  }
+  layers[kind]()
+  x = maker.images(5)
+  file = litert(kernels=kernels).open(litert(weights="dynamic_int8").write(maker.network()))
+  kernel = maker.tensors[maker.layers[-1].kernel]
+  maker.tensors[kernel.name] = kernel._replace(data=to_int8(kernel.data))
+  error = np.abs(file.run(x) - reference.run(maker.network(), x)).reshape(-1, kernel.shape[-1]).max(0)
+  step = np.abs(x).max() / 127
+  assert (error < step * np.abs(kernel.data).reshape(-1, kernel.shape[-1]).sum(0)).all()
+  assert (error.max() > 1e-4) == (kind != "depthwise")  # these read values, and nothing is rounded
+
+
+def test_held_weights_take_these_bytes():
+  maker = nets.mlp(2, (64, 96, 10), quantized=False)
+  network = maker.network()
+  sizes = {"": (4, 0), "float16": (2, 0), "int8": (1, 4), "dynamic_int8": (1, 4)}  # of a number, of a channel's scale
+  whole = len(litert().write(network))
+  for kind, (number, scale) in sizes.items():
+    file, held = litert(weights=kind).write(network), litert(weights=kind).held(network)
+    saved = 0
+    for layer in maker.layers:
+      (depth, channels), bias = maker.tensors[layer.kernel].shape, 4 * maker.tensors[layer.kernel].shape[1]
+      expected = depth * channels * number + channels * scale
+      assert held[layer.name].bytes == expected + (bias if layer.bias else 0)
+      saved += 4 * depth * channels - expected - (8 * channels if scale else 0)  # and zero points
+    assert saved - 600 < whole - len(file) <= saved
+  small = nets.mlp(2, (8, 4), quantized=False).network()
+  assert litert(weights="int8").write(small) == litert().write(small)  # codes would take more
+
+
+def tables(v, x):
+  return v["table"][x].reshape(-1, 32) @ v["kernel"]
+
+
+def test_tables_are_held_too():
+  rng = np.random.default_rng(0)
+  v = {"table": rng.normal(size=(50, 8)).astype(np.float32), "kernel": rng.normal(size=(32, 20)).astype(np.float32)}
+  x = rng.integers(0, 50, (6, 4)).astype(np.int32)
+  network = deploy.lift(tables, v, x)
+  for kind, rounded in (("float16", to_float16), ("int8", to_int8)):
+    held = {"table": rounded(v["table"].T).T, "kernel": rounded(v["kernel"])}
+    expected = reference.run(deploy.lift(tables, held, x), x)
+    content = litert(weights=kind).write(network)
+    assert len(content) < len(litert().write(network)) - 1000
+    for kernels in KERNELS:
+      np.testing.assert_allclose(litert(kernels=kernels).open(content).run(x), expected, atol=1e-4)
+
+
+def two(v, x):
+  return jnp.maximum(x @ v["a"] + v["bias"], 0) @ v["b"]
+
+
+@pytest.mark.parametrize("setting", ["w8", "w4", [("a", "w3"), ("b", "w8a8")], [("a", "w8a8"), ("b", "w4 full")]])
+def test_weights_on_grids_are_held_as_these_codes(setting):
+  rng = np.random.default_rng(1)
+  v = {"a": rng.normal(size=(8, 30)), "bias": rng.normal(size=30), "b": rng.normal(size=(30, 5))}
+  v = {name: jnp.asarray(one, jnp.float32) for name, one in v.items()}
+  x = rng.normal(size=(40, 8)).astype(np.float32)
+  rules = quant.policy(setting, None) if isinstance(setting, str) else setting
+  net = quant.post_training(graph.net(two, v, x), [x], rules)
+  grids, (expected, _) = quant.grids(net), net.apply(net.variables, x)
+  network = deploy.lift(two, v, x, grids)
+  stored = {array.shape: array for array in constants(litert().write(network))}
+  for name in ("a", "b"):
+    np.testing.assert_array_equal(stored[v[name].T.shape], np.asarray(quant.codes(v[name], grids[name])).T)
+  step = 1e-5 if isinstance(setting, str) else 0.05  # a code beside a tie is another one
+  np.testing.assert_allclose(reference.run(network, x), expected, atol=step)
+  for kernels in KERNELS:
+    np.testing.assert_allclose(litert(kernels=kernels).open(litert().write(network)).run(x), expected, atol=step)
+  onnx = pytest.importorskip("onnxruntime") and deploy.onnx()
+  np.testing.assert_allclose(onnx.open(onnx.write(network)).run(x), expected, atol=step)
+  if isinstance(setting, str):
+    assert not network.quantized
+    with pytest.raises(UserError, match="the layer 'a' would stay float: the activation 'input' has no grid"):
+      deploy.lift(two, v, x, grids, islands=False)
+
+
+def test_other_weights_are_refused():
+  with pytest.raises(UserError, match="unknown weights 'float8'"):
+    litert(weights="float8")
+  for call in (litert(weights="float16").check, litert(weights="int8").write):
+    with pytest.raises(UserError, match=r"weights='(float16|int8)' is for float networks; this one has int8 layers"):
+      call(nets.mlp(0).network())
+  maker = nets.mlp(0, (40, 30), quantized=False)
+  maker.tensors[maker.layers[0].kernel].data[0, 0] = 1e5
+  with pytest.raises(UserError, match=r"the weights 'dense0/kernel' hold 1e\+05; float16 has numbers up to 65504"):
+    litert(weights="float16").write(maker.network())
+
+
+def test_formats_are_named_with_options():
+  network = nets.mlp(0, (40, 30), quantized=False).network()
+  for text in ("litert(weights=float16)", "tflite(weights=float16, kernels=reference)", ".tflite(weights=float16)"):
+    assert deploy.file_format(text).write(network) == litert(weights="float16").write(network)
+  assert deploy.format_of("net.tflite", weights="int8").write(network) == litert(weights="int8").write(network)
+  refused = {
+    "litert(weight=int8)": "unknown option of the file format 'litert(weight=int8)': 'weight'; did you mean 'weights'",
+    "onnx(weights=int8)": "unknown option of the file format",
+    "litert(weights=int7)": "unknown weights 'int7'",
+    "litert(int8)": "unknown option",
+    "litert(weights=int8": "unknown file format",
+  }
+  for text, reason in refused.items():
+    with pytest.raises(UserError) as caught:
+      deploy.file_format(text)
+    assert reason in str(caught.value)

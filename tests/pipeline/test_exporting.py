@@ -66,6 +66,7 @@ def test_grids_that_no_file_has_are_known_before(tmp_path):
   ("given", "sentence"),
   [
     (("tflit",), "config key 'stages.alone.export': unknown file format 'tflit'; expected one of"),
+    (("litert(weight=int8)",), "config key 'stages.alone.export': unknown option .* did you mean 'weights'"),
     (("tflite", "litert"), r"config key 'stages.alone.export' is \('tflite', 'litert'\); expected each format once"),
   ],
 )
@@ -147,3 +148,7 @@ def test_a_stage_has_a_file_of_each_format(tmp_path, monkeypatch):
   fewer = compress(jobs.experiment(**ONE, stages__alone__export=("tflite",)), tmp_path)
   assert [one["name"] for one in fewer["shipping"]["files"]] == ["alone.tflite"]
   assert fewer["rows"][0]["file_bytes"] == found["files"][1]["bytes"]
+  # And with other options of a format: a kernel of 288 numbers of 2 bytes in place of 4, behind one more operator.
+  half = compress(jobs.experiment(**ONE, stages__alone__export=("litert(weights=float16)",)), tmp_path)
+  assert 0 < fewer["rows"][0]["file_bytes"] - half["rows"][0]["file_bytes"] < 2 * 288
+  assert (tmp_path / "files" / "alone.tflite").stat().st_size == half["rows"][0]["file_bytes"]

@@ -45,7 +45,7 @@ class Network(NamedTuple):
   @property
   def quantized(self) -> bool:
     """True where its layers run on integers."""
-    return any(tensor.dtype == "int8" for tensor in self.tensors.values())
+    return any(tensor.dtype == "int8" and tensor.data is None for tensor in self.tensors.values())
 
   def __str__(self) -> str:
     names = {tensor: "" if name == tensor else f"{name}: " for name, tensor in self.inputs.items()}

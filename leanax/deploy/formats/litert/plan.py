@@ -21,12 +21,14 @@ from leanax.deploy.formats.litert.weights import stored
 __all__ = ["Plan", "Written", "planned"]
 
 
-def planned(network: ir.Network) -> Plan:
-  """Returns the operators and tensors of a network.
+def planned(network: ir.Network, weights: str = "") -> Plan:
+  """Returns the operators and tensors of a network, with the weights of a float one as `litert` names them.
 
   Raises:
     UserError: an unsound network, or a layer, a ratio of scales or a size that LiteRT lacks.
   """
+  if weights and network.quantized:
+    raise UserError(f"weights={weights!r} is for float networks; this one has int8 layers, of trained codes")
   # A sound network: every tensor is made before it is read, with the shape and grid that its layer gives it.
   network = with_kernels(ir.check(network))
   # Activations keep their names, shapes and grids; constants are added by the layers that read them, in their layout.
@@ -39,7 +41,7 @@ def planned(network: ir.Network) -> Plan:
     check_axes(layer, network.tensors)
     check_scales(layer, network.tensors)  # before the runtime sees them: it ends the process at ratios it cannot hold
     _EMIT[type(layer)](plan, layer, network.tensors)
-  plan = stored(plan)
+  plan = stored(plan, weights)
   check_size(plan.tensors)
   return plan
 

@@ -57,23 +57,23 @@ VERSIONS = {  # the operator versions that brought int8, from LiteRT's table of 
 }
 
 
-def check(network: ir.Network) -> None:
+def check(network: ir.Network, weights: str = "") -> None:
   """Refuses a network that LiteRT cannot hold.
 
   Raises:
     UserError: a layer, a ratio of scales or a size that LiteRT lacks, or a missing extra.
   """
   schema()
-  planned(network)
+  planned(network, weights)
 
 
-def held(network: ir.Network) -> dict[str, Held]:
+def held(network: ir.Network, weights: str = "") -> dict[str, Held]:
   """Returns the constants of each layer as a file holds them."""
-  tensors = {**network.tensors, **planned(network).tensors}
+  tensors = {**network.tensors, **planned(network, weights).tensors}
   return size.held(network._replace(tensors=tensors), lambda constant: len(content(constant)))
 
 
-def write(network: ir.Network) -> bytes:
+def write(network: ir.Network, weights: str = "") -> bytes:
   """Returns the network as the bytes of a .tflite file.
 
   Input and output are int8 for an int8 network (`ir.float_ends` gives it float ends) and float32 for a float one; their
@@ -83,7 +83,7 @@ def write(network: ir.Network) -> bytes:
     UserError: what `check` refuses.
   """
   network = ir.separate_outputs(network)
-  return _pack(planned(network), network)
+  return _pack(planned(network, weights), network)
 
 
 def _pack(plan: Plan, network: ir.Network) -> bytes:

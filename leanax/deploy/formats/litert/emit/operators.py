@@ -40,12 +40,15 @@ def read(plan: Plan, layer: ir.Layer, tensors: dict[str, ir.Tensor]) -> tuple[st
   return layer.inputs
 
 
+FEW = 4  # bits of codes that a file can hold packed
+
+
 def packs(weights: ir.Tensor, depth: int | None) -> bool:
   """Returns whether the weights of a dense layer of so many inputs are held as int4: codes of 4 bits at most.
 
   XNNPACK leaves an odd number of inputs to other kernels, which round in another way.
   """
-  return weights.dtype == "int8" and ir.on_grid(weights).bits <= 4 and depth is not None and depth % 2 == 0
+  return weights.dtype == "int8" and ir.on_grid(weights).bits <= FEW and depth is not None and depth % 2 == 0
 
 
 def activate(layer: Any) -> str | None:
