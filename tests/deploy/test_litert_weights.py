@@ -235,3 +235,57 @@ def test_formats_are_named_with_options():
     with pytest.raises(UserError) as caught:
       deploy.file_format(text)
     assert reason in str(caught.value)
+
+
+def thinned(share, widths=(300, 40, 10)):
+  """A float dense net, the first kernel with this share of zeros."""
+  maker = nets.mlp(4, widths, quantized=False)
+  kernel = maker.tensors[maker.layers[0].kernel].data
+  kernel[maker.rng.random(kernel.shape) < share] = 0
+  return maker
+
+
+def test_dense_kernels_of_many_zeros_are_held_without_them():
+  maker = thinned(0.9)
+  network, x = maker.network(), maker.images(7)
+  kernel = maker.tensors[maker.layers[0].kernel].data
+  entries = np.count_nonzero(kernel)
+  held, whole = litert(sparse=0.85).held(network), litert().held(network)
+  lists = 2 * entries + 2 * (40 + 1)  # columns up to 299 and places up to 1,200 take two bytes
+  bias = 4 * 40 if maker.layers[0].bias else 0
+  assert held["dense0"].bytes == 4 * entries + lists + bias and held["dense1"] == whole["dense1"]
+  content = litert(sparse=0.85).write(network)
+  saved = whole["dense0"].bytes - held["dense0"].bytes
+  assert saved - 200 < len(litert().write(network)) - len(content) <= saved
+  assert litert(sparse=0.95).write(network) == litert().write(network)
+  for kernels in KERNELS:
+    file = litert(kernels=kernels).open(content)
+    for size in (7, 1, 2):
+      np.testing.assert_allclose(file.codes(x[:size]), reference.run(network, x[:size]), atol=1e-5)
+  stored = {array.shape: array for array in constants(content)}
+  np.testing.assert_array_equal(stored[kernel.T.shape], kernel.T)
+
+
+def test_compressed_rows_outside_of_their_shape_are_refused():
+  """The runtime would read beside its input there."""
+  content = litert(sparse=0.5).write(thinned(0.97).network())
+  kernel = thinned(0.97).tensors["dense0/kernel"].data.T
+  columns = np.nonzero(kernel)[1].astype(np.uint16).tobytes()
+  starts = np.append(0, np.cumsum((kernel != 0).sum(1))).astype(np.uint16).tobytes()
+  for numbers, wrong in (
+    (columns, b"\xff\xff"),
+    (columns, b"\x2c\x01"),
+    (starts, b"\x01\x00"),
+    (starts[2:], b"\xff\xff"),
+  ):
+    assert content.count(numbers) == 1
+    with pytest.raises(UserError, match="the LiteRT file is damaged: its sparse weights are not in compressed rows"):
+      litert().open(content.replace(numbers, wrong + numbers[2:]))
+
+
+def test_other_shares_of_zeros_are_refused():
+  for share in (0, 1, "much", -0.5):
+    with pytest.raises(UserError, match="is no share of zeros; expected a number between 0 and 1"):
+      litert(sparse=share)
+  with pytest.raises(UserError, match=r"sparse=0\.9 is for float networks"):
+    litert(sparse=0.9).write(nets.mlp(0).network())

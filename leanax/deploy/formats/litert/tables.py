@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from leanax.core.errors import UserError
+from leanax.deploy.formats.litert import sparse
 from leanax.deploy.formats.litert.flat import schema
 from leanax.deploy.formats.litert.weights import unpacked
 from leanax.deploy.formats.litert.writer import METADATA
@@ -37,6 +38,10 @@ def checked(content: bytes, name: str) -> Preprocessing | None:
     elements = sum(_elements(model, graph) for graph in graphs)
     apart = any(_scales_apart(tables, model, graph) for graph in graphs)
     found = _preprocessing(model)
+    for graph in graphs:
+      _check_rows(model, graph)
+  except UserError as error:
+    raise UserError(f"{name} is damaged: {error}") from None
   except Exception:  # reading the tables of a damaged file may raise anything
     raise UserError(f"{name} is damaged: its tables cannot be read") from None
   if not 0 <= elements <= MOST:
@@ -56,8 +61,23 @@ def constants(content: bytes) -> list[np.ndarray]:
     tensor = graph.Tensors(position)
     buffer = model.Buffers(tensor.Buffer())
     if buffer.DataLength():
-      held.append(unpacked(buffer.DataAsNumpy().tobytes(), types[tensor.Type()], tensor.ShapeAsNumpy()))
+      data, dtype, shape = buffer.DataAsNumpy().tobytes(), types[tensor.Type()], tuple(tensor.ShapeAsNumpy().tolist())
+      if (found := tensor.Sparsity()) is None:
+        held.append(unpacked(data, dtype, shape))
+      else:
+        held.append(sparse.read(found, shape, np.frombuffer(data, dtype)).matrix(shape))
   return held
+
+
+def _check_rows(model: Any, graph: Any) -> None:
+  """Refuses sparse weights whose places lie outside of their shape."""
+  for position in range(graph.TensorsLength()):
+    tensor = graph.Tensors(position)
+    if tensor.Sparsity() is not None:
+      values = model.Buffers(tensor.Buffer()).DataAsNumpy()
+      if tensor.Type() != 0 or tensor.ShapeLength() != 2:
+        raise UserError("its sparse weights are no float32 matrix")
+      sparse.read(tensor.Sparsity(), tuple(tensor.ShapeAsNumpy().tolist()), np.frombuffer(values.tobytes(), np.float32))
 
 
 def _elements(model: Any, graph: Any) -> float:

@@ -20,6 +20,7 @@ import numpy as np
 from leanax.core.errors import UserError
 from leanax.deploy import ir
 from leanax.deploy.formats.litert.emit.operators import FEW, Plan, Written, packs
+from leanax.deploy.formats.litert.sparse import rows
 
 WEIGHTS = ("", "float16", "int8", "dynamic_int8")
 EXTRA = 128  # bytes that a DEQUANTIZE and its tensor take in a file
@@ -27,18 +28,30 @@ _PLACES = {"FULLY_CONNECTED": (1, 0), "CONV_2D": (1, 0), "DEPTHWISE_CONV_2D": (1
 """Operators that have weights: the place of these among the inputs, and their axis of output channels (or of rows)."""
 
 
-def stored(plan: Plan, weights: str = "") -> Plan:
-  """Returns the plan with weights as the file holds them; `weights` as of `litert`."""
+def stored(plan: Plan, weights: str = "", sparse: float | None = None) -> Plan:
+  """Returns the plan with weights as the file holds them; `weights` and `sparse` as of `litert`."""
   operators: list[Written] = []
   for op in plan.operators:
     name = op.inputs[_PLACES[op.code][0]] if op.code in _PLACES else None
     if name is None or plan.tensors[name].data is None:
       operators.append(op)
+    elif sparse is not None and _is_sparse(op, plan.tensors[name], sparse):
+      plan.rows[name] = rows(ir.values(plan.tensors[name]))
+      operators.append(op._replace(version=8))
     elif plan.tensors[op.output].dtype == "int8":
       operators.append(_of_integers(plan, op, plan.tensors[name]))
     else:
       operators += _of_floats(plan, op, plan.tensors[name], weights)
   return plan._replace(operators=operators)
+
+
+def _is_sparse(op: Written, held: ir.Tensor, share: float) -> bool:
+  """Returns whether a dense layer's float weights have so many zeros, and are smaller without them."""
+  if op.code != "FULLY_CONNECTED" or held.dtype != "float32":
+    return False
+  data = ir.values(held)
+  entries = np.count_nonzero(data)
+  return bool(0 < entries <= (1 - share) * data.size) and rows(data).bytes + EXTRA < data.nbytes
 
 
 def _of_integers(plan: Plan, op: Written, held: ir.Tensor) -> Written:

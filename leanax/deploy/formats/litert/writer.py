@@ -12,6 +12,7 @@ import numpy as np
 from leanax.deploy import ir, size
 from leanax.deploy.formats.litert.flat import Flat, schema
 from leanax.deploy.formats.litert.plan import Plan, Written, planned
+from leanax.deploy.formats.litert.sparse import Rows
 from leanax.deploy.formats.litert.weights import content
 from leanax.deploy.size import Held
 
@@ -57,23 +58,28 @@ VERSIONS = {  # the operator versions that brought int8, from LiteRT's table of 
 }
 
 
-def check(network: ir.Network, weights: str = "") -> None:
+def check(network: ir.Network, weights: str = "", sparse: float | None = None) -> None:
   """Refuses a network that LiteRT cannot hold.
 
   Raises:
     UserError: a layer, a ratio of scales or a size that LiteRT lacks, or a missing extra.
   """
   schema()
-  planned(network, weights)
+  planned(network, weights, sparse)
 
 
-def held(network: ir.Network, weights: str = "") -> dict[str, Held]:
+def held(network: ir.Network, weights: str = "", sparse: float | None = None) -> dict[str, Held]:
   """Returns the constants of each layer as a file holds them."""
-  tensors = {**network.tensors, **planned(network, weights).tensors}
-  return size.held(network._replace(tensors=tensors), lambda constant: len(content(constant)))
+  plan = planned(network, weights, sparse)
+
+  def held_bytes(constant: ir.Tensor) -> int:
+    rows = plan.rows.get(constant.name)
+    return len(content(constant)) if rows is None else rows.bytes
+
+  return size.held(network._replace(tensors={**network.tensors, **plan.tensors}), held_bytes)
 
 
-def write(network: ir.Network, weights: str = "") -> bytes:
+def write(network: ir.Network, weights: str = "", sparse: float | None = None) -> bytes:
   """Returns the network as the bytes of a .tflite file.
 
   Input and output are int8 for an int8 network (`ir.float_ends` gives it float ends) and float32 for a float one; their
@@ -83,7 +89,7 @@ def write(network: ir.Network, weights: str = "") -> bytes:
     UserError: what `check` refuses.
   """
   network = ir.separate_outputs(network)
-  return _pack(planned(network, weights), network)
+  return _pack(planned(network, weights, sparse), network)
 
 
 def _pack(plan: Plan, network: ir.Network) -> bytes:
@@ -102,7 +108,7 @@ def _pack(plan: Plan, network: ir.Network) -> bytes:
       buffers.append(flat.table("Buffer", Data=flat.data(content)))
     return contents[content]
 
-  tensors = [_tensor(flat, plan.tensors[name], keep, labels.get(name)) for name in names]
+  tensors = [_tensor(flat, plan.tensors[name], keep, labels.get(name), plan.rows.get(name)) for name in names]
   # Operators, in the order of the network, which is the order of execution.
   versions = [(op.code, op.version or VERSIONS.get(op.code, 1)) for op in plan.operators]
   codes = sorted(set(versions))
@@ -117,8 +123,8 @@ def _pack(plan: Plan, network: ir.Network) -> bytes:
   # Preprocessing travels as metadata: a runtime ignores it, and `open` reads it back.
   metadata = None
   if network.preprocessing is not None:
-    held = keep(network.preprocessing.to_json())
-    metadata = flat.tables([flat.table("Metadata", Name=flat.text(METADATA), Buffer=held)])
+    json = network.preprocessing.to_json()
+    metadata = flat.tables([flat.table("Metadata", Name=flat.text(METADATA), Buffer=keep(json))])
   # The signature: what the caller feeds and gets, by name.
   signature = flat.table(
     "SignatureDef",
@@ -148,7 +154,7 @@ def _code(flat: Flat, code: str, version: int) -> int:
   return flat.table("OperatorCode", DeprecatedBuiltinCode=min(number, 127), BuiltinCode=number, Version=version)
 
 
-def _tensor(flat: Flat, tensor: ir.Tensor, keep: Any, label: str | None = None) -> int:
+def _tensor(flat: Flat, tensor: ir.Tensor, keep: Any, label: str | None = None, rows: Rows | None = None) -> int:
   quantization = None
   if tensor.grid is not None:
     scales = np.atleast_1d(tensor.scale)
@@ -167,9 +173,10 @@ def _tensor(flat: Flat, tensor: ir.Tensor, keep: Any, label: str | None = None) 
     Name=None if label is None else flat.text(label),
     Shape=flat.vector(shape, "int32"),
     Type=getattr(flat.schema.TensorType, tensor.dtype.upper()),
-    Buffer=keep(content(tensor) if constant else b""),
+    Buffer=keep((content(tensor) if rows is None else rows.values.tobytes()) if constant else b""),
     Quantization=quantization,
     ShapeSignature=signature,
+    Sparsity=None if rows is None else rows.write(flat),
   )
 
 

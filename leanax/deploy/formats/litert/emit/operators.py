@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 from leanax.deploy import ir
+from leanax.deploy.formats.litert.sparse import Rows
 
 
 class Written(NamedTuple):
@@ -20,10 +21,17 @@ class Written(NamedTuple):
 
 
 class Plan(NamedTuple):
-  """The operators and tensors of a file, in the file's own layouts."""
+  """The operators and tensors of a file, in the file's own layouts.
+
+  Attributes:
+    operators: in order.
+    tensors: by name.
+    rows: constants that are held in compressed rows, by name.
+  """
 
   operators: list[Written]
   tensors: dict[str, ir.Tensor]
+  rows: dict[str, Rows]
 
 
 def keep(plan: Plan, tensor: ir.Tensor) -> str:
