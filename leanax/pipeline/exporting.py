@@ -3,7 +3,9 @@
 A stage's `export` names the formats of its files, and its `export_failure` what happens where there can be none.
 """
 
+import contextlib
 import dataclasses
+import importlib.metadata
 import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -16,6 +18,7 @@ from leanax.core.errors import UserError
 from leanax.graph.shapes import structs
 from leanax.pipeline import trained as models
 from leanax.pipeline.config.experiment import Experiment, Stage
+from leanax.pipeline.recipe import Recipe
 from leanax.pipeline.trained import Trained
 
 
@@ -52,6 +55,16 @@ def network(trained: Trained, numbers: bool = True) -> deploy.Network:
   fn = models.functions(plain.recipe).fn
   preprocessing = deploy.Preprocessing(**folded.recipe.preprocess)
   return deploy.lift(fn, plain.variables, example, grids, preprocessing, prove=numbers)
+
+
+def description(recipe: Recipe, licence: str = "", **made: str) -> deploy.Description:
+  """Returns what a file says of a model: its classes, a licence, and how it was made."""
+  known = {"model": recipe.name}
+  if recipe.is_quantized:
+    known["quantization"] = "; ".join(f"{glob} {setting}" for glob, setting in recipe.edits[-1]["rules"])
+  with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # run from its own directory
+    known["leanax"] = importlib.metadata.version("leanax")
+  return deploy.Description(tuple(recipe.classes), licence, {**made, **known})
 
 
 def _unit_grids(folded: Trained) -> Any:

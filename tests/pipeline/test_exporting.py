@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+import quant
 from leanax.core.errors import UserError
 from leanax.deploy import formats
 from leanax.pipeline import build, exporting, stage, trained
@@ -129,6 +130,18 @@ def test_what_only_numbers_show_ends_no_run(tmp_path, monkeypatch, capsys):
     ((one,), real) = prepared[name], exporting.network(trained.load(tmp_path / "models" / f"{name}.safetensors")[0])
     assert (one.suffix, one.failure, real.quantized) == (".tflite", "", name == "int8")
     assert described(one.network) == described(real), name
+
+
+def test_a_file_can_say_how_it_was_made():
+  recipe = trained.Recipe(
+    "my.nets:Net", {}, (4, 4, 1), ("a", "b"), {}, (quant.edit.data([("Dense*", "w4a8"), ("*", "w8a8")]),)
+  )
+  found = exporting.description(recipe, "MIT", stage="int8")
+  assert (found.classes, found.licence) == (("a", "b"), "MIT")
+  assert {**found.made, "leanax": ""} == {
+    "stage": "int8", "model": "my.nets:Net", "quantization": "Dense* w4a8; * w8a8", "leanax": ""
+  }  # fmt: skip
+  assert "quantization" not in exporting.description(recipe.in_float).made
 
 
 def test_a_stage_has_a_file_of_each_format(tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ import numpy as np
 
 from leanax.core.errors import UserError
 from leanax.deploy import ir
+from leanax.deploy.description import Description
 from leanax.deploy.preprocessing import Preprocessing
 from leanax.deploy.size import Held, held
 
@@ -39,6 +40,7 @@ class Runner:
     preprocessing: the step from raw images to the input, if the file holds one.
     threads: the most that the runtime may use.
     requantize: the rounding of `reference.run` that the runtime's is nearest to.
+    description: of the network in words, if the file holds one.
   """
 
   name: str
@@ -50,6 +52,7 @@ class Runner:
   preprocessing: Preprocessing | None = None
   threads: int = 1
   requantize: str = "float32"
+  description: Description | None = None
 
   @property
   def input(self) -> ir.Tensor:

@@ -9,18 +9,19 @@ from typing import Any
 import numpy as np
 
 from leanax.core.errors import UserError
+from leanax.deploy.description import Description
 from leanax.deploy.formats.litert import sparse
 from leanax.deploy.formats.litert.flat import schema
 from leanax.deploy.formats.litert.weights import unpacked
-from leanax.deploy.formats.litert.writer import METADATA
+from leanax.deploy.formats.litert.writer import DESCRIPTION, METADATA
 from leanax.deploy.preprocessing import Preprocessing
 
 MOST = 2**27  # elements of all activations
 TYPES = ("float32", "float16", "int32", "int8", "int4", "uint8", "bool")  # of constants
 
 
-def checked(content: bytes, name: str) -> Preprocessing | None:
-  """Returns the preprocessing in a file's metadata, if there is one.
+def checked(content: bytes, name: str) -> tuple[Preprocessing | None, Description | None]:
+  """Returns the preprocessing and the description in a file's metadata, if they are there.
 
   Args:
     content: the file's bytes.
@@ -37,7 +38,9 @@ def checked(content: bytes, name: str) -> Preprocessing | None:
     graphs = [model.Subgraphs(position) for position in range(model.SubgraphsLength())]
     elements = sum(_elements(model, graph) for graph in graphs)
     apart = any(_scales_apart(tables, model, graph) for graph in graphs)
-    found = _preprocessing(model)
+    held = _metadata(model)
+    preprocessing = Preprocessing.from_json(held[METADATA]) if METADATA in held else None
+    description = Description.from_json(held[DESCRIPTION]) if DESCRIPTION in held else None
     for graph in graphs:
       _check_rows(model, graph)
   except UserError as error:
@@ -48,7 +51,7 @@ def checked(content: bytes, name: str) -> Preprocessing | None:
     raise UserError(f"{name} is damaged: its activations have {elements:.3g} elements; expected {MOST:.3g} at most")
   if apart:
     raise UserError(f"{name} is damaged: the scales of a sum are more than 2^19 apart")
-  return found
+  return preprocessing, description
 
 
 def constants(content: bytes) -> list[np.ndarray]:
@@ -99,9 +102,8 @@ def _scales_apart(tables: Any, model: Any, graph: Any) -> bool:
   return False
 
 
-def _preprocessing(model: Any) -> Preprocessing | None:
-  for position in range(model.MetadataLength()):
-    entry = model.Metadata(position)
-    if entry.Name() == METADATA.encode():
-      return Preprocessing.from_json(model.Buffers(entry.Buffer()).DataAsNumpy().tobytes())
-  return None
+def _metadata(model: Any) -> dict[str, bytes]:
+  """Returns the entries of ours."""
+  entries = [model.Metadata(position) for position in range(model.MetadataLength())]
+  ours = [entry for entry in entries if entry.Name() in (METADATA.encode(), DESCRIPTION.encode())]
+  return {entry.Name().decode(): model.Buffers(entry.Buffer()).DataAsNumpy().tobytes() for entry in ours}

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from leanax.deploy import ir, size
+from leanax.deploy.formats.litert import standard
 from leanax.deploy.formats.litert.flat import Flat, schema
 from leanax.deploy.formats.litert.plan import Plan, Written, planned
 from leanax.deploy.formats.litert.sparse import Rows
@@ -17,6 +18,7 @@ from leanax.deploy.formats.litert.weights import content
 from leanax.deploy.size import Held
 
 METADATA = "leanax"
+DESCRIPTION = "leanax.description"
 VERSIONS = {  # the operator versions that brought int8, from LiteRT's table of versions; float files use the same
   "CONV_2D": 3,
   "DEPTHWISE_CONV_2D": 3,
@@ -83,13 +85,14 @@ def write(network: ir.Network, weights: str = "", sparse: float | None = None) -
   """Returns the network as the bytes of a .tflite file.
 
   Input and output are int8 for an int8 network (`ir.float_ends` gives it float ends) and float32 for a float one; their
-  batch is 1 and can be resized. The preprocessing is kept as JSON in the metadata buffer named "leanax".
+  batch is 1 and can be resized. The preprocessing is kept as JSON in the metadata buffer named "leanax", and a
+  description in that named "leanax.description" and in the metadata that tools of TensorFlow Lite read.
 
   Raises:
     UserError: what `check` refuses.
   """
   network = ir.separate_outputs(network)
-  return _pack(planned(network, weights, sparse), network)
+  return standard.with_labels(_pack(planned(network, weights, sparse), network), standard.labels_of(network))
 
 
 def _pack(plan: Plan, network: ir.Network) -> bytes:
@@ -120,11 +123,12 @@ def _pack(plan: Plan, network: ir.Network) -> bytes:
     Tensors=flat.tables(tensors),
     Operators=flat.tables(operators),
   )
-  # Preprocessing travels as metadata: a runtime ignores it, and `open` reads it back.
-  metadata = None
-  if network.preprocessing is not None:
-    json = network.preprocessing.to_json()
-    metadata = flat.tables([flat.table("Metadata", Name=flat.text(METADATA), Buffer=keep(json))])
+  # Preprocessing and description travel as metadata: a runtime ignores it, and `open` reads them back.
+  entries = {} if network.preprocessing is None else {METADATA: network.preprocessing.to_json()}
+  if network.description is not None:
+    entries |= {DESCRIPTION: network.description.to_json(), standard.NAME: standard.metadata(network)}
+  held = [flat.table("Metadata", Name=flat.text(key), Buffer=keep(value)) for key, value in entries.items()]
+  metadata = flat.tables(held) if held else None
   # The signature: what the caller feeds and gets, by name.
   signature = flat.table(
     "SignatureDef",
