@@ -82,7 +82,7 @@ def test_export_writes_the_file_that_the_job_wrote(run, tmp_path):
     f"--out={tmp_path / 'y.tflite'}",
   )
   about = deploy.open_file(tmp_path / "y.tflite").description
-  assert about.classes == tuple("0123456789") and about.licence == "MIT"
+  assert about.classes == tuple(f"class_{k}" for k in range(4)) and about.licence == "MIT"
   assert about.made["stage"] == "teacher" and about.made["model"].endswith(":MLP")
 
 
