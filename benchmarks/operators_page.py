@@ -27,8 +27,8 @@ trains, with the primitive and the line of the model's code.
 
 In a network with grids the column "int8" says what runs on codes. "float" layers stand between Dequantize and Quantize
 layers and compute what the simulation computes; `deploy.lift(..., islands=False)` refuses them by name. Kernels of
-fewer than 8 bits are stored as int8 codes. "same grid" are layers that move codes where what they read and make share a
-grid.
+fewer than 8 bits are stored as int8 codes, but for those of 4 bits at most in a .tflite file's dense layers
+([deploy.md](deploy.md)). "same grid" are layers that move codes where what they read and make share a grid.
 
 Every operator has its test in both runtimes (`tests/deploy/`): lifted, in the file of the table; as a layer by itself
 in onnxruntime, in `test_onnx.py`.

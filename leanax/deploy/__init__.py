@@ -28,16 +28,19 @@ True
 
 from leanax.deploy import formats, packed, reference
 from leanax.deploy.compare import Mismatch, compare, parity
+from leanax.deploy.description import Description
 from leanax.deploy.files import file_format, file_formats, format_of, open_file
 from leanax.deploy.formats import Format, Latency, Runner, litert, onnx
 from leanax.deploy.ir import Network, with_ends
 from leanax.deploy.lift import lift
 from leanax.deploy.packed import Packed, pack, pack_net, unpack, unpack_net
 from leanax.deploy.preprocessing import Preprocessing
-from leanax.deploy.size import Sizes, sizes
+from leanax.deploy.size import Held, Sizes, sizes
 
 __all__ = [
+  "Description",
   "Format",
+  "Held",
   "Latency",
   "Mismatch",
   "Network",

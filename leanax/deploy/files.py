@@ -1,11 +1,17 @@
 """Files of any format: the format is found by its name or by the suffix of a file."""
 
+import inspect
+import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from leanax.core.errors import UserError
+from leanax.core.errors import UserError, unknown
 from leanax.core.methods import methods
 from leanax.deploy import formats
 from leanax.deploy.formats import Format, Runner
+
+_TEXT = re.compile(r"\.?(?P<name>\w+)(?:\((?P<options>[^()]*)\))?")
 
 
 def file_formats() -> dict[str, Format]:
@@ -14,39 +20,64 @@ def file_formats() -> dict[str, Format]:
   return {format.suffix: format for format in found}
 
 
-def file_format(name: str) -> Format:
-  """Returns the format of a name ("litert") or of a suffix ("tflite", ".tflite").
+def file_format(name: str, **options: Any) -> Format:
+  """Returns the format of a name ("litert") or of a suffix ("tflite", ".tflite"), with options.
+
+  Args:
+    name: may have options in parentheses, as in "litert(weights=float16)".
+    **options: further ones.
 
   Raises:
-    UserError: there is none; the known ones are named.
+    UserError: there is none, or it has no such option; the known ones are named.
   """
-  by_name, by_suffix = methods(formats), file_formats()
-  found = by_name[name]() if name in by_name else by_suffix.get(f".{name.removeprefix('.')}")
-  if found is None:
+  found = _TEXT.fullmatch(name)
+  method = _method(found["name"] if found else name)
+  pairs = [pair.partition("=") for pair in ((found and found["options"]) or "").split(",") if pair.strip()]
+  given = {key.strip(): _value(value.strip()) for key, _, value in pairs} | options
+  known = inspect.signature(method).parameters
+  for key in given:
+    if key not in known:
+      raise unknown(f"option of the file format {name!r}:", key, known)
+  return method(**given)
+
+
+def _method(name: str) -> Callable[..., Format]:
+  by_name = methods(formats)
+  by_suffix = {method().suffix.removeprefix("."): method for method in by_name.values()}
+  if name not in by_name and name not in by_suffix:
     suffixes = {key: method().suffix for key, method in sorted(by_name.items())}
     known = ", ".join(f"{suffix.removeprefix('.')} ({key})" for key, suffix in suffixes.items())
     raise UserError(f"unknown file format {name!r}; expected one of {known}")
-  return found
+  return by_name.get(name) or by_suffix[name]
 
 
-def format_of(path: str | Path, name: str = "") -> Format:
+def _value(text: str) -> Any:
+  try:
+    return float(text)
+  except ValueError:
+    return text
+
+
+def format_of(path: str | Path, name: str = "", **options: Any) -> Format:
   """Returns the format of a file, by the suffix of its name.
 
   Args:
     path: the file.
     name: of the format that it has to be, as of `file_format`; "" for any.
+    **options: of the format.
 
   Raises:
     UserError: no format has that suffix, or not the one that is named; the known ones are named.
   """
-  if name and Path(path).suffix != (found := file_format(name)).suffix:
+  if not name and Path(path).suffix not in file_formats():
+    known = ", ".join(sorted(file_formats()))
+    raise UserError(f"{str(path)!r} has the suffix of no file format; expected one of {known}")
+  found = file_format(name or Path(path).suffix, **options)
+  if Path(path).suffix != found.suffix:
     raise UserError(
       f"{str(path)!r} has not the suffix of the format {name!r}; expected a name that ends in {found.suffix}"
     )
-  known = file_formats()
-  if Path(path).suffix not in known:
-    raise UserError(f"{str(path)!r} has the suffix of no file format; expected one of {', '.join(sorted(known))}")
-  return known[Path(path).suffix]
+  return found
 
 
 def open_file(path: str | Path, threads: int = 1) -> Runner:

@@ -2,7 +2,7 @@
 
 A layer runs on integers where the runtimes have such a kernel for it and all that it reads and makes has a grid. Other
 layers stay float between Dequantize and Quantize layers: a tensor with a grid is codes, and float layers read their
-values, which is what the simulation computes.
+values, which is what the simulation computes. The kernel of such a layer is codes too, where it has a grid.
 
 Codes are clip(round_half_even(x * (1 / s)) + z) in float32, as the number contract has it: weights symmetric, biases
 in int32 steps of s_x * s_w. Grids narrower than 8 bits serve for weights, whose codes fit into int8 as they are; the
@@ -33,7 +33,7 @@ def to_int8(network: ir.Network, grids: Mapping[str, Grid], islands: bool = True
     islands: whether layers without integers stay float; they are refused otherwise.
 
   Raises:
-    UserError: a grid is missing, LiteRT lacks it, or a layer would stay float and must not.
+    UserError: LiteRT lacks a grid, or a layer would stay float and must not.
   """
   tensors, found = dict(network.tensors), _activations(network, grids)
   for name, grid in found.items():
@@ -49,6 +49,8 @@ def to_int8(network: ir.Network, grids: Mapping[str, Grid], islands: bool = True
           tensors[layer.bias] = _bias(tensors[layer.bias], tensors[layer.inputs[0]], kernel)
       made = made._replace(layers=(*made.layers, layer))
     elif islands:
+      if isinstance(layer, ir.WEIGHTED) and (layer.kernel in grids or layer.kernel.rsplit("#", 1)[0] in grids):
+        tensors[layer.kernel] = _kernel(tensors[layer.kernel], _find(grids, layer.kernel))  # codes of a float layer
       made = _island(made, layer, values)
     else:
       raise UserError(f"the layer {layer.name!r} would stay float: {why}")
@@ -56,11 +58,7 @@ def to_int8(network: ir.Network, grids: Mapping[str, Grid], islands: bool = True
 
 
 def _float(layer: ir.Layer, tensors: Mapping[str, ir.Tensor], grids: Mapping[str, Grid]) -> str | None:
-  """Returns why a layer cannot run on integers; None where it can.
-
-  Raises:
-    UserError: an activation of a layer with a kernel on a grid has none.
-  """
+  """Returns why a layer cannot run on integers; None where it can."""
   clipped = _clips(layer) and ir.same_grid(tensors[layer.inputs[0]].grid, tensors[layer.output].grid)
   if not isinstance(layer, INTEGER) and not clipped:
     return "the runtimes have no exact integer kernel for it"
@@ -69,7 +67,7 @@ def _float(layer: ir.Layer, tensors: Mapping[str, ir.Tensor], grids: Mapping[str
       return f"the kernel {layer.kernel!r} has no grid; {_near(layer.kernel, grids)}"
     for name in (*layer.inputs, layer.output):
       if tensors[name].grid is None:
-        raise UserError(f"the activation {name!r} has no grid; {_near(name, grids)}")
+        return f"the activation {name!r} has no grid; {_near(name, grids)}"
     return None
   ends = [tensors[name] for name in (*layer.inputs, layer.output)]
   missing = next((tensor.name for tensor in ends if tensor.grid is None), None)

@@ -46,7 +46,8 @@ def lift(
       `Quantized.grids` gives them; None for a float network.
     preprocessing: the step from raw images to inputs; it is stored in the file.
     islands: whether layers that have no grid, or no exact integer kernel, stay float between Dequantize and Quantize
-      layers of an int8 network; they are refused by name otherwise. `print(network)` shows which these are.
+      layers of an int8 network; they are refused by name otherwise. Their kernels are codes where
+      they have grids. `print(network)` shows which these are.
     prove: whether each layer is run beside its equations. Without, `variables` may be shapes: other numbers
       stand for the weights, and the network is for `Format.check`, before anything is trained.
 

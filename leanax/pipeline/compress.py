@@ -113,21 +113,25 @@ def open_run(config: Experiment, folder: str | Path, export: bool = False) -> Co
 
 def _row(name: str, context: Context, trained: Trained, rows: list[dict[str, Any]]) -> dict[str, Any]:
   """Returns the stage's row, measured once and saved next to its files; one that lacks a file is not saved."""
-  kept, wanted = context.folder / "files" / f"{name}.json", list(exporting.formats(context.config.stages[name]))
+  stage = context.config.stages[name]
+  kept, wanted = context.folder / "files" / f"{name}.json", exporting.formats(stage)
+  options = {suffix: {"format": text} for suffix, text in zip(wanted, stage.export, strict=True) if "(" in text}
   if kept.is_file():
     row = json.loads(kept.read_text(encoding="utf-8"))
-    if list(row.get("exports", wanted)) == wanted:
+    held = row.get("exports", {suffix: {} for suffix in wanted})
+    same = all(one.get("format") == options.get(suffix, {}).get("format") for suffix, one in held.items())
+    if list(held) == list(wanted) and same:
       return row
-    for suffix in {*row["exports"]} - {*wanted}:  # the config names other formats now
+    for suffix in {*held} - {*wanted}:
       kept.with_suffix(suffix).unlink(missing_ok=True)
   row, logits = measure_model(trained, context.data.test)
   exports: dict[str, Any] = {}
   failures: list[str] = []
-  for suffix in wanted:
+  for suffix, one in wanted.items():
     try:
-      found, file = measure_file(trained, context.data.test, kept.with_suffix(suffix), logits)
+      found, file = measure_file(trained, context.data.test, kept.with_suffix(suffix), logits, one)
       row |= {} if exports else {key: value for key, value in found.items() if key != "layers"}  # of its first file
-      exports[suffix] = {**found, "input": file.input.dtype}
+      exports[suffix] = {**found, "input": file.input.dtype, **options.get(suffix, {})}
     except UserError as error:
       failures.append(f"{suffix.removeprefix('.')}: {error}")
     except Exception as error:  # whatever a format or its runtime raises: the trained stage and its row stand

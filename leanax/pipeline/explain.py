@@ -8,8 +8,6 @@ import jax
 import quant
 from leanax import graph
 from leanax.core.errors import UserError
-from leanax.deploy import ir
-from leanax.deploy.size import held
 from leanax.engine.train.parallel import AXIS
 from leanax.pipeline import build, exporting, start
 from leanax.pipeline import trained as models
@@ -55,24 +53,17 @@ def exports(prepared: Mapping[str, Sequence[Prepared]]) -> list[str]:
       parts.append(f"{exporting.refusal(names, suffix, str(key))}; {exporting.advice(names)}")
       continue
     rows: list[tuple[str, ...]] = [("layer", "operator", "output", "weights", "bytes")]
-    total = 0
+    held = found[suffix, key].held
     for layer in network.layers:
-      held_by = [network.tensors[constant] for constant in layer.constants()]
-      total += (sum_of := sum(map(held, held_by)))
-      widths = [_width(tensor) for tensor in held_by[:1]]
       kind, made = type(layer).__name__, network.tensors[layer.output].dtype
-      rows.append((layer.name, kind, made, *(widths or [""]), size(sum_of) if held_by else ""))
+      constants = (held[layer.name].type, size(held[layer.name].bytes)) if layer.name in held else ("", "")
+      rows.append((layer.name, kind, made, *constants))
+    total = sum(one.bytes for one in held.values())
     kind = "int8" if network.quantized else "float32"
     whose = f"stage{'s' if len(names) > 1 else ''} {', '.join(names)}"
     parts.append(f"{suffix.removeprefix('.')} file of {whose}: {kind}, {size(total)} of weights\n{columns(rows)}")
   parts += [f"stage {name}: no file" for name, each in prepared.items() if not each]
   return parts
-
-
-def _width(tensor: ir.Tensor) -> str:
-  """Returns a constant's type, and its bits where they are fewer."""
-  fewer = tensor.grid is not None and tensor.grid.bits < 8
-  return f"{tensor.dtype} of {tensor.grid.bits} bits" if fewer and tensor.grid is not None else tensor.dtype
 
 
 def traces(recipe: Recipe) -> tuple[graph.Graph, graph.Graph]:

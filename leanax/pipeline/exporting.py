@@ -3,7 +3,9 @@
 A stage's `export` names the formats of its files, and its `export_failure` what happens where there can be none.
 """
 
+import contextlib
 import dataclasses
+import importlib.metadata
 import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -16,6 +18,7 @@ from leanax.core.errors import UserError
 from leanax.graph.shapes import structs
 from leanax.pipeline import trained as models
 from leanax.pipeline.config.experiment import Experiment, Stage
+from leanax.pipeline.recipe import Recipe
 from leanax.pipeline.trained import Trained
 
 
@@ -26,11 +29,13 @@ class Prepared(NamedTuple):
     suffix: of the format.
     network: its layers, with numbers that stand for weights; None where it cannot be exported.
     failure: one sentence that says why; "" where it can.
+    held: the constants of its layers in the file, by the layers' names.
   """
 
   suffix: str
   network: deploy.Network | None
   failure: str = ""
+  held: Mapping[str, deploy.Held] = {}
 
 
 def network(trained: Trained, numbers: bool = True) -> deploy.Network:
@@ -50,6 +55,16 @@ def network(trained: Trained, numbers: bool = True) -> deploy.Network:
   fn = models.functions(plain.recipe).fn
   preprocessing = deploy.Preprocessing(**folded.recipe.preprocess)
   return deploy.lift(fn, plain.variables, example, grids, preprocessing, prove=numbers)
+
+
+def description(recipe: Recipe, licence: str = "", **made: str) -> deploy.Description:
+  """Returns what a file says of a model: its classes, a licence, and how it was made."""
+  known = {"model": recipe.name}
+  if recipe.is_quantized:
+    known["quantization"] = "; ".join(f"{glob} {setting}" for glob, setting in recipe.edits[-1]["rules"])
+  with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # run from its own directory
+    known["leanax"] = importlib.metadata.version("leanax")
+  return deploy.Description(tuple(recipe.classes), licence, {**made, **known})
 
 
 def _unit_grids(folded: Trained) -> Any:
@@ -115,7 +130,7 @@ def _prepared(suffix: str, one: deploy.Format, lifted: deploy.Network | str) -> 
   if isinstance(lifted, str):
     return Prepared(suffix, None, lifted)
   failure = _tried(lambda: one.check(lifted))
-  return Prepared(suffix, None if failure else lifted, failure or "")
+  return Prepared(suffix, None, failure) if failure else Prepared(suffix, lifted, held=one.held(lifted))
 
 
 def _tried(call: Any) -> Any:

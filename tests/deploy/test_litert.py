@@ -136,6 +136,28 @@ def test_batches_of_any_size_give_the_same():
   assert model.run(x[:0]).shape == (0, 10)
 
 
+@pytest.mark.parametrize("quantized", [True, False])
+def test_the_batch_is_open_in_the_file(quantized):
+  """For a caller that knows the runtime alone: shape -1, resized to 3 and back to 1."""
+  from ai_edge_litert.interpreter import Interpreter
+
+  maker = nets.resnet(2, quantized=quantized)
+  network, x = maker.network(), maker.images(3)
+  content = litert().write(network)
+  assert litert().open(content).codes(x[:0]).shape == (0, 10)
+  interpreter = Interpreter(model_content=content)
+  (given,), (made,) = interpreter.get_input_details(), interpreter.get_output_details()
+  assert given["shape_signature"].tolist() == [-1, 12, 12, 3] and made["shape_signature"].tolist() == [-1, 10]
+  for batch in (3, 1):
+    interpreter.resize_tensor_input(given["index"], (batch, 12, 12, 3))
+    interpreter.allocate_tensors()
+    interpreter.set_tensor(given["index"], x[:batch])
+    interpreter.invoke()
+    np.testing.assert_allclose(
+      interpreter.get_tensor(made["index"]), reference.run(network, x[:batch]), atol=0 if quantized else 1e-5
+    )
+
+
 def test_preprocessing_travels_in_the_file():
   maker = nets.lenet(2)
   raw = maker.rng.integers(0, 256, (20, 12, 12, 1)).astype(np.uint8)
@@ -170,7 +192,7 @@ def test_overhead_is_small_and_accounted_for():
   maker = nets.mlp(0, (64, 64, 24, 10))
   network = maker.network(Preprocessing())
   file = litert().write(network)
-  found = sizes(network, file)
+  found = sizes(litert().held(network), file)
   weights = sum(network.tensors[layer.kernel].data.size for layer in network.layers)
   assert weights == 5872
   assert len(file) < 9500

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from leanax import deploy
 from leanax.engine.store.model_file import load_tree, save_tree
 from leanax.pipeline.compress import compress
 from tests.integration import jobs
@@ -72,6 +73,17 @@ def test_export_writes_the_file_that_the_job_wrote(run, tmp_path):
   content = (folder / "files" / "teacher.tflite").read_bytes()
   assert (tmp_path / "x.tflite").read_bytes() == content
   assert printed == f"{tmp_path / 'x.tflite'}: stage teacher, tflite, {len(content):,} bytes\n"
+  good(
+    "export",
+    f"--workdir={folder}",
+    "--stage=teacher",
+    "--weights=float16",
+    "--licence=MIT",
+    f"--out={tmp_path / 'y.tflite'}",
+  )
+  about = deploy.open_file(tmp_path / "y.tflite").description
+  assert about.classes == tuple(f"class_{k}" for k in range(4)) and about.licence == "MIT"
+  assert about.made["stage"] == "teacher" and about.made["model"].endswith(":MLP")
 
 
 def test_a_stage_is_exported_to_onnx_and_evaluated_there(run, tmp_path):

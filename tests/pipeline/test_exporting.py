@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+import quant
 from leanax.core.errors import UserError
 from leanax.deploy import formats
 from leanax.pipeline import build, exporting, stage, trained
@@ -66,6 +67,7 @@ def test_grids_that_no_file_has_are_known_before(tmp_path):
   ("given", "sentence"),
   [
     (("tflit",), "config key 'stages.alone.export': unknown file format 'tflit'; expected one of"),
+    (("litert(weight=int8)",), "config key 'stages.alone.export': unknown option .* did you mean 'weights'"),
     (("tflite", "litert"), r"config key 'stages.alone.export' is \('tflite', 'litert'\); expected each format once"),
   ],
 )
@@ -130,6 +132,18 @@ def test_what_only_numbers_show_ends_no_run(tmp_path, monkeypatch, capsys):
     assert described(one.network) == described(real), name
 
 
+def test_a_file_can_say_how_it_was_made():
+  recipe = trained.Recipe(
+    "my.nets:Net", {}, (4, 4, 1), ("a", "b"), {}, (quant.edit.data([("Dense*", "w4a8"), ("*", "w8a8")]),)
+  )
+  found = exporting.description(recipe, "MIT", stage="int8")
+  assert (found.classes, found.licence) == (("a", "b"), "MIT")
+  assert {**found.made, "leanax": ""} == {
+    "stage": "int8", "model": "my.nets:Net", "quantization": "Dense* w4a8; * w8a8", "leanax": ""
+  }  # fmt: skip
+  assert "quantization" not in exporting.description(recipe.in_float).made
+
+
 def test_a_stage_has_a_file_of_each_format(tmp_path, monkeypatch):
   """With a format of the tests beside LiteRT; the row's figures are of the first file."""
   monkeypatch.setattr(formats, "__path__", [*formats.__path__, str(Path(npz.__file__).parent)])
@@ -148,3 +162,7 @@ def test_a_stage_has_a_file_of_each_format(tmp_path, monkeypatch):
   assert [one["name"] for one in fewer["shipping"]["files"]] == ["alone.tflite"]
   assert fewer["rows"][0]["file_bytes"] == found["files"][1]["bytes"]
   assert {path.name for path in (tmp_path / "files").iterdir()} == {"alone.json", "alone.tflite", "latency.json"}
+  # And with other options of a format: a kernel of 288 numbers of 2 bytes in place of 4, behind one more operator.
+  half = compress(jobs.experiment(**ONE, stages__alone__export=("litert(weights=float16)",)), tmp_path)
+  assert 0 < fewer["rows"][0]["file_bytes"] - half["rows"][0]["file_bytes"] < 2 * 288
+  assert (tmp_path / "files" / "alone.tflite").stat().st_size == half["rows"][0]["file_bytes"]

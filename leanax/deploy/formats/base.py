@@ -11,7 +11,9 @@ import numpy as np
 
 from leanax.core.errors import UserError
 from leanax.deploy import ir
+from leanax.deploy.description import Description
 from leanax.deploy.preprocessing import Preprocessing
+from leanax.deploy.size import Held, held
 
 
 class Latency(NamedTuple):
@@ -38,6 +40,7 @@ class Runner:
     preprocessing: the step from raw images to the input, if the file holds one.
     threads: the most that the runtime may use.
     requantize: the rounding of `reference.run` that the runtime's is nearest to.
+    description: of the network in words, if the file holds one.
   """
 
   name: str
@@ -49,6 +52,7 @@ class Runner:
   preprocessing: Preprocessing | None = None
   threads: int = 1
   requantize: str = "float32"
+  description: Description | None = None
 
   @property
   def input(self) -> ir.Tensor:
@@ -177,12 +181,14 @@ class Format:
       shapes, types and grids but no weights, so that it can be asked before anything is trained.
     write: the network as a file's bytes, the same ones each time; refuses what `check` refuses.
     open: the file in its runtime.
+    held: the constants of a network's layers as a file holds them, by the layers' names; reads what `check` reads.
   """
 
   suffix: str
   check: Callable[[ir.Network], None]
   write: Callable[[ir.Network], bytes]
   open: Open
+  held: Callable[[ir.Network], dict[str, Held]] = held
 
 
 def zeros(tensor: ir.Tensor, batch: int) -> np.ndarray:

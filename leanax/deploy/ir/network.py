@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from leanax.core.errors import UserError
+from leanax.deploy.description import Description
 from leanax.deploy.ir.layers import Layer
 from leanax.deploy.ir.tensor import Tensor, describe, values
 from leanax.deploy.preprocessing import Preprocessing
@@ -20,6 +21,7 @@ class Network(NamedTuple):
     inputs: the activations that the caller feeds, by the names that the caller has for them, in order.
     outputs: the results, likewise.
     preprocessing: the step from raw images to the input; None when the network takes them as they are.
+    description: of it in words: the classes, the licence, and how it was made.
   """
 
   layers: tuple[Layer, ...]
@@ -27,6 +29,7 @@ class Network(NamedTuple):
   inputs: Mapping[str, str]
   outputs: Mapping[str, str]
   preprocessing: Preprocessing | None = None
+  description: Description | None = None
 
   @property
   def input(self) -> str:
@@ -45,7 +48,7 @@ class Network(NamedTuple):
   @property
   def quantized(self) -> bool:
     """True where its layers run on integers."""
-    return any(tensor.dtype == "int8" for tensor in self.tensors.values())
+    return any(tensor.dtype == "int8" and tensor.data is None for tensor in self.tensors.values())
 
   def __str__(self) -> str:
     names = {tensor: "" if name == tensor else f"{name}: " for name, tensor in self.inputs.items()}

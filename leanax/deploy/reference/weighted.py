@@ -21,19 +21,26 @@ def _affine(layer: ir.Conv2D | ir.Dense | ir.TransposedConv2D, total: np.ndarray
   return codes_of(scaled(total, real, rounding), made, layer.relu)
 
 
+def _kernel(layer: ir.Conv2D | ir.Dense | ir.TransposedConv2D, context: Context) -> np.ndarray:
+  """Returns the kernel's steps of an integer layer, and its values of a float one, as float64."""
+  kernel = context.tensors[layer.kernel]
+  if kernel.grid is not None and context.tensors[layer.output].dtype == "float32":
+    return ir.dequantize(ir.values(kernel), kernel).astype(np.float64)
+  return ir.values(kernel).astype(np.float64)
+
+
 def _dense(layer: ir.Dense, inputs: list[np.ndarray], context: Context) -> np.ndarray:
-  kernel = ir.values(context.tensors[layer.kernel])
-  return _affine(layer, wide(inputs[0], context.tensors[layer.inputs[0]]) @ kernel.astype(np.float64), context)
+  return _affine(layer, wide(inputs[0], context.tensors[layer.inputs[0]]) @ _kernel(layer, context), context)
 
 
 def _conv(layer: ir.Conv2D, inputs: list[np.ndarray], context: Context) -> np.ndarray:
-  kernel = ir.values(context.tensors[layer.kernel])
+  kernel = _kernel(layer, context)
   x = wide(inputs[0], context.tensors[layer.inputs[0]])
   height, width, depth, channels = kernel.shape
   total = None
   for row, column, part in windows(x, (height, width), layer.strides, layer.padding, layer.dilation, 0.0):
     grouped = part.reshape(*part.shape[:3], layer.groups, depth)
-    weights = kernel[row, column].reshape(depth, layer.groups, channels // layer.groups).astype(np.float64)
+    weights = kernel[row, column].reshape(depth, layer.groups, channels // layer.groups)
     if layer.groups == 1:
       term = part @ weights[:, 0]
     else:
@@ -44,7 +51,7 @@ def _conv(layer: ir.Conv2D, inputs: list[np.ndarray], context: Context) -> np.nd
 
 
 def _transposed_conv(layer: ir.TransposedConv2D, inputs: list[np.ndarray], context: Context) -> np.ndarray:
-  kernel = ir.values(context.tensors[layer.kernel]).astype(np.float64)
+  kernel = _kernel(layer, context)
   x = wide(inputs[0], context.tensors[layer.inputs[0]])
   size = [(x.shape[1 + k] - 1) * layer.strides[k] + kernel.shape[k] for k in (0, 1)]
   total = np.zeros((len(x), *size, kernel.shape[3]))

@@ -119,7 +119,8 @@ class Stage:
   # evaluation mode is evaluated, kept and exported.
   reparam: Mapping[str, Any] = free({"name": ""})
   quant: Quant = Quant()
-  export: tuple[str, ...] = ("tflite",)  # formats of the stage's files, of `deploy.file_formats`; () for none
+  # Formats of the stage's files, of `deploy.file_format`, such as "litert(weights=float16)"; () for none.
+  export: tuple[str, ...] = ("tflite",)
   # What cannot be exported is refused before anything trains ("refuse"), or becomes a row of the report that says why
   # ("report"). What only trained numbers show becomes a row in both; with "refuse" the program then ends with status 1.
   export_failure: str = setting("refuse", choices=("refuse", "report"))

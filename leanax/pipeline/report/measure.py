@@ -37,9 +37,9 @@ def measure_model(trained: Trained, split: Split) -> tuple[dict[str, Any], np.nd
 
 
 def measure_file(
-  trained: Trained, split: Split, path: Path, logits: np.ndarray
+  trained: Trained, split: Split, path: Path, logits: np.ndarray, file_format: deploy.Format | None = None
 ) -> tuple[dict[str, Any], deploy.Runner]:
-  """Exports a model to `path`, whose suffix chooses the format, and returns what that file does, and the file.
+  """Exports a model to `path` and returns what that file does, and the file.
 
   What is returned holds its layers under "layers" (`report.layers`).
 
@@ -48,11 +48,12 @@ def measure_file(
     split: the examples that are predicted.
     path: where the file goes.
     logits: (N, classes) the model's, with which codes are compared.
+    file_format: of the file; by default that of the path's suffix.
 
   Raises:
     UserError: what cannot be exported, or what the runtime refuses.
   """
-  file_format = deploy.format_of(path)
+  file_format = file_format or deploy.format_of(path)
   network, content = export(trained, file_format)
   path.parent.mkdir(parents=True, exist_ok=True)
   files.write(path, content)

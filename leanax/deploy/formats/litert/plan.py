@@ -16,20 +16,24 @@ from leanax.deploy.formats.litert.emit import choices, elementwise, functions, p
 from leanax.deploy.formats.litert.emit.operators import Plan, Written
 from leanax.deploy.formats.litert.kernels import with_kernels
 from leanax.deploy.formats.litert.limits import check_axes, check_scales, check_size
+from leanax.deploy.formats.litert.weights import stored
 
 __all__ = ["Plan", "Written", "planned"]
 
 
-def planned(network: ir.Network) -> Plan:
-  """Returns the operators and tensors of a network.
+def planned(network: ir.Network, weights: str = "", sparse: float | None = None) -> Plan:
+  """Returns the operators and tensors of a network, with the weights of a float one as `litert` has it.
 
   Raises:
     UserError: an unsound network, or a layer, a ratio of scales or a size that LiteRT lacks.
   """
+  if (weights or sparse is not None) and network.quantized:
+    given = f"weights={weights!r}" if weights else f"sparse={sparse}"
+    raise UserError(f"{given} is for float networks; this one has int8 layers, of trained codes")
   # A sound network: every tensor is made before it is read, with the shape and grid that its layer gives it.
   network = with_kernels(ir.check(network))
   # Activations keep their names, shapes and grids; constants are added by the layers that read them, in their layout.
-  plan = Plan([], {name: tensor for name, tensor in network.tensors.items() if tensor.data is None})
+  plan = Plan([], {name: tensor for name, tensor in network.tensors.items() if tensor.data is None}, {})
   # One operator per layer; a padding that the operator lacks becomes one before it.
   for layer in network.layers:
     if type(layer) not in _EMIT:
@@ -38,6 +42,7 @@ def planned(network: ir.Network) -> Plan:
     check_axes(layer, network.tensors)
     check_scales(layer, network.tensors)  # before the runtime sees them: it ends the process at ratios it cannot hold
     _EMIT[type(layer)](plan, layer, network.tensors)
+  plan = stored(plan, weights, sparse)
   check_size(plan.tensors)
   return plan
 

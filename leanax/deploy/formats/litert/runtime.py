@@ -18,7 +18,7 @@ def load(source: Source, threads: int = 1, kernels: str = "xnnpack") -> Runner:
   name, content = read(source, "LiteRT")
   if not isinstance(threads, int) or threads < 1:
     raise UserError(f"{threads!r} threads; expected 1 or more")
-  preprocessing = checked(content, name)
+  preprocessing, description = checked(content, name)
   interpreter = _interpreter(content, name, threads, kernels)
   inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
   given, made = _named(inputs, name, "input"), _named(outputs, name, "output")
@@ -46,7 +46,7 @@ def load(source: Source, threads: int = 1, kernels: str = "xnnpack") -> Runner:
     compute([zeros(tensor, 1) for tensor in given.values()])
     return interpreter.invoke
 
-  return Runner(name, len(content), given, made, compute, repeat, preprocessing, threads)
+  return Runner(name, len(content), given, made, compute, repeat, preprocessing, threads, description=description)
 
 
 def _refused(name: str, error: Exception) -> UserError:

@@ -9,15 +9,19 @@ from typing import Any
 import numpy as np
 
 from leanax.core.errors import UserError
+from leanax.deploy.description import Description
+from leanax.deploy.formats.litert import sparse
 from leanax.deploy.formats.litert.flat import schema
-from leanax.deploy.formats.litert.writer import METADATA
+from leanax.deploy.formats.litert.weights import unpacked
+from leanax.deploy.formats.litert.writer import DESCRIPTION, METADATA
 from leanax.deploy.preprocessing import Preprocessing
 
 MOST = 2**27  # elements of all activations
+TYPES = ("float32", "float16", "int32", "int8", "int4", "uint8", "bool")  # of constants
 
 
-def checked(content: bytes, name: str) -> Preprocessing | None:
-  """Returns the preprocessing in a file's metadata, if there is one.
+def checked(content: bytes, name: str) -> tuple[Preprocessing | None, Description | None]:
+  """Returns the preprocessing and the description in a file's metadata, if they are there.
 
   Args:
     content: the file's bytes.
@@ -34,28 +38,49 @@ def checked(content: bytes, name: str) -> Preprocessing | None:
     graphs = [model.Subgraphs(position) for position in range(model.SubgraphsLength())]
     elements = sum(_elements(model, graph) for graph in graphs)
     apart = any(_scales_apart(tables, model, graph) for graph in graphs)
-    found = _preprocessing(model)
+    held = _metadata(model)
+    preprocessing = Preprocessing.from_json(held[METADATA]) if METADATA in held else None
+    description = Description.from_json(held[DESCRIPTION]) if DESCRIPTION in held else None
+    for graph in graphs:
+      _check_rows(model, graph)
+  except UserError as error:
+    raise UserError(f"{name} is damaged: {error}") from None
   except Exception:  # reading the tables of a damaged file may raise anything
     raise UserError(f"{name} is damaged: its tables cannot be read") from None
   if not 0 <= elements <= MOST:
     raise UserError(f"{name} is damaged: its activations have {elements:.3g} elements; expected {MOST:.3g} at most")
   if apart:
     raise UserError(f"{name} is damaged: the scales of a sum are more than 2^19 apart")
-  return found
+  return preprocessing, description
 
 
 def constants(content: bytes) -> list[np.ndarray]:
-  """Returns the weights and biases as a file holds them, each in the file's layout and type, without the runtime."""
+  """Returns the weights and biases as a file holds them, each in the file's layout and type, int4 as int8."""
   tables = schema()
-  types = {getattr(tables.TensorType, name.upper()): name for name in ("float32", "int32", "int8", "uint8", "bool")}
+  types = {getattr(tables.TensorType, name.upper()): name for name in TYPES}
   model = tables.Model.GetRootAs(content, 0)
   graph, held = model.Subgraphs(0), []
   for position in range(graph.TensorsLength()):
     tensor = graph.Tensors(position)
     buffer = model.Buffers(tensor.Buffer())
     if buffer.DataLength():
-      held.append(np.frombuffer(buffer.DataAsNumpy().tobytes(), types[tensor.Type()]).reshape(tensor.ShapeAsNumpy()))
+      data, dtype, shape = buffer.DataAsNumpy().tobytes(), types[tensor.Type()], tuple(tensor.ShapeAsNumpy().tolist())
+      if (found := tensor.Sparsity()) is None:
+        held.append(unpacked(data, dtype, shape))
+      else:
+        held.append(sparse.read(found, shape, np.frombuffer(data, dtype)).matrix(shape))
   return held
+
+
+def _check_rows(model: Any, graph: Any) -> None:
+  """Refuses sparse weights whose places lie outside of their shape."""
+  for position in range(graph.TensorsLength()):
+    tensor = graph.Tensors(position)
+    if tensor.Sparsity() is not None:
+      values = model.Buffers(tensor.Buffer()).DataAsNumpy()
+      if tensor.Type() != 0 or tensor.ShapeLength() != 2:
+        raise UserError("its sparse weights are no float32 matrix")
+      sparse.read(tensor.Sparsity(), tuple(tensor.ShapeAsNumpy().tolist()), np.frombuffer(values.tobytes(), np.float32))
 
 
 def _elements(model: Any, graph: Any) -> float:
@@ -77,9 +102,8 @@ def _scales_apart(tables: Any, model: Any, graph: Any) -> bool:
   return False
 
 
-def _preprocessing(model: Any) -> Preprocessing | None:
-  for position in range(model.MetadataLength()):
-    entry = model.Metadata(position)
-    if entry.Name() == METADATA.encode():
-      return Preprocessing.from_json(model.Buffers(entry.Buffer()).DataAsNumpy().tobytes())
-  return None
+def _metadata(model: Any) -> dict[str, bytes]:
+  """Returns the entries of ours."""
+  entries = [model.Metadata(position) for position in range(model.MetadataLength())]
+  ours = [entry for entry in entries if entry.Name() in (METADATA.encode(), DESCRIPTION.encode())]
+  return {entry.Name().decode(): model.Buffers(entry.Buffer()).DataAsNumpy().tobytes() for entry in ours}

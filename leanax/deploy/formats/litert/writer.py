@@ -9,11 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from leanax.deploy import ir
+from leanax.deploy import ir, size
+from leanax.deploy.formats.litert import standard
 from leanax.deploy.formats.litert.flat import Flat, schema
 from leanax.deploy.formats.litert.plan import Plan, Written, planned
+from leanax.deploy.formats.litert.sparse import Rows
+from leanax.deploy.formats.litert.weights import content
+from leanax.deploy.size import Held
 
 METADATA = "leanax"
+DESCRIPTION = "leanax.description"
 VERSIONS = {  # the operator versions that brought int8, from LiteRT's table of versions; float files use the same
   "CONV_2D": 3,
   "DEPTHWISE_CONV_2D": 3,
@@ -55,27 +60,39 @@ VERSIONS = {  # the operator versions that brought int8, from LiteRT's table of 
 }
 
 
-def check(network: ir.Network) -> None:
+def check(network: ir.Network, weights: str = "", sparse: float | None = None) -> None:
   """Refuses a network that LiteRT cannot hold.
 
   Raises:
     UserError: a layer, a ratio of scales or a size that LiteRT lacks, or a missing extra.
   """
   schema()
-  planned(network)
+  planned(network, weights, sparse)
 
 
-def write(network: ir.Network) -> bytes:
+def held(network: ir.Network, weights: str = "", sparse: float | None = None) -> dict[str, Held]:
+  """Returns the constants of each layer as a file holds them."""
+  plan = planned(network, weights, sparse)
+
+  def held_bytes(constant: ir.Tensor) -> int:
+    rows = plan.rows.get(constant.name)
+    return len(content(constant)) if rows is None else rows.bytes
+
+  return size.held(network._replace(tensors={**network.tensors, **plan.tensors}), held_bytes)
+
+
+def write(network: ir.Network, weights: str = "", sparse: float | None = None) -> bytes:
   """Returns the network as the bytes of a .tflite file.
 
   Input and output are int8 for an int8 network (`ir.float_ends` gives it float ends) and float32 for a float one; their
-  batch is 1 and can be resized. The preprocessing is kept as JSON in the metadata buffer named "leanax".
+  batch is 1 and can be resized. The preprocessing is kept as JSON in the metadata buffer named "leanax", and a
+  description in that named "leanax.description" and in the metadata that tools of TensorFlow Lite read.
 
   Raises:
     UserError: what `check` refuses.
   """
   network = ir.separate_outputs(network)
-  return _pack(planned(network), network)
+  return standard.with_labels(_pack(planned(network, weights, sparse), network), standard.labels_of(network))
 
 
 def _pack(plan: Plan, network: ir.Network) -> bytes:
@@ -94,7 +111,7 @@ def _pack(plan: Plan, network: ir.Network) -> bytes:
       buffers.append(flat.table("Buffer", Data=flat.data(content)))
     return contents[content]
 
-  tensors = [_tensor(flat, plan.tensors[name], keep, labels.get(name)) for name in names]
+  tensors = [_tensor(flat, plan.tensors[name], keep, labels.get(name), plan.rows.get(name)) for name in names]
   # Operators, in the order of the network, which is the order of execution.
   versions = [(op.code, op.version or VERSIONS.get(op.code, 1)) for op in plan.operators]
   codes = sorted(set(versions))
@@ -106,11 +123,12 @@ def _pack(plan: Plan, network: ir.Network) -> bytes:
     Tensors=flat.tables(tensors),
     Operators=flat.tables(operators),
   )
-  # Preprocessing travels as metadata: a runtime ignores it, and `open` reads it back.
-  metadata = None
-  if network.preprocessing is not None:
-    content = network.preprocessing.to_json()
-    metadata = flat.tables([flat.table("Metadata", Name=flat.text(METADATA), Buffer=keep(content))])
+  # Preprocessing and description travel as metadata: a runtime ignores it, and `open` reads them back.
+  entries = {} if network.preprocessing is None else {METADATA: network.preprocessing.to_json()}
+  if network.description is not None:
+    entries |= {DESCRIPTION: network.description.to_json(), standard.NAME: standard.metadata(network)}
+  held = [flat.table("Metadata", Name=flat.text(key), Buffer=keep(value)) for key, value in entries.items()]
+  metadata = flat.tables(held) if held else None
   # The signature: what the caller feeds and gets, by name.
   signature = flat.table(
     "SignatureDef",
@@ -140,7 +158,7 @@ def _code(flat: Flat, code: str, version: int) -> int:
   return flat.table("OperatorCode", DeprecatedBuiltinCode=min(number, 127), BuiltinCode=number, Version=version)
 
 
-def _tensor(flat: Flat, tensor: ir.Tensor, keep: Any, label: str | None = None) -> int:
+def _tensor(flat: Flat, tensor: ir.Tensor, keep: Any, label: str | None = None, rows: Rows | None = None) -> int:
   quantization = None
   if tensor.grid is not None:
     scales = np.atleast_1d(tensor.scale)
@@ -154,15 +172,15 @@ def _tensor(flat: Flat, tensor: ir.Tensor, keep: Any, label: str | None = None) 
   constant = tensor.data is not None
   shape = [1 if size is None else size for size in tensor.shape]
   signature = None if constant else flat.vector([-1 if size is None else size for size in tensor.shape], "int32")
-  content = np.ascontiguousarray(tensor.data, tensor.dtype).tobytes() if constant else b""
   return flat.table(
     "Tensor",
     Name=None if label is None else flat.text(label),
     Shape=flat.vector(shape, "int32"),
     Type=getattr(flat.schema.TensorType, tensor.dtype.upper()),
-    Buffer=keep(content),
+    Buffer=keep((content(tensor) if rows is None else rows.values.tobytes()) if constant else b""),
     Quantization=quantization,
     ShapeSignature=signature,
+    Sparsity=None if rows is None else rows.write(flat),
   )
 
 

@@ -58,7 +58,8 @@ def load(source: Source, threads: int = 1) -> Runner:
 
   taken, gives = ({key: tensor for key, (tensor, _) in side.items()} for side in (given, made))
 
-  return Runner(name, len(content), taken, gives, compute, repeat, held.preprocessing, threads, "onnxruntime")
+  about = held.preprocessing, threads, "onnxruntime", held.description
+  return Runner(name, len(content), taken, gives, compute, repeat, *about)
 
 
 def _flipped(codes: np.ndarray) -> np.ndarray:

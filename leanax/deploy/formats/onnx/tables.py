@@ -12,7 +12,8 @@ import numpy as np
 
 from leanax.core.errors import UserError
 from leanax.deploy import ir
-from leanax.deploy.formats.onnx.writer import GRIDS, METADATA, package
+from leanax.deploy.description import Description
+from leanax.deploy.formats.onnx.writer import DESCRIPTION, GRIDS, METADATA, package
 from leanax.deploy.preprocessing import Preprocessing
 from quant.grid import Grid
 
@@ -23,11 +24,12 @@ TYPES = {"float32": ("float32",), "uint8": ("uint8", "int8"), "int8": ("int8",)}
 
 
 class Held(NamedTuple):
-  """What a file says of itself: the grids of its inputs and outputs by their names, and its preprocessing."""
+  """What a file says of itself: its ends' grids by their names, preprocessing and description."""
 
   inputs: dict[str, Grid]
   outputs: dict[str, Grid]
   preprocessing: Preprocessing | None
+  description: Description | None = None
 
 
 def checked(content: bytes, name: str) -> Held:
@@ -58,13 +60,14 @@ def checked(content: bytes, name: str) -> Held:
     elements = sum(_elements(value) for value in (*inferred.graph.value_info, *inferred.graph.output))
     held = {entry.key: entry.value for entry in model.metadata_props}
     found = Preprocessing.from_json(held[METADATA].encode()) if METADATA in held else None
+    about = Description.from_json(held[DESCRIPTION].encode()) if DESCRIPTION in held else None
     sides = json.loads(held.get(GRIDS, "{}"))
     taken, gives = (_grids(sides.get(side, {})) for side in ("inputs", "outputs"))
   except Exception:  # a damaged file may raise anything
     raise UserError(f"{name} is damaged: its graph or its metadata cannot be read") from None
   if elements > MOST:
     raise UserError(f"{name} is damaged: its activations have {elements:.3g} elements; expected {MOST:.3g} at most")
-  return Held(taken, gives, found)
+  return Held(taken, gives, found, about)
 
 
 def _refused(onnx: ModuleType, model: Any) -> str:

@@ -15,6 +15,7 @@ from leanax.deploy.formats.onnx.plan import planned
 OPSET = 13  # brought scales per channel; nothing that the emitters write is newer
 IR_VERSION = 7  # the one that opset 13 came with
 METADATA = "leanax"
+DESCRIPTION = "leanax.description"
 GRIDS = "leanax.grids"  # of uint8 and int8 ends
 
 
@@ -47,7 +48,8 @@ def write(network: ir.Network, activations: str = "uint8") -> bytes:
 
   Input and output are codes for an int8 network (uint8 ones are the int8 ones + 128) and float32 for a float one; the
   batch is symbolic, "N", and the ends have the names that the network has for them. The metadata hold as JSON the
-  preprocessing under "leanax", and the grids of the codes that the file takes and gives under "leanax.grids".
+  preprocessing under "leanax", the description under "leanax.description", and under "leanax.grids" the grids of the
+  codes that the file takes and gives.
 
   Raises:
     UserError: what `check` refuses.
@@ -82,6 +84,8 @@ def _metadata(network: ir.Network, plan: Plan) -> dict[str, str]:
   found = {}
   if network.preprocessing is not None:
     found[METADATA] = network.preprocessing.to_json().decode()
+  if network.description is not None:
+    found[DESCRIPTION] = network.description.to_json().decode()
   grids = [
     {name: _grid(network.tensors[tensor], plan) for name, tensor in ends.items() if network.tensors[tensor].grid}
     for ends in (network.inputs, network.outputs)

@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 from leanax.deploy import ir
+from leanax.deploy.formats.litert.sparse import Rows
 
 
 class Written(NamedTuple):
@@ -20,10 +21,17 @@ class Written(NamedTuple):
 
 
 class Plan(NamedTuple):
-  """The operators and tensors of a file, in the file's own layouts."""
+  """The operators and tensors of a file, in the file's own layouts.
+
+  Attributes:
+    operators: in order.
+    tensors: by name.
+    rows: constants that are held in compressed rows, by name.
+  """
 
   operators: list[Written]
   tensors: dict[str, ir.Tensor]
+  rows: dict[str, Rows]
 
 
 def keep(plan: Plan, tensor: ir.Tensor) -> str:
@@ -38,6 +46,17 @@ def read(plan: Plan, layer: ir.Layer, tensors: dict[str, ir.Tensor]) -> tuple[st
     if tensors[name].data is not None:
       keep(plan, tensors[name])
   return layer.inputs
+
+
+FEW = 4  # bits of codes that a file can hold packed
+
+
+def packs(weights: ir.Tensor, depth: int | None) -> bool:
+  """Returns whether the weights of a dense layer of so many inputs are held as int4: codes of 4 bits at most.
+
+  XNNPACK leaves an odd number of inputs to other kernels, which round in another way.
+  """
+  return weights.dtype == "int8" and ir.on_grid(weights).bits <= FEW and depth is not None and depth % 2 == 0
 
 
 def activate(layer: Any) -> str | None:

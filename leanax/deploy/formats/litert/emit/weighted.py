@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from leanax.deploy import ir
-from leanax.deploy.formats.litert.emit.operators import Plan, Written, activate, keep, read
+from leanax.deploy.formats.litert.emit.operators import Plan, Written, activate, keep, packs, read
 
 
 def padding_of(
@@ -60,9 +60,19 @@ def _turned(kernel: ir.Tensor, data: np.ndarray, axis: int) -> ir.Tensor:
   return kernel._replace(shape=data.shape, data=data, grid=grid)
 
 
+def _pointwise(layer: ir.Conv2D, kernel: ir.Tensor) -> bool:
+  """Returns whether a convolution is a product at each pixel."""
+  return kernel.shape[:2] == layer.strides == (1, 1) and layer.groups == 1 and not any(map(any, layer.padding))
+
+
 def conv(plan: Plan, layer: ir.Conv2D, tensors: dict[str, ir.Tensor]) -> None:
   """Adds a convolution, depthwise where each input channel has its own kernels."""
   kernel, source = tensors[layer.kernel], tensors[layer.inputs[0]]
+  if _pointwise(layer, kernel) and packs(kernel, kernel.shape[2]) and source.dtype == "int8":
+    # The same products as a dense layer, of which the runtime reads packed weights.
+    flat = kernel._replace(shape=kernel.shape[2:], data=ir.values(kernel)[0, 0])
+    dense = ir.Dense(layer.name, layer.inputs, layer.output, layer.kernel, layer.bias, layer.relu)
+    return _dense(plan, dense, {**tensors, kernel.name: flat})
   # The kernel in the file's layout: output channels first, or last where each input channel has its own kernel.
   weights = ir.values(kernel)
   depthwise = layer.groups > 1 and layer.groups == source.shape[3]
