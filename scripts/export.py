@@ -3,6 +3,7 @@
 python -m scripts.export --workdir=runs/digits --stage=int8 --out=digits.tflite
 python -m scripts.export --workdir=runs/digits --stage=int8 --input=uint8 --output=float32 --out=digits.tflite
 python -m scripts.export --workdir=runs/digits --stage=int8 --out=digits.packed    codes and masks, entropy-coded
+python -m scripts.export --workdir=runs/digits --stage=int8 --out=digits.stablehlo    its own function, run by XLA
 """
 
 from pathlib import Path
@@ -14,7 +15,7 @@ from leanax.pipeline.config import flags as program
 _WORKDIR = flags.DEFINE_string("workdir", None, "The directory of a run.", required=True)
 _STAGE = flags.DEFINE_string("stage", "", "The stage to export; by default the last finished one.")
 _FORMAT = flags.DEFINE_string(
-  "format", "", "The file's format, such as tflite, onnx or packed; by default that of --out's suffix."
+  "format", "", "The file's format, such as tflite, onnx, stablehlo or packed; by default that of --out's suffix."
 )
 _INPUT = flags.DEFINE_enum(
   "input", "", ["", "float32", "uint8"], "What the file takes: pixels, or floats; by default the network's own numbers."
@@ -28,6 +29,7 @@ _CODE = flags.DEFINE_multi_string(
 
 def main() -> None:
   from leanax import deploy
+  from leanax.core.errors import UserError
   from leanax.core.files import write
   from leanax.pipeline import exporting, trained
   from leanax.pipeline.evaluate import find_model, load
@@ -37,8 +39,12 @@ def main() -> None:
     suffix, content = trained.PACKED, trained.pack(load(_WORKDIR.value, path, _CODE.value), stage=name)
   else:
     chosen = deploy.format_of(_OUT.value, _FORMAT.value)
-    network = exporting.network(load(_WORKDIR.value, path, _CODE.value))
-    suffix, content = chosen.suffix, chosen.write(deploy.with_ends(network, _INPUT.value, _OUTPUT.value))
+    made = exporting.held(load(_WORKDIR.value, path, _CODE.value), chosen.holds)
+    if isinstance(made, deploy.Network):
+      made = deploy.with_ends(made, _INPUT.value, _OUTPUT.value)
+    elif _INPUT.value == "uint8":
+      raise UserError(f"--input=uint8: a {chosen.suffix} file takes floats; expected float32, or no --input")
+    suffix, content = chosen.suffix, chosen.write(made)
   write(_OUT.value, content)
   print(f"{_OUT.value}: stage {name}, {suffix.removeprefix('.')}, {len(content):,} bytes")
 

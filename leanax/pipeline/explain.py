@@ -6,7 +6,7 @@ from typing import Any
 import jax
 
 import quant
-from leanax import graph
+from leanax import deploy, graph
 from leanax.core.errors import UserError
 from leanax.deploy import ir
 from leanax.deploy.size import held
@@ -54,6 +54,10 @@ def exports(prepared: Mapping[str, Sequence[Prepared]]) -> list[str]:
     if network is None:
       parts.append(f"{exporting.refusal(names, suffix, str(key))}; {exporting.advice(names)}")
       continue
+    whose = f"{suffix.removeprefix('.')} file of stage{'s' if len(names) > 1 else ''} {', '.join(names)}"
+    if isinstance(network, deploy.Model):
+      parts.append(f"{whose}: the model's own function, {size(_bytes(network.net.variables))} of variables")
+      continue
     rows: list[tuple[str, ...]] = [("layer", "operator", "output", "weights", "bytes")]
     total = 0
     for layer in network.layers:
@@ -63,10 +67,13 @@ def exports(prepared: Mapping[str, Sequence[Prepared]]) -> list[str]:
       kind, made = type(layer).__name__, network.tensors[layer.output].dtype
       rows.append((layer.name, kind, made, *(widths or [""]), size(sum_of) if held_by else ""))
     kind = "int8" if network.quantized else "float32"
-    whose = f"stage{'s' if len(names) > 1 else ''} {', '.join(names)}"
-    parts.append(f"{suffix.removeprefix('.')} file of {whose}: {kind}, {size(total)} of weights\n{columns(rows)}")
+    parts.append(f"{whose}: {kind}, {size(total)} of weights\n{columns(rows)}")
   parts += [f"stage {name}: no file" for name, each in prepared.items() if not each]
   return parts
+
+
+def _bytes(variables: Any) -> int:
+  return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(variables))
 
 
 def _width(tensor: ir.Tensor) -> str:

@@ -1,4 +1,4 @@
-"""The kind of method that writes a layer network as a file and runs it, and what every file that runs has in common."""
+"""The kind of method that writes a model as a file and runs it, and what every file that runs has in common."""
 
 import dataclasses
 import os
@@ -12,6 +12,7 @@ import numpy as np
 from leanax.core.errors import UserError
 from leanax.deploy import ir
 from leanax.deploy.preprocessing import Preprocessing
+from leanax.graph import Net
 
 
 class Latency(NamedTuple):
@@ -148,6 +149,13 @@ class Runner:
     return Latency(least, median, busy, runs, self.threads)
 
 
+class Model(NamedTuple):
+  """A model that a format holds as its own function: a net, and the step from raw images to its input, if any."""
+
+  net: Net
+  preprocessing: Preprocessing | None = None
+
+
 Source = str | os.PathLike[str] | bytes
 
 
@@ -177,12 +185,14 @@ class Format:
       shapes, types and grids but no weights, so that it can be asked before anything is trained.
     write: the network as a file's bytes, the same ones each time; refuses what `check` refuses.
     open: the file in its runtime.
+    holds: what `check` and `write` are given: the layers of an `ir.Network`, or a `Model` whole.
   """
 
   suffix: str
-  check: Callable[[ir.Network], None]
-  write: Callable[[ir.Network], bytes]
+  check: Callable[[Any], None]
+  write: Callable[[Any], bytes]
   open: Open
+  holds: type = ir.Network
 
 
 def zeros(tensor: ir.Tensor, batch: int) -> np.ndarray:

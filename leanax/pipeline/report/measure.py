@@ -14,10 +14,13 @@ from leanax.pipeline import trained as models
 from leanax.pipeline.trained import Trained
 
 
-def export(trained: Trained, file_format: deploy.Format) -> tuple[deploy.Network, bytes]:
-  """Returns the model as a layer network and as a file: int8 where its integers were simulated, float otherwise."""
-  network = exporting.network(trained)
-  return network, file_format.write(network)
+def export(trained: Trained, file_format: deploy.Format) -> tuple[deploy.Network | deploy.Model, bytes]:
+  """Returns what a file is made of, a layer network or the model whole, and the file.
+
+  Both are of integers where these were simulated.
+  """
+  made = exporting.held(trained, file_format.holds)
+  return made, file_format.write(made)
 
 
 def measure(
@@ -71,7 +74,7 @@ def measure_file(
     UserError: what cannot be exported, or what the runtime refuses.
   """
   file_format = deploy.format_of(path)
-  network, content = export(trained, file_format)
+  made, content = export(trained, file_format)
   path.parent.mkdir(parents=True, exist_ok=True)
   files.write(path, content)
   file = file_format.open(path)
@@ -83,8 +86,8 @@ def measure_file(
     "file_bytes": len(content),
     "decisions": decisions.tolist(),
   }
-  if network.quantized:
-    found = deploy.parity(network, file, inputs, logits)
+  if isinstance(made, deploy.Network) and made.quantized:
+    found = deploy.parity(made, file, inputs, logits)
     row |= {"codes_differ": found["simulation/reference"].count, "parity": {k: v._asdict() for k, v in found.items()}}
   return row, file
 
