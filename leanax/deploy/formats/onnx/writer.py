@@ -10,10 +10,9 @@ import numpy as np
 from leanax.core.errors import UserError
 from leanax.deploy import ir
 from leanax.deploy.formats.onnx.emit.nodes import Node, Plan
-from leanax.deploy.formats.onnx.plan import planned
+from leanax.deploy.formats.onnx.plan import OPSET, OPSET_INT4, opset, planned
 
-OPSET = 13  # brought scales per channel; nothing that the emitters write is newer
-IR_VERSION = 7  # the one that opset 13 came with
+IR_VERSIONS = {OPSET: 7, OPSET_INT4: 10}  # those that the versions of the operators came with
 METADATA = "leanax"
 GRIDS = "leanax.grids"  # of uint8 and int8 ends
 
@@ -71,9 +70,9 @@ def write(network: ir.Network, activations: str = "uint8") -> bytes:
   read = {name for node in plan.nodes for name in node.inputs}
   held = [onnx.numpy_helper.from_array(array, name_of(name)) for name, array in plan.constants.items() if name in read]
   graph = onnx.helper.make_graph(nodes, "leanax", *sides, held)
-  model = onnx.helper.make_model(
-    graph, producer_name="leanax", ir_version=IR_VERSION, opset_imports=[onnx.helper.make_opsetid("", OPSET)]
-  )
+  version = opset(plan)
+  imports = [onnx.helper.make_opsetid("", version)]
+  model = onnx.helper.make_model(graph, producer_name="leanax", ir_version=IR_VERSIONS[version], opset_imports=imports)
   onnx.helper.set_model_props(model, _metadata(network, plan))
   return model.SerializeToString(deterministic=True)
 
