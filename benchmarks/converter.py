@@ -1,4 +1,4 @@
-"""Files of others for LiteRT: by Google's litert-converter (StableHLO, without TensorFlow), and by TensorFlow's converter.
+"""Files of others for LiteRT: by Google's litert-converter, which needs no TensorFlow, and by TensorFlow's converter.
 
 litert-converter 0.5.0 reads the StableHLO text of a jitted function. In its strict mode for quantized models it makes
 int8 kernels of float operations between composites named "quant.fake_quant", on the grids that these carry; which
@@ -47,7 +47,7 @@ def litert_converter(fn: Callable[..., Any], example: Any, strict: bool = False)
 
 
 def tensorflow(fn: Callable[..., Any], example: np.ndarray, batches: Sequence[np.ndarray] = ()) -> bytes:
-  """Returns a .tflite file of `fn(x)` by TensorFlow's converter: float, or int8 where there are batches to calibrate by.
+  """Returns a .tflite file of `fn(x)` by TensorFlow's converter: float, or int8 where there are calibration batches.
 
   Int8 has scales per channel and int8 ends, as the converter's full integer quantization makes it.
   """

@@ -108,12 +108,18 @@ def test_only_files_with_int4_need_the_newer_operators():
 def test_reductions_beside_int4(operation):
   """Their axes became an input in a version between the two."""
   truth = operation in ("any", "all")
-  kernel = ir.Tensor("w", (3, 4), "int8", ir.grid(np.full(4, 0.1, np.float32), bits=4, axis=1), np.ones((3, 4), np.int8))
+  kernel = ir.Tensor(
+    "w", (3, 4), "int8", ir.grid(np.full(4, 0.1, np.float32), bits=4, axis=1), np.ones((3, 4), np.int8)
+  )
   tensors = {"w": kernel, "x": ir.Tensor("x", (None, 2, 3)), "m": ir.Tensor("m", (None, 2, 4))}
   layers = [ir.Dense("dense", ("x",), "m", "w", None)]
   if truth:
     tensors |= {"b": ir.Tensor("b", (None, 2, 4), "bool"), "r": ir.Tensor("r", (None, 4), "bool")}
-    layers += [ir.Cast("c", ("m",), "b"), ir.Reduce("l", ("b",), "r", operation, (1,), False), ir.Cast("e", ("r",), "y")]
+    layers += [
+      ir.Cast("c", ("m",), "b"),
+      ir.Reduce("l", ("b",), "r", operation, (1,), False),
+      ir.Cast("e", ("r",), "y"),
+    ]
   else:
     layers.append(ir.Reduce("l", ("m",), "y", operation, (1,), False))
   tensors["y"] = ir.Tensor("y", (None, 4))

@@ -1,4 +1,4 @@
-"""Our .tflite files against those of Google's litert-converter, of the same functions and grids, in the same runtime."""
+"""Our .tflite files against those of Google's litert-converter, of the same functions and grids, in one runtime."""
 
 import jax
 import jax.numpy as jnp

@@ -81,16 +81,19 @@ def portable(exported: Any) -> Any:
     requirement = getattr(stablehlo.StablehloCompatibilityRequirement, wanted)
     version = stablehlo.get_version_from_compatibility_requirement(requirement)
     with contextlib.suppress(Exception):  # MLIR's errors have no base in common
-      return dataclasses.replace(
-        exported, mlir_module_serialized=stablehlo.serialize_portable_artifact_str(text, version)
-      )
+      plain = mlir_ir.Module.parse(text, context=_context())
+      return dataclasses.replace(exported, mlir_module_serialized=stablehlo.serialize_portable_artifact(plain, version))
   return exported
 
 
 def _module(exported: Any) -> Any:
+  return stablehlo.deserialize_portable_artifact(_context(), exported.mlir_module_serialized)
+
+
+def _context() -> Any:
   context = mlir.make_ir_context()
-  context.attach_diagnostic_handler(lambda _: True)  # which would be printed
-  return stablehlo.deserialize_portable_artifact(context, exported.mlir_module_serialized)
+  context.attach_diagnostic_handler(lambda _: True)  # errors would be printed beside the exception
+  return context
 
 
 def _calls(module: Any) -> set[str]:

@@ -11,6 +11,7 @@ from leanax.deploy.formats.base import Model
 from leanax.deploy.formats.stablehlo import program
 from leanax.deploy.lifting.traced import input_names
 from leanax.deploy.packed import pack, stored_grids
+from leanax.deploy.packed.arrays import DTYPES
 from leanax.graph import leaves_read
 from leanax.graph.shapes import leaves_by_name, structs
 
@@ -73,6 +74,9 @@ def _exported(model: Model, platforms: tuple[str, ...]) -> tuple[Any, dict[str, 
     whole = dict(zip(names, leaves, strict=True))
     read = leaves_read(lambda weights, *arrays: run(weights["params"], *arrays), {"params": whole}, *structs(given))
     weights = {name: leaf for name, leaf in whole.items() if name in read}
+    for name, leaf in weights.items():
+      if str(leaf.dtype) not in DTYPES:
+        raise UserError(f"the variable {name!r} is of type {leaf.dtype}; a file holds {', '.join(DTYPES)}")
     exported = jax.export.export(jax.jit(run), platforms=platforms)(weights, *inputs)
     exported = program.portable(exported)
   except UserError:
