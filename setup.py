@@ -29,12 +29,14 @@ REQUIRES = [
   "tqdm>=4.70.1",
 ]
 
-LITERT = ["ai-edge-litert>=2.3.0", "flatbuffers>=25.12.19"]
+FLATBUFFERS = ["flatbuffers>=25.12.19"]
+LITERT = ["ai-edge-litert>=2.3.0", *FLATBUFFERS]
 ONNX = ["onnx>=1.23.2", "onnxruntime>=1.31.1"]
 
 EXTRAS = {
   "litert": LITERT,
   "onnx": ONNX,
+  "stablehlo": FLATBUFFERS,
   "tensorflow": ["tensorflow-cpu>=2.21.0"],  # only for TFDS builders that cannot prepare themselves without it
   "bench": [*LITERT, *ONNX, "psutil>=7.2"],
   "docs": ["pdoc>=16.0"],

@@ -5,6 +5,7 @@ python -m scripts.export --workdir=runs/digits --stage=int8 --input=uint8 --outp
 python -m scripts.export --workdir=runs/digits --stage=teacher --weights=float16 --out=teacher.tflite
 python -m scripts.export --workdir=runs/digits --stage=int8 --licence=MIT --out=digits.tflite    with its classes
 python -m scripts.export --workdir=runs/digits --stage=int8 --out=digits.packed    codes and masks, entropy-coded
+python -m scripts.export --workdir=runs/digits --stage=int8 --out=digits.stablehlo    its own function, run by XLA
 """
 
 from pathlib import Path
@@ -16,7 +17,7 @@ from leanax.pipeline.config import flags as program
 _WORKDIR = flags.DEFINE_string("workdir", None, "The directory of a run.", required=True)
 _STAGE = flags.DEFINE_string("stage", "", "The stage to export; by default the last finished one.")
 _FORMAT = flags.DEFINE_string(
-  "format", "", "The file's format, such as tflite, onnx or packed; by default that of --out's suffix."
+  "format", "", "The file's format, such as tflite, onnx, stablehlo or packed; by default that of --out's suffix."
 )
 _INPUT = flags.DEFINE_enum(
   "input", "", ["", "float32", "uint8"], "What the file takes: pixels, or floats; by default the network's own numbers."
@@ -37,6 +38,7 @@ _CODE = flags.DEFINE_multi_string(
 
 def main() -> None:
   from leanax import deploy
+  from leanax.core.errors import UserError
   from leanax.core.files import write
   from leanax.pipeline import exporting, trained, workdir
   from leanax.pipeline.evaluate import find_model, load
@@ -49,11 +51,15 @@ def main() -> None:
   else:
     chosen = deploy.format_of(_OUT.value, _FORMAT.value, **options)
     trained_model = load(_WORKDIR.value, path, _CODE.value)
-    network = exporting.network(trained_model)
+    made = exporting.form(trained_model, chosen.holds)
     if _ABOUT.value or _LICENCE.value:
-      made = {"stage": name, "experiment": workdir.saved(_WORKDIR.value).name}
-      network = network._replace(description=exporting.description(trained_model.recipe, _LICENCE.value, **made))
-    suffix, content = chosen.suffix, chosen.write(deploy.with_ends(network, _INPUT.value, _OUTPUT.value))
+      known = {"stage": name, "experiment": workdir.saved(_WORKDIR.value).name}
+      made = made._replace(description=exporting.description(trained_model.recipe, _LICENCE.value, **known))
+    if isinstance(made, deploy.Network):
+      made = deploy.with_ends(made, _INPUT.value, _OUTPUT.value)
+    elif _INPUT.value == "uint8":
+      raise UserError(f"--input=uint8: a {chosen.suffix} file takes floats; expected float32, or no --input")
+    suffix, content = chosen.suffix, chosen.write(made)
   write(_OUT.value, content)
   print(f"{_OUT.value}: stage {name}, {suffix.removeprefix('.')}, {len(content):,} bytes")
 

@@ -30,7 +30,7 @@ from leanax.deploy import formats, packed, reference
 from leanax.deploy.compare import Mismatch, compare, parity
 from leanax.deploy.description import Description
 from leanax.deploy.files import file_format, file_formats, format_of, open_file
-from leanax.deploy.formats import Format, Latency, Runner, litert, onnx
+from leanax.deploy.formats import Format, Latency, Model, Runner, litert, onnx, stablehlo
 from leanax.deploy.ir import Network, with_ends
 from leanax.deploy.lift import lift
 from leanax.deploy.packed import Packed, pack, pack_net, unpack, unpack_net
@@ -43,6 +43,7 @@ __all__ = [
   "Held",
   "Latency",
   "Mismatch",
+  "Model",
   "Network",
   "Packed",
   "Preprocessing",
@@ -63,6 +64,7 @@ __all__ = [
   "parity",
   "reference",
   "sizes",
+  "stablehlo",
   "unpack",
   "unpack_net",
   "with_ends",

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 
 import quant
-from leanax import graph
+from leanax import deploy, graph
 from leanax.core.errors import UserError
 from leanax.engine.train.parallel import AXIS
 from leanax.pipeline import build, exporting, start
@@ -52,6 +52,10 @@ def exports(prepared: Mapping[str, Sequence[Prepared]]) -> list[str]:
     if network is None:
       parts.append(f"{exporting.refusal(names, suffix, str(key))}; {exporting.advice(names)}")
       continue
+    whose = f"{suffix.removeprefix('.')} file of stage{'s' if len(names) > 1 else ''} {', '.join(names)}"
+    if isinstance(network, deploy.Model):
+      parts.append(f"{whose}: the model's own function, {size(_bytes(network.net.variables))} of variables")
+      continue
     rows: list[tuple[str, ...]] = [("layer", "operator", "output", "weights", "bytes")]
     held = found[suffix, key].held
     for layer in network.layers:
@@ -60,10 +64,13 @@ def exports(prepared: Mapping[str, Sequence[Prepared]]) -> list[str]:
       rows.append((layer.name, kind, made, *constants))
     total = sum(one.bytes for one in held.values())
     kind = "int8" if network.quantized else "float32"
-    whose = f"stage{'s' if len(names) > 1 else ''} {', '.join(names)}"
-    parts.append(f"{suffix.removeprefix('.')} file of {whose}: {kind}, {size(total)} of weights\n{columns(rows)}")
+    parts.append(f"{whose}: {kind}, {size(total)} of weights\n{columns(rows)}")
   parts += [f"stage {name}: no file" for name, each in prepared.items() if not each]
   return parts
+
+
+def _bytes(variables: Any) -> int:
+  return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(variables))
 
 
 def traces(recipe: Recipe) -> tuple[graph.Graph, graph.Graph]:

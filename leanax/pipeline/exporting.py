@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from leanax import deploy
+from leanax import deploy, graph
 from leanax.core.errors import UserError
 from leanax.graph.shapes import structs
 from leanax.pipeline import trained as models
@@ -27,15 +27,25 @@ class Prepared(NamedTuple):
 
   Attributes:
     suffix: of the format.
-    network: its layers, with numbers that stand for weights; None where it cannot be exported.
+    network: its layers, with numbers that stand for weights, or the model that the format holds whole; None where it
+      cannot be exported.
     failure: one sentence that says why; "" where it can.
-    held: the constants of its layers in the file, by the layers' names.
+    held: the constants of its layers in the file, by the layers' names; none of a model whole.
   """
 
   suffix: str
-  network: deploy.Network | None
+  network: deploy.Network | deploy.Model | None
   failure: str = ""
   held: Mapping[str, deploy.Held] = {}
+
+
+def form(trained: Trained, holds: type, numbers: bool = True) -> deploy.Network | deploy.Model:
+  """Returns what a format holds of a model (`Format.holds`); `numbers` as of `network`.
+
+  Raises:
+    UserError: what cannot be lifted.
+  """
+  return whole(trained) if holds is deploy.Model else network(trained, numbers)
 
 
 def network(trained: Trained, numbers: bool = True) -> deploy.Network:
@@ -65,6 +75,14 @@ def description(recipe: Recipe, licence: str = "", **made: str) -> deploy.Descri
   with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # run from its own directory
     known["leanax"] = importlib.metadata.version("leanax")
   return deploy.Description(tuple(recipe.classes), licence, {**made, **known})
+
+
+def whole(trained: Trained) -> deploy.Model:
+  """Returns the model as its own function, integers simulated; its variables may be shapes."""
+  parts, example = models.functions(trained.recipe), jax.ShapeDtypeStruct((1, *trained.recipe.image), np.float32)
+  net = parts.net if parts.edited else graph.net(parts.fn, trained.variables, example)
+  preprocessing = deploy.Preprocessing(**trained.recipe.preprocess)
+  return deploy.Model(dataclasses.replace(net, variables=trained.variables), preprocessing)
 
 
 def _unit_grids(folded: Trained) -> Any:
@@ -113,24 +131,26 @@ def prepare(config: Experiment, leaves: Mapping[str, Trained]) -> dict[str, list
   """
   wanted = {name: formats(config.stages[name]) for name in config.run}
   for one in {suffix: one for each in wanted.values() for suffix, one in each.items()}.values():
-    one.check(_least())
-  lifted: dict[str, Any] = {}  # stages that leave the same network are lifted once
+    one.check(_least() if one.holds is deploy.Network else _least_model())
+  lifted: dict[tuple[str, type], Any] = {}  # stages that leave the same network are lifted once
   found = {}
   for name, each in wanted.items():
     left = leaves[name]._replace(variables=structs(leaves[name].variables))
     key = json.dumps([left.recipe._asdict(), str(jax.tree.flatten(left.variables))], sort_keys=True)
-    if each and key not in lifted:
-      lifted[key] = _tried(lambda left=left: network(left, numbers=False))
-    found[name] = [_prepared(suffix, one, lifted[key]) for suffix, one in each.items()]
+    for holds in {one.holds for one in each.values()} - {kind for whose, kind in lifted if whose == key}:
+      lifted[key, holds] = _tried(lambda left=left, holds=holds: form(left, holds, numbers=False))
+    found[name] = [_prepared(suffix, one, lifted[key, one.holds]) for suffix, one in each.items()]
   return found
 
 
-def _prepared(suffix: str, one: deploy.Format, lifted: deploy.Network | str) -> Prepared:
-  """Returns what a format says of a network; of one that could not be lifted it is given the text that says why."""
+def _prepared(suffix: str, one: deploy.Format, lifted: deploy.Network | deploy.Model | str) -> Prepared:
+  """Returns what a format says of a model; of one that could not be lifted it is given the text that says why."""
   if isinstance(lifted, str):
     return Prepared(suffix, None, lifted)
   failure = _tried(lambda: one.check(lifted))
-  return Prepared(suffix, None, failure) if failure else Prepared(suffix, lifted, held=one.held(lifted))
+  if failure:
+    return Prepared(suffix, None, failure)
+  return Prepared(suffix, lifted, held=one.held(lifted) if isinstance(lifted, deploy.Network) else {})
 
 
 def _tried(call: Any) -> Any:
@@ -148,6 +168,12 @@ def _least() -> deploy.Network:
   return deploy.lift(
     lambda kernel, x: x @ kernel, np.ones((1, 1), np.float32), np.ones((1, 1), np.float32), prove=False
   )
+
+
+def _least_model() -> deploy.Model:
+  """Returns the same as its own function."""
+  one = jax.ShapeDtypeStruct((1, 1), np.float32)
+  return deploy.Model(graph.net(lambda kernel, x: x @ kernel, one, one))
 
 
 def check(config: Experiment, leaves: Mapping[str, Trained]) -> None:

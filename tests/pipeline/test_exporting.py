@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 import quant
+from leanax import deploy
 from leanax.core.errors import UserError
 from leanax.deploy import formats
-from leanax.pipeline import build, exporting, stage, trained
+from leanax.pipeline import build, evaluate, explain, exporting, stage, trained
 from leanax.pipeline.compress import compress, open_run
 from leanax.pipeline.report import measure
 from leanax.pipeline.tables.reproduce import markdown, summary
@@ -166,3 +167,28 @@ def test_a_stage_has_a_file_of_each_format(tmp_path, monkeypatch):
   half = compress(jobs.experiment(**ONE, stages__alone__export=("litert(weights=float16)",)), tmp_path)
   assert 0 < fewer["rows"][0]["file_bytes"] - half["rows"][0]["file_bytes"] < 2 * 288
   assert (tmp_path / "files" / "alone.tflite").stat().st_size == half["rows"][0]["file_bytes"]
+
+
+def test_a_stage_that_no_layers_hold_has_a_file_of_its_own_function(tmp_path):
+  """Of a sort, which nothing is lifted of: in float and with its integers simulated, known before and run after."""
+  config = jobs.experiment(
+    **{**SORTED, **ONE, "run": ("alone", "int8"), "stages__alone__export": ("stablehlo",)},
+    stages__int8={**INT8, "export": ("stablehlo", "tflite"), "export_failure": "report"},
+  )
+  first, second = compress(config, tmp_path)["rows"]
+  assert "export" not in first and second["export"].startswith("tflite: cannot lift 'sort'")
+  test = build.dataset(config).test
+  for row in (first, second):
+    path = tmp_path / "files" / f"{row['name']}.stablehlo"
+    model = evaluate.load(tmp_path, tmp_path / "models" / f"{row['name']}.safetensors")
+    assert row["file_accuracy"] == row["accuracy"] and row["file_bytes"] == path.stat().st_size
+    assert row["latency"]["wall_min"] > 0 and "codes_differ" not in row
+    ((name, accuracy, _),) = evaluate.evaluate(tmp_path, str(path))
+    assert name == str(path) and accuracy == row["accuracy"]
+    runner, images = deploy.open_file(path), deploy.Preprocessing(**model.recipe.preprocess).apply(test.images[:5])
+    expected = jax.jit(trained.functions(model.recipe).logits)(model.variables, images)
+    np.testing.assert_array_equal(runner.run(images), np.asarray(expected))
+  leaves = {name: job.leaves for name, job in open_run(config, tmp_path).jobs.items()}
+  text = "\n".join(explain.exports(exporting.prepare(config, leaves)))
+  assert "stablehlo file of stage alone: the model's own function, " in text
+  assert "stage 'int8' cannot be exported as tflite: cannot lift 'sort'" in text

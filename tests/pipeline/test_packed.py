@@ -58,12 +58,17 @@ def test_packed_files_without_a_model_or_of_unknown_code_are_refused(models, tmp
 
 
 @pytest.mark.slow
-def test_the_program_writes_packed_files(models, tmp_path):
+def test_the_program_writes_packed_and_stablehlo_files(models, tmp_path):
   workdir.claim(tmp_path, jobs.experiment())
   (tmp_path / "models").mkdir()
   trained.save(tmp_path / "models" / "teacher.safetensors", models["int8"])
-  out = tmp_path / "x.packed"
-  command = [sys.executable, "-m", "scripts.export", f"--workdir={tmp_path}", f"--out={out}"]
-  done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True)
-  assert f"{out}: stage teacher, packed, {out.stat().st_size:,} bytes" in done.stdout
-  assert evaluate.load(tmp_path, out).recipe == models["int8"].recipe
+  for name in ("packed", "stablehlo"):
+    out = tmp_path / f"x.{name}"
+    command = [sys.executable, "-m", "scripts.export", f"--workdir={tmp_path}", f"--out={out}"]
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True)
+    assert f"{out}: stage teacher, {name}, {out.stat().st_size:,} bytes" in done.stdout
+  assert evaluate.load(tmp_path, tmp_path / "x.packed").recipe == models["int8"].recipe
+  file = deploy.open_file(out)
+  np.testing.assert_array_equal(file.run(file.preprocessing.apply(IMAGES)), file.run(IMAGES))
+  wrong = subprocess.run([*command, "--input=uint8"], cwd=Path(__file__).parents[2], capture_output=True, check=False)
+  assert wrong.returncode == 2 and b"takes floats" in wrong.stderr

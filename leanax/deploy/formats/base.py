@@ -1,4 +1,4 @@
-"""The kind of method that writes a layer network as a file and runs it, and what every file that runs has in common."""
+"""The kind of method that writes a model as a file and runs it, and what every file that runs has in common."""
 
 import dataclasses
 import os
@@ -14,6 +14,7 @@ from leanax.deploy import ir
 from leanax.deploy.description import Description
 from leanax.deploy.preprocessing import Preprocessing
 from leanax.deploy.size import Held, held
+from leanax.graph import Net
 
 
 class Latency(NamedTuple):
@@ -152,6 +153,20 @@ class Runner:
     return Latency(least, median, busy, runs, self.threads)
 
 
+class Model(NamedTuple):
+  """A model that a format holds as its own function.
+
+  Attributes:
+    net: the model.
+    preprocessing: the step from raw images to its input, if any.
+    description: of it in words, if any.
+  """
+
+  net: Net
+  preprocessing: Preprocessing | None = None
+  description: Description | None = None
+
+
 Source = str | os.PathLike[str] | bytes
 
 
@@ -182,13 +197,15 @@ class Format:
     write: the network as a file's bytes, the same ones each time; refuses what `check` refuses.
     open: the file in its runtime.
     held: the constants of a network's layers as a file holds them, by the layers' names; reads what `check` reads.
+    holds: what `check` and `write` are given: the layers of an `ir.Network`, or a `Model` whole.
   """
 
   suffix: str
-  check: Callable[[ir.Network], None]
-  write: Callable[[ir.Network], bytes]
+  check: Callable[[Any], None]
+  write: Callable[[Any], bytes]
   open: Open
   held: Callable[[ir.Network], dict[str, Held]] = held
+  holds: type = ir.Network
 
 
 def zeros(tensor: ir.Tensor, batch: int) -> np.ndarray:

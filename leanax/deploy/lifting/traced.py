@@ -53,7 +53,7 @@ class Traced:
     leaves = dict(zip(body.inputs, jax.tree.leaves(variables), strict=False))
     self._known |= leaves if numbers else {at: distinct(leaf.shape, leaf.dtype, at) for at, leaf in leaves.items()}
     self._producer = {number: node for node in self.graph.flat for number in node.outputs}
-    self.inputs = dict(zip(_input_names(given), body.inputs[len(leaves) :], strict=True))
+    self.inputs = dict(zip(input_names(given), body.inputs[len(leaves) :], strict=True))
     self.outputs = self._ends(body)
     self.nodes = self._live()
     analysis = self.graph.analysis
@@ -244,7 +244,7 @@ class Traced:
     return found
 
 
-def _input_names(given: tuple[Any, ...]) -> list[str]:
+def input_names(given: tuple[Any, ...]) -> list[str]:
   """Returns "input" and "input_1" for a tuple of arrays, and the paths of arrays in trees, such as a dict's keys."""
   paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(given)]
   names = [path_name(path[1:] if len(given) == 1 else path) for path in paths]

@@ -116,18 +116,19 @@ def _array(path: str, leaf: Any) -> np.ndarray:
   return np.asarray(leaf, arrays.DTYPES[str(leaf.dtype)])
 
 
-def unpack(source: Source, limit: int | None = None) -> Packed:
+def unpack(source: Source, limit: int | None = None, kind: str = "packed") -> Packed:
   """Returns the content of a packed file; no code is run, whatever the file holds.
 
   Args:
     source: a path, or the file's bytes.
     limit: the most bytes of arrays that it may unpack to, for a few bytes may stand for any number of zeros; by default
       64 MiB, or 1024 for each byte of the file where that is more. Some four times as much memory is used on the way.
+    kind: of the file, in errors.
 
   Raises:
     UserError: no such file, a damaged or foreign one, one of a newer form, or one beyond the limit.
   """
-  name, content = read_file(source, "packed")
+  name, content = read_file(source, kind)
   try:
     return _unpack(content, max(FREE, PER_BYTE * len(content)) if limit is None else limit)
   except Damaged as damage:

@@ -16,7 +16,6 @@ import numpy as np
 from leanax import deploy, graph
 from leanax.core.errors import UserError
 from leanax.deploy import ir, reference
-from leanax.deploy.size import held
 from leanax.pipeline import trained as models
 from leanax.pipeline.trained import Trained
 
@@ -53,13 +52,13 @@ def layers(
     made = reference.run(network, used, requantize, keep=True)
     sqnr = _sqnr(plain, traced, network, used, made)
     codes = _differing(network, file_format, used, made)
-  rows = []
+  held, rows = file_format.held(network), []
   for layer in network.layers:
     found = codes.get(layer.output)
     row = {
       "name": layer.name,
       "operator": getattr(layer, "function", "") or type(layer).__name__,
-      "bytes": sum(held(network.tensors[name]) for name in layer.constants()),
+      "bytes": held[layer.name].bytes if layer.name in held else 0,
       "macs": traced.sites[layer.name].macs if layer.name in traced.sites else 0,
       **_weights(layer, network.tensors),
       "sqnr": sqnr.get(layer.output),

@@ -15,10 +15,13 @@ from leanax.pipeline.report.layers import layers
 from leanax.pipeline.trained import Trained
 
 
-def export(trained: Trained, file_format: deploy.Format) -> tuple[deploy.Network, bytes]:
-  """Returns the model as a layer network and as a file: int8 where its integers were simulated, float otherwise."""
-  network = exporting.network(trained)
-  return network, file_format.write(network)
+def export(trained: Trained, file_format: deploy.Format) -> tuple[deploy.Network | deploy.Model, bytes]:
+  """Returns what a file is made of, a layer network or the model whole, and the file.
+
+  Both are of integers where these were simulated.
+  """
+  made = exporting.form(trained, file_format.holds)
+  return made, file_format.write(made)
 
 
 def measure_model(trained: Trained, split: Split) -> tuple[dict[str, Any], np.ndarray]:
@@ -54,7 +57,7 @@ def measure_file(
     UserError: what cannot be exported, or what the runtime refuses.
   """
   file_format = file_format or deploy.format_of(path)
-  network, content = export(trained, file_format)
+  made, content = export(trained, file_format)
   path.parent.mkdir(parents=True, exist_ok=True)
   files.write(path, content)
   file = file_format.open(path)
@@ -65,10 +68,12 @@ def measure_file(
     "file_accuracy": float(np.mean(decisions == split.labels)),
     "file_bytes": len(content),
     "decisions": decisions.tolist(),
-    "layers": layers(trained, network, file_format, inputs, file.requantize),
+    "layers": [],
   }
-  if network.quantized:
-    found = deploy.parity(network, file, inputs, logits)
+  if isinstance(made, deploy.Network):
+    row["layers"] = layers(trained, made, file_format, inputs, file.requantize)
+  if isinstance(made, deploy.Network) and made.quantized:
+    found = deploy.parity(made, file, inputs, logits)
     row |= {"codes_differ": found["simulation/reference"].count, "parity": {k: v._asdict() for k, v in found.items()}}
   return row, file
 

@@ -6,7 +6,7 @@ from leanax.core.errors import unknown
 from leanax.deploy.formats.base import Format
 from leanax.deploy.formats.onnx.plan import ACTIVATIONS
 from leanax.deploy.formats.onnx.runtime import load
-from leanax.deploy.formats.onnx.writer import check, write
+from leanax.deploy.formats.onnx.writer import check, held, write
 
 
 def onnx(activations: str = "uint8") -> Format:
@@ -20,4 +20,4 @@ def onnx(activations: str = "uint8") -> Format:
   if activations not in ACTIVATIONS:
     raise unknown("type of activations", activations, ACTIVATIONS)
   bound = {"activations": activations}
-  return Format(".onnx", functools.partial(check, **bound), functools.partial(write, **bound), load)
+  return Format(".onnx", functools.partial(check, **bound), functools.partial(write, **bound), load, held)

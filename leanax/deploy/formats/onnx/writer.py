@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from leanax.core.errors import UserError
-from leanax.deploy import ir
+from leanax.deploy import ir, size
 from leanax.deploy.formats.onnx.emit.nodes import Node, Plan
-from leanax.deploy.formats.onnx.plan import planned
+from leanax.deploy.formats.onnx.emit.weighted import is_int4
+from leanax.deploy.formats.onnx.plan import OPSET, OPSET_INT4, opset, planned
 
-OPSET = 13  # brought scales per channel; nothing that the emitters write is newer
-IR_VERSION = 7  # the one that opset 13 came with
+IR_VERSIONS = {OPSET: 7, OPSET_INT4: 10}  # those that the versions of the operators came with
 METADATA = "leanax"
 DESCRIPTION = "leanax.description"
 GRIDS = "leanax.grids"  # of uint8 and int8 ends
@@ -41,6 +41,17 @@ def check(network: ir.Network, activations: str = "uint8") -> None:
   """
   package()
   planned(network, activations)
+
+
+def held(network: ir.Network) -> dict[str, size.Held]:
+  """Returns the constants of each layer as a file holds them."""
+  kernels = {layer.kernel for layer in network.layers if isinstance(layer, ir.WEIGHTED)}
+  few = {name: one._replace(dtype="int4") for name, one in network.tensors.items() if name in kernels and is_int4(one)}
+
+  def bytes_of(constant: ir.Tensor) -> int:
+    return -(-ir.values(constant).size // 2) if constant.name in few else ir.values(constant).nbytes
+
+  return size.held(network._replace(tensors={**network.tensors, **few}), bytes_of)
 
 
 def write(network: ir.Network, activations: str = "uint8") -> bytes:
@@ -73,9 +84,9 @@ def write(network: ir.Network, activations: str = "uint8") -> bytes:
   read = {name for node in plan.nodes for name in node.inputs}
   held = [onnx.numpy_helper.from_array(array, name_of(name)) for name, array in plan.constants.items() if name in read]
   graph = onnx.helper.make_graph(nodes, "leanax", *sides, held)
-  model = onnx.helper.make_model(
-    graph, producer_name="leanax", ir_version=IR_VERSION, opset_imports=[onnx.helper.make_opsetid("", OPSET)]
-  )
+  version = opset(plan)
+  imports = [onnx.helper.make_opsetid("", version)]
+  model = onnx.helper.make_model(graph, producer_name="leanax", ir_version=IR_VERSIONS[version], opset_imports=imports)
   onnx.helper.set_model_props(model, _metadata(network, plan))
   return model.SerializeToString(deterministic=True)
 

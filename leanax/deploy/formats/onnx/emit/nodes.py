@@ -10,12 +10,14 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from leanax.deploy import ir
 
 IMAGE = (0, 3, 1, 2)  # rows, columns, channels to channels, rows, columns
 BACK = (0, 2, 3, 1)
+INT4 = np.dtype(jnp.int4)  # a byte each in numpy, and half of one in the file
 
 
 def axis_in(axis: int, rank: int, first: bool) -> int:
@@ -70,7 +72,7 @@ class Plan:
   def constant(self, value: Any, dtype: Any = None, name: str = "") -> str:
     """Adds a constant, and returns its name; an equal one is shared."""
     array = np.array(value, dtype, order="C")
-    key = (array.dtype.name, array.shape, hashlib.sha256(array.data).digest())
+    key = (array.dtype.name, array.shape, hashlib.sha256(array.tobytes()).digest())
     if key not in self._equal:
       name = name or f"constant:{len(self.constants)}"
       while name in self.constants:  # a kernel that is also read in another layout

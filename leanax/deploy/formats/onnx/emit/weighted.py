@@ -6,20 +6,40 @@ import numpy as np
 
 from leanax.core.errors import UserError
 from leanax.deploy import ir
-from leanax.deploy.formats.onnx.emit.nodes import Plan
+from leanax.deploy.formats.onnx.emit.elementwise import TYPES
+from leanax.deploy.formats.onnx.emit.nodes import INT4, Plan
 from leanax.deploy.formats.onnx.emit.shapes import reshape
 
 
-def _weights(plan: Plan, name: str, order: tuple[int, ...]) -> str:
-  """Returns a kernel with its axes in another order, the output channels first or (one scale) anywhere."""
-  kernel = plan.tensors[name]
-  data = plan.constant(ir.values(kernel).transpose(order), name=name)
+def is_int4(kernel: ir.Tensor) -> bool:
+  """Returns whether a kernel is stored as int4."""
+  return kernel.grid is not None and kernel.grid.bits <= 4
+
+
+def _weights(plan: Plan, layer: ir.Conv2D | ir.Dense | ir.TransposedConv2D, order: tuple[int, ...]) -> str:
+  """Returns a layer's kernel with its axes in another order, the output channels first or (one scale) anywhere.
+
+  Codes of 4 bits and fewer are stored as int4, two in a byte. onnxruntime has no integer kernels for these, but makes
+  the int8 ones by a Cast when it opens the file. The kernel of a float layer becomes floats likewise, where a
+  DequantizeLinear would be computed in each call.
+  """
+  name, kernel = layer.kernel, plan.tensors[layer.kernel]
+  data, few = ir.values(kernel).transpose(order), is_int4(kernel)
+  held = plan.constant(data, INT4 if few else None, name)
   if kernel.grid is None:
-    return data
-  axis = {} if kernel.axis is None else {"axis": order.index(kernel.axis % len(order))}
+    return held
+  axis = None if kernel.axis is None else order.index(kernel.axis % len(order))
+  if plan.tensors[layer.inputs[0]].dtype != "int8":
+    along = [-1 if place == axis else 1 for place in range(len(order))]
+    scale = plan.constant(kernel.scale.reshape(along) if kernel.scale.ndim else kernel.scale, np.float32)
+    floats = plan.node("Cast", held, output=f"{held}:float", to=TYPES["float32"])
+    return plan.node("Mul", floats, scale, output=f"{held}:real:{scale}")
+  if few:
+    held = plan.node("Cast", held, output=f"{held}:int8", to=TYPES["int8"])
   scale = plan.constant(kernel.scale, np.float32, f"{name}:scale")
   zero = plan.constant(np.zeros(kernel.scale.shape, np.int8))
-  return plan.node("DequantizeLinear", data, scale, zero, output=f"{data}:real:{scale}", **axis)
+  fields = {} if axis is None else {"axis": axis}
+  return plan.node("DequantizeLinear", held, scale, zero, output=f"{held}:real:{scale}", **fields)
 
 
 def _bias(plan: Plan, name: str | None) -> tuple[str, ...]:
@@ -41,14 +61,13 @@ def _given(plan: Plan, layer: ir.Conv2D | ir.Dense | ir.TransposedConv2D, first:
   its own; a node that keeps all numbers, and that it does not take away, prevents that.
   """
   value = plan.real(layer.inputs[0], first)
-  held = layer.inputs[0] in plan.dequantized and plan.tensors[layer.kernel].dtype != "int8"
-  return plan.node("Max", value, output=f"{value}:kept") if held else value
+  return plan.node("Max", value, output=f"{value}:kept") if layer.inputs[0] in plan.dequantized else value
 
 
 def conv(plan: Plan, layer: ir.Conv2D) -> None:
   """Adds a convolution, of any groups."""
   shape = plan.tensors[layer.kernel].shape
-  weights = _weights(plan, layer.kernel, (3, 2, 0, 1))
+  weights = _weights(plan, layer, (3, 2, 0, 1))
   inputs = (_given(plan, layer, first=True), weights, *_bias(plan, layer.bias))
   fields = {"strides": layer.strides, "dilations": layer.dilation, "pads": pads(layer.padding), "group": layer.groups}
   plan.result(layer, "Conv", *inputs, first=True, kernel_shape=shape[:2], **fields)
@@ -58,7 +77,7 @@ def _transposed(plan: Plan, layer: ir.TransposedConv2D) -> None:
   if any(cut < 0 for both in layer.cut for cut in both):
     raise UserError(f"layer {layer.name!r} adds rows or columns to a transposed convolution, which ONNX lacks; pad it")
   shape = plan.tensors[layer.kernel].shape
-  weights = _weights(plan, layer.kernel, (2, 3, 0, 1))
+  weights = _weights(plan, layer, (2, 3, 0, 1))
   inputs = (_given(plan, layer, first=True), weights, *_bias(plan, layer.bias))
   fields = {"strides": layer.strides, "pads": pads(layer.cut), "kernel_shape": shape[:2]}
   plan.result(layer, "ConvTranspose", *inputs, first=True, **fields)
@@ -67,7 +86,7 @@ def _transposed(plan: Plan, layer: ir.TransposedConv2D) -> None:
 def _dense(plan: Plan, layer: ir.Dense) -> None:
   source, made = plan.tensors[layer.inputs[0]], plan.tensors[layer.output]
   if len(source.shape) == 2:
-    inputs = (_given(plan, layer), _weights(plan, layer.kernel, (1, 0)), *_bias(plan, layer.bias))
+    inputs = (_given(plan, layer), _weights(plan, layer, (1, 0)), *_bias(plan, layer.bias))
     plan.result(layer, "Gemm", *inputs, transB=1)
     return
   # Of more axes: Gemm takes matrices, so all but the last axis become one, and come back.
