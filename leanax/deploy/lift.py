@@ -2,7 +2,7 @@
 
 Recognition is by structure (deploy/recognise.py), so any framework's model is served, and a model that was folded, cut
 or factorised by edits too. Each layer is then run on random inputs, by the reference interpreter and by the equations
-it stands for; a difference is an error and not a worse file.
+it stands for, and so are all of them together; a difference is an error and not a worse file.
 """
 
 from collections import Counter
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from leanax.core.errors import UserError
-from leanax.deploy import ir, reference
+from leanax.deploy import ir, proof
 from leanax.deploy.integers import to_int8
 from leanax.deploy.kernels import of_sites
 from leanax.deploy.lifting.drafts import Draft
@@ -20,8 +20,6 @@ from leanax.deploy.lifting.recognise import recognise
 from leanax.deploy.lifting.traced import Traced
 from leanax.deploy.preprocessing import Preprocessing
 from quant.grid import Grid
-
-TOLERANCE = 1e-4  # of the largest value: float32 sums in another order
 
 
 def lift(
@@ -62,7 +60,7 @@ def lift(
   drafts, outputs = recognise(traced, foldable=grids is None)
   network = _network(traced, drafts, outputs)
   if prove:
-    _prove(traced, drafts, network)
+    proof.prove(traced, drafts, network)
   if grids is not None:
     network = to_int8(network, of_sites(traced, drafts, grids), islands)
   return ir.check(network._replace(preprocessing=preprocessing))
@@ -133,37 +131,3 @@ class _Names:
     count = self._given[name]
     self._given[name] += 1
     return self(f"{name}#{count}") if count else name
-
-
-def _prove(traced: Traced, drafts: list[Draft], network: ir.Network) -> None:
-  """Runs each layer and its slice of the equations on random inputs.
-
-  Raises:
-    UserError: they differ.
-  """
-  rng = np.random.default_rng(0)
-  read = [sorted({traced.base(n) for n in draft.inputs if isinstance(n, int)}) for draft in drafts]
-  givens = [{n: _random(rng, traced.aval(n), draft) for n in r} for r, draft in zip(read, drafts, strict=True)]
-  results = traced.run([(draft.end, given) for draft, given in zip(drafts, givens, strict=True)])
-  for draft, layer, given, expected in zip(drafts, network.layers, givens, results, strict=True):
-    if draft.early:
-      expected = np.maximum(expected, 0)
-    values = [traced.seen(n, given) if isinstance(n, int) else n for n in draft.inputs]
-    got = reference.step(layer, values, network.tensors)
-    largest = np.abs(expected, where=np.isfinite(expected), out=np.zeros_like(expected)).max()
-    near = 0 if isinstance(layer, _MOVES) else TOLERANCE * max(largest, 1e-6)
-    if got.shape != expected.shape or not np.allclose(got, expected, rtol=0, atol=near):
-      raise traced.refuse(draft.node, f"the layer {layer.name!r} made of it computes something else")
-
-
-_MOVES = ir.Reshape | ir.Transpose | ir.Slice | ir.Pad | ir.Concat | ir.Gather | ir.Broadcast | ir.Select  # exact
-
-
-def _random(rng: np.random.Generator, aval: Any, draft: Draft) -> np.ndarray:
-  """Returns random inputs of a layer; whole numbers are indices of what is there, and otherwise 0 or 1."""
-  if not np.issubdtype(aval.dtype, np.floating):
-    table = draft.inputs[0]
-    most = table.shape[draft.fields["axis"]] if draft.kind is ir.Gather and isinstance(table, np.ndarray) else 2
-    return rng.integers(0, most, aval.shape).astype(aval.dtype)
-  x = rng.normal(size=aval.shape).astype(np.float32)
-  return np.abs(x) if draft.positive else x

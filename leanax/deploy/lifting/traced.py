@@ -20,6 +20,10 @@ from leanax.graph.program import Body, Node, leaf_names
 from leanax.graph.versions import rebind
 
 _AFFINE = ("add", "sub", "mul", "div")
+_QUICKLY = {
+  "xla_backend_optimization_level": 0,
+  "xla_cpu_parallel_codegen_split_count": 1,
+}  # run once, so compiled once
 _OURS = (Path(__file__).parents[1], Path(graph.__file__).parent)
 
 
@@ -144,39 +148,58 @@ class Traced:
 
     return real(ref) if self._numbers else stand_in(self.graph, self._producer, ref, real)
 
-  def run(self, slices: Sequence[tuple[int, Mapping[int, np.ndarray]]]) -> list[np.ndarray]:
+  def run(self, slices: Sequence[tuple[Sequence[int], Mapping[int, np.ndarray]]]) -> list[list[np.ndarray]]:
     """Returns the values of targets for given values: the slices between them, in one program.
 
     Args:
-      slices: for each the number of its target, and values of the function, not views, by their numbers.
+      slices: for each the numbers of its targets, and values of the function, not views, by their numbers.
     """
     held = {number: value for number, value in self._known.items() if hasattr(value, "shape")}
 
-    def program(held: dict[int, Any], givens: list[dict[int, Any]]) -> list[Any]:
+    def program(held: dict[int, Any], givens: list[dict[int, Any]]) -> list[list[Any]]:
       known, self._known = self._known, {**self._known, **held}
       try:
-        ends = (self.base(target) for target, _ in slices)
-        return [self._evaluate(end, dict(given)) for end, given in zip(ends, givens, strict=True)]
+        made = []
+        for (targets, _), given in zip(slices, givens, strict=True):
+          env = dict(given)
+          made.append([self._evaluate(self.base(target), env) for target in targets])
+        return made
       finally:
         self._known = known
 
     with _on_cpu():
-      found = jax.jit(program)(held, [dict(given) for _, given in slices])
-    return [self.seen(n, {self.base(n): np.asarray(value)}) for (n, _), value in zip(slices, found, strict=True)]
+      found = jax.jit(program, compiler_options=_QUICKLY)(held, [dict(given) for _, given in slices])
+    return [
+      [self.seen(n, {self.base(n): np.asarray(value)}) for n, value in zip(targets, values, strict=True)]
+      for (targets, _), values in zip(slices, found, strict=True)
+    ]
 
   def _evaluate(self, ref: Any, env: dict[int, Any]) -> Any:
-    ref = self.graph.resolve(ref)
+    """Returns a value, given those in `env`; what is computed for it is added, there or to what is known always."""
+    todo = [ref]
+    while todo:  # not by recursion: a network may have thousands of equations
+      number = self.graph.resolve(todo[-1])
+      node = None if self._at_hand(number, env) else self._producer[number]
+      missing = [] if node is None else [one for one in node.inputs if not self._at_hand(self.graph.resolve(one), env)]
+      if node is not None and not missing:
+        values = rebind(node.eqn, tuple(self._value(self.graph.resolve(one), env) for one in node.inputs))
+        (env if self.is_data(number) else self._known).update(zip(node.outputs, values, strict=True))
+      if missing:
+        todo += missing
+      else:
+        todo.pop()
+    return self._value(self.graph.resolve(ref), env)
+
+  def _at_hand(self, ref: Any, env: Mapping[int, Any]) -> bool:
+    return isinstance(ref, jex.Literal) or ref in env or ref in self._known or 0 in self.aval(ref).shape
+
+  def _value(self, ref: Any, env: Mapping[int, Any]) -> Any:
     if isinstance(ref, jex.Literal):
       return ref.val
     if ref in env:
       return env[ref]
     if 0 in self.aval(ref).shape:
       return np.zeros(self.aval(ref).shape, self.aval(ref).dtype)
-    if ref not in self._known:
-      node = self._producer[ref]
-      values = rebind(node.eqn, tuple(self._evaluate(r, env) for r in node.inputs))
-      (env if self.is_data(ref) else self._known).update(zip(node.outputs, values, strict=True))
-      return values[node.outputs.index(ref)]
     known = self._known[ref]
     return known if isinstance(known, jax.core.Tracer) else np.asarray(known)
 

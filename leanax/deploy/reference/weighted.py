@@ -1,10 +1,14 @@
 """Dense layers, convolutions and products of matrices in numpy."""
 
+import itertools
+
 import numpy as np
 
 from leanax.deploy import ir
 from leanax.deploy.reference.context import Context, codes_of, int32, ratio, wide
 from leanax.deploy.requantize import scaled
+
+BLOCK = 2**21  # numbers of the inputs of convolutions that are copied at once: 16 MiB
 
 
 def _affine(layer: ir.Conv2D | ir.Dense | ir.TransposedConv2D, total: np.ndarray, context: Context) -> np.ndarray:
@@ -36,18 +40,37 @@ def _dense(layer: ir.Dense, inputs: list[np.ndarray], context: Context) -> np.nd
 def _conv(layer: ir.Conv2D, inputs: list[np.ndarray], context: Context) -> np.ndarray:
   kernel = _kernel(layer, context)
   x = wide(inputs[0], context.tensors[layer.inputs[0]])
+  return _affine(layer, (_by_groups if layer.groups > 1 else _by_patches)(layer, x, kernel), context)
+
+
+def _by_groups(layer: ir.Conv2D, x: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+  """Returns the sums of products of a grouped convolution, one position of the window after the other."""
   height, width, depth, channels = kernel.shape
   total = None
   for row, column, part in windows(x, (height, width), layer.strides, layer.padding, layer.dilation, 0.0):
     grouped = part.reshape(*part.shape[:3], layer.groups, depth)
     weights = kernel[row, column].reshape(depth, layer.groups, channels // layer.groups)
-    if layer.groups == 1:
-      term = part @ weights[:, 0]
-    else:
-      term = np.einsum("nhwgd,dgc->nhwgc", grouped, weights).reshape(*part.shape[:3], channels)
+    term = np.einsum("nhwgd,dgc->nhwgc", grouped, weights).reshape(*part.shape[:3], channels)
     total = term if total is None else total + term
   assert total is not None
-  return _affine(layer, total, context)
+  return total
+
+
+def _by_patches(layer: ir.Conv2D, x: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+  """Returns the sums of products of a convolution: one matrix product for each block of what its windows see."""
+  x = np.pad(x, ((0, 0), *layer.padding, (0, 0)))
+  reach = [(size - 1) * step + 1 for size, step in zip(kernel.shape[:2], layer.dilation, strict=True)]
+  (down, right), (below, beside) = layer.strides, layer.dilation
+  seen = np.lib.stride_tricks.sliding_window_view(x, reach, (1, 2))[:, ::down, ::right, :, ::below, ::beside]
+  seen = seen.transpose(0, 1, 2, 4, 5, 3)  # (N, H', W', h, w, I)
+  matrix = kernel.reshape(-1, kernel.shape[3])
+  total = np.empty((*seen.shape[:3], matrix.shape[1]))
+  rows = max(BLOCK // max(seen.shape[2] * len(matrix), 1), 1)
+  images = max(rows // max(seen.shape[1], 1), 1)
+  for first, top in itertools.product(range(0, len(seen), images), range(0, seen.shape[1], rows)):
+    block = np.s_[first : first + images, top : top + rows]
+    total[block] = (seen[block].reshape(-1, len(matrix)) @ matrix).reshape(total[block].shape)
+  return total
 
 
 def _transposed_conv(layer: ir.TransposedConv2D, inputs: list[np.ndarray], context: Context) -> np.ndarray:
