@@ -45,6 +45,8 @@ def _set_environment() -> None:
     "TF_CPP_MIN_LOG_LEVEL": "2",
     # An error's frames are compared with jax's folders one by one, which takes longer than raising it.
     "JAX_TRACEBACK_FILTERING": "off",
+    # Where each operation of a program was written, ten frames deep, is a twentieth of the tests' time.
+    "JAX_TRACEBACK_IN_LOCATIONS_LIMIT": "0",
   }
   for name, value in settings.items():
     os.environ.setdefault(name, value)
