@@ -28,7 +28,7 @@ def outputs(taps, seed=0, dtype=np.float32):
 
 
 def batch(**more):
-  return {"label": jnp.asarray(labels(), jnp.int32), "id": jnp.arange(BATCH, dtype=jnp.int32), **more}
+  return {"label": jnp.asarray(labels(), jnp.int32), "id": jnp.asarray(np.arange(BATCH), jnp.int32), **more}
 
 
 def value(loss, s, t, **kwargs):
@@ -63,14 +63,14 @@ def check_logits(loss, oracle, s, t, **kwargs):
 
 
 def value_and_gradient(call, s):
-  """`call(s)`, (batch,), and the gradient of its sum, of one compiled program, as numpy."""
+  """`call(s)`, (batch,), and the gradient of its sum, of one compiled program."""
 
   def total(s):
     per_example = call(s)
     return per_example.sum(), per_example
 
   (_, per_example), gradient = jax.jit(jax.value_and_grad(total, has_aux=True))(s)
-  return np.asarray(per_example), np.asarray(gradient)
+  return per_example, gradient
 
 
 def agree(call, oracle, s):

@@ -9,8 +9,8 @@ import pytest
 
 import kd
 from leanax.core.errors import UserError
-from tests.kd.nets import CLASSES, logits
-from tests.kd.on_logits import check, check_minus_infinity, kl, softmax, value
+from tests.kd.nets import BATCH, CLASSES, logits
+from tests.kd.on_logits import check, check_minus_infinity, kl, softmax
 
 
 def oracle(k, temperature):
@@ -37,12 +37,13 @@ def test_by_hand():
 
 
 def test_never_negative_never_above_the_whole_and_growing_with_k():
+  losses = [*(kd.topk(k, 1.0) for k in range(1, CLASSES + 1)), kd.hinton(1.0)]
+  of_all = jax.jit(lambda s, t: [loss(s, t)[0] for loss in losses])
   with jax.enable_x64(True):
     for seed in range(20):
-      s, t = logits(seed), logits(100 + seed)
-      by_k = [np.zeros(6), *(np.asarray(value(kd.topk(k, 1.0), s, t)) for k in range(1, CLASSES + 1))]
-      assert all((low <= high + 1e-12).all() for low, high in itertools.pairwise(by_k))
-      np.testing.assert_allclose(by_k[-1], value(kd.hinton(1.0), s, t), rtol=1e-12)
+      *by_k, whole = map(np.asarray, of_all(logits(seed), logits(100 + seed)))
+      assert all((low <= high + 1e-12).all() for low, high in itertools.pairwise([np.zeros(BATCH), *by_k]))
+      np.testing.assert_allclose(by_k[-1], whole, rtol=1e-12)
 
 
 def test_without_the_rest_it_would_be_negative():
@@ -56,7 +57,7 @@ def test_without_the_rest_it_would_be_negative():
 def test_a_small_rest_keeps_its_digits():
   # The rest is 2 exp(-30) in the teacher, 2 exp(-60) in the student: 1 - sum would be 0 in float32.
   t, s = jnp.asarray([[30.0, 0.0, 0.0]]), jnp.asarray([[60.0, 0.0, 0.0]])
-  got = jax.grad(lambda t: kd.topk(1, 1.0)(t, s)[0].sum())(t)  # the teacher as the student: q_label - p_label
+  got = jax.jit(jax.grad(lambda t: kd.topk(1, 1.0)(t, s)[0].sum()))(t)  # the teacher as the student: q_label - p_label
   np.testing.assert_allclose(got[0, 1:], np.exp(-30), rtol=1e-3)
 
 

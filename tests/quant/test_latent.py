@@ -32,7 +32,7 @@ def run(tx, params, steps, seed=1, **extra):
     return optax.apply_updates(params, updates), state
 
   for _ in range(steps):
-    grads = jax.tree.map(lambda p: jnp.asarray(rng.normal(size=p.shape), jnp.float32), params)
+    grads = jax.tree.map(lambda p: rng.normal(size=p.shape).astype(np.float32), params)
     params, state = step(params, state, grads)
     yield params, state
 
@@ -40,10 +40,11 @@ def run(tx, params, steps, seed=1, **extra):
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
 def test_the_parameters_are_the_quantized_latents_bit_for_bit(bits):
   tx = latent_weights(optax.adam(0.02), f"w{bits}")
+  compiled = jax.jit(lambda params, state: finalize(params, state, f"w{bits}"))
   for params, state in run(tx, project(params_of(), f"w{bits}"), 100):
-    expected = finalize(params, state, f"w{bits}")
-    jax.tree.map(np.testing.assert_array_equal, params, expected)
+    jax.tree.map(np.testing.assert_array_equal, params, compiled(params, state))
     assert sorted(state.latents) == ["a/kernel", "b/kernel"]
+  jax.tree.map(np.testing.assert_array_equal, params, finalize(params, state, f"w{bits}"))
   kernel = np.asarray(params["a"]["kernel"])
   assert all(len(np.unique(kernel[:, c])) <= 2**bits - 1 for c in range(7))
   assert np.any(kernel != np.asarray(state.latents["a/kernel"]))
@@ -76,9 +77,14 @@ def test_small_steps_add_up_in_the_latents():
   tx = latent_weights(optax.sgd(1.0), "w4")
   state = tx.init(params)
   grads = {"kernel": jnp.asarray([[0.0, 0.0], [-0.001, 0.0]])}
-  for _ in range(100):
+
+  @jax.jit
+  def step(params, state):
     updates, state = tx.update(grads, state, params)
-    params = optax.apply_updates(params, updates)
+    return optax.apply_updates(params, updates), state
+
+  for _ in range(100):
+    params, state = step(params, state)
   assert float(params["kernel"][1, 0]) > 0 and float(params["kernel"][1, 1]) == 0
 
 
@@ -110,9 +116,10 @@ def test_extra_arguments_reach_the_inner_optimizer():
 def test_under_multi_steps_and_apply_if_finite():
   inner = latent_weights(optax.sgd(0.1), "w4")
   tx = optax.apply_if_finite(optax.MultiSteps(inner, 2).gradient_transformation(), 3)
+  compiled = jax.jit(lambda params, state: finalize(params, state, "w4"))
   for params, state in run(tx, project(params_of(), "w4"), 6):
     latent_state = state.inner_state.inner_opt_state
-    jax.tree.map(np.testing.assert_array_equal, params, finalize(params, latent_state, "w4"))
+    jax.tree.map(np.testing.assert_array_equal, params, compiled(params, latent_state))
 
 
 def test_scales_are_rounded_up():
@@ -128,9 +135,10 @@ def test_scales_are_rounded_up():
 
 @pytest.mark.parametrize("spec", ["w2", "w3 full", "w4 per_tensor", "w8"])
 def test_projecting_twice_is_projecting_once(spec):
+  compiled = jax.jit(lambda params: project(params, spec))
   for seed in range(20):
-    once = project(params_of(seed), spec)
-    jax.tree.map(np.testing.assert_array_equal, project(once, spec), once)
+    once = compiled(params_of(seed))
+    jax.tree.map(np.testing.assert_array_equal, compiled(once), once)
 
 
 def test_mistakes_are_named():
@@ -161,7 +169,7 @@ def test_with_axes_of_the_traced_sites_it_agrees_with_quantize():
   params["b"] *= jnp.geomspace(0.01, 10, 4)[:, None]
   x = draw(5, 6)
   axes = kernel_axes(graph.trace(turned, params, x), "w4")
-  once = project(params, "w4", axes)
+  once = jax.jit(lambda p: project(p, "w4", axes))(params)
   by_hand = {"a": ((2, 6, 6), 1), "b": ((4, 6), 1), "c": ((4, 5), 0)}
   for name, (shape, summed) in by_hand.items():
     w = np.asarray(params[name], np.float64).reshape(shape)
@@ -171,12 +179,16 @@ def test_with_axes_of_the_traced_sites_it_agrees_with_quantize():
   np.testing.assert_array_equal(once["table"], params["table"])  # no site multiplies by it
   model = quantize(turned, policy("w4", ends=None))
   qparams, state = model.init(params, x)
-  for name, grid in model.grids(qparams, state, params, x).items():
-    np.testing.assert_allclose(fake_quant(params[name], grid), once[name], rtol=2.0**-15)
+  rounded = jax.jit(lambda *given: {n: fake_quant(params[n], grid) for n, grid in model.grids(*given).items()})(
+    qparams, state, params, x
+  )
+  for name, values in rounded.items():
+    np.testing.assert_allclose(values, once[name], rtol=2.0**-15)
   tx = latent_weights(optax.sgd(0.1), "w4", axes)
   for start in (once, {"params": once}):
+    compiled = jax.jit(lambda params, state: finalize(params, state, "w4", axes))
     for moved, latent in run(tx, start, 3):
-      jax.tree.map(np.testing.assert_array_equal, moved, finalize(moved, latent, "w4", axes))
+      jax.tree.map(np.testing.assert_array_equal, moved, compiled(moved, latent))
 
 
 def test_axes_of_another_policy_or_model_are_refused():
@@ -195,7 +207,7 @@ def test_groups_have_the_scales_of_quantize_however_small_they_are(shape):
   conv = lambda x, w: jax.lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
   fn = lambda params, x: (jnp.matmul if len(shape) == 2 else conv)(x, params["w"])
   w = np.random.default_rng(0).normal(size=shape) * np.repeat([1e-6, 1.0, 1e3], 2)[:, None]
-  params, x = {"w": jnp.asarray(w, jnp.float32)}, jnp.ones((2, *(3,) * (len(shape) - 2), 6))
+  params, x = {"w": jnp.asarray(w, jnp.float32)}, np.ones((2, *(3,) * (len(shape) - 2), 6), np.float32)
   axes = kernel_axes(graph.trace(fn, params, x), "w4g2")
   parts = np.asarray(params["w"], np.float64).reshape(*shape[:-2], 3, 2, 5)
   scale = (
@@ -203,4 +215,4 @@ def test_groups_have_the_scales_of_quantize_however_small_they_are(shape):
     / 7
   )
   expected = (np.round(parts / scale) * scale).reshape(shape)
-  np.testing.assert_allclose(project(params, "w4g2", axes)["w"], expected, rtol=2.0**-15)
+  np.testing.assert_allclose(jax.jit(lambda p: project(p, "w4g2", axes))(params)["w"], expected, rtol=2.0**-15)

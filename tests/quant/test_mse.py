@@ -11,12 +11,15 @@ from quant.observers.mse import mse
 SHARES = 1 - np.arange(100) / 100
 
 
+OBSERVER = mse()
+update, ends = jax.jit(OBSERVER.update), jax.jit(OBSERVER.ends, static_argnums=1)
+
+
 def run(batches, bits):
-  observer = mse()
-  state = observer.init()
+  state = jax.device_get(OBSERVER.init())
   for x in batches:
-    state = jax.jit(observer.update)(state, jnp.asarray(x, jnp.float32), None)
-  return tuple(map(float, jax.jit(observer.ends, static_argnums=1)(state, bits)[:2]))
+    state = update(state, jnp.asarray(x, jnp.float32), None)
+  return tuple(map(float, ends(state, bits)[:2]))
 
 
 def error(x, low, high, bits):
@@ -69,7 +72,7 @@ def test_a_scale_does_not_matter(factor):
 
 def test_zeros_nothing_and_what_is_not_finite():
   assert run([np.zeros(5)], 8) == (0.0, 0.0)
-  assert np.isnan(quant.affine(*mse().range(mse().init(), 8), 8).scale)
+  assert np.isnan(jax.jit(lambda state: quant.affine(*OBSERVER.range(state, 8), 8).scale)(OBSERVER.init()))
   for bad in (np.nan, np.inf, -np.inf):
     assert np.all(np.isnan(run([[0.1, bad]], 8)))
 
@@ -81,6 +84,6 @@ def test_a_model_is_calibrated_without_its_outlier():
   x[3, 2] = 20.0
   model = quant.quantize(lambda v, x: x @ v["w"], quant.policy("w8a4 mse", ends=None))
   qparams, state = model.init(variables, jnp.asarray(x, jnp.float32))
-  state = model.observe(state, variables, jnp.asarray(x, jnp.float32))[1]
+  state = jax.jit(model.observe)(state, variables, jnp.asarray(x, jnp.float32))[1]
   scale = float(model.grids(*model.freeze(qparams, state), variables, jnp.asarray(x, jnp.float32))["input"].scale)
   assert error(x, 0, 15 * scale, 4) < 0.6 * error(x, 0, 20.0, 4)
