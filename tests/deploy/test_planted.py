@@ -107,8 +107,8 @@ def changed(what, by):
   """The writer's packing with one kind of tensor changed."""
   true = writer._tensor
 
-  def wrong(flat, tensor, keep, label=None):
-    return true(flat, by(tensor) if what(tensor) else tensor, keep, label)
+  def wrong(flat, tensor, *others):
+    return true(flat, by(tensor) if what(tensor) else tensor, *others)
 
   return wrong
 
