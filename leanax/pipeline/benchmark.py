@@ -1,5 +1,6 @@
 """Latency of exported files in the real runtime, in turns: changes in the machine's speed reach all files alike."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -55,6 +56,7 @@ def benchmark(
   keys = {_label(name, count, threads): (file, count) for count in threads for file, name in names.items()}
   opened = {key: deploy.open_file(file, threads=count) for key, (file, count) in keys.items()}
   found = _figures(opened, rounds, runs)
+  memory = dict(zip(keys, peaks([*keys.values()]), strict=True))
   base = np.array(found[next(iter(keys))]["rounds"])
   rows = [
     {
@@ -66,7 +68,7 @@ def benchmark(
       "cpu_us": found[key]["cpu_min"],
       "ratio": float(np.median(base / np.array(found[key]["rounds"]))),
       "as_fast": found[key]["as_fast"],
-      "peak_bytes": peak(file, count),
+      "peak_bytes": memory[key],
       **({"joules": found[key]["joules"]} if "joules" in found[key] else {}),
     }
     for key, (file, count) in keys.items()
@@ -125,26 +127,45 @@ def as_fast(one: Sequence[float], other: Sequence[float]) -> bool:
   return bool(abs(mean) <= max(half, np.log1p(NOISE)))
 
 
-_PEAK = """
-import re, sys
+_PEAKS = """
+import json, os, re, sys
 from leanax import deploy
-def memory(name): return 1024 * int(re.search(name + r":\\s*(\\d+) kB", open("/proc/self/status").read()).group(1))
-open("/proc/self/clear_refs", "w").write("5")  # the high-water mark is set to what is held now
-held = memory("VmRSS")
-deploy.open_file(sys.argv[1], threads=int(sys.argv[2])).repeat()()
-print(max(memory("VmHWM") - held, 0))
+
+def memory(name):
+  return 1024 * int(re.search(name + r":\\s*(\\d+) kB", open("/proc/self/status").read()).group(1))
+
+def added(file, threads):
+  open("/proc/self/clear_refs", "w").write("5")  # the high-water mark is set to what is held now
+  held = memory("VmRSS")
+  deploy.open_file(file, threads=threads).repeat()()
+  return max(memory("VmHWM") - held, 0)
+
+for file, threads in json.loads(sys.argv[1]):  # each in a process that has loaded no runtime yet
+  read, write = os.pipe()
+  if not os.fork():
+    try:
+      os.write(write, str(added(file, threads)).encode())
+    finally:
+      os._exit(0)
+  os.close(write)
+  os.wait()
+  print(os.read(read, 64).decode() or "none")
 """
 
 
-def peak(file: str, threads: int) -> int | None:
-  """Returns the most bytes that the runtime, a file and one inference add to a new process; None where it is not known.
+def peaks(files: Sequence[tuple[str, int]]) -> list[int | None]:
+  """Returns the most bytes that the runtime, a file and one inference add to a process; None where it is not known.
 
   It is read from Linux's /proc.
+
+  Args:
+    files: paths, each with the threads that the runtime may use.
   """
-  command = [sys.executable, "-c", _PEAK, str(Path(file).absolute()), str(threads)]
+  named = json.dumps([(str(Path(file).absolute()), threads) for file, threads in files])
   root = Path(__file__).resolve().parents[2]
-  done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=root)
-  return int(done.stdout) if done.returncode == 0 and done.stdout.strip().isdigit() else None
+  done = subprocess.run([sys.executable, "-c", _PEAKS, named], capture_output=True, text=True, check=False, cwd=root)
+  found = [int(line) if line.isdigit() else None for line in done.stdout.split()]
+  return found if len(found) == len(files) else [None] * len(files)
 
 
 def table(result: dict[str, Any]) -> str:

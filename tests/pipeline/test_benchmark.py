@@ -24,7 +24,7 @@ class Timed:
 @pytest.fixture
 def timed(monkeypatch):
   monkeypatch.setattr(deploy, "open_file", lambda file, threads=1: Timed(file, threads))
-  monkeypatch.setattr(benchmark, "peak", lambda file, threads: 4_000_000 * threads)
+  monkeypatch.setattr(benchmark, "peaks", lambda files: [4_000_000 * threads for _, threads in files])
   monkeypatch.setattr(benchmark.energy, "counters", lambda: [])
 
 
@@ -67,16 +67,17 @@ def test_files_of_one_name_in_two_folders_are_two(monkeypatch, timed):
   assert [row["name"] for row in result["models"]] == ["a/8-8", "b/8-8"]
 
 
-def test_the_peak_is_of_the_file_in_a_process_of_its_own(tmp_path):
-  """Of a file with 16 MB of weights it is that at least, and of a small one less."""
-  found = {}
+def test_peaks_are_of_files_in_processes_of_their_own(tmp_path):
+  """A file with 16 MB of weights takes that much more than a small one, before and after it."""
+  paths = []
   for width in (8, 2000):
     network = deploy.lift(lambda v, x: x @ v, np.ones((width, width), np.float32), np.ones((1, width), np.float32))
-    path = tmp_path / f"{width}.tflite"
-    path.write_bytes(deploy.litert().write(network))
-    found[width] = benchmark.peak(str(path), 1)
-  assert found[2000] > 4 * 2000**2 > found[8] > 0
-  assert benchmark.peak(str(tmp_path / "none.tflite"), 1) is None
+    paths.append(tmp_path / f"{width}.tflite")
+    paths[-1].write_bytes(deploy.litert().write(network))
+  small, large = map(str, paths)
+  before, most, none, after = benchmark.peaks([(small, 1), (large, 1), (str(tmp_path / "none.tflite"), 1), (small, 1)])
+  assert before > 0 and most - before > 0.95 * 4 * 2000**2 and none is None
+  assert after == pytest.approx(before, rel=0.2)
 
 
 def test_latencies_are_of_all_files_in_turns(timed):
