@@ -17,7 +17,9 @@ from leanax.pipeline.config import flags as program
 _WORKDIR = flags.DEFINE_string("workdir", None, "The directory of a run.", required=True)
 _STAGE = flags.DEFINE_string("stage", "", "The stage to export; by default the last finished one.")
 _FORMAT = flags.DEFINE_string(
-  "format", "", "The file's format, such as tflite, onnx, stablehlo or packed; by default that of --out's suffix."
+  "format",
+  "",
+  "The file's format, such as tflite, onnx, stablehlo, packed or litert(sparse=0.9); by default that of --out's suffix.",
 )
 _INPUT = flags.DEFINE_enum(
   "input", "", ["", "float32", "uint8"], "What the file takes: pixels, or floats; by default the network's own numbers."

@@ -2,9 +2,11 @@
 
 import itertools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 import quant
 from leanax import deploy, graph
@@ -12,6 +14,7 @@ from leanax.core.errors import UserError
 from leanax.deploy import ir, litert, reference
 from leanax.deploy.compare import compare
 from leanax.deploy.formats.litert import constants, weights
+from leanax.deploy.size import held as held_as_it_is
 from tests.deploy import nets
 
 KERNELS = {"xnnpack": "float32", "reference": "litert"}  # the runtime's kernels and the rounding that they have
@@ -205,6 +208,33 @@ def test_weights_on_grids_are_held_as_these_codes(setting):
     assert not network.quantized
     with pytest.raises(UserError, match="the layer 'a' would stay float: the activation 'input' has no grid"):
       deploy.lift(two, v, x, grids, islands=False)
+
+
+class Net(nn.Module):
+  """Every kind of layer with weights."""
+
+  @nn.compact
+  def __call__(self, x):
+    x = nn.Conv(8, (3, 3), feature_group_count=2)(nn.relu(nn.Conv(8, (3, 3))(x)))
+    x = nn.swish(nn.Conv(8, (3, 3), feature_group_count=8)(x))
+    x = nn.Conv(5, (1, 1))(nn.ConvTranspose(6, (3, 3), strides=(2, 2))(x))
+    return nn.Dense(4)(nn.Dense(4)(x).mean((1, 2)))
+
+
+def test_every_layer_with_weights_takes_half_a_byte_beside_float_activations():
+  x = np.random.default_rng(0).normal(size=(5, 4, 4, 3)).astype(np.float32)
+  variables = jax.jit(Net().init)(jax.random.key(0), x)
+  net = quant.post_training(graph.net(Net().apply, variables, x), [x], quant.policy("w4", None))
+  network = deploy.lift(Net().apply, variables, x, quant.grids(net))
+  expected, _ = net.apply(net.variables, x)
+  held, byte = litert().held(network), held_as_it_is(network)
+  assert {one.type for one in held.values()} == {"int4"}
+  for layer in network.layers:
+    if isinstance(layer, ir.Conv2D | ir.Dense):
+      assert byte[layer.name].bytes - held[layer.name].bytes == ir.values(network.tensors[layer.kernel]).size // 2
+  for kernels in KERNELS:
+    found = litert(kernels=kernels).open(litert().write(network)).run(x)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_other_weights_are_refused():
