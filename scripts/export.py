@@ -39,7 +39,7 @@ def main() -> None:
     suffix, content = trained.PACKED, trained.pack(load(_WORKDIR.value, path, _CODE.value), stage=name)
   else:
     chosen = deploy.format_of(_OUT.value, _FORMAT.value)
-    made = exporting.held(load(_WORKDIR.value, path, _CODE.value), chosen.holds)
+    made = exporting.given(load(_WORKDIR.value, path, _CODE.value), chosen.takes)
     if isinstance(made, deploy.Network):
       made = deploy.with_ends(made, _INPUT.value, _OUTPUT.value)
     elif _INPUT.value == "uint8":

@@ -93,8 +93,8 @@ def test_a_file_computes_the_bits_of_the_model(nets_of, name):
   assert content == made.write(deploy.Model(net))
 
 
-def test_formats_say_what_they_hold():
-  assert deploy.file_format("stablehlo").holds is deploy.Model and deploy.litert().holds is deploy.Network
+def test_formats_say_what_they_take():
+  assert deploy.file_format("stablehlo").takes is deploy.Model and deploy.litert().takes is deploy.Network
   with pytest.raises(UserError, match="is written of a deploy.Model"):
     deploy.stablehlo().write(nets.mlp(0).network())
 

@@ -185,14 +185,14 @@ class Format:
       shapes, types and grids but no weights, so that it can be asked before anything is trained.
     write: the network as a file's bytes, the same ones each time; refuses what `check` refuses.
     open: the file in its runtime.
-    holds: what `check` and `write` are given: the layers of an `ir.Network`, or a `Model` whole.
+    takes: what `check` and `write` are given: the layers of an `ir.Network`, or a `Model` whole.
   """
 
   suffix: str
   check: Callable[[Any], None]
   write: Callable[[Any], bytes]
   open: Open
-  holds: type = ir.Network
+  takes: type = ir.Network
 
 
 def zeros(tensor: ir.Tensor, batch: int) -> np.ndarray:

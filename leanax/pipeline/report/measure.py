@@ -19,7 +19,7 @@ def export(trained: Trained, file_format: deploy.Format) -> tuple[deploy.Network
 
   Both are of integers where these were simulated.
   """
-  made = exporting.held(trained, file_format.holds)
+  made = exporting.given(trained, file_format.takes)
   return made, file_format.write(made)
 
 
