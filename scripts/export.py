@@ -53,7 +53,7 @@ def main() -> None:
   else:
     chosen = deploy.format_of(_OUT.value, _FORMAT.value, **options)
     trained_model = load(_WORKDIR.value, path, _CODE.value)
-    made = exporting.form(trained_model, chosen.holds)
+    made = exporting.given(trained_model, chosen.takes)
     if _ABOUT.value or _LICENCE.value:
       known = {"stage": name, "experiment": workdir.saved(_WORKDIR.value).name}
       made = made._replace(description=exporting.description(trained_model.recipe, _LICENCE.value, **known))

@@ -39,13 +39,13 @@ class Prepared(NamedTuple):
   held: Mapping[str, deploy.Held] = {}
 
 
-def form(trained: Trained, holds: type, numbers: bool = True) -> deploy.Network | deploy.Model:
-  """Returns what a format holds of a model (`Format.holds`); `numbers` as of `network`.
+def given(trained: Trained, takes: type, numbers: bool = True) -> deploy.Network | deploy.Model:
+  """Returns what a format takes of a model (`Format.takes`); `numbers` as of `network`.
 
   Raises:
     UserError: what cannot be lifted.
   """
-  return whole(trained) if holds is deploy.Model else network(trained, numbers)
+  return whole(trained) if takes is deploy.Model else network(trained, numbers)
 
 
 def network(trained: Trained, numbers: bool = True) -> deploy.Network:
@@ -131,15 +131,15 @@ def prepare(config: Experiment, leaves: Mapping[str, Trained]) -> dict[str, list
   """
   wanted = {name: formats(config.stages[name]) for name in config.run}
   for one in {suffix: one for each in wanted.values() for suffix, one in each.items()}.values():
-    one.check(_least() if one.holds is deploy.Network else _least_model())
+    one.check(_least() if one.takes is deploy.Network else _least_model())
   lifted: dict[tuple[str, type], Any] = {}  # stages that leave the same network are lifted once
   found = {}
   for name, each in wanted.items():
     left = leaves[name]._replace(variables=structs(leaves[name].variables))
     key = json.dumps([left.recipe._asdict(), str(jax.tree.flatten(left.variables))], sort_keys=True)
-    for holds in {one.holds for one in each.values()} - {kind for whose, kind in lifted if whose == key}:
-      lifted[key, holds] = _tried(lambda left=left, holds=holds: form(left, holds, numbers=False))
-    found[name] = [_prepared(suffix, one, lifted[key, one.holds]) for suffix, one in each.items()]
+    for takes in {one.takes for one in each.values()} - {kind for whose, kind in lifted if whose == key}:
+      lifted[key, takes] = _tried(lambda left=left, takes=takes: given(left, takes, numbers=False))
+    found[name] = [_prepared(suffix, one, lifted[key, one.takes]) for suffix, one in each.items()]
   return found
 
 

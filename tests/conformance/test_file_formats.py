@@ -22,7 +22,7 @@ from tests.deploy import nets
 
 ROOT = Path(__file__).resolve().parents[2]
 FOUND = methods(formats)
-WHOLE = {name for name, method in FOUND.items() if method().holds is not ir.Network}  # tests/deploy/test_stablehlo.py
+WHOLE = {name for name, method in FOUND.items() if method().takes is not ir.Network}  # tests/deploy/test_stablehlo.py
 BATTERY = {**{name: method for name, method in FOUND.items() if name not in WHOLE}, "npz": npz}
 NETS = {"mlp": nets.mlp, "lenet": nets.lenet, "resnet": nets.resnet}
 

@@ -63,7 +63,7 @@ def batch(net, seed, size):
 @pytest.fixture(scope="module")
 def nets_of():
   found = {"recurrent": recurrent_net(), "conv": conv_net()}
-  for name, policy in (("recurrent", "w8a8"), ("conv", "w4")):
+  for name, policy in (("recurrent", "w8a8 learned"), ("conv", "w4")):
     found[f"{name} {policy}"] = quant.post_training(found[name], [jnp.asarray(batch(found[name], 3, 4))], policy)
   return found
 
@@ -72,7 +72,7 @@ def same(net, runner, x):
   np.testing.assert_array_equal(runner.run(x), np.asarray(jax.jit(net.infer)(net.variables, jnp.asarray(x))))
 
 
-@pytest.mark.parametrize("name", ["recurrent", "recurrent w8a8", "conv", "conv w4"])
+@pytest.mark.parametrize("name", ["recurrent", "recurrent w8a8 learned", "conv", "conv w4"])
 def test_a_file_computes_the_bits_of_the_model(nets_of, name):
   net, made = nets_of[name], deploy.stablehlo()
   made.check(deploy.Model(net))
@@ -93,8 +93,8 @@ def test_a_file_computes_the_bits_of_the_model(nets_of, name):
   assert content == made.write(deploy.Model(net))
 
 
-def test_formats_say_what_they_hold():
-  assert deploy.file_format("stablehlo").holds is deploy.Model and deploy.litert().holds is deploy.Network
+def test_formats_say_what_they_take():
+  assert deploy.file_format("stablehlo").takes is deploy.Model and deploy.litert().takes is deploy.Network
   with pytest.raises(UserError, match="is written of a deploy.Model"):
     deploy.stablehlo().write(nets.mlp(0).network())
 

@@ -197,7 +197,7 @@ class Format:
     write: the network as a file's bytes, the same ones each time; refuses what `check` refuses.
     open: the file in its runtime.
     held: the constants of a network's layers as a file holds them, by the layers' names; reads what `check` reads.
-    holds: what `check` and `write` are given: the layers of an `ir.Network`, or a `Model` whole.
+    takes: what `check` and `write` are given: the layers of an `ir.Network`, or a `Model` whole.
   """
 
   suffix: str
@@ -205,7 +205,7 @@ class Format:
   write: Callable[[Any], bytes]
   open: Open
   held: Callable[[ir.Network], dict[str, Held]] = held
-  holds: type = ir.Network
+  takes: type = ir.Network
 
 
 def zeros(tensor: ir.Tensor, batch: int) -> np.ndarray:

@@ -20,7 +20,7 @@ def export(trained: Trained, file_format: deploy.Format) -> tuple[deploy.Network
 
   Both are of integers where these were simulated.
   """
-  made = exporting.form(trained, file_format.holds)
+  made = exporting.given(trained, file_format.takes)
   return made, file_format.write(made)
 
 

@@ -23,4 +23,4 @@ def stablehlo(platforms: Sequence[str] = PLATFORMS) -> Format:
     if name not in (*PLATFORMS, "rocm"):
       raise unknown("platform", name, (*PLATFORMS, "rocm"))
   bound = {"platforms": tuple(platforms)}
-  return Format(".stablehlo", functools.partial(check, **bound), functools.partial(write, **bound), load, holds=Model)
+  return Format(".stablehlo", functools.partial(check, **bound), functools.partial(write, **bound), load, takes=Model)

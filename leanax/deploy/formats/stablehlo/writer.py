@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from leanax.core.errors import UserError
@@ -66,7 +67,7 @@ def _exported(model: Model, platforms: tuple[str, ...]) -> tuple[Any, dict[str, 
   outputs: list[str] = []
 
   def run(weights: dict[str, Any], *arrays: Any) -> tuple[Any, ...]:
-    held = [weights.get(name, leaf) for name, leaf in zip(names, leaves, strict=True)]
+    held = [weights[name] if name in weights else _unread(leaf) for name, leaf in zip(names, leaves, strict=True)]
     out = net.infer(jax.tree.unflatten(variables_tree, held), *jax.tree.unflatten(inputs_tree, arrays))
     found = jax.tree_util.tree_leaves_with_path(out)
     outputs[:] = [path_name(path) or "output" for path, _ in found]
@@ -93,6 +94,11 @@ def _exported(model: Model, platforms: tuple[str, ...]) -> tuple[Any, dict[str, 
   program.ends(exported.in_avals[len(weights) :], ends["inputs"], "input")
   program.ends(exported.out_avals, outputs, "output")
   return exported, ends
+
+
+def _unread(leaf: Any) -> Any:
+  """Returns what stands for a variable that no output depends on; a random key is not looked at."""
+  return leaf if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.extended) else jnp.zeros(leaf.shape, leaf.dtype)
 
 
 def _input(leaf: Any, batch: Any) -> jax.ShapeDtypeStruct:
