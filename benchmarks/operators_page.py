@@ -97,7 +97,9 @@ def page() -> str:
 
 
 def _int8(kind: type[ir.Layer]) -> str:
-  if kind in integers.MOVES:
+  if kind in ir.CHOICES:
+    return f"codes, same grid: {', '.join(ir.CHOICES[kind])}; float otherwise"
+  if issubclass(kind, ir.MOVES | ir.Select):
     return "codes, same grid"
   return "codes" if kind in integers.INTEGER else "float"
 

@@ -10,6 +10,7 @@ from leanax.graph import Graph, Op, exposed
 from leanax.graph.channels import Moves, shape_of
 from leanax.graph.makers import pooled
 from quant.estimators import ste
+from quant.joined import share
 from quant.kernels import kernels, notes
 from quant.policy import Explained, Policy, explain
 from quant.policy import policy as make_policy
@@ -64,6 +65,8 @@ class Plan(NamedTuple):
   branched: frozenset[str]
   observed: Mapping[str, Sequence[Place]]
   made: frozenset[str]
+  parts: frozenset[str]
+  tensors: Mapping[str, Quantizer]
 
   @property
   def visited(self) -> frozenset[str]:
@@ -116,17 +119,23 @@ def make_plan(graph: Graph, policy: Policy) -> Plan:
   clash = {quantizer.key for quantizer, _ in kernels_at.values()} & tensors.keys() | made.keys() & graph.sites.keys()
   if clash:
     raise UserError(f"the parameter {min(clash)!r} has the name of an activation; give the parameter another name")
+  # Activations whose numbers are moved into another one share its grid, so that a file moves codes.
+  seen = {**_observed(sites, at, pooled(graph)), **{name: [(name, 0)] for name in made}}
+  joined = share(graph, tensors, made, seen)
+  at = {place: q if q.kernel else joined.tensors[q.key] for place, q in at.items()}
   uses = {place: use for place, (_, use) in kernels_at.items() if use is not None}
   results = {name: maker.site for name, maker in made.items() if maker.site is not None}
   noted = {name: explained[name]._replace(note=note) for name, note in notes(at, uses, results).items()}
   return Plan(
-    {**at, **{(name, 0): tensors[name] for name in made}},
+    {**at, **{(name, 0): joined.tensors[name] for name in made}},
     _biases(graph, at),
     {**explained, **noted},
     uses,
     _branched(sites, at, uses),
-    {**_observed(sites, at, pooled(graph)), **{name: [(name, 0)] for name in made}},
+    joined.observed,
     frozenset(made),
+    joined.parts,
+    joined.tensors,
   )
 
 

@@ -26,6 +26,7 @@ from leanax.graph.edits.permute import permute
 from leanax.graph.edits.replace_head import replace_head
 from leanax.graph.edits.scale import move_scale
 from leanax.graph.groups import Group, Member, groups
+from leanax.graph.joins import passed
 from leanax.graph.kinds import Statistic
 from leanax.graph.live import leaves_read, live
 from leanax.graph.makers import Maker, exposed
@@ -83,6 +84,7 @@ __all__ = [
   "observing",
   "net",
   "net_of",
+  "passed",
   "permute",
   "replace_head",
   "rewrite",

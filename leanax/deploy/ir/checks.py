@@ -8,12 +8,14 @@ from leanax.deploy.ir.network import Network
 from leanax.deploy.ir.operators import (
   ArgMax,
   ArgMin,
+  Binary,
   Broadcast,
   Cast,
   Compare,
   Concat,
   Gather,
   Pad,
+  Reduce,
   Resize,
   Select,
   Slice,
@@ -23,6 +25,15 @@ from leanax.deploy.ir.tensor import QMAX, Tensor, same_grid
 
 CHANGES_TYPE = Quantize | Dequantize | Cast | Compare | Select | Gather | ArgMax | ArgMin
 MOVES = MaxPool | Reshape | Transpose | Concat | Slice | Pad | Broadcast | Resize | Gather  # they keep codes
+CHOICES = {Resize: ("nearest",), Reduce: ("max", "min"), Binary: ("max", "min")}  # the ones that move numbers or choose
+
+
+def moves(layer: Layer) -> bool:
+  """Returns whether a layer only moves or chooses numbers, so that codes on one grid stay what they are."""
+  choices = next((found for kind, found in CHOICES.items() if isinstance(layer, kind)), None)
+  if choices is None:
+    return isinstance(layer, MOVES | Select)
+  return getattr(layer, "method", getattr(layer, "operation", "")) in choices
 
 
 def check(network: Network) -> Network:
@@ -55,7 +66,7 @@ def _check_grids(layer: Layer, tensors: dict[str, Tensor]) -> None:
       f"layer {layer.name!r} reads {read[0].dtype} and makes {made.dtype}; only quantize layers may change the type"
     )
   moved = [tensor for tensor in read if tensor.dtype == made.dtype]  # not indices
-  if isinstance(layer, MOVES) and not all(same_grid(made.grid, tensor.grid) for tensor in moved):
+  if (isinstance(layer, MOVES) or moves(layer)) and not all(same_grid(made.grid, tensor.grid) for tensor in moved):
     raise UserError(f"layer {layer.name!r} must have one grid for its input and its output")
   for name in layer.constants():
     constant = tensors[name]
