@@ -41,7 +41,7 @@ def share(
   edges = [
     one
     for one in passed(graph, [name for name in made if name in free], free)
-    if tensors[one.source].spec == tensors[one.into].spec
+    if tensors[one.source].spec == tensors[one.into].spec and tensors[one.into].fixed == tensors[one.source].fixed
   ]
   group = {name: name for name in free}
 

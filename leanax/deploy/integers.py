@@ -22,6 +22,8 @@ from quant.grid import Grid
 _INT32 = np.iinfo(np.int32)
 KERNELS = (ir.Conv2D, ir.Dense, ir.TransposedConv2D)  # a kernel and what it multiplies
 INTEGER = (*KERNELS, ir.Add, ir.AvgPool, ir.Mean, ir.Relu)  # grids of their own
+RESCALED = {ir.Binary: ("mul",)}  # operations of two activations, each with a grid of its own
+PRODUCTS = (2.0**-16, 2.0**8)  # scales of two factors over their product's that kernels multiply by
 
 
 def to_int8(network: ir.Network, grids: Mapping[str, Grid], islands: bool = True) -> ir.Network:
@@ -66,6 +68,8 @@ def _float(layer: ir.Layer, tensors: Mapping[str, ir.Tensor], grids: Mapping[str
   """
   if ir.moves(layer):
     return _unmoved(layer, tensors)
+  if isinstance(layer, ir.Binary) and layer.operation in RESCALED[ir.Binary]:
+    return _unmultiplied(layer, tensors)
   clipped = clips(layer) and ir.same_grid(tensors[layer.inputs[0]].grid, tensors[layer.output].grid)
   if not isinstance(layer, INTEGER) and not clipped:
     return "the runtimes have no exact integer kernel for it"
@@ -88,6 +92,18 @@ def _unmoved(layer: ir.Layer, tensors: Mapping[str, ir.Tensor]) -> str | None:
   if all(one.data is not None for one in read) or any(ir.same_grid(one.grid, made.grid) for one in read):
     return None
   return "what it reads and what it makes have different grids"
+
+
+def _unmultiplied(layer: ir.Binary, tensors: Mapping[str, ir.Tensor]) -> str | None:
+  """Returns why a product is not one of codes; None where it is: of two activations on grids, made on a third."""
+  made, read = tensors[layer.output], [tensors[name] for name in layer.inputs]
+  if any(one.data is not None for one in read):
+    return "a constant of it has no grid"
+  missing = next((one.name for one in (*read, made) if one.grid is None), None)
+  if missing is not None:
+    return f"the activation {missing!r} has no grid"
+  low, high = PRODUCTS
+  return None if low <= read[0].scale * read[1].scale / made.scale < high else "its scales are too far apart"
 
 
 def _on_one_grid(network: ir.Network, layer: ir.Layer, values: dict[str, str]) -> tuple[ir.Network, ir.Layer]:

@@ -18,6 +18,7 @@
 (2, 2) [[8. 8.]]
 """
 
+from leanax.graph.bounded import bounded
 from leanax.graph.edit import edit
 from leanax.graph.edits.add_bias import add_bias
 from leanax.graph.edits.fold_batch_norm import fold_batch_norms
@@ -66,6 +67,7 @@ __all__ = [
   "add_bias",
   "axis_parts",
   "batch_norms",
+  "bounded",
   "edit",
   "exposed",
   "extrema",

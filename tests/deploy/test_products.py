@@ -8,7 +8,7 @@ import pytest
 
 from leanax import deploy
 from leanax.core.errors import UserError
-from leanax.deploy import litert, reference
+from leanax.deploy import ir, litert, reference
 from quant.quantize import quantize
 from tests.deploy.runtimes import runners
 from tests.numbers import normal
@@ -210,3 +210,23 @@ def test_a_kernel_for_each_head_has_no_integers():
   model = quantize(fn, "w8a8")
   with pytest.raises(UserError, match=r"cannot lift 'dot_general' at test_products.py:\d+: no format has integers"):
     deploy.lift(fn, V, x, model.grids(*model.init(V, x), V, x))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_products_of_codes_are_those_of_the_reference(seed):
+  rng = np.random.default_rng(seed)
+  shapes = {"a": (None, 16, 16, 6), "b": (None, (16, 1)[seed % 2], (16, 1)[seed % 2], 6), "y": (None, 16, 16, 6)}
+  grids = {name: ir.grid(rng.uniform(0.01, 0.5), int(rng.integers(-128, 128))) for name in ("a", "b")}
+  if seed == 3:
+    grids = {"a": ir.grid(0.125, 5), "b": ir.grid(1 / 256, -128)}  # a gate, and products on ties
+  made = np.float32(2.0**-4 if seed == 3 else 60 * grids["a"].scale * grids["b"].scale)
+  grids["y"] = ir.grid(made, int(rng.integers(-60, 60)))
+  tensors = {name: ir.Tensor(name, shape, "int8", grids[name]) for name, shape in shapes.items()}
+  network = ir.Network((ir.Binary("m", ("a", "b"), "y", "mul"),), tensors, {"a": "a", "b": "b"}, {"y": "y"})
+  x = tuple(rng.integers(-128, 128, (8, *shapes[name][1:])).astype(np.int8) for name in ("a", "b"))
+  a, b = (tensors[k].scale.astype(np.float64) * (one.astype(int) - tensors[k].zero_point) for k, one in zip("ab", x))
+  exact = np.clip(a * b / tensors["y"].scale + tensors["y"].zero_point, -128, 127)
+  for one, mode in ((litert(), "float32"), (litert(kernels="reference"), "litert"), (deploy.onnx(), "onnxruntime")):
+    expected = reference.run(network, x, mode)
+    np.testing.assert_array_equal(one.open(one.write(network)).batches(x), expected, err_msg=mode)
+    assert np.abs(expected - exact).max() <= 0.51

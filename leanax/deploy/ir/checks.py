@@ -66,7 +66,7 @@ def _check_grids(layer: Layer, tensors: dict[str, Tensor]) -> None:
       f"layer {layer.name!r} reads {read[0].dtype} and makes {made.dtype}; only quantize layers may change the type"
     )
   moved = [tensor for tensor in read if tensor.dtype == made.dtype]  # not indices
-  if (isinstance(layer, MOVES) or moves(layer)) and not all(same_grid(made.grid, tensor.grid) for tensor in moved):
+  if isinstance(layer, MOVES) and not all(same_grid(made.grid, tensor.grid) for tensor in moved):
     raise UserError(f"layer {layer.name!r} must have one grid for its input and its output")
   for name in layer.constants():
     constant = tensors[name]
