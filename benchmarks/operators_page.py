@@ -105,6 +105,8 @@ def _int8(kind: type[ir.Layer]) -> str:
     return "; ".join([*words, "float otherwise"])
   if issubclass(kind, ir.MOVES | ir.Select):
     return "codes, same grid"
+  if kind is ir.MatMul:
+    return "codes, where the second factor's zero point is 0; float otherwise"
   if kind is ir.Softmax:
     return f"{ON_GRID['softmax']}; float otherwise"
   return "codes" if kind in integers.INTEGER else "float"

@@ -64,7 +64,8 @@ def share(
     if len(names) == 1 or (ordered and len(seen) > 1):
       continue
     key = seen[0]
-    found |= dict.fromkeys(names, tensors[key])
+    centred = any(tensors[name].centred for name in names)
+    found |= dict.fromkeys(names, tensors[key]._replace(centred=centred))
     places = {name: place for name, place in places.items() if name not in names}
     places[key] = [observed[name][0] for name in seen]
     parts |= {key} if len(seen) > 1 else set()

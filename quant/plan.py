@@ -212,14 +212,30 @@ def _tensors(
       old = found.get(operand.tensor)
       if old is None or old.bits < spec.bits:
         found[operand.tensor] = _activation(operand.tensor, spec, functions.get(operand.tensor))
-  return found
+  centred = _second(sites, found)
+  return {name: q._replace(centred=q.fixed is None and name in centred) for name, q in found.items()}
+
+
+def _second(sites: Mapping[str, Op], tensors: Mapping[str, Quantizer]) -> set[str]:
+  """Returns the activations that are only read as the second factor of products of two activations, in 8 bits.
+
+  Integer kernels for such a product want 0 as the zero point of the second factor.
+  """
+  places = [(one.tensor, index, op) for op in sites.values() for index, one in enumerate(op.inputs)]
+  second = {name for name, index, op in places if index == 1 and op.kind == "dot" and op.kernel_index is None}
+  others = {name for name, index, op in places if index != 1 or op.kind != "dot" or op.kernel_index is not None}
+  return {name for name in second - others if name in tensors and _eight(tensors[name].spec) and not is_input(name)}
 
 
 def _activation(name: str, spec: Spec, function: str | None = None) -> Quantizer:
   """Returns an activation's quantizer; the grid of a function's results is fixed where runtimes have it so."""
-  fixed = FIXED.get(function or "") if spec.bits == 8 and spec.format == "integer" else None
+  fixed = FIXED.get(function or "") if _eight(spec) else None
   estimator = ste() if is_input(name) or fixed is not None else spec.make_estimator()
   return Quantizer(name, spec, estimator, fixed=fixed)
+
+
+def _eight(spec: Spec) -> bool:
+  return spec.bits == 8 and spec.format == "integer"
 
 
 def _results(

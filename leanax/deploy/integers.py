@@ -68,7 +68,7 @@ def _float(layer: ir.Layer, tensors: Mapping[str, ir.Tensor], grids: Mapping[str
   """
   if ir.moves(layer):
     return _unmoved(layer, tensors)
-  if isinstance(layer, ir.Binary) and layer.operation in RESCALED[ir.Binary]:
+  if isinstance(layer, ir.MatMul) or (isinstance(layer, ir.Binary) and layer.operation in RESCALED[ir.Binary]):
     return _unmultiplied(layer, tensors)
   clipped = clips(layer) and ir.same_grid(tensors[layer.inputs[0]].grid, tensors[layer.output].grid)
   if not isinstance(layer, INTEGER) and not clipped:
@@ -94,7 +94,7 @@ def _unmoved(layer: ir.Layer, tensors: Mapping[str, ir.Tensor]) -> str | None:
   return "what it reads and what it makes have different grids"
 
 
-def _unmultiplied(layer: ir.Binary, tensors: Mapping[str, ir.Tensor]) -> str | None:
+def _unmultiplied(layer: ir.Layer, tensors: Mapping[str, ir.Tensor]) -> str | None:
   """Returns why a product is not one of codes; None where it is: of two activations on grids, made on a third."""
   made, read = tensors[layer.output], [tensors[name] for name in layer.inputs]
   if any(one.data is not None for one in read):
@@ -102,6 +102,8 @@ def _unmultiplied(layer: ir.Binary, tensors: Mapping[str, ir.Tensor]) -> str | N
   missing = next((one.name for one in (*read, made) if one.grid is None), None)
   if missing is not None:
     return f"the activation {missing!r} has no grid"
+  if isinstance(layer, ir.MatMul) and read[1].zero_point != 0:
+    return f"{read[1].name!r}, its second factor, has a zero point other than 0"
   low, high = PRODUCTS
   return None if low <= read[0].scale * read[1].scale / made.scale < high else "its scales are too far apart"
 

@@ -3,6 +3,7 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import quant
@@ -54,6 +55,8 @@ def test_codes_are_those_of_the_simulation(name):
   products = [layer for layer in network.layers if isinstance(layer, ir.Binary) and layer.operation == "mul"]
   kinds = [network.tensors[layer.output].dtype for layer in products]
   assert kinds == (["int8"] * 3 if name == "gates" else ["float32"])  # a query's factor is a constant
+  matrices = [network.tensors[layer.output].dtype for layer in network.layers if isinstance(layer, ir.MatMul)]
+  assert matrices == ([] if name == "gates" else ["int8", "float32"])  # shares are the second factor of the second
   planned = plan.planned(network)
   codes = [op.code for op in planned.operators]
   assert {code: codes.count(code) for code in operators} == operators
@@ -82,3 +85,18 @@ def test_fixed_grids_are_of_eight_bits_and_the_rest_is_seen():
     grid = model.grids(qparams, state, v, x)["a:out"]
     assert ((float(grid.scale), int(grid.zero_point)) == (1 / 256, -128)) == fixed
     assert not fixed or "a:out" not in qparams
+
+
+def test_a_factor_that_only_products_read_second_has_its_zero_point_at_zero():
+  v, x = {name: normal(at, (4, 4)) for at, name in enumerate("abc")}, normal(5, (8, 3, 4)) + 1
+
+  def fn(v, x):
+    a, b, c = (nn.relu(x @ v[name]) for name in "abc")
+    return a @ b.swapaxes(1, 2) @ c, c
+
+  model = quant.quantize(fn, quant.policy("w8a8", ends=None))
+  state = model.calibrate(v, [x])
+  grids = model.grids(*state, v, x)
+  assert int(grids["b:out"].zero_point) == 0  # at the lowest code otherwise, as what a ReLU makes
+  np.testing.assert_allclose(grids["b:out"].scale, nn.relu(x @ v["b"]).max() / 127, rtol=1e-6)
+  assert int(grids["a:out"].zero_point) == int(grids["c:out"].zero_point) == -128  # the output reads c, too

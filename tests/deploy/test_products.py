@@ -233,3 +233,23 @@ def test_products_of_codes_are_those_of_the_reference(seed):
     expected = reference.run(network, x, mode)
     np.testing.assert_array_equal(one.open(one.write(network)).batches(x), expected, err_msg=mode)
     assert np.abs(expected - exact).max() <= 0.51
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_matrices_of_codes_are_multiplied_as_by_the_reference(seed):
+  rng, turned, size = np.random.default_rng(seed), seed != 1, 3 + 20 * seed
+  shapes = {"a": (None, 2, 17, size), "b": (None, 2, 9, size) if turned else (None, 2, size, 9), "y": (None, 2, 17, 9)}
+  grids = {"a": ir.grid(0.03, int(rng.integers(-128, 128))), "b": ir.grid(0.05, 0)}
+  x = tuple(rng.integers(-128, 128, (8, *shapes[name][1:])).astype(np.int8) for name in ("a", "b"))
+  steps = [one.astype(np.int64) - grids[name].zero_point for name, one in zip("ab", x, strict=True)]
+  total = steps[0] @ (steps[1].swapaxes(-1, -2) if turned else steps[1])
+  grids["y"] = ir.grid(np.ptp(total) * 0.03 * 0.05 / 300, 7)
+  tensors = {name: ir.Tensor(name, shape, "int8", grids[name]) for name, shape in shapes.items()}
+  network = ir.Network((ir.MatMul("m", ("a", "b"), "y", turned),), tensors, {"a": "a", "b": "b"}, {"y": "y"})
+  values = [tensors[name].scale.astype(np.float64) for name in "aby"]
+  exact = np.clip(total * values[0] * values[1] / values[2] + 7, -128, 127)
+  files = [(litert(), "float32"), (litert(kernels="reference"), "litert"), (deploy.onnx(), "onnxruntime")]
+  for one, mode in files[: 2 + bool(importlib.util.find_spec("onnxruntime"))]:
+    expected = reference.run(network, x, mode)
+    np.testing.assert_array_equal(one.open(one.write(network)).batches(x), expected, err_msg=mode)
+    assert np.abs(expected - exact).max() <= 0.51
