@@ -15,6 +15,7 @@ from leanax.deploy.formats.litert import plan as litert
 from leanax.deploy.formats.onnx import plan as onnx
 from leanax.deploy.functions import FUNCTIONS
 from leanax.deploy.reference import choices, elementwise, functions, pools, shapes, weighted
+from quant.quantizer import FIXED
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs/operators.md"
@@ -44,11 +45,12 @@ TESTS = {
 }
 WITHIN = (ir.Quantize, ir.Dequantize)  # between float and integer layers
 PARAMETERS = {"clip": (0, 6), "leaky_relu": (0.1,), "elu": (1,), "celu": (1,), "power": (2,)}
+ON_GRID = {
+  name: f"codes, on the grid of scale {scale:g} and zero point {zero}" for name, (scale, zero) in FIXED.items()
+}
 KERNELS = {  # kernels of LiteRT that a file uses for functions where it has them, by `limits.int8_kernel`
   **{name: "codes" for name in (*limits.TABLES, "relu6", "clip", "relu")},
-  **{
-    name: f"codes, on the grid of scale {scale:g} and zero point {zero}" for name, (scale, zero) in limits.FIXED.items()
-  },
+  **ON_GRID,
 }
 
 
@@ -97,8 +99,16 @@ def page() -> str:
 
 
 def _int8(kind: type[ir.Layer]) -> str:
-  if kind in integers.MOVES:
+  own, moved = integers.RESCALED.get(kind, ()), ir.CHOICES.get(kind, ())
+  if own or moved:
+    words = [f"codes: {', '.join(own)} of two activations"] * bool(own) + [f"codes, same grid: {', '.join(moved)}"]
+    return "; ".join([*words, "float otherwise"])
+  if issubclass(kind, ir.MOVES | ir.Select):
     return "codes, same grid"
+  if kind is ir.MatMul:
+    return "codes, where the second factor's zero point is 0; float otherwise"
+  if kind is ir.Softmax:
+    return f"{ON_GRID['softmax']}; float otherwise"
   return "codes" if kind in integers.INTEGER else "float"
 
 

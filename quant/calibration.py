@@ -42,7 +42,8 @@ def forgotten(plan: Plan, name: str, entry: State) -> State:
 
 def before_batch(plan: Plan, state: State) -> State:
   """Returns the state before a batch, with a flag for tensors that several branches read."""
-  several = {name for name, places in plan.observed.items() if len(places) > 1 and "stats" in state.get(name, ())}
+  branched = {name for name, places in plan.observed.items() if len(places) > 1 and name not in plan.parts}
+  several = {name for name in branched if "stats" in state.get(name, ())}
   fresh = {name: jnp.zeros(jnp.shape(state[name]["stats"][BATCHES].count), bool) for name in several}
   return {name: {**entry, _ONCE: fresh[name]} if name in fresh else entry for name, entry in state.items()}
 

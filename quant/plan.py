@@ -6,16 +6,17 @@ from typing import Any, NamedTuple
 import jax
 
 from leanax.core.errors import UserError
-from leanax.graph import Graph, Op, exposed
+from leanax.graph import Graph, Maker, Op, bounded, exposed
 from leanax.graph.channels import Moves, shape_of
 from leanax.graph.makers import pooled
 from quant.estimators import ste
+from quant.joined import share
 from quant.kernels import kernels, notes
 from quant.policy import Explained, Policy, explain
 from quant.policy import policy as make_policy
-from quant.quantizer import Quantizer, is_input
+from quant.quantizer import FIXED, Quantizer, is_input
 from quant.sharing import Use
-from quant.spec import Setting
+from quant.spec import Setting, Spec
 
 SITES = ("dot", "conv", "add", "mean", "avg_pool", "output")
 
@@ -64,6 +65,8 @@ class Plan(NamedTuple):
   branched: frozenset[str]
   observed: Mapping[str, Sequence[Place]]
   made: frozenset[str]
+  parts: frozenset[str]
+  tensors: Mapping[str, Quantizer]
 
   @property
   def visited(self) -> frozenset[str]:
@@ -98,7 +101,7 @@ def make_plan(graph: Graph, policy: Policy) -> Plan:
     if sites[name].frozen and (setting.weights or setting.activations):
       raise UserError(f"{name!r} cannot be quantized: it is {sites[name].frozen}; give it the setting 'float'")
   # Quantizers: one per activation and one per kernel, so that all readers of a tensor see the same codes.
-  tensors = _tensors(sites, chosen)
+  tensors = _tensors(sites, chosen, bounded(graph))
   kernels_at = kernels(graph, chosen)
   at: dict[Place, Quantizer] = {}
   for name, setting in chosen.items():
@@ -110,23 +113,29 @@ def make_plan(graph: Graph, policy: Policy) -> Plan:
         at[name, index] = tensors[operand.tensor]
   # Tensors that other operations read are rounded where they are made: a runtime hands codes to every reader.
   makers = exposed(graph, {name for name, _ in at})
-  tensors |= _results(sites, chosen, at, {name: maker.site for name, maker in makers.items() if name not in tensors})
+  tensors |= _results(sites, chosen, at, {name: maker for name, maker in makers.items() if name not in tensors})
   made = {name: maker for name, maker in makers.items() if name in tensors}
   # Activations and kernels share the keys of one state, those that are made the names of sites.
   clash = {quantizer.key for quantizer, _ in kernels_at.values()} & tensors.keys() | made.keys() & graph.sites.keys()
   if clash:
     raise UserError(f"the parameter {min(clash)!r} has the name of an activation; give the parameter another name")
+  # Activations whose numbers are moved into another one share its grid, so that a file moves codes.
+  seen = {**_observed(sites, at, pooled(graph)), **{name: [(name, 0)] for name in made}}
+  joined = share(graph, tensors, made, seen)
+  at = {place: q if q.kernel else joined.tensors[q.key] for place, q in at.items()}
   uses = {place: use for place, (_, use) in kernels_at.items() if use is not None}
-  results = {name: maker.site for name, maker in made.items() if maker.site is not None}
+  results = {name: maker.site for name, maker in made.items() if maker.site is not None and maker.gates is None}
   noted = {name: explained[name]._replace(note=note) for name, note in notes(at, uses, results).items()}
   return Plan(
-    {**at, **{(name, 0): tensors[name] for name in made}},
+    {**at, **{(name, 0): joined.tensors[name] for name in made}},
     _biases(graph, at),
     {**explained, **noted},
     uses,
     _branched(sites, at, uses),
-    {**_observed(sites, at, pooled(graph)), **{name: [(name, 0)] for name in made}},
+    joined.observed,
     frozenset(made),
+    joined.parts,
+    joined.tensors,
   )
 
 
@@ -184,8 +193,16 @@ def _observed(sites: Mapping[str, Op], at: Mapping[Place, Any], pooling: Mapping
   return found
 
 
-def _tensors(sites: Mapping[str, Op], chosen: Mapping[str, Setting]) -> dict[str, Quantizer]:
-  """Returns a quantizer for each activation that a site with quantized activations reads."""
+def _tensors(
+  sites: Mapping[str, Op], chosen: Mapping[str, Setting], functions: Mapping[str, str]
+) -> dict[str, Quantizer]:
+  """Returns a quantizer for each activation that a site with quantized activations reads.
+
+  Args:
+    sites: by their names.
+    chosen: their settings.
+    functions: those that make activations whose range is known, by the activation's name.
+  """
   found: dict[str, Quantizer] = {}
   for name, setting in chosen.items():
     spec = setting.activations
@@ -194,24 +211,47 @@ def _tensors(sites: Mapping[str, Op], chosen: Mapping[str, Setting]) -> dict[str
         continue
       old = found.get(operand.tensor)
       if old is None or old.bits < spec.bits:
-        estimator = ste() if is_input(operand.tensor) else spec.make_estimator()
-        found[operand.tensor] = Quantizer(operand.tensor, spec, estimator)
-  return found
+        found[operand.tensor] = _activation(operand.tensor, spec, functions.get(operand.tensor))
+  centred = _second(sites, found)
+  return {name: q._replace(centred=q.fixed is None and name in centred) for name, q in found.items()}
+
+
+def _second(sites: Mapping[str, Op], tensors: Mapping[str, Quantizer]) -> set[str]:
+  """Returns the activations that are only read as the second factor of products of two activations, in 8 bits.
+
+  Integer kernels for such a product want 0 as the zero point of the second factor.
+  """
+  places = [(one.tensor, index, op) for op in sites.values() for index, one in enumerate(op.inputs)]
+  second = {name for name, index, op in places if index == 1 and op.kind == "dot" and op.kernel_index is None}
+  others = {name for name, index, op in places if index != 1 or op.kind != "dot" or op.kernel_index is not None}
+  return {name for name in second - others if name in tensors and _eight(tensors[name].spec) and not is_input(name)}
+
+
+def _activation(name: str, spec: Spec, function: str | None = None) -> Quantizer:
+  """Returns an activation's quantizer; the grid of a function's results is fixed where runtimes have it so."""
+  fixed = FIXED.get(function or "") if _eight(spec) else None
+  estimator = ste() if is_input(name) or fixed is not None else spec.make_estimator()
+  return Quantizer(name, spec, estimator, fixed=fixed)
+
+
+def _eight(spec: Spec) -> bool:
+  return spec.bits == 8 and spec.format == "integer"
 
 
 def _results(
-  sites: Mapping[str, Op], chosen: Mapping[str, Setting], at: Mapping[Place, Any], made_by: Mapping[str, str | None]
+  sites: Mapping[str, Op], chosen: Mapping[str, Setting], at: Mapping[Place, Any], makers: Mapping[str, Maker]
 ) -> dict[str, Quantizer]:
-  """Returns a quantizer for each of these tensors that its site makes out of integers alone."""
+  """Returns a quantizer for each of these tensors that its site makes out of integers alone, and for their gates."""
   found: dict[str, Quantizer] = {}
-  for name, site in made_by.items():
-    spec = chosen[site].activations if site in chosen else None
-    if site is None or spec is None:
+  rounded = {q.key for q in at.values() if not q.kernel}
+  for name, maker in makers.items():  # gates are the last
+    spec = chosen[maker.site].activations if maker.site in chosen else None
+    if maker.site is None or spec is None or (maker.gates is not None and maker.gates not in rounded | found.keys()):
       continue
-    op = sites[site]
-    operands = [at.get((site, i)) for i, one in enumerate(op.inputs) if one.tensor is not None or i == op.kernel_index]
+    op = sites[maker.site]
+    operands = [at.get((op.name, i)) for i, x in enumerate(op.inputs) if x.tensor is not None or i == op.kernel_index]
     if all(q is not None and q.format == "integer" and q.spec.group is None for q in operands):
-      found[name] = Quantizer(name, spec, spec.make_estimator())
+      found[name] = _activation(name, spec, maker.function)
   return found
 
 

@@ -160,7 +160,7 @@ def quantize(fn: Callable[..., Any], policy: Any, carrier: str = "float32", half
     used = _in_use(plan, qparams, quant_state, variables)
     found = {name: q.grid(used[name]) for name, q in plan.quantizers.items()}
     later = {site: q for (site, _), q in plan.at.items() if q.kernel and q.key != q.leaf}
-    return {**found, **{site: found[q.key] for site, q in later.items()}}
+    return {**found, **{name: found[q.key] for name, q in {**later, **plan.tensors}.items()}}
 
   def explain(variables: Any, *inputs: Any) -> dict[str, Explained]:
     return dict(plan_of(variables, *inputs).explained)
@@ -250,14 +250,16 @@ def _rounding(plan: Plan, carrier: str, half: bool) -> Any:
       values[bias.operand] = biases.rounded(values[bias.operand], bias, extras)
     grids = [plan.at.get((op.name, index)) for index in range(len(inputs))]
     used = [extras[op.name if q.kernel else q.key] if q is not None else {} for q in grids]
-    read = [(q, x, scale, q.key in plan.made) for q, x, scale in zip(grids, inputs, used, strict=True) if q is not None]
+    rounded = [operand.tensor in plan.made for operand in op.inputs]
+    operands = zip(grids, inputs, used, rounded, strict=True)
+    read = [(q, x, scale, before) for q, x, scale, before in operands if q is not None]
     whole = op.kind in _PRODUCTS and all(q is not None and q.format == "integer" for q in grids)
     coded = [_coded(*one) for one in read] if whole else []
     if coded and serves(op, [one.scale for one in coded]):
       outputs: tuple[Any, ...] = (product(op, coded, carrier, half),)
     else:
       for index, quantizer in enumerate(grids):
-        if quantizer is not None and (op.kind == "tensor" or quantizer.key not in plan.made):
+        if quantizer is not None and (op.kind == "tensor" or not rounded[index]):
           values[index] = _round(quantizer, inputs[index], used[index])
       outputs = op.bind(*values)
     return outputs, {}

@@ -20,6 +20,9 @@ from quant.grid import Grid, affine, limits, symmetric
 from quant.sharing import Scales
 from quant.spec import Spec
 
+# Scale and zero point that the integer kernels of runtimes have for the results of these functions, in 8 bits.
+FIXED = {"sigmoid": (1 / 256, -128), "tanh": (1 / 128, 0), "softmax": (1 / 256, -128)}
+
 # The scale of the network's input stays static: to learn it one would need the gradient with respect to the images.
 _INPUT = re.compile(r"input(_\d+)?(#\d+)?")
 
@@ -39,13 +42,15 @@ class Quantizer(NamedTuple):
     key: an activation's name; of a kernel the leaf's, for its first grid, otherwise that of the first site.
     spec: of an activation that of the reader that asks for the most bits, of a kernel the first site's.
     estimator: how its rounding is trained.
-    kernel: it is a kernel; the fields below are of kernels only.
+    kernel: it is a kernel; the fields below, but the last two, are of kernels only.
     leaf: the leaf in whose axes it is written; None where the operand is not simply a part of one: then it is written
       in the operand's axes, and taken from the operand as it is seen there.
     shape: of the leaf, perhaps with axes split, or of the operand.
     axis: the axes of `shape` along which scales vary.
     apart: those of them that number layers or slices.
     scales: how an operand finds its scales in the leaf's.
+    fixed: of an activation the scale and the zero point that it has whatever is seen (`FIXED`); None for most.
+    centred: whether an activation's zero point is 0.
   """
 
   key: str
@@ -57,6 +62,8 @@ class Quantizer(NamedTuple):
   axis: tuple[int, ...] = ()
   apart: tuple[int, ...] = ()
   scales: Scales | None = None
+  fixed: tuple[float, int] | None = None
+  centred: bool = False
 
   @property
   def outside(self) -> bool:
@@ -114,8 +121,12 @@ class Quantizer(NamedTuple):
       high: the highest value, likewise; of a kernel both count by their magnitude.
       magnitude: the mean magnitude, likewise.
     """
-    if self.symmetric:
-      grid = symmetric(jnp.maximum(-low, high), self.bits, narrow=self.narrow, layers=self.layers, format=self.format)
+    if self.fixed is not None:
+      scale, zero_point = (jnp.full(jnp.shape(low), one) for one in self.fixed)
+      return {"scale": jnp.where(jnp.isfinite(low + high), scale, jnp.nan), "zero_point": zero_point}
+    if self.symmetric or self.centred:
+      narrow = self.narrow or self.centred
+      grid = symmetric(jnp.maximum(-low, high), self.bits, narrow=narrow, layers=self.layers, format=self.format)
     else:
       grid = affine(low, high, self.bits)
     init = self.spec.make_estimator().init  # the input starts so too, though its scale is not trained

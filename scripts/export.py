@@ -19,7 +19,7 @@ _STAGE = flags.DEFINE_string("stage", "", "The stage to export; by default the l
 _FORMAT = flags.DEFINE_string(
   "format",
   "",
-  "The file's format, such as tflite, onnx, stablehlo, packed or litert(sparse=0.9); by default that of --out's suffix.",
+  "The file's format: tflite, onnx, stablehlo, packed, or litert(sparse=0.9); by default that of --out's suffix.",
 )
 _INPUT = flags.DEFINE_enum(
   "input", "", ["", "float32", "uint8"], "What the file takes: pixels, or floats; by default the network's own numbers."

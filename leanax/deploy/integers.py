@@ -16,12 +16,14 @@ import numpy as np
 
 from leanax.core.errors import UserError, nearest
 from leanax.deploy import ir
+from leanax.deploy.moves import activations, clips, moved
 from quant.grid import Grid
 
 _INT32 = np.iinfo(np.int32)
-MOVES = (ir.MaxPool, ir.Reshape, ir.Transpose)  # one grid for what they read and what they make
 KERNELS = (ir.Conv2D, ir.Dense, ir.TransposedConv2D)  # a kernel and what it multiplies
-INTEGER = (*KERNELS, *MOVES, ir.Add, ir.AvgPool, ir.Mean, ir.Relu)
+INTEGER = (*KERNELS, ir.Add, ir.AvgPool, ir.Mean, ir.Relu)  # grids of their own
+RESCALED = {ir.Binary: ("mul",)}  # operations of two activations, each with a grid of its own
+PRODUCTS = (2.0**-16, 2.0**8)  # scales of two factors over their product's that kernels multiply by
 
 
 def to_int8(network: ir.Network, grids: Mapping[str, Grid], islands: bool = True) -> ir.Network:
@@ -35,7 +37,7 @@ def to_int8(network: ir.Network, grids: Mapping[str, Grid], islands: bool = True
   Raises:
     UserError: LiteRT lacks a grid, or a layer would stay float and must not.
   """
-  tensors, found = dict(network.tensors), _activations(network, grids)
+  tensors, found = dict(network.tensors), activations(network, grids)
   for name, grid in found.items():
     tensors[name] = _on_grid(tensors[name], grid)
   made = network._replace(layers=(), tensors=tensors)
@@ -47,6 +49,8 @@ def to_int8(network: ir.Network, grids: Mapping[str, Grid], islands: bool = True
         kernel = tensors[layer.kernel] = _kernel(tensors[layer.kernel], _find(grids, layer.kernel))
         if layer.bias is not None:
           tensors[layer.bias] = _bias(tensors[layer.bias], tensors[layer.inputs[0]], kernel)
+      if ir.moves(layer):
+        made, layer = _on_one_grid(made, layer, values)
       made = made._replace(layers=(*made.layers, layer))
     elif islands:
       if isinstance(layer, ir.WEIGHTED) and (layer.kernel in grids or layer.kernel.rsplit("#", 1)[0] in grids):
@@ -54,12 +58,17 @@ def to_int8(network: ir.Network, grids: Mapping[str, Grid], islands: bool = True
       made = _island(made, layer, values)
     else:
       raise UserError(f"the layer {layer.name!r} would stay float: {why}")
-  return made
+  read = {name for layer in made.layers for name in (*layer.inputs, *layer.constants())}
+  return made._replace(tensors={name: one for name, one in tensors.items() if one.data is None or name in read})
 
 
 def _float(layer: ir.Layer, tensors: Mapping[str, ir.Tensor], grids: Mapping[str, Grid]) -> str | None:
   """Returns why a layer cannot run on integers; None where it can."""
-  clipped = _clips(layer) and ir.same_grid(tensors[layer.inputs[0]].grid, tensors[layer.output].grid)
+  if ir.moves(layer):
+    return _unmoved(layer, tensors)
+  if isinstance(layer, ir.MatMul) or (isinstance(layer, ir.Binary) and layer.operation in RESCALED[ir.Binary]):
+    return _unmultiplied(layer, tensors)
+  clipped = clips(layer) and ir.same_grid(tensors[layer.inputs[0]].grid, tensors[layer.output].grid)
   if not isinstance(layer, INTEGER) and not clipped:
     return "the runtimes have no exact integer kernel for it"
   if isinstance(layer, ir.WEIGHTED):
@@ -69,25 +78,70 @@ def _float(layer: ir.Layer, tensors: Mapping[str, ir.Tensor], grids: Mapping[str
       if tensors[name].grid is None:
         return f"the activation {name!r} has no grid; {_near(name, grids)}"
     return None
-  ends = [tensors[name] for name in (*layer.inputs, layer.output)]
-  missing = next((tensor.name for tensor in ends if tensor.grid is None), None)
+  missing = next((name for name in (*layer.inputs, layer.output) if tensors[name].grid is None), None)
+  return None if missing is None else f"the activation {missing!r} has no grid"
+
+
+def _unmoved(layer: ir.Layer, tensors: Mapping[str, ir.Tensor]) -> str | None:
+  """Returns why a layer does not move codes; None where it does: something that it reads is on its result's grid."""
+  made, read = tensors[layer.output], [tensors[name] for name in moved(layer, tensors)]
+  if made.grid is None:
+    return f"the activation {made.name!r} has no grid"
+  if all(one.data is not None for one in read) or any(ir.same_grid(one.grid, made.grid) for one in read):
+    return None
+  return "what it reads and what it makes have different grids"
+
+
+def _unmultiplied(layer: ir.Layer, tensors: Mapping[str, ir.Tensor]) -> str | None:
+  """Returns why a product is not one of codes; None where it is: of two activations on grids, made on a third."""
+  made, read = tensors[layer.output], [tensors[name] for name in layer.inputs]
+  if any(one.data is not None for one in read):
+    return "a constant of it has no grid"
+  missing = next((one.name for one in (*read, made) if one.grid is None), None)
   if missing is not None:
     return f"the activation {missing!r} has no grid"
-  if isinstance(layer, MOVES) and not all(ir.same_grid(end.grid, ends[-1].grid) for end in ends):
-    return "what it reads and what it makes have different grids"
-  return None
+  if isinstance(layer, ir.MatMul) and read[1].zero_point != 0:
+    return f"{read[1].name!r}, its second factor, has a zero point other than 0"
+  low, high = PRODUCTS
+  return None if low <= read[0].scale * read[1].scale / made.scale < high else "its scales are too far apart"
+
+
+def _on_one_grid(network: ir.Network, layer: ir.Layer, values: dict[str, str]) -> tuple[ir.Network, ir.Layer]:
+  """Returns a layer that moves codes, behind layers that round to its result's grid what it reads on another one."""
+  tensors, made, inputs = network.tensors, network.tensors[layer.output], list(layer.inputs)
+  for place, name in enumerate(layer.inputs):
+    tensor = tensors[name]
+    if name not in moved(layer, tensors) or ir.same_grid(tensor.grid, made.grid):
+      continue
+    inputs[place] = f"{layer.name}:input{place}"
+    on_grid = tensor._replace(name=inputs[place], dtype="int8", grid=made.grid)
+    if tensor.data is not None:
+      on_grid = on_grid._replace(data=ir.quantize(tensor.data, made))
+    else:
+      network, value = _value(network, name, values)
+      round_it = ir.Quantize(f"{inputs[place]}:quantize", (value,), inputs[place])
+      network = network._replace(layers=(*network.layers, round_it))
+    tensors[inputs[place]] = on_grid
+  return network, dataclasses.replace(layer, inputs=tuple(inputs))
+
+
+def _value(network: ir.Network, name: str, values: dict[str, str]) -> tuple[ir.Network, str]:
+  """Returns the name of a tensor's values, and the network with the layer that makes them of codes, if it is new."""
+  if network.tensors[name].dtype == "int8" and name not in values:
+    values[name] = f"{name}:values"
+    network.tensors[values[name]] = ir.Tensor(values[name], network.tensors[name].shape)
+    read = ir.Dequantize(f"{name}:dequantize", (name,), values[name])
+    network = network._replace(layers=(*network.layers, read))
+  return network, values.get(name, name)
 
 
 def _island(network: ir.Network, layer: ir.Layer, values: dict[str, str]) -> ir.Network:
   """Returns the network with a float layer behind it, which reads values of codes and whose result becomes codes."""
-  tensors, layers = network.tensors, list(network.layers)
   inputs = []
   for name in layer.inputs:
-    if tensors[name].dtype == "int8" and name not in values:
-      values[name] = f"{name}:values"
-      tensors[values[name]] = ir.Tensor(values[name], tensors[name].shape)
-      layers.append(ir.Dequantize(f"{name}:dequantize", (name,), values[name]))
-    inputs.append(values.get(name, name))
+    network, value = _value(network, name, values)
+    inputs.append(value)
+  tensors, layers = network.tensors, list(network.layers)
   rounded = tensors[layer.output].dtype == "int8"
   output = f"{layer.output}:float" if rounded else layer.output
   layers.append(dataclasses.replace(layer, inputs=tuple(inputs), output=output))
@@ -95,39 +149,6 @@ def _island(network: ir.Network, layer: ir.Layer, values: dict[str, str]) -> ir.
     tensors[output] = ir.Tensor(output, tensors[layer.output].shape)
     layers.append(ir.Quantize(f"{layer.output}:quantize", (output,), layer.output))
   return network._replace(layers=tuple(layers))
-
-
-def _activations(network: ir.Network, grids: Mapping[str, Grid]) -> dict[str, Grid]:
-  """Returns the grids of activations; layers that only move numbers have one for what they read and what they make.
-
-  What only ReLUs and other clips read may be rounded to their own grid: rounding is monotone, and 0 is on the grid.
-  """
-  shared = [layer for layer in network.layers if isinstance(layer, MOVES)]
-  others = {name for layer in network.layers if not _clips(layer) for name in layer.inputs}
-  others.update(network.outputs.values())
-  relus = [layer for layer in network.layers if _clips(layer) and layer.inputs[0] not in others]
-  back = [layer for layer in network.layers if layer in shared or layer in relus]
-  names = [*network.inputs.values(), *(layer.output for layer in network.layers)]
-  found = {name: grids[name] for name in names if name in grids}
-  for layer in shared:
-    if layer.inputs[0] in found:
-      found.setdefault(layer.output, found[layer.inputs[0]])
-  for layer in reversed(back):
-    if layer.output in found:
-      found.setdefault(layer.inputs[0], found[layer.output])
-  for layer in relus:
-    name, made = layer.inputs[0], found.get(layer.output)
-    if name not in grids and name in found and not ir.same_grid(made, found[name]):
-      raise UserError(f"the activation {name!r} has no grid, and the ReLUs of it have several; compute its ReLU once")
-  return found
-
-
-def _clips(layer: ir.Layer) -> bool:
-  """Returns whether a layer clips at limits around 0, which rounding does not move: a ReLU or ReLU6."""
-  if not isinstance(layer, ir.Activation) or layer.function not in ("relu", "relu6", "clip"):
-    return isinstance(layer, ir.Relu)
-  low, high = layer.parameters or (0.0, np.inf)
-  return low <= 0 <= high
 
 
 def _find(grids: Mapping[str, Grid], name: str) -> Grid:

@@ -116,6 +116,18 @@ def onnxruntime_sum(a: np.ndarray, b: np.ndarray, *grids: tuple[np.ndarray, int]
   return np.rint(moved).astype(np.int64) - int(third)
 
 
+def onnxruntime_product(product: np.ndarray, real: np.ndarray, zero_point: int) -> np.ndarray:
+  """Returns round(product * real) as onnxruntime multiplies uint8 codes: the zero point is added before it rounds.
+
+  Args:
+    product: of codes less their zero points.
+    real: the operands' scales over the result's, float32.
+    zero_point: of the result's int8 codes.
+  """
+  moved = product.astype(np.float32) * np.asarray(real, np.float32) + np.float32(zero_point + 128)
+  return np.rint(moved).astype(np.int64) - (zero_point + 128)
+
+
 def _fused(x: np.ndarray, factor: np.ndarray, more: np.ndarray) -> np.ndarray:
   """Returns x * factor + more, rounded to float32 once: the product of 8 and 24 bits is exact in float64."""
   return np.asarray(x.astype(np.float64) * factor.astype(np.float64) + more.astype(np.float64)).astype(np.float32)

@@ -18,6 +18,7 @@
 (2, 2) [[8. 8.]]
 """
 
+from leanax.graph.bounded import bounded
 from leanax.graph.edit import edit
 from leanax.graph.edits.add_bias import add_bias
 from leanax.graph.edits.fold_batch_norm import fold_batch_norms
@@ -26,6 +27,7 @@ from leanax.graph.edits.permute import permute
 from leanax.graph.edits.replace_head import replace_head
 from leanax.graph.edits.scale import move_scale
 from leanax.graph.groups import Group, Member, groups
+from leanax.graph.joins import passed
 from leanax.graph.kinds import Statistic
 from leanax.graph.live import leaves_read, live
 from leanax.graph.makers import Maker, exposed
@@ -65,6 +67,7 @@ __all__ = [
   "add_bias",
   "axis_parts",
   "batch_norms",
+  "bounded",
   "edit",
   "exposed",
   "extrema",
@@ -83,6 +86,7 @@ __all__ = [
   "observing",
   "net",
   "net_of",
+  "passed",
   "permute",
   "replace_head",
   "rewrite",

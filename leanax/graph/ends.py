@@ -68,9 +68,9 @@ class Ends:
     while (only := self._sole(number)) is not None:
       node, place = only
       number = node.outputs[0]
-      if self._hands_on(node):
+      if self.hands_on(node):
         axes = None if axes is None else axes_after(self._analysis, node, place, axes)
-      elif self._passes(node, place):
+      elif self.passes(node, place):
         axes = None if node.primitive == "pad" else axes
       elif self._is_clip(node, place) and not pending:
         found, axes = number, None
@@ -89,12 +89,16 @@ class Ends:
         if node is None or node.index in self._for_statistics:
           continue
         scans.add(self._analysis.scopes[node.index].scans)
-        if self._hands_on(node) or self._passes(node, place):
+        if self.hands_on(node) or self.passes(node, place):
           todo.append(node.outputs[0])
           padded |= node.primitive == "pad"
         elif node.index not in self._inside and not node.bodies:
           other = True
     return Uses(other, padded, frozenset(scans))
+
+  def readers(self, value: int) -> list[tuple[Node, int]]:
+    """Returns the nodes that read a value, and as which operand, besides statistics of the batch."""
+    return [(node, place) for node, place in self._besides_statistics(value) if node is not None]
 
   def _read(self) -> None:
     for node in self._flat:
@@ -130,7 +134,7 @@ class Ends:
     found: set[int] = set()
     for node in reversed(self._flat):
       readers = [reader for number in node.outputs for reader, _ in self._readers[number]]
-      through = node.primitive in ELEMENTWISE or self._hands_on(node)
+      through = node.primitive in ELEMENTWISE or self.hands_on(node)
       inside = bool(readers) and all(reader is not None and reader.index in found for reader in readers)
       if _over_batch(self._analysis, node) or (through and inside):
         found.add(node.index)
@@ -144,7 +148,7 @@ class Ends:
   def _besides_statistics(self, number: int) -> list[tuple[Node | None, int]]:
     return [(node, i) for node, i in self._readers[number] if node is None or node.index not in self._for_statistics]
 
-  def _hands_on(self, node: Node) -> bool:
+  def hands_on(self, node: Node) -> bool:
     """Returns whether a value keeps its name: it is moved, or max-pooled."""
     analysis = self._analysis
     if not node.inputs or node.bodies:
@@ -152,7 +156,7 @@ class Ends:
     base = analysis.value(node.inputs[0]).base
     return base >= 0 and any(analysis.values[number].base == base for number in node.outputs)
 
-  def _passes(self, node: Node, place: int) -> bool:
+  def passes(self, node: Node, place: int) -> bool:
     """Returns whether a file holds nothing of this reader, or zeros around the value."""
     analysis = self._analysis
     if node.primitive == "name":

@@ -1,13 +1,18 @@
 """The makers of activations that something reads which is no operation of interest."""
 
 import math
-from collections.abc import Collection, Iterable
-from typing import NamedTuple
+from collections.abc import Collection, Iterable, Iterator
+from typing import Any, NamedTuple
 
+from leanax.graph.bounded import gate
 from leanax.graph.ends import KINDS, Ends
 from leanax.graph.live import read_by_sites
+from leanax.graph.ops import ELEMENTWISE
 from leanax.graph.sites import Analysis
 from leanax.graph.view import Graph
+
+_SPREAD = ("broadcast_in_dim",)
+_PARTS = (*_SPREAD, "slice", "dynamic_slice", "split", "unstack", "rev", "gather")
 
 
 class Maker(NamedTuple):
@@ -17,16 +22,21 @@ class Maker(NamedTuple):
     value: the number of the value, at a place where it can be replaced.
     site: the operation of interest of which it is the result, with all that its layer takes up (`graph.ends`); None for
       the result of another one, and for an input.
+    function: of a gate, whose site is the nearest operation of interest before it, the function that makes it.
+    gates: the activation that a gate is multiplied by.
   """
 
   value: int
   site: str | None
+  function: str | None = None
+  gates: str | None = None
 
 
 def exposed(graph: Graph, readers: Collection[str] | None = None) -> dict[str, Maker]:
   """Returns the makers, by name, of activations that operations of interest make or read, and others read, too.
 
-  Those that none of interest reads are named as if one did, after all others. What the outputs do not depend on reads
+  Those that none of interest reads are named as if one did, after all others, and then the gates of such activations:
+  sigmoids and the like of other numbers that one of them is multiplied by. What the outputs do not depend on reads
   nothing. A tensor is left out where it cannot be replaced (inside a custom rule), or is made in another scan than a
   reader stands in.
 
@@ -51,7 +61,43 @@ def exposed(graph: Graph, readers: Collection[str] | None = None) -> dict[str, M
     found[name] = Maker(places[value], results.get(value))
     for scan in _made_in(analysis, value):
       analysis.scan_names[scan].add(name)
+  bases = {analysis.value(maker.value).base: name for name, maker in found.items()}
+  for value, function, multiplied in _gates(analysis, ends, alive, bases):
+    site = analysis.label(analysis.values[value].roots)
+    if value in places and value not in bases and site is not None:
+      name = _free(f"{site}:gate", taken)
+      taken.add(name)
+      bases[value], found[name] = name, Maker(places[value], site, function, multiplied)
+      for scan in _made_in(analysis, value):
+        analysis.scan_names[scan].add(name)
   return found
+
+
+def _gates(analysis: Analysis, ends: Ends, alive: set[int], named: dict[int, str]) -> Iterator[tuple[int, str, str]]:
+  """Yields each gate, its function, and the name of the activation in the same scan that it is multiplied by."""
+  for node in analysis.flat:
+    if node.primitive != "mul" or node.index not in alive:
+      continue
+    for ref, other in (node.inputs, node.inputs[::-1]):
+      value, base = _source(analysis, ref, _SPREAD), _source(analysis, other, _PARTS, named)
+      if value is None or base not in named or _at_same_place(analysis, value, analysis.value(other).base):
+        continue  # nothing on a grid, or a function of one number, such as x * sigmoid(x)
+      function = gate(analysis, ends, value)
+      if function is not None and _made_in(analysis, value) == _made_in(analysis, base):
+        yield value, function, named[base]
+
+
+def _at_same_place(analysis: Analysis, value: int, of: int) -> bool:
+  """Returns whether each number of a value is a function of the number of another one at the same place."""
+  todo, alike = [value], analysis.values[value].roots == analysis.values[of].roots
+  while alike and todo:
+    base = analysis.value(todo.pop()).base
+    node = analysis.values[base].producer
+    if base == of:
+      return True
+    if node is not None and node.primitive in ELEMENTWISE:
+      todo += [ref for ref in node.inputs if analysis.value(ref).data]
+  return False
 
 
 def replaceable(analysis: Analysis) -> dict[int, int]:
@@ -85,6 +131,17 @@ def pooled(graph: Graph) -> dict[tuple[str, int], int]:
         value = before
       found[site.op.name, place] = size
   return found
+
+
+def _source(analysis: Analysis, ref: Any, through: Collection[str], ends: Collection[int] = ()) -> int | None:
+  """Returns the activation that a value is moved from, looking through these equations up to one of the ends."""
+  while analysis.value(ref).data:
+    base = analysis.value(ref).base
+    node = analysis.values[base].producer
+    if base in ends or node is None or node.primitive not in through:
+      return base
+    ref = node.inputs[0]
+  return None
 
 
 def _free(name: str, taken: Iterable[str]) -> str:

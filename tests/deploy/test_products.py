@@ -1,5 +1,7 @@
 """Pairs of activations, products of matrices and convolutions: lifted, by the reference, and in the real runtime."""
 
+import importlib.util
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -8,7 +10,7 @@ import pytest
 
 from leanax import deploy
 from leanax.core.errors import UserError
-from leanax.deploy import litert, reference
+from leanax.deploy import ir, litert, reference
 from quant.quantize import quantize
 from tests.deploy.runtimes import runners
 from tests.numbers import normal
@@ -210,3 +212,44 @@ def test_a_kernel_for_each_head_has_no_integers():
   model = quantize(fn, "w8a8")
   with pytest.raises(UserError, match=r"cannot lift 'dot_general' at test_products.py:\d+: no format has integers"):
     deploy.lift(fn, V, x, model.grids(*model.init(V, x), V, x))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_products_of_codes_are_those_of_the_reference(seed):
+  rng = np.random.default_rng(seed)
+  shapes = {"a": (None, 16, 16, 6), "b": (None, (16, 1)[seed % 2], (16, 1)[seed % 2], 6), "y": (None, 16, 16, 6)}
+  grids = {name: ir.grid(rng.uniform(0.01, 0.5), int(rng.integers(-128, 128))) for name in ("a", "b")}
+  if seed == 3:
+    grids = {"a": ir.grid(0.125, 5), "b": ir.grid(1 / 256, -128)}  # a gate, and products on ties
+  made = np.float32(2.0**-4 if seed == 3 else 60 * grids["a"].scale * grids["b"].scale)
+  grids["y"] = ir.grid(made, int(rng.integers(-60, 60)))
+  tensors = {name: ir.Tensor(name, shape, "int8", grids[name]) for name, shape in shapes.items()}
+  network = ir.Network((ir.Binary("m", ("a", "b"), "y", "mul"),), tensors, {"a": "a", "b": "b"}, {"y": "y"})
+  x = tuple(rng.integers(-128, 128, (8, *shapes[name][1:])).astype(np.int8) for name in ("a", "b"))
+  a, b = (tensors[k].scale.astype(np.float64) * (one.astype(int) - tensors[k].zero_point) for k, one in zip("ab", x))
+  exact = np.clip(a * b / tensors["y"].scale + tensors["y"].zero_point, -128, 127)
+  files = [(litert(), "float32"), (litert(kernels="reference"), "litert"), (deploy.onnx(), "onnxruntime")]
+  for one, mode in files[: 2 + bool(importlib.util.find_spec("onnxruntime"))]:
+    expected = reference.run(network, x, mode)
+    np.testing.assert_array_equal(one.open(one.write(network)).batches(x), expected, err_msg=mode)
+    assert np.abs(expected - exact).max() <= 0.51
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_matrices_of_codes_are_multiplied_as_by_the_reference(seed):
+  rng, turned, size = np.random.default_rng(seed), seed != 1, 3 + 20 * seed
+  shapes = {"a": (None, 2, 17, size), "b": (None, 2, 9, size) if turned else (None, 2, size, 9), "y": (None, 2, 17, 9)}
+  grids = {"a": ir.grid(0.03, int(rng.integers(-128, 128))), "b": ir.grid(0.05, 0)}
+  x = tuple(rng.integers(-128, 128, (8, *shapes[name][1:])).astype(np.int8) for name in ("a", "b"))
+  steps = [one.astype(np.int64) - grids[name].zero_point for name, one in zip("ab", x, strict=True)]
+  total = steps[0] @ (steps[1].swapaxes(-1, -2) if turned else steps[1])
+  grids["y"] = ir.grid(np.ptp(total) * 0.03 * 0.05 / 300, 7)
+  tensors = {name: ir.Tensor(name, shape, "int8", grids[name]) for name, shape in shapes.items()}
+  network = ir.Network((ir.MatMul("m", ("a", "b"), "y", turned),), tensors, {"a": "a", "b": "b"}, {"y": "y"})
+  values = [tensors[name].scale.astype(np.float64) for name in "aby"]
+  exact = np.clip(total * values[0] * values[1] / values[2] + 7, -128, 127)
+  files = [(litert(), "float32"), (litert(kernels="reference"), "litert"), (deploy.onnx(), "onnxruntime")]
+  for one, mode in files[: 2 + bool(importlib.util.find_spec("onnxruntime"))]:
+    expected = reference.run(network, x, mode)
+    np.testing.assert_array_equal(one.open(one.write(network)).batches(x), expected, err_msg=mode)
+    assert np.abs(expected - exact).max() <= 0.51

@@ -75,6 +75,7 @@ NETS = {
       "Dense_0/kernel:out#1": "Dense_0/kernel",
       "Conv_2/kernel:out": "Conv_2/kernel",
       "Conv_3/kernel:out#1": "Conv_3/kernel",
+      "Dense_0/kernel:gate": "Dense_0/kernel",
     },
   ),
   "block": (
@@ -186,6 +187,23 @@ RULES = {
   "a gate of each example's channels": (
     lambda v, x: (x @ v["a"] * x.sum(1, keepdims=True)) @ v["b"],
     {"input": None, **HAND_ON},
+  ),
+  "a gate of other numbers": (
+    lambda v, x: (x @ v["a"] * jax.nn.sigmoid(x @ v["b"])) @ v["c"],
+    {"a:out": "a", "b:out#1": "b", "b:gate": "b"},
+  ),
+  "a gate that is spread": (
+    lambda v, x: (x @ v["a"] * jnp.clip(x[:, :1] @ v["b"] / 2 + 0.5, 0, 1)) @ v["c"],
+    {"input": None, "a:out": "a", "b:out#1": "b", "b:gate": "b"},
+  ),
+  "a gate of other numbers of the same layer": (
+    lambda v, x: ((h := x @ v["a"])[..., :2] * jax.nn.sigmoid(h[..., 2:])) @ v["b"][:2],
+    {"a:out#1": "a", "a:gate": "a"},
+  ),
+  "a gate of the same numbers": (lambda v, x: ((h := x @ v["a"]) * jnp.tanh(2 * h)) @ v["b"], HAND_ON),
+  "a gate of what is no layer's": (
+    lambda v, x: (jnp.sin(x @ v["a"]) * jnp.tanh(x @ v["b"])) @ v["c"],
+    {"a:out": "a", "b:out#1": "b"},
   ),
   "a norm of each example": (lambda v, x: ((h := x @ v["a"]) - h.mean(-1, keepdims=True)) @ v["b"], HAND_ON),
   "a norm behind a sum": (lambda v, x: (x @ v["a"] + x) * v["s"] @ v["b"], {"a:add:out#1": "a:add"}),

@@ -181,7 +181,7 @@ def program(tmp_path_factory):
     ("evaluate", [], "--workdir, or --model and --data is missing; expected what names the files and the data"),
     ("export", ["--workdir={run}", "--out={tmp}/nowhere/x.tflite"], "'{tmp}/nowhere/x.tflite' cannot be written: "),
     ("benchmark", ["--model={tmp}/x.tflite"], "cannot read the LiteRT file '{tmp}/x.tflite'"),
-    ("benchmark", ["--model={run}/config.json"], "suffix of no file format; expected one of .onnx, .stablehlo, .tflite"),
+    ("benchmark", ["--model={run}/config.json"], "suffix of no file format; expected one of .onnx, .stablehlo"),
     ("benchmark", [], "--model is missing: "),
     ("benchmark", ["--model={run}/files/alone.tflite", "--rounds=0"], "rounds"),
     ("train", ["--config={config}", "--workdir={tmp}", "--stage=techer"], "stage 'techer'; did you mean 'teacher'?"),

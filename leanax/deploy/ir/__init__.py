@@ -9,7 +9,7 @@ scale per output channel; activations are affine with one scale; a bias is int32
 (arXiv:1712.05877, section 2).
 """
 
-from leanax.deploy.ir.checks import check
+from leanax.deploy.ir.checks import CHOICES, MOVES, check, moves
 from leanax.deploy.ir.ends import float_ends, pixel_inputs, separate_outputs, with_ends
 from leanax.deploy.ir.layers import (
   Add,
@@ -80,6 +80,8 @@ __all__ = [
   "CumSum",
   "Gather",
   "MatMul",
+  "CHOICES",
+  "MOVES",
   "OPERATIONS",
   "Pad",
   "Prelu",
@@ -117,6 +119,7 @@ __all__ = [
   "float_ends",
   "pixel_inputs",
   "grid",
+  "moves",
   "on_grid",
   "quantize",
   "returned",

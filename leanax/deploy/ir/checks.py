@@ -8,12 +8,14 @@ from leanax.deploy.ir.network import Network
 from leanax.deploy.ir.operators import (
   ArgMax,
   ArgMin,
+  Binary,
   Broadcast,
   Cast,
   Compare,
   Concat,
   Gather,
   Pad,
+  Reduce,
   Resize,
   Select,
   Slice,
@@ -23,6 +25,15 @@ from leanax.deploy.ir.tensor import QMAX, Tensor, same_grid
 
 CHANGES_TYPE = Quantize | Dequantize | Cast | Compare | Select | Gather | ArgMax | ArgMin
 MOVES = MaxPool | Reshape | Transpose | Concat | Slice | Pad | Broadcast | Resize | Gather  # they keep codes
+CHOICES = {Resize: ("nearest",), Reduce: ("max", "min"), Binary: ("max", "min")}  # the ones that move numbers or choose
+
+
+def moves(layer: Layer) -> bool:
+  """Returns whether a layer only moves or chooses numbers, so that codes on one grid stay what they are."""
+  choices = next((found for kind, found in CHOICES.items() if isinstance(layer, kind)), None)
+  if choices is None:
+    return isinstance(layer, MOVES | Select)
+  return getattr(layer, "method", getattr(layer, "operation", "")) in choices
 
 
 def check(network: Network) -> Network:

@@ -4,7 +4,7 @@ import numpy as np
 
 from leanax.deploy import ir
 from leanax.deploy.reference.context import Context, codes_of, divided, quantize, ratio, steps_of
-from leanax.deploy.requantize import litert_sum, onnxruntime_sum, scaled, xnnpack_sum
+from leanax.deploy.requantize import litert_sum, onnxruntime_product, onnxruntime_sum, scaled, xnnpack_sum
 
 
 def _add(layer: ir.Add, inputs: list[np.ndarray], context: Context) -> np.ndarray:
@@ -35,8 +35,21 @@ _OPERATIONS = {
 
 
 def _binary(layer: ir.Binary, inputs: list[np.ndarray], context: Context) -> np.ndarray:
+  if layer.operation == "mul" and context.tensors[layer.output].grid is not None:
+    return _product(layer, inputs, context)
   with np.errstate(all="ignore"):
     return _OPERATIONS[layer.operation](*inputs).astype(context.tensors[layer.output].dtype)
+
+
+def _product(layer: ir.Binary, inputs: list[np.ndarray], context: Context) -> np.ndarray:
+  """Returns the codes of a product: the product of steps, requantized by both scales over the result's."""
+  made, (a, b) = context.tensors[layer.output], (context.tensors[name] for name in layer.inputs)
+  product = steps_of(inputs[0], a) * steps_of(inputs[1], b)
+  if context.runtime == "onnxruntime":
+    return codes_of(onnxruntime_product(product, a.scale * b.scale / made.scale, made.zero_point), made)
+  kind = np.float32 if context.rounding == "float32" else np.float64
+  real = ratio(a.scale.astype(kind) * b.scale.astype(kind), made, context.rounding)
+  return codes_of(scaled(product, real, context.rounding), made)
 
 
 def _relu(layer: ir.Relu, inputs: list[np.ndarray], context: Context) -> np.ndarray:

@@ -86,9 +86,14 @@ def _transposed_conv(layer: ir.TransposedConv2D, inputs: list[np.ndarray], conte
 
 
 def _matmul(layer: ir.MatMul, inputs: list[np.ndarray], context: Context) -> np.ndarray:
-  del context
-  a, b = (one.astype(np.float64) for one in inputs)
-  return (a @ (b.swapaxes(-1, -2) if layer.transposed else b)).astype(np.float32)
+  made, (left, right) = context.tensors[layer.output], (context.tensors[name] for name in layer.inputs)
+  a, b = wide(inputs[0], left), wide(inputs[1], right)
+  total = a @ (b.swapaxes(-1, -2) if layer.transposed else b)
+  if made.dtype == "float32":
+    return total.astype(np.float32)
+  kind = np.float32 if context.rounding == "float32" else np.float64
+  real = ratio(left.scale.astype(kind) * right.scale.astype(kind), made, context.rounding)
+  return codes_of(scaled(int32(total), real, context.rounding), made)
 
 
 def windows(x, window, strides, padding, dilation, fill):

@@ -4,9 +4,9 @@ import numpy as np
 
 from leanax.core.errors import UserError
 from leanax.deploy import ir
+from quant.quantizer import FIXED
 
 BYTES = 2**31 - 2**20  # of constants: a flatbuffer's offsets have 31 bits
-FIXED = {"sigmoid": (1 / 256, -128), "tanh": (1 / 128, 0), "softmax": (1 / 256, -128)}  # scale and zero point they have
 TABLES = ("gelu", "gelu_tanh", "exp", "log")  # kernels that look a code up in a table of the function's own codes
 RATIO = 256.0  # XNNPACK's multipliers are smaller; its sums overflow beyond
 
@@ -35,8 +35,15 @@ def check_size(tensors: dict[str, ir.Tensor]) -> None:
 
 
 def check_scales(layer: ir.Layer, tensors: dict[str, ir.Tensor]) -> None:
-  """Refuses a layer of integers whose result has a far smaller step than what it is computed in."""
+  """Refuses a layer of integers whose result has a far smaller step than what it is computed in, or another grid.
+
+  That is what layers which move codes need: LiteRT's do not look at the grids.
+  """
   made, read = tensors[layer.output], [tensors[name] for name in layer.inputs]
+  if ir.moves(layer) and not all(ir.same_grid(one.grid, made.grid) for one in read if one.dtype == made.dtype):
+    raise UserError(
+      f"layer {layer.name!r} must have one grid for its input and its output; LiteRT moves codes as they are"
+    )
   if made.grid is None or read[0].grid is None:
     return
   if isinstance(layer, ir.WEIGHTED):

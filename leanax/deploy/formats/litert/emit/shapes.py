@@ -55,9 +55,11 @@ def _concat(plan: Plan, layer: ir.Concat, tensors: Tensors) -> None:
     wide = keep(plan, made._replace(name=f"{layer.name}:joined"))
     plan.operators.append(Written("CONCATENATION", tuple(joined), wide, "ConcatenationOptions", fields))
   shapes = [(1, *(int(size or 0) for size in part.shape[1:])) for part in parts]
-  held = (np.zeros(shape, made.dtype) if part.data is None else part.data for part, shape in zip(parts, shapes))
+  nothing = 0 if made.grid is None else made.zero_point
+  held = (np.full(shape, nothing) if part.data is None else part.data for part, shape in zip(parts, shapes))
   full = np.concatenate([np.broadcast_to(one, shape) for one, shape in zip(held, shapes)], layer.axis)
-  plan.operators.append(Written("ADD", (wide, constant(plan, layer, "constants", full, made.dtype)), made.name))
+  added = made._replace(name=f"{layer.name}:constants", shape=full.shape, data=full.astype(made.dtype))
+  plan.operators.append(Written("ADD", (wide, keep(plan, added)), made.name))
 
 
 def _widened(plan: Plan, layer: ir.Concat, part: ir.Tensor, widths: tuple[int, int], name: str) -> str:
