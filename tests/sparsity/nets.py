@@ -7,6 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+import sparsity
+
+masks = jax.jit(sparsity.masks)  # one program for each tree of shapes, not one for each mask
+
 
 def params(seed=0):
   """Two layers; a third of the entries share one magnitude, so that ties are broken in every mask."""
@@ -22,6 +26,7 @@ def params(seed=0):
   }
 
 
+@jax.jit
 def gradients(tree, step):
   """Made-up gradients that are nowhere zero and change with the step."""
   phase = jnp.asarray(step, jnp.float32) + 1
@@ -42,26 +47,26 @@ def plain(inner):
 
 @functools.cache
 def compiled(tx):
-  """The update of a sparse optimizer by made-up gradients, and the list of its traces so far."""
+  """The start and the update of a sparse optimizer by made-up gradients, and the list of the update's traces so far."""
   traced = []
 
   @jax.jit
   def update(tree, state, step):
     traced.append(step)
-    return tx.update(gradients(tree, step), state, tree, step=step)
+    updates, state = tx.update(gradients(tree, step), state, tree, step=step)
+    return optax.apply_updates(tree, updates), state
 
-  return update, traced
+  return jax.jit(tx.init), update, traced
 
 
 def train(tx, tree, steps, start=0, state=None):
   """Yields (step, params, state) after each optimizer update; one compilation for all."""
-  update, traced = compiled(tx)
+  init, update, traced = compiled(tx)
   before = len(traced)
-  state = tx.init(tree) if state is None else state
+  state = init(tree) if state is None else state
   for step in range(start, start + steps):
     with jax.numpy_dtype_promotion("standard"):  # optax's Adam raises a float to an int
-      updates, state = update(tree, state, jnp.int32(step))
-      tree = optax.apply_updates(tree, updates)
+      tree, state = update(tree, state, np.int32(step))
     yield step, tree, state
   assert len(traced) <= before + 1
 

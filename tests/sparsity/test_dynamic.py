@@ -34,7 +34,7 @@ def test_drop_by_magnitude_and_grow_by_gradient_against_numpy(fraction):
     allocation="uniform",
   )
   tree = nets.params()
-  mask = np.asarray(sparsity.masks(tx.init(tree))["Dense_0"]["kernel"])
+  mask = np.asarray(nets.masks(jax.jit(tx.init)(tree))["Dense_0"]["kernel"])
   kept, w = round(153 * density), np.asarray(tree["Dense_0"]["kernel"], np.float64) * mask
   for step, after, state in nets.train(tx, tree, 9):
     g = np.asarray(nets.gradients(tree, step)["Dense_0"]["kernel"], np.float64)
@@ -44,7 +44,7 @@ def test_drop_by_magnitude_and_grow_by_gradient_against_numpy(fraction):
       stay = nets.first(np.abs(w), mask, kept - number)
       mask = stay | nets.first(np.abs(g), ~stay, number)
     w = np.where(mask, w - rate * g, 0)
-    np.testing.assert_array_equal(sparsity.masks(state)["Dense_0"]["kernel"], mask)
+    np.testing.assert_array_equal(nets.masks(state)["Dense_0"]["kernel"], mask)
     np.testing.assert_allclose(after["Dense_0"]["kernel"], w, rtol=1e-5, atol=1e-6)
     nets.assert_bit_zero(mask, after["Dense_0"]["kernel"])
 
@@ -56,9 +56,9 @@ def moved(seed, fraction=0.3, density=0.25, **keywords):
   tx = sparsity.set(
     optax.sgd(0.0), density=density, fraction=fraction, schedule=schedules.periodic(1, 4), seed=seed, **keywords
   )
-  masks, weights = [np.asarray(sparsity.masks(tx.init(tree))["kernel"])], [np.asarray(tree["kernel"])]
+  masks, weights = [np.asarray(nets.masks(jax.jit(tx.init)(tree))["kernel"])], [np.asarray(tree["kernel"])]
   for _, after, state in nets.train(tx, tree, 5):
-    masks.append(np.asarray(sparsity.masks(state)["kernel"]))
+    masks.append(np.asarray(nets.masks(state)["kernel"]))
     weights.append(np.asarray(after["kernel"]))
   return masks, weights
 
@@ -95,11 +95,12 @@ def test_grown_slots_start_from_zero():
   """Even where the first masks move in the first update, before which the parameters and slots are dense."""
   tree = nets.params()
   tx = sparsity.set(optax.adam(0.1), density=0.3, schedule=schedules.periodic(1, 2, start=0), fraction=0.5)
-  first_masks, state = sparsity.masks(tx.init(tree)), tx.init(tree)
+  state = jax.jit(tx.init)(tree)
+  first_masks = nets.masks(state)
   with jax.numpy_dtype_promotion("standard"):
     updates, state = jax.jit(tx.update)(nets.gradients(tree, 0), state, tree)
   after = optax.apply_updates(tree, updates)["Dense_0"]["kernel"]
-  grown = np.asarray(sparsity.masks(state)["Dense_0"]["kernel"] & ~first_masks["Dense_0"]["kernel"])
+  grown = np.asarray(nets.masks(state)["Dense_0"]["kernel"] & ~first_masks["Dense_0"]["kernel"])
   assert np.sum(grown) > 5
   g = np.asarray(nets.gradients(tree, 0)["Dense_0"]["kernel"])
   np.testing.assert_allclose(np.asarray(after)[grown], -0.1 * np.sign(g)[grown], rtol=1e-4)  # Adam's first step from 0
@@ -115,7 +116,7 @@ def test_erk_and_dense_layers():
   """The paper's Erdos-Renyi densities; a layer that they leave dense has no mask."""
   tree = {"large": {"kernel": jnp.ones((60, 50))}, "small": {"kernel": jnp.ones((2, 2))}}
   tx = sparsity.set(optax.sgd(0.1), density=0.1, schedule=schedules.periodic(1, 3))
-  masks = sparsity.masks(tx.init(tree))
+  masks = nets.masks(jax.jit(tx.init)(tree))
   assert masks["small"]["kernel"] is None
   share = sparsity.erk({"large": (60, 50), "small": (2, 2)}, 0.1)["large"]
   assert int(masks["large"]["kernel"].sum()) == round(3000 * share)
@@ -129,14 +130,14 @@ def test_layers_of_one_leaf_keep_their_numbers():
     optax.adam(0.1), density=0.2, schedule=schedules.periodic(1, 4), stacked=["kernel"], allocation="uniform"
   )
   for _, _, state in nets.train(tx, tree, 4):
-    np.testing.assert_array_equal(sparsity.masks(state)["kernel"].sum((1, 2)), [24, 24, 24])
+    np.testing.assert_array_equal(nets.masks(state)["kernel"].sum((1, 2)), [24, 24, 24])
 
 
 def test_seeds_by_vmap():
   tx = sparsity.set(optax.sgd(0.1, momentum=0.9), density=0.3, schedule=schedules.periodic(1, 3), allocation="uniform")
   trees = [nets.params(seed) for seed in range(2)]
-  stacked = jax.tree.map(lambda *xs: jnp.stack(xs), *trees)
-  state = jax.vmap(tx.init)(stacked)
+  stacked = jax.tree.map(lambda *xs: np.stack(xs), *trees)
+  state = jax.jit(jax.vmap(tx.init))(stacked)
 
   def update(tree, state, step):
     updates, state = tx.update(nets.gradients(tree, step), state, tree, step=step)
@@ -147,8 +148,8 @@ def test_seeds_by_vmap():
     stacked, state = run(stacked, state, jnp.int32(step))
   for i, tree in enumerate(trees):
     *_, (_, _, wanted) = nets.train(tx, tree, 3)
-    got = sparsity.masks(state)["Dense_0"]["kernel"][i]
-    np.testing.assert_array_equal(got, sparsity.masks(wanted)["Dense_0"]["kernel"])
+    got = nets.masks(state)["Dense_0"]["kernel"][i]
+    np.testing.assert_array_equal(got, nets.masks(wanted)["Dense_0"]["kernel"])
 
 
 def test_both_may_remember():
@@ -156,7 +157,7 @@ def test_both_may_remember():
   tree = nets.params()
   tx = sparsity.dynamic(optax.adam(0.1), taylor(0.5), taylor(0.9), 0.3, schedules.periodic(1, 4), density=0.3)
   for _, after, state in nets.train(tx, tree, 4):
-    nets.assert_bit_zero(sparsity.masks(state)["Dense_0"]["kernel"], after["Dense_0"]["kernel"])
+    nets.assert_bit_zero(nets.masks(state)["Dense_0"]["kernel"], after["Dense_0"]["kernel"])
   half, slow = state.memory["Dense_0"]["kernel"]
   assert half.shape == slow.shape == (17, 9) and np.any(half != slow) and state.memory["Dense_0"]["bias"] is None
 

@@ -17,7 +17,7 @@ KERNELS = ("Conv_0", "Dense_0")
 
 def after(tx, tree, steps=1):
   *_, (_, tree, state) = nets.train(tx, tree, steps)
-  return tree, sparsity.masks(state)
+  return tree, nets.masks(state)
 
 
 def test_worked_case():
@@ -26,7 +26,7 @@ def test_worked_case():
   updates, state = tx.update({"kernel": jnp.ones((2, 2))}, tx.init(w), w, step=0)
   # 2 of 4 are kept: 3, and the first of the two ones. Kept entries move by -0.5, pruned ones by -w.
   np.testing.assert_array_equal(updates["kernel"], [[-0.5, -0.5], [-1.0, -0.5]])
-  np.testing.assert_array_equal(sparsity.masks(state)["kernel"], [[True, True], [False, False]])
+  np.testing.assert_array_equal(nets.masks(state)["kernel"], [[True, True], [False, False]])
 
 
 @pytest.mark.parametrize(
@@ -69,9 +69,7 @@ def test_threshold_rises_with_the_schedule():
   tree = nets.params()
   for step, _, state in nets.train(tx, tree, 6):
     level = np.float32(0.8 * (1 - [1, 1, 1 / 8, 1 / 8, 0, 0][step]))
-    np.testing.assert_array_equal(
-      sparsity.masks(state)["Dense_0"]["kernel"], np.abs(tree["Dense_0"]["kernel"]) >= level
-    )
+    np.testing.assert_array_equal(nets.masks(state)["Dense_0"]["kernel"], np.abs(tree["Dense_0"]["kernel"]) >= level)
 
 
 def test_cubic_counts_at_every_step():
@@ -81,7 +79,7 @@ def test_cubic_counts_at_every_step():
   for step, tree, state in nets.train(tx, start, 18):
     for name in KERNELS:
       n = start[name]["kernel"].size
-      mask = sparsity.masks(state)[name]["kernel"]
+      mask = nets.masks(state)[name]["kernel"]
       want = n if step < 3 else round(n * (0.2 + 0.7 * (1 - min(step - 3 - (step - 3) % 4, 10) / 10) ** 3))
       assert np.sum(mask) == (round(n * 0.2) if step >= 13 else want)
       nets.assert_bit_zero(mask, tree[name]["kernel"])
@@ -89,7 +87,7 @@ def test_cubic_counts_at_every_step():
 
 def test_pruned_weights_do_not_come_back():
   tx = sparsity.magnitude(optax.adam(0.3), density=0.2, schedule=sparsity.cubic(0, 8, every=2))
-  masks = [sparsity.masks(state)["Dense_0"]["kernel"] for _, _, state in nets.train(tx, nets.params(), 10)]
+  masks = [nets.masks(state)["Dense_0"]["kernel"] for _, _, state in nets.train(tx, nets.params(), 10)]
   assert all(np.all(np.asarray(old) | ~np.asarray(new)) for old, new in itertools.pairwise(masks))
 
 
@@ -127,7 +125,7 @@ def test_pack_axis_changes_storage_only():
 def test_a_stage_that_starts_late_prunes_at_once():
   tx = sparsity.magnitude(optax.sgd(0.1), density=0.3, schedule=sparsity.cubic(0, 10, every=5))
   _, _, state = next(iter(nets.train(tx, nets.params(), 1, start=500)))
-  assert np.sum(sparsity.masks(state)["Dense_0"]["kernel"]) == round(153 * 0.3) and state.done == 3
+  assert np.sum(nets.masks(state)["Dense_0"]["kernel"]) == round(153 * 0.3) and state.done == 3
 
 
 def test_bfloat16_parameters():

@@ -23,7 +23,7 @@ def test_by_hand():
   w, g = {"kernel": jnp.array([[1.0, 2.0], [3.0, 0.1]])}, {"kernel": jnp.array([[-2.0, 1.0], [2.0, -1.0]])}
   tx = sparsity.prune(optax.sgd(0.0), sparsity.criteria.movement(), density=0.5)
   _, state = tx.update(g, tx.init(w), w)
-  np.testing.assert_array_equal(sparsity.masks(state)["kernel"], [[True, False], [False, True]])
+  np.testing.assert_array_equal(nets.masks(state)["kernel"], [[True, False], [False, True]])
   np.testing.assert_allclose(state.memory["kernel"], [[2, -2], [-6, 0.1]], rtol=1e-6)
 
 
@@ -48,7 +48,7 @@ def test_scores_are_summed_over_all_steps(allocation):
         parts = np.split(largest(flat, round(flat.size * kept[step])), [total["Conv_0"].size])
         want = {name: part.reshape(total[name].shape) for name, part in zip(names, parts, strict=True)}
     for name in names:
-      np.testing.assert_array_equal(sparsity.masks(state)[name]["kernel"], want[name])
+      np.testing.assert_array_equal(nets.masks(state)[name]["kernel"], want[name])
       nets.assert_bit_zero(want[name], tree[name]["kernel"])
     before = tree
 
@@ -63,7 +63,7 @@ def test_what_is_pruned_may_come_back_from_zero():
   for g, mask, after in (([-1.0, 0.0], [True, False], [1.1, 0.0]), ([9.0, -5.0], [False, True], [0.0, 0.5])):
     updates, state = tx.update({"kernel": jnp.array([g])}, state, w)
     w = optax.apply_updates(w, updates)
-    np.testing.assert_array_equal(sparsity.masks(state)["kernel"], [mask])
+    np.testing.assert_array_equal(nets.masks(state)["kernel"], [mask])
     np.testing.assert_allclose(w["kernel"], [after], rtol=1e-6)
 
 
@@ -91,5 +91,5 @@ def test_in_a_config_and_in_n_of_m():
   _, state = tx.update({"kernel": g}, tx.init(tree), tree, step=jnp.int32(0))
   pairs = -np.asarray(g).reshape(2, 2, 3)
   np.testing.assert_array_equal(
-    np.asarray(sparsity.masks(state)["kernel"]).reshape(2, 2, 3), pairs == pairs.max(1, keepdims=True)
+    np.asarray(nets.masks(state)["kernel"]).reshape(2, 2, 3), pairs == pairs.max(1, keepdims=True)
   )

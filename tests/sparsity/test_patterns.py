@@ -56,10 +56,13 @@ def test_n_m_worked_case():
 def test_n_m_while_training_and_in_stacked_leaves(axis):
   rng = np.random.default_rng(3)
   layers = [rng.normal(size=(8, 3)).astype(np.float32) for _ in range(2)]
-  tree = {"blocks": {"kernel": jnp.stack(layers, axis)}, "conv": {"kernel": jnp.asarray(scores((3, 3, 4, 2)))}}
+  tree = {
+    "blocks": {"kernel": jnp.asarray(np.stack(layers, axis))},
+    "conv": {"kernel": jnp.asarray(scores((3, 3, 4, 2)))},
+  }
   tx = sparsity.prune(optax.adam(0.1), sparsity.criteria.magnitude(), patterns.n_m(2, 4), stacked=[("blocks/*", axis)])
   *_, (_, tree, state) = nets.train(tx, tree, 3)
-  masks = sparsity.masks(state)
+  masks = nets.masks(state)
   got = np.moveaxis(np.asarray(masks["blocks"]["kernel"]), axis, 0)
   for mask, w in zip(got, layers, strict=True):
     np.testing.assert_array_equal(mask, oracle_n_m(np.abs(w), 2, 4, 0))
@@ -70,15 +73,15 @@ def test_n_m_while_training_and_in_stacked_leaves(axis):
 def test_n_m_on_a_schedule_ends_at_n():
   tree = {"kernel": jnp.asarray(np.random.default_rng(1).normal(size=(16, 4)), jnp.float32)}
   tx = sparsity.magnitude(optax.sgd(0.1), pattern=patterns.n_m(2, 8), schedule=sparsity.cubic(0, 6, 2))
-  kept = [int(sparsity.masks(state)["kernel"].sum()) // 8 for _, _, state in nets.train(tx, tree, 7)]
+  kept = [int(nets.masks(state)["kernel"].sum()) // 8 for _, _, state in nets.train(tx, tree, 7)]
   assert kept == [8, 8, 4, 4, 2, 2, 2]  # round(2 + 6 (1 - t/6)^3) of 8
 
 
 def test_axes_by_leaf():
   tree = {"query": {"kernel": jnp.asarray(scores((8, 3, 5)))}, "dense": {"kernel": jnp.asarray(scores((4, 6)))}}
   tx = sparsity.magnitude(optax.sgd(0.0), pattern=patterns.n_m(2, 4, [("query/*", 0), ("*", -2)]))
-  _, state = jax.jit(tx.update)(tree, tx.init(tree), tree)
-  masks = sparsity.masks(state)
+  _, state = jax.jit(tx.update)(tree, jax.jit(tx.init)(tree), tree)
+  masks = nets.masks(state)
   np.testing.assert_array_equal(masks["query"]["kernel"], oracle_n_m(np.abs(scores((8, 3, 5))), 2, 4, 0))
   np.testing.assert_array_equal(masks["dense"]["kernel"], oracle_n_m(np.abs(scores((4, 6))), 2, 4, 0))
 
@@ -111,7 +114,7 @@ def oracle_block(scores, rows, columns, keep):
 def test_block(shape, rows, columns, keep):
   """Blocks that do not divide an axis, or are larger than it, as well."""
   x = scores(shape)
-  got = patterns.block(rows, columns).mask(jnp.asarray(x), keep)
+  got = jax.jit(lambda x: patterns.block(rows, columns).mask(x, keep))(x)
   np.testing.assert_array_equal(got, oracle_block(x, rows, columns, keep))
 
 
@@ -128,10 +131,13 @@ def test_block_while_training_and_in_stacked_leaves(axis):
   """By magnitude: entries of one block do not cancel each other."""
   rng = np.random.default_rng(3)
   layers = [rng.normal(size=(8, 3)).astype(np.float32) for _ in range(2)]
-  tree = {"blocks": {"kernel": jnp.stack(layers, axis)}, "conv": {"kernel": jnp.asarray(scores((3, 3, 4, 2)))}}
+  tree = {
+    "blocks": {"kernel": jnp.asarray(np.stack(layers, axis))},
+    "conv": {"kernel": jnp.asarray(scores((3, 3, 4, 2)))},
+  }
   tx = sparsity.magnitude(optax.adam(0.1), pattern=patterns.block(4, 2), density=0.5, stacked=[("blocks/*", axis)])
   *_, (_, tree, state) = nets.train(tx, tree, 3)
-  masks = sparsity.masks(state)
+  masks = nets.masks(state)
   for mask, w in zip(np.moveaxis(np.asarray(masks["blocks"]["kernel"]), axis, 0), layers, strict=True):
     np.testing.assert_array_equal(mask, oracle_block(np.abs(w), 4, 2, 2))
   np.testing.assert_array_equal(masks["conv"]["kernel"], oracle_block(np.abs(scores((3, 3, 4, 2))), 4, 2, 4))
@@ -140,7 +146,8 @@ def test_block_while_training_and_in_stacked_leaves(axis):
 
 def test_blocks_of_one_entry_are_no_pattern():
   x = jnp.asarray(scores((9, 5)))
-  np.testing.assert_array_equal(patterns.block(1, 1).mask(x, 13), patterns.unstructured().mask(x, 13))
+  every = jax.jit(lambda x: [one.mask(x, 13) for one in (patterns.block(1, 1), patterns.unstructured())])(x)
+  np.testing.assert_array_equal(*every)
 
 
 def test_blocks_of_all_leaves_as_one_and_from_a_threshold():
@@ -148,8 +155,10 @@ def test_blocks_of_all_leaves_as_one_and_from_a_threshold():
   tree = {name: {"kernel": jnp.asarray(rng.normal(size=(4, n)), jnp.float32)} for name, n in (("a", 4), ("b", 6))}
   largest = {name: np.abs(x["kernel"]).reshape(2, 2, -1, 2).max((1, 3), keepdims=True) for name, x in tree.items()}
   level = np.sort(np.concatenate([x.reshape(-1) for x in largest.values()]))[-4]  # 4 of 10 blocks
-  as_one = sparsity.mask(tree, pattern=patterns.block(2, 2), density=0.4, allocation="global")
-  above = sparsity.mask(tree, pattern=patterns.block(2, 2), threshold=float(level))
+  by_block = lambda **keywords: jax.jit(lambda tree: sparsity.mask(tree, pattern=patterns.block(2, 2), **keywords))(
+    tree
+  )
+  as_one, above = by_block(density=0.4, allocation="global"), by_block(threshold=float(level))
   for name, leaf in tree.items():
     blocks = np.asarray(leaf["kernel"]).reshape(2, 2, -1, 2)
     want = np.where(largest[name] >= level, blocks, 0).reshape(leaf["kernel"].shape)
