@@ -38,8 +38,9 @@ TERMS = (
 )
 
 
-def outputs(variables, x, taps=HINT.taps.student):
-  return kd.Outputs(*graph.taps(detector, taps)(variables, x))
+@jax.jit
+def outputs(variables, x):
+  return kd.Outputs(*graph.taps(detector, HINT.taps.student)(variables, x))
 
 
 def numbers(student, teacher, x):
@@ -89,7 +90,7 @@ def two_outputs(variables, x, *, train, key):
 def one_step(terms, given=None, **kwargs):
   init, step = training(tapped(plain(two_outputs), ()), weighted(terms, **kwargs), optax.sgd(0.1))
   teacher_outputs = detector(weights(1), nets.batch()["image"]) if given is None else given
-  return step(init(weights(0)), nets.batch() | {"teacher_logits": teacher_outputs})
+  return jax.jit(step)(init(weights(0)), nets.batch() | {"teacher_logits": teacher_outputs})
 
 
 def test_metrics_read_the_output_that_the_terms_name():
@@ -134,7 +135,7 @@ def test_a_student_of_one_output_reads_one_output_of_its_teacher():
   for output, message in (("scores", ""), ("score", "unknown output of term 'soft'"), ("", "the teacher has several")):
     terms = [Term("soft", kd.hinton(2.0), output=output), Term("hard", kd.hard_labels())]
     init, step = training(plain(apply), weighted(terms), optax.sgd(0.1), teacher=detector)
-    s = init(student)
+    s, step = init(student), jax.jit(step)
     if message:
       with pytest.raises(UserError, match=message):
         step(s, batch, teacher)
@@ -217,10 +218,16 @@ def test_logits_that_cannot_be_compared_are_refused():
 def test_an_ensemble_is_averaged_at_the_temperature(temperature):
   ensemble = kd.Outputs(jnp.zeros((1, 3)), members=jnp.asarray(DISAGREE, jnp.float32))
   expected = scipy.special.softmax(DISAGREE / temperature, -1).mean(1)
-  np.testing.assert_allclose(jax.nn.softmax(kd.teacher_at(ensemble, temperature) / temperature), expected, atol=1e-6)
-  masked = kd.teacher_at(ensemble, temperature, jnp.asarray([True, True, False]))[:, :2] / temperature
+
+  @jax.jit
+  def probabilities(ensemble, mask):
+    mean, masked = kd.teacher_at(ensemble, temperature), kd.teacher_at(ensemble, temperature, mask)[:, :2]
+    return jax.nn.softmax(mean / temperature), jax.nn.softmax(masked / temperature)
+
+  found, masked = probabilities(ensemble, np.array([True, True, False]))
+  np.testing.assert_allclose(found, expected, atol=1e-6)
   few = scipy.special.softmax(DISAGREE[..., :2] / temperature, -1).mean(1)
-  np.testing.assert_allclose(jax.nn.softmax(masked), few, atol=1e-6)
+  np.testing.assert_allclose(masked, few, atol=1e-6)
   alone = jnp.ones((1, 3))
   assert kd.teacher_at(alone, temperature) is alone
 
@@ -229,7 +236,7 @@ def test_an_ensemble_of_outputs_that_stand_alone():
   z = np.random.default_rng(0).normal(size=(4, 3, 2)) * 3  # (batch, members, outputs)
   student = np.random.default_rng(1).normal(size=(4, 2))
   ensemble = kd.Outputs(jnp.zeros((4, 2)), members=jnp.asarray(z, jnp.float32))
-  of = lambda loss: loss(jnp.asarray(student, jnp.float32), ensemble)[0]
+  of = lambda loss: jax.jit(lambda s, ensemble: loss(s, ensemble)[0])(student.astype(np.float32), ensemble)
   p, q = scipy.special.expit(z / 4).mean(1), scipy.special.expit(student / 4)
   both = scipy.special.rel_entr(p, q) + scipy.special.rel_entr(1 - p, 1 - q)
   np.testing.assert_allclose(of(kd.bernoulli_kl(4.0)), 16 * both.sum(-1), rtol=1e-4)
@@ -264,7 +271,9 @@ def test_losses_read_an_ensemble_at_their_temperature(name):
   ensemble = kd.Outputs(jnp.zeros((2, 3)), members=jnp.asarray(z, jnp.float32))
   one = jnp.asarray(4 * np.log(scipy.special.softmax(z / 4, -1).mean(1)), jnp.float32)
   student, batch = jnp.asarray([[0.5, -1.0, 2.0], [1.0, 0.0, -1.0]]), {"label": jnp.asarray([0, 2])}
-  read, expected = (make(**keywords)(student, teacher, batch)[0] for teacher in (ensemble, one))
+  loss = make(**keywords)
+  run = jax.jit(lambda student, teachers, batch: [loss(student, teacher, batch)[0] for teacher in teachers])
+  read, expected = run(student, (ensemble, one), batch)
   np.testing.assert_allclose(read, expected, rtol=1e-5)
 
 
@@ -274,7 +283,8 @@ def test_losses_of_two_temperatures_read_an_ensemble_at_each():
   p = {t: scipy.special.softmax(z / t, -1).mean(1)[0] for t in (1, 2, 4)}
   q = {t: scipy.special.softmax(student / t, -1)[0] for t in (1, 2, 4)}
   ensemble = kd.Outputs(jnp.log(jnp.asarray([p[1]] * 2, jnp.float32)), members=jnp.asarray(z, jnp.float32))
-  value = lambda loss: float(loss(jnp.asarray(student, jnp.float32), ensemble, batch)[0][0])
+  values = lambda loss, **more: jax.jit(lambda s: loss(s, ensemble, batch, **more)[0])(student.astype(np.float32))
+  value = lambda loss: float(np.asarray(values(loss))[0])
   without = lambda x: np.array([x[0], x[2]]) / (x[0] + x[2])
   nkd = -p[1][1] * np.log(q[1][1]) - 1.5 * 16 * np.sum(without(p[4]) * np.log(without(q[4])))
   np.testing.assert_allclose(value(kd.nkd(1.5, 4.0)), nkd, rtol=1e-5)
@@ -286,8 +296,7 @@ def test_losses_of_two_temperatures_read_an_ensemble_at_each():
   aux, _ = curriculum.init(jax.random.key(0), kd.Outputs(jnp.asarray(student, jnp.float32)), ensemble, None)
   heat = 1 + 20 / (1 + np.exp(-1.0))
   warm = scipy.special.rel_entr(scipy.special.softmax(z / heat, -1).mean(1), scipy.special.softmax(student / heat, -1))
-  found = curriculum(jnp.asarray(student, jnp.float32), ensemble, batch, aux=aux)[0]
-  np.testing.assert_allclose(found, heat**2 * warm.sum(-1), rtol=2e-5)
+  np.testing.assert_allclose(values(curriculum, aux=aux), heat**2 * warm.sum(-1), rtol=2e-5)
 
 
 def test_only_the_read_outputs_of_a_teacher_have_to_be_finite():
@@ -296,8 +305,8 @@ def test_only_the_read_outputs_of_a_teacher_have_to_be_finite():
   found = detector(weights(1), batch["image"])
   objective = weighted(TERMS[:1])
   keywords = {"aux": {}, "aux_state": {}, "key": jax.random.key(0), "axis_name": None, "step": jnp.int32(0)}
-  of = lambda given, **more: objective(outputs(weights(0), batch["image"]), given, batch | more, **keywords)[2]
-  count = lambda *args, **kwargs: float(of(*args, **kwargs)["teacher_not_finite"])
+  of = jax.jit(lambda given, more: objective(outputs(weights(0), batch["image"]), given, batch | more, **keywords)[2])
+  count = lambda given, **more: float(of(given, more)["teacher_not_finite"])
   bad = found | {"boxes": found["boxes"] * jnp.nan}
   assert count(found) == count(bad) == 0
   assert count(found | {"scores": found["scores"].at[1:3, 0].set(jnp.inf)}) == 2
@@ -310,5 +319,6 @@ def test_only_the_read_outputs_of_a_teacher_have_to_be_finite():
   student_outputs, teacher_outputs = outputs(weights(0), batch["image"]), outputs(weights(1), batch["image"])
   aux, _ = hints.init(jax.random.key(0), student_outputs, teacher_outputs)
   broken = teacher_outputs._replace(taps={name: x.at[4].set(jnp.nan) for name, x in teacher_outputs.taps.items()})
+  run = jax.jit(lambda teacher: hints(student_outputs, teacher, batch, **keywords | {"aux": aux})[2])
   for teacher, expected in ((teacher_outputs, 0), (broken, 1)):
-    assert hints(student_outputs, teacher, batch, **keywords | {"aux": aux})[2]["teacher_not_finite"] == expected
+    assert run(teacher)["teacher_not_finite"] == expected

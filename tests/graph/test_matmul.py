@@ -65,16 +65,26 @@ def test_rows_times_the_matrix_are_the_operation_in_every_layer(layer):
   op = traced.sites["layer/kernel"]
   kernel = variables["params"]["layer"]["kernel"]
   form = graph.matmul(op)
-  matrices = form.take(kernel)
+
+  @jax.jit
+  def run(variables, x):
+    """What is taken, put back, and put back with one number changed; and the operation's rows and output."""
+    kernel = variables["params"]["layer"]["kernel"]
+    matrices = form.take(kernel)
+    changed = form.put(kernel, matrices.at[..., 0, 0, 1].add(1.0))
+    operand = x.reshape(op.inputs[1 - op.kernel_index].shape) if layer != "batched" else x
+    _, found = graph.taps(model.apply, ["layer/kernel"])(variables, x)
+    put = form.put(kernel, matrices), changed, form.take(changed)
+    return matrices, put, graph.rows(op, operand), found["layer/kernel"]
+
+  matrices, (same, changed, again), rows, out = run(variables, x)
   assert form.leaf == "layer/kernel" and matrices.shape == form.shape
-  _, found = graph.taps(model.apply, ["layer/kernel"])(variables, x)
-  operand = x.reshape(op.inputs[1 - op.kernel_index].shape) if layer != "batched" else x
-  expected = product(op, graph.rows(op, operand), matrices)
-  np.testing.assert_allclose(expected, found["layer/kernel"], atol=1e-5)
-  np.testing.assert_array_equal(form.put(kernel, matrices), kernel)
-  changed = form.put(kernel, matrices.at[..., 0, 0, 1].add(1.0))
-  assert np.count_nonzero(np.asarray(changed != kernel)) == 1
-  np.testing.assert_array_equal(form.take(changed), matrices.at[..., 0, 0, 1].add(1.0))
+  np.testing.assert_allclose(product(op, rows, matrices), out, atol=1e-5)
+  np.testing.assert_array_equal(same, kernel)
+  assert np.count_nonzero(np.asarray(changed) != np.asarray(kernel)) == 1
+  expected = np.array(matrices)
+  expected[..., 0, 0, 1] += 1
+  np.testing.assert_array_equal(again, expected)
 
 
 def drawn(*shape):
@@ -108,12 +118,14 @@ def test_a_kernel_that_is_part_of_a_leaf(name):
   traced = graph.trace(lambda v, x: fn(v["w"], x), {"w": w}, drawn(*x))
   form = graph.matmul(traced.sites["w"])
   np.testing.assert_array_equal(form.take(w), matrix(w))
-  np.testing.assert_array_equal(form.take(jnp.asarray(w)), matrix(w))
+  sevens = np.full(form.shape, 7.0, np.float32)
+  taken, put = jax.jit(lambda w, sevens: (form.take(w), form.put(w, sevens)))(w, sevens)
+  np.testing.assert_array_equal(taken, matrix(w))
   new = form.put(w, np.full(form.shape, 7.0))
   assert isinstance(new, np.ndarray) and new.dtype == w.dtype
   np.testing.assert_array_equal(form.take(new), np.full(form.shape, 7.0, np.float32))
   assert np.count_nonzero(new != w) == np.prod(form.shape)
-  np.testing.assert_array_equal(form.put(jnp.asarray(w), jnp.full(form.shape, 7.0)), new)
+  np.testing.assert_array_equal(put, new)
 
 
 def test_layers_of_a_scan_and_a_scan_in_a_scan():

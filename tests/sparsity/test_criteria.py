@@ -70,7 +70,7 @@ def test_of_nnx_variables_and_their_gradients():
   gradients = jax.tree.map(lambda x: jnp.asarray(g) if x.ndim == 2 else x, state)
   for decay in (0.0, 0.5):
     tx = sparsity.prune(optax.sgd(0.0), sparsity.criteria.taylor(decay), density=0.5)
-    _, after = jax.jit(lambda g, state: tx.update(g, tx.init(state), state))(gradients, state)
+    _, after = jax.jit(lambda g, state, tx=tx: tx.update(g, tx.init(state), state))(gradients, state)
     np.testing.assert_array_equal(nets.masks(after)["kernel"], oracle_largest((w * g) ** 2, 16))
 
 
@@ -129,7 +129,7 @@ def test_a_threshold_of_a_signed_score():
   w = {"kernel": jnp.array([[-3.0, 1.0], [2.0, -0.5]])}
   for level, want in ((1.0, [[0, 1], [1, 0]]), (9.0, [[0, 0], [1, 0]])):
     tx = sparsity.prune(optax.sgd(0.0), score, threshold=level)
-    _, state = jax.jit(lambda w: tx.update(w, tx.init(w), w))(w)
+    _, state = jax.jit(lambda w, tx=tx: tx.update(w, tx.init(w), w))(w)
     np.testing.assert_array_equal(nets.masks(state)["kernel"], np.asarray(want, bool))
 
 
