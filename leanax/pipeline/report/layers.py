@@ -44,13 +44,11 @@ def layers(
     the weights, and the rank that of their matrix (outputs by what each sums), of `full_rank` at most; `codes_differ`
     of `codes` differ.
   """
-  plain = models.in_float(models.fold(trained))
-  traced = graph.trace(models.functions(plain.recipe).fn, plain.variables, models.example(plain.recipe))
   sqnr, codes = {}, {}
   if network.quantized:
     used = inputs[: _examples(network)]
     made = reference.run(network, used, requantize, keep=True)
-    sqnr = _sqnr(plain, traced, network, used, made)
+    sqnr = _sqnr(models.in_float(models.fold(trained)), network, used, made)
     codes = _differing(network, file_format, used, made)
   held, rows = file_format.held(network), []
   for layer in network.layers:
@@ -59,7 +57,7 @@ def layers(
       "name": layer.name,
       "operator": getattr(layer, "function", "") or type(layer).__name__,
       "bytes": held[layer.name].bytes if layer.name in held else 0,
-      "macs": traced.sites[layer.name].macs if layer.name in traced.sites else 0,
+      "macs": _macs(layer, network.tensors),
       **_weights(layer, network.tensors),
       "sqnr": sqnr.get(layer.output),
       "codes": found.total if found else None,
@@ -74,9 +72,28 @@ def layers(
 _MOVES = ir.Reshape | ir.Transpose | ir.Slice | ir.Pad | ir.Concat | ir.Gather | ir.Broadcast | ir.MaxPool
 
 
+def _macs(layer: ir.Layer, tensors: Mapping[str, ir.Tensor]) -> int:
+  """Returns the multiply-accumulates of a layer for one example, zeros counted."""
+  read, made = (_size(tensors[name]) for name in (layer.inputs[0], layer.output)) if layer.inputs else (0, 0)
+  match layer:
+    case ir.Conv2D() | ir.Dense():
+      return made * math.prod(ir.values(tensors[layer.kernel]).shape[:-1])
+    case ir.TransposedConv2D():
+      height, width, _, outputs = ir.values(tensors[layer.kernel]).shape
+      return read * height * width * outputs
+    case ir.MatMul():
+      return made * (tensors[layer.inputs[0]].shape[-1] or 1)
+  return 0
+
+
+def _size(tensor: ir.Tensor) -> int:
+  """Returns the numbers of one example."""
+  return math.prod(size or 1 for size in tensor.shape)
+
+
 def _examples(network: deploy.Network) -> int:
   """Returns how many examples' activations are held at once."""
-  each = sum(math.prod(size or 1 for size in network.tensors[layer.output].shape) for layer in network.layers)
+  each = sum(_size(network.tensors[layer.output]) for layer in network.layers)
   return max(1, min(EXAMPLES, NUMBERS // max(each, 1)))
 
 
@@ -101,13 +118,15 @@ def _bits(tensor: ir.Tensor) -> int:
 
 
 def _sqnr(
-  plain: Trained, traced: graph.Graph, network: deploy.Network, inputs: np.ndarray, made: Mapping[str, np.ndarray]
+  plain: Trained, network: deploy.Network, inputs: np.ndarray, made: Mapping[str, np.ndarray]
 ) -> dict[str, float | None]:
   """Returns the SQNR by tensor, of those that the float model names too; None where there is no noise."""
+  fn = graph.unrolled(models.functions(plain.recipe).fn)  # as it is lifted: each turn of a scan has layers of its own
+  traced = graph.trace(fn, plain.variables, models.example(plain.recipe))
   names = {*traced.analysis.tensors.values(), *graph.exposed(traced)}
   outputs = [layer.output for layer in network.layers if layer.output in names]
   try:
-    _, floats = jax.jit(graph.taps(models.functions(plain.recipe).fn, outputs))(plain.variables, inputs)
+    _, floats = jax.jit(graph.taps(fn, outputs))(plain.variables, inputs)
   except UserError:  # one cannot be read, such as within a loop
     return {}
   found = {}
