@@ -79,7 +79,7 @@ def agree(call, oracle, s):
   largest = np.abs(want).max()
   np.testing.assert_allclose(jax.jit(call)(jnp.asarray(s, jnp.float32)), want, rtol=1e-5, atol=1e-5 * largest)
   with jax.enable_x64(True):
-    double, gradient = value_and_gradient(call, jnp.asarray(s))
+    double, gradient = map(np.asarray, value_and_gradient(call, jnp.asarray(s)))
   np.testing.assert_allclose(double, want, rtol=1e-12, atol=1e-12 * largest)
   rng, h = np.random.default_rng(9), 1e-6
   for _ in range(4):
