@@ -9,10 +9,13 @@ N of a seed is the same file each time; --keep writes those that failed.
 
 import argparse
 import json
+import resource
 import sys
 from pathlib import Path
 
 from benchmarks.fuzz import drill
+
+MEMORY = 2**34  # bytes of addresses; what a case really takes is measured
 
 
 def main() -> None:
@@ -25,6 +28,7 @@ def main() -> None:
   parser.add_argument("--child", type=int, help="run the cases from this one on in this process")
   args = parser.parse_args()
   if args.child is not None:
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     drill.serve(args.format, range(args.child, args.cases), args.seed, lambda line: print(json.dumps(line), flush=True))
     return
   found = drill.drill(args.format, args.cases, args.seed, args.minutes)
