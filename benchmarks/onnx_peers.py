@@ -44,19 +44,23 @@ class Case(NamedTuple):
 
 def digits(epochs: int) -> Case:
   """Returns a small residual net, trained on the digits."""
+  return trained("digits", {"name": "zoo.resnet:ResNet", "kwargs": {"blocks": (1, 1, 1)}}, epochs)
+
+
+def trained(data: str, model: dict[str, Any], epochs: int) -> Case:
+  """Returns a net that was trained on a dataset, as a config names both."""
   config = loading.load("configs/digits_ptq.py")
-  config.models.student = {"name": "zoo.resnet:ResNet", "kwargs": {"blocks": (1, 1, 1)}}
-  config.stages.float.epochs = epochs
+  config.data.name, config.models.student, config.stages.float.epochs = data, model, epochs
   settings = loading.resolve(config)
   with tempfile.TemporaryDirectory() as folder:
     context = open_run(settings, Path(folder))
-    trained = models.fold(run_stage("float", context, {}))
-  stage, data = settings.stages["float"], context.data
-  arrays = device_arrays(build.examples(settings, stage, data.train))
+    found = models.fold(run_stage("float", context, {}))
+  stage, images = settings.stages["float"], context.data
+  arrays = device_arrays(build.examples(settings, stage, images.train))
   batches = list(calibrate.batches(arrays, build.inputs(settings, stage), BATCHES))
-  net = graph.net(models.functions(trained.recipe).fn, trained.variables, models.example(trained.recipe))
-  images = normalise(jnp.asarray(data.test.images), Preprocess(**trained.recipe.preprocess))
-  return Case(net, [np.asarray(batch) for batch in batches], (np.asarray(images), data.test.labels))
+  net = graph.net(models.functions(found.recipe).fn, found.variables, models.example(found.recipe))
+  test = normalise(jnp.asarray(images.test.images), Preprocess(**found.recipe.preprocess))
+  return Case(net, [np.asarray(batch) for batch in batches], (np.asarray(test), images.test.labels))
 
 
 def resnet20() -> Case:

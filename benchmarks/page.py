@@ -178,6 +178,60 @@ def litert_varieties(result: dict[str, Any]) -> list[str]:
   ]
 
 
+def export_time(result: dict[str, Any]) -> list[str]:
+  rows = [
+    (
+      case,
+      kind,
+      row["layers"],
+      *(row["cpu_s"][step] for step in ("fold", "lift")),
+      row["cpu_total_s"],
+      row["wall_total_s"],
+    )
+    for case, kinds in result["networks"].items()
+    for kind, row in kinds.items()
+  ]
+  return [
+    "From a network with batch norms and random weights to both files, the programs of the proofs compiled; seconds of",
+    "the fastest round. CPU seconds are of all threads, and of the steps that take longest: folding batch norms, and",
+    "lifting with the proofs of each layer and of the whole.",
+    "",
+    *table(("network", "file", "layers", "fold, CPU s", "lift, CPU s", "all, CPU s", "all, wall s"), rows),
+  ]
+
+
+def litert_int8(result: dict[str, Any]) -> list[str]:
+  rows = [
+    (
+      case,
+      *(f"{one['cpu_us']:.1f}" for one in row["files"]),
+      row["faster"]["cpu"],
+      row["faster"]["wall"],
+      row.get("at_least") or "",
+      f"{row['same_answer']:.2%} of {row['images']:,}",
+      f"{row['same_codes']:.2%}",
+    )
+    for case, row in result["networks"].items()
+  ]
+  head = (
+    "network",
+    "float, CPU us",
+    "int8, CPU us",
+    "times faster (CPU)",
+    "(wall)",
+    "at least",
+    "same answer",
+    "same codes",
+  )
+  return [
+    "LiteRT, one thread, batch 1, the two files in turns. Answers and codes of the int8 file are compared with the",
+    "simulation's: for the first three with random weights, whose largest logits are often a step apart; those",
+    "of the other two, on the digits and on MNIST, are trained and compared on their test images.",
+    "",
+    *table(head, rows),
+  ]
+
+
 SECTIONS = (
   ("step_cost_cpu", "Cost of a method per training step", step_cost),
   ("kd_cost_cpu", "Cost of a distillation loss per training step", kd_cost),
@@ -185,6 +239,8 @@ SECTIONS = (
   ("compile_cost_cpu", "Rewriting a traced model", figures),
   ("start_up_cpu", "Start-up", figures),
   ("input_cpu", "Input", rates),
+  ("export_time_cpu", "Export", export_time),
+  ("litert_int8_cpu", "int8 beside float in LiteRT", litert_int8),
   ("litert_varieties_cpu", "Weights in LiteRT files", litert_varieties),
   ("onnx_peers_cpu", "ONNX files beside quantize_static", onnx_peers),
   ("litert_peers_cpu", "LiteRT files beside litert-converter's and TensorFlow's", litert_peers),

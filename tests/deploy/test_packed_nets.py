@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 import quant
-from benchmarks import packed_fuzz
+from benchmarks.fuzz import drill
 from leanax import graph
 from leanax.core.errors import UserError
 from leanax.deploy import pack, pack_net, unpack, unpack_net
-from leanax.deploy.packed import stored_grids
+from leanax.deploy.packed import header, stored_grids
 from tests.deploy.test_packed import bits, same
 from tests.deploy.test_packed_refused import refusal
 from tests.numbers import normal
@@ -130,9 +130,9 @@ def test_the_name_of_the_edits_is_taken(quantized):
 
 
 def test_mutated_files_are_read_or_refused():
-  found = packed_fuzz.run(300, seed=1)
-  assert found["cases"] == sum(found["outcomes"].values()) and len(found["outcomes"]) > 10
-  assert found["slowest"] < 5 and found["grown_mib"] < 256
+  found = drill.run("packed", range(300), seed=1)
+  assert len(found) == 300 and len({line["outcome"] for line in found}) > 10
+  assert [line for line in found if line["failed"]] == []
 
 
 # A file of a kernel on a grid, a sparse leaf and metadata, as the first version of this program wrote it.
@@ -171,8 +171,8 @@ def test_the_bytes_of_a_file_stay():
   content = bytes.fromhex(GOLDEN)
   read = unpack(content)
   assert same(read.variables, tree) and read.metadata == metadata and read.grids.keys() == grids.keys()
-  head, streams = packed_fuzz.header.read(content)
-  _, now = packed_fuzz.header.read(pack(tree, grids, metadata))
+  head, streams = header.read(content)
+  _, now = header.read(pack(tree, grids, metadata))
   (length,) = head["arrays"][0][3]
   assert head["arrays"][0][2] == "codes" and streams[0] == 3  # by rANS; zlib may write other bytes on another machine
   assert bytes(now[:length]) == bytes(streams[:length])

@@ -7,7 +7,7 @@ import numpy as np
 
 from leanax.core.errors import UserError
 from leanax.deploy import ir
-from leanax.deploy.formats.base import Runner, Source, read, zeros
+from leanax.deploy.formats.base import Runner, Source, read, refusal, zeros
 from leanax.deploy.formats.litert.tables import checked
 
 RESOLVERS = ("xnnpack", "reference")
@@ -40,18 +40,13 @@ def load(source: Source, threads: int = 1, kernels: str = "xnnpack") -> Runner:
       interpreter.invoke()
       return [interpreter.get_tensor(detail["index"]) for detail in outputs]
     except (ValueError, RuntimeError) as error:
-      raise _refused(name, error) from None
+      raise refusal("the LiteRT runtime", name, error) from None
 
   def repeat() -> Callable[[], None]:
     compute([zeros(tensor, 1) for tensor in given.values()])
     return interpreter.invoke
 
   return Runner(name, len(content), given, made, compute, repeat, preprocessing, threads, description=description)
-
-
-def _refused(name: str, error: Exception) -> UserError:
-  reason = str(error).strip().splitlines()[0] if str(error).strip() else "no reason given"
-  return UserError(f"the LiteRT runtime refuses {name}: {reason}")
 
 
 def _interpreter(content: bytes, name: str, threads: int, kernels: str) -> Any:
@@ -62,7 +57,7 @@ def _interpreter(content: bytes, name: str, threads: int, kernels: str) -> Any:
     interpreter = Interpreter(model_content=content, num_threads=threads, experimental_op_resolver_type=resolver)
     interpreter.allocate_tensors()
   except (ValueError, RuntimeError) as error:
-    raise _refused(name, error) from None
+    raise refusal("the LiteRT runtime", name, error) from None
   return interpreter
 
 

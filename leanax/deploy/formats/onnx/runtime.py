@@ -7,7 +7,7 @@ import numpy as np
 
 from leanax.core.errors import UserError
 from leanax.deploy import ir
-from leanax.deploy.formats.base import Runner, Source, read, zeros
+from leanax.deploy.formats.base import Runner, Source, read, refusal, zeros
 from leanax.deploy.formats.onnx.tables import checked
 from quant.grid import Grid
 
@@ -43,7 +43,7 @@ def load(source: Source, threads: int = 1) -> Runner:
     try:
       results = session.run(list(made), fed(arrays))
     except Exception as error:  # the runtime's own exceptions share no base
-      raise _refused(name, error) from None
+      raise refusal("onnxruntime", name, error) from None
     for result, (tensor, _) in zip(results, made.values(), strict=True):
       if result.shape[1:] != tensor.shape[1:] or len(result) != len(arrays[0]):
         raise UserError(f"{name} gave outputs of shape {result.shape} for inputs of shape {arrays[0].shape}")
@@ -68,11 +68,6 @@ def _flipped(codes: np.ndarray) -> np.ndarray:
   return (codes.view(np.uint8) ^ 0x80).view(other)
 
 
-def _refused(name: str, error: Exception) -> UserError:
-  text = " ".join(str(error).split()) or "no reason given"
-  return UserError(f"onnxruntime refuses {name}: {text[:200]}")
-
-
 class End(NamedTuple):
   """An input or output as the runtime describes it."""
 
@@ -94,7 +89,7 @@ def _session(content: bytes, name: str, threads: int) -> tuple[Any, list[End], l
     inputs, outputs = ([End(end.name, end.type, end.shape) for end in side] for side in sides)
     return session, inputs, outputs
   except Exception as error:  # as above
-    raise _refused(name, error) from None
+    raise refusal("onnxruntime", name, error) from None
 
 
 def _end(end: End, name: str, which: str, grid: Grid | None) -> tuple[ir.Tensor, str]:

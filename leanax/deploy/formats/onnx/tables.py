@@ -78,7 +78,7 @@ def _refused(onnx: ModuleType, model: Any) -> str:
     for attribute in node.attribute:
       numbers = [*attribute.ints, *([attribute.i] if attribute.type == onnx.AttributeProto.INT else [])]
       if attribute.name in SIZES and not all(1 <= number < MOST for number in numbers):
-        return f"the attribute {attribute.name!r} of its {node.op_type} is {numbers[:8]}; expected 1 or more"
+        return f"the attribute {attribute.name!r} of its {node.op_type[:40]!r} is {numbers[:8]}; expected 1 or more"
       if attribute.HasField("t") and (reason := _constant(onnx, attribute.t)):
         return reason
   if model.functions or model.graph.sparse_initializer:
