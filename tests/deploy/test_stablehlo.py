@@ -123,11 +123,11 @@ def test_inputs_and_outputs_have_names():
     np.testing.assert_array_equal(found[name], array)
 
 
-def test_pixels_go_through_the_preprocessing(nets_of):
-  how = deploy.Preprocessing((0.5, 0.4), (0.2, 0.1))
-  runner = deploy.stablehlo().open(deploy.stablehlo().write(deploy.Model(nets_of["conv"], how)))
+def test_pixels_go_through_the_preprocessing_and_words_are_kept(nets_of):
+  how, words = deploy.Preprocessing((0.5, 0.4), (0.2, 0.1)), deploy.Description(("a", "b", "c"), "MIT", {"stage": "x"})
+  runner = deploy.stablehlo().open(deploy.stablehlo().write(deploy.Model(nets_of["conv"], how, words)))
   pixels = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 2)).astype(np.uint8)
-  assert runner.preprocessing == how
+  assert (runner.preprocessing, runner.description) == (how, words)
   same(nets_of["conv"], runner, how.apply(pixels))
   np.testing.assert_array_equal(runner.run(pixels), runner.run(how.apply(pixels)))
   assert runner.latency(runs=2, warm_up=1).wall_min > 0 and runner.threads >= 1
