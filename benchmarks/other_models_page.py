@@ -55,7 +55,8 @@ Known limits:
 - Scans of up to 64 turns, such as stacks of layers, are written out. For int8, quantize `graph.unrolled(fn)`.
 - A kernel for each head, such as a query that is a parameter, has no integers in any format: int8 refuses it by a
   sentence until a rule of the policy leaves it in float, as is done for big_vision's ViT.
-- Attention, norms and gates stay float between layers of integers in int8 files; the remarks count both.
+- Norms, the weighted sums of attention and functions without an exact integer kernel stay float between layers of
+  integers in int8 files; the remarks count both.
 """
 
 
