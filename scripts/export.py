@@ -9,10 +9,15 @@ python -m scripts.export --workdir=runs/digits --stage=int8 --out=digits.stableh
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 from leanax.pipeline.config import flags as program
+
+if TYPE_CHECKING:
+  from leanax import deploy
+  from leanax.pipeline.trained import Trained
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The directory of a run.", required=True)
 _STAGE = flags.DEFINE_string("stage", "", "The stage to export; by default the last finished one.")
@@ -42,28 +47,55 @@ def main() -> None:
   from leanax import deploy
   from leanax.core.errors import UserError
   from leanax.core.files import write
-  from leanax.pipeline import exporting, trained, workdir
+  from leanax.pipeline import trained
   from leanax.pipeline.evaluate import find_model, load
 
-  options = {"weights": _WEIGHTS.value} if _WEIGHTS.value else {}
   name, path = find_model(_WORKDIR.value, _STAGE.value)
-  if Path(_OUT.value).suffix == trained.PACKED and _FORMAT.value in ("", "packed") and not options:
-    kept = {"stage": name, **({"licence": _LICENCE.value} if _LICENCE.value else {})}  # it has the classes anyway
-    suffix, content = trained.PACKED, trained.pack(load(_WORKDIR.value, path, _CODE.value), **kept)
+  suffix, known = Path(_OUT.value).suffix, sorted([*deploy.file_formats(), trained.PACKED])
+  if not _FORMAT.value and suffix not in known:
+    raise UserError(f"{_OUT.value!r} has the suffix of no file format; expected one of {', '.join(known)}")
+  packed = (_FORMAT.value or suffix).removeprefix(".") == trained.PACKED.removeprefix(".")
+  if packed:
+    _check_packed(suffix, trained.PACKED)
+  options = {"weights": _WEIGHTS.value} if _WEIGHTS.value else {}
+  chosen = None if packed else deploy.format_of(_OUT.value, _FORMAT.value, **options)
+  model = load(_WORKDIR.value, path, _CODE.value)
+  if chosen:
+    content = _written(chosen, model, name)
   else:
-    chosen = deploy.format_of(_OUT.value, _FORMAT.value, **options)
-    trained_model = load(_WORKDIR.value, path, _CODE.value)
-    made = exporting.given(trained_model, chosen.takes)
-    if _ABOUT.value or _LICENCE.value:
-      known = {"stage": name, "experiment": workdir.saved(_WORKDIR.value).name}
-      made = made._replace(description=exporting.description(trained_model.recipe, _LICENCE.value, **known))
-    if isinstance(made, deploy.Network):
-      made = deploy.with_ends(made, _INPUT.value, _OUTPUT.value)
-    elif _INPUT.value == "uint8":
-      raise UserError(f"--input=uint8: a {chosen.suffix} file takes floats; expected float32, or no --input")
-    suffix, content = chosen.suffix, chosen.write(made)
+    kept = {"stage": name, **({"licence": _LICENCE.value} if _LICENCE.value else {})}  # it has the classes anyway
+    content = trained.pack(model, **kept)
   write(_OUT.value, content)
   print(f"{_OUT.value}: stage {name}, {suffix.removeprefix('.')}, {len(content):,} bytes")
+
+
+def _check_packed(suffix: str, expected: str) -> None:
+  """Refuses what a packed file has not."""
+  from leanax.core.errors import UserError
+
+  if suffix != expected:
+    raise UserError(f"{_OUT.value!r} has not the suffix of the format 'packed'; expected a name that ends in .packed")
+  for flag in (_INPUT, _OUTPUT, _WEIGHTS):
+    if flag.value:
+      words = "a packed file holds the model as it is"
+      raise UserError(f"--{flag.name}={flag.value}: {words}; expected no --{flag.name}")
+
+
+def _written(chosen: "deploy.Format", model: "Trained", stage: str) -> bytes:
+  """Returns the content of a runtime's file."""
+  from leanax import deploy
+  from leanax.core.errors import UserError
+  from leanax.pipeline import exporting, workdir
+
+  made = exporting.given(model, chosen.takes)
+  if _ABOUT.value or _LICENCE.value:
+    known = {"stage": stage, "experiment": workdir.saved(_WORKDIR.value).name}
+    made = made._replace(description=exporting.description(model.recipe, _LICENCE.value, **known))
+  if isinstance(made, deploy.Network):
+    made = deploy.with_ends(made, _INPUT.value, _OUTPUT.value)
+  elif _INPUT.value == "uint8":
+    raise UserError(f"--input=uint8: a {chosen.suffix} file takes floats; expected float32, or no --input")
+  return chosen.write(made)
 
 
 if __name__ == "__main__":

@@ -28,11 +28,15 @@ def file_format(name: str, **options: Any) -> Format:
     **options: further ones.
 
   Raises:
-    UserError: there is none, or it has no such option; the known ones are named.
+    UserError: there is none, or it has no such option, of which the known ones are named; or an option is given twice.
   """
   found = _TEXT.fullmatch(name)
   method = _method(found["name"] if found else name)
   pairs = [pair.partition("=") for pair in ((found and found["options"]) or "").split(",") if pair.strip()]
+  names = [key.strip() for key, _, _ in pairs] + [*options]
+  twice = [key for key in names if names.count(key) > 1]
+  if twice:
+    raise UserError(f"the option {twice[0]!r} of the file format {name!r} is given twice; expected once")
   given = {key.strip(): _value(value.strip()) for key, _, value in pairs} | options
   known = inspect.signature(method).parameters
   for key in given:

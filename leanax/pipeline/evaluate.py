@@ -1,7 +1,7 @@
 """Models of a run, found and evaluated without training anything."""
 
 import itertools
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,8 @@ from leanax.pipeline import trained as models
 from leanax.pipeline.config import experiment, tree
 from leanax.pipeline.config.experiment import Data, Experiment
 from leanax.pipeline.recipe import Recipe
+
+MODELS = (".safetensors", models.PACKED)  # suffixes of files that hold a model and no program
 
 
 def find_model(folder: str | Path, stage: str = "") -> tuple[str, Path]:
@@ -57,8 +59,12 @@ def _check(path: Path, recipe: Recipe, test: Split) -> None:
   """
   if recipe.image != test.images.shape[1:]:
     raise UserError(f"{path} reads images of {recipe.image}, and {test.name!r} has {test.images.shape[1:]}")
-  if recipe.classes != test.classes:
-    pairs = itertools.zip_longest(recipe.classes, test.classes)
+  _check_classes(path, recipe.classes, test)
+
+
+def _check_classes(path: Path, classes: Sequence[str], test: Split) -> None:
+  if tuple(classes) != tuple(test.classes):
+    pairs = itertools.zip_longest(classes, test.classes)
     index, (there, here) = next((i, pair) for i, pair in enumerate(pairs) if pair[0] != pair[1])
     raise UserError(
       f"{path} is of other classes than {test.name!r}: class {index} is {there!r} there and {here!r} here"
@@ -96,7 +102,13 @@ def evaluate(
   found = []
   for name, path in files.items():
     if path.suffix in deploy.file_formats():
-      logits = of_file(deploy.open_file(path), test, spec)
+      file = deploy.open_file(path)
+      logits = of_file(file, test, spec)
+      if file.description and file.description.classes:
+        _check_classes(path, file.description.classes, test)
+    elif path.is_file() and path.suffix not in MODELS:
+      known = ", ".join(sorted([*deploy.file_formats(), *MODELS]))
+      raise UserError(f"{name!r} has the suffix of no model's file; expected one of {known}")
     else:
       trained = models.load(path, model_code(folder, code) if folder else set(code))[0]
       _check(path, trained.recipe, test)

@@ -260,11 +260,14 @@ def test_formats_are_named_with_options():
     "litert(weights=int7)": "unknown weights 'int7'",
     "litert(int8)": "unknown option",
     "litert(weights=int8": "unknown file format",
+    "litert(weights=int8, weights=float16)": "the option 'weights' of the file format",
   }
   for text, reason in refused.items():
     with pytest.raises(UserError) as caught:
       deploy.file_format(text)
     assert reason in str(caught.value)
+  with pytest.raises(UserError, match="is given twice; expected once"):
+    deploy.format_of("net.tflite", "litert(weights=float16)", weights="int8")
 
 
 def thinned(share, widths=(300, 40, 10)):

@@ -115,3 +115,28 @@ def test_a_file_of_pixels_gets_pixels(own):
   assert np.mean(logits.argmax(-1) == test.labels) == accuracy and given[0].dtype == np.uint8
   with pytest.raises(UserError, match="does not say how pixels become its input"):
     evaluate.of_file(file(ir.grid(np.float32(1 / 255))), test, None)
+
+
+def test_a_file_of_other_classes_or_of_no_model_is_refused(own, tmp_path):
+  folder, test, kernel, accuracy = own
+  fn = lambda kernel, x: x.reshape(x.shape[0], -1) @ kernel
+  network = deploy.lift(fn, kernel, jax.ShapeDtypeStruct((1, 6, 6, 1), "float32"))
+  path = tmp_path / "net.onnx"
+  for classes in (test.classes, ("cat", *test.classes[1:])):
+    path.write_bytes(deploy.onnx().write(network._replace(description=deploy.Description(tuple(classes)))))
+    if classes is test.classes:
+      assert evaluate.evaluate(folder, str(path))[0][1] == accuracy
+  with pytest.raises(
+    UserError, match=f"is of other classes than .*class 0 is 'cat' there and {test.classes[0]!r} here"
+  ):
+    evaluate.evaluate(folder, str(path))
+  (tmp_path / "notes.md").write_text("words")
+  with pytest.raises(UserError, match=r"has the suffix of no model's file; expected one of \.onnx, \.packed, \.safet"):
+    evaluate.evaluate(folder, str(tmp_path / "notes.md"))
+
+
+def test_threads_that_no_runtime_can_start_are_refused(own, tmp_path):
+  path = file_of(tmp_path / "net.tflite", own[2], None)
+  for threads in (0, 100_000, 2.0):
+    with pytest.raises(UserError, match=f"{threads!r} threads; expected 1 to "):
+      deploy.open_file(path, threads=threads)

@@ -16,6 +16,8 @@ from leanax.deploy.preprocessing import Preprocessing
 from leanax.deploy.size import Held, held
 from leanax.graph import Net
 
+MOST_THREADS = max(256, os.cpu_count() or 1)  # with thousands a runtime takes minutes to open a file, or aborts
+
 
 class Latency(NamedTuple):
   """Microseconds per call at batch 1: wall clock (least and median) and process CPU time (least), over `runs` calls."""
@@ -217,6 +219,12 @@ class Format:
 def zeros(tensor: ir.Tensor, batch: int) -> np.ndarray:
   """Returns an activation of zeros (codes or floats), with so many in the batch."""
   return np.zeros((batch, *(int(size or 0) for size in tensor.shape[1:])), tensor.dtype)
+
+
+def check_threads(threads: int) -> None:
+  """Refuses what is no number of threads that a runtime can start."""
+  if not isinstance(threads, int) or not 1 <= threads <= MOST_THREADS:
+    raise UserError(f"{threads!r} threads; expected 1 to {MOST_THREADS}")
 
 
 def read(source: Source, kind: str) -> tuple[str, bytes]:

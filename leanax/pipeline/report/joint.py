@@ -17,6 +17,11 @@ RULE = (
   "the mean over the seeds; where there is none, the most accurate. Of its seeds it is the one whose model is best on "
   "the validation split. Intervals are 95 % intervals of Student's t over the seeds, of differences within each seed."
 )
+TIMED = (
+  "Times are of one example on one thread, of all files of a seed in turns: the median over the seeds. Speeds are "
+  "geometric means of the ratios within each seed, which need not be the ratio of those medians; two files are within "
+  "noise where the 95 % interval of that mean holds 1."
+)
 ROWS = ("accuracy", "file_accuracy", "agreement", "nonzero", "macs", "file_bytes", "codes_differ")
 
 

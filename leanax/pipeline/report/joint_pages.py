@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from leanax.pipeline.report import markup, plain, report, shipping
-from leanax.pipeline.report.joint import ROWS, RULE
+from leanax.pipeline.report.joint import ROWS, RULE, TIMED
 from leanax.pipeline.tables.tables import (
   ABSENT,
   AS_FAST,
@@ -117,7 +117,7 @@ def render(found: Mapping[str, Any]) -> str:
   if found["files"]:
     files = markup.section(
       "Which file to ship",
-      f"{RULE} {shipping.TIMED}",
+      f"{RULE} {TIMED}",
       markup.table(file_table(found), "files", found["recommended"]),
       report.program({"recommended": found["ship"]["file"], "snippet": found["ship"]["snippet"]}),
     )
@@ -135,7 +135,7 @@ def markdown(found: Mapping[str, Any]) -> str:
   """Returns the page in Markdown."""
   pieces = [f"# {found['title']}"]
   if found["files"]:
-    pieces += [sentence(found), plain.table(file_table(found)), f"{RULE} {shipping.TIMED}"]
+    pieces += [sentence(found), plain.table(file_table(found)), f"{RULE} {TIMED}"]
     pieces.append(plain.program(found["ship"]["snippet"]))
   pieces += ["## Stages", plain.table(stage_table(found)), note(found)]
   return plain.joined([*pieces, *plain.common(_as_one(found)), plain.origin(found)])

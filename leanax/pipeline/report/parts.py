@@ -7,13 +7,17 @@ from leanax.pipeline.report import classes
 from leanax.pipeline.tables.tables import ABSENT, count
 
 LAYERS = (
-  "Bits are those of the weights by those of what the layer reads; 32 stands for floats. Rank is that of the weights "
-  "as a matrix, of the most that it can be. SQNR is the power of what the float model makes there over that of what "
-  "rounding has added so far, in decibels. Differing codes are those of the file in its runtime against the integer "
-  "reference, of the first examples of the test split. Bytes are of the whole file, the rest of which is its graph and "
-  "metadata. The time of each layer is left out: LiteRT's runtime for Python cannot tell it."
+  "Bits are those of the weights' grid by those of what the layer reads; 32 stands for floats, in whichever type the "
+  "file holds them. Rank is that of the weights as a matrix, of the most that it can be. SQNR is the power of what "
+  "the float model makes there over that of what rounding has added so far, in decibels. Differing codes are those of "
+  "the file in its runtime against the integer reference, of the first examples of the test split. Bytes are of the "
+  "whole file, the rest of which is its graph and metadata. The time of each layer is left out: LiteRT's runtime for "
+  "Python cannot tell it."
 )
-CLASSES = "Of the files in their runtimes, on the test split; the last column says what missed examples are taken for."
+CLASSES = (
+  "Of the files in their runtimes, and of the models of stages without a file, on the test split; the last column says "
+  "what missed examples are taken for."
+)
 
 
 def layer_table(rows: Sequence[Mapping[str, Any]], file_bytes: int) -> list[list[str]]:

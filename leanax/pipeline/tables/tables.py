@@ -92,7 +92,8 @@ COLUMNS = (
     "agreement",
     "same answer as the teacher",
     percent,
-    "Share of the test split on which the exported file predicts the class that the first stage's file does.",
+    "Share of the test split on which the exported file predicts the class that the first stage's file does; without "
+    "a file, the model.",
   ),
   Column(
     "parameters", "parameters", count, "Weights, biases and batch-norm parameters that the model needs to predict."

@@ -7,7 +7,7 @@ import numpy as np
 
 from leanax.core.errors import UserError
 from leanax.deploy import ir
-from leanax.deploy.formats.base import Runner, Source, read, refusal, zeros
+from leanax.deploy.formats.base import Runner, Source, check_threads, read, refusal, zeros
 from leanax.deploy.formats.litert.tables import checked
 
 RESOLVERS = ("xnnpack", "reference")
@@ -16,8 +16,7 @@ RESOLVERS = ("xnnpack", "reference")
 def load(source: Source, threads: int = 1, kernels: str = "xnnpack") -> Runner:
   """Returns a .tflite file in the interpreter; see `formats.base.Open`, and `litert` for the kernels."""
   name, content = read(source, "LiteRT")
-  if not isinstance(threads, int) or threads < 1:
-    raise UserError(f"{threads!r} threads; expected 1 or more")
+  check_threads(threads)
   preprocessing, description = checked(content, name)
   interpreter = _interpreter(content, name, threads, kernels)
   inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()

@@ -7,7 +7,7 @@ import numpy as np
 
 from leanax.core.errors import UserError
 from leanax.deploy import ir
-from leanax.deploy.formats.base import Runner, Source, read, refusal, zeros
+from leanax.deploy.formats.base import Runner, Source, check_threads, read, refusal, zeros
 from leanax.deploy.formats.onnx.tables import checked
 from quant.grid import Grid
 
@@ -28,8 +28,7 @@ def load(source: Source, threads: int = 1) -> Runner:
   The codes of an int8 network are int8 here, whichever type the file has for them.
   """
   name, content = read(source, "ONNX")
-  if not isinstance(threads, int) or threads < 1:
-    raise UserError(f"{threads!r} threads; expected 1 or more")
+  check_threads(threads)
   held = checked(content, name)
   session, inputs, outputs = _session(content, name, threads)
   given = {end.name: _end(end, name, "input", held.inputs.get(end.name)) for end in inputs}

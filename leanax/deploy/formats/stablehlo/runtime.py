@@ -9,7 +9,7 @@ import numpy as np
 
 from leanax.core.errors import UserError
 from leanax.deploy.description import Description
-from leanax.deploy.formats.base import Runner, Source, read, zeros
+from leanax.deploy.formats.base import Runner, Source, check_threads, read, zeros
 from leanax.deploy.formats.stablehlo import program
 from leanax.deploy.formats.stablehlo.writer import METADATA, PROGRAM
 from leanax.deploy.packed import unpack
@@ -24,8 +24,7 @@ def load(source: Source, threads: int = 1) -> Runner:
   are. Each size of a batch is compiled once.
   """
   name, content = read(source, "StableHLO")
-  if not isinstance(threads, int) or threads < 1:
-    raise UserError(f"{threads!r} threads; expected 1 or more")
+  check_threads(threads)
   program.package()
   if content[: len(MAGIC)] != MAGIC:
     raise UserError(f"{name} is no .stablehlo file of this package; expected one of deploy.stablehlo")
