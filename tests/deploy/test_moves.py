@@ -14,7 +14,7 @@ from tests.numbers import initial, normal
 
 
 class Joins(nn.Module):
-  """Space to depth, layers that are joined with all before them, halves that are shuffled, a skip over a resize."""
+  """Space to depth, layers joined with all before them, halves that are shuffled, a skip over a resize, two heads."""
 
   @nn.compact
   def __call__(self, x):
@@ -31,7 +31,10 @@ class Joins(nn.Module):
     up = jax.image.resize(y, (len(x), *skip.shape[1:3], y.shape[-1]), "nearest")
     z = jnp.where(np.tri(6, dtype=bool)[:, :, None], jnp.concatenate([up, skip], -1), 0.0)
     peak = jnp.pad(jnp.maximum(y[:, 0], y[:, 1]).max(1), ((0, 0), (1, 1)), mode="reflect")
-    return {"map": nn.Conv(3, (1, 1))(z), "peak": nn.Dense(3)(peak)}
+    # Only functions read the heads, whose join has no name.
+    heads = jnp.concatenate([nn.Conv(2, (1, 1))(one).reshape(len(x), -1, 2) for one in (y, z)], 1)
+    detected = {"scores": nn.sigmoid(heads[:, :9]), "sizes": nn.relu(heads[:, 9:])}
+    return {"map": nn.Conv(3, (1, 1))(z), "peak": nn.Dense(3)(peak), **detected}
 
 
 def calibrated(fn, variables, x, setting="w8a8"):
