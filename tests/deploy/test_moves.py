@@ -6,8 +6,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from leanax import deploy
+from leanax.core.errors import UserError
 from leanax.deploy import ir, moves, reference
 from quant.quantize import quantize
 from tests.numbers import initial, normal
@@ -61,6 +63,18 @@ def test_codes_of_joined_activations_are_those_of_the_simulation():
   kinds = {type(layer) for layer in network.layers}
   assert {ir.Concat, ir.Slice, ir.Resize, ir.Pad, ir.Binary, ir.Reduce, ir.Select} <= kinds
   check_codes(network, x, simulated)
+
+
+def test_a_simulation_is_no_network_and_its_file_not_that_of_the_float_one():
+  v, x = {"a": normal(0, (3, 2))}, normal(1, (4, 3))
+  fn = lambda v, x: x @ v["a"]
+  model = quantize(fn, "w8a8")
+  state = model.calibrate(v, [x])
+  with pytest.raises(UserError, match="of a quantized model lift the float function, with `grids=`"):
+    deploy.lift(lambda v, x: model.apply(*state, v, x)[0], v, x)
+  file = deploy.litert().open(deploy.litert().write(calibrated(fn, v, x)[0]))
+  with pytest.raises(UserError, match="is float32 in the network and codes in the file, which is another's"):
+    deploy.parity(deploy.lift(fn, v, x), file, x)
 
 
 def joined(v, x, ids):
