@@ -47,7 +47,9 @@ def passed(graph: Graph, sources: Collection[str], into: Collection[str]) -> lis
 
 
 def met(graph: Graph, sources: Collection[str], into: Collection[str]) -> list[list[str]]:
-  """Returns which activations alone make up a join or a choice without a name, such as one that only a sigmoid reads.
+  """Returns which activations alone make up a join or a choice without a name that only sigmoids and the like read.
+
+  These are sigmoids, tanhs and softmaxes, which runtimes have on codes.
 
   Args:
     graph: `graph.trace` of the model.
@@ -60,15 +62,36 @@ def met(graph: Graph, sources: Collection[str], into: Collection[str]) -> list[l
   for source, base, _ in _reached(graph, {name: bases[name] for name in sources}, named):
     if base not in named:
       holders.setdefault(base, {})[source] = None
-  found = []
+  found, ends = [], Ends(analysis, read_by_sites(analysis)[0])
   for node in analysis.flat:
     places = _WHOLE.get(node.primitive, _PART.get(node.primitive, ()))
     refs = [ref for place, ref in enumerate(node.inputs) if places is None or place in places]
     operands = [analysis.value(ref).base for ref in refs if analysis.value(ref).data]
     if len(operands) > 1 and all(base in holders for base in operands):
-      made = [holders.get(base, {}) for base in map(analysis.resolve, node.outputs) if base not in named]
+      made = [
+        holders.get(base, {}) for base in map(analysis.resolve, node.outputs) if _looked_up(analysis, ends, base, named)
+      ]
       found += [list(names) for names in made if len(names) > 1]
   return found
+
+
+def _looked_up(analysis: Analysis, ends: Ends, base: int, named: Collection[int]) -> bool:
+  """Returns whether a value without a name is moved, or read by sigmoids, tanhs and softmaxes (maximum, difference)."""
+  todo, seen = [base], set()
+  while todo:
+    number = todo.pop()
+    if analysis.value(number).base in named:
+      return False
+    for node, place in ends.readers(number):
+      shifted = node.primitive == "sub" and all(analysis.value(ref).data for ref in node.inputs)
+      if node.primitive in ("logistic", "tanh", "reduce_max") or shifted:
+        continue
+      if _hands(analysis, ends, node, place):
+        todo += [out for out in map(analysis.resolve, node.outputs) if out not in seen]
+        seen.update(map(analysis.resolve, node.outputs))
+      else:
+        return False
+  return True
 
 
 def _bases(graph: Graph, names: Collection[str]) -> dict[str, int]:

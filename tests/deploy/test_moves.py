@@ -33,9 +33,10 @@ class Joins(nn.Module):
     up = jax.image.resize(y, (len(x), *skip.shape[1:3], y.shape[-1]), "nearest")
     z = jnp.where(np.tri(6, dtype=bool)[:, :, None], jnp.concatenate([up, skip], -1), 0.0)
     peak = jnp.pad(jnp.maximum(y[:, 0], y[:, 1]).max(1), ((0, 0), (1, 1)), mode="reflect")
-    # Only functions read the heads, whose join has no name.
+    # Only a sigmoid reads the heads, whose join has no name, and a ReLU a part of what has one grid.
     heads = jnp.concatenate([nn.Conv(2, (1, 1))(one).reshape(len(x), -1, 2) for one in (y, z)], 1)
-    detected = {"scores": nn.sigmoid(heads[:, :9]), "sizes": nn.relu(heads[:, 9:])}
+    sizes = nn.Conv(2, (1, 1))(y)
+    detected = {"scores": nn.sigmoid(heads), "sizes": nn.relu(sizes[..., 1:]), "other": nn.sigmoid(sizes[..., :1])}
     return {"map": nn.Conv(3, (1, 1))(z), "peak": nn.Dense(3)(peak), **detected}
 
 
