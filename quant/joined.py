@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from leanax.graph import Graph, passed
+from leanax.graph import Graph, met, passed
 from quant.quantizer import Quantizer, is_input
 
 Place = tuple[str, int]
@@ -43,6 +43,11 @@ def share(
     for one in passed(graph, [name for name in made if name in free], free)
     if tensors[one.source].spec == tensors[one.into].spec and tensors[one.into].fixed == tensors[one.source].fixed
   ]
+  alike = [
+    names
+    for names in met(graph, [name for name in made if name in free], free)
+    if len({(tensors[name].spec, tensors[name].fixed) for name in names}) == 1
+  ]
   group = {name: name for name in free}
 
   def root(name: str) -> str:
@@ -52,6 +57,8 @@ def share(
 
   for one in edges:
     group[root(one.source)] = root(one.into)
+  for first, *others in alike:
+    group |= {root(name): root(first) for name in others}
   members: dict[str, list[str]] = {}
   for name in tensors:
     if name in free:

@@ -54,6 +54,9 @@ def parity(
 
   Returns:
     "reference/runtime" and, with a simulation, "simulation/reference" and "simulation/runtime".
+
+  Raises:
+    UserError: NaN among the inputs, other shapes, or a file of codes beside a network of floats.
   """
   found = {"reference": reference.run(network, images, runner.requantize), "runtime": runner.batches(images)}
   if simulated is not None:
@@ -67,6 +70,8 @@ def parity(
 
 def _counted(a: np.ndarray, b: np.ndarray, tensor: ir.Tensor) -> Mismatch:
   if tensor.dtype != "int8":
+    if np.int8 in (np.asarray(a).dtype, np.asarray(b).dtype):
+      raise UserError(f"{tensor.name!r} is {tensor.dtype} in the network and codes in the file, which is another's")
     return _apart(a, b)
   return compare(*(x if np.asarray(x).dtype == np.int8 else ir.quantize(np.asarray(x), tensor) for x in (a, b)))
 

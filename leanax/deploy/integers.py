@@ -70,7 +70,7 @@ def _float(layer: ir.Layer, tensors: Mapping[str, ir.Tensor], grids: Mapping[str
     return _unmultiplied(layer, tensors)
   clipped = clips(layer) and ir.same_grid(tensors[layer.inputs[0]].grid, tensors[layer.output].grid)
   if not isinstance(layer, INTEGER) and not clipped:
-    return "the runtimes have no exact integer kernel for it"
+    return "not every runtime has an exact integer kernel for it"
   if isinstance(layer, ir.WEIGHTED):
     if layer.kernel not in grids and layer.kernel.rsplit("#", 1)[0] not in grids:
       return f"the kernel {layer.kernel!r} has no grid; {_near(layer.kernel, grids)}"

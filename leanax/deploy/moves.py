@@ -27,11 +27,12 @@ def activations(network: ir.Network, grids: Mapping[str, Grid]) -> dict[str, Gri
   names = [*network.inputs.values(), *(layer.output for layer in network.layers)]
   found = {name: grids[name] for name in names if name in grids}
   _forwards(network, found)
+  rounded = set(found)
   relus = _backwards(network, found)
   _forwards(network, found)
   for layer in relus:
     name, made = layer.inputs[0], found.get(layer.output)
-    if name not in grids and name in found and not ir.same_grid(made, found[name]):
+    if name not in rounded and name in found and not ir.same_grid(made, found[name]):
       raise UserError(f"the activation {name!r} has no grid, and the ReLUs of it have several; compute its ReLU once")
   return found
 

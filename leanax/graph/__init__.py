@@ -27,7 +27,7 @@ from leanax.graph.edits.permute import permute
 from leanax.graph.edits.replace_head import replace_head
 from leanax.graph.edits.scale import move_scale
 from leanax.graph.groups import Group, Member, groups
-from leanax.graph.joins import passed
+from leanax.graph.joins import met, passed
 from leanax.graph.kinds import Statistic
 from leanax.graph.live import leaves_read, live
 from leanax.graph.makers import Maker, exposed
@@ -80,6 +80,7 @@ __all__ = [
   "live",
   "matmul",
   "mean",
+  "met",
   "move_scale",
   "inputs_of",
   "observe",

@@ -37,34 +37,87 @@ def passed(graph: Graph, sources: Collection[str], into: Collection[str]) -> lis
     sources: names, among those of `exposed`.
     into: names of activations, as operands carry them or as `exposed` gives them.
   """
-  analysis, makers = graph.analysis, exposed(graph, ())
-  bases = {name: base for base, name in analysis.tensors.items()}
-  bases |= {name: analysis.value(makers[name].value).base for name in (*sources, *into) if name in makers}
+  bases = _bases(graph, {*sources, *into})
   named = {bases[name]: name for name in into}
-  ends = Ends(analysis, read_by_sites(analysis)[0])
   found: dict[tuple[str, str], bool] = {}
-  for source in sources:
-    for name, whole in _reached(analysis, ends, bases[source], named):
-      found[source, name] = whole or found.get((source, name), False)
+  for source, base, whole in _reached(graph, {name: bases[name] for name in sources}, named):
+    if base in named:
+      found[source, named[base]] = whole or found.get((source, named[base]), False)
   return [Passed(*pair, whole) for pair, whole in found.items()]
 
 
-def _reached(analysis: Analysis, ends: Ends, start: int, named: dict[int, str]) -> Iterator[tuple[str, bool]]:
-  """Yields the names of activations that hold numbers of a value, and whether they hold all of them."""
-  maker = analysis.values[start].producer
-  scope = None if maker is None else analysis.scopes[maker.index]
-  todo, seen = [(start, True)], set()
+def met(graph: Graph, sources: Collection[str], into: Collection[str]) -> list[list[str]]:
+  """Returns which activations alone make up a join or a choice without a name that only sigmoids and the like read.
+
+  These are sigmoids, tanhs and softmaxes, which runtimes have on codes.
+
+  Args:
+    graph: `graph.trace` of the model.
+    sources: names, among those of `exposed`.
+    into: names of activations; behind these, and behind what operations of interest read, nothing is followed.
+  """
+  analysis, bases = graph.analysis, _bases(graph, {*sources, *into})
+  named = {*analysis.tensors, *(bases[name] for name in into)}
+  holders: dict[int, dict[str, None]] = {bases[name]: {name: None} for name in sources}
+  for source, base, _ in _reached(graph, {name: bases[name] for name in sources}, named):
+    if base not in named:
+      holders.setdefault(base, {})[source] = None
+  found, ends = [], Ends(analysis, read_by_sites(analysis)[0])
+  for node in analysis.flat:
+    places = _WHOLE.get(node.primitive, _PART.get(node.primitive, ()))
+    refs = [ref for place, ref in enumerate(node.inputs) if places is None or place in places]
+    operands = [analysis.value(ref).base for ref in refs if analysis.value(ref).data]
+    if len(operands) > 1 and all(base in holders for base in operands):
+      made = [
+        holders.get(base, {}) for base in map(analysis.resolve, node.outputs) if _looked_up(analysis, ends, base, named)
+      ]
+      found += [list(names) for names in made if len(names) > 1]
+  return found
+
+
+def _looked_up(analysis: Analysis, ends: Ends, base: int, named: Collection[int]) -> bool:
+  """Returns whether a value without a name is moved, or read by sigmoids, tanhs and softmaxes (maximum, difference)."""
+  todo, seen = [base], set()
   while todo:
-    one = number, whole = todo.pop()
-    base = analysis.value(number).base
-    if base != start and base in named:
-      yield named[base], whole
-    elif one not in seen:
-      for node, place in ends.readers(number):
-        inside = scope is None or analysis.scopes[node.index][::3] == scope[::3]
-        if inside and not analysis.scopes[node.index].branches and _hands(analysis, ends, node, place):
-          todo += [(out, whole and node.primitive not in _PART) for out in map(analysis.resolve, node.outputs)]
-    seen.add(one)
+    number = todo.pop()
+    if analysis.value(number).base in named:
+      return False
+    for node, place in ends.readers(number):
+      shifted = node.primitive == "sub" and all(analysis.value(ref).data for ref in node.inputs)
+      if node.primitive in ("logistic", "tanh", "reduce_max") or shifted:
+        continue
+      if _hands(analysis, ends, node, place):
+        todo += [out for out in map(analysis.resolve, node.outputs) if out not in seen]
+        seen.update(map(analysis.resolve, node.outputs))
+      else:
+        return False
+  return True
+
+
+def _bases(graph: Graph, names: Collection[str]) -> dict[str, int]:
+  analysis, makers = graph.analysis, exposed(graph, ())
+  bases = {name: base for base, name in analysis.tensors.items()}
+  return bases | {name: analysis.value(makers[name].value).base for name in names if name in makers}
+
+
+def _reached(graph: Graph, starts: dict[str, int], named: Collection[int]) -> Iterator[tuple[str, int, bool]]:
+  """Yields, of each activation, the values up to named ones that hold numbers of it, and whether they hold all."""
+  analysis, ends = graph.analysis, Ends(graph.analysis, read_by_sites(graph.analysis)[0])
+  for source, start in starts.items():
+    maker = analysis.values[start].producer
+    scope = None if maker is None else analysis.scopes[maker.index]
+    todo, seen = [(start, True)], set()
+    while todo:
+      one = number, whole = todo.pop()
+      base = analysis.value(number).base
+      if base != start:
+        yield source, base, whole
+      if one not in seen and (base == start or base not in named):
+        for node, place in ends.readers(number):
+          inside = scope is None or analysis.scopes[node.index][::3] == scope[::3]
+          if inside and not analysis.scopes[node.index].branches and _hands(analysis, ends, node, place):
+            todo += [(out, whole and node.primitive not in _PART) for out in map(analysis.resolve, node.outputs)]
+      seen.add(one)
 
 
 def _hands(analysis: Analysis, ends: Ends, node: Node, place: int) -> bool:

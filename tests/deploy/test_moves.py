@@ -6,15 +6,17 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from leanax import deploy
+from leanax.core.errors import UserError
 from leanax.deploy import ir, moves, reference
 from quant.quantize import quantize
 from tests.numbers import initial, normal
 
 
 class Joins(nn.Module):
-  """Space to depth, layers that are joined with all before them, halves that are shuffled, a skip over a resize."""
+  """Space to depth, layers joined with all before them, halves that are shuffled, a skip over a resize, two heads."""
 
   @nn.compact
   def __call__(self, x):
@@ -31,7 +33,11 @@ class Joins(nn.Module):
     up = jax.image.resize(y, (len(x), *skip.shape[1:3], y.shape[-1]), "nearest")
     z = jnp.where(np.tri(6, dtype=bool)[:, :, None], jnp.concatenate([up, skip], -1), 0.0)
     peak = jnp.pad(jnp.maximum(y[:, 0], y[:, 1]).max(1), ((0, 0), (1, 1)), mode="reflect")
-    return {"map": nn.Conv(3, (1, 1))(z), "peak": nn.Dense(3)(peak)}
+    # Only a sigmoid reads the heads, whose join has no name, and a ReLU a part of what has one grid.
+    heads = jnp.concatenate([nn.Conv(2, (1, 1))(one).reshape(len(x), -1, 2) for one in (y, z)], 1)
+    sizes = nn.Conv(2, (1, 1))(y)
+    detected = {"scores": nn.sigmoid(heads), "sizes": nn.relu(sizes[..., 1:]), "other": nn.sigmoid(sizes[..., :1])}
+    return {"map": nn.Conv(3, (1, 1))(z), "peak": nn.Dense(3)(peak), **detected}
 
 
 def calibrated(fn, variables, x, setting="w8a8"):
@@ -58,6 +64,18 @@ def test_codes_of_joined_activations_are_those_of_the_simulation():
   kinds = {type(layer) for layer in network.layers}
   assert {ir.Concat, ir.Slice, ir.Resize, ir.Pad, ir.Binary, ir.Reduce, ir.Select} <= kinds
   check_codes(network, x, simulated)
+
+
+def test_a_simulation_is_no_network_and_its_file_not_that_of_the_float_one():
+  v, x = {"a": normal(0, (3, 2))}, normal(1, (4, 3))
+  fn = lambda v, x: x @ v["a"]
+  model = quantize(fn, "w8a8")
+  state = model.calibrate(v, [x])
+  with pytest.raises(UserError, match="of a quantized model lift the float function, with `grids=`"):
+    deploy.lift(lambda v, x: model.apply(*state, v, x)[0], v, x)
+  file = deploy.litert().open(deploy.litert().write(calibrated(fn, v, x)[0]))
+  with pytest.raises(UserError, match="is float32 in the network and codes in the file, which is another's"):
+    deploy.parity(deploy.lift(fn, v, x), file, x)
 
 
 def joined(v, x, ids):

@@ -72,6 +72,14 @@ OTHERS = {
     0,
   ),
   "the largest of two": (lambda v, x: jnp.maximum(x @ v["a"], x @ v["b"]) @ v["c"], 1),
+  "what a function reads": (lambda v, x: jnp.tanh(jnp.concatenate([x @ v["a"], x @ v["b"]], -1)) @ v["d"], 1),
+  "what a norm reads": (lambda v, x: (jnp.concatenate([x @ v["a"], x @ v["b"]], -1) * v["d"][:, 0]) @ v["d"], 0),
+  "what a softmax reads": (lambda v, x: jax.nn.softmax(jnp.concatenate([x @ v["a"], x @ v["b"]], -1)) @ v["d"], 1),
+  "what a function reads, with the input": (lambda v, x: jnp.tanh(jnp.concatenate([x, x @ v["b"]], -1)) @ v["d"], 0),
+  "what a function reads, of a function": (
+    lambda v, x: jnp.tanh(jnp.concatenate([x @ v["a"], jnp.sin(x @ v["b"])], -1)) @ v["d"],
+    0,
+  ),
   "a limit": (lambda v, x: jnp.maximum(x @ v["a"], v["a"][0]) @ v["c"], 0),
   "a branch": (
     lambda v, x: jax.lax.cond(x.sum() > 0, lambda h: h[:, ::-1] @ v["b"], lambda h: h @ v["c"], x @ v["a"]),

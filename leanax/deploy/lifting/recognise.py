@@ -58,7 +58,7 @@ def recognise(traced: Traced, foldable: bool = True) -> tuple[list[Draft], dict[
     elif node.primitive in _TABLE:
       _TABLE[node.primitive](lifter, node)
     else:
-      raise traced.refuse(node, _LOOPS.get(node.primitive, "the exported formats have no layer for it"))
+      raise traced.refuse(node, _REASONS.get(node.primitive, "the exported formats have no layer for it"))
   outputs = dict(traced.outputs)
   if traced.nodes:
     outputs = {name: lifter.finished(number, traced.nodes[-1]) for name, number in outputs.items()}
@@ -70,9 +70,10 @@ def recognise(traced: Traced, foldable: bool = True) -> tuple[list[Draft], dict[
   return lifter.drafts, outputs
 
 
-_LOOPS = {
+_REASONS = {
   "scan": f"the exported formats have no loops, and one of more than {unrolling.MOST} turns is not written out",
   "while": "the exported formats have no loops whose number of turns is found while they run",
+  "optimization_barrier": "no layer is one; of a quantized model lift the float function, with `grids=`",
 }
 _TABLE: dict[str, Callable[[Lifter, Node], None]] = {
   **weighted.TABLE,
