@@ -4,6 +4,7 @@ This file imports the standard library only.
 """
 
 import contextlib
+import json
 import os
 import pathlib
 import secrets
@@ -38,6 +39,22 @@ def write(path: str | os.PathLike[str], content: str | bytes | memoryview) -> No
   finally:
     with contextlib.suppress(OSError):  # it has its place already, or there is no such directory
       part.unlink()
+
+
+def kept(path: str | os.PathLike[str]) -> dict[str, Any]:
+  """Returns the JSON object of a file that was written for later runs; {} where there is none.
+
+  Raises:
+    UserError: it holds something else.
+  """
+  path = pathlib.Path(path)
+  try:
+    found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+  except ValueError:
+    found = None
+  if not isinstance(found, dict):
+    raise UserError(f"{str(path)!r} is damaged: it holds no JSON object; remove it, and the next run makes it again")
+  return found
 
 
 def difference(there: Any, here: Any, path: str = "") -> str:

@@ -116,11 +116,11 @@ def _row(name: str, context: Context, trained: Trained, rows: list[dict[str, Any
   stage = context.config.stages[name]
   kept, wanted = context.folder / "files" / f"{name}.json", exporting.formats(stage)
   options = {suffix: {"format": text} for suffix, text in zip(wanted, stage.export, strict=True) if "(" in text}
-  if kept.is_file():
-    row = json.loads(kept.read_text(encoding="utf-8"))
+  if row := files.kept(kept):
     held = row.get("exports", {suffix: {} for suffix in wanted})
     same = all(one.get("format") == options.get(suffix, {}).get("format") for suffix, one in held.items())
-    if list(held) == list(wanted) and same:
+    whole = all(_bytes(kept.with_suffix(suffix)) == one.get("file_bytes") for suffix, one in held.items())
+    if list(held) == list(wanted) and same and whole:
       return row
     for suffix in {*held} - {*wanted}:
       kept.with_suffix(suffix).unlink(missing_ok=True)
@@ -146,6 +146,10 @@ def _row(name: str, context: Context, trained: Trained, rows: list[dict[str, Any
   return row
 
 
+def _bytes(path: Path) -> int | None:
+  return path.stat().st_size if path.is_file() else None
+
+
 def _add_latencies(context: Context, rows: Sequence[dict[str, Any]]) -> None:
   """Adds latencies to the rows and their exports, of all files in turns in one benchmark, which is kept.
 
@@ -157,7 +161,7 @@ def _add_latencies(context: Context, rows: Sequence[dict[str, Any]]) -> None:
   if not sizes:
     kept.unlink(missing_ok=True)
     return
-  found: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
+  found: dict[str, Any] = files.kept(kept)
   if found.get("bytes") != sizes:
     try:
       figures = latencies({name: str(folder / name) for name in sizes}, context.config.latency_runs)

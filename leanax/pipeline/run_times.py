@@ -19,5 +19,4 @@ def note(folder: Path, name: str, seconds: float) -> None:
 
 def read(folder: Path) -> dict[str, Any]:
   """Returns {part: {"finished", "seconds"}}, in the order of their ends."""
-  path = folder / FILE
-  return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+  return files.kept(folder / FILE)

@@ -121,9 +121,9 @@ def test_a_file_of_other_classes_or_of_no_model_is_refused(own, tmp_path):
   folder, test, kernel, accuracy = own
   fn = lambda kernel, x: x.reshape(x.shape[0], -1) @ kernel
   network = deploy.lift(fn, kernel, jax.ShapeDtypeStruct((1, 6, 6, 1), "float32"))
-  path = tmp_path / "net.onnx"
+  path = tmp_path / "net.tflite"
   for classes in (test.classes, ("cat", *test.classes[1:])):
-    path.write_bytes(deploy.onnx().write(network._replace(description=deploy.Description(tuple(classes)))))
+    path.write_bytes(deploy.litert().write(network._replace(description=deploy.Description(tuple(classes)))))
     if classes is test.classes:
       assert evaluate.evaluate(folder, str(path))[0][1] == accuracy
   with pytest.raises(

@@ -163,6 +163,14 @@ def test_a_stage_has_a_file_of_each_format(tmp_path, monkeypatch):
   assert [one["name"] for one in fewer["shipping"]["files"]] == ["alone.tflite"]
   assert fewer["rows"][0]["file_bytes"] == found["files"][1]["bytes"]
   assert {path.name for path in (tmp_path / "files").iterdir()} == {"alone.json", "alone.tflite", "latency.json"}
+  # What was cut short, by a full disk or a copy, is made again.
+  whole = (tmp_path / "files" / "alone.tflite").read_bytes()
+  (tmp_path / "files" / "alone.tflite").write_bytes(whole[:100])
+  (tmp_path / "files" / "latency.json").write_text("{")
+  with pytest.raises(UserError, match=r"latency\.json' is damaged: it holds no JSON object; remove it"):
+    compress(jobs.experiment(**ONE, stages__alone__export=("tflite",)), tmp_path)
+  assert (tmp_path / "files" / "alone.tflite").read_bytes() == whole
+  (tmp_path / "files" / "latency.json").unlink()
   # And with other options of a format: a kernel of 288 numbers of 2 bytes in place of 4, behind one more operator.
   half = compress(jobs.experiment(**ONE, stages__alone__export=("litert(weights=float16)",)), tmp_path)
   assert 0 < fewer["rows"][0]["file_bytes"] - half["rows"][0]["file_bytes"] < 2 * 288

@@ -34,8 +34,8 @@ def joint(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
   Returns:
     {"title", "command", "examples", "config", "environment", "seeds", "rows": [{"name", figure: [per seed]}], "files":
     [{"name", "stage", "bytes", "accuracy", "lost", "wall_us", "ratio": each per seed}], "against", "recommended",
-    "ship": {"seed", "file", "snippet"}, "curves": means, "classes": sums, "layers": of the file to ship}. Files are
-    those that every seed has; without one "files" is empty.
+    "ship": {"seed", "file", "snippet"}, "curves": means, "classes": sums, "layers": of the file to ship, "failures":
+    [{"name", "export"}] of stages that lack a file}. Files are those that every seed has; without one "files" is empty.
   """
   first = results[0]
   kept = {key: first[key] for key in ("title", "command", "examples", "environment") if key in first}
@@ -51,6 +51,7 @@ def joint(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     "files": files,
     "curves": _curves([one["curves"] for one in results]),
     "classes": _classes([one["classes"] for one in results]),
+    **({"failures": failures} if (failures := _failures(results)) else {}),
   }
   if not files:
     return found
@@ -88,6 +89,20 @@ def _files(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
       }
     )
   return rows
+
+
+def _failures(results: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+  """Returns why stages lack a file, once for all seeds with the same reason."""
+  seeds: dict[tuple[str, str], list[int]] = {}
+  for one in results:
+    for row in one["rows"]:
+      if row.get("export"):
+        seeds.setdefault((row["name"], row["export"]), []).append(one["config"]["seed"])
+  every = len(results)
+  return [
+    {"name": name, "export": why if len(of) == every else f"{why} (seed {', '.join(map(str, of))})"}
+    for (name, why), of in seeds.items()
+  ]
 
 
 def _validation(result: Mapping[str, Any], stage: str) -> float:

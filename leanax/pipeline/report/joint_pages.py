@@ -127,6 +127,7 @@ def render(found: Mapping[str, Any]) -> str:
     files=files,
     note=note(found),
     table=markup.table(stage_table(found)),
+    failures=report.failures(found.get("failures", [])),
     meanings={column.head: column.meaning for column in COLUMNS if column.key in ROWS},
   )
 
@@ -137,5 +138,5 @@ def markdown(found: Mapping[str, Any]) -> str:
   if found["files"]:
     pieces += [sentence(found), plain.table(file_table(found)), f"{RULE} {TIMED}"]
     pieces.append(plain.program(found["ship"]["snippet"]))
-  pieces += ["## Stages", plain.table(stage_table(found)), note(found)]
+  pieces += ["## Stages", plain.table(stage_table(found)), *plain.failures(found.get("failures", [])), note(found)]
   return plain.joined([*pieces, *plain.common(_as_one(found)), plain.origin(found)])

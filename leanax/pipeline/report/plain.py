@@ -22,7 +22,7 @@ def render(result: Mapping[str, Any]) -> str:
     pieces += [shipping.sentence(found, examples), table(shipping.table(found)), shipping.notes(found)]
     pieces.append(program(found.get("snippet", "")))
   pieces += ["## Stages", tables.format_markdown(rows)]
-  pieces += [f"**{row['name']}** was trained, but not exported: {row['export']}" for row in rows if row.get("export")]
+  pieces += failures(rows)
   pieces += ["\n".join(f"- {column.head}: {column.meaning}" for column in tables.used(rows))]
   measured = f"Measured on {examples:,} examples of the test split." if examples else ""
   return joined([*pieces, *common(result), " ".join([measured, origin(result)]).strip()])
@@ -31,6 +31,11 @@ def render(result: Mapping[str, Any]) -> str:
 def joined(pieces: Sequence[str]) -> str:
   """Returns what there is of some pieces as one text."""
   return "\n\n".join(piece for piece in pieces if piece) + "\n"
+
+
+def failures(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+  """Returns a line for each stage that lacks a file: why."""
+  return [f"**{row['name']}** was trained, but not exported: {row['export']}" for row in rows if row.get("export")]
 
 
 def program(text: str) -> str:

@@ -55,7 +55,7 @@ def render(result: Mapping[str, Any]) -> str:
     files=_files(found),
     note=_table_note(result, rows),
     table=_table(rows, styles),
-    failures=_failures(rows),
+    failures=failures(rows),
     meanings={column.head: column.meaning for column in tables.used(rows)},
   )
 
@@ -226,7 +226,7 @@ def _table(rows: Sequence[tables.Row], styles: Mapping[str, int]) -> str:
   return markup.scroll(f'<table class="stages"><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table>')
 
 
-def _failures(rows: Sequence[tables.Row]) -> str:
+def failures(rows: Sequence[tables.Row]) -> str:
   """Returns a line for each stage that lacks a file: why."""
   failed = [row for row in rows if row.get("export")]
   return "".join(

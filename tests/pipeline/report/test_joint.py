@@ -66,6 +66,17 @@ def test_the_interval_is_students():
   assert first[3:5] == ["–", "–"] and other[3:5] == [f"{lost.mean():.2f} ± {(high - low) / 2:.2f}", "1.10"]
 
 
+def test_a_stage_without_a_file_has_its_reason():
+  """Once for all seeds that have the same one."""
+  why = [{**one, "rows": [*one["rows"], {"name": "s", "export": "tflite: 1 < 2"}]} for one in RESULTS]
+  why[1] = {**RESULTS[1], "rows": [*RESULTS[1]["rows"], {"name": "s", "export": "tflite: NaN"}]}
+  found = joint.joint(why)
+  assert "failures" not in FOUND
+  assert [one["export"] for one in found["failures"]] == ["tflite: 1 < 2 (seed 0, 2)", "tflite: NaN (seed 1)"]
+  assert "was trained, but not exported: tflite: 1 &lt; 2 (seed 0, 2)" in joint_pages.render(found)
+  assert "**s** was trained, but not exported: tflite: NaN (seed 1)" in joint_pages.markdown(found)
+
+
 def test_a_wide_interval_does_not_excuse_a_loss():
   """Of two seeds the interval is wide; what counts is the mean."""
   found = joint.joint([run(0, 0.5, 0.9), run(1, 9.5, 0.9)])
