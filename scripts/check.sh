@@ -42,7 +42,8 @@ if [ "$all" ]; then
   step "tests" tests -m "not peers" "$@"
 else
   LEANAX_QUICK_COMPILE=1 step "tests" tests -m "not slow and not peers and not exact" "$@"
-  step "tests of equal bits" exact_tests -m "exact and not slow" "$@"
+  [ $# -gt 0 ] || mapfile -t exact < <(grep -rl --include='*_test.py' --include='test_*.py' 'mark\.exact' tests)
+  step "tests of equal bits" exact_tests -m "exact and not slow" "${@:-${exact[@]}}"
 fi
 
 if [ ${#failed[@]} -gt 0 ]; then
