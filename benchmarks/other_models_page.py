@@ -57,6 +57,9 @@ Known limits:
   sentence until a rule of the policy leaves it in float, as is done for big_vision's ViT.
 - Norms, the weighted sums of attention and functions without an exact integer kernel stay float between layers of
   integers in int8 files; the remarks count both.
+- The diffusion U-Net fails "int8" for one pair of codes: the first sum of its attention blocks makes 3.500003 steps of
+  it, and LiteRT's sums, which are in whole numbers, round that down. The pair stands in 11 of 4,096 places, and random
+  weights and norms spread it. Calibrated on inputs that are 1% larger, 9 of 10 images have no code that differs.
 """
 
 
