@@ -1,4 +1,4 @@
-"""What a file says of itself beside its numbers: the classes, the licence, and how it was made."""
+"""The description of a network that a file stores beside its numbers: classes, licence, and how it was made."""
 
 import dataclasses
 import json
