@@ -77,7 +77,7 @@ def fit(name: str, contexts: Sequence[Context], ready: Sequence[Ready], over: st
     resumed = int(state.step)
     bar = opened.enter_context(progress.Progress(steps, start=resumed, label=name))
     writers = [
-      opened.enter_context(metrics.Writer(each.folder, after=offset + resumed, part=name)) for each in contexts
+      opened.enter_context(metrics.Writer(each.folder, after=resumed, part=name, first=offset)) for each in contexts
     ]
 
     norms = engine.term_norms(learning.norm, learning.objective, get_batch, mode="jit" if over else config.parallel)
@@ -89,7 +89,7 @@ def fit(name: str, contexts: Sequence[Context], ready: Sequence[Ready], over: st
         values |= _accuracies(one, whole, values, validation)
         if len(terms) > 1 and config.gradient_norms:
           values |= norms(step - 1, whole, _examples(one), one.outputs.variables, seed=chosen[index])
-        writer.write(offset + step, {f"{name}/{key}": value for key, value in values.items() if key != "accuracy"})
+        writer.write(step, {key: value for key, value in values.items() if key != "accuracy"})
 
     def save(step: int, state: TrainState, _: Any) -> None:
       if step < steps:
