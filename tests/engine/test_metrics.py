@@ -103,6 +103,7 @@ def test_parts_of_a_run_have_the_same_tags_and_their_own_steps(tmp_path):
   ]
   assert scalars(tmp_path / "tensorboard" / "teacher") == [(8, "loss", 0.5)]
   assert scalars(tmp_path / "tensorboard" / "student") == [(8, "loss", -0.5)]
+  (tmp_path / "tensorboard" / "student" / "events.out.tfevents.1.before").write_bytes(b"of another program")
   # Another part, and files whose tags are named otherwise: what is there is written anew from metrics.jsonl.
   with Writer(tmp_path, after=8, part="student", first=8) as writer:
     writer.write(9, {"loss": 2.0})

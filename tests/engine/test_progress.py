@@ -87,7 +87,7 @@ def main(argv):
       if step == 20:
         progress.doing("compiling the evaluation")
         time.sleep(0.02)
-      progress.update(step, {"loss": 0.5})
+      progress.update(step, {"loss": 0.5 if step < 40 else 0.25})
       if step % 10 == 0:
         logging.warning("logged at %d", step)
         print("printed at", step, file=sys.stderr)
@@ -125,7 +125,7 @@ def test_log_lines_and_bar_on_a_terminal():
   assert len(logged) == 4
   assert all(re.fullmatch(r"W\d+ .*\] logged at \d+", row) for row in logged), rows
   assert [row for row in rows if "printed" in row] == [f"printed at {step}" for step in (10, 20, 30, 40)], rows
-  assert any(re.search(r"train: 40/40 \|█+\| 00:00 left, loss 0.5, .* steps/s", row) for row in rows), rows
+  assert any(re.search(r"train: 40/40 \|█+\| 00:00 left, loss 0.25, .* steps/s", row) for row in rows), rows
   assert re.search(r"train, compiling: 0/40", shown) and re.search(r"train, compiling the evaluation: 19/40", shown)
   assert "after the bar" in rows
 
