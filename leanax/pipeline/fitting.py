@@ -16,7 +16,7 @@ from leanax.engine.train import progress, seeds
 from leanax.engine.train.state import TrainState
 from leanax.pipeline import teacher_outputs
 from leanax.pipeline import trained as models
-from leanax.pipeline.config.experiment import Stage
+from leanax.pipeline.config.experiment import Experiment, Stage
 from leanax.pipeline.job import Context, first_step
 from leanax.pipeline.learning import Learning
 
@@ -100,7 +100,7 @@ def fit(name: str, contexts: Sequence[Context], ready: Sequence[Ready], over: st
         checkpoints.save(step, state)
 
     # A checkpoint falls on a log line, so that the lines after a resume average the same steps as the unbroken run's.
-    every = max(steps // config.evaluations, 1)
+    every = log_every(config, steps)
     hooks = [engine.Hook(every, log), engine.Hook(every * max(round(config.checkpoint_every / every), 1), save)]
     shared: Any = {"steps": steps, "hooks": hooks, "tick": bar.update, "steps_per_call": config.steps_per_call or None}
     shared["teacher_name"] = teacher_outputs.called(name, config.stages[name])
@@ -122,6 +122,19 @@ def fit(name: str, contexts: Sequence[Context], ready: Sequence[Ready], over: st
         **shared,
       )
   return per_run(state)
+
+
+def log_every(config: Experiment, steps: int) -> int:
+  """Returns after how many steps a stage is evaluated, and a line of metrics.jsonl is written."""
+  return max(steps // config.evaluations, 1)
+
+
+def place_curves(context: Context) -> None:
+  """Moves the curves of a run's stages to where these stand in the run now, after a change of others."""
+  for name in context.config.run:
+    if steps := context.jobs[name].steps:
+      first = first_step(name, context) + log_every(context.config, steps)
+      metrics.move(context.folder / metrics.NAME, name, first)
 
 
 def refuse_old_curves(name: str, context: Context, over: str) -> None:

@@ -134,6 +134,17 @@ def cut(path: Path, after: int, part: str = "") -> None:
   files.write(path, kept)
 
 
+def move(path: Path, part: str, first: int) -> None:
+  """Gives the lines of a part of the run other steps, by one number, so that its first line is of step `first`."""
+  lines = _lines(path) if path.exists() else []
+  own = [any(name.startswith(f"{part}/") for name in line) for line, _ in lines]
+  shift = next((first - line["step"] for (line, _), is_own in zip(lines, own, strict=True) if is_own), 0)
+  if shift:
+    moved = [json.dumps({**line, "step": line["step"] + shift}).encode() + b"\n" for line, _ in lines]
+    raws = [new if is_own else raw for new, (_, raw), is_own in zip(moved, lines, own, strict=True)]
+    files.write(path, b"".join(raws))
+
+
 def _lines(path: Path) -> list[tuple[dict[str, Any], bytes]]:
   """Returns each complete line, parsed and raw."""
   found = []
