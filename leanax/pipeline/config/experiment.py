@@ -110,6 +110,9 @@ class Stage:
   # Of products; "bfloat16" keeps float32 masters, scales, and values that meet grids.
   precision: str = setting("float32", choices=("float32", "bfloat16"), what="precision")
   optimizer: Optimizer = Optimizer()
+  # Globs of the leaves of the model that stay as they are, such as "Conv_*": parameters, their learned scales, and the
+  # running statistics of norms ("BatchNorm_*/scale" leaves these free).
+  freeze: tuple[str, ...] = ()
   # {a loss of kd: {"weight": share or schedule, "mask": "labelled", its keywords}}; with the key "loss" a term may have
   # another name than its loss.
   objective: Mapping[str, Any] = free({"hard_labels": {"weight": 1.0}})
