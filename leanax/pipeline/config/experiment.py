@@ -104,6 +104,9 @@ class Stage:
   cache_top_k: int = setting(0, SIZE)  # keep the largest logits only, and the mass of the rest; 0 for all
   examples: Examples = Examples()
   epochs: int = setting(10, SIZE)
+  # Stop after so many evaluations (key `evaluations`) without a better validation accuracy, and keep the best state and
+  # not the last one; 0 for neither. The learning rate's schedule stays that of all epochs.
+  patience: int = setting(0, SIZE)
   batch_size: int = setting(64, COUNT)
   augment: Augment = Augment()
   per_device_statistics: bool = False  # let batch norms use each device's own part of the batch
