@@ -58,7 +58,7 @@ def leaves(tree):
 @pytest.mark.parametrize("most", CASES)
 def test_the_best_state_is_kept_and_the_schedule_is_that_of_all_steps(tmp_path, said, most, capfd):
   last, kept = CASES[most]
-  context = jobs.opened(tmp_path, **RUN, stages__alone__patience=most)
+  context = jobs.opened(tmp_path, **RUN, stages__alone__patience=most, keep=1, checkpoint_every=2)
   left = jobs.train(context)["alone"]
   assert max(said) == last and leaves(left.variables["params"]) == leaves(said[kept])
   assert [step for step, _ in stage.curves("alone", context)["loss"]] == [*range(2, last + 1, 2)]
@@ -114,3 +114,9 @@ def test_mistakes_are_named():
     jobs.experiment(seeds=2, seeds_over="vmap", stages__alone__patience=2)
   with pytest.raises(UserError, match="'stages.alone.patience' is -1; expected a whole number, 0 or more"):
     jobs.experiment(stages__alone__patience=-1)
+
+
+def test_patience_needs_validation_examples(tmp_path):
+  data = {**jobs.EXPERIMENT["data"]["kwargs"], "validation": 0}
+  with pytest.raises(UserError, match="'stages.alone.patience' is 1, but the data has no validation examples"):
+    jobs.opened(tmp_path / "run", **RUN, data__kwargs=data, stages__alone__patience=1)
