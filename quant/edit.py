@@ -79,10 +79,15 @@ def of(edit: Mapping[str, Any]) -> Policy:
   return make_policy([tuple(rule) for rule in edit["rules"]], edit["ends"])
 
 
+def is_quantized(net: Net) -> bool:
+  """Returns whether a net has grids, as of `post_training`."""
+  check_net(net)
+  return bool(net.edits) and net.edits[-1]["edit"] == "quantize"
+
+
 def float_net(net: Net) -> Net:
   """Returns the net before its grids."""
-  check_net(net)
-  if not net.edits or net.edits[-1]["edit"] != "quantize":
+  if not is_quantized(net):
     raise UserError("the net is not quantized; expected one of quant.post_training")
   variables = {name: tree for name, tree in net.variables.items() if name not in GRIDS}
   return dataclasses.replace(net, edits=net.edits[:-1], variables=variables)

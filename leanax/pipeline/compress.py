@@ -80,7 +80,7 @@ def _write(context: Context, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
   labels, exported = np.asarray(test.labels).tolist(), _exported(rows)
   result = {
     "title": context.config.name or "A compressed network",
-    "command": " ".join(["python -m scripts.compress", *sys.argv[1:]]),
+    "command": _command(),
     "examples": len(test.labels),
     "config": workdir.resolved(context.config),
     "environment": environment(),
@@ -95,6 +95,13 @@ def _write(context: Context, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
   write_report(context.folder / "report.html", result)
   write_markdown(context.folder / "report.md", result)
   return result
+
+
+def _command() -> str:
+  """Returns the command line of this process; that of scripts.compress where it is none of the scripts."""
+  name = getattr(getattr(sys.modules["__main__"], "__spec__", None), "name", "")
+  program = name if name.startswith("scripts.") else "scripts.compress"
+  return " ".join([f"python -m {program}", *sys.argv[1:]])
 
 
 def open_run(config: Experiment, folder: str | Path, export: bool = False) -> Context:
