@@ -5,6 +5,7 @@ It reads the mean of the patches in place of a class token, as X. Zhai et al. do
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 
 class Block(nn.Module):
@@ -17,7 +18,7 @@ class Block(nn.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     """Maps (batch, patches, width) to the same shape."""
     y = nn.LayerNorm()(x)
-    x = x + nn.MultiHeadDotProductAttention(self.heads)(y, y)
+    x = jnp.add(x, nn.MultiHeadDotProductAttention(self.heads)(y, y))
     y = nn.gelu(nn.Dense(self.hidden)(nn.LayerNorm()(x)))
     return x + nn.Dense(x.shape[-1])(y)
 
