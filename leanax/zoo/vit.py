@@ -18,7 +18,7 @@ class Block(nn.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     """Maps (batch, patches, width) to the same shape."""
     y = nn.LayerNorm()(x)
-    x = jnp.add(x, nn.MultiHeadDotProductAttention(self.heads)(y, y))
+    x = x + jnp.asarray(nn.MultiHeadDotProductAttention(self.heads)(y, y))  # whose type, by its signature, may be None
     y = nn.gelu(nn.Dense(self.hidden)(nn.LayerNorm()(x)))
     return x + nn.Dense(x.shape[-1])(y)
 
