@@ -11,7 +11,7 @@ from leanax import deploy, engine
 from leanax.deploy.formats.litert import constants
 from leanax.engine.data import Preprocess, normalise
 from leanax.engine.store import metrics
-from leanax.pipeline import stage, trained
+from leanax.pipeline import exporting, stage, trained
 from leanax.pipeline.compress import compress
 from leanax.pipeline.report import measure
 from tests.integration import jobs
@@ -162,7 +162,9 @@ def test_simulation_reference_and_runtime_agree_on_a_dense_stack(job):
   assert parity["reference/runtime"]["total"] == 64 * 4
   assert parity["simulation/reference"]["count"] == result["rows"][-1]["codes_differ"] == 0
   # The file's codes are those of the reference on other images too, as they come from the model that was saved.
-  network, content = measure.export(trained.load(folder / "models" / "int8.safetensors")[0], deploy.litert())
+  student = trained.load(folder / "models" / "int8.safetensors")[0]
+  about = exporting.description(student.recipe, jobs.experiment(), "int8")
+  network, content = measure.export(student, deploy.litert(), about)
   assert content == (folder / "files" / "int8.tflite").read_bytes()
   images = np.random.default_rng(0).normal(size=(40, 6, 6, 1)).astype(np.float32)
   assert deploy.parity(network, deploy.litert().open(content), images)["reference/runtime"].count == 0

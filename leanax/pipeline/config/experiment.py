@@ -180,6 +180,9 @@ class Experiment:
   gradient_norms: bool = True  # log the norm of each term's gradient, where a stage minimises several
   evaluations: int = setting(20, COUNT)  # of the validation split, per stage
   latency_runs: int = setting(200, COUNT)  # measured runs of each exported file
+  # Words that the exported files say of themselves, beside their classes and how they were made.
+  about: str = ""  # what the network is
+  licence: str = ""  # the licence that it is under, a name such as "Apache-2.0" or a text
 
 
 def teacher_names(stage: Stage) -> list[str]:

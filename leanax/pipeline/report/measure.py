@@ -15,12 +15,14 @@ from leanax.pipeline.report.layers import layers
 from leanax.pipeline.trained import Trained
 
 
-def export(trained: Trained, file_format: deploy.Format) -> tuple[deploy.Network | deploy.Model, bytes]:
-  """Returns what a file is made of, a layer network or the model whole, and the file.
+def export(
+  trained: Trained, file_format: deploy.Format, description: deploy.Description | None = None
+) -> tuple[deploy.Network | deploy.Model, bytes]:
+  """Returns what a file is made of, a layer network or the model whole, and the file, which holds the description.
 
   Both are of integers where these were simulated.
   """
-  made = exporting.given(trained, file_format.takes)
+  made = exporting.given(trained, file_format.takes)._replace(description=description)
   return made, file_format.write(made)
 
 
@@ -40,7 +42,12 @@ def measure_model(trained: Trained, split: Split) -> tuple[dict[str, Any], np.nd
 
 
 def measure_file(
-  trained: Trained, split: Split, path: Path, logits: np.ndarray, file_format: deploy.Format | None = None
+  trained: Trained,
+  split: Split,
+  path: Path,
+  logits: np.ndarray,
+  file_format: deploy.Format | None = None,
+  description: deploy.Description | None = None,
 ) -> tuple[dict[str, Any], deploy.Runner]:
   """Exports a model to `path` and returns what that file does, and the file.
 
@@ -52,12 +59,13 @@ def measure_file(
     path: where the file goes.
     logits: (N, classes) the model's, with which codes are compared.
     file_format: of the file; by default that of the path's suffix.
+    description: what the file says of itself.
 
   Raises:
     UserError: what cannot be exported, or what the runtime refuses.
   """
   file_format = file_format or deploy.format_of(path)
-  made, content = export(trained, file_format)
+  made, content = export(trained, file_format, description)
   path.parent.mkdir(parents=True, exist_ok=True)
   files.write(path, content)
   file = file_format.open(path)
