@@ -26,6 +26,7 @@ from leanax.pipeline.report.shipping import shipping
 from leanax.pipeline.stage import curves, opened, run_stage
 from leanax.pipeline.trained import Trained
 
+OF_LAYERS = ("layers", "layers_latency")  # of a file
 INNER = ("decisions", "exports", "command")  # of a row: kept beside its files, and not in the rows of result.json
 
 
@@ -88,6 +89,7 @@ def _write(context: Context, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     "curves": {row["name"]: curves(row["name"], context) for row in rows},
     "shipping": shipping(rows, labels, context.folder / "files", preprocess),
     "layers": {name: figures.get("layers", []) for name, figures in exported.items()},
+    "layers_latency": {name: one["layers_latency"] for name, one in exported.items() if "layers_latency" in one},
     "classes": classes(_decisions(rows), labels, test.classes),
     "run": run_times.read(context.folder),
   }
@@ -135,8 +137,11 @@ def _row(name: str, context: Context, trained: Trained, rows: list[dict[str, Any
   failures: list[str] = []
   for suffix, one in wanted.items():
     try:
-      found, file = measure_file(trained, context.data.test, kept.with_suffix(suffix), logits, one, about)
-      row |= {} if exports else {key: value for key, value in found.items() if key != "layers"}  # of its first file
+      path, seconds = kept.with_suffix(suffix), context.config.layer_seconds
+      found, file = measure_file(trained, context.data.test, path, logits, one, about, seconds)
+      row |= (
+        {} if exports else {key: value for key, value in found.items() if key not in OF_LAYERS}
+      )  # of its first file
       exports[suffix] = {**found, "input": file.input.dtype, **options[suffix]}
     except UserError as error:
       failures.append(f"{suffix.removeprefix('.')}: {error}")

@@ -98,6 +98,8 @@ def test_the_layers_of_a_file_by_hand(job):
     x = x @ kernel + np.asarray(params[name]["bias"], np.float64)
     x = np.maximum(x, 0) if name == "Dense_0" else x
   assert figures[-1]["sqnr"] == pytest.approx(10 * np.log10(np.sum(x**2) / np.sum((x - file) ** 2)), abs=1e-3)
+  timed = result["layers_latency"]["int8.tflite"]
+  assert timed["sum"] >= sum(row["latency_us"] for row in figures) >= 0 and timed["whole"] > 0
   teacher = result["layers"]["teacher.tflite"]
   assert [row["macs"] for row in teacher] == [36 * 32, 32 * 16, 16 * 4]
   assert all(row["sqnr"] is None and row["codes"] is None and row["input_bits"] == 32 for row in teacher)
@@ -118,7 +120,7 @@ def test_classes_run_times_and_the_pages(job):
   assert list(result["run"]) == list(jobs.STAGES) and all(one["seconds"] > 0 for one in result["run"].values())
   page, text = ((folder / name).read_text() for name in ("report.html", "report.md"))
   assert "Dense_0/<wbr>kernel" in page and "Dense_0/kernel" in text
-  for words in ("UTC after", "share of bytes", "takes it for", "energy", "Layers of"):
+  for words in ("UTC after", "share of bytes", "share of time", "takes it for", "energy", "Layers of"):
     assert words in page and words in text, words
   assert "confusion" not in text and 'class="matrix"' in page
 

@@ -11,6 +11,7 @@ from leanax.core import files
 from leanax.engine.data import Preprocess, Split, normalise
 from leanax.pipeline import exporting
 from leanax.pipeline import trained as models
+from leanax.pipeline.report.layer_times import layer_times
 from leanax.pipeline.report.layers import layers
 from leanax.pipeline.trained import Trained
 
@@ -48,10 +49,12 @@ def measure_file(
   logits: np.ndarray,
   file_format: deploy.Format | None = None,
   description: deploy.Description | None = None,
+  layer_seconds: float = 0.0,
 ) -> tuple[dict[str, Any], deploy.Runner]:
   """Exports a model to `path` and returns what that file does, and the file.
 
-  What is returned holds its layers under "layers" (`report.layers`).
+  What is returned holds its layers under "layers" (`report.layers`), and under "layers_latency" the microseconds of
+  the whole file and the sum of those of its layers (`report.layer_times`), where they are known.
 
   Args:
     trained: the model.
@@ -60,6 +63,7 @@ def measure_file(
     logits: (N, classes) the model's, with which codes are compared.
     file_format: of the file; by default that of the path's suffix.
     description: what the file says of itself.
+    layer_seconds: that the times of its layers may take; 0 for none.
 
   Raises:
     UserError: what cannot be exported, or what the runtime refuses.
@@ -79,10 +83,12 @@ def measure_file(
     "layers": [],
   }
   if isinstance(made, deploy.Network):
-    row["layers"] = layers(trained, made, file_format, inputs, file.requantize)
+    found = layer_times(made, file_format, layer_seconds)
+    row["layers"] = layers(trained, made, file_format, inputs, file.requantize, found.layers if found else {})
+    row |= {"layers_latency": {"whole": found.whole, "sum": sum(found.layers.values())}} if found else {}
   if isinstance(made, deploy.Network) and made.quantized:
-    found = deploy.parity(made, file, inputs, logits)
-    row |= {"codes_differ": found["simulation/reference"].count, "parity": {k: v._asdict() for k, v in found.items()}}
+    pairs = deploy.parity(made, file, inputs, logits)
+    row |= {"codes_differ": pairs["simulation/reference"].count, "parity": {k: v._asdict() for k, v in pairs.items()}}
   return row, file
 
 
