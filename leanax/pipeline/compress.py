@@ -87,7 +87,7 @@ def _write(context: Context, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     "environment": environment(),
     "rows": [{key: value for key, value in row.items() if key not in INNER} for row in rows],
     "curves": {row["name"]: curves(row["name"], context) for row in rows},
-    "shipping": shipping(rows, labels, context.folder / "files", preprocess),
+    "shipping": shipping(rows, labels, context.folder / "files", preprocess, context.config.most_lost),
     "layers": {name: figures.get("layers", []) for name, figures in exported.items()},
     "layers_latency": {name: one["layers_latency"] for name, one in exported.items() if "layers_latency" in one},
     "classes": classes(_decisions(rows), labels, test.classes),
