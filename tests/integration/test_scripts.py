@@ -189,6 +189,8 @@ def program(tmp_path_factory):
     ("benchmark", ["--model={tmp}/x.tflite"], "cannot read the LiteRT file '{tmp}/x.tflite'"),
     ("benchmark", ["--model={run}/config.json"], "suffix of no file format; expected one of .onnx, .stablehlo"),
     ("benchmark", [], "--model is missing: "),
+    # Before the file is opened, which there is not.
+    ("benchmark", ["--model={tmp}/x.tflite", "--json={tmp}/no/b.json"], "'{tmp}/no/b.json' cannot be written: No such"),
     ("benchmark", ["--model={run}/files/alone.tflite", "--rounds=0"], "rounds"),
     ("train", ["--config={config}", "--workdir={tmp}", "--stage=techer"], "stage 'techer'; did you mean 'teacher'?"),
     ("explain", ["--config={config}", "--config.models.student.name=zoo.mlp:MPL"], "'MPL'; did you mean 'MLP'?"),

@@ -47,9 +47,9 @@ def shipping(
 
   Returns:
     {"against", "most_lost", "recommended", "snippet", "files": [{"name", "stage", "bytes", "compressed_bytes",
-    "accuracy", "lost", "latency", "energy"}]}: "lost" is {"points", "half"} against the first row, with the half width of the 95 %
-    interval; it is below 0 for a file that is better. "latency" is that of `benchmark.latencies`, and "energy"
-    {"joules", "measured"} of one inference.
+    "accuracy", "lost", "latency", "energy"}]}: "lost" is {"points", "half"} against the first row, with the half width
+    of the 95 % interval; it is below 0 for a file that is better. "latency" is that of `benchmark.latencies`, and
+    "energy" {"joules", "measured"} of one inference.
   """
   found = [_file(row, suffix, labels, folder) for row in rows for suffix in row.get("exports", {})]
   if not found:
