@@ -142,10 +142,15 @@ def _sqnr(
     x, tensor = np.asarray(floats[name], np.float64), network.tensors[name]
     y = ir.dequantize(made[name], tensor) if tensor.dtype == "int8" else made[name]
     if x.shape == y.shape:
-      noise, signal = float(np.sum((x - y) ** 2)), float(np.sum(x**2))
-      shown = noise > 0 and signal > 0 and math.isfinite(signal / noise)
-      found[name] = 10 * math.log10(signal / noise) if shown else None
+      found[name] = decibels(x, y)
   return found
+
+
+def decibels(x: np.ndarray, y: np.ndarray) -> float | None:
+  """Returns the SQNR of rounded numbers y of numbers x, in decibels; None without noise or signal."""
+  noise, signal = float(np.sum((x - y) ** 2)), float(np.sum(x**2))
+  shown = noise > 0 and signal > 0 and math.isfinite(signal / noise)
+  return 10 * math.log10(signal / noise) if shown else None
 
 
 def _differing(
