@@ -20,13 +20,14 @@ from leanax.pipeline.environment import command, environment, portable, use_comp
 from leanax.pipeline.job import Context, model_file
 from leanax.pipeline.report.classes import classes
 from leanax.pipeline.report.measure import agrees, measure_file, measure_model
+from leanax.pipeline.report.parts import narrowed
 from leanax.pipeline.report.plain import write_markdown
 from leanax.pipeline.report.report import write_report
 from leanax.pipeline.report.shipping import shipping
 from leanax.pipeline.stage import curves, opened, run_stage
 from leanax.pipeline.trained import Trained
 
-OF_LAYERS = ("layers", "layers_latency")  # of a file
+OF_LAYERS = ("layers", "layers_latency", "narrow")  # of a file
 INNER = ("decisions", "exports", "command")  # of a row: kept beside its files, and not in the rows of result.json
 
 
@@ -59,6 +60,8 @@ def compress(config: Experiment, folder: str | Path) -> dict[str, Any]:
   for row in rows:
     if row.get("export"):
       print(f"warning: stage {row['name']!r} was trained, but not exported: {row['export']}", file=sys.stderr)
+  for words in dict.fromkeys(narrowed(one) for found in result["narrow"].values() for one in found):
+    print(f"warning: {words}", file=sys.stderr)
   return result
 
 
@@ -90,6 +93,7 @@ def _write(context: Context, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     "shipping": shipping(rows, labels, context.folder / "files", preprocess, context.config.most_lost),
     "layers": {name: figures.get("layers", []) for name, figures in exported.items()},
     "layers_latency": {name: one["layers_latency"] for name, one in exported.items() if "layers_latency" in one},
+    "narrow": {name: one["narrow"] for name, one in exported.items() if one.get("narrow")},
     "classes": classes(_decisions(rows), labels, test.classes),
     "run": run_times.read(context.folder),
   }

@@ -33,9 +33,9 @@ def joint(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
   Returns:
     {"title", "command", "examples", "config", "environment", "seeds", "rows": [{"name", figure: [per seed]}], "files":
     [{"name", "stage", "bytes", "accuracy", "lost", "wall_us", "ratio": each per seed}], "against", "most_lost",
-    "recommended", "ship": {"seed", "file", "snippet"}, "curves": means, "classes": sums, "layers", "layers_latency": of
-    the file to ship, "failures": [{"name", "export"}] of stages that lack a file}. Files are those that every seed has;
-    without one "files" is empty.
+    "recommended", "ship": {"seed", "file", "snippet"}, "curves": means, "classes": sums, "layers", "layers_latency",
+    "narrow": of the file to ship, "failures": [{"name", "export"}] of stages that lack a file}. Files are those that
+    every seed has; without one "files" is empty.
   """
   first = results[0]
   kept = {key: first[key] for key in ("title", "command", "examples", "environment") if key in first}
@@ -63,7 +63,7 @@ def joint(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
   path = f"seed{of['config']['seed']}/files/{best}"
   dtype = next(one["input"] for one in of["shipping"]["files"] if one["name"] == best)
   ship = {"seed": of["config"]["seed"], "file": path, "snippet": snippet(path, dtype, of["config"]["preprocess"])}
-  layers = {key: {best: of[key][best]} for key in ("layers", "layers_latency") if best in of.get(key, {})}
+  layers = {key: {best: of[key][best]} for key in ("layers", "layers_latency", "narrow") if best in of.get(key, {})}
   ends = {"against": first["shipping"]["against"], "most_lost": most_lost, "recommended": best, "ship": ship}
   return found | ends | layers
 

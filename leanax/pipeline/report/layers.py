@@ -53,7 +53,7 @@ def layers(
   """
   sqnr, codes = {}, {}
   if network.quantized:
-    used = inputs[: _examples(network)]
+    used = inputs[: examples_of(network)]
     made = reference.run(network, used, requantize, keep=True)
     sqnr = _sqnr(models.in_float(models.fold(trained)), network, used, made)
     codes = _differing(network, file_format, used, made)
@@ -99,7 +99,7 @@ def _size(tensor: ir.Tensor) -> int:
   return math.prod(size or 1 for size in tensor.shape)
 
 
-def _examples(network: deploy.Network) -> int:
+def examples_of(network: deploy.Network) -> int:
   """Returns how many examples' activations are held at once."""
   each = sum(_size(network.tensors[layer.output]) for layer in network.layers)
   return max(1, min(EXAMPLES, NUMBERS // max(each, 1)))

@@ -12,7 +12,8 @@ from leanax.engine.data import Preprocess, Split, normalise
 from leanax.pipeline import exporting
 from leanax.pipeline import trained as models
 from leanax.pipeline.report.layer_times import layer_times
-from leanax.pipeline.report.layers import layers
+from leanax.pipeline.report.layers import examples_of, layers
+from leanax.pipeline.report.shared_grids import narrow
 from leanax.pipeline.trained import Trained
 
 
@@ -54,7 +55,8 @@ def measure_file(
   """Exports a model to `path` and returns what that file does, and the file.
 
   What is returned holds its layers under "layers" (`report.layers`), and under "layers_latency" the microseconds of
-  the whole file and the sum of those of its layers (`report.layer_times`), where they are known.
+  the whole file and the sum of those of its layers (`report.layer_times`), where they are known; "narrow" has the
+  tensors that have few levels of the grid that they share (`report.shared_grids`).
 
   Args:
     trained: the model.
@@ -85,6 +87,7 @@ def measure_file(
   if isinstance(made, deploy.Network):
     found = layer_times(made, file_format, layer_seconds)
     row["layers"] = layers(trained, made, file_format, inputs, file.requantize, found.layers if found else {})
+    row["narrow"] = narrow(trained, inputs[: examples_of(made)]) if made.quantized else []
     row |= {"layers_latency": {"whole": found.whole, "sum": sum(found.layers.values())}} if found else {}
   if isinstance(made, deploy.Network) and made.quantized:
     pairs = deploy.parity(made, file, inputs, logits)

@@ -61,21 +61,33 @@ def _time(row: Mapping[str, Any], spent: float) -> list[str]:
   return [microseconds(row["latency_us"]), f"{100 * row['latency_us'] / spent:.1f} %"]
 
 
-def layer_tables(result: Mapping[str, Any]) -> list[tuple[str, list[list[str]], str]]:
-  """Returns (file, its layers as text cells, how they were timed), of the recommended file first."""
+def layer_tables(result: Mapping[str, Any]) -> list[tuple[str, list[list[str]], list[str]]]:
+  """Returns (file, its layers as text cells, notes on them), of the recommended file first."""
   found, held = result.get("shipping") or {}, result.get("layers") or {}
   sizes = {one["name"]: one["bytes"] for one in found.get("files", [])}
   names = sorted((name for name in sizes if held.get(name)), key=lambda name: name != found["recommended"])
-  times = {name: (result.get("layers_latency") or {}).get(name) or {} for name in names}
+  times, narrow = result.get("layers_latency") or {}, result.get("narrow") or {}
   return [
-    (name, layer_table(held[name], sizes[name], times[name].get("sum", 0)), _timed(times[name])) for name in names
+    (
+      name,
+      layer_table(held[name], sizes[name], times[name]["sum"] if name in times else 0),
+      [*map(narrowed, narrow.get(name, [])), *([_timed(times[name])] if name in times else [])],
+    )
+    for name in names
   ]
 
 
+def narrowed(one: Mapping[str, Any]) -> str:
+  """Returns what a reader has to know of a tensor of `report.shared_grids`, and what helps."""
+  return (
+    f"{one['tensor']} shares one grid with {', '.join(one['with'])}, whose range is up to {2 ** one['bits']:.0f} times "
+    f"as wide: it has {one['bits']:.1f} bits fewer than on a grid of its own. graph.move_scale makes its channels as "
+    "wide before the model is quantized."
+  )
+
+
 def _timed(found: Mapping[str, float]) -> str:
-  """Returns how the layers of a file were timed, with what they take together and what the file takes; "" if not."""
-  if not found:
-    return ""
+  """Returns how the layers of a file were timed, with what they take together and what the file takes."""
   return (
     f"{TIMED}, {microseconds(found['sum'])}; the file as a whole took {microseconds(found['whole'])} in the same turns."
   )

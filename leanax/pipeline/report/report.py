@@ -10,6 +10,7 @@
      "shipping": {...},                                the exported files side by side (`report.shipping`)
      "layers": {file: [{...}, ...]},                   the layers of each file (`report.layers`)
      "layers_latency": {file: {"whole", "sum"}},       microseconds of a file and its layers (`report.layer_times`)
+     "narrow": {file: [{...}, ...]},                   tensors with few levels of a shared grid (`report.shared_grids`)
      "classes": {...},                                 accuracies and confusions per class (`report.classes`)
      "run": {stage: {"finished": ..., "seconds": ...}}}
 
@@ -167,8 +168,8 @@ def _layers(result: Mapping[str, Any]) -> str:
   """Returns the section of the layers of each file, the recommended one's shown and the others' folded."""
   found = parts.layer_tables(result)
   inside = [
-    markup.details(name, markup.table(lines, "layers") + markup.note(timed), not place)
-    for place, (name, lines, timed) in enumerate(found)
+    markup.details(name, markup.table(lines, "layers") + "".join(map(markup.note, notes)), not place)
+    for place, (name, lines, notes) in enumerate(found)
   ]
   return markup.section("Layers of the files", parts.LAYERS if inside else "", *inside)
 

@@ -41,7 +41,7 @@ def test_a_large_network_is_measured_on_fewer_examples():
   tensors = {name: ir.Tensor(name, (None, 2**20)) for name in ("a", "b")}
   small = {name: ir.Tensor(name, (None, 8)) for name in ("a", "b")}
   for given, examples in ((tensors, 16), (small, layers.EXAMPLES)):
-    assert layers._examples(ir.Network((ir.Relu("b", ("a",), "b"),), given, {"a": "a"}, {"b": "b"})) == examples
+    assert layers.examples_of(ir.Network((ir.Relu("b", ("a",), "b"),), given, {"a": "a"}, {"b": "b"})) == examples
 
 
 def test_the_noise_is_a_ratio_of_powers_in_decibels():

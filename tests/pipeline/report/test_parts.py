@@ -30,9 +30,9 @@ def test_times_of_layers_are_shares_of_their_sum_and_the_whole_is_said():
   shipped = {"files": [{"name": "a.tflite", "bytes": 1200}], "recommended": "a.tflite"}
   result = {"shipping": shipped, "layers": {"a.tflite": rows}}
   ((_, untimed, words),) = parts.layer_tables(result)
-  assert untimed[0][-1] == "share of MACs" and words == ""
+  assert untimed[0][-1] == "share of MACs" and words == []
   result["layers_latency"] = {"a.tflite": {"whole": 13.0, "sum": 12.0}}
-  ((name, timed, words),) = parts.layer_tables(result)
+  ((name, timed, (words,)),) = parts.layer_tables(result)
   assert name == "a.tflite" and timed[1][-1] == "50.0 %"
   assert words == f"{parts.TIMED}, 12.0 µs; the file as a whole took 13.0 µs in the same turns."
   assert words in plain.common(result) and words in report._layers(result)
