@@ -37,7 +37,12 @@ def narrow(trained: Trained, inputs: np.ndarray) -> list[dict[str, Any]]:
     _, made = jax.jit(graph.taps(fn, names))(plain.variables, inputs) if names else (None, {})
   except UserError:  # one cannot be read, such as within a loop
     return []
-  return of_ranges(groups, {name: np.ptp(np.append(made[name], 0.0)) for name in names})
+  return of_ranges(groups, {name: width(made[name]) for name in names})
+
+
+def width(numbers: Any) -> float:
+  """Returns the width of a range: that of the numbers and 0, which every grid has."""
+  return float(np.ptp(np.append(numbers, 0.0)))
 
 
 def of_ranges(groups: Sequence[Sequence[str]], widths: Mapping[str, float]) -> list[dict[str, Any]]:

@@ -49,7 +49,7 @@ def shipping(
     {"against", "most_lost", "recommended", "snippet", "files": [{"name", "stage", "bytes", "compressed_bytes",
     "accuracy", "lost", "latency", "energy"}]}: "lost" is {"points", "half"} against the first row, with the half width
     of the 95 % interval; it is below 0 for a file that is better. "latency" is that of `benchmark.latencies`, and
-    "energy" {"joules", "measured"} of one inference.
+    "energy" {"joules", "measured"} of one inference, with "why" it was not measured.
   """
   found = [_file(row, suffix, labels, folder) for row in rows for suffix in row.get("exports", {})]
   if not found:
@@ -71,6 +71,7 @@ def _file(row: Mapping[str, Any], suffix: str, labels: Sequence[int], folder: Pa
   measured = figures.get("latency", {}).get("joules")
   if measured or figures.get("layers"):
     kept["energy"] = {"joules": measured or energy.estimate(figures["layers"]), "measured": bool(measured)}
+    kept["energy"] |= {} if measured else {"why": figures.get("latency", {}).get("no_joules", "")}
   return {
     "name": path.name,
     "stage": row["name"],
@@ -192,8 +193,15 @@ def notes(found: Mapping[str, Any]) -> str:
   powered = [one["energy"]["measured"] for one in found["files"] if one.get("energy")]
   text = [rule(found), COMPRESSED] + [TIMED] * any(one.get("latency") for one in found["files"])
   if powered:
-    text.append(ENERGY if powered[0] else f"The energy of one inference is an estimate: {energy.SOURCE}.")
+    text.append(ENERGY if powered[0] else _estimated(found["files"]))
   return " ".join(text)
+
+
+def _estimated(files: Sequence[Mapping[str, Any]]) -> str:
+  """Returns that energies are estimates, of what, and why they were not measured."""
+  why = next((one["energy"]["why"] for one in files if one.get("energy") and one["energy"].get("why")), "")
+  reason = f" It was not measured: {why}." if why else ""
+  return f"The energy of one inference is an estimate: {energy.SOURCE}.{reason}"
 
 
 def table(found: Mapping[str, Any]) -> list[list[str]]:

@@ -52,6 +52,10 @@ def test_the_small_branch_of_a_join_is_named():
   assert shared_grids.narrow(*example(np.float32(1.0))[:2]) == []
 
 
+def test_a_range_holds_zero():
+  assert [shared_grids.width(x) for x in ([2.0, 3.0], [-3.0, -2.0], [-1.0, 3.0], [])] == [3.0, 3.0, 4.0, 0.0]
+
+
 def test_the_limit_and_zeros():
   widths = {"a": 8.0, "b": 1.99, "c": 2.0, "d": 0.0, "e": 1.0}
   assert shared_grids.of_ranges([("a", "b", "c", "d"), ("e",)], widths) == [

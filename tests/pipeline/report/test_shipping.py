@@ -109,6 +109,20 @@ def test_speeds_are_words_and_noise_is_said():
   )
 
 
+def test_an_estimate_of_energy_says_why_it_is_one():
+  estimated = {"joules": 1e-6, "measured": False, "why": "counter may be read by the superuser alone"}
+  found = {**FOUND, "files": [{**one, "energy": estimated} for one in FILES]}
+  assert shipping.table(found)[0].count("energy, estimated") == 1
+  assert shipping.notes(found).endswith("It was not measured: counter may be read by the superuser alone.")
+  measured = {**FOUND, "files": [{**one, "energy": {"joules": 1e-6, "measured": True}} for one in FILES]}
+  assert shipping.notes(measured).endswith(shipping.ENERGY)
+  figures = {"file_bytes": 1, "file_accuracy": 1.0, "decisions": [0], "latency": {"no_joules": "none here"}}
+  figures |= {"layers": [{"macs": 10, "weight_bits": 8, "input_bits": 8}]}
+  row = {"name": "a", "decisions": [0], "exports": {".tflite": figures}}
+  (one,) = shipping.shipping([row], [0], Path("none"), SPEC)["files"]
+  assert one["energy"] == {"joules": pytest.approx(3e-12), "measured": False, "why": "none here"}
+
+
 def test_every_page_says_the_same():
   result = {"title": "t", "examples": 360, "rows": [{"name": "teacher", "accuracy": 0.98}], "shipping": FOUND}
   page, text = report.render(result), plain.render(result)
