@@ -42,7 +42,7 @@ def counters(folder: Path = POWERCAP) -> tuple[list[Path], str]:
   for zone in sorted(folder.glob("*rapl*:*")):
     try:
       name = (zone / "name").read_text(encoding="utf-8").strip()
-      if name.startswith("package") and name not in found:
+      if name.startswith("package"):
         if _number(zone / "max_energy_range_uj") <= 0:
           raise ValueError("a range of 0")
         _number(zone / "energy_uj")
