@@ -21,6 +21,8 @@ from leanax.pipeline.config.experiment import Experiment
 SAVED = "config.json"
 SEAL = "config.seal"  # proof that this user's config made the directory: a digest of config.json with the user's key
 EXPORT = ("export", "export_failure")  # keys of a stage that change nothing of what it trains
+WORDS = ("about", "licence")  # keys of an experiment that its files hold, and that change nothing else
+LATER = (*WORDS, "most_lost")  # those that may be changed for a run that stands
 Values = Experiment | Mapping[str, Any] | ml_collections.ConfigDict
 KEY = "seal.key"  # in the cache's directory
 
@@ -54,8 +56,8 @@ def fingerprint(config: Values) -> str:
 def claim(workdir: str | os.PathLike[str], config: Values) -> dict[str, Any]:
   """Makes `workdir` the directory of this config: writes config.json, or compares with the one that exists.
 
-  A config that differs in how stages are exported alone is of the same run, and is written in place of the other: what
-  is trained stays, and its files are made as it says now.
+  A config that differs in how stages are exported and in `LATER` alone is of the same run, and is written in place of
+  the other: what is trained stays, and its files are made as it says now.
 
   Returns:
     The resolved config.
@@ -80,9 +82,8 @@ def claim(workdir: str | os.PathLike[str], config: Values) -> dict[str, Any]:
     raise UserError(f"{str(file)!r} is not JSON; was it changed by hand? Use another --workdir") from None
   saved = _completed(saved)
   if _trained(saved) != _trained(given):
-    raise UserError(
-      f"workdir {str(folder)!r} holds a run of another config: {files.difference(saved, given)}; use another --workdir"
-    )
+    changed = files.difference(_trained(saved), _trained(given))
+    raise UserError(f"workdir {str(folder)!r} holds a run of another config: {changed}; use another --workdir")
   if saved != given:
     files.write(file, json.dumps(given, indent=2) + "\n")
   _seal(folder)
@@ -90,14 +91,14 @@ def claim(workdir: str | os.PathLike[str], config: Values) -> dict[str, Any]:
 
 
 def _trained(given: Any) -> Any:
-  """Returns the values of a config without those of its stages that train nothing."""
+  """Returns the values of a config without those that train nothing."""
   if not isinstance(given, dict) or not isinstance(given.get("stages"), dict):
     return given
   stages = {
     name: {key: value for key, value in stage.items() if key not in EXPORT} if isinstance(stage, dict) else stage
     for name, stage in given["stages"].items()
   }
-  return {**given, "stages": stages}
+  return {key: value for key, value in given.items() if key not in LATER} | {"stages": stages}
 
 
 def saved(folder: str | os.PathLike[str]) -> Experiment:
