@@ -12,7 +12,7 @@ import numpy as np
 
 from leanax.core import files
 from leanax.core.errors import UserError
-from leanax.pipeline import exporting, run_times, workdir
+from leanax.pipeline import exporting, fitting, run_times, workdir
 from leanax.pipeline.benchmark import latencies
 from leanax.pipeline.config import tree
 from leanax.pipeline.config.experiment import Experiment
@@ -109,10 +109,11 @@ def open_run(config: Experiment, folder: str | Path, export: bool = False) -> Co
   With `export` their files are prepared too.
 
   Raises:
-    UserError: a mistake in the config, a directory of another config, data that is not there.
+    UserError: a mistake in the config, a directory of another experiment, data that is not there.
   """
   context = opened(config, Path(folder), export)
   workdir.claim(folder, config)  # last, so that a config with a mistake does not claim the directory
+  fitting.place_curves(context)
   use_compilation_cache()
   return context
 

@@ -40,17 +40,22 @@ def load(
   Raises:
     UserError: a name, option or file is wrong.
   """
-  loader = _loader(name)
+  loader, allowed = _loader(name), parameters(name)
   known = inspect.signature(loader).parameters
   folders = {"data_dir": data_dir, "cache_dir": cache_dir}
   given = {key: value for key, value in {**options, "validation": validation}.items() if value is not None}
-  allowed = set(known) - set(folders) - {"argument"}
   for key in given:
     if key not in allowed:
       if not allowed:
         raise UserError(f"data set {name!r} takes no option {key!r}: its splits are fixed")
       raise unknown(f"option of data set {name!r}", key, allowed)
   return loader(**given, **{key: value for key, value in folders.items() if key in known})
+
+
+def parameters(name: str) -> dict[str, inspect.Parameter]:
+  """Returns the options of a data set by their names; errors as of `load`."""
+  found = inspect.signature(_loader(name)).parameters
+  return {key: one for key, one in found.items() if key not in ("data_dir", "cache_dir", "argument")}
 
 
 def _loader(name: str) -> Callable[..., Dataset]:
