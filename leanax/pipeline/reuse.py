@@ -15,8 +15,8 @@ from leanax.pipeline import run_times
 from leanax.pipeline.config.experiment import Experiment, described, needs
 from leanax.pipeline.job import model_file
 
-# Keys of an experiment that may change while stages stand: of its stages, and those that change no model. Others, such as
-# the seed and the data, are of every stage: a directory of other ones is refused, so that no slip discards a whole run.
+# Keys that may change while stages stand: those of stages, and those that change no model. Others, such as the seed
+# and the data, are of every stage: a directory of other ones is refused, so that no slip discards a whole run.
 OF_STAGES = ("models", "stages")
 OF_NONE = ("run", "checkpoint_every", "keep", "latency_runs")
 PREVIOUS = "previous"  # the folder of the models that stages left before their settings changed
