@@ -70,6 +70,8 @@ def network(trained: Trained, numbers: bool = True) -> deploy.Network:
 def description(recipe: Recipe, licence: str = "", **made: str) -> deploy.Description:
   """Returns what a file says of a model: its classes, a licence, and how it was made."""
   known = {"model": recipe.name}
+  if recipe.preprocess.get("resize"):
+    known["resize"] = recipe.preprocess["resize"]
   if recipe.is_quantized:
     known["quantization"] = "; ".join(f"{glob} {setting}" for glob, setting in recipe.edits[-1]["rules"])
   with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # run from its own directory

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from leanax.core import ranges
-from leanax.core.errors import UserError, nearest
+from leanax.core.errors import UserError, nearest, unknown
 from leanax.engine.data import decoded, folder, stock
+from leanax.engine.data.pictures import RESIZES
 from leanax.engine.data.splits import Dataset, hold_out
 
 FEATURE_CLASS = ("pythonClassName", "python_class_name", "type")  # keys of features.json that name a class to import
@@ -25,6 +26,7 @@ def load_tfds(
   cache_dir: str | Path | None = None,
   validation: int | float | None = None,
   size: tuple[int, int] | None = None,
+  resize: str = "stretch",
 ) -> Dataset:
   """Loads a set by its TFDS name ("mnist", "cifar10/3.0.2") or by its directory, prepared as array_record.
 
@@ -37,6 +39,7 @@ def load_tfds(
     cache_dir: the directory of sets that are prepared here; see `cache_root`.
     validation: number or fraction to hold out of the training split; 0.1 if the set has no validation split.
     size: (height, width) to resize images to; needed if their sizes differ.
+    resize: the way, "stretch", "crop" or "pad" (`pictures`).
 
   Raises:
     UserError: the set is not found, or a file is missing or damaged.
@@ -53,7 +56,7 @@ def load_tfds(
     )
   else:
     raise _not_found(argument, cache / "tfds", data)
-  return _splits(builder, cache, validation, size)
+  return _splits(builder, cache, validation, size, resize)
 
 
 def load_folder(
@@ -64,6 +67,7 @@ def load_folder(
   test: float | None = None,
   split_seed: int = 0,
   size: tuple[int, int] | None = None,
+  resize: str = "stretch",
   channels: int = 3,
 ) -> Dataset:
   """Loads a user's own images: ARGUMENT/SPLIT/CLASS/*.jpg or ARGUMENT/CLASS/*.jpg (`folder`).
@@ -78,7 +82,8 @@ def load_folder(
       empty one. Not where there is a validation folder.
     test: likewise of the test split, 0.1 by default; above 0.
     split_seed: of the choice.
-    size: (height, width) to resize images to (bilinear, aspect ratio not kept); needed if their sizes differ.
+    size: (height, width) to resize images to; needed if their sizes differ.
+    resize: the way, "stretch", "crop" or "pad" (`pictures`).
     channels: 1 for grey, 3 for colour; the files are converted.
 
   Raises:
@@ -99,7 +104,7 @@ def load_folder(
       f"data.test is {shares.test} and data.validation {shares.validation}; expected less than 1 together"
     )
   builder = folder.prepare(root, files, channels, shares, cache / "folders")
-  found = _splits(builder, cache, 0 if "validation" not in builder.info.splits else None, size)
+  found = _splits(builder, cache, 0 if "validation" not in builder.info.splits else None, size, resize)
   for line in _remarks(root, found, {split: share for split, share in shares._asdict().items() if split in TAKEN}):
     print(line, file=sys.stderr, flush=True)
   return found
@@ -242,13 +247,19 @@ def _check_features(home: Path) -> None:
         raise UserError(f"{file}: names the class {name!r}, which is not run; expected features of TensorFlow Datasets")
 
 
-def _splits(builder: Any, cache: Path, validation: int | float | None, size: tuple[int, int] | None) -> Dataset:
+def _splits(
+  builder: Any, cache: Path, validation: int | float | None, size: tuple[int, int] | None, resize: str
+) -> Dataset:
   """Reads train, validation and test of a prepared set; ids are numbered over all splits."""
   if size is not None:
     if not isinstance(size, Sequence) or isinstance(size, str) or len(size) != 2:
       raise UserError(f"data.size is {size!r}; expected (height, width)")
     for length in size:
       ranges.check("data.size: height and width", length, ranges.whole(1))
+  if resize not in RESIZES:
+    raise unknown("way in data.resize", resize, RESIZES)
+  if size is None and resize != "stretch":
+    raise UserError(f"data.resize is {resize!r}, and data.size is not given; expected (height, width)")
   name = builder.info.name
   present = list(builder.info.splits)
   test = next((split for split in ("test", "validation") if split in present), None)
@@ -259,7 +270,7 @@ def _splits(builder: Any, cache: Path, validation: int | float | None, size: tup
     raise UserError(f"{builder.info.full_name} has a validation split of its own, so data.validation must not be given")
 
   def read(split: str, first_id: int) -> decoded.Split:
-    return decoded.read(builder, split, first_id=first_id, size=size, spare=cache / "decoded")
+    return decoded.read(builder, split, first_id=first_id, size=size, spare=cache / "decoded", resize=resize)
 
   train = read("train", 0)
   end = len(train.ids)

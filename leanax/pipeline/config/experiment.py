@@ -145,6 +145,9 @@ class Data:
   dir: str = ""  # where original files are looked for
   validation: float = setting(0.0, ranges.NOT_NEGATIVE)  # held-out share of the training examples; 0: the set's choice
   limit: int = setting(0, SIZE)  # at most this many examples per split; 0 for all
+  size: tuple[int, ...] = setting((), COUNT)  # (height, width) of "tfds:" and "folder:" sets; () as they are
+  # How images are brought to `size`: both sides fitted; or the aspect kept, by a centred crop, or with black around.
+  resize: str = setting("stretch", choices=("stretch", "crop", "pad"), what="way")
   kwargs: Mapping[str, Any] = free()
 
 
@@ -207,6 +210,12 @@ def needs(stage: Stage) -> list[str]:
 def is_own_teacher(stage: Stage) -> bool:
   """Returns whether a stage's teacher, or one of several, is the average of its own weights."""
   return ITSELF in _listed(stage)
+
+
+def resized(data: Mapping[str, Any]) -> str:
+  """Returns how the images of a config's group `data` are resized; "" where they are not."""
+  kwargs = data["kwargs"]
+  return kwargs.get("resize", data.get("resize", "stretch")) if data.get("size") or kwargs.get("size") else ""
 
 
 def model_code(config: Experiment) -> set[str]:

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from leanax.pipeline.config.experiment import resized
 from leanax.pipeline.report import shipping
 from leanax.pipeline.report.snippet import snippet
 
@@ -61,7 +62,8 @@ def joint(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
   of = results[place]
   path = f"seed{of['config']['seed']}/files/{best}"
   dtype = next(one["input"] for one in of["shipping"]["files"] if one["name"] == best)
-  ship = {"seed": of["config"]["seed"], "file": path, "snippet": snippet(path, dtype, of["config"]["preprocess"])}
+  preprocess = {**of["config"]["preprocess"], "resize": resized(of["config"].get("data", {"kwargs": {}}))}
+  ship = {"seed": of["config"]["seed"], "file": path, "snippet": snippet(path, dtype, preprocess)}
   layers = {best: of.get("layers", {}).get(best, [])}
   return found | {"against": first["shipping"]["against"], "recommended": best, "ship": ship, "layers": layers}
 

@@ -82,6 +82,11 @@ def test_different_sizes_need_a_size(root, tmp_path):
   with pytest.raises(UserError, match=r"images differ in size .*9x9.*give data\.size"):
     load(root, tmp_path)
   assert load(root, tmp_path, size=(4, 8)).train.images.shape[1:] == (4, 8, 3)
+  ways = {way: load(root, tmp_path, size=(4, 8), resize=way).train.images for way in ("stretch", "crop", "pad")}
+  for way, found in ways.items():  # each has a decoded copy of its own
+    np.testing.assert_array_equal(load(root, tmp_path, size=(4, 8), resize=way).train.images, found)
+  assert (ways["pad"][:, :, 0] == 0).all() and not any((ways[way][:, :, 0] == 0).all() for way in ("stretch", "crop"))
+  assert not np.array_equal(ways["stretch"], ways["crop"])
 
 
 def test_damaged_image_is_named(root, tmp_path):
@@ -382,6 +387,8 @@ def test_a_decoded_copy_of_the_old_rules_is_made_again(root, tmp_path):
     ({"size": (8,)}, r"data\.size is \(8,\)"),
     ({"size": "88"}, r"data\.size is '88'"),
     ({"size": (0, 8)}, r"data\.size: height and width is 0"),
+    ({"resize": "crop"}, r"data\.resize is 'crop', and data\.size is not given; expected \(height, width\)"),
+    ({"resize": "crp", "size": (8, 8)}, r"unknown way in data\.resize 'crp'; did you mean 'crop'"),
     ({"validation": "x"}, r"data\.validation is 'x'"),
     ({"validation": 3}, r"data\.validation is 3; expected a share of the training images, from 0 to below 1"),
     ({"test": 0.1}, r"pets has a test split of its own, so data\.test must not be given"),
