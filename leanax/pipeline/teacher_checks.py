@@ -1,5 +1,6 @@
 """Refuses teachers that a stage cannot learn from, and warns of one that is worse than its student."""
 
+import dataclasses
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -170,5 +171,5 @@ def warn_of_a_worse_teacher(
 def _differ(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
   """Returns whether two models prepare pixels differently; a file may not say how images were resized."""
   ways = {group["resize"] for group in (one, other) if group.get("resize")}
-  pair = [Preprocess(**{**group, "resize": ""}) for group in (one, other)]
+  pair = [dataclasses.replace(Preprocess(**group), resize="") for group in (one, other)]
   return pair[0] != pair[1] or len(ways) > 1
