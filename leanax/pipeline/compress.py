@@ -12,9 +12,8 @@ import numpy as np
 
 from leanax.core import files
 from leanax.core.errors import UserError
-from leanax.pipeline import exporting, fitting, run_times, workdir
+from leanax.pipeline import build, exporting, fitting, run_times, workdir
 from leanax.pipeline.benchmark import latencies
-from leanax.pipeline.config import tree
 from leanax.pipeline.config.experiment import Experiment
 from leanax.pipeline.environment import command, environment, portable, use_compilation_cache
 from leanax.pipeline.job import Context, model_file
@@ -80,7 +79,7 @@ def _decisions(rows: Sequence[dict[str, Any]]) -> dict[str, list[int]]:
 
 def _write(context: Context, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
   """Writes result.json and the report of the stages that are finished, and returns the former."""
-  preprocess, test = tree.values(context.config.preprocess), context.data.test
+  preprocess, test = build.preprocess(context.config), context.data.test
   labels, exported = np.asarray(test.labels).tolist(), _exported(rows)
   result = {
     "title": context.config.name or "A compressed network",

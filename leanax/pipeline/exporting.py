@@ -80,6 +80,8 @@ def description(recipe: Recipe, config: Experiment, stage: str, command: str = "
   if stage not in config.shared:  # that one is of the first seed, which this run does not know
     known["seed"] = str(config.seed)
   known |= {"command": command, "model": recipe.name}
+  if recipe.preprocess.get("resize"):
+    known["resize"] = recipe.preprocess["resize"]
   if recipe.is_quantized:
     known["quantization"] = "; ".join(f"{glob} {setting}" for glob, setting in recipe.edits[-1]["rules"])
   with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # run from its own directory

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from leanax.pipeline.config.experiment import resized
 from leanax.pipeline.report import shipping
 from leanax.pipeline.report.snippet import snippet
 
@@ -62,7 +63,8 @@ def joint(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
   of = results[place]
   path = f"seed{of['config']['seed']}/files/{best}"
   dtype = next(one["input"] for one in of["shipping"]["files"] if one["name"] == best)
-  ship = {"seed": of["config"]["seed"], "file": path, "snippet": snippet(path, dtype, of["config"]["preprocess"])}
+  preprocess = {**of["config"]["preprocess"], "resize": resized(of["config"].get("data", {"kwargs": {}}))}
+  ship = {"seed": of["config"]["seed"], "file": path, "snippet": snippet(path, dtype, preprocess)}
   layers = {key: {best: of[key][best]} for key in ("layers", "layers_latency", "narrow") if best in of.get(key, {})}
   ends = {"against": first["shipping"]["against"], "most_lost": most_lost, "recommended": best, "ship": ship}
   return found | ends | layers

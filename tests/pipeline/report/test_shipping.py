@@ -8,9 +8,11 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 import quant
 from leanax import deploy, graph
+from leanax.engine.data.pictures import decode_image
 from leanax.pipeline.report import plain, report, shipping, snippet
 from leanax.pipeline.tables import tables
 
@@ -161,3 +163,30 @@ def test_the_snippet_runs_the_file(tmp_path, setting, mean, std):
         exec(own, {"image": image})
       assert int(printed.getvalue()) == logits.argmax()
   assert snippet.snippet("net.npz", "float32", {"scale": 1.0, "mean": (0.0,), "std": (1.0,)}) == ""
+
+
+@pytest.mark.parametrize("way", ["stretch", "crop", "pad"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_snippet_resizes_a_picture_as_the_data_was(tmp_path, monkeypatch, way, channels):
+  kernel = np.random.default_rng(2).normal(size=(8 * 6 * channels, 5)).astype(np.float32)
+  spec = deploy.Preprocessing((0.4,), (0.3,), resize=way)
+  network = deploy.lift(
+    lambda v, x: x.reshape(x.shape[0], -1) @ v, kernel, jax.ShapeDtypeStruct((1, 8, 6, channels), "float32"), None, spec
+  )
+  picture = Image.fromarray(np.random.default_rng(1).integers(0, 256, (23, 31, 3), np.uint8))
+  exif = Image.Exif()
+  exif[0x0112] = 6
+  picture.save(tmp_path / "picture.jpg", "PNG", exif=exif)
+  content, mode = (tmp_path / "picture.jpg").read_bytes(), "RGB" if channels == 3 else "L"
+  pixels = decode_image(content, mode, (8, 6), "picture.jpg", way)
+  monkeypatch.chdir(tmp_path)
+  for suffix in (".tflite", ".onnx"):
+    path = tmp_path / f"net{suffix}"
+    path.write_bytes(deploy.format_of(path).write(network))
+    assert deploy.open_file(path).preprocessing == spec  # the file says it
+    program = snippet.snippet(path.name, "float32", {"scale": 1 / 255, "mean": (0.4,), "std": (0.3,), "resize": way})
+    printed, own = io.StringIO(), {}
+    with redirect_stdout(printed):
+      exec(program, own)
+    np.testing.assert_array_equal(own["pixels"], pixels[None])
+    assert int(printed.getvalue()) == deploy.open_file(path).run(pixels[None]).argmax()
