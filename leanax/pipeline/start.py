@@ -12,15 +12,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from leanax import graph
 from leanax.core import keys
 from leanax.core.errors import UserError
 from leanax.engine.data import Dataset, Split
-from leanax.engine.store import pretrained
+from leanax.engine.store import pretrained, weight_names
 from leanax.graph.shapes import structs
 from leanax.pipeline import cutting
 from leanax.pipeline import trained as models
 from leanax.pipeline.config import tree
-from leanax.pipeline.config.experiment import Experiment, Stage
+from leanax.pipeline.config.experiment import Experiment, Model, Stage, starts_from_file
 from leanax.pipeline.recipe import Recipe
 from leanax.pipeline.trained import Trained
 
@@ -58,7 +59,7 @@ def model_of(
     execute: `now`, or `jax.eval_shape`, after which the variables are shapes.
     peer: the number of a peer (`engine.train.mutual`); each has other random numbers.
   """
-  if stage.start:
+  if stage.start and not starts_from_file(stage):
     return models.in_float(before[stage.start])
   entry, recipe = config.models[stage.model], recipe_of(stage.model, config, data.train)
   init = models.functions(recipe).model.init
@@ -67,9 +68,11 @@ def model_of(
     return jax.jit(init)(keys.step_key(config.seed, peer, f"init {stage.model}"), models.example(recipe))
 
   variables = execute(fresh)
-  if entry.weights:
-    variables = pretrained.load(entry.weights, variables, entry.key_map)
-    variables = variables if execute is now else structs(variables)
+  if stage.start:
+    variables = loaded(Model(weights=stage.start), recipe, variables)
+  elif entry.weights:
+    variables = loaded(entry, recipe, variables)
+  variables = variables if execute is now else structs(variables)
   if stage.cut.source:
     teacher = before[stage.cut.source]
     # Shapes do not tell which blocks have an effect; the number of kept blocks is the same.
@@ -110,7 +113,38 @@ def check_model(name: str, config: Experiment, data: Dataset) -> None:
       f"each class of {config.data.name!r}"
     )
   if entry.weights:
-    pretrained.load(entry.weights, variables, entry.key_map)
+    loaded(entry, recipe, variables)
+
+
+def loaded(entry: Model, recipe: Recipe, variables: Any) -> Any:
+  """Returns variables with the pretrained weights of an entry of `models`; they may be shapes.
+
+  Raises:
+    UserError: the file cannot be read, or its weights are another model's.
+  """
+  example = jax.ShapeDtypeStruct((1, *recipe.image), jnp.float32)
+  sites = graph.trace(models.functions(recipe).fn, variables, example).sites.values()
+  return pretrained.load(
+    entry.weights,
+    variables,
+    entry.key_map,
+    entry=entry.entry,
+    keep=entry.new,
+    transposed={leaf.removeprefix("params/") for leaf in map(_transposed, sites) if leaf is not None},
+  )
+
+
+def _transposed(site: graph.Op) -> str | None:
+  """Returns the kernel of a transposed convolution: it spreads its input, or has the name of linen's class."""
+  if "lhs_dilation" not in site.params or site.kernel_index is None:
+    return None
+  kernel = site.inputs[site.kernel_index]
+  if kernel.leaf is None or kernel.view is None:
+    return None
+  if any(digit.stride < 0 for axis in kernel.view.axes for digit in axis):
+    return None  # with transpose_kernel=True Flax turns the kernel as torch does
+  spreads = any(step != 1 for step in site.params["lhs_dilation"])
+  return kernel.leaf if spreads or weight_names.is_transposed(kernel.leaf, None) else None
 
 
 def first_line(error: Exception) -> str:
