@@ -3,6 +3,7 @@
 `archive` and `stream` write such files without torch, in both of its forms; tests use them too.
 """
 
+import codecs
 import io
 import pickle
 import pickletools
@@ -87,9 +88,9 @@ class _Pickler(pickle._Pickler):  # type: ignore[name-defined]
 def tensor(numbers: Any, shape: Any = None, offset: int = 0, stride: Any = None, **more: Any) -> Made:
   """Returns what a tensor is pickled as: of an array, or a view of a storage in entries."""
   if not isinstance(numbers, Stored):
-    numbers = np.asarray(numbers)
-    shape, stride = numbers.shape, tuple(n // numbers.itemsize for n in np.ascontiguousarray(numbers).strides)
-    numbers = Stored(np.ascontiguousarray(numbers).reshape(-1))
+    numbers = np.array(numbers, order="C")
+    shape, stride = numbers.shape, tuple(n // numbers.itemsize for n in numbers.strides)
+    numbers = Stored(numbers.reshape(-1))
   metadata = (more["metadata"],) if more else ()
   return Made("torch._utils _rebuild_tensor_v2", numbers, offset, shape, stride, False, OrderedDict(), *metadata)
 
@@ -167,7 +168,12 @@ def seeds() -> list[bytes]:
   linear = module("Linear", {"weight": parameter(np.eye(3, dtype=np.float32)), "bias": None}, {}, {})
   whole = module("Net", {}, {"mean": tensor(np.ones(3)), "passing": tensor(np.ones(2))}, {"fc": linear, "0": linear})
   values = (state, checkpoint, whole)
-  return [write(one, protocol) for one in values for write, protocol in ((archive, 2), (stream, 2), (archive, 4))]
+  files = [write(one, protocol) for one in values for write, protocol in ((archive, 2), (stream, 2), (archive, 4))]
+  for codec in ("cp437", "raw_unicode_escape", "ascii"):
+    codecs.lookup(codec)  # Python imports them at first use
+  for content in files:
+    torch_file.read(content)
+  return files
 
 
 def mutant(draw: random.Random, files: list[bytes]) -> bytes:

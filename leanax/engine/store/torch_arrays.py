@@ -220,7 +220,9 @@ class Arrays:
         plain = plain[: len(plain) // unit * unit].view(f"u{unit}").byteswap().view(np.uint8)
       elif plain.ctypes.data % unit:
         plain = plain.copy()
-      self.storages[wanted] = (plain != 0).view(np.uint8) if dtype.kind == "b" else plain
+      plain = (plain != 0).view(np.uint8) if dtype.kind == "b" else plain
+      plain.flags.writeable = False  # several tensors may read it
+      self.storages[wanted] = plain
     return self.storages[wanted]
 
   def reads(self, args: Any, depth: int = 3) -> bool:
