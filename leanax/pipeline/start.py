@@ -12,11 +12,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from leanax import graph
 from leanax.core import keys
 from leanax.core.errors import UserError
 from leanax.engine.data import Dataset, Split
-from leanax.engine.store import pretrained, weight_names
+from leanax.engine.store import pretrained
 from leanax.graph.shapes import structs
 from leanax.pipeline import cutting
 from leanax.pipeline import trained as models
@@ -122,29 +121,8 @@ def loaded(entry: Model, recipe: Recipe, variables: Any) -> Any:
   Raises:
     UserError: the file cannot be read, or its weights are another model's.
   """
-  example = jax.ShapeDtypeStruct((1, *recipe.image), jnp.float32)
-  sites = graph.trace(models.functions(recipe).fn, variables, example).sites.values()
-  return pretrained.load(
-    entry.weights,
-    variables,
-    entry.key_map,
-    entry=entry.entry,
-    keep=entry.new,
-    transposed={leaf.removeprefix("params/") for leaf in map(_transposed, sites) if leaf is not None},
-  )
-
-
-def _transposed(site: graph.Op) -> str | None:
-  """Returns the kernel of a transposed convolution: it spreads its input, or has the name of linen's class."""
-  if "lhs_dilation" not in site.params or site.kernel_index is None:
-    return None
-  kernel = site.inputs[site.kernel_index]
-  if kernel.leaf is None or kernel.view is None:
-    return None
-  if any(digit.stride < 0 for axis in kernel.view.axes for digit in axis):
-    return None  # with transpose_kernel=True Flax turns the kernel as torch does
-  spreads = any(step != 1 for step in site.params["lhs_dilation"])
-  return kernel.leaf if spreads or weight_names.is_transposed(kernel.leaf, None) else None
+  call = models.functions(recipe).fn, jax.ShapeDtypeStruct((1, *recipe.image), jnp.float32)
+  return pretrained.load(entry.weights, variables, entry.key_map, entry=entry.entry, keep=entry.new, call=call)
 
 
 def first_line(error: Exception) -> str:

@@ -10,7 +10,8 @@ from flax import serialization
 
 from leanax.core.errors import UserError
 from leanax.core.trees import named_leaves
-from leanax.engine.store.pretrained import CONV, LINEAR, Rename, load, read
+from leanax.engine.store.pretrained import CONV, LINEAR, Rename, load
+from leanax.engine.store.weight_files import read
 
 RNG = np.random.default_rng(0)
 

@@ -15,7 +15,7 @@ import pytest
 from benchmarks.fuzz import drill, pth
 from benchmarks.fuzz.pth import Made, Name, Stored, archive, module, packed, parameter, stream, tensor
 from leanax.core.errors import UserError
-from leanax.engine.store import pretrained, torch_file, torch_pickle
+from leanax.engine.store import torch_file, torch_pickle, weight_files
 from leanax.engine.store.torch_arrays import Unread
 from leanax.engine.store.torch_pickle import Damaged
 
@@ -216,7 +216,7 @@ def test_refused(tmp_path, name):
   make, says = REFUSED[name]
   (tmp_path / "w.pth").write_bytes(make())
   with pytest.raises(UserError, match=f"w.pth cannot be read: .*{says}") as caught:
-    pretrained.read(tmp_path / "w.pth")
+    weight_files.read(tmp_path / "w.pth")
   assert "\n" not in str(caught.value)
 
 

@@ -18,11 +18,10 @@ from leanax.core import rules
 from leanax.core.errors import UserError, nearest
 from leanax.core.trees import named_leaves
 from leanax.engine.models.interface import Variables
-from leanax.engine.store import weight_names
+from leanax.engine.store import torch_layout, weight_files, weight_names
 from leanax.engine.store.torch_arrays import Unread
+from leanax.engine.store.weight_files import TORCH, Arrays, refuse
 from leanax.engine.store.weight_names import Names, Place
-
-Arrays = dict[str, "np.ndarray | Unread"]
 
 
 class Rename(NamedTuple):
@@ -51,13 +50,13 @@ def load(
   entry: str = "",
   keep: Sequence[str] = (),
   ignore: Sequence[str] = (),
-  transposed: Collection[str] | None = None,
+  call: tuple[Callable[..., Any], Any] | None = None,
 ) -> Variables:
   """Returns `target` with its leaves replaced by the arrays of a file.
 
   Args:
-    path: a file of `READERS`, or a directory that Orbax wrote. Of a stage's model file of leanax, the model's
-      variables; it must be the model that its code builds, in float.
+    path: a file of `weight_files.READERS`, or a directory that Orbax wrote. A stage's model file of leanax must hold
+      the model that its code builds, in float.
     target: the model's variables (arrays). Leaves are named like `Dense_0/kernel`, without the leading "params/", and
       `batch_stats/BatchNorm_0/mean`.
     key_map: `Rename`s (or tuples of their fields), all applied in order to each of the file's names. Nested names are
@@ -65,8 +64,8 @@ def load(
     entry: the part of the file that holds the weights, such as "state_dict" or "ema/params"; "" where one alone does.
     keep: globs of leaves that keep their values in `target`, such as a new head; arrays of their names are not read.
     ignore: globs of the file's arrays to skip, by their names after the key map.
-    transposed: the kernels that transposed convolutions read; None for those below a module named "ConvTranspose...".
-      It matters for weights of PyTorch alone.
+    call: (fn, x) for kernels of PyTorch: the model's function `fn(variables, x)` and an input or its shape, from which
+      their order is known (`torch_layout`).
 
   Returns:
     The variables, each leaf with its target's dtype.
@@ -78,23 +77,17 @@ def load(
   path = Path(path)
   flat = {name.removeprefix("params/"): leaf for name, leaf in named_leaves(target).items()}
   kept = rules.match([(glob, True) for glob in keep], flat, "keep rule")
-  arrays, oriented = _rename(_entry(_read(path), entry, path), [_rule(rule) for rule in key_map], path)
+  arrays, oriented = _rename(_entry(weight_files.arrays(path), entry, path), [_rule(rule) for rule in key_map], path)
   ignored = rules.match([(glob, True) for glob in ignore], arrays, "ignore rule")
   arrays = {name: array for name, array in arrays.items() if name not in ignored}
   names = Names(flat, set(target) - {"params"} if "params" in target else ())
   found, unused = _matched(arrays, names, set(flat) - set(kept), path)
-  unused = [name for name in unused if name not in kept]
   missing = [name for name in flat if name not in found and name not in kept]
+  values = {leaf: refuse(arrays[name], name, path) for leaf, (name, _) in found.items() if leaf not in kept}
+  turned = [leaf for leaf in values if found[leaf][1].torch and found[leaf][0] not in oriented]
+  if any(map(torch_layout.is_kernel, turned)):
+    values |= _in_flax({leaf: values[leaf] for leaf in turned}, path, target, flat, call)
   faults = _faults(path, missing, unused)
-  values = {}
-  for leaf, (name, place) in found.items():
-    if leaf in kept:
-      continue
-    array = arrays[name]
-    if isinstance(array, Unread):
-      raise UserError(f"{path}: {name!r} is {array.reason}; expected a plain tensor")
-    torch = place.torch and name not in oriented
-    values[leaf] = weight_names.in_flax(array, leaf, transposed) if torch else array
   faults += _misshaped(path, {leaf: (found[leaf][0], array) for leaf, array in values.items()}, flat)
   if faults:
     raise UserError("; ".join(faults))
@@ -102,29 +95,19 @@ def load(
   return jax.tree.unflatten(jax.tree.structure(target), loaded)
 
 
-def read(path: str | Path) -> dict[str, np.ndarray]:
-  """Reads all arrays of a file by name, nested names joined by "/".
-
-  Raises:
-    UserError: there is no such file, its format is not supported, it is damaged, or a tensor of it is no plain one.
-  """
-  found = _read(Path(path))
-  for name, array in found.items():
-    if isinstance(array, Unread):
-      raise UserError(f"{path}: {name!r} is {array.reason}; expected a plain tensor")
-  return {name: array for name, array in found.items() if not isinstance(array, Unread)}
-
-
-def _read(path: Path) -> Arrays:
-  if not path.exists():
-    raise UserError(f"there are no weights at {path}")
-  reader = _read_orbax if path.is_dir() else READERS.get(path.suffix)
-  if reader is None:
-    raise UserError(f"{path}: expected weights as {', '.join(READERS)} or a directory that Orbax wrote")
-  found = reader(path)
-  if not found:
-    raise UserError(f"{path} holds no arrays")
-  return dict(sorted(found.items()))
+def _in_flax(
+  arrays: Mapping[str, np.ndarray], path: Path, target: Variables, flat: Mapping[str, Any], call: Any
+) -> dict[str, np.ndarray]:
+  """Returns arrays of torch, by leaf, in the order of Flax."""
+  if call is None:
+    raise UserError(f"{path} holds kernels of PyTorch, whose axes Flax orders otherwise; expected call=(fn, x)")
+  known = torch_layout.layout(call[0], target, call[1])
+  if unclear := [leaf for leaf in arrays if known.flattened.get(leaf) == ()]:
+    raise UserError(
+      f"{path}: {unclear[0]!r} of the model reads flattened axes, of which those of channels are not known, and "
+      "PyTorch flattens these first; expected a rule of the key map with the order of its axes, such as (1, 0)"
+    )
+  return {leaf: torch_layout.in_flax(array, leaf, flat[leaf].shape, known) for leaf, array in arrays.items()}
 
 
 def _entry(arrays: Arrays, entry: str, path: Path) -> Arrays:
@@ -171,7 +154,7 @@ def _faults(path: Path, missing: Sequence[str], unused: Sequence[str]) -> list[s
   """Returns what is to be said of leaves without an array and arrays without a leaf."""
   faults = []
   if missing:
-    near = nearest(missing[0], unused, most=1)
+    near = nearest(missing[0], unused, most=1, cutoff=0.4)
     hint = f" (the nearest name there is {near[0]!r})" if near else ""
     faults.append(f"{path} has no array for {_listed(missing)} of the model{hint}")
   if unused:
@@ -260,69 +243,3 @@ def _fit(path: Path, name: str, array: np.ndarray, leaf: Any) -> jax.Array:
 def _listed(names: Sequence[str], most: int = 5) -> str:
   more = f" and {len(names) - most} more" if len(names) > most else ""
   return ", ".join(map(repr, names[:most])) + more
-
-
-def _read_safetensors(path: Path) -> Arrays:
-  from leanax.engine.store import model_file
-
-  arrays, metadata = model_file.read_safetensors(path)
-  if model_file.KEY not in metadata:
-    return {**arrays}
-  tree, meta = model_file.load_tree(path)  # a stage's own file, with checksums
-  edits = (meta.get("recipe") or {}).get("edits", ()) if isinstance(meta.get("recipe", {}), Mapping) else ()
-  if edits:
-    kinds = [str(edit.get("edit")) if isinstance(edit, Mapping) else "?" for edit in edits]
-    what = "quantized" if "quantize" in kinds else f"changed by {kinds[-1]!r}"
-    raise UserError(
-      f"{path} holds a model that is {what}; expected the file of an earlier stage, whose model is the one that its "
-      "code builds"
-    )
-  return _arrays(tree.get("variables", tree))
-
-
-def _read_torch(path: Path) -> Arrays:
-  from leanax.engine.store import torch_file, torch_pickle
-
-  try:
-    return torch_file.read(path.read_bytes())
-  except torch_pickle.Damaged as error:
-    raise UserError(f"{path} cannot be read: {error}") from error
-
-
-def _read_msgpack(path: Path) -> Arrays:
-  from flax import serialization
-
-  try:
-    tree = serialization.msgpack_restore(path.read_bytes())
-  except Exception as error:  # a damaged file may raise anything
-    raise UserError(f"{path} is damaged or no msgpack file of flax") from error
-  return _arrays(tree)
-
-
-def _read_orbax(path: Path) -> Arrays:
-  """Reads a directory with one tree, or a step with several items, one of them a tree of arrays."""
-  import orbax.checkpoint as ocp
-
-  trees = [p for p in (path, *sorted(path.iterdir())) if (p / "_METADATA").exists()]
-  if len(trees) != 1:
-    raise UserError(f"{path}: expected a directory with one tree that Orbax wrote, found {len(trees)}")
-  try:
-    with ocp.PyTreeCheckpointer() as checkpointer:
-      metadata = checkpointer.metadata(trees[0]).item_metadata
-      as_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), metadata.tree)
-      tree = checkpointer.restore(trees[0], restore_args=as_host)
-  except Exception as error:  # a damaged file may raise anything
-    raise UserError(f"{path} cannot be read by Orbax; is it damaged?") from error
-  return _arrays(tree)
-
-
-def _arrays(tree: Any) -> Arrays:
-  return {name: np.asarray(leaf) for name, leaf in named_leaves(tree).items() if hasattr(leaf, "dtype")}
-
-
-TORCH = (".pth", ".pt", ".bin", ".ckpt", ".tar")  # as torch.save is used
-READERS: dict[str, Callable[[Path], Arrays]] = {
-  ".safetensors": _read_safetensors,
-  ".msgpack": _read_msgpack,
-  **dict.fromkeys(TORCH, _read_torch),
-}

@@ -113,27 +113,6 @@ def is_training(name: str, dtype: Any) -> bool:
   return given[0] in TRAINING or last == COUNTER or (last in RANDOM and np.dtype(dtype).kind == "u")
 
 
-def is_transposed(leaf: str, transposed: Collection[str] | None) -> bool:
-  """Returns whether a transposed convolution reads a kernel: it is listed, or without a list linen's name says so."""
-  if transposed is not None:
-    return leaf in transposed
-  return any(part.startswith("ConvTranspose") for part in leaf.split("/")[:-1])
-
-
-def in_flax(array: np.ndarray, leaf: str, transposed: Collection[str] | None) -> np.ndarray:
-  """Returns an array of torch in the axes of Flax, by the rank and the leaf's name; a view.
-
-  A kernel is (out, in, *spatial) in torch and (*spatial, in, out) in Flax. That of a transposed convolution is (in,
-  out, *spatial) in torch, which takes its windows in the other direction.
-  """
-  if leaf.rpartition("/")[2] != "kernel" or array.ndim < 2:
-    return array
-  spatial = tuple(range(2, array.ndim))
-  if spatial and is_transposed(leaf, transposed):
-    return np.flip(array.transpose(*spatial, 0, 1), tuple(range(len(spatial))))
-  return array.transpose(*spatial, 1, 0)
-
-
 def _shared(names: Iterable[str]) -> str:
   """Returns what all names begin with, up to a break."""
   first, last = min(names), max(names)
