@@ -128,6 +128,11 @@ def test_a_quantized_stage_is_no_start(run, tmp_path):
   refused(tmp_path / "run", f"stage 'given': .*{says}", stages={"given": {**GIVEN, "start": path}})
 
 
+def test_keys_of_weights_need_weights(tmp_path):
+  says = r"config key 'models.student.new' is \('Dense_1/\*',\), but there are no 'weights'"
+  refused(tmp_path / "run", says, new=("Dense_1/*",))
+
+
 @pytest.mark.parametrize(
   ("start", "says"),
   [
