@@ -74,15 +74,29 @@ def grids(net: Net) -> dict[str, Grid]:
   )
 
 
+def shared_grids(net: Net) -> list[tuple[str, ...]]:
+  """Returns the activations of a quantized net that share one grid, because a file moves codes from one to the other.
+
+  They are sliced, joined, spread or chosen from one another. Each entry has the names of those on one grid.
+  """
+  plain = float_net(net)
+  return _model(plain.infer, net.edits[-1]).plan(plain.variables, *net.example).shared
+
+
 def of(edit: Mapping[str, Any]) -> Policy:
   """Returns the policy of an edit."""
   return make_policy([tuple(rule) for rule in edit["rules"]], edit["ends"])
 
 
+def is_quantized(net: Net) -> bool:
+  """Returns whether a net has grids, as of `post_training`."""
+  check_net(net)
+  return bool(net.edits) and net.edits[-1]["edit"] == "quantize"
+
+
 def float_net(net: Net) -> Net:
   """Returns the net before its grids."""
-  check_net(net)
-  if not net.edits or net.edits[-1]["edit"] != "quantize":
+  if not is_quantized(net):
     raise UserError("the net is not quantized; expected one of quant.post_training")
   variables = {name: tree for name, tree in net.variables.items() if name not in GRIDS}
   return dataclasses.replace(net, edits=net.edits[:-1], variables=variables)

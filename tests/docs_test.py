@@ -62,7 +62,8 @@ PAGES = [
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
-def test_examples_run(page):
+def test_examples_run(page, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)  # for the files that they write
   run(page)
 
 

@@ -35,6 +35,7 @@ from leanax.deploy.ir import Network, with_ends
 from leanax.deploy.lift import lift
 from leanax.deploy.packed import Packed, pack, pack_net, unpack, unpack_net
 from leanax.deploy.preprocessing import Preprocessing
+from leanax.deploy.save import network, save
 from leanax.deploy.size import Held, Sizes, sizes
 
 __all__ = [
@@ -56,6 +57,7 @@ __all__ = [
   "formats",
   "lift",
   "litert",
+  "network",
   "onnx",
   "open_file",
   "pack",
@@ -63,6 +65,7 @@ __all__ = [
   "packed",
   "parity",
   "reference",
+  "save",
   "sizes",
   "stablehlo",
   "unpack",

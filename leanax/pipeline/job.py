@@ -55,7 +55,9 @@ def first_step(name: str, context: Context) -> int:
 
 
 def curves(name: str, context: Context) -> dict[str, list[tuple[int, float]]]:
-  """Returns a stage's series from metrics.jsonl, by name: (step of the stage, value)."""
+  """Returns a stage's series from metrics.jsonl, by name: (step of the stage, value); none of one without steps."""
+  if not context.jobs[name].steps:
+    return {}
   offset = first_step(name, context)
   found: dict[str, list[tuple[int, float]]] = {}
   for line in metrics.read(context.folder):

@@ -15,9 +15,11 @@ from leanax.pipeline import run_times
 from leanax.pipeline.config.experiment import Experiment, described, needs
 from leanax.pipeline.job import model_file
 
-# Keys of an experiment that every stage is trained with, and those that change no model; others are of its identity.
-OF_ALL = ("seed", "data", "preprocess", "parallel", "steps_per_call", "evaluations", "gradient_norms")
+# Keys that may change while stages stand: those of stages, and those that change no model. Others, such as the seed
+# and the data, are of every stage: a directory of other ones is refused, so that no slip discards a whole run.
+OF_STAGES = ("models", "stages")
 OF_NONE = ("run", "checkpoint_every", "keep", "latency_runs")
+PREVIOUS = "previous"  # the folder of the models that stages left before their settings changed
 REPORTS = ("result.json", "report.html", "report.md")
 
 
@@ -32,12 +34,12 @@ def settings(name: str, config: Experiment, plain: Callable[[Any], dict[str, Any
   stage = config.stages[name]
   stages = {name: stage} | ({stage.teacher: beside} if (beside := described(config, stage)) else {})
   models = {one.model: config.models[one.model] for one in stages.values()}
-  return plain({key: getattr(config, key) for key in OF_ALL} | {"models": models, "stages": stages})
+  return plain({"models": models, "stages": stages})
 
 
 def identity(given: dict[str, Any]) -> dict[str, Any]:
   """Returns the values of a config by which a directory is known: another one is refused in it."""
-  return {key: value for key, value in given.items() if key not in (*OF_ALL, *OF_NONE, "models", "stages")}
+  return {key: value for key, value in given.items() if key not in (*OF_STAGES, *OF_NONE)}
 
 
 def changed(old: Experiment, new: Experiment, plain: Callable[[Any], dict[str, Any]]) -> dict[str, str]:
@@ -71,7 +73,7 @@ def keep(folder: Path, old: Experiment, new: Experiment, plain: Callable[[Any], 
   gone = changed(old, new, plain)
   there = [name for name in _in_order(old, new) if any(path.exists() for path in _paths(folder, name))]
   for name in there if gone.keys() & set(there) else ():
-    kept = f"is trained again: {gone[name]}" if name in gone else "is kept"
+    kept = f"is trained again: {gone[name]}; its model is in {PREVIOUS}" if name in gone else "is kept"
     print(f"{folder}: stage {name!r} {kept}", file=sys.stderr, flush=True)
   if gone or old.run != new.run:
     for report in REPORTS:
@@ -101,6 +103,10 @@ def _paths(folder: Path, name: str) -> list[Path]:
 def _remove(folder: Path, name: str) -> None:
   from leanax.engine.store import metrics  # loads jax
 
+  model = model_file(folder, name)
+  if model.exists():
+    (folder / PREVIOUS).mkdir(exist_ok=True)
+    model.replace(folder / PREVIOUS / model.name)
   for path in _paths(folder, name):
     if path.is_dir():
       shutil.rmtree(path)

@@ -21,6 +21,8 @@ from leanax.pipeline.config.experiment import Experiment
 SAVED = "config.json"
 SEAL = "config.seal"  # proof that this user's config made the directory: a digest of config.json with the user's key
 EXPORT = ("export", "export_failure")  # keys of a stage that change nothing of what it trains
+WORDS = ("about", "licence")  # keys of an experiment that its files hold, and that change nothing else
+LATER = (*WORDS, "most_lost")  # those that may be changed for a run that stands
 Values = Experiment | Mapping[str, Any] | ml_collections.ConfigDict
 KEY = "seal.key"  # in the cache's directory
 
@@ -54,9 +56,9 @@ def fingerprint(config: Values) -> str:
 def claim(workdir: str | os.PathLike[str], config: Values) -> dict[str, Any]:
   """Makes `workdir` the directory of this config: writes config.json, or compares with the one that exists.
 
-  A config that differs in stages, models, data or the seed takes the place of the other: the stages that it leaves as
-  they were stand, the others and what needs them are removed, which is said on stderr (`reuse.keep`). Where stages
-  differ in how they are exported alone, what is trained stays, and its files are made as it says now.
+  A config that differs in stages or models takes the place of the other: the stages that it leaves as they were stand,
+  the others and what needs them are removed, which is said on stderr (`reuse.keep`). Where stages differ in how they
+  are exported alone, or the config in `LATER`, what is trained stays, and its files are made as it says now.
 
   Returns:
     The resolved config.
@@ -95,7 +97,7 @@ def _take_over(folder: pathlib.Path, saved: Any, given: dict[str, Any]) -> None:
     old, new = _typed(saved), _typed(given)
   except (UserError, TypeError, ValueError, AttributeError):  # not both are experiments
     old = new = None
-  there, here = (one if new is None else reuse.identity(one) for one in (saved, given))
+  there, here = (one if new is None else reuse.identity(one) for one in (_trained(saved), _trained(given)))
   if difference := files.difference(there, here):
     raise UserError(f"workdir {str(folder)!r} holds a run of another config: {difference}; use another --workdir")
   if old is not None and new is not None:
@@ -103,14 +105,14 @@ def _take_over(folder: pathlib.Path, saved: Any, given: dict[str, Any]) -> None:
 
 
 def _trained(given: Any) -> Any:
-  """Returns the values of a config without those of its stages that train nothing."""
+  """Returns the values of a config without those that train nothing."""
   if not isinstance(given, dict) or not isinstance(given.get("stages"), dict):
     return given
   stages = {
     name: {key: value for key, value in stage.items() if key not in EXPORT} if isinstance(stage, dict) else stage
     for name, stage in given["stages"].items()
   }
-  return {**given, "stages": stages}
+  return {key: value for key, value in given.items() if key not in LATER} | {"stages": stages}
 
 
 def saved(folder: str | os.PathLike[str]) -> Experiment:

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from leanax.core.errors import UserError
 from leanax.pipeline import reuse, workdir
 from leanax.pipeline.compress import compress
 from leanax.pipeline.job import model_file
@@ -29,16 +30,28 @@ def gone(**changes):
     ({"models__teacher__kwargs": {"widths": (16,), "classes": 4}}, ["teacher", "distilled", "pruned", "int8"]),
     ({"models__student__kwargs": {"widths": (9,), "classes": 4}}, ["alone", "distilled", "pruned", "int8"]),
     ({"models__more": {"name": "zoo.mlp:MLP"}}, []),
-    ({"data__limit": 64}, ALL),
-    ({"preprocess": {"mean": (0.5,)}}, ALL),
-    ({"seed": 1}, ALL),
-    ({"parallel": "mesh"}, ALL),
-    ({"evaluations": 3}, ALL),
     ({"run": ("teacher",), "checkpoint_every": 7, "keep": 1, "latency_runs": 6}, []),
   ],
 )
 def test_what_a_change_makes_again(change, stages):
   assert gone(**change) == stages
+
+
+@pytest.mark.parametrize(
+  ("change", "said"),
+  [
+    ({"data__limit": 64}, "'data.limit' was 0 and is 64 here"),
+    ({"preprocess": {"mean": (0.5,)}}, r"'preprocess.mean' was \[0.0\] and is \[0.5\] here"),
+    ({"seed": 1}, "'seed' was 0 and is 1 here"),
+    ({"parallel": "mesh"}, "'parallel' was 'jit' and is 'mesh' here"),
+  ],
+)
+def test_what_is_of_every_stage_is_refused_and_nothing_goes(tmp_path, change, said):
+  folder = written(tmp_path, "teacher", "int8")
+  before = held(folder)
+  with pytest.raises(UserError, match=f"holds a run of another config: {said}; use another --workdir"):
+    workdir.claim(folder, jobs.experiment(**change))
+  assert held(folder) == before and workdir.saved(folder) == jobs.experiment()
 
 
 def test_a_teacher_that_is_described_belongs_to_its_stage():
@@ -75,7 +88,7 @@ def test_a_changed_stage_is_made_again_and_the_others_stand(tmp_path, capfd):
   actual, said = compress(other, used), capfd.readouterr().err.splitlines()
   assert [line for line in said if ": stage '" in line] == [
     f"{used}: stage 'teacher' is kept",
-    f"{used}: stage 'alone' is trained again: 'stages.alone.epochs' was 1 and is 2 here",
+    f"{used}: stage 'alone' is trained again: 'stages.alone.epochs' was 1 and is 2 here; its model is in previous",
     f"{used}: stage 'distilled' is kept",
   ]
   again = {name: model_file(used, name).stat().st_mtime_ns for name in SHORT["run"]}
@@ -115,7 +128,7 @@ def test_whatever_is_of_a_changed_stage_goes(tmp_path, capsys):
   assert held(folder) == sorted(
     [f"{kind}/{name}{end}" for name in ("teacher", "pruned")
      for kind, end in (("models", ".safetensors"), ("files", ".json"), ("files", ".tflite"), ("checkpoints", "/4/x"))]
-    + ["metrics.jsonl", "run.json"]
+    + ["metrics.jsonl", "previous/int8.safetensors", "run.json"]
   )  # fmt: skip
   assert [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()] == [
     {"step": 2, "teacher/loss": 1.0},

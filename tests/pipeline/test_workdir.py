@@ -69,7 +69,8 @@ def test_a_run_from_before_a_key_was_added_resumes(tmp_path):
 
 def test_how_stages_are_exported_may_change(tmp_path):
   first = workdir.claim(tmp_path, jobs.experiment())
-  other = jobs.experiment(stages__int8__export=(), stages__teacher__export_failure="report")
+  later = {"most_lost": 2.0, "licence": "MIT", "about": "noise"}
+  other = jobs.experiment(stages__int8__export=(), stages__teacher__export_failure="report", **later)
   assert workdir.claim(tmp_path, other) == json.loads((tmp_path / "config.json").read_text()) != first
   assert workdir.saved(tmp_path) == other and workdir.is_own(tmp_path)
 

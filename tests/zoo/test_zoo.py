@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 
 from leanax.zoo.convnet import ConvNet
+from leanax.zoo.efficientnet import SIZES, EfficientNetLite, scaled
 from leanax.zoo.kernels import conv_kernel
 from leanax.zoo.lenet import LeNet5, LeNet300
 from leanax.zoo.mlp import MLP, plain_mlp
 from leanax.zoo.resnet import ResNet
+from leanax.zoo.vit import ViT
 from tests.numbers import normal
 
 
@@ -27,6 +29,31 @@ def parameters(variables):
 def test_parameter_counts(model, shape, count):
   variables = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((2, *shape), jnp.float32))
   assert parameters(variables) == count
+
+
+@pytest.mark.parametrize(("size", "millions"), [*zip(SIZES, (4.7, 5.4, 6.1, 8.2, 13.0), strict=True)])
+def test_efficientnet_lite_has_the_published_parameters(size, millions):
+  """In millions, of the table in tensorflow/tpu's README of the Lite variant."""
+  width, depth, pixels, _ = size
+  image = jax.ShapeDtypeStruct((1, pixels, pixels, 3), jnp.float32)
+  variables = jax.eval_shape(EfficientNetLite(width=width, depth=depth).init, jax.random.key(0), image)
+  assert round(parameters(variables) / 1e6, 1) == millions
+  assert width != 1.0 or (4_652_008 if depth == 1.0 else 5_416_680) == parameters(variables)
+
+
+def test_channels_are_rounded_to_eights_by_at_most_a_tenth():
+  assert [scaled(channels, 1.1) for channels in (16, 24, 40, 80, 112, 192, 320)] == [16, 24, 48, 88, 120, 208, 352]
+  assert scaled(4, 1.0) == 8
+
+
+def test_vit_has_the_parameters_of_its_parts():
+  """Patches, positions, per block two norms, four projections and an MLP of four times the width, norm and head."""
+  d, depth, classes = 64, 4, 10
+  block = 2 * 2 * d + 4 * (d * d + d) + (d * 4 * d + 4 * d) + (4 * d * d + d)
+  wanted = (4 * 4 * 3 * d + d) + 8 * 8 * d + depth * block + 2 * d + (d * classes + classes)
+  image = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
+  assert parameters(jax.eval_shape(ViT().init, jax.random.key(0), image)) == wanted
+  assert jax.eval_shape(lambda x: ViT().init_with_output(jax.random.key(0), x)[0], image).shape == (2, 10)
 
 
 def test_linen_nnx_and_plain_mlp_are_the_same_network():

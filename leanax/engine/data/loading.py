@@ -29,8 +29,10 @@ def load(
     name: one of
       - "digits": scikit-learn's embedded 8x8 digits, with a fixed stratified split;
       - "synthetic": generated; options `shape`, `classes`, `train`, `validation`, `test`, `noise`, `shift`, `seed`;
-      - "tfds:NAME" or "tfds:DIRECTORY": a set of TensorFlow Datasets; option `size`; see `prepared.load_tfds`;
-      - "folder:DIRECTORY": a user's own images; options `size`, `channels`; see `prepared.load_folder`.
+      - "tfds:NAME" or "tfds:DIRECTORY": a set of TensorFlow Datasets; options `size`, `resize`; see
+        `prepared.load_tfds`;
+      - "folder:DIRECTORY": a user's own images; options `size`, `resize`, `channels`, `test`, `split_seed`; see
+        `prepared.load_folder`.
     data_dir: the directory of original files and prepared sets; by default LEANAX_DATA_DIR. Sets without files ignore
       it.
     cache_dir: the directory of sets that are prepared here; by default LEANAX_CACHE_DIR, else ~/.cache/leanax.

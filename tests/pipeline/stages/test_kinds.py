@@ -1,7 +1,12 @@
 """Every kind of stage: prepared without a compilation, it leaves what was prepared, and is read again."""
 
+import functools
+import tempfile
+
 import jax
+import numpy as np
 import pytest
+import safetensors.numpy
 
 from leanax.core.errors import UserError
 from leanax.pipeline import job, stage, trained
@@ -15,6 +20,7 @@ INT8 = {"quant": {"rules": (("*", "w8a8"),), "calibration_batches": 1}, "start":
 CASES = {
   "mask": {"start": "alone", "sparsity": {"density": 0.5}},
   "post_training": INT8,
+  "pretrained": {"model": "saved"},
   "train": {**jobs.STAGE, **INT8, "epochs": 1, "teacher": "alone", "objective": jobs.DISTIL},
 }
 # kind: a change of this stage that fits no model, and what is said of it
@@ -27,6 +33,7 @@ MISTAKES = {
     {"quant": {"rules": (("Conv_9*", "w8a8"),)}},
     r"stage 'new': quantization rule 'Conv_9\*' matches nothing",
   ),
+  "pretrained": ({"model": "others"}, r"weights.safetensors has no array for 'Dense_1/bias', 'Dense_1/kernel'"),
   "train": ({"quant": {"rules": (("Conv_9*", "w8a8"),)}}, r"stage 'new': quantization rule 'Conv_9\*' matches nothing"),
 }
 
@@ -39,8 +46,20 @@ def note(name, *_, **__):
 jax.monitoring.register_event_duration_secs_listener(note)
 
 
+@functools.cache
+def weights():
+  """A file of the weights of one dense layer, for images of 6x6 and four classes."""
+  path = f"{tempfile.mkdtemp()}/weights.safetensors"
+  arrays = {"Dense_0/kernel": np.full((36, 4), 0.5, np.float32), "Dense_0/bias": np.arange(4, dtype=np.float32)}
+  safetensors.numpy.save_file(arrays, path)
+  return path
+
+
 def changes(kind):
+  saved = {"models__saved": {"name": "zoo.mlp:MLP", "kwargs": {"widths": (), "classes": 4}, "weights": weights()}}
+  saved["models__others"] = {**saved["models__saved"], "kwargs": {"widths": (8,), "classes": 4}}
   return {
+    **(saved if kind == "pretrained" else {}),
     "run": ("alone", "new"),
     "models__student": NORMED,
     "stages__alone__epochs": 1,
