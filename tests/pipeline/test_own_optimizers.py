@@ -63,7 +63,7 @@ def test_its_keywords_are_typed_on_the_command_line():
   ]  # fmt: skip
   found = loading.resolve(ml_collections.ConfigDict(jobs.values()), given).stages["alone"].optimizer
   assert (found.kwargs, found.schedule_kwargs) == ({"strength": 2.0}, {"power": 1.0})
-  assert isinstance(found.kwargs["strength"], float)
+  assert isinstance(found.kwargs["strength"], float) and isinstance(found.schedule_kwargs["power"], float)
   given[0] = (f"{key}.kwargs.strenth", "2")
   with pytest.raises(UserError, match="unknown key in 'stages.alone.optimizer.kwargs' 'strenth'; did you mean 'streng"):
     loading.resolve(ml_collections.ConfigDict(jobs.values()), given)
