@@ -18,7 +18,7 @@
 (2, 2) [[8. 8.]]
 """
 
-from leanax.graph.bounded import bounded
+from leanax.graph.bounded import bounded, second_factor
 from leanax.graph.edit import edit
 from leanax.graph.edits.add_bias import add_bias
 from leanax.graph.edits.fold_batch_norm import fold_batch_norms
@@ -92,6 +92,7 @@ __all__ = [
   "replace_head",
   "rewrite",
   "rows",
+  "second_factor",
   "second_moment",
   "shapes",
   "slice",
