@@ -250,6 +250,8 @@ def _results(
     spec = chosen[maker.site].activations if maker.site in chosen else None
     if maker.site is None or spec is None or (maker.gates is not None and maker.gates not in rounded | found.keys()):
       continue
+    if maker.product is not None and not (_eight(spec) and maker.product in rounded):
+      continue  # a silu that no file multiplies on codes: a sigmoid is not rounded for nothing
     op = sites[maker.site]
     operands = [at.get((op.name, i)) for i, x in enumerate(op.inputs) if x.tensor is not None or i == op.kernel_index]
     if all(q is not None and q.format == "integer" and q.spec.group is None for q in operands):

@@ -67,6 +67,8 @@ def test_numbers_are_those_of_the_definition(shape, lacks):
     lambda v, x: jnp.tanh(textbook(x, v["bn"])) * v["bn"]["g"] + v["bn"]["b"],  # others read both, too
     lambda v, x: textbook(textbook(x, v["bn"]) @ v["w"] @ x, v["bn"]),  # twice, of different activations
     lambda v, x: textbook(x, {**v["bn"], "m": v["w"][:1]}) + v["w"],  # along two axes
+    lambda v, x: textbook(jnp.tanh(x[:, None] * x[..., None]), {**v["bn"], "m": v["w"]}),  # and without the first
+    lambda v, x: textbook(x, {name: leaf[:, None] for name, leaf in v["bn"].items()}),  # along that of examples
     lambda v, x: textbook(x, {**v["bn"], "m": v["bn"]["m"] / 0}),
     lambda v, x: textbook(x, {"g": 1.0, "b": 0.0, "m": 0.0, "v": v["bn"]["v"]}),  # neither scale nor bias
     lambda v, x: textbook(x.astype(jnp.bfloat16), jax.tree.map(lambda p: p.astype(jnp.bfloat16), v["bn"])),
