@@ -57,7 +57,7 @@ def lift(
       than its equations, weights that are not finite, or a grid that is missing or that the runtime lacks.
   """
   traced = Traced(fn, variables, example, numbers=prove)
-  drafts, outputs = recognise(traced, foldable=grids is None)
+  drafts, outputs = recognise(traced, foldable=grids is None, rounded=grids or ())
   network = _network(traced, drafts, outputs)
   if prove:
     proof.prove(traced, drafts, network)

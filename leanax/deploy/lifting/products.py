@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from leanax import graph
 from leanax.core.errors import UserError
 from leanax.deploy import ir
 from leanax.deploy.lifting.drafts import Draft, Lifter
@@ -51,15 +52,22 @@ def dot(lifter: Lifter, node: Node) -> None:
   first, second = operands = _operands(lifter, node)
   if isinstance(first.value, np.ndarray):
     first, second = second, first
-  swapped = second, first
-  if isinstance(second.value, int) and _moves(lifter, *swapped, node) < _moves(lifter, first, second, node):
-    first, second = swapped
+  if isinstance(second.value, int) and _swaps(lifter, first, second, node):
+    first, second = second, first
   made = [_label(operands[0], axis) for axis in _batches(node)[0]]
   made += [_label(one, axis) for one in operands for axis in sorted({*one.free, *_own(one, node)})]
   if isinstance(second.value, np.ndarray) and not second.heads:
     _dense(lifter, node, first, second, made)
   else:
     _matmul(lifter, node, first, second, made)
+
+
+def _swaps(lifter: Lifter, first: _Operand, second: _Operand, node: Node) -> bool:
+  """Returns whether the second of two activations is to be the first: where a simulation has it so, or less moves."""
+  site = lifter.traced.graph.analysis.at.get(node.index)
+  if not lifter.foldable and site is not None:
+    return graph.second_factor(site.op, lifter.traced.bounded) != second.place
+  return _moves(lifter, second, first, node) < _moves(lifter, first, second, node)
 
 
 def _batches(node: Node) -> Any:

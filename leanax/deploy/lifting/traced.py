@@ -1,5 +1,6 @@
 """A traced function for the lifter: its live equations, their readers, constants, and slices to run."""
 
+import functools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -65,6 +66,11 @@ class Traced:
     self._tensors = {base: name for base, name in analysis.tensors.items() if base in read}
     self._tensors |= {analysis.value(one.value).base: name for name, one in graph.exposed(self.graph, ()).items()}
     self.uses = Counter(n for node in self.nodes for n in self.data(node)) + Counter(self.outputs.values())
+
+  @functools.cached_property
+  def bounded(self) -> dict[str, str]:
+    """The functions of activations whose range is known, by the activation's name."""
+    return graph.bounded(self.graph)
 
   def _example(self, leaf: Any) -> jax.ShapeDtypeStruct:
     shape = tuple(leaf.shape) if hasattr(leaf, "shape") else np.shape(leaf)
