@@ -149,7 +149,7 @@ def _fit(path: Path, name: str, array: np.ndarray, leaf: Any) -> jax.Array:
   both_float = all(jnp.issubdtype(dtype, jnp.floating) for dtype in (array.dtype, leaf.dtype))
   if not both_float and array.dtype != leaf.dtype:
     raise UserError(f"{path}: {name!r} has dtype {array.dtype}; the model's has {leaf.dtype}")
-  return jnp.asarray(array.astype(leaf.dtype))
+  return jax.device_put(array.astype(leaf.dtype))
 
 
 def _listed(names: Sequence[str], most: int = 5) -> str:
