@@ -20,7 +20,7 @@ from leanax.zoo.mlp_nnx import MLP
 from leanax.zoo.resnet import ResNet
 from quant.grid import Grid
 from quant.quantize import quantize
-from tests.numbers import initial, normal
+from tests.numbers import array, initial, normal
 
 
 def linen(module, shape, seed=0):
@@ -45,7 +45,7 @@ def lenet5():
 
 def resnet():
   fn, variables, x = linen(ResNet((1, 1), (8, 16)), (12, 12, 3))
-  moved = lambda a: jnp.asarray(a + 0.3 * np.abs(normal(7, a.shape)), a.dtype)
+  moved = lambda a: array(a + 0.3 * np.abs(normal(7, a.shape)), a.dtype)
   stats = jax.tree.map(moved, variables["batch_stats"])
   net = graph.fold_batch_norms(graph.net(fn, {**variables, "batch_stats": stats}, x[:1]))
   fn, variables = net.infer, net.variables
@@ -469,8 +469,8 @@ def one_layer(v, x):
 @functools.cache
 def one_layer_on_grids():
   rng = np.random.default_rng(0)
-  v = {"w": jnp.asarray(rng.normal(size=(5, 3)), jnp.float32), "b": jnp.ones(3)}
-  x = jnp.asarray(rng.normal(size=(8, 5)), jnp.float32)
+  v = {"w": array(rng.normal(size=(5, 3)), jnp.float32), "b": jnp.ones(3)}
+  x = array(rng.normal(size=(8, 5)), jnp.float32)
   model = quantize(one_layer, "w8a8")
   return v, x, model.grids(*model.init(v, x), v, x)
 

@@ -12,6 +12,7 @@ import pytest
 import quant
 from leanax import deploy, graph
 from leanax.core.errors import UserError
+from tests.numbers import array
 from tests.quant.test_leaf_grids import restored
 
 W = np.random.default_rng(0).normal(size=(12, 5)) * np.repeat([0.01, 1.0, 30.0], 4)[:, None]
@@ -289,7 +290,7 @@ def test_channels_of_grouped_kernels_are_cut_with_their_scales():
 
 
 def test_inputs_of_grouped_kernels_are_cut_by_whole_groups_only():
-  draw = lambda i, *shape: jnp.asarray(np.random.default_rng(i).normal(size=shape), jnp.float32)
+  draw = lambda i, *shape: array(np.random.default_rng(i).normal(size=shape), jnp.float32)
   v = {"params": {"w": draw(0, 12, 8), "u": draw(1, 8, 3) * np.geomspace(0.01, 1.0, 8, dtype=np.float32)[:, None]}}
   net = graph.net(lambda v, x: jnp.tanh(x @ v["params"]["w"]) @ v["params"]["u"], v, X)
   net = quant.post_training(net, [X], quant.policy({"u": "w4g2", "*": "float"}, ends=None))
