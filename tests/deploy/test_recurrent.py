@@ -134,3 +134,13 @@ def test_cells_are_lifted_before_they_are_trained(name):
   network = deploy.lift(fn, shapes, X, prove=False)
   deploy.litert().check(network)
   deploy.onnx().check(network)
+
+
+def test_names_in_an_onnx_file_are_a_path_and_an_operator():
+  """A chain of operators would make them as long as the network is deep."""
+  onnx = pytest.importorskip("onnx")
+  fn, v = CASES["linen GRUCell"]()
+  held = onnx.load_from_string(deploy.onnx().write(deploy.lift(fn, v, X, prove=False))).graph
+  names = [name for node in held.node for name in node.output] + [one.name for one in held.initializer]
+  assert len(set(names)) == len(names) and all(name.count(":") < 3 for name in names)
+  assert "GRUCell_0/ir/kernel:Sigmoid" in names and "GRUCell_0/iz/kernel" in names

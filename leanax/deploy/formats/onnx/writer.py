@@ -1,6 +1,7 @@
 """Writes a Network as an .onnx file, float32 or quantized, with the package onnx."""
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -70,10 +71,13 @@ def write(network: ir.Network, activations: str = "uint8", groups: str = "values
   plan = planned(network, activations, groups)
   # Ends, constants and nodes; names between the ends are those of the plan.
   called = {tensor: name for ends in (network.outputs, network.inputs) for name, tensor in ends.items()}
-  labels = {*network.inputs, *network.outputs}
+  labels, short = {*network.inputs, *network.outputs}, _short_names(plan)
 
   def name_of(value: str) -> str:
-    return called.get(value, f"{value}:inner" if value in labels else value)
+    if value in called:
+      return called[value]
+    value = short.get(value, value)
+    return f"{value}:inner" if value in labels else value
 
   sides = [
     [_end(onnx, plan, network.tensors[tensor], name) for name, tensor in ends.items()]
@@ -91,6 +95,28 @@ def write(network: ir.Network, activations: str = "uint8", groups: str = "values
   model = onnx.helper.make_model(graph, producer_name="leanax", ir_version=IR_VERSIONS[version], opset_imports=imports)
   onnx.helper.set_model_props(model, _metadata(network, plan))
   return model.SerializeToString(deterministic=True)
+
+
+def _short_names(plan: Plan) -> dict[str, str]:
+  """Returns unique names for what is called by a chain of operators: the path and the last one, "a/kernel:Mul#2".
+
+  Those of constants end in their role. Others keep their names.
+  """
+  makers = {node.output: node.op for node in plan.nodes}
+  every = [*plan.constants, *makers]
+  taken, counts, found = set(every), Counter[str](), dict[str, str]()
+  for name in every:
+    path, *chain = name.split(":")
+    if len(chain) < 2:
+      continue
+    base = short = f"{path}:{makers.get(name, chain[-1])}"
+    while short in taken:
+      counts[base] += 1
+      short = f"{base}#{counts[base]}"
+    if len(short) < len(name):
+      taken.add(short)
+      found[name] = short
+  return found
 
 
 def _metadata(network: ir.Network, plan: Plan) -> dict[str, str]:
