@@ -156,8 +156,12 @@ def _dense(lifter: Lifter, node: Node, x: _Operand, kernel: _Operand, made: list
   rows = free if len(free) <= MOST else (x.size(x.free),)
   source = _brought(lifter, node, x, x.order(), (*rows, inside))
   assert isinstance(source, int)
-  weights = kernel.value.transpose(kernel.order(transposed=False)).reshape(inside, outside)
-  draft = Draft(ir.Dense, lifter.traced.site(node) or "", (source,), node.outputs[0], node, weights)
+
+  def layout(operand: np.ndarray) -> np.ndarray:
+    return operand.transpose(kernel.order(transposed=False)).reshape(inside, outside)
+
+  name = lifter.traced.site(node) or ""
+  draft = Draft(ir.Dense, name, (source,), node.outputs[0], node, layout(kernel.value), layout)
   axes = ["examples", *(_label(x, axis) for axis in x.free), *(_label(kernel, axis) for axis in kernel.free)]
   examples = x.shape[x.batch]
   shape = (examples, *free, *kernel.sizes(kernel.free))

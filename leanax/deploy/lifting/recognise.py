@@ -74,6 +74,8 @@ def recognise(
 
 
 _REASONS = {
+  "rem": "no layer has a remainder of what depends on the input. In flax it is the seq_lengths of a reversed RNN or of "
+  "Bidirectional (flip_sequences): leave them out, give them as constants, or write a stablehlo file",
   "scan": f"the exported formats have no loops, and one of more than {unrolling.MOST} turns is not written out",
   "while": "the exported formats have no loops whose number of turns is found while they run",
   "optimization_barrier": "no layer is one; of a quantized model lift the float function, with `grids=`",
