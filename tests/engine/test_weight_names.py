@@ -146,6 +146,17 @@ def test_a_torch_file(tmp_path, wrap):
   np.testing.assert_array_equal(variables["batch_stats"]["stem_bn"]["var"], STATE["stem_bn.running_var"])
 
 
+def test_an_array_of_the_same_state_dict_is_not_left_out(tmp_path):
+  """What stands beside an entry is something else; what stands beside the model inside of one is named."""
+
+  def wrap(state):
+    return {"state_dict": {**{f"net.{name}": v for name, v in state.items()}, "aux.bias": tensor(normal(3))}}
+
+  path = write(tmp_path / "w.pth", STATE, wrap)
+  with pytest.raises(UserError, match="w.pth holds 'state_dict/aux.bias', which the model does not use"):
+    load(path, fresh(), call=CALL)
+
+
 def test_torch_names_in_safetensors_are_the_same(tmp_path):
   one = load(write(tmp_path / "w.safetensors", STATE), fresh(), call=CALL)
   other = load(write(tmp_path / "w.pth", STATE), fresh(), call=CALL)
