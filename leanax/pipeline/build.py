@@ -196,6 +196,8 @@ def inputs(config: Experiment, stage: Stage) -> Input:
   """Returns the description of a stage's batches."""
   changes = tree.values(stage.augment)
   changes |= {"views": changes["views"] or None, "seed": config.seed if changes["seed"] < 0 else changes["seed"]}
+  own = dict(changes.pop("function"))
+  changes |= {"function": own.pop("name", ""), "keywords": tuple(sorted(own.items()))}
   return Input(
     batch_size=stage.batch_size,
     seed=config.seed,

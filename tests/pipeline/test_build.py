@@ -298,9 +298,17 @@ def test_a_limit_cuts_each_split_and_keeps_ids():
 def test_a_stage_has_every_key_of_augmentation():
   config = jobs.experiment(stages__alone__augment={"cutmix": 0.5, "resized_crop": (0.2, 1.0), "erase": 0.3})
   names = {field.name for field in dataclasses.fields(config.stages["alone"].augment)}
-  assert names == {field.name for field in dataclasses.fields(Augment)}
+  assert names | {"keywords"} == {field.name for field in dataclasses.fields(Augment)}
   found = build.inputs(config, config.stages["alone"]).augment
   assert (found.cutmix, found.resized_crop, found.erase, found.erase_area) == (0.5, (0.2, 1.0), 0.3, (0.02, 0.33))
+
+
+def test_a_stage_has_its_own_function_of_augmentation():
+  own = {"name": "tests.engine.data.own:dimmed", "by": 2, "axes": (1,)}
+  config = jobs.experiment(stages__alone__augment={"function": own})
+  found = build.inputs(config, config.stages["alone"]).augment
+  assert (found.function, found.keywords) == ("tests.engine.data.own:dimmed", (("axes", (1,)), ("by", 2)))
+  assert build.inputs(config, config.stages["teacher"]).augment.is_still
 
 
 def test_batches_are_made_as_the_stage_says():
