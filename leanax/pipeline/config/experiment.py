@@ -57,6 +57,7 @@ class Examples:
   unlabelled: bool = True  # keep the other examples, without labels
   only: tuple[int, ...] = setting((), SIZE)  # the classes that are trained on; () for all
   without: tuple[int, ...] = setting((), SIZE)  # classes that are left out
+  balanced: bool = False  # draw every class equally often in an epoch, whatever the numbers of their examples
 
 
 @dataclasses.dataclass(frozen=True)
