@@ -123,12 +123,18 @@ class Stage:
   cache_top_k: int = setting(0, SIZE)  # keep the largest logits only, and the mass of the rest; 0 for all
   examples: Examples = Examples()
   epochs: int = setting(10, SIZE)
+  # Stop after so many evaluations (key `evaluations`) without a better validation accuracy, and keep the best state and
+  # not the last one; 0 for neither. The learning rate's schedule stays that of all epochs.
+  patience: int = setting(0, SIZE)
   batch_size: int = setting(64, COUNT)
   augment: Augment = Augment()
   per_device_statistics: bool = False  # let batch norms use each device's own part of the batch
   # Of products; "bfloat16" keeps float32 masters, scales, and values that meet grids.
   precision: str = setting("float32", choices=("float32", "bfloat16"), what="precision")
   optimizer: Optimizer = Optimizer()
+  # Globs of the leaves of the model that stay as they are, such as "Conv_*": parameters, their learned scales, and the
+  # running statistics of norms ("BatchNorm_*/scale" leaves these free).
+  freeze: tuple[str, ...] = ()
   # {a loss of kd: {"weight": share or schedule, "mask": "labelled", its keywords}}; with the key "loss" a term may have
   # another name than its loss.
   objective: Mapping[str, Any] = free({"hard_labels": {"weight": 1.0}})

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from leanax.core.errors import UserError
 from leanax.engine import data as datasets
 from leanax.engine.data import Dataset, Split, batches
 from leanax.engine.train import parallel
@@ -73,6 +74,8 @@ def plan(name: str, config: Experiment, data: Dataset, before: Mapping[str, Trai
   batches.check(dataclasses.replace(spec, per_view=()), shapes)
   if config.parallel != "jit":
     parallel.share(jax.ShapeDtypeStruct((stage.batch_size,), jnp.int32), len(jax.local_devices()))
+  if stage.patience and not len(data.validation.labels):
+    raise UserError(f"config key 'stages.{name}.patience' is {stage.patience}, but the data has no validation examples")
   learning.check_masks(build.objective(name, stage.objective, counts=()), split.labels >= 0)
   # The model before the first step, with its grids, and its teachers.
   model = start.model_of(stage, config, data, before, jax.eval_shape)
