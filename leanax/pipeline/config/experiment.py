@@ -65,6 +65,7 @@ class Examples:
   unlabelled: bool = True  # keep the other examples, without labels
   only: tuple[int, ...] = setting((), SIZE)  # the classes that are trained on; () for all
   without: tuple[int, ...] = setting((), SIZE)  # classes that are left out
+  balanced: bool = False  # draw every class equally often in an epoch, whatever the numbers of their examples
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +89,8 @@ class Augment:
   mixup: float = 0.0
   cutmix: float = 0.0
   fill: str = "zero"  # beyond the border: or "edge", "reflect"
+  # {"name": the import path of your own function(keys, images) -> images, its keywords}
+  function: Mapping[str, Any] = free({"name": ""})
   views: int = 0  # random versions of an image, reused epoch after epoch; 0 for a new one each epoch
   seed: int = -1  # of the random changes; -1 for the run's own; with a fixed one, seeds share a teacher's stored logits
 
