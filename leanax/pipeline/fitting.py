@@ -79,7 +79,7 @@ def fit(name: str, contexts: Sequence[Context], ready: Sequence[Ready], over: st
       opened.enter_context(metrics.Writer(each.folder, after=resumed, part=name, first=offset)) for each in contexts
     ]
     norms = engine.term_norms(learning.norm, learning.objective, get_batch, mode="jit" if over else config.parallel)
-    seen = curves(name, context)[patience.METRIC] if most and resumed else []
+    seen = curves(name, context).get(patience.METRIC, []) if most and resumed else []
 
     # What is written: means since the last line, accuracies of what would be kept now, norms of the terms' gradients.
     def log(step: int, state: TrainState, history: Mapping[str, np.ndarray]) -> bool:
