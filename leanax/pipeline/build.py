@@ -1,6 +1,8 @@
 """From names in a config to functions, with every keyword checked before anything compiles."""
 
+import dataclasses
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
@@ -10,12 +12,14 @@ import numpy as np
 
 import kd
 import quant
-from leanax.core import ranges
+from leanax.core import imports, ranges
 from leanax.core.errors import UserError, unknown
 from leanax.core.methods import method
 from leanax.engine import data as datasets
+from leanax.engine import metrics as engine_metrics
 from leanax.engine.data import Augment, Dataset, Input, Preprocess, Split
 from leanax.engine.data.splits import label_some
+from leanax.engine.metrics import Metric
 from leanax.engine.models import model as models
 from leanax.engine.models.interface import Model
 from leanax.pipeline.config import experiment, tree
@@ -31,18 +35,87 @@ def call(where: str, fn: Callable[..., Any], given: Mapping[str, Any], *position
     UserError: a keyword that `fn` does not take (the nearest is named), or one that it needs; `where` names the config
       group.
   """
-  parameters = list(inspect.signature(fn).parameters.values())[len(positional) :]
-  names = {p.name: p for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
-  for key in given:
-    if key not in names:
-      raise unknown("config key", f"{where}.{key}", [f"{where}.{name}" for name in names])
-  for name, parameter in names.items():
-    if parameter.default is parameter.empty and name not in given:
-      raise UserError(f"config key '{where}.{name}' is missing")
+  check_keywords(where, fn, given, len(positional))
   try:
     return fn(*positional, **given)
   except (TypeError, ValueError, UserError) as error:
     raise UserError(f"config group {where!r}: {' '.join(str(error).split())}") from error
+
+
+def check_keywords(where: str, fn: Callable[..., Any], given: Mapping[str, Any], positional: int = 0) -> None:
+  """Refuses keywords that a function does not take, and missing ones; arguments as of `call`."""
+  parameters = list(inspect.signature(fn).parameters.values())[positional:]
+  names = {p.name: p for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
+  for key in given:
+    if key not in names and not any(p.kind is p.VAR_KEYWORD for p in parameters):
+      raise unknown("config key", f"{where}.{key}", [f"{where}.{name}" for name in names])
+  for name, parameter in names.items():
+    if parameter.default is parameter.empty and name not in given:
+      raise UserError(f"config key '{where}.{name}' is missing")
+
+
+def own(where: str, spec: str, given: Mapping[str, Any], kinds: tuple[type, ...], expected: str) -> Any:
+  """Returns what a user's function gives, "package.module:name" called with keywords.
+
+  Args:
+    where: names the config key.
+    spec: the import path.
+    given: its keywords.
+    kinds: the types of which the result has to be one.
+    expected: what they are, in words.
+
+  Raises:
+    UserError: it is not there, is no function of these keywords, raises something (its line is named), or gives
+      something else.
+  """
+  fn = imports.found(spec, f"config key {where!r}: {spec!r}")
+  if not callable(fn):
+    raise UserError(
+      f"config key {where!r}: {spec!r} is a {type(fn).__name__}; expected a function that gives {expected}"
+    )
+  check_keywords(where, fn, given)
+  try:
+    made = fn(**given)
+  except Exception as error:  # the user's code may raise anything
+    raise UserError(f"config key {where!r}: {spec!r} fails: {imports.failure(error)}") from error
+  if not isinstance(made, kinds):
+    raise UserError(f"config key {where!r}: {spec!r} gives a {type(made).__name__}; expected {expected}")
+  return made
+
+
+def metrics(config: Experiment) -> tuple[Metric, ...]:
+  """Returns the metrics of an experiment; the first is what reports compare.
+
+  Each is a name of `engine.metrics` or an import path, or a group {"name": one of these, its keywords}. One that reads
+  one of several outputs has that output in its name.
+
+  Raises:
+    UserError: there is none, or one that is not there, or two of one name.
+  """
+  found: list[Metric] = []
+  for index, given in enumerate(config.metrics):
+    where = f"metrics[{index}]"
+    group = dict(given) if isinstance(given, Mapping) else {"name": given}
+    name, output = group.pop("name", ""), group.pop("output", "")
+    if not isinstance(name, str) or not name:
+      raise UserError(f"config key {where!r} is {given!r}; expected a metric's name, or {{'name': ..., its keywords}}")
+    if not isinstance(output, str):
+      raise UserError(f"config key '{where}.output' is {output!r}; expected the name of an output")
+    if ":" in name:
+      one = own(where, name, group, (Metric,), "an engine.metrics.Metric")
+    else:
+      one = call(where, method(engine_metrics, name), group)
+    if output:
+      title = f"{one.described()['title']} of {output}"
+      one = dataclasses.replace(
+        one, output=output, title=title, name=f"{re.sub(r'[^0-9a-zA-Z_]', '_', output)}_{one.name}"
+      )
+    if any(one.name == other.name for other in found):
+      raise UserError(f"config key {where!r} is a second metric called {one.name!r}; expected each once")
+    found.append(one)
+  if not found:
+    raise UserError("config key 'metrics' is empty; expected at least one, such as ('accuracy',)")
+  return tuple(found)
 
 
 def named(where: str, package: ModuleType, group: Mapping[str, Any], *positional: Any) -> Any:

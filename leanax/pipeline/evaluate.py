@@ -1,15 +1,18 @@
 """Models of a run, found and evaluated without training anything."""
 
 import itertools
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from leanax import deploy
+from leanax.core import imports
 from leanax.core.errors import UserError, unknown
 from leanax.engine import data as datasets
 from leanax.engine.data import Split
+from leanax.engine.metrics import measured
 from leanax.pipeline import build, workdir
 from leanax.pipeline import trained as models
 from leanax.pipeline.config import experiment, tree
@@ -71,15 +74,36 @@ def _check_classes(path: Path, classes: Sequence[str], test: Split) -> None:
     )
 
 
+class Evaluated(NamedTuple):
+  """What `evaluate_all` found.
+
+  Attributes:
+    metrics: plain data (`Metric.described`), the first is what reports compare.
+    values: [(name of a stage or file, {metric: value})].
+    examples: of the test split.
+  """
+
+  metrics: list[dict[str, str]]
+  values: list[tuple[str, dict[str, float]]]
+  examples: int
+
+
 def evaluate(
   folder: str | Path = "", model: str = "", code: Collection[str] = (), data: str = ""
 ) -> list[tuple[str, float, int]]:
-  """Returns [(name, accuracy, examples)] on a test split, of a file or of all finished stages of a run.
+  """Returns [(name, value, examples)] of the first metric, which is accuracy by default; see `evaluate_all`."""
+  found = evaluate_all(folder, model, code, data)
+  return [(name, values[found.metrics[0]["name"]], found.examples) for name, values in found.values]
+
+
+def evaluate_all(folder: str | Path = "", model: str = "", code: Collection[str] = (), data: str = "") -> Evaluated:
+  """Returns the metrics on a test split, of a file or of all finished stages of a run.
 
   Args:
-    folder: the run's directory; "" for a file of none.
+    folder: the run's directory; "" for a file of none, whose metric is accuracy.
     model: a .safetensors file that a stage wrote, or an exported file from anywhere (.packed, `deploy.file_formats`).
-    code: import paths of models that files may hold, beside those of `zoo` and of the user's own config.
+    code: import paths of models that files may hold, and of metrics and data that a run may name, beside those of `zoo`
+      and of the user's own config.
     data: the name of a data set; by default the run's.
 
   Raises:
@@ -90,6 +114,9 @@ def evaluate(
     missing = "--data, or the --workdir of a run" if model else "--workdir, or --model and --data"
     raise UserError(f"{missing} is missing; expected what names the {'data' if model else 'files and the data'}")
   config = workdir.saved(folder) if folder else Experiment(data=Data(name=data))
+  if folder and not workdir.is_own(folder):
+    _permit(config, code, str(folder), bool(data))
+  metrics = build.metrics(config)
   test = (datasets.load(data) if data else build.dataset(config)).test
   spec = deploy.Preprocessing(**tree.values(config.preprocess)) if folder else None
   if model:
@@ -103,7 +130,7 @@ def evaluate(
   for name, path in files.items():
     if path.suffix in deploy.file_formats():
       file = deploy.open_file(path)
-      logits = of_file(file, test, spec)
+      outputs = of_file(file, test, spec)
       if file.description and file.description.classes:
         _check_classes(path, file.description.classes, test)
     elif path.is_file() and path.suffix not in MODELS:
@@ -112,9 +139,22 @@ def evaluate(
     else:
       trained = models.load(path, model_code(folder, code) if folder else set(code))[0]
       _check(path, trained.recipe, test)
-      logits = models.predict(trained, test.images)
-    found.append((name, float(np.mean(logits.argmax(-1) == test.labels)), len(test.labels)))
-  return found
+      outputs = models.predict(trained, test.images)
+    found.append((name, {metric.name: measured(metric, outputs, test.labels) for metric in metrics}))
+  return Evaluated([metric.described() for metric in metrics], found, len(test.ids))
+
+
+def _permit(config: Experiment, code: Collection[str], folder: str, other_data: bool) -> None:
+  """Refuses code that a run from elsewhere names for its metrics and data, unless the user names it too."""
+  given = [one.get("name", "") if isinstance(one, Mapping) else one for one in config.metrics]
+  named = [name for name in given if imports.is_path(name)]
+  named += [config.data.name] if not other_data and datasets.is_own(config.data.name) else []
+  for name in named:
+    if name not in code:
+      raise UserError(
+        f"{folder!r} was made elsewhere and names {name!r}, code that is not run unless you name it: pass "
+        f"--model_code={name}"
+      )
 
 
 def of_file(file: deploy.Runner, test: Split, spec: deploy.Preprocessing | None) -> np.ndarray:

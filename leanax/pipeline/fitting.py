@@ -11,10 +11,11 @@ import numpy as np
 
 from leanax import engine
 from leanax.engine import data as datasets
+from leanax.engine.metrics import Metric, measured
 from leanax.engine.store import checkpoint, metrics
 from leanax.engine.train import progress, seeds
 from leanax.engine.train.state import TrainState
-from leanax.pipeline import teacher_outputs
+from leanax.pipeline import build, teacher_outputs
 from leanax.pipeline import trained as models
 from leanax.pipeline.config.experiment import Stage
 from leanax.pipeline.job import Context, first_step
@@ -57,7 +58,7 @@ def fit(name: str, contexts: Sequence[Context], ready: Sequence[Ready], over: st
   context, first = contexts[0], ready[0]
   learning, outputs, steps, state = first.learning, first.outputs, first.steps, first.state
   terms = learning.objective.terms
-  config, validation = context.config, context.data.validation
+  config, validation, metric = context.config, context.data.validation, build.metrics(context.config)[0]
   offset, chosen = first_step(name, context), [each.config.seed for each in contexts]
   variables = outputs.variables
   if over:
@@ -86,7 +87,7 @@ def fit(name: str, contexts: Sequence[Context], ready: Sequence[Ready], over: st
     def log(step: int, state: TrainState, history: Mapping[str, np.ndarray]) -> None:
       for index, (writer, whole, one) in enumerate(zip(writers, per_run(state), ready, strict=True)):
         values = _means({key: series[index] if over else series for key, series in history.items()})
-        values |= _accuracies(one, whole, values, validation)
+        values |= _validated(one, whole, values, validation, metric)
         if len(terms) > 1 and config.gradient_norms:
           values |= norms(step - 1, whole, _examples(one), one.outputs.variables, seed=chosen[index])
         writer.write(offset + step, {f"{name}/{key}": value for key, value in values.items() if key != "accuracy"})
@@ -155,17 +156,18 @@ def _means(history: Mapping[str, np.ndarray]) -> dict[str, float]:
   return {key: float(series.mean()) for key, series in history.items()}
 
 
-def _accuracies(
-  ready: Ready, state: TrainState, means: Mapping[str, float], validation: datasets.Split
+def _validated(
+  ready: Ready, state: TrainState, means: Mapping[str, float], validation: datasets.Split, metric: Metric
 ) -> dict[str, float]:
-  """Returns the accuracies of training and of what would be kept of a state now."""
+  """Returns the accuracy of training, and the metric of what would be kept of a state now."""
   found, learning = {}, ready.learning
-  logits = models.predict(learning.kept(state, ready.teacher), validation.images)
+  outputs = models.predict(learning.kept(state, ready.teacher), validation.images)
   # With a new head "accuracy" is that of the student's own classifier, which is not what is trained.
   if learning.head is None and "accuracy" in means:
     found["train_accuracy"] = means["accuracy"]
-  if not np.isnan(logits).any():  # else the next step is not finite, and is refused by its number
-    found["validation_accuracy"] = engine.accuracy(logits, validation.labels)
+  if not any(np.isnan(x).any() for x in jax.tree.leaves(outputs)):  # else the next step is refused by its number
+    value = measured(metric, outputs, validation.labels)
+    found |= {f"validation_{metric.name}": value} if np.isfinite(value) else {}
   return found
 
 

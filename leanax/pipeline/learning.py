@@ -9,7 +9,7 @@ import numpy as np
 
 import kd
 from leanax import engine
-from leanax.core import keys
+from leanax.core import imports, keys
 from leanax.core.errors import UserError
 from leanax.engine.data import Input
 from leanax.engine.train import forward, mutual, seeds, together
@@ -23,7 +23,6 @@ from leanax.pipeline import assembling, build, optimizers, teacher_outputs
 from leanax.pipeline import trained as models
 from leanax.pipeline.config.experiment import ITSELF, Stage, teacher_names
 from leanax.pipeline.recipe import Recipe
-from leanax.pipeline.start import first_line
 from leanax.pipeline.trained import Functions, Trained
 
 BATCH = 4  # of the shapes on which a stage is prepared
@@ -261,7 +260,7 @@ def _outputs(
       raise
     raise UserError(
       f"'teacher_mode' is 'train', and teacher {teacher_names(stage)[0]!r} cannot be run so: {type(error).__name__}: "
-      f"{first_line(error)}; a teacher with dropout can be run in mode 'eval' only"
+      f"{imports.first_line(error)}; a teacher with dropout can be run in mode 'eval' only"
     ) from error
 
 

@@ -26,6 +26,7 @@ def check(config: Experiment) -> None:
   """
   references.check(config)
   exporting.check_keys(config)
+  build.metrics(config)
   for name, entry in config.models.items():
     build.check_model_name(name, entry)
   for name in config.run:

@@ -3,16 +3,13 @@
 The same code runs on numbers and on shapes: `execute` is `now` or `jax.eval_shape`.
 """
 
-import os
-import traceback
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from leanax.core import keys
+from leanax.core import imports, keys
 from leanax.core.errors import UserError
 from leanax.engine.data import Dataset, Split
 from leanax.engine.store import pretrained
@@ -25,7 +22,6 @@ from leanax.pipeline.recipe import Recipe
 from leanax.pipeline.trained import Trained
 
 Execute = Callable[..., Any]
-INSTALLED = ("site-packages", "dist-packages", str(Path(os.__file__).parent), "<")
 
 
 def now(fn: Callable[..., Any], *args: Any) -> Any:
@@ -100,7 +96,7 @@ def check_model(name: str, config: Experiment, data: Dataset) -> None:
   except Exception as error:  # the user's code may raise anything
     raise UserError(
       f"model {name!r}, {entry.name!r} with {recipe.kwargs}, cannot be called with images of {recipe.image}: "
-      f"{type(error).__name__}: {first_line(error)}{_where(error)}"
+      f"{imports.failure(error)}"
     ) from error
   expected = (1, len(recipe.classes))
   shape = getattr(outputs, "shape", None)
@@ -111,15 +107,3 @@ def check_model(name: str, config: Experiment, data: Dataset) -> None:
     )
   if entry.weights:
     pretrained.load(entry.weights, variables, entry.key_map)
-
-
-def first_line(error: Exception) -> str:
-  """Returns the first line of an error's text."""
-  return (str(error).strip() or "no reason given").splitlines()[0]
-
-
-def _where(error: Exception) -> str:
-  """Returns the innermost line of the user's code, or of ours."""
-  frames = traceback.extract_tb(error.__traceback__)
-  own = [frame for frame in frames if not any(part in frame.filename for part in INSTALLED)]
-  return f" ({own[-1].filename}:{own[-1].lineno})" if own else ""

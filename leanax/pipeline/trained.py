@@ -289,6 +289,12 @@ def _as_written(recipe: Recipe, variables: Any) -> Any:
   return map_named(lambda name, _: saved[name], target)
 
 
+def prepared(recipe: Recipe, images: np.ndarray) -> np.ndarray:
+  """Returns a model's inputs of (N, ...) images as a split holds them."""
+  spec = Preprocess(**recipe.preprocess)
+  return np.asarray(jax.jit(lambda images: normalise(images, spec))(images))
+
+
 def predict(trained: Trained, images: np.ndarray, precise: bool = False) -> np.ndarray:
   """Returns (N, classes) logits of (N, height, width, channels) uint8 images; `precise` as of `forward`."""
   return evaluate.logits(forward(trained.recipe, precise), trained.variables, images)

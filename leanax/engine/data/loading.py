@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from leanax.core import imports
 from leanax.core.errors import UserError, unknown
 from leanax.engine.data import digits, prepared, stock, synthetic
 from leanax.engine.data.splits import Dataset
@@ -51,6 +52,11 @@ def load(
         raise UserError(f"data set {name!r} takes no option {key!r}: its splits are fixed")
       raise unknown(f"option of data set {name!r}", key, allowed)
   return loader(**given, **{key: value for key, value in folders.items() if key in known})
+
+
+def is_own(name: str) -> bool:
+  """Returns whether a name is the import path of a user's function, "package.module:name"."""
+  return name.partition(":")[0] not in WITH_ARGUMENT and imports.is_path(name)
 
 
 def _loader(name: str) -> Callable[..., Dataset]:

@@ -168,6 +168,9 @@ class Experiment:
   # One run after the other, or all in the same compiled steps.
   seeds_over: str = setting("loop", choices=("loop", "vmap", "map"), what="way")
   data: Data = Data()
+  # What models and files are judged by, of `engine.metrics` or by import path, each a name or {"name": ..., its
+  # keywords}; reports compare and recommend by the first.
+  metrics: tuple[Any, ...] = ("accuracy",)
   preprocess: Preprocess = Preprocess()
   models: Mapping[str, Model] = entries(Model)
   stages: Mapping[str, Stage] = entries(Stage)

@@ -5,12 +5,14 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from leanax.pipeline.report import markup, plain, report, shipping
-from leanax.pipeline.report.joint import ROWS, RULE, TIMED
+from leanax.pipeline.report import markup, plain, report
+from leanax.pipeline.report.joint import TIMED, rows_of, rule
+from leanax.pipeline.tables import measures
 from leanax.pipeline.tables.tables import (
   ABSENT,
   AS_FAST,
-  COLUMNS,
+  Column,
+  columns,
   count,
   interval,
   microseconds,
@@ -40,8 +42,8 @@ def sentence(found: Mapping[str, Any]) -> str:
     text += f", {f'{less:.1f} times smaller' if less >= 1 else f'{1 / less:.1f} times larger'} than {first['name']}"
   if best["name"] != found["against"]:
     mean, half = interval(best["lost"])
-    words = shipping.points({"points": mean, "half": half})
-    text += f". Over {len(found['seeds'])} seeds it {words} to {found['against']}"
+    words = measures.lost_words(measures.main(found), {"points": mean, "half": half}, found["against"])
+    text += f". Over {len(found['seeds'])} seeds it {words}"
   if best["wall_us"]:
     words = speed(best) if best is not first else ""
     said = f" ({f'{words} as fast as' if words == AS_FAST else f'{words} than'} {first['name']})" if words else ""
@@ -55,8 +57,9 @@ def _mean(values: Sequence[float]) -> float:
 
 def file_table(found: Mapping[str, Any]) -> list[list[str]]:
   """Returns the files as text cells, the heads first."""
-  first = found["files"][0]
-  heads = ["file", "size", "accuracy", f"points lost to {found['against']}", "most lost", "median time"]
+  first, measure = found["files"][0], measures.main(found)
+  lost = measures.lost_head(measure, found["against"])
+  heads = ["file", "size", measures.head(measure), lost, "most lost", "median time"]
   rows = [[*heads, f"speed against {first['name']}"]]
   for one in found["files"]:
     mean, half = interval(one["lost"])
@@ -65,9 +68,9 @@ def file_table(found: Mapping[str, Any]) -> list[list[str]]:
       [
         one["name"],
         size(_mean(one["bytes"])),
-        over_seeds(one["accuracy"]),
-        ABSENT if same else f"{mean:.2f} ± {half:.2f}".replace("-", "−"),
-        ABSENT if same else f"{max(one['lost']):.2f}".replace("-", "−"),
+        over_seeds(one[measure["name"]], measure),
+        ABSENT if same else f"{measures.amount(measure, mean)} ± {measures.amount(measure, half)}",
+        ABSENT if same else measures.amount(measure, max(one["lost"])),
         microseconds(statistics.median(one["wall_us"])) if one["wall_us"] else ABSENT,
         (speed(one) or ABSENT) if one is not first else ABSENT,
       ]
@@ -77,26 +80,31 @@ def file_table(found: Mapping[str, Any]) -> list[list[str]]:
 
 def stage_table(found: Mapping[str, Any]) -> list[list[str]]:
   """Returns the stages as text cells, the heads first."""
-  shares = ("accuracy", "file_accuracy", "agreement")
-  known = [column for column in COLUMNS if column.key in ROWS]
-  columns = [column for column in known if any(None not in row[column.key] for row in found["rows"])]
-  lines = [["stage", *(column.head for column in columns)]]
+  of = {key: measure for measure in measures.of(found) for key in (measure["name"], f"file_{measure['name']}")}
+  of |= dict.fromkeys(("agreement", "answers_agree", "difference"), measures.ACCURACY)
+  used = [column for column in _columns(found) if any(None not in row[column.key] for row in found["rows"])]
+  lines = [["stage", *(column.head for column in used)]]
   for row in found["rows"]:
     cells = []
-    for column in columns:
+    for column in used:
       values = row[column.key]
       if None in values:
         cells.append(ABSENT)
       else:
-        cells.append(over_seeds(values) if column.key in shares else column.write(_mean(values)))
+        cells.append(over_seeds(values, of[column.key]) if column.key in of else column.write(_mean(values)))
     lines.append([row["name"], *cells])
   return lines
+
+
+def _columns(found: Mapping[str, Any]) -> list[Column]:
+  return [column for column in columns(measures.of(found)) if column.key in rows_of(found)]
 
 
 def _as_one(found: Mapping[str, Any]) -> dict[str, Any]:
   """Returns the means in the form of one run's result, for the parts that are the same."""
   means = [
-    {"name": row["name"], **{key: _mean(row[key]) for key in ROWS if None not in row[key]}} for row in found["rows"]
+    {"name": row["name"], **{key: _mean(row[key]) for key in rows_of(found) if None not in row[key]}}
+    for row in found["rows"]
   ]
   files = [{"name": one["name"], "bytes": _mean(one["bytes"])} for one in found["files"]]
   ships = {"recommended": found["recommended"], "files": files} if files else {}
@@ -117,7 +125,7 @@ def render(found: Mapping[str, Any]) -> str:
   if found["files"]:
     files = markup.section(
       "Which file to ship",
-      f"{RULE} {TIMED}",
+      f"{rule(measures.main(found))} {TIMED}",
       markup.table(file_table(found), "files", found["recommended"]),
       report.program({"recommended": found["ship"]["file"], "snippet": found["ship"]["snippet"]}),
     )
@@ -128,7 +136,7 @@ def render(found: Mapping[str, Any]) -> str:
     note=note(found),
     table=markup.table(stage_table(found)),
     failures=report.failures(found.get("failures", [])),
-    meanings={column.head: column.meaning for column in COLUMNS if column.key in ROWS},
+    meanings={column.head: column.meaning for column in _columns(found)},
   )
 
 
@@ -136,7 +144,7 @@ def markdown(found: Mapping[str, Any]) -> str:
   """Returns the page in Markdown."""
   pieces = [f"# {found['title']}"]
   if found["files"]:
-    pieces += [sentence(found), plain.table(file_table(found)), f"{RULE} {TIMED}"]
+    pieces += [sentence(found), plain.table(file_table(found)), f"{rule(measures.main(found))} {TIMED}"]
     pieces.append(plain.program(found["ship"]["snippet"]))
   pieces += ["## Stages", plain.table(stage_table(found)), *plain.failures(found.get("failures", [])), note(found)]
   return plain.joined([*pieces, *plain.common(_as_one(found)), plain.origin(found)])

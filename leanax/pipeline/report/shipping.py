@@ -1,8 +1,9 @@
 """Which file to ship: the files of a run, each compared with the first one, and the one that is recommended.
 
-Accuracies on the same examples are compared example by example: b of n that the first file alone has right and c that
-the other alone has right make the difference (b - c) / n. Its standard error is sqrt(b + c - (b - c)^2 / n) / n, with
-half an example added to each of the four counts, so that files which never differ have an error bar too.
+Files are compared by the first metric of the run, example by example on the same ones (`engine.metrics.paired`). Of
+accuracies: b of n that the first file alone has right and c that the other alone has right make the difference
+(b - c) / n. Its standard error is sqrt(b + c - (b - c)^2 / n) / n, with half an example added to each of the four
+counts, so that files which never differ have an error bar too.
 Source: McNemar (1947); Agresti and Min, "Simple improved confidence intervals for comparing matched proportions", 2005.
 """
 
@@ -10,18 +11,36 @@ import statistics
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from leanax.pipeline import energy
 from leanax.pipeline.report.snippet import snippet
-from leanax.pipeline.tables.tables import ABSENT, AS_FAST, joules, microseconds, percent, size, times
+from leanax.pipeline.tables import measures
+from leanax.pipeline.tables.measures import ACCURACY, Measure
+from leanax.pipeline.tables.tables import ABSENT, AS_FAST, joules, microseconds, size, times
+
+if TYPE_CHECKING:
+  from leanax.engine.metrics import Metric
 
 MOST_LOST = 1.0  # points that a recommended file may lose to the first one, unless its error bar is wider
+
+
+def rule(measure: Measure) -> str:
+  """Returns how the recommended file is found, in words."""
+  if measure["name"] == ACCURACY["name"]:
+    return RULE
+  most = f"{MOST_LOST:g} point" if measures.is_share(measure) else f"{MOST_LOST:g} % of its value"
+  return (
+    f"The recommended file is the smallest of those that lose at most {most} of {measure['title']} to the first one, "
+    f"or no more than the error bar of that difference; where there is none, the one with the best {measure['title']}. "
+    f"{measure['better'].capitalize()} is better."
+  )
+
+
 RULE = (
   f"The recommended file is the smallest of those that lose at most {MOST_LOST:g} point to the first one, or no more "
   "than the error bar of that difference; where there is none, the most accurate."
 )
-
 TIMED = (
   "Times are of one example on one thread, of all files in turns in one benchmark; two files are within noise where "
   "the 95 % interval of their ratio over the rounds holds 1, or where they are less than 5 % apart."
@@ -35,37 +54,38 @@ ENERGY = (
 
 
 def shipping(
-  rows: Sequence[Mapping[str, Any]], labels: Sequence[int], folder: Path, preprocess: Mapping[str, Any]
+  rows: Sequence[Mapping[str, Any]], metric: "Metric", folder: Path, preprocess: Mapping[str, Any]
 ) -> dict[str, Any]:
   """Returns the files of a run side by side, and the name of the recommended one; {} where there is none.
 
   Args:
-    rows: of the stages, each with its "exports": {suffix: figures of a file, with the classes it predicts}.
-    labels: (N,) of the examples.
+    rows: of the stages, each with its "exports": {suffix: figures of a file, with its statistics of the metric}.
+    metric: by which files are compared.
     folder: of the files.
     preprocess: {"scale", "mean", "std"} of the run's config.
 
   Returns:
-    {"against", "recommended", "snippet", "files": [{"name", "stage", "bytes", "compressed_bytes", "accuracy", "lost",
-    "latency", "energy"}]}: "lost" is {"points", "half"} against the first row, with the half width of the 95 %
-    interval; it is below 0 for a file that is better. "latency" is that of `benchmark.latencies`, and "energy"
-    {"joules", "measured"} of one inference.
+    {"against", "recommended", "snippet", "metric", "files": [{"name", "stage", "bytes", "compressed_bytes", the
+    metric's name, "lost", "latency", "energy"}]}: "lost" is {"points", "half"} against the first row, with the half
+    width of the 95 % interval; it is below 0 for a file that is better. "latency" is that of `benchmark.latencies`, and
+    "energy" {"joules", "measured"} of one inference.
   """
-  found = [_file(row, suffix, labels, folder) for row in rows for suffix in row.get("exports", {})]
+  found = [_file(row, suffix, metric.name, folder) for row in rows for suffix in row.get("exports", {})]
   if not found:
     return {}
-  first, reference = rows[0], _right(rows[0]["decisions"], labels)
+  measure, first, reference = metric.described(), rows[0], rows[0]["statistics"]
   for one in found:
-    one["lost"] = paired(reference, one.pop("right"))
+    one["lost"] = paired(metric, reference, one.pop("statistics"))
   named = found[0]["name"] if first.get("exports") else f"the model of {first['name']}"
-  best = recommended(found)
+  of_first = first[f"file_{metric.name}" if first.get("exports") else metric.name]
+  best = recommended(found, measure, MOST_LOST if measures.is_share(measure) else MOST_LOST / 100 * abs(of_first or 0))
   dtype = next(one["input"] for one in found if one["name"] == best)
   program = snippet(f"{folder.name}/{best}", dtype, preprocess)
-  return {"against": named, "recommended": best, "snippet": program, "files": found}
+  return {"against": named, "recommended": best, "snippet": program, "metric": measure, "files": found}
 
 
-def _file(row: Mapping[str, Any], suffix: str, labels: Sequence[int], folder: Path) -> dict[str, Any]:
-  """Returns what is known of one file, and which examples it has right."""
+def _file(row: Mapping[str, Any], suffix: str, metric: str, folder: Path) -> dict[str, Any]:
+  """Returns what is known of one file, and its statistics of the metric."""
   figures, path = row["exports"][suffix], folder / f"{row['name']}{suffix}"
   kept = {"latency": figures["latency"]} if "latency" in figures else {}
   measured = figures.get("latency", {}).get("joules")
@@ -77,35 +97,33 @@ def _file(row: Mapping[str, Any], suffix: str, labels: Sequence[int], folder: Pa
     "bytes": figures["file_bytes"],
     "compressed_bytes": len(zlib.compress(path.read_bytes(), 9)) if path.is_file() else None,
     "input": figures.get("input", ""),
-    "accuracy": figures["file_accuracy"],
-    "right": _right(figures["decisions"], labels),
+    metric: figures[f"file_{metric}"],
+    "statistics": figures["statistics"],
     **kept,
   }
 
 
-def _right(decisions: Sequence[int], labels: Sequence[int]) -> list[bool]:
-  return [bool(one == label) for one, label in zip(decisions, labels, strict=True)]
+def paired(metric: "Metric", first: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, float]:
+  """Returns what `other` loses to `first` (`measures.lost`), from the statistics of the same examples."""
+  import numpy as np  # the report's page is written without it
+
+  from leanax.engine import metrics
+
+  one, two = ({key: np.asarray(x) for key, x in each.items()} for each in (first, other))
+  return measures.lost(metric.described(), *metrics.paired(metric, one, two))
 
 
-def paired(first: Sequence[bool], other: Sequence[bool]) -> dict[str, float]:
-  """Returns the points that `other` loses to `first`, of which examples each has right, and the interval's half width.
-
-  Args:
-    first: (N,) booleans.
-    other: likewise, of the same examples.
-  """
-  both = list(zip(first, other, strict=True))
-  count, lost, won = len(both), sum(bool(a and not b) for a, b in both), sum(bool(b and not a) for a, b in both)
-  error = (lost + won + 1 - (lost - won) ** 2 / (count + 2)) ** 0.5 / (count + 2)
-  return {"points": 100 * (lost - won) / count, "half": 100 * 1.96 * error}
-
-
-def recommended(files: Sequence[Mapping[str, Any]]) -> str:
-  """Returns the name of the file to ship, by `RULE`."""
-  good = [one for one in files if one["lost"]["points"] <= max(MOST_LOST, one["lost"]["half"])]
+def recommended(files: Sequence[Mapping[str, Any]], measure: Measure = ACCURACY, most: float = MOST_LOST) -> str:
+  """Returns the name of the file to ship, by `rule`; `most` is what it may lose."""
+  good = [one for one in files if one["lost"]["points"] <= max(most, one["lost"]["half"])]
   if good:
     return min(good, key=lambda one: one["bytes"])["name"]
-  return max(files, key=lambda one: (one["accuracy"], -one["bytes"]))["name"]
+  return max(files, key=lambda one: (measures.sign(measure) * one[measure["name"]], -one["bytes"]))["name"]
+
+
+def measure_of(found: Mapping[str, Any]) -> Measure:
+  """Returns the metric by which files are compared."""
+  return found.get("metric") or ACCURACY
 
 
 def chosen(found: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -136,11 +154,6 @@ def _beside(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
   )
 
 
-def points(lost: Mapping[str, float]) -> str:
-  """Returns lost points with their error bar in words: "loses 0.28 ± 0.54 points"."""
-  return f"{'gains' if lost['points'] < 0 else 'loses'} {abs(lost['points']):.2f} ± {lost['half']:.2f} points"
-
-
 def sentence(found: Mapping[str, Any], examples: int = 0) -> str:
   """Returns which file to ship, its bytes, what it loses and how fast it is; "" without files."""
   if not found:
@@ -153,7 +166,8 @@ def sentence(found: Mapping[str, Any], examples: int = 0) -> str:
     less = first["bytes"] / best["bytes"]
     text += f", {f'{less:.1f} times smaller' if less >= 1 else f'{1 / less:.1f} times larger'} than {first['name']}"
   if best["name"] != found["against"]:
-    text += f". It {points(best['lost'])} to {found['against']}{f' on {examples:,} test examples' if examples else ''}"
+    where = f" on {examples:,} test examples" if examples else ""
+    text += f". It {measures.lost_words(measure_of(found), best['lost'], found['against'], where)}"
   if best in measured:
     fastest = min(measured, key=lambda one: one["latency"]["wall_median"])
     beside = [one for one in (first, fastest) if one is not best]
@@ -169,7 +183,7 @@ def sentence(found: Mapping[str, Any], examples: int = 0) -> str:
 def notes(found: Mapping[str, Any]) -> str:
   """Returns what a reader has to know of the table of files."""
   powered = [one["energy"]["measured"] for one in found["files"] if one.get("energy")]
-  text = [RULE, COMPRESSED] + [TIMED] * any(one.get("latency") for one in found["files"])
+  text = [rule(measure_of(found)), COMPRESSED] + [TIMED] * any(one.get("latency") for one in found["files"])
   if powered:
     text.append(ENERGY if powered[0] else f"The energy of one inference is an estimate: {energy.SOURCE}.")
   return " ".join(text)
@@ -178,13 +192,14 @@ def notes(found: Mapping[str, Any]) -> str:
 def table(found: Mapping[str, Any]) -> list[list[str]]:
   """Returns the files as text cells: a row of heads, and one for each file."""
   first, timed = found["files"][0], any(one.get("latency") for one in found["files"])
+  measure, against = measure_of(found), found["against"]
   powered = [one["energy"]["measured"] for one in found["files"] if one.get("energy")]
   columns: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "file": lambda one: one["name"],
     "size": lambda one: size(one["bytes"]),
     "compressed": lambda one: size(one["compressed_bytes"]) if one["compressed_bytes"] else ABSENT,
-    "accuracy": lambda one: percent(one["accuracy"]),
-    f"points lost to {found['against']}": lambda one: _lost(one["lost"]) if one["name"] != found["against"] else ABSENT,
+    measures.head(measure): lambda one: measures.write(measure, one[measure["name"]]),
+    measures.lost_head(measure, against): lambda one: _lost(measure, one["lost"]) if one["name"] != against else ABSENT,
   }
   if timed:
     times_of = {"median time": "wall_median", "least time": "wall_min", "CPU time": "cpu_min"}
@@ -204,5 +219,5 @@ def _cell(one: Mapping[str, Any], write: Callable[[Mapping[str, Any]], str]) -> 
     return ABSENT
 
 
-def _lost(lost: Mapping[str, float]) -> str:
-  return f"{lost['points']:.2f} ± {lost['half']:.2f}".replace("-", "−")
+def _lost(measure: Measure, lost: Mapping[str, float]) -> str:
+  return f"{measures.amount(measure, lost['points'])} ± {measures.amount(measure, lost['half'])}"

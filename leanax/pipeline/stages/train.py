@@ -121,7 +121,8 @@ def ready(name: str, context: Context, before: Mapping[str, Trained], made: Lear
   teachers = _teachers(name, config, data, before)
   trained = [] if described(config, stage) else teachers
   if trained:
-    teacher_checks.warn_of_a_worse_teacher(name, stage, trained, _without_teacher(context, each[0]), data.validation)
+    others, metric = _without_teacher(context, each[0]), build.metrics(config)[0]
+    teacher_checks.warn_of_a_worse_teacher(name, stage, trained, others, data.validation, metric)
   outputs = teacher_outputs.make(stage, trained, arrays, spec, made.objective, context.shared / "teacher_logits")
   # Norms of numbers that are the same at every position may be folded where distinct ones stay: prepared once more.
   if (each[0].recipe, *(one.recipe for one in teachers)) != (made.recipe, *made.teachers):
