@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -224,10 +225,12 @@ def examples(config: Experiment, stage: Stage, split: Split) -> Split:
     for number in numbers:
       if not 0 <= number < len(split.classes):
         raise UserError(f"'examples.{key}' names class {number}; expected 0 to {len(split.classes) - 1}")
-  keep = np.isin(split.labels, given.only or range(len(split.classes))) & ~np.isin(split.labels, given.without)
-  if not keep.all():
+  if given.only or given.without:
+    if isinstance(split.labels, Mapping) or split.labels.ndim > 1:
+      raise UserError("'examples.only' and 'examples.without' choose examples by their class; expected one label each")
+    keep = np.isin(split.labels, given.only or range(len(split.classes))) & ~np.isin(split.labels, given.without)
     split = split.take(np.flatnonzero(keep), split.name)
-  if not len(split.labels):
+  if not len(split.ids):
     raise UserError("'examples' leaves no example to train on")
   return label_some(split, given.labelled, config.seed, given.unlabelled) if given.labelled else split
 
@@ -254,14 +257,44 @@ def dataset(config: Experiment) -> Dataset:
   return Dataset(*(split.take(slice(given.limit), split.name) for split in found))
 
 
-def inputs(config: Experiment, stage: Stage) -> Input:
-  """Returns the description of a stage's batches."""
+def inputs(config: Experiment, stage: Stage, split: Split | None = None) -> Input:
+  """Returns the description of a stage's batches; without a split they are of pictures."""
   changes = tree.values(stage.augment)
   changes |= {"views": changes["views"] or None, "seed": config.seed if changes["seed"] < 0 else changes["seed"]}
   return Input(
     batch_size=stage.batch_size,
     seed=config.seed,
-    preprocess=Preprocess(**tree.values(config.preprocess)),
+    preprocess=Preprocess(**preprocess(config, split)),
     augment=Augment(**changes),
     dtype=jnp.float32,
+    ignore_label=_ignore_label(config, stage),
   )
+
+
+def preprocess(config: Experiment, split: Split | None = None) -> dict[str, Any]:
+  """Returns {"scale", "mean", "std"} of a config; its defaults are of pixels, and other inputs stay as they are then.
+
+  Raises:
+    UserError: it is given of whole numbers, such as tokens.
+  """
+  given = config.preprocess
+  if split is None or split.has_pictures:
+    return tree.values(given)
+  if given == experiment.Preprocess():
+    return tree.values(dataclasses.replace(given, scale=1.0))
+  if split.images.dtype == np.int32:
+    raise UserError("config group 'preprocess' is given, and the inputs are whole numbers; expected none of it")
+  return tree.values(given)
+
+
+def _ignore_label(config: Experiment, stage: Stage) -> int | None:
+  """Returns the label that says that there is none: of a term of the objective, or else of a metric."""
+  groups = [*stage.objective.values(), *config.metrics]
+  found = [group["ignore_label"] for group in groups if isinstance(group, Mapping) and "ignore_label" in group]
+  return found[0] if found else None
+
+
+def arrays(split: Split) -> dict[str, Any]:
+  """Returns the shapes of a split's arrays, by the names that they have in a batch."""
+  given = {"image": split.images, "label": split.labels, "id": split.ids}
+  return jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype), given)

@@ -18,11 +18,10 @@ from leanax.engine.metrics import standard_error
 from leanax.pipeline import build, exporting, run_times, workdir
 from leanax.pipeline import trained as models
 from leanax.pipeline.benchmark import latencies
-from leanax.pipeline.config import tree
 from leanax.pipeline.config.experiment import Experiment, model_code
 from leanax.pipeline.environment import environment, use_compilation_cache
 from leanax.pipeline.job import Context, model_file
-from leanax.pipeline.report.answers import agreement, answers
+from leanax.pipeline.report.answers import agreement, answers, is_plain
 from leanax.pipeline.report.classes import classes, values
 from leanax.pipeline.report.measure import measure_file, measure_model
 from leanax.pipeline.report.plain import write_markdown
@@ -98,7 +97,8 @@ def _classes(rows: Sequence[dict[str, Any]], test: Split) -> dict[str, Any]:
 
 def _write(context: Context, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
   """Writes result.json and the report of the stages that are finished, and returns the former."""
-  preprocess, test = tree.values(context.config.preprocess), context.data.test
+  test = context.data.test
+  preprocess = build.preprocess(context.config, test) if test.has_pictures and is_plain(test.labels) else None
   metrics, exported = build.metrics(context.config), _exported(rows)
   last = {key: np.asarray(x) for key, x in [*_of_files(rows, "statistics").values()][-1].items()}
   result = {

@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from leanax.engine.data import Split
 from leanax.engine.metrics import measured
 from leanax.pipeline import build, workdir
 from leanax.pipeline import trained as models
-from leanax.pipeline.config import experiment, tree
+from leanax.pipeline.config import experiment
 from leanax.pipeline.config.experiment import Data, Experiment
 from leanax.pipeline.recipe import Recipe
 
@@ -60,6 +60,8 @@ def _check(path: Path, recipe: Recipe, test: Split) -> None:
   Raises:
     UserError: says what differs.
   """
+  if recipe.source != test.images.dtype.name:
+    raise UserError(f"{path} reads {recipe.source}, and the inputs of {test.name!r} are {test.images.dtype.name}")
   if recipe.image != test.images.shape[1:]:
     raise UserError(f"{path} reads images of {recipe.image}, and {test.name!r} has {test.images.shape[1:]}")
   _check_classes(path, recipe.classes, test)
@@ -118,7 +120,7 @@ def evaluate_all(folder: str | Path = "", model: str = "", code: Collection[str]
     _permit(config, code, str(folder), bool(data))
   metrics = build.metrics(config)
   test = (datasets.load(data) if data else build.dataset(config)).test
-  spec = deploy.Preprocessing(**tree.values(config.preprocess)) if folder else None
+  spec = deploy.Preprocessing(**build.preprocess(config, test)) if folder else None
   if model:
     files = {model: Path(model)}
   else:
@@ -157,18 +159,21 @@ def _permit(config: Experiment, code: Collection[str], folder: str, other_data: 
       )
 
 
-def of_file(file: deploy.Runner, test: Split, spec: deploy.Preprocessing | None) -> np.ndarray:
-  """Returns the (N, classes) outputs of an exported file for a split's uint8 images.
+def of_file(file: deploy.Runner, test: Split, spec: deploy.Preprocessing | None) -> Any:
+  """Returns the (N, ...) outputs of an exported file for a split's images, of several outputs a dict by name.
 
   Args:
-    file: one of ours or of anyone, whose input is pixels or made of pixels.
+    file: one of ours or of anyone, whose input is pixels or made of pixels, or what the split holds.
     test: the split.
-    spec: how pixels become inputs where the file does not say it; None where nobody does.
+    spec: how pixels become inputs where the file does not say it; None where nobody does. Other inputs are taken as
+      they are where nobody does.
 
   Raises:
     UserError: the file does not say it and nobody does, or its outputs are not one for each class.
   """
   images: np.ndarray = test.images
+  if not test.has_pictures:
+    return file.run(spec.apply(images) if spec is not None and images.dtype == np.float32 else images)
   pixels = file.input.dtype == "uint8" and file.input.grid is None  # a file that prepares them itself
   if file.preprocessing is None and not pixels:
     if spec is None:
@@ -178,7 +183,7 @@ def of_file(file: deploy.Runner, test: Split, spec: deploy.Preprocessing | None)
       )
     images = spec.apply(images)
   outputs = file.run(images)
-  if outputs.shape[1:] != (len(test.classes),):
+  if not isinstance(test.labels, Mapping) and test.labels.ndim == 1 and outputs.shape[1:] != (len(test.classes),):
     raise UserError(
       f"{file.name} gives outputs of shape {outputs.shape[1:]} for one image; expected {(len(test.classes),)}, one for "
       f"each class of {test.name!r}"

@@ -10,7 +10,7 @@ from leanax.engine.metrics import Metric, accuracy, measured
 from leanax.engine.store import logit_codes
 from leanax.pipeline import trained as models
 from leanax.pipeline.config.experiment import ITSELF, TOGETHER, Experiment, Stage, teacher_names
-from leanax.pipeline.recipe import Recipe
+from leanax.pipeline.recipe import ALL, Recipe
 from leanax.pipeline.tables import measures
 from leanax.pipeline.teacher_outputs import further, logits_as_one
 from leanax.pipeline.trained import Trained
@@ -112,9 +112,15 @@ def check(stage: Stage, recipes: Sequence[Recipe], student: Recipe, objective: k
       )
     if recipes and not recipes[0].output:
       raise UserError(f"the objective reads the output {read[0]!r} of a teacher, and {names[0]!r} has one output")
+  if student.output == ALL and (len(recipes) > 1 or stage.peers > 1 or stage.teacher_mode == TOGETHER):
+    raise UserError(
+      "labels are of several outputs; expected one teacher, no 'peers', and a 'teacher_mode' of 'eval' or 'train'"
+    )
   for name, recipe in zip(names, recipes, strict=True):
     if Preprocess(**recipe.preprocess) != Preprocess(**student.preprocess):
       raise UserError(f"teacher {name!r} was trained with another preprocessing than its student's; expected the same")
+    if recipe.source != student.source:
+      raise UserError(f"teacher {name!r} reads {recipe.source}, and its student {student.source}")
     if recipe.image != student.image:
       raise UserError(f"teacher {name!r} reads images of {recipe.image}, and its student of {student.image}")
     if stage.teacher_mode == "train" and (recipe.is_quantized or recipe.is_folded):

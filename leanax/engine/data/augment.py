@@ -9,11 +9,11 @@ on normalised ones. Unlike in the paper, the partner is drawn from the whole tra
 from the same batch, whose other members are not a function of the id.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Int32, Key, UInt8
+from jaxtyping import Array, Float, Int, Int32, Key, Num
 
 from leanax.core.errors import UserError, unknown
 from leanax.core.keys import example_keys, step_key
@@ -47,6 +47,42 @@ class Augment:
 NOTHING = Augment()
 
 
+# Changes that labels of positions follow; all others are of images whose labels have no places.
+FOLLOWED = ("crop", "shift", "flip", "mixup", "fill", "seed", "views")
+
+
+def check_labels(spec: Augment, followed: bool, padding: int | None, mixable: bool) -> None:
+  """Refuses changes of images that their labels cannot follow.
+
+  Args:
+    spec: the changes.
+    followed: whether labels have places, which move with the pixels.
+    padding: the label of what lies beyond the border; None where nothing says it.
+    mixable: whether labels are classes, or 0 and 1, of one output.
+
+  Raises:
+    UserError: names the entry.
+  """
+  if spec.mixup and not mixable:
+    raise UserError(
+      f"augment.mixup is {spec.mixup}, and labels are floats or of several outputs, which no loss mixes; expected 0.0"
+    )
+  if not followed:
+    return
+  for field in fields(spec):
+    if field.name not in FOLLOWED and getattr(spec, field.name) != getattr(NOTHING, field.name):
+      raise UserError(
+        f"augment.{field.name} is {getattr(spec, field.name)}, which labels of positions do not follow; expected "
+        "crop, shift, flip or mixup"
+      )
+  if (spec.crop or any(spec.shift)) and spec.fill == "zero" and padding is None:
+    key = "crop" if spec.crop else "shift"
+    raise UserError(
+      f"augment.{key} is {getattr(spec, key)}, and nothing says which label of a position the zeros beyond the border "
+      "have; expected 'ignore_label' in a term of the objective, or 'augment.fill' to be 'edge' or 'reflect'"
+    )
+
+
 def check(spec: Augment, shape: tuple[int, ...]) -> None:
   """Refuses an augmentation that does not fit images of `shape` (height, width, channels).
 
@@ -74,18 +110,22 @@ def keys_of(
 
 
 def random_window(
-  keys: Key[Array, "b"], images: UInt8[Array, "b h w c"], pad: tuple[int, int], fill: str = "zero"
-) -> UInt8[Array, "b h w c"]:
-  """Pads by (rows, columns) on both sides and crops the original size at a uniformly random place."""
+  keys: Key[Array, "b"], images: Num[Array, "b h w c"], pad: tuple[int, int], fill: str = "zero", padding: int = 0
+) -> Num[Array, "b h w c"]:
+  """Pads by (rows, columns) on both sides and crops the original size at a uniformly random place.
+
+  `padding` is the number that "zero" fills in.
+  """
   rows, columns = pad
-  padded = jnp.pad(images, ((0, 0), (rows, rows), (columns, columns), (0, 0)), mode=FILLS[fill])
+  constant = {"constant_values": padding} if padding and fill == "zero" else {}
+  padded = jnp.pad(images, ((0, 0), (rows, rows), (columns, columns), (0, 0)), mode=FILLS[fill], **constant)
   starts = _below(keys, (2 * rows + 1, 2 * columns + 1))
   return jax.vmap(lambda image, start: jax.lax.dynamic_slice(image, (start[0], start[1], 0), images.shape[1:]))(
     padded, starts
   )
 
 
-def random_flip(keys: Key[Array, "b"], images: UInt8[Array, "b h w c"]) -> UInt8[Array, "b h w c"]:
+def random_flip(keys: Key[Array, "b"], images: Num[Array, "b h w c"]) -> Num[Array, "b h w c"]:
   """Mirrors half of the images left and right."""
   mirrored = _below(keys, (2,))[:, 0] == 1
   return jnp.where(mirrored[:, None, None, None], images[:, :, ::-1], images)
@@ -101,13 +141,13 @@ def _below(keys: Key[Array, "b"], bounds: tuple[int, ...]) -> Int32[Array, "b n"
 
 
 def move(
-  images: UInt8[Array, "b h w c"], ids: Int[Array, "b"], view: int | Int[Array, ""], spec: Augment
-) -> UInt8[Array, "b h w c"]:
-  """Crops, shifts and flips examples for one view."""
+  images: Num[Array, "b h w c"], ids: Int[Array, "b"], view: int | Int[Array, ""], spec: Augment, padding: int = 0
+) -> Num[Array, "b h w c"]:
+  """Crops, shifts and flips examples for one view; `padding` is what "zero" fills in, of labels of positions."""
   if spec.crop:
-    images = random_window(keys_of(spec.seed, view, ids, "crop"), images, (spec.crop, spec.crop), spec.fill)
+    images = random_window(keys_of(spec.seed, view, ids, "crop"), images, (spec.crop, spec.crop), spec.fill, padding)
   if any(spec.shift):
-    images = random_window(keys_of(spec.seed, view, ids, "shift"), images, spec.shift, spec.fill)
+    images = random_window(keys_of(spec.seed, view, ids, "shift"), images, spec.shift, spec.fill, padding)
   if spec.flip:
     images = random_flip(keys_of(spec.seed, view, ids, "flip"), images)
   return images

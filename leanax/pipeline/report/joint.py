@@ -83,7 +83,8 @@ def joint(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
   of = results[place]
   path = f"seed{of['config']['seed']}/files/{best}"
   dtype = next(one["input"] for one in of["shipping"]["files"] if one["name"] == best)
-  ship = {"seed": of["config"]["seed"], "file": path, "snippet": snippet(path, dtype, of["config"]["preprocess"])}
+  program = snippet(path, dtype, of["config"]["preprocess"]) if of["shipping"].get("snippet", "...") else ""
+  ship = {"seed": of["config"]["seed"], "file": path, "snippet": program}
   layers = {best: of.get("layers", {}).get(best, [])}
   return found | {"against": first["shipping"]["against"], "recommended": best, "ship": ship, "layers": layers}
 

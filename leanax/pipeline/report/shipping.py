@@ -54,7 +54,7 @@ ENERGY = (
 
 
 def shipping(
-  rows: Sequence[Mapping[str, Any]], metric: "Metric", folder: Path, preprocess: Mapping[str, Any]
+  rows: Sequence[Mapping[str, Any]], metric: "Metric", folder: Path, preprocess: Mapping[str, Any] | None
 ) -> dict[str, Any]:
   """Returns the files of a run side by side, and the name of the recommended one; {} where there is none.
 
@@ -62,7 +62,8 @@ def shipping(
     rows: of the stages, each with its "exports": {suffix: figures of a file, with its statistics of the metric}.
     metric: by which files are compared.
     folder: of the files.
-    preprocess: {"scale", "mean", "std"} of the run's config.
+    preprocess: {"scale", "mean", "std"} of the run's config; None where inputs are no pixels, or an example has no one
+      class, for which there is no snippet.
 
   Returns:
     {"against", "recommended", "snippet", "metric", "files": [{"name", "stage", "bytes", "compressed_bytes", the
@@ -80,7 +81,7 @@ def shipping(
   of_first = first[f"file_{metric.name}" if first.get("exports") else metric.name]
   best = recommended(found, measure, MOST_LOST if measures.is_share(measure) else MOST_LOST / 100 * abs(of_first or 0))
   dtype = next(one["input"] for one in found if one["name"] == best)
-  program = snippet(f"{folder.name}/{best}", dtype, preprocess)
+  program = snippet(f"{folder.name}/{best}", dtype, preprocess) if preprocess else ""
   return {"against": named, "recommended": best, "snippet": program, "metric": measure, "files": found}
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import jax
 
@@ -47,10 +46,8 @@ def prepare(name: str, config: Experiment, data: Dataset, before: Mapping[str, T
   """
   stage = config.stages[name]
   # Calibration batches: they fit the data.
-  split, spec = build.examples(config, stage, data.train), build.inputs(config, stage)
-  given = {"image": split.images, "label": split.labels, "id": split.ids}
-  shapes: Any = {key: jax.ShapeDtypeStruct(array.shape, array.dtype) for key, array in given.items()}
-  batches.check(dataclasses.replace(spec, per_view=()), shapes)
+  split, spec = build.examples(config, stage, data.train), build.inputs(config, stage, data.train)
+  batches.check(dataclasses.replace(spec, per_view=()), build.arrays(split))
   # The model, with its grids, on shapes.
   model = start.model_of(stage, config, data, before, jax.eval_shape)
   leaves = calibrate.calibrated(stage.quant, model, calibrate.one_batch(model.recipe), spec, jax.eval_shape)
@@ -65,7 +62,7 @@ def prepare(name: str, config: Experiment, data: Dataset, before: Mapping[str, T
 def _rounded(stage: Stage, context: Context, before: Mapping[str, Trained]) -> Trained:
   """Returns the model on the grids of its calibration batches."""
   config, data = context.config, context.data
-  model, spec = start.model_of(stage, config, data, before), build.inputs(config, stage)
+  model, spec = start.model_of(stage, config, data, before), build.inputs(config, stage, data.train)
   arrays = datasets.device_arrays(build.examples(config, stage, data.train))
   images = calibrate.batches(arrays, spec, stage.quant.calibration_batches)
   return calibrate.calibrated(stage.quant, model, images, spec)

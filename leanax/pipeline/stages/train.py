@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +25,7 @@ from leanax.pipeline.config.experiment import Experiment, described, model_code
 from leanax.pipeline.fitting import Ready
 from leanax.pipeline.job import Context, Job, model_file
 from leanax.pipeline.learning import Learning
+from leanax.pipeline.recipe import ALL
 from leanax.pipeline.trained import Trained
 
 
@@ -66,33 +66,36 @@ def plan(name: str, config: Experiment, data: Dataset, before: Mapping[str, Trai
   """Returns a stage's functions of training, what it leaves, and its steps; arguments as of `prepare`."""
   stage = config.stages[name]
   # The batches: they fit the data and the devices.
-  split, spec = build.examples(config, stage, data.train), build.inputs(config, stage)
-  given = {"image": split.images, "label": split.labels, "id": split.ids}
-  shapes: Any = {key: jax.ShapeDtypeStruct(array.shape, array.dtype) for key, array in given.items()}
-  batches.check(dataclasses.replace(spec, per_view=()), shapes)
+  split, spec = build.examples(config, stage, data.train), build.inputs(config, stage, data.train)
+  batches.check(dataclasses.replace(spec, per_view=()), build.arrays(split))
   if config.parallel != "jit":
     parallel.share(jax.ShapeDtypeStruct((stage.batch_size,), jnp.int32), len(jax.local_devices()))
-  learning.check_masks(build.objective(name, stage.objective), split.labels >= 0)
+  learning.check_masks(build.objective(name, stage.objective), split)
   # The model before the first step, with its grids, and its teachers.
   model = start.model_of(stage, config, data, before, jax.eval_shape)
   model = calibrate.calibrated(stage.quant, model, calibrate.one_batch(model.recipe), spec, jax.eval_shape)
   teachers = _teachers(name, config, data, before, jax.eval_shape)
   # The objective, the optimizer and the step; and the model that the last step leaves.
-  steps = build.steps(stage, len(split.labels))
-  made = _learning(name, config, model, teachers, build.batches(stage, len(split.labels)))
+  steps = build.steps(stage, len(split.ids))
+  made = _learning(name, config, data, model, teachers, build.batches(stage, len(split.ids)))
   return made, learning.leaves(made, model, teachers), steps
 
 
-def _learning(name: str, config: Experiment, model: Trained, teachers: Sequence[Trained], batches: int) -> Learning:
+def _learning(
+  name: str, config: Experiment, data: Dataset, model: Trained, teachers: Sequence[Trained], batches: int
+) -> Learning:
   """Returns the stage's functions of training, once its teachers are compared with its student."""
   stage = config.stages[name]
   updates = max(batches // stage.optimizer.accumulate, 1)
-  objective = build.objective(name, stage.objective, updates, model.recipe.output)
+  output = "" if model.recipe.output == ALL else model.recipe.output
+  objective = build.objective(name, stage.objective, updates, output)
   teacher_checks.check(stage, [one.recipe for one in teachers], model.recipe, objective)
-  if teachers and not teacher_outputs.further(objective):
-    teacher_checks.check_store(name, stage, len(stage.teacher_classes) or len(teachers[0].recipe.classes))
+  spec = build.inputs(config, stage, data.train)
+  if teachers and not teacher_outputs.further(objective) and teacher_outputs.has_rows(teachers[0]):
+    teacher_checks.check_store(name, stage, len(stage.teacher_classes) or models.outputs_of(teachers[0]).shape[-1])
   beside = described(config, stage)
-  return learning.make(name, stage, objective, model, teachers, build.inputs(config, stage), batches, beside)
+  labels = build.arrays(build.examples(config, stage, data.train))["label"]
+  return learning.make(name, stage, objective, model, teachers, spec, batches, labels, beside)
 
 
 def _teachers(
@@ -109,7 +112,7 @@ def _teachers(
 def ready(name: str, context: Context, before: Mapping[str, Trained], made: Learning, steps: int) -> Ready:
   """Returns a run's stage before its first step: the same as was prepared, now on numbers."""
   config, data = context.config, context.data
-  stage, spec = config.stages[name], build.inputs(config, config.stages[name])
+  stage, spec = config.stages[name], build.inputs(config, config.stages[name], data.train)
   arrays = datasets.device_arrays(build.examples(config, stage, data.train))
   # The models of all peers, calibrated on this run's images.
   each = []
@@ -126,7 +129,7 @@ def ready(name: str, context: Context, before: Mapping[str, Trained], made: Lear
   outputs = teacher_outputs.make(stage, trained, arrays, spec, made.objective, context.shared / "teacher_logits")
   # Norms of numbers that are the same at every position may be folded where distinct ones stay: prepared once more.
   if (each[0].recipe, *(one.recipe for one in teachers)) != (made.recipe, *made.teachers):
-    made = _learning(name, config, each[0], teachers, build.batches(stage, len(arrays["label"])))
+    made = _learning(name, config, data, each[0], teachers, build.batches(stage, len(arrays["id"])))
   teacher = teachers[0].variables if teachers else None
   return Ready(made, made.start(each, config.seed, teacher), arrays, outputs, teacher, steps)
 
