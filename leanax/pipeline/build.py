@@ -141,7 +141,7 @@ def objective(stage: str, group: Mapping[str, Any], updates: int = 1, output: st
 
   Args:
     stage: its name, for errors.
-    group: its terms. A term with a key "loss" may have any name. A weight or keyword may be a schedule of
+    group: its terms. A term with a key "loss" may have any name, and a loss of a user's own, "package.module:name". A weight or keyword may be a schedule of
       `kd.schedules`, whose "start", "end" and "at" are shares of the stage.
     updates: of the whole stage.
     output: what terms read that name no output, of a model with several.
@@ -153,7 +153,11 @@ def objective(stage: str, group: Mapping[str, Any], updates: int = 1, output: st
       raise UserError(f"config key {where!r} must be a group such as {{'weight': 1.0}}, got {given!r}")
     numbers = {key: _number(f"{where}.{key}", value, updates) for key, value in given.items()}
     keywords = {key: value for key, value in numbers.items() if key not in OF_TERM}
-    loss = call(where, method(kd, given.get("loss", name), folder="losses"), keywords)
+    chosen = given.get("loss", name)
+    if isinstance(chosen, str) and ":" in chosen:
+      loss = own(where, chosen, keywords, (kd.Loss,), "a loss, as kd.loss gives")
+    else:
+      loss = call(where, method(kd, chosen, folder="losses"), keywords)
     weight = numbers.get("weight", 1.0)
     ranges.check(f"config key '{where}.weight'", weight, ranges.NOT_NEGATIVE, varies=True)
     weight = weight if callable(weight) else float(weight)

@@ -8,12 +8,16 @@ from typing import Any
 
 from leanax.core import imports
 from leanax.core.errors import UserError, unknown
-from leanax.engine.data import digits, prepared, stock, synthetic
+from leanax.engine.data import digits, masks, own, prepared, stock, synthetic
 from leanax.engine.data.splits import Dataset
 
 PLAIN: dict[str, Callable[..., Dataset]] = {"digits": digits.load, "synthetic": synthetic.load}
-WITH_ARGUMENT: dict[str, Callable[..., Dataset]] = {"tfds": prepared.load_tfds, "folder": prepared.load_folder}
-EXAMPLES = (*PLAIN, *(f"tfds:{name}" for name in stock.NAMES), "folder:DIRECTORY", "tfds:DIRECTORY")
+WITH_ARGUMENT: dict[str, Callable[..., Dataset]] = {
+  "tfds": prepared.load_tfds,
+  "folder": prepared.load_folder,
+  "masks": masks.load_masks,
+}
+EXAMPLES = (*PLAIN, *(f"tfds:{name}" for name in stock.NAMES), "folder:DIRECTORY", "tfds:DIRECTORY", "masks:DIRECTORY")
 
 
 def load(
@@ -31,7 +35,10 @@ def load(
       - "digits": scikit-learn's embedded 8x8 digits, with a fixed stratified split;
       - "synthetic": generated; options `shape`, `classes`, `train`, `validation`, `test`, `noise`, `shift`, `seed`;
       - "tfds:NAME" or "tfds:DIRECTORY": a set of TensorFlow Datasets; option `size`; see `prepared.load_tfds`;
-      - "folder:DIRECTORY": a user's own images; options `size`, `channels`; see `prepared.load_folder`.
+      - "folder:DIRECTORY": a user's own images; options `size`, `channels`; see `prepared.load_folder`;
+      - "masks:DIRECTORY": a user's own images with a mask of each; options `size`, `channels`, `classes`; see
+        `masks.load_masks`;
+      - "package.module:name": a user's function of options; see `own.load_own`.
     data_dir: the directory of original files and prepared sets; by default LEANAX_DATA_DIR. Sets without files ignore
       it.
     cache_dir: the directory of sets that are prepared here; by default LEANAX_CACHE_DIR, else ~/.cache/leanax.
@@ -41,6 +48,8 @@ def load(
   Raises:
     UserError: a name, option or file is wrong.
   """
+  if is_own(name):
+    return own.load_own(name, options, validation)
   loader = _loader(name)
   known = inspect.signature(loader).parameters
   folders = {"data_dir": data_dir, "cache_dir": cache_dir}
