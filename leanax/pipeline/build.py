@@ -141,8 +141,9 @@ def objective(stage: str, group: Mapping[str, Any], updates: int = 1, output: st
 
   Args:
     stage: its name, for errors.
-    group: its terms. A term with a key "loss" may have any name, and a loss of a user's own, "package.module:name". A weight or keyword may be a schedule of
-      `kd.schedules`, whose "start", "end" and "at" are shares of the stage.
+    group: its terms. A term with a key "loss" may have any name, and that loss may be a user's own,
+      "package.module:name". A weight or keyword may be a schedule of `kd.schedules`, whose "start", "end" and "at" are
+      shares of the stage.
     updates: of the whole stage.
     output: what terms read that name no output, of a model with several.
   """

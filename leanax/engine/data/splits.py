@@ -171,7 +171,7 @@ def label_some(split: Split, count: int, seed: int, unlabelled: bool = True) -> 
   if not unlabelled:
     return split.take(labelled, split.name)
   known = np.isin(np.arange(len(split.ids)), labelled).reshape(-1, *(1,) * (split.labels.ndim - 1))
-  return split._replace(labels=np.where(known, split.labels, -1).astype(np.int32))
+  return split._replace(labels=np.where(known, split.labels.astype(np.int32), -1))
 
 
 def _some(split: Split, count: int, rng: np.random.Generator) -> np.ndarray:

@@ -44,7 +44,11 @@ def halves():
 
 
 def places(constant=False):
-  return splits(lambda count, seed: (lambda x, _, y: (x, 0 * y if constant else y))(*drawn(count, seed)))
+  def make(count, seed):
+    images, _, corners = drawn(count, seed)
+    return images, 0 * corners if constant else corners
+
+  return splits(make)
 
 
 def both():
@@ -59,9 +63,8 @@ def waves(tokens=False):
   def make(count, seed):
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 3, count)
-    x = np.sin(np.arange(16) * (labels[:, None] + 1) * 0.7 + rng.normal(size=(count, 1))) + 0.1 * rng.normal(
-      size=(count, 16)
-    )
+    turns = np.arange(16) * (labels[:, None] + 1) * 0.7 + rng.normal(size=(count, 1))
+    x = np.sin(turns) + 0.1 * rng.normal(size=(count, 16))
     return (np.digitize(x, [-0.5, 0.0, 0.5]) if tokens else np.stack([x, x**2], -1)), labels
 
   return splits(make, classes=("slow", "middle", "fast"))
@@ -162,7 +165,7 @@ def no_metric():
 
 
 def broken_data():
-  return {"train": [][1]}
+  return {"train": np.zeros(2)[5]}
 
 
 def broken_loss():
