@@ -130,8 +130,8 @@ def make(
   reparam = optimizers.reparam(name, stage, stacked)
   stored = teacher_outputs.is_stored(stage, spec, objective, [] if moving else teachers)
   live: Any = {"teacher": None if stored else together.current if moving else teacher}
-  live |= {"itself": stage.teacher == ITSELF}
   live |= {
+    "itself": stage.teacher == ITSELF,
     "reparam": reparam,
     "accumulate": stage.optimizer.accumulate,
     "per_device_statistics": stage.per_device_statistics,

@@ -134,7 +134,7 @@ def hold_out(split: Split, validation: int | float, name: str) -> tuple[Split, S
     UserError: no example would remain for training.
   """
   ranges.check("data.validation", validation, ranges.FINITE)
-  count = round(validation * len(split.labels)) if isinstance(validation, float) else validation
+  count = round(validation * len(split.ids)) if isinstance(validation, float) else validation
   if not 0 <= count < len(split.ids):
     raise UserError(
       f"data.validation: {validation!r} of the {len(split.ids)} training examples of {name} cannot be held out;"

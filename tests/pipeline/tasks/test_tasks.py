@@ -20,7 +20,8 @@ from leanax.pipeline.seeds import compress_seeds
 from tests.integration import jobs
 
 STAGE = {"epochs": 6, "batch_size": 16, "optimizer": {"learning_rate": 0.03}}
-INT8 = {**STAGE, "epochs": 1, "start": "float", "quant": {"rules": (("*", "w8a8"),), "calibration_batches": 1}}
+GRIDS = {"rules": (("*", "w8a8"),), "calibration_batches": 1}
+INT8 = {"kind": "post_training", "start": "float", "batch_size": 16, "quant": GRIDS}
 IOU = {"name": "mean_iou", "ignore_label": 255}
 OF_BOTH = {
   "mask": {"loss": "hard_labels", "output": "mask"},
@@ -58,7 +59,7 @@ def experiment(task, **changes):
     "data": {"name": f"own_tasks:{data}", "kwargs": options},
     "metrics": judged,
     "models": {"student": {"name": f"own_tasks:{model}", "kwargs": kwargs}},
-    "stages": {"float": {**STAGE, "objective": objective}, "int8": {**INT8, "objective": objective}},
+    "stages": {"float": {**STAGE, "objective": objective}, "int8": INT8},
     "run": ("float", "int8"),
     "evaluations": 2,
     "checkpoint_every": 3,
@@ -75,15 +76,16 @@ def experiment(task, **changes):
 
 def test_a_mask_from_config_to_file(tmp_path):
   """The metrics of the int8 file are those of its own answers, counted here; nothing grows with the pixels."""
+  distilled = {"hard_labels": {"ignore_label": 255}, "hinton": {"temperature": 2.0}}
   config = experiment(
     "mask",
+    stages__float__epochs=40,
     stages__float__augment={"crop": 1, "flip": True},
-    stages__int8__teacher="float",
-    stages__int8__objective={"hard_labels": {"ignore_label": 255}, "hinton": {"temperature": 2.0}},
+    stages__int8={**STAGE, **INT8, "kind": "train", "epochs": 1, "teacher": "float", "objective": distilled},
   )
   result = compress(config, tmp_path)
   first, last = result["rows"]
-  assert first["mean_iou"] > 0.8 and last["codes_differ"] == 0 and last["answers_agree"] > 0.9
+  assert first["mean_iou"] > 0.7 and last["codes_differ"] == 0 and last["answers_agree"] > 0.9
   import own_tasks
 
   images, labels = own_tasks.squares(ignored=True)["test"]
@@ -122,12 +124,7 @@ def test_other_tasks_from_config_to_file(tmp_path, task):
   assert last["codes_differ"] == 0 and not last.get("export")
   context = open_run(config, tmp_path)
   for row in result["rows"]:
-    file = deploy.open_file(tmp_path / "files" / f"{row['name']}.tflite")
-    given = file.run(
-      np.asarray(datasets.normalise(context.data.test.images, datasets.Preprocess(scale=1.0)))
-      if task == "waves"
-      else context.data.test.images
-    )
+    given = deploy.open_file(tmp_path / "files" / f"{row['name']}.tflite").run(context.data.test.images)
     for name, metric in zip(names, judged(config), strict=True):
       assert row[f"file_{name}"] == pytest.approx(metrics.measured(metric, given, context.data.test.labels), rel=1e-9)
   assert first[names[0]] == pytest.approx(first[f"file_{names[0]}"], rel=1e-4)
