@@ -176,9 +176,14 @@ def _examples(ready: Ready) -> dict[str, jax.Array]:
   return {**ready.arrays, **ready.outputs.stored}
 
 
+def _equal(one: Any, other: Any) -> bool:
+  """Returns whether two arrays are the same, or two mappings of arrays."""
+  return all(map(np.array_equal, jax.tree.leaves(one), jax.tree.leaves(other)))
+
+
 def _apart(runs: Sequence[Mapping[str, jax.Array]]) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
   """(arrays that are the same in all runs, held once; the others, with the runs as leading axis)."""
   first = runs[0]
-  same = {name for name in first if all(np.array_equal(first[name], one[name]) for one in runs[1:])}
+  same = {name for name in first if all(_equal(first[name], one[name]) for one in runs[1:])}
   data = {name: first[name] for name in first if name in same}
   return data, seeds.stack([{name: one[name] for name in one if name not in same} for one in runs])

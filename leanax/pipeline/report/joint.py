@@ -150,6 +150,8 @@ def _curves(each: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _classes(each: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
   """Returns the counts of all seeds together; of a metric per class the means, where every seed has a value."""
+  if not all(each):
+    return {}
   if "values" in each[0]:
     return {
       **each[0],

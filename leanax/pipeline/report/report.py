@@ -131,11 +131,9 @@ def _tiles(rows: Sequence[tables.Row], found: Mapping[str, Any], measure: measur
   tiles = []
   reached = _both(rows, f"file_{measure['name']}")
   if reached:
-    change, of_file = reached[1] - reached[0], f"{measures.head(measure)}: the file's"
-    if measures.is_share(measure):
-      number, unit, of_file = f"{100 * change:+.2f}", "points", f"{measure['title']} of the file"
-    else:
-      number, unit = f"{change:+.3g}", measure["unit"]
+    change, share = reached[1] - reached[0], measures.is_share(measure)
+    number, unit = (f"{100 * change:+.2f}", "points") if share else (f"{change:+.3g}", measure["unit"])
+    of_file = f"{measure['title']} of the file{measures.head(measure).removeprefix(measure['title'])}"
     tiles.append((f"{number}<small>{escape(unit)}</small>".replace("-", "−"), escape(of_file)))
   faster = shipping.ratio(shipping.chosen(found), found["files"][0]) if found else None  # paired, as in the sentence
   for key, less, more in RATIOS:
