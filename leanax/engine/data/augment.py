@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Int32, Key, Num
+from jaxtyping import Array, Float, Int, Int32, Key, Num, UInt8
 
 from leanax.core.errors import UserError, unknown
 from leanax.core.keys import example_keys, step_key
@@ -141,16 +141,26 @@ def _below(keys: Key[Array, "b"], bounds: tuple[int, ...]) -> Int32[Array, "b n"
 
 
 def move(
-  images: Num[Array, "b h w c"], ids: Int[Array, "b"], view: int | Int[Array, ""], spec: Augment, padding: int = 0
-) -> Num[Array, "b h w c"]:
-  """Crops, shifts and flips examples for one view; `padding` is what "zero" fills in, of labels of positions."""
+  images: UInt8[Array, "b h w c"], ids: Int[Array, "b"], view: int | Int[Array, ""], spec: Augment
+) -> UInt8[Array, "b h w c"]:
+  """Crops, shifts and flips examples for one view."""
   if spec.crop:
-    images = random_window(keys_of(spec.seed, view, ids, "crop"), images, (spec.crop, spec.crop), spec.fill, padding)
+    images = random_window(keys_of(spec.seed, view, ids, "crop"), images, (spec.crop, spec.crop), spec.fill)
   if any(spec.shift):
-    images = random_window(keys_of(spec.seed, view, ids, "shift"), images, spec.shift, spec.fill, padding)
+    images = random_window(keys_of(spec.seed, view, ids, "shift"), images, spec.shift, spec.fill)
   if spec.flip:
     images = random_flip(keys_of(spec.seed, view, ids, "flip"), images)
   return images
+
+
+def follow(
+  labels: Num[Array, "b h w c"], ids: Int[Array, "b"], view: int | Int[Array, ""], spec: Augment, padding: int = 0
+) -> Num[Array, "b h w c"]:
+  """Returns labels of places, moved as `move` moves the pixels there; `padding` is the label that "zero" fills in."""
+  for stream, pad in (("crop", (spec.crop, spec.crop)), ("shift", spec.shift)):
+    if any(pad):
+      labels = random_window(keys_of(spec.seed, view, ids, stream), labels, pad, spec.fill, padding)
+  return random_flip(keys_of(spec.seed, view, ids, "flip"), labels) if spec.flip else labels
 
 
 def mixup_draw(

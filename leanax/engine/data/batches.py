@@ -92,7 +92,7 @@ def _moved(batch: Mapping[str, Any], view: int | Int[Array, ""], spec: Input) ->
     if not _has_places(label, pixels):
       return label
     maps = label if label.ndim == 4 else label[..., None]
-    return changes.move(maps, ids, view, spec.augment, spec.ignore_label or 0).reshape(label.shape)
+    return changes.follow(maps, ids, view, spec.augment, spec.ignore_label or 0).reshape(label.shape)
 
   return images, jax.tree.map(follow, batch["label"])
 

@@ -176,13 +176,10 @@ def test_several_seeds_have_one_report(tmp_path):
   compress_seeds(experiment("places", seeds=3), tmp_path)
   text, found = (tmp_path / "report.md").read_text(), json.loads((tmp_path / "result.json").read_text())
   assert "MAE lost to float.tflite" in text and " px ±" in text and "in MAE than float.tflite" in text
-  best = min(
-    range(3),
-    key=lambda k: json.loads((tmp_path / f"seed{k}/result.json").read_text())["curves"][
-      next(f["stage"] for f in found["files"] if f["name"] == found["recommended"])
-    ]["validation_mae"][-1][1],
-  )
-  assert found["ship"]["seed"] == found["seeds"][best]
+  assert found["metrics"][0]["name"] == "mae" and len(found["rows"][1]["file_r2"]) == 3
+  assert found["files"][1]["mae"] == [
+    json.loads((tmp_path / f"seed{k}/result.json").read_text())["rows"][1]["file_mae"] for k in range(3)
+  ]
 
 
 @pytest.mark.parametrize(
