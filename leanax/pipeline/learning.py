@@ -234,7 +234,8 @@ def check_masks(objective: kd.Weighted, split: Split) -> None:
         f"the term {term.name!r} reads labels, which {np.sum(~known)} examples of the stage lack; expected "
         '"mask": "labelled"'
       )
-    other = labelled & (labels >= len(split.classes)) if split.classes and labels.ndim > 1 else np.zeros(1, bool)
+    several = len(split.classes) > 1 and labels.ndim > 1  # 0 and 1 of a single output are no classes
+    other = labelled & (labels >= len(split.classes)) if several else np.zeros(1, bool)
     if other.any() and (first := labels[other][0]) != term.ignore_label:
       raise UserError(
         f"the term {term.name!r} reads labels of {len(split.classes)} classes, and {np.sum(other)} positions have the "

@@ -35,12 +35,13 @@ def squares(ignored=False, counts=(48, 16, 24)):
   return splits(make, counts, classes=("ground", "square"))
 
 
-def halves():
+def halves(single=False):
   def make(count, seed):
     images, _, corners = drawn(count, seed)
-    return images, np.stack([corners[:, 0] > 0.5, corners[:, 1] > 0.5, corners.sum(1) > 1], 1)
+    labels = np.stack([corners[:, 0] > 0.5, corners[:, 1] > 0.5, corners.sum(1) > 1], 1)
+    return images, labels[:, :1] if single else labels
 
-  return splits(make, classes=("low", "right", "far"))
+  return splits(make, classes=("low",) if single else ("low", "right", "far"))
 
 
 def places(constant=False):

@@ -171,6 +171,22 @@ def test_four_devices_are_one(tmp_path, mode):
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-5), *(one.variables for one in done))
 
 
+@pytest.mark.slow  # two jobs
+@pytest.mark.parametrize("task", ["places", "both"])
+def test_a_student_learns_numbers_from_its_teacher(tmp_path, task):
+  """From the teacher's running outputs where there are several, and from stored ones otherwise; quantized meanwhile."""
+  own = {"soft": {"loss": "logit_l2", **({"output": "place"} if task == "both" else {})}}
+  more = {"mask": {"loss": "hinton", "output": "mask"}} if task == "both" else {}
+  student = {**STAGE, **INT8, "kind": "train", "epochs": 8, "teacher": "float", "objective": {**own, **more}}
+  config = experiment(task, stages__int8={**student, "start": ""}, evaluations=8)
+  result = compress(config, tmp_path)
+  for term in (*own, *more):
+    values = [value for _, value in result["curves"]["int8"][term]]
+    assert values[-1] < 0.7 * values[0], term
+  assert result["rows"][1]["codes_differ"] == 0
+  assert (tmp_path / "teacher_logits").is_dir() == (task == "places")
+
+
 @pytest.mark.slow  # three jobs
 def test_several_seeds_have_one_report(tmp_path):
   compress_seeds(experiment("places", seeds=3), tmp_path)
@@ -223,6 +239,13 @@ def test_mistakes_are_one_sentence_before_anything_trains(tmp_path, task, change
   with pytest.raises(UserError, match=message) as raised:
     open_run(experiment(task, **changes), tmp_path / "run", export=True)
   assert "\n" not in str(raised.value) and not (tmp_path / "run").exists()
+
+
+def test_one_output_of_yes_or_no_is_no_class(tmp_path):
+  context = open_run(
+    experiment("halves", data__kwargs={"single": True}, models__student__kwargs={"outputs": 1}), tmp_path
+  )
+  assert context.data.test.labels.shape == (24, 1) and context.data.test.classes == ("low",)
 
 
 def test_a_loss_of_all_outputs_reads_all_labels(tmp_path):
