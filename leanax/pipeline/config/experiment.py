@@ -198,6 +198,9 @@ class Experiment:
   # One run after the other, or all in the same compiled steps.
   seeds_over: str = setting("loop", choices=("loop", "vmap", "map"), what="way")
   data: Data = Data()
+  # What models and files are judged by, of `engine.metrics` or by import path, each a name or {"name": ..., its
+  # keywords}; reports compare and recommend by the first.
+  metrics: tuple[Any, ...] = ("accuracy",)
   preprocess: Preprocess = Preprocess()
   models: Mapping[str, Model] = entries(Model)
   stages: Mapping[str, Stage] = entries(Stage)
@@ -252,7 +255,9 @@ def is_own_teacher(stage: Stage) -> bool:
 
 def resized(data: Mapping[str, Any]) -> str:
   """Returns how the images of a config's group `data` are resized; "" where they are not."""
-  kwargs = data["kwargs"]
+  kwargs, kind = data["kwargs"], data.get("name", "folder").partition(":")[0]
+  if kind not in ("folder", "masks", "tfds"):  # a function of one's own says nothing of it
+    return ""
   return kwargs.get("resize", data.get("resize", "stretch")) if data.get("size") or kwargs.get("size") else ""
 
 

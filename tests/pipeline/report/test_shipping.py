@@ -14,6 +14,7 @@ from PIL import Image
 
 import quant
 from leanax import deploy, graph
+from leanax.engine import metrics
 from leanax.engine.data.pictures import decode_image
 from leanax.pipeline.report import plain, report, shipping, snippet
 from leanax.pipeline.tables import tables
@@ -42,7 +43,8 @@ def test_the_paired_difference_is_that_of_the_two_by_two_table():
   rng = np.random.default_rng(0)
   first, other = rng.random(400) < 0.95, rng.random(400) < 0.9
   difference = first.astype(np.float64) - other
-  found = shipping.paired(first, other)
+  one, two = ({"right": x.tolist(), "count": [1] * 400} for x in (first, other))
+  found = shipping.paired(metrics.accuracy(), one, two)
   assert found["points"] == pytest.approx(100 * difference.mean(), rel=1e-12)
   # Half an example in each cell: of both right, both wrong, and one right each way.
   weights = {(a, b): np.sum((first == a) & (other == b)) + 0.5 for a, b in itertools.product((0, 1), repeat=2)}
@@ -50,7 +52,7 @@ def test_the_paired_difference_is_that_of_the_two_by_two_table():
   mean = sum(w * (a - b) for (a, b), w in weights.items()) / count
   variance = sum(w * (a - b - mean) ** 2 for (a, b), w in weights.items()) / count
   assert found["half"] == pytest.approx(100 * 1.96 * np.sqrt(variance / count), rel=1e-12)
-  same = shipping.paired(first, first)
+  same = shipping.paired(metrics.accuracy(), one, one)
   assert same["points"] == 0 and 0 < same["half"] < 0.6
 
 
