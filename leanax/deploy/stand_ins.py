@@ -53,8 +53,8 @@ def stand_in(
   elif node.primitive == "dot_general" and len(reads) == 1 and (alike := _alike(traced, node, aval.shape, real)):
     return np.broadcast_to(distinct(alike, aval.dtype, ref), aval.shape)
   elif node.primitive in ("slice", "split"):
-    alike = [1 if (first == first.take([0], axis)).all() else aval.shape[axis] for axis in range(first.ndim)]
-    return np.broadcast_to(distinct(tuple(alike), aval.dtype, ref), aval.shape)
+    kept = (1 if (first == first.take([0], axis)).all() else aval.shape[axis] for axis in range(first.ndim))
+    return np.broadcast_to(distinct(tuple(kept), aval.dtype, ref), aval.shape)
   each = [first, *(stand_in(traced, producer, one, real) for one in reads[1:])]
   try:
     spread = [np.broadcast_to(one, aval.shape) for one in each]

@@ -268,6 +268,26 @@ def test_flattened_channels_that_are_not_known(tmp_path):
   np.testing.assert_array_equal(given["params"]["fc"]["kernel"], weight.T)
 
 
+class First(nn.Module):
+  """A transposed convolution that spreads nothing, known by its name; channels are first where it is flattened."""
+
+  @nn.compact
+  def __call__(self, x):
+    x = nn.ConvTranspose(2, (3, 3), padding="VALID")(x)
+    return nn.Dense(3, name="fc")(x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1))
+
+
+def test_stride_one_and_channels_first(tmp_path):
+  x = jax.ShapeDtypeStruct((1, 2, 2, 2), jnp.float32)
+  target = jax.eval_shape(First().init, jax.random.key(0), x)
+  arrays = {"ConvTranspose_0.weight": normal(2, 2, 3, 3), "ConvTranspose_0.bias": normal(2)}
+  arrays |= {"fc.weight": normal(3, 32), "fc.bias": normal(3)}
+  found = load(write(tmp_path / "w.pth", arrays), target, call=(First().apply, x))["params"]
+  turned = np.einsum("iohw->hwio", arrays["ConvTranspose_0.weight"])[::-1, ::-1]
+  np.testing.assert_array_equal(found["ConvTranspose_0"]["kernel"], turned)
+  np.testing.assert_array_equal(found["fc"]["kernel"], arrays["fc.weight"].T)
+
+
 class Mixed(nn.Module):
   """One- and three-dimensional convolutions, an embedding, heads."""
 
