@@ -13,7 +13,7 @@ of the id. Where both are on, each example of a view has one of them, with proba
 import contextlib
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 import jax
@@ -85,17 +85,12 @@ class Augment:
   @property
   def is_still(self) -> bool:
     """Returns whether there is no change, so that all views are equal."""
-    kept: dict[str, Any] = {
-      "views": self.views,
-      "fill": self.fill,
-      "resized_crop_ratio": self.resized_crop_ratio,
-      "seed": self.seed,
-    }
-    kept |= {key: getattr(self, key) for key in ("erase_area", "erase_ratio", "erase_fill", "keywords")}
-    return self == replace(NOTHING, **kept)
+    return not changed(self)
 
 
 NOTHING = Augment()
+# Keys that change nothing by themselves.
+SETTINGS = ("fill", "seed", "views", "resized_crop_ratio", "erase_area", "erase_ratio", "erase_fill", "keywords")
 COLOURS: dict[str, Callable[..., UInt8[Array, "b h w c"]]] = {
   "brightness": colour.brightness,
   "contrast": colour.contrast,
@@ -127,7 +122,7 @@ FOLLOWED = (*COLOURS, "crop", "shift", "flip", "mixup")
 
 def changed(spec: Augment) -> list[str]:
   """Returns the keys of the changes that a spec makes."""
-  keys = ("resized_crop", "crop", "shift", "flip", *COLOURS, "erase", "function", "mixup", "cutmix")
+  keys = [field.name for field in fields(spec) if field.name not in SETTINGS]
   return [key for key in keys if getattr(spec, key) != getattr(NOTHING, key)]
 
 

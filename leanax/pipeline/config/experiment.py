@@ -212,7 +212,8 @@ class Experiment:
   keep: int = setting(2, COUNT)  # checkpoints per stage
   gradient_norms: bool = True  # log the norm of each term's gradient, where a stage minimises several
   evaluations: int = setting(20, COUNT)  # of the validation split, per stage
-  most_lost: float = setting(1.0, ranges.NOT_NEGATIVE)  # points that the file to ship may lose to the first one
+  # What the file to ship may lose to the first one: points, or per cent of the value of a metric that is no share.
+  most_lost: float = setting(1.0, ranges.NOT_NEGATIVE)
   latency_runs: int = setting(200, COUNT)  # measured runs of each exported file
   layer_seconds: float = setting(2.0, ranges.NOT_NEGATIVE)  # of timing the layers of an exported file; 0 for none
   # Words that the exported files say of themselves, beside their classes and how they were made.
