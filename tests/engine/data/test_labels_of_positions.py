@@ -42,6 +42,12 @@ def test_a_mask_moves_with_its_image(augment):
   assert (labels != still).any() and ((~inside).any() or augment == {"flip": True})
 
 
+def test_colours_leave_the_mask_as_it_is():
+  found, still = batch(brightness=0.5), batch()
+  np.testing.assert_array_equal(found["label"], still["label"])
+  assert (np.asarray(found["image"]) != np.asarray(still["image"])).any()
+
+
 @pytest.mark.parametrize("fill", ["edge", "reflect"])
 def test_beyond_the_border_it_has_the_label_of_the_pixels_there(fill):
   found = batch(ignore_label=None, crop=2, fill=fill)
@@ -124,6 +130,19 @@ def test_some_labels_of_masks():
 def test_mistakes_are_one_sentence(call, message):
   with pytest.raises(UserError, match=message):
     call()
+
+
+@pytest.mark.parametrize(
+  ("key", "value"),
+  [("resized_crop", (0.5, 1.0)), ("erase", 0.5), ("cutmix", 1.0), ("function", "tests.engine.data.own_changes:none")],
+)
+def test_what_a_mask_does_not_follow_is_refused_by_name(key, value, monkeypatch):
+  monkeypatch.setattr(data.augment, "check", lambda *_: None)  # there is no such function
+  with pytest.raises(UserError, match=f"augment.{key} is .*, which labels of positions do not follow; expected bright"):
+    batch(**{key: value})
+  if key == "cutmix":
+    with pytest.raises(UserError, match="augment.cutmix is 1.0, and labels are floats or of several outputs"):
+      batch(labels=NUMBERS, cutmix=1.0)
 
 
 def test_every_change_of_places_is_followed_or_refused(monkeypatch):
