@@ -340,9 +340,8 @@ def preprocess(config: Experiment, split: Split | None = None) -> dict[str, Any]
 
 def _ignore_label(config: Experiment, stage: Stage) -> int | None:
   """Returns the label that says that there is none: of a term of the objective, or else of a metric."""
-  groups = [*stage.objective.values(), *config.metrics]
-  found = [group["ignore_label"] for group in groups if isinstance(group, Mapping) and "ignore_label" in group]
-  return found[0] if found else None
+  groups = (*stage.objective.values(), *config.metrics)
+  return next((g["ignore_label"] for g in groups if isinstance(g, Mapping) and "ignore_label" in g), None)
 
 
 def arrays(split: Split) -> dict[str, Any]:

@@ -133,12 +133,8 @@ def make(
   reparam = optimizers.reparam(name, stage, stacked)
   stored = teacher_outputs.is_stored(stage, spec, objective, [] if moving else teachers)
   live: Any = {"teacher": None if stored else together.current if moving else teacher}
-  live |= {
-    "itself": stage.teacher == ITSELF,
-    "reparam": reparam,
-    "accumulate": stage.optimizer.accumulate,
-    "per_device_statistics": stage.per_device_statistics,
-  }
+  live |= {"itself": stage.teacher == ITSELF, "reparam": reparam, "accumulate": stage.optimizer.accumulate}
+  live["per_device_statistics"] = stage.per_device_statistics
   freeze = _frozen(name, stage, model)
   minimised = mutual.Mutual(objective.terms) if stage.peers > 1 else objective
   averages: Any = {"ema": stage.optimizer.ema or None, "average_aux": head is not None}

@@ -148,5 +148,5 @@ def test_what_a_mask_does_not_follow_is_refused_by_name(key, value, monkeypatch)
 def test_every_change_of_places_is_followed_or_refused(monkeypatch):
   """A change that is added to `Augment` and that nobody has thought of is refused for masks."""
   monkeypatch.setattr(data.augment, "FOLLOWED", ("shift", "mixup"))
-  with pytest.raises(UserError, match="augment.crop is 1, which labels of positions do not follow; expected shift or mix"):
+  with pytest.raises(UserError, match="augment.crop is 1, which labels of positions do not follow; expected shift or"):
     batch(crop=1)

@@ -44,6 +44,18 @@ def test_masks_are_the_numbers_of_the_files(tmp_path):
   assert named.test.classes == ("a", "b", "c", "d") and named.test.images.shape == (3, 6, 5, 1)
 
 
+def test_a_padded_mask_has_no_class_on_its_border(tmp_path):
+  """Twice as wide as high, brought to a square: half of the rows are border, in the image black."""
+  masks = written(tmp_path, ("train", "test"), count=5, shape=(4, 8))
+  found = data.load(f"masks:{tmp_path}", size=(8, 8), resize="pad").test
+  assert (found.labels[:, [0, 1, 6, 7]] == 255).all() and (found.images[:, [0, 1, 6, 7]] == 0).all()
+  np.testing.assert_array_equal(found.labels[:, 2:6], masks["test"])
+  cut = data.load(f"masks:{tmp_path}", size=(4, 4), resize="crop").test
+  np.testing.assert_array_equal(cut.labels, masks["test"][:, :, 2:6])
+  with pytest.raises(UserError, match="way of 'data.resize' 'none'"):
+    data.load(f"masks:{tmp_path}", size=(4, 4), resize="none")
+
+
 def test_masks_are_resized_to_their_nearest_pixel(tmp_path):
   masks = written(tmp_path, ("train", "test"), count=5, shape=(4, 6))
   found = data.load(f"masks:{tmp_path}", size=(8, 12), validation=2)

@@ -27,7 +27,14 @@ FILES = [
   file("b.tflite", 500, 2.015, 0.015, 0.01),
   file("c.tflite", 90, 2.5, 0.5, 0.1),
 ]
-FOUND = {"against": "a.tflite", "most_lost": 0.02, "recommended": "b.tflite", "snippet": "", "metric": MAE, "files": FILES}
+FOUND = {
+  "against": "a.tflite",
+  "most_lost": 0.02,
+  "recommended": "b.tflite",
+  "snippet": "",
+  "metric": MAE,
+  "files": FILES,
+}
 
 
 def test_values_differences_and_heads_have_the_metrics_words():
@@ -91,7 +98,9 @@ RESULT = {
 
 def test_every_page_says_the_same():
   page, text = report.render(RESULT), plain.render(RESULT)
-  words = "It is worse by 0.015 ± 0.01 px in MAE than a.tflite on 360 test examples; that it loses at most 0.02 px of MAE is "
+  words = (
+    "It is worse by 0.015 ± 0.01 px in MAE than a.tflite on 360 test examples; that it loses at most 0.02 px of MAE is "
+  )
   words += "not shown by so few."
   rule = "at most 0.02 px of MAE to the first one, as measured (most_lost in the config, in % of the value of the first"
   for each in (words, rule, "MAE, lower is better", "MAE lost to a.tflite", "2.015 px", "Of MAE lower is better."):
