@@ -135,13 +135,12 @@ def make(
   live: Any = {"teacher": None if stored else together.current if moving else teacher}
   live |= {"itself": stage.teacher == ITSELF, "reparam": reparam, "accumulate": stage.optimizer.accumulate}
   live["per_device_statistics"] = stage.per_device_statistics
-  freeze = _frozen(name, stage, model)
   minimised = mutual.Mutual(objective.terms) if stage.peers > 1 else objective
-  averages: Any = {"ema": stage.optimizer.ema or None, "average_aux": head is not None}
+  ema, freeze = stage.optimizer.ema or None, _frozen(name, stage, model)
 
   def training(seed: int | None = None) -> engine.Training:
     tx = optimizers.transformation(name, stage, batches, stacked, seed)
-    return engine.training(student, minimised, tx, **live, **averages, freeze=freeze)
+    return engine.training(student, minimised, tx, **live, ema=ema, average_aux=head is not None, freeze=freeze)
 
   step = training().step  # random masks are drawn by the seed that it is called with
   norm = engine.term_norm(student, minimised, **live)

@@ -23,9 +23,15 @@ FILE = ".safetensors"  # the end of a teacher's name that is a file and not a st
 class Optimizer:
   """The optimizer of a stage."""
 
-  name: str = "adam"  # or "sgd", "adamw", "dot"
+  # Or "sgd", "adamw", "dot"; or an import path, "my.optim:lion": a function lion(learning_rate, keywords) that returns
+  # an optax transformation, where learning_rate is a function of the step. It has no weight decay but its own.
+  name: str = "adam"
+  kwargs: Mapping[str, Any] = free()  # the keywords of an optimizer by import path
   learning_rate: float = 1e-3  # the highest
-  schedule: str = "cosine"  # or "constant", "step"
+  # Or "constant", "step"; or an import path, "my.optim:poly": a function poly(learning_rate, steps, keywords) that
+  # returns a function of the step. The warm-up comes before it.
+  schedule: str = "cosine"
+  schedule_kwargs: Mapping[str, Any] = free()  # the keywords of a schedule by import path
   warmup_steps: int = setting(0, SIZE)
   milestones: tuple[float, ...] = setting((), ranges.SHARE)  # of "step": shares of the stage at which the rate decays
   decay: float = 0.1  # of "step": the factor at each milestone
