@@ -220,6 +220,7 @@ def test_several_seeds_have_one_report(tmp_path):
     ("mask", {"stages__float__examples": {"only": (1,)}}, "choose examples by their class; expected one label each"),
     ("mask", {"stages__float__objective": {"x": {"loss": "own_tasks:broken_loss", "ignore_label": 255}}}, r"own_tasks"),
     ("mask", {"stages__float__objective": {"x": {"loss": "own_tasks:dice"}}}, "gives a Metric; expected a loss, as kd"),
+    ("mask", {"stages__float__objective": {"x": {"loss": "own_tasks:plain"}}}, "needs .student., .teacher., and"),
     ("places", {"data__kwargs": {"constant": True}}, "'r2' needs labels that vary, and those of output 0 are the same"),
     ("places", {"models__student__kwargs": {"outputs": 3}}, r"\(1, 3\) for one example; expected \(1, 2\), a number f"),
     ("places", {"stages__float__objective": {"hard_labels": {}}}, r"expects batch\['label'\] to be integers \(4,\)"),
