@@ -135,6 +135,8 @@ def test_other_tasks_from_config_to_file(tmp_path, task):
     assert "mean difference from the teacher&#x27;s file" in (tmp_path / "report.html").read_text()
   series = stage.curves("float", context)
   assert f"validation_{names[0]}" in series
+  if task == "waves":  # its input's grid is of the series that were seen, from -1.3 to 1.6 or so, and not of pixels
+    assert 0.005 < float(deploy.open_file(tmp_path / "files" / "int8.tflite").input.grid.scale) < 0.02
   if task == "places":
     assert (
       "MAE, lower is better" in (tmp_path / "report.md").read_text() and " px |" in (tmp_path / "report.md").read_text()
