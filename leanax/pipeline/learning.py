@@ -129,8 +129,8 @@ def make(
 
   reparam = optimizers.reparam(name, stage, stacked)
   stored = teacher_outputs.is_stored(stage, spec, objective, [] if moving else teachers)
-  live: Any = {"teacher": None if stored else together.current if moving else teacher}
-  live |= {
+  live: Any = {
+    "teacher": None if stored else together.current if moving else teacher,
     "itself": stage.teacher == ITSELF,
     "reparam": reparam,
     "accumulate": stage.optimizer.accumulate,
