@@ -130,12 +130,9 @@ def make(
   reparam = optimizers.reparam(name, stage, stacked)
   stored = teacher_outputs.is_stored(stage, spec, objective, [] if moving else teachers)
   live: Any = {
-    "teacher": None if stored else together.current if moving else teacher,
-    "itself": stage.teacher == ITSELF,
-    "reparam": reparam,
-    "accumulate": stage.optimizer.accumulate,
-    "per_device_statistics": stage.per_device_statistics,
-  }
+    "teacher": None if stored else together.current if moving else teacher, "itself": stage.teacher == ITSELF,
+    "reparam": reparam, "accumulate": stage.optimizer.accumulate, "per_device_statistics": stage.per_device_statistics,
+  }  # fmt: skip
   minimised = mutual.Mutual(objective.terms) if stage.peers > 1 else objective
   averages: Any = {"ema": stage.optimizer.ema or None, "average_aux": head is not None}
 
@@ -143,8 +140,8 @@ def make(
     tx = optimizers.transformation(name, stage, batches, stacked, seed)
     return engine.training(student, minimised, tx, **live, **averages)
 
-  step = training().step  # random masks are drawn by the seed that it is called with
-  norm = engine.term_norm(student, minimised, **live)
+  # Random masks are drawn by the seed that the step is called with.
+  step, norm = training().step, engine.term_norm(student, minimised, **live)
 
   def create(one: Trained, seed: int, key: jax.Array, teacher: Any) -> TrainState:
     aux, aux_state = losses(key, teacher) if any(term.loss.init for term in objective.terms) else ({}, {})
