@@ -26,6 +26,7 @@ from leanax.engine.models.interface import Model
 from leanax.pipeline.config import experiment, tree
 from leanax.pipeline.config.experiment import Experiment, Stage
 
+NAMED = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 SHARES = ("start", "end", "at")  # what a schedule gives as a share of the stage
 
 
@@ -46,7 +47,7 @@ def call(where: str, fn: Callable[..., Any], given: Mapping[str, Any], *position
 def check_keywords(where: str, fn: Callable[..., Any], given: Mapping[str, Any], positional: int = 0) -> None:
   """Refuses keywords that a function does not take, and missing ones; arguments as of `call`."""
   parameters = list(inspect.signature(fn).parameters.values())[positional:]
-  names = {p.name: p for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
+  names = {p.name: p for p in parameters if p.kind in NAMED}
   for key in given:
     if key not in names and not any(p.kind is p.VAR_KEYWORD for p in parameters):
       raise unknown("config key", f"{where}.{key}", [f"{where}.{name}" for name in names])
@@ -73,6 +74,12 @@ def own(where: str, spec: str, given: Mapping[str, Any], kinds: tuple[type, ...]
   if not callable(fn):
     raise UserError(
       f"config key {where!r}: {spec!r} is a {type(fn).__name__}; expected a function that gives {expected}"
+    )
+  needed = [p.name for p in inspect.signature(fn).parameters.values() if p.default is p.empty and p.kind in NAMED]
+  if missing := [name for name in needed if name not in given]:
+    raise UserError(
+      f"config key {where!r}: {spec!r} needs {', '.join(map(repr, missing))}, and there is no such key; expected a "
+      f"function of keywords that gives {expected}"
     )
   check_keywords(where, fn, given)
   try:

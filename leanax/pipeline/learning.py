@@ -142,8 +142,8 @@ def make(
     tx = optimizers.transformation(name, stage, batches, stacked, seed)
     return engine.training(student, minimised, tx, **live, ema=ema, average_aux=head is not None, freeze=freeze)
 
-  step = training().step  # random masks are drawn by the seed that it is called with
-  norm = engine.term_norm(student, minimised, **live)
+  # Random masks are drawn by the seed that the step is called with.
+  step, norm = training().step, engine.term_norm(student, minimised, **live)
 
   def create(one: Trained, seed: int, key: jax.Array, teacher: Any) -> TrainState:
     aux, aux_state = losses(key, teacher) if any(term.loss.init for term in objective.terms) else ({}, {})

@@ -165,6 +165,10 @@ def no_metric():
   return 3
 
 
+def plain(student, teacher):
+  return student[:, 0]
+
+
 def broken_data():
   return {"train": np.zeros(2)[5]}
 
