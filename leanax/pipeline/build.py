@@ -19,7 +19,7 @@ from leanax.core.methods import method
 from leanax.engine import data as datasets
 from leanax.engine import metrics as engine_metrics
 from leanax.engine.data import Augment, Dataset, Input, Preprocess, Split
-from leanax.engine.data.splits import label_some
+from leanax.engine.data.splits import class_counts, label_some
 from leanax.engine.metrics import Metric
 from leanax.engine.models import model as models
 from leanax.engine.models.interface import Model
@@ -273,13 +273,6 @@ def examples(config: Experiment, stage: Stage, split: Split) -> Split:
       "'examples.balanced' is true and some examples have no labels; expected 'examples.unlabelled' false"
     )
   return split.take(np.argsort(split.labels, kind="stable"), split.name)
-
-
-def class_counts(split: Split) -> tuple[int, ...] | None:
-  """Returns the number of labelled examples of each class of a split; None where an example has other than one."""
-  if isinstance(split.labels, Mapping) or split.labels.ndim > 1:
-    return None
-  return tuple(np.bincount(split.labels[split.labels >= 0], minlength=len(split.classes)).tolist())
 
 
 def policy(given: experiment.Quant) -> quant.Policy | None:

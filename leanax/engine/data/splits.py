@@ -200,3 +200,10 @@ def device_arrays(split: Split, device: jax.Device | jax.sharding.Sharding | Non
     arrays of N rows, such as a teacher's cached logits, may be added; batches then contain them too.
   """
   return jax.device_put({"image": split.images, "label": split.labels, "id": split.ids}, device)
+
+
+def class_counts(split: Split) -> tuple[int, ...] | None:
+  """Returns the number of labelled examples of each class of a split; None where an example has other than one."""
+  if isinstance(split.labels, Mapping) or split.labels.ndim > 1:
+    return None
+  return tuple(np.bincount(split.labels[split.labels >= 0], minlength=len(split.classes)).tolist())

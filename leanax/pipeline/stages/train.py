@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from leanax.core.errors import UserError
 from leanax.engine import data as datasets
 from leanax.engine.data import Dataset, Split, batches
+from leanax.engine.data.splits import class_counts
 from leanax.engine.train import parallel
 from leanax.pipeline import (
   build,
@@ -91,7 +92,7 @@ def _learning(name: str, config: Experiment, model: Trained, teachers: Sequence[
   batches = build.batches(stage, len(split.ids))
   updates = max(batches // stage.optimizer.accumulate, 1)
   output = "" if model.recipe.output == ALL else model.recipe.output
-  objective = build.objective(name, stage.objective, updates, output, build.class_counts(split))
+  objective = build.objective(name, stage.objective, updates, output, class_counts(split))
   teacher_checks.check(stage, [one.recipe for one in teachers], model.recipe, objective)
   spec = build.inputs(config, stage, split)
   if teachers and not teacher_outputs.further(objective) and teacher_outputs.has_rows(teachers[0]):
