@@ -35,8 +35,10 @@ def parameters(groups: Sequence[str], config: Mapping[str, Any]) -> Parameters |
     case ["models", name, "kwargs"]:
       return models.keywords(config["models"][name]["name"])
     case ["stages", _, "objective", term]:
+      name = own.get("loss", term)
+      found = imports.found(name, f"loss {name!r}") if imports.is_path(name) else method(kd, name, folder="losses")
       return {
-        **_of(method(kd, own.get("loss", term), folder="losses")),
+        **_of(found),
         **_of(kd.Term, "name", "loss"),
       }
     case ["stages", _, "objective", _, _]:
