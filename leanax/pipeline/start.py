@@ -20,7 +20,7 @@ from leanax.graph.shapes import structs
 from leanax.pipeline import cutting
 from leanax.pipeline import trained as models
 from leanax.pipeline.config import tree
-from leanax.pipeline.config.experiment import Experiment, Stage
+from leanax.pipeline.config.experiment import Experiment, Model, Stage, starts_from_file
 from leanax.pipeline.recipe import Recipe
 from leanax.pipeline.trained import Trained
 
@@ -58,7 +58,7 @@ def model_of(
     execute: `now`, or `jax.eval_shape`, after which the variables are shapes.
     peer: the number of a peer (`engine.train.mutual`); each has other random numbers.
   """
-  if stage.start:
+  if stage.start and not starts_from_file(stage):
     return models.in_float(before[stage.start])
   entry, recipe = config.models[stage.model], recipe_of(stage.model, config, data.train)
   init = models.functions(recipe).model.init
@@ -67,9 +67,11 @@ def model_of(
     return jax.jit(init)(keys.step_key(config.seed, peer, f"init {stage.model}"), models.example(recipe))
 
   variables = execute(fresh)
-  if entry.weights:
-    variables = pretrained.load(entry.weights, variables, entry.key_map)
-    variables = variables if execute is now else structs(variables)
+  if stage.start:
+    variables = loaded(Model(weights=stage.start), recipe, variables)
+  elif entry.weights:
+    variables = loaded(entry, recipe, variables)
+  variables = variables if execute is now else structs(variables)
   if stage.cut.source:
     teacher = before[stage.cut.source]
     # Shapes do not tell which blocks have an effect; the number of kept blocks is the same.
@@ -110,7 +112,17 @@ def check_model(name: str, config: Experiment, data: Dataset) -> None:
       f"each class of {config.data.name!r}"
     )
   if entry.weights:
-    pretrained.load(entry.weights, variables, entry.key_map)
+    loaded(entry, recipe, variables)
+
+
+def loaded(entry: Model, recipe: Recipe, variables: Any) -> Any:
+  """Returns variables with the pretrained weights of an entry of `models`; they may be shapes.
+
+  Raises:
+    UserError: the file cannot be read, or its weights are another model's.
+  """
+  call = models.functions(recipe).fn, jax.ShapeDtypeStruct((1, *recipe.image), jnp.float32)
+  return pretrained.load(entry.weights, variables, entry.key_map, entry=entry.entry, keep=entry.new, call=call)
 
 
 def first_line(error: Exception) -> str:

@@ -10,7 +10,8 @@ from flax import serialization
 
 from leanax.core.errors import UserError
 from leanax.core.trees import named_leaves
-from leanax.engine.store.pretrained import CONV, LINEAR, Rename, load, read
+from leanax.engine.store.pretrained import CONV, LINEAR, Rename, load
+from leanax.engine.store.weight_files import read
 
 RNG = np.random.default_rng(0)
 
@@ -120,7 +121,14 @@ def test_key_map_and_transposes(tmp_path):
     ),
     ({}, {"keep": ["heat/*"]}, r"keep rule 'heat/\*' matches nothing; names near it"),
     ({}, {"ignore": ["extra*"]}, r"ignore rule 'extra\*' matches nothing"),
-    ({}, {"keep": ["head/*"]}, "holds 'head/bias', 'head/kernel', which the model does not use"),
+    ({"fc.weight": np.ones((7, 4))}, {}, r"'head/kernel' has shape \(4, 7\); the model's has \(4, 5\); .*'head/\*'"),
+    ({"fc.bias": np.array([1, 2, np.nan, 4, 5])}, {}, "'head/bias' holds NaN"),
+    ({"fc.weight": np.full((5, 4), 1e39)}, {}, "'head/kernel' holds numbers that bfloat16 has not"),
+    (
+      {"fc.bias": None, "fc.bais": np.ones(5)},
+      {},
+      r"'head/bias' of the model \(the nearest name there is 'head/bais'\)",
+    ),
   ],
 )
 def test_mismatches_are_named(tmp_path, changes, options, says):
@@ -133,7 +141,7 @@ def test_mismatches_are_named(tmp_path, changes, options, says):
 def test_a_new_head(tmp_path):
   shapes = {"fc.weight": np.ones((7, 4), np.float32), "fc.bias": np.ones(7, np.float32)}
   arrays = torch_file(tmp_path / "w.safetensors", **shapes)
-  loaded = load(tmp_path / "w.safetensors", target(), TORCH, keep=["head/*"], ignore=["head/*"])
+  loaded = load(tmp_path / "w.safetensors", target(), TORCH, keep=["head/*"])
   np.testing.assert_array_equal(loaded["params"]["head"]["bias"], np.ones(5))
   np.testing.assert_array_equal(loaded["params"]["Conv_0"]["bias"], arrays["backbone.conv0.bias"].astype(np.float32))
 
@@ -142,7 +150,7 @@ def test_files_that_cannot_be_read(tmp_path):
   with pytest.raises(UserError, match="there are no weights at .*none.safetensors"):
     read(tmp_path / "none.safetensors")
   for name, says in [
-    ("w.bin", "expected weights as .safetensors, .msgpack or a directory that Orbax wrote"),
+    ("w.h5", "expected weights as .safetensors, .msgpack, .pth, .* or a directory that Orbax wrote"),
     ("w.safetensors", "w.safetensors is damaged or no safetensors file"),
     ("w.msgpack", "w.msgpack is damaged or no msgpack file of flax"),
   ]:

@@ -5,6 +5,7 @@ whose keys belong to a function, such as the keywords of a loss, are plain mappi
 """
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ from leanax.pipeline.config.tree import entries, free, setting
 COUNT, SIZE = ranges.whole(1), ranges.whole(0)
 ITSELF = "itself"  # a stage whose teacher is the average of its own weights
 TOGETHER = "together"  # the mode of a teacher that is trained in the steps of its student
+NAME = r"[\w-]+"  # of a stage
 FILE = ".safetensors"  # the end of a teacher's name that is a file and not a stage
 
 
@@ -87,7 +89,9 @@ class Stage:
 
   kind: str = "train"  # a file of `leanax/pipeline/stages`
   model: str = "student"  # a key of `models`
-  start: str = ""  # the stage whose parameters this one starts from; "" starts afresh
+  # The stage whose parameters this one starts from, or a file of weights that have the model's names, such as another
+  # run's stage in float; "" starts afresh.
+  start: str = ""
   cut: Cut = Cut()
   # The stage that this one learns from, or a .safetensors file of one, whose code is zoo's or that of an entry of
   # `models`; several, "a, b", are an ensemble; "itself": the average of its own weights, which needs optimizer.ema.
@@ -132,8 +136,10 @@ class Model:
 
   name: str = ""  # "zoo.lenet:LeNet5" or "my_package.nets:Net"
   kwargs: Mapping[str, Any] = free()
-  weights: str = ""  # pretrained weights: a .safetensors or .msgpack file, or an orbax directory
-  key_map: tuple[tuple[str, str], ...] = ()  # (pattern, replacement) from the file's names to ours
+  weights: str = ""  # pretrained weights: a .pth, .safetensors or .msgpack file, or an orbax directory
+  entry: str = ""  # the part of that file that holds them, such as "ema/params"; "" where one alone does
+  key_map: tuple[tuple[str, str], ...] = ()  # (pattern, replacement) from names of the file that are not ours
+  new: tuple[str, ...] = ()  # globs of leaves that stay fresh and are not read from it, such as a head: ("Dense_1/*",)
   output: str = ""  # of a model with several outputs the one that has the logits, such as "scores"
 
 
@@ -199,9 +205,15 @@ def described(config: Experiment, stage: Stage) -> Stage | None:
   return config.stages[stage.teacher] if stage.teacher_mode == TOGETHER else None
 
 
+def starts_from_file(stage: Stage) -> bool:
+  """Returns whether a stage's start is a file: it has a character that no name of a stage has."""
+  return bool(stage.start) and not re.fullmatch(NAME, stage.start)
+
+
 def needs(stage: Stage) -> list[str]:
   """Returns the stages that a stage starts from or learns from."""
-  return [name for name in (stage.start, stage.cut.source, *teacher_stages(stage)) if name]
+  start = "" if starts_from_file(stage) else stage.start
+  return [name for name in (start, stage.cut.source, *teacher_stages(stage)) if name]
 
 
 def is_own_teacher(stage: Stage) -> bool:

@@ -5,7 +5,15 @@ import re
 
 from leanax.core.errors import UserError, unknown
 from leanax.pipeline.config import tree
-from leanax.pipeline.config.experiment import ITSELF, Experiment, is_own_teacher, needs, teacher_stages
+from leanax.pipeline.config.experiment import (
+  ITSELF,
+  NAME,
+  Experiment,
+  is_own_teacher,
+  needs,
+  starts_from_file,
+  teacher_stages,
+)
 
 # The kinds of stages are files; they are named without being imported, for they load jax.
 KINDS = sorted(p.stem for p in (pathlib.Path(__file__).parent.parent / "stages").glob("*.py") if p.stem != "__init__")
@@ -34,7 +42,7 @@ def check(config: Experiment) -> None:
       raise unknown("stage in 'run'", name, config.stages)
     if name in done:
       raise UserError(f"stage {name!r} stands twice in 'run'; expected each stage once")
-    if not re.fullmatch(r"[\w-]+", name):
+    if not re.fullmatch(NAME, name):
       raise UserError(f"stage {name!r} names files; expected letters, digits, '_' and '-' only")
     check_stage(name, config, done)
     done.append(name)
@@ -48,7 +56,8 @@ def check_stage(name: str, config: Experiment, done: list[str]) -> None:
     raise unknown(f"kind in 'stages.{name}.kind'", stage.kind, KINDS)
   if stage.model not in config.models:
     raise unknown(f"model in 'stages.{name}.model'", stage.model, config.models)
-  given = {"start": [stage.start], "cut.from": [stage.cut.source], "teacher": teacher_stages(stage)}
+  start = "" if starts_from_file(stage) else stage.start
+  given = {"start": [start], "cut.from": [stage.cut.source], "teacher": teacher_stages(stage)}
   for key, others in given.items():
     for other in filter(None, others):
       if other not in done:
@@ -60,7 +69,7 @@ def check_stage(name: str, config: Experiment, done: list[str]) -> None:
     )
   if stage.cut.source and (stage.start or config.models[stage.model].weights):
     raise UserError(f"stage {name!r} has 'cut.from' and 'start' or weights of its model; expected one of them")
-  if stage.start and config.stages[stage.start].model != stage.model:
+  if start and config.stages[start].model != stage.model:
     raise UserError(f"stage {name!r} trains {stage.model!r} but starts from {stage.start!r}, which holds another model")
   alone = [other for other in needs(stage) if other not in config.shared]
   if name in config.shared and alone:
