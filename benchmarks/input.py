@@ -25,13 +25,24 @@ from leanax.engine.data.splits import Split
 
 ROUNDS = 7
 CALLS = 30
+COLOUR = (32, 32, 3)
 KINDS = {
   "order, gather, normalise": ((28, 28, 1), Augment()),
   "+ pad-crop 2": ((28, 28, 1), Augment(crop=2)),
   "+ pad-crop 2, flip": ((28, 28, 1), Augment(crop=2, flip=True)),
   "+ shift (2, 2), flip": ((28, 28, 1), Augment(shift=(2, 2), flip=True)),
   "+ pad-crop 2, flip, mixup 0.2": ((28, 28, 1), Augment(crop=2, flip=True, mixup=0.2)),
-  "colour 32x32: + pad-crop 4, flip": ((32, 32, 3), Augment(crop=4, flip=True)),
+  "colour 32x32: order, gather, normalise": (COLOUR, Augment()),
+  "colour 32x32: + pad-crop 4, flip": (COLOUR, Augment(crop=4, flip=True)),
+  "colour 32x32: + resized crop, flip": (COLOUR, Augment(resized_crop=(0.08, 1.0), flip=True)),
+  "colour 32x32: + brightness, contrast, saturation 0.4": (
+    COLOUR,
+    Augment(brightness=0.4, contrast=0.4, saturation=0.4),
+  ),
+  "colour 32x32: + hue 0.1": (COLOUR, Augment(hue=0.1)),
+  "colour 32x32: + erase 0.25": (COLOUR, Augment(erase=0.25)),
+  "colour 32x32: + mixup 0.2": (COLOUR, Augment(mixup=0.2)),
+  "colour 32x32: + cutmix 1.0": (COLOUR, Augment(cutmix=1.0)),
 }
 
 

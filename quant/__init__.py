@@ -25,7 +25,7 @@ A model of any framework, as a function of its variables or as a `graph.Net`:
 """
 
 from quant import edit, estimators, formats, latent, observers
-from quant.edit import before, float_net, grids, is_quantized, post_training
+from quant.edit import before, float_net, grids, is_quantized, post_training, shared_grids
 from quant.estimators import *  # noqa: F403  # each estimator under its own name
 from quant.grid import Grid, affine, codes, dequantize, fake_quant, limits, symmetric
 from quant.latent import latent_weights
@@ -65,6 +65,7 @@ __all__ = estimators.__all__ + [
   "policy",
   "post_training",
   "quantize",
+  "shared_grids",
   "symmetric",
   "weights",
 ]

@@ -74,6 +74,15 @@ def grids(net: Net) -> dict[str, Grid]:
   )
 
 
+def shared_grids(net: Net) -> list[tuple[str, ...]]:
+  """Returns the activations of a quantized net that share one grid, because a file moves codes from one to the other.
+
+  They are sliced, joined, spread or chosen from one another. Each entry has the names of those on one grid.
+  """
+  plain = float_net(net)
+  return _model(plain.infer, net.edits[-1]).plan(plain.variables, *net.example).shared
+
+
 def of(edit: Mapping[str, Any]) -> Policy:
   """Returns the policy of an edit."""
   return make_policy([tuple(rule) for rule in edit["rules"]], edit["ends"])

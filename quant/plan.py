@@ -81,6 +81,14 @@ class Plan(NamedTuple):
     return found
 
   @property
+  def shared(self) -> list[tuple[str, ...]]:
+    """The names of activations that share one quantizer, of each that several have."""
+    groups: dict[str, list[str]] = {}
+    for name, quantizer in self.tensors.items():
+      groups.setdefault(quantizer.key, []).append(name)
+    return [tuple(names) for names in groups.values() if len(names) > 1]
+
+  @property
   def leaf_grids(self) -> dict[str, Quantizer]:
     """Those of kernels that are written in the axes of a leaf."""
     return {key: q for key, q in self.quantizers.items() if q.leaf is not None}

@@ -18,10 +18,12 @@ _JSON = flags.DEFINE_string("json", "", "A file for the results.")
 def main() -> None:
   import json
 
-  from leanax.core.files import write
+  from leanax.core.files import check_place, write
   from leanax.pipeline.benchmark import benchmark, table
   from leanax.pipeline.environment import cores
 
+  if _JSON.value:
+    check_place(_JSON.value)  # measuring takes a while
   threads = _THREADS.value or sorted({1, cores()})
   result = benchmark(_MODEL.value, threads=[*dict.fromkeys(threads)], rounds=_ROUNDS.value)
   print(table(result))

@@ -3,7 +3,7 @@
 python -m scripts.export --workdir=runs/digits --stage=int8 --out=digits.tflite
 python -m scripts.export --workdir=runs/digits --stage=int8 --input=uint8 --output=float32 --out=digits.tflite
 python -m scripts.export --workdir=runs/digits --stage=teacher --weights=float16 --out=teacher.tflite
-python -m scripts.export --workdir=runs/digits --stage=int8 --licence=MIT --out=digits.tflite    with its classes
+python -m scripts.export --workdir=runs/digits --stage=int8 --licence=MIT --out=digits.tflite
 python -m scripts.export --workdir=runs/digits --stage=int8 --out=digits.packed    codes and masks, entropy-coded
 python -m scripts.export --workdir=runs/digits --stage=int8 --out=digits.stablehlo    its own function, run by XLA
 """
@@ -29,10 +29,8 @@ _WEIGHTS = flags.DEFINE_enum(
   "weights", "", ["", "float16", "int8", "dynamic_int8"], "How a .tflite file of a float model holds its weights."
 )
 _OUT = flags.DEFINE_string("out", None, "The file to write.", required=True)
-_ABOUT = flags.DEFINE_bool(
-  "about", False, "Whether the file says what it is: its classes, and how it was made (stage, model, quantization)."
-)
-_LICENCE = flags.DEFINE_string("licence", "", "The licence that the file says it is under; it then says the rest too.")
+_ABOUT = flags.DEFINE_string("about", "", "What the file says that the network is; by default what the config says.")
+_LICENCE = flags.DEFINE_string("licence", "", "The licence that the file says it is under; by default the config's.")
 _CODE = flags.DEFINE_multi_string(
   "model_code", [], "The import path of your own model in a file, such as my.nets:Net, to permit its code."
 )

@@ -4,6 +4,7 @@ This file imports the standard library only.
 """
 
 import contextlib
+import errno
 import json
 import os
 import pathlib
@@ -39,6 +40,23 @@ def write(path: str | os.PathLike[str], content: str | bytes | memoryview) -> No
   finally:
     with contextlib.suppress(OSError):  # it has its place already, or there is no such directory
       part.unlink()
+
+
+def check_place(path: str | os.PathLike[str]) -> None:
+  """Refuses a file that `write` could not write, before what it is to hold is made.
+
+  Raises:
+    UserError: there is no such directory, or nothing can be written there.
+  """
+  path = pathlib.Path(path)
+  part = path.with_name(f".{secrets.token_hex(8)}.part")
+  try:
+    if path.is_dir():
+      raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    part.touch(exist_ok=False)
+    part.unlink()
+  except OSError as error:
+    raise UserError(f"{str(path)!r} cannot be written: {error.strerror}") from error
 
 
 def kept(path: str | os.PathLike[str]) -> dict[str, Any]:

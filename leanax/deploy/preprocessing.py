@@ -8,13 +8,24 @@ import numpy as np
 
 from leanax.core.errors import UserError
 
+RESIZES = ("stretch", "crop", "pad")
+
 
 class Preprocessing(NamedTuple):
-  """The step from raw images to the input: (x * scale - mean) / std, with one mean and std for all or per channel."""
+  """The step from raw images to the input: (x * scale - mean) / std, with one mean and std for all or per channel.
+
+  Attributes:
+    mean: one number, or one per channel.
+    std: likewise.
+    scale: the factor of pixels.
+    resize: how images were brought to the input's size before, "stretch", "crop" or "pad", by pillow's bilinear filter,
+      `Image.resize`, `ImageOps.fit` and `ImageOps.pad` with black; "" where nothing says it. `apply` does not do it.
+  """
 
   mean: tuple[float, ...] = (0.0,)
   std: tuple[float, ...] = (1.0,)
   scale: float = 1 / 255
+  resize: str = ""
 
   def apply(self, images: np.ndarray) -> np.ndarray:
     """Returns (N, H, W, C) raw images as float32 inputs: one float32 product and one sum per pixel."""
@@ -29,7 +40,8 @@ class Preprocessing(NamedTuple):
 
   def to_json(self) -> bytes:
     """Returns the bytes that a file stores."""
-    return json.dumps({"preprocessing": self._asdict()}, separators=(",", ":")).encode()
+    given = {key: value for key, value in self._asdict().items() if key != "resize" or value}
+    return json.dumps({"preprocessing": given}, separators=(",", ":")).encode()
 
   @classmethod
   def from_json(cls, content: bytes) -> "Preprocessing":
@@ -41,8 +53,11 @@ class Preprocessing(NamedTuple):
     try:
       given = json.loads(content)["preprocessing"]
       found = cls(tuple(map(float, given["mean"])), tuple(map(float, given["std"])), float(given["scale"]))
-    except (ValueError, TypeError, KeyError):
+      found = found._replace(resize=given.get("resize", ""))
+    except (ValueError, TypeError, KeyError, AttributeError):
       raise UserError("the preprocessing is not that of a file; expected JSON with mean, std and scale") from None
+    if found.resize not in ("", *RESIZES):
+      raise UserError(f"the preprocessing resizes by {found.resize!r}; expected one of {', '.join(RESIZES)}")
     if not all(map(math.isfinite, (*found.mean, *found.std, found.scale))) or 0 in found.std:
       raise UserError(f"the preprocessing {found} is not finite or divides by 0")
     return found

@@ -49,7 +49,7 @@ def benchmark(
     "peak_bytes"}]}: the median over the rounds of the round's median wall time, the least wall time, the least process
     CPU time, the median of the paired ratios to the first row (2 is twice as fast), the rows that it cannot be told
     from, and the memory that a process takes at most for the runtime, the file and one inference (None where it cannot
-    be measured). "joules" is there where the processor counts them.
+    be measured). "joules" is there where the processor counts them, and "no_joules", which says why not, elsewhere.
   """
   names = {file: Path(file).name for file in files}
   names = {file: name if [*names.values()].count(name) == 1 else file for file, name in names.items()}
@@ -69,7 +69,7 @@ def benchmark(
       "ratio": float(np.median(base / np.array(found[key]["rounds"]))),
       "as_fast": found[key]["as_fast"],
       "peak_bytes": memory[key],
-      **({"joules": found[key]["joules"]} if "joules" in found[key] else {}),
+      **{name: found[key][name] for name in ("joules", "no_joules") if name in found[key]},
     }
     for key, (file, count) in keys.items()
   ]
@@ -91,7 +91,7 @@ def latencies(files: Mapping[str, str], runs: int) -> dict[str, dict[str, Any]]:
   Returns:
     By the same names {"wall_min", "wall_median", "cpu_min", "runs", "threads", "rounds", "as_fast"}: microseconds, the
     medians of each round, and the names of files that cannot be told from it (`as_fast`). "joules", of one inference,
-    is there where the processor counts them.
+    is there where the processor counts them, and "no_joules", a text that says why not, elsewhere.
   """
   rounds = max(min(runs // 10, 20), 1)
   return _figures({name: deploy.open_file(path) for name, path in files.items()}, rounds, -(-runs // rounds))
@@ -101,7 +101,7 @@ def _figures(files: Mapping[str, Runner], rounds: int, runs: int) -> dict[str, d
   """Returns the figures of opened files, measured in turns: see `latencies`."""
   found = interleaved(files, rounds, runs)
   medians = {name: [latency.wall_median for latency in each] for name, each in found.items()}
-  counted = energy.measure({name: file.repeat() for name, file in files.items()}) if energy.counters() else {}
+  counted, why = energy.measure({name: file.repeat() for name, file in files.items()})
   return {
     name: {
       "wall_min": min(latency.wall_min for latency in each),
@@ -111,7 +111,7 @@ def _figures(files: Mapping[str, Runner], rounds: int, runs: int) -> dict[str, d
       "threads": each[0].threads,
       "rounds": medians[name],
       "as_fast": [other for other in files if other != name and as_fast(medians[name], medians[other])],
-      **({"joules": counted[name]} if counted else {}),
+      **({"joules": counted[name]} if counted else {"no_joules": why}),
     }
     for name, each in found.items()
   }
@@ -190,4 +190,5 @@ def table(result: dict[str, Any]) -> str:
     for line in lines
   ]
   machine = result["environment"]
-  return "\n".join([*text, f"{machine['processor']}, {machine['instruction sets']}, {machine['cores']} cores"])
+  why = [f"the energy was not measured: {rows[0]['no_joules']}"] if rows[0].get("no_joules") else []
+  return "\n".join([*text, *why, f"{machine['processor']}, {machine['instruction sets']}, {machine['cores']} cores"])

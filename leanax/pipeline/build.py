@@ -175,10 +175,21 @@ def dataset(config: Experiment) -> Dataset:
     if "validation" in options:
       raise UserError("config keys 'data.validation' and 'data.kwargs.validation' are both set; expected one of them")
     options["validation"] = given.validation
+  for key, value, default in (("size", given.size, ()), ("resize", given.resize, "stretch")):
+    if value != default:
+      if key in options:
+        raise UserError(f"config keys 'data.{key}' and 'data.kwargs.{key}' are both set; expected one of them")
+      options[key] = value
   found = datasets.load(given.name, data_dir=given.dir or None, **options)
   if not given.limit:
     return found
   return Dataset(*(split.take(slice(given.limit), split.name) for split in found))
+
+
+def preprocess(config: Experiment) -> dict[str, Any]:
+  """Returns how pixels become inputs, as a model's file has it: with how images are resized, where they are."""
+  way = experiment.resized(tree.values(config.data))
+  return {**tree.values(config.preprocess), **({"resize": way} if way else {})}
 
 
 def inputs(config: Experiment, stage: Stage) -> Input:

@@ -4,7 +4,7 @@ import json
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +12,22 @@ import numpy as np
 
 from leanax.core import files
 from leanax.core.errors import UserError
-from leanax.pipeline import exporting, run_times, workdir
+from leanax.pipeline import build, exporting, fitting, run_times, workdir
 from leanax.pipeline.benchmark import latencies
-from leanax.pipeline.config import tree
 from leanax.pipeline.config.experiment import Experiment
-from leanax.pipeline.environment import environment, use_compilation_cache
+from leanax.pipeline.environment import command, environment, portable, use_compilation_cache
 from leanax.pipeline.job import Context, model_file
 from leanax.pipeline.report.classes import classes
 from leanax.pipeline.report.measure import agrees, measure_file, measure_model
+from leanax.pipeline.report.parts import narrowed
 from leanax.pipeline.report.plain import write_markdown
 from leanax.pipeline.report.report import write_report
 from leanax.pipeline.report.shipping import shipping
 from leanax.pipeline.stage import curves, opened, run_stage
 from leanax.pipeline.trained import Trained
 
-INNER = ("decisions", "exports")  # of a row: kept beside its files, and not in the rows of result.json
+OF_LAYERS = ("layers", "layers_latency", "narrow")  # of a file
+INNER = ("decisions", "exports", "command")  # of a row: kept beside its files, and not in the rows of result.json
 
 
 def compress(config: Experiment, folder: str | Path) -> dict[str, Any]:
@@ -58,6 +59,8 @@ def compress(config: Experiment, folder: str | Path) -> dict[str, Any]:
   for row in rows:
     if row.get("export"):
       print(f"warning: stage {row['name']!r} was trained, but not exported: {row['export']}", file=sys.stderr)
+  for words in dict.fromkeys(narrowed(one) for found in result["narrow"].values() for one in found):
+    print(f"warning: {words}", file=sys.stderr)
   return result
 
 
@@ -76,18 +79,20 @@ def _decisions(rows: Sequence[dict[str, Any]]) -> dict[str, list[int]]:
 
 def _write(context: Context, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
   """Writes result.json and the report of the stages that are finished, and returns the former."""
-  preprocess, test = tree.values(context.config.preprocess), context.data.test
+  preprocess, test = build.preprocess(context.config), context.data.test
   labels, exported = np.asarray(test.labels).tolist(), _exported(rows)
   result = {
     "title": context.config.name or "A compressed network",
-    "command": _command(),
+    "command": command(),
     "examples": len(test.labels),
     "config": workdir.resolved(context.config),
     "environment": environment(),
     "rows": [{key: value for key, value in row.items() if key not in INNER} for row in rows],
     "curves": {row["name"]: curves(row["name"], context) for row in rows},
-    "shipping": shipping(rows, labels, context.folder / "files", preprocess),
+    "shipping": shipping(rows, labels, context.folder / "files", preprocess, context.config.most_lost),
     "layers": {name: figures.get("layers", []) for name, figures in exported.items()},
+    "layers_latency": {name: one["layers_latency"] for name, one in exported.items() if "layers_latency" in one},
+    "narrow": {name: one["narrow"] for name, one in exported.items() if one.get("narrow")},
     "classes": classes(_decisions(rows), labels, test.classes),
     "run": run_times.read(context.folder),
   }
@@ -97,23 +102,17 @@ def _write(context: Context, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
   return result
 
 
-def _command() -> str:
-  """Returns the command line of this process; that of scripts.compress where it is none of the scripts."""
-  name = getattr(getattr(sys.modules["__main__"], "__spec__", None), "name", "")
-  program = name if name.startswith("scripts.") else "scripts.compress"
-  return " ".join([f"python -m {program}", *sys.argv[1:]])
-
-
 def open_run(config: Experiment, folder: str | Path, export: bool = False) -> Context:
   """Loads an experiment's data, prepares all of its stages, and claims `folder` for it; nothing is compiled yet.
 
   With `export` their files are prepared too.
 
   Raises:
-    UserError: a mistake in the config, a directory of another config, data that is not there.
+    UserError: a mistake in the config, a directory of another experiment, data that is not there.
   """
   context = opened(config, Path(folder), export)
   workdir.claim(folder, config)  # last, so that a config with a mistake does not claim the directory
+  fitting.place_curves(context)
   use_compilation_cache()
   return context
 
@@ -122,35 +121,49 @@ def _row(name: str, context: Context, trained: Trained, rows: list[dict[str, Any
   """Returns the stage's row, measured once and saved next to its files; one that lacks a file is not saved."""
   stage = context.config.stages[name]
   kept, wanted = context.folder / "files" / f"{name}.json", exporting.formats(stage)
-  options = {suffix: {"format": text} for suffix, text in zip(wanted, stage.export, strict=True) if "(" in text}
+  words = {key: text for key in workdir.WORDS if (text := getattr(context.config, key))}
+  options = {
+    suffix: {**({"format": text} if "(" in text else {}), **words}
+    for suffix, text in zip(wanted, stage.export, strict=True)
+  }
   if row := files.kept(kept):
     held = row.get("exports", {suffix: {} for suffix in wanted})
-    same = all(one.get("format") == options.get(suffix, {}).get("format") for suffix, one in held.items())
+    same = all(_options(one) == options.get(suffix, {}) for suffix, one in held.items())
     whole = all(_bytes(kept.with_suffix(suffix)) == one.get("file_bytes") for suffix, one in held.items())
     if list(held) == list(wanted) and same and whole:
       return row
     for suffix in {*held} - {*wanted}:
       kept.with_suffix(suffix).unlink(missing_ok=True)
   row, logits = measure_model(trained, context.data.test)
+  started = portable(command())
+  about = exporting.description(trained.recipe, context.config, name, started)
   exports: dict[str, Any] = {}
   failures: list[str] = []
   for suffix, one in wanted.items():
     try:
-      found, file = measure_file(trained, context.data.test, kept.with_suffix(suffix), logits, one)
-      row |= {} if exports else {key: value for key, value in found.items() if key != "layers"}  # of its first file
-      exports[suffix] = {**found, "input": file.input.dtype, **options.get(suffix, {})}
+      path, seconds = kept.with_suffix(suffix), context.config.layer_seconds
+      found, file = measure_file(trained, context.data.test, path, logits, one, about, seconds)
+      row |= (
+        {} if exports else {key: value for key, value in found.items() if key not in OF_LAYERS}
+      )  # of its first file
+      exports[suffix] = {**found, "input": file.input.dtype, **options[suffix]}
     except UserError as error:
       failures.append(f"{suffix.removeprefix('.')}: {error}")
     except Exception as error:  # whatever a format or its runtime raises: the trained stage and its row stand
       traceback.print_exc()
       failures.append(f"{suffix.removeprefix('.')}: {type(error).__name__}: {' '.join(str(error).split())}")
   row |= agrees(row, np.array(rows[0]["decisions"]) if rows else None)
-  row = {"name": name, **row, "exports": exports}
+  row = {"name": name, **row, "exports": exports, "command": started}
   if failures:
     return {**row, "export": "; ".join(failures)}
   kept.parent.mkdir(parents=True, exist_ok=True)
   files.write(kept, json.dumps(row, indent=1) + "\n")
   return row
+
+
+def _options(figures: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns what a file was made with, of its figures."""
+  return {key: figures[key] for key in ("format", *workdir.WORDS) if key in figures}
 
 
 def _bytes(path: Path) -> int | None:

@@ -4,6 +4,8 @@ import importlib.metadata
 import os
 import platform
 import re
+import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,30 @@ def environment() -> dict[str, Any]:
     "python": platform.python_version(),
     "versions": {name: _version(name) for name in PACKAGES if _version(name)},
   }
+
+
+def command() -> str:
+  """Returns the command of the program of `scripts` that this process is; "" of any other one."""
+  program = Path(sys.argv[0])
+  words = ["python", "-m", f"scripts.{program.stem}", *sys.argv[1:]]
+  return shlex.join(words) if program.parent.name == "scripts" else ""
+
+
+def portable(command: str) -> str:
+  """Returns a command as files may hold it, the same for equal runs: without --workdir and this machine's folders.
+
+  Of a path that begins at the root or at a home directory the last name is left. Text that is no command gives "".
+  """
+  try:
+    words, kept = iter(shlex.split(command)), []
+  except ValueError:
+    return ""
+  for word in words:
+    if word.lstrip("-") == "workdir":
+      next(words, None)  # its value is a word of its own
+    elif not re.match("--?workdir=", word):
+      kept.append(re.sub(r"(^|[=:,(\"'])[/~][^,:\"']*/", r"\1", word))
+  return shlex.join(kept)
 
 
 def use_compilation_cache() -> None:

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from leanax.engine import data as datasets
 from leanax.engine.data import Split
 from leanax.pipeline import build, workdir
 from leanax.pipeline import trained as models
-from leanax.pipeline.config import experiment, tree
+from leanax.pipeline.config import experiment
 from leanax.pipeline.config.experiment import Data, Experiment
 from leanax.pipeline.recipe import Recipe
 
@@ -90,8 +91,7 @@ def evaluate(
     missing = "--data, or the --workdir of a run" if model else "--workdir, or --model and --data"
     raise UserError(f"{missing} is missing; expected what names the {'data' if model else 'files and the data'}")
   config = workdir.saved(folder) if folder else Experiment(data=Data(name=data))
-  test = (datasets.load(data) if data else build.dataset(config)).test
-  spec = deploy.Preprocessing(**tree.values(config.preprocess)) if folder else None
+  spec = deploy.Preprocessing(**build.preprocess(config)) if folder else None
   if model:
     files = {model: Path(model)}
   else:
@@ -99,10 +99,12 @@ def evaluate(
     files = {name: find_model(folder, name)[1] for name in finished}
   if not files:
     raise UserError(f"{str(folder)!r} holds no finished stage")
+  test = None if data else build.dataset(config).test
   found = []
   for name, path in files.items():
     if path.suffix in deploy.file_formats():
       file = deploy.open_file(path)
+      test = test or _given(data, file.input.shape[1:], (file.preprocessing or spec or deploy.Preprocessing()).resize)
       logits = of_file(file, test, spec)
       if file.description and file.description.classes:
         _check_classes(path, file.description.classes, test)
@@ -111,10 +113,28 @@ def evaluate(
       raise UserError(f"{name!r} has the suffix of no model's file; expected one of {known}")
     else:
       trained = models.load(path, model_code(folder, code) if folder else set(code))[0]
+      test = test or _given(data, trained.recipe.image, trained.recipe.preprocess.get("resize", ""))
       _check(path, trained.recipe, test)
       logits = models.predict(trained, test.images)
     found.append((name, float(np.mean(logits.argmax(-1) == test.labels)), len(test.labels)))
   return found
+
+
+def _given(data: str, shape: Sequence[int | None], resize: str) -> Split:
+  """Returns the test split of a data set by name, its images prepared as a model's file says.
+
+  Args:
+    data: its name.
+    shape: (height, width, channels) of the model's input.
+    resize: how images are resized for it (`engine.data.pictures.RESIZES`); "" where the file does not say it.
+  """
+  kind = data.partition(":")[0]
+  options: dict[str, Any] = {}
+  if resize and kind in ("folder", "tfds") and len(shape) == 3:
+    options = {"size": shape[:2], "resize": resize}
+  if kind == "folder" and len(shape) == 3 and shape[2] == 1:
+    options["channels"] = 1
+  return datasets.load(data, **options).test
 
 
 def of_file(file: deploy.Runner, test: Split, spec: deploy.Preprocessing | None) -> np.ndarray:

@@ -121,7 +121,8 @@ def stage(name: str, given: Stage, model: models.Trained) -> str:
     return ""
   recipe, folded = model.recipe, models.fold_shapes(model)
   fn, example = models.functions(folded.recipe).fn, models.example(recipe)
-  found = quant.quantize(fn, policy).explain(folded.variables, example)
+  quantized = quant.quantize(fn, policy)
+  found = quantized.explain(folded.variables, example)
   traced = graph.trace(fn, folded.variables, example)
   settings = {site: (one.setting.weights, one.setting.activations) for site, one in found.items()}
   bits = {site: (w.bits if w else 32, a.bits if a else 32) for site, (w, a) in settings.items()}
@@ -132,7 +133,8 @@ def stage(name: str, given: Stage, model: models.Trained) -> str:
     rows.append((site, str(setting), macs, size(costs[site]["weight_bytes"]) if macs else "", rule, note))
   before, after = (sum(row["bit_operations"] for row in table) for table in (traced.table(), costs.values()))
   text = f"stage {name}: {count(after)} bit-operations, {count(before)} in float\n{columns(rows)}"
-  return "\n".join([text, *norms(recipe, models.distinct(model.variables))])
+  shared = [f"one grid: {', '.join(names)}" for names in quantized.plan(folded.variables, example).shared]
+  return "\n".join([text, *shared, *norms(recipe, models.distinct(model.variables))])
 
 
 def norms(recipe: Recipe, variables: Any) -> list[str]:

@@ -67,14 +67,26 @@ def network(trained: Trained, numbers: bool = True) -> deploy.Network:
   return deploy.lift(fn, plain.variables, example, grids, preprocessing, prove=numbers)
 
 
-def description(recipe: Recipe, licence: str = "", **made: str) -> deploy.Description:
-  """Returns what a file says of a model: its classes, a licence, and how it was made."""
-  known = {"model": recipe.name}
+def description(recipe: Recipe, config: Experiment, stage: str, command: str = "") -> deploy.Description:
+  """Returns what a file says of a stage's model: its classes, its licence, what it is and how it was made.
+
+  Args:
+    recipe: of the model.
+    config: the run's, with its words on the network (`about`, `licence`).
+    stage: the stage's name.
+    command: how the run was started; "" where that is not known.
+  """
+  known = {"about": config.about, "stage": stage, "experiment": config.name}
+  if stage not in config.shared:  # that one is of the first seed, which this run does not know
+    known["seed"] = str(config.seed)
+  known |= {"command": command, "model": recipe.name}
+  if recipe.preprocess.get("resize"):
+    known["resize"] = recipe.preprocess["resize"]
   if recipe.is_quantized:
     known["quantization"] = "; ".join(f"{glob} {setting}" for glob, setting in recipe.edits[-1]["rules"])
   with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # run from its own directory
     known["leanax"] = importlib.metadata.version("leanax")
-  return deploy.Description(tuple(recipe.classes), licence, {**made, **known})
+  return deploy.Description(tuple(recipe.classes), config.licence, {key: text for key, text in known.items() if text})
 
 
 def whole(trained: Trained) -> deploy.Model:

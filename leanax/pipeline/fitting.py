@@ -16,7 +16,7 @@ from leanax.engine.train import progress, seeds
 from leanax.engine.train.state import TrainState
 from leanax.pipeline import teacher_outputs
 from leanax.pipeline import trained as models
-from leanax.pipeline.config.experiment import Stage
+from leanax.pipeline.config.experiment import Experiment, Stage
 from leanax.pipeline.job import Context, first_step
 from leanax.pipeline.learning import Learning
 
@@ -75,28 +75,32 @@ def fit(name: str, contexts: Sequence[Context], ready: Sequence[Ready], over: st
     if checkpoints.latest() is not None:
       state = checkpoints.restore(state).state
     resumed = int(state.step)
-    bar = opened.enter_context(progress.Progress(steps, start=resumed, label=name))
+    bar = opened.enter_context(progress.Progress(steps, start=resumed, label=_label(name, contexts)))
     writers = [
-      opened.enter_context(metrics.Writer(each.folder, after=offset + resumed, part=name)) for each in contexts
+      opened.enter_context(metrics.Writer(each.folder, after=resumed, part=name, first=offset)) for each in contexts
     ]
 
     norms = engine.term_norms(learning.norm, learning.objective, get_batch, mode="jit" if over else config.parallel)
 
     # What is written: means since the last line, accuracies of what would be kept now, norms of the terms' gradients.
     def log(step: int, state: TrainState, history: Mapping[str, np.ndarray]) -> None:
+      if step <= resumed + every:
+        bar.doing("compiling the evaluation")
       for index, (writer, whole, one) in enumerate(zip(writers, per_run(state), ready, strict=True)):
         values = _means({key: series[index] if over else series for key, series in history.items()})
         values |= _accuracies(one, whole, values, validation)
         if len(terms) > 1 and config.gradient_norms:
           values |= norms(step - 1, whole, _examples(one), one.outputs.variables, seed=chosen[index])
-        writer.write(offset + step, {f"{name}/{key}": value for key, value in values.items() if key != "accuracy"})
+        writer.write(step, {key: value for key, value in values.items() if key != "accuracy"})
+        if index == 0:
+          bar.update(step, _shown(values))
 
     def save(step: int, state: TrainState, _: Any) -> None:
       if step < steps:
         checkpoints.save(step, state)
 
     # A checkpoint falls on a log line, so that the lines after a resume average the same steps as the unbroken run's.
-    every = max(steps // config.evaluations, 1)
+    every = log_every(config, steps)
     hooks = [engine.Hook(every, log), engine.Hook(every * max(round(config.checkpoint_every / every), 1), save)]
     shared: Any = {"steps": steps, "hooks": hooks, "tick": bar.update, "steps_per_call": config.steps_per_call or None}
     shared["teacher_name"] = teacher_outputs.called(name, config.stages[name])
@@ -120,10 +124,37 @@ def fit(name: str, contexts: Sequence[Context], ready: Sequence[Ready], over: st
   return per_run(state)
 
 
+def log_every(config: Experiment, steps: int) -> int:
+  """Returns after how many steps a stage is evaluated, and a line of metrics.jsonl is written."""
+  return max(steps // config.evaluations, 1)
+
+
+def place_curves(context: Context) -> None:
+  """Moves the curves of a run's stages to where these stand in the run now, after a change of others."""
+  for name in context.config.run:
+    if steps := context.jobs[name].steps:
+      first = first_step(name, context) + log_every(context.config, steps)
+      metrics.move(context.folder / metrics.NAME, name, first)
+
+
 def refuse_old_curves(name: str, context: Context, over: str) -> None:
   """Refuses a finished stage whose curves and checkpoints count each of an update's batches as a step."""
   if context.config.stages[name].optimizer.accumulate > 1 and _folder(name, context, over).is_dir():
     _checkpoints(name, context, over, read_only=True).close()
+
+
+def _label(name: str, contexts: Sequence[Context]) -> str:
+  """Returns the label of a stage's progress: its place in the run, and the seeds where there are several."""
+  run = contexts[0].config.run
+  several = contexts[0].shared != contexts[0].folder
+  seeds = [f"seed {', '.join(str(each.config.seed) for each in contexts)}"] if several else []
+  return ", ".join([*seeds, f"stage {run.index(name) + 1} of {len(run)}", name])
+
+
+def _shown(values: Mapping[str, float]) -> dict[str, float]:
+  """Returns the numbers that are shown beside the steps: those of the validation split, and the loss."""
+  first = {key.replace("_", " "): value for key, value in values.items() if key.startswith("validation_")}
+  return {**first, "loss": values["loss"]}
 
 
 def _folder(name: str, context: Context, over: str) -> Path:

@@ -1,5 +1,6 @@
 """One stage's model of a finished run as a file: for a runtime, or packed."""
 
+import dataclasses
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
@@ -17,7 +18,7 @@ def write(
   file_format: str = "",
   weights: str = "",
   ends: Mapping[str, str],
-  about: bool = False,
+  about: str = "",
   licence: str = "",
   code: Collection[str] = (),
 ) -> tuple[str, int]:
@@ -30,8 +31,8 @@ def write(
     file_format: "packed", or as `deploy.file_format` has it; by default that of the file's suffix.
     weights: how a .tflite file of a float model holds them; "" for the format's default.
     ends: {"input", "output"} as `deploy.with_ends` has them; "" for the network's own numbers.
-    about: whether the file says what it is.
-    licence: that it says it is under; it then says the rest too.
+    about: what the file says that the network is; by default what the run's config says, as of `licence`.
+    licence: that the file says it is under.
     code: import paths of models that the stage's file may hold, see `evaluate.load`.
 
   Returns:
@@ -41,20 +42,21 @@ def write(
     UserError: there is no such stage, or the file cannot be what is asked for.
   """
   name, path = evaluate.find_model(folder, stage)
+  config = workdir.saved(folder)
+  config = dataclasses.replace(config, about=about or config.about, licence=licence or config.licence)
   suffix, known = Path(out).suffix, sorted([*deploy.file_formats(), trained.PACKED])
   if not file_format and suffix not in known:
     raise UserError(f"{out!r} has the suffix of no file format; expected one of {', '.join(known)}")
   if (file_format or suffix).removeprefix(".") == trained.PACKED.removeprefix("."):
     _check_packed(out, {**ends, "weights": weights})
-    kept = {"stage": name, **({"licence": licence} if licence else {})}  # it has the classes anyway
-    content = trained.pack(evaluate.load(folder, path, code), **kept)
+    words = {key: text for key in workdir.WORDS if (text := getattr(config, key))}
+    content = trained.pack(evaluate.load(folder, path, code), stage=name, **words)  # it has the classes anyway
   else:
     chosen = deploy.format_of(out, file_format, **({"weights": weights} if weights else {}))
     model = evaluate.load(folder, path, code)
     made = exporting.given(model, chosen.takes)
-    if about or licence:
-      words = {"stage": name, "experiment": workdir.saved(folder).name}
-      made = made._replace(description=exporting.description(model.recipe, licence, **words))
+    command = str(files.kept(Path(folder) / "files" / f"{name}.json").get("command", ""))  # that of the run's own file
+    made = made._replace(description=exporting.description(model.recipe, config, name, command))
     if isinstance(made, deploy.Network):
       made = deploy.with_ends(made, ends["input"], ends["output"])
     elif ends["input"] == "uint8":

@@ -138,5 +138,5 @@ def run(given: Experiment, folder: str | Path, out: Sequence[str], ends: Mapping
   result = compress(given, folder)
   code = [entry.name for entry in given.models.values()]
   for path in out:
-    one_file.write(str(folder), path, QUANTIZED, ends=ends, about=True, code=code)
+    one_file.write(str(folder), path, QUANTIZED, ends=ends, code=code)
   return result

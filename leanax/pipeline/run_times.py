@@ -20,3 +20,9 @@ def note(folder: Path, name: str, seconds: float) -> None:
 def read(folder: Path) -> dict[str, Any]:
   """Returns {part: {"finished", "seconds"}}, in the order of their ends."""
   return files.kept(folder / FILE)
+
+
+def forget(folder: Path, name: str) -> None:
+  """Removes what is noted of a part."""
+  if name in (noted := read(folder)):
+    files.write(folder / FILE, json.dumps({key: one for key, one in noted.items() if key != name}, indent=1) + "\n")

@@ -17,9 +17,8 @@ from leanax.core.errors import UserError
 from leanax.engine.data import Dataset, Split
 from leanax.engine.store import pretrained
 from leanax.graph.shapes import structs
-from leanax.pipeline import cutting
+from leanax.pipeline import build, cutting
 from leanax.pipeline import trained as models
-from leanax.pipeline.config import tree
 from leanax.pipeline.config.experiment import Experiment, Model, Stage, starts_from_file
 from leanax.pipeline.recipe import Recipe
 from leanax.pipeline.trained import Trained
@@ -36,7 +35,7 @@ def now(fn: Callable[..., Any], *args: Any) -> Any:
 def recipe_of(model: str, config: Experiment, split: Split) -> Recipe:
   """Returns the recipe of a model of the experiment, before any stage has changed it."""
   entry = config.models[model]
-  image, preprocess = split.images.shape[1:], tree.values(config.preprocess)
+  image, preprocess = split.images.shape[1:], build.preprocess(config)
   return Recipe(entry.name, dict(entry.kwargs), image, split.classes, preprocess, output=entry.output)
 
 

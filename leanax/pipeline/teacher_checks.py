@@ -1,7 +1,9 @@
 """Refuses teachers that a stage cannot learn from, and warns of one that is worse than its student."""
 
+import dataclasses
 import sys
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import kd
 from leanax import engine
@@ -112,7 +114,7 @@ def check(stage: Stage, recipes: Sequence[Recipe], student: Recipe, objective: k
     if recipes and not recipes[0].output:
       raise UserError(f"the objective reads the output {read[0]!r} of a teacher, and {names[0]!r} has one output")
   for name, recipe in zip(names, recipes, strict=True):
-    if Preprocess(**recipe.preprocess) != Preprocess(**student.preprocess):
+    if _differ(recipe.preprocess, student.preprocess):
       raise UserError(f"teacher {name!r} was trained with another preprocessing than its student's; expected the same")
     if recipe.image != student.image:
       raise UserError(f"teacher {name!r} reads images of {recipe.image}, and its student of {student.image}")
@@ -164,3 +166,10 @@ def warn_of_a_worse_teacher(
   )
   print(text, file=sys.stderr, flush=True)
   return text
+
+
+def _differ(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+  """Returns whether two models prepare pixels differently; a file may not say how images were resized."""
+  ways = {group["resize"] for group in (one, other) if group.get("resize")}
+  pair = [dataclasses.replace(Preprocess(**group), resize="") for group in (one, other)]
+  return pair[0] != pair[1] or len(ways) > 1

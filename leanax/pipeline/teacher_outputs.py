@@ -67,7 +67,7 @@ def function(stage: Stage, teachers: Sequence[Trained], objective: kd.Weighted) 
 
 def is_stored(stage: Stage, spec: Input, objective: kd.Weighted) -> bool:
   """Returns whether a teacher's logits are stored beside the examples: they can be, and the config asks for it."""
-  endless = spec.augment.views is None and not teacher_key.is_still(spec.augment)
+  endless = spec.augment.views is None and not spec.augment.is_still
   more = objective.teacher or further(objective)
   return not (more or endless or not stage.cache_teacher or stage.teacher_mode != "eval")
 

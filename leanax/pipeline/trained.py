@@ -104,10 +104,14 @@ def in_float(trained: Trained) -> Trained:
   return Trained(trained.recipe.in_float, trees(trained.variables)[0])
 
 
+def net(trained: Trained) -> graph.Net:
+  """Returns the model as one value, with its variables."""
+  return dataclasses.replace(functions(trained.recipe).net, variables=trained.variables)
+
+
 def grids(trained: Trained) -> dict[str, quant.Grid] | None:
   """Returns the grids of a model by the names of its kernels and activations; None for a float model."""
-  net = functions(trained.recipe).net
-  return quant.grids(dataclasses.replace(net, variables=trained.variables)) if trained.recipe.is_quantized else None
+  return quant.grids(net(trained)) if trained.recipe.is_quantized else None
 
 
 def initial(recipe: Recipe, key: jax.Array, x: jax.Array) -> Any:

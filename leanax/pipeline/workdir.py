@@ -1,4 +1,4 @@
-"""The directory of a run belongs to one config: config.json holds its values, and no other config may use it."""
+"""The directory of a run belongs to one experiment: config.json holds its values, and all stages in it are of these."""
 
 import contextlib
 import hashlib
@@ -21,6 +21,8 @@ from leanax.pipeline.config.experiment import Experiment
 SAVED = "config.json"
 SEAL = "config.seal"  # proof that this user's config made the directory: a digest of config.json with the user's key
 EXPORT = ("export", "export_failure")  # keys of a stage that change nothing of what it trains
+WORDS = ("about", "licence")  # keys of an experiment that its files hold, and that change nothing else
+LATER = (*WORDS, "most_lost")  # those that may be changed for a run that stands
 Values = Experiment | Mapping[str, Any] | ml_collections.ConfigDict
 KEY = "seal.key"  # in the cache's directory
 
@@ -54,14 +56,15 @@ def fingerprint(config: Values) -> str:
 def claim(workdir: str | os.PathLike[str], config: Values) -> dict[str, Any]:
   """Makes `workdir` the directory of this config: writes config.json, or compares with the one that exists.
 
-  A config that differs in how stages are exported alone is of the same run, and is written in place of the other: what
-  is trained stays, and its files are made as it says now.
+  A config that differs in stages or models takes the place of the other: the stages that it leaves as they were stand,
+  the others and what needs them are removed, which is said on stderr (`reuse.keep`). Where stages differ in how they
+  are exported alone, or the config in `LATER`, what is trained stays, and its files are made as it says now.
 
   Returns:
     The resolved config.
 
   Raises:
-    UserError: the directory holds a run of another config (the first key that differs is named), or cannot be made.
+    UserError: the directory holds a run of another experiment (the first key that differs is named), or cannot be made.
   """
   folder = pathlib.Path(workdir)
   given = resolved(config)
@@ -79,25 +82,37 @@ def claim(workdir: str | os.PathLike[str], config: Values) -> dict[str, Any]:
   except ValueError:
     raise UserError(f"{str(file)!r} is not JSON; was it changed by hand? Use another --workdir") from None
   saved = _completed(saved)
-  if _trained(saved) != _trained(given):
-    raise UserError(
-      f"workdir {str(folder)!r} holds a run of another config: {files.difference(saved, given)}; use another --workdir"
-    )
   if saved != given:
+    _take_over(folder, saved, given)
     files.write(file, json.dumps(given, indent=2) + "\n")
   _seal(folder)
   return given
 
 
+def _take_over(folder: pathlib.Path, saved: Any, given: dict[str, Any]) -> None:
+  """Removes what is of the saved config and not of the given one; refuses one of another experiment."""
+  from leanax.pipeline import reuse  # loads jax
+
+  try:
+    old, new = _typed(saved), _typed(given)
+  except (UserError, TypeError, ValueError, AttributeError):  # not both are experiments
+    old = new = None
+  there, here = (one if new is None else reuse.identity(one) for one in (_trained(saved), _trained(given)))
+  if difference := files.difference(there, here):
+    raise UserError(f"workdir {str(folder)!r} holds a run of another config: {difference}; use another --workdir")
+  if old is not None and new is not None:
+    reuse.keep(folder, old, new, lambda group: _trained(resolved(group)))
+
+
 def _trained(given: Any) -> Any:
-  """Returns the values of a config without those of its stages that train nothing."""
+  """Returns the values of a config without those that train nothing."""
   if not isinstance(given, dict) or not isinstance(given.get("stages"), dict):
     return given
   stages = {
     name: {key: value for key, value in stage.items() if key not in EXPORT} if isinstance(stage, dict) else stage
     for name, stage in given["stages"].items()
   }
-  return {**given, "stages": stages}
+  return {key: value for key, value in given.items() if key not in LATER} | {"stages": stages}
 
 
 def saved(folder: str | os.PathLike[str]) -> Experiment:

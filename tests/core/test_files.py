@@ -64,3 +64,16 @@ def test_a_failed_write_leaves_the_old_file_alone(tmp_path, monkeypatch):
 )
 def test_the_first_difference(there, here, words):
   assert files.difference(there, here) == words
+
+
+def test_a_place_is_refused_where_a_write_would_be(tmp_path):
+  files.write(tmp_path / "file", "old")
+  files.check_place(tmp_path / "file")
+  files.check_place(tmp_path / "new")
+  assert [path.name for path in tmp_path.iterdir()] == ["file"] and (tmp_path / "file").read_text() == "old"
+  for place in ("missing/file", "file/below", "."):
+    with pytest.raises(UserError) as refused:
+      files.check_place(tmp_path / place)
+    with pytest.raises(UserError) as failed:
+      files.write(tmp_path / place, "new")
+    assert str(refused.value) == str(failed.value) and "cannot be written: " in str(failed.value)

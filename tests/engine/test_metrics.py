@@ -16,7 +16,7 @@ from leanax.engine.store.metrics import Writer, read
 def test_one_object_per_line(tmp_path):
   with Writer(tmp_path / "run", tensorboard=False) as writer:
     writer.write(0, {"loss": jnp.float32(0.5), "count": np.int64(3), "half": jnp.bfloat16(1.5)})
-    writer.write(1, {"loss": float("nan"), "norm": float("inf"), "ok": True}, volatile={"rate": 3.0})
+    writer.write(1, {"loss": float("nan"), "norm": float("inf"), "ok": True})
     # already there for another process, before any flush
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 2
   lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
@@ -75,18 +75,40 @@ def records(folder):
   return found
 
 
-def test_tensorboard_event_files(tmp_path):
+def scalars(folder):
+  """The numbers in the event files of a folder: (step, tag, value)."""
   from tensorboardX.proto.event_pb2 import Event
 
+  events = [Event.FromString(record) for record in records(folder)]
+  return [(e.step, v.tag, v.simple_value) for e in events for v in e.summary.value]
+
+
+def test_tensorboard_event_files(tmp_path):
   with Writer(tmp_path) as writer:
-    writer.write(3, {"train/loss": 0.25}, volatile={"rate": 8.0})
-  with Writer(tmp_path, after=1) as writer:
-    writer.write(2, {"train/loss": 0.75})
-  events = [Event.FromString(record) for record in records(tmp_path / "tensorboard")]
-  scalars = [(e.step, v.tag, v.simple_value) for e in events for v in e.summary.value]
-  assert scalars == [(3, "train/loss", 0.25), (3, "rate", 8.0), (2, "train/loss", 0.75)]
-  # the second process says that it starts again at step 2
-  assert [e.step for e in events if e.HasField("session_log")][-1] == 2
+    writer.write(1, {"loss": 0.5})
+    writer.write(3, {"loss": 0.25})
+  assert scalars(tmp_path / "tensorboard") == [(1, "loss", 0.5), (3, "loss", 0.25)]
+  with Writer(tmp_path, after=1) as writer:  # the number of the step that is repeated stands once
+    writer.write(3, {"loss": 0.75})
+  assert scalars(tmp_path / "tensorboard") == [(1, "loss", 0.5), (3, "loss", 0.75)]
+
+
+def test_parts_of_a_run_have_the_same_tags_and_their_own_steps(tmp_path):
+  for first, part in enumerate(("teacher", "student")):
+    with Writer(tmp_path, after=0, part=part, first=8 * first) as writer:
+      writer.write(8, {"loss": 0.5 - first})
+  assert [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [
+    {"step": 8, "teacher/loss": 0.5},
+    {"step": 16, "student/loss": -0.5},
+  ]
+  assert scalars(tmp_path / "tensorboard" / "teacher") == [(8, "loss", 0.5)]
+  assert scalars(tmp_path / "tensorboard" / "student") == [(8, "loss", -0.5)]
+  (tmp_path / "tensorboard" / "student" / "events.out.tfevents.1.before").write_bytes(b"of another program")
+  # Another part, and files whose tags are named otherwise: what is there is written anew from metrics.jsonl.
+  with Writer(tmp_path, after=8, part="student", first=8) as writer:
+    writer.write(9, {"loss": 2.0})
+  assert scalars(tmp_path / "tensorboard" / "student") == [(8, "loss", -0.5), (9, "loss", 2.0)]
+  assert scalars(tmp_path / "tensorboard" / "teacher") == [(8, "loss", 0.5)]
 
 
 def test_tensorflow_is_not_imported():

@@ -28,12 +28,38 @@ def test_plain_lines():
       progress.update(step, {"loss": 1 / step})
   lines = stream.getvalue().splitlines()
   assert lines == [
+    "train: compiling",
     "train: step 21/100, the first after 0.5 s",  # the rate counts from here: before it stands the compilation
-    "train: step 41/100, 2 steps/s, 0:30 left, loss 0.02439",
-    "train: step 61/100, 2 steps/s, 0:20 left, loss 0.01639",
-    "train: step 81/100, 2 steps/s, 0:10 left, loss 0.01235",
+    "train: step 41/100, 2 steps/s, 0:30 left, loss 0.0244",
+    "train: step 61/100, 2 steps/s, 0:20 left, loss 0.0164",
+    "train: step 81/100, 2 steps/s, 0:10 left, loss 0.0123",
     "train: step 100/100, 2 steps/s, 0:00 left, loss 0.01",
   ]
+
+
+def test_plain_lines_say_what_else_is_done_and_end_with_the_last_numbers():
+  stream, clock = io.StringIO(), Clock()
+  with Progress(8, label="train", stream=stream, clock=clock) as progress:
+    for step in (4, 8):
+      clock.now += 2
+      progress.update(step)
+      if step == 4:
+        progress.doing("compiling the evaluation")
+      clock.now += 100  # the last evaluation comes after the last step
+      progress.update(step, {"validation accuracy": step / 10})
+  assert stream.getvalue().splitlines() == [
+    "train: compiling",
+    "train: step 4/8, the first after 2.0 s",
+    "train: step 4/8, compiling the evaluation",
+    "train: step 8/8, 0.0392 steps/s, 0:00 left, validation accuracy 0.8",
+  ]
+
+
+def test_nothing_to_do_is_no_line():
+  stream = io.StringIO()
+  with Progress(8, start=8, stream=stream):
+    pass
+  assert stream.getvalue() == ""
 
 
 def test_values_are_not_touched_unless_shown():
@@ -58,7 +84,10 @@ def main(argv):
   with Progress(40, label="train") as progress:
     for step in range(1, 41):
       time.sleep(0.02)
-      progress.update(step, {"loss": 0.5})
+      if step == 20:
+        progress.doing("compiling the evaluation")
+        time.sleep(0.02)
+      progress.update(step, {"loss": 0.5 if step < 40 else 0.25})
       if step % 10 == 0:
         logging.warning("logged at %d", step)
         print("printed at", step, file=sys.stderr)
@@ -96,8 +125,8 @@ def test_log_lines_and_bar_on_a_terminal():
   assert len(logged) == 4
   assert all(re.fullmatch(r"W\d+ .*\] logged at \d+", row) for row in logged), rows
   assert [row for row in rows if "printed" in row] == [f"printed at {step}" for step in (10, 20, 30, 40)], rows
-  assert any(re.search(r"train: 100%.*40/40 \[.*, loss 0.5\]", row) for row in rows), rows
-  assert re.search(r"it/s", shown)
+  assert any(re.search(r"train: 40/40 \|█+\| 00:00 left, loss 0.25, .* steps/s", row) for row in rows), rows
+  assert re.search(r"train, compiling: 0/40", shown) and re.search(r"train, compiling the evaluation: 19/40", shown)
   assert "after the bar" in rows
 
 

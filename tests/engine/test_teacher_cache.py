@@ -22,6 +22,7 @@ MOVED = Augment(crop=1, flip=True, seed=2, views=3)
 SPEC = Input(8, seed=1, preprocess=Preprocess((0.5,), (0.25,)), augment=MOVED)
 STILL = replace(SPEC, augment=Augment())
 MIXED = replace(SPEC, augment=replace(MOVED, mixup=0.4))
+CUT = replace(SPEC, augment=replace(MOVED, cutmix=1.0, erase=0.5))
 WEIGHTS = np.random.default_rng(0).normal(size=(16, CLASSES)).astype(np.float32)
 
 
@@ -75,7 +76,7 @@ def files_of(path):
   return {file.name: file.read_bytes() for file in sorted(path.iterdir())}
 
 
-@pytest.mark.parametrize("spec", [STILL, SPEC, MIXED], ids=["still", "moved", "mixed"])
+@pytest.mark.parametrize("spec", [STILL, SPEC, MIXED, CUT], ids=["still", "moved", "mixed", "cut"])
 def test_batches_get_the_teachers_own_bits(tmp_path, spec):
   logits_of = asker(logits_of=live(spec))
   cache = build(tmp_path, spec, logits_of=logits_of)
@@ -102,11 +103,11 @@ def test_batches_get_the_teachers_own_bits(tmp_path, spec):
     where = np.asarray(order.batch_rows(spec.seed, step, EXAMPLES, 8))
     assert np.asarray(logits).tobytes() == want[where, step // 6 % views].tobytes()
     np.testing.assert_allclose(logits, batch["image"].reshape(8, -1) @ WEIGHTS, rtol=1e-4, atol=1e-4)
-    if spec.augment.mixup:
+    if spec.augment.mixes:
       view = step // 6 % views
       np.testing.assert_allclose(batch["mix"], cache.mix["mix_weight"][where, view], atol=1e-6)
       np.testing.assert_array_equal(batch["mix_label"], ARRAYS["label"][cache.mix["mix_partner"][where, view]])
-  assert bool(cache.mix) == bool(spec.augment.mixup)
+  assert bool(cache.mix) == spec.augment.mixes
 
 
 @pytest.mark.parametrize("form, top_k", [("float16", None), ("int8", None), ("float16", 2)])

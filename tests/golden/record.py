@@ -48,6 +48,7 @@ def command(arguments: list[str]) -> list[str]:
   ).stdout.split()
   epochs = [f"--config.stages.{stage}.epochs=2" for stage in stages]
   more = ["--config.evaluations=16", "--config.checkpoint_every=20", "--config.latency_runs=1"]
+  more.append("--config.layer_seconds=0")
   return [sys.executable, "-m", "scripts.compress", *arguments, *epochs, *more]
 
 

@@ -54,6 +54,7 @@ EXPERIMENT = {
   "evaluations": 6,  # so a line of metrics.jsonl every 2 steps
   "checkpoint_every": 4,
   "latency_runs": 5,
+  "layer_seconds": 0.1,
 }
 
 

@@ -11,7 +11,7 @@ from leanax import deploy, engine
 from leanax.deploy.formats.litert import constants
 from leanax.engine.data import Preprocess, normalise
 from leanax.engine.store import metrics
-from leanax.pipeline import stage, trained
+from leanax.pipeline import exporting, stage, trained
 from leanax.pipeline.compress import compress
 from leanax.pipeline.report import measure
 from tests.integration import jobs
@@ -98,6 +98,8 @@ def test_the_layers_of_a_file_by_hand(job):
     x = x @ kernel + np.asarray(params[name]["bias"], np.float64)
     x = np.maximum(x, 0) if name == "Dense_0" else x
   assert figures[-1]["sqnr"] == pytest.approx(10 * np.log10(np.sum(x**2) / np.sum((x - file) ** 2)), abs=1e-3)
+  timed = result["layers_latency"]["int8.tflite"]
+  assert timed["sum"] >= sum(row["latency_us"] for row in figures) >= 0 and timed["whole"] > 0
   teacher = result["layers"]["teacher.tflite"]
   assert [row["macs"] for row in teacher] == [36 * 32, 32 * 16, 16 * 4]
   assert all(row["sqnr"] is None and row["codes"] is None and row["input_bits"] == 32 for row in teacher)
@@ -118,7 +120,7 @@ def test_classes_run_times_and_the_pages(job):
   assert list(result["run"]) == list(jobs.STAGES) and all(one["seconds"] > 0 for one in result["run"].values())
   page, text = ((folder / name).read_text() for name in ("report.html", "report.md"))
   assert "Dense_0/<wbr>kernel" in page and "Dense_0/kernel" in text
-  for words in ("UTC after", "share of bytes", "takes it for", "energy", "Layers of"):
+  for words in ("UTC after", "share of bytes", "share of time", "takes it for", "energy", "Layers of"):
     assert words in page and words in text, words
   assert "confusion" not in text and 'class="matrix"' in page
 
@@ -162,7 +164,9 @@ def test_simulation_reference_and_runtime_agree_on_a_dense_stack(job):
   assert parity["reference/runtime"]["total"] == 64 * 4
   assert parity["simulation/reference"]["count"] == result["rows"][-1]["codes_differ"] == 0
   # The file's codes are those of the reference on other images too, as they come from the model that was saved.
-  network, content = measure.export(trained.load(folder / "models" / "int8.safetensors")[0], deploy.litert())
+  student = trained.load(folder / "models" / "int8.safetensors")[0]
+  about = exporting.description(student.recipe, jobs.experiment(), "int8")
+  network, content = measure.export(student, deploy.litert(), about)
   assert content == (folder / "files" / "int8.tflite").read_bytes()
   images = np.random.default_rng(0).normal(size=(40, 6, 6, 1)).astype(np.float32)
   assert deploy.parity(network, deploy.litert().open(content), images)["reference/runtime"].count == 0

@@ -20,7 +20,9 @@ def run(tmp_path_factory):
   """A finished run of two stages, and its config file."""
   folder = tmp_path_factory.mktemp("scripts")
   config = jobs.write(folder / "tiny.py", run=RUN)
-  compress(jobs.experiment(run=RUN), folder / "run")
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(sys, "argv", [str(jobs.ROOT / "scripts" / "compress.py"), f"--config={config}", "--workdir=x"])
+    compress(jobs.experiment(run=RUN), folder / "run")
   return config, folder / "run"
 
 
@@ -84,6 +86,7 @@ def test_export_writes_the_file_that_the_job_wrote(run, tmp_path):
   about = deploy.open_file(tmp_path / "y.tflite").description
   assert about.classes == tuple(f"class_{k}" for k in range(4)) and about.licence == "MIT"
   assert about.made["stage"] == "teacher" and about.made["model"].endswith(":MLP")
+  assert about.made["command"] == "python -m scripts.compress --config=tiny.py"  # without the folders of this machine
 
 
 def test_a_stage_is_exported_to_onnx_and_evaluated_there(run, tmp_path):
@@ -186,6 +189,8 @@ def program(tmp_path_factory):
     ("benchmark", ["--model={tmp}/x.tflite"], "cannot read the LiteRT file '{tmp}/x.tflite'"),
     ("benchmark", ["--model={run}/config.json"], "suffix of no file format; expected one of .onnx, .stablehlo"),
     ("benchmark", [], "--model is missing: "),
+    # Before the file is opened, which there is not.
+    ("benchmark", ["--model={tmp}/x.tflite", "--json={tmp}/no/b.json"], "'{tmp}/no/b.json' cannot be written: No such"),
     ("benchmark", ["--model={run}/files/alone.tflite", "--rounds=0"], "rounds"),
     ("train", ["--config={config}", "--workdir={tmp}", "--stage=techer"], "stage 'techer'; did you mean 'teacher'?"),
     ("explain", ["--config={config}", "--config.models.student.name=zoo.mlp:MPL"], "'MPL'; did you mean 'MLP'?"),

@@ -25,7 +25,7 @@ class Timed:
 def timed(monkeypatch):
   monkeypatch.setattr(deploy, "open_file", lambda file, threads=1: Timed(file, threads))
   monkeypatch.setattr(benchmark, "peaks", lambda files: [4_000_000 * threads for _, threads in files])
-  monkeypatch.setattr(benchmark.energy, "counters", lambda: [])
+  monkeypatch.setattr(benchmark.energy, "counters", lambda folder: ([], "no counters here"))
 
 
 def test_ratios_are_paired_within_a_round(timed):
@@ -35,9 +35,10 @@ def test_ratios_are_paired_within_a_round(timed):
   assert (first["wall_us"], first["wall_min_us"], first["cpu_us"], first["ratio"]) == (8.0, 7.0, 4.0, 1.0)
   assert (second["wall_us"], second["wall_min_us"], second["cpu_us"], second["ratio"]) == (20.0, 3.0, 2.0, 2.0)
   assert first["as_fast"] == ["4-40-20"] and first["threads"] == 1 and result["environment"]["cores"] >= 1
-  heads, one, other, machine = benchmark.table(result).splitlines()
+  heads, one, other, energy, machine = benchmark.table(result).splitlines()
   assert heads.split("  ")[-2:] == ["against 8-80-8", "within noise of"] and "peak memory" in heads
   assert " ".join(one.split()) == "8-80-8 1 1.23 kB 8.0 µs 7.0 µs 4.0 µs 4.00 MB – 4-40-20"
+  assert energy == "the energy was not measured: no counters here"
   assert other.endswith("within noise  8-80-8") and machine.endswith(f"{result['environment']['cores']} cores")
 
 
@@ -90,6 +91,7 @@ def test_latencies_are_of_all_files_in_turns(timed):
     "threads": 1,
     "rounds": [8.0, 80.0, 8.0],
     "as_fast": ["b", "c"],  # of b three rounds do not tell
+    "no_joules": "no counters here",
   }
 
 

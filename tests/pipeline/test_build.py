@@ -1,6 +1,7 @@
 """Names in a config become functions: what they compute, and what is refused."""
 
 import contextlib
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ import pytest
 
 import sparsity
 from leanax.core.errors import UserError
+from leanax.engine.data import Augment
 from leanax.pipeline import build, optimizers, teacher_checks
 from tests.integration import jobs
 
@@ -291,6 +293,14 @@ def test_a_limit_cuts_each_split_and_keeps_ids():
   assert [len(split.labels) for split in cut] == [40, 32, 40]
   np.testing.assert_array_equal(cut.test.ids, whole.test.ids[:40])
   np.testing.assert_array_equal(cut.train.images, whole.train.images[:40])
+
+
+def test_a_stage_has_every_key_of_augmentation():
+  config = jobs.experiment(stages__alone__augment={"cutmix": 0.5, "resized_crop": (0.2, 1.0), "erase": 0.3})
+  names = {field.name for field in dataclasses.fields(config.stages["alone"].augment)}
+  assert names == {field.name for field in dataclasses.fields(Augment)}
+  found = build.inputs(config, config.stages["alone"]).augment
+  assert (found.cutmix, found.resized_crop, found.erase, found.erase_area) == (0.5, (0.2, 1.0), 0.3, (0.02, 0.33))
 
 
 def test_batches_are_made_as_the_stage_says():

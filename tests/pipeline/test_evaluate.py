@@ -1,10 +1,12 @@
 """Models of a run are found again from its directory."""
 
+import itertools
 import types
 
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from leanax import deploy
 from leanax.core.errors import UserError
@@ -96,6 +98,41 @@ def test_files_of_no_run(own, tmp_path):
     UserError, match=r"gives outputs of shape \(3,\) for one image; expected \(4,\), one for each class"
   ):
     evaluate.evaluate(folder, few)
+
+
+@pytest.mark.parametrize("way", ["crop", "pad", ""])
+def test_a_folder_is_prepared_as_the_file_says(tmp_path, monkeypatch, way):
+  """Pictures of many sizes, of one run and of a file alone; the class is read off the mean of the prepared pixels."""
+  monkeypatch.setenv("LEANAX_CACHE_DIR", str(tmp_path / "cache"))
+  rng = np.random.default_rng(0)
+  for split, name in itertools.product(("train", "test"), ("a", "b")):
+    (tmp_path / "set" / split / name).mkdir(parents=True)
+    for number in range(6):
+      pixels = rng.integers(0, 256, (7 + number, 20 - number, 3), np.uint8)
+      Image.fromarray(pixels).save(tmp_path / "set" / split / name / f"{number}.png")
+  data, kernel = f"folder:{tmp_path / 'set'}", rng.normal(size=(8 * 6 * 3, 2)).astype(np.float32)
+  spec = deploy.Preprocessing((0.5,), (0.25,), resize=way)
+  network = deploy.lift(
+    lambda v, x: x.reshape(x.shape[0], -1) @ v, kernel, jax.ShapeDtypeStruct((1, 8, 6, 3), "float32"), None, spec
+  )
+  path = tmp_path / "net.tflite"
+  path.write_bytes(deploy.litert().write(network))
+  if not way:
+    with pytest.raises(UserError, match=r"images differ in size .*give data\.size=\(height, width\)"):
+      evaluate.evaluate(model=str(path), data=data)
+    return
+  seen = []
+  run = type(deploy.open_file(path)).run
+  monkeypatch.setattr(type(deploy.open_file(path)), "run", lambda self, x, *a: seen.append(x) or run(self, x, *a))
+  assert evaluate.evaluate(model=str(path), data=data)[0][2] == 12
+  config = jobs.experiment(data={"name": data, "size": (8, 6), "resize": way})
+  np.testing.assert_array_equal(seen[0], build.dataset(config).test.images)
+  assert build.preprocess(config)["resize"] == way and "resize" not in build.preprocess(jobs.experiment())
+  with pytest.raises(UserError, match=r"'data\.size' and 'data\.kwargs\.size' are both set"):
+    build.dataset(jobs.experiment(data={"name": data, "size": (8, 6), "kwargs": {"size": (8, 6)}}))
+  kwargs = jobs.experiment(data={"name": data, "kwargs": {"size": (8, 6), "resize": way}})
+  np.testing.assert_array_equal(seen[0], build.dataset(kwargs).test.images)
+  assert build.preprocess(kwargs) == build.preprocess(config)
 
 
 def test_a_file_of_pixels_gets_pixels(own):

@@ -11,7 +11,7 @@ import quant
 from leanax import deploy
 from leanax.core.errors import UserError
 from leanax.deploy import formats
-from leanax.pipeline import build, evaluate, explain, exporting, stage, trained
+from leanax.pipeline import build, evaluate, explain, exporting, one_file, stage, trained
 from leanax.pipeline.compress import compress, open_run
 from leanax.pipeline.report import measure
 from leanax.pipeline.tables.reproduce import markdown, summary
@@ -103,10 +103,10 @@ def test_a_stage_without_a_file_is_a_row(tmp_path, capsys):
 def test_what_only_numbers_show_ends_no_run(tmp_path, monkeypatch, capsys):
   export, failing = measure.export, {False: UserError("the layer 'x' holds NaN"), True: ZeroDivisionError("by zero")}
 
-  def fails(model, file_format):
+  def fails(model, file_format, description):
     if model.recipe.is_quantized in failing:
       raise failing[model.recipe.is_quantized]
-    return export(model, file_format)
+    return export(model, file_format, description)
 
   monkeypatch.setattr(measure, "export", fails)
   config = jobs.experiment(**{**ONE, "run": ("alone", "int8")}, stages__int8=INT8)
@@ -137,12 +137,47 @@ def test_a_file_can_say_how_it_was_made():
   recipe = trained.Recipe(
     "my.nets:Net", {}, (4, 4, 1), ("a", "b"), {}, (quant.edit.data([("Dense*", "w4a8"), ("*", "w8a8")]),)
   )
-  found = exporting.description(recipe, "MIT", stage="int8")
+  config = jobs.experiment(seed=3, licence="MIT", about="digits", shared=("teacher",))
+  found = exporting.description(recipe, config, "int8", "python -m scripts.compress")
   assert (found.classes, found.licence) == (("a", "b"), "MIT")
   assert {**found.made, "leanax": ""} == {
-    "stage": "int8", "model": "my.nets:Net", "quantization": "Dense* w4a8; * w8a8", "leanax": ""
+    "about": "digits", "stage": "int8", "experiment": "tiny", "seed": "3", "command": "python -m scripts.compress",
+    "model": "my.nets:Net", "quantization": "Dense* w4a8; * w8a8", "leanax": "",
   }  # fmt: skip
-  assert "quantization" not in exporting.description(recipe.in_float).made
+  plain = exporting.description(recipe.in_float, jobs.experiment(), "alone")
+  assert {*plain.made} - {"leanax"} == {"stage", "experiment", "seed", "model"} and plain.licence == ""
+  assert "seed" not in exporting.description(recipe, config, "teacher").made  # it is that of the first seed
+
+
+def test_the_files_of_a_run_say_what_they_are(tmp_path):
+  config = jobs.experiment(**{**ONE, "run": ("alone", "int8")}, stages__int8=INT8)
+  first = compress(config, tmp_path)
+  paths = {name: tmp_path / "files" / f"{name}.tflite" for name in config.run}
+  found = {name: deploy.open_file(path).description for name, path in paths.items()}
+  assert found["alone"].classes == build.dataset(config).test.classes and found["alone"].licence == ""
+  assert found["int8"].made | {"leanax": ""} == {
+    "stage": "int8", "experiment": "tiny", "seed": "0", "model": "zoo.mlp:MLP", "quantization": "* w8a8", "leanax": "",
+  }  # fmt: skip
+  # Other words make the files again, and nothing is trained or lost; equal words are equal bytes.
+  words = {"about": "four kinds of noise", "licence": "MIT"}
+  changed = jobs.experiment(**{**ONE, "run": ("alone", "int8")}, stages__int8=INT8, **words)
+  second = compress(changed, tmp_path)
+  again = deploy.open_file(paths["int8"]).description
+  assert (again.licence, again.made["about"]) == ("MIT", "four kinds of noise")
+  assert again.classes == found["int8"].classes
+  assert second["rows"][1]["file_accuracy"] == first["rows"][1]["file_accuracy"]
+  written = paths["int8"].read_bytes()
+  paths["int8"].unlink()
+  compress(changed, tmp_path)
+  assert paths["int8"].read_bytes() == written
+  # A file that is exported by itself says the same, unless it is given other words.
+  one_file.write(str(tmp_path), str(tmp_path / "x.tflite"), "int8", ends={"input": "", "output": ""})
+  assert (tmp_path / "x.tflite").read_bytes() == written
+  one_file.write(str(tmp_path), str(tmp_path / "y.tflite"), "int8", ends={"input": "", "output": ""}, licence="BSD")
+  other = deploy.open_file(tmp_path / "y.tflite").description
+  assert other == deploy.Description(again.classes, "BSD", again.made)
+  one_file.write(str(tmp_path), str(tmp_path / "z.packed"), "int8", ends={"input": "", "output": ""})
+  assert trained.load(tmp_path / "z.packed")[1] == {"stage": "int8", **words}
 
 
 def test_a_stage_has_a_file_of_each_format(tmp_path, monkeypatch):

@@ -59,7 +59,7 @@ def test_the_program_writes_the_files_and_a_report(weights, tmp_path):
   for out in outs:
     assert f"{out}: w8a8, {out.stat().st_size:,} bytes" in ended.stdout
   result = json.loads((tmp_path / "net_report" / "result.json").read_text())
-  assert result["command"].startswith("python -m scripts.post_training --model=")
+  assert result["command"].startswith("python -m scripts.post_training '--model=zoo.mlp:MLP(")
   rows = {row["name"]: row for row in result["rows"]}
   assert list(rows) == ["float", "quantized"] and rows["quantized"]["codes_differ"] == 0
   config = post_training.config("zoo.mlp:MLP", {"widths": (16,)}, path, "digits", limit=200)

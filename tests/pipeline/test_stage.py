@@ -1,5 +1,7 @@
 """One stage: its teacher, its state when it stops, its grids, and its steps in the run's metrics."""
 
+import re
+
 import jax
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ import quant
 from leanax.core.errors import UserError
 from leanax.engine import data as datasets
 from leanax.pipeline import build, calibrate, job, stage, teacher_outputs, trained
+from tests.engine.test_metrics import scalars
 from tests.integration import jobs
 
 HINTON = build.objective("s", {"hinton": {}})
@@ -104,6 +107,22 @@ def test_a_run_knows_the_first_step_of_each_stage(tmp_path):
   config = jobs.experiment(run=("teacher", "distilled", "pruned"), stages__distilled__epochs=5)
   context = stage.opened(config, tmp_path)
   assert [job.first_step(name, context) for name in config.run] == [0, 12, 32]
+
+
+def test_a_user_sees_the_place_of_a_stage_and_curves_that_overlay(tmp_path, capfd):
+  short = {f"stages__{name}__epochs": 1 for name in ("teacher", "distilled")}
+  jobs.train(jobs.opened(tmp_path, stages__distilled__optimizer={"learning_rate": 0.01}, **short))
+  lines = capfd.readouterr().err.splitlines()
+  for number, name in enumerate(("teacher", "distilled"), 1):
+    own = [line.removeprefix(f"stage {number} of 2, {name}: ") for line in lines if f", {name}: " in line]
+    assert own[0] == "compiling" and own[1].startswith("step 1/4, the first after ")
+    assert "step 1/4, compiling the evaluation" in own[2:4]
+    assert re.fullmatch(r"step 4/4, .* steps/s, 0:00 left, validation accuracy [\d.]+, loss [\d.]+", own[-1])
+  events = {name: scalars(tmp_path / "tensorboard" / name) for name in ("teacher", "distilled")}
+  tags = {name: {tag for _, tag, _ in found} for name, found in events.items()}
+  assert {"loss", "validation_accuracy", "train_accuracy"} <= tags["teacher"] <= tags["distilled"]
+  for found in events.values():
+    assert [step for step, tag, _ in found if tag == "loss"] == [1, 2, 3, 4]
 
 
 def test_needs_come_first_and_nothing_else_runs(tmp_path, monkeypatch):

@@ -400,3 +400,10 @@ def test_the_teachers_logits_of_the_students_classes(tmp_path):
   logits = jnp.arange(8.0).reshape(2, 4)
   teacher = teacher_outputs.together([lambda tree, x: x], given)
   np.testing.assert_array_equal(teacher([None], logits), [[3, 0, 1], [7, 4, 5]])
+
+
+def test_teachers_of_other_ways_to_resize_are_refused_unless_their_file_does_not_say_it():
+  plain = {"scale": 1.0, "mean": (0.0,), "std": (1.0,)}
+  crop, pad = {**plain, "resize": "crop"}, {**plain, "resize": "pad"}
+  pairs = [(crop, pad), (crop, plain), (crop, crop), ({**crop, "scale": 0.5}, plain)]
+  assert [teacher_checks._differ(*pair) for pair in pairs] == [True, False, False, True]

@@ -63,19 +63,32 @@ def test_a_run_from_before_a_key_was_added_resumes(tmp_path):
     del stage["precision"], stage["optimizer"]["ema"]
   del whole["latency_runs"]
   (tmp_path / "config.json").write_text(json.dumps(whole))
-  with pytest.raises(UserError, match="'latency_runs' was 200 and is 5 here"):
-    workdir.claim(tmp_path, config)
   workdir.claim(tmp_path, dataclasses.replace(config, latency_runs=200))
   assert workdir.saved(tmp_path) == dataclasses.replace(config, latency_runs=200)
 
 
 def test_how_stages_are_exported_may_change(tmp_path):
   first = workdir.claim(tmp_path, jobs.experiment())
-  other = jobs.experiment(stages__int8__export=(), stages__teacher__export_failure="report")
+  later = {"most_lost": 2.0, "licence": "MIT", "about": "noise"}
+  other = jobs.experiment(stages__int8__export=(), stages__teacher__export_failure="report", **later)
   assert workdir.claim(tmp_path, other) == json.loads((tmp_path / "config.json").read_text()) != first
   assert workdir.saved(tmp_path) == other and workdir.is_own(tmp_path)
-  with pytest.raises(UserError, match="'seed' was 0 and is 1 here"):
-    workdir.claim(tmp_path, jobs.experiment(seed=1))
+
+
+@pytest.mark.parametrize(
+  ("change", "sentence"),
+  [
+    ({"name": "other"}, "'name' was 'tiny' and is 'other' here; use another --workdir"),
+    ({"seeds": 2}, "'seeds' was 1 and is 2 here"),
+    ({"shared": ("teacher",)}, r"'shared' was \[\] and is \['teacher'\] here"),
+  ],
+)
+def test_a_directory_of_another_experiment_is_refused(tmp_path, change, sentence):
+  workdir.claim(tmp_path, jobs.experiment())
+  before = (tmp_path / "config.json").read_bytes()
+  with pytest.raises(UserError, match=f"holds a run of another config: {sentence}"):
+    workdir.claim(tmp_path, jobs.experiment(**change))
+  assert (tmp_path / "config.json").read_bytes() == before
 
 
 def test_claim_refuses_a_directory_that_cannot_be_written(tmp_path):

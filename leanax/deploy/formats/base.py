@@ -206,6 +206,8 @@ class Format:
     open: the file in its runtime.
     held: the constants of a network's layers as a file holds them, by the layers' names; reads what `check` reads.
     takes: what `check` and `write` are given: the layers of an `ir.Network`, or a `Model` whole.
+    alone: the layers as the runtime runs them, each of which takes the time in a file of its own that it takes in the
+      network's; None where a file of one layer does more than the layer.
   """
 
   suffix: str
@@ -214,6 +216,7 @@ class Format:
   open: Open
   held: Callable[[ir.Network], dict[str, Held]] = held
   takes: type = ir.Network
+  alone: Callable[[ir.Network], ir.Network] | None = lambda network: network
 
 
 def zeros(tensor: ir.Tensor, batch: int) -> np.ndarray:

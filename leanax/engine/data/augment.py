@@ -4,33 +4,49 @@ A teacher's outputs for (example, view) can therefore be stored, a batch does no
 resumed run sees the same pixels. A view is one random version of the whole set: one per epoch, or a fixed number that
 is reused. Each kind of change has its own random stream: enabling one does not alter another.
 
-Crops and flips move uint8 pixels; mixup (H. Zhang et al., "mixup: Beyond Empirical Risk Minimization", ICLR 2018) works
-on normalised ones. Unlike in the paper, the partner is drawn from the whole training split by the example's id, not
-from the same batch, whose other members are not a function of the id.
+Changes of places and colours (`regions`, `colour`) are of uint8 pixels, in integers; mixup (H. Zhang et al., "mixup:
+Beyond Empirical Risk Minimization", ICLR 2018) and CutMix work on normalised ones. Unlike in the papers, the partner is
+drawn from the whole training split by the example's id, not from the same batch, whose other members are not a function
+of the id. Where both are on, each example of a view has one of them, with probability one half.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Int32, Key, UInt8
 
+from leanax.core import ranges
 from leanax.core.errors import UserError, unknown
-from leanax.core.keys import example_keys, step_key
+from leanax.engine.data import colour, regions
+from leanax.engine.data.draws import Boxes, below, keys_of
 
 FILLS = {"zero": "constant", "edge": "edge", "reflect": "reflect"}
 
 
 @dataclass(frozen=True)
 class Augment:
-  """The changes of training images, in order; none by default.
+  """The changes of training images, in the order in which they are made; none by default.
 
   Attributes:
+    resized_crop: (least, largest) share of the area of a random crop, which is stretched to the image's size; () none.
+    resized_crop_ratio: its (least, largest) width over height.
     crop: pad every side by this many pixels, then crop the original size at a random place.
     shift: move by up to (rows, columns) pixels: a crop with different padding per direction.
     flip: mirror left and right with probability one half.
+    brightness: factors from [max(0, 1 - brightness), 1 + brightness]; 0 for no change.
+    contrast: likewise.
+    saturation: likewise, of images with three channels.
+    hue: turn by up to this share of the circle of hues, at most 0.5, of images with three channels.
+    erase: probability that a random box is filled.
+    erase_area: (least, largest) share of its area.
+    erase_ratio: its (least, largest) width over height.
+    erase_fill: "zero", "mean" or "random".
     mixup: alpha of Beta(alpha, alpha); 0 is no mixup.
-    fill: the padding: "zero", "edge" or "reflect".
+    cutmix: likewise, of CutMix.
+    fill: the padding of `crop` and `shift`: "zero", "edge" or "reflect".
     seed: of all random changes.
     views: number of random versions, reused epoch after epoch; None gives each epoch its own.
   """
@@ -42,9 +58,60 @@ class Augment:
   fill: str = "zero"
   seed: int = 0
   views: int | None = None
+  resized_crop: tuple[float, ...] = ()
+  resized_crop_ratio: tuple[float, ...] = (3 / 4, 4 / 3)
+  brightness: float = 0.0
+  contrast: float = 0.0
+  saturation: float = 0.0
+  hue: float = 0.0
+  erase: float = 0.0
+  erase_area: tuple[float, ...] = (0.02, 0.33)
+  erase_ratio: tuple[float, ...] = (0.3, 3.3)
+  erase_fill: str = "zero"
+  cutmix: float = 0.0
+
+  @property
+  def mixes(self) -> bool:
+    """Returns whether examples are mixed with others."""
+    return bool(self.mixup or self.cutmix)
+
+  @property
+  def is_still(self) -> bool:
+    """Returns whether there is no change, so that all views are equal."""
+    kept: dict[str, Any] = {
+      "views": self.views,
+      "fill": self.fill,
+      "resized_crop_ratio": self.resized_crop_ratio,
+      "seed": self.seed,
+    }
+    kept |= {key: getattr(self, key) for key in ("erase_area", "erase_ratio", "erase_fill")}
+    return self == replace(NOTHING, **kept)
 
 
 NOTHING = Augment()
+COLOURS: dict[str, Callable[..., UInt8[Array, "b h w c"]]] = {
+  "brightness": colour.brightness,
+  "contrast": colour.contrast,
+  "saturation": colour.saturation,
+  "hue": colour.hue,
+}
+NUMBERS = {
+  "mixup": ranges.NOT_NEGATIVE,
+  "cutmix": ranges.NOT_NEGATIVE,
+  "erase": ranges.SHARE,
+  **dict.fromkeys(
+    ("brightness", "contrast", "saturation"), ranges.Range("a number from 0 to 10", lambda x: 0 <= x <= 10)
+  ),
+  "hue": ranges.Range("a number from 0 to 0.5", lambda x: 0 <= x <= 0.5),
+}
+AREA = ranges.Range("(least, largest) share of the area, above 0 to 1", lambda x: 0 < x <= 1)
+RATIO = ranges.Range("(least, largest) width over height, above 0", ranges.POSITIVE.has)
+PAIRS = {  # the key that makes a pair count, and its numbers
+  "resized_crop": ("resized_crop", AREA),
+  "resized_crop_ratio": ("resized_crop", RATIO),
+  "erase_area": ("erase", AREA),
+  "erase_ratio": ("erase", RATIO),
+}
 
 
 def check(spec: Augment, shape: tuple[int, ...]) -> None:
@@ -53,24 +120,26 @@ def check(spec: Augment, shape: tuple[int, ...]) -> None:
   Raises:
     UserError: names the entry.
   """
-  if spec.fill not in FILLS:
-    raise unknown("augment.fill", spec.fill, FILLS)
+  for key, fills in (("fill", FILLS), ("erase_fill", regions.ERASERS)):
+    if getattr(spec, key) not in fills:
+      raise unknown(f"augment.{key}", getattr(spec, key), fills)
   for key, amounts in (("crop", (spec.crop, spec.crop)), ("shift", spec.shift)):
     if not all(0 <= amount < size for amount, size in zip(amounts, shape[:2])):
       raise UserError(
         f"augment.{key} is {getattr(spec, key)}; expected 0 to below the images' {shape[0]}x{shape[1]} pixels"
       )
-  if spec.mixup < 0:
-    raise UserError(f"augment.mixup is {spec.mixup}; expected a number from 0.0")
+  for key, expected in NUMBERS.items():
+    ranges.check(f"augment.{key}", getattr(spec, key), expected)
+  for key, channels in (("contrast", (1, 3)), ("saturation", (3,)), ("hue", (3,))):
+    if getattr(spec, key) and shape[2] not in channels:
+      wanted = " or ".join(map(str, channels))
+      raise UserError(f"augment.{key} is {getattr(spec, key)}, of images with {shape[2]} channels; expected {wanted}")
+  for key, (switch, expected) in PAIRS.items():
+    pair = getattr(spec, key)
+    if getattr(spec, switch) and not (len(pair) == 2 and all(map(expected.has, pair)) and pair[0] <= pair[1]):
+      raise UserError(f"augment.{key} is {pair}; expected {expected.words}")
   if spec.views is not None and spec.views < 1:
     raise UserError(f"augment.views is {spec.views}; expected at least 1, or None for a new view each epoch")
-
-
-def keys_of(
-  seed: int | Int[Array, ""], view: int | Int[Array, ""], ids: Int[Array, "b"], stream: str
-) -> Key[Array, "b"]:
-  """Returns one key per example for one kind of change."""
-  return example_keys(step_key(seed, view, f"augment/{stream}"), ids)
 
 
 def random_window(
@@ -79,7 +148,7 @@ def random_window(
   """Pads by (rows, columns) on both sides and crops the original size at a uniformly random place."""
   rows, columns = pad
   padded = jnp.pad(images, ((0, 0), (rows, rows), (columns, columns), (0, 0)), mode=FILLS[fill])
-  starts = _below(keys, (2 * rows + 1, 2 * columns + 1))
+  starts = below(keys, (2 * rows + 1, 2 * columns + 1))
   return jax.vmap(lambda image, start: jax.lax.dynamic_slice(image, (start[0], start[1], 0), images.shape[1:]))(
     padded, starts
   )
@@ -87,45 +156,86 @@ def random_window(
 
 def random_flip(keys: Key[Array, "b"], images: UInt8[Array, "b h w c"]) -> UInt8[Array, "b h w c"]:
   """Mirrors half of the images left and right."""
-  mirrored = _below(keys, (2,))[:, 0] == 1
+  mirrored = below(keys, (2,))[:, 0] == 1
   return jnp.where(mirrored[:, None, None, None], images[:, :, ::-1], images)
-
-
-def _below(keys: Key[Array, "b"], bounds: tuple[int, ...]) -> Int32[Array, "b n"]:
-  """Returns random integers from 0 to below each bound (at most 2^16): the upper 16 bits, multiplied and shifted.
-
-  A value's probability is off by at most 2^-16; this takes half the time of `jax.random.randint`.
-  """
-  words = jax.vmap(lambda key: jax.random.bits(key, (len(bounds),), jnp.uint32))(keys) >> 16
-  return ((words * jnp.asarray(bounds, jnp.uint32)) >> 16).astype(jnp.int32)
 
 
 def move(
   images: UInt8[Array, "b h w c"], ids: Int[Array, "b"], view: int | Int[Array, ""], spec: Augment
 ) -> UInt8[Array, "b h w c"]:
-  """Crops, shifts and flips examples for one view."""
+  """Makes the changes of examples for one view, all but mixing."""
+
+  def keys(stream: str) -> Key[Array, "b"]:
+    return keys_of(spec.seed, view, ids, stream)
+
+  if spec.resized_crop:
+    images = regions.resized_crop(keys("resized_crop"), images, spec.resized_crop, spec.resized_crop_ratio)
   if spec.crop:
-    images = random_window(keys_of(spec.seed, view, ids, "crop"), images, (spec.crop, spec.crop), spec.fill)
+    images = random_window(keys("crop"), images, (spec.crop, spec.crop), spec.fill)
   if any(spec.shift):
-    images = random_window(keys_of(spec.seed, view, ids, "shift"), images, spec.shift, spec.fill)
+    images = random_window(keys("shift"), images, spec.shift, spec.fill)
   if spec.flip:
-    images = random_flip(keys_of(spec.seed, view, ids, "flip"), images)
+    images = random_flip(keys("flip"), images)
+  for name, change in COLOURS.items():
+    if getattr(spec, name):
+      images = change(keys(name), images, getattr(spec, name))
+  if spec.erase:
+    images = regions.erased(keys("erase"), images, spec.erase, spec.erase_area, spec.erase_ratio, spec.erase_fill)
   return images
 
 
-def mixup_draw(
-  ids: Int[Array, "b"], view: int | Int[Array, ""], spec: Augment, examples: int
-) -> tuple[Int32[Array, "b"], Float[Array, "b"]]:
-  """Draws mixup's partner and weight of each example.
+class Mixing(NamedTuple):
+  """The mixing of each example with another one.
 
-  Returns:
-    (B,) partners, rows of the training split, uniform over its `examples`; (B,) weights of the example itself, in
-    [0, 1], Beta(alpha, alpha).
+  Attributes:
+    rows: (B,) partners, rows of the training split, uniform over its examples.
+    weights: (B,) the label's share of the example itself, in [0, 1]; of CutMix the share of its pixels.
+    shares: (B,) the share of its pixels in their sum with the partner's; 1 with CutMix.
+    boxes: pixels of the partner alone, with CutMix; None without.
+  """
+
+  rows: Int32[Array, "b"]
+  weights: Float[Array, "b"]
+  shares: Float[Array, "b"]
+  boxes: Boxes | None = None
+
+
+def mix_draw(
+  ids: Int[Array, "b"], view: int | Int[Array, ""], spec: Augment, examples: int, shape: tuple[int, ...]
+) -> Mixing:
+  """Draws the partners of examples, and how they are mixed.
+
+  Args:
+    ids: (B,) of the examples.
+    view: the number of the view.
+    spec: with mixup or CutMix.
+    examples: of the training split.
+    shape: (height, width) of its images.
   """
   rows = jax.vmap(lambda key: jax.random.randint(key, (), 0, examples))(keys_of(spec.seed, view, ids, "partner"))
-  alpha = jnp.float32(spec.mixup)
-  weights = jax.vmap(lambda key: jax.random.beta(key, alpha, alpha))(keys_of(spec.seed, view, ids, "mixup"))
-  return rows, weights
+  weights = jnp.ones(ids.shape, jnp.float32)
+  if spec.mixup:
+    alpha = jnp.float32(spec.mixup)
+    weights = jax.vmap(lambda key: jax.random.beta(key, alpha, alpha))(keys_of(spec.seed, view, ids, "mixup"))
+  if not spec.cutmix:
+    return Mixing(rows, weights, weights)
+  boxes = regions.cut_boxes(keys_of(spec.seed, view, ids, "cutmix"), shape, spec.cutmix)
+  if spec.mixup:  # one of them each
+    cut = below(keys_of(spec.seed, view, ids, "mixing"), (2,))[:, 0] == 1
+    boxes = boxes._replace(height=jnp.where(cut, boxes.height, 0))
+    weights = jnp.where(cut, 1.0, weights)
+  covered = (boxes.height * boxes.width).astype(jnp.float32) / (shape[0] * shape[1])
+  return Mixing(rows, weights * (1 - covered), weights, boxes)
+
+
+def mixed(
+  images: Float[Array, "b h w c"], others: Float[Array, "b h w c"], mixing: Mixing, spec: Augment
+) -> Float[Array, "b h w c"]:
+  """Returns images mixed with those of their partners."""
+  found = mix(images, others, mixing.shares) if spec.mixup else images
+  if mixing.boxes is None:
+    return found
+  return jnp.where(mixing.boxes.inside(*images.shape[1:3]), others, found)
 
 
 def mix(

@@ -47,24 +47,24 @@ def examples_at(
   """Returns rows of a split in one view; a cache of teacher logits is built from these.
 
   Args:
-    arrays: the whole split on a device (`splits.device_arrays`); mixup draws partners from it.
+    arrays: the whole split on a device (`splits.device_arrays`); mixup and CutMix draw partners from it.
     rows: (B,) row numbers.
     view: the number of the view.
     spec: the settings of the input.
 
   Returns:
-    "image" (B, H, W, C) of `spec.dtype`, "label", "id" and every other array's rows; with mixup also "mix" (B,)
+    "image" (B, H, W, C) of `spec.dtype`, "label", "id" and every other array's rows; mixed ones also "mix" (B,)
     float32, the weight of "label", and "mix_label" (B,), the other label, whose weight is 1 - mix.
   """
   batch = order.gather(arrays, rows)
   batch |= {key: jnp.take(batch[key], view, axis=1, mode="clip") for key in spec.per_view}
   images = normalise(changes.move(batch["image"], batch["id"], view, spec.augment), spec.preprocess)
-  if spec.augment.mixup:
-    others, weights = changes.mixup_draw(batch["id"], view, spec.augment, arrays["id"].shape[0])
-    other = order.gather({key: arrays[key] for key in ("image", "label", "id")}, others)
+  if spec.augment.mixes:
+    drawn = changes.mix_draw(batch["id"], view, spec.augment, arrays["id"].shape[0], arrays["image"].shape[1:3])
+    other = order.gather({key: arrays[key] for key in ("image", "label", "id")}, drawn.rows)
     moved = normalise(changes.move(other["image"], other["id"], view, spec.augment), spec.preprocess)
-    images = changes.mix(images, moved, weights)
-    batch |= {"mix": weights, "mix_label": other["label"]}
+    images = changes.mixed(images, moved, drawn, spec.augment)
+    batch |= {"mix": drawn.weights, "mix_label": other["label"]}
   return {**batch, "image": images.astype(spec.dtype)}
 
 

@@ -23,15 +23,18 @@ MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # channels to pillow's name
 BLOCK = 1024  # records read at a time
 
 
-def read(builder: Any, split: str, *, first_id: int, size: tuple[int, int] | None, spare: Path) -> Split:
+def read(
+  builder: Any, split: str, *, first_id: int, size: tuple[int, int] | None, spare: Path, resize: str = "stretch"
+) -> Split:
   """Returns one split of a prepared TFDS set, in its order, from the decoded copy or by decoding it now.
 
   Args:
     builder: a TFDS builder whose set is prepared as array_record.
     split: such as "train".
     first_id: the id of the first example; the others follow.
-    size: (height, width) to which every image is resized (bilinear); needed when they differ in size.
+    size: (height, width) to which every image is resized; needed when they differ in size.
     spare: the folder of the decoded copy if the set's own folder cannot be written.
+    resize: the way, of `pictures.RESIZES`.
 
   Raises:
     UserError: the set has no image or label, sizes differ and `size` is None, or a file is damaged.
@@ -40,7 +43,7 @@ def read(builder: Any, split: str, *, first_id: int, size: tuple[int, int] | Non
   classes = tuple(builder.info.features[label_key].names)
   home = Path(os.fspath(builder.data_path))
   source = hashlib.sha256((home / "dataset_info.json").read_bytes()).hexdigest()
-  stem = split if size is None else f"{split}_{size[0]}x{size[1]}"
+  stem = split if size is None else f"{split}_{size[0]}x{size[1]}" + (f"_{resize}" if resize != "stretch" else "")
   folders = [home / "decoded", spare / hashlib.sha256(str(home.resolve()).encode()).hexdigest()[:16]]
   name = f"{builder.info.full_name}:{split}"
 
@@ -49,7 +52,7 @@ def read(builder: Any, split: str, *, first_id: int, size: tuple[int, int] | Non
     if arrays is not None:
       break
   else:
-    arrays = _decode(builder, split, image_key, label_key, size)
+    arrays = _decode(builder, split, image_key, label_key, size, resize)
     _save(next(folder for folder in folders if _writable(folder)), stem, source, arrays)
   return make_split(*arrays, first_id + np.arange(len(arrays[1])), classes, name)
 
@@ -69,7 +72,7 @@ def _keys(builder: Any) -> tuple[Any, Any]:
 
 
 def _decode(
-  builder: Any, split: str, image_key: str, label_key: str, size: tuple[int, int] | None
+  builder: Any, split: str, image_key: str, label_key: str, size: tuple[int, int] | None, resize: str
 ) -> tuple[np.ndarray, np.ndarray]:
   """Reads every record of a split once."""
   from tensorflow_datasets import decode
@@ -83,7 +86,7 @@ def _decode(
     records = (record for block in blocks for record in source.__getitems__(list(block)))
     for record in records:
       place = _text(record.get("file")) or f"{builder.data_path}: {split} record {len(images)}"
-      images.append(decode_image(record[image_key], mode, size, place))
+      images.append(decode_image(record[image_key], mode, size, place, resize))
       labels.append(int(record[label_key]))
       if images[-1].shape != images[0].shape:
         one, two = (f"{image.shape[0]}x{image.shape[1]}" for image in (images[0], images[-1]))

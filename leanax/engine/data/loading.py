@@ -29,8 +29,10 @@ def load(
     name: one of
       - "digits": scikit-learn's embedded 8x8 digits, with a fixed stratified split;
       - "synthetic": generated; options `shape`, `classes`, `train`, `validation`, `test`, `noise`, `shift`, `seed`;
-      - "tfds:NAME" or "tfds:DIRECTORY": a set of TensorFlow Datasets; option `size`; see `prepared.load_tfds`;
-      - "folder:DIRECTORY": a user's own images; options `size`, `channels`; see `prepared.load_folder`.
+      - "tfds:NAME" or "tfds:DIRECTORY": a set of TensorFlow Datasets; options `size`, `resize`; see
+        `prepared.load_tfds`;
+      - "folder:DIRECTORY": a user's own images; options `size`, `resize`, `channels`, `test`, `split_seed`; see
+        `prepared.load_folder`.
     data_dir: the directory of original files and prepared sets; by default LEANAX_DATA_DIR. Sets without files ignore
       it.
     cache_dir: the directory of sets that are prepared here; by default LEANAX_CACHE_DIR, else ~/.cache/leanax.
@@ -40,17 +42,22 @@ def load(
   Raises:
     UserError: a name, option or file is wrong.
   """
-  loader = _loader(name)
+  loader, allowed = _loader(name), parameters(name)
   known = inspect.signature(loader).parameters
   folders = {"data_dir": data_dir, "cache_dir": cache_dir}
   given = {key: value for key, value in {**options, "validation": validation}.items() if value is not None}
-  allowed = set(known) - set(folders) - {"argument"}
   for key in given:
     if key not in allowed:
       if not allowed:
         raise UserError(f"data set {name!r} takes no option {key!r}: its splits are fixed")
       raise unknown(f"option of data set {name!r}", key, allowed)
   return loader(**given, **{key: value for key, value in folders.items() if key in known})
+
+
+def parameters(name: str) -> dict[str, inspect.Parameter]:
+  """Returns the options of a data set by their names; errors as of `load`."""
+  found = inspect.signature(_loader(name)).parameters
+  return {key: one for key, one in found.items() if key not in ("data_dir", "cache_dir", "argument")}
 
 
 def _loader(name: str) -> Callable[..., Dataset]:

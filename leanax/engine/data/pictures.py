@@ -8,6 +8,11 @@ Images are read as follows:
 - CMYK as (255 - C)(255 - K) / 255, and so on; colour profiles are not applied;
 - the first of a camera's several pictures in one JPEG (MPO).
 
+Images are resized by pillow's bilinear filter, antialiased where they become smaller, in one of the ways of `RESIZES`:
+"stretch" fits both sides; "crop" keeps the aspect and takes the largest centred part of the wanted aspect, whose edges
+may lie inside of pixels (`ImageOps.fit`); "pad" keeps the aspect and fits the whole image, with black around it: the
+shorter side, and the border before it, are rounded, halves to the even number (`ImageOps.pad`).
+
 Animations and pages, floats and 32-bit integers, whose range is undefined, and CMYK JPEGs that may be inverted are
 refused.
 """
@@ -15,6 +20,7 @@ refused.
 import io
 import struct
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -29,14 +35,39 @@ ORIENTATION = 0x0112
 KINDS = "PNG, JPEG, WebP, BMP, GIF or TIFF"
 
 
-def decode_image(data: bytes, mode: str, size: tuple[int, int] | None, place: str) -> np.ndarray:
+def _stretch(image: Any, size: tuple[int, int], method: int) -> Any:
+  return image.resize(size, method)
+
+
+def _crop(image: Any, size: tuple[int, int], method: int) -> Any:
+  from PIL import ImageOps
+
+  return ImageOps.fit(image, size, method)
+
+
+def _pad(image: Any, size: tuple[int, int], method: int) -> Any:
+  from PIL import ImageOps
+
+  sides = image.width * size[1], image.height * size[0]
+  if round(min(sides) / max(sides) * size[sides[0] > sides[1]]) == 0:  # pillow gives black alone
+    raise ValueError(f"it has {image.height}x{image.width} pixels, of which a side is 0 wide when it is padded")
+  return ImageOps.pad(image, size, method, color=0)
+
+
+RESIZES: dict[str, Callable[[Any, tuple[int, int], int], Any]] = {"stretch": _stretch, "crop": _crop, "pad": _pad}
+
+
+def decode_image(
+  data: bytes, mode: str, size: tuple[int, int] | None, place: str, resize: str = "stretch"
+) -> np.ndarray:
   """Decodes an image file to (height, width, channels) uint8 pixels of one colour mode.
 
   Args:
     data: the file's bytes.
     mode: pillow's name of the colour mode: "L", "RGB", or "RGBA", which keeps transparency.
-    size: (height, width) to resize to (bilinear), or None.
+    size: (height, width) to resize to, or None.
     place: the file's name in error messages.
+    resize: the way, of `RESIZES`.
 
   Raises:
     UserError: the bytes are not an image, are truncated, or cannot be converted to 8-bit pixels.
@@ -53,7 +84,7 @@ def decode_image(data: bytes, mode: str, size: tuple[int, int] | None, place: st
       _check(image)
       image = _flat(_eight_bits(_upright(image)), mode)
       if size is not None and image.size != (size[1], size[0]):
-        image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
+        image = RESIZES[resize](image, (size[1], size[0]), Image.Resampling.BILINEAR)
   except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
     raise UserError(f"{place}: has more than {Image.MAX_IMAGE_PIXELS:,} pixels; expected a smaller picture") from error
   except UnidentifiedImageError as error:

@@ -1,15 +1,18 @@
 """Finds or prepares sets of TensorFlow Datasets, and reads their splits."""
 
 import contextlib
+import hashlib
 import json
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from leanax.core import ranges
-from leanax.core.errors import UserError, nearest
+from leanax.core.errors import UserError, nearest, unknown
 from leanax.engine.data import decoded, folder, stock
+from leanax.engine.data.pictures import RESIZES
 from leanax.engine.data.splits import Dataset, hold_out
 
 FEATURE_CLASS = ("pythonClassName", "python_class_name", "type")  # keys of features.json that name a class to import
@@ -23,6 +26,7 @@ def load_tfds(
   cache_dir: str | Path | None = None,
   validation: int | float | None = None,
   size: tuple[int, int] | None = None,
+  resize: str = "stretch",
 ) -> Dataset:
   """Loads a set by its TFDS name ("mnist", "cifar10/3.0.2") or by its directory, prepared as array_record.
 
@@ -35,6 +39,7 @@ def load_tfds(
     cache_dir: the directory of sets that are prepared here; see `cache_root`.
     validation: number or fraction to hold out of the training split; 0.1 if the set has no validation split.
     size: (height, width) to resize images to; needed if their sizes differ.
+    resize: the way, "stretch", "crop" or "pad" (`pictures`).
 
   Raises:
     UserError: the set is not found, or a file is missing or damaged.
@@ -51,7 +56,7 @@ def load_tfds(
     )
   else:
     raise _not_found(argument, cache / "tfds", data)
-  return _splits(builder, cache, validation, size)
+  return _splits(builder, cache, validation, size, resize)
 
 
 def load_folder(
@@ -59,16 +64,26 @@ def load_folder(
   *,
   cache_dir: str | Path | None = None,
   validation: int | float | None = None,
+  test: float | None = None,
+  split_seed: int = 0,
   size: tuple[int, int] | None = None,
+  resize: str = "stretch",
   channels: int = 3,
 ) -> Dataset:
-  """Loads a user's own images: ARGUMENT/train/CLASS/*.jpg, ARGUMENT/test/CLASS/*.jpg and optionally validation.
+  """Loads a user's own images: ARGUMENT/SPLIT/CLASS/*.jpg or ARGUMENT/CLASS/*.jpg (`folder`).
+
+  Lines on stderr say which splits are taken from the training images, which classes a split lacks, and how many
+  images of one split are in another one too, pixel by pixel.
 
   Args:
     argument: the directory; the validation folder may also be called val or valid.
     cache_dir: the directory of sets that are prepared here; see `cache_root`.
-    validation: number or fraction to hold out of the training split; 0.1 if there is no validation folder.
-    size: (height, width) to resize images to (bilinear, aspect ratio not kept); needed if their sizes differ.
+    validation: the share of each class's training images that becomes the validation split, 0.1 by default; 0 for an
+      empty one. Not where there is a validation folder.
+    test: likewise of the test split, 0.1 by default; above 0.
+    split_seed: of the choice.
+    size: (height, width) to resize images to; needed if their sizes differ.
+    resize: the way, "stretch", "crop" or "pad" (`pictures`).
     channels: 1 for grey, 3 for colour; the files are converted.
 
   Raises:
@@ -76,8 +91,59 @@ def load_folder(
   """
   if channels not in (1, 3):
     raise UserError(f"data.channels is {channels}; expected 1 (grey) or 3 (colour)")
-  cache = cache_root(cache_dir)
-  return _splits(folder.prepare(Path(argument).expanduser(), channels, cache / "folders"), cache, validation, size)
+  ranges.check("data.split_seed", split_seed, ranges.whole(0))
+  root, cache = Path(argument).expanduser(), cache_root(cache_dir)
+  files = folder.scan(root)
+  shares = folder.Shares(
+    _share("test", test, ranges.INSIDE, root, files),
+    _share("validation", validation, BELOW_ONE, root, files),
+    split_seed,
+  )
+  if shares.test + shares.validation >= 1:
+    raise UserError(
+      f"data.test is {shares.test} and data.validation {shares.validation}; expected less than 1 together"
+    )
+  builder = folder.prepare(root, files, channels, shares, cache / "folders")
+  found = _splits(builder, cache, 0 if "validation" not in builder.info.splits else None, size, resize)
+  for line in _remarks(root, found, {split: share for split, share in shares._asdict().items() if split in TAKEN}):
+    print(line, file=sys.stderr, flush=True)
+  return found
+
+
+BELOW_ONE = ranges.Range("a share of the training images, from 0 to below 1", ranges.BELOW_ONE.has)
+TAKEN = {"test": 0.1, "validation": HELD_OUT}  # the splits that a folder may lack, and the shares that then become them
+
+
+def _share(split: str, given: float | None, expected: ranges.Range, root: Path, files: folder.Files) -> float:
+  """Returns the share of the training images that becomes a split of a folder; 0 where it has the split."""
+  if split in files:
+    if given is not None:
+      raise UserError(f"{root} has a {split} split of its own, so data.{split} must not be given")
+    return 0.0
+  ranges.check(f"data.{split}", TAKEN[split] if given is None else given, expected)
+  return float(TAKEN[split] if given is None else given)
+
+
+def _remarks(root: Path, found: Dataset, shares: Mapping[str, float]) -> Iterator[str]:
+  """Yields a line for each thing about a folder's splits that a user should know."""
+  counts = ", ".join(f"{split} {len(part.ids):,}" for split, part in zip(Dataset._fields, found))
+  taken = {split: f"{100 * share:g} % for {split}" for split, share in shares.items() if share}
+  if taken:
+    yield f"data: {root} has no {' and no '.join(taken)} split; of each class {', '.join(taken.values())}: {counts}"
+  for split, part in zip(Dataset._fields, found):
+    lacking = sorted(set(range(len(part.classes))) - set(part.labels.tolist()))
+    if lacking and len(part.labels):
+      more = f", nor of {len(lacking) - 1} more" if lacking[1:] else ""
+      yield f"warning: {root}: the {split} split has no image of class {part.classes[lacking[0]]!r}{more}"
+  seen = {
+    split: {hashlib.blake2b(image, digest_size=16).digest() for image in part.images}
+    for split, part in zip(Dataset._fields, found)
+  }
+  for one, other in (("test", "train"), ("validation", "train"), ("test", "validation")):
+    same = len(seen[one] & seen[other])
+    if same:
+      verb = "image is" if same == 1 else "images are"
+      yield f"warning: {root}: {same:,} {verb} in both {one} and {other}, which makes an accuracy on {one} too high"
 
 
 def cache_root(cache_dir: str | Path | None) -> Path:
@@ -181,13 +247,19 @@ def _check_features(home: Path) -> None:
         raise UserError(f"{file}: names the class {name!r}, which is not run; expected features of TensorFlow Datasets")
 
 
-def _splits(builder: Any, cache: Path, validation: int | float | None, size: tuple[int, int] | None) -> Dataset:
+def _splits(
+  builder: Any, cache: Path, validation: int | float | None, size: tuple[int, int] | None, resize: str
+) -> Dataset:
   """Reads train, validation and test of a prepared set; ids are numbered over all splits."""
   if size is not None:
     if not isinstance(size, Sequence) or isinstance(size, str) or len(size) != 2:
       raise UserError(f"data.size is {size!r}; expected (height, width)")
     for length in size:
       ranges.check("data.size: height and width", length, ranges.whole(1))
+  if resize not in RESIZES:
+    raise unknown("way in data.resize", resize, RESIZES)
+  if size is None and resize != "stretch":
+    raise UserError(f"data.resize is {resize!r}, and data.size is not given; expected (height, width)")
   name = builder.info.name
   present = list(builder.info.splits)
   test = next((split for split in ("test", "validation") if split in present), None)
@@ -198,7 +270,7 @@ def _splits(builder: Any, cache: Path, validation: int | float | None, size: tup
     raise UserError(f"{builder.info.full_name} has a validation split of its own, so data.validation must not be given")
 
   def read(split: str, first_id: int) -> decoded.Split:
-    return decoded.read(builder, split, first_id=first_id, size=size, spare=cache / "decoded")
+    return decoded.read(builder, split, first_id=first_id, size=size, spare=cache / "decoded", resize=resize)
 
   train = read("train", 0)
   end = len(train.ids)

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Num
 
 from leanax.core.errors import UserError, unknown
+from leanax.engine.data.pictures import RESIZES
 from leanax.engine.data.splits import Split
 
 
@@ -20,11 +21,13 @@ class Preprocess:
     mean: one number, or one per channel, in units of scaled pixels (0 to 1 with the default scale).
     std: one number, or one per channel, in the same unit.
     scale: the factor of pixels, which are 0 to 255.
+    resize: how images are brought to the input's size before (`pictures.RESIZES`); "" where nothing says it.
   """
 
   mean: tuple[float, ...] = (0.0,)
   std: tuple[float, ...] = (1.0,)
   scale: float = 1 / 255
+  resize: str = ""
 
 
 NAMES = tuple(field.name for field in fields(Preprocess))
@@ -68,24 +71,29 @@ def measure(split: Split, scale: float = 1 / 255) -> Preprocess:
 
 def to_json(spec: Preprocess) -> dict[str, Any]:
   """Returns plain data for a model's file."""
-  return {"mean": list(spec.mean), "std": list(spec.std), "scale": spec.scale}
+  found = {"mean": list(spec.mean), "std": list(spec.std), "scale": spec.scale}
+  return {**found, "resize": spec.resize} if spec.resize else found
 
 
 def from_json(data: dict[str, Any]) -> Preprocess:
   """Reads the preprocessing from a model's file or a config.
 
   Raises:
-    UserError: an unknown key, a list that is not one of numbers, or a deviation that is not positive.
+    UserError: an unknown key, a list that is not one of numbers, a deviation that is not positive, or no way to resize.
   """
   for key in data:
     if key not in NAMES:
       raise unknown("preprocessing key", key, NAMES)
+  resize = data.get("resize", "")
+  if resize and resize not in RESIZES:
+    raise unknown("way of 'resize'", resize, RESIZES)
+  numbers = {key: value for key, value in data.items() if key != "resize"}
   try:
-    values = {key: tuple(map(float, np.atleast_1d(value))) for key, value in data.items()}
+    values = {key: tuple(map(float, np.atleast_1d(value))) for key, value in numbers.items()}
   except (TypeError, ValueError) as error:
     raise UserError(f"preprocessing {data!r} must hold numbers: mean and std lists, scale one number") from error
   scale = values.pop("scale", (UNIT.scale,))
-  spec = Preprocess(**values, scale=scale[0])
+  spec = Preprocess(**values, scale=scale[0], resize=resize)
   if len(scale) != 1 or not scale[0] > 0 or not all(value > 0 for value in spec.std):
     raise UserError(f"preprocessing {data!r}: scale and every std must be positive, scale one number")
   return spec

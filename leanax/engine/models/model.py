@@ -147,14 +147,24 @@ def _is_nnx(target: Any) -> bool:
   return nnx is not None and "rngs" in _parameters(plain)
 
 
+def keywords(spec: str) -> dict[str, inspect.Parameter] | None:
+  """Returns the keywords that a model takes, by name; None where it takes any. Errors as of `load`."""
+  names, anything = _keywords(_find(spec))
+  return None if anything else names
+
+
+def _keywords(target: Any) -> tuple[dict[str, inspect.Parameter], bool]:
+  """Returns the keywords of a call of `target`, and whether it takes any others too."""
+  parameters = _parameters(target)
+  hidden = {"parent", "name", "rngs"}  # linen's own fields, and nnx's random streams
+  kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+  names = {name: one for name, one in parameters.items() if name not in hidden and one.kind in kinds}
+  return names, any(one.kind is one.VAR_KEYWORD for one in parameters.values())
+
+
 def _check_keywords(spec: str, target: Any, kwargs: Mapping[str, Any], given: Any) -> None:
   """Compares `kwargs` with the signature before anything is built; adapters pass the keywords in `given`."""
-  parameters = _parameters(target)
-  anything = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-  hidden = {"parent", "name", "rngs"}  # linen's own fields, and nnx's random streams
-  names = {
-    n: p for n, p in parameters.items() if n not in hidden and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
-  }
+  names, anything = _keywords(target)
   for name in kwargs:
     if name not in names and not anything:
       accepted = ", ".join(names) or "none"

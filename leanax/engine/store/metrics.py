@@ -1,8 +1,9 @@
 """Metrics of a run, as metrics.jsonl and as TensorBoard event files.
 
 metrics.jsonl holds one object per line, "step" first, then named numbers. A resumed run removes the lines of the steps
-that it repeats, so the final file is bitwise that of an uninterrupted run. Numbers that differ from run to run, such as
-rates, therefore go to TensorBoard only. Only this file uses tensorboardX.
+that it repeats, so the final file is bitwise that of an uninterrupted run. Event files are a copy of it: the tag of a
+number is its name without its part of the run, which is a folder, so that TensorBoard draws the same quantity of all
+parts in one chart. Only this file uses tensorboardX.
 """
 
 import json
@@ -19,10 +20,11 @@ from leanax.core import files
 from leanax.core.errors import UserError
 
 NAME = "metrics.jsonl"
+EVENTS = "tensorboard"  # the folder of event files
 
 
 class Writer:
-  """Writes the numbers of one run.
+  """Writes the numbers of one run, or of a part of it, such as a stage.
 
   Write the numbers of step n before saving the checkpoint of step n: then a run that resumes from step n with `after=n`
   has every number once.
@@ -30,41 +32,45 @@ class Writer:
   Args:
     workdir: the directory of metrics.jsonl and tensorboard/; created if it is missing.
     after: the step to resume from; later lines are removed. None starts a new file.
-    tensorboard: whether to write event files too.
-    part: the part of the run that is resumed, such as a stage: only lines with a number named `part/...` are removed,
-      and its event files have their own folder. "" for the whole run.
+    tensorboard: whether to write event files too. Those that are there are written anew from the lines that stay.
+    part: the part of the run: its numbers are named `part/...` in metrics.jsonl, no others are removed, and its event
+      files are in tensorboard/PART. "" for the whole run.
+    first: the steps of the parts before this one. Steps are the part's own; those of metrics.jsonl are the run's.
   """
 
-  def __init__(self, workdir: str | Path, *, after: int | None = None, tensorboard: bool = True, part: str = ""):
+  def __init__(
+    self, workdir: str | Path, *, after: int | None = None, tensorboard: bool = True, part: str = "", first: int = 0
+  ):
     self.path = Path(workdir) / NAME
+    self._prefix, self._first = f"{part}/" if part else "", first
     self.path.parent.mkdir(parents=True, exist_ok=True)
-    cut(self.path, -1 if after is None else after, part)
+    cut(self.path, -1 if after is None else first + after, part)
     self._file = self.path.open("ab")
-    self._events: Any = None
-    if tensorboard:
-      from tensorboardX import SummaryWriter
+    self._events = _event_writer(self.path.parent / EVENTS / part) if tensorboard else None
+    if self._events is not None:
+      for line in read(self.path):
+        names = {name.removeprefix(self._prefix): name for name in line if name.startswith(self._prefix)}
+        self._add(line["step"] - first, {tag: line[name] for tag, name in names.items() if name != "step"})
 
-      # purge_step hides the numbers of an earlier process for the steps that are repeated
-      purge = 0 if after is None else after + 1
-      suffix = f".{os.getpid()}.{purge}"  # else two writers of the same second would share a file name
-      folder = self.path.parent / "tensorboard" / part
-      self._events = SummaryWriter(str(folder), purge_step=purge, filename_suffix=suffix)
-
-  def write(self, step: int, values: Mapping[str, Any], *, volatile: Mapping[str, Any] | None = None) -> None:
+  def write(self, step: int, values: Mapping[str, Any]) -> None:
     """Writes named numbers of one step.
 
     Args:
       step: the step, from 0.
       values: Python, numpy or jax scalars by name; equal in each repetition of the run.
-      volatile: numbers that differ (rates, times), for TensorBoard only.
     """
     numbers = {name: _number(name, value) for name, value in values.items()}
-    line = {"step": int(step), **{name: _jsonable(value) for name, value in numbers.items()}}
+    named = {f"{self._prefix}{name}": _jsonable(value) for name, value in numbers.items()}
+    line = {"step": self._first + int(step), **named}
     self._file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
     self._file.flush()  # into the kernel: a killed process loses no line
+    self._add(int(step), numbers)
+
+  def _add(self, step: int, numbers: Mapping[str, int | float]) -> None:
+    """Writes numbers of one step of the part into the event file."""
     if self._events is not None:
-      for name, value in {**numbers, **{n: _number(n, v) for n, v in (volatile or {}).items()}}.items():
-        self._events.add_scalar(name, value, int(step))
+      for tag, value in numbers.items():
+        self._events.add_scalar(tag, value, step)
 
   def flush(self) -> None:
     """Flushes the files to disk."""
@@ -87,6 +93,16 @@ class Writer:
 
   def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
     self.close()
+
+
+def _event_writer(folder: Path) -> Any:
+  """Returns a writer of a new event file; those that the folder holds are removed."""
+  from tensorboardX import SummaryWriter
+
+  for old in folder.glob("events.out.tfevents.*"):
+    old.unlink()
+  # purge_step hides what a TensorBoard that is open has read of the removed files
+  return SummaryWriter(str(folder), purge_step=0, filename_suffix=f".{os.getpid()}")
 
 
 def read(path: str | Path) -> list[dict[str, Any]]:
@@ -116,6 +132,17 @@ def cut(path: Path, after: int, part: str = "") -> None:
   if len(kept) == path.stat().st_size:
     return
   files.write(path, kept)
+
+
+def move(path: Path, part: str, first: int) -> None:
+  """Gives the lines of a part of the run other steps, by one number, so that its first line is of step `first`."""
+  lines = _lines(path) if path.exists() else []
+  own = [any(name.startswith(f"{part}/") for name in line) for line, _ in lines]
+  shift = next((first - line["step"] for (line, _), is_own in zip(lines, own, strict=True) if is_own), 0)
+  if shift:
+    moved = [json.dumps({**line, "step": line["step"] + shift}).encode() + b"\n" for line, _ in lines]
+    raws = [new if is_own else raw for new, (_, raw), is_own in zip(moved, lines, own, strict=True)]
+    files.write(path, b"".join(raws))
 
 
 def _lines(path: Path) -> list[tuple[dict[str, Any], bytes]]:

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int32
 
 from leanax.core.errors import UserError
-from leanax.engine.data.augment import mixup_draw
+from leanax.engine.data.augment import mix_draw
 from leanax.engine.data.batches import Input
 from leanax.engine.store import logit_codes, teacher_key
 from leanax.engine.store import teacher_files as files
@@ -55,9 +55,10 @@ class Cache(NamedTuple):
 
 def mixing(arrays: Mapping[str, jax.Array], spec: Input) -> MixOf | None:
   """Returns `build`'s `mix_of` for a training split whose views mix examples, else None."""
-  if not spec.augment.mixup:
+  if not spec.augment.mixes:
     return None
-  draw = jax.jit(lambda ids, view: mixup_draw(ids, view, spec.augment, len(arrays["id"])))
+  shape = arrays["image"].shape[1:3]
+  draw = jax.jit(lambda ids, view: mix_draw(ids, view, spec.augment, len(arrays["id"]), shape)[:2])
   return lambda rows, view: draw(arrays["id"][rows], view)
 
 

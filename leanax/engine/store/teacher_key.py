@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any, NamedTuple
 
 import jax
@@ -57,7 +57,7 @@ class Key(NamedTuple):
   @property
   def mixed(self) -> bool:
     """True if views mix examples."""
-    return bool(self.augment.get("mixup"))
+    return bool(self.augment.get("mixup") or self.augment.get("cutmix"))
 
 
 WHAT = {
@@ -91,18 +91,13 @@ def key_of(
     UserError: the number of views is not fixed, or the form does not fit.
   """
   logit_codes.fields(classes, form, top_k)
-  changes, still = spec.augment, is_still(spec.augment)
+  changes, still = spec.augment, spec.augment.is_still
   if not still and changes.views is None:
     raise UserError("augment.views is None, a new view each epoch, whose logits cannot be stored; expected a number")
   entries = {} if still else {name: value for name, value in asdict(changes).items() if name != "views"}
   preprocess = {**to_json(spec.preprocess), "dtype": np.dtype(spec.dtype).name}
   views, pixels = 1 if still else changes.views or 1, "" if still else _pixels(arrays, changes)
   return Key(teacher, data_hash(arrays), entries, preprocess, views, pixels, form, top_k, len(arrays["id"]), classes)
-
-
-def is_still(changes: Augment) -> bool:
-  """Returns whether there is no augmentation, so that all views are equal."""
-  return replace(changes, seed=0, views=None, fill=augment.NOTHING.fill) == augment.NOTHING
 
 
 def _pixels(arrays: Mapping[str, jax.Array], changes: Augment) -> str:

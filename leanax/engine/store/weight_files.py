@@ -67,7 +67,7 @@ def _read_torch(path: Path) -> Arrays:
 
   try:
     return torch_file.read(path.read_bytes())
-  except torch_pickle.Damaged as error:
+  except (torch_pickle.Damaged, OSError) as error:
     raise UserError(f"{path} cannot be read: {error}") from error
 
 

@@ -9,6 +9,9 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, TextIO
 
+# The parts of the line by their worth: a terminal that is too narrow cuts off the last ones.
+BAR = "{desc}: {n_fmt}/{total_fmt} |{bar}| {remaining} left{postfix}, {rate_fmt}"
+
 
 class Progress:
   """Shows the progress of a loop, as a context manager.
@@ -41,6 +44,9 @@ class Progress:
     self._open = contextlib.ExitStack()
     self._started = self._shown = clock()
     self._first: float | None = None
+    self._last: tuple[int, float] | None = None  # the last step, and when it was started
+    self._values: Mapping[str, Any] = {}
+    self._busy = False  # with something else than steps
 
   def __enter__(self) -> "Progress":
     self._started = self._shown = self._clock()
@@ -48,7 +54,13 @@ class Progress:
       from tqdm import tqdm
 
       self._bar = tqdm(
-        total=self._total, initial=self._start, desc=self._label or None, file=self._stream, dynamic_ncols=True
+        total=self._total,
+        initial=self._start,
+        desc=self._label or None,
+        file=self._stream,
+        dynamic_ncols=True,
+        unit=" steps",
+        bar_format=BAR,
       )
       above = _AboveBar(self._bar, self._stream)
       self._open.callback(self._bar.close)
@@ -57,39 +69,72 @@ class Progress:
       for handler in _handlers_on(self._stream):
         handler.setStream(above)
         self._open.callback(handler.setStream, self._stream)
+    if self._start < self._total:
+      self.doing("compiling")
     return self
 
   def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    if self._bar is not None:
+      self._ended()
+      self._bar.set_postfix_str(_text(self._values), refresh=False)
+    elif self._last is not None and self._last[0] >= self._total:
+      self._print(self._line(*self._last))
     self._open.close()
 
+  def doing(self, what: str) -> None:
+    """Says what keeps the loop from its next step, such as "compiling", until the next update."""
+    if self._bar is None:
+      self._print(f"{self._head(self._last[0])}, {what}" if self._last else f"{self._before()}{what}")
+      return
+    self._busy = True
+    self._bar.set_description_str(f"{self._label}, {what}" if self._label else what, refresh=True)
+
   def update(self, step: int, values: Mapping[str, Any] | None = None) -> None:
-    """Says that `step` is done; `values` are shown with it.
+    """Says that `step` is done; `values` are shown from now on.
 
     Cheap: nothing is converted (and no device waited for) unless something is shown now.
     """
+    self._values = values or self._values
     if self._bar is not None:
-      if self._bar.update(step - self._bar.n) and values:
-        self._bar.set_postfix_str(_text(values), refresh=False)
+      self._ended()
+      if self._bar.update(step - self._bar.n):
+        self._bar.set_postfix_str(_text(self._values), refresh=False)
+      return
+    if self._last is not None and step == self._last[0]:  # its numbers alone are new
       return
     now = self._clock()
     if self._first is None:  # the first update comes after compiling, which says nothing of the rate
       self._first = self._shown = now
       self._start = step
-      print(f"{self._head(step)}, the first after {now - self._started:.1f} s", file=self._stream, flush=True)
-    elif now - self._shown >= self._every or step >= self._total:
+      self._print(f"{self._head(step)}, the first after {now - self._started:.1f} s")
+    self._last = step, now
+    if now - self._shown >= self._every and step < self._total:
       self._shown = now
-      print(self._line(step, now, values or {}), file=self._stream, flush=True)
+      self._print(self._line(step, now))
 
-  def _line(self, step: int, now: float, values: Mapping[str, Any]) -> str:
+  def _ended(self) -> None:
+    """Goes on with steps; the time since the last one says nothing of the rate."""
+    if self._busy:
+      self._busy = False
+      self._bar.unpause()
+      self._bar.set_description_str(self._label, refresh=False)
+
+  def _print(self, line: str) -> None:
+    print(line, file=self._stream, flush=True)
+
+  def _line(self, step: int, now: float) -> str:
     assert self._first is not None
-    rate = (step - self._start) / max(now - self._first, 1e-9)
-    left = clock_text((self._total - step) / rate) if rate > 0 else "?"
-    numbers = f", {_text(values)}" if values else ""
-    return f"{self._head(step)}, {rate:.3g} steps/s, {left} left{numbers}"
+    parts = [self._head(step)]
+    if step > self._start:
+      rate = (step - self._start) / max(now - self._first, 1e-9)
+      parts += [f"{rate:.3g} steps/s", f"{clock_text((self._total - step) / rate)} left"]
+    return ", ".join([*parts, *([_text(self._values)] if self._values else [])])
+
+  def _before(self) -> str:
+    return f"{self._label}: " if self._label else ""
 
   def _head(self, step: int) -> str:
-    label = f"{self._label}: " if self._label else ""
-    return f"{label}step {step}/{self._total}"
+    return f"{self._before()}step {step}/{self._total}"
 
 
 def clock_text(seconds: float) -> str:
@@ -100,7 +145,7 @@ def clock_text(seconds: float) -> str:
 
 
 def _text(values: Mapping[str, Any]) -> str:
-  return ", ".join(f"{name} {float(value):.4g}" for name, value in values.items())
+  return ", ".join(f"{name} {float(value):.3g}" for name, value in values.items())
 
 
 def _handlers_on(stream: Any) -> list[logging.StreamHandler]:

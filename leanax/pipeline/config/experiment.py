@@ -68,7 +68,19 @@ class Augment:
   crop: int = 0  # pad by this many pixels, then crop at random
   shift: tuple[int, ...] = setting((0, 0), SIZE)  # move by up to (rows, columns) pixels
   flip: bool = False  # mirror left and right
-  mixup: float = 0.0  # alpha of the Beta distribution
+  resized_crop: tuple[float, ...] = setting((), ranges.SHARE)  # (least, largest) share of a crop that is stretched back
+  resized_crop_ratio: tuple[float, ...] = setting((3 / 4, 4 / 3), ranges.POSITIVE)  # (least, largest) width over height
+  brightness: float = 0.0  # factors from 1 - brightness to 1 + brightness
+  contrast: float = 0.0  # likewise
+  saturation: float = 0.0  # likewise
+  hue: float = 0.0  # largest turn, as a share of the circle of hues, at most 0.5
+  erase: float = setting(0.0, ranges.SHARE)  # probability that a random box is filled
+  erase_area: tuple[float, ...] = setting((0.02, 0.33), ranges.SHARE)  # (least, largest) share of the box
+  erase_ratio: tuple[float, ...] = setting((0.3, 3.3), ranges.POSITIVE)  # (least, largest) width over height
+  erase_fill: str = setting("zero", choices=("zero", "mean", "random"), what="fill")
+  # alpha of the Beta distribution; where both are on, an example has one of them, by chance
+  mixup: float = 0.0
+  cutmix: float = 0.0
   fill: str = "zero"  # beyond the border: or "edge", "reflect"
   views: int = 0  # random versions of an image, reused epoch after epoch; 0 for a new one each epoch
   seed: int = -1  # of the random changes; -1 for the run's own; with a fixed one, seeds share a teacher's stored logits
@@ -151,6 +163,9 @@ class Data:
   dir: str = ""  # where original files are looked for
   validation: float = setting(0.0, ranges.NOT_NEGATIVE)  # held-out share of the training examples; 0: the set's choice
   limit: int = setting(0, SIZE)  # at most this many examples per split; 0 for all
+  size: tuple[int, ...] = setting((), COUNT)  # (height, width) of "tfds:" and "folder:" sets; () as they are
+  # How images are brought to `size`: both sides fitted; or the aspect kept, by a centred crop, or with black around.
+  resize: str = setting("stretch", choices=("stretch", "crop", "pad"), what="way")
   kwargs: Mapping[str, Any] = free()
 
 
@@ -185,7 +200,12 @@ class Experiment:
   keep: int = setting(2, COUNT)  # checkpoints per stage
   gradient_norms: bool = True  # log the norm of each term's gradient, where a stage minimises several
   evaluations: int = setting(20, COUNT)  # of the validation split, per stage
+  most_lost: float = setting(1.0, ranges.NOT_NEGATIVE)  # points that the file to ship may lose to the first one
   latency_runs: int = setting(200, COUNT)  # measured runs of each exported file
+  layer_seconds: float = setting(2.0, ranges.NOT_NEGATIVE)  # of timing the layers of an exported file; 0 for none
+  # Words that the exported files say of themselves, beside their classes and how they were made.
+  about: str = ""  # what the network is
+  licence: str = ""  # the licence that it is under, a name such as "Apache-2.0" or a text
 
 
 def teacher_names(stage: Stage) -> list[str]:
@@ -219,6 +239,12 @@ def needs(stage: Stage) -> list[str]:
 def is_own_teacher(stage: Stage) -> bool:
   """Returns whether a stage's teacher, or one of several, is the average of its own weights."""
   return ITSELF in _listed(stage)
+
+
+def resized(data: Mapping[str, Any]) -> str:
+  """Returns how the images of a config's group `data` are resized; "" where they are not."""
+  kwargs = data["kwargs"]
+  return kwargs.get("resize", data.get("resize", "stretch")) if data.get("size") or kwargs.get("size") else ""
 
 
 def model_code(config: Experiment) -> set[str]:

@@ -13,6 +13,7 @@ nan), so the overrides are taken out of the command line here, and `loading` rea
 """
 
 import contextlib
+import os
 import re
 import sys
 import warnings
@@ -22,7 +23,7 @@ from typing import Any, NamedTuple
 from absl import app, flags, logging
 
 from leanax.core.errors import UserError, unknown
-from leanax.pipeline.config import loading, tree
+from leanax.pipeline.config import described, loading, tree
 
 FAULT = 2  # the exit status of a user's mistake
 HELP = ("--help", "-help", "-h", "--helpfull", "--helpshort")
@@ -48,7 +49,7 @@ def run(main: Callable[..., Any], *, config: bool = True) -> None:
     with _sentences():
       line = split(argv) if config else Line([], list(argv))
       if any(word in HELP for word in line.rest):
-        print(usage(line))
+        _show(usage(line))
         sys.exit(0)
       _parse_flags(line.rest)
       if config:
@@ -63,6 +64,14 @@ def run(main: Callable[..., Any], *, config: bool = True) -> None:
       return main(*holder.values())
 
   app.run(called, flags_parser=parse)
+
+
+def _show(text: str) -> None:
+  """Prints a text; a reader that stops before its end, such as `head`, is no error."""
+  try:
+    print(text, flush=True)
+  except BrokenPipeError:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left goes nowhere
 
 
 def _warning(message: Warning | str, *_: Any, **__: Any) -> str:
@@ -129,15 +138,30 @@ def _own_flags() -> dict[str, Any]:
 
 
 def usage(line: Line) -> str:
-  """Returns the text of `--help`: the program, its flags and, where `--config` is given, every key of that config."""
+  """Returns the text of `--help`: the program, its flags, the keys of a config or, with `--config`, their values."""
   program = sys.modules["__main__"]
-  rows = [f"  --{name}: {flag.help}" for name, flag in sorted(_own_flags().items())]
-  text = [(program.__doc__ or "").strip(), "", "Flags:", *rows]
+  helps = {name: " ".join(str(flag.help).split()) for name, flag in sorted(_own_flags().items())}
+  rows = [described.fill(f"  --{name}: {text}", "    ") for name, text in helps.items()]
+  text = [*_paragraphs(program.__doc__ or ""), "", "Flags:", *rows]
   spec = [word.partition("=")[2] for word in line.rest if word.startswith("--config=")]
   if spec:
     config = loading.experiment(spec[0], line.changes)
-    text += ["", f"Keys of {spec[0]}, each changed by --config.KEY=VALUE:"]
-    text += [f"  {key} = {value!r}" for key, value in tree.leaves(config)]
+    text += [
+      "",
+      f"Values of {spec[0]}, each changed by --config.KEY=VALUE.",
+      "Without --config, --help says what they are.",
+    ]
+    text += [described.fill(f"  {key} = {value!r}", "    ") for key, value in tree.leaves(config)]
   elif "config" in flags.FLAGS:
-    text += ["", "Add --config=FILE to see the keys of a config, each changed by --config.KEY=VALUE."]
+    text += ["", "Keys of a config, each changed by --config.KEY=VALUE; --help with --config=FILE shows their values."]
+    text += ["KEY: type = default; NAME is that of a model or stage; keys of a 'group' are those of what it names."]
+    text += [described.text()]
   return "\n".join(text)
+
+
+def _paragraphs(text: str) -> list[str]:
+  """Returns the lines of a docstring, its prose filled to the width of the help; commands are kept as they are."""
+  blocks = [block.splitlines() for block in text.strip().split("\n\n")]
+  kept = [any(line.startswith((" ", "python ")) for line in block) for block in blocks]
+  filled = [block if keep else [described.fill(" ".join(block))] for block, keep in zip(blocks, kept, strict=True)]
+  return [line for block in filled for line in (*block, "")][:-1]

@@ -13,6 +13,8 @@ import pathlib
 import re
 import sys
 import traceback
+import types
+import typing
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -22,6 +24,7 @@ from leanax.core.errors import UserError, unknown
 from leanax.pipeline.config import references, tree
 from leanax.pipeline.config.experiment import Experiment
 
+NAMES = ("name", "loss")  # keys of free groups that name a function
 BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
@@ -118,15 +121,17 @@ def override(config: ml_collections.ConfigDict, changes: Iterable[tuple[str, str
     config: what `load` returned.
     changes: (dotted key, text) pairs, such as `("data.name", "digits")`; a group inside a sequence is named by its
       index, `stages.0.steps` or `stages[0].steps`. The text is read as the type of the present value; a tuple's
-      elements as the type of the elements that it has, and a tuple of mixed types keeps its length.
+      elements as the type of the elements that it has, and a tuple of mixed types keeps its length. A key that a free
+      group of an experiment lacks, such as a keyword of a model, is read as the function that it goes to says.
 
   Raises:
     UserError: an unknown key (the nearest is named), a group instead of a value, a wrong type, a number that is not
       finite, or a key given twice.
   """
   seen = set()
-  for key, text in changes:
-    key = re.sub(r"\[(\d+)\]", r".\1", key)
+  named = [(re.sub(r"\[(\d+)\]", r".\1", key), text) for key, text in changes]
+  # What names a function comes first: it tells the types of the function's keywords.
+  for key, text in sorted(named, key=lambda change: change[0].split(".")[-1] not in NAMES):
     if key in seen:
       raise UserError(f"config key {key!r} is given twice")
     seen.add(key)
@@ -141,6 +146,8 @@ def _change(config: ml_collections.ConfigDict, key: str, text: str) -> None:
     owner = _child(owner, name)
   present = _child(owner, last)
   if owner is None or present is _MISSING:
+    if depth := tree.free_group(Experiment, (*groups, last)):
+      return _add(config, groups[:depth], [*groups[depth:], last], text)
     raise unknown("config key", key, dict(tree.leaves(config)))
   if isinstance(present, Mapping | ml_collections.ConfigDict):
     inside = ", ".join(f"{key}.{name}" for name in present)
@@ -149,6 +156,37 @@ def _change(config: ml_collections.ConfigDict, key: str, text: str) -> None:
   if isinstance(owner, Sequence):
     raise UserError(f"config key {key!r} is one element of {'.'.join(groups)!r}; give the whole value instead")
   owner[last] = parse(key, text, present, kind)
+
+
+def _add(config: ml_collections.ConfigDict, groups: list[str], names: list[str], text: str) -> None:
+  """Adds a key to a free group, with the groups inside it that lead to the key.
+
+  Raises:
+    UserError: the function that the group goes to has no such parameter (the nearest is named), or one of another type.
+  """
+  from leanax.pipeline import keywords  # loads jax, which no other change on a command line needs
+
+  owner: Any = config
+  for name in groups:
+    owner = _child(owner, name)
+    if not isinstance(owner, ml_collections.ConfigDict):  # no such entry
+      raise unknown("config key", ".".join([*groups, *names]), dict(tree.leaves(config)))
+  where = ".".join(groups)
+  for place, name in enumerate(names):
+    names_function = groups[0] == "stages" and name in NAMES  # of which nothing is known yet
+    known = None if names_function else keywords.parameters(where.split("."), config.to_dict())
+    if known is not None and name not in known:
+      raise unknown(f"key in {where!r}", name, known)
+    kind = str if names_function else known[name].annotation if known else inspect.Parameter.empty
+    where = f"{where}.{name}"
+    if place == len(names) - 1:
+      owner[name] = parse_annotated(where, text, kind)
+      return
+    if name not in owner:
+      owner[name] = {}
+    owner = owner[name]
+    if not isinstance(owner, ml_collections.ConfigDict):
+      raise UserError(f"config key {where!r} is {owner!r} and no group; expected a value for the key itself")
 
 
 _MISSING = object()
@@ -171,6 +209,40 @@ def parse(key: str, text: str, present: Any, kind: type) -> Any:
   if issubclass(kind, tuple | list):
     return kind(_elements(key, text, present or ()))
   return _scalar(key, text, kind)
+
+
+# An element that stands for the others of a sequence.
+LIKE: dict[Any, Any] = {int: 0, float: 0.0, str: "", bool: False}
+
+
+def parse_annotated(key: str, text: str, annotation: Any) -> Any:
+  """Returns the value that `text` means for a parameter: a Python literal where its annotation is no plain type.
+
+  Args:
+    key: the parameter's, for errors.
+    text: as on a command line.
+    annotation: such as `int`, `float | None`, `tuple[int, int]`, `Sequence[int]`, or `inspect.Parameter.empty`.
+
+  Raises:
+    UserError: the text is no such value.
+  """
+  union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
+  options = typing.get_args(annotation) if union else (annotation,)
+  kinds = [kind for kind in options if kind is not type(None)]
+  if len(kinds) < len(options) and text.lower() == "none":
+    return None
+  kind = typing.get_origin(kinds[0]) or kinds[0]
+  if len(kinds) > 1 or not isinstance(kind, type):
+    return _literal(text)
+  if kind in LIKE:
+    return _scalar(key, text, kind)
+  if not issubclass(kind, Sequence):
+    return _literal(text)
+  inner = typing.get_args(kinds[0])
+  value = tuple(_elements(key, text, [LIKE[inner[0]]] if inner and inner[0] in LIKE else ()))
+  if kind is tuple and inner and inner[-1] is not Ellipsis and len(value) != len(inner):
+    raise UserError(f"config key {key!r} expects {len(inner)} values, got {len(value)} in {text!r}")
+  return value
 
 
 def _scalar(key: str, text: str, kind: type) -> Any:

@@ -28,6 +28,10 @@ def check(config: Experiment) -> None:
   if not config.run:
     raise UserError("config key 'run' is empty; expected the names of the stages in their order")
   tree.check(config)
+  for name, model in config.models.items():
+    for key in ("entry", "key_map", "new"):
+      if getattr(model, key) and not model.weights:
+        raise UserError(f"config key 'models.{name}.{key}' is {getattr(model, key)!r}, but there are no 'weights'")
   for name in config.shared:
     if name not in config.run:
       raise unknown("stage in 'shared'", name, config.run)

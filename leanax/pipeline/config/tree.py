@@ -5,7 +5,7 @@ a config file is found whatever it was meant to change. This module imports no j
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import ml_collections
@@ -146,6 +146,29 @@ def copied(value: Any) -> Any:
   if isinstance(value, _GROUPS):
     return {key: copied(child) for key, child in value.items()}
   return type(value)(map(copied, value)) if isinstance(value, tuple | list) else value
+
+
+def free_group(group: type, names: Sequence[str]) -> int | None:
+  """Returns how many of a key's names lead to the free group that it is in; None where it is in none.
+
+  Args:
+    group: the dataclass of the whole tree.
+    names: of the key, as ("models", "student", "kwargs", "width").
+  """
+  inner: Any = group
+  depth = 0
+  while depth < len(names) - 1:
+    found = next((field for field in dataclasses.fields(inner) if _key(field) == names[depth]), None)
+    if found is None:
+      return None
+    if found.metadata.get("free"):
+      return depth + 1
+    entry = found.metadata.get("entries")  # below its names, which may be any
+    inner = entry or (type(found.default) if dataclasses.is_dataclass(found.default) else None)
+    if inner is None:
+      return None
+    depth += 2 if entry else 1
+  return None
 
 
 def _key(field: Any) -> str:

@@ -9,13 +9,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from leanax.pipeline.config.experiment import resized
 from leanax.pipeline.report import shipping
 from leanax.pipeline.report.snippet import snippet
 
 RULE = (
-  f"The recommended file is the smallest of those that lose at most {shipping.MOST_LOST:g} point to the first one, in "
-  "the mean over the seeds; where there is none, the most accurate. Of its seeds it is the one whose model is best on "
-  "the validation split. Intervals are 95 % intervals of Student's t over the seeds, of differences within each seed."
+  "The loss of a file is its mean over the seeds, and of its seeds it is the one whose model is best on the validation "
+  "split. Intervals are 95 % intervals of Student's t over the seeds, of differences within each seed."
 )
 TIMED = (
   "Times are of one example on one thread, of all files of a seed in turns: the median over the seeds. Speeds are "
@@ -33,9 +33,10 @@ def joint(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
   Returns:
     {"title", "command", "examples", "config", "environment", "seeds", "rows": [{"name", figure: [per seed]}], "files":
-    [{"name", "stage", "bytes", "accuracy", "lost", "wall_us", "ratio": each per seed}], "against", "recommended",
-    "ship": {"seed", "file", "snippet"}, "curves": means, "classes": sums, "layers": of the file to ship, "failures":
-    [{"name", "export"}] of stages that lack a file}. Files are those that every seed has; without one "files" is empty.
+    [{"name", "stage", "bytes", "accuracy", "lost", "wall_us", "ratio": each per seed}], "against", "most_lost",
+    "recommended", "ship": {"seed", "file", "snippet"}, "curves": means, "classes": sums, "layers", "layers_latency",
+    "narrow": of the file to ship, "failures": [{"name", "export"}] of stages that lack a file}. Files are those that
+    every seed has; without one "files" is empty.
   """
   first = results[0]
   kept = {key: first[key] for key in ("title", "command", "examples", "environment") if key in first}
@@ -55,15 +56,18 @@ def joint(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
   }
   if not files:
     return found
-  best = recommended(files)
+  most_lost = first["shipping"]["most_lost"]
+  best = recommended(files, most_lost)
   stage = next(one["stage"] for one in files if one["name"] == best)
   place = max(range(len(results)), key=lambda place: _validation(results[place], stage))
   of = results[place]
   path = f"seed{of['config']['seed']}/files/{best}"
   dtype = next(one["input"] for one in of["shipping"]["files"] if one["name"] == best)
-  ship = {"seed": of["config"]["seed"], "file": path, "snippet": snippet(path, dtype, of["config"]["preprocess"])}
-  layers = {best: of.get("layers", {}).get(best, [])}
-  return found | {"against": first["shipping"]["against"], "recommended": best, "ship": ship, "layers": layers}
+  preprocess = {**of["config"]["preprocess"], "resize": resized(of["config"].get("data", {"kwargs": {}}))}
+  ship = {"seed": of["config"]["seed"], "file": path, "snippet": snippet(path, dtype, preprocess)}
+  layers = {key: {best: of[key][best]} for key in ("layers", "layers_latency", "narrow") if best in of.get(key, {})}
+  ends = {"against": first["shipping"]["against"], "most_lost": most_lost, "recommended": best, "ship": ship}
+  return found | ends | layers
 
 
 def _files(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -138,11 +142,11 @@ def _classes(each: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
   return {"names": each[0]["names"], "examples": [len(each) * number for number in each[0]["examples"]], "of": of}
 
 
-def recommended(files: Sequence[Mapping[str, Any]]) -> str:
-  """Returns the name of the file to ship, by `RULE`."""
+def recommended(files: Sequence[Mapping[str, Any]], most_lost: float) -> str:
+  """Returns the name of the file to ship, by `shipping.rule` of means over the seeds."""
   means = [{key: statistics.fmean(one[key]) for key in ("bytes", "lost", "accuracy")} for one in files]
   pairs = list(zip(files, means, strict=True))
-  good = [(one, mean) for one, mean in pairs if mean["lost"] <= shipping.MOST_LOST]
+  good = [(one, mean) for one, mean in pairs if mean["lost"] <= most_lost]
   if good:
     return min(good, key=lambda pair: pair[1]["bytes"])[0]["name"]
   return max(pairs, key=lambda pair: (pair[1]["accuracy"], -pair[1]["bytes"]))[0]["name"]

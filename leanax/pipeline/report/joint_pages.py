@@ -40,8 +40,10 @@ def sentence(found: Mapping[str, Any]) -> str:
     text += f", {f'{less:.1f} times smaller' if less >= 1 else f'{1 / less:.1f} times larger'} than {first['name']}"
   if best["name"] != found["against"]:
     mean, half = interval(best["lost"])
-    words = shipping.points({"points": mean, "half": half})
-    text += f". Over {len(found['seeds'])} seeds it {words} to {found['against']}"
+    lost = {"points": mean, "half": half}
+    text += f". Over {len(found['seeds'])} seeds it {shipping.points(lost)} to {found['against']}"
+    if not shipping.is_shown(lost, found["most_lost"]):
+      text += f"; that it loses {shipping.at_most(found['most_lost'])} is {shipping.NOT_SHOWN} by so few"
   if best["wall_us"]:
     words = speed(best) if best is not first else ""
     said = f" ({f'{words} as fast as' if words == AS_FAST else f'{words} than'} {first['name']})" if words else ""
@@ -66,7 +68,7 @@ def file_table(found: Mapping[str, Any]) -> list[list[str]]:
         one["name"],
         size(_mean(one["bytes"])),
         over_seeds(one["accuracy"]),
-        ABSENT if same else f"{mean:.2f} ± {half:.2f}".replace("-", "−"),
+        ABSENT if same else shipping.lost_cell({"points": mean, "half": half}, found["most_lost"]),
         ABSENT if same else f"{max(one['lost']):.2f}".replace("-", "−"),
         microseconds(statistics.median(one["wall_us"])) if one["wall_us"] else ABSENT,
         (speed(one) or ABSENT) if one is not first else ABSENT,
@@ -117,7 +119,7 @@ def render(found: Mapping[str, Any]) -> str:
   if found["files"]:
     files = markup.section(
       "Which file to ship",
-      f"{RULE} {TIMED}",
+      f"{shipping.rule(found)} {RULE} {TIMED}",
       markup.table(file_table(found), "files", found["recommended"]),
       report.program({"recommended": found["ship"]["file"], "snippet": found["ship"]["snippet"]}),
     )
@@ -136,7 +138,7 @@ def markdown(found: Mapping[str, Any]) -> str:
   """Returns the page in Markdown."""
   pieces = [f"# {found['title']}"]
   if found["files"]:
-    pieces += [sentence(found), plain.table(file_table(found)), f"{RULE} {TIMED}"]
+    pieces += [sentence(found), plain.table(file_table(found)), f"{shipping.rule(found)} {RULE} {TIMED}"]
     pieces.append(plain.program(found["ship"]["snippet"]))
   pieces += ["## Stages", plain.table(stage_table(found)), *plain.failures(found.get("failures", [])), note(found)]
   return plain.joined([*pieces, *plain.common(_as_one(found)), plain.origin(found)])

@@ -2,11 +2,12 @@
 
 The noise of a layer is that of the whole network up to it: SQNR = 10 log10(sum x^2 / sum (x - y)^2) in decibels, x what
 the float model makes there and y what the integers make. Differing codes are those of the file in its runtime, every
-layer an output, against the integer reference. The time of a layer is not there: LiteRT's runtime for Python has no
-profiler.
+layer an output, against the integer reference. Times are those of
+`report.layer_times`.
 """
 
 import math
+import types
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,7 +28,12 @@ Row = dict[str, Any]
 
 
 def layers(
-  trained: Trained, network: deploy.Network, file_format: deploy.Format, inputs: np.ndarray, requantize: str = "float32"
+  trained: Trained,
+  network: deploy.Network,
+  file_format: deploy.Format,
+  inputs: np.ndarray,
+  requantize: str = "float32",
+  times: Mapping[str, float] = types.MappingProxyType({}),
 ) -> list[Row]:
   """Returns a row for each layer that holds numbers, multiplies, or makes codes.
 
@@ -37,16 +43,17 @@ def layers(
     file_format: of its file.
     inputs: (N, ...) preprocessed examples; the first of them are used.
     requantize: the rounding of the file's runtime (`Runner.requantize`).
+    times: of layers, in microseconds, by their names.
 
   Returns:
     [{"name", "operator", "bytes", "macs", "weight_bits", "input_bits", "sparsity", "rank", "full_rank", "sqnr",
-    "codes", "codes_differ"}]: None where a layer has no such figure. Bits are 32 for floats; the sparsity is that of
-    the weights, and the rank that of their matrix (outputs by what each sums), of `full_rank` at most; `codes_differ`
-    of `codes` differ.
+    "codes", "codes_differ", "latency_us"}]: None where a layer has no such figure. Bits are 32 for floats; the sparsity
+    is that of the weights, and the rank that of their matrix (outputs by what each sums), of `full_rank` at most;
+    `codes_differ` of `codes` differ.
   """
   sqnr, codes = {}, {}
   if network.quantized:
-    used = inputs[: _examples(network)]
+    used = inputs[: examples_of(network)]
     made = reference.run(network, used, requantize, keep=True)
     sqnr = _sqnr(models.in_float(models.fold(trained)), network, used, made)
     codes = _differing(network, file_format, used, made)
@@ -62,6 +69,7 @@ def layers(
       "sqnr": sqnr.get(layer.output),
       "codes": found.total if found else None,
       "codes_differ": found.count if found else None,
+      "latency_us": times.get(layer.name),
     }
     if row["bytes"] or row["macs"] or (row["codes"] and not isinstance(layer, _MOVES)):
       rows.append(row)
@@ -91,7 +99,7 @@ def _size(tensor: ir.Tensor) -> int:
   return math.prod(size or 1 for size in tensor.shape)
 
 
-def _examples(network: deploy.Network) -> int:
+def examples_of(network: deploy.Network) -> int:
   """Returns how many examples' activations are held at once."""
   each = sum(_size(network.tensors[layer.output]) for layer in network.layers)
   return max(1, min(EXAMPLES, NUMBERS // max(each, 1)))
@@ -134,10 +142,15 @@ def _sqnr(
     x, tensor = np.asarray(floats[name], np.float64), network.tensors[name]
     y = ir.dequantize(made[name], tensor) if tensor.dtype == "int8" else made[name]
     if x.shape == y.shape:
-      noise, signal = float(np.sum((x - y) ** 2)), float(np.sum(x**2))
-      shown = noise > 0 and signal > 0 and math.isfinite(signal / noise)
-      found[name] = 10 * math.log10(signal / noise) if shown else None
+      found[name] = decibels(x, y)
   return found
+
+
+def decibels(x: np.ndarray, y: np.ndarray) -> float | None:
+  """Returns the SQNR of rounded numbers y of numbers x, in decibels; None without noise or signal."""
+  noise, signal = float(np.sum((x - y) ** 2)), float(np.sum(x**2))
+  shown = noise > 0 and signal > 0 and math.isfinite(signal / noise)
+  return 10 * math.log10(signal / noise) if shown else None
 
 
 def _differing(

@@ -45,12 +45,16 @@ def details(summary: str, inside: str, opened: bool = False) -> str:
   return f"<details{' open' * opened}><summary>{escape(summary)}</summary>{inside}</details>"
 
 
-def section(title: str, note: str, *inside: str) -> str:
+def section(title: str, words: str, *inside: str) -> str:
   """Returns a part of the page under a heading; "" where there is nothing inside."""
   if not any(inside):
     return ""
-  under = f'<p class="note">{escape(note)}</p>' if note else ""
-  return f"<section><h2>{escape(title)}</h2>{under}{''.join(inside)}</section>"
+  return f"<section><h2>{escape(title)}</h2>{note(words)}{''.join(inside)}</section>"
+
+
+def note(text: str) -> str:
+  """Returns a paragraph of small type; "" without a text."""
+  return f'<p class="note">{escape(text)}</p>' if text else ""
 
 
 def definitions(entries: Mapping[str, str]) -> str:

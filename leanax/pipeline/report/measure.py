@@ -11,16 +11,20 @@ from leanax.core import files
 from leanax.engine.data import Preprocess, Split, normalise
 from leanax.pipeline import exporting
 from leanax.pipeline import trained as models
-from leanax.pipeline.report.layers import layers
+from leanax.pipeline.report.layer_times import layer_times
+from leanax.pipeline.report.layers import examples_of, layers
+from leanax.pipeline.report.shared_grids import narrow
 from leanax.pipeline.trained import Trained
 
 
-def export(trained: Trained, file_format: deploy.Format) -> tuple[deploy.Network | deploy.Model, bytes]:
-  """Returns what a file is made of, a layer network or the model whole, and the file.
+def export(
+  trained: Trained, file_format: deploy.Format, description: deploy.Description | None = None
+) -> tuple[deploy.Network | deploy.Model, bytes]:
+  """Returns what a file is made of, a layer network or the model whole, and the file, which holds the description.
 
   Both are of integers where these were simulated.
   """
-  made = exporting.given(trained, file_format.takes)
+  made = exporting.given(trained, file_format.takes)._replace(description=description)
   return made, file_format.write(made)
 
 
@@ -40,11 +44,19 @@ def measure_model(trained: Trained, split: Split) -> tuple[dict[str, Any], np.nd
 
 
 def measure_file(
-  trained: Trained, split: Split, path: Path, logits: np.ndarray, file_format: deploy.Format | None = None
+  trained: Trained,
+  split: Split,
+  path: Path,
+  logits: np.ndarray,
+  file_format: deploy.Format | None = None,
+  description: deploy.Description | None = None,
+  layer_seconds: float = 0.0,
 ) -> tuple[dict[str, Any], deploy.Runner]:
   """Exports a model to `path` and returns what that file does, and the file.
 
-  What is returned holds its layers under "layers" (`report.layers`).
+  What is returned holds its layers under "layers" (`report.layers`), and under "layers_latency" the microseconds of
+  the whole file and the sum of those of its layers (`report.layer_times`), where they are known; "narrow" has the
+  tensors that have few levels of the grid that they share (`report.shared_grids`).
 
   Args:
     trained: the model.
@@ -52,12 +64,14 @@ def measure_file(
     path: where the file goes.
     logits: (N, classes) the model's, with which codes are compared.
     file_format: of the file; by default that of the path's suffix.
+    description: what the file says of itself.
+    layer_seconds: that the times of its layers may take; 0 for none.
 
   Raises:
     UserError: what cannot be exported, or what the runtime refuses.
   """
   file_format = file_format or deploy.format_of(path)
-  made, content = export(trained, file_format)
+  made, content = export(trained, file_format, description)
   path.parent.mkdir(parents=True, exist_ok=True)
   files.write(path, content)
   file = file_format.open(path)
@@ -71,10 +85,13 @@ def measure_file(
     "layers": [],
   }
   if isinstance(made, deploy.Network):
-    row["layers"] = layers(trained, made, file_format, inputs, file.requantize)
+    found = layer_times(made, file_format, layer_seconds)
+    row["layers"] = layers(trained, made, file_format, inputs, file.requantize, found.layers if found else {})
+    row["narrow"] = narrow(trained, inputs[: examples_of(made)]) if made.quantized else []
+    row |= {"layers_latency": {"whole": found.whole, "sum": sum(found.layers.values())}} if found else {}
   if isinstance(made, deploy.Network) and made.quantized:
-    found = deploy.parity(made, file, inputs, logits)
-    row |= {"codes_differ": found["simulation/reference"].count, "parity": {k: v._asdict() for k, v in found.items()}}
+    pairs = deploy.parity(made, file, inputs, logits)
+    row |= {"codes_differ": pairs["simulation/reference"].count, "parity": {k: v._asdict() for k, v in pairs.items()}}
   return row, file
 
 

@@ -4,15 +4,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from leanax.pipeline.report import classes
-from leanax.pipeline.tables.tables import ABSENT, count
+from leanax.pipeline.tables.tables import ABSENT, count, microseconds
 
 LAYERS = (
   "Bits are those of the weights' grid by those of what the layer reads; 32 stands for floats, in whichever type the "
   "file holds them. Rank is that of the weights as a matrix, of the most that it can be. SQNR is the power of what "
   "the float model makes there over that of what rounding has added so far, in decibels. Differing codes are those of "
   "the file in its runtime against the integer reference, of the first examples of the test split. Bytes are of the "
-  "whole file, the rest of which is its graph and metadata. The time of each layer is left out: LiteRT's runtime for "
-  "Python cannot tell it."
+  "whole file, the rest of which is its graph and metadata."
+)
+TIMED = (
+  "The time of a layer is that of a file of this layer alone, one example on one thread: the least of many calls, all "
+  "files in turns, less that of a file that does next to nothing. Shares of time are of the sum of all layers"
 )
 CLASSES = (
   "Of the files in their runtimes, and of the models of stages without a file, on the test split; the last column says "
@@ -20,17 +23,17 @@ CLASSES = (
 )
 
 
-def layer_table(rows: Sequence[Mapping[str, Any]], file_bytes: int) -> list[list[str]]:
+def layer_table(rows: Sequence[Mapping[str, Any]], file_bytes: int, spent: float = 0.0) -> list[list[str]]:
   """Returns the layers of a file as text cells, the heads first; a column without figures is left out.
 
   Args:
     rows: of `report.layers`.
     file_bytes: of the file.
+    spent: microseconds of all its layers together; 0 where they are not known.
   """
   macs = sum(row["macs"] for row in rows)
-  lines = [
-    ["layer", "operator", "bits", "sparsity", "rank", "SQNR", "differing codes", "share of bytes", "share of MACs"]
-  ]
+  heads = ["layer", "operator", "bits", "sparsity", "rank", "SQNR", "differing codes"]
+  lines = [[*heads, "share of bytes", "share of MACs", "time", "share of time"]]
   for row in rows:
     multiplies = row["macs"] or row["sparsity"] is not None
     lines.append(
@@ -44,18 +47,50 @@ def layer_table(rows: Sequence[Mapping[str, Any]], file_bytes: int) -> list[list
         ABSENT if row["codes"] is None else f"{count(row['codes_differ'])} of {count(row['codes'])}",
         f"{100 * row['bytes'] / file_bytes:.1f} %" if file_bytes else ABSENT,
         f"{100 * row['macs'] / macs:.1f} %" if macs else ABSENT,
+        *_time(row, spent),
       ]
     )
   used = [place for place in range(len(lines[0])) if any(line[place] != ABSENT for line in lines[1:])]
   return [[line[place] for place in used] for line in lines]
 
 
-def layer_tables(result: Mapping[str, Any]) -> list[tuple[str, list[list[str]]]]:
-  """Returns (file, its layers as text cells), of the recommended file first."""
+def _time(row: Mapping[str, Any], spent: float) -> list[str]:
+  """Returns the time of a layer and its share of that of all."""
+  if not spent or row["latency_us"] is None:
+    return [ABSENT, ABSENT]
+  return [microseconds(row["latency_us"]), f"{100 * row['latency_us'] / spent:.1f} %"]
+
+
+def layer_tables(result: Mapping[str, Any]) -> list[tuple[str, list[list[str]], list[str]]]:
+  """Returns (file, its layers as text cells, notes on them), of the recommended file first."""
   found, held = result.get("shipping") or {}, result.get("layers") or {}
   sizes = {one["name"]: one["bytes"] for one in found.get("files", [])}
   names = sorted((name for name in sizes if held.get(name)), key=lambda name: name != found["recommended"])
-  return [(name, layer_table(held[name], sizes[name])) for name in names]
+  times, narrow = result.get("layers_latency") or {}, result.get("narrow") or {}
+  return [
+    (
+      name,
+      layer_table(held[name], sizes[name], times[name]["sum"] if name in times else 0),
+      [*map(narrowed, narrow.get(name, [])), *([_timed(times[name])] if name in times else [])],
+    )
+    for name in names
+  ]
+
+
+def narrowed(one: Mapping[str, Any]) -> str:
+  """Returns what a reader has to know of a tensor of `report.shared_grids`, and what helps."""
+  return (
+    f"{one['tensor']} shares one grid with {', '.join(one['with'])}, whose range is up to {2 ** one['bits']:.0f} times "
+    f"as wide: it has {one['bits']:.1f} bits fewer than on a grid of its own. graph.move_scale makes its channels as "
+    "wide before the model is quantized."
+  )
+
+
+def _timed(found: Mapping[str, float]) -> str:
+  """Returns how the layers of a file were timed, with what they take together and what the file takes."""
+  return (
+    f"{TIMED}, {microseconds(found['sum'])}; the file as a whole took {microseconds(found['whole'])} in the same turns."
+  )
 
 
 def compared(result: Mapping[str, Any]) -> list[str]:

@@ -48,8 +48,8 @@ def common(result: Mapping[str, Any]) -> list[str]:
   pieces = []
   if lines := parts.class_table(result):
     pieces += ["## Classes", table(lines), parts.class_note(result)]
-  for name, lines in parts.layer_tables(result)[:1]:
-    pieces += [f"## Layers of {name}", table(lines), parts.LAYERS]
+  for name, lines, notes in parts.layer_tables(result)[:1]:
+    pieces += [f"## Layers of {name}", table(lines), *notes, parts.LAYERS]
   return pieces
 
 

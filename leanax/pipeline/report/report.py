@@ -9,6 +9,8 @@
      "curves": {stage: {metric: [[step, value], ...]}},
      "shipping": {...},                                the exported files side by side (`report.shipping`)
      "layers": {file: [{...}, ...]},                   the layers of each file (`report.layers`)
+     "layers_latency": {file: {"whole", "sum"}},       microseconds of a file and its layers (`report.layer_times`)
+     "narrow": {file: [{...}, ...]},                   tensors with few levels of a shared grid (`report.shared_grids`)
      "classes": {...},                                 accuracies and confusions per class (`report.classes`)
      "run": {stage: {"finished": ..., "seconds": ...}}}
 
@@ -165,7 +167,10 @@ def _files(found: Mapping[str, Any]) -> str:
 def _layers(result: Mapping[str, Any]) -> str:
   """Returns the section of the layers of each file, the recommended one's shown and the others' folded."""
   found = parts.layer_tables(result)
-  inside = [markup.details(name, markup.table(lines, "layers"), not place) for place, (name, lines) in enumerate(found)]
+  inside = [
+    markup.details(name, markup.table(lines, "layers") + "".join(map(markup.note, notes)), not place)
+    for place, (name, lines, notes) in enumerate(found)
+  ]
   return markup.section("Layers of the files", parts.LAYERS if inside else "", *inside)
 
 

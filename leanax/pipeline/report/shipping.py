@@ -16,12 +16,7 @@ from leanax.pipeline import energy
 from leanax.pipeline.report.snippet import snippet
 from leanax.pipeline.tables.tables import ABSENT, AS_FAST, joules, microseconds, percent, size, times
 
-MOST_LOST = 1.0  # points that a recommended file may lose to the first one, unless its error bar is wider
-RULE = (
-  f"The recommended file is the smallest of those that lose at most {MOST_LOST:g} point to the first one, or no more "
-  "than the error bar of that difference; where there is none, the most accurate."
-)
-
+NOT_SHOWN = "not shown"  # of a loss that is small as measured, with an interval that reaches beyond the limit
 TIMED = (
   "Times are of one example on one thread, of all files in turns in one benchmark; two files are within noise where "
   "the 95 % interval of their ratio over the rounds holds 1, or where they are less than 5 % apart."
@@ -35,7 +30,11 @@ ENERGY = (
 
 
 def shipping(
-  rows: Sequence[Mapping[str, Any]], labels: Sequence[int], folder: Path, preprocess: Mapping[str, Any]
+  rows: Sequence[Mapping[str, Any]],
+  labels: Sequence[int],
+  folder: Path,
+  preprocess: Mapping[str, Any],
+  most_lost: float = 1.0,
 ) -> dict[str, Any]:
   """Returns the files of a run side by side, and the name of the recommended one; {} where there is none.
 
@@ -44,12 +43,13 @@ def shipping(
     labels: (N,) of the examples.
     folder: of the files.
     preprocess: {"scale", "mean", "std"} of the run's config.
+    most_lost: points that the recommended file may lose to the first one.
 
   Returns:
-    {"against", "recommended", "snippet", "files": [{"name", "stage", "bytes", "compressed_bytes", "accuracy", "lost",
-    "latency", "energy"}]}: "lost" is {"points", "half"} against the first row, with the half width of the 95 %
-    interval; it is below 0 for a file that is better. "latency" is that of `benchmark.latencies`, and "energy"
-    {"joules", "measured"} of one inference.
+    {"against", "most_lost", "recommended", "snippet", "files": [{"name", "stage", "bytes", "compressed_bytes",
+    "accuracy", "lost", "latency", "energy"}]}: "lost" is {"points", "half"} against the first row, with the half width
+    of the 95 % interval; it is below 0 for a file that is better. "latency" is that of `benchmark.latencies`, and
+    "energy" {"joules", "measured"} of one inference, with "why" it was not measured.
   """
   found = [_file(row, suffix, labels, folder) for row in rows for suffix in row.get("exports", {})]
   if not found:
@@ -58,10 +58,10 @@ def shipping(
   for one in found:
     one["lost"] = paired(reference, one.pop("right"))
   named = found[0]["name"] if first.get("exports") else f"the model of {first['name']}"
-  best = recommended(found)
+  best = recommended(found, most_lost)
   dtype = next(one["input"] for one in found if one["name"] == best)
   program = snippet(f"{folder.name}/{best}", dtype, preprocess)
-  return {"against": named, "recommended": best, "snippet": program, "files": found}
+  return {"against": named, "most_lost": most_lost, "recommended": best, "snippet": program, "files": found}
 
 
 def _file(row: Mapping[str, Any], suffix: str, labels: Sequence[int], folder: Path) -> dict[str, Any]:
@@ -71,6 +71,7 @@ def _file(row: Mapping[str, Any], suffix: str, labels: Sequence[int], folder: Pa
   measured = figures.get("latency", {}).get("joules")
   if measured or figures.get("layers"):
     kept["energy"] = {"joules": measured or energy.estimate(figures["layers"]), "measured": bool(measured)}
+    kept["energy"] |= {} if measured else {"why": figures.get("latency", {}).get("no_joules", "")}
   return {
     "name": path.name,
     "stage": row["name"],
@@ -100,9 +101,28 @@ def paired(first: Sequence[bool], other: Sequence[bool]) -> dict[str, float]:
   return {"points": 100 * (lost - won) / count, "half": 100 * 1.96 * error}
 
 
-def recommended(files: Sequence[Mapping[str, Any]]) -> str:
-  """Returns the name of the file to ship, by `RULE`."""
-  good = [one for one in files if one["lost"]["points"] <= max(MOST_LOST, one["lost"]["half"])]
+def at_most(most_lost: float) -> str:
+  """Returns the limit in words."""
+  return f"at most {most_lost:g} point{'' if most_lost == 1 else 's'}"
+
+
+def rule(found: Mapping[str, Any]) -> str:
+  """Returns the rule by which a file is recommended."""
+  return (
+    f"The recommended file is the smallest of those that lose {at_most(found['most_lost'])} to the first one, as "
+    "measured (most_lost in the config); where there is none, the most accurate. Where the 95 % interval of such a "
+    f"loss reaches further it is {NOT_SHOWN}: with more examples the file may lose more than that."
+  )
+
+
+def is_shown(lost: Mapping[str, float], most_lost: float) -> bool:
+  """Returns whether a loss is at most so many points up to the end of its interval."""
+  return lost["points"] + lost["half"] <= most_lost
+
+
+def recommended(files: Sequence[Mapping[str, Any]], most_lost: float) -> str:
+  """Returns the name of the file to ship, by `rule`."""
+  good = [one for one in files if one["lost"]["points"] <= most_lost]
   if good:
     return min(good, key=lambda one: one["bytes"])["name"]
   return max(files, key=lambda one: (one["accuracy"], -one["bytes"]))["name"]
@@ -154,6 +174,8 @@ def sentence(found: Mapping[str, Any], examples: int = 0) -> str:
     text += f", {f'{less:.1f} times smaller' if less >= 1 else f'{1 / less:.1f} times larger'} than {first['name']}"
   if best["name"] != found["against"]:
     text += f". It {points(best['lost'])} to {found['against']}{f' on {examples:,} test examples' if examples else ''}"
+    if not is_shown(best["lost"], found["most_lost"]):
+      text += f"; that it loses {at_most(found['most_lost'])} is {NOT_SHOWN} by so few"
   if best in measured:
     fastest = min(measured, key=lambda one: one["latency"]["wall_median"])
     beside = [one for one in (first, fastest) if one is not best]
@@ -169,10 +191,17 @@ def sentence(found: Mapping[str, Any], examples: int = 0) -> str:
 def notes(found: Mapping[str, Any]) -> str:
   """Returns what a reader has to know of the table of files."""
   powered = [one["energy"]["measured"] for one in found["files"] if one.get("energy")]
-  text = [RULE, COMPRESSED] + [TIMED] * any(one.get("latency") for one in found["files"])
+  text = [rule(found), COMPRESSED] + [TIMED] * any(one.get("latency") for one in found["files"])
   if powered:
-    text.append(ENERGY if powered[0] else f"The energy of one inference is an estimate: {energy.SOURCE}.")
+    text.append(ENERGY if powered[0] else _estimated(found["files"]))
   return " ".join(text)
+
+
+def _estimated(files: Sequence[Mapping[str, Any]]) -> str:
+  """Returns that energies are estimates, of what, and why they were not measured."""
+  why = next((one["energy"]["why"] for one in files if one.get("energy") and one["energy"].get("why")), "")
+  reason = f" It was not measured: {why}." if why else ""
+  return f"The energy of one inference is an estimate: {energy.SOURCE}.{reason}"
 
 
 def table(found: Mapping[str, Any]) -> list[list[str]]:
@@ -184,7 +213,9 @@ def table(found: Mapping[str, Any]) -> list[list[str]]:
     "size": lambda one: size(one["bytes"]),
     "compressed": lambda one: size(one["compressed_bytes"]) if one["compressed_bytes"] else ABSENT,
     "accuracy": lambda one: percent(one["accuracy"]),
-    f"points lost to {found['against']}": lambda one: _lost(one["lost"]) if one["name"] != found["against"] else ABSENT,
+    f"points lost to {found['against']}": lambda one: (
+      lost_cell(one["lost"], found["most_lost"]) if one["name"] != found["against"] else ABSENT
+    ),
   }
   if timed:
     times_of = {"median time": "wall_median", "least time": "wall_min", "CPU time": "cpu_min"}
@@ -204,5 +235,7 @@ def _cell(one: Mapping[str, Any], write: Callable[[Mapping[str, Any]], str]) -> 
     return ABSENT
 
 
-def _lost(lost: Mapping[str, float]) -> str:
-  return f"{lost['points']:.2f} ± {lost['half']:.2f}".replace("-", "−")
+def lost_cell(lost: Mapping[str, float], most_lost: float) -> str:
+  """Returns lost points with their error bar, and whether a small loss is not shown to be one."""
+  words = f" ({NOT_SHOWN})" if lost["points"] <= most_lost and not is_shown(lost, most_lost) else ""
+  return f"{lost['points']:.2f} ± {lost['half']:.2f}{words}".replace("-", "−")

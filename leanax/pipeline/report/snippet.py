@@ -10,7 +10,7 @@ def snippet(path: str, dtype: str, preprocess: Mapping[str, Any]) -> str:
   Args:
     path: the file.
     dtype: of its input.
-    preprocess: {"scale", "mean", "std"}, from pixels to its input.
+    preprocess: {"scale", "mean", "std"}, from pixels to its input, and "resize" where images are resized before.
   """
   import numpy as np  # the report's page is written without it
 
@@ -20,7 +20,20 @@ def snippet(path: str, dtype: str, preprocess: Mapping[str, Any]) -> str:
   std = np.asarray(preprocess["std"], np.float64)
   factor, offset = preprocess["scale"] / std, -np.asarray(preprocess["mean"], np.float64) / std
   prepared = f"x = pixels * {_numbers(factor)} + {_numbers(offset)}"
-  return "\n".join(["import numpy as np", *written(path, dtype, "x = pixels" if dtype == "uint8" else prepared)])
+  lines = ["import numpy as np", *written(path, dtype, "x = pixels" if dtype == "uint8" else prepared)]
+  way = _WAYS.get(preprocess.get("resize", ""))
+  if way is None:
+    return "\n".join(lines)
+  place = next(index for index, line in enumerate(lines) if line.startswith("pixels = "))
+  read = [
+    '_, height, width, channels = source["shape"]'
+    if path.endswith(".tflite")
+    else "_, height, width, channels = source.shape",
+    'image = ImageOps.exif_transpose(Image.open("picture.jpg")).convert("RGB" if channels == 3 else "L")',
+    f"image = {way}",
+    "pixels = np.asarray(image, np.uint8).reshape(1, height, width, channels)",
+  ]
+  return "\n".join([lines[0], "from PIL import Image, ImageOps", *lines[1:place], *read, *lines[place + 1 :]])
 
 
 def _litert(path: str, dtype: str, prepared: str) -> list[str]:
@@ -57,6 +70,12 @@ def _onnx(path: str, dtype: str, prepared: str) -> list[str]:
   ]
 
 
+_SIZE = "(width, height), Image.Resampling.BILINEAR"
+_WAYS = {  # as `engine.data.pictures.RESIZES`
+  "stretch": f"image.resize({_SIZE})",
+  "crop": f"ImageOps.fit(image, {_SIZE})",
+  "pad": f"ImageOps.pad(image, {_SIZE}, color=0)",
+}
 _LINES = {".tflite": _litert, ".onnx": _onnx}
 
 

@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -81,10 +83,11 @@ def test_streams_are_independent():
 @pytest.mark.parametrize("alpha", [0.2, 1.0])
 def test_mixup_draws_are_beta_and_uniform(alpha):
   ids = jnp.arange(4000)
-  rows, weights = augment.mixup_draw(ids, 0, Augment(mixup=alpha), 10)
+  spec = Augment(mixup=alpha)
+  rows, weights, *_ = augment.mix_draw(ids, 0, spec, 10, (5, 6))
   assert stats.kstest(np.asarray(weights, np.float64), stats.beta(alpha, alpha).cdf).pvalue > 0.001
   assert stats.chisquare(np.bincount(rows, minlength=10)).pvalue > 0.001
-  np.testing.assert_array_equal(augment.mixup_draw(ids[5:9], 0, Augment(mixup=alpha), 10)[0], rows[5:9])
+  np.testing.assert_array_equal(augment.mix_draw(ids[5:9], 0, spec, 10, (5, 6)).rows, rows[5:9])
 
 
 def test_mix_by_hand():
@@ -100,11 +103,43 @@ def test_mix_by_hand():
     (Augment(shift=(1, -1)), r"augment\.shift is \(1, -1\)"),
     (Augment(mixup=-0.1), r"augment\.mixup is -0\.1"),
     (Augment(views=0), r"augment\.views is 0"),
+    (Augment(cutmix=-1.0), r"augment\.cutmix is -1\.0; expected a number, 0 or more"),
+    (Augment(erase=1.5), r"augment\.erase is 1\.5; expected a number from 0 to 1"),
+    (Augment(hue=0.6), r"augment\.hue is 0\.6; expected a number from 0 to 0\.5"),
+    (Augment(brightness=11.0), r"augment\.brightness is 11\.0; expected a number from 0 to 10"),
+    (Augment(saturation=0.1), r"augment\.saturation is 0\.1, of images with 2 channels; expected 3"),
+    (Augment(hue=0.1), r"augment\.hue is 0\.1, of images with 2 channels; expected 3"),
+    (Augment(contrast=0.1), r"augment\.contrast is 0\.1, of images with 2 channels; expected 1 or 3"),
+    (
+      Augment(resized_crop=(0.5,)),
+      r"augment\.resized_crop is \(0\.5,\); expected \(least, largest\) share of the area",
+    ),
+    (Augment(resized_crop=(0.5, 0.2)), r"augment\.resized_crop is \(0\.5, 0\.2\)"),
+    (Augment(resized_crop=(0.0, 0.2)), r"augment\.resized_crop is \(0\.0, 0\.2\)"),
+    (
+      Augment(resized_crop=(0.2, 1.0), resized_crop_ratio=(0.0, 1.0)),
+      r"resized_crop_ratio is \(0\.0, 1\.0\); expected",
+    ),
+    (Augment(erase=0.5, erase_area=(0.1, 2.0)), r"augment\.erase_area is \(0\.1, 2\.0\)"),
+    (
+      Augment(erase=0.5, erase_fill="noise"),
+      r"unknown augment\.erase_fill 'noise'; expected one of mean, random, zero",
+    ),
   ],
 )
 def test_impossible_specs(spec, sentence):
   with pytest.raises(UserError, match=sentence):
     augment.check(spec, (5, 6, 2))
+
+
+@pytest.mark.parametrize("change", [field.name for field in dataclasses.fields(Augment)])
+def test_what_changes_no_image_is_still(change):
+  """Every key that moves pixels makes views differ: a teacher's stored logits depend on it."""
+  alone = {"crop": 1, "shift": (0, 1), "flip": True, "resized_crop": (0.5, 1.0)}
+  other = {"fill": "edge", "seed": 1, "views": 2, "erase_fill": "mean"}
+  other |= dict.fromkeys(("resized_crop_ratio", "erase_area", "erase_ratio"), (0.5, 0.6))
+  alone |= dict.fromkeys(("brightness", "contrast", "saturation", "hue", "erase", "mixup", "cutmix"), 0.5)
+  assert Augment(**{change: {**alone, **other}[change]}).is_still == (change in other)
 
 
 def test_possible_spec():

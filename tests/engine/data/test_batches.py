@@ -7,8 +7,8 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from leanax.core.errors import UserError
-from leanax.engine.data import Augment, Input, Preprocess, batches, device_arrays, load, order
-from leanax.engine.data.augment import mixup_draw
+from leanax.engine.data import Augment, Input, Preprocess, augment, batches, device_arrays, load, order
+from leanax.engine.data.augment import mix_draw
 
 TRAIN = load("synthetic", shape=(6, 6, 1), train=50, classes=3).train
 ARRAYS = device_arrays(TRAIN)
@@ -23,7 +23,7 @@ def mixed_at(step):
   """A batch of SPEC, that with mixup alone, and what both draw: in one program, for these numbers compile slowly."""
   alone = replace(SPEC, augment=Augment(mixup=0.4, seed=2))
   rows = order.batch_rows(1, step, 50, 8)
-  drawn = mixup_draw(ARRAYS["id"][rows], step // 6, alone.augment, 50)
+  drawn = mix_draw(ARRAYS["id"][rows], step // 6, alone.augment, 50, (6, 6))[:2]
   return *(batches.train_batch_at(ARRAYS, step, spec) for spec in (SPEC, alone)), rows, drawn
 
 
@@ -82,12 +82,47 @@ def test_a_mixup_partner_is_augmented_as_its_own_example():
   @jax.jit
   def run():
     mixed = batches.examples_at(ARRAYS, jnp.arange(50), 1, spec)
-    return mixed, mixup_draw(ARRAYS["id"], 1, spec.augment, 50)
+    return mixed, mix_draw(ARRAYS["id"], 1, spec.augment, 50, (6, 6))[:2]
 
   mixed, (others, weights) = jax.tree.map(np.asarray, run())
   weight = weights[:, None, None, None]
   want = weight * alone + (1 - weight) * alone[others]
   np.testing.assert_allclose(mixed["image"], want, atol=1e-5)
+
+
+ALL = Augment(
+  crop=1, flip=True, mixup=0.4, cutmix=1.0, resized_crop=(0.3, 1.0), brightness=0.4, contrast=0.4, saturation=0.4,
+  hue=0.1, erase=0.5, erase_fill="random", seed=3,
+)  # fmt: skip
+
+
+def test_all_changes_together_are_a_function_of_the_step_alone():
+  """On one device and four, and row by row: every integer is the same, and mixed pixels are close."""
+  train = load("synthetic", shape=(6, 6, 3), train=50, classes=3).train
+  mesh, spec = Mesh(np.array(jax.devices()[:4]), ("d",)), Input(8, seed=1, augment=ALL)
+  arrays = device_arrays(train, NamedSharding(mesh, PartitionSpec()))
+
+  def local(arrays, step):
+    return batches.train_batch_at(arrays, step, spec, (jax.lax.axis_index("d"), 4))
+
+  @jax.jit
+  def parts(arrays, step):
+    rows = order.batch_rows(1, step, 50, 8)
+    drawn = mix_draw(arrays["id"][rows], 1, ALL, 50, (6, 6))
+    moved = [augment.move(arrays["image"][at], arrays["id"][at], 1, ALL) for at in (rows, drawn.rows)]
+    return batches.train_batch_at(arrays, step, spec), drawn, moved
+
+  whole, drawn, (own, others) = parts(arrays, jnp.int32(9))
+  mapped = jax.shard_map(local, mesh=mesh, in_specs=PartitionSpec(), out_specs=PartitionSpec("d"))
+  close(jax.jit(mapped)(arrays, jnp.int32(9)), whole)
+  pixels, others = (np.asarray(one) / 255 for one in (own, others))
+  inside = np.asarray(drawn.boxes.inside(6, 6))
+  share = np.asarray(drawn.shares)[:, None, None, None]
+  np.testing.assert_allclose(whole["image"], np.where(inside, others, share * pixels + (1 - share) * others), atol=1e-5)
+  kept = 1 - inside.mean((1, 2, 3))
+  np.testing.assert_allclose(whole["mix"], np.asarray(drawn.shares) * kept, rtol=1e-6)
+  assert {bool(box) for box in inside.any((1, 2, 3))} == {True, False}  # both are on: one of them each
+  assert ((share.ravel() == 1) | ~inside.any((1, 2, 3))).all()
 
 
 def test_views_repeat_so_that_a_teachers_outputs_can_be_stored():

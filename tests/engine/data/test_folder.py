@@ -1,4 +1,6 @@
+import hashlib
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -80,6 +82,11 @@ def test_different_sizes_need_a_size(root, tmp_path):
   with pytest.raises(UserError, match=r"images differ in size .*9x9.*give data\.size"):
     load(root, tmp_path)
   assert load(root, tmp_path, size=(4, 8)).train.images.shape[1:] == (4, 8, 3)
+  ways = {way: load(root, tmp_path, size=(4, 8), resize=way).train.images for way in ("stretch", "crop", "pad")}
+  for way, found in ways.items():  # each has a decoded copy of its own
+    np.testing.assert_array_equal(load(root, tmp_path, size=(4, 8), resize=way).train.images, found)
+  assert (ways["pad"][:, :, 0] == 0).all() and not any((ways[way][:, :, 0] == 0).all() for way in ("stretch", "crop"))
+  assert not np.array_equal(ways["stretch"], ways["crop"])
 
 
 def test_damaged_image_is_named(root, tmp_path):
@@ -99,7 +106,7 @@ def test_wrong_folders(root, tmp_path):
   with pytest.raises(UserError, match="class 'bird' is in the test split but not in the training split"):
     load(root, tmp_path)
   os.rename(root / "test", root / "tests")
-  with pytest.raises(UserError, match=r"pets/test: no such directory; expected .*/test/CLASS"):
+  with pytest.raises(UserError, match=r"pets: holds 'train', the name of a split, beside 'tests', which is none"):
     load(root, tmp_path)
 
 
@@ -172,25 +179,145 @@ def test_hidden_files_and_texts_next_to_the_splits_are_ignored(root, tmp_path):
 
 def test_files_and_folders_at_the_wrong_level(root, tmp_path):
   cases = {
-    "x.png": r"pets/x\.png: is in no split; expected folders called train",
+    "x.png": r"pets/x\.png: is in no class; expected .*pets/CLASS/\*\.jpg, or .*pets/train/CLASS/\*\.jpg",
     "train/x.png": r"train/x\.png: is in no class; expected folders of images there, .*train/CLASS/\*\.jpg",
     "train/classes.txt": r"train/classes\.txt: is in no class",
-    "train/cat/more/x.png": r"train/cat/more: is a folder in a class; expected images alone",
-    "extra/cat/x.png": r"pets/extra: is in no split; expected folders called train, validation, valid, val, test alone",
+    "extra/cat/x.png": (
+      r"pets: holds 'test', the name of a split, beside 'extra', which is none; expected splits alone \(train, "
+      r"validation, valid, val, test\), so move 'extra' into one of them, or classes alone, so rename the class 'test'"
+    ),
   }
   for place, sentence in cases.items():
     write(root / place) if place.endswith("png") else (root / place).write_text("cat dog")
     refused(root, tmp_path, sentence)
     (root / place).unlink()
-    for folder in (root / "train" / "cat" / "more", root / "extra" / "cat", root / "extra"):
+    for folder in (root / "extra" / "cat", root / "extra"):
       folder.rmdir() if folder.exists() else None
   load(root, tmp_path)
+
+
+@pytest.fixture
+def flat(tmp_path):
+  for name in ("cat", "dog"):
+    for number in range(60):
+      write(tmp_path / "flat" / name / ("deep" if number % 2 else "") / f"{number}.png", (2, 3, 3))
+  (tmp_path / "flat" / "README.md").write_text("Pets.")
+  return tmp_path / "flat"
+
+
+def where(data):
+  """{an image's bytes: its split}."""
+  return {image.tobytes(): part.name.split("/")[1] for part in data for image in part.images}
+
+
+def test_a_folder_of_classes_is_split_by_a_number_of_each_file(flat, tmp_path, capsys):
+  found = load(flat, tmp_path, test=0.3, validation=0.2, split_seed=5)
+  splits = where(found)
+  for file in flat.rglob("*.png"):  # the rule, by hand
+    digest = hashlib.sha256(b"5\n" + hashlib.sha256(file.read_bytes()).digest()).hexdigest()
+    number = int(digest[:12], 16) / 16**12
+    expected = "test" if number < 0.3 else "validation" if number < 0.5 else "train"
+    assert splits[np.asarray(Image.open(file)).tobytes()] == expected
+  counts = ", ".join(f"{split} {len(part.ids)}" for split, part in zip(found._fields, found))
+  assert sum(len(part.ids) for part in found) == 120
+  line = f"data: {flat} has no test and no validation split; of each class 30 % for test, 20 % for validation: {counts}"
+  assert line in capsys.readouterr().err
+  assert where(load(flat, tmp_path, test=0.3, validation=0.2, split_seed=6)) != splits
+  assert where(load(flat, tmp_path, test=0.3, validation=0.2, split_seed=5)) == splits
+
+
+def test_an_added_file_moves_no_other_and_a_copy_follows_its_original(flat, tmp_path):
+  before = where(load(flat, tmp_path))
+  assert set(before.values()) == {"train", "validation", "test"}
+  for number in range(20):
+    write(flat / "cat" / f"new{number}.png", (2, 3, 3))
+  for number in (1, 3, 5, 7):
+    shutil.copy(flat / "dog" / "deep" / f"{number}.png", flat / "dog" / f"copy{number}.png")
+  data = load(flat, tmp_path)
+  after = where(data)
+  assert before.items() <= after.items() and len(after) == 140
+  assert sum(len(part.ids) for part in data) == 144
+  rows = [row.tobytes() for part in data for row in part.images]
+  assert sum(rows.count(row) == 2 for row in set(rows)) == 4
+
+
+def test_small_classes_have_an_image_in_each_split(tmp_path):
+  root = tmp_path / "few"
+  for name in ("cat", "dog"):
+    for number in range(3):
+      write(root / name / f"{number}.png")
+  assert [sorted(part.labels.tolist()) for part in load(root, tmp_path)] == [[0, 1]] * 3
+  high = load(root, tmp_path, test=0.9, validation=0.05)
+  assert [sorted(part.labels.tolist()) for part in high] == [[0, 1]] * 3
+  assert [len(part.labels) for part in load(root, tmp_path, test=0.001, validation=0)] == [4, 0, 2]
+  shutil.copy(root / "cat" / "0.png", root / "cat" / "1.png")
+  refused(
+    root, tmp_path, r"data\.test is 0\.6 and data\.validation 0\.4; expected less than 1", test=0.6, validation=0.4
+  )
+  refused(root, tmp_path, r"data\.test is 0; expected a number above 0 and below 1", test=0)
+  refused(root, tmp_path, "class 'cat' has 2 different images; expected 3 or more, one for each of train, test, valida")
+
+
+def test_train_alone_and_train_with_validation(root, tmp_path, capsys):
+  shutil.rmtree(root / "test")
+  os.rename(root / "train" / "cat", root / "train" / "Cat")
+  data = load(root, tmp_path)
+  assert [len(part.labels) for part in data] == [4, 2, 2]
+  write(root / "Valid" / "Cat" / "x.png")
+  capsys.readouterr()
+  data = load(root, tmp_path, test=0.5)
+  assert len(data.validation.labels) == 1 and set(data.test.labels.tolist()) == {0, 1}
+  err = capsys.readouterr().err
+  assert "has no test split; of each class 50 % for test: train" in err
+  assert "warning: " in err and "the validation split has no image of class 'dog'\n" in err
+
+
+def test_images_at_any_depth(root, tmp_path):
+  pixels = write(root / "train" / "cat" / "a" / "b" / "0.png")
+  other = write(root / "train" / "cat" / "a" / "0.png")
+  data = load(root, tmp_path)
+  for one in (pixels, other):
+    rows = [label for part in data for image, label in zip(part.images, part.labels) if np.array_equal(image, one)]
+    assert rows == [0]
+  (root / "train" / "cat" / "a" / "up").symlink_to(root / "train" / "cat")
+  refused(root, tmp_path, "cat/a/up: is a link to a folder that it lies in; expected images")
+
+
+def test_one_image_in_two_splits_is_counted(root, tmp_path, capsys):
+  write(root / "val" / "cat" / "x.png")
+  load(root, tmp_path)
+  assert capsys.readouterr().err.count("warning") == 1  # no dog in the validation split
+  for number in (0, 1):
+    shutil.copy(root / "train" / "cat" / f"{number}.png", root / "test" / "dog" / f"copy{number}.png")
+  shutil.copy(root / "train" / "cat" / "0.png", root / "val" / "cat" / "y.png")
+  load(root, tmp_path)
+  err = capsys.readouterr().err
+  assert f"warning: {root}: 2 images are in both test and train, which makes an accuracy on test too high" in err
+  assert f"{root}: 1 image is in both validation and train," in err and "1 image is in both test and validation" in err
+
+
+def test_layouts_that_are_none(flat, tmp_path):
+  refused(flat / "dog", tmp_path, r"dog/0\.png: is in no class; expected .*/dog/CLASS/\*\.jpg, or .*/dog/train/CLASS")
+  (tmp_path / "none" / ".git").mkdir(parents=True)
+  refused(tmp_path / "none", tmp_path, r"none: has no folders; expected .*none/CLASS/\*\.jpg, or")
+  (tmp_path / "outer").mkdir()
+  os.rename(flat, tmp_path / "outer" / "flat")
+  refused(tmp_path / "outer", tmp_path, r"outer/flat/README\.md: is of no kind that is read")
+  (tmp_path / "outer" / "flat" / "README.md").unlink()
+  refused(tmp_path / "outer", tmp_path, "outer: has one class, 'flat'; expected two or more folders of images")
+  os.rename(tmp_path / "outer" / "flat" / "dog", tmp_path / "outer" / "flat" / "Test")
+  refused(
+    tmp_path / "outer", tmp_path, r"flat/Test: is the name of a split inside of 'flat', which is none; expected .*outer"
+  )
+  refused(tmp_path / "outer" / "flat", tmp_path, "holds 'Test', the name of a split, beside 'cat', which is none")
+  shutil.rmtree(tmp_path / "outer" / "flat" / "cat")
+  refused(tmp_path / "outer" / "flat", tmp_path, r"flat/train: no such directory; expected .*/train/CLASS")
 
 
 def test_broken_links_and_special_files(root, tmp_path):
   folder = root / "train" / "cat"
   (folder / "gone.png").symlink_to(tmp_path / "nowhere.png")
-  refused(root, tmp_path, r"cat/gone\.png: is a link that leads nowhere; expected images alone")
+  refused(root, tmp_path, r"cat/gone\.png: is a link that leads nowhere; expected images")
   (folder / "gone.png").unlink()
   (folder / "loop.png").symlink_to(folder / "loop.png")
   refused(root, tmp_path, r"cat/loop\.png: is a link that leads nowhere")
@@ -260,7 +387,12 @@ def test_a_decoded_copy_of_the_old_rules_is_made_again(root, tmp_path):
     ({"size": (8,)}, r"data\.size is \(8,\)"),
     ({"size": "88"}, r"data\.size is '88'"),
     ({"size": (0, 8)}, r"data\.size: height and width is 0"),
+    ({"resize": "crop"}, r"data\.resize is 'crop', and data\.size is not given; expected \(height, width\)"),
+    ({"resize": "crp", "size": (8, 8)}, r"unknown way in data\.resize 'crp'; did you mean 'crop'"),
     ({"validation": "x"}, r"data\.validation is 'x'"),
+    ({"validation": 3}, r"data\.validation is 3; expected a share of the training images, from 0 to below 1"),
+    ({"test": 0.1}, r"pets has a test split of its own, so data\.test must not be given"),
+    ({"split_seed": -1}, r"data\.split_seed is -1; expected a whole number, 0 or more"),
   ],
 )
 def test_options_of_another_kind_are_refused(root, tmp_path, options, sentence):

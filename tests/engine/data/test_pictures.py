@@ -316,3 +316,47 @@ def test_a_flipped_bit_in_a_png_is_found():
   broken[len(data) // 2] ^= 1
   with pytest.raises(UserError, match=r"here\.png: is not a readable image"):
     decode(bytes(broken))
+
+
+def axis_filter(length, out, start, stop):
+  """(out, length) weights of an antialiased triangle over `out` equal parts of [start, stop): by hand."""
+  scale = (stop - start) / out
+  width = max(scale, 1.0)
+  centres = start + (np.arange(out) + 0.5) * scale
+  weights = np.maximum(1 - np.abs(np.arange(length) + 0.5 - centres[:, None]) / width, 0)
+  return weights / weights.sum(1, keepdims=True)
+
+
+def by_hand(pixels, size, way):
+  """The resized image as float64: which part of it is spread over which part of the result."""
+  (rows, columns), (height, width) = pixels.shape[:2], size
+  inner, box, corner = (height, width), [0.0, rows, 0.0, columns], (0, 0)
+  if way == "crop":
+    high, wide = min(rows, columns * height / width), min(columns, rows * width / height)
+    box = [(rows - high) / 2, (rows + high) / 2, (columns - wide) / 2, (columns + wide) / 2]
+  if way == "pad":
+    share = min(height / rows, width / columns)
+    inner = (round(rows * share), round(columns * share))
+    corner = (round((height - inner[0]) / 2), round((width - inner[1]) / 2))
+  down, across = axis_filter(rows, inner[0], *box[:2]), axis_filter(columns, inner[1], *box[2:])
+  out = np.zeros((height, width, pixels.shape[2]))
+  filled = np.einsum("ir,jc,rck->ijk", down, across, pixels.astype(np.float64))
+  out[corner[0] : corner[0] + inner[0], corner[1] : corner[1] + inner[1]] = filled
+  return out
+
+
+@pytest.mark.parametrize("way", ["stretch", "crop", "pad"])
+@pytest.mark.parametrize("shape", [(40, 23), (9, 31), (6, 5), (12, 16)])
+@pytest.mark.parametrize("size", [(8, 12), (15, 9)])
+def test_ways_to_resize_equal_numpy(way, shape, size):
+  pixels = RANDOM.integers(0, 256, (*shape, 3), np.uint8)
+  found = decode_image(saved(Image.fromarray(pixels)), "RGB", size, "x", way)
+  assert found.shape == (*size, 3)
+  np.testing.assert_allclose(found, by_hand(pixels, size, way), atol=1.01)
+
+
+def test_padding_is_black_and_grey_images_are_padded_too():
+  found = decode_image(saved(Image.fromarray(np.full((10, 20), 255, np.uint8))), "L", (8, 8), "x", "pad")
+  assert found[:2].max() == found[6:].max() == 0 and found[2:6].min() == 255
+  with pytest.raises(UserError, match="thin.png: .* 1x1000 pixels, of which a side is 0 wide when it is padded"):
+    decode_image(saved(Image.fromarray(np.ones((1, 1000), np.uint8))), "L", (8, 8), "thin.png", "pad")

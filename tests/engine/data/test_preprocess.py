@@ -51,6 +51,9 @@ def test_round_trip_through_json():
   spec = Preprocess((0.1, 0.2), (0.3, 1 / 3), 1 / 16)
   assert from_json(json.loads(json.dumps(to_json(spec)))) == spec
   assert from_json({"mean": 0.5}) == Preprocess(mean=(0.5,))
+  assert "resize" not in to_json(spec)
+  padded = Preprocess(resize="pad")
+  assert from_json(json.loads(json.dumps(to_json(padded)))) == padded
 
 
 @pytest.mark.parametrize(
@@ -60,6 +63,7 @@ def test_round_trip_through_json():
     ({"std": [0.0]}, "must be positive"),
     ({"scale": [1.0, 2.0]}, "scale one number"),
     ({"mean": ["a"]}, "must hold numbers"),
+    ({"resize": "padd"}, "unknown way of 'resize' 'padd'; did you mean 'pad'"),
   ],
 )
 def test_bad_json(data, sentence):

@@ -1,5 +1,6 @@
 """Command lines, run as a user runs them: the sentence, the exit status, and that jax was not even imported."""
 
+import dataclasses
 import os
 import pathlib
 import subprocess
@@ -7,7 +8,8 @@ import sys
 
 import pytest
 
-from leanax.pipeline.config import flags
+from leanax.pipeline.config import described, flags
+from leanax.pipeline.config.experiment import Data, Model, Optimizer, Stage
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 
@@ -15,7 +17,8 @@ PROGRAM = '''"""Compresses a model."""
 import sys
 from absl import flags as absl_flags
 from leanax.core.errors import UserError
-from leanax.pipeline.config import flags
+from leanax.pipeline.config import described, flags
+from leanax.pipeline.config.experiment import Data, Model, Optimizer, Stage
 
 _WORKDIR = absl_flags.DEFINE_string("workdir", None, "Where results go.", required=True)
 
@@ -121,7 +124,9 @@ def test_a_bug_of_leanax_keeps_its_traceback(run):
 def test_help_exits_0_and_shows_the_keys(run):
   plain, full = run("--help"), run("--config=experiment.py", "--help")
   assert plain.returncode == full.returncode == 0
-  assert "Compresses a model." in plain.stdout
+  assert plain.stdout.startswith("Compresses a model.\n\nFlags:")
+  assert '  name: str = \'adam\'                    or "sgd", "adamw", "dot"\n' in plain.stdout
+  assert max(map(len, plain.stdout.splitlines())) <= described.WIDTH
   assert "--workdir: Where results go." in plain.stdout
   assert "stages.train.optimizer.learning_rate = 0.1" in full.stdout
 
@@ -129,3 +134,56 @@ def test_help_exits_0_and_shows_the_keys(run):
 def test_split_takes_overrides_from_anywhere():
   line = flags.split(["prog", "--config.a=1", "--x", "-config.b.c", "2", "--config=f", "--config.d"])
   assert line == flags.Line([("a", "1"), ("b.c", "2"), ("d", "true")], ["prog", "--x", "--config=f"])
+
+
+def test_a_reader_that_stops_early_is_no_error(tmp_path, run):
+  run("--help")  # the files are there
+  line = f"{sys.executable} program.py --help | true; echo ${{PIPESTATUS[0]}}"
+  environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+  result = subprocess.run(
+    ["bash", "-c", line], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+  )
+  assert (result.stdout, result.stderr) == ("0\n", "")
+
+
+def test_every_key_is_described_in_its_group():
+  """A reader finds the type, the default and the words of each key under the key of its group."""
+  lines = described.text().splitlines()
+  assert max(map(len, lines)) <= described.WIDTH
+  heads = {line.split(": ")[0]: number for number, line in enumerate(lines) if line and not line.startswith(" ")}
+  groups = {"data": Data, "models.NAME": Model, "stages.NAME": Stage, "stages.NAME.optimizer": Optimizer}
+  for where, group in groups.items():
+    own = lines[heads[where] : lines.index("", heads[where])] if "" in lines[heads[where] :] else lines[heads[where] :]
+    rows = [line for line in own if line.startswith("  ") and line[2] not in " " and ": " in line]
+    keys = [line.split(":")[0].strip() for line in rows]
+    expected = [field.name for field in dataclasses.fields(group) if not dataclasses.is_dataclass(field.default)]
+    assert keys == expected
+  text = " ".join(" ".join(lines).split())
+  assert "warmup_steps: int = 0 a whole number, 0 or more" in text
+  assert "from: str = '' the stage whose model it is cut out of; \"\" for none" in text
+  assert "way: str = 'width' the leading channels, or whole blocks; one of 'width', 'layers'" in text
+  assert "The way in which a step is spread over all local devices; one of 'jit', 'pmap'" in text
+  assert "objective: group = {'hard_labels': {'weight': 1.0}} {a loss of kd:" in text
+
+
+SOURCE = '''
+class Group:
+  """A group."""
+
+  a: int = 1  # of "a", it's here
+  b: str = "#"
+  # Above c,
+  # in two lines.
+  c: float = f(
+    2,  # and inside
+  )  # and behind
+  other = 3  # no field
+'''
+
+
+def test_comments_are_read_where_they_stand():
+  assert described.comments(SOURCE) == {
+    ("Group", "a"): 'of "a", it\'s here',
+    ("Group", "b"): "",
+    ("Group", "c"): "Above c, in two lines. and inside and behind",
+  }

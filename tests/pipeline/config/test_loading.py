@@ -1,12 +1,15 @@
 """Configs: the meaning of overrides, and one sentence for each mistake."""
 
+import inspect
 import math
+from collections.abc import Sequence
 
 import ml_collections
 import pytest
 
 from leanax.core.errors import UserError
 from leanax.pipeline.config import loading, tree
+from tests.integration import jobs
 
 
 def example() -> ml_collections.ConfigDict:
@@ -158,3 +161,82 @@ def test_literals_never_run_code():
   config = loading.override(example(), [("anything", "__import__('os').getcwd()")])
   assert config.anything == "__import__('os').getcwd()"
   assert math.isclose(loading.override(example(), [("anything", "1e-3")]).anything, 1e-3)
+
+
+def changed(*changes, **given):
+  """The values of keys of the tiny job after changes on a command line."""
+  found = dict(tree.leaves(loading.resolve(ml_collections.ConfigDict(jobs.values(**given)), changes)))
+  return {key: found[key] for key, _ in changes}
+
+
+@pytest.mark.parametrize(
+  ("key", "text", "value"),
+  [
+    ("models.student.kwargs.dropout", "1", 1.0),  # a float, by its annotation
+    ("data.kwargs.size", "8,8", (8, 8)),
+    ("data.kwargs.channels", "3", 3),
+    ("stages.alone.objective.hinton.temperature", "2", 2),  # a number or a schedule
+    ("stages.alone.objective.hinton.mask", "labelled", "labelled"),
+    ("stages.alone.objective.soft.loss", "hinton", "hinton"),
+    ("stages.alone.objective.hinton.weight.name", "linear", "linear"),
+    ("stages.pruned.sparsity.threshold", "none", None),
+    ("stages.pruned.sparsity.pack_axis", "0", 0),
+    ("stages.pruned.sparsity.schedule.initial", "0.5", 0.5),
+    ("stages.pruned.sparsity.pattern.name", "n_m", "n_m"),
+    ("stages.alone.reparam.name", "soft_threshold", "soft_threshold"),
+    ("stages.cut.sparsity.density", "0.5", 0.5),
+  ],
+)
+def test_a_keyword_that_the_file_does_not_set_is_read_as_its_function_says(key, text, value):
+  data = {"data__name": "folder:x", "data__kwargs": {}} if key.startswith("data") else {}
+  found = changed((key, text), models__student__kwargs={}, stages__cut={"kind": "mask", "start": "alone"}, **data)
+  assert found == {key: value} and type(found[key]) is type(value)
+
+
+def test_the_name_of_a_method_comes_before_its_keywords():
+  given = (("stages.alone.sparsity.density", "1"), ("stages.alone.sparsity.name", "magnitude"))
+  found = changed(*given)
+  assert found == {"stages.alone.sparsity.density": 1.0, "stages.alone.sparsity.name": "magnitude"}
+  assert isinstance(found["stages.alone.sparsity.density"], float)  # as the method says, and not the literal
+  given = (("stages.pruned.sparsity.pattern.m", "4"), ("stages.pruned.sparsity.pattern.name", "n_m"))
+  assert changed(*given)["stages.pruned.sparsity.pattern.m"] == 4
+
+
+@pytest.mark.parametrize(
+  ("key", "text", "sentence"),
+  [
+    ("models.student.kwargs.width", "4", "unknown key in 'models.student.kwargs' 'width'; did you mean 'widths'?"),
+    ("models.student.kwargs.dropout", "x", "config key 'models.student.kwargs.dropout' expects a float, got 'x'"),
+    ("models.studnt.kwargs.width", "4", "unknown config key 'models.studnt.kwargs.width'; did you mean"),
+    ("data.kwargs.sze", "4", "unknown key in 'data.kwargs' 'sze'; did you mean 'size'"),
+    ("data.kwargs.size", "8,8,3", "config key 'data.kwargs.size' expects 2 values, got 3 in '8,8,3'"),
+    ("data.kwargs.size", "a,b", "config key 'data.kwargs.size' expects an int in its place, got 'a' in 'a,b'"),
+    ("stages.alone.objective.hintn.weight", "1", "unknown method of kd 'hintn'; did you mean 'hinton'"),
+    ("stages.alone.objective.hinton.temprature", "1", "in 'stages.alone.objective.hinton' 'temprature'; did you mean"),
+    ("stages.pruned.sparsity.denity", "1", "unknown key in 'stages.pruned.sparsity' 'denity'; did you mean 'density'"),
+    ("stages.pruned.sparsity.inner", "1", "unknown key in 'stages.pruned.sparsity' 'inner'; expected one of"),
+    ("stages.pruned.sparsity.patern.m", "4", "unknown key in 'stages.pruned.sparsity' 'patern'; did you mean 'pattern"),
+    ("stages.pruned.sparsity.density.name", "x", "config key 'stages.pruned.sparsity.density' is 0.4 and no group"),
+  ],
+)
+def test_a_wrong_keyword_is_one_sentence_with_the_nearest_parameters(key, text, sentence):
+  data = {"data__name": "folder:x", "data__kwargs": {}} if key.startswith("data") else {}
+  with pytest.raises(UserError) as caught:
+    changed((key, text), models__student__kwargs={}, **data)
+  assert sentence in str(caught.value)
+
+
+def test_a_keyword_without_a_plain_type_is_a_literal():
+  empty = inspect.Parameter.empty
+  for text, annotation, value in [
+    ("32,32", empty, (32, 32)),
+    ("0.5", empty, 0.5),
+    ("word", empty, "word"),
+    ("1", int | str, 1),
+    ("2", "int", 2),
+    ("x,y", Sequence[str], ("x", "y")),
+    ("1,2", tuple[float, ...], (1.0, 2.0)),
+    ("yes", bool | None, True),
+    ("('a', 1),", Sequence[tuple[str, int]], (("a", 1),)),
+  ]:
+    assert loading.parse_annotated("k", text, annotation) == value

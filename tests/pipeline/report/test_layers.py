@@ -1,8 +1,11 @@
 """Figures of layers that follow from their shapes: multiply-accumulates, against what the traced model counts."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from leanax import deploy, graph
 from leanax.deploy import ir
@@ -38,4 +41,17 @@ def test_a_large_network_is_measured_on_fewer_examples():
   tensors = {name: ir.Tensor(name, (None, 2**20)) for name in ("a", "b")}
   small = {name: ir.Tensor(name, (None, 8)) for name in ("a", "b")}
   for given, examples in ((tensors, 16), (small, layers.EXAMPLES)):
-    assert layers._examples(ir.Network((ir.Relu("b", ("a",), "b"),), given, {"a": "a"}, {"b": "b"})) == examples
+    assert layers.examples_of(ir.Network((ir.Relu("b", ("a",), "b"),), given, {"a": "a"}, {"b": "b"})) == examples
+
+
+def test_the_noise_is_a_ratio_of_powers_in_decibels():
+  """A noise of a tenth of the amplitude is 20 decibels below; half a code of noise is 6.02 decibels for each bit."""
+  x = np.array([3.0, -4.0, 12.0])
+  assert layers.decibels(x, x + np.array([0.0, 0.0, 1.3])) == pytest.approx(20.0)  # 13 against 1.3
+  assert layers.decibels(x, 1.5 * x) == pytest.approx(20 * math.log10(2))
+  numbers = np.random.default_rng(0).uniform(-1, 1, 200_000)
+  for bits in (4, 8):
+    step = 2.0 / 2**bits
+    rounded = (np.floor(numbers / step) + 0.5) * step
+    assert layers.decibels(numbers, rounded) == pytest.approx(6.02 * bits, abs=0.05)
+  assert layers.decibels(x, x) is None and layers.decibels(0 * x, x) is None

@@ -2,7 +2,7 @@
 
 import pytest
 
-from leanax.pipeline.report import classes, parts
+from leanax.pipeline.report import classes, parts, plain, report
 
 NONE = {"sparsity": None, "rank": None, "full_rank": None, "sqnr": None, "codes": None, "codes_differ": None}
 DENSE = {"name": "a/kernel", "operator": "Dense", "bytes": 300, "macs": 750, "weight_bits": 8, "input_bits": 8}
@@ -17,6 +17,25 @@ def test_layers_by_hand():
   assert rows[0] == ["a/kernel", "Dense", "8 × 8", "62.5 %", "3 of 8", "41.3 dB", "1 of 2,048", "25.0 %", "75.0 %"]
   assert rows[1] == ["add", "Add", "8", "–", "–", "–", "–", "0.0 %", "0.0 %"]
   assert rows[2][2] == "4 × 8" and rows[2][-1] == "25.0 %"
+
+
+def test_times_of_layers_are_shares_of_their_sum_and_the_whole_is_said():
+  rows = [{**DENSE, "latency_us": 6.0}, {**ADD, "latency_us": 1.5}]
+  heads, *lines = parts.layer_table([*rows, {**ADD, "latency_us": None}], 1200, 12.0)  # others only move numbers
+  assert heads[-2:] == ["time", "share of time"] and [line[-2:] for line in lines] == [
+    ["6.0 µs", "50.0 %"],
+    ["1.5 µs", "12.5 %"],
+    ["–", "–"],
+  ]
+  shipped = {"files": [{"name": "a.tflite", "bytes": 1200}], "recommended": "a.tflite"}
+  result = {"shipping": shipped, "layers": {"a.tflite": rows}}
+  ((_, untimed, words),) = parts.layer_tables(result)
+  assert untimed[0][-1] == "share of MACs" and words == []
+  result["layers_latency"] = {"a.tflite": {"whole": 13.0, "sum": 12.0}}
+  ((name, timed, (words,)),) = parts.layer_tables(result)
+  assert name == "a.tflite" and timed[1][-1] == "50.0 %"
+  assert words == f"{parts.TIMED}, 12.0 µs; the file as a whole took 13.0 µs in the same turns."
+  assert words in plain.common(result) and words in report._layers(result)
 
 
 def test_columns_without_figures_are_left_out():

@@ -5,6 +5,7 @@ from typing import Any
 
 from leanax.core.errors import UserError, unknown
 from leanax.deploy.formats.base import Format
+from leanax.deploy.formats.litert.kernels import with_kernels
 from leanax.deploy.formats.litert.runtime import RESOLVERS, load
 from leanax.deploy.formats.litert.weights import WEIGHTS
 from leanax.deploy.formats.litert.writer import check, held, write
@@ -35,4 +36,5 @@ def litert(kernels: str = "xnnpack", weights: str = "", sparse: float | None = N
     functools.partial(write, **bound),
     functools.partial(load, kernels=kernels),
     functools.partial(held, **bound),
+    alone=with_kernels,
   )

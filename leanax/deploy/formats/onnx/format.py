@@ -20,4 +20,5 @@ def onnx(activations: str = "uint8") -> Format:
   if activations not in ACTIVATIONS:
     raise unknown("type of activations", activations, ACTIVATIONS)
   bound = {"activations": activations}
-  return Format(".onnx", functools.partial(check, **bound), functools.partial(write, **bound), load, held)
+  checked, written = functools.partial(check, **bound), functools.partial(write, **bound)
+  return Format(".onnx", checked, written, load, held, alone=None)  # a layer of images would be transposed at both ends
