@@ -51,6 +51,7 @@ ON_GRID = {
 KERNELS = {  # kernels of LiteRT that a file uses for functions where it has them, by `limits.int8_kernel`
   **{name: "codes" for name in (*limits.TABLES, "relu6", "clip", "relu")},
   **ON_GRID,
+  "silu": "codes, as a sigmoid and a product, where an integer layer reads it",
 }
 
 

@@ -115,7 +115,7 @@ def notes(
       )
     channels = [n for i, n in zip(quantizer.axis, _lengths(quantizer), strict=True) if i not in quantizer.apart]
     if quantizer.spec.group is not None:
-      texts.append(f"a scale for each {quantizer.spec.group} inputs: no file of integers has such")
+      texts.append(f"a scale for each {quantizer.spec.group} inputs: .onnx files hold its codes, in a layer of floats")
     elif len(channels) > 1:
       texts.append(
         f"a scale for each of {'x'.join(map(str, channels))} output channels and batches of kernels: a file "

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 
 from leanax.core.errors import UserError
-from leanax.graph import Graph, Maker, Op, bounded, exposed
+from leanax.graph import Graph, Maker, Op, bounded, exposed, second_factor
 from leanax.graph.channels import Moves, shape_of
 from leanax.graph.makers import pooled
 from quant.estimators import ste
@@ -220,18 +220,20 @@ def _tensors(
       old = found.get(operand.tensor)
       if old is None or old.bits < spec.bits:
         found[operand.tensor] = _activation(operand.tensor, spec, functions.get(operand.tensor))
-  centred = _second(sites, found)
+  centred = _second(sites, found, functions)
   return {name: q._replace(centred=q.fixed is None and name in centred) for name, q in found.items()}
 
 
-def _second(sites: Mapping[str, Op], tensors: Mapping[str, Quantizer]) -> set[str]:
+def _second(sites: Mapping[str, Op], tensors: Mapping[str, Quantizer], functions: Mapping[str, str]) -> set[str]:
   """Returns the activations that are only read as the second factor of products of two activations, in 8 bits.
 
   Integer kernels for such a product want 0 as the zero point of the second factor.
   """
-  places = [(one.tensor, index, op) for op in sites.values() for index, one in enumerate(op.inputs)]
-  second = {name for name, index, op in places if index == 1 and op.kind == "dot" and op.kernel_index is None}
-  others = {name for name, index, op in places if index != 1 or op.kind != "dot" or op.kernel_index is not None}
+  second, others = set[str | None](), set[str | None]()
+  for op in sites.values():
+    place = second_factor(op, functions) if op.kind == "dot" and op.kernel_index is None else None
+    for index, operand in enumerate(op.inputs):
+      (second if index == place else others).add(operand.tensor)
   return {name for name in second - others if name in tensors and _eight(tensors[name].spec) and not is_input(name)}
 
 
@@ -256,6 +258,8 @@ def _results(
     spec = chosen[maker.site].activations if maker.site in chosen else None
     if maker.site is None or spec is None or (maker.gates is not None and maker.gates not in rounded | found.keys()):
       continue
+    if maker.product is not None and not (_eight(spec) and maker.product in rounded):
+      continue  # a silu that no file multiplies on codes: a sigmoid is not rounded for nothing
     op = sites[maker.site]
     operands = [at.get((op.name, i)) for i, x in enumerate(op.inputs) if x.tensor is not None or i == op.kernel_index]
     if all(q is not None and q.format == "integer" and q.spec.group is None for q in operands):

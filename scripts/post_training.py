@@ -18,14 +18,18 @@ _MODEL = flags.DEFINE_string(
   "model", None, "The import path of the model, such as my.nets:Net or my.nets:Net(width=32).", required=True
 )
 _WEIGHTS = flags.DEFINE_string(
-  "weights", None, "The trained weights: a .safetensors or .msgpack file, or an Orbax directory.", required=True
+  "weights", None, "The trained weights: a .safetensors, .msgpack or .pth file, or an Orbax directory.", required=True
 )
 _DATA = flags.DEFINE_string("data", None, "The data set, such as folder:photos or tfds:mnist.", required=True)
 _OUT = flags.DEFINE_multi_string("out", None, "A file to write, such as net.tflite; may be given again.", required=True)
 _QUANT = flags.DEFINE_string("quant", "w8a8", "The widths of weights and activations, such as w8a8, w4a8 or w8.")
 _WORKDIR = flags.DEFINE_string("workdir", "", "The directory of the report; by default OUT without suffix + '_report'.")
 _SIZE = flags.DEFINE_list("size", [], "Height and width to resize pictures to, such as 64,64.")
+_RESIZE = flags.DEFINE_enum("resize", "", ["", "stretch", "crop", "pad"], "The way to that size; by default stretch.")
 _CHANNELS = flags.DEFINE_integer("channels", None, "Of pictures in folders: 1 for grey, 3 for colour.")
+_CLASSES = flags.DEFINE_list(
+  "classes", [], "Of pictures in folders: the classes in the order of the model's outputs; by default the alphabet's."
+)
 _SCALE = flags.DEFINE_float("scale", 1 / 255, "Inputs are (pixel * scale - mean) / std.")
 _MEAN = flags.DEFINE_list("mean", ["0"], "See --scale; one number, or one per channel.")
 _STD = flags.DEFINE_list("std", ["1"], "See --scale; one number, or one per channel.")
@@ -52,7 +56,12 @@ def main() -> None:
 
   ends = {"input": _INPUT.value, "output": _OUTPUT.value}
   path, kwargs = post_training.model(_MODEL.value)
-  options = {"size": numbers(_SIZE, int) or None, "channels": _CHANNELS.value}
+  options = {
+    "size": numbers(_SIZE, int) or None,
+    "resize": _RESIZE.value or None,
+    "channels": _CHANNELS.value,
+    "classes": tuple(_CLASSES.value) or None,
+  }
   config = post_training.config(
     path,
     kwargs,

@@ -55,10 +55,10 @@ class Made:
 
 
 class Stored:
-  """A storage of numbers, which several tensors may read."""
+  """A storage of numbers, which several tensors may read; `part`, of a stream: (a name, the first entry, how many)."""
 
-  def __init__(self, numbers: np.ndarray) -> None:
-    self.numbers = numbers
+  def __init__(self, numbers: np.ndarray, part: Any = None) -> None:
+    self.numbers, self.part = numbers, part
 
 
 class _Pickler(pickle._Pickler):  # type: ignore[name-defined]
@@ -75,7 +75,7 @@ class _Pickler(pickle._Pickler):  # type: ignore[name-defined]
       return None
     key = self.storages.setdefault(id(value), (str(len(self.storages)), value))[0]
     kind = Name(f"torch {NAMES[str(value.numbers.dtype)]}")
-    return ("storage", kind, key, "cpu", value.numbers.size, *((None,) if self.old else ()))
+    return ("storage", kind, key, "cpu", value.numbers.size, *((value.part,) if self.old else ()))
 
   def save_name(self, value: Any) -> None:
     module, _, name = value.text.rpartition(" ")

@@ -8,10 +8,11 @@ from typing import Any
 
 from leanax.core.errors import UserError, unknown
 from leanax.core.methods import methods
+from leanax.core.texts import elements
 from leanax.deploy import formats
 from leanax.deploy.formats import Format, Runner
 
-_TEXT = re.compile(r"\.?(?P<name>\w+)(?:\((?P<options>[^()]*)\))?")
+_TEXT = re.compile(r"\.?(?P<name>\w+)(?:\((?P<options>.*)\))?")
 
 
 def file_formats() -> dict[str, Format]:
@@ -24,7 +25,7 @@ def file_format(name: str, **options: Any) -> Format:
   """Returns the format of a name ("litert") or of a suffix ("tflite", ".tflite"), with options.
 
   Args:
-    name: may have options in parentheses, as in "litert(weights=float16)".
+    name: may have options in parentheses, as in "litert(weights=float16)" and "stablehlo(platforms=(cpu, cuda))".
     **options: further ones.
 
   Raises:
@@ -32,7 +33,13 @@ def file_format(name: str, **options: Any) -> Format:
   """
   found = _TEXT.fullmatch(name)
   method = _method(found["name"] if found else name)
-  pairs = [pair.partition("=") for pair in ((found and found["options"]) or "").split(",") if pair.strip()]
+  try:
+    pairs = [pair.partition("=") for pair in elements((found and found["options"]) or "")]
+  except ValueError:
+    raise UserError(
+      f"the file format {name!r} has parentheses without a counterpart; expected a text such as "
+      "'litert(weights=float16)' or 'stablehlo(platforms=(cpu, cuda))'"
+    ) from None
   names = [key.strip() for key, _, _ in pairs] + [*options]
   twice = [key for key in names if names.count(key) > 1]
   if twice:
@@ -56,6 +63,8 @@ def _method(name: str) -> Callable[..., Format]:
 
 
 def _value(text: str) -> Any:
+  if text[:1] in ("(", "[") and text[-1:] in (")", "]"):
+    return tuple(map(_value, elements(text[1:-1])))
   try:
     return float(text)
   except ValueError:

@@ -37,6 +37,12 @@ def to_int8(network: ir.Network, grids: Mapping[str, Grid], islands: bool = True
   Raises:
     UserError: LiteRT lacks a grid, or a layer would stay float and must not.
   """
+  for name, grid in grids.items():
+    if name.endswith((":in", ":out")) and np.size(grid.scale) > 1:
+      raise UserError(
+        f"the activation {name!r} has {np.size(grid.scale)} scales, one for each turn of a loop; a file has one for "
+        "each tensor: quantize graph.unrolled(fn), the function with its turns written out"
+      )
   tensors, found = dict(network.tensors), activations(network, grids)
   for name, grid in found.items():
     tensors[name] = _on_grid(tensors[name], grid)
@@ -75,6 +81,8 @@ def _float(layer: ir.Layer, tensors: Mapping[str, ir.Tensor], grids: Mapping[str
   if isinstance(layer, ir.WEIGHTED):
     if layer.kernel not in grids and layer.kernel.rsplit("#", 1)[0] not in grids:
       return f"the kernel {layer.kernel!r} has no grid; {_near(layer.kernel, grids)}"
+    if _in_groups(tensors[layer.kernel], _find(grids, layer.kernel)):
+      return f"the kernel {layer.kernel!r} has scales in groups, which no integer kernel sums over"
     for name in (*layer.inputs, layer.output):
       if tensors[name].grid is None:
         return f"the activation {name!r} has no grid; {_near(name, grids)}"
@@ -180,24 +188,39 @@ def _on_grid(tensor: ir.Tensor, grid: Grid) -> ir.Tensor:
   return tensor._replace(dtype="int8", grid=ir.grid(scale.reshape(()), zero_point))
 
 
+def _in_groups(tensor: ir.Tensor, grid: Grid) -> bool:
+  """Returns whether a kernel's grid has a scale for each of several blocks along what is summed over."""
+  scale = np.asarray(grid.scale)
+  if grid.axis is not None or scale.ndim < 2 or scale.ndim != len(tensor.shape) or scale.size == scale.shape[-1]:
+    return False
+  return all(int(length or 0) % count == 0 for length, count in zip(tensor.shape, scale.shape, strict=True))
+
+
 def _kernel(tensor: ir.Tensor, grid: Grid) -> ir.Tensor:
-  """Returns weights as codes, with a scale per output channel (the last axis) or one for all."""
+  """Returns weights as codes, with a scale per output channel (the last axis), one for all, or one for each block."""
   name, weights = tensor.name, ir.values(tensor)
   scale, zero = np.asarray(grid.scale, np.float32), np.asarray(grid.zero_point)
   if grid.format != "integer":
     raise UserError(f"the kernel {tensor.name!r} is on a grid of {grid.format!r}; the LiteRT runtime has integers only")
   if grid.bits > 8 or not grid.signed or np.any(zero != 0):
     raise UserError(f"the kernel {name!r} is on an unsigned, shifted or wide grid; LiteRT's weights are symmetric int8")
+  if _in_groups(tensor, grid):
+    codes = _clipped(weights * ir.spread(np.float32(1) / scale, weights.shape), grid)
+    return tensor._replace(dtype="int8", grid=ir.grid(scale, bits=grid.bits, narrow=grid.narrow), data=codes)
   if grid.axis not in (None, -1, weights.ndim - 1):
     raise UserError(f"the kernel {name!r} has scales along axis {grid.axis} of {weights.shape}; expected its last")
   if scale.size not in (1, weights.shape[-1]) or scale.size != np.prod(scale.shape[-1:], dtype=int):
     raise UserError(f"the kernel {name!r} has {scale.size} scales for {weights.shape[-1]} output channels")
   scale = scale.reshape(-1 if scale.size > 1 or scale.shape == weights.shape[-1:] else ())
-  highest = 2 ** (grid.bits - 1) - 1
-  lowest = -highest if grid.narrow else -highest - 1
-  codes = np.clip(np.rint(weights * (np.float32(1) / scale)), lowest, highest).astype(np.int8)
+  codes = _clipped(weights * (np.float32(1) / scale), grid)
   axis = weights.ndim - 1 if scale.ndim else None
   return tensor._replace(dtype="int8", grid=ir.grid(scale, bits=grid.bits, narrow=grid.narrow, axis=axis), data=codes)
+
+
+def _clipped(steps: np.ndarray, grid: Grid) -> np.ndarray:
+  highest = 2 ** (grid.bits - 1) - 1
+  lowest = -highest if grid.narrow else -highest - 1
+  return np.clip(np.rint(steps), lowest, highest).astype(np.int8)
 
 
 def _bias(tensor: ir.Tensor, source: ir.Tensor, kernel: ir.Tensor) -> ir.Tensor:

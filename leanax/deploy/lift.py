@@ -57,7 +57,7 @@ def lift(
       than its equations, weights that are not finite, or a grid that is missing or that the runtime lacks.
   """
   traced = Traced(fn, variables, example, numbers=prove)
-  drafts, outputs = recognise(traced, foldable=grids is None)
+  drafts, outputs = recognise(traced, foldable=grids is None, rounded=grids or ())
   network = _network(traced, drafts, outputs)
   if prove:
     proof.prove(traced, drafts, network)
@@ -125,9 +125,12 @@ class _Names:
   """Hands out each name once, and none of those `taken`; a name that was given already gets a number."""
 
   def __init__(self, taken: Iterable[str] = ()) -> None:
-    self._given: Counter[str] = Counter(set(taken))
+    self._given, self._counts = set(taken), Counter[str]()
 
   def __call__(self, name: str) -> str:
-    count = self._given[name]
-    self._given[name] += 1
-    return self(f"{name}#{count}") if count else name
+    found = name
+    while found in self._given:
+      self._counts[name] += 1
+      found = f"{name}#{self._counts[name]}"
+    self._given.add(found)
+    return found

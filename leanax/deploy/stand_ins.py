@@ -50,9 +50,32 @@ def stand_in(
     return first.transpose(node.params["permutation"])
   elif first.size == math.prod(aval.shape) and node.primitive in ("reshape", "squeeze", "expand_dims"):
     return first.reshape(aval.shape)
+  elif node.primitive == "dot_general" and len(reads) == 1 and (alike := _alike(traced, node, aval.shape, real)):
+    return np.broadcast_to(distinct(alike, aval.dtype, ref), aval.shape)
+  elif node.primitive in ("slice", "split"):
+    kept = (1 if (first == first.take([0], axis)).all() else aval.shape[axis] for axis in range(first.ndim))
+    return np.broadcast_to(distinct(tuple(kept), aval.dtype, ref), aval.shape)
   each = [first, *(stand_in(traced, producer, one, real) for one in reads[1:])]
   try:
     spread = [np.broadcast_to(one, aval.shape) for one in each]
   except ValueError:  # another equation than one of numbers at the same position
     return distinct(aval.shape, aval.dtype, ref)
   return spread[0].astype(aval.dtype) if len(spread) == 1 else np.mean(spread, axis=0).astype(aval.dtype)
+
+
+def _alike(
+  traced: graph.Graph, node: Node, shape: tuple[int, ...], real: Callable[[Any], np.ndarray]
+) -> tuple[int, ...] | None:
+  """Returns the shape of a product with 1 along the axes of an operand of equal numbers, such as a carry of zeros.
+
+  None where that operand holds others.
+  """
+  place = next((i for i, one in enumerate(node.inputs) if not traced.analysis.value(one).leaves), None)
+  if place is None:
+    return None
+  known, (summed, batches) = real(node.inputs[place]), node.params["dimension_numbers"]
+  if not known.size or (known != known.reshape(-1)[0]).any():
+    return None
+  free = known.ndim - len(summed[place]) - len(batches[place])
+  first = len(batches[0]) if place == 0 else len(shape) - free
+  return tuple(1 if first <= axis < first + free else size for axis, size in enumerate(shape))

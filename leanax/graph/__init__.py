@@ -18,9 +18,10 @@
 (2, 2) [[8. 8.]]
 """
 
-from leanax.graph.bounded import bounded
+from leanax.graph.bounded import bounded, second_factor
 from leanax.graph.edit import edit
 from leanax.graph.edits.add_bias import add_bias
+from leanax.graph.edits.depthwise import depthwise, depthwise_batch_norms
 from leanax.graph.edits.fold_batch_norm import fold_batch_norms
 from leanax.graph.edits.keep_channels import keep_channels
 from leanax.graph.edits.permute import permute
@@ -68,6 +69,8 @@ __all__ = [
   "axis_parts",
   "batch_norms",
   "bounded",
+  "depthwise",
+  "depthwise_batch_norms",
   "edit",
   "exposed",
   "extrema",
@@ -92,6 +95,7 @@ __all__ = [
   "replace_head",
   "rewrite",
   "rows",
+  "second_factor",
   "second_moment",
   "shapes",
   "slice",

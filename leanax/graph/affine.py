@@ -67,7 +67,7 @@ def find_chain(users: Users, site: Site) -> Chain | None:
   current = start.outputs[0]
   while len(users.readers[current]) == 1:
     node, place = users.readers[current][0]
-    if node is None or not _is_affine(analysis, node, place) or users.frames[node.index] != users.frames[start.index]:
+    if node is None or not is_affine(analysis, node, place) or users.frames[node.index] != users.frames[start.index]:
       break
     if analysis.scopes[node.index].frozen:
       break
@@ -80,7 +80,8 @@ def find_chain(users: Users, site: Site) -> Chain | None:
   return Chain(site, tuple(nodes[:last]), tuple(places[:last])) if scaled else None
 
 
-def _is_affine(analysis: Analysis, node: Node, place: int) -> bool:
+def is_affine(analysis: Analysis, node: Node, place: int) -> bool:
+  """Returns whether a node scales, shifts or moves one operand by numbers that do not depend on the inputs."""
   source, result = analysis.value(node.inputs[place]).aval, analysis.program.avals[node.outputs[0]]
   if not is_float(source) or not is_float(result):
     return False
@@ -170,7 +171,7 @@ def measure(users: Users, chain: Chain, env: dict[int, Any]) -> Measured:
   for node, at in zip(chain.nodes, chain.places, strict=True):
     if node.primitive in AFFINE:
       others = [compute(analysis, env, ref) for i, ref in enumerate(node.inputs) if i != at]
-      slope, offset = _AFFINE[node.primitive](slope, offset, at, *(np.asarray(x, np.float64) for x in others))
+      slope, offset = stepped(node, at, slope, offset, *(np.asarray(x, np.float64) for x in others))
     else:
       slope, offset, place = (_moved(analysis, node, x) for x in (slope, offset, place))
   if any(node.primitive not in AFFINE for node in chain.nodes):
@@ -228,6 +229,13 @@ _AFFINE: dict[str, Callable[..., tuple[Any, Any]]] = {
   "div": lambda slope, offset, at, c: (slope / c, offset / c),
   "neg": lambda slope, offset, at: (-slope, -offset),
 }
+
+
+def stepped(node: Node, place: int, slope: Any, offset: Any, *others: np.ndarray) -> tuple[Any, Any]:
+  """Returns the slope and the offset behind an affine node whose other operands are these numbers."""
+  return _AFFINE[node.primitive](slope, offset, place, *others)
+
+
 _SHAPES = frozenset(("broadcast_in_dim", "reshape", "squeeze", "transpose"))
 
 

@@ -1,9 +1,11 @@
 """Activations whose range is known from the function that makes them: sigmoids, tanhs and softmaxes."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from leanax.graph.ends import Ends
 from leanax.graph.live import read_by_sites
+from leanax.graph.ops import Op
 from leanax.graph.program import Node
 from leanax.graph.sites import Analysis
 from leanax.graph.view import Graph
@@ -20,6 +22,19 @@ def bounded(graph: Graph) -> dict[str, str]:
   ends = Ends(analysis, read_by_sites(analysis)[0])
   found = {name: function(analysis, ends, base) for base, name in analysis.tensors.items()}
   return {name: one for name, one in found.items() if one is not None}
+
+
+def second_factor(op: Op, functions: Mapping[str, str]) -> int:
+  """Returns which operand of a product of two activations is its second factor, whose zero point has to be 0.
+
+  Integer kernels for such products need one. It is the second operand, unless that one is the result of a sigmoid or a
+  softmax, whose zero point is the lowest code, as the weights of attention may be.
+
+  Args:
+    op: a dot without a kernel.
+    functions: as `bounded` returns them.
+  """
+  return 0 if functions.get(op.inputs[1].tensor or "") in ("sigmoid", "softmax") else 1
 
 
 def function(analysis: Analysis, ends: Ends, ref: Any) -> str | None:

@@ -203,9 +203,9 @@ class Ends:
       data = analysis.value(ref).data
       if data and analysis.resolve(ref) not in self._statistics:
         return False
-      varying = _varying(analysis, ref)
+      along = varying(analysis, ref)
       channels = {axis for axis in axes if analysis.program.avals[node.outputs[0]].shape[axis] > 1}
-      if not varying <= channels or (data and varying != channels):
+      if not along <= channels or (data and along != channels):
         return False
     return True
 
@@ -222,7 +222,7 @@ class Ends:
     return bool(low and high)
 
 
-def _varying(analysis: Analysis, ref: Any) -> set[int]:
+def varying(analysis: Analysis, ref: Any) -> set[int]:
   """Returns the axes along which a coefficient may vary."""
   ref = analysis.resolve(ref)
   if isinstance(ref, jex.Literal):
@@ -230,9 +230,9 @@ def _varying(analysis: Analysis, ref: Any) -> set[int]:
   known = analysis.values[ref]
   node = known.producer
   if node is not None and node.primitive == "broadcast_in_dim":
-    return {node.params["broadcast_dimensions"][axis] for axis in _varying(analysis, node.inputs[0])}
+    return {node.params["broadcast_dimensions"][axis] for axis in varying(analysis, node.inputs[0])}
   if node is not None and node.primitive in ELEMENTWISE:
-    return set().union(*(_varying(analysis, one) for one in node.inputs))
+    return set().union(*(varying(analysis, one) for one in node.inputs))
   return {axis for axis, size in enumerate(known.aval.shape) if size > 1}
 
 

@@ -24,12 +24,14 @@ class Maker(NamedTuple):
       the result of another one, and for an input.
     function: of a gate, whose site is the nearest operation of interest before it, the function that makes it.
     gates: the activation that a gate is multiplied by.
+    product: of a gate that is the sigmoid of the very activation that it is multiplied by, as in silu, the result.
   """
 
   value: int
   site: str | None
   function: str | None = None
   gates: str | None = None
+  product: str | None = None
 
 
 def exposed(graph: Graph, readers: Collection[str] | None = None) -> dict[str, Maker]:
@@ -62,29 +64,45 @@ def exposed(graph: Graph, readers: Collection[str] | None = None) -> dict[str, M
     for scan in _made_in(analysis, value):
       analysis.scan_names[scan].add(name)
   bases = {analysis.value(maker.value).base: name for name, maker in found.items()}
-  for value, function, multiplied in _gates(analysis, ends, alive, bases):
+  for value, function, multiplied, product in _gates(analysis, ends, alive, bases):
     site = analysis.label(analysis.values[value].roots)
     if value in places and value not in bases and site is not None:
       name = _free(f"{site}:gate", taken)
       taken.add(name)
-      bases[value], found[name] = name, Maker(places[value], site, function, multiplied)
+      bases[value], found[name] = name, Maker(places[value], site, function, multiplied, product)
       for scan in _made_in(analysis, value):
         analysis.scan_names[scan].add(name)
   return found
 
 
-def _gates(analysis: Analysis, ends: Ends, alive: set[int], named: dict[int, str]) -> Iterator[tuple[int, str, str]]:
-  """Yields each gate, its function, and the name of the activation in the same scan that it is multiplied by."""
+def _gates(
+  analysis: Analysis, ends: Ends, alive: set[int], named: dict[int, str]
+) -> Iterator[tuple[int, str, str, str | None]]:
+  """Yields each gate, its function, and the name of the activation in the same scan that it is multiplied by.
+
+  Of a silu, whose gate is the sigmoid of that activation, the name of the product is the last, which must have one.
+  """
   for node in analysis.flat:
     if node.primitive != "mul" or node.index not in alive:
       continue
     for ref, other in (node.inputs, node.inputs[::-1]):
       value, base = _source(analysis, ref, _SPREAD), _source(analysis, other, _PARTS, named)
-      if value is None or base not in named or _at_same_place(analysis, value, analysis.value(other).base):
-        continue  # nothing on a grid, or a function of one number, such as x * sigmoid(x)
+      if value is None or base not in named:
+        continue  # nothing on a grid
+      product = None
+      if _at_same_place(analysis, value, analysis.value(other).base):
+        product = analysis.tensors.get(analysis.value(node.outputs[0]).base)
+        if product is None or not _sigmoid_of(analysis, value, analysis.value(other).base):
+          continue  # a function of one number
       function = gate(analysis, ends, value)
       if function is not None and _made_in(analysis, value) == _made_in(analysis, base):
-        yield value, function, named[base]
+        yield value, function, named[base], product
+
+
+def _sigmoid_of(analysis: Analysis, value: int, of: int) -> bool:
+  """Returns whether a value is the sigmoid of another one."""
+  node = analysis.values[analysis.value(value).base].producer
+  return node is not None and node.primitive == "logistic" and analysis.value(node.inputs[0]).base == of
 
 
 def _at_same_place(analysis: Analysis, value: int, of: int) -> bool:

@@ -6,15 +6,13 @@ A batch norm is an activation that is multiplied by, or divided by, something ma
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from jax.extend import core as jex
-
 from leanax.graph.affine import AFFINE, Users
 from leanax.graph.fold import Fold, folds
 from leanax.graph.ops import moves
-from leanax.graph.program import Node, read
+from leanax.graph.program import Node, leaf_name, read
+from leanax.graph.scales import batch_norm_chains, root, scaled
 from leanax.graph.sites import Analysis
 
-_ROOTS = frozenset(("sqrt", "rsqrt", "pow", "cbrt"))
 _POOLS = {"reduce_window_max": "a max pool", "reduce_window_sum": "an average pool", "reduce_sum": "a sum"}
 
 
@@ -26,11 +24,14 @@ class Norm(NamedTuple):
       is appended on the second use.
     site: the dot or convolution that takes it up; None where it stays.
     reason: why it stays; "" where it is folded.
+    kernel: of one that stays, the leaf that is the kernel of the depthwise convolution that `depthwise_batch_norms`
+      makes of it; None where it makes none.
   """
 
   name: str
   site: str | None
   reason: str
+  kernel: str | None = None
 
   @property
   def folded(self) -> bool:
@@ -49,13 +50,15 @@ def batch_norms(fn: Callable[..., Any], variables: Any, *inputs: Any) -> list[No
   analysis = Analysis(read(fn, variables, *inputs))
   users = Users(analysis)
   plan = {node.index: fold for fold in folds(users, variables) for node in fold.chain.nodes}
+  standing = scaled(users, batch_norm_chains(users), variables)
+  kernels = {node.index: leaf_name(one.scale) for one in standing for node in one.chain.nodes}
   found: list[Norm] = []
   uses: dict[str, int] = {}
   for node in analysis.flat:
-    root = _root(analysis, node)
-    if root is None:
+    made = root(analysis, node)
+    if made is None:
       continue
-    leaf = analysis.program.leaves[min(analysis.value(root.inputs[0]).leaves)]
+    leaf = analysis.program.leaves[min(analysis.value(made.inputs[0]).leaves)]
     name = leaf.rpartition("/")[0] or leaf
     uses[name] = uses.get(name, 0) + 1
     name = f"{name}#{uses[name] - 1}" if uses[name] > 1 else name
@@ -63,28 +66,8 @@ def batch_norms(fn: Callable[..., Any], variables: Any, *inputs: Any) -> list[No
     if fold is not None and not fold.reason:
       found.append(Norm(name, fold.chain.site.op.name, ""))
     else:
-      found.append(Norm(name, None, _reason(users, node, fold)))
+      found.append(Norm(name, None, _reason(users, node, fold), kernels.get(node.index)))
   return found
-
-
-def _root(analysis: Analysis, node: Node) -> Node | None:
-  """Returns the root of variables that an activation is multiplied by in this node, or divided by."""
-  if node.primitive not in ("mul", "div") or not analysis.value(node.outputs[0]).data:
-    return None
-  for place, ref in enumerate(node.inputs):
-    if analysis.value(ref).data or (node.primitive == "div" and place == 0):
-      continue
-    todo, seen = [ref], set()
-    while todo:
-      known = analysis.value(todo.pop())
-      maker = known.producer
-      if maker is None or maker.index in seen or not known.leaves:
-        continue
-      seen.add(maker.index)
-      if maker.primitive in _ROOTS:
-        return maker
-      todo.extend(r for r in maker.inputs if not isinstance(analysis.resolve(r), jex.Literal))
-  return None
 
 
 def _reason(users: Users, node: Node, fold: Fold | None) -> str:

@@ -1,7 +1,7 @@
 """From names in a config to functions, with every keyword checked before anything compiles."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -60,7 +60,9 @@ def model(entry: experiment.Model) -> Model:
 OF_TERM = ("loss", "weight", "mask", "ignore_label", "output")
 
 
-def objective(stage: str, group: Mapping[str, Any], updates: int = 1, output: str = "") -> kd.Weighted:
+def objective(
+  stage: str, group: Mapping[str, Any], updates: int = 1, output: str = "", counts: Sequence[int] | None = None
+) -> kd.Weighted:
   """Returns the weighted sum that a stage minimises: `{loss of kd: {"weight": share, "mask": which, its keywords}}`.
 
   "ignore_label" and "output" are those of `kd.Term`, too.
@@ -71,6 +73,10 @@ def objective(stage: str, group: Mapping[str, Any], updates: int = 1, output: st
       `kd.schedules`, whose "start", "end" and "at" are shares of the stage.
     updates: of the whole stage.
     output: what terms read that name no output, of a model with several.
+    counts: the examples of each class, of which "class_weights": "balanced" is made; () where they do not matter yet.
+
+  Raises:
+    UserError: names the key.
   """
   terms = []
   for name, given in group.items():
@@ -78,6 +84,8 @@ def objective(stage: str, group: Mapping[str, Any], updates: int = 1, output: st
     if not isinstance(given, Mapping):
       raise UserError(f"config key {where!r} must be a group such as {{'weight': 1.0}}, got {given!r}")
     numbers = {key: _number(f"{where}.{key}", value, updates) for key, value in given.items()}
+    if numbers.get("class_weights") == "balanced":
+      numbers["class_weights"] = _balanced(f"{where}.class_weights", counts)
     keywords = {key: value for key, value in numbers.items() if key not in OF_TERM}
     loss = call(where, method(kd, given.get("loss", name), folder="losses"), keywords)
     weight = numbers.get("weight", 1.0)
@@ -88,6 +96,14 @@ def objective(stage: str, group: Mapping[str, Any], updates: int = 1, output: st
     }
     terms.append(kd.Term(name, loss, weight, **more))
   return kd.weighted(terms, output)
+
+
+def _balanced(where: str, counts: Sequence[int] | None) -> tuple[float, ...]:
+  """Returns N / (K n) for each of K classes with n of N examples; 0 for one without."""
+  if counts is None:
+    raise UserError(f"config key {where!r} is 'balanced', of a teacher that is trained beside; expected numbers")
+  present = [count for count in counts if count]
+  return tuple(sum(present) / (len(present) * count) if count else 0.0 for count in counts)
 
 
 def _number(where: str, value: Any, updates: int) -> Any:
@@ -156,7 +172,19 @@ def examples(config: Experiment, stage: Stage, split: Split) -> Split:
     split = split.take(np.flatnonzero(keep), split.name)
   if not len(split.labels):
     raise UserError("'examples' leaves no example to train on")
-  return label_some(split, given.labelled, config.seed, given.unlabelled) if given.labelled else split
+  split = label_some(split, given.labelled, config.seed, given.unlabelled) if given.labelled else split
+  if not given.balanced:
+    return split
+  if (split.labels < 0).any():
+    raise UserError(
+      "'examples.balanced' is true and some examples have no labels; expected 'examples.unlabelled' false"
+    )
+  return split.take(np.argsort(split.labels, kind="stable"), split.name)
+
+
+def class_counts(split: Split) -> tuple[int, ...]:
+  """Returns the number of labelled examples of each class of a split."""
+  return tuple(np.bincount(split.labels[split.labels >= 0], minlength=len(split.classes)).tolist())
 
 
 def policy(given: experiment.Quant) -> quant.Policy | None:
@@ -192,14 +220,17 @@ def preprocess(config: Experiment) -> dict[str, Any]:
   return {**tree.values(config.preprocess), **({"resize": way} if way else {})}
 
 
-def inputs(config: Experiment, stage: Stage) -> Input:
-  """Returns the description of a stage's batches."""
+def inputs(config: Experiment, stage: Stage, split: Split | None = None) -> Input:
+  """Returns the description of a stage's batches; of balanced classes only with its training examples, `split`."""
   changes = tree.values(stage.augment)
   changes |= {"views": changes["views"] or None, "seed": config.seed if changes["seed"] < 0 else changes["seed"]}
+  own = dict(changes.pop("function"))
+  changes |= {"function": own.pop("name", ""), "keywords": tuple(sorted(own.items()))}
   return Input(
     batch_size=stage.batch_size,
     seed=config.seed,
     preprocess=Preprocess(**tree.values(config.preprocess)),
     augment=Augment(**changes),
     dtype=jnp.float32,
+    classes=tuple(filter(None, class_counts(split))) if split is not None and stage.examples.balanced else (),
   )

@@ -12,7 +12,7 @@ import numpy as np
 
 from leanax.core import files
 from leanax.core.errors import UserError
-from leanax.pipeline import build, exporting, fitting, run_times, workdir
+from leanax.pipeline import build, exporting, fitting, patience, run_times, workdir
 from leanax.pipeline.benchmark import latencies
 from leanax.pipeline.config.experiment import Experiment
 from leanax.pipeline.environment import command, environment, portable, use_compilation_cache
@@ -50,7 +50,7 @@ def compress(config: Experiment, folder: str | Path) -> dict[str, Any]:
   for name in config.run:
     start, found = time.perf_counter(), model_file(context.folder, name).is_file()
     done[name] = run_stage(name, context, done)
-    rows.append(_row(name, context, done[name], rows))
+    rows.append(_row(name, context, done[name], rows) | _ended(name, context))
     if not found:
       run_times.note(context.folder, name, time.perf_counter() - start)
     result = _write(context, rows)
@@ -62,6 +62,12 @@ def compress(config: Experiment, folder: str | Path) -> dict[str, Any]:
   for words in dict.fromkeys(narrowed(one) for found in result["narrow"].values() for one in found):
     print(f"warning: {words}", file=sys.stderr)
   return result
+
+
+def _ended(name: str, context: Context) -> dict[str, Any]:
+  """Returns how a stage with patience ended, for its row; {} of others."""
+  curve = curves(name, context).get(patience.METRIC, []) if context.config.stages[name].patience else []
+  return {"ended": patience.ended(curve, context.jobs[name].steps)} if curve else {}
 
 
 def _exported(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -138,11 +138,18 @@ def stage(name: str, given: Stage, model: models.Trained) -> str:
 
 
 def norms(recipe: Recipe, variables: Any) -> list[str]:
-  """Returns a line for each batch norm of a model that is quantized: into which site it is folded, or why it stays."""
+  """Returns a line for each batch norm of a model that is quantized: into which site it is folded, or why it is not."""
   if not models.folds(recipe, variables):
     return []
   found = graph.batch_norms(models.functions(recipe).fn, variables, models.example(recipe))
-  return [f"{norm.name}: " + (f"folded into {norm.site}" if norm.folded else f"stays: {norm.reason}") for norm in found]
+  return [f"{norm.name}: {_norm(norm)}" for norm in found]
+
+
+def _norm(norm: graph.Norm) -> str:
+  if norm.folded:
+    return f"folded into {norm.site}"
+  stays = "stays" if norm.kernel is None else f"a depthwise convolution with the kernel {norm.kernel}"
+  return f"{stays}: {norm.reason}"
 
 
 def columns(rows: Sequence[Sequence[str]]) -> str:

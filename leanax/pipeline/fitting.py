@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,10 +15,10 @@ from leanax.engine import data as datasets
 from leanax.engine.store import checkpoint, metrics
 from leanax.engine.train import progress, seeds
 from leanax.engine.train.state import TrainState
-from leanax.pipeline import teacher_outputs
+from leanax.pipeline import patience, teacher_outputs
 from leanax.pipeline import trained as models
 from leanax.pipeline.config.experiment import Experiment, Stage
-from leanax.pipeline.job import Context, first_step
+from leanax.pipeline.job import Context, curves, first_step
 from leanax.pipeline.learning import Learning
 
 
@@ -55,16 +56,14 @@ def fit(name: str, contexts: Sequence[Context], ready: Sequence[Ready], over: st
   """
   # What all runs share is taken from the first one; of several, states and teachers are stacked.
   context, first = contexts[0], ready[0]
-  learning, outputs, steps, state = first.learning, first.outputs, first.steps, first.state
-  terms = learning.objective.terms
-  config, validation = context.config, context.data.validation
+  learning, steps, state, variables = first.learning, first.steps, first.state, first.outputs.variables
+  config, validation, terms = context.config, context.data.validation, learning.objective.terms
   offset, chosen = first_step(name, context), [each.config.seed for each in contexts]
-  variables = outputs.variables
+  stage, most = config.stages[name], config.stages[name].patience
   if over:
     state = seeds.stack([one.state for one in ready])
     variables = seeds.stack([one.outputs.variables for one in ready])
-
-  get_batch = _batches(outputs, config.stages[name])
+  get_batch = _batches(first.outputs, stage)
 
   def per_run(state: TrainState) -> list[TrainState]:
     return [seeds.pick(state, index) for index in range(len(contexts))] if over else [state]
@@ -79,11 +78,11 @@ def fit(name: str, contexts: Sequence[Context], ready: Sequence[Ready], over: st
     writers = [
       opened.enter_context(metrics.Writer(each.folder, after=resumed, part=name, first=offset)) for each in contexts
     ]
-
     norms = engine.term_norms(learning.norm, learning.objective, get_batch, mode="jit" if over else config.parallel)
+    seen = curves(name, context)[patience.METRIC] if most and resumed else []
 
     # What is written: means since the last line, accuracies of what would be kept now, norms of the terms' gradients.
-    def log(step: int, state: TrainState, history: Mapping[str, np.ndarray]) -> None:
+    def log(step: int, state: TrainState, history: Mapping[str, np.ndarray]) -> bool:
       if step <= resumed + every:
         bar.doing("compiling the evaluation")
       for index, (writer, whole, one) in enumerate(zip(writers, per_run(state), ready, strict=True)):
@@ -94,34 +93,38 @@ def fit(name: str, contexts: Sequence[Context], ready: Sequence[Ready], over: st
         writer.write(step, {key: value for key, value in values.items() if key != "accuracy"})
         if index == 0:
           bar.update(step, _shown(values))
+          seen.append((step, values.get(patience.METRIC, -np.inf)))
+      if most and step < steps and patience.best(seen) == len(seen) - 1:
+        checkpoints.save(step, state, metrics={patience.METRIC: seen[-1][1]})
+      return patience.is_over(seen, most)
 
     def save(step: int, state: TrainState, _: Any) -> None:
-      if step < steps:
+      if step < steps and checkpoints.latest() != step:
         checkpoints.save(step, state)
 
     # A checkpoint falls on a log line, so that the lines after a resume average the same steps as the unbroken run's.
     every = log_every(config, steps)
     hooks = [engine.Hook(every, log), engine.Hook(every * max(round(config.checkpoint_every / every), 1), save)]
-    shared: Any = {"steps": steps, "hooks": hooks, "tick": bar.update, "steps_per_call": config.steps_per_call or None}
-    shared["teacher_name"] = teacher_outputs.called(name, config.stages[name])
-    # The steps themselves.
+    shared: Any = {"hooks": hooks, "tick": bar.update, "steps_per_call": config.steps_per_call or None}
+    shared["steps"] = resumed if patience.is_over(seen, most) else steps
+    shared |= {"teacher_name": teacher_outputs.called(name, stage), "teacher_variables": variables}
+    # The steps themselves; none where it was stopped after it had ended early.
     if over:
       data, own = _apart([_examples(one) for one in ready])
-      state, _ = seeds.fit(
-        learning.step, state, get_batch, data, own=own, teacher_variables=variables, seeds=chosen, over=over, **shared
-      )
+      state, _ = seeds.fit(learning.step, state, get_batch, data, own=own, seeds=chosen, over=over, **shared)
     else:
-      state, _ = engine.fit(
-        learning.step,
-        state,
-        get_batch,
-        _examples(ready[0]),
-        seed=chosen[0],
-        teacher_variables=variables,
-        mode=config.parallel,
-        **shared,
-      )
+      shared |= {"seed": chosen[0], "mode": config.parallel}
+      state, _ = engine.fit(learning.step, state, get_batch, _examples(first), **shared)
+    if most and seen:
+      state = _best(state, seen, checkpoints)
+      print(f"stage {name!r}: {patience.sentence(patience.ended(seen, steps))}", file=sys.stderr)
   return per_run(state)
+
+
+def _best(state: TrainState, seen: patience.Curve, checkpoints: checkpoint.Checkpoints) -> TrainState:
+  """Returns the state of the best evaluation: the last one, or that of its checkpoint."""
+  step, _ = seen[patience.best(seen)]
+  return state if int(state.step) == step else checkpoints.restore(state, step).state
 
 
 def log_every(config: Experiment, steps: int) -> int:
@@ -165,8 +168,9 @@ def _checkpoints(name: str, context: Context, over: str, read_only: bool = False
   """Opens a stage's checkpoints; those from when each of an update's batches was a step are refused."""
   count = context.config.stages[name].optimizer.accumulate
   written = {"stage": name} | ({"batches per step": count} if count > 1 else {})
+  best = patience.METRIC if context.config.stages[name].patience else None
   return checkpoint.Checkpoints(
-    _folder(name, context, over), keep=context.config.keep, config=written, read_only=read_only
+    _folder(name, context, over), keep=context.config.keep, best=best, config=written, read_only=read_only
   )
 
 

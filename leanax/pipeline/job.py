@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from leanax.engine.data import Dataset
+from leanax.engine.store import metrics
 from leanax.pipeline.config.experiment import Experiment
 from leanax.pipeline.trained import Trained
 
@@ -51,3 +52,16 @@ def first_step(name: str, context: Context) -> int:
   """Returns the steps of the stages before this one: where it starts in the run's metrics.jsonl."""
   run = context.config.run
   return sum(context.jobs[earlier].steps for earlier in run[: run.index(name)])
+
+
+def curves(name: str, context: Context) -> dict[str, list[tuple[int, float]]]:
+  """Returns a stage's series from metrics.jsonl, by name: (step of the stage, value); none of one without steps."""
+  if not context.jobs[name].steps:
+    return {}
+  offset = first_step(name, context)
+  found: dict[str, list[tuple[int, float]]] = {}
+  for line in metrics.read(context.folder):
+    for key, value in line.items():
+      if key.startswith(f"{name}/"):
+        found.setdefault(key.removeprefix(f"{name}/"), []).append((line["step"] - offset, value))
+  return found

@@ -8,11 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 
 import kd
+import sparsity
 from leanax import engine
 from leanax.core import keys
 from leanax.core.errors import UserError
+from leanax.core.trees import named_leaves
 from leanax.engine.data import Input
 from leanax.engine.train import forward, mutual, seeds, together
+from leanax.engine.train.freeze import frozen
 from leanax.engine.train.parallel import AXIS
 from leanax.engine.train.state import TrainState
 from leanax.engine.train.step import Step
@@ -134,12 +137,13 @@ def make(
     "accumulate": stage.optimizer.accumulate,
     "per_device_statistics": stage.per_device_statistics,
   }
+  freeze = _frozen(name, stage, model)
   minimised = mutual.Mutual(objective.terms) if stage.peers > 1 else objective
   averages: Any = {"ema": stage.optimizer.ema or None, "average_aux": head is not None}
 
   def training(seed: int | None = None) -> engine.Training:
     tx = optimizers.transformation(name, stage, batches, stacked, seed)
-    return engine.training(student, minimised, tx, **live, **averages)
+    return engine.training(student, minimised, tx, **live, **averages, freeze=freeze)
 
   step = training().step  # random masks are drawn by the seed that it is called with
   norm = engine.term_norm(student, minimised, **live)
@@ -147,6 +151,7 @@ def make(
   def create(one: Trained, seed: int, key: jax.Array, teacher: Any) -> TrainState:
     aux, aux_state = losses(key, teacher) if any(term.loss.init for term in objective.terms) else ({}, {})
     state = training(seed).init(one.variables, aux=aux, aux_state=aux_state)
+    _check_pruned(name, stage, state)
     return together.start(state, moving.init(teacher)) if moving else state
 
   if moving:
@@ -155,6 +160,28 @@ def make(
     step, norm = mutual.together(step, stage.peers), mutual.mean(norm, stage.peers)
   recipes = tuple(one.recipe for one in teachers)
   return Learning(model.recipe, recipes, step, create, minimised, norm, stage.peers, head, reparam)
+
+
+def _frozen(name: str, stage: Stage, model: Trained) -> tuple[str, ...]:
+  """Returns the patterns of the leaves that a stage freezes, once they match the model's."""
+  try:
+    frozen(stage.freeze, model.variables)
+  except UserError as error:
+    raise UserError(f"config key 'stages.{name}.freeze': {error}") from error
+  return stage.freeze
+
+
+def _check_pruned(name: str, stage: Stage, state: TrainState) -> None:
+  """Refuses a frozen leaf that the stage's sparsity is to prune; one whose zeros are held stays as it is."""
+  if not stage.freeze or stage.sparsity.get("name") in ("hold", "", None):
+    return
+  masks = sparsity.masks(state.opt_state)
+  pruned = frozen(stage.freeze, state.variables) & named_leaves(masks["params"]).keys()
+  if pruned:
+    raise UserError(
+      f"config key 'stages.{name}.freeze' holds {min(pruned)!r}, which 'stages.{name}.sparsity' prunes; expected "
+      "'rules' there that leave it out"
+    )
 
 
 class _Moving(NamedTuple):
@@ -182,7 +209,7 @@ def _moving(stage: Stage, entry: Stage, student: kd.Weighted, model: Trained, ba
   own = build.objective(name, entry.objective, max(batches // entry.optimizer.accumulate, 1))
   apply = forward_of(entry, models.functions(recipe, half=entry.precision == "bfloat16"))
   shared: Any = {"accumulate": entry.optimizer.accumulate, "per_device_statistics": stage.per_device_statistics}
-  init, step = engine.training(apply, own, tx, **shared)
+  init, step = engine.training(apply, own, tx, **shared, freeze=_frozen(name, entry, model))
   return _Moving(init, step, forward.tapped(apply, student.teacher))
 
 

@@ -4,6 +4,7 @@ It is a run of two stages, "float" (the model as it is) and "quantized" (rounded
 """
 
 import ast
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -139,4 +140,18 @@ def run(given: Experiment, folder: str | Path, out: Sequence[str], ends: Mapping
   code = [entry.name for entry in given.models.values()]
   for path in out:
     one_file.write(str(folder), path, QUANTIZED, ends=ends, code=code)
+  if words := _below_chance(result):
+    print(words, file=sys.stderr)
   return result
+
+
+def _below_chance(result: Mapping[str, Any]) -> str:
+  """Returns a warning where the float network answers worse than chance, which its weights alone do not explain."""
+  names, accuracy = result["classes"].get("names", []), result["rows"][0].get("accuracy")
+  if len(names) < 2 or accuracy is None or accuracy >= 0.5 / len(names):
+    return ""
+  return (
+    f"warning: the float network is right in {accuracy:.2%} of the test pictures, which is less than chance, "
+    f"{1 / len(names):.2%}: the classes are {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}, in this order; "
+    "--classes gives the order of the model's outputs, and --scale, --mean and --std what it was trained on"
+  )

@@ -9,13 +9,14 @@ import jax
 
 from leanax.core.errors import UserError, unknown
 from leanax.engine.data import Dataset
-from leanax.engine.store import metrics
-from leanax.pipeline import build, exporting, fitting, start
+from leanax.pipeline import build, exporting, fitting, job, start
 from leanax.pipeline import trained as models
 from leanax.pipeline.config import references
 from leanax.pipeline.config.experiment import Experiment, described, model_code, needs
-from leanax.pipeline.job import Context, Job, first_step, model_file
+from leanax.pipeline.job import Context, Job, model_file
 from leanax.pipeline.trained import Trained
+
+curves = job.curves
 
 
 def check(config: Experiment) -> None:
@@ -104,19 +105,6 @@ def run_stages(
   found = contexts[0].jobs[name].run(contexts, done, over)
   for path, trained in zip(paths, found, strict=True):
     models.save(path, jax.device_get(trained), stage=name)
-  return found
-
-
-def curves(name: str, context: Context) -> dict[str, list[tuple[int, float]]]:
-  """Returns a stage's series from metrics.jsonl, by name: (step of the stage, value); none of one without steps."""
-  if not context.jobs[name].steps:
-    return {}
-  offset = first_step(name, context)
-  found: dict[str, list[tuple[int, float]]] = {}
-  for line in metrics.read(context.folder):
-    for key, value in line.items():
-      if key.startswith(f"{name}/"):
-        found.setdefault(key.removeprefix(f"{name}/"), []).append((line["step"] - offset, value))
   return found
 
 

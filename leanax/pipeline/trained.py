@@ -186,12 +186,14 @@ def folds(recipe: Recipe, variables: Any) -> bool:
 def fold(trained: Trained) -> Trained:
   """Returns the model with its batch norms folded into convolutions and dense layers; itself where it has none.
 
-  Batch norms are found in the evaluation trace. In training mode they are gone too, and dropout stays.
+  Those that stay become depthwise convolutions, where they can. Batch norms are found in the evaluation trace. In
+  training mode they are gone too, and dropout stays.
   """
   if not folds(trained.recipe, trained.variables):
     return trained
   fn, edits = functions(trained.recipe).fn, trained.recipe.edits
   net = graph.fold_batch_norms(graph.net(fn, trained.variables, example(trained.recipe)))
+  net = graph.depthwise_batch_norms(net)
   return trained._replace(recipe=trained.recipe._replace(edits=(*edits, *net.edits)), variables=net.variables)
 
 

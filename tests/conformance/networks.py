@@ -16,6 +16,7 @@ from flax import nnx
 from leanax import graph
 from leanax.core.trees import map_named, named_leaves
 from leanax.engine import models
+from tests.numbers import array
 
 MOMENTUM, EPSILON = 0.9, 1e-5
 
@@ -67,7 +68,7 @@ def numbers(shapes: Any) -> Any:
 
   def leaf(name: str, shape: Any) -> jax.Array:
     near = 1.0 if name.endswith(("scale", "var")) else 0.0
-    return jnp.asarray(near + 0.5 * rng.uniform(-1.0, 1.0, getattr(shape, "shape", shape)), jnp.float32)
+    return array(near + 0.5 * rng.uniform(-1.0, 1.0, getattr(shape, "shape", shape)), jnp.float32)
 
   return map_named(leaf, jax.tree.map(lambda s: s if hasattr(s, "shape") else np.empty(s), shapes, is_leaf=_shape))
 
@@ -77,7 +78,7 @@ def _shape(value: Any) -> bool:
 
 
 def images(*shape: int) -> jax.Array:
-  return jnp.asarray(np.random.default_rng(1).normal(size=shape), jnp.float32)
+  return array(np.random.default_rng(1).normal(size=shape), jnp.float32)
 
 
 def normalised(x: jax.Array, p: Any, s: Any, axis: int, train: bool) -> tuple[jax.Array, Any]:

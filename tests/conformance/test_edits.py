@@ -91,6 +91,23 @@ def without_norms(network, x, train, key):
   return folded(network), network.model(folded(network), x, train=train, key=key, norm=False)
 
 
+# depthwise
+
+
+def with_depthwise_convolutions(network, x, train, key):
+  flat = flatten_dict(network.variables, sep="/")
+  for norm in network.norms:
+    scale, offset, mean, var = (np.float64(flat.pop(name)) for name in norm[2:])
+    slope = scale / np.sqrt(var + EPSILON)
+    flat |= {norm.scale: jnp.float32(slope), norm.bias: jnp.float32(offset - mean * slope)}
+  return unflatten_dict(flat, sep="/"), without_norms(network, x, train, key)[1]
+
+
+def small_depthwise(net, site):
+  leaves = graph.leaves_read(net.infer, net.variables, *net.example)
+  return graph.depthwise(net, next(name for name in leaves if name.rpartition("/")[2] == "g"))
+
+
 # keep_channels
 
 
@@ -235,6 +252,20 @@ CASES = {
       (lambda net: graph.add_bias(graph.add_bias(net, "a"), "a"), "'a' cannot be given a bias: it has one"),
     ),
   ),
+  "depthwise": Case(
+    lambda net, network: graph.depthwise_batch_norms(net),
+    with_depthwise_convolutions,
+    small_depthwise,
+    kept=same_type,
+    mistakes=(
+      (lambda net: graph.depthwise(net, "aa"), "unknown leaf 'aa'; did you mean 'a'"),
+      (lambda net: graph.depthwise(net, np.nan), "unknown leaf 'nan'"),
+      (
+        lambda net: graph.depthwise(net, "a"),
+        "'a' cannot be the kernel of a depthwise convolution; expected the scale",
+      ),
+    ),
+  ),
   "fold_batch_norm": Case(fold, without_norms, lambda net, site: graph.fold_batch_norms(net), kept=same_type),
   "keep_channels": Case(
     keep,
@@ -317,8 +348,9 @@ CASES = {
     ),
   ),
 }
+OF_NORMS = ("depthwise", "fold_batch_norm")  # which leave none of them
 NETS = {name: functools.cache(make) for name, make in NETWORKS.items()}
-PAIRS = [(kind, name) for kind, case in CASES.items() for name in NETS if kind != "fold_batch_norm" or name != "plain"]
+PAIRS = [(kind, name) for kind, case in CASES.items() for name in NETS if kind not in OF_NORMS or name != "plain"]
 each = pytest.mark.parametrize(("kind", "name"), PAIRS)
 
 
@@ -381,7 +413,7 @@ def test_training_mode_keeps_dropout_and_statistics(kind, name):
   assert jax.tree.structure(states) == jax.tree.structure(before)
   moved = jax.tree.map(lambda new, old: bool(jnp.any(new[0] != old)), states, before)
   assert all(jax.tree.leaves(moved))
-  assert bool(jax.tree.leaves(moved)) == (kind != "fold_batch_norm" and bool(network.norms))
+  assert bool(jax.tree.leaves(moved)) == (kind not in OF_NORMS and bool(network.norms))
 
 
 @each
@@ -389,7 +421,7 @@ def test_after_gives_the_shapes_of_the_variables(kind, name):
   net, network = edited(kind, name), NETS[name]()
   shapes = jax.eval_shape(lambda: network.variables)
   assert {one["edit"] for one in net.edits} == {kind}
-  assert len(net.edits) == len(network.norms) if kind == "fold_batch_norm" else len(net.edits) == 1
+  assert len(net.edits) == len(network.norms) if kind in OF_NORMS else len(net.edits) == 1
   found = edits.KINDS[kind].after(network.net.infer, list(net.edits), shapes, (network.x,))
   expected = jax.eval_shape(lambda: net.variables)
   assert jax.tree.structure(found) == jax.tree.structure(expected)
@@ -422,7 +454,7 @@ def test_edits_follow_each_other(first, second, name):
   before = edited(first, name)
   net = CASES[second].make(before, network)
   assert net.edits[: len(before.edits)] == before.edits
-  assert len(net.edits) > len(before.edits) or first == second == "fold_batch_norm"
+  assert len(net.edits) > len(before.edits) or {first, second} <= {*OF_NORMS}
   anew = CASES[second].make(graph.net_of(before.apply, before.variables, network.x), network)
   same(net.variables, anew.variables)
 

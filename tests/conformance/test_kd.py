@@ -5,6 +5,7 @@ classes' indices or, of outputs that stand alone, which is on. Losses that read 
 `test_kd_taps.py`.
 """
 
+import functools
 import inspect
 import pathlib
 from functools import partial
@@ -24,6 +25,7 @@ from leanax.core.errors import UserError
 from tests.conformance.compare import assert_finite, assert_float32, assert_near, assert_zero, cast, slopes
 from tests.conformance.exceptions import cases
 from tests.conformance.losses import FOUND, ON_LOGITS, ON_TAPS, sorted_out
+from tests.numbers import array
 
 BATCH, CLASSES = 8, 5
 LOSSES = dict(ON_LOGITS)
@@ -41,7 +43,7 @@ def every_loss(test):
 
 
 def logits(seed, dtype=np.float32, scale=2.0):
-  return jnp.asarray(scale * np.random.default_rng(seed).normal(size=(BATCH, CLASSES)), dtype)
+  return array(scale * np.random.default_rng(seed).normal(size=(BATCH, CLASSES)), dtype)
 
 
 def batch():
@@ -73,9 +75,9 @@ def total(name, student, teacher, **kwargs):
   return jnp.sum(value(name, student, teacher, **kwargs))
 
 
-def train(loss, student, teacher, data, **kwargs):
+def train(loss, student, teacher, data, begin=None, **kwargs):
   """((per_example, aux_state), (gradient of the student, of aux)) of the sum over the examples that count."""
-  begin, data = start(loss, student.dtype), given(loss, data, student.shape[-1])
+  begin, data = begin or start(loss, student.dtype), given(loss, data, student.shape[-1])
 
   def run(student, aux):
     per_example, after, _ = loss(student, teacher, data, **{**begin, "aux": aux}, **kwargs)
@@ -84,6 +86,22 @@ def train(loss, student, teacher, data, **kwargs):
 
   gradient, numbers = jax.grad(run, (0, 1), has_aux=True)(student, begin["aux"])
   return numbers, gradient
+
+
+@functools.cache
+def program(make):
+  """`train` of a loss, compiled once for each form of what it is given."""
+  return jax.jit(lambda student, teacher, data, begin: train(make(), student, teacher, data, begin))
+
+
+def trained(name, student, teacher, begin=None, data=None):
+  """`train` of the loss, by a program that all of its tests share."""
+  return program(LOSSES[name])(student, teacher, data or batch(), begin or start(LOSSES[name](), student.dtype))
+
+
+def numbers(name, student, teacher):
+  """The number of each example of the whole batch, by the same program."""
+  return trained(name, student, teacher)[0][0]
 
 
 def files():
@@ -114,7 +132,7 @@ def test_full_signature(name):
   parameters = inspect.signature(LOSSES[name]()).parameters
   assert list(parameters)[:3] == ["student", "teacher", "batch"]
   assert {"aux", "aux_state", "key", "axis_name", "class_mask", "step"} <= set(parameters)
-  per_example = value(name, logits(0), logits(1))
+  per_example = numbers(name, logits(0), logits(1))
   assert per_example.shape == (BATCH,) and per_example.dtype == jnp.float32
 
 
@@ -139,24 +157,24 @@ def needs(run):
 def test_relational_tells_whether_other_examples_matter(name):
   """Other examples change an example's number where the loss is relational, and nowhere else."""
   student, teacher = logits(0), logits(1)
-  changed = value(name, student.at[1:].multiply(-3.0), teacher.at[1:].add(jnp.arange(CLASSES, dtype=jnp.float32)))
-  same = np.allclose(changed[0], value(name, student, teacher)[0], rtol=1e-6, atol=0)
+  changed = numbers(name, student.at[1:].multiply(-3.0), teacher.at[1:].add(jnp.arange(CLASSES, dtype=jnp.float32)))
+  same = np.allclose(changed[0], numbers(name, student, teacher)[0], rtol=1e-6, atol=0)
   assert LOSSES[name]().relational is not same
 
 
 @every_loss
 def test_reads_the_teacher(name):
-  assert not np.allclose(value(name, logits(0), logits(1)), value(name, logits(0), logits(2)))
+  assert not np.allclose(numbers(name, logits(0), logits(1)), numbers(name, logits(0), logits(2)))
 
 
 @every_loss
 def test_zero_at_the_teacher(name):
-  np.testing.assert_allclose(value(name, logits(0), logits(0)), 0.0, atol=1e-6)
+  np.testing.assert_allclose(numbers(name, logits(0), logits(0)), 0.0, atol=1e-6)
 
 
 @every_loss
 def test_flat_at_the_teacher(name):
-  gradient = jax.grad(partial(total, name))(logits(0), logits(0))
+  _, (gradient, _) = trained(name, logits(0), logits(0))
   np.testing.assert_allclose(gradient, 0.0, atol=2e-6)
 
 
@@ -164,7 +182,8 @@ def test_flat_at_the_teacher(name):
 def test_shift_invariant(name):
   student, teacher = logits(0), logits(1)
   shift = jnp.arange(BATCH, dtype=jnp.float32)[:, None] - 3.0
-  np.testing.assert_allclose(value(name, student + shift, teacher), value(name, student, teacher), rtol=2e-5, atol=2e-6)
+  moved, fixed = (numbers(name, one, teacher) for one in (student + shift, student))
+  np.testing.assert_allclose(moved, fixed, rtol=2e-5, atol=2e-6)
 
 
 @every_loss
@@ -214,10 +233,9 @@ def test_an_example_without_classes(name):
 @every_loss
 def test_float32_is_float64(name):
   """The same numbers in both: values, gradients of the student and of aux, to 1e-5 of their size."""
-  run = jax.jit(lambda student, teacher: train(LOSSES[name](), student, teacher, batch()))
-  single = run(logits(0), logits(1))
+  single = trained(name, logits(0), logits(1))
   with jax.enable_x64(True):
-    double = run(*(np.asarray(logits(seed), np.float64) for seed in (0, 1)))
+    double = trained(name, *(array(logits(seed), np.float64) for seed in (0, 1)))
   assert_float32(single, double)
 
 
@@ -225,18 +243,20 @@ def test_float32_is_float64(name):
 def test_gradient_is_the_finite_difference(name):
   with jax.enable_x64(True):
     student, teacher = logits(0, np.float64), logits(1, np.float64)
-    of_student = partial(total, name, teacher=teacher)
-    for along, slope in slopes(of_student, jax.grad(of_student)(student), student, 1e-5):
+    gradient, _ = trained(name, student, teacher)[1]
+    of_student = lambda student: np.sum(numbers(name, array(student), teacher))
+    for along, slope in slopes(of_student, gradient, student, 1e-5):
       np.testing.assert_allclose(along, slope, rtol=1e-7, atol=1e-8)
 
 
 @every_loss
 def test_gradient_of_aux_is_the_finite_difference(name):
   with jax.enable_x64(True):
-    aux = start(LOSSES[name](), np.float64)["aux"]
-    of_aux = lambda aux: total(name, logits(0, np.float64), logits(1, np.float64), aux=aux)
-    if jax.tree.leaves(aux):
-      for along, slope in slopes(of_aux, jax.grad(of_aux)(aux), aux, 1e-5):
+    begin = start(LOSSES[name](), np.float64)
+    run = lambda aux: trained(name, logits(0, np.float64), logits(1, np.float64), {**begin, "aux": aux})
+    if jax.tree.leaves(begin["aux"]):
+      of_aux = lambda aux: np.sum(run(jax.tree.map(array, aux))[0][0])
+      for along, slope in slopes(of_aux, run(begin["aux"])[1][1], begin["aux"], 1e-5):
         np.testing.assert_allclose(along, slope, rtol=1e-7, atol=1e-8)
 
 
@@ -261,7 +281,7 @@ def test_split_over_devices(name, left):
     local = partial(train, loss, axis_name="devices")
     split = jax.shard_map(local, mesh=mesh, in_specs=devices, out_specs=((devices, P()), (devices, P())))
     (per_example, after), gradients = jax.jit(split)(student, teacher, data)
-    (its_per_example, its_after), its_gradients = train(loss, student, teacher, data)
+    (its_per_example, its_after), its_gradients = trained(name, student, teacher, data=data)
   for got, want in zip((per_example, after, *gradients), (its_per_example, its_after, *its_gradients), strict=True):
     assert_near(got, want, 1e-10)
 
@@ -272,7 +292,7 @@ def test_padding_does_not_matter(name):
   labels = jnp.arange(2 * BATCH, dtype=jnp.int32) % BATCH % CLASSES
   data = {"label": labels, "valid": jnp.arange(2 * BATCH) < BATCH}
   with jax.enable_x64(True):
-    small, (gradient, _) = train(LOSSES[name](), logits(0, np.float64), logits(1, np.float64), batch())
+    small, (gradient, _) = trained(name, logits(0, np.float64), logits(1, np.float64))
     student, teacher = (
       jnp.concatenate([logits(seed, np.float64), 50 * logits(seed + 5, np.float64)]) for seed in (0, 1)
     )

@@ -21,6 +21,7 @@ from tests.conformance.compare import assert_finite, assert_float32, assert_near
 from tests.conformance.exceptions import EXCEPTIONS, cases
 from tests.conformance.losses import ON_TAPS, TAPS, made
 from tests.conformance.test_kd import needs
+from tests.numbers import array
 
 pytestmark = pytest.mark.slow
 
@@ -49,10 +50,8 @@ def make(name, **changed):
 
 def outputs(seed, shapes=STUDENT, dtype=np.float32, count=BATCH):
   rng = np.random.default_rng(seed)
-  logits = jnp.asarray(2 * rng.normal(size=(count, CLASSES)), dtype)
-  return kd.Outputs(
-    logits, {tap: jnp.asarray(rng.normal(size=(count, *shape)), dtype) for tap, shape in shapes.items()}
-  )
+  logits = array(2 * rng.normal(size=(count, CLASSES)), dtype)
+  return kd.Outputs(logits, {tap: array(rng.normal(size=(count, *shape)), dtype) for tap, shape in shapes.items()})
 
 
 def batch(count=BATCH):

@@ -23,6 +23,7 @@ from quant.estimators import Estimator, Placed
 from quant.formats import Format
 from quant.observers import Observer
 from tests.conformance.exceptions import EXCEPTIONS, cases
+from tests.numbers import array
 
 WIDTHS = (2, 3, 4, 5, 6, 7, 8)
 CHECKS = []
@@ -84,7 +85,7 @@ def ends(bits, kind):
 
 
 def values(seed=0, shape=(64, 8), scale=1.0):
-  return jnp.asarray(scale * np.random.default_rng(seed).normal(size=shape), jnp.float32)
+  return array(scale * np.random.default_rng(seed).normal(size=shape), jnp.float32)
 
 
 KINDS = ("narrow", "full", "unsigned")

@@ -25,6 +25,7 @@ from jax.sharding import PartitionSpec as P
 import sparsity
 from leanax.graph.kinds import Reparam
 from tests.conformance.exceptions import EXCEPTIONS, cases
+from tests.numbers import array
 
 
 def of_kind(kind):
@@ -122,8 +123,8 @@ def over(methods):
 every_method, every_bare_method = over(METHODS), over(BARE)
 
 
-def make(name, inner, density=DENSITY):
-  given = {"density": density, "allocation": "uniform"}
+def make(name, inner, density=DENSITY, allocation="uniform"):
+  given = {"density": density, "allocation": allocation}
   wanted = inspect.signature(METHODS[name]).parameters
   return METHODS[name](inner, **{key: value for key, value in given.items() if key in wanted})
 
@@ -149,12 +150,12 @@ def params(zeros=True):
   if zeros:
     second[:, :, 0] = 0.0
   tree = {"first": {"kernel": first, "bias": rng.normal(size=8)}, "second": {"kernel": second}}
-  return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), tree)
+  return jax.tree.map(lambda x: array(x, np.float32), tree)
 
 
 def gradients(seed, tree):
   rng = np.random.default_rng(100 + seed)
-  return jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), x.dtype), tree)
+  return jax.tree.map(lambda x: array(rng.normal(size=x.shape), x.dtype), tree)
 
 
 def train(tx, tree, steps=4, start=0, state=None, compiled=True):
@@ -261,7 +262,7 @@ def test_under_apply_if_finite(name):
   """A step that is not finite changes nothing; the next one is as if it had not been."""
   tx = optax.apply_if_finite(by_adam(name), 3)
   tree, state = train(tx, params(), steps=2)
-  bad = jax.tree.map(lambda x: jnp.asarray(np.full(x.shape, np.nan), x.dtype), tree)
+  bad = jax.tree.map(lambda x: array(np.full(x.shape, np.nan), x.dtype), tree)
   updates, state = jax.jit(tx.update)(bad, state, tree, step=jnp.int32(2))
   equal(optax.apply_updates(tree, updates), tree)
   tree, state = train(tx, tree, steps=2, start=2, state=state)
@@ -336,21 +337,15 @@ def test_through_a_checkpoint(name):
 
 @every_method
 def test_exact_counts_under_ties(name):
-  """All magnitudes equal: the number kept is still the one asked for (methods with a density only)."""
+  """All magnitudes equal: each leaf still keeps the number asked for (methods with a density only)."""
   if "density" not in inspect.signature(METHODS[name]).parameters:
     pytest.skip("keeps what it finds: it has no density to reach")
-  tree = jax.tree.map(lambda x: jnp.asarray(np.full(x.shape, 0.25), x.dtype), params())
-  methods = {density: make(name, optax.sgd(0.0), density) for density in (0.1, 0.33, 0.5, 0.9)}
-
-  @jax.jit  # all of them in one program
-  def made(grads):
-    states = {d: tx.update(grads, tx.init(tree), tree, step=jnp.int32(0))[1] for d, tx in methods.items()}
-    return {d: jax.tree.leaves(sparsity.masks(state)) for d, state in states.items()}
-
-  for density, masks in jax.device_get(made(gradients(0, tree))).items():
-    assert len(masks) == 2
-    for mask in masks:
-      assert mask.sum() == max(1, round(mask.size * density))
+  asked = {"a": (0.1, (6, 8)), "b": (0.33, (3, 3, 2, 4)), "c": (0.5, (6, 8)), "d": (0.9, (3, 3, 2, 4))}
+  tree = {key: {"kernel": array(np.full(shape, 0.25), np.float32)} for key, (_, shape) in asked.items()}
+  tx = make(name, optax.sgd(0.0), 0.5, lambda shapes, density: {name: asked[name[0]][0] for name in shapes})
+  made = jax.jit(lambda grads: sparsity.masks(tx.update(grads, tx.init(tree), tree, step=jnp.int32(0))[1]))
+  for key, mask in made(gradients(0, tree)).items():
+    assert np.sum(mask["kernel"]) == round(mask["kernel"].size * asked[key][0])
 
 
 @pytest.mark.parametrize("name", SCORES)

@@ -3,6 +3,7 @@
 A tensor is (24, 5, 6), split along its first axis; rows are (2, 24, 6), split along their positions.
 """
 
+import functools
 import pathlib
 
 import jax
@@ -63,10 +64,16 @@ def start(statistic, x):
   return statistic.init(jax.ShapeDtypeStruct(x.shape, jnp.float32))
 
 
+@functools.cache
+def update(statistic):
+  """One program for each shape of a batch."""
+  return jax.jit(lambda state, x: statistic.update(state, x, None))
+
+
 def gathered(statistic, batches):
   state = start(statistic, batches[0])
   for batch in batches:
-    state = statistic.update(state, jnp.asarray(batch), None)
+    state = update(statistic)(state, batch)
   return state
 
 
@@ -94,7 +101,7 @@ def test_the_whole_is_the_oracle(statistic, oracle):
 
 
 @every
-@pytest.mark.parametrize("ends", [[7], [1, 2, 12, 23], [0, 10, 10, 24]], ids=["two", "uneven", "empty"])
+@pytest.mark.parametrize("ends", [[10], [1, 2, 12, 23], [0, 10, 10, 24]], ids=["two", "uneven", "empty"])
 def test_split_is_whole_in_any_order(statistic, oracle, ends):
   x = data(statistic)
   batches = parts(statistic, x, ends)
@@ -107,7 +114,7 @@ def test_split_is_whole_in_any_order(statistic, oracle, ends):
 @every
 def test_merged_states_are_one(statistic, oracle):
   x = data(statistic)
-  one, two, three = parts(statistic, x, [5, 6])
+  one, two, three = parts(statistic, x, [10, 11])
   states = [gathered(statistic, [batch]) for batch in (one, two, three)]
   expected = oracle(x.astype(np.float64))
   same(statistic, statistic.value(statistic.merge(statistic.merge(states[0], states[1]), states[2])), expected)
@@ -128,7 +135,7 @@ def test_one_device_is_four(statistic, oracle):
   )
   same(statistic, statistic.value(jax.jit(mapped)(state, x)), expected)
   sharded = jax.device_put(x, NamedSharding(mesh, spec))
-  same(statistic, statistic.value(jax.jit(lambda s, x: statistic.update(s, x, None))(state, sharded)), expected)
+  same(statistic, statistic.value(update(statistic)(state, sharded)), expected)
 
 
 @every

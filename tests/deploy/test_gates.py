@@ -42,7 +42,7 @@ class Attention(nn.Module):
 
 
 NETS = {
-  "gates": (Gates, (6, 6, 4), {"LOGISTIC": 2, "TANH": 1, "MUL": 5, "HARD_SWISH": 1}),  # one of a silu, a hard sigmoid
+  "gates": (Gates, (6, 6, 4), {"LOGISTIC": 2, "TANH": 1, "MUL": 5, "HARD_SWISH": 1}),  # one of a hard sigmoid
   "attention": (Attention, (5, 6), {"LOGISTIC": 1, "TANH": 1, "SOFTMAX": 2, "BATCH_MATMUL": 2, "MUL": 1}),
 }
 
@@ -54,9 +54,9 @@ def test_codes_are_those_of_the_simulation(name):
   network, simulated = calibrated(module().apply, initial(module(), x[:1], seed=1), x)
   products = [layer for layer in network.layers if isinstance(layer, ir.Binary) and layer.operation == "mul"]
   kinds = [network.tensors[layer.output].dtype for layer in products]
-  assert kinds == (["int8"] * 3 if name == "gates" else ["float32"])  # a query's factor is a constant
+  assert kinds == (["int8"] * 4 if name == "gates" else ["float32"])  # a query's factor is a constant
   matrices = [network.tensors[layer.output].dtype for layer in network.layers if isinstance(layer, ir.MatMul)]
-  assert matrices == ([] if name == "gates" else ["int8", "float32"])  # shares are the second factor of the second
+  assert matrices == ([] if name == "gates" else ["int8"] * 2)
   planned = plan.planned(network)
   codes = [op.code for op in planned.operators]
   assert {code: codes.count(code) for code in operators} == operators
@@ -75,6 +75,40 @@ def test_grids_are_the_same_in_training(name):
   trained = quant.quantize(apply, "w8a8 learned").plan(variables, x)
   assert trained.made == evaluated.made and trained.quantizers == evaluated.quantizers
   assert any(one.fixed for one in evaluated.quantizers.values())
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_what_weights_of_attention_multiply_is_the_factor_with_its_zero_at_zero(swapped):
+  v, x = {name: normal(at, (4, 4)) for at, name in enumerate("abc")}, normal(5, (8, 3, 4)) + 1
+
+  def fn(v, x):
+    shares, values = nn.softmax(x @ v["a"]).swapaxes(1, 2), nn.relu(x @ v["b"])
+    mixed = values.swapaxes(1, 2) @ shares.swapaxes(1, 2) if swapped else shares @ values
+    return nn.softmax(mixed) @ nn.sigmoid(mixed @ v["c"]).swapaxes(1, 2)  # of two on fixed grids neither has
+
+  network, simulated = calibrated(fn, v, x)
+  assert network.tensors["b:out"].zero_point == 0  # at the lowest code otherwise, as what a ReLU makes
+  mixed = next(layer for layer in network.layers if isinstance(layer, ir.MatMul))
+  assert network.tensors[mixed.output].dtype == "int8"
+  assert [network.tensors[name].zero_point for name in mixed.inputs] == [-128, 0]
+  check_codes(network, x, simulated)
+
+
+@pytest.mark.parametrize(
+  ("fn", "rules", "rounded"),
+  [
+    (lambda v, x: nn.silu(x @ v["a"]) @ v["b"], "w8a8", True),
+    (lambda v, x: nn.silu(x @ v["a"]) @ v["b"], "w8a6", False),  # no file has such grids
+    (lambda v, x: nn.silu(x @ v["a"]) @ v["b"], {"b": "float", "*": "w8a8"}, False),  # the product has no grid
+    (lambda v, x: jnp.exp(nn.silu(x @ v["a"])) @ v["b"], "w8a8", False),
+    (lambda v, x: (x @ v["a"]) * nn.sigmoid(1.7 * (x @ v["a"])) @ v["b"], "w8a8", False),
+    (lambda v, x: nn.hard_swish(x @ v["a"]) @ v["b"], "w8a8", False),
+  ],
+)
+def test_the_sigmoid_of_a_silu_is_rounded_where_a_file_multiplies_codes(fn, rules, rounded):
+  v, x = {"a": jnp.eye(3), "b": jnp.eye(3)}, jnp.ones((4, 3))
+  policy = rules if isinstance(rules, dict) else quant.policy(rules, ends=None)
+  assert ("a:gate" in quant.quantize(fn, policy).plan(v, x).made) == rounded
 
 
 def test_fixed_grids_are_of_eight_bits_and_the_rest_is_seen():

@@ -8,10 +8,11 @@ import pytest
 import quant
 from leanax import deploy
 from leanax.deploy import litert
+from tests.numbers import array
 
 
 def data(shape, seed=0):
-  return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+  return array(np.random.default_rng(seed).normal(size=shape), jnp.float32)
 
 
 SPREAD = data((12, 12), 1) * jnp.geomspace(0.05, 5, 12) * jnp.geomspace(0.05, 5, 12)[:, None]

@@ -253,3 +253,16 @@ def test_matrices_of_codes_are_multiplied_as_by_the_reference(seed):
     expected = reference.run(network, x, mode)
     np.testing.assert_array_equal(one.open(one.write(network)).batches(x), expected, err_msg=mode)
     assert np.abs(expected - exact).max() <= 0.51
+
+
+@pytest.mark.parametrize("grid", [ir.grid(1 / 256, -128), ir.grid(0.03, 77)], ids=["shares", "any"])
+def test_each_pair_of_codes_is_multiplied_as_by_the_reference(grid):
+  codes = np.arange(-128, 128, dtype=np.int8)
+  x = np.broadcast_to(codes[:, None], (2, 256, 1)), np.broadcast_to(codes, (2, 1, 256))
+  shapes = {"a": (None, 256, 1), "b": (None, 1, 256), "y": (None, 256, 256)}
+  grids = {"a": grid, "b": ir.grid(0.05, 0), "y": ir.grid(grid.scale * 5.0, -9)}
+  tensors = {name: ir.Tensor(name, shape, "int8", grids[name]) for name, shape in shapes.items()}
+  network = ir.Network((ir.MatMul("m", ("a", "b"), "y"),), tensors, {"a": "a", "b": "b"}, {"y": "y"})
+  files = [(litert(), "float32"), (litert(kernels="reference"), "litert"), (deploy.onnx(), "onnxruntime")]
+  for one, mode in files[: 2 + bool(importlib.util.find_spec("onnxruntime"))]:
+    np.testing.assert_array_equal(one.open(one.write(network)).batches(x), reference.run(network, x, mode), mode)

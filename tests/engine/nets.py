@@ -7,13 +7,14 @@ import numpy as np
 import kd
 from leanax.core import axis
 from leanax.engine.train import forward
+from tests.numbers import array
 
 CLASSES, FEATURES = 3, 4
 
 
 def variables(seed=0, hidden=8):
   rng = np.random.default_rng(seed)
-  draw = lambda *shape: jnp.asarray(rng.normal(size=shape) * 0.5, jnp.float32)
+  draw = lambda *shape: array(rng.normal(size=shape) * 0.5, jnp.float32)
   return {
     "params": {
       "first": {"kernel": draw(FEATURES, hidden), "bias": draw(hidden)},
@@ -64,11 +65,11 @@ def supervised():
 
 def batch(size=8, seed=0):
   rng = np.random.default_rng(seed)
-  x = jnp.asarray(rng.normal(size=(size, FEATURES)), jnp.float32)
+  x = array(rng.normal(size=(size, FEATURES)), jnp.float32)
   return {
     "image": x,
-    "label": jnp.asarray(rng.integers(0, CLASSES, size), jnp.int32),
-    "id": jnp.asarray(np.arange(size), jnp.int32),
+    "label": array(rng.integers(0, CLASSES, size), jnp.int32),
+    "id": array(np.arange(size), jnp.int32),
   }
 
 

@@ -10,6 +10,7 @@ from leanax.core.errors import UserError
 from leanax.core.trees import map_named, named_leaves
 from leanax.engine.models import cut_student as cutting
 from leanax.engine.models.model import load
+from tests.numbers import array
 
 IMAGE = (8, 8, 1)
 
@@ -22,13 +23,13 @@ def build(spec, seed=0, image=IMAGE, **kwargs):
 
   def draw(name, leaf):
     values = rng.normal(size=leaf.shape) * 0.3
-    return jnp.asarray(np.abs(values) + 0.5 if name.endswith("var") else values, jnp.float32)
+    return array(np.abs(values) + 0.5 if name.endswith("var") else values, jnp.float32)
 
   return (lambda v, x: model.apply(v, x)[0]), map_named(draw, shapes)
 
 
 def images(seed=5, count=4, image=IMAGE):
-  return jnp.asarray(np.random.default_rng(seed).normal(size=(count, *image)), jnp.float32)
+  return array(np.random.default_rng(seed).normal(size=(count, *image)), jnp.float32)
 
 
 def narrow(student, teacher, image=IMAGE, pairs=()):

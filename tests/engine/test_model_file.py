@@ -53,6 +53,16 @@ def test_round_trip(tmp_path):
   np.testing.assert_array_equal(safetensors.numpy.safe_open(path, "numpy").get_tensor("transposed"), tree["transposed"])
 
 
+def test_loading_compiles_nothing(tmp_path):
+  path, compiled = tmp_path / "model.safetensors", []
+  save_tree(path, {"kernel": np.ones((3, 17), np.float32), "codes": np.ones((5, 19), np.int8)}, {})
+  note = lambda name, *_, **__: compiled.append(name)
+  jax.monitoring.register_event_duration_secs_listener(note)
+  loaded, _ = load_tree(path)
+  jax.monitoring.unregister_event_duration_listener(note)
+  assert all(isinstance(leaf, jax.Array) for leaf in loaded.values()) and compiled == []
+
+
 def test_every_flipped_byte_is_found(tmp_path):
   path = tmp_path / "model.safetensors"
   tree = {"a": jnp.arange(3.0), "b": jnp.arange(4, dtype=jnp.int8)}

@@ -9,11 +9,12 @@ import pytest
 from leanax.core.errors import UserError
 from leanax.engine.train import optim
 from leanax.engine.train.labels import labels
+from tests.numbers import array
 
 
 def tree():
   rng = np.random.default_rng(0)
-  draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
+  draw = lambda *shape: array(rng.normal(size=shape), jnp.float32)
   return {
     "params": {"dense": {"kernel": draw(3, 2), "bias": draw(2)}, "norm": {"scale": draw(2)}},
     "qparams": {"dense": draw(2)},

@@ -15,6 +15,7 @@ from leanax.engine.train import evaluate
 from leanax.engine.train.forward import plain, tapped
 from leanax.engine.train.step import training
 from tests.engine import nets
+from tests.numbers import array
 
 
 def detector(variables, x):
@@ -26,7 +27,7 @@ def detector(variables, x):
 
 def weights(seed, hidden=8):
   rng = np.random.default_rng(seed)
-  draw = lambda *shape: {"kernel": jnp.asarray(rng.normal(size=shape) * 0.5, jnp.float32)}
+  draw = lambda *shape: {"kernel": array(rng.normal(size=shape) * 0.5, jnp.float32)}
   return {"params": {"body": draw(4, hidden), "scores": draw(hidden, 3), "boxes": draw(hidden, 4)}}
 
 

@@ -13,6 +13,7 @@ from leanax.core.errors import UserError
 from leanax.engine.train import optim
 from leanax.engine.train.forward import plain
 from leanax.graph.kinds import Reparam
+from tests.numbers import array
 
 OBJECTIVE = kd.weighted([kd.Term("hard", kd.hard_labels())])
 
@@ -23,14 +24,14 @@ def linear(variables, x, *, train, key):
 
 def start():
   rng = np.random.default_rng(0)
-  return {"params": {"kernel": jnp.asarray(0.3 * rng.normal(size=(40, 3)), jnp.float32), "bias": jnp.zeros(3)}}
+  return {"params": {"kernel": array(0.3 * rng.normal(size=(40, 3)), jnp.float32), "bias": jnp.zeros(3)}}
 
 
 def batch():
   """200 examples whose class depends on 4 of 40 inputs."""
   rng = np.random.default_rng(1)
   x = rng.normal(size=(200, 40)).astype(np.float32)
-  return {"image": jnp.asarray(x), "label": jnp.asarray((x[:, :4] @ rng.normal(size=(4, 3))).argmax(-1), jnp.int32)}
+  return {"image": array(x), "label": array((x[:, :4] @ rng.normal(size=(4, 3))).argmax(-1), jnp.int32)}
 
 
 def trained(reparam, tx, steps, **keywords):

@@ -80,6 +80,20 @@ def test_views_of_one_storage(write, protocol):
   assert np.shares_memory(found["all"], found["moved"]) and not found["all"].flags.writeable
 
 
+def test_a_part_of_a_storage():
+  """Streams of old could name a part, whose own first entry a tensor counts from."""
+  numbers = np.arange(24, dtype=np.float32)
+  found = torch_file.read(stream({"a": tensor(Stored(numbers, ("p", 5, 4)), (2,), 1, (2,))}))
+  same(found["a"], np.array([6, 8], np.float32))
+  with pytest.raises(Damaged, match="storage '0' has 96 bytes; its tensors read 100"):
+    torch_file.read(stream({"a": tensor(Stored(numbers, ("p", 21, 4)), (2,), 0, (1,))}))
+
+
+def test_truths_are_zero_or_one():
+  found = torch_file.read(archive({"a": tensor(Stored(np.array([0, 1, 2], np.uint8).view(bool)), (3,), 0, (1,))}))
+  np.testing.assert_array_equal(found["a"].view(np.uint8), [0, 1, 1])
+
+
 def test_the_other_order_of_bytes():
   arrays = {"a": RNG.normal(size=5).astype(np.float32), "b": np.arange(4), "c": np.arange(3, dtype=np.int8)}
   found = torch_file.read(archive({name: tensor(array) for name, array in arrays.items()}, order="big"))
@@ -166,6 +180,12 @@ def bomb(levels=60):
   return b"\x80\x02]" + b"".join(b"q%c0](h%ch%ce" % (k, k, k) for k in range(levels)) + b"."
 
 
+def aliases():
+  """One dict of 2,000 entries, 20,000 times in a list."""
+  one = pickle.dumps(dict.fromkeys(range(2000)), 2)[:-1]
+  return one + b"q\xff0" + b"]" + b"(" + b"h\xff" * 20_000 + b"e."
+
+
 REFUSED = {
   "too long": (lambda: of((25,), 0, (1,)), r"a tensor of \(25,\) reads beyond the end of storage '0'"),
   "offset": (lambda: of((2,), 23, (1,)), "reads beyond the end of storage '0'"),
@@ -192,6 +212,7 @@ REFUSED = {
   "text file": (lambda: b"version https://git-lfs.github.com/spec/v1\n", "it is no file that torch.save wrote"),
   "empty": (lambda: b"", "it is no file that torch.save wrote"),
   "bomb": (lambda: of_parts(**{"data.pkl": bomb()}), "it (repeats its values endlessly|nests its values too deeply)"),
+  "aliases": (lambda: of_parts(**{"data.pkl": aliases()}), "it repeats its values endlessly"),
   "cycle": (lambda: of_parts(**{"data.pkl": b"\x80\x02}q0X\x01\0\0\0ah0s."}), "it nests its values too deeply"),
   "extension": (lambda: of_parts(**{"data.pkl": b"\x80\x02\x82\x01."}), "its opcode EXT1 is not one of data"),
   "no stop": (lambda: of_parts(**{"data.pkl": b"\x80\x02}"}), "it is no whole pickle"),
@@ -236,6 +257,7 @@ def test_values_of_every_opcode():
     "a": [1, -1, 255, 256, 2**31, 2**70, -(2**2100), 1.5, True, False, None],
     "b": ((), (1,), (1, 2), (1, 2, 3), (1,) * 4),
   }
+  value["d"], value["e"] = {1, 2}, frozenset({3})
   value["c"] = {"x": "é\n", "y": b"\xff", "z": bytearray(b"12"), "long": "x" * 300}
   for protocol in range(6):
     found = torch_pickle.load(io.BytesIO(pickle.dumps(value, protocol)), lambda given: given)

@@ -146,6 +146,17 @@ def test_a_torch_file(tmp_path, wrap):
   np.testing.assert_array_equal(variables["batch_stats"]["stem_bn"]["var"], STATE["stem_bn.running_var"])
 
 
+def test_an_array_of_the_same_state_dict_is_not_left_out(tmp_path):
+  """What stands beside an entry is something else; what stands beside the model inside of one is named."""
+
+  def wrap(state):
+    return {"state_dict": {**{f"net.{name}": v for name, v in state.items()}, "aux.bias": tensor(normal(3))}}
+
+  path = write(tmp_path / "w.pth", STATE, wrap)
+  with pytest.raises(UserError, match="w.pth holds 'state_dict/aux.bias', which the model does not use"):
+    load(path, fresh(), call=CALL)
+
+
 def test_torch_names_in_safetensors_are_the_same(tmp_path):
   one = load(write(tmp_path / "w.safetensors", STATE), fresh(), call=CALL)
   other = load(write(tmp_path / "w.pth", STATE), fresh(), call=CALL)
@@ -255,6 +266,26 @@ def test_flattened_channels_that_are_not_known(tmp_path):
   grey = jax.ShapeDtypeStruct((1, 4, 3, 1), jnp.float32)  # in either order the same
   given = load(path, target, call=(Flat().apply, grey))
   np.testing.assert_array_equal(given["params"]["fc"]["kernel"], weight.T)
+
+
+class First(nn.Module):
+  """A transposed convolution that spreads nothing, known by its name; channels are first where it is flattened."""
+
+  @nn.compact
+  def __call__(self, x):
+    x = nn.ConvTranspose(2, (3, 3), padding="VALID")(x)
+    return nn.Dense(3, name="fc")(x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1))
+
+
+def test_stride_one_and_channels_first(tmp_path):
+  x = jax.ShapeDtypeStruct((1, 2, 2, 2), jnp.float32)
+  target = jax.eval_shape(First().init, jax.random.key(0), x)
+  arrays = {"ConvTranspose_0.weight": normal(2, 2, 3, 3), "ConvTranspose_0.bias": normal(2)}
+  arrays |= {"fc.weight": normal(3, 32), "fc.bias": normal(3)}
+  found = load(write(tmp_path / "w.pth", arrays), target, call=(First().apply, x))["params"]
+  turned = np.einsum("iohw->hwio", arrays["ConvTranspose_0.weight"])[::-1, ::-1]
+  np.testing.assert_array_equal(found["ConvTranspose_0"]["kernel"], turned)
+  np.testing.assert_array_equal(found["fc"]["kernel"], arrays["fc.weight"].T)
 
 
 class Mixed(nn.Module):

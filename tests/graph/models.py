@@ -11,6 +11,7 @@ from flax import nnx
 
 from leanax import graph
 from leanax.core.trees import map_named
+from tests.numbers import array
 
 
 class Case(NamedTuple):
@@ -59,7 +60,7 @@ class NnxConvNet(nnx.Module):
 
 
 def normal(seed, *shape):
-  return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+  return array(np.random.default_rng(seed).normal(size=shape), jnp.float32)
 
 
 def fill(shapes):
@@ -68,7 +69,7 @@ def fill(shapes):
 
   def leaf(name, like):
     near = 1.0 if name.endswith(("scale", "var")) else 0.0
-    return jnp.asarray(near + 0.3 * rng.uniform(-1.0, 1.0, like.shape), like.dtype)
+    return array(near + 0.3 * rng.uniform(-1.0, 1.0, like.shape), like.dtype)
 
   return map_named(leaf, shapes)
 

@@ -80,7 +80,7 @@ def scanned(v, x):
 
 def test_in_a_scan():
   layers = {"w": models.normal(5, 2, 3, 3), "bn": stats(2, 3)}
-  assert graph.batch_norms(scanned, layers, jnp.ones((2, 3))) == [("bn", None, "it is inside a scan")]
+  assert graph.batch_norms(scanned, layers, jnp.ones((2, 3))) == [("bn", None, "it is inside a scan", None)]
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from jax.extend import core as jex
 from leanax import deploy, graph
 from leanax.deploy.lifting import traced
 from tests.backends import PRODUCTS, rounded
+from tests.numbers import array
 
 
 def precisions(jaxpr):
@@ -52,7 +53,7 @@ def test_every_product_gets_the_highest_precision():
 def test_a_lifted_model_is_proven_at_the_highest_precision(monkeypatch):
   """Where products are rounded the proof holds all the same, for a model that asks for less precision too."""
   rng = np.random.default_rng(0)
-  w = jnp.asarray(rng.normal(size=(40, 8)), jnp.float32)
+  w = array(rng.normal(size=(40, 8)), jnp.float32)
 
   def model(v, x):
     return jnp.matmul(jax.nn.relu(jnp.matmul(x, v["a"], precision="default")), v["b"])

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import kd
+from tests.numbers import array
 
 BATCH, CLASSES = 6, 5
 
@@ -24,11 +25,11 @@ def labels():
 def outputs(taps, seed=0, dtype=np.float32):
   """Outputs with these taps: {name: array}."""
   taps = {name: np.asarray(x, dtype) for name, x in taps.items()}
-  return kd.Outputs(jnp.asarray(logits(seed), dtype), {name: jnp.asarray(x, dtype) for name, x in taps.items()})
+  return kd.Outputs(array(logits(seed), dtype), {name: array(x, dtype) for name, x in taps.items()})
 
 
 def batch(**more):
-  return {"label": jnp.asarray(labels(), jnp.int32), "id": jnp.asarray(np.arange(BATCH), jnp.int32), **more}
+  return {"label": array(labels(), jnp.int32), "id": array(np.arange(BATCH), jnp.int32), **more}
 
 
 def value(loss, s, t, **kwargs):

@@ -9,11 +9,12 @@ import pytest
 import kd
 from leanax.core.errors import UserError
 from leanax.core.methods import methods
+from tests.numbers import array
 
 
 def tree(seed, scale=1.0):
   rng = np.random.default_rng(seed)
-  draw = lambda *shape: jnp.asarray(scale * rng.normal(size=shape), jnp.float32)
+  draw = lambda *shape: array(scale * rng.normal(size=shape), jnp.float32)
   return {"kernel": draw(3, 2), "bias": draw(2)}
 
 

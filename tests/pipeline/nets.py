@@ -31,12 +31,12 @@ class Normed(nn.Module):
 
 
 class Dropped(nn.Module):
-  """A batch norm that is folded, one that stays after a pool, and dropout."""
+  """A batch norm that is folded, one after a pool that stays, without scale and bias, and dropout."""
 
   @nn.compact
   def __call__(self, x, train=False):
     x = nn.relu(nn.BatchNorm(use_running_average=not train)(nn.Conv(4, (3, 3))(x)))
-    x = nn.BatchNorm(use_running_average=not train)(nn.max_pool(x, (2, 2), (2, 2)))
+    x = nn.BatchNorm(use_running_average=not train, use_scale=False, use_bias=False)(nn.max_pool(x, (2, 2), (2, 2)))
     return nn.Dense(3)(nn.Dropout(0.5, deterministic=not train)(x.mean((1, 2))))
 
 

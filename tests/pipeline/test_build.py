@@ -11,6 +11,7 @@ import pytest
 
 import sparsity
 from leanax.core.errors import UserError
+from leanax.engine import data as datasets
 from leanax.engine.data import Augment
 from leanax.pipeline import build, optimizers, teacher_checks
 from tests.integration import jobs
@@ -298,9 +299,68 @@ def test_a_limit_cuts_each_split_and_keeps_ids():
 def test_a_stage_has_every_key_of_augmentation():
   config = jobs.experiment(stages__alone__augment={"cutmix": 0.5, "resized_crop": (0.2, 1.0), "erase": 0.3})
   names = {field.name for field in dataclasses.fields(config.stages["alone"].augment)}
-  assert names == {field.name for field in dataclasses.fields(Augment)}
+  assert names | {"keywords"} == {field.name for field in dataclasses.fields(Augment)}
   found = build.inputs(config, config.stages["alone"]).augment
   assert (found.cutmix, found.resized_crop, found.erase, found.erase_area) == (0.5, (0.2, 1.0), 0.3, (0.02, 0.33))
+
+
+def test_a_stage_has_its_own_function_of_augmentation():
+  own = {"name": "tests.engine.data.own:dimmed", "by": 2, "axes": (1,)}
+  config = jobs.experiment(stages__alone__augment={"function": own})
+  found = build.inputs(config, config.stages["alone"]).augment
+  assert (found.function, found.keywords) == ("tests.engine.data.own:dimmed", (("axes", (1,)), ("by", 2)))
+  assert build.inputs(config, config.stages["teacher"]).augment.is_still
+
+
+def test_balanced_examples_are_sorted_by_class_and_their_batches_are_even():
+  config = jobs.experiment(stages__alone__examples={"balanced": True, "without": (2,)})
+  stage, data = config.stages["alone"], build.dataset(config)
+  rare = data.train.take(np.flatnonzero((data.train.labels != 1) | (np.arange(128) < 40)), "rare")
+  split = build.examples(config, stage, rare)
+  counts = np.bincount(rare.labels, minlength=4)
+  assert np.array_equal(split.labels, np.repeat([0, 1, 3], counts[[0, 1, 3]]))
+  by_id = dict(zip(rare.ids.tolist(), rare.images))
+  assert all(np.array_equal(by_id[id], image) for id, image in zip(split.ids.tolist(), split.images))
+  spec = dataclasses.replace(build.inputs(config, stage, split), batch_size=len(split.ids))
+  assert spec.classes == tuple(counts[[0, 1, 3]])
+  batch = datasets.train_batch_at(datasets.device_arrays(split), 0, spec)
+  drawn = np.bincount(batch["label"], minlength=4)
+  assert drawn[2] == 0 and np.ptp(drawn[[0, 1, 3]]) <= 2
+  assert build.inputs(config, config.stages["teacher"], split).classes == ()
+  with pytest.raises(UserError, match=r"'examples\.balanced' is true and some examples have no labels"):
+    few = jobs.experiment(stages__alone__examples={"balanced": True, "labelled": 8})
+    build.examples(few, few.stages["alone"], data.train)
+
+
+def test_class_weights_are_those_of_the_classes_that_there_are():
+  terms = {"hard_labels": {"class_weights": "balanced"}}
+  made = build.objective("s", terms, counts=(10, 0, 30))
+  batch = {"label": jnp.asarray([0, 2, 2])}
+  logits = jnp.asarray(np.random.default_rng(0).normal(size=(3, 3)), jnp.float32)
+  entropy = -np.asarray(jax.nn.log_softmax(logits))[np.arange(3), [0, 2, 2]]
+  total = made(
+    logits, None, batch, step=jnp.zeros((), jnp.int32), aux={}, aux_state={}, key=jax.random.key(0), axis_name=None
+  )
+  want = np.mean(entropy * np.array([40 / (2 * 10), 40 / (2 * 30), 40 / (2 * 30)]))
+  np.testing.assert_allclose(total[0], want, rtol=1e-6)
+  build.objective("s", terms, counts=())
+  with pytest.raises(
+    UserError, match=r"'stages\.s\.objective\.hard_labels\.class_weights' is 'balanced', of a teacher"
+  ):
+    build.objective("s", terms)
+  with pytest.raises(UserError, match="class_weights is 'even'; expected a number for each class"):
+    build.objective("s", {"hard_labels": {"class_weights": "even"}})
+
+
+def test_balanced_stages_are_prepared(tmp_path):
+  weights = {"hard_labels": {"class_weights": (1.0, 2.0, 3.0)}}
+  with pytest.raises(UserError, match="hard_labels: class_weights has 3 numbers; expected 4, one for each class"):
+    jobs.opened(tmp_path / "a", run=("alone",), stages__alone__objective=weights)
+  even = {"hard_labels": {"class_weights": "balanced"}}
+  context = jobs.opened(
+    tmp_path / "b", run=("alone",), stages__alone__objective=even, stages__alone__examples={"balanced": True}
+  )
+  assert context.jobs["alone"].steps == 12
 
 
 def test_batches_are_made_as_the_stage_says():

@@ -44,7 +44,8 @@ def test_batch_norms_are_listed_as_folded_or_kept():
   variables = jax.jit(trained.functions(recipe).model.init)(jax.random.key(0), trained.example(recipe))
   assert explain.norms(recipe, variables) == [
     "batch_stats/BatchNorm_0: folded into Conv_0/kernel",
-    "batch_stats/BatchNorm_1: stays: it follows 'Conv_0/kernel:max_pool', and not a dot or a convolution",
+    "batch_stats/BatchNorm_1: a depthwise convolution with the kernel BatchNorm_1/scale: it follows "
+    "'Conv_0/kernel:max_pool', and not a dot or a convolution",
   ]
   assert explain.norms(recipe, {"params": variables["params"]}) == []
   assert explain.norms(recipe._replace(edits=({"edit": "fold_batch_norm"},)), variables) == []

@@ -109,3 +109,11 @@ def test_a_flag_that_is_no_number_is_one_sentence(weights, tmp_path):
   ended = jobs.program("post_training", *line, "--size=64,x")
   assert ended.returncode == 2
   assert ended.stderr.splitlines() == ["error: --size=64,x: expected numbers with commas between them"]
+
+
+def test_a_network_below_chance_gives_a_warning_that_names_the_classes():
+  result = {"classes": {"names": ["a", "b", "c"]}, "rows": [{"accuracy": 0.1}]}
+  assert "right in 10.00% of the test pictures" in post_training._below_chance(result)
+  assert "the classes are a, b, c, in this order; --classes gives" in post_training._below_chance(result)
+  for accuracy in (0.2, 0.9, None):
+    assert not post_training._below_chance({**result, "rows": [{"accuracy": accuracy}]})

@@ -114,6 +114,16 @@ def test_a_folded_model_trains_on_in_float_with_its_dropout_and_the_norms_that_s
   np.testing.assert_allclose(after, 0.99 * before + 0.01 * seen, rtol=1e-5)
 
 
+def test_a_norm_behind_a_pool_is_a_depthwise_convolution():
+  recipe = trained.Recipe("tests.pipeline.nets:Normed", {}, (8, 8, 1), ("0", "1", "2"), PREPROCESS)
+  whole = trained.Trained(recipe, fill(trained.variable_shapes(recipe)))
+  folded = trained.fold(whole)
+  assert [one["edit"] for one in folded.recipe.edits] == ["fold_batch_norm", "depthwise"]
+  assert trained.fold_shapes(whole).recipe == folded.recipe and "batch_stats" not in folded.variables
+  images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 1), np.uint8)
+  np.testing.assert_allclose(trained.predict(folded, images), trained.predict(whole, images), rtol=1e-4, atol=1e-5)
+
+
 KEPT = pathlib.Path(__file__).parent / "kept"
 
 

@@ -13,10 +13,11 @@ from quant import observers
 from quant.grid import affine, symmetric
 from quant.policy import policy
 from quant.quantize import quantize
+from tests.numbers import array
 
 
 def data(shape, seed=0):
-  return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+  return array(np.random.default_rng(seed).normal(size=shape), jnp.float32)
 
 
 def decibels(exact, found):

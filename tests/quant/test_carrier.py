@@ -17,7 +17,7 @@ from quant.carrier import CARRIERS, Coded, product, serves
 from quant.policy import policy
 from quant.quantize import quantize
 from tests.backends import BITS, PRODUCTS, rounded
-from tests.numbers import initial
+from tests.numbers import array, initial
 
 
 def conv(**more):
@@ -87,7 +87,7 @@ def operand(op, index, like):
 
 
 def coded(steps, scale, zero, largest):
-  return Coded(jnp.asarray(steps, jnp.float32), jnp.asarray(scale, jnp.float32), zero, largest)
+  return Coded(array(steps, jnp.float32), array(scale, jnp.float32), zero, largest)
 
 
 def draw(rng, case, bits_x=8, bits_w=8, worst=False):
@@ -307,7 +307,7 @@ def test_over_devices_under_vmap_scan_and_twice_differentiated():
   def loss(w, x, bind=False):
     if bind:
       return (op.bind(x * 0.1, w * 0.2)[0] ** 3).mean()
-    given = [coded(x, 0.1, jnp.asarray(-128), 255), coded(w, 0.2, None, 127)]
+    given = [Coded(x, jnp.float32(0.1), jnp.asarray(-128), 255), Coded(w, jnp.float32(0.2), None, 127)]
     return (product(op, given, "bfloat16") ** 3).mean()
 
   slope = jax.jit(jax.grad(loss))
@@ -434,7 +434,7 @@ def test_gradients_are_those_of_products_of_the_rounded_values(monkeypatch, sett
 def test_a_sum_twice_as_long_is_one_product_of_codes_and_one_of_ones(terms, zero_point, parts):
   op, kernel = site(lambda w, x: x @ w, (terms, 3), (2, terms))
   zero = jnp.asarray(-128, jnp.int32) if zero_point else None
-  given = [coded(jnp.ones((2, terms)), 1.0, zero, 255), coded(jnp.ones((terms, 3)), 1.0, None, 127)]
+  given = [coded(np.ones((2, terms)), 1.0, zero, 255), coded(np.ones((terms, 3)), 1.0, None, 127)]
   assert kernel == 1
   traced = jax.make_jaxpr(lambda: product(op, given, "float32"))()
   dots = [eqn for eqn, _ in all_eqns(traced.jaxpr) if eqn.primitive.name == "dot_general"]
@@ -446,14 +446,15 @@ def test_sums_of_one_operand_alone_are_taken_on_each_device(carrier, terms):
   """Such as the kernel's codes that a zero point meets; two activations have three of them."""
   rng = np.random.default_rng(6)
   mesh = jax.make_mesh((4,), ("d",), axis_types=(AxisType.Auto,))
-  x, w = (jnp.asarray(rng.integers(0, 128, shape), jnp.float32) for shape in ((4, 3, terms), (4, terms, 7)))
+  x, w = (array(rng.integers(0, 128, shape), np.float32) for shape in ((4, 3, terms), (4, terms, 7)))
+  one = jnp.float32(1.0)
   op, _ = site(lambda w, x: jnp.einsum("bik,bkj->bij", x, w), (1, *w.shape[1:]), (1, *x.shape[1:]))
   for zero in (None, jnp.asarray(-100)):
     for spec in (PartitionSpec(), PartitionSpec("d")):
       held = w if spec else w[:1]
 
       def call(x, w, zero=zero):
-        return product(op, [coded(x, 1.0, jnp.asarray(-128), 255), coded(w, 1.0, zero, 255)], carrier)
+        return product(op, [Coded(x, one, jnp.asarray(-128), 255), Coded(w, one, zero, 255)], carrier)
 
       run = jax.shard_map(call, mesh=mesh, in_specs=(PartitionSpec("d"), spec), out_specs=PartitionSpec("d"))
       expected = np.einsum("bik,bkj->bij", np.asarray(x, np.int64), np.broadcast_to(held, w.shape).astype(np.int64))

@@ -8,6 +8,7 @@ import pytest
 
 import quant
 from leanax.core.errors import UserError
+from tests.numbers import array
 
 
 def test_integers_are_the_codes_of_the_definition():
@@ -73,7 +74,7 @@ def test_an_unknown_format_is_named():
 
 
 def data(shape, seed):
-  return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+  return array(np.random.default_rng(seed).normal(size=shape), jnp.float32)
 
 
 def test_a_kernel_of_powers_of_two_in_a_model():

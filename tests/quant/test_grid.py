@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from leanax.core.errors import UserError
 from quant.grid import CHANNEL_FLOOR, WIDTHS, Grid, affine, codes, dequantize, fake_quant, limits, symmetric
+from tests.numbers import array
 
 
 def oracle(x, scale, zero_point, qmin, qmax):
@@ -16,7 +17,7 @@ def oracle(x, scale, zero_point, qmin, qmax):
 
 
 def normal(shape, seed=0, spread=1.0):
-  return jnp.asarray(np.random.default_rng(seed).normal(size=shape) * spread, jnp.float32)
+  return array(np.random.default_rng(seed).normal(size=shape) * spread, jnp.float32)
 
 
 def grids(x, bits):

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 import quant
-from leanax import deploy, graph
+from leanax import graph
 from leanax.core.errors import UserError
+from tests.numbers import array
 from tests.quant.test_leaf_grids import restored
 
 W = np.random.default_rng(0).normal(size=(12, 5)) * np.repeat([0.01, 1.0, 30.0], 4)[:, None]
@@ -170,7 +171,7 @@ def test_convolutions_have_a_scale_for_each_group_of_input_channels(layout, shap
   assert own.size == scale.size and quant.labels(state)["k/grid"] == f"w4g{group}"
   np.testing.assert_allclose(values, rounded.transpose(w_axes), rtol=1e-5)
   note = model.explain(v, given)["k"].note
-  assert note == f"a scale for each {group} inputs: no file of integers has such"
+  assert note == f"a scale for each {group} inputs: .onnx files hold its codes, in a layer of floats"
   net = quant.post_training(graph.net(conv, v, given), [given], quant.policy(f"w4g{group}{words}", None))
   again = graph.net(conv, v, given).edited(json.loads(json.dumps(net.edits)), net.variables, quant.edit.KIND)
   outs = jax.jit(lambda variables, x, *trained: (again.infer(variables, x), model.apply(*trained, v, x)[0]))
@@ -268,17 +269,6 @@ def test_a_state_of_other_groups_is_refused():
     made(fn, V, X, "w4g6")[0].apply(qparams, state, V, X)
 
 
-def pointwise(v, x):
-  return jax.lax.conv_general_dilated(x, v["w"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
-
-
-@pytest.mark.parametrize("used, v, x", [(fn, V, X), (pointwise, {"w": V["w"].reshape(1, 1, 12, 5)}, X[:, None, None])])
-def test_a_file_of_integers_refuses_groups_by_name(used, v, x):
-  model, qparams, state = made(used, v, x, "w8g4a8")
-  with pytest.raises(UserError, match="the kernel of 'w' has several scales along what it sums over"):
-    deploy.lift(used, v, x, grids=model.grids(qparams, state, v, x))
-
-
 def test_channels_of_grouped_kernels_are_cut_with_their_scales():
   v = {"params": {"w": V["w"], "u": jnp.asarray(np.random.default_rng(3).normal(size=(5, 4)), jnp.float32)}}
   net = graph.net(lambda v, x: jnp.tanh(x @ v["params"]["w"]) @ v["params"]["u"], v, X)
@@ -289,7 +279,7 @@ def test_channels_of_grouped_kernels_are_cut_with_their_scales():
 
 
 def test_inputs_of_grouped_kernels_are_cut_by_whole_groups_only():
-  draw = lambda i, *shape: jnp.asarray(np.random.default_rng(i).normal(size=shape), jnp.float32)
+  draw = lambda i, *shape: array(np.random.default_rng(i).normal(size=shape), jnp.float32)
   v = {"params": {"w": draw(0, 12, 8), "u": draw(1, 8, 3) * np.geomspace(0.01, 1.0, 8, dtype=np.float32)[:, None]}}
   net = graph.net(lambda v, x: jnp.tanh(x @ v["params"]["w"]) @ v["params"]["u"], v, X)
   net = quant.post_training(net, [X], quant.policy({"u": "w4g2", "*": "float"}, ends=None))

@@ -13,11 +13,12 @@ from quant.plan import kernel_axes
 from quant.policy import policy
 from quant.quantize import quantize
 from quant.spec import parse
+from tests.numbers import array
 
 
 def params_of(seed=0):
   rng = np.random.default_rng(seed)
-  draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
+  draw = lambda *shape: array(rng.normal(size=shape), jnp.float32)
   return {"a": {"kernel": draw(9, 7), "bias": draw(7)}, "b": {"kernel": draw(3, 3, 2, 5)}}
 
 
@@ -164,7 +165,7 @@ def turned(v, x):
 
 
 def test_with_axes_of_the_traced_sites_it_agrees_with_quantize():
-  draw = lambda *shape: jnp.asarray(np.random.default_rng(len(shape)).normal(size=shape), jnp.float32)
+  draw = lambda *shape: array(np.random.default_rng(len(shape)).normal(size=shape), jnp.float32)
   params = {"a": draw(2, 6, 6), "b": draw(4, 6), "c": draw(20), "table": draw(3, 3)}
   params["b"] *= jnp.geomspace(0.01, 10, 4)[:, None]
   x = draw(5, 6)

@@ -10,12 +10,13 @@ import quant
 from leanax import graph
 from leanax.core.errors import UserError
 from leanax.core.trees import map_named
+from tests.numbers import array
 
 BITS, TOP = 4, 7  # codes from -7 to 7
 
 
 def data(shape, seed=0):
-  return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+  return array(np.random.default_rng(seed).normal(size=shape), jnp.float32)
 
 
 def rounded(w, kept, shape=None):

@@ -13,7 +13,7 @@ from quant.estimators.lsq import lsq_values as lsq
 from quant.grid import dequantize, fake_quant
 from quant.policy import policy
 from quant.quantize import quantize
-from tests.numbers import initial
+from tests.numbers import array, initial
 
 MESH = {"axis_types": (AxisType.Auto,)}
 
@@ -39,7 +39,7 @@ class Net(nn.Module):
 
 
 def data(shape, seed=0):
-  return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+  return array(np.random.default_rng(seed).normal(size=shape), jnp.float32)
 
 
 def make(module, x, spec, seed=0):

@@ -7,13 +7,14 @@ import pytest
 
 import quant
 from leanax import graph
+from tests.numbers import array
 from tests.quant.test_leaf_grids import restored
 
 LAYERS, WIDTH = 3, 5
 
 
 def data(shape, seed=0):
-  return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+  return array(np.random.default_rng(seed).normal(size=shape), jnp.float32)
 
 
 STACK = data((LAYERS, WIDTH, WIDTH), 1) * jnp.asarray([1.0, 0.05, 8.0])[:, None, None]

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 
 import sparsity
+from tests.numbers import array
 
 masks = jax.jit(sparsity.masks)  # one program for each tree of shapes, not one for each mask
 
@@ -18,7 +19,7 @@ def params(seed=0):
 
   def kernel(*shape):
     w = rng.normal(size=shape)
-    return jnp.asarray(np.where(rng.random(shape) < 0.3, 0.5 * np.sign(w), w), jnp.float32)
+    return array(np.where(rng.random(shape) < 0.3, 0.5 * np.sign(w), w), jnp.float32)
 
   return {
     "Conv_0": {"kernel": kernel(3, 3, 2, 4), "bias": jnp.zeros(4)},

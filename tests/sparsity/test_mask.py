@@ -10,6 +10,7 @@ from flax import nnx
 import sparsity
 from leanax import graph
 from leanax.core.errors import UserError
+from tests.numbers import array
 from tests.sparsity import nets
 
 
@@ -68,9 +69,7 @@ def test_of_a_net_whose_layers_are_scanned():
   """Each layer of the stack is a layer of its own, N:M runs along its inputs, and the net computes with the zeros."""
   rng = np.random.default_rng(0)
   shapes = {"stem": {"kernel": (6, 8)}, "layers": {"kernel": (3, 8, 8), "gain": (3, 8)}, "head": {"kernel": (8, 2)}}
-  params = jax.tree.map(
-    lambda s: jnp.asarray(rng.normal(size=s), jnp.float32), shapes, is_leaf=lambda s: type(s) is tuple
-  )
+  params = jax.tree.map(lambda s: array(rng.normal(size=s), jnp.float32), shapes, is_leaf=lambda s: type(s) is tuple)
   variables = {"params": params, "stats": {"moving": jnp.ones((3, 8))}}
 
   def fn(v, x):

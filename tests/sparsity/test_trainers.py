@@ -11,6 +11,7 @@ from flax.training.train_state import TrainState
 
 import sparsity
 from leanax.core.errors import UserError
+from tests.numbers import array
 from tests.sparsity import nets
 
 SCHEDULE = sparsity.cubic(2, 6, 2)
@@ -35,7 +36,7 @@ def sparse(**keywords):
 
 
 def x():
-  return jnp.asarray(np.random.default_rng(0).normal(size=(5, 4)), jnp.float32)
+  return array(np.random.default_rng(0).normal(size=(5, 4)), jnp.float32)
 
 
 @pytest.mark.parametrize("jit", [False, True])

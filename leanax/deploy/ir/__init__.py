@@ -65,6 +65,7 @@ from leanax.deploy.ir.tensor import (
   on_grid,
   quantize,
   same_grid,
+  spread,
   values,
 )
 
@@ -126,6 +127,7 @@ __all__ = [
   "separate_outputs",
   "same_grid",
   "same_padding",
+  "spread",
   "values",
   "window_out",
   "with_ends",

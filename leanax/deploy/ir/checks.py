@@ -70,6 +70,8 @@ def _check_grids(layer: Layer, tensors: dict[str, Tensor]) -> None:
     raise UserError(f"layer {layer.name!r} must have one grid for its input and its output")
   for name in layer.constants():
     constant = tensors[name]
+    if constant.group is not None and made.dtype == "int8":
+      raise UserError(f"layer {layer.name!r} is of integers; only a float one can have a kernel in groups, as {name!r}")
     zeros = 0 if constant.grid is None else np.asarray(constant.grid.zero_point)
     if np.any(zeros):
       raise UserError(f"constant {name!r} has zero point {zeros}; weights must be symmetric, with zero point 0")

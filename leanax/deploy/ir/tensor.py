@@ -33,7 +33,7 @@ class Tensor(NamedTuple):
 
   @property
   def scale(self) -> np.ndarray:
-    """The grid's scale, float32: (), or (channels,) along `axis`."""
+    """The grid's scale, float32: (), (channels,) along `axis`, or of a kernel in groups one for each block of it."""
     return np.asarray(on_grid(self).scale, np.float32)
 
   @property
@@ -43,10 +43,16 @@ class Tensor(NamedTuple):
 
   @property
   def axis(self) -> int | None:
-    """The axis of a vector of scales; None for one scale."""
+    """The axis of a vector of scales; None for one scale, and for those of groups."""
     axis = on_grid(self).axis
     assert axis is None or isinstance(axis, int), self.name
     return axis
+
+  @property
+  def group(self) -> int | None:
+    """The number of inputs (the second last axis) that share the scales of a kernel in groups; None of others."""
+    grouped = self.grid is not None and self.axis is None and self.scale.ndim > 1
+    return int(self.shape[-2] or 0) // self.scale.shape[-2] if grouped else None
 
 
 def on_grid(tensor: Tensor) -> Grid:
@@ -59,7 +65,7 @@ def grid(scale: Any, zero_point: int = 0, *, bits: int = 8, narrow: bool = False
   """Returns a grid of signed codes that holds numpy arrays.
 
   Args:
-    scale: (), or (channels,) along `axis`.
+    scale: (), (channels,) along `axis`, or without an axis of a kernel's rank, one for each block of it.
     zero_point: one for all channels.
     bits: width of the codes.
     narrow: whether the lowest code is left out.
@@ -90,6 +96,13 @@ def describe(tensor: Tensor) -> str:
   return f"{tensor.name} {tensor.dtype}[{shape}]{numbers}"
 
 
+def spread(scale: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+  """Returns the scales of a kernel in groups, one for each block, as one for each of its numbers."""
+  for axis, (length, count) in enumerate(zip(shape, scale.shape, strict=True)):
+    scale = scale.repeat(length // count, axis)
+  return scale
+
+
 def values(constant: Tensor) -> np.ndarray:
   """Returns the data of a tensor that must have some."""
   assert constant.data is not None, constant.name
@@ -112,4 +125,5 @@ def quantize(x: np.ndarray, tensor: Tensor) -> np.ndarray:
 
 def dequantize(codes: np.ndarray, tensor: Tensor) -> np.ndarray:
   """Returns the float32 values of a tensor's codes: scale * (code - zero_point)."""
-  return tensor.scale * (codes.astype(np.int32) - tensor.zero_point).astype(np.float32)
+  scale = tensor.scale if tensor.group is None else spread(tensor.scale, codes.shape)
+  return scale * (codes.astype(np.int32) - tensor.zero_point).astype(np.float32)

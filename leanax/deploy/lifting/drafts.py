@@ -23,6 +23,7 @@ class Draft:
     end: number of the value that it makes so far.
     node: its first equation.
     kernel: weights in the IR's layout, of a convolution or dense layer.
+    layout: makes an array of that layout of one of the equation's operand, its kernel; None where entries are added.
     bias: (channels,) or None.
     relu: whether ReLU is fused.
     share: for a pool or mean still to be divided, by how much; None once it is.
@@ -38,6 +39,7 @@ class Draft:
   end: int
   node: Node
   kernel: np.ndarray | None = None
+  layout: Callable[[np.ndarray], np.ndarray] | None = None
   bias: np.ndarray | None = None
   relu: bool = False
   share: int | None = None

@@ -6,7 +6,7 @@ factors and layers of two tensors.
 """
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,12 +30,13 @@ _IDENTITIES = frozenset(("copy", "copy_p", "stop_gradient", "name", "convert_ele
 _AFFINE = frozenset(("add", "add_any", "sub", "mul", "div"))
 
 
-def find(traced: Traced, done: frozenset[int]) -> list[Composite]:
+def find(traced: Traced, done: frozenset[int], rounded: Collection[str] = ()) -> list[Composite]:
   """Returns the groups of equations that are one such layer.
 
   Args:
     traced: the function.
     done: indices of equations that are part of other layers.
+    rounded: names of activations that a simulation rounds.
   """
   numbers = functools.cache(lambda number: _per_channel(traced.constant(number)))
 
@@ -43,7 +44,7 @@ def find(traced: Traced, done: frozenset[int]) -> list[Composite]:
     return numbers(ref) if isinstance(ref, int) else np.asarray(ref.val)
 
   taken = set(done)
-  flow = Flow(traced, lambda node: node.index not in taken and _allowed(traced, node, constant))
+  flow = Flow(traced, lambda node: node.index not in taken and _allowed(traced, node, constant), rounded)
   found = []
   for node in reversed(traced.nodes):  # the outermost function first
     if node.index not in taken and node.primitive in ELEMENTS:

@@ -24,6 +24,9 @@ def pick(lifter: Lifter, node: Node, x: int, entries: Entries, end: int) -> None
   if link is not None and link.permutation[0] != 0:  # the batch lies behind other axes
     inner = lifter.reshaped(link.source, link.shape)
     made = part(lifter, node, inner, {link.permutation[axis]: some for axis, some in entries.items()})
+    whole = lifter.number(made)  # another one where all of its entries are taken
+    if whole == made or lifter.traced.tensor(whole) is None:
+      lifter.traced.holds[whole] = end
     lifter.links[end] = Link(made, lifter.shape(made), link.permutation, lifter.number(x))
     return
   if 0 in entries and not np.array_equal(entries[0], np.arange(lifter.traced.aval(x).shape[0])):

@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from leanax import graph
 from leanax.core.errors import UserError
 from leanax.deploy import ir
 from leanax.deploy.lifting.drafts import Draft, Lifter
@@ -51,15 +52,22 @@ def dot(lifter: Lifter, node: Node) -> None:
   first, second = operands = _operands(lifter, node)
   if isinstance(first.value, np.ndarray):
     first, second = second, first
-  swapped = second, first
-  if isinstance(second.value, int) and _moves(lifter, *swapped, node) < _moves(lifter, first, second, node):
-    first, second = swapped
+  if isinstance(second.value, int) and _swaps(lifter, first, second, node):
+    first, second = second, first
   made = [_label(operands[0], axis) for axis in _batches(node)[0]]
   made += [_label(one, axis) for one in operands for axis in sorted({*one.free, *_own(one, node)})]
   if isinstance(second.value, np.ndarray) and not second.heads:
     _dense(lifter, node, first, second, made)
   else:
     _matmul(lifter, node, first, second, made)
+
+
+def _swaps(lifter: Lifter, first: _Operand, second: _Operand, node: Node) -> bool:
+  """Returns whether the second of two activations is to be the first: where a simulation has it so, or less moves."""
+  site = lifter.traced.graph.analysis.at.get(node.index)
+  if not lifter.foldable and site is not None:
+    return graph.second_factor(site.op, lifter.traced.bounded) != second.place
+  return _moves(lifter, second, first, node) < _moves(lifter, first, second, node)
 
 
 def _batches(node: Node) -> Any:
@@ -148,8 +156,12 @@ def _dense(lifter: Lifter, node: Node, x: _Operand, kernel: _Operand, made: list
   rows = free if len(free) <= MOST else (x.size(x.free),)
   source = _brought(lifter, node, x, x.order(), (*rows, inside))
   assert isinstance(source, int)
-  weights = kernel.value.transpose(kernel.order(transposed=False)).reshape(inside, outside)
-  draft = Draft(ir.Dense, lifter.traced.site(node) or "", (source,), node.outputs[0], node, weights)
+
+  def layout(operand: np.ndarray) -> np.ndarray:
+    return operand.transpose(kernel.order(transposed=False)).reshape(inside, outside)
+
+  name = lifter.traced.site(node) or ""
+  draft = Draft(ir.Dense, name, (source,), node.outputs[0], node, layout(kernel.value), layout)
   axes = ["examples", *(_label(x, axis) for axis in x.free), *(_label(kernel, axis) for axis in kernel.free)]
   examples = x.shape[x.batch]
   shape = (examples, *free, *kernel.sizes(kernel.free))

@@ -6,7 +6,7 @@ operand ends (a bias, a ReLU, the divisor of a mean), or passes a value on. What
 primitive's name and the line in the user's code.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from leanax.core.errors import UserError
 from leanax.deploy import ir
@@ -28,19 +28,22 @@ from leanax.graph import unrolling
 from leanax.graph.program import Node
 
 
-def recognise(traced: Traced, foldable: bool = True) -> tuple[list[Draft], dict[str, int]]:
+def recognise(
+  traced: Traced, foldable: bool = True, rounded: Collection[str] = ()
+) -> tuple[list[Draft], dict[str, int]]:
   """Returns the layers of a traced function, in order, and the numbers of the values that are outputs, by name.
 
   Args:
     traced: the function.
     foldable: whether a factor behind a product may go into its weights (not once their grids are fixed).
+    rounded: names of activations with grids.
 
   Raises:
     UserError: an equation that is not part of any layer.
   """
   lifter = Lifter(traced, foldable)
   groups = [*rows.find(traced), *resizes.find(traced)]
-  groups = [*groups, *functions.find(traced, frozenset().union(*(one.nodes for one in groups)))]
+  groups = [*groups, *functions.find(traced, frozenset().union(*(one.nodes for one in groups)), rounded)]
   grouped = {index for group in groups for index in group.nodes}
   ends = {group.end: group for group in groups}
   choices.find_indices(lifter)
@@ -71,6 +74,8 @@ def recognise(traced: Traced, foldable: bool = True) -> tuple[list[Draft], dict[
 
 
 _REASONS = {
+  "rem": "no layer has a remainder of what depends on the input. In flax it is the seq_lengths of a reversed RNN or of "
+  "Bidirectional (flip_sequences): leave them out, give them as constants, or write a stablehlo file",
   "scan": f"the exported formats have no loops, and one of more than {unrolling.MOST} turns is not written out",
   "while": "the exported formats have no loops whose number of turns is found while they run",
   "optimization_barrier": "no layer is one; of a quantized model lift the float function, with `grids=`",

@@ -1,7 +1,7 @@
 """Regions of equations that make one value of another one, and what they compute, in float64 numpy."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 import jax
@@ -27,10 +27,11 @@ class Flow:
   Args:
     traced: the function.
     allowed: whether an equation may be part of a region.
+    rounded: names of activations that are rounded, and so are no values between two equations of a region.
   """
 
-  def __init__(self, traced: Traced, allowed: Callable[[Node], bool]) -> None:
-    self.traced, self.allowed = traced, allowed
+  def __init__(self, traced: Traced, allowed: Callable[[Node], bool], rounded: Collection[str] = ()) -> None:
+    self.traced, self.allowed, self.rounded = traced, allowed, rounded
     self._makers = {number: (place, node) for place, node in enumerate(traced.nodes) for number in node.outputs}
     self._readers: dict[int, set[int]] = {number: {-1} for number in traced.outputs.values()}
     for node in traced.nodes:
@@ -58,7 +59,10 @@ class Flow:
       return False
     inside = {node.index for node in nodes}
     between = {number for node in nodes for number in node.outputs} - {end}
-    return all(self._readers.get(number, set()) <= inside for number in between)
+    return all(
+      self._readers.get(number, set()) <= inside and self.traced.tensor(number) not in self.rounded
+      for number in between
+    )
 
 
 def evaluate(traced: Traced, region: Region, x: np.ndarray, constant: Callable[[Any], np.ndarray]) -> dict[int, Any]:

@@ -41,6 +41,7 @@ def unstack(lifter: Lifter, node: Node) -> None:
   x, axis = lifter.operand(node), int(node.params["axis"])
   for place, end in enumerate(node.outputs):
     one = picks.part(lifter, node, x, {axis: np.array([place])})
+    lifter.traced.holds[one] = end
     link = lifter.links.get(one)
     if link is None or link.permutation[0] == 0:
       lifter.reshape(one, end)

@@ -1,5 +1,6 @@
 """A traced function for the lifter: its live equations, their readers, constants, and slices to run."""
 
+import functools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -38,6 +39,7 @@ class Traced:
     outputs: numbers of the outputs' values, by name.
     uses: how often each value is read, an output once more.
     views: values that the function does not have, by their numbers, which are negative.
+    holds: values whose numbers those without a name, such as views, hold in another order of axes.
   """
 
   BATCH = 2  # not 1, so that the batch is told apart from other axes
@@ -53,6 +55,7 @@ class Traced:
     )  # compared with a reference
     body = self.graph.program.body
     self.views: dict[int, View] = {}
+    self.holds: dict[int, int] = {}
     self._known, self._numbers = _constants(body), numbers
     leaves = dict(zip(body.inputs, jax.tree.leaves(variables), strict=False))
     self._known |= leaves if numbers else {at: distinct(leaf.shape, leaf.dtype, at) for at, leaf in leaves.items()}
@@ -65,6 +68,11 @@ class Traced:
     self._tensors = {base: name for base, name in analysis.tensors.items() if base in read}
     self._tensors |= {analysis.value(one.value).base: name for name, one in graph.exposed(self.graph, ()).items()}
     self.uses = Counter(n for node in self.nodes for n in self.data(node)) + Counter(self.outputs.values())
+
+  @functools.cached_property
+  def bounded(self) -> dict[str, str]:
+    """The functions of activations whose range is known, by the activation's name."""
+    return graph.bounded(self.graph)
 
   def _example(self, leaf: Any) -> jax.ShapeDtypeStruct:
     shape = tuple(leaf.shape) if hasattr(leaf, "shape") else np.shape(leaf)
@@ -135,9 +143,11 @@ class Traced:
   def tensor(self, number: int) -> str | None:
     """Returns the activation's name, if an operation that the output depends on reads it, or makes it for others.
 
-    A view has its base's.
+    A view has the name of what it is made of, or of the value whose numbers it holds.
     """
-    return self._tensors.get(self.graph.analysis.value(self.base(number)).base)
+    while number in self.holds or number in self.views:
+      number = self.holds[number] if number in self.holds else self.views[number].number
+    return self._tensors.get(self.graph.analysis.value(number).base)
 
   def constant(self, ref: Any) -> np.ndarray:
     """Returns the value of an operand that does not depend on the input."""

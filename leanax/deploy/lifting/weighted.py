@@ -20,14 +20,19 @@ def conv(lifter: Lifter, node: Node) -> None:
   if params["batch_group_count"] != 1:
     raise traced.refuse(node, "a convolution with groups of the batch has no layer")
   out, inside, *window = spec.rhs_spec
-  kernel = traced.constant(node.inputs[1]).transpose(*window, inside, out)
+
+  def layout(operand: np.ndarray) -> np.ndarray:  # of one axis as of an image of height 1
+    turned = operand.transpose(*window, inside, out)
+    return turned[None] if spatial == 1 else turned
+
+  kernel = layout(traced.constant(node.inputs[1]))
   padding = np.array(params["padding"]).reshape(spatial, 2)
   source, around = _images(lifter, node, x)
   padding = padding + around
   strides, dilation, between = (params[key] for key in ("window_strides", "rhs_dilation", "lhs_dilation"))
   if spatial == 1:  # (N, L, C) as (N, 1, L, C)
     source = lifter.shaped(source, np.insert(lifter.shape(source), 1, 1).tolist(), node)
-    kernel, padding = kernel[None], np.insert(padding, 0, 0, 0)
+    padding = np.insert(padding, 0, 0, 0)
     strides, dilation, between = (1, *strides), (1, *dilation), (1, *between)
   strides, dilation, between = ((int(one[0]), int(one[1])) for one in (strides, dilation, between))
   groups = int(params["feature_group_count"])
@@ -45,7 +50,8 @@ def conv(lifter: Lifter, node: Node) -> None:
   else:
     around = tuple((int(low), int(high)) for low, high in padding)
     fields = {"strides": strides, "padding": around, "dilation": dilation, "groups": groups}
-  draft = Draft(kind, traced.site(node) or "", (source,), node.outputs[0], node, kernel, fields=fields)
+  kept = layout if kind is ir.Conv2D else None  # a transposed convolution's kernel has zeros between its entries
+  draft = Draft(kind, traced.site(node) or "", (source,), node.outputs[0], node, kernel, kept, fields=fields)
   # The result (N, H, W, C) as the equation has it.
   places = spec.out_spec[:1] + spec.out_spec[2:] + spec.out_spec[1:2]  # where each of our axes goes
   order = tuple(int(axis) for axis in np.argsort(places))

@@ -10,6 +10,8 @@ drawn from the whole training split by the example's id, not from the same batch
 of the id. Where both are on, each example of a view has one of them, with probability one half.
 """
 
+import contextlib
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -18,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Int32, Key, UInt8
 
-from leanax.core import ranges
+from leanax.core import imports, ranges
 from leanax.core.errors import UserError, unknown
 from leanax.engine.data import colour, regions
 from leanax.engine.data.draws import Boxes, below, keys_of
@@ -44,6 +46,9 @@ class Augment:
     erase_area: (least, largest) share of its area.
     erase_ratio: its (least, largest) width over height.
     erase_fill: "zero", "mean" or "random".
+    function: import path of a user's own change, `function(keys (B,), images (B, H, W, C) uint8, **keywords) ->
+      images`, one image at a time: each from its key alone; "" for none.
+    keywords: ((name, value), ...) of it.
     mixup: alpha of Beta(alpha, alpha); 0 is no mixup.
     cutmix: likewise, of CutMix.
     fill: the padding of `crop` and `shift`: "zero", "edge" or "reflect".
@@ -69,6 +74,8 @@ class Augment:
   erase_ratio: tuple[float, ...] = (0.3, 3.3)
   erase_fill: str = "zero"
   cutmix: float = 0.0
+  function: str = ""
+  keywords: tuple[tuple[str, Any], ...] = ()
 
   @property
   def mixes(self) -> bool:
@@ -84,7 +91,7 @@ class Augment:
       "resized_crop_ratio": self.resized_crop_ratio,
       "seed": self.seed,
     }
-    kept |= {key: getattr(self, key) for key in ("erase_area", "erase_ratio", "erase_fill")}
+    kept |= {key: getattr(self, key) for key in ("erase_area", "erase_ratio", "erase_fill", "keywords")}
     return self == replace(NOTHING, **kept)
 
 
@@ -138,8 +145,49 @@ def check(spec: Augment, shape: tuple[int, ...]) -> None:
     pair = getattr(spec, key)
     if getattr(spec, switch) and not (len(pair) == 2 and all(map(expected.has, pair)) and pair[0] <= pair[1]):
       raise UserError(f"augment.{key} is {pair}; expected {expected.words}")
+  try:
+    hash(spec.keywords)
+  except TypeError as error:
+    raise UserError(
+      f"augment.function has keywords {dict(spec.keywords)}; expected numbers, texts or tuples"
+    ) from error
+  if spec.function:
+    check_function(spec, shape)
   if spec.views is not None and spec.views < 1:
     raise UserError(f"augment.views is {spec.views}; expected at least 1, or None for a new view each epoch")
+
+
+def _own(spec: Augment) -> Callable[..., Any]:
+  """Imports the user's function."""
+  found = imports.found(spec.function, f"augment.function {spec.function!r}")
+  if not callable(found) or isinstance(found, type):
+    raise UserError(f"augment.function {spec.function!r} is no function; expected function(keys, images) -> images")
+  return found
+
+
+def check_function(spec: Augment, shape: tuple[int, ...]) -> None:
+  """Traces the user's function on shapes of three images of `shape`.
+
+  Raises:
+    UserError: there is no such function, it does not take its keywords, it raises, or it does not return uint8 images
+      of the same shape; with the user's own error and its line.
+  """
+  found, where = _own(spec), f"augment.function {spec.function!r}"
+  images = jax.ShapeDtypeStruct((3, *shape), jnp.uint8)
+  keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 3))
+  with contextlib.suppress(ValueError):  # some callables have no signature
+    try:
+      inspect.signature(found).bind(keys, images, **dict(spec.keywords))
+    except TypeError as error:
+      given = ", ".join(["keys", "images", *(f"{name}=" for name, _ in spec.keywords)])
+      raise UserError(f"{where} cannot be called as ({given}): {error}") from error
+  try:
+    made = jax.eval_shape(lambda keys, images: found(keys, images, **dict(spec.keywords)), keys, images)
+  except Exception as error:  # the user's code may raise anything
+    raise UserError(f"{where} cannot be traced: {imports.failure(error)}") from error
+  shown = f"{getattr(made, 'dtype', type(made).__name__)} of shape {getattr(made, 'shape', None)}"
+  if getattr(made, "shape", None) != images.shape or made.dtype != images.dtype:
+    raise UserError(f"{where} returns {shown}; expected uint8 of shape {images.shape}, as its images")
 
 
 def random_window(
@@ -181,6 +229,8 @@ def move(
       images = change(keys(name), images, getattr(spec, name))
   if spec.erase:
     images = regions.erased(keys("erase"), images, spec.erase, spec.erase_area, spec.erase_ratio, spec.erase_fill)
+  if spec.function:
+    images = _own(spec)(keys("function"), images, **dict(spec.keywords))
   return images
 
 

@@ -24,6 +24,7 @@ class Input:
     preprocess: from pixels to the network's inputs.
     augment: random changes in training.
     dtype: of the network's inputs.
+    classes: the number of examples of each class, where epochs draw them equally often (`order.of_classes`); () else.
     per_view: names of arrays (N, views, ...), such as cached teacher logits, of which a batch gets one view.
   """
 
@@ -33,6 +34,7 @@ class Input:
   augment: Augment = NOTHING
   dtype: jax.typing.DTypeLike = jnp.float32
   per_view: tuple[str, ...] = ()
+  classes: tuple[int, ...] = ()
 
 
 def view_of(spec: Input, step: int | Int[Array, ""], examples: int) -> Int[Array, ""]:
@@ -83,7 +85,7 @@ def train_batch_at(
     part: (k, n) selects the k-th of n equal parts of the batch, such as a device's.
   """
   examples = arrays["id"].shape[0]
-  rows = order.batch_rows(spec.seed, step, examples, spec.batch_size, part)
+  rows = order.batch_rows(spec.seed, step, examples, spec.batch_size, part, spec.classes)
   return examples_at(arrays, rows, view_of(spec, step, examples), spec)
 
 
@@ -101,6 +103,10 @@ def check(spec: Input, arrays: Mapping[str, Array]) -> None:
   """
   image_shape = arrays["image"].shape[1:]
   order.steps_per_epoch(arrays["id"].shape[0], spec.batch_size)
+  if spec.classes and sum(spec.classes) != arrays["id"].shape[0]:
+    raise UserError(
+      f"classes has {sum(spec.classes)} examples and the split {arrays['id'].shape[0]}; expected the same"
+    )
   changes.check(spec.augment, image_shape)
   for key in ("mean", "std"):
     count = len(getattr(spec.preprocess, key))

@@ -13,6 +13,7 @@ the files' bytes as array_record.
 
 import contextlib
 import hashlib
+import io
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -230,8 +231,10 @@ def prepare(root: Path, files: Files, channels: int, shares: Shares, prepared: P
   if not is_prepared(builder):
     splits |= split_by_share(root, files, shares)
     tfds = tensorflow_datasets()
+    count = sum(len(paths) for classes in splits.values() for paths in classes.values())
+    print(f"{root}: reading {count:,} images, which later runs find prepared", file=sys.stderr, flush=True)
     try:
-      with contextlib.redirect_stdout(sys.stderr):  # TFDS prints to stdout, which is for results
+      with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints words on downloads, of which there are none
         builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
     except OSError as error:
       raise UserError(f"{root}: cannot be prepared in {prepared}: {first_line(error)}") from error

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Int, Int32, UInt32
 
 from leanax.core.errors import UserError
@@ -33,7 +34,11 @@ def steps_per_epoch(examples: int, batch_size: int) -> int:
 
 
 def shuffled(
-  seed: int | Int[Array, ""], epoch: int | Int[Array, ""], places: Int[Array, "b"], examples: int
+  seed: int | Int[Array, ""],
+  epoch: int | Int[Array, ""],
+  places: Int[Array, "b"],
+  examples: int | Int[Array, "b"],
+  stream: str = "order",
 ) -> Int32[Array, "b"]:
   """Returns the rows at places of an epoch's order.
 
@@ -41,13 +46,14 @@ def shuffled(
     seed: of the order.
     epoch: each epoch has its own order.
     places: (B,) numbers in [0, examples).
-    examples: N, a Python int below 2^31.
+    examples: N below 2^31; an array has one for each place, such as the size of its class.
+    stream: the name of the random numbers.
 
   Returns:
     (B,) rows; over all places, each row of [0, N) once.
   """
-  keys = jax.random.bits(step_key(seed, epoch, "order"), (ROUNDS, 2), jnp.uint32)
-  size = jnp.uint32(examples)
+  keys = jax.random.bits(step_key(seed, epoch, stream), (ROUNDS, 2), jnp.uint32)
+  size = jnp.asarray(examples, jnp.uint32)
 
   def swap_or_not(rows: UInt32[Array, "b"], key: UInt32[Array, "2"]) -> tuple[UInt32[Array, "b"], None]:
     partner = key[0] % size + size - rows
@@ -78,6 +84,7 @@ def batch_rows(
   examples: int,
   batch_size: int,
   part: tuple[int | Int[Array, ""], int] = (0, 1),
+  classes: tuple[int, ...] = (),
 ) -> Int32[Array, "b"]:
   """Returns the rows of a training step's batch.
 
@@ -87,6 +94,8 @@ def batch_rows(
     examples: N, a Python int.
     batch_size: of all devices.
     part: (k, n) selects the k-th of n equal parts of the batch, such as a device's.
+    classes: the number of examples of each class, whose rows follow each other, if an epoch is to draw all of them
+      equally often (`of_classes`); () for each row once.
 
   Returns:
     (B / n,) rows.
@@ -99,7 +108,31 @@ def batch_rows(
     raise UserError(f"batch_size {batch_size} cannot be divided evenly over {parts} devices")
   epoch, place = jnp.divmod(jnp.asarray(step, jnp.int32), steps_per_epoch(examples, batch_size))
   local = batch_size // parts
-  return shuffled(seed, epoch, place * batch_size + index * local + jnp.arange(local, dtype=jnp.int32), examples)
+  places = place * batch_size + index * local + jnp.arange(local, dtype=jnp.int32)
+  return of_classes(seed, epoch, places, classes) if classes else shuffled(seed, epoch, places, examples)
+
+
+def of_classes(
+  seed: int | Int[Array, ""], epoch: int | Int[Array, ""], places: Int[Array, "b"], classes: tuple[int, ...]
+) -> Int32[Array, "b"]:
+  """Returns the rows at places of an epoch's order that draws every class equally often.
+
+  The order has ceil(N / K) places of each of the K classes, shuffled. A class with more rows has others in each epoch;
+  one with fewer has all of them again and again, and each as often as the others, or once more.
+
+  Args:
+    seed: of the order.
+    epoch: each epoch has its own order.
+    places: (B,) numbers in [0, N).
+    classes: the number of rows of each class, above 0, whose rows follow each other; N together.
+  """
+  counts = np.asarray(classes)
+  each = -(-int(counts.sum()) // len(classes))
+  drawn = shuffled(seed, epoch, places, each * len(classes))
+  label, turn = drawn % len(classes), drawn // len(classes)
+  size = jnp.asarray(counts, jnp.int32)[label]
+  start = jnp.asarray(np.cumsum(counts) - counts, jnp.int32)[label]
+  return start + shuffled(seed, epoch, turn % size, size, "order of a class")
 
 
 def epoch_of(step: int | Int[Array, ""], examples: int, batch_size: int) -> Int32[Array, ""]:

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from leanax.core import ranges
 from leanax.core.errors import UserError, nearest, unknown
 from leanax.engine.data import decoded, folder, stock
@@ -69,6 +71,7 @@ def load_folder(
   size: tuple[int, int] | None = None,
   resize: str = "stretch",
   channels: int = 3,
+  classes: Sequence[str] | None = None,
 ) -> Dataset:
   """Loads a user's own images: ARGUMENT/SPLIT/CLASS/*.jpg or ARGUMENT/CLASS/*.jpg (`folder`).
 
@@ -85,9 +88,11 @@ def load_folder(
     size: (height, width) to resize images to; needed if their sizes differ.
     resize: the way, "stretch", "crop" or "pad" (`pictures`).
     channels: 1 for grey, 3 for colour; the files are converted.
+    classes: the names of the classes in the order of a model's outputs, with or without ones that the folder lacks; by
+      default those of the folder in the order of the alphabet.
 
   Raises:
-    UserError: a folder or its images are not as expected.
+    UserError: a folder or its images are not as expected, or a class of the folder is not among `classes`.
   """
   if channels not in (1, 3):
     raise UserError(f"data.channels is {channels}; expected 1 (grey) or 3 (colour)")
@@ -107,7 +112,21 @@ def load_folder(
   found = _splits(builder, cache, 0 if "validation" not in builder.info.splits else None, size, resize)
   for line in _remarks(root, found, {split: share for split, share in shares._asdict().items() if split in TAKEN}):
     print(line, file=sys.stderr, flush=True)
-  return found
+  return found if classes is None else in_order(found, classes, root)
+
+
+def in_order(data: Dataset, classes: Sequence[str], root: Path) -> Dataset:
+  """Returns data whose labels count the classes in another order, perhaps of more of them (`load_folder`)."""
+  if isinstance(classes, str) or not all(isinstance(name, str) for name in classes):
+    raise UserError(f"data.classes is {classes!r}; expected the names of classes, such as ('cat', 'dog')")
+  given = tuple(classes)
+  if twice := [name for name in given if given.count(name) > 1]:
+    raise UserError(f"data.classes has {twice[0]!r} twice; expected each class once")
+  lacking = [name for name in data.train.classes if name not in given]
+  if lacking:
+    raise unknown(f"class in data.classes: {root} has a folder", lacking[0], given)
+  place = np.array([given.index(name) for name in data.train.classes], np.int32)
+  return Dataset(*(part._replace(labels=place[part.labels], classes=given) for part in data))
 
 
 BELOW_ONE = ranges.Range("a share of the training images, from 0 to below 1", ranges.BELOW_ONE.has)

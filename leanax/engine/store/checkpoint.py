@@ -16,7 +16,6 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import quant
@@ -310,4 +309,4 @@ def _placed(saved: Leaf, array: np.ndarray, target: Any) -> Any:
   if not isinstance(target, jax.Array | jax.ShapeDtypeStruct):
     return leaf
   sharding = _sharding(target)
-  return jnp.asarray(leaf) if sharding is None else jax.device_put(leaf, sharding)
+  return jax.device_put(leaf, sharding)

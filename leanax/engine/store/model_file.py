@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -88,7 +89,7 @@ def load_tree(path: str | Path, target: Any = None) -> tuple[Any, dict[str, Any]
       raise UserError(f"{path} is damaged: leaf {missing[0]!r} is missing")
     if bad := leaves.damaged(saved, arrays):
       raise UserError(f"{path} is damaged: leaf {bad[0]!r} does not match its checksum")
-    flat = {name: jnp.asarray(leaves.recovered(arrays[name], leaf)) for name, leaf in saved.items()}
+    flat = {name: jax.device_put(leaves.recovered(arrays[name], leaf)) for name, leaf in saved.items()}
     tree = leaves.nested(flat)
   except (KeyError, TypeError, ValueError, AttributeError, MemoryError, RecursionError) as error:
     raise UserError(f"{path} is damaged: its description is not one of arrays") from error  # anyone can make a checksum

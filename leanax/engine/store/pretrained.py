@@ -237,7 +237,7 @@ def _fit(path: Path, name: str, array: np.ndarray, leaf: Any) -> jax.Array:
     raise UserError(f"{path}: {name!r} holds NaN; expected the weights of a training that did not diverge")
   if both_float and (np.isinf(cast) & ~np.isinf(array)).any():
     raise UserError(f"{path}: {name!r} holds numbers that {leaf.dtype} has not, which is the model's dtype")
-  return jnp.asarray(cast)
+  return jax.device_put(cast)
 
 
 def _listed(names: Sequence[str], most: int = 5) -> str:

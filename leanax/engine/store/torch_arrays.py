@@ -218,8 +218,6 @@ class Arrays:
       unit = dtype.itemsize // (2 if dtype.kind == "c" else 1)
       if self.swapped and unit > 1:
         plain = plain[: len(plain) // unit * unit].view(f"u{unit}").byteswap().view(np.uint8)
-      elif plain.ctypes.data % unit:
-        plain = plain.copy()
       plain = (plain != 0).view(np.uint8) if dtype.kind == "b" else plain
       plain.flags.writeable = False  # several tensors may read it
       self.storages[wanted] = plain

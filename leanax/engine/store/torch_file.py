@@ -80,7 +80,7 @@ def _part(content: bytes, entry: zipfile.ZipInfo) -> memoryview:
   if len(head) < 30 or head[:4] != b"PK\x03\x04":
     raise Damaged("its archive is damaged")
   start = at + 30 + int.from_bytes(head[26:28], "little") + int.from_bytes(head[28:30], "little")
-  if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
+  if entry.compress_type != zipfile.ZIP_STORED:
     raise Damaged(f"{entry.filename!r} is compressed in its archive; expected a file as torch.save writes it")
   if start + entry.file_size > len(content):
     raise Damaged(f"{entry.filename!r} ends behind the file; is it cut off?")

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 OPCODES = 3_000_000  # at most so many: those of some 75,000 tensors, read in some ten seconds
 DICTS = {"collections.OrderedDict", "collections.defaultdict", "builtins.dict", "__builtin__.dict"}
 SETS = {"builtins.set", "builtins.frozenset", "__builtin__.set", "__builtin__.frozenset"}
-MAKERS = {"copyreg._reconstructor", "copy_reg._reconstructor", "copyreg.__newobj__", "copy_reg.__newobj__"}
 MARK = object()
 
 
@@ -109,8 +108,6 @@ class _Machine:
       if self.copies < 0:
         raise Damaged("it copies a list again and again")
       self.stack.append({key(name): value for name, value in pairs})
-    elif made.name in MAKERS and args and isinstance(args[0], Global):
-      self.stack.append(Record(args[0].name, ()))
     else:
       self.stack.append(Record(made.name, args))
 

@@ -37,11 +37,12 @@ class Hook(NamedTuple):
   Attributes:
     every: it is called when the number of finished steps is a multiple of this.
     call: `call(step, state, metrics)`: the number of finished steps, the state after them, and each metric of the
-      steps since the last call, (steps,). All of them were finite.
+      steps since the last call, (steps,). All of them were finite. Where it returns True, training ends here, once all
+      hooks of this step were called.
   """
 
   every: int
-  call: Callable[[int, TrainState, History], None]
+  call: Callable[[int, TrainState, History], bool | None]
 
 
 def fit(
@@ -81,7 +82,7 @@ def fit(
     teacher_name: how errors call it.
 
   Returns:
-    The last state, and each metric of each step, (steps,).
+    The last state, and each metric of each step, (steps,); of fewer steps where a hook has ended the training.
 
   Raises:
     UserError: the teacher's outputs, the loss or the gradient are not finite; hooks were last called before that step.
@@ -178,9 +179,12 @@ def drive(
       tick(done)
     due = [i for i, hook in enumerate(hooks) if done % hook.every == 0 or done == steps]
     land(0 if due else in_flight - 1)
+    ends = False
     for index in due:
-      hooks[index].call(done, state, joined(kept[called[index] :]))
+      ends |= bool(hooks[index].call(done, state, joined(kept[called[index] :])))
       called[index] = len(kept)
+    if ends:
+      break
   land(0)
   return state, joined(kept)
 

@@ -1,6 +1,6 @@
 """The one train step: a pure function from a state and a batch to the next state and its metrics."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +15,7 @@ from leanax.core.errors import UserError
 from leanax.engine.train import optim
 from leanax.engine.train.average import average
 from leanax.engine.train.forward import Forward
+from leanax.engine.train.freeze import frozen, held, without
 from leanax.engine.train.gradient import ITSELF, Problem, Read, Teacher, gradient, reparametrized, total
 from leanax.engine.train.metrics import Metrics
 from leanax.engine.train.state import REPARAM, TrainState
@@ -53,6 +54,7 @@ def training(
   seed: int = 0,
   per_device_statistics: bool = False,
   reparam: Reparam | None = None,
+  freeze: Sequence[str] = (),
 ) -> Training:
   """Puts a model, an objective and an optimizer together.
 
@@ -74,19 +76,24 @@ def training(
     reparam: the weights as a function of what is trained, such as `sparsity.reparam.soft_threshold()`. What it trains
       is `state.aux["reparam"]`, whose leaves have the label "reparam"; its penalty is added to the loss; averages are
       of it, too. `engine.deployed(state, reparam)` is what is evaluated and exported.
+    freeze: globs of the names of leaves that stay as they are, such as "Conv_*"; see `engine.train.freeze`.
 
   Raises:
     UserError: the teacher is the student itself and there are no averages, or another teacher; or `ema` is no decay.
+      At `init`: a pattern of `freeze` that matches nothing.
   """
   problem = Problem(forward, objective, teacher, itself, accumulate, per_device_statistics, reparam)
   if ema is not None:
     ranges.check("ema", ema, ranges.BELOW_ONE)
   if itself and ema is None:
     raise UserError(ITSELF)
+  if freeze and reparam is not None:
+    raise UserError("'freeze' holds leaves whose weights a reparameterization makes anew; expected one of the two")
   tx, average_aux = optim.lenient(tx), average_aux or reparam is not None
 
   def init(variables, *, aux=None, aux_state=None):
     params, qparams, model_state, quant_state = _divided(variables)
+    frozen(freeze, variables)
     trained = {"params": params, "qparams": qparams, "aux": aux or {}}
     if reparam is not None:
       trained["aux"] = {**trained["aux"], REPARAM: reparam.init(params)}
@@ -107,12 +114,19 @@ def training(
     reads = (total, task_of(objective, state.step)) if wants_task else (total,)
     options: Any = {"axis_name": axis_name, "seed": seed, "reads": reads}
     (grads, *task), carried, metrics = gradient(problem, state, batch, teacher_variables, **options)
+    # Frozen leaves: no gradient, and what moves them all the same is undone below.
+    names = frozen(freeze, {**state.variables, "qparams": state.qparams})
+    before = {"params": state.params, "qparams": state.qparams, "model_state": state.model_state}
+    grads, *task = (without(names, one) for one in (grads, *task))
     # Optimizer: one update, whose number is the state's step.
     more = {"task": task[0]} if wants_task else {}
     updates, opt_state = tx.update(grads, state.opt_state, state.trained, step=state.step, seed=seed, **more)
-    trained: Any = optax.apply_updates(state.trained, updates)
+    moved: Any = optax.apply_updates(state.trained, updates)
+    trained: Any = held(names, before, moved)
+    carried = carried._replace(**held(names, before, {"model_state": carried.model_state}))
     # Averages: of parameters, scales and statistics after the update.
     averages = average(state.ema, {**trained, **carried._asdict()}, ema, step=state.step)
+    averages = None if averages is None else held(names, state.ema, averages)
     state = state.replace(step=state.step + 1, **trained, **carried._asdict(), opt_state=opt_state, ema=averages)
     return state, {**metrics, "grad_norm": optax.tree.norm(grads)}
 

@@ -12,10 +12,11 @@ as `quant.edit`, are handed to `Net.edited`.
 
 from types import ModuleType
 
-from leanax.graph.edits import add_bias, fold_batch_norm, keep_channels, permute, replace_head, scale
+from leanax.graph.edits import add_bias, depthwise, fold_batch_norm, keep_channels, permute, replace_head, scale
 
 KINDS: dict[str, ModuleType] = {
   "add_bias": add_bias,
+  "depthwise": depthwise,
   "fold_batch_norm": fold_batch_norm,
   "keep_channels": keep_channels,
   "permute": permute,

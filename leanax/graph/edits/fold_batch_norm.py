@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
-import jax.numpy as jnp
 
 from leanax.core.errors import UserError
 from leanax.graph import versions
@@ -50,7 +49,7 @@ def fold_batch_norms(net: N) -> N:
   values: dict[str, Any] = {}
   for fold, op in found:
     paths[fold.bias] = fold.path
-    values |= {name: jnp.asarray(value) for name, value in fold.values.items()}
+    values |= {name: jax.device_put(value) for name, value in fold.values.items()}
     names = [node.primitive for node in fold.chain.nodes]
     edits.append({"edit": "fold_batch_norm", "site": op.name, "bias": fold.bias, "chain": names})
   values |= dict.fromkeys(_gone(users, edits), GONE)

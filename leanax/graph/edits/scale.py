@@ -116,7 +116,7 @@ def _times(name: str, leaf: Any, axis: int, factors: np.ndarray) -> jax.Array:
   new = (np.asarray(leaf, np.float64) * wide).astype(leaf.dtype)
   if not np.array_equal(np.isfinite(new), np.isfinite(leaf)):
     raise _out_of_range(name, leaf)
-  return jnp.asarray(new)
+  return jax.device_put(new)
 
 
 def _vanishes(old: Any, new: Any) -> bool:

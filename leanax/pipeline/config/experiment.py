@@ -59,6 +59,7 @@ class Examples:
   unlabelled: bool = True  # keep the other examples, without labels
   only: tuple[int, ...] = setting((), SIZE)  # the classes that are trained on; () for all
   without: tuple[int, ...] = setting((), SIZE)  # classes that are left out
+  balanced: bool = False  # draw every class equally often in an epoch, whatever the numbers of their examples
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +83,8 @@ class Augment:
   mixup: float = 0.0
   cutmix: float = 0.0
   fill: str = "zero"  # beyond the border: or "edge", "reflect"
+  # {"name": the import path of your own function(keys, images) -> images, its keywords}
+  function: Mapping[str, Any] = free({"name": ""})
   views: int = 0  # random versions of an image, reused epoch after epoch; 0 for a new one each epoch
   seed: int = -1  # of the random changes; -1 for the run's own; with a fixed one, seeds share a teacher's stored logits
 
@@ -120,12 +123,18 @@ class Stage:
   cache_top_k: int = setting(0, SIZE)  # keep the largest logits only, and the mass of the rest; 0 for all
   examples: Examples = Examples()
   epochs: int = setting(10, SIZE)
+  # Stop after so many evaluations (key `evaluations`) without a better validation accuracy, and keep the best state and
+  # not the last one; 0 for neither. The learning rate's schedule stays that of all epochs.
+  patience: int = setting(0, SIZE)
   batch_size: int = setting(64, COUNT)
   augment: Augment = Augment()
   per_device_statistics: bool = False  # let batch norms use each device's own part of the batch
   # Of products; "bfloat16" keeps float32 masters, scales, and values that meet grids.
   precision: str = setting("float32", choices=("float32", "bfloat16"), what="precision")
   optimizer: Optimizer = Optimizer()
+  # Globs of the leaves of the model that stay as they are, such as "Conv_*": parameters, their learned scales, and the
+  # running statistics of norms ("BatchNorm_*/scale" leaves these free).
+  freeze: tuple[str, ...] = ()
   # {a loss of kd: {"weight": share or schedule, "mask": "labelled", its keywords}}; with the key "loss" a term may have
   # another name than its loss.
   objective: Mapping[str, Any] = free({"hard_labels": {"weight": 1.0}})

@@ -21,6 +21,7 @@ from typing import Any
 import ml_collections
 
 from leanax.core.errors import UserError, unknown
+from leanax.core.texts import elements
 from leanax.pipeline.config import references, tree
 from leanax.pipeline.config.experiment import Experiment
 
@@ -265,7 +266,10 @@ def _elements(key: str, text: str, present: Sequence[Any]) -> list[Any]:
   """Returns the elements of a tuple override, each as the type of the element it replaces."""
   value = _literal(text if text.lstrip().startswith(("(", "[")) else f"({text},)")
   if isinstance(value, str):  # words without quotes
-    value = tuple(part.strip() for part in text.strip("()[] ").split(",") if part.strip())
+    try:
+      value = tuple(elements(_unwrapped(text)))
+    except ValueError:
+      raise UserError(f"config key {key!r} got {text!r}, which has parentheses without a counterpart") from None
   if not isinstance(value, tuple | list):
     value = (value,)
   kinds = {type(element) for element in present}
@@ -277,6 +281,12 @@ def _elements(key: str, text: str, present: Sequence[Any]) -> list[Any]:
   if not likes:
     return list(value)
   return [_like(key, element, like, text) for element, like in zip(value, likes, strict=True)]
+
+
+def _unwrapped(text: str) -> str:
+  """Returns words without the parentheses or brackets around all of them."""
+  text = text.strip()
+  return text[1:-1] if text[:1] in ("(", "[") and text[-1:] in (")", "]") else text
 
 
 def _like(key: str, value: Any, like: Any, text: str) -> Any:

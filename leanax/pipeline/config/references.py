@@ -40,6 +40,12 @@ def check(config: Experiment) -> None:
       f"config key 'seeds_over' is {config.seeds_over!r}, which runs on one device; expected 'parallel' to be 'jit', "
       f"got {config.parallel!r}"
     )
+  for name, stage in config.stages.items():
+    if stage.patience and config.seeds_over != "loop":
+      raise UserError(
+        f"config key 'stages.{name}.patience' is {stage.patience}, and 'seeds_over' is {config.seeds_over!r}: seeds "
+        "that train in the same steps cannot stop each at its own; expected 'loop'"
+      )
   done: list[str] = []
   for name in config.run:
     if name not in config.stages:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from leanax.core import files
+from leanax.pipeline import patience
 from leanax.pipeline.report import parts, shipping
 from leanax.pipeline.tables import tables
 
@@ -34,8 +35,9 @@ def joined(pieces: Sequence[str]) -> str:
 
 
 def failures(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-  """Returns a line for each stage that lacks a file: why."""
-  return [f"**{row['name']}** was trained, but not exported: {row['export']}" for row in rows if row.get("export")]
+  """Returns a line for each stage that lacks a file: why; and one for each stage with patience: how it ended."""
+  failed = [f"**{row['name']}** was trained, but not exported: {row['export']}" for row in rows if row.get("export")]
+  return failed + [f"**{row['name']}** {patience.sentence(row['ended'])}" for row in rows if row.get("ended")]
 
 
 def program(text: str) -> str:

@@ -26,6 +26,7 @@ from html import escape
 from typing import Any
 
 from leanax.core import files
+from leanax.pipeline import patience
 from leanax.pipeline.report import charts, classes, markup, parts, shipping
 from leanax.pipeline.tables import tables
 
@@ -232,12 +233,10 @@ def _table(rows: Sequence[tables.Row], styles: Mapping[str, int]) -> str:
 
 
 def failures(rows: Sequence[tables.Row]) -> str:
-  """Returns a line for each stage that lacks a file: why."""
-  failed = [row for row in rows if row.get("export")]
-  return "".join(
-    f'<p class="note"><b>{escape(str(row["name"]))}</b> was trained, but not exported: {escape(row["export"])}</p>'
-    for row in failed
-  )
+  """Returns a line for each stage that lacks a file: why; and one for each stage with patience: how it ended."""
+  lines = [(row["name"], f"was trained, but not exported: {row['export']}") for row in rows if row.get("export")]
+  lines += [(row["name"], patience.sentence(row["ended"])) for row in rows if row.get("ended")]
+  return "".join(f'<p class="note"><b>{escape(str(name))}</b> {escape(text)}</p>' for name, text in lines)
 
 
 def _charts(result: Mapping[str, Any], rows: Sequence[tables.Row], styles: Mapping[str, int]) -> list[str]:

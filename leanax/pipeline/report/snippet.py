@@ -1,4 +1,7 @@
-"""Ten lines that run an exported file with numpy and its runtime alone, from pixels to a class."""
+"""Ten lines that run an exported file with numpy and its runtime alone, from pixels to a class.
+
+A .stablehlo file's runtime is jax; its weights are entropy-coded, so this package unpacks them.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -76,7 +79,20 @@ _WAYS = {  # as `engine.data.pictures.RESIZES`
   "crop": f"ImageOps.fit(image, {_SIZE})",
   "pad": f"ImageOps.pad(image, {_SIZE}, color=0)",
 }
-_LINES = {".tflite": _litert, ".onnx": _onnx}
+
+
+def _stablehlo(path: str, dtype: str, prepared: str) -> list[str]:
+  del dtype  # the model's own
+  return [
+    "from leanax import deploy  # of the packages of models it needs none",
+    f'net = deploy.open_file("{path}")',
+    "pixels = np.zeros([1, *net.input.shape[1:]], np.uint8)  # one image, 0 to 255",
+    prepared,
+    "print(net.codes(x.astype(net.input.dtype)).argmax())  # the number of its class",
+  ]
+
+
+_LINES = {".tflite": _litert, ".onnx": _onnx, ".stablehlo": _stablehlo}
 
 
 def _numbers(values: Any) -> str:

@@ -47,7 +47,8 @@ def prepare(name: str, config: Experiment, data: Dataset, before: Mapping[str, T
   """
   stage = config.stages[name]
   # Calibration batches: they fit the data.
-  split, spec = build.examples(config, stage, data.train), build.inputs(config, stage)
+  split = build.examples(config, stage, data.train)
+  spec = build.inputs(config, stage, split)
   given = {"image": split.images, "label": split.labels, "id": split.ids}
   shapes: Any = {key: jax.ShapeDtypeStruct(array.shape, array.dtype) for key, array in given.items()}
   batches.check(dataclasses.replace(spec, per_view=()), shapes)
@@ -65,7 +66,7 @@ def prepare(name: str, config: Experiment, data: Dataset, before: Mapping[str, T
 def _rounded(stage: Stage, context: Context, before: Mapping[str, Trained]) -> Trained:
   """Returns the model on the grids of its calibration batches."""
   config, data = context.config, context.data
-  model, spec = start.model_of(stage, config, data, before), build.inputs(config, stage)
-  arrays = datasets.device_arrays(build.examples(config, stage, data.train))
+  model, split = start.model_of(stage, config, data, before), build.examples(config, stage, data.train)
+  spec, arrays = build.inputs(config, stage, split), datasets.device_arrays(split)
   images = calibrate.batches(arrays, spec, stage.quant.calibration_batches)
   return calibrate.calibrated(stage.quant, model, images, spec)

@@ -7,8 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from leanax.core.errors import UserError
 from leanax.engine import data as datasets
-from leanax.engine.data import Dataset, batches
+from leanax.engine.data import Dataset, Split, batches
 from leanax.engine.train import parallel
 from leanax.pipeline import (
   build,
@@ -32,7 +33,7 @@ from leanax.pipeline.trained import Trained
 def check(name: str, config: Experiment) -> None:
   """Refuses what a stage's config alone shows: methods that are not there, keys that do not go together."""
   stage = config.stages[name]
-  objective = build.objective(name, stage.objective)
+  objective = build.objective(name, stage.objective, counts=())
   teacher_checks.check_config(name, config, objective)
   together.check(name, config, objective)
   optimizers.check_sparsity(name, stage)
@@ -66,28 +67,32 @@ def plan(name: str, config: Experiment, data: Dataset, before: Mapping[str, Trai
   """Returns a stage's functions of training, what it leaves, and its steps; arguments as of `prepare`."""
   stage = config.stages[name]
   # The batches: they fit the data and the devices.
-  split, spec = build.examples(config, stage, data.train), build.inputs(config, stage)
+  split = build.examples(config, stage, data.train)
+  spec = build.inputs(config, stage, split)
   given = {"image": split.images, "label": split.labels, "id": split.ids}
   shapes: Any = {key: jax.ShapeDtypeStruct(array.shape, array.dtype) for key, array in given.items()}
   batches.check(dataclasses.replace(spec, per_view=()), shapes)
   if config.parallel != "jit":
     parallel.share(jax.ShapeDtypeStruct((stage.batch_size,), jnp.int32), len(jax.local_devices()))
-  learning.check_masks(build.objective(name, stage.objective), split.labels >= 0)
+  if stage.patience and not len(data.validation.labels):
+    raise UserError(f"config key 'stages.{name}.patience' is {stage.patience}, but the data has no validation examples")
+  learning.check_masks(build.objective(name, stage.objective, counts=()), split.labels >= 0)
   # The model before the first step, with its grids, and its teachers.
   model = start.model_of(stage, config, data, before, jax.eval_shape)
   model = calibrate.calibrated(stage.quant, model, calibrate.one_batch(model.recipe), spec, jax.eval_shape)
   teachers = _teachers(name, config, data, before, jax.eval_shape)
   # The objective, the optimizer and the step; and the model that the last step leaves.
   steps = build.steps(stage, len(split.labels))
-  made = _learning(name, config, model, teachers, build.batches(stage, len(split.labels)))
+  made = _learning(name, config, model, teachers, split)
   return made, learning.leaves(made, model, teachers), steps
 
 
-def _learning(name: str, config: Experiment, model: Trained, teachers: Sequence[Trained], batches: int) -> Learning:
-  """Returns the stage's functions of training, once its teachers are compared with its student."""
+def _learning(name: str, config: Experiment, model: Trained, teachers: Sequence[Trained], split: Split) -> Learning:
+  """Returns the stage's functions of training on `split`, once its teachers are compared with its student."""
   stage = config.stages[name]
+  batches = build.batches(stage, len(split.labels))
   updates = max(batches // stage.optimizer.accumulate, 1)
-  objective = build.objective(name, stage.objective, updates, model.recipe.output)
+  objective = build.objective(name, stage.objective, updates, model.recipe.output, build.class_counts(split))
   teacher_checks.check(stage, [one.recipe for one in teachers], model.recipe, objective)
   if teachers and not teacher_outputs.further(objective):
     teacher_checks.check_store(name, stage, len(stage.teacher_classes) or len(teachers[0].recipe.classes))
@@ -109,8 +114,9 @@ def _teachers(
 def ready(name: str, context: Context, before: Mapping[str, Trained], made: Learning, steps: int) -> Ready:
   """Returns a run's stage before its first step: the same as was prepared, now on numbers."""
   config, data = context.config, context.data
-  stage, spec = config.stages[name], build.inputs(config, config.stages[name])
-  arrays = datasets.device_arrays(build.examples(config, stage, data.train))
+  stage = config.stages[name]
+  split = build.examples(config, stage, data.train)
+  spec, arrays = build.inputs(config, stage, split), datasets.device_arrays(split)
   # The models of all peers, calibrated on this run's images.
   each = []
   for peer in range(stage.peers):
@@ -125,7 +131,7 @@ def ready(name: str, context: Context, before: Mapping[str, Trained], made: Lear
   outputs = teacher_outputs.make(stage, trained, arrays, spec, made.objective, context.shared / "teacher_logits")
   # Norms of numbers that are the same at every position may be folded where distinct ones stay: prepared once more.
   if (each[0].recipe, *(one.recipe for one in teachers)) != (made.recipe, *made.teachers):
-    made = _learning(name, config, each[0], teachers, build.batches(stage, len(arrays["label"])))
+    made = _learning(name, config, each[0], teachers, split)
   teacher = teachers[0].variables if teachers else None
   return Ready(made, made.start(each, config.seed, teacher), arrays, outputs, teacher, steps)
 

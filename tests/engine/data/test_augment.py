@@ -139,8 +139,68 @@ def test_what_changes_no_image_is_still(change):
   other = {"fill": "edge", "seed": 1, "views": 2, "erase_fill": "mean"}
   other |= dict.fromkeys(("resized_crop_ratio", "erase_area", "erase_ratio"), (0.5, 0.6))
   alone |= dict.fromkeys(("brightness", "contrast", "saturation", "hue", "erase", "mixup", "cutmix"), 0.5)
+  alone |= {"function": "tests.engine.data.own:dimmed"}
+  other |= {"keywords": (("most", 3),)}
   assert Augment(**{change: {**alone, **other}[change]}).is_still == (change in other)
 
 
 def test_possible_spec():
   augment.check(SPEC, (5, 6, 2))
+
+
+OWN = "tests.engine.data.own"
+
+
+def test_a_function_of_ones_own_is_called_last_with_a_key_of_each_example():
+  spec = Augment(flip=True, function=f"{OWN}:dimmed", keywords=(("most", 50),), seed=2)
+  augment.check(spec, (5, 6, 2))
+  out = np.asarray(jax.jit(augment.move, static_argnums=3)(IMAGES, IDS, jnp.int32(1), spec))
+  before = np.asarray(augment.move(IMAGES, IDS, 1, Augment(flip=True, seed=2)))
+  less = (before.astype(int) - out) % 256
+  assert (less == less[:, :1, :1, :1]).all() and set(less.ravel()) == set(range(50))
+  np.testing.assert_array_equal(augment.move(IMAGES[3:5], IDS[3:5], 1, spec), out[3:5])
+  assert (np.asarray(augment.move(IMAGES, IDS, 2, spec)) != out).any()
+
+
+@pytest.mark.parametrize(
+  ("name", "keywords", "sentence"),
+  [
+    ("dimed", {}, r"unknown name in module 'tests\.engine\.data\.own' 'dimed'; did you mean 'dimmed'"),
+    (
+      "dimmed",
+      {"mots": 3},
+      r"own:dimmed' cannot be called as \(keys, images, mots=\): got an unexpected keyword .*mots",
+    ),
+    ("one", {}, r"own:one' cannot be called as \(keys, images\): too many positional arguments"),
+    (
+      "floats",
+      {},
+      r"own:floats' returns float32 of shape \(3, 5, 6, 2\); expected uint8 of shape \(3, 5, 6, 2\), as its",
+    ),
+    ("smaller", {}, r"own:smaller' returns uint8 of shape \(3, 4, 6, 2\); expected uint8 of shape \(3, 5, 6, 2\)"),
+    ("nothing", {}, r"own:nothing' returns NoneType of shape None; expected uint8"),
+    ("failing", {}, r"own:failing' cannot be traced: ValueError: no such colour \(.*own\.py:\d+\)"),
+    ("NUMBER", {}, r"own:NUMBER' is no function; expected function\(keys, images\) -> images"),
+    ("dimmed", {"most": [3]}, r"augment\.function has keywords \{'most': \[3\]\}; expected numbers, texts or tuples"),
+  ],
+)
+def test_functions_that_are_none_are_refused_before_anything_trains(name, keywords, sentence):
+  spec = Augment(function=f"{OWN}:{name}", keywords=tuple(keywords.items()))
+  with pytest.raises(UserError, match=sentence) as caught:
+    augment.check(spec, (5, 6, 2))
+  assert "\n" not in str(caught.value)
+
+
+def test_modules_that_cannot_be_imported_are_named(tmp_path, monkeypatch):
+  monkeypatch.syspath_prepend(tmp_path)
+  (tmp_path / "broken_changes.py").write_text("x = 1\n\ny = x / 0\n")
+  for path, sentence in (
+    (
+      "broken_changes:f",
+      r"'broken_changes:f': importing 'broken_changes' failed: ZeroDivisionError: .*broken_changes\.py:3",
+    ),
+    ("no_changes_here:f", "there is no module 'no_changes_here' on the Python path"),
+    ("nonsense", "is no import path; expected 'package.module:Name'"),
+  ):
+    with pytest.raises(UserError, match=sentence):
+      augment.check(Augment(function=path), (5, 6, 2))

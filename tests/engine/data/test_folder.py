@@ -398,3 +398,21 @@ def test_a_decoded_copy_of_the_old_rules_is_made_again(root, tmp_path):
 def test_options_of_another_kind_are_refused(root, tmp_path, options, sentence):
   with pytest.raises(UserError, match=sentence):
     load(root, tmp_path, **options)
+
+
+def test_classes_in_the_order_of_a_models_outputs(root, tmp_path):
+  """Labels count the given names, of which the folder may lack some; pixels and ids stay."""
+  plain = load(root, tmp_path)
+  names = ("extra", *reversed(plain.train.classes))
+  for one, other in zip(plain, load(root, tmp_path, classes=names), strict=True):
+    assert other.classes == names
+    assert [names[label] for label in other.labels] == [one.classes[label] for label in one.labels]
+    np.testing.assert_array_equal(one.images, other.images)
+    np.testing.assert_array_equal(one.ids, other.ids)
+
+
+def test_classes_that_do_not_name_every_folder_once_are_refused(root, tmp_path):
+  names = load(root, tmp_path).train.classes
+  refused(root, tmp_path, f"has a folder '{names[-1]}'", classes=names[:-1])
+  refused(root, tmp_path, "data.classes has .* twice", classes=(*names, names[0]))
+  refused(root, tmp_path, "data.classes is 'abc'; expected the names of classes", classes="abc")

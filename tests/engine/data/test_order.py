@@ -114,3 +114,32 @@ def test_evaluation_shows_every_example_once():
     assert batch["id"].shape == (4,)
     seen += np.asarray(batch["id"])[np.asarray(where)].tolist()
   assert seen == list(range(11))
+
+
+CLASSES = (3, 40, 17)
+order_of = jax.jit(order.of_classes, static_argnums=3)
+
+
+def test_a_balanced_epoch_draws_every_class_equally_often():
+  """60 rows of three classes: 20 places each; the few rows again and again, and others of the many in each epoch."""
+  epochs = [np.asarray(order_of(3, epoch, jnp.arange(60), CLASSES)) for epoch in range(4)]
+  label = np.repeat([0, 1, 2], CLASSES)
+  for rows in epochs:
+    assert np.bincount(label[rows]).tolist() == [20, 20, 20]
+    times = np.bincount(rows, minlength=60)
+    assert sorted(times[:3]) == [6, 7, 7] and sorted(times[43:]) == [1] * 14 + [2] * 3
+    assert set(times[3:43]) == {0, 1}  # the many: none twice
+    assert len(set(label[rows[:6]])) > 1  # mixed over the epoch
+  assert not np.array_equal(epochs[0], epochs[1]) and set(epochs[0]) != set(epochs[1])
+  drawn = np.concatenate([np.asarray(order_of(3, epoch, jnp.arange(60), CLASSES)) for epoch in range(60)])
+  assert np.bincount(drawn, minlength=60)[3:43].min() > 12  # 30 on average: every row comes up
+  np.testing.assert_array_equal(order_of(3, jnp.int32(2), jnp.arange(20, 30), CLASSES), epochs[2][20:30])
+
+
+def test_balanced_batches_are_parts_of_the_epoch():
+  rows = np.asarray(order_of(3, 1, jnp.arange(60), CLASSES))
+  for step in (3, 4):
+    whole = order.batch_rows(3, step, 60, 20, (0, 1), CLASSES)
+    np.testing.assert_array_equal(whole, rows[(step - 3) * 20 : (step - 2) * 20])
+    parts = [order.batch_rows(3, step, 60, 20, (part, 4), CLASSES) for part in range(4)]
+    np.testing.assert_array_equal(np.concatenate(parts), whole)

@@ -126,4 +126,5 @@ def test_cutmix_pastes_and_both_are_one_of_them_each():
     out = np.asarray(augment.mixed(images, others, mixing, spec))
     np.testing.assert_allclose(1 - out.mean((1, 2, 3)), mixing.weights, atol=1e-6)
     pasted = np.array([set(np.unique(one)) <= {0.0, 1.0} for one in out])
+    assert not np.asarray(mixing.boxes.inside(8, 8))[~pasted].any()  # mixed ones have no box
     assert pasted.all() if not spec.mixup else stats.binomtest(int(pasted.sum()), 200).pvalue > 0.001

@@ -19,6 +19,9 @@ def test_layers_by_hand():
   assert rows[2][2] == "4 × 8" and rows[2][-1] == "25.0 %"
 
 
+CALL = "what a call costs by itself included."
+
+
 def test_times_of_layers_are_shares_of_their_sum_and_the_whole_is_said():
   rows = [{**DENSE, "latency_us": 6.0}, {**ADD, "latency_us": 1.5}]
   heads, *lines = parts.layer_table([*rows, {**ADD, "latency_us": None}], 1200, 12.0)  # others only move numbers
@@ -34,7 +37,7 @@ def test_times_of_layers_are_shares_of_their_sum_and_the_whole_is_said():
   result["layers_latency"] = {"a.tflite": {"whole": 13.0, "sum": 12.0}}
   ((name, timed, (words,)),) = parts.layer_tables(result)
   assert name == "a.tflite" and timed[1][-1] == "50.0 %"
-  assert words == f"{parts.TIMED}, 12.0 µs; the file as a whole took 13.0 µs in the same turns."
+  assert words == f"{parts.TIMED}, 12.0 µs; the file as a whole took 13.0 µs in the same turns, {CALL}"
   assert words in plain.common(result) and words in report._layers(result)
 
 

@@ -2,6 +2,8 @@
 
 import io
 import itertools
+import subprocess
+import sys
 from contextlib import redirect_stdout
 from pathlib import Path
 
@@ -190,3 +192,19 @@ def test_the_snippet_resizes_a_picture_as_the_data_was(tmp_path, monkeypatch, wa
       exec(program, own)
     np.testing.assert_array_equal(own["pixels"], pixels[None])
     assert int(printed.getvalue()) == deploy.open_file(path).run(pixels[None]).argmax()
+
+
+def test_the_snippet_of_a_stablehlo_file_needs_jax_alone(tmp_path):
+  """In a process of its own, which knows neither the function nor flax."""
+  rng = np.random.default_rng(1)
+  pixels = rng.integers(0, 256, (1, 3, 4, 2), np.uint8)
+  spec, kernel = deploy.Preprocessing((0.3, 0.4), (0.25, 0.5)), rng.normal(size=(24, 5)).astype(np.float32)
+  net = graph.net(lambda v, x: x.reshape(x.shape[0], -1) @ v["kernel"], {"kernel": kernel}, spec.apply(pixels))
+  path = tmp_path / "net.stablehlo"
+  path.write_bytes(deploy.stablehlo().write(deploy.Model(net, spec)))
+  program = snippet.snippet(str(path), "float32", {"scale": 1 / 255, "mean": spec.mean, "std": spec.std})
+  zeros = next(line for line in program.splitlines() if "pixels = " in line)
+  own = program.replace(zeros, f"pixels = np.array({pixels.tolist()}, np.uint8)")
+  own += "\nimport sys\nprint([name for name in ('flax', 'orbax', 'onnx') if name in sys.modules])"
+  found = subprocess.run([sys.executable, "-c", own], capture_output=True, text=True, check=True).stdout.split("\n")
+  assert found[:2] == [str(deploy.open_file(path).run(pixels).argmax()), "[]"] and len(program.splitlines()) <= 11

@@ -27,6 +27,16 @@ def check_axes(layer: ir.Layer, tensors: dict[str, ir.Tensor]) -> None:
     )
 
 
+def check_kernel(layer: ir.Layer, tensors: dict[str, ir.Tensor]) -> None:
+  """Refuses a kernel in groups."""
+  group = tensors[layer.kernel].group if isinstance(layer, ir.WEIGHTED) else None
+  if group is not None:
+    raise UserError(
+      f"the kernel of layer {layer.name!r} has a scale for each {group} inputs; a .tflite file has one for each output "
+      "channel: write it as .onnx or .stablehlo, or quantize it without groups"
+    )
+
+
 def check_size(tensors: dict[str, ir.Tensor]) -> None:
   """Refuses constants that do not fit into one file."""
   size = sum(tensor.data.nbytes for tensor in tensors.values() if tensor.data is not None)

@@ -15,7 +15,7 @@ from leanax.deploy import ir
 from leanax.deploy.formats.litert.emit import choices, elementwise, functions, pools, shapes, transposed, weighted
 from leanax.deploy.formats.litert.emit.operators import Plan, Written
 from leanax.deploy.formats.litert.kernels import with_kernels
-from leanax.deploy.formats.litert.limits import check_axes, check_scales, check_size
+from leanax.deploy.formats.litert.limits import check_axes, check_kernel, check_scales, check_size
 from leanax.deploy.formats.litert.weights import stored
 
 __all__ = ["Plan", "Written", "planned"]
@@ -40,6 +40,7 @@ def planned(network: ir.Network, weights: str = "", sparse: float | None = None)
       known = ", ".join(kind.__name__ for kind in _EMIT)
       raise UserError(f"layer {layer.name!r} is a {type(layer).__name__}, which LiteRT lacks; expected one of {known}")
     check_axes(layer, network.tensors)
+    check_kernel(layer, network.tensors)
     check_scales(layer, network.tensors)  # before the runtime sees them: it ends the process at ratios it cannot hold
     _EMIT[type(layer)](plan, layer, network.tensors)
   plan = stored(plan, weights, sparse)

@@ -16,18 +16,18 @@ from leanax.deploy.formats.onnx.emit.nodes import INT4, Plan
 
 ACTIVATIONS = {"uint8": 128, "int8": 0}  # what is added to an int8 code
 OPSET = 13  # brought scales per channel; the emitters write no newer form
-OPSET_INT4 = 21  # brought int4, and is asked for where a kernel is stored so
+OPSET_INT4 = 21  # brought int4 and scales of blocks, and is asked for where a kernel is stored so
 BYTES = 2**31 - 2**20  # of constants: one protobuf message is at most 2 GiB long
 
 
-def planned(network: ir.Network, activations: str = "uint8") -> Plan:
-  """Returns the nodes and constants of a network.
+def planned(network: ir.Network, activations: str = "uint8", groups: str = "values") -> Plan:
+  """Returns the nodes and constants of a network; the words as of `onnx`.
 
   Raises:
     UserError: an unsound network, or a layer or a size that ONNX lacks.
   """
   ir.check(network)
-  plan = Plan(network.tensors, tuple(network.inputs.values()), ACTIVATIONS[activations])
+  plan = Plan(network.tensors, tuple(network.inputs.values()), ACTIVATIONS[activations], groups)
   for layer in network.layers:
     if type(layer) not in _EMIT:
       known = ", ".join(kind.__name__ for kind in _EMIT)
@@ -45,7 +45,12 @@ def planned(network: ir.Network, activations: str = "uint8") -> Plan:
 
 def opset(plan: Plan) -> int:
   """Returns the version of ONNX's operators that the nodes need."""
-  return OPSET_INT4 if any(array.dtype == INT4 for array in plan.constants.values()) else OPSET
+  few = any(array.dtype == INT4 for array in plan.constants.values())
+  return (
+    OPSET_INT4
+    if few or any(node.op == "DequantizeLinear" and "block_size" in node.attributes for node in plan.nodes)
+    else OPSET
+  )
 
 
 def _renew(plan: Plan) -> None:

@@ -49,10 +49,12 @@ class Plan:
     tensors: of the network.
     sources: the names of its inputs.
     offset: what is added to an int8 code in the file, 128 for uint8 ones.
+    groups: the form of dense kernels in groups, as of `onnx`.
   """
 
-  def __init__(self, tensors: dict[str, ir.Tensor], sources: Sequence[str], offset: int) -> None:
+  def __init__(self, tensors: dict[str, ir.Tensor], sources: Sequence[str], offset: int, groups: str) -> None:
     self.tensors = dict(tensors)
+    self.groups = groups
     self.offset = offset
     self.codes = np.dtype("uint8" if offset else "int8")
     self.nodes: list[Node] = []

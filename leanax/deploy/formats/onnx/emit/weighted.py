@@ -7,13 +7,9 @@ import numpy as np
 from leanax.core.errors import UserError
 from leanax.deploy import ir
 from leanax.deploy.formats.onnx.emit.elementwise import TYPES
+from leanax.deploy.formats.onnx.emit.groups import is_int4, nbits, of_groups
 from leanax.deploy.formats.onnx.emit.nodes import INT4, Plan
 from leanax.deploy.formats.onnx.emit.shapes import reshape
-
-
-def is_int4(kernel: ir.Tensor) -> bool:
-  """Returns whether a kernel is stored as int4."""
-  return kernel.grid is not None and kernel.grid.bits <= 4
 
 
 def _weights(plan: Plan, layer: ir.Conv2D | ir.Dense | ir.TransposedConv2D, order: tuple[int, ...]) -> str:
@@ -25,6 +21,8 @@ def _weights(plan: Plan, layer: ir.Conv2D | ir.Dense | ir.TransposedConv2D, orde
   """
   name, kernel = layer.kernel, plan.tensors[layer.kernel]
   data, few = ir.values(kernel).transpose(order), is_int4(kernel)
+  if kernel.group is not None:
+    return of_groups(plan, kernel, data, kernel.scale.transpose(order))
   held = plan.constant(data, INT4 if few else None, name)
   if kernel.grid is None:
     return held
@@ -85,6 +83,14 @@ def _transposed(plan: Plan, layer: ir.TransposedConv2D) -> None:
 
 def _dense(plan: Plan, layer: ir.Dense) -> None:
   source, made = plan.tensors[layer.inputs[0]], plan.tensors[layer.output]
+  if by_groups := nbits(plan, plan.tensors[layer.kernel]):
+    inputs, fields = by_groups
+    value, bias = (_given(plan, layer), *inputs), _bias(plan, layer.bias)
+    if bias:
+      plan.result(layer, "Add", plan.node("MatMulNBits", *value, **fields), *bias)
+    else:
+      plan.result(layer, "MatMulNBits", *value, **fields)
+    return
   if len(source.shape) == 2:
     inputs = (_given(plan, layer), _weights(plan, layer, (1, 0)), *_bias(plan, layer.bias))
     plan.result(layer, "Gemm", *inputs, transB=1)

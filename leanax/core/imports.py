@@ -1,0 +1,65 @@
+"""A user's own code by import path, "package.module:name", and the line in which it fails."""
+
+import importlib
+import os
+import re
+import traceback
+from pathlib import Path
+from typing import Any
+
+from leanax.core.errors import UserError, unknown
+
+INSTALLED = ("site-packages", "dist-packages", str(Path(os.__file__).parent), "<")
+
+
+def is_path(name: Any) -> bool:
+  """Returns whether a name is an import path, "package.module:name", and neither a method's nor that of a data set."""
+  return isinstance(name, str) and re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", name) is not None
+
+
+def found(spec: str, where: str, module: str = "") -> Any:
+  """Imports the object at "package.module:name".
+
+  Args:
+    spec: the import path, as a user wrote it.
+    where: names it in errors, such as "model 'my.nets:Net'".
+    module: the module that is imported, where it is not the one that is written.
+
+  Raises:
+    UserError: it is no import path, the module or the name does not exist, or importing the module fails.
+  """
+  given, colon, name = spec.partition(":")
+  if not (colon and given and name):
+    raise UserError(f"{where} is no import path; expected 'package.module:Name'")
+  module = module or given
+  try:
+    loaded = importlib.import_module(module)
+  except ModuleNotFoundError as error:
+    if error.name and (module + ".").startswith(error.name + "."):
+      raise UserError(f"{where}: there is no module {error.name!r} on the Python path") from error
+    raise UserError(f"{where}: module {module!r} needs {error.name!r}, which is not installed") from error
+  except (ImportError, SyntaxError) as error:
+    raise UserError(f"{where}: importing {module!r} failed: {error}") from error
+  except Exception as error:  # the user's code may raise anything
+    raise UserError(f"{where}: importing {module!r} failed: {failure(error)}") from error
+  if not hasattr(loaded, name):
+    choices = [n for n, value in vars(loaded).items() if callable(value) and not n.startswith("_")]
+    raise unknown(f"name in module {given!r}", name, choices or ["(nothing callable)"])
+  return getattr(loaded, name)
+
+
+def failure(error: Exception) -> str:
+  """Returns what a user's code raised, in a sentence, with the innermost line of the user's code, or of ours."""
+  return f"{type(error).__name__}: {first_line(error)}{line_of(error)}"
+
+
+def first_line(error: Exception) -> str:
+  """Returns the first line of an error's text."""
+  return (str(error).strip() or "no reason given").splitlines()[0]
+
+
+def line_of(error: Exception) -> str:
+  """Returns the innermost line of the user's code, or of ours, as " (file:line)"; "" where there is none."""
+  frames = traceback.extract_tb(error.__traceback__)
+  own = [frame for frame in frames if not any(part in frame.filename for part in INSTALLED)]
+  return f" ({own[-1].filename}:{own[-1].lineno})" if own else ""

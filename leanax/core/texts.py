@@ -1,0 +1,26 @@
+"""Lists in the texts of settings."""
+
+_PAIRS = {"(": ")", "[": "]"}
+
+
+def elements(text: str) -> list[str]:
+  """Returns the parts of a text between its commas, without spaces around them; empty ones are left out.
+
+  Commas in parentheses or brackets belong to a part: "a, b(c, d)" has the parts "a" and "b(c, d)".
+
+  Raises:
+    ValueError: a parenthesis or a bracket has no counterpart.
+  """
+  parts, open_ones = [""], list[str]()
+  for character in text:
+    if character in _PAIRS:
+      open_ones.append(_PAIRS[character])
+    elif character in _PAIRS.values() and (not open_ones or open_ones.pop() != character):
+      raise ValueError(text)
+    if character == "," and not open_ones:
+      parts.append("")
+    else:
+      parts[-1] += character
+  if open_ones:
+    raise ValueError(text)
+  return [part.strip() for part in parts if part.strip()]
