@@ -20,6 +20,7 @@ from kd.kinds import Context, Loss, LossOut, Outputs, Taps
 from kd.labels import labelled
 from kd.losses.ab import ab
 from kd.losses.abkd import abkd
+from kd.losses.absolute_error import absolute_error
 from kd.losses.at import at
 from kd.losses.bernoulli_kl import bernoulli_kl
 from kd.losses.byot import byot
@@ -80,6 +81,7 @@ __all__ = [
   "Taps",
   "ab",
   "abkd",
+  "absolute_error",
   "at",
   "bernoulli_kl",
   "byot",

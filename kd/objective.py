@@ -178,7 +178,7 @@ class Weighted:
       per_example, after, notes = term.loss(
         guarded(read, valid),
         of_teacher(teacher, term),
-        batch if valid is None else {**batch, "valid": valid_for(term.loss, valid)},
+        term.own(batch) if valid is None else {**term.own(batch), "valid": valid_for(term.loss, valid)},
         aux=aux.get(term.name),
         aux_state=aux_state.get(term.name),
         key=None if key is None else jax.random.fold_in(key, index),

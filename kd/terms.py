@@ -12,6 +12,8 @@ from kd.kinds import Loss, Outputs
 from kd.outputs import is_one, picked
 from leanax.core.errors import UserError
 
+LABELS = ("label", "mix_label", "target")  # keys of a batch that may be mappings by the names of outputs
+
 
 class Term(NamedTuple):
   """One loss of an objective.
@@ -38,12 +40,26 @@ class Term(NamedTuple):
     """True if the valid examples depend on their labels."""
     return self.mask != "all" or self.ignore_label is not None
 
+  def own(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns the batch with the labels of the term's output, where labels are a mapping by the names of outputs.
+
+    A term without an output has all of them.
+    """
+    several = [key for key in LABELS if isinstance(batch.get(key), Mapping)] if self.output else []
+    others = {key: value for key, value in batch.items() if key not in several}
+    return {**others, **{key: batch[key][self.output] for key in several if self.output in batch[key]}}
+
   def counted(self, batch: Mapping[str, Any]) -> Array | None:
     """Returns the valid examples, (batch,) or (batch, *positions) bools, None for all.
 
     Raises:
       UserError: they depend on labels, and the batch has none.
     """
+    batch = self.own(batch)
+    if self.counts_by_labels and isinstance(batch.get("label"), Mapping):
+      raise UserError(
+        f"term {self.name!r} counts by labels, which are of several outputs; expected one of them as its 'output'"
+      )
     if self.counts_by_labels and "label" not in batch:
       key, value = ("mask", self.mask) if self.mask != "all" else ("ignore_label", self.ignore_label)
       raise UserError(f"term {self.name!r} has {key} {value!r}: it needs labels, and the batch has no 'label'")

@@ -32,7 +32,7 @@ def main(config: Experiment) -> None:
     print(f"\nreport: {_WORKDIR.value}/report.html, and of each seed seed*/report.html beside it")
   else:
     results = [compress(config, _WORKDIR.value)]
-    print(format_table(results[0]["rows"]))
+    print(format_table(results[0]["rows"], results[0]["metrics"]))
     if words := sentence(results[0]["shipping"], results[0]["examples"]):
       print(f"\n{words}")
     print(f"\nreport: {_WORKDIR.value}/report.html")

@@ -20,10 +20,12 @@ _CODE = flags.DEFINE_multi_string(
 
 
 def main() -> None:
-  from leanax.pipeline.evaluate import evaluate
+  from leanax.pipeline.evaluate import evaluate_all
+  from leanax.pipeline.tables import measures
 
-  for name, accuracy, examples in evaluate(_WORKDIR.value, _MODEL.value, _CODE.value, _DATA.value):
-    print(f"{name}: {100 * accuracy:.2f} % of {examples}")
+  found = evaluate_all(_WORKDIR.value, _MODEL.value, _CODE.value, _DATA.value)
+  for name, values in found.values:
+    print(f"{name}: {measures.listed(found.metrics, values)} of {found.examples}")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ The report compares the float model's file with the quantized one: bytes, accura
 codes in which file and simulation differ. The same command resumes a stopped run.
 """
 
-from pathlib import Path
+import os
 
 from absl import flags
 
@@ -43,45 +43,36 @@ _OUTPUT = flags.DEFINE_enum("output", "", ["", "float32"], "What the file gives;
 
 
 def main() -> None:
-  from leanax.core.errors import UserError
   from leanax.pipeline import post_training
   from leanax.pipeline.report.shipping import sentence
   from leanax.pipeline.tables.tables import format_table
 
-  def numbers(flag: flags.FlagHolder, kind: type) -> tuple:
-    try:
-      return tuple(kind(text) for text in flag.value)
-    except ValueError:
-      raise UserError(f"--{flag.name}={','.join(flag.value)}: expected numbers with commas between them") from None
-
   ends = {"input": _INPUT.value, "output": _OUTPUT.value}
-  path, kwargs = post_training.model(_MODEL.value)
   options = {
-    "size": numbers(_SIZE, int) or None,
+    "size": post_training.numbers(_SIZE, int) or None,
     "resize": _RESIZE.value or None,
     "channels": _CHANNELS.value,
     "classes": tuple(_CLASSES.value) or None,
   }
   config = post_training.config(
-    path,
-    kwargs,
+    *post_training.model(_MODEL.value),
     _WEIGHTS.value,
     _DATA.value,
     _QUANT.value,
     export=post_training.formats(_OUT.value, ends),
-    data_kwargs={key: value for key, value in options.items() if value is not None},
+    data_kwargs=options,
     limit=_LIMIT.value,
-    preprocess={"scale": _SCALE.value, "mean": numbers(_MEAN, float), "std": numbers(_STD, float)},
+    preprocess={"scale": _SCALE.value, "mean": post_training.numbers(_MEAN), "std": post_training.numbers(_STD)},
     calibration_batches=_BATCHES.value,
     batch_size=_BATCH.value,
   )
-  folder = _WORKDIR.value or f"{Path(_OUT.value[0]).with_suffix('')}_report"
+  folder = _WORKDIR.value or f"{_OUT.value[0].rpartition('.')[0]}_report"
   result = post_training.run(config, folder, _OUT.value, ends)
   print(format_table(result["rows"]))
   if words := sentence(result["shipping"], result["examples"]):
     print(f"\n{words}")
   for out in _OUT.value:
-    print(f"\n{out}: {_QUANT.value}, {Path(out).stat().st_size:,} bytes")
+    print(f"\n{out}: {_QUANT.value}, {os.path.getsize(out):,} bytes")
   print(f"report: {folder}/report.html")
 
 

@@ -11,6 +11,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import types
 from typing import Any
 
 import chex
@@ -25,6 +26,7 @@ import sparsity
 from benchmarks import methods_page, operators_page
 from leanax.core.errors import UserError
 from leanax.core.methods import methods
+from leanax.engine import metrics
 from leanax.pipeline import build, stage
 from leanax.pipeline.config import loading
 from leanax.zoo import mlp
@@ -55,7 +57,13 @@ def reader() -> dict[str, Any]:
   }
 
 
-GIVEN = {"README.md": reader}
+def my_tasks() -> dict[str, Any]:
+  """The names of a module `my_tasks`, which docs/tasks.md is the file of: configs find its functions by their paths."""
+  module = sys.modules["my_tasks"] = types.ModuleType("my_tasks")
+  return vars(module)
+
+
+GIVEN = {"README.md": reader, "tasks.md": my_tasks}
 PAGES = [
   path for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))) if BLOCK.search(path.read_text("utf-8"))
 ]
@@ -107,6 +115,11 @@ def test_the_examples_of_the_readme_compute_their_comments():
     updates, opt_state = tx.update(jax.grad(loss)(params, x), opt_state, params)
     params = optax.apply_updates(params, updates)
   chex.assert_trees_all_close(names["params"], params, rtol=1e-4, atol=1e-6)
+
+
+def test_the_page_of_tasks_names_every_metric():
+  text = (ROOT / "docs/tasks.md").read_text("utf-8")
+  assert [name for name in methods(metrics) if f"`{name}`" not in text] == []
 
 
 LINK = re.compile(r"\]\((?!https?://|#)([^)#\s]+)")

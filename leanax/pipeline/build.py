@@ -1,26 +1,32 @@
 """From names in a config to functions, with every keyword checked before anything compiles."""
 
+import dataclasses
 import inspect
+import re
 from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 import kd
 import quant
-from leanax.core import ranges
+from leanax.core import imports, ranges
 from leanax.core.errors import UserError, unknown
 from leanax.core.methods import method
 from leanax.engine import data as datasets
+from leanax.engine import metrics as engine_metrics
 from leanax.engine.data import Augment, Dataset, Input, Preprocess, Split
-from leanax.engine.data.splits import label_some
+from leanax.engine.data.splits import class_counts, label_some
+from leanax.engine.metrics import Metric
 from leanax.engine.models import model as models
 from leanax.engine.models.interface import Model
 from leanax.pipeline.config import experiment, tree
 from leanax.pipeline.config.experiment import Experiment, Stage
 
+NAMED = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 SHARES = ("start", "end", "at")  # what a schedule gives as a share of the stage
 
 
@@ -31,18 +37,93 @@ def call(where: str, fn: Callable[..., Any], given: Mapping[str, Any], *position
     UserError: a keyword that `fn` does not take (the nearest is named), or one that it needs; `where` names the config
       group.
   """
-  parameters = list(inspect.signature(fn).parameters.values())[len(positional) :]
-  names = {p.name: p for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
-  for key in given:
-    if key not in names:
-      raise unknown("config key", f"{where}.{key}", [f"{where}.{name}" for name in names])
-  for name, parameter in names.items():
-    if parameter.default is parameter.empty and name not in given:
-      raise UserError(f"config key '{where}.{name}' is missing")
+  check_keywords(where, fn, given, len(positional))
   try:
     return fn(*positional, **given)
   except (TypeError, ValueError, UserError) as error:
     raise UserError(f"config group {where!r}: {' '.join(str(error).split())}") from error
+
+
+def check_keywords(where: str, fn: Callable[..., Any], given: Mapping[str, Any], positional: int = 0) -> None:
+  """Refuses keywords that a function does not take, and missing ones; arguments as of `call`."""
+  parameters = list(inspect.signature(fn).parameters.values())[positional:]
+  names = {p.name: p for p in parameters if p.kind in NAMED}
+  for key in given:
+    if key not in names and not any(p.kind is p.VAR_KEYWORD for p in parameters):
+      raise unknown("config key", f"{where}.{key}", [f"{where}.{name}" for name in names])
+  for name, parameter in names.items():
+    if parameter.default is parameter.empty and name not in given:
+      raise UserError(f"config key '{where}.{name}' is missing")
+
+
+def own(where: str, spec: str, given: Mapping[str, Any], kinds: tuple[type, ...], expected: str) -> Any:
+  """Returns what a user's function gives, "package.module:name" called with keywords.
+
+  Args:
+    where: names the config key.
+    spec: the import path.
+    given: its keywords.
+    kinds: the types of which the result has to be one.
+    expected: what they are, in words.
+
+  Raises:
+    UserError: it is not there, is no function of these keywords, raises something (its line is named), or gives
+      something else.
+  """
+  fn = imports.found(spec, f"config key {where!r}: {spec!r}")
+  if not callable(fn):
+    raise UserError(
+      f"config key {where!r}: {spec!r} is a {type(fn).__name__}; expected a function that gives {expected}"
+    )
+  needed = [p.name for p in inspect.signature(fn).parameters.values() if p.default is p.empty and p.kind in NAMED]
+  if missing := [name for name in needed if name not in given]:
+    raise UserError(
+      f"config key {where!r}: {spec!r} needs {', '.join(map(repr, missing))}, and there is no such key; expected a "
+      f"function of keywords that gives {expected}"
+    )
+  check_keywords(where, fn, given)
+  try:
+    made = fn(**given)
+  except Exception as error:  # the user's code may raise anything
+    raise UserError(f"config key {where!r}: {spec!r} fails: {imports.failure(error)}") from error
+  if not isinstance(made, kinds):
+    raise UserError(f"config key {where!r}: {spec!r} gives a {type(made).__name__}; expected {expected}")
+  return made
+
+
+def metrics(config: Experiment) -> tuple[Metric, ...]:
+  """Returns the metrics of an experiment; the first is what reports compare.
+
+  Each is a name of `engine.metrics` or an import path, or a group {"name": one of these, its keywords}. One that reads
+  one of several outputs has that output in its name.
+
+  Raises:
+    UserError: there is none, or one that is not there, or two of one name.
+  """
+  found: list[Metric] = []
+  for index, given in enumerate(config.metrics):
+    where = f"metrics[{index}]"
+    group = dict(given) if isinstance(given, Mapping) else {"name": given}
+    name, output = group.pop("name", ""), group.pop("output", "")
+    if not isinstance(name, str) or not name:
+      raise UserError(f"config key {where!r} is {given!r}; expected a metric's name, or {{'name': ..., its keywords}}")
+    if not isinstance(output, str):
+      raise UserError(f"config key '{where}.output' is {output!r}; expected the name of an output")
+    if ":" in name:
+      one = own(where, name, group, (Metric,), "an engine.metrics.Metric")
+    else:
+      one = call(where, method(engine_metrics, name), group)
+    if output:
+      title = f"{one.described()['title']} of {output}"
+      one = dataclasses.replace(
+        one, output=output, title=title, name=f"{re.sub(r'[^0-9a-zA-Z_]', '_', output)}_{one.name}"
+      )
+    if any(one.name == other.name for other in found):
+      raise UserError(f"config key {where!r} is a second metric called {one.name!r}; expected each once")
+    found.append(one)
+  if not found:
+    raise UserError("config key 'metrics' is empty; expected at least one, such as ('accuracy',)")
+  return tuple(found)
 
 
 def named(where: str, package: ModuleType, group: Mapping[str, Any], *positional: Any) -> Any:
@@ -69,8 +150,9 @@ def objective(
 
   Args:
     stage: its name, for errors.
-    group: its terms. A term with a key "loss" may have any name. A weight or keyword may be a schedule of
-      `kd.schedules`, whose "start", "end" and "at" are shares of the stage.
+    group: its terms. A term with a key "loss" may have any name, and that loss may be a user's own,
+      "package.module:name". A weight or keyword may be a schedule of `kd.schedules`, whose "start", "end" and "at" are
+      shares of the stage.
     updates: of the whole stage.
     output: what terms read that name no output, of a model with several.
     counts: the examples of each class, of which "class_weights": "balanced" is made; () where they do not matter yet.
@@ -87,7 +169,11 @@ def objective(
     if numbers.get("class_weights") == "balanced":
       numbers["class_weights"] = _balanced(f"{where}.class_weights", counts)
     keywords = {key: value for key, value in numbers.items() if key not in OF_TERM}
-    loss = call(where, method(kd, given.get("loss", name), folder="losses"), keywords)
+    chosen = given.get("loss", name)
+    if isinstance(chosen, str) and ":" in chosen:
+      loss = own(where, chosen, keywords, (kd.Loss,), "a loss, as kd.loss gives")
+    else:
+      loss = call(where, method(kd, chosen, folder="losses"), keywords)
     weight = numbers.get("weight", 1.0)
     ranges.check(f"config key '{where}.weight'", weight, ranges.NOT_NEGATIVE, varies=True)
     weight = weight if callable(weight) else float(weight)
@@ -101,7 +187,10 @@ def objective(
 def _balanced(where: str, counts: Sequence[int] | None) -> tuple[float, ...]:
   """Returns N / (K n) for each of K classes with n of N examples; 0 for one without."""
   if counts is None:
-    raise UserError(f"config key {where!r} is 'balanced', of a teacher that is trained beside; expected numbers")
+    raise UserError(
+      f"config key {where!r} is 'balanced', of a teacher that is trained beside or examples of other than one class; "
+      "expected numbers"
+    )
   present = [count for count in counts if count]
   return tuple(sum(present) / (len(present) * count) if count else 0.0 for count in counts)
 
@@ -167,24 +256,23 @@ def examples(config: Experiment, stage: Stage, split: Split) -> Split:
     for number in numbers:
       if not 0 <= number < len(split.classes):
         raise UserError(f"'examples.{key}' names class {number}; expected 0 to {len(split.classes) - 1}")
-  keep = np.isin(split.labels, given.only or range(len(split.classes))) & ~np.isin(split.labels, given.without)
-  if not keep.all():
+  if given.only or given.without:
+    if isinstance(split.labels, Mapping) or split.labels.ndim > 1:
+      raise UserError("'examples.only' and 'examples.without' choose examples by their class; expected one label each")
+    keep = np.isin(split.labels, given.only or range(len(split.classes))) & ~np.isin(split.labels, given.without)
     split = split.take(np.flatnonzero(keep), split.name)
-  if not len(split.labels):
+  if not len(split.ids):
     raise UserError("'examples' leaves no example to train on")
   split = label_some(split, given.labelled, config.seed, given.unlabelled) if given.labelled else split
   if not given.balanced:
     return split
+  if isinstance(split.labels, Mapping) or split.labels.ndim > 1:
+    raise UserError("'examples.balanced' draws classes equally often; expected one label for each example, or false")
   if (split.labels < 0).any():
     raise UserError(
       "'examples.balanced' is true and some examples have no labels; expected 'examples.unlabelled' false"
     )
   return split.take(np.argsort(split.labels, kind="stable"), split.name)
-
-
-def class_counts(split: Split) -> tuple[int, ...]:
-  """Returns the number of labelled examples of each class of a split."""
-  return tuple(np.bincount(split.labels[split.labels >= 0], minlength=len(split.classes)).tolist())
 
 
 def policy(given: experiment.Quant) -> quant.Policy | None:
@@ -214,14 +302,8 @@ def dataset(config: Experiment) -> Dataset:
   return Dataset(*(split.take(slice(given.limit), split.name) for split in found))
 
 
-def preprocess(config: Experiment) -> dict[str, Any]:
-  """Returns how pixels become inputs, as a model's file has it: with how images are resized, where they are."""
-  way = experiment.resized(tree.values(config.data))
-  return {**tree.values(config.preprocess), **({"resize": way} if way else {})}
-
-
 def inputs(config: Experiment, stage: Stage, split: Split | None = None) -> Input:
-  """Returns the description of a stage's batches; of balanced classes only with its training examples, `split`."""
+  """Returns the description of a stage's batches of `split`, its training examples; without them of pictures."""
   changes = tree.values(stage.augment)
   changes |= {"views": changes["views"] or None, "seed": config.seed if changes["seed"] < 0 else changes["seed"]}
   own = dict(changes.pop("function"))
@@ -229,8 +311,40 @@ def inputs(config: Experiment, stage: Stage, split: Split | None = None) -> Inpu
   return Input(
     batch_size=stage.batch_size,
     seed=config.seed,
-    preprocess=Preprocess(**tree.values(config.preprocess)),
+    preprocess=Preprocess(**preprocess(config, split)),
     augment=Augment(**changes),
     dtype=jnp.float32,
-    classes=tuple(filter(None, class_counts(split))) if split is not None and stage.examples.balanced else (),
+    classes=tuple(filter(None, class_counts(split) or ())) if split is not None and stage.examples.balanced else (),
+    ignore_label=_ignore_label(config, stage),
   )
+
+
+def preprocess(config: Experiment, split: Split | None = None) -> dict[str, Any]:
+  """Returns how inputs are prepared, as a model's file has it: {"scale", "mean", "std"}, and of images {"resize"}, too.
+
+  The defaults are of pixels, and other inputs stay as they are then.
+
+  Raises:
+    UserError: it is given of whole numbers, such as tokens.
+  """
+  given = config.preprocess
+  if split is None or split.has_pictures:
+    way = experiment.resized(tree.values(config.data))
+    return {**tree.values(given), **({"resize": way} if way else {})}
+  if given == experiment.Preprocess():
+    return tree.values(dataclasses.replace(given, scale=1.0))
+  if split.images.dtype == np.int32:
+    raise UserError("config group 'preprocess' is given, and the inputs are whole numbers; expected none of it")
+  return tree.values(given)
+
+
+def _ignore_label(config: Experiment, stage: Stage) -> int | None:
+  """Returns the label that says that there is none: of a term of the objective, or else of a metric."""
+  groups = (*stage.objective.values(), *config.metrics)
+  return next((g["ignore_label"] for g in groups if isinstance(g, Mapping) and "ignore_label" in g), None)
+
+
+def arrays(split: Split) -> dict[str, Any]:
+  """Returns the shapes of a split's arrays, by the names that they have in a batch."""
+  given = {"image": split.images, "label": split.labels, "id": split.ids}
+  return jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype), given)

@@ -40,7 +40,8 @@ def calibrated(given: Quant, trained: Trained, batches: Iterable[Any], spec: Inp
 
   def rounded(variables: Any) -> Any:
     net = graph.net(fn, variables, models.example(recipe))
-    return _on_pixels(quant.post_training(net, batches, policy), spec).variables
+    made = quant.post_training(net, batches, policy)
+    return (_on_pixels(made, spec) if recipe.source == "uint8" else made).variables
 
   edits = (*recipe.edits, quant.edit.data(policy))
   return Trained(recipe._replace(edits=edits), execute(rounded, trained.variables))
@@ -56,7 +57,7 @@ def batches(arrays: Mapping[str, jax.Array], spec: Input, count: int) -> Iterato
 
 def one_batch(recipe: Recipe) -> list[np.ndarray]:
   """Returns calibration batches that stand for all others where shapes alone matter."""
-  return [np.zeros((1, *recipe.image), np.float32)]
+  return [np.zeros((1, *recipe.image), recipe.dtype)]
 
 
 def _on_pixels(net: graph.Net, spec: Input) -> graph.Net:

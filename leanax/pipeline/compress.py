@@ -10,15 +10,20 @@ from typing import Any
 
 import numpy as np
 
+from leanax import deploy
 from leanax.core import files
 from leanax.core.errors import UserError
+from leanax.engine.data import Split
+from leanax.engine.metrics import standard_error
 from leanax.pipeline import build, exporting, fitting, patience, run_times, workdir
+from leanax.pipeline import trained as models
 from leanax.pipeline.benchmark import latencies
-from leanax.pipeline.config.experiment import Experiment
+from leanax.pipeline.config.experiment import Experiment, model_code
 from leanax.pipeline.environment import command, environment, portable, use_compilation_cache
 from leanax.pipeline.job import Context, model_file
-from leanax.pipeline.report.classes import classes
-from leanax.pipeline.report.measure import agrees, measure_file, measure_model
+from leanax.pipeline.report.answers import agreement, answers, is_plain
+from leanax.pipeline.report.classes import classes, values
+from leanax.pipeline.report.measure import measure_file, measure_model
 from leanax.pipeline.report.parts import narrowed
 from leanax.pipeline.report.plain import write_markdown
 from leanax.pipeline.report.report import write_report
@@ -27,7 +32,8 @@ from leanax.pipeline.stage import curves, opened, run_stage
 from leanax.pipeline.trained import Trained
 
 OF_LAYERS = ("layers", "layers_latency", "narrow")  # of a file
-INNER = ("decisions", "exports", "command")  # of a row: kept beside its files, and not in the rows of result.json
+# Of a row: kept beside its files, and not in the rows of result.json.
+INNER = ("decisions", "statistics", "per_class", "exports", "command")
 
 
 def compress(config: Experiment, folder: str | Path) -> dict[str, Any]:
@@ -47,10 +53,11 @@ def compress(config: Experiment, folder: str | Path) -> dict[str, Any]:
   done: dict[str, Trained] = {}
   rows: list[dict[str, Any]] = []
   result: dict[str, Any] = {}
+  reference = _Reference(context)
   for name in config.run:
     start, found = time.perf_counter(), model_file(context.folder, name).is_file()
     done[name] = run_stage(name, context, done)
-    rows.append(_row(name, context, done[name], rows) | _ended(name, context))
+    rows.append(_row(name, context, done[name], reference) | _ended(name, context))
     if not found:
       run_times.note(context.folder, name, time.perf_counter() - start)
     result = _write(context, rows)
@@ -66,8 +73,9 @@ def compress(config: Experiment, folder: str | Path) -> dict[str, Any]:
 
 def _ended(name: str, context: Context) -> dict[str, Any]:
   """Returns how a stage with patience ended, for its row; {} of others."""
-  curve = curves(name, context).get(patience.METRIC, []) if context.config.stages[name].patience else []
-  return {"ended": patience.ended(curve, context.jobs[name].steps)} if curve else {}
+  metric, most = build.metrics(context.config)[0], context.config.stages[name].patience
+  curve = curves(name, context).get(patience.key(metric), []) if most else []
+  return {"ended": patience.ended(curve, context.jobs[name].steps, metric)} if curve else {}
 
 
 def _exported(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -75,31 +83,46 @@ def _exported(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
   return {f"{row['name']}{suffix}": one for row in rows for suffix, one in row.get("exports", {}).items()}
 
 
-def _decisions(rows: Sequence[dict[str, Any]]) -> dict[str, list[int]]:
-  """Returns the predicted classes of each file, and of each stage without one."""
+def _of_files(rows: Sequence[dict[str, Any]], key: str) -> dict[str, Any]:
+  """Returns a figure, such as the predicted classes, of each file, and of each stage without one."""
   found = {}
   for row in rows:
-    found |= {name: one["decisions"] for name, one in _exported([row]).items()} or {row["name"]: row["decisions"]}
+    each = {name: one[key] for name, one in _exported([row]).items() if key in one}
+    found |= each or ({row["name"]: row[key]} if key in row else {})
   return found
+
+
+def _classes(rows: Sequence[dict[str, Any]], test: Split) -> dict[str, Any]:
+  """Returns the figures of each class: those of a metric that has some, or what examples of one class are taken for."""
+  if each := _of_files(rows, "per_class"):
+    measure = next(iter(each.values()))["metric"]
+    return values({name: one["values"] for name, one in each.items()}, test.classes, measure)
+  if each := _of_files(rows, "decisions"):
+    return classes(each, test.labels.tolist(), test.classes)
+  return {}
 
 
 def _write(context: Context, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
   """Writes result.json and the report of the stages that are finished, and returns the former."""
-  preprocess, test = build.preprocess(context.config), context.data.test
-  labels, exported = np.asarray(test.labels).tolist(), _exported(rows)
+  test = context.data.test
+  preprocess = build.preprocess(context.config, test) if test.has_pictures and is_plain(test.labels) else None
+  metrics, exported = build.metrics(context.config), _exported(rows)
+  last = {key: np.asarray(x) for key, x in [*_of_files(rows, "statistics").values()][-1].items()}
   result = {
     "title": context.config.name or "A compressed network",
     "command": command(),
-    "examples": len(test.labels),
+    "examples": len(test.ids),
+    "metrics": [metric.described() for metric in metrics],
+    "standard_error": standard_error(metrics[0], last),
     "config": workdir.resolved(context.config),
     "environment": environment(),
     "rows": [{key: value for key, value in row.items() if key not in INNER} for row in rows],
     "curves": {row["name"]: curves(row["name"], context) for row in rows},
-    "shipping": shipping(rows, labels, context.folder / "files", preprocess, context.config.most_lost),
+    "shipping": shipping(rows, metrics[0], context.folder / "files", preprocess, context.config.most_lost),
     "layers": {name: figures.get("layers", []) for name, figures in exported.items()},
     "layers_latency": {name: one["layers_latency"] for name, one in exported.items() if "layers_latency" in one},
     "narrow": {name: one["narrow"] for name, one in exported.items() if one.get("narrow")},
-    "classes": classes(_decisions(rows), labels, test.classes),
+    "classes": _classes(rows, test),
     "run": run_times.read(context.folder),
   }
   files.write(context.folder / "result.json", json.dumps(result, indent=1) + "\n")
@@ -123,7 +146,42 @@ def open_run(config: Experiment, folder: str | Path, export: bool = False) -> Co
   return context
 
 
-def _row(name: str, context: Context, trained: Trained, rows: list[dict[str, Any]]) -> dict[str, Any]:
+class _Reference:
+  """The answers of a run's first stage for the test split, with which those of all stages are compared.
+
+  They are kept with the figures of the stage where an example has one class, and computed again otherwise.
+  """
+
+  def __init__(self, context: Context):
+    self.context, self.held = context, {}
+
+  def agreement(self, outputs: Any, name: str) -> dict[str, float]:
+    """Returns how far outputs of a stage agree with the first one's."""
+    labels = self.context.data.test.labels
+    given = answers(outputs, labels)
+    first = self.context.config.run[0]
+    if name == first:
+      self.held = given
+    return agreement(given, self.held or self._read(first))
+
+  def _read(self, first: str) -> Mapping[str, Any]:
+    folder, test = self.context.folder, self.context.data.test
+    row = files.kept(folder / "files" / f"{first}.json")
+    if "decisions" in row:
+      self.held = {"": np.asarray(row["decisions"])}
+      return self.held
+    trained = models.load(model_file(folder, first), model_code(self.context.config))[0]
+    outputs = models.predict(trained, test.images)
+    for suffix in row.get("exports", {}):
+      outputs = deploy.open_file(folder / "files" / f"{first}{suffix}").run(
+        models.prepared(trained.recipe, test.images)
+      )
+      break
+    self.held = answers(outputs, test.labels)
+    return self.held
+
+
+def _row(name: str, context: Context, trained: Trained, reference: _Reference) -> dict[str, Any]:
   """Returns the stage's row, measured once and saved next to its files; one that lacks a file is not saved."""
   stage = context.config.stages[name]
   kept, wanted = context.folder / "files" / f"{name}.json", exporting.formats(stage)
@@ -136,29 +194,29 @@ def _row(name: str, context: Context, trained: Trained, rows: list[dict[str, Any
     held = row.get("exports", {suffix: {} for suffix in wanted})
     same = all(_options(one) == options.get(suffix, {}) for suffix, one in held.items())
     whole = all(_bytes(kept.with_suffix(suffix)) == one.get("file_bytes") for suffix, one in held.items())
-    if list(held) == list(wanted) and same and whole:
+    if list(held) == list(wanted) and same and whole and "statistics" in row:
       return row
     for suffix in {*held} - {*wanted}:
       kept.with_suffix(suffix).unlink(missing_ok=True)
-  row, logits = measure_model(trained, context.data.test)
-  started = portable(command())
+  metrics = build.metrics(context.config)
+  row, outputs = measure_model(trained, context.data.test, metrics)
+  started, shown = portable(command()), outputs
   about = exporting.description(trained.recipe, context.config, name, started)
   exports: dict[str, Any] = {}
   failures: list[str] = []
   for suffix, one in wanted.items():
     try:
       path, seconds = kept.with_suffix(suffix), context.config.layer_seconds
-      found, file = measure_file(trained, context.data.test, path, logits, one, about, seconds)
-      row |= (
-        {} if exports else {key: value for key, value in found.items() if key not in OF_LAYERS}
-      )  # of its first file
+      found, file, given = measure_file(trained, context.data.test, path, outputs, one, about, seconds, metrics)
+      if not exports:  # the row is of its first file
+        row, shown = row | {key: value for key, value in found.items() if key not in OF_LAYERS}, given
       exports[suffix] = {**found, "input": file.input.dtype, **options[suffix]}
     except UserError as error:
       failures.append(f"{suffix.removeprefix('.')}: {error}")
     except Exception as error:  # whatever a format or its runtime raises: the trained stage and its row stand
       traceback.print_exc()
       failures.append(f"{suffix.removeprefix('.')}: {type(error).__name__}: {' '.join(str(error).split())}")
-  row |= agrees(row, np.array(rows[0]["decisions"]) if rows else None)
+  row |= reference.agreement(shown, name)
   row = {"name": name, **row, "exports": exports, "command": started}
   if failures:
     return {**row, "export": "; ".join(failures)}

@@ -1,19 +1,21 @@
 """Models of a run, found and evaluated without training anything."""
 
 import itertools
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from leanax import deploy
+from leanax.core import imports
 from leanax.core.errors import UserError, unknown
 from leanax.engine import data as datasets
 from leanax.engine.data import Split
+from leanax.engine.metrics import measured
 from leanax.pipeline import build, workdir
 from leanax.pipeline import trained as models
-from leanax.pipeline.config import experiment
+from leanax.pipeline.config import experiment, tree
 from leanax.pipeline.config.experiment import Data, Experiment
 from leanax.pipeline.recipe import Recipe
 
@@ -58,6 +60,8 @@ def _check(path: Path, recipe: Recipe, test: Split) -> None:
   Raises:
     UserError: says what differs.
   """
+  if recipe.source != test.images.dtype.name:
+    raise UserError(f"{path} reads {recipe.source}, and the inputs of {test.name!r} are {test.images.dtype.name}")
   if recipe.image != test.images.shape[1:]:
     raise UserError(f"{path} reads images of {recipe.image}, and {test.name!r} has {test.images.shape[1:]}")
   _check_classes(path, recipe.classes, test)
@@ -72,15 +76,36 @@ def _check_classes(path: Path, classes: Sequence[str], test: Split) -> None:
     )
 
 
+class Evaluated(NamedTuple):
+  """What `evaluate_all` found.
+
+  Attributes:
+    metrics: plain data (`Metric.described`), the first is what reports compare.
+    values: [(name of a stage or file, {metric: value})].
+    examples: of the test split.
+  """
+
+  metrics: list[dict[str, str]]
+  values: list[tuple[str, dict[str, float]]]
+  examples: int
+
+
 def evaluate(
   folder: str | Path = "", model: str = "", code: Collection[str] = (), data: str = ""
 ) -> list[tuple[str, float, int]]:
-  """Returns [(name, accuracy, examples)] on a test split, of a file or of all finished stages of a run.
+  """Returns [(name, value, examples)] of the first metric, which is accuracy by default; see `evaluate_all`."""
+  found = evaluate_all(folder, model, code, data)
+  return [(name, values[found.metrics[0]["name"]], found.examples) for name, values in found.values]
+
+
+def evaluate_all(folder: str | Path = "", model: str = "", code: Collection[str] = (), data: str = "") -> Evaluated:
+  """Returns the metrics on a test split, of a file or of all finished stages of a run.
 
   Args:
-    folder: the run's directory; "" for a file of none.
+    folder: the run's directory; "" for a file of none, whose metric is accuracy.
     model: a .safetensors file that a stage wrote, or an exported file from anywhere (.packed, `deploy.file_formats`).
-    code: import paths of models that files may hold, beside those of `zoo` and of the user's own config.
+    code: import paths of models that files may hold, and of metrics and data that a run may name, beside those of `zoo`
+      and of the user's own config.
     data: the name of a data set; by default the run's.
 
   Raises:
@@ -91,7 +116,9 @@ def evaluate(
     missing = "--data, or the --workdir of a run" if model else "--workdir, or --model and --data"
     raise UserError(f"{missing} is missing; expected what names the {'data' if model else 'files and the data'}")
   config = workdir.saved(folder) if folder else Experiment(data=Data(name=data))
-  spec = deploy.Preprocessing(**build.preprocess(config)) if folder else None
+  if folder and not workdir.is_own(folder):
+    _permit(config, code, str(folder), bool(data))
+  metrics, way = build.metrics(config), experiment.resized(tree.values(config.data)) if folder else ""
   if model:
     files = {model: Path(model)}
   else:
@@ -100,12 +127,12 @@ def evaluate(
   if not files:
     raise UserError(f"{str(folder)!r} holds no finished stage")
   test = None if data else build.dataset(config).test
-  found = []
+  found, examples = [], 0
   for name, path in files.items():
     if path.suffix in deploy.file_formats():
       file = deploy.open_file(path)
-      test = test or _given(data, file.input.shape[1:], (file.preprocessing or spec or deploy.Preprocessing()).resize)
-      logits = of_file(file, test, spec)
+      test = test or _given(data, file.input.shape[1:], file.preprocessing.resize if file.preprocessing else way)
+      outputs = of_file(file, test, deploy.Preprocessing(**build.preprocess(config, test)) if folder else None)
       if file.description and file.description.classes:
         _check_classes(path, file.description.classes, test)
     elif path.is_file() and path.suffix not in MODELS:
@@ -115,9 +142,23 @@ def evaluate(
       trained = models.load(path, model_code(folder, code) if folder else set(code))[0]
       test = test or _given(data, trained.recipe.image, trained.recipe.preprocess.get("resize", ""))
       _check(path, trained.recipe, test)
-      logits = models.predict(trained, test.images)
-    found.append((name, float(np.mean(logits.argmax(-1) == test.labels)), len(test.labels)))
-  return found
+      outputs = models.predict(trained, test.images)
+    found.append((name, {metric.name: measured(metric, outputs, test.labels) for metric in metrics}))
+    examples = len(test.ids)
+  return Evaluated([metric.described() for metric in metrics], found, examples)
+
+
+def _permit(config: Experiment, code: Collection[str], folder: str, other_data: bool) -> None:
+  """Refuses code that a run from elsewhere names for its metrics and data, unless the user names it too."""
+  given = [one.get("name", "") if isinstance(one, Mapping) else one for one in config.metrics]
+  named = [name for name in given if imports.is_path(name)]
+  named += [config.data.name] if not other_data and datasets.is_own(config.data.name) else []
+  for name in named:
+    if name not in code:
+      raise UserError(
+        f"{folder!r} was made elsewhere and names {name!r}, code that is not run unless you name it: pass "
+        f"--model_code={name}"
+      )
 
 
 def _given(data: str, shape: Sequence[int | None], resize: str) -> Split:
@@ -130,25 +171,28 @@ def _given(data: str, shape: Sequence[int | None], resize: str) -> Split:
   """
   kind = data.partition(":")[0]
   options: dict[str, Any] = {}
-  if resize and kind in ("folder", "tfds") and len(shape) == 3:
+  if resize and kind in ("folder", "masks", "tfds") and len(shape) == 3:
     options = {"size": shape[:2], "resize": resize}
-  if kind == "folder" and len(shape) == 3 and shape[2] == 1:
+  if kind in ("folder", "masks") and len(shape) == 3 and shape[2] == 1:
     options["channels"] = 1
   return datasets.load(data, **options).test
 
 
-def of_file(file: deploy.Runner, test: Split, spec: deploy.Preprocessing | None) -> np.ndarray:
-  """Returns the (N, classes) outputs of an exported file for a split's uint8 images.
+def of_file(file: deploy.Runner, test: Split, spec: deploy.Preprocessing | None) -> Any:
+  """Returns the (N, ...) outputs of an exported file for a split's images, of several outputs a dict by name.
 
   Args:
-    file: one of ours or of anyone, whose input is pixels or made of pixels.
+    file: one of ours or of anyone, whose input is pixels or made of pixels, or what the split holds.
     test: the split.
-    spec: how pixels become inputs where the file does not say it; None where nobody does.
+    spec: how pixels become inputs where the file does not say it; None where nobody does. Other inputs are taken as
+      they are where nobody does.
 
   Raises:
     UserError: the file does not say it and nobody does, or its outputs are not one for each class.
   """
   images: np.ndarray = test.images
+  if not test.has_pictures:
+    return file.run(spec.apply(images) if spec is not None and images.dtype == np.float32 else images)
   pixels = file.input.dtype == "uint8" and file.input.grid is None  # a file that prepares them itself
   if file.preprocessing is None and not pixels:
     if spec is None:
@@ -158,7 +202,7 @@ def of_file(file: deploy.Runner, test: Split, spec: deploy.Preprocessing | None)
       )
     images = spec.apply(images)
   outputs = file.run(images)
-  if outputs.shape[1:] != (len(test.classes),):
+  if not isinstance(test.labels, Mapping) and test.labels.ndim == 1 and outputs.shape[1:] != (len(test.classes),):
     raise UserError(
       f"{file.name} gives outputs of shape {outputs.shape[1:]} for one image; expected {(len(test.classes),)}, one for "
       f"each class of {test.name!r}"

@@ -60,10 +60,10 @@ def network(trained: Trained, numbers: bool = True) -> deploy.Network:
     UserError: what cannot be lifted (`deploy.lift`).
   """
   folded = models.fold(trained) if numbers else models.fold_shapes(trained)
-  plain, example = models.in_float(folded), jax.ShapeDtypeStruct((1, *folded.recipe.image), np.float32)
+  plain, example = models.in_float(folded), models.example_shape(folded.recipe)
   grids = models.grids(folded) if numbers else _unit_grids(folded)
   fn = models.functions(plain.recipe).fn
-  preprocessing = deploy.Preprocessing(**folded.recipe.preprocess)
+  preprocessing = preprocessing_of(folded.recipe)
   return deploy.lift(fn, plain.variables, example, grids, preprocessing, prove=numbers)
 
 
@@ -91,10 +91,15 @@ def description(recipe: Recipe, config: Experiment, stage: str, command: str = "
 
 def whole(trained: Trained) -> deploy.Model:
   """Returns the model as its own function, integers simulated; its variables may be shapes."""
-  parts, example = models.functions(trained.recipe), jax.ShapeDtypeStruct((1, *trained.recipe.image), np.float32)
+  parts, example = models.functions(trained.recipe), models.example_shape(trained.recipe)
   net = parts.net if parts.edited else graph.net(parts.fn, trained.variables, example)
-  preprocessing = deploy.Preprocessing(**trained.recipe.preprocess)
+  preprocessing = preprocessing_of(trained.recipe)
   return deploy.Model(dataclasses.replace(net, variables=trained.variables), preprocessing)
+
+
+def preprocessing_of(recipe: Recipe) -> deploy.Preprocessing | None:
+  """Returns the step from pixels to a model's input; None of a model whose inputs are no pixels."""
+  return deploy.Preprocessing(**recipe.preprocess) if recipe.source == "uint8" else None
 
 
 def _unit_grids(folded: Trained) -> Any:

@@ -12,10 +12,11 @@ import numpy as np
 
 from leanax import engine
 from leanax.engine import data as datasets
+from leanax.engine.metrics import Metric, measured
 from leanax.engine.store import checkpoint, metrics
 from leanax.engine.train import progress, seeds
 from leanax.engine.train.state import TrainState
-from leanax.pipeline import patience, teacher_outputs
+from leanax.pipeline import build, patience, teacher_outputs
 from leanax.pipeline import trained as models
 from leanax.pipeline.config.experiment import Experiment, Stage
 from leanax.pipeline.job import Context, curves, first_step
@@ -58,6 +59,7 @@ def fit(name: str, contexts: Sequence[Context], ready: Sequence[Ready], over: st
   context, first = contexts[0], ready[0]
   learning, steps, state, variables = first.learning, first.steps, first.state, first.outputs.variables
   config, validation, terms = context.config, context.data.validation, learning.objective.terms
+  metric = build.metrics(config)[0]
   offset, chosen = first_step(name, context), [each.config.seed for each in contexts]
   stage, most = config.stages[name], config.stages[name].patience
   if over:
@@ -79,7 +81,7 @@ def fit(name: str, contexts: Sequence[Context], ready: Sequence[Ready], over: st
       opened.enter_context(metrics.Writer(each.folder, after=resumed, part=name, first=offset)) for each in contexts
     ]
     norms = engine.term_norms(learning.norm, learning.objective, get_batch, mode="jit" if over else config.parallel)
-    seen = curves(name, context)[patience.METRIC] if most and resumed else []
+    seen = curves(name, context).get(patience.key(metric), []) if most and resumed else []
 
     # What is written: means since the last line, accuracies of what would be kept now, norms of the terms' gradients.
     def log(step: int, state: TrainState, history: Mapping[str, np.ndarray]) -> bool:
@@ -87,16 +89,16 @@ def fit(name: str, contexts: Sequence[Context], ready: Sequence[Ready], over: st
         bar.doing("compiling the evaluation")
       for index, (writer, whole, one) in enumerate(zip(writers, per_run(state), ready, strict=True)):
         values = _means({key: series[index] if over else series for key, series in history.items()})
-        values |= _accuracies(one, whole, values, validation)
+        values |= _validated(one, whole, values, validation, metric)
         if len(terms) > 1 and config.gradient_norms:
           values |= norms(step - 1, whole, _examples(one), one.outputs.variables, seed=chosen[index])
         writer.write(step, {key: value for key, value in values.items() if key != "accuracy"})
         if index == 0:
           bar.update(step, _shown(values))
-          seen.append((step, values.get(patience.METRIC, -np.inf)))
-      if most and step < steps and patience.best(seen) == len(seen) - 1:
-        checkpoints.save(step, state, metrics={patience.METRIC: seen[-1][1]})
-      return patience.is_over(seen, most)
+          seen.append((step, values.get(patience.key(metric), patience.WORST[metric.better])))
+      if most and step < steps and patience.best(seen, metric) == len(seen) - 1:
+        checkpoints.save(step, state, metrics={patience.key(metric): seen[-1][1]})
+      return patience.is_over(seen, most, metric)
 
     def save(step: int, state: TrainState, _: Any) -> None:
       if step < steps and checkpoints.latest() != step:
@@ -106,7 +108,7 @@ def fit(name: str, contexts: Sequence[Context], ready: Sequence[Ready], over: st
     every = log_every(config, steps)
     hooks = [engine.Hook(every, log), engine.Hook(every * max(round(config.checkpoint_every / every), 1), save)]
     shared: Any = {"hooks": hooks, "tick": bar.update, "steps_per_call": config.steps_per_call or None}
-    shared["steps"] = resumed if patience.is_over(seen, most) else steps
+    shared["steps"] = resumed if patience.is_over(seen, most, metric) else steps
     shared |= {"teacher_name": teacher_outputs.called(name, stage), "teacher_variables": variables}
     # The steps themselves; none where it was stopped after it had ended early.
     if over:
@@ -116,14 +118,14 @@ def fit(name: str, contexts: Sequence[Context], ready: Sequence[Ready], over: st
       shared |= {"seed": chosen[0], "mode": config.parallel}
       state, _ = engine.fit(learning.step, state, get_batch, _examples(first), **shared)
     if most and seen:
-      state = _best(state, seen, checkpoints)
-      print(f"stage {name!r}: {patience.sentence(patience.ended(seen, steps))}", file=sys.stderr)
+      state = _best(state, seen, metric, checkpoints)
+      print(f"stage {name!r}: {patience.sentence(patience.ended(seen, steps, metric))}", file=sys.stderr)
   return per_run(state)
 
 
-def _best(state: TrainState, seen: patience.Curve, checkpoints: checkpoint.Checkpoints) -> TrainState:
+def _best(state: TrainState, seen: patience.Curve, metric: Metric, checkpoints: checkpoint.Checkpoints) -> TrainState:
   """Returns the state of the best evaluation: the last one, or that of its checkpoint."""
-  step, _ = seen[patience.best(seen)]
+  step, _ = seen[patience.best(seen, metric)]
   return state if int(state.step) == step else checkpoints.restore(state, step).state
 
 
@@ -168,10 +170,10 @@ def _checkpoints(name: str, context: Context, over: str, read_only: bool = False
   """Opens a stage's checkpoints; those from when each of an update's batches was a step are refused."""
   count = context.config.stages[name].optimizer.accumulate
   written = {"stage": name} | ({"batches per step": count} if count > 1 else {})
-  best = patience.METRIC if context.config.stages[name].patience else None
-  return checkpoint.Checkpoints(
-    _folder(name, context, over), keep=context.config.keep, best=best, config=written, read_only=read_only
-  )
+  metric, folder = build.metrics(context.config)[0], _folder(name, context, over)
+  best: dict[str, Any] = {"mode": "max" if metric.better == "higher" else "min"}
+  best |= {"best": patience.key(metric)} if context.config.stages[name].patience else {}
+  return checkpoint.Checkpoints(folder, keep=context.config.keep, config=written, read_only=read_only, **best)
 
 
 def _batches(outputs: teacher_outputs.TeacherOutputs, stage: Stage) -> Callable[..., Any]:
@@ -190,17 +192,18 @@ def _means(history: Mapping[str, np.ndarray]) -> dict[str, float]:
   return {key: float(series.mean()) for key, series in history.items()}
 
 
-def _accuracies(
-  ready: Ready, state: TrainState, means: Mapping[str, float], validation: datasets.Split
+def _validated(
+  ready: Ready, state: TrainState, means: Mapping[str, float], validation: datasets.Split, metric: Metric
 ) -> dict[str, float]:
-  """Returns the accuracies of training and of what would be kept of a state now."""
+  """Returns the accuracy of training, and the metric of what would be kept of a state now."""
   found, learning = {}, ready.learning
-  logits = models.predict(learning.kept(state, ready.teacher), validation.images)
+  outputs = models.predict(learning.kept(state, ready.teacher), validation.images)
   # With a new head "accuracy" is that of the student's own classifier, which is not what is trained.
   if learning.head is None and "accuracy" in means:
     found["train_accuracy"] = means["accuracy"]
-  if not np.isnan(logits).any():  # else the next step is not finite, and is refused by its number
-    found["validation_accuracy"] = engine.accuracy(logits, validation.labels)
+  if not any(np.isnan(x).any() for x in jax.tree.leaves(outputs)):  # else the next step is refused by its number
+    value = measured(metric, outputs, validation.labels)
+    found |= {patience.key(metric): value} if np.isfinite(value) else {}
   return found
 
 
@@ -209,9 +212,14 @@ def _examples(ready: Ready) -> dict[str, jax.Array]:
   return {**ready.arrays, **ready.outputs.stored}
 
 
+def _equal(one: Any, other: Any) -> bool:
+  """Returns whether two arrays are the same, or two mappings of arrays."""
+  return all(map(np.array_equal, jax.tree.leaves(one), jax.tree.leaves(other)))
+
+
 def _apart(runs: Sequence[Mapping[str, jax.Array]]) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
   """(arrays that are the same in all runs, held once; the others, with the runs as leading axis)."""
   first = runs[0]
-  same = {name for name in first if all(np.array_equal(first[name], one[name]) for one in runs[1:])}
+  same = {name for name in first if all(_equal(first[name], one[name]) for one in runs[1:])}
   data = {name: first[name] for name in first if name in same}
   return data, seeds.stack([{name: one[name] for name in one if name not in same} for one in runs])

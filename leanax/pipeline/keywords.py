@@ -7,6 +7,7 @@ from typing import Any
 
 import kd
 import sparsity
+from leanax.core import imports
 from leanax.core.methods import method
 from leanax.engine import data as datasets
 from leanax.engine.models import model as models
@@ -34,8 +35,10 @@ def parameters(groups: Sequence[str], config: Mapping[str, Any]) -> Parameters |
     case ["models", name, "kwargs"]:
       return models.keywords(config["models"][name]["name"])
     case ["stages", _, "objective", term]:
+      name = own.get("loss", term)
+      found = imports.found(name, f"loss {name!r}") if imports.is_path(name) else method(kd, name, folder="losses")
       return {
-        **_of(method(kd, own.get("loss", term), folder="losses")),
+        **_of(found),
         **_of(kd.Term, "name", "loss"),
       }
     case ["stages", _, "objective", _, _]:
@@ -48,6 +51,10 @@ def parameters(groups: Sequence[str], config: Mapping[str, Any]) -> Parameters |
       return _named(sparsity.schedules, own)
     case ["stages", _, "sparsity", part] if part in optimizers.PARTS:
       return _named(optimizers.PARTS[part], own)
+    case ["stages", name, "optimizer", ("kwargs" | "schedule_kwargs") as key]:
+      kind = "optimizer" if key == "kwargs" else "schedule"
+      spec = config["stages"][name]["optimizer"]["name" if kind == "optimizer" else "schedule"]
+      return _of(optimizers.own(spec, kind), "learning_rate", "steps") if imports.is_path(spec) else None
     case ["stages", _, "reparam"]:
       return _named(sparsity.reparam, own)
   return None

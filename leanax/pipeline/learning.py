@@ -1,6 +1,6 @@
 """The training of a stage, made from shapes alone: its step, its first state, and the model kept of its last one."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -10,10 +10,11 @@ import numpy as np
 import kd
 import sparsity
 from leanax import engine
-from leanax.core import keys
+from leanax.core import imports, keys
 from leanax.core.errors import UserError
 from leanax.core.trees import named_leaves
-from leanax.engine.data import Input
+from leanax.engine.data import Input, Split
+from leanax.engine.data import batches as batches_of
 from leanax.engine.train import forward, mutual, seeds, together
 from leanax.engine.train.freeze import frozen
 from leanax.engine.train.parallel import AXIS
@@ -26,7 +27,6 @@ from leanax.pipeline import assembling, build, optimizers, teacher_outputs
 from leanax.pipeline import trained as models
 from leanax.pipeline.config.experiment import ITSELF, Stage, teacher_names
 from leanax.pipeline.recipe import Recipe
-from leanax.pipeline.start import first_line
 from leanax.pipeline.trained import Functions, Trained
 
 BATCH = 4  # of the shapes on which a stage is prepared
@@ -87,6 +87,7 @@ def make(
   teachers: Sequence[Trained],
   spec: Input,
   batches: int,
+  labels: Any,
   beside: Stage | None = None,
 ) -> Learning:
   """Makes a stage's functions of training; nothing is compiled.
@@ -99,6 +100,7 @@ def make(
     teachers: the models that it learns from.
     spec: how batches are made.
     batches: of the stage.
+    labels: the shapes of the training split's.
     beside: the entry that describes the only teacher, where it is trained in the same steps (`engine.train.together`).
 
   Raises:
@@ -118,7 +120,7 @@ def make(
     return objective.init(key, *outputs, None if moving else teacher)
 
   aux = jax.eval_shape(lambda teacher: losses(jax.random.key(0), teacher), trees)
-  _trace(objective, outputs, aux)
+  _trace(objective, outputs, aux, labels, spec)
   head = assembling.plan(
     objective, models.functions(model.recipe).fn, model.recipe.image, len(model.recipe.classes), model.variables,
     outputs, aux, trees, stage.teacher_classes, model.recipe.is_quantized or model.recipe.is_folded,
@@ -129,24 +131,19 @@ def make(
     return models.stacked_axes(model.recipe, model.variables)
 
   reparam = optimizers.reparam(name, stage, stacked)
-  stored = teacher_outputs.is_stored(stage, spec, objective)
+  stored = teacher_outputs.is_stored(stage, spec, objective, [] if moving else teachers)
   live: Any = {"teacher": None if stored else together.current if moving else teacher}
-  live |= {"itself": stage.teacher == ITSELF}
-  live |= {
-    "reparam": reparam,
-    "accumulate": stage.optimizer.accumulate,
-    "per_device_statistics": stage.per_device_statistics,
-  }
-  freeze = _frozen(name, stage, model)
+  live |= {"itself": stage.teacher == ITSELF, "reparam": reparam, "accumulate": stage.optimizer.accumulate}
+  live["per_device_statistics"] = stage.per_device_statistics
   minimised = mutual.Mutual(objective.terms) if stage.peers > 1 else objective
-  averages: Any = {"ema": stage.optimizer.ema or None, "average_aux": head is not None}
+  ema, freeze = stage.optimizer.ema or None, _frozen(name, stage, model)
 
   def training(seed: int | None = None) -> engine.Training:
     tx = optimizers.transformation(name, stage, batches, stacked, seed)
-    return engine.training(student, minimised, tx, **live, **averages, freeze=freeze)
+    return engine.training(student, minimised, tx, **live, ema=ema, average_aux=head is not None, freeze=freeze)
 
-  step = training().step  # random masks are drawn by the seed that it is called with
-  norm = engine.term_norm(student, minimised, **live)
+  # Random masks are drawn by the seed that the step is called with.
+  step, norm = training().step, engine.term_norm(student, minimised, **live)
 
   def create(one: Trained, seed: int, key: jax.Array, teacher: Any) -> TrainState:
     aux, aux_state = losses(key, teacher) if any(term.loss.init for term in objective.terms) else ({}, {})
@@ -241,16 +238,30 @@ def forward_of(stage: Stage, parts: Functions) -> forward.Forward:
   return forward.plain(forward.bfloat16(apply) if half else apply)
 
 
-def check_masks(objective: kd.Weighted, labelled: np.ndarray) -> None:
+def check_masks(objective: kd.Weighted, split: Split) -> None:
   """Refuses a term that counts no example of its stage, and one that reads labels where there are none."""
-  counted = {"labelled": labelled, "unlabelled": ~labelled}
   for term in objective.terms:
+    labels = split.labels.get(term.output) if isinstance(split.labels, Mapping) else split.labels
+    if labels is None:  # whether there is such an output is asked on shapes
+      continue
+    labelled = np.ones(labels.shape, bool) if labels.dtype.kind == "f" else labels >= 0
+    counted = {"labelled": labelled, "unlabelled": ~labelled}
     if term.mask in counted and not counted[term.mask].any():
       raise UserError(f"the term {term.name!r} counts {term.mask} examples, and the stage has none")
-    if "label" in term.loss.reads and term.mask != "labelled" and not labelled.all():
+    if "label" not in term.loss.reads:
+      continue
+    known = labelled if term.ignore_label is None else labelled | (labels == term.ignore_label)
+    if term.mask != "labelled" and not known.all():
       raise UserError(
-        f"the term {term.name!r} reads labels, which {np.sum(~labelled)} examples of the stage lack; expected "
+        f"the term {term.name!r} reads labels, which {np.sum(~known)} examples of the stage lack; expected "
         '"mask": "labelled"'
+      )
+    several = len(split.classes) > 1 and labels.ndim > 1  # 0 and 1 of a single output are no classes
+    other = labelled & (labels >= len(split.classes)) if several else np.zeros(1, bool)
+    if other.any() and (first := labels[other][0]) != term.ignore_label:
+      raise UserError(
+        f"the term {term.name!r} reads labels of {len(split.classes)} classes, and {np.sum(other)} positions have the "
+        f'label {first}; expected "ignore_label": {first}'
       )
 
 
@@ -267,7 +278,7 @@ def _outputs(
   Raises:
     UserError: an activation that is not there (the nearest is named), or a teacher that cannot run in its mode.
   """
-  x = jax.ShapeDtypeStruct((BATCH, *model.recipe.image), jnp.float32)
+  x = models.example_shape(model.recipe, BATCH)
 
   def trained(variables: Any, x: Any) -> Any:
     return student(*models.trees(variables), x, train=True, key=jax.random.key(0), axis_name=None)[0]
@@ -288,7 +299,7 @@ def _outputs(
       raise
     raise UserError(
       f"'teacher_mode' is 'train', and teacher {teacher_names(stage)[0]!r} cannot be run so: {type(error).__name__}: "
-      f"{first_line(error)}; a teacher with dropout can be run in mode 'eval' only"
+      f"{imports.first_line(error)}; a teacher with dropout can be run in mode 'eval' only"
     ) from error
 
 
@@ -303,12 +314,24 @@ def _as_outputs(shapes: Any) -> kd.Outputs:
   return shapes if isinstance(shapes, kd.Outputs) else kd.Outputs(shapes)
 
 
-def _trace(objective: kd.Weighted, outputs: tuple[Any, Any], aux: tuple[Any, Any]) -> None:
-  """Traces what a stage minimises on shapes: a loss that cannot compare these two networks raises here."""
-  batch = {key: jax.ShapeDtypeStruct((BATCH,), jnp.int32) for key in ("label", "id")}
+def _trace(objective: kd.Weighted, outputs: tuple[Any, Any], aux: tuple[Any, Any], labels: Any, spec: Input) -> None:
+  """Traces what a stage minimises on shapes: a loss that cannot compare these two networks raises here.
+
+  Raises:
+    UserError: also what a user's own loss raises, with its line.
+  """
+  labels = jax.tree.map(lambda label: jax.ShapeDtypeStruct((BATCH, *label.shape[1:]), label.dtype), labels)
+  batch = {**batches_of.targets(labels), "id": jax.ShapeDtypeStruct((BATCH,), jnp.int32)}
+  if spec.augment.mixup:
+    batch |= {"mix": jax.ShapeDtypeStruct((BATCH,), jnp.float32), "mix_label": labels}
 
   def run(student: Any, teacher: Any, aux: Any, batch: Any) -> Any:
     more = {"step": jnp.zeros((), jnp.int32), "aux": aux[0], "aux_state": aux[1], "key": jax.random.key(0)}
     return objective(student, teacher, batch, **more, axis_name=None)[0]
 
-  jax.eval_shape(run, *outputs, aux, batch)
+  try:
+    jax.eval_shape(run, *outputs, aux, batch)
+  except UserError:
+    raise
+  except Exception as error:  # a user's own loss may raise anything
+    raise UserError(f"its objective cannot be computed: {imports.failure(error)}") from error

@@ -5,9 +5,12 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import optax
 
 import sparsity
+from leanax.core import imports
 from leanax.core.errors import UserError, unknown
 from leanax.core.methods import method, methods
 from leanax.engine.train import optim
@@ -123,9 +126,101 @@ def _stacked(where: str, fn: Callable[..., Any], group: Mapping[str, Any], stack
   return {**group, "stacked": tuple((glob.escape(leaf), tuple(axes)) for leaf, axes in found.items())}
 
 
+def own(spec: str, kind: str) -> Callable[..., Any]:
+  """Returns the function of an import path, such as "my.optim:lion".
+
+  Args:
+    spec: the import path.
+    kind: what it is to be, for errors: "optimizer" or "schedule".
+
+  Raises:
+    UserError: it cannot be imported, or is no function.
+  """
+  fn = imports.found(spec, f"{kind} {spec!r}")
+  if not callable(fn):
+    raise UserError(f"{kind} {spec!r} is {type(fn).__name__}; expected a function of the learning rate")
+  return fn
+
+
+def _called(spec: str, kind: str, kwargs: Mapping[str, Any], *positional: Any) -> Any:
+  """Returns what a user's function gives; whatever it raises is one sentence with its own line."""
+  try:
+    return call(f"{kind} {spec}", own(spec, kind), kwargs, *positional)
+  except UserError:
+    raise
+  except Exception as error:
+    raise UserError(f"{kind} {spec!r} fails: {imports.failure(error)}") from error
+
+
+def _schedule(given: experiment.Optimizer, updates: int) -> str | optax.Schedule:
+  """Returns the schedule's name, or the user's function of the step, once it gives one number."""
+  spec = given.schedule
+  if not imports.is_path(spec):
+    return spec
+  rate = _called(spec, "schedule", given.schedule_kwargs, given.learning_rate, updates)
+  if not callable(rate):
+    raise UserError(f"schedule {spec!r} returns {type(rate).__name__}; expected a function of the step")
+  try:
+    shape = jax.eval_shape(rate, jax.ShapeDtypeStruct((), jnp.float32))
+  except Exception as error:  # the user's code may raise anything
+    raise UserError(f"schedule {spec!r} fails: {imports.failure(error)}") from error
+  if getattr(shape, "shape", None) != ():
+    raise UserError(f"schedule {spec!r} gives {shape} for a step; expected one number, the learning rate")
+  return rate
+
+
+# A tree of parameters on which an optimizer of a user's own is tried.
+TRIED = {
+  "params": {"kernel": jax.ShapeDtypeStruct((2, 3), jnp.float32), "bias": jax.ShapeDtypeStruct((3,), jnp.float32)},
+  "qparams": {},
+  "aux": {},
+}
+
+
+def _method(given: experiment.Optimizer) -> str | Callable[..., optax.GradientTransformation]:
+  """Returns the optimizer's name, or the user's function of the learning rate."""
+  if not imports.is_path(given.name):
+    if given.kwargs:
+      raise UserError(
+        f"'kwargs' are {sorted(given.kwargs)}, and the optimizer is {given.name!r}; expected an import path"
+      )
+    return given.name
+  default = experiment.Optimizer()
+  for key in ("momentum", "delta", "nesterov", "weight_decay"):
+    if (value := getattr(given, key)) != getattr(default, key):
+      raise UserError(f"{key!r} is {value}, which optimizer {given.name!r} does not read; expected it in 'kwargs'")
+
+  def method(learning_rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
+    tx = _called(given.name, "optimizer", given.kwargs, learning_rate)
+    plain = optim.lenient(tx)
+    try:
+      state = jax.eval_shape(plain.init, TRIED)
+      updates, after = jax.eval_shape(lambda g, s, p: plain.update(g, s, p, step=0), TRIED, state, TRIED)
+    except Exception as error:  # the user's code may raise anything
+      raise UserError(f"optimizer {given.name!r} fails: {imports.failure(error)}") from error
+    if _kinds((updates, after)) != _kinds((TRIED, state)):
+      raise UserError(
+        f"optimizer {given.name!r} gives updates or a state of other shapes than it got; expected updates as the "
+        "gradients, and a state as that of its init"
+      )
+    return tx
+
+  return method
+
+
+def _kinds(tree: Any) -> Any:
+  """Returns the structure of a tree, and the shape and dtype of each leaf."""
+  return jax.tree.structure(tree), [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(tree)]
+
+
 def _optimizer(given: experiment.Optimizer, updates: int) -> optax.GradientTransformationExtraArgs:
+  if given.schedule_kwargs and not imports.is_path(given.schedule):
+    raise UserError(
+      f"'schedule_kwargs' are {sorted(given.schedule_kwargs)}, and the schedule is {given.schedule!r}; expected an "
+      "import path"
+    )
   rate = optim.schedule(
-    given.schedule,
+    _schedule(given, updates),
     given.learning_rate,
     updates,
     warmup=given.warmup_steps,
@@ -134,7 +229,7 @@ def _optimizer(given: experiment.Optimizer, updates: int) -> optax.GradientTrans
   )
   rates = {"scale": given.scale_rate, "reparam": given.reparam_rate}
   return optim.optimizer(
-    given.name,
+    _method(given),
     rate,
     momentum=given.momentum,
     delta=given.delta,

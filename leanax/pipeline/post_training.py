@@ -48,6 +48,18 @@ def _name(keyword: ast.keyword, expected: str) -> str:
   return keyword.arg
 
 
+def numbers(flag: Any, kind: type = float) -> tuple[Any, ...]:
+  """Returns the numbers of a flag that is a list.
+
+  Raises:
+    UserError: a text that is no number.
+  """
+  try:
+    return tuple(kind(text) for text in flag.value)
+  except ValueError:
+    raise UserError(f"--{flag.name}={','.join(flag.value)}: expected numbers with commas between them") from None
+
+
 def formats(out: Sequence[str], ends: Mapping[str, str]) -> tuple[str, ...]:
   """Returns the formats of files by their suffixes, once each; that of .tflite where all are packed.
 
@@ -91,7 +103,7 @@ def config(
     data: the name of a data set, such as "folder:photos".
     setting: of every layer, as of `quant.parse`; the first and the last have 8 bits at least.
     export: formats of the files, as of a stage's key `export`.
-    data_kwargs: keywords of the data set, such as {"size": (64, 64)}.
+    data_kwargs: keywords of the data set, such as {"size": (64, 64)}; None stands for its default.
     limit: at most this many examples per split; 0 for all.
     preprocess: keys of `experiment.Preprocess` that are not the defaults.
     calibration_batches: training batches that give the ranges of activations.
@@ -108,7 +120,7 @@ def config(
   rounded = {"rules": (("*", setting),), "calibration_batches": calibration_batches}
   given = {
     "name": f"{path.rpartition(':')[2]}, {setting}",
-    "data": {"name": data, "limit": limit, "kwargs": dict(data_kwargs or {})},
+    "data": {"name": data, "limit": limit, "kwargs": {k: v for k, v in (data_kwargs or {}).items() if v is not None}},
     "preprocess": dict(preprocess or {}),
     "models": {"student": {"name": path, "kwargs": dict(kwargs), "weights": weights}},
     "stages": {

@@ -8,6 +8,9 @@ import quant
 from leanax.core.errors import UserError
 from leanax.engine.data.preprocess import from_json
 
+SOURCES = ("uint8", "float32", "int32")
+ALL = "*"  # the output of a model of which all are kept
+
 
 class Recipe(NamedTuple):
   """The description of a model without its arrays; plain JSON data.
@@ -15,11 +18,12 @@ class Recipe(NamedTuple):
   Attributes:
     name: the model's import path.
     kwargs: its keywords.
-    image: (height, width, channels) of its input.
+    image: (height, width, channels) of its input; of other inputs their shape without the batch.
     classes: the classes' names.
     preprocess: {"scale", "mean", "std"}, from pixels to its input.
     edits: changes of its function, in order (`graph.Net`); the last one of a quantized model is "quantize".
-    output: of a model with several outputs the one that has the logits; all that is left of it by edits.
+    output: of a model with several outputs the one that has the logits; all that is left of it by edits. "*" for all.
+    source: the type of what preprocessing reads: "uint8" pixels, "float32", or "int32", which stay as they are.
   """
 
   name: str
@@ -29,6 +33,12 @@ class Recipe(NamedTuple):
   preprocess: Mapping[str, Any]
   edits: tuple[Any, ...] = ()
   output: str = ""
+  source: str = "uint8"
+
+  @property
+  def dtype(self) -> str:
+    """Returns the type of the model's input."""
+    return "int32" if self.source == "int32" else "float32"
 
   @property
   def is_quantized(self) -> bool:
@@ -64,6 +74,8 @@ def read(given: Mapping[str, Any], source: str) -> Recipe:
       raise TypeError("'kwargs' must be a group, and 'image' sizes")
     if not all(isinstance(name, str) for name in recipe.classes):
       raise TypeError("'classes' must be names")
+    if recipe.source not in SOURCES:
+      raise TypeError(f"'source' must be one of {', '.join(SOURCES)}")
   except (TypeError, ValueError, AttributeError, KeyError, UserError) as error:
     raise UserError(f"{source} is damaged: its model is not described as one: {error}") from error
   return recipe

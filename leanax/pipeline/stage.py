@@ -9,7 +9,7 @@ import jax
 
 from leanax.core.errors import UserError, unknown
 from leanax.engine.data import Dataset
-from leanax.pipeline import build, exporting, fitting, job, start
+from leanax.pipeline import build, exporting, fitting, job, judging, start
 from leanax.pipeline import trained as models
 from leanax.pipeline.config import references
 from leanax.pipeline.config.experiment import Experiment, described, model_code, needs
@@ -27,6 +27,7 @@ def check(config: Experiment) -> None:
   """
   references.check(config)
   exporting.check_keys(config)
+  build.metrics(config)
   for name, entry in config.models.items():
     build.check_model_name(name, entry)
   for name in config.run:
@@ -43,7 +44,7 @@ def prepare(config: Experiment, data: Dataset) -> dict[str, Job]:
   stages = [config.stages[name] for name in config.run]
   described_teachers = [entry for entry in (described(config, stage) for stage in stages) if entry is not None]
   for name in dict.fromkeys(stage.model for stage in (*stages, *described_teachers)):
-    start.check_model(name, config, data)
+    judging.check(build.metrics(config), start.check_model(name, config, data), data)
   # Then the stages in order, each on the shapes that the earlier ones leave.
   jobs: dict[str, Job] = {}
   for name in config.run:

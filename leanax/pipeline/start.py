@@ -3,16 +3,12 @@
 The same code runs on numbers and on shapes: `execute` is `now` or `jax.eval_shape`.
 """
 
-import os
-import traceback
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
-from leanax.core import keys
+from leanax.core import imports, keys
 from leanax.core.errors import UserError
 from leanax.engine.data import Dataset, Split
 from leanax.engine.store import pretrained
@@ -20,11 +16,10 @@ from leanax.graph.shapes import structs
 from leanax.pipeline import build, cutting
 from leanax.pipeline import trained as models
 from leanax.pipeline.config.experiment import Experiment, Model, Stage, starts_from_file
-from leanax.pipeline.recipe import Recipe
+from leanax.pipeline.recipe import ALL, Recipe
 from leanax.pipeline.trained import Trained
 
 Execute = Callable[..., Any]
-INSTALLED = ("site-packages", "dist-packages", str(Path(os.__file__).parent), "<")
 
 
 def now(fn: Callable[..., Any], *args: Any) -> Any:
@@ -34,9 +29,16 @@ def now(fn: Callable[..., Any], *args: Any) -> Any:
 
 def recipe_of(model: str, config: Experiment, split: Split) -> Recipe:
   """Returns the recipe of a model of the experiment, before any stage has changed it."""
-  entry = config.models[model]
-  image, preprocess = split.images.shape[1:], build.preprocess(config)
-  return Recipe(entry.name, dict(entry.kwargs), image, split.classes, preprocess, output=entry.output)
+  entry, image, output = config.models[model], split.images.shape[1:], config.models[model].output
+  if isinstance(split.labels, Mapping):
+    if output:
+      raise UserError(
+        f"config key 'models.{model}.output' is {output!r}, and {split.name!r} has labels of several outputs, "
+        f"{', '.join(map(repr, split.labels))}; expected no 'output', as all are kept"
+      )
+    output = ALL
+  preprocess, source = build.preprocess(config, split), split.images.dtype.name
+  return Recipe(entry.name, dict(entry.kwargs), image, split.classes, preprocess, output=output, source=source)
 
 
 def model_of(
@@ -71,6 +73,14 @@ def model_of(
   elif entry.weights:
     variables = loaded(entry, recipe, variables)
   variables = variables if execute is now else structs(variables)
+  if (
+    stage.cut.source
+    and stage.cut.keep == "effect"
+    and (isinstance(labels := data.validation.labels, Mapping) or labels.ndim > 1)
+  ):
+    raise UserError(
+      "'cut.keep' is 'effect', the rise of the cross-entropy of classes; expected examples of one class each"
+    )
   if stage.cut.source:
     teacher = before[stage.cut.source]
     # Shapes do not tell which blocks have an effect; the number of kept blocks is the same.
@@ -83,15 +93,15 @@ def model_of(
   return Trained(recipe, variables)
 
 
-def check_model(name: str, config: Experiment, data: Dataset) -> None:
-  """Traces a model of the experiment on shapes.
+def check_model(name: str, config: Experiment, data: Dataset) -> Any:
+  """Traces a model of the experiment on shapes, and returns those of its outputs for one example.
 
   Raises:
-    UserError: it cannot be called with the data's images, its output is not a logit per class, or its weights are
-      another model's.
+    UserError: it cannot be called with the data's images, its output cannot be compared with the labels, or its
+      weights are another model's.
   """
   entry, recipe = config.models[name], recipe_of(name, config, data.train)
-  example = jax.ShapeDtypeStruct((1, *recipe.image), jnp.float32)
+  example = models.example_shape(recipe)
   parts = models.functions(recipe)
   try:
     variables = jax.eval_shape(lambda x: parts.model.init(jax.random.key(0), x), example)
@@ -101,17 +111,12 @@ def check_model(name: str, config: Experiment, data: Dataset) -> None:
   except Exception as error:  # the user's code may raise anything
     raise UserError(
       f"model {name!r}, {entry.name!r} with {recipe.kwargs}, cannot be called with images of {recipe.image}: "
-      f"{type(error).__name__}: {first_line(error)}{_where(error)}"
+      f"{imports.failure(error)}"
     ) from error
-  expected = (1, len(recipe.classes))
-  shape = getattr(outputs, "shape", None)
-  if shape != expected:
-    raise UserError(
-      f"model {name!r}, {entry.name!r}, gives outputs of shape {shape} for one image; expected {expected}, a logit for "
-      f"each class of {config.data.name!r}"
-    )
+  _check_outputs(f"model {name!r}, {entry.name!r},", outputs, data.train, config.data.name)
   if entry.weights:
     loaded(entry, recipe, variables)
+  return outputs
 
 
 def loaded(entry: Model, recipe: Recipe, variables: Any) -> Any:
@@ -120,17 +125,44 @@ def loaded(entry: Model, recipe: Recipe, variables: Any) -> Any:
   Raises:
     UserError: the file cannot be read, or its weights are another model's.
   """
-  call = models.functions(recipe).fn, jax.ShapeDtypeStruct((1, *recipe.image), jnp.float32)
+  call = models.functions(recipe).fn, models.example_shape(recipe)
   return pretrained.load(entry.weights, variables, entry.key_map, entry=entry.entry, keep=entry.new, call=call)
 
 
-def first_line(error: Exception) -> str:
-  """Returns the first line of an error's text."""
-  return (str(error).strip() or "no reason given").splitlines()[0]
+def _check_outputs(where: str, outputs: Any, split: Split, name: str) -> None:
+  """Refuses outputs that labels cannot be compared with.
+
+  Args:
+    where: names the model.
+    outputs: shapes for one example; a dict of them where labels are a mapping.
+    split: of the data.
+    name: of the data.
+  """
+  if not isinstance(split.labels, Mapping):
+    return _check_output(where, outputs, split.labels, split.classes, name)
+  for key, labels in split.labels.items():
+    if key not in outputs:
+      raise UserError(
+        f"{where} has the outputs {', '.join(map(repr, outputs))}, and {name!r} has labels of {key!r}; expected an "
+        "output of that name"
+      )
+    _check_output(f"{where} in its output {key!r}", outputs[key], labels, (), name)
 
 
-def _where(error: Exception) -> str:
-  """Returns the innermost line of the user's code, or of ours."""
-  frames = traceback.extract_tb(error.__traceback__)
-  own = [frame for frame in frames if not any(part in frame.filename for part in INSTALLED)]
-  return f" ({own[-1].filename}:{own[-1].lineno})" if own else ""
+def _check_output(where: str, output: Any, labels: Any, classes: Sequence[str], name: str) -> None:
+  """Refuses an output that is neither logits of classes, nor of the labels' own shape."""
+  shape, own = getattr(output, "shape", None), (1, *labels.shape[1:])
+  if shape == own and labels.ndim > 1:
+    return
+  if labels.dtype.kind == "f":
+    raise UserError(
+      f"{where} gives outputs of shape {shape} for one example; expected {own}, a number for each label of {name!r}"
+    )
+  count = len(classes) or "classes"
+  if shape is None or shape[:-1] != own or (classes and shape[-1] != count):
+    many = "each class of every position" if labels.ndim > 1 else "each class"
+    expected = str((*own, count)).replace("'", "")
+    what = "image" if labels.ndim == 1 else "example"
+    raise UserError(
+      f"{where} gives outputs of shape {shape} for one {what}; expected {expected}, a logit for {many} of {name!r}"
+    )

@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import kd
-from leanax import engine
 from leanax.core.errors import UserError
 from leanax.engine.data import Preprocess, Split
+from leanax.engine.metrics import Metric, accuracy, measured
 from leanax.engine.store import logit_codes
 from leanax.pipeline import trained as models
 from leanax.pipeline.config.experiment import ITSELF, TOGETHER, Experiment, Stage, teacher_names
-from leanax.pipeline.recipe import Recipe
+from leanax.pipeline.recipe import ALL, Recipe
+from leanax.pipeline.tables import measures
 from leanax.pipeline.teacher_outputs import further, logits_as_one
 from leanax.pipeline.trained import Trained
 
@@ -113,9 +114,15 @@ def check(stage: Stage, recipes: Sequence[Recipe], student: Recipe, objective: k
       )
     if recipes and not recipes[0].output:
       raise UserError(f"the objective reads the output {read[0]!r} of a teacher, and {names[0]!r} has one output")
+  if student.output == ALL and (len(recipes) > 1 or stage.peers > 1 or stage.teacher_mode == TOGETHER):
+    raise UserError(
+      "labels are of several outputs; expected one teacher, no 'peers', and a 'teacher_mode' of 'eval' or 'train'"
+    )
   for name, recipe in zip(names, recipes, strict=True):
     if _differ(recipe.preprocess, student.preprocess):
       raise UserError(f"teacher {name!r} was trained with another preprocessing than its student's; expected the same")
+    if recipe.source != student.source:
+      raise UserError(f"teacher {name!r} reads {recipe.source}, and its student {student.source}")
     if recipe.image != student.image:
       raise UserError(f"teacher {name!r} reads images of {recipe.image}, and its student of {student.image}")
     if stage.teacher_mode == "train" and (recipe.is_quantized or recipe.is_folded):
@@ -144,25 +151,40 @@ def check(stage: Stage, recipes: Sequence[Recipe], student: Recipe, objective: k
 
 
 def warn_of_a_worse_teacher(
-  name: str, stage: Stage, teachers: Sequence[Trained], others: Mapping[str, Trained], validation: Split
+  name: str,
+  stage: Stage,
+  teachers: Sequence[Trained],
+  others: Mapping[str, Trained],
+  validation: Split,
+  metric: Metric | None = None,
 ) -> str:
   """Prints a warning on stderr, and returns it, where an earlier stage of the same model beats the teachers together.
 
-  A teacher of other classes, of which activations alone are read, cannot be worse in this sense.
+  A teacher of other classes, of which activations alone are read, cannot be worse in this sense. Accuracies are
+  compared, or the values of another metric.
   """
-  if not teachers or not others:
+  if not teachers or not others or not len(validation.ids):
     return ""
-  logits_of_teachers = logits_as_one([models.predict(one, validation.images) for one in teachers], stage)
-  if logits_of_teachers.shape[-1] != len(validation.classes):
+  metric = metric or accuracy()
+  if len(teachers) > 1 and len(validation.classes) < 2:
+    return ""  # the mean of their outputs depends on the loss
+  found = [models.predict(one, validation.images) for one in teachers]
+  outputs = found[0] if isinstance(found[0], Mapping) else logits_as_one(found, stage)
+  if validation.classes and not isinstance(outputs, Mapping) and outputs.shape[-1] != len(validation.classes):
     return ""
-  student_logits = {other: models.predict(one, validation.images) for other, one in others.items()}
-  best = max((engine.accuracy(logits, validation.labels), other) for other, logits in student_logits.items())
-  reached = engine.accuracy(logits_of_teachers, validation.labels)
-  if reached >= best[0]:
+  measure = metric.described()
+  sign = measures.sign(measure)
+  values = {
+    other: measured(metric, models.predict(one, validation.images), validation.labels) for other, one in others.items()
+  }
+  best = max((sign * value, other) for other, value in values.items())
+  reached = measured(metric, outputs, validation.labels)
+  if sign * reached >= best[0]:
     return ""
   text = (
-    f"WARNING: stage {name!r}: its teacher {stage.teacher!r} has a validation accuracy of {100 * reached:.2f} %, and "
-    f"the student itself reached {100 * best[0]:.2f} % in stage {best[1]!r}: it learns from a worse teacher"
+    f"WARNING: stage {name!r}: its teacher {stage.teacher!r} has a validation {measure['title']} of "
+    f"{measures.write(measure, reached)}, and the student itself reached {measures.write(measure, sign * best[0])} in "
+    f"stage {best[1]!r}: it learns from a worse teacher"
   )
   print(text, file=sys.stderr, flush=True)
   return text

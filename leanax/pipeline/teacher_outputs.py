@@ -17,6 +17,7 @@ from leanax.engine.store import teacher_cache, teacher_key
 from leanax.engine.train.outputs import only
 from leanax.pipeline import trained as models
 from leanax.pipeline.config.experiment import FILE, Stage, teacher_names
+from leanax.pipeline.recipe import ALL
 from leanax.pipeline.trained import Functions, Trained
 
 Teacher = Callable[[Any, jax.Array], jax.Array | kd.Outputs]
@@ -65,11 +66,21 @@ def function(stage: Stage, teachers: Sequence[Trained], objective: kd.Weighted) 
   return together([member(part, stage, objective.teacher, bool(further(objective))) for part in parts], stage)
 
 
-def is_stored(stage: Stage, spec: Input, objective: kd.Weighted) -> bool:
-  """Returns whether a teacher's logits are stored beside the examples: they can be, and the config asks for it."""
+def is_stored(stage: Stage, spec: Input, objective: kd.Weighted, teachers: Sequence[Trained]) -> bool:
+  """Returns whether teachers' logits are stored beside the examples: they can be, and the config asks for it.
+
+  Logits of positions, such as those of an image's pixels, would take more space than the images.
+  """
   endless = spec.augment.views is None and not spec.augment.is_still
   more = objective.teacher or further(objective)
-  return not (more or endless or not stage.cache_teacher or stage.teacher_mode != "eval")
+  if more or endless or not stage.cache_teacher or stage.teacher_mode != "eval":
+    return False
+  return all(has_rows(one) for one in teachers)
+
+
+def has_rows(teacher: Trained) -> bool:
+  """Returns whether a model has one output, a row of logits for each example."""
+  return len(getattr(models.outputs_of(teacher), "shape", ())) == 2
 
 
 def called(name: str, stage: Stage) -> str:
@@ -105,7 +116,7 @@ def make(
   """
   if not teachers:
     return TeacherOutputs(None, None, {}, spec)
-  if not is_stored(stage, spec, objective):
+  if not is_stored(stage, spec, objective, teachers):
     trees = [one.variables for one in teachers]
     return TeacherOutputs(function(stage, teachers, objective), trees, {}, spec)
   each = [member(models.functions(one.recipe), stage, ()) for one in teachers]
@@ -176,7 +187,8 @@ def member(parts: Functions, stage: Stage, taps: Sequence[str], all_outputs: boo
     def fn(variables: Any, x: jax.Array) -> jax.Array:
       if stage.teacher_mode == "train":
         found = parts.net.apply(variables, x, train=True)[0]
-        return found if all_outputs else only(found, parts.output, "the teacher")
+        whole = all_outputs or parts.output == ALL
+        return found if whole else only(found, parts.output, "the teacher")
       whole = models.joined(variables, *grids)
       return models.outputs(parts, whole, x) if all_outputs else parts.logits(whole, x)
 

@@ -40,6 +40,7 @@ def check(name: str, config: Experiment, student: kd.Weighted) -> None:
     ("cut.from", entry.cut.source, ""),
     ("teacher", entry.teacher, ""),
     ("peers", entry.peers, 1),
+    ("patience", entry.patience, 0),
     ("sparsity.name", entry.sparsity.get("name", ""), ""),
     ("reparam.name", entry.reparam.get("name", ""), ""),
     ("quant.rules", tuple(entry.quant.rules), ()),

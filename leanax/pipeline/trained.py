@@ -76,14 +76,16 @@ def functions(recipe: Recipe, half: bool = False) -> Functions:
   """
   model = models.load(recipe.name, dict(recipe.kwargs))
 
-  def only(out: Any) -> jax.Array:
+  def only(out: Any) -> Any:
+    if recipe.output == recipes.ALL:
+      return outputs_of_models.every(out, f"model {recipe.name!r}")
     return outputs_of_models.only(out, recipe.output, f"model {recipe.name!r}")
 
   def one(variables: Any, x: jax.Array, *, train: bool = False, key: Any = None) -> tuple[jax.Array, Any]:
     out, state = model.apply(variables, x, train=train, key=key)
     return only(out), state
 
-  example = (jax.ShapeDtypeStruct((1, *recipe.image), jnp.float32),)
+  example = (example_shape(recipe),)
   if not recipe.edits:
 
     def fn(variables: Any, x: jax.Array) -> jax.Array:
@@ -125,8 +127,7 @@ def initial(recipe: Recipe, key: jax.Array, x: jax.Array) -> Any:
 
 def variable_shapes(recipe: Recipe) -> Any:
   """Returns the shapes of `initial`; nothing is run."""
-  image = jax.ShapeDtypeStruct((1, *recipe.image), jnp.float32)
-  return jax.eval_shape(lambda x: initial(recipe, jax.random.key(0), x), image)
+  return jax.eval_shape(lambda x: initial(recipe, jax.random.key(0), x), example_shape(recipe))
 
 
 def trees(variables: Any) -> tuple[Any, Any, Any]:
@@ -142,23 +143,34 @@ def joined(variables: Any, qparams: Any, quant_state: Any) -> Any:
 
 def outputs(parts: Functions, variables: Any, x: jax.Array) -> Any:
   """Returns the logits; of a model with several outputs their tree, as far as edits have left them."""
-  if parts.output and not parts.edited:
+  if parts.output and parts.output != recipes.ALL and not parts.edited:
     return parts.net.apply(variables, x)[0]
   return named(parts.logits(variables, x), parts)
 
 
 def named(logits: Any, parts: Functions) -> Any:
   """Returns the only output that is left of a model, under its name where it had several."""
-  return {parts.output: logits} if parts.output else logits
+  return {parts.output: logits} if parts.output and parts.output != recipes.ALL else logits
+
+
+def outputs_of(trained: Trained) -> Any:
+  """Returns the shapes of a model's outputs for one example: one, or a dict by name; nothing is run."""
+  logits = functions(trained.recipe).logits
+  return jax.eval_shape(logits, structs(trained.variables), example_shape(trained.recipe))
 
 
 def example(recipe: Recipe, batch: int = 1) -> jax.Array:
   """Returns a batch of the model's input, all zeros."""
-  return jnp.zeros((batch, *recipe.image), jnp.float32)
+  return jnp.zeros((batch, *recipe.image), recipe.dtype)
+
+
+def example_shape(recipe: Recipe, batch: int = 1) -> jax.ShapeDtypeStruct:
+  """Returns the shape of `example`."""
+  return jax.ShapeDtypeStruct((batch, *recipe.image), recipe.dtype)
 
 
 def forward(recipe: Recipe, precise: bool = False) -> Callable[[Any, jax.Array], jax.Array]:
-  """Returns `(variables, uint8 images) -> logits`, to be jitted: preprocessing, then the logits, integers simulated.
+  """Returns `(variables, images) -> logits`, to be jitted: preprocessing, then the logits, integers simulated.
 
   Equal recipes give the same function object, so that models which differ in their numbers only are compiled once.
   With `precise` products have the highest precision (`graph.highest_precision`).
@@ -220,7 +232,7 @@ def distinct(variables: Any) -> Any:
 
 def stacked_axes(recipe: Recipe, variables: Any) -> dict[str, tuple[int, ...]]:
   """Returns the axes along which the model's parameters hold layers, by leaf; `variables` may be shapes."""
-  shape = jax.ShapeDtypeStruct((1, *recipe.image), jnp.float32)  # an array of zeros would be compiled
+  shape = example_shape(recipe)  # an array of zeros would be compiled
   found = graph.stacked_axes(functions(recipe).fn, trees(variables)[0], shape)
   return {name: axes for name, axes in found.items() if name in named_leaves(variables["params"])}
 
@@ -272,7 +284,7 @@ def load(path: str | Path, code: Collection[str] = ()) -> tuple[Trained, dict[st
   models.permit(recipe.name, code, str(path))
   try:
     trained = Trained(recipe, joined(_as_written(recipe, read["variables"]), *(read[key] for key in quant.edit.GRIDS)))
-    images = jax.ShapeDtypeStruct((1, *recipe.image), jnp.uint8)
+    images = jax.ShapeDtypeStruct((1, *recipe.image), recipe.source)
     jax.eval_shape(forward(recipe), trained.variables, images)
   except UserError as error:
     raise UserError(f"{path}: {error}") from error
@@ -295,6 +307,15 @@ def _as_written(recipe: Recipe, variables: Any) -> Any:
   return map_named(lambda name, _: saved[name], target)
 
 
-def predict(trained: Trained, images: np.ndarray, precise: bool = False) -> np.ndarray:
-  """Returns (N, classes) logits of (N, height, width, channels) uint8 images; `precise` as of `forward`."""
+def prepared(recipe: Recipe, images: np.ndarray) -> np.ndarray:
+  """Returns a model's inputs of (N, ...) images as a split holds them."""
+  spec = Preprocess(**recipe.preprocess)
+  return np.asarray(jax.jit(lambda images: normalise(images, spec))(images))
+
+
+def predict(trained: Trained, images: np.ndarray, precise: bool = False) -> Any:
+  """Returns outputs (N, ...), of a model that keeps several a dict by name, of images as a split holds them.
+
+  `precise` is as of `forward`.
+  """
   return evaluate.logits(forward(trained.recipe, precise), trained.variables, images)

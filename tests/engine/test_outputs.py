@@ -119,8 +119,13 @@ def test_outputs_are_named_in_one_sentence():
     weighted([Term("soft", kd.hinton(), output=1)])
   with pytest.raises(UserError, match="ignore_label of term 'hard' is 'no'; expected a whole number"):
     weighted([Term("hard", kd.hard_labels(), ignore_label="no")])
-  with pytest.raises(UserError, match="the model has several outputs, 'boxes', 'scores'"):
-    evaluate.logits(detector, weights(0), np.zeros((3, 4), np.float32))
+
+
+def test_all_outputs_are_evaluated():
+  x = np.random.default_rng(0).normal(size=(7, 4)).astype(np.float32)
+  found, expected = evaluate.logits(detector, weights(0), x, batch_size=3), detector(weights(0), x)
+  assert set(found) == {"boxes", "scores"}
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), found, expected)
 
 
 def test_tuples_have_numbers_for_names():

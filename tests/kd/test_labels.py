@@ -195,6 +195,7 @@ def test_soft_labels_that_are_not_probabilities():
     (kd.soft_labels(source="batch"), "soft_label"),
     (kd.squared_error("batch"), "target"),
     (kd.huber(source="batch"), "target"),
+    (kd.absolute_error(source="batch"), "target"),
   ],
 )
 def test_objects_that_are_not_arrays(loss, key, given):

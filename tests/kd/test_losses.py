@@ -197,6 +197,7 @@ ALONE = {  # what each is where the teacher excludes a class alone, and where th
   "dist": (np.isfinite, np.isfinite),
   "dkd": (np.isfinite, np.isposinf),
   "hinton": (np.isfinite, np.isposinf),
+  "absolute_error": (np.isposinf, np.isposinf),
   "huber": (np.isposinf, np.isposinf),
   "jsd": (np.isfinite, np.isfinite),
   "logit_l2": (np.isposinf, np.isposinf),

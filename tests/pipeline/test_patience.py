@@ -8,6 +8,7 @@ import pytest
 
 from leanax.core.errors import UserError
 from leanax.core.trees import named_leaves
+from leanax.engine.metrics import accuracy, mae
 from leanax.pipeline import fitting, patience, stage, trained
 from leanax.pipeline.compress import compress
 from tests.integration import jobs
@@ -25,9 +26,15 @@ from tests.integration import jobs
 )
 def test_when_it_is_over(accuracies, place, over):
   curve = [(2 * i, accuracy) for i, accuracy in enumerate(accuracies, 1)]
-  assert patience.best(curve) == place
-  assert {most for most in range(5) if patience.is_over(curve, most)} == set(over)
-  assert not patience.is_over([], 1)
+  assert patience.best(curve, accuracy()) == place
+  assert {most for most in range(5) if patience.is_over(curve, most, accuracy())} == set(over)
+  assert not patience.is_over([], 1, accuracy())
+  # Of a metric of which lower is better it is over as of the negative one.
+  upside_down = [(step, -value) for step, value in curve]
+  assert patience.best(upside_down, mae()) == place
+  assert {most for most in range(5) if patience.is_over(upside_down, most, mae())} == set(over)
+  found = patience.ended(upside_down, 99, mae())
+  assert found["kept_step"] == curve[place][0] and found["validation_mae"] == -curve[place][1]
 
 
 # What the validation split is said to give at each evaluation, of which there is one every two of the twelve steps.
@@ -40,14 +47,16 @@ RUN = {"run": ("alone",)}
 def said(monkeypatch):
   """Makes validation accuracies what the test says, and notes the models that they were taken of."""
   seen = {}
-  accuracies = fitting._accuracies
+  validated = fitting._validated
 
-  def chosen(ready, state, means, validation):
+  def chosen(ready, state, means, validation, metric):
     step = int(state.step)
     seen[step] = jax.device_get(state.params)
-    return accuracies(ready, state, means, validation) | {patience.METRIC: SAID[step // 2 - 1]}
+    value = SAID[step // 2 - 1]
+    said = {patience.key(metric): value if metric.better == "higher" else -value}
+    return validated(ready, state, means, validation, metric) | said
 
-  monkeypatch.setattr(fitting, "_accuracies", chosen)
+  monkeypatch.setattr(fitting, "_validated", chosen)
   return seen
 
 

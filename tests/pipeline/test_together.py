@@ -55,6 +55,15 @@ def test_a_stopped_stage_resumes_as_if_uninterrupted(tmp_path, monkeypatch):
   chex.assert_trees_all_equal(jobs.train(stopped)["distilled"].variables, whole.variables)
 
 
+def test_a_teacher_has_frozen_leaves_of_its_own(tmp_path):
+  context = jobs.opened(tmp_path, **TOGETHER, stages__distilled__epochs=1, stages__teacher__freeze=("Dense_0/*",))
+  made, _, steps = train.plan("distilled", context.config, context.data, {})
+  ready = train.ready("distilled", context, {}, made, steps)
+  params = fitting.fit("distilled", [context], [ready], "")[0].teacher.params
+  for layer, leaves in params.items():  # biases start at zero
+    assert (not np.asarray(leaves["bias"]).any()) == (layer == "Dense_0")
+
+
 def test_several_seeds_have_a_teacher_each(tmp_path):
   each = [
     done["distilled"].variables
@@ -80,6 +89,7 @@ def test_several_seeds_have_a_teacher_each(tmp_path):
     ({"stages__distilled__teacher_classes": (0, 1, 2, 3)}, "'stages.distilled.teacher_classes' is"),
     ({"stages__teacher__model": "studnt"}, "did you mean 'student'"),
     ({"stages__teacher__optimizer": {"ema": 0.9}}, "'stages.teacher.optimizer.ema' is 0.9; expected 0.0 of a teacher"),
+    ({"stages__teacher__patience": 1}, "'stages.teacher.patience' is 1; expected 0 of a teacher"),
     ({"stages__teacher__kind": "post_training"}, "'stages.teacher.kind' is 'post_training'; expected 'train'"),
     ({"stages__teacher__optimizer": {"accumulate": 2}}, "'stages.teacher.optimizer.accumulate' is 2; expected 1"),
     ({"stages__teacher__quant": {"rules": (("*", "w8a8"),)}}, "'stages.teacher.quant.rules' is"),

@@ -10,7 +10,7 @@ batch = jax.jit(train_batch_at, static_argnums=2)(arrays, step, spec)      # a f
 
 from leanax.engine.data.augment import Augment
 from leanax.engine.data.batches import Input, eval_batch_at, examples_at, train_batch_at, view_of
-from leanax.engine.data.loading import load, parameters
+from leanax.engine.data.loading import is_own, load, parameters
 from leanax.engine.data.order import batch_at, batch_rows, epoch_of, permutation, steps_per_epoch
 from leanax.engine.data.preprocess import Preprocess, measure, normalise
 from leanax.engine.data.splits import Dataset, Split, device_arrays, make_split
@@ -18,6 +18,7 @@ from leanax.engine.data.splits import Dataset, Split, device_arrays, make_split
 __all__ = [
   "load",
   "parameters",
+  "is_own",
   "Dataset",
   "Split",
   "make_split",

@@ -13,12 +13,12 @@ of the id. Where both are on, each example of a view has one of them, with proba
 import contextlib
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Int32, Key, UInt8
+from jaxtyping import Array, Float, Int, Int32, Key, Num, UInt8
 
 from leanax.core import imports, ranges
 from leanax.core.errors import UserError, unknown
@@ -85,17 +85,12 @@ class Augment:
   @property
   def is_still(self) -> bool:
     """Returns whether there is no change, so that all views are equal."""
-    kept: dict[str, Any] = {
-      "views": self.views,
-      "fill": self.fill,
-      "resized_crop_ratio": self.resized_crop_ratio,
-      "seed": self.seed,
-    }
-    kept |= {key: getattr(self, key) for key in ("erase_area", "erase_ratio", "erase_fill", "keywords")}
-    return self == replace(NOTHING, **kept)
+    return not changed(self)
 
 
 NOTHING = Augment()
+# Keys that change nothing by themselves.
+SETTINGS = ("fill", "seed", "views", "resized_crop_ratio", "erase_area", "erase_ratio", "erase_fill", "keywords")
 COLOURS: dict[str, Callable[..., UInt8[Array, "b h w c"]]] = {
   "brightness": colour.brightness,
   "contrast": colour.contrast,
@@ -119,6 +114,49 @@ PAIRS = {  # the key that makes a pair count, and its numbers
   "erase_area": ("erase", AREA),
   "erase_ratio": ("erase", RATIO),
 }
+
+
+# Changes that move no pixel elsewhere than `follow` moves its label; others are of images whose labels have no places.
+FOLLOWED = (*COLOURS, "crop", "shift", "flip", "mixup")
+
+
+def changed(spec: Augment) -> list[str]:
+  """Returns the keys of the changes that a spec makes."""
+  keys = [field.name for field in fields(spec) if field.name not in SETTINGS]
+  return [key for key in keys if getattr(spec, key) != getattr(NOTHING, key)]
+
+
+def check_labels(spec: Augment, followed: bool, padding: int | None, mixable: bool) -> None:
+  """Refuses changes of images that their labels cannot follow.
+
+  Args:
+    spec: the changes.
+    followed: whether labels have places, which move with the pixels.
+    padding: the label of what lies beyond the border; None where nothing says it.
+    mixable: whether labels are classes, or 0 and 1, of one output.
+
+  Raises:
+    UserError: names the entry.
+  """
+  for key in changed(spec):
+    if key in ("mixup", "cutmix") and not mixable:
+      raise UserError(
+        f"augment.{key} is {getattr(spec, key)}, and labels are floats or of several outputs, which no loss mixes; "
+        "expected 0.0"
+      )
+    if followed and key not in FOLLOWED:
+      raise UserError(
+        f"augment.{key} is {getattr(spec, key)!r}, which labels of positions do not follow; expected "
+        f"{', '.join(FOLLOWED[:-1])} or {FOLLOWED[-1]}"
+      )
+  if not followed:
+    return
+  if (spec.crop or any(spec.shift)) and spec.fill == "zero" and padding is None:
+    key = "crop" if spec.crop else "shift"
+    raise UserError(
+      f"augment.{key} is {getattr(spec, key)}, and nothing says which label of a position the zeros beyond the border "
+      "have; expected 'ignore_label' in a term of the objective, or 'augment.fill' to be 'edge' or 'reflect'"
+    )
 
 
 def check(spec: Augment, shape: tuple[int, ...]) -> None:
@@ -191,18 +229,22 @@ def check_function(spec: Augment, shape: tuple[int, ...]) -> None:
 
 
 def random_window(
-  keys: Key[Array, "b"], images: UInt8[Array, "b h w c"], pad: tuple[int, int], fill: str = "zero"
-) -> UInt8[Array, "b h w c"]:
-  """Pads by (rows, columns) on both sides and crops the original size at a uniformly random place."""
+  keys: Key[Array, "b"], images: Num[Array, "b h w c"], pad: tuple[int, int], fill: str = "zero", padding: int = 0
+) -> Num[Array, "b h w c"]:
+  """Pads by (rows, columns) on both sides and crops the original size at a uniformly random place.
+
+  `padding` is the number that "zero" fills in.
+  """
   rows, columns = pad
-  padded = jnp.pad(images, ((0, 0), (rows, rows), (columns, columns), (0, 0)), mode=FILLS[fill])
+  constant = {"constant_values": padding} if padding and fill == "zero" else {}
+  padded = jnp.pad(images, ((0, 0), (rows, rows), (columns, columns), (0, 0)), mode=FILLS[fill], **constant)
   starts = below(keys, (2 * rows + 1, 2 * columns + 1))
   return jax.vmap(lambda image, start: jax.lax.dynamic_slice(image, (start[0], start[1], 0), images.shape[1:]))(
     padded, starts
   )
 
 
-def random_flip(keys: Key[Array, "b"], images: UInt8[Array, "b h w c"]) -> UInt8[Array, "b h w c"]:
+def random_flip(keys: Key[Array, "b"], images: Num[Array, "b h w c"]) -> Num[Array, "b h w c"]:
   """Mirrors half of the images left and right."""
   mirrored = below(keys, (2,))[:, 0] == 1
   return jnp.where(mirrored[:, None, None, None], images[:, :, ::-1], images)
@@ -232,6 +274,16 @@ def move(
   if spec.function:
     images = _own(spec)(keys("function"), images, **dict(spec.keywords))
   return images
+
+
+def follow(
+  labels: Num[Array, "b h w c"], ids: Int[Array, "b"], view: int | Int[Array, ""], spec: Augment, padding: int = 0
+) -> Num[Array, "b h w c"]:
+  """Returns labels of places, moved as `move` moves the pixels there; `padding` is the label that "zero" fills in."""
+  for stream, pad in (("crop", (spec.crop, spec.crop)), ("shift", spec.shift)):
+    if any(pad):
+      labels = random_window(keys_of(spec.seed, view, ids, stream), labels, pad, spec.fill, padding)
+  return random_flip(keys_of(spec.seed, view, ids, "flip"), labels) if spec.flip else labels
 
 
 class Mixing(NamedTuple):

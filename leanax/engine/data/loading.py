@@ -6,13 +6,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from leanax.core import imports
 from leanax.core.errors import UserError, unknown
-from leanax.engine.data import digits, prepared, stock, synthetic
+from leanax.engine.data import digits, masks, own, prepared, stock, synthetic
 from leanax.engine.data.splits import Dataset
 
 PLAIN: dict[str, Callable[..., Dataset]] = {"digits": digits.load, "synthetic": synthetic.load}
-WITH_ARGUMENT: dict[str, Callable[..., Dataset]] = {"tfds": prepared.load_tfds, "folder": prepared.load_folder}
-EXAMPLES = (*PLAIN, *(f"tfds:{name}" for name in stock.NAMES), "folder:DIRECTORY", "tfds:DIRECTORY")
+WITH_ARGUMENT: dict[str, Callable[..., Dataset]] = {
+  "tfds": prepared.load_tfds,
+  "folder": prepared.load_folder,
+  "masks": masks.load_masks,
+}
+EXAMPLES = (*PLAIN, *(f"tfds:{name}" for name in stock.NAMES), "folder:DIRECTORY", "tfds:DIRECTORY", "masks:DIRECTORY")
 
 
 def load(
@@ -32,7 +37,10 @@ def load(
       - "tfds:NAME" or "tfds:DIRECTORY": a set of TensorFlow Datasets; options `size`, `resize`; see
         `prepared.load_tfds`;
       - "folder:DIRECTORY": a user's own images; options `size`, `resize`, `channels`, `test`, `split_seed`; see
-        `prepared.load_folder`.
+        `prepared.load_folder`;
+      - "masks:DIRECTORY": a user's own images with a mask of each; options `size`, `resize`, `channels`, `classes`; see
+        `masks.load_masks`;
+      - "package.module:name": a user's function of options; see `own.load_own`.
     data_dir: the directory of original files and prepared sets; by default LEANAX_DATA_DIR. Sets without files ignore
       it.
     cache_dir: the directory of sets that are prepared here; by default LEANAX_CACHE_DIR, else ~/.cache/leanax.
@@ -42,6 +50,8 @@ def load(
   Raises:
     UserError: a name, option or file is wrong.
   """
+  if is_own(name):
+    return own.load_own(name, options, validation)
   loader, allowed = _loader(name), parameters(name)
   known = inspect.signature(loader).parameters
   folders = {"data_dir": data_dir, "cache_dir": cache_dir}
@@ -54,9 +64,14 @@ def load(
   return loader(**given, **{key: value for key, value in folders.items() if key in known})
 
 
+def is_own(name: str) -> bool:
+  """Returns whether a name is the import path of a user's function, "package.module:name"."""
+  return name.partition(":")[0] not in WITH_ARGUMENT and imports.is_path(name)
+
+
 def parameters(name: str) -> dict[str, inspect.Parameter]:
   """Returns the options of a data set by their names; errors as of `load`."""
-  found = inspect.signature(_loader(name)).parameters
+  found = inspect.signature(own.function(name) if is_own(name) else _loader(name)).parameters
   return {key: one for key, one in found.items() if key not in ("data_dir", "cache_dir", "argument")}
 
 

@@ -141,8 +141,11 @@ def epoch_of(step: int | Int[Array, ""], examples: int, batch_size: int) -> Int3
 
 
 def gather(arrays: Mapping[str, Array], rows: Int[Array, "b"]) -> dict[str, Array]:
-  """Returns rows of every array. Rows out of range are clipped, since a device cannot raise an error."""
-  return {key: jnp.take(array, rows, axis=0, mode="clip") for key, array in arrays.items()}
+  """Returns rows of every array, also of those in mappings.
+
+  Rows out of range are clipped, since a device cannot raise an error.
+  """
+  return jax.tree.map(lambda array: jnp.take(array, rows, axis=0, mode="clip"), dict(arrays))
 
 
 def batch_at(

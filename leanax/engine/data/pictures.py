@@ -35,26 +35,26 @@ ORIENTATION = 0x0112
 KINDS = "PNG, JPEG, WebP, BMP, GIF or TIFF"
 
 
-def _stretch(image: Any, size: tuple[int, int], method: int) -> Any:
+def _stretch(image: Any, size: tuple[int, int], method: int, fill: int = 0) -> Any:
   return image.resize(size, method)
 
 
-def _crop(image: Any, size: tuple[int, int], method: int) -> Any:
+def _crop(image: Any, size: tuple[int, int], method: int, fill: int = 0) -> Any:
   from PIL import ImageOps
 
   return ImageOps.fit(image, size, method)
 
 
-def _pad(image: Any, size: tuple[int, int], method: int) -> Any:
+def _pad(image: Any, size: tuple[int, int], method: int, fill: int = 0) -> Any:
   from PIL import ImageOps
 
   sides = image.width * size[1], image.height * size[0]
   if round(min(sides) / max(sides) * size[sides[0] > sides[1]]) == 0:  # pillow gives black alone
     raise ValueError(f"it has {image.height}x{image.width} pixels, of which a side is 0 wide when it is padded")
-  return ImageOps.pad(image, size, method, color=0)
+  return ImageOps.pad(image, size, method, color=fill)
 
 
-RESIZES: dict[str, Callable[[Any, tuple[int, int], int], Any]] = {"stretch": _stretch, "crop": _crop, "pad": _pad}
+RESIZES: dict[str, Callable[..., Any]] = {"stretch": _stretch, "crop": _crop, "pad": _pad}
 
 
 def decode_image(

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Num
+from jaxtyping import Array, Num
 
 from leanax.core.errors import UserError, unknown
 from leanax.engine.data.pictures import RESIZES
@@ -32,12 +32,18 @@ class Preprocess:
 
 NAMES = tuple(field.name for field in fields(Preprocess))
 UNIT = Preprocess()  # pixels from 0 to 1
+AS_IT_IS = Preprocess(scale=1.0)  # inputs that are no pixels
 
 
 def normalise(
-  images: Num[Array, "*batch h w c"], spec: Preprocess, dtype: jax.typing.DTypeLike = jnp.float32
-) -> Float[Array, "*batch h w c"]:
-  """Applies the preprocessing inside jit: one multiplication and one addition in float32, then a cast to `dtype`."""
+  images: Num[Array, "..."], spec: Preprocess, dtype: jax.typing.DTypeLike = jnp.float32
+) -> Num[Array, "..."]:
+  """Applies the preprocessing inside jit: one multiplication and one addition in float32, then a cast to `dtype`.
+
+  Inputs that are int32, such as tokens, stay as they are.
+  """
+  if images.dtype == jnp.int32:
+    return images
   std = np.asarray(spec.std, np.float64)
   factor = jnp.asarray(spec.scale / std, jnp.float32)
   offset = jnp.asarray(-np.asarray(spec.mean, np.float64) / std, jnp.float32)
@@ -52,6 +58,8 @@ def measure(split: Split, scale: float = 1 / 255) -> Preprocess:
   Raises:
     UserError: a channel is constant, with deviation 0.
   """
+  if not split.has_pictures:
+    raise UserError(f"{split.name}: its inputs are {split.images.dtype}; expected uint8 pixels to measure")
   channels = split.images.shape[-1]
   means, deviations = [], []
   for channel in range(channels):

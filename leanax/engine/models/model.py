@@ -16,7 +16,8 @@ from typing import Any
 
 import jax
 
-from leanax.core.errors import UserError, unknown
+from leanax.core import imports
+from leanax.core.errors import UserError
 from leanax.engine.models.interface import MODES, Model, Variables, check_call, check_state, modes
 
 
@@ -92,23 +93,8 @@ def _zoo() -> set[str]:
 
 
 def _find(spec: str) -> Callable[..., Any]:
-  """Imports the object at "package.module:Name"."""
-  given, colon, name = spec.partition(":")
-  if not (colon and given and name):
-    raise UserError(f"model {spec!r} is no import path; expected 'package.module:Name'")
-  module_name = _full(given)
-  try:
-    module = importlib.import_module(module_name)
-  except ModuleNotFoundError as error:
-    if error.name and (module_name + ".").startswith(error.name + "."):
-      raise UserError(f"model {spec!r}: there is no module {error.name!r} on the Python path") from error
-    raise UserError(f"model {spec!r}: module {module_name!r} needs {error.name!r}, which is not installed") from error
-  except (ImportError, SyntaxError) as error:
-    raise UserError(f"model {spec!r}: importing {module_name!r} failed: {error}") from error
-  if not hasattr(module, name):
-    choices = [n for n, value in vars(module).items() if callable(value) and not n.startswith("_")]
-    raise unknown(f"name in module {given!r}", name, choices or ["(nothing callable)"])
-  target = getattr(module, name)
+  """Imports the model at "package.module:Name"."""
+  target = imports.found(spec, f"model {spec!r}", _full(spec.partition(":")[0]))
   if not _builds_models(_unwrap(target)):
     kind = "class that is no Module" if isinstance(target, type) else type(target).__name__
     raise UserError(f"model {spec!r} is a {kind}; expected a linen or nnx Module class, a partial of one or a function")

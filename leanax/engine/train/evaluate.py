@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 import kd
-from leanax.core import ranges, trees
+from leanax.core import ranges
 from leanax.core.errors import UserError
 
 Logits = Float[np.ndarray, "examples *positions classes"] | Float[Array, "examples *positions classes"]
@@ -17,18 +17,19 @@ Labels = Int[np.ndarray, "examples *positions"] | Int[Array, "examples *position
 
 
 def logits(
-  fn: Callable[[Any, Array], Array], variables: Any, images: np.ndarray | Array, *, batch_size: int = 512
-) -> np.ndarray:
+  fn: Callable[[Any, Array], Any], variables: Any, images: np.ndarray | Array, *, batch_size: int = 512
+) -> Any:
   """Returns the logits of all examples, in batches of one size; the last is padded, and the padding is cut off.
 
   Args:
-    fn: `fn(variables, images) -> (batch, classes)`, in evaluation mode. The same function object compiles once.
+    fn: `fn(variables, images) -> (batch, classes)`, or a tree of outputs, in evaluation mode. The same function object
+      compiles once.
     variables: the first argument of `fn`.
     images: (examples, ...), at least one.
     batch_size: the most examples at once.
 
   Returns:
-    (examples, classes) on the host.
+    (examples, classes) on the host, or a tree of outputs (examples, ...).
   """
   ranges.check("logits: batch_size", batch_size, ranges.whole(1))
   total = len(images)
@@ -43,12 +44,9 @@ def logits(
     if missing:
       batch = np.concatenate([np.asarray(batch), np.asarray(images[:missing])])
     parts.append(run(variables, batch))
-    if not hasattr(parts[-1], "shape"):
-      names = ", ".join(map(repr, trees.named_leaves(parts[-1])))
-      raise UserError(f"the model has several outputs, {names}; expected a function that gives one of them")
     if len(parts) >= 8:  # bounds what is unfinished
-      parts[-8].block_until_ready()
-  return np.concatenate([np.asarray(part) for part in parts])[:total]
+      jax.block_until_ready(parts[-8])
+  return jax.tree.map(lambda *each: np.concatenate([np.asarray(part) for part in each])[:total], *parts)
 
 
 def accuracy(logits: Logits, labels: Labels, ignore_label: int | None = None) -> float:

@@ -7,7 +7,7 @@ alone. In training mode a norm divides by the statistics of the batch, frozen or
 stays with the kernel that it belongs to, so that the codes of a frozen kernel stay too; those of activations train.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -15,6 +15,9 @@ import jax.numpy as jnp
 from leanax.core import rules
 from leanax.core.errors import UserError
 from leanax.core.trees import map_named, named_leaves
+from leanax.engine.train.state import TrainState
+
+Hold = Callable[[Mapping[str, Any]], dict[str, Any]]
 
 
 def frozen(patterns: Sequence[str], variables: Mapping[str, Any]) -> frozenset[str]:
@@ -41,34 +44,28 @@ def _names(tree: Any) -> list[str]:
   return list(named_leaves(tree))
 
 
-def kept(names: Collection[str], before: Any, after: Any) -> Any:
-  """Returns the tree `after` with the leaves of these names as they are in `before`."""
-  if not names:
-    return after
-  return map_named(lambda name, new, old: old if name in names else new, after, before)
+def still(patterns: Sequence[str], state: TrainState) -> tuple[Hold, Hold]:
+  """Returns what keeps the frozen leaves of a state as they are: two functions of trees by their collections.
 
-
-def without(names: Collection[str], grads: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns gradients of {"params", "qparams", ...} with zeros for the leaves of these names."""
-
-  def zeroed(tree: Any) -> Any:
-    return map_named(lambda name, grad: jnp.zeros_like(grad) if name in names else grad, tree)
-
-  return {**grads, **{key: zeroed(grads[key]) for key in ("params", "qparams")}} if names else dict(grads)
-
-
-def held(names: Collection[str], before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns trees by their collections, `after`, with the leaves of these names as in `before`.
-
-  Args:
-    names: of `frozen`.
-    before: {"params", "qparams", "model_state", ...} before the step.
-    after: some of the same after it; of "model_state" each collection is a tree of its own.
+  The first makes gradients of {"params", "qparams", ...} zero there; the second puts the leaves of the state back into
+  {"params", "qparams", "model_state", ...}, after an update or of its averages, which begin as these leaves.
   """
-  if not names:
-    return dict(after)
-  trees = {key: kept(names, before[key], after[key]) for key in ("params", "qparams") if key in after}
-  if "model_state" in after:
-    given = after["model_state"].items()
-    trees["model_state"] = {key: kept(names, before["model_state"][key], tree) for key, tree in given}
-  return {**after, **trees}
+  names = frozen(patterns, {**state.variables, "qparams": state.qparams})
+
+  def without(grads: Mapping[str, Any]) -> dict[str, Any]:
+    zeros = {key: map_named(lambda _, grad: jnp.zeros_like(grad), grads[key]) for key in ("params", "qparams")}
+    return {**grads, **{key: _kept(names, zeros[key], grads[key]) for key in zeros}} if names else dict(grads)
+
+  def held(after: Mapping[str, Any]) -> dict[str, Any]:
+    if not names:
+      return dict(after)
+    trees = {key: _kept(names, getattr(state, key), after[key]) for key in ("params", "qparams")}
+    stats = {key: _kept(names, state.model_state[key], tree) for key, tree in after["model_state"].items()}
+    return {**after, **trees, "model_state": stats}
+
+  return without, held
+
+
+def _kept(names: Collection[str], before: Any, after: Any) -> Any:
+  """Returns the tree `after` with the leaves of these names as they are in `before`."""
+  return map_named(lambda name, new, old: old if name in names else new, after, before)

@@ -21,6 +21,8 @@ def accuracy_of(objective: Objective, student: kd.Outputs, batch: Mapping[str, A
   skipped = [term.ignore_label for term in objective.terms if term.ignore_label is not None]
   named = objective.output and not is_one(student.logits)
   main = picked(student, objective.output, objective.terms[0].loss, "the objective") if named else student
+  if isinstance(labels := batch.get("label"), Mapping):
+    batch = {**batch, "label": labels.get(objective.output)}
   return accuracy(main.logits, batch, skipped[0] if skipped else None)
 
 

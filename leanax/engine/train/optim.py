@@ -4,7 +4,7 @@ The order inside is: clip the gradient's norm, the method, weight decay of kerne
 schedule. A transformation that prunes wraps all of it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -21,7 +21,7 @@ OPTIMIZERS = ("sgd", "adam", "adamw", "dot")
 
 
 def schedule(
-  name: str,
+  name: str | optax.Schedule,
   peak: float,
   steps: int,
   *,
@@ -33,7 +33,8 @@ def schedule(
   """Returns a learning rate as a function of the optimizer's step, the first of which is 0.
 
   Args:
-    name: "constant"; "cosine" from `peak` down to `end`; "step": times `factor` at each of `milestones`.
+    name: "constant"; "cosine" from `peak` down to `end`; "step": times `factor` at each of `milestones`; or a function
+      of the step, which counts the warm-up, too.
     peak: the rate after the warm-up.
     steps: of the optimizer in all, the warm-up included.
     warmup: steps that rise linearly, `peak * (step + 1) / warmup`; the first step is not wasted on a rate of 0.
@@ -41,7 +42,7 @@ def schedule(
     milestones: optimizer steps.
     factor: of "step".
   """
-  if name not in ("constant", "cosine", "step"):
+  if not callable(name) and name not in ("constant", "cosine", "step"):
     raise unknown("schedule", name, ("constant", "cosine", "step"))
   if warmup > steps:
     raise UserError(f"schedule: warmup is {warmup} steps of {steps} in all; expected fewer")
@@ -54,6 +55,8 @@ def schedule(
     elif name == "step":
       passed = sum((step >= m).astype(jnp.float32) for m in milestones) if milestones else jnp.zeros_like(step)
       after = peak * factor**passed
+    elif callable(name):
+      after = jnp.asarray(name(step), jnp.float32)
     else:
       after = jnp.full_like(step, peak)
     return jnp.where(step < warmup, peak * (step + 1) / max(warmup, 1), after)
@@ -62,7 +65,7 @@ def schedule(
 
 
 def optimizer(
-  name: str,
+  name: str | Callable[[optax.ScalarOrSchedule], optax.GradientTransformation],
   learning_rate: optax.ScalarOrSchedule,
   *,
   momentum: float = 0.9,
@@ -76,11 +79,12 @@ def optimizer(
   rates: Mapping[str, float] | None = None,
   overrides: Sequence[tuple[str, str]] = (),
 ) -> optax.GradientTransformationExtraArgs:
-  """Returns SGD with momentum, Adam, AdamW or DOT, with decay of kernels only and a learning rate for each label.
+  """Returns SGD with momentum, Adam, AdamW, DOT or another one, with a learning rate for each label.
 
   Args:
     name: "sgd" (weight decay joins the gradient, before the momentum), "adam" (none), "adamw" (apart from it:
-      arXiv:1711.05101), "dot" (as "sgd", with a momentum of its own for the teacher's gradient: `kd.dot`).
+      arXiv:1711.05101), "dot" (as "sgd", with a momentum of its own for the teacher's gradient: `kd.dot`); or a
+      function of the learning rate, such as `optax.lion`, which brings its own momenta and weight decay.
     learning_rate: a number, or a function of the optimizer's step.
     momentum: of "sgd" and "dot".
     delta: of "dot", how far its two momenta are from `momentum`.
@@ -93,8 +97,10 @@ def optimizer(
     rates: factors on the learning rate by label ("scale" and "aux" are the useful ones), 1 where not given.
     overrides: rules that change labels; see `labels`.
   """
-  if name not in OPTIMIZERS:
+  if not callable(name) and name not in OPTIMIZERS:
     raise unknown("optimizer", name, OPTIMIZERS)
+  if callable(name) and weight_decay:
+    raise UserError("an optimizer of your own has no weight decay but its own; expected it among its keywords")
   if name == "adam" and weight_decay:
     raise UserError("optimizer 'adam' has no weight decay; 'adamw' has")
   rates = dict(rates or {})
@@ -111,7 +117,7 @@ def optimizer(
   decay = [optax.add_decayed_weights(weight_decay, mask=kernels)] if weight_decay else []
   adam = [optax.scale_by_adam(b1=b1, b2=b2, eps=eps)]
   sgd = [optax.trace(momentum, nesterov=nesterov)] if momentum else []
-  parts = {"sgd": [*decay, *sgd], "adam": adam, "adamw": [*adam, *decay], "dot": []}[name]
+  parts: list[Any] = {"sgd": [*decay, *sgd], "adam": adam, "adamw": [*adam, *decay]}.get(str(name), [])
   if name == "dot":
     options: Any = {"weight_decay": weight_decay, "mask": kernels, "nesterov": nesterov}
     parts = [kd.scale_by_dot(momentum, delta, **options, both=outside_losses)]
@@ -119,6 +125,8 @@ def optimizer(
   scales: Any = {label: optax.scale(rates.get(label, 1.0)) for label in LABELS}
   by_label = [optax.partition(scales, lambda tree: labels(tree, overrides))] if rates else []
   last = [*by_label, optax.scale_by_learning_rate(learning_rate)]
+  if callable(name):
+    last = [lenient(name(learning_rate)), *by_label]
   if name == "dot" and clip_norm is not None:
     return _clip_both(clip_norm, optax.chain(*parts, *last))
   return optax.with_extra_args_support(optax.chain(*clip, *parts, *last))

@@ -7,6 +7,17 @@ from leanax.core import trees
 from leanax.core.errors import UserError, unknown
 
 
+def every(outputs: Any, where: str) -> Any:
+  """Returns all outputs as a dict by name.
+
+  Raises:
+    UserError: there is one, an array.
+  """
+  if is_one(outputs):
+    raise UserError(f"{where} has one output, an array; expected a dict of outputs, as labels are of several")
+  return trees.named_leaves(outputs)
+
+
 def only(outputs: Any, name: str, where: str) -> Any:
   """Returns the output that has a model's logits: the named one, or the only one.
 

@@ -15,7 +15,7 @@ from leanax.core.errors import UserError
 from leanax.engine.train import optim
 from leanax.engine.train.average import average
 from leanax.engine.train.forward import Forward
-from leanax.engine.train.freeze import frozen, held, without
+from leanax.engine.train.freeze import frozen, still
 from leanax.engine.train.gradient import ITSELF, Problem, Read, Teacher, gradient, reparametrized, total
 from leanax.engine.train.metrics import Metrics
 from leanax.engine.train.state import REPARAM, TrainState
@@ -79,16 +79,10 @@ def training(
     freeze: globs of the names of leaves that stay as they are, such as "Conv_*"; see `engine.train.freeze`.
 
   Raises:
-    UserError: the teacher is the student itself and there are no averages, or another teacher; or `ema` is no decay.
-      At `init`: a pattern of `freeze` that matches nothing.
+    UserError: options that do not go together; `ema` is no decay; at `init`, a pattern of `freeze` matches nothing.
   """
   problem = Problem(forward, objective, teacher, itself, accumulate, per_device_statistics, reparam)
-  if ema is not None:
-    ranges.check("ema", ema, ranges.BELOW_ONE)
-  if itself and ema is None:
-    raise UserError(ITSELF)
-  if freeze and reparam is not None:
-    raise UserError("'freeze' holds leaves whose weights a reparameterization makes anew; expected one of the two")
+  _check(itself, ema, freeze, reparam)
   tx, average_aux = optim.lenient(tx), average_aux or reparam is not None
 
   def init(variables, *, aux=None, aux_state=None):
@@ -114,23 +108,29 @@ def training(
     reads = (total, task_of(objective, state.step)) if wants_task else (total,)
     options: Any = {"axis_name": axis_name, "seed": seed, "reads": reads}
     (grads, *task), carried, metrics = gradient(problem, state, batch, teacher_variables, **options)
-    # Frozen leaves: no gradient, and what moves them all the same is undone below.
-    names = frozen(freeze, {**state.variables, "qparams": state.qparams})
-    before = {"params": state.params, "qparams": state.qparams, "model_state": state.model_state}
-    grads, *task = (without(names, one) for one in (grads, *task))
+    without, held = still(freeze, state)  # no gradient of frozen leaves; what moves them all the same is undone below
+    grads, *task = map(without, (grads, *task))
     # Optimizer: one update, whose number is the state's step.
     more = {"task": task[0]} if wants_task else {}
     updates, opt_state = tx.update(grads, state.opt_state, state.trained, step=state.step, seed=seed, **more)
-    moved: Any = optax.apply_updates(state.trained, updates)
-    trained: Any = held(names, before, moved)
-    carried = carried._replace(**held(names, before, {"model_state": carried.model_state}))
+    updated: Any = optax.apply_updates(state.trained, updates)
+    after: Any = held({**updated, **carried._asdict()})
     # Averages: of parameters, scales and statistics after the update.
-    averages = average(state.ema, {**trained, **carried._asdict()}, ema, step=state.step)
-    averages = None if averages is None else held(names, state.ema, averages)
-    state = state.replace(step=state.step + 1, **trained, **carried._asdict(), opt_state=opt_state, ema=averages)
+    averages = average(state.ema, after, ema, step=state.step)
+    state = state.replace(step=state.step + 1, **after, opt_state=opt_state, ema=averages and held(averages))
     return state, {**metrics, "grad_norm": optax.tree.norm(grads)}
 
   return Training(init, step)
+
+
+def _check(itself: bool, ema: float | None, freeze: Sequence[str], reparam: Reparam | None) -> None:
+  """Refuses options of `training` that do not go together; its arguments."""
+  if ema is not None:
+    ranges.check("ema", ema, ranges.BELOW_ONE)
+  if itself and ema is None:
+    raise UserError(ITSELF)
+  if freeze and reparam is not None:
+    raise UserError("'freeze' holds leaves whose weights a reparameterization makes anew; expected one of the two")
 
 
 def _divided(variables: Any) -> tuple[Any, Any, dict[str, Any], Any]:

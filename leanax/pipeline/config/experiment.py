@@ -23,9 +23,15 @@ FILE = ".safetensors"  # the end of a teacher's name that is a file and not a st
 class Optimizer:
   """The optimizer of a stage."""
 
-  name: str = "adam"  # or "sgd", "adamw", "dot"
+  # Or "sgd", "adamw", "dot"; or an import path, "my.optim:lion": a function lion(learning_rate, keywords) that returns
+  # an optax transformation, where learning_rate is a function of the step. It has no weight decay but its own.
+  name: str = "adam"
+  kwargs: Mapping[str, Any] = free()  # the keywords of an optimizer by import path
   learning_rate: float = 1e-3  # the highest
-  schedule: str = "cosine"  # or "constant", "step"
+  # Or "constant", "step"; or an import path, "my.optim:poly": a function poly(learning_rate, steps, keywords) that
+  # returns a function of the step. The warm-up comes before it.
+  schedule: str = "cosine"
+  schedule_kwargs: Mapping[str, Any] = free()  # the keywords of a schedule by import path
   warmup_steps: int = setting(0, SIZE)
   milestones: tuple[float, ...] = setting((), ranges.SHARE)  # of "step": shares of the stage at which the rate decays
   decay: float = 0.1  # of "step": the factor at each milestone
@@ -198,6 +204,9 @@ class Experiment:
   # One run after the other, or all in the same compiled steps.
   seeds_over: str = setting("loop", choices=("loop", "vmap", "map"), what="way")
   data: Data = Data()
+  # What models and files are judged by, of `engine.metrics` or by import path, each a name or {"name": ..., its
+  # keywords}; reports compare and recommend by the first.
+  metrics: tuple[Any, ...] = ("accuracy",)
   preprocess: Preprocess = Preprocess()
   models: Mapping[str, Model] = entries(Model)
   stages: Mapping[str, Stage] = entries(Stage)
@@ -209,7 +218,8 @@ class Experiment:
   keep: int = setting(2, COUNT)  # checkpoints per stage
   gradient_norms: bool = True  # log the norm of each term's gradient, where a stage minimises several
   evaluations: int = setting(20, COUNT)  # of the validation split, per stage
-  most_lost: float = setting(1.0, ranges.NOT_NEGATIVE)  # points that the file to ship may lose to the first one
+  # What the file to ship may lose to the first one: points, or per cent of the value of a metric that is no share.
+  most_lost: float = setting(1.0, ranges.NOT_NEGATIVE)
   latency_runs: int = setting(200, COUNT)  # measured runs of each exported file
   layer_seconds: float = setting(2.0, ranges.NOT_NEGATIVE)  # of timing the layers of an exported file; 0 for none
   # Words that the exported files say of themselves, beside their classes and how they were made.
@@ -252,7 +262,9 @@ def is_own_teacher(stage: Stage) -> bool:
 
 def resized(data: Mapping[str, Any]) -> str:
   """Returns how the images of a config's group `data` are resized; "" where they are not."""
-  kwargs = data["kwargs"]
+  kwargs, kind = data["kwargs"], data.get("name", "folder").partition(":")[0]
+  if kind not in ("folder", "masks", "tfds"):  # a function of one's own says nothing of it
+    return ""
   return kwargs.get("resize", data.get("resize", "stretch")) if data.get("size") or kwargs.get("size") else ""
 
 

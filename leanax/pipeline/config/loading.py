@@ -132,7 +132,7 @@ def override(config: ml_collections.ConfigDict, changes: Iterable[tuple[str, str
   seen = set()
   named = [(re.sub(r"\[(\d+)\]", r".\1", key), text) for key, text in changes]
   # What names a function comes first: it tells the types of the function's keywords.
-  for key, text in sorted(named, key=lambda change: change[0].split(".")[-1] not in NAMES):
+  for key, text in sorted(named, key=lambda change: change[0].split(".")[-1] not in (*NAMES, "schedule")):
     if key in seen:
       raise UserError(f"config key {key!r} is given twice")
     seen.add(key)

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from leanax.pipeline.tables.measures import Measure, write
 from leanax.pipeline.tables.tables import ABSENT, count, percent
 
 MOST = 20  # classes that are shown; of more the worst ones
@@ -36,6 +37,44 @@ def classes(decisions: Mapping[str, Sequence[Any]], labels: Sequence[Any], names
     }
   each = [examples[label] for label in range(len(names))]
   return {"names": [str(name) for name in names], "examples": each, "of": of}
+
+
+def values(each: Mapping[str, Sequence[float | None]], names: Sequence[Any], measure: Measure) -> dict[str, Any]:
+  """Returns the values of a metric that has one for each class.
+
+  Args:
+    each: (classes,) values, None for a class that does not count, by the name of a file or of a stage.
+    names: of the classes; a class without one has its number.
+    measure: the metric, plain data (`tables.measures`).
+
+  Returns:
+    {"names", "metric", "values": {name: of each class}}.
+  """
+  count = max(map(len, each.values()), default=0)
+  texts = [str(names[label]) if label < len(names) else str(label) for label in range(count)]
+  return {"names": texts, "metric": dict(measure), "values": {name: list(found) for name, found in each.items()}}
+
+
+def values_table(found: Mapping[str, Any], names: Sequence[str]) -> list[list[str]]:
+  """Returns that metric per class as text cells, the heads first: of some files, at most `MOST` classes."""
+  last = found["values"][names[-1]]
+  every = [
+    label for label in range(len(found["names"])) if any(found["values"][name][label] is not None for name in names)
+  ]
+  if len(every) > MOST:
+    every = sorted((label for label in every if last[label] is not None), key=lambda label: last[label])[:MOST]
+  rows = [["class", *names]]
+  for label in every:
+    cells = [found["values"][name][label] for name in names]
+    rows.append([found["names"][label], *(ABSENT if x is None else write(found["metric"], x) for x in cells)])
+  return rows
+
+
+def values_note(found: Mapping[str, Any]) -> str:
+  """Returns what a reader has to know of `values_table`."""
+  every = len(found["names"])
+  text = f"{found['metric']['title']} of each class, of the files in their runtimes, on the test split."
+  return f"{text} Shown are the {MOST} worst of {every} classes." if every > MOST else text
 
 
 def shown(found: Mapping[str, Any], name: str) -> list[int]:

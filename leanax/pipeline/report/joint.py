@@ -12,6 +12,7 @@ from typing import Any
 from leanax.pipeline.config.experiment import resized
 from leanax.pipeline.report import shipping
 from leanax.pipeline.report.snippet import snippet
+from leanax.pipeline.tables import measures
 
 RULE = (
   "The loss of a file is its mean over the seeds, and of its seeds it is the one whose model is best on the validation "
@@ -22,7 +23,13 @@ TIMED = (
   "geometric means of the ratios within each seed, which need not be the ratio of those medians; two files are within "
   "noise where the 95 % interval of that mean holds 1."
 )
-ROWS = ("accuracy", "file_accuracy", "agreement", "nonzero", "macs", "file_bytes", "codes_differ")
+OTHERS = ("agreement", "answers_agree", "difference", "nonzero", "macs", "file_bytes", "codes_differ")
+
+
+def rows_of(found: Mapping[str, Any]) -> list[str]:
+  """Returns the figures of a stage that are put side by side: of the metrics, and others."""
+  names = [measure["name"] for measure in measures.of(found)]
+  return [*(key for name in names for key in (name, f"file_{name}")), *OTHERS]
 
 
 def joint(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -32,21 +39,22 @@ def joint(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     results: of `compress`, one per seed, two at least.
 
   Returns:
-    {"title", "command", "examples", "config", "environment", "seeds", "rows": [{"name", figure: [per seed]}], "files":
-    [{"name", "stage", "bytes", "accuracy", "lost", "wall_us", "ratio": each per seed}], "against", "most_lost",
-    "recommended", "ship": {"seed", "file", "snippet"}, "curves": means, "classes": sums, "layers", "layers_latency",
-    "narrow": of the file to ship, "failures": [{"name", "export"}] of stages that lack a file}. Files are those that
-    every seed has; without one "files" is empty.
+    {"title", "command", "examples", "metrics", "config", "environment", "seeds", "rows": [{"name", figure: [per
+    seed]}], "files": [{"name", "stage", "bytes", the metric, "lost", "wall_us", "ratio": each per seed}], "against",
+    "most_lost", "recommended", "ship": {"seed", "file", "snippet"}, "curves": means, "classes": sums, "layers",
+    "layers_latency", "narrow": of the file to ship, "failures": [{"name", "export"}] of stages that lack a file}. Files
+    are those that every seed has; without one "files" is empty.
   """
   first = results[0]
-  kept = {key: first[key] for key in ("title", "command", "examples", "environment") if key in first}
+  kept = {key: first[key] for key in ("title", "command", "examples", "environment", "metrics") if key in first}
   kept["config"] = {key: value for key, value in first["config"].items() if key != "seed"}
-  files = _files(results)
+  measure = measures.main(first)
+  files = _files(results, measure)
   found = {
     **kept,
     "seeds": [one["config"]["seed"] for one in results],
     "rows": [
-      {"name": row["name"], **{key: [one["rows"][place].get(key) for one in results] for key in ROWS}}
+      {"name": row["name"], **{key: [one["rows"][place].get(key) for one in results] for key in rows_of(first)}}
       for place, row in enumerate(first["rows"])
     ],
     "files": files,
@@ -56,21 +64,22 @@ def joint(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
   }
   if not files:
     return found
-  most_lost = first["shipping"]["most_lost"]
-  best = recommended(files, most_lost)
+  most_lost = statistics.median(one["shipping"]["most_lost"] for one in results)
+  best = recommended(files, most_lost, measure)
   stage = next(one["stage"] for one in files if one["name"] == best)
-  place = max(range(len(results)), key=lambda place: _validation(results[place], stage))
+  place = max(range(len(results)), key=lambda place: _validation(results[place], stage, measure))
   of = results[place]
   path = f"seed{of['config']['seed']}/files/{best}"
   dtype = next(one["input"] for one in of["shipping"]["files"] if one["name"] == best)
   preprocess = {**of["config"]["preprocess"], "resize": resized(of["config"].get("data", {"kwargs": {}}))}
-  ship = {"seed": of["config"]["seed"], "file": path, "snippet": snippet(path, dtype, preprocess)}
+  program = snippet(path, dtype, preprocess) if of["shipping"].get("snippet", "...") else ""
+  ship = {"seed": of["config"]["seed"], "file": path, "snippet": program}
   layers = {key: {best: of[key][best]} for key in ("layers", "layers_latency", "narrow") if best in of.get(key, {})}
   ends = {"against": first["shipping"]["against"], "most_lost": most_lost, "recommended": best, "ship": ship}
   return found | ends | layers
 
 
-def _files(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _files(results: Sequence[Mapping[str, Any]], measure: measures.Measure) -> list[dict[str, Any]]:
   """Returns the figures per seed of each file that every seed has."""
   each = [{one["name"]: one for one in result["shipping"].get("files", [])} for result in results]
   if not all(each):
@@ -86,7 +95,7 @@ def _files(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         "name": name,
         "stage": one["stage"],
         "bytes": [file["bytes"] for file in same],
-        "accuracy": [file["accuracy"] for file in same],
+        measure["name"]: [file[measure["name"]] for file in same],
         "lost": [file["lost"]["points"] for file in same],
         "wall_us": [file["latency"]["wall_median"] for file in same if file.get("latency")],
         "ratio": [ratio for pair in zip(same, firsts, strict=True) if (ratio := shipping.ratio(*pair))],
@@ -109,9 +118,10 @@ def _failures(results: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
   ]
 
 
-def _validation(result: Mapping[str, Any], stage: str) -> float:
-  curve = result["curves"].get(stage, {}).get("validation_accuracy", [])
-  return curve[-1][1] if curve else 0.0
+def _validation(result: Mapping[str, Any], stage: str, measure: measures.Measure) -> float:
+  """Returns the last value on the validation split, negative where lower is better."""
+  curve = result["curves"].get(stage, {}).get(f"validation_{measure['name']}", [])
+  return measures.sign(measure) * curve[-1][1] if curve else 0.0
 
 
 def _curves(each: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -129,7 +139,14 @@ def _curves(each: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _classes(each: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-  """Returns the counts of all seeds together."""
+  """Returns the counts of all seeds together; of a metric per class the means, where every seed has a value."""
+  if not all(each):
+    return {}
+  if "values" in each[0]:
+    return {
+      **each[0],
+      "values": {name: _means([one["values"].get(name) for one in each]) for name in each[0]["values"]},
+    }
   of = {}
   for name in each[0]["of"]:
     same = [one["of"][name] for one in each if name in one["of"]]
@@ -142,11 +159,19 @@ def _classes(each: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
   return {"names": each[0]["names"], "examples": [len(each) * number for number in each[0]["examples"]], "of": of}
 
 
-def recommended(files: Sequence[Mapping[str, Any]], most_lost: float) -> str:
+def _means(each: Sequence[Sequence[float | None] | None]) -> list[float | None]:
+  known = [one for one in each if one is not None]
+  return [None if None in values else statistics.fmean(values) for values in zip(*known, strict=True)]
+
+
+def recommended(
+  files: Sequence[Mapping[str, Any]], most_lost: float, measure: measures.Measure = measures.ACCURACY
+) -> str:
   """Returns the name of the file to ship, by `shipping.rule` of means over the seeds."""
-  means = [{key: statistics.fmean(one[key]) for key in ("bytes", "lost", "accuracy")} for one in files]
+  name = measure["name"]
+  means = [{key: statistics.fmean(one[key]) for key in ("bytes", "lost", name)} for one in files]
   pairs = list(zip(files, means, strict=True))
   good = [(one, mean) for one, mean in pairs if mean["lost"] <= most_lost]
   if good:
     return min(good, key=lambda pair: pair[1]["bytes"])[0]["name"]
-  return max(pairs, key=lambda pair: (pair[1]["accuracy"], -pair[1]["bytes"]))[0]["name"]
+  return max(pairs, key=lambda pair: (measures.sign(measure) * pair[1][name], -pair[1]["bytes"]))[0]["name"]

@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from leanax.pipeline.report import markup, plain, report, shipping
-from leanax.pipeline.report.joint import ROWS, RULE, TIMED
+from leanax.pipeline.report.joint import RULE, TIMED, rows_of
+from leanax.pipeline.tables import measures
 from leanax.pipeline.tables.tables import (
   ABSENT,
   AS_FAST,
-  COLUMNS,
+  Column,
+  columns,
   count,
   interval,
   microseconds,
@@ -41,9 +43,10 @@ def sentence(found: Mapping[str, Any]) -> str:
   if best["name"] != found["against"]:
     mean, half = interval(best["lost"])
     lost = {"points": mean, "half": half}
-    text += f". Over {len(found['seeds'])} seeds it {shipping.points(lost)} to {found['against']}"
+    words = measures.lost_words(shipping.measure_of(found), lost, found["against"])
+    text += f". Over {len(found['seeds'])} seeds it {words}"
     if not shipping.is_shown(lost, found["most_lost"]):
-      text += f"; that it loses {shipping.at_most(found['most_lost'])} is {shipping.NOT_SHOWN} by so few"
+      text += f"; that it loses {shipping.at_most(found)} is {shipping.NOT_SHOWN} by so few"
   if best["wall_us"]:
     words = speed(best) if best is not first else ""
     said = f" ({f'{words} as fast as' if words == AS_FAST else f'{words} than'} {first['name']})" if words else ""
@@ -57,8 +60,9 @@ def _mean(values: Sequence[float]) -> float:
 
 def file_table(found: Mapping[str, Any]) -> list[list[str]]:
   """Returns the files as text cells, the heads first."""
-  first = found["files"][0]
-  heads = ["file", "size", "accuracy", f"points lost to {found['against']}", "most lost", "median time"]
+  first, measure = found["files"][0], measures.main(found)
+  lost = measures.lost_head(measure, found["against"])
+  heads = ["file", "size", measures.head(measure), lost, "most lost", "median time"]
   rows = [[*heads, f"speed against {first['name']}"]]
   for one in found["files"]:
     mean, half = interval(one["lost"])
@@ -67,9 +71,9 @@ def file_table(found: Mapping[str, Any]) -> list[list[str]]:
       [
         one["name"],
         size(_mean(one["bytes"])),
-        over_seeds(one["accuracy"]),
-        ABSENT if same else shipping.lost_cell({"points": mean, "half": half}, found["most_lost"]),
-        ABSENT if same else f"{max(one['lost']):.2f}".replace("-", "−"),
+        over_seeds(one[measure["name"]], measure),
+        ABSENT if same else shipping.lost_cell(found, {"points": mean, "half": half}),
+        ABSENT if same else measures.amount(measure, max(one["lost"])),
         microseconds(statistics.median(one["wall_us"])) if one["wall_us"] else ABSENT,
         (speed(one) or ABSENT) if one is not first else ABSENT,
       ]
@@ -79,26 +83,31 @@ def file_table(found: Mapping[str, Any]) -> list[list[str]]:
 
 def stage_table(found: Mapping[str, Any]) -> list[list[str]]:
   """Returns the stages as text cells, the heads first."""
-  shares = ("accuracy", "file_accuracy", "agreement")
-  known = [column for column in COLUMNS if column.key in ROWS]
-  columns = [column for column in known if any(None not in row[column.key] for row in found["rows"])]
-  lines = [["stage", *(column.head for column in columns)]]
+  of = {key: measure for measure in measures.of(found) for key in (measure["name"], f"file_{measure['name']}")}
+  of |= dict.fromkeys(("agreement", "answers_agree", "difference"), measures.ACCURACY)
+  used = [column for column in _columns(found) if any(None not in row[column.key] for row in found["rows"])]
+  lines = [["stage", *(column.head for column in used)]]
   for row in found["rows"]:
     cells = []
-    for column in columns:
+    for column in used:
       values = row[column.key]
       if None in values:
         cells.append(ABSENT)
       else:
-        cells.append(over_seeds(values) if column.key in shares else column.write(_mean(values)))
+        cells.append(over_seeds(values, of[column.key]) if column.key in of else column.write(_mean(values)))
     lines.append([row["name"], *cells])
   return lines
+
+
+def _columns(found: Mapping[str, Any]) -> list[Column]:
+  return [column for column in columns(measures.of(found)) if column.key in rows_of(found)]
 
 
 def _as_one(found: Mapping[str, Any]) -> dict[str, Any]:
   """Returns the means in the form of one run's result, for the parts that are the same."""
   means = [
-    {"name": row["name"], **{key: _mean(row[key]) for key in ROWS if None not in row[key]}} for row in found["rows"]
+    {"name": row["name"], **{key: _mean(row[key]) for key in rows_of(found) if None not in row[key]}}
+    for row in found["rows"]
   ]
   files = [{"name": one["name"], "bytes": _mean(one["bytes"])} for one in found["files"]]
   ships = {"recommended": found["recommended"], "files": files} if files else {}
@@ -130,7 +139,7 @@ def render(found: Mapping[str, Any]) -> str:
     note=note(found),
     table=markup.table(stage_table(found)),
     failures=report.failures(found.get("failures", [])),
-    meanings={column.head: column.meaning for column in COLUMNS if column.key in ROWS},
+    meanings={column.head: column.meaning for column in _columns(found)},
   )
 
 

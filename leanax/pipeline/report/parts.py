@@ -94,20 +94,25 @@ def _timed(found: Mapping[str, float]) -> str:
 
 def compared(result: Mapping[str, Any]) -> list[str]:
   """Returns the names of the first file, or stage, and of the recommended one; of the last where that is the first."""
-  of, best = (result.get("classes") or {}).get("of") or {}, (result.get("shipping") or {}).get("recommended")
+  given = result.get("classes") or {}
+  of, best = given.get("of") or given.get("values") or {}, (result.get("shipping") or {}).get("recommended")
   names = [str(name) for name in of]
   last = names[-1:] if best not in names[1:] else [str(best)]
   return [*dict.fromkeys(names[:1] + last)]
 
 
 def class_table(result: Mapping[str, Any]) -> list[list[str]]:
-  """Returns the accuracy per class as text cells, the heads first; [] where it is not known."""
+  """Returns the accuracy, or another metric, per class as text cells, the heads first; [] where it is not known."""
   names = compared(result)
-  return classes.table(result["classes"], names) if names else []
+  if not names:
+    return []
+  return (classes.values_table if "values" in result["classes"] else classes.table)(result["classes"], names)
 
 
 def class_note(result: Mapping[str, Any]) -> str:
   """Returns what a reader has to know of that table."""
+  if "values" in result["classes"]:
+    return classes.values_note(result["classes"])
   every = sum(map(bool, result["classes"]["examples"]))
   return f"{CLASSES} Shown are the {classes.MOST} worst of {every} classes." if every > classes.MOST else CLASSES
 

@@ -7,7 +7,7 @@ from typing import Any
 from leanax.core import files
 from leanax.pipeline import patience
 from leanax.pipeline.report import parts, shipping
-from leanax.pipeline.tables import tables
+from leanax.pipeline.tables import measures, tables
 
 
 def write_markdown(path: str | os.PathLike[str], result: Mapping[str, Any]) -> None:
@@ -22,9 +22,9 @@ def render(result: Mapping[str, Any]) -> str:
   if found:
     pieces += [shipping.sentence(found, examples), table(shipping.table(found)), shipping.notes(found)]
     pieces.append(program(found.get("snippet", "")))
-  pieces += ["## Stages", tables.format_markdown(rows)]
+  pieces += ["## Stages", tables.format_markdown(rows, measures.of(result))]
   pieces += failures(rows)
-  pieces += ["\n".join(f"- {column.head}: {column.meaning}" for column in tables.used(rows))]
+  pieces += ["\n".join(f"- {column.head}: {column.meaning}" for column in tables.used(rows, measures.of(result)))]
   measured = f"Measured on {examples:,} examples of the test split." if examples else ""
   return joined([*pieces, *common(result), " ".join([measured, origin(result)]).strip()])
 

@@ -3,9 +3,11 @@
     {"title": str,
      "command": str,                                   how the run was started
      "examples": int,                                  size of the test split
+     "metrics": [{"name", "title", "better", "unit"}], of the test split; the first is compared (`tables.measures`)
+     "standard_error": float,                          of the first metric of the last row's file, over examples
      "config": {...},                                  the resolved config
      "environment": {"processor": ..., "cores": ..., "versions": {...}, ...},   any names, plain values or groups
-     "rows": [{"name": ..., <keys of tables.COLUMNS>}, ...],                    the others are compared with the first
+     "rows": [{"name": ..., <keys of tables.columns>}, ...],                    the others are compared with the first
      "curves": {stage: {metric: [[step, value], ...]}},
      "shipping": {...},                                the exported files side by side (`report.shipping`)
      "layers": {file: [{...}, ...]},                   the layers of each file (`report.layers`)
@@ -21,23 +23,18 @@ import json
 import os
 import pathlib
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any
 
 from leanax.core import files
 from leanax.pipeline import patience
 from leanax.pipeline.report import charts, classes, markup, parts, shipping
-from leanax.pipeline.tables import tables
+from leanax.pipeline.tables import measures, tables
 
 TEMPLATE = pathlib.Path(__file__).parent / "templates" / "report.html"
 BARS = ("parameters", "nonzero", "macs", "file_bytes", "latency_us")  # shown as lengths too
-# (metric, title, log axis, how a value is written) of the training curves, in the page's order
-CURVES = (
-  ("validation_accuracy", "Accuracy on the validation split", False, tables.percent),
-  ("loss", "Training loss", True, lambda value: f"{value:.3g}"),
-  ("train_accuracy", "Accuracy on the training batches", False, tables.percent),
-)
+TRAINING = "Accuracy on the training batches"
 
 
 def write_report(path: str | os.PathLike[str], result: Mapping[str, Any]) -> None:
@@ -54,12 +51,12 @@ def render(result: Mapping[str, Any]) -> str:
   return page(
     result,
     lead=shipping.sentence(found, result.get("examples", 0)),
-    tiles=_tiles(compared, found),
+    tiles=_tiles(compared, found, measures.main(result)),
     files=_files(found),
     note=_table_note(result, rows),
-    table=_table(rows, styles),
+    table=_table(rows, styles, measures.of(result)),
     failures=failures(rows),
-    meanings={column.head: column.meaning for column in tables.used(rows)},
+    meanings={column.head: column.meaning for column in tables.used(rows, measures.of(result))},
   )
 
 
@@ -132,13 +129,15 @@ RATIOS = (
 )
 
 
-def _tiles(rows: Sequence[tables.Row], found: Mapping[str, Any]) -> str:
+def _tiles(rows: Sequence[tables.Row], found: Mapping[str, Any], measure: measures.Measure) -> str:
   """Returns the main figures of the last row against the first, in large type; ratios are above 1 and say of what."""
   tiles = []
-  accuracy = _both(rows, "file_accuracy")
-  if accuracy:
-    change = 100 * (accuracy[1] - accuracy[0])
-    tiles.append((f"{change:+.2f}<small>points</small>".replace("-", "−"), "accuracy of the file"))
+  reached = _both(rows, f"file_{measure['name']}")
+  if reached:
+    change, share = reached[1] - reached[0], measures.is_share(measure)
+    number, unit = (f"{100 * change:+.2f}", "points") if share else (f"{change:+.3g}", measure["unit"])
+    of_file = f"{measure['title']} of the file{measures.head(measure).removeprefix(measure['title'])}"
+    tiles.append((f"{number}<small>{escape(unit)}</small>".replace("-", "−"), escape(of_file)))
   faster = shipping.ratio(shipping.chosen(found), found["files"][0]) if found else None  # paired, as in the sentence
   for key, less, more in RATIOS:
     pair = _both(rows, key)
@@ -180,12 +179,16 @@ def _classes(result: Mapping[str, Any]) -> str:
   lines = parts.class_table(result)
   if not lines:
     return ""
-  matrices = [
-    markup.details(
-      f"What {name} takes each class for", markup.matrix(*classes.confusion(result["classes"], name), "class")
-    )
-    for name in reversed(parts.compared(result))
-  ]
+  matrices = (
+    []
+    if "values" in result["classes"]
+    else [
+      markup.details(
+        f"What {name} takes each class for", markup.matrix(*classes.confusion(result["classes"], name), "class")
+      )
+      for name in reversed(parts.compared(result))
+    ]
+  )
   return markup.section("Classes", parts.class_note(result), markup.table(lines, "classes"), *matrices)
 
 
@@ -201,17 +204,24 @@ def _table_note(result: Mapping[str, Any], rows: Sequence[tables.Row]) -> str:
   examples = result.get("examples")
   if not examples:
     return ""
+  measure, error = measures.main(result), result.get("standard_error")
+  text = f"Measured on the {examples:,} examples of the test split."
+  if measure["name"] != measures.ACCURACY["name"]:
+    return text + (f" The standard error of one {measure['title']} is {_amount(measure, error)}." if error else "")
   # One example more or less; the binomial standard error at the last row's accuracy.
   accuracy = (rows[-1].get("file_accuracy") or rows[-1].get("accuracy")) if rows else None
-  text = f"Measured on the {examples:,} examples of the test split."
   if accuracy:
     error = 100 * (accuracy * (1 - accuracy) / examples) ** 0.5
     text += f" One example is {100 / examples:.2g} points; the standard error of one accuracy is {error:.2g} points."
   return text
 
 
-def _table(rows: Sequence[tables.Row], styles: Mapping[str, int]) -> str:
-  columns = tables.used(rows)
+def _amount(measure: measures.Measure, error: float) -> str:
+  return f"{100 * error:.2g} points" if measures.is_share(measure) else f"{error:.2g} {measure['unit']}".rstrip()
+
+
+def _table(rows: Sequence[tables.Row], styles: Mapping[str, int], metrics: Sequence[measures.Measure]) -> str:
+  columns = tables.used(rows, metrics)
   most = {key: max((row.get(key) or 0 for row in rows), default=0) for key in BARS}
   head = "".join(f'<th scope="col" title="{escape(c.meaning)}">{escape(c.head)}</th>' for c in columns)
   body = []
@@ -240,30 +250,46 @@ def failures(rows: Sequence[tables.Row]) -> str:
 
 
 def _charts(result: Mapping[str, Any], rows: Sequence[tables.Row], styles: Mapping[str, int]) -> list[str]:
-  starts = _starts(result)
+  starts, measure = _starts(result), measures.main(result)
+  key, name = f"file_{measure['name']}", measure["title"][:1].upper() + measure["title"][1:]
   points = [
     charts.Point(
       str(row["name"]),
       row["file_bytes"],
-      row["file_accuracy"],
-      f"{row['name']}: {tables.percent(row['file_accuracy'])}, {row['file_bytes']:,} bytes",
+      row[key],
+      f"{row['name']}: {measures.write(measure, row[key])}, {row['file_bytes']:,} bytes",
       styles[row["name"]],
     )
     for row in rows
-    if row.get("file_bytes") and row.get("file_accuracy") is not None
+    if row.get("file_bytes") and row.get(key) is not None
   ]
-  title = "Accuracy against file size"
+  tick = _percent_tick if measures.is_share(measure) else lambda value: f"{value:.4g} {measure['unit']}".rstrip()
+  title = f"{name} against file size"
   links = [(start, name) for name, start in starts.items()]
   sizes = charts.Axis("file size (log)", lambda value: tables.size(value).replace(".0 ", " "), log=True)
-  drawing = charts.scatter(points, sizes, charts.Axis("accuracy", _percent_tick), title, links)
-  figures = [markup.section(title, "Of the exported files, in the runtime. Up and to the left is better.", drawing)]
+  drawing = charts.scatter(points, sizes, charts.Axis(measure["title"], tick), title, links)
+  best = "Up" if measures.sign(measure) > 0 else "Down"
+  note = f"Of the exported files, in the runtime. {best} and to the left is better."
+  figures = [markup.section(title, note, drawing)]
   steps = charts.Axis("step, counted on along a chain of stages" if starts else "step", tables.count)
-  for metric, title, log, write in CURVES:
+  for metric, title, write, log in _curves(measure, name, tick):
     series = _series(result, metric, starts, styles)
-    y = charts.Axis(title, write if log else _percent_tick, log=log)
-    drawing = charts.lines(series, steps, y, title, None if log else _floor(series))
+    floor = _floor(series) if not log and measures.is_share(measure) and measures.sign(measure) > 0 else None
+    drawing = charts.lines(series, steps, charts.Axis(title, write, log=log), title, floor)
     figures.append(markup.section(title, "", _legend(series), drawing) if drawing else "")
   return [figure for figure in figures if figure]
+
+
+def _curves(
+  measure: measures.Measure, name: str, tick: Callable[[float], str]
+) -> list[tuple[str, str, Callable[[float], str], bool]]:
+  """Returns (series, title, how a value is written, log axis) of the training curves, in the page's order."""
+  found = [
+    (f"validation_{measure['name']}", f"{name} on the validation split", tick, False),
+    ("loss", "Training loss", lambda value: f"{value:.3g}", True),
+  ]
+  accuracy = measure["name"] == measures.ACCURACY["name"]
+  return [*found, ("train_accuracy", TRAINING, tick, False)] if accuracy else found
 
 
 def _starts(result: Mapping[str, Any]) -> dict[str, str]:

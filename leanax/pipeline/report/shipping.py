@@ -1,8 +1,9 @@
 """Which file to ship: the files of a run, each compared with the first one, and the one that is recommended.
 
-Accuracies on the same examples are compared example by example: b of n that the first file alone has right and c that
-the other alone has right make the difference (b - c) / n. Its standard error is sqrt(b + c - (b - c)^2 / n) / n, with
-half an example added to each of the four counts, so that files which never differ have an error bar too.
+Files are compared by the first metric of the run, example by example on the same ones (`engine.metrics.paired`). Of
+accuracies: b of n that the first file alone has right and c that the other alone has right make the difference
+(b - c) / n. Its standard error is sqrt(b + c - (b - c)^2 / n) / n, with half an example added to each of the four
+counts, so that files which never differ have an error bar too.
 Source: McNemar (1947); Agresti and Min, "Simple improved confidence intervals for comparing matched proportions", 2005.
 """
 
@@ -10,11 +11,16 @@ import statistics
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from leanax.pipeline import energy
 from leanax.pipeline.report.snippet import snippet
-from leanax.pipeline.tables.tables import ABSENT, AS_FAST, joules, microseconds, percent, size, times
+from leanax.pipeline.tables import measures
+from leanax.pipeline.tables.measures import ACCURACY, Measure
+from leanax.pipeline.tables.tables import ABSENT, AS_FAST, joules, microseconds, size, times
+
+if TYPE_CHECKING:
+  from leanax.engine.metrics import Metric
 
 NOT_SHOWN = "not shown"  # of a loss that is small as measured, with an interval that reaches beyond the limit
 TIMED = (
@@ -31,41 +37,47 @@ ENERGY = (
 
 def shipping(
   rows: Sequence[Mapping[str, Any]],
-  labels: Sequence[int],
+  metric: "Metric",
   folder: Path,
-  preprocess: Mapping[str, Any],
+  preprocess: Mapping[str, Any] | None,
   most_lost: float = 1.0,
 ) -> dict[str, Any]:
   """Returns the files of a run side by side, and the name of the recommended one; {} where there is none.
 
   Args:
-    rows: of the stages, each with its "exports": {suffix: figures of a file, with the classes it predicts}.
-    labels: (N,) of the examples.
+    rows: of the stages, each with its "exports": {suffix: figures of a file, with its statistics of the metric}.
+    metric: by which files are compared.
     folder: of the files.
-    preprocess: {"scale", "mean", "std"} of the run's config.
-    most_lost: points that the recommended file may lose to the first one.
+    preprocess: {"scale", "mean", "std"} of the run's config; None where inputs are no pixels, or an example has no one
+      class, for which there is no snippet.
+    most_lost: points that the recommended file may lose to the first one; of a metric that is no share, per cent of the
+      first one's value.
 
   Returns:
-    {"against", "most_lost", "recommended", "snippet", "files": [{"name", "stage", "bytes", "compressed_bytes",
-    "accuracy", "lost", "latency", "energy"}]}: "lost" is {"points", "half"} against the first row, with the half width
-    of the 95 % interval; it is below 0 for a file that is better. "latency" is that of `benchmark.latencies`, and
-    "energy" {"joules", "measured"} of one inference, with "why" it was not measured.
+    {"against", "most_lost", "recommended", "snippet", "metric", "files": [{"name", "stage", "bytes",
+    "compressed_bytes", the metric's name, "lost", "latency", "energy"}]}: "lost" is {"points", "half"} against the
+    first row, with the half width of the 95 % interval; it is below 0 for a file that is better. "most_lost" is in the
+    same unit. "latency" is that of `benchmark.latencies`, and "energy" {"joules", "measured"} of one inference, with
+    "why" it was not measured.
   """
-  found = [_file(row, suffix, labels, folder) for row in rows for suffix in row.get("exports", {})]
+  found = [_file(row, suffix, metric.name, folder) for row in rows for suffix in row.get("exports", {})]
   if not found:
     return {}
-  first, reference = rows[0], _right(rows[0]["decisions"], labels)
+  measure, first, reference = metric.described(), rows[0], rows[0]["statistics"]
   for one in found:
-    one["lost"] = paired(reference, one.pop("right"))
+    one["lost"] = paired(metric, reference, one.pop("statistics"))
   named = found[0]["name"] if first.get("exports") else f"the model of {first['name']}"
-  best = recommended(found, most_lost)
+  value = first[f"file_{metric.name}" if first.get("exports") else metric.name]
+  most = most_lost if measures.is_share(measure) else most_lost / 100 * abs(value or 0)
+  best = recommended(found, most, measure)
   dtype = next(one["input"] for one in found if one["name"] == best)
-  program = snippet(f"{folder.name}/{best}", dtype, preprocess)
-  return {"against": named, "most_lost": most_lost, "recommended": best, "snippet": program, "files": found}
+  program = snippet(f"{folder.name}/{best}", dtype, preprocess) if preprocess else ""
+  limit = {"against": named, "most_lost": most, "metric": measure}
+  return limit | {"recommended": best, "snippet": program, "files": found}
 
 
-def _file(row: Mapping[str, Any], suffix: str, labels: Sequence[int], folder: Path) -> dict[str, Any]:
-  """Returns what is known of one file, and which examples it has right."""
+def _file(row: Mapping[str, Any], suffix: str, metric: str, folder: Path) -> dict[str, Any]:
+  """Returns what is known of one file, and its statistics of the metric."""
   figures, path = row["exports"][suffix], folder / f"{row['name']}{suffix}"
   kept = {"latency": figures["latency"]} if "latency" in figures else {}
   measured = figures.get("latency", {}).get("joules")
@@ -78,41 +90,42 @@ def _file(row: Mapping[str, Any], suffix: str, labels: Sequence[int], folder: Pa
     "bytes": figures["file_bytes"],
     "compressed_bytes": len(zlib.compress(path.read_bytes(), 9)) if path.is_file() else None,
     "input": figures.get("input", ""),
-    "accuracy": figures["file_accuracy"],
-    "right": _right(figures["decisions"], labels),
+    metric: figures[f"file_{metric}"],
+    "statistics": figures["statistics"],
     **kept,
   }
 
 
-def _right(decisions: Sequence[int], labels: Sequence[int]) -> list[bool]:
-  return [bool(one == label) for one, label in zip(decisions, labels, strict=True)]
+def paired(metric: "Metric", first: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, float]:
+  """Returns what `other` loses to `first` (`measures.lost`), from the statistics of the same examples."""
+  import numpy as np  # the report's page is written without it
+
+  from leanax.engine import metrics
+
+  one, two = ({key: np.asarray(x) for key, x in each.items()} for each in (first, other))
+  return measures.lost(metric.described(), *metrics.paired(metric, one, two))
 
 
-def paired(first: Sequence[bool], other: Sequence[bool]) -> dict[str, float]:
-  """Returns the points that `other` loses to `first`, of which examples each has right, and the interval's half width.
-
-  Args:
-    first: (N,) booleans.
-    other: likewise, of the same examples.
-  """
-  both = list(zip(first, other, strict=True))
-  count, lost, won = len(both), sum(bool(a and not b) for a, b in both), sum(bool(b and not a) for a, b in both)
-  error = (lost + won + 1 - (lost - won) ** 2 / (count + 2)) ** 0.5 / (count + 2)
-  return {"points": 100 * (lost - won) / count, "half": 100 * 1.96 * error}
-
-
-def at_most(most_lost: float) -> str:
+def at_most(found: Mapping[str, Any]) -> str:
   """Returns the limit in words."""
-  return f"at most {most_lost:g} point{'' if most_lost == 1 else 's'}"
+  measure, most = measure_of(found), found["most_lost"]
+  if not measures.is_share(measure):
+    return f"at most {measures.amount(measure, most)} {measure['unit']}".rstrip() + f" of {measure['title']}"
+  of_what = "" if measure == ACCURACY else f" of {measure['title']}"
+  return f"at most {most:g} point{'' if most == 1 else 's'}{of_what}"
 
 
 def rule(found: Mapping[str, Any]) -> str:
   """Returns the rule by which a file is recommended."""
-  return (
-    f"The recommended file is the smallest of those that lose {at_most(found['most_lost'])} to the first one, as "
-    "measured (most_lost in the config); where there is none, the most accurate. Where the 95 % interval of such a "
-    f"loss reaches further it is {NOT_SHOWN}: with more examples the file may lose more than that."
+  measure = measure_of(found)
+  share = "" if measures.is_share(measure) else ", in % of the value of the first one"
+  best = "the most accurate" if measure == ACCURACY else f"the one with the best {measure['title']}"
+  text = (
+    f"The recommended file is the smallest of those that lose {at_most(found)} to the first one, as measured "
+    f"(most_lost in the config{share}); where there is none, {best}. Where the 95 % interval of such a loss "
+    f"reaches further it is {NOT_SHOWN}: with more examples the file may lose more than that."
   )
+  return text if measure == ACCURACY else f"{text} Of {measure['title']} {measure['better']} is better."
 
 
 def is_shown(lost: Mapping[str, float], most_lost: float) -> bool:
@@ -120,12 +133,17 @@ def is_shown(lost: Mapping[str, float], most_lost: float) -> bool:
   return lost["points"] + lost["half"] <= most_lost
 
 
-def recommended(files: Sequence[Mapping[str, Any]], most_lost: float) -> str:
-  """Returns the name of the file to ship, by `rule`."""
+def recommended(files: Sequence[Mapping[str, Any]], most_lost: float, measure: Measure = ACCURACY) -> str:
+  """Returns the name of the file to ship, by `rule`; `most_lost` is in the unit of what is lost."""
   good = [one for one in files if one["lost"]["points"] <= most_lost]
   if good:
     return min(good, key=lambda one: one["bytes"])["name"]
-  return max(files, key=lambda one: (one["accuracy"], -one["bytes"]))["name"]
+  return max(files, key=lambda one: (measures.sign(measure) * one[measure["name"]], -one["bytes"]))["name"]
+
+
+def measure_of(found: Mapping[str, Any]) -> Measure:
+  """Returns the metric by which the files of a run, or those of several seeds, are compared."""
+  return found.get("metric") or measures.main(found)
 
 
 def chosen(found: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -156,11 +174,6 @@ def _beside(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
   )
 
 
-def points(lost: Mapping[str, float]) -> str:
-  """Returns lost points with their error bar in words: "loses 0.28 ± 0.54 points"."""
-  return f"{'gains' if lost['points'] < 0 else 'loses'} {abs(lost['points']):.2f} ± {lost['half']:.2f} points"
-
-
 def sentence(found: Mapping[str, Any], examples: int = 0) -> str:
   """Returns which file to ship, its bytes, what it loses and how fast it is; "" without files."""
   if not found:
@@ -173,9 +186,10 @@ def sentence(found: Mapping[str, Any], examples: int = 0) -> str:
     less = first["bytes"] / best["bytes"]
     text += f", {f'{less:.1f} times smaller' if less >= 1 else f'{1 / less:.1f} times larger'} than {first['name']}"
   if best["name"] != found["against"]:
-    text += f". It {points(best['lost'])} to {found['against']}{f' on {examples:,} test examples' if examples else ''}"
+    where = f" on {examples:,} test examples" if examples else ""
+    text += f". It {measures.lost_words(measure_of(found), best['lost'], found['against'], where)}"
     if not is_shown(best["lost"], found["most_lost"]):
-      text += f"; that it loses {at_most(found['most_lost'])} is {NOT_SHOWN} by so few"
+      text += f"; that it loses {at_most(found)} is {NOT_SHOWN} by so few"
   if best in measured:
     fastest = min(measured, key=lambda one: one["latency"]["wall_median"])
     beside = [one for one in (first, fastest) if one is not best]
@@ -207,14 +221,15 @@ def _estimated(files: Sequence[Mapping[str, Any]]) -> str:
 def table(found: Mapping[str, Any]) -> list[list[str]]:
   """Returns the files as text cells: a row of heads, and one for each file."""
   first, timed = found["files"][0], any(one.get("latency") for one in found["files"])
+  measure, against = measure_of(found), found["against"]
   powered = [one["energy"]["measured"] for one in found["files"] if one.get("energy")]
   columns: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "file": lambda one: one["name"],
     "size": lambda one: size(one["bytes"]),
     "compressed": lambda one: size(one["compressed_bytes"]) if one["compressed_bytes"] else ABSENT,
-    "accuracy": lambda one: percent(one["accuracy"]),
-    f"points lost to {found['against']}": lambda one: (
-      lost_cell(one["lost"], found["most_lost"]) if one["name"] != found["against"] else ABSENT
+    measures.head(measure): lambda one: measures.write(measure, one[measure["name"]]),
+    measures.lost_head(measure, against): lambda one: (
+      lost_cell(found, one["lost"]) if one["name"] != against else ABSENT
     ),
   }
   if timed:
@@ -235,7 +250,8 @@ def _cell(one: Mapping[str, Any], write: Callable[[Mapping[str, Any]], str]) -> 
     return ABSENT
 
 
-def lost_cell(lost: Mapping[str, float], most_lost: float) -> str:
-  """Returns lost points with their error bar, and whether a small loss is not shown to be one."""
-  words = f" ({NOT_SHOWN})" if lost["points"] <= most_lost and not is_shown(lost, most_lost) else ""
-  return f"{lost['points']:.2f} ± {lost['half']:.2f}{words}".replace("-", "−")
+def lost_cell(found: Mapping[str, Any], lost: Mapping[str, float]) -> str:
+  """Returns what is lost with its error bar, and whether a small loss is not shown to be one."""
+  measure, most = measure_of(found), found["most_lost"]
+  words = f" ({NOT_SHOWN})" if lost["points"] <= most and not is_shown(lost, most) else ""
+  return f"{measures.amount(measure, lost['points'])} ± {measures.amount(measure, lost['half'])}{words}"

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import jax
 
@@ -49,9 +48,7 @@ def prepare(name: str, config: Experiment, data: Dataset, before: Mapping[str, T
   # Calibration batches: they fit the data.
   split = build.examples(config, stage, data.train)
   spec = build.inputs(config, stage, split)
-  given = {"image": split.images, "label": split.labels, "id": split.ids}
-  shapes: Any = {key: jax.ShapeDtypeStruct(array.shape, array.dtype) for key, array in given.items()}
-  batches.check(dataclasses.replace(spec, per_view=()), shapes)
+  batches.check(dataclasses.replace(spec, per_view=()), build.arrays(split))
   # The model, with its grids, on shapes.
   model = start.model_of(stage, config, data, before, jax.eval_shape)
   leaves = calibrate.calibrated(stage.quant, model, calibrate.one_batch(model.recipe), spec, jax.eval_shape)

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +9,7 @@ import jax.numpy as jnp
 from leanax.core.errors import UserError
 from leanax.engine import data as datasets
 from leanax.engine.data import Dataset, Split, batches
+from leanax.engine.data.splits import class_counts
 from leanax.engine.train import parallel
 from leanax.pipeline import (
   build,
@@ -27,6 +27,7 @@ from leanax.pipeline.config.experiment import Experiment, described, model_code
 from leanax.pipeline.fitting import Ready
 from leanax.pipeline.job import Context, Job, model_file
 from leanax.pipeline.learning import Learning
+from leanax.pipeline.recipe import ALL
 from leanax.pipeline.trained import Trained
 
 
@@ -69,20 +70,18 @@ def plan(name: str, config: Experiment, data: Dataset, before: Mapping[str, Trai
   # The batches: they fit the data and the devices.
   split = build.examples(config, stage, data.train)
   spec = build.inputs(config, stage, split)
-  given = {"image": split.images, "label": split.labels, "id": split.ids}
-  shapes: Any = {key: jax.ShapeDtypeStruct(array.shape, array.dtype) for key, array in given.items()}
-  batches.check(dataclasses.replace(spec, per_view=()), shapes)
+  batches.check(dataclasses.replace(spec, per_view=()), build.arrays(split))
   if config.parallel != "jit":
     parallel.share(jax.ShapeDtypeStruct((stage.batch_size,), jnp.int32), len(jax.local_devices()))
-  if stage.patience and not len(data.validation.labels):
+  if stage.patience and not len(data.validation.ids):
     raise UserError(f"config key 'stages.{name}.patience' is {stage.patience}, but the data has no validation examples")
-  learning.check_masks(build.objective(name, stage.objective, counts=()), split.labels >= 0)
+  learning.check_masks(build.objective(name, stage.objective, counts=()), split)
   # The model before the first step, with its grids, and its teachers.
   model = start.model_of(stage, config, data, before, jax.eval_shape)
   model = calibrate.calibrated(stage.quant, model, calibrate.one_batch(model.recipe), spec, jax.eval_shape)
   teachers = _teachers(name, config, data, before, jax.eval_shape)
   # The objective, the optimizer and the step; and the model that the last step leaves.
-  steps = build.steps(stage, len(split.labels))
+  steps = build.steps(stage, len(split.ids))
   made = _learning(name, config, model, teachers, split)
   return made, learning.leaves(made, model, teachers), steps
 
@@ -90,14 +89,17 @@ def plan(name: str, config: Experiment, data: Dataset, before: Mapping[str, Trai
 def _learning(name: str, config: Experiment, model: Trained, teachers: Sequence[Trained], split: Split) -> Learning:
   """Returns the stage's functions of training on `split`, once its teachers are compared with its student."""
   stage = config.stages[name]
-  batches = build.batches(stage, len(split.labels))
+  batches = build.batches(stage, len(split.ids))
   updates = max(batches // stage.optimizer.accumulate, 1)
-  objective = build.objective(name, stage.objective, updates, model.recipe.output, build.class_counts(split))
+  output = "" if model.recipe.output == ALL else model.recipe.output
+  objective = build.objective(name, stage.objective, updates, output, class_counts(split))
   teacher_checks.check(stage, [one.recipe for one in teachers], model.recipe, objective)
-  if teachers and not teacher_outputs.further(objective):
-    teacher_checks.check_store(name, stage, len(stage.teacher_classes) or len(teachers[0].recipe.classes))
+  spec = build.inputs(config, stage, split)
+  if teachers and not teacher_outputs.further(objective) and teacher_outputs.has_rows(teachers[0]):
+    teacher_checks.check_store(name, stage, len(stage.teacher_classes) or models.outputs_of(teachers[0]).shape[-1])
   beside = described(config, stage)
-  return learning.make(name, stage, objective, model, teachers, build.inputs(config, stage), batches, beside)
+  labels = build.arrays(split)["label"]
+  return learning.make(name, stage, objective, model, teachers, spec, batches, labels, beside)
 
 
 def _teachers(
@@ -127,7 +129,8 @@ def ready(name: str, context: Context, before: Mapping[str, Trained], made: Lear
   teachers = _teachers(name, config, data, before)
   trained = [] if described(config, stage) else teachers
   if trained:
-    teacher_checks.warn_of_a_worse_teacher(name, stage, trained, _without_teacher(context, each[0]), data.validation)
+    others, metric = _without_teacher(context, each[0]), build.metrics(config)[0]
+    teacher_checks.warn_of_a_worse_teacher(name, stage, trained, others, data.validation, metric)
   outputs = teacher_outputs.make(stage, trained, arrays, spec, made.objective, context.shared / "teacher_logits")
   # Norms of numbers that are the same at every position may be folded where distinct ones stay: prepared once more.
   if (each[0].recipe, *(one.recipe for one in teachers)) != (made.recipe, *made.teachers):

@@ -12,7 +12,7 @@ from leanax.core.files import write
 from leanax.pipeline.config import loading
 from leanax.pipeline.environment import environment
 from leanax.pipeline.seeds import compress_seeds
-from leanax.pipeline.tables import students
+from leanax.pipeline.tables import measures, students
 from leanax.pipeline.tables.tables import ABSENT, interval, over_seeds, size
 
 
@@ -95,15 +95,17 @@ def summary(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
   Returns:
     {"examples", "environment", "seeds", "stages": [{"name", "accuracy": [per seed], ...}], "drop": {"values", "mean",
     "half"}, "bytes": {"first", "last", "ratio"}}: drop is from the first stage's exported file to the last one's, on
-    the test split, in points. Figures of a seed without a file are None; "drop" and "bytes" are then left out where
-    they are of that stage.
+    the test split, in points, or in the unit of a metric that is no share. Figures of a seed without a file are None;
+    "drop" and "bytes" are then left out where they are of that stage. "metric" is there for another one than accuracy.
   """
+  measure = measures.main(results[0])
+  name, of_file = measure["name"], f"file_{measure['name']}"
   stages = [
     {
       "name": row["name"],
       **{
         key: [result["rows"][index].get(key) for result in results]
-        for key in ("accuracy", "file_accuracy", "agreement", "nonzero", "file_bytes", "codes_differ")
+        for key in (name, of_file, "agreement", "nonzero", "file_bytes", "codes_differ")
       },
     }
     for index, row in enumerate(results[0]["rows"])
@@ -113,11 +115,13 @@ def summary(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     "environment": environment(),
     "seeds": [result["config"]["seed"] for result in results],
     "stages": stages,
+    **({} if name == measures.ACCURACY["name"] else {"metric": measure}),
   }
   first, last = stages[0], stages[-1]
-  if None in (*first["file_accuracy"], *last["file_accuracy"]):
+  if None in (*first[of_file], *last[of_file]):
     return table
-  drops = [100 * (a - b) for a, b in zip(first["file_accuracy"], last["file_accuracy"], strict=True)]
+  scale = measures.sign(measure) * (100 if measures.is_share(measure) else 1)
+  drops = [scale * (a - b) for a, b in zip(first[of_file], last[of_file], strict=True)]
   mean, half = interval(drops)
   ratio = np.mean(first["file_bytes"]) / np.mean(last["file_bytes"])
   return table | {
@@ -128,20 +132,23 @@ def summary(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def markdown(table: Mapping[str, Any]) -> str:
   """Returns the means over seeds of `summary`, as Markdown."""
+  measure = table.get("metric", measures.ACCURACY)
+  shown = ((measure["name"], measure), (f"file_{measure['name']}", measure), ("agreement", measures.ACCURACY))
   lines = [
     "| stage | JAX model | exported file | agrees with the teacher | non-zero | file |",
     "| --- | --- | --- | --- | --- | --- |",
   ]
   for stage in table["stages"]:
-    cells = [over_seeds(stage[key]) for key in ("accuracy", "file_accuracy", "agreement")]
+    cells = [over_seeds(stage[key], of) for key, of in shown]
     kept, written = f"{np.mean(stage['nonzero']):,.0f}", stage["file_bytes"]
     bytes_of_file = ABSENT if None in written else size(np.mean(written))
     lines.append(f"| {' | '.join([stage['name'], *cells, kept, bytes_of_file])} |")
   machine, text = table["environment"], ""
   if drop := table.get("drop"):
+    form = ".2f" if measures.is_share(measure) else ".3g"
     text = (
-      f" Paired drop from the first to the last file: {drop['mean']:.2f} ± {drop['half']:.2f} points (worst seed"
-      f" {max(drop['values']):.2f}); the last file is {table['bytes']['ratio']:.1f} times smaller."
+      f" Paired drop from the first to the last file: {drop['mean']:{form}} ± {drop['half']:{form}}{_unit(measure)}"
+      f" (worst seed {max(drop['values']):{form}}); the last file is {table['bytes']['ratio']:.1f} times smaller."
     )
   lines += [
     "",
@@ -149,6 +156,12 @@ def markdown(table: Mapping[str, Any]) -> str:
     f" Run on {machine['processor']}, {machine['cores']} cores, jax {machine['versions']['jax']}.",
   ]
   return "\n".join(lines)
+
+
+def _unit(measure: measures.Measure) -> str:
+  if measure["name"] == measures.ACCURACY["name"]:
+    return " points"
+  return f" points of {measure['title']}" if measures.is_share(measure) else f" {measure['unit']} of {measure['title']}"
 
 
 def run_part(part: Part, seeds: int, folder: Path) -> tuple[dict[str, Any], str]:

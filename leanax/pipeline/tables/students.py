@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from leanax import engine
+from leanax.core.errors import UserError
 from leanax.engine.data import Split
 from leanax.pipeline import teacher_outputs
 from leanax.pipeline import trained as models
@@ -51,6 +52,8 @@ def students(spec: str, title: str, seeds: int, folder: Path, against: str = "")
     ...}]}; a figure that a stage does not have is left out.
   """
   config = loading.experiment(spec, [("seeds", str(seeds))])
+  if config.metrics != ("accuracy",):
+    raise UserError(f"config key 'metrics' is {config.metrics!r}; expected ('accuracy',) of a table of students")
   runs = train_seeds(config, folder)
   found: dict[str, list[dict[str, float]]] = {name: [] for name in config.run}
   teachers = {name for stage in config.run for name in teacher_names(config.stages[stage])}

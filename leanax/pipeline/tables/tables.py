@@ -1,8 +1,11 @@
 """The table of a compression, one row per stage, for the terminal, for Markdown and for the report."""
 
+import functools
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
+
+from leanax.pipeline.tables import measures
 
 Row = Mapping[str, Any]
 ABSENT = "–"
@@ -29,13 +32,15 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
   return float(x.mean()), float(half)
 
 
-def over_seeds(values: Sequence[float | None]) -> str:
-  """Returns the mean share over seeds with its interval, "98.33 % ± 0.21"; a dash where a seed has none."""
+def over_seeds(values: Sequence[float | None], measure: measures.Measure = measures.ACCURACY) -> str:
+  """Returns the mean over seeds with its interval, of a share "98.33 % ± 0.21"; a dash where a seed has none."""
   found = [value for value in values if value is not None]
   if len(found) < len(values):
     return ABSENT
   mean, half = interval(found)
-  return f"{percent(mean)} ± {100 * half:.2f}"
+  return (
+    f"{measures.write(measure, mean)} ± {measures.amount(measure, 100 * half if measures.is_share(measure) else half)}"
+  )
 
 
 def percent(value: float) -> str:
@@ -79,21 +84,41 @@ def joules(value: float) -> str:
   return f"{value / 1e-9:.3g} nJ"
 
 
-COLUMNS = (
-  Column("name", "stage", str, "A stage of the compression; each starts where an earlier one ended."),
-  Column("accuracy", "accuracy", percent, "Accuracy of the JAX model on the test split, as training computes it."),
-  Column(
-    "file_accuracy",
-    "accuracy of the file",
-    percent,
-    "Accuracy of the exported file on the test split, run in the real runtime.",
-  ),
+def columns(metrics: Sequence[measures.Measure] = (measures.ACCURACY,)) -> tuple[Column, ...]:
+  """Returns the columns of a table of stages, those of the metrics first; metrics are plain data (`measures`)."""
+  found = [Column("name", "stage", str, "A stage of the compression; each starts where an earlier one ended.")]
+  for measure in metrics:
+    write, name, head = functools.partial(measures.write, measure), measure["name"], measures.head(measure)
+    of_model = measures.sentence_of(measure, "of the JAX model on the test split, as training computes it")
+    of_file = measures.sentence_of(measure, "of the exported file on the test split, run in the real runtime")
+    found.append(Column(name, head, write, of_model))
+    found.append(
+      Column(f"file_{name}", f"{measure['title']} of the file{head.removeprefix(measure['title'])}", write, of_file)
+    )
+  return (*found, *_OTHERS)
+
+
+_OTHERS = (
   Column(
     "agreement",
     "same answer as the teacher",
     percent,
     "Share of the test split on which the exported file predicts the class that the first stage's file does; without "
     "a file, the model.",
+  ),
+  Column(
+    "answers_agree",
+    "same answers as the teacher",
+    percent,
+    "Share of the answers for the test split, such as the classes of positions, that are those of the first stage's "
+    "file; without a file, of the model.",
+  ),
+  Column(
+    "difference",
+    "mean difference from the teacher's file",
+    percent,
+    "Mean distance of the outputs for the test split from those of the first stage's file, as a share of their "
+    "standard deviation there, the mean over the outputs; without a file, of the model.",
   ),
   Column(
     "parameters", "parameters", count, "Weights, biases and batch-norm parameters that the model needs to predict."
@@ -109,11 +134,15 @@ COLUMNS = (
     "Output codes of the test split in which the training's simulation and the integer reference differ.",
   ),
 )
+COLUMNS = columns()
 
 
-def used(rows: Sequence[Row]) -> list[Column]:
+Metrics = Sequence[measures.Measure]
+
+
+def used(rows: Sequence[Row], metrics: Metrics = (measures.ACCURACY,)) -> list[Column]:
   """Returns the columns for which some row has a value."""
-  return [column for column in COLUMNS if any(row.get(column.key) is not None for row in rows)]
+  return [column for column in columns(metrics) if any(row.get(column.key) is not None for row in rows)]
 
 
 def cell(row: Row, column: Column) -> str:
@@ -122,14 +151,15 @@ def cell(row: Row, column: Column) -> str:
   return ABSENT if value is None else column.write(value)
 
 
-def format_table(rows: Sequence[Row]) -> str:
+def format_table(rows: Sequence[Row], metrics: Metrics = (measures.ACCURACY,)) -> str:
   """Formats the table for a terminal: names to the left, numbers to the right.
 
   Args:
-    rows: mappings with the keys of COLUMNS; what is missing or None is shown as a dash, and a column without values is
-      left out.
+    rows: mappings with the keys of `columns`; what is missing or None is shown as a dash, and a column without values
+      is left out.
+    metrics: of the rows, plain data (`measures`).
   """
-  columns = used(rows)
+  columns = used(rows, metrics)
   heads = [textwrap.wrap(column.head, HEAD) for column in columns]
   deep = max(map(len, heads), default=0)
   above = [list(line) for line in zip(*([""] * (deep - len(head)) + head for head in heads), strict=True)]
@@ -141,9 +171,9 @@ def format_table(rows: Sequence[Row]) -> str:
   return "\n".join([*text[:deep], "─" * max(map(len, text), default=0), *text[deep:]])
 
 
-def format_markdown(rows: Sequence[Row]) -> str:
+def format_markdown(rows: Sequence[Row], metrics: Metrics = (measures.ACCURACY,)) -> str:
   """Formats the same table in Markdown."""
-  columns = used(rows)
+  columns = used(rows, metrics)
   lines = [
     [column.head for column in columns],
     ["---" if column.key == "name" else "---:" for column in columns],

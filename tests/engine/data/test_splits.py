@@ -36,7 +36,7 @@ def test_label_out_of_range_names_example_and_range(bad):
 
 def test_wrong_images_and_counts():
   with pytest.raises(UserError, match="uint8"):
-    split(images=IMAGES.astype(np.float32))
+    split(images=IMAGES[..., 0])
   with pytest.raises(UserError, match="counts must be equal"):
     split(labels=LABELS[:9])
 

@@ -125,7 +125,7 @@ def test_help_exits_0_and_shows_the_keys(run):
   plain, full = run("--help"), run("--config=experiment.py", "--help")
   assert plain.returncode == full.returncode == 0
   assert plain.stdout.startswith("Compresses a model.\n\nFlags:")
-  assert '  name: str = \'adam\'                    or "sgd", "adamw", "dot"\n' in plain.stdout
+  assert '  momentum: float = 0.9                 of "sgd" and "dot"\n' in plain.stdout
   assert max(map(len, plain.stdout.splitlines())) <= described.WIDTH
   assert "--workdir: Where results go." in plain.stdout
   assert "stages.train.optimizer.learning_rate = 0.1" in full.stdout

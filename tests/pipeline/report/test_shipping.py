@@ -14,6 +14,7 @@ from PIL import Image
 
 import quant
 from leanax import deploy, graph
+from leanax.engine import metrics
 from leanax.engine.data.pictures import decode_image
 from leanax.pipeline.report import plain, report, shipping, snippet
 from leanax.pipeline.tables import tables
@@ -42,7 +43,8 @@ def test_the_paired_difference_is_that_of_the_two_by_two_table():
   rng = np.random.default_rng(0)
   first, other = rng.random(400) < 0.95, rng.random(400) < 0.9
   difference = first.astype(np.float64) - other
-  found = shipping.paired(first, other)
+  one, two = ({"right": x.tolist(), "count": [1] * 400} for x in (first, other))
+  found = shipping.paired(metrics.accuracy(), one, two)
   assert found["points"] == pytest.approx(100 * difference.mean(), rel=1e-12)
   # Half an example in each cell: of both right, both wrong, and one right each way.
   weights = {(a, b): np.sum((first == a) & (other == b)) + 0.5 for a, b in itertools.product((0, 1), repeat=2)}
@@ -50,7 +52,7 @@ def test_the_paired_difference_is_that_of_the_two_by_two_table():
   mean = sum(w * (a - b) for (a, b), w in weights.items()) / count
   variance = sum(w * (a - b - mean) ** 2 for (a, b), w in weights.items()) / count
   assert found["half"] == pytest.approx(100 * 1.96 * np.sqrt(variance / count), rel=1e-12)
-  same = shipping.paired(first, first)
+  same = shipping.paired(metrics.accuracy(), one, one)
   assert same["points"] == 0 and 0 < same["half"] < 0.6
 
 
@@ -64,17 +66,17 @@ def test_the_smallest_file_that_loses_little_is_recommended():
 
 def test_a_tiny_split_excuses_no_poor_file():
   """Of 40 examples a file has four less right, 10.00 ± 10.03 points: it may lose nothing, and is not recommended."""
-  labels = [0] * 40
-  right = {"float": labels, "good": [0] * 39 + [1], "poor": [0] * 36 + [1] * 4}
+  each = {"float": [0] * 40, "good": [0] * 39 + [1], "poor": [0] * 36 + [1] * 4}
   rows = [
     {
       "name": name,
-      "decisions": decisions,
-      "exports": {".tflite": {"file_bytes": size, "file_accuracy": 1 - sum(decisions) / 40, "decisions": decisions}},
+      "file_accuracy": 1 - sum(wrong) / 40,
+      "statistics": (kept := {"right": [1 - one for one in wrong], "count": [1] * 40}),
+      "exports": {".tflite": {"file_bytes": size, "file_accuracy": 1 - sum(wrong) / 40, "statistics": kept}},
     }
-    for size, (name, decisions) in zip((900, 300, 100), right.items(), strict=True)
+    for size, (name, wrong) in zip((900, 300, 100), each.items(), strict=True)
   ]
-  found = [shipping.shipping(rows, labels, Path("none"), SPEC, most) for most in (1.0, 3.0, 30.0)]
+  found = [shipping.shipping(rows, metrics.accuracy(), Path("none"), SPEC, most) for most in (1.0, 3.0, 30.0)]
   assert [one["recommended"] for one in found] == ["float.tflite", "good.tflite", "poor.tflite"]
   words = "It loses 2.50 ± 6.56 points to float.tflite on 40 test examples; that it loses at most 3 points is not shown"
   assert words in shipping.sentence(found[1], 40) and "not shown" not in shipping.sentence(found[0], 40)
@@ -120,10 +122,11 @@ def test_an_estimate_of_energy_says_why_it_is_one():
   assert shipping.notes(found).endswith("It was not measured: counter may be read by the superuser alone.")
   measured = {**FOUND, "files": [{**one, "energy": {"joules": 1e-6, "measured": True}} for one in FILES]}
   assert shipping.notes(measured).endswith(shipping.ENERGY)
-  figures = {"file_bytes": 1, "file_accuracy": 1.0, "decisions": [0], "latency": {"no_joules": "none here"}}
+  kept = {"statistics": {"right": [1], "count": [1]}, "file_accuracy": 1.0}
+  figures = {"file_bytes": 1, **kept, "latency": {"no_joules": "none here"}}
   figures |= {"layers": [{"macs": 10, "weight_bits": 8, "input_bits": 8}]}
-  row = {"name": "a", "decisions": [0], "exports": {".tflite": figures}}
-  (one,) = shipping.shipping([row], [0], Path("none"), SPEC)["files"]
+  row = {"name": "a", **kept, "exports": {".tflite": figures}}
+  (one,) = shipping.shipping([row], metrics.accuracy(), Path("none"), SPEC)["files"]
   assert one["energy"] == {"joules": pytest.approx(3e-12), "measured": False, "why": "none here"}
 
 
