@@ -7,13 +7,14 @@ The net's variables hold the grids as collections of their own: "qparams", the l
 import dataclasses
 import math
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from leanax import graph
 from leanax.core.errors import UserError
 from leanax.graph import Net
 from leanax.graph.edits.kind import check_net
@@ -50,7 +51,38 @@ def post_training(net: Net, batches: Iterable[Any], policy: Any, carrier: str = 
   if held := set(GRIDS) & net.variables.keys():
     raise UserError(f"the net's variables hold {min(held)!r} already; expected a float net, such as of quant.float_net")
   edit = data(policy, carrier, half)
-  return with_grids(net, edit, *_model(net.infer, edit).calibrate(net.variables, batches))
+  return with_grids(net, edit, *_model(net.infer, edit).calibrate(net.variables, _checked(net, batches)))
+
+
+def _checked(net: Net, batches: Iterable[Any]) -> Iterator[tuple[Any, ...]]:
+  """Yields calibration batches.
+
+  Raises:
+    UserError: one that the net cannot be called with, or one of whole numbers, such as pixels, where it takes floats.
+  """
+  for place, inputs in enumerate(graph.inputs_of(batches, "calibrate with")):
+    given, wanted = _described(inputs), _described(net.example)
+    if [shape for shape, _ in given] != [shape for shape, _ in wanted]:
+      try:
+        jax.eval_shape(net.infer, net.variables, *inputs)
+      except (TypeError, ValueError) as error:  # of the user's code
+        raise UserError(f"calibration batch {place} is {_words(given)}; the net takes {_words(wanted)}") from error
+    for (_, dtype), (_, like) in zip(given, wanted):
+      if jnp.issubdtype(like, jnp.floating) and jnp.issubdtype(dtype, jnp.integer):
+        raise UserError(
+          f"calibration batch {place} is of {dtype}; the net takes {like}: expected the numbers that it reads, such as "
+          "pixels after their preprocessing"
+        )
+    yield inputs
+
+
+def _described(inputs: Any) -> list[tuple[tuple[int, ...], Any]]:
+  """Returns the shape, without the batch, and the type of each array."""
+  return [(jnp.shape(one)[1:], jnp.result_type(one)) for one in jax.tree.leaves(inputs)]
+
+
+def _words(described: Sequence[tuple[tuple[int, ...], Any]]) -> str:
+  return " and ".join(f"{dtype} (N, {', '.join(map(str, shape))})" for shape, dtype in described) or "nothing"
 
 
 def with_grids(net: Net, edit: Mapping[str, Any], qparams: Any, quant_state: Any) -> Net:

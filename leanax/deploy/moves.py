@@ -70,7 +70,8 @@ def _holds(grid: Grid, constant: np.ndarray) -> bool:
   scale, zero = np.asarray(grid.scale, np.float32), np.asarray(grid.zero_point)
   if scale.size != 1 or not np.isfinite(constant).all():
     return False
-  steps = np.rint(constant / scale)
+  with np.errstate(over="ignore"):  # of a mask's large number, which is on no grid
+    steps = np.rint(constant / scale)
   inside = (steps + zero >= grid.qmin) & (steps + zero <= grid.qmax)
   return bool(np.all(inside & (scale * steps.astype(np.float32) == constant)))
 

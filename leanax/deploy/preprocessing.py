@@ -33,9 +33,18 @@ class Preprocessing(NamedTuple):
     return images.astype(np.float32) * factor + offset
 
   def affine(self) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the factor and the offset of pixels, float32 (1,) or (C,)."""
-    std = np.asarray(self.std, np.float64)
-    factor, offset = self.scale / std, -np.asarray(self.mean, np.float64) / std
+    """Returns the factor and the offset of pixels, float32 (1,) or (C,).
+
+    Raises:
+      UserError: a number is not finite, or std is 0 or negative.
+    """
+    numbers = [np.atleast_1d(np.asarray(value, np.float64)) for value in (self.mean, self.std, self.scale)]
+    mean, std, scale = numbers
+    if not all(np.isfinite(one).all() for one in numbers) or (std <= 0).any() or (scale == 0).any():
+      raise UserError(
+        f"{self} makes no inputs of pixels; expected finite numbers, std above 0 and a scale that is not 0"
+      )
+    factor, offset = scale / std, -mean / std
     return factor.astype(np.float32), offset.astype(np.float32)
 
   def to_json(self) -> bytes:

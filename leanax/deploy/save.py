@@ -27,6 +27,8 @@ def network(net: Net, preprocessing: Preprocessing | None = None) -> Network:
   """
   if not isinstance(net, Net):
     raise UserError(f"a {type(net).__name__} is no net; expected one of engine.models.net or graph.net")
+  if preprocessing is not None:
+    preprocessing.affine()  # what makes no inputs is refused before anything is lifted
   example = net.example[0] if len(net.example) == 1 else net.example
   if not quant.is_quantized(net):
     return lift(net.infer, net.variables, example, None, preprocessing)

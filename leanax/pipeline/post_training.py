@@ -71,6 +71,8 @@ def formats(out: Sequence[str], ends: Mapping[str, str]) -> tuple[str, ...]:
     UserError: a suffix of no format, a format without such ends, or a directory that is not there.
   """
   for path in out:
+    if Path(path).suffix not in (known := sorted((*deploy.file_formats(), PACKED))):
+      raise UserError(f"--out={path} has the suffix of no file format; expected one of {', '.join(known)}")
     layers = Path(path).suffix != PACKED and deploy.format_of(path).takes is deploy.Network
     if not layers and any(ends.values()):
       name, value = next((name, value) for name, value in ends.items() if value)

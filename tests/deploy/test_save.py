@@ -83,3 +83,37 @@ def test_what_cannot_be_written_is_refused_and_leaves_no_file(nets, tmp_path, na
 def test_what_is_no_net_is_refused(tmp_path):
   with pytest.raises(UserError, match="a Net is no net; expected one of engine.models.net"):
     deploy.save(Net(), tmp_path / "net.tflite")  # pyrefly: ignore[bad-argument-type]
+
+
+def test_random_numbers_of_a_key_in_the_model_are_constants(tmp_path):
+  """They are the same in every call, so a file may hold them."""
+
+  def noisy(v, x):
+    return x @ v["w"] + jax.random.normal(jax.random.key(0), (2,))
+
+  net = graph.net(noisy, {"w": np.eye(2, dtype=np.float32)}, np.ones((1, 2), np.float32))
+  deploy.save(net, tmp_path / "net.tflite")
+  x = np.ones((3, 2), np.float32)
+  np.testing.assert_allclose(deploy.open_file(tmp_path / "net.tflite").run(x), net.infer(net.variables, x), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+  ("given", "said"),
+  [
+    ((PIXELS,), "does not say what it makes of pixels, and was given uint8; expected floats"),
+    ((IMAGES, IMAGES), "takes its inputs as one dict by name, or one tuple; got another argument"),
+    ((None,), r"was given a single object for a batch; expected an array \(N, ...\)"),
+    ((IMAGES[:, :4],), r"takes inputs of \(N, 6, 6, 2\), not \(16, 4, 6, 2\)"),
+  ],
+)
+def test_inputs_that_a_file_does_not_take_are_refused(nets, tmp_path, given, said):
+  deploy.save(nets[0]["float"], tmp_path / "net.tflite")
+  with pytest.raises(UserError, match=said):
+    deploy.open_file(tmp_path / "net.tflite").run(*given)
+
+
+@pytest.mark.parametrize("numbers", [{"std": (0.0,)}, {"std": (-1.0,)}, {"scale": 0.0}, {"mean": (np.nan,)}])
+def test_a_preprocessing_that_makes_no_inputs_is_refused(nets, tmp_path, numbers):
+  with pytest.raises(UserError, match="makes no inputs of pixels; expected finite numbers, std above 0"):
+    deploy.save(nets[0]["float"], tmp_path / "net.tflite", preprocessing=deploy.Preprocessing(**numbers))
+  assert not list(tmp_path.iterdir())

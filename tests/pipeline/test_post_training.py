@@ -92,7 +92,7 @@ def test_a_mistake_is_one_sentence_and_leaves_no_directory(weights, tmp_path, ch
 @pytest.mark.parametrize(
   ("out", "sentence"),
   [
-    ("net.txt", "'net.txt' has the suffix of no file format"),
+    ("net.txt", "--out=net.txt has the suffix of no file format"),
     ("net.packed", "--input=uint8: net.packed holds the model as it is; expected no --input"),
     ("/nowhere/net.tflite", "--out=/nowhere/net.tflite: there is no directory '/nowhere'"),
   ],

@@ -179,3 +179,16 @@ def test_mistakes_are_named():
     quant.post_training(make(), [X], "w8a8")
   with pytest.raises(UserError, match="the net's variables are a list; expected a dict"):
     quant.post_training(graph.net(lambda v, x: x @ v[0], [V["params"]["a"]], X), [X], "w8a8")
+
+
+@pytest.mark.parametrize(
+  ("batch", "said"),
+  [
+    (np.ones((2, 5), np.float32), r"calibration batch 1 is float32 \(N, 5\); the net takes float32 \(N, 4\)"),
+    (np.ones((2, 4), np.uint8), "calibration batch 1 is of uint8; the net takes float32: expected the numbers"),
+  ],
+)
+def test_a_calibration_batch_that_the_net_does_not_take_is_named(batch, said):
+  net = graph.net(lambda v, x: x @ v["w"], {"w": jnp.ones((4, 3))}, jnp.ones((1, 4)))
+  with pytest.raises(UserError, match=said):
+    quant.post_training(net, [np.ones((2, 4), np.float32), batch], "w8a8")

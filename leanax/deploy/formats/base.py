@@ -83,8 +83,11 @@ class Runner:
     """
     arrays = ir.arranged(self.inputs, x, self.name)
     for array, tensor in zip(arrays, self.inputs.values(), strict=True):
+      shape = f"(N, {', '.join(map(str, tensor.shape[1:]))})"
+      if array.shape[1:] != tensor.shape[1:] and array.dtype == tensor.dtype:
+        raise UserError(f"{self.name} takes inputs of {shape}, not {array.shape}")
       if array.shape[1:] != tensor.shape[1:] or array.dtype != tensor.dtype:
-        wanted = f"{tensor.dtype} (N, {', '.join(map(str, tensor.shape[1:]))})"
+        wanted = f"{tensor.dtype} {shape}"
         raise UserError(f"{self.name} takes {wanted}, not {array.dtype} {array.shape}")
       if len(array) != len(arrays[0]):
         raise UserError(f"{self.name} was given batches of {len(arrays[0])} and {len(array)}; expected one size")
@@ -115,9 +118,13 @@ class Runner:
 
   def batches(self, images: Any, batch: int = 256) -> Any:
     """Returns the file's own numbers of images as `run` takes them, computed `batch` at a time."""
+    if not isinstance(batch, int | np.integer):
+      raise UserError(f"{self.name} takes its inputs as one dict by name, or one tuple; got another argument")
     if batch < 1:
       raise UserError(f"a batch of {batch} images; expected 1 or more")
     arrays = [np.asarray(x) for x in ir.arranged(self.inputs, images, self.name)]
+    if any(not array.ndim for array in arrays):
+      raise UserError(f"{self.name} was given a single {arrays[0].dtype} for a batch; expected an array (N, ...)")
     parts: list[list[np.ndarray]] = []
     for start in range(0, max(len(arrays[0]), 1), batch):
       pairs = zip(arrays, self.inputs.values(), strict=True)
@@ -135,7 +142,12 @@ class Runner:
     if images.dtype == np.int8 and codes:
       return images
     if images.dtype == np.uint8:
-      images = images.astype(np.float32) if self.preprocessing is None else self.preprocessing.apply(images)
+      if self.preprocessing is None:
+        raise UserError(
+          f"{self.name} does not say what it makes of pixels, and was given uint8; expected floats as the network "
+          "takes them, or a file that is saved with its preprocessing"
+        )
+      images = self.preprocessing.apply(images)
     if not np.issubdtype(images.dtype, np.floating):
       kinds = "uint8 (raw) or floats (preprocessed)" + (", or int8 codes" if codes else "")
       raise UserError(f"{self.name} was given images of {images.dtype}; expected {kinds}")

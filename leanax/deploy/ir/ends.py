@@ -31,7 +31,10 @@ def pixel_inputs(network: Network) -> Network:
   """
   how = network.preprocessing
   if how is None:
-    raise UserError("the network has no preprocessing, so it is not known what it makes of pixels; lift it with one")
+    raise UserError(
+      "the network has no preprocessing, so it is not known what it makes of pixels; expected "
+      "preprocessing=deploy.Preprocessing(...)"
+    )
   tensors, layers, inputs = dict(network.tensors), list[Layer](), {}
   for name, given in network.inputs.items():
     if tensors[given].dtype not in ("float32", "int8"):

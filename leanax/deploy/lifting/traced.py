@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.extend import core as jex
 
@@ -211,7 +212,9 @@ class Traced:
     if 0 in self.aval(ref).shape:
       return np.zeros(self.aval(ref).shape, self.aval(ref).dtype)
     known = self._known[ref]
-    return known if isinstance(known, jax.core.Tracer) else np.asarray(known)
+    if isinstance(known, jax.core.Tracer) or jnp.issubdtype(known.dtype, jax.dtypes.extended):  # such as a random key
+      return known
+    return np.asarray(known)
 
   def leaves(self, node: Node) -> list[str]:
     """Returns the names of the variables' leaves that an equation's constant operands are made of."""

@@ -21,7 +21,10 @@ def net(module: Any, variables: Variables | None, *example: Any) -> graph.Net:
     UserError: this is not a module, or its call needs more than a batch and the mode.
   """
   if len(example) != 1:
-    raise UserError(f"a module is called with one batch, and the net got {len(example)} examples; expected one")
+    raise UserError(
+      f"a module is called with one batch, and the net got {len(example)} examples; expected one, or for several "
+      "inputs graph.net(lambda variables, inputs: module.apply(variables, *inputs), variables, inputs)"
+    )
   name, nnx = type(module).__name__, sys.modules.get("flax.nnx")
   if nnx is not None and isinstance(module, nnx.Module):
     from leanax.engine.models import nnx_model  # importing nnx takes a second

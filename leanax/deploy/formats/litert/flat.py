@@ -22,8 +22,8 @@ def schema() -> ModuleType:
   try:
     import flatbuffers  # noqa: F401
     from ai_edge_litert import schema_py_generated
-  except ImportError:
-    raise UserError("LiteRT files need the package ai-edge-litert: pip install leanax[litert]") from None
+  except ImportError as error:
+    raise UserError(f"LiteRT files need the package ai-edge-litert: pip install leanax[litert] ({error})") from None
   return schema_py_generated
 
 

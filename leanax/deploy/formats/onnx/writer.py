@@ -30,8 +30,8 @@ def package() -> ModuleType:
   try:
     import onnx
     import onnxruntime  # noqa: F401
-  except ImportError:
-    raise UserError("ONNX files need the packages onnx and onnxruntime: pip install leanax[onnx]") from None
+  except ImportError as error:
+    raise UserError(f"ONNX files need the packages onnx and onnxruntime: pip install leanax[onnx] ({error})") from None
   return onnx
 
 

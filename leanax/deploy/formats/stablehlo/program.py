@@ -33,8 +33,8 @@ def package() -> None:
   """
   try:
     import flatbuffers  # noqa: F401
-  except ImportError:
-    raise UserError("StableHLO files need the package flatbuffers: pip install leanax[stablehlo]") from None
+  except ImportError as error:
+    raise UserError(f"StableHLO files need the package flatbuffers: pip install leanax[stablehlo] ({error})") from None
 
 
 def ends(avals: Sequence[Any], names: Sequence[str], kind: str) -> dict[str, ir.Tensor]:
