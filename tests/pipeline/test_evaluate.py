@@ -91,7 +91,7 @@ def test_files_of_no_run(own, tmp_path):
     evaluate.evaluate()
   with pytest.raises(UserError, match="does not say how pixels become its input; expected a --workdir whose config"):
     evaluate.of_file(deploy.open_file(path), test, None)
-  with pytest.raises(UserError, match=r"takes float32 \(N, 6, 6, 1\), not float32 \(360, 8, 8, 1\)|takes float32"):
+  with pytest.raises(UserError, match=r"takes inputs of \(N, 6, 6, 1\), not \(\d+, 8, 8, 1\)"):
     evaluate.evaluate(folder, path, data="digits")
   few = file_of(tmp_path / "few.tflite", kernel, None, outputs=3)
   with pytest.raises(
