@@ -24,7 +24,6 @@ _CONFIG = flags.DEFINE_string(
   "config", "examples/phone/config.py", "The config; its argument, as in config.py:short, is one of its presets."
 )
 _WORKDIR = flags.DEFINE_string("workdir", "runs/phone", "The run's directory; a finished run is read.")
-_OUT = flags.DEFINE_string("out", "", "A path to which the chosen file is copied, such as model.tflite.")
 
 
 class File(NamedTuple):
@@ -130,13 +129,10 @@ def measured(spec: str, folder: Path) -> tuple[list[File], str]:
 
 def main() -> None:
   from leanax.core.errors import UserError
-  from leanax.core.files import check_place, write
 
   size, microseconds, folder = _BYTES.value, _MICROSECONDS.value, Path(_WORKDIR.value)
   if not microseconds > 0:
     raise UserError(f"--microseconds={microseconds:g}: expected more than 0")
-  if _OUT.value:
-    check_place(_OUT.value)
   files, processor = measured(_CONFIG.value, folder)
   print(table(files, size, microseconds))
   print(f"times are of {processor}\n")
@@ -144,10 +140,8 @@ def main() -> None:
   if best is None:
     print(missed(nearest(files, size, microseconds), size, microseconds))
     sys.exit(1)
-  print(f"the most accurate within {size:,} bytes and {microseconds:g} µs, by validation examples: {best.name}")
-  if _OUT.value:
-    write(_OUT.value, (folder / "files" / best.name).read_bytes())
-    print(f"copied to {_OUT.value}")
+  path = folder / "files" / best.name
+  print(f"the most accurate within {size:,} bytes and {microseconds:g} µs, by validation examples: {path}")
 
 
 if __name__ == "__main__":

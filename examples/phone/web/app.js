@@ -24,12 +24,11 @@ async function run(image) {
   let pixels = resize(channels(image.data, depth), image.height, image.width, depth, height, width);
   if (find("invert").checked) pixels = pixels.map((one) => 255 - one);
   const start = performance.now(), input = new Tensor(prepare(pixels, net.how, net.input), net.input.shape);
-  const [result] = await net.compiled.run(input), codes = Array.from(await result.data());
+  const [result] = await net.compiled.run(input), outputs = Array.from(await result.data());
   const spent = performance.now() - start;
   input.delete();
   result.delete();
-  const { scale, zero } = net.output, f = Math.fround;
-  return { outputs: codes.map((one) => (scale ? f((one - zero) * scale) : one)), spent };
+  return { outputs, spent };
 }
 
 async function classify() {

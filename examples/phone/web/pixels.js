@@ -43,17 +43,12 @@ export function resize(pixels, height, width, depth, tall, broad) {
   return pass(pass(pixels, height, width, broad, depth), 1, height, tall, broad * depth);
 }
 
-// The numbers of the file's input: float32 products and sums, and codes rounded half to even.
+// The numbers of the file's input: pixels as they are, or (pixel * scale - mean) / std as one float32 product and sum.
 export function prepare(pixels, how, input) {
-  if (!how || (input.type === "uint8" && !input.scale)) return pixels;
+  if (input.type === "uint8") return pixels;
   const f = Math.fround, depth = input.shape[3];
   const at = (values, channel) => values[values.length > 1 ? channel : 0];
   const factor = Array.from({ length: depth }, (_, c) => f(how.scale / at(how.std, c)));
   const offset = Array.from({ length: depth }, (_, c) => f(-at(how.mean, c) / at(how.std, c)));
-  const x = Float32Array.from(pixels, (pixel, place) => f(f(pixel * factor[place % depth]) + offset[place % depth]));
-  if (!input.scale) return x;
-  const even = (one) => (Math.abs(one % 1) === 0.5 ? 2 * Math.round(one / 2) : Math.round(one));
-  const [low, high, Kind] = input.type === "int8" ? [-128, 127, Int8Array] : [0, 255, Uint8Array];
-  const inverse = f(1 / input.scale);
-  return Kind.from(x, (one) => Math.min(Math.max(even(f(one * inverse)) + input.zero, low), high));
+  return Float32Array.from(pixels, (pixel, place) => f(pixel * factor[place % depth]) + offset[place % depth]);
 }

@@ -1,5 +1,5 @@
-// What a .tflite file says of itself, read from its flatbuffer: the grids of its input and output, which the runtime
-// does not give, its preprocessing and its classes. Field numbers are those of LiteRT's schema.fbs.
+// What a .tflite file says of itself, read from its flatbuffer: the ends of its network, its preprocessing and its
+// classes, which the runtime does not give. Field numbers are those of LiteRT's schema.fbs.
 
 const TYPES = { 0: "float32", 3: "uint8", 9: "int8" };
 
@@ -25,7 +25,7 @@ function reader(content) {
   return { view, follow, field, vector, item, bytes };
 }
 
-// Returns {input, output, how, classes}: ends are {shape, type, scale, zero}, scale 0 of floats.
+// Returns {input, output, how, classes}; ends are {shape, type}, and `how` is {scale, mean, std} from pixels to floats.
 export function describe(content) {
   if (new TextDecoder().decode(content.subarray(4, 8)) !== "TFL3") throw new Error("the model is no .tflite file");
   const { view, follow, field, vector, item, bytes } = reader(content);
@@ -36,14 +36,8 @@ export function describe(content) {
     const tensor = item(graph, 0, view.getInt32(start, true));
     const [first, rank] = vector(tensor, 0), kind = field(tensor, 1), grid = field(tensor, 4);
     const shape = Array.from({ length: rank }, (_, axis) => view.getInt32(first + 4 * axis, true));
-    const [scales, count] = grid ? vector(follow(grid), 2) : [0, 0];
-    const [zeros, some] = grid ? vector(follow(grid), 3) : [0, 0];
-    return {
-      shape,
-      type: TYPES[kind ? view.getInt8(kind) : 0],
-      scale: count ? view.getFloat32(scales, true) : 0,
-      zero: some ? Number(view.getBigInt64(zeros, true)) : 0,
-    };
+    const type = TYPES[kind ? view.getInt8(kind) : 0] ?? "other", codes = grid && vector(follow(grid), 2)[1];
+    return { shape, type: codes && type === "uint8" ? "quantized uint8" : type };
   };
   const held = {}, text = new TextDecoder();
   for (let place = 0; place < vector(model, 6)[1]; place++) {
@@ -52,9 +46,14 @@ export function describe(content) {
   }
   const json = (name) => (held[name] ? JSON.parse(text.decode(held[name])) : {});
   const input = end(1), output = end(2), how = json("leanax").preprocessing;
-  if (input.shape.length !== 4 || ![1, 3].includes(input.shape[3]) || !input.type)
-    throw new Error(`the model takes ${input.type} numbers of shape ${input.shape}; expected a grey or coloured picture`);
-  if (!how && !(input.type === "uint8" && !input.scale))
+  if (input.shape.length !== 4 || ![1, 3].includes(input.shape[3]) || output.shape.length !== 2)
+    throw new Error(`the model takes numbers of shape ${input.shape}; expected a grey or coloured picture, and classes`);
+  if (!["float32", "uint8"].includes(input.type) || output.type !== "float32")
+    throw new Error(
+      `the model takes ${input.type} and gives ${output.type} numbers, which this page's runtime does not; write it by ` +
+        "scripts.export with --input=float32 --output=float32",
+    );
+  if (!how && input.type === "float32")
     throw new Error("the model does not say how pixels become its input; expected a file that leanax wrote");
   if (["crop", "pad"].includes(how?.resize))
     throw new Error(`the model wants pictures resized by '${how.resize}'; this page only stretches them`);
