@@ -46,7 +46,7 @@ def metadata(content: bytes) -> dict[str, bytes]:
   """Returns the entries of a .tflite file's metadata by name."""
   from ai_edge_litert import schema_py_generated as schema
 
-  model = schema.Model.GetRootAs(content)
+  model: Any = schema.Model.GetRootAs(content)
   entries = [model.Metadata(place) for place in range(model.MetadataLength())]
   return {one.Name().decode(): bytes(model.Buffers(one.Buffer()).DataAsNumpy()) for one in entries}
 
@@ -72,9 +72,12 @@ def open_net(path: str) -> Net:
     named = json.loads(held["leanax.description"])["classes"] if "leanax.description" in held else []
   except Exception as error:  # a damaged file may raise anything
     raise Mistake(f"{path}: is damaged: {' '.join(str(error).split())[:200]}") from None
-  (source, *more), (result, *others) = interpreter.get_input_details(), interpreter.get_output_details()
+  sources: list[Any] = interpreter.get_input_details()
+  results: list[Any] = interpreter.get_output_details()
+  source, result = sources[0], results[0]
   shape, dtype, count = tuple(source["shape"][1:]), np.dtype(source["dtype"]).name, int(result["shape"][-1])
-  if more or others or len(shape) != 3 or shape[2] not in (1, 3) or len(result["shape"]) != 2 or dtype not in TYPES:
+  single = len(sources) == len(results) == 1
+  if not single or len(shape) != 3 or shape[2] not in (1, 3) or len(result["shape"]) != 2 or dtype not in TYPES:
     raise Mistake(
       f"{path}: takes {dtype} numbers of shape {shape} and gives {tuple(result['shape'][1:])}; expected one picture, "
       "grey or coloured, and one number for each class"
