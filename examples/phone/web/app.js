@@ -14,6 +14,7 @@ async function openModel(content) {
   const about = describe(content), compiled = await loadAndCompile(content, { accelerator: "wasm" });
   net?.compiled.delete();
   net = { ...about, compiled };
+  await run(new ImageData(1, 1)); // the first run takes longer than all others
   const [, height, width, depth] = about.input.shape;
   say(`${content.length.toLocaleString("en")} bytes; takes ${height}×${width} ${depth === 1 ? "grey" : "coloured"} pictures`);
 }
