@@ -205,6 +205,11 @@ def test_how_far_the_nearest_is_off(size, microseconds, words):
   assert choose.missed(nearest, size, microseconds) == f"no file fits; the nearest, {words}"
 
 
+def test_the_nearest_is_so_by_shares_of_the_budgets():
+  large, slow = file("large", 140, 900.0, 9), file("slow", 100, 1100.0, 9)
+  assert choose.nearest([large, slow], 100, 1000.0) == slow and choose.nearest([large, slow], 130, 1000.0) == large
+
+
 def test_the_interval_is_that_of_wilson():
   """Both ends solve (p - k / n)^2 = z^2 p (1 - p) / n."""
   for right, count in ((9, 10), (0, 20), (50, 50), (9123, 10000)):
