@@ -141,7 +141,7 @@ def main() -> None:
     print(missed(nearest(files, size, microseconds), size, microseconds))
     sys.exit(1)
   path = folder / "files" / best.name
-  print(f"the most accurate within {size:,} bytes and {microseconds:g} µs, by validation examples: {path}")
+  print(f"the most accurate within {size:,} bytes and {microseconds:,.10g} µs, by validation examples: {path}")
 
 
 if __name__ == "__main__":
