@@ -2,7 +2,7 @@
 
     python -m scripts.compress --config=examples/driving/config.py --workdir=runs/driving
 
-Run it from the checkout's root, which the import paths below start from. README.md beside this file says what comes out.
+Run it from the checkout's root, which the import paths below start from. README.md beside this file has the results.
 """
 
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 
 class Preset(NamedTuple):
-  """What a preset is: (height, width) of scenes, their numbers, the teacher's and the students' epochs, and networks."""
+  """Sizes of the job: (height, width) of scenes, their numbers, epochs of teacher and students, and both networks."""
 
   size: tuple[int, int]
   counts: tuple[int, int, int]

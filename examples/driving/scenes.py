@@ -28,7 +28,11 @@ RANGES: dict[str, tuple[tuple[float, float], tuple[float, float]]] = {
 }
 
 HALF_ROAD = 0.45  # half of the road's width at the lower edge, in widths of the image
-LINE, LINE_AT, DASHES = 0.035, 0.92, 1.5  # half a line's width, place of the outer lines, turns of dashes per unit of 1/t
+LINE, LINE_AT, DASHES = (
+  0.035,
+  0.92,
+  1.5,
+)  # half a line's width, place of the outer lines, turns of dashes per unit of 1/t
 
 
 class Vehicle(NamedTuple):
