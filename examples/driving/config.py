@@ -44,6 +44,7 @@ DISTIL = {"hard_labels": {"weight": 0.5}, "hinton": {"weight": 0.5, "temperature
 
 
 def get_config(argument: str = "cpu") -> ConfigDict:
+  """Returns the config of a preset, "cpu" or "tiny"."""
   if argument not in PRESETS:
     raise ValueError(f"unknown preset {argument!r} of examples/driving; expected one of {', '.join(PRESETS)}")
   preset = PRESETS[argument]

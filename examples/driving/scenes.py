@@ -1,7 +1,7 @@
 """Drawn scenes of a road with the exact class of every pixel, as numpy arrays; every scene is a function of its seed.
 
-A row of pixels below the horizon has the nearness t, 0 at the horizon and 1 at the lower edge. The road there is as wide
-as t, and `across` is the place beside its middle in halves of its width: the road is where it is between -1 and 1.
+A row of pixels below the horizon has a nearness, 0 at the horizon and 1 at the lower edge, to which the road's width is
+proportional. `across` is the distance from the road's middle in halves of its width: -1 and 1 are its edges.
 """
 
 from collections.abc import Mapping
@@ -13,8 +13,8 @@ CLASSES = ("sky", "roadside", "road", "marking", "vehicle")
 SKY, ROADSIDE, ROAD, MARKING, VEHICLE = range(len(CLASSES))
 SPLITS = ("train", "validation", "test")
 
-# parameter: (its range in training and validation, its range in the test split). No two overlap, so that each test scene
-# is unlike all training scenes in each of these.
+# parameter: (its range in training and validation, its range in the test split). No two overlap: a test scene is unlike
+# all training scenes in each of them.
 RANGES: dict[str, tuple[tuple[float, float], tuple[float, float]]] = {
   "horizon": ((0.32, 0.42), (0.43, 0.48)),  # share of the height above it
   "bend": ((0.0, 0.30), (0.32, 0.45)),  # by how much of the width the road is aside at the horizon, to either side
@@ -28,11 +28,8 @@ RANGES: dict[str, tuple[tuple[float, float], tuple[float, float]]] = {
 }
 
 HALF_ROAD = 0.45  # half of the road's width at the lower edge, in widths of the image
-LINE, LINE_AT, DASHES = (
-  0.035,
-  0.92,
-  1.5,
-)  # half a line's width, place of the outer lines, turns of dashes per unit of 1/t
+LINE, LINE_AT = 0.035, 0.92  # half of a line's width, and the place of the outer lines, in halves of the road's width
+DASHES = 1.5  # dashes of the middle line per unit of 1 / t
 
 
 class Vehicle(NamedTuple):
@@ -41,7 +38,7 @@ class Vehicle(NamedTuple):
   across: float
   near: float
   size: float
-  colour: tuple[int, int, int]
+  colour: tuple[int, ...]
 
 
 class Scene(NamedTuple):
@@ -56,7 +53,7 @@ class Scene(NamedTuple):
   noise: float = 0.0
   start: float = 0.0
   vehicles: tuple[Vehicle, ...] = ()
-  houses: tuple[tuple[float, float, float], ...] = ()  # (left, width, height) in widths of the image
+  houses: tuple[tuple[float, ...], ...] = ()  # (middle, width, height) of each in widths of the image
 
 
 def sample(split: str, rng: np.random.Generator) -> Scene:
@@ -118,9 +115,9 @@ def draw(scene: Scene, size: tuple[int, int], rng: np.random.Generator) -> tuple
   pixels = np.where(road[..., None], scene.grey + 4 * rough, pixels)
   pixels = np.where(lines[..., None], 215.0, pixels)
 
-  for left, wide, high in scene.houses:  # they stand on the horizon and are roadside
-    wall = (np.abs(x / width - left) < wide / 2) & (y <= top) & (y > top - high * width)
-    mask[wall], pixels[wall] = ROADSIDE, (140 * left + 60, 100, 90)
+  for place, wide, high in scene.houses:  # they stand on the horizon and are roadside
+    wall = (np.abs(x / width - place) < wide / 2) & (y <= top) & (y > top - high * width)
+    mask[wall], pixels[wall] = ROADSIDE, (140 * place + 60, 100, 90)
   for vehicle in sorted(scene.vehicles, key=lambda one: one.near):  # far ones first
     _draw_vehicle(scene, vehicle, pixels, mask, x, y)
   pixels = pixels * scene.light + rng.normal(0, 1, pixels.shape) * scene.noise
@@ -146,7 +143,7 @@ def _draw_vehicle(
 
 
 def scene(split: str, index: int, size: tuple[int, int], seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-  """Returns the pixels and classes of one scene of a split, as `draw`; they do not depend on how many others there are."""
+  """Returns the pixels and classes of one scene of a split, as `draw`; the number of other scenes does not matter."""
   rng = np.random.default_rng((seed, SPLITS.index(split), index))
   return draw(sample(split, rng), size, rng)
 
@@ -154,7 +151,7 @@ def scene(split: str, index: int, size: tuple[int, int], seed: int = 0) -> tuple
 def load(
   size: tuple[int, int] = (160, 320), counts: tuple[int, int, int] = (240, 24, 64), seed: int = 0
 ) -> Mapping[str, Any]:
-  """Returns `SPLITS` of so many scenes, for `data.name`, each (uint8 (N, height, width, 3), uint8 (N, height, width))."""
+  """Returns the data for `data.name`: splits of `counts` scenes, uint8 (N, height, width, 3) and (N, height, width)."""
   found: dict[str, Any] = {"classes": CLASSES}
   for split, count in zip(SPLITS, counts, strict=True):
     drawn = [scene(split, index, tuple(size), seed) for index in range(count)]

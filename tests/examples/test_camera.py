@@ -122,7 +122,8 @@ def test_a_program_that_loads_neither_jax_nor_leanax(model, tmp_path):
   assert loaded >= {"numpy", "PIL", "ai_edge_litert"} and last.endswith(" 0")
   assert not loaded & {"jax", "jaxlib", "flax", "leanax", "kd", "quant", "scipy", "ml_collections", "absl"}
   assert words[1] == "frames   4 sent, 4 computed, 0 dropped"
-  assert Image.open(tmp_path / "last.png").size == (32, 8)
+  with Image.open(tmp_path / "last.png") as picture:
+    assert picture.size == (32, 8)
 
 
 def refused(capsys, *given):
