@@ -48,6 +48,26 @@ def test_a_mask_is_exact():
   assert dark[0].mean() < 0.6 * pixels.mean()
 
 
+def test_dashes_move_along_the_road():
+  _, mask = scenes.draw(scenes.Scene(horizon=0.5, start=0.2), (8, 15), noise())  # fractions 0.2, 0.2, 0.6 and 0.91
+  assert list(mask[4:, 7]) == [scenes.MARKING, scenes.MARKING, scenes.ROAD, scenes.ROAD]
+
+
+def test_a_cabin_is_three_quarters_of_its_body():
+  _, mask = scenes.draw(scenes.Scene(vehicles=(scenes.Vehicle(0.0, 0.9, 1.0, (0, 0, 0)),)), (200, 400), noise())
+  rows = (mask == scenes.VEHICLE).sum(1)
+  half = 0.3 * 0.45 * 0.9 * 400
+  assert abs(rows.max() - 2 * half) <= 1 and abs(rows[rows > 0][0] - 1.5 * half) <= 1
+  assert abs((rows > 0).sum() - 1.5 * half) <= 1
+
+
+def test_noise_has_its_deviation():
+  one = scenes.Scene(horizon=0.5)
+  clean, noisy = (scenes.draw(one._replace(noise=n), (60, 80), noise())[0].astype(float) for n in (0.0, 10.0))
+  road = scenes.draw(one, (60, 80), noise())[1] == scenes.ROAD
+  assert abs((noisy - clean)[road].std() - 10) < 0.5
+
+
 def test_a_nearer_vehicle_hides_a_farther_one():
   near, far = scenes.Vehicle(0.0, 0.9, 1.0, (0, 0, 250)), scenes.Vehicle(0.0, 0.8, 1.0, (250, 0, 0))
   both = [scenes.draw(scenes.Scene(vehicles=order), (40, 80), noise())[0] for order in ((near, far), (far, near))]
