@@ -25,7 +25,7 @@ PRESETS = {
   "cpu": Preset(  # minutes on two cores
     (160, 320),
     (240, 24, 64),
-    (8, 12),
+    (8, 8),
     8,
     {"stem": 16, "widths": (32, 48, 64), "blocks": (1, 2, 2), "decoder": 32},
     {"stem": 8, "widths": (12, 16, 24), "blocks": (1, 2, 2), "decoder": 16},
