@@ -274,10 +274,10 @@ def efficientnet(result: dict[str, Any]) -> list[str]:
   head = ("file", "bytes", "CPU ms", "wall ms", f"{same}, CIFAR-10", "crops", "as the simulation", "smoke test")
   return [
     "The public weights, 224x224, batch 1, one thread, all files in turns. Ranges are of 64 pictures, rounded to",
-    f"nearest without training. {same.capitalize()} is that of the float network, on {result['pictures']:,} test pictures of",
-    "CIFAR-10 (from 32x32, which no class of ImageNet looks like) and on",
-    f"{smoke['crops']} crops of {smoke['pictures']} photographs; the smoke test is the number of these whose label is right",
-    f"({smoke['float']} for the network in JAX).",
+    f"nearest without training. {same.capitalize()} is that of the float network, on {result['pictures']:,} test",
+    "pictures of CIFAR-10 (from 32x32, which no class of ImageNet looks like) and on",
+    f"{smoke['crops']} crops of {smoke['pictures']} photographs; the smoke test is the number of these whose label is",
+    f"right ({smoke['float']} for the network in JAX).",
     "",
     *table(head, rows),
   ]
