@@ -101,7 +101,9 @@ def test_an_lstm_is_that_of_its_equations():
   np.testing.assert_allclose(runner.run(X), np.stack(made, 1), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name, turns", [("linen LSTMCell", 2), ("linen GRUCell", 3), ("lax.scan", 1)])
+@pytest.mark.parametrize(
+  "name, turns", [pytest.param("linen LSTMCell", 2, marks=pytest.mark.slow), ("linen GRUCell", 3), ("lax.scan", 1)]
+)
 def test_cells_of_8_bits_are_dense_layers_of_integers_among_floats(name, turns):
   """Each turn's part of the input has a grid of its own, in the file too."""
   (fn, v), x = CASES[name](), X[:, :turns] * np.geomspace(1, 9, turns, dtype=np.float32)[:, None]

@@ -225,6 +225,7 @@ def test_the_table_shows_every_file_and_what_fits():
   assert rows[0].split()[1:10] == ["900", "50.0", "µs", "25.0", "µs", "95.00", "%", "94.00", "%"]
 
 
+@pytest.mark.slow  # for time only
 def test_the_presets_are_experiments_and_the_tiny_one_can_be_prepared():
   config = loading.experiment(str(ROOT / "examples/phone/config.py:tiny"))
   assert config.run == ("teacher", "w2", "w2_int8", "w3", "w3_int8", "w4", "w4_int8")

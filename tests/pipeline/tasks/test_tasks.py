@@ -117,7 +117,11 @@ def test_a_mask_from_config_to_file(tmp_path):
   assert json.loads((tmp_path / "files" / "int8.json").read_text())["statistics"] == kept["statistics"]
 
 
-@pytest.mark.parametrize("task", ["halves", "places", "both", "waves", "tokens"])
+# The others, whose like docs/tasks.md runs, are slow for time only.
+SLOW = [pytest.param(task, marks=pytest.mark.slow) for task in ("halves", "places", "waves", "tokens")]
+
+
+@pytest.mark.parametrize("task", ["both", *SLOW])
 def test_other_tasks_from_config_to_file(tmp_path, task):
   config = experiment(task)
   result = compress(config, tmp_path)
