@@ -131,11 +131,10 @@ def main() -> None:
   wanted, simulated = answers("float", images), answers("int8", images)
   labelled = smoke()
   results: dict[str, Any] = {"pictures": len(images), "simulation_same_answer": float(np.mean(simulated == wanted))}
+  of_crops = np.zeros(0)
   if labelled:
-    results["smoke"] = {
-      "pictures": len(labelled[1]),
-      "float": int(np.sum(answers("float", labelled[0]) == labelled[1])),
-    }
+    right, of_crops = answers("float", labelled[0]) == labelled[1], answers("float", labelled[2])
+    results["smoke"] = {"pictures": len(labelled[1]), "float": int(np.sum(right)), "crops": len(labelled[2])}
   files = {}
   with tempfile.TemporaryDirectory() as folder:
     for kind, one in (("float", plain), ("int8", rounded)):

@@ -60,6 +60,7 @@ def test_terms_read_the_outputs_that_they_name(tmp_path):
   }
 
 
+@pytest.mark.slow  # for time only
 def test_the_saved_model_of_several_outputs_gives_the_logits(tmp_path):
   """A file, a quantized stage and stored logits are of the logits."""
   rows = compress(

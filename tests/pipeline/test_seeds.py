@@ -82,6 +82,7 @@ def test_a_stopped_run_of_several_seeds_resumes(tmp_path, monkeypatch):
   assert f"Ship {found['recommended']} of seed" in page and "Means over the seeds 0, 1" in text
 
 
+@pytest.mark.slow  # for time only
 def test_a_live_teacher_is_each_runs_own(tmp_path):
   changes = {"run": ("teacher", "distilled"), "stages__distilled__cache_teacher": False}
   compress_seeds(jobs.experiment(seeds=2, seeds_over="vmap", **changes), tmp_path / "live")

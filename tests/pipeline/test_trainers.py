@@ -111,6 +111,7 @@ def test_peers_of_several_seeds_train_together(tmp_path):
       np.testing.assert_allclose([v for _, v in norms_of(run, "alone")[key]], [v for _, v in series], rtol=1e-2)
 
 
+@pytest.mark.slow  # for time only
 def test_peers_may_be_quantized_and_sparse(tmp_path):
   changes = {
     "stages__alone__quant": {"rules": (("*", "w8a8 learned"),), "calibration_batches": 2},

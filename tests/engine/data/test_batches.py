@@ -96,6 +96,7 @@ ALL = Augment(
 )  # fmt: skip
 
 
+@pytest.mark.slow  # for time only
 def test_all_changes_together_are_a_function_of_the_step_alone():
   """On one device and four, and row by row: every integer is the same, and mixed pixels are close."""
   train = load("synthetic", shape=(6, 6, 3), train=50, classes=3).train
