@@ -13,6 +13,20 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 METHODS = {"leanax.core", "leanax.graph"}  # our packages that packages of methods may import; never each other
 
+# All of our packages: what programs may import.
+OURS = {
+  "leanax.core",
+  "leanax.graph",
+  "kd",
+  "quant",
+  "sparsity",
+  "lowrank",
+  "leanax.zoo",
+  "leanax.engine",
+  "leanax.deploy",
+  "leanax.pipeline",
+}
+
 # package: (what it may import of ours, third parties beside jax, numpy and jaxtyping)
 TABLE: dict[str, tuple[set[str], set[str]]] = {
   "leanax.core": (set(), set()),
@@ -47,33 +61,11 @@ TABLE: dict[str, tuple[set[str], set[str]]] = {
   ),
   "configs": (set(), {"ml_collections"}),
   "scripts": (
-    {
-      "leanax.core",
-      "leanax.graph",
-      "kd",
-      "quant",
-      "sparsity",
-      "lowrank",
-      "leanax.zoo",
-      "leanax.engine",
-      "leanax.deploy",
-      "leanax.pipeline",
-    },
+    OURS,
     {"absl", "ml_collections"},
   ),
   "examples": (
-    {
-      "leanax.core",
-      "leanax.graph",
-      "kd",
-      "quant",
-      "sparsity",
-      "lowrank",
-      "leanax.zoo",
-      "leanax.engine",
-      "leanax.deploy",
-      "leanax.pipeline",
-    },
+    OURS,
     {"absl", "ai_edge_litert", "flax", "ml_collections", "PIL"},
   ),
 }

@@ -1,9 +1,11 @@
 """A user's own code by import path, "package.module:name", and the line in which it fails."""
 
+import contextlib
 import importlib
 import os
 import re
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +48,17 @@ def found(spec: str, where: str, module: str = "") -> Any:
     choices = [n for n, value in vars(loaded).items() if callable(value) and not n.startswith("_")]
     raise unknown(f"name in module {given!r}", name, choices or ["(nothing callable)"])
   return getattr(loaded, name)
+
+
+@contextlib.contextmanager
+def failing(what: str) -> Iterator[None]:
+  """Turns what a user's code raises within into one sentence that names `what` and the user's line; UserErrors pass."""
+  try:
+    yield
+  except UserError:
+    raise
+  except Exception as error:  # the user's code may raise anything
+    raise UserError(f"{what} fails: {failure(error)}") from error
 
 
 def failure(error: Exception) -> str:

@@ -144,12 +144,8 @@ def own(spec: str, kind: str) -> Callable[..., Any]:
 
 def _called(spec: str, kind: str, kwargs: Mapping[str, Any], *positional: Any) -> Any:
   """Returns what a user's function gives; whatever it raises is one sentence with its own line."""
-  try:
+  with imports.failing(f"{kind} {spec!r}"):
     return call(f"{kind} {spec}", own(spec, kind), kwargs, *positional)
-  except UserError:
-    raise
-  except Exception as error:
-    raise UserError(f"{kind} {spec!r} fails: {imports.failure(error)}") from error
 
 
 def _schedule(given: experiment.Optimizer, updates: int) -> str | optax.Schedule:
@@ -160,10 +156,8 @@ def _schedule(given: experiment.Optimizer, updates: int) -> str | optax.Schedule
   rate = _called(spec, "schedule", given.schedule_kwargs, given.learning_rate, updates)
   if not callable(rate):
     raise UserError(f"schedule {spec!r} returns {type(rate).__name__}; expected a function of the step")
-  try:
+  with imports.failing(f"schedule {spec!r}"):
     shape = jax.eval_shape(rate, jax.ShapeDtypeStruct((), jnp.float32))
-  except Exception as error:  # the user's code may raise anything
-    raise UserError(f"schedule {spec!r} fails: {imports.failure(error)}") from error
   if getattr(shape, "shape", None) != ():
     raise UserError(f"schedule {spec!r} gives {shape} for a step; expected one number, the learning rate")
   return rate
@@ -193,11 +187,9 @@ def _method(given: experiment.Optimizer) -> str | Callable[..., optax.GradientTr
   def method(learning_rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
     tx = _called(given.name, "optimizer", given.kwargs, learning_rate)
     plain = optim.lenient(tx)
-    try:
+    with imports.failing(f"optimizer {given.name!r}"):
       state = jax.eval_shape(plain.init, TRIED)
       updates, after = jax.eval_shape(lambda g, s, p: plain.update(g, s, p, step=0), TRIED, state, TRIED)
-    except Exception as error:  # the user's code may raise anything
-      raise UserError(f"optimizer {given.name!r} fails: {imports.failure(error)}") from error
     if _kinds((updates, after)) != _kinds((TRIED, state)):
       raise UserError(
         f"optimizer {given.name!r} gives updates or a state of other shapes than it got; expected updates as the "

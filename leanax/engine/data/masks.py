@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from leanax.core import ranges
 from leanax.core.errors import UserError, unknown
 from leanax.engine.data.folder import SPLITS
-from leanax.engine.data.pictures import RESIZES, SUFFIXES, decode_image
+from leanax.engine.data.pictures import RESIZES, SUFFIXES, check_size, decode_image
 from leanax.engine.data.splits import Dataset, Split, hold_out, make_split
 from leanax.engine.data.stock import first_line
 
@@ -46,11 +45,7 @@ def load_masks(
   root = Path(argument).expanduser()
   if channels not in (1, 3):
     raise UserError(f"data.channels is {channels}; expected 1 (grey) or 3 (colour)")
-  if size is not None:
-    if not isinstance(size, Sequence) or isinstance(size, str) or len(size) != 2:
-      raise UserError(f"data.size is {size!r}; expected (height, width)")
-    for length in size:
-      ranges.check("data.size: height and width", length, ranges.whole(1))
+  check_size(size)
   if resize not in RESIZES:
     raise unknown("way of 'data.resize'", resize, RESIZES)
   found: dict[str, tuple[np.ndarray, np.ndarray]] = {}

@@ -32,10 +32,8 @@ def load_own(name: str, options: Mapping[str, Any], validation: int | float | No
   for key in options:
     if key not in parameters and not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
       raise unknown(f"option of data set {name!r}", key, parameters)
-  try:
+  with imports.failing(f"data set {name!r}"):
     found = fn(**options)
-  except Exception as error:  # the user's code may raise anything
-    raise UserError(f"data set {name!r} fails: {imports.failure(error)}") from error
   if isinstance(found, Dataset) and all(isinstance(split, Split) for split in found):
     if validation is not None:
       raise UserError(f"data set {name!r} has a validation split of its own, so data.validation must not be given")

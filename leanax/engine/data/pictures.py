@@ -20,11 +20,12 @@ refused.
 import io
 import struct
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
+from leanax.core import ranges
 from leanax.core.errors import UserError
 from leanax.engine.data.stock import first_line
 
@@ -55,6 +56,15 @@ def _pad(image: Any, size: tuple[int, int], method: int, fill: int = 0) -> Any:
 
 
 RESIZES: dict[str, Callable[..., Any]] = {"stretch": _stretch, "crop": _crop, "pad": _pad}
+
+
+def check_size(size: Sequence[int] | None) -> None:
+  """Refuses a size that is neither None nor (height, width) of whole numbers above 0."""
+  if size is not None:
+    if not isinstance(size, Sequence) or isinstance(size, str) or len(size) != 2:
+      raise UserError(f"data.size is {size!r}; expected (height, width)")
+    for length in size:
+      ranges.check("data.size: height and width", length, ranges.whole(1))
 
 
 def decode_image(

@@ -14,7 +14,7 @@ import numpy as np
 from leanax.core import ranges
 from leanax.core.errors import UserError, nearest, unknown
 from leanax.engine.data import decoded, folder, stock
-from leanax.engine.data.pictures import RESIZES
+from leanax.engine.data.pictures import RESIZES, check_size
 from leanax.engine.data.splits import Dataset, hold_out
 
 FEATURE_CLASS = ("pythonClassName", "python_class_name", "type")  # keys of features.json that name a class to import
@@ -270,11 +270,7 @@ def _splits(
   builder: Any, cache: Path, validation: int | float | None, size: tuple[int, int] | None, resize: str
 ) -> Dataset:
   """Reads train, validation and test of a prepared set; ids are numbered over all splits."""
-  if size is not None:
-    if not isinstance(size, Sequence) or isinstance(size, str) or len(size) != 2:
-      raise UserError(f"data.size is {size!r}; expected (height, width)")
-    for length in size:
-      ranges.check("data.size: height and width", length, ranges.whole(1))
+  check_size(size)
   if resize not in RESIZES:
     raise unknown("way in data.resize", resize, RESIZES)
   if size is None and resize != "stretch":
