@@ -90,3 +90,9 @@ def test_one_scale_by_its_name():
   assert graph.depthwise_batch_norms(graph.net(fn, v, x)).edits == ()  # no batch norm
   with pytest.raises(UserError, match="the variables lack 'bias', which a depthwise convolution reads"):
     net.infer(v, x)
+
+
+def test_a_scale_that_is_a_kernel_already_is_refused():
+  net = graph.net(lambda v, x: jnp.maximum(x * v["scale"], 0), {"scale": jnp.array([1.0, 2.0, 3.0])}, jnp.ones((1, 3)))
+  with pytest.raises(UserError, match="'scale' cannot be the kernel of a depthwise convolution"):
+    graph.depthwise(graph.depthwise(net, "scale"), "scale")
