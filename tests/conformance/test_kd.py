@@ -187,7 +187,7 @@ def test_shift_invariant(name):
 
 
 @every_loss
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
+@pytest.mark.parametrize("dtype", [pytest.param(jnp.bfloat16, marks=pytest.mark.slow), jnp.float16, jnp.float32])
 def test_finite_at_a_gap_of_ten_thousand(name, dtype):
   far = jnp.zeros((BATCH, CLASSES), dtype).at[:, 0].set(1e4)
 
@@ -267,7 +267,7 @@ def test_the_teacher_gets_exactly_no_gradient(name):
 
 
 @every_loss
-@pytest.mark.parametrize("left", [BATCH, 5])
+@pytest.mark.parametrize("left", [pytest.param(BATCH, marks=pytest.mark.slow), 5])
 def test_split_over_devices(name, left):
   """Four devices with a quarter of the batch each give the same as one with all of it: numbers, both gradients, states.
 

@@ -161,7 +161,7 @@ RECTIFIED = {
 }
 
 
-@pytest.mark.parametrize("setting", ["w8a8", "w8a8 learned"])
+@pytest.mark.parametrize("setting", [pytest.param("w8a8", marks=pytest.mark.slow), "w8a8 learned"])
 @pytest.mark.parametrize("kind", RECTIFIED)
 def test_a_relu_with_other_readers_is_simulated_as_the_runtime_computes_it(kind, setting):
   shapes = {"a": (3, 3, 4, 6), "b": (3, 3, 6, 6), "c": (3, 3, 4, 4), "e": (3, 3, 6, 6)}

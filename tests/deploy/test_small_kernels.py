@@ -34,7 +34,7 @@ def folded():
   return fn, variables, x
 
 
-@pytest.mark.parametrize("make", [conv, folded])
+@pytest.mark.parametrize("make", [pytest.param(conv, marks=pytest.mark.slow), folded])
 def test_the_bias_reaches_the_file(make):
   fn, variables, x = make()
   model = quantize(fn, "w8a8")

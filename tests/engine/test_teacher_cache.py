@@ -76,7 +76,9 @@ def files_of(path):
   return {file.name: file.read_bytes() for file in sorted(path.iterdir())}
 
 
-@pytest.mark.parametrize("spec", [STILL, SPEC, MIXED, CUT], ids=["still", "moved", "mixed", "cut"])
+@pytest.mark.parametrize(
+  "spec", [STILL, SPEC, MIXED, pytest.param(CUT, marks=pytest.mark.slow)], ids=["still", "moved", "mixed", "cut"]
+)
 def test_batches_get_the_teachers_own_bits(tmp_path, spec):
   logits_of = asker(logits_of=live(spec))
   cache = build(tmp_path, spec, logits_of=logits_of)

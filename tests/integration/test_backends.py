@@ -54,7 +54,7 @@ def made(module, shape):
 
 
 @pytest.mark.parametrize(
-  "make", [pytest.param(lenet300, marks=pytest.mark.slow), lenet5, pytest.param(resnet, marks=pytest.mark.slow), wide]
+  "make", [lenet300, pytest.param(lenet5, marks=pytest.mark.slow), pytest.param(resnet, marks=pytest.mark.slow), wide]
 )
 def test_codes_do_not_depend_on_how_float_products_are_rounded(make):
   fn, variables, x = make()

@@ -213,7 +213,9 @@ def test_a_second_run_in_another_directory_gives_the_same_bytes(job, tmp_path):
     assert (tmp_path / file).read_bytes() == (folder / file).read_bytes()
 
 
-@pytest.mark.parametrize(("name", "at"), [("teacher", 3), ("pruned", 7), ("int8", 11)])
+@pytest.mark.parametrize(
+  ("name", "at"), [("teacher", 3), pytest.param("pruned", 7, marks=pytest.mark.slow), ("int8", 11)]
+)
 def test_a_stopped_run_ends_as_the_uninterrupted_one(job, tmp_path, monkeypatch, name, at):
   folder, result = job
   copy_of_first(folder, tmp_path, jobs.STAGES.index(name))

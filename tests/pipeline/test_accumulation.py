@@ -17,7 +17,7 @@ from tests.integration import jobs
 SGD = {"name": "sgd", "learning_rate": 0.1}
 
 
-@pytest.mark.parametrize("parallel", ["jit", "pmap"])
+@pytest.mark.parametrize("parallel", [pytest.param("jit", marks=pytest.mark.slow), "pmap"])
 def test_masked_micro_batches_are_the_batch(tmp_path, parallel):
   masked = {"hard_labels": {"mask": "labelled"}, "hinton": {"weight": 0.5, "mask": "unlabelled"}}
   given = {

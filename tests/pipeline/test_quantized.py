@@ -107,7 +107,7 @@ def test_a_stopped_stage_resumes_as_if_uninterrupted(tmp_path):
   assert texts[0] == texts[1]
 
 
-@pytest.mark.parametrize("way", ["pmap", "shard_map"])
+@pytest.mark.parametrize("way", ["pmap", pytest.param("shard_map", marks=pytest.mark.slow)])
 def test_devices_round_at_random(tmp_path, way):
   """The noise of each device is its own, its gradient a part of the mean, and all hold the same parameters."""
   context = jobs.opened(tmp_path, **GIVEN, parallel=way, stages__alone__epochs=1)

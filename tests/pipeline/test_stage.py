@@ -78,7 +78,9 @@ REMEMBERS = {
 }
 
 
-@pytest.mark.parametrize("settings", [EVERYTHING, REMEMBERS], ids=["optimizer", "losses"])
+@pytest.mark.parametrize(
+  "settings", [pytest.param(EVERYTHING, id="optimizer", marks=pytest.mark.slow), pytest.param(REMEMBERS, id="losses")]
+)
 def test_a_stage_with_everything_in_its_state_resumes_as_if_uninterrupted(tmp_path, teacher, settings):
   whole, _ = distilled(tmp_path / "whole", teacher, **settings)
   with jobs.interrupted(9):

@@ -24,6 +24,7 @@ def test_a_norm_that_stays_is_trained_with_its_statistics(tmp_path):
   assert stats[0].shape == (6, 4) and (stats[0] != stats[1]).any()
 
 
+@pytest.mark.slow
 def test_a_stage_whose_teacher_is_folded_otherwise_is_prepared_again(tmp_path):
   """A teacher that was never trained has the same numbers in all rows."""
   stages = {

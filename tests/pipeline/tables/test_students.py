@@ -42,16 +42,14 @@ def test_a_table_of_students(tmp_path, monkeypatch):
     **jobs.EXPERIMENT["stages"],
     "without": {**jobs.EXPERIMENT["stages"]["distilled"], "examples": {"without": (2,)}},
   }
-  config = jobs.write(
-    tmp_path / "tiny.py", run=("teacher", "alone", "distilled", "without"), shared=("teacher",), stages=stages
-  )
+  config = jobs.write(tmp_path / "tiny.py", run=("teacher", "distilled", "without"), shared=("teacher",), stages=stages)
   part = reproduce.Part(str(config), "Tiny students", "distilled", "A note.")
   monkeypatch.setitem(reproduce.TABLES, "tiny", {"cpu": (part, part._replace(title="Again", against=""))})
   page = reproduce.reproduce("tiny", "cpu", 2, tmp_path / "out")
   table = json.loads((tmp_path / "out" / "table.json").read_text())["parts"][0]
   rows = {row["name"]: row for row in table["stages"]}
-  assert list(rows) == ["teacher", "alone", "distilled", "without"]
-  assert rows["teacher"]["accuracy"][0] == rows["teacher"]["accuracy"][1] and "agreement" not in rows["alone"]
+  assert list(rows) == ["teacher", "distilled", "without"]
+  assert rows["teacher"]["accuracy"][0] == rows["teacher"]["accuracy"][1] and "agreement" not in rows["teacher"]
   assert {"agreement", "agreement_5", "divergence", "calibration", "validation"} <= set(rows["distilled"])
   assert all(value == 1.0 for value in rows["distilled"]["agreement_5"])  # of four classes
   assert len(rows["without"]["matched"]) == 2 and np.all(np.array(rows["without"]["shift"]) > 0)
