@@ -1,6 +1,7 @@
 """Stages on a model whose norm is folded where its numbers are the same in all rows, and stays where they are not."""
 
 import jax
+import pytest
 
 from leanax.pipeline import stage
 from leanax.pipeline.stages import train
