@@ -96,6 +96,15 @@ class Ends:
           other = True
     return Uses(other, padded, frozenset(scans))
 
+  def undropped(self, value: int) -> list[int]:
+    """Returns a value, and what is made of it by moves and by what training alone has, such as dropout."""
+    found = [value]
+    for one in found:
+      for node, place in self._readers[one]:
+        if node is not None and node.primitive != "pad" and (self.hands_on(node) or self.passes(node, place)):
+          found.append(node.outputs[0])
+    return found
+
   def readers(self, value: int) -> list[tuple[Node, int]]:
     """Returns the nodes that read a value, and as which operand, besides statistics of the batch."""
     return [(node, place) for node, place in self._besides_statistics(value) if node is not None]

@@ -91,7 +91,8 @@ def _gates(
         continue  # nothing on a grid
       product = None
       if _at_same_place(analysis, value, analysis.value(other).base):
-        product = analysis.tensors.get(analysis.value(node.outputs[0]).base)
+        bases = (analysis.value(one).base for one in ends.undropped(node.outputs[0]))
+        product = next((analysis.tensors[one] for one in bases if one in analysis.tensors), None)
         if product is None or not _sigmoid_of(analysis, value, analysis.value(other).base):
           continue  # a function of one number
       function = gate(analysis, ends, value)

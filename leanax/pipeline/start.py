@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
 from leanax.core import imports, keys
 from leanax.core.errors import UserError
@@ -113,7 +114,10 @@ def check_model(name: str, config: Experiment, data: Dataset) -> Any:
       f"model {name!r}, {entry.name!r} with {recipe.kwargs}, cannot be called with images of {recipe.image}: "
       f"{imports.failure(error)}"
     ) from error
-  _check_outputs(f"model {name!r}, {entry.name!r},", outputs, data.train, config.data.name)
+  where = f"model {name!r}, {entry.name!r},"
+  _check_outputs(where, outputs, data.train, config.data.name)
+  for split in (data.train, data.validation, data.test):
+    _check_classes(where, outputs, split, _ignored(config))
   if entry.weights:
     loaded(entry, recipe, variables)
   return outputs
@@ -147,6 +151,35 @@ def _check_outputs(where: str, outputs: Any, split: Split, name: str) -> None:
         "output of that name"
       )
     _check_output(f"{where} in its output {key!r}", outputs[key], labels, (), name)
+
+
+def _check_classes(where: str, outputs: Any, split: Split, ignored: set[int]) -> None:
+  """Refuses labels of one of several outputs that are beyond its classes, which have no names to be counted by.
+
+  Args:
+    where: names the model.
+    outputs: as of `_check_outputs`.
+    split: of the data.
+    ignored: labels that are no classes.
+  """
+  for key, labels in split.labels.items() if isinstance(split.labels, Mapping) else ():
+    shape = outputs[key].shape
+    if labels.dtype.kind == "f" or (shape == (1, *labels.shape[1:]) and labels.ndim > 1):
+      continue  # numbers, or yes and no
+    beyond = np.argwhere((labels >= shape[-1]) & ~np.isin(labels, [*ignored]))
+    if beyond.size:
+      first = tuple(int(place) for place in beyond[0])
+      raise UserError(
+        f"{where} gives {shape[-1]} logits in its output {key!r}, and the example with id {split.ids[first[0]]} of "
+        f"{split.name!r} has the label {labels[first]}; expected labels from 0 to {shape[-1] - 1}, or below 0 for none"
+      )
+
+
+def _ignored(config: Experiment) -> set[int]:
+  """Returns the labels that a term or a metric of an experiment leaves out."""
+  terms = [term for stage in config.stages.values() for term in stage.objective.values()]
+  given = [one.get("ignore_label") for one in (*terms, *config.metrics) if isinstance(one, Mapping)]
+  return {label for label in given if isinstance(label, int)}
 
 
 def _check_output(where: str, output: Any, labels: Any, classes: Sequence[str], name: str) -> None:

@@ -111,6 +111,20 @@ def test_the_sigmoid_of_a_silu_is_rounded_where_a_file_multiplies_codes(fn, rule
   assert ("a:gate" in quant.quantize(fn, policy).plan(v, x).made) == rounded
 
 
+@pytest.mark.parametrize("drop", [lambda h: h, lambda h: h.reshape(2, 2, 3).reshape(4, 3)])
+def test_dropout_behind_a_silu_changes_no_grid(drop):
+  """A step of training has the grids of the file, in front of dropout as behind it."""
+  v, x = {"a": jnp.eye(3), "b": jnp.eye(3)}, jnp.ones((4, 3))
+
+  def fn(v, x, train):
+    h = nn.silu(x @ v["a"])
+    kept = jax.random.bernoulli(jax.random.key(0), 0.5, h.shape)
+    return drop(jnp.where(kept, h / 0.5, 0.0) if train else h) @ v["b"]
+
+  plans = [quant.quantize(lambda v, x, train=train: fn(v, x, train), "w8a8").plan(v, x) for train in (False, True)]
+  assert plans[0].tensors == plans[1].tensors and plans[0].made == plans[1].made == {"a:out#1", "a:gate"}
+
+
 def test_fixed_grids_are_of_eight_bits_and_the_rest_is_seen():
   fn, v, x = lambda v, x: nn.sigmoid(x @ v["a"]) @ v["b"], {"a": jnp.eye(3), "b": jnp.eye(3)}, normal(0, (4, 3))
   for setting, fixed in (("w8a8", True), ("w8a8 learned", True), ("w4a6", False), ("w8a8 percentile", True)):

@@ -54,6 +54,14 @@ WRITERS = {
 }
 
 
+def test_a_path_may_be_relative(tmp_path, monkeypatch):
+  tree = random_like(target())
+  write_orbax(tmp_path / "orbax", tree)
+  monkeypatch.chdir(tmp_path)
+  for path in ("orbax", "./orbax"):
+    jax.tree.map(np.testing.assert_array_equal, load(path, target()), tree)
+
+
 @pytest.mark.parametrize("kind", WRITERS)
 def test_formats(tmp_path, kind):
   tree = random_like(target())

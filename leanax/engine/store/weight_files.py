@@ -85,6 +85,7 @@ def _read_orbax(path: Path) -> Arrays:
   """Reads a directory with one tree, or a step with several items, one of them a tree of arrays."""
   import orbax.checkpoint as ocp
 
+  path = path.absolute()  # Orbax takes no other
   trees = [p for p in (path, *sorted(path.iterdir())) if (p / "_METADATA").exists()]
   if len(trees) != 1:
     raise UserError(f"{path}: expected a directory with one tree that Orbax wrote, found {len(trees)}")

@@ -52,9 +52,10 @@ def places(constant=False):
   return splits(make)
 
 
-def both():
+def both(beyond=0):
   def make(count, seed):
     images, masks, corners = drawn(count, seed)
+    masks[3, 2, 1] = beyond or masks[3, 2, 1]
     return images, {"mask": masks, "place": corners}
 
   return splits(make)

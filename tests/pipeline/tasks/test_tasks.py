@@ -243,6 +243,7 @@ def test_several_seeds_have_one_report(tmp_path):
     ("both", {"metrics": ({"name": "mae", "output": "plaec"},)}, "'plaec'; did you mean 'place'"),
     ("both", {"models__student__output": "mask"}, "expected no 'output', as all are kept"),
     ("both", {"models__student__name": "own_tasks:Masks"}, "has one output, an array; expected a dict of outputs"),
+    ("both", {"data__kwargs": {"beyond": 2}}, r"gives 2 logits in its output 'mask', .* id 3 of 'own_tasks:both"),
     ("waves", {"stages__float__augment": {"flip": True}}, "augment.flip is True, a change of pictures, and the inputs"),
     ("tokens", {"preprocess": {"scale": 0.5}}, "'preprocess' is given, and the inputs are whole numbers"),
   ],
