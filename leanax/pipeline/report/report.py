@@ -142,6 +142,8 @@ def _tiles(rows: Sequence[tables.Row], found: Mapping[str, Any], measure: measur
   for key, less, more in RATIOS:
     pair = _both(rows, key)
     if pair and all(pair):
+      if key == "latency_us" and found and faster is None:  # measured in one round
+        continue
       ratio = faster if key == "latency_us" and faster else pair[0] / pair[1]
       if key == "latency_us" and faster == 1:
         tiles.append(("≈1×", "as fast in the runtime, within noise"))
