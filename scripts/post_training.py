@@ -18,7 +18,7 @@ _MODEL = flags.DEFINE_string(
   "model", None, "The import path of the model, such as my.nets:Net or my.nets:Net(width=32).", required=True
 )
 _WEIGHTS = flags.DEFINE_string(
-  "weights", None, "Weights: .safetensors, .msgpack, .pth, Orbax's directory.", required=True
+  "weights", None, "The trained weights: a .safetensors, .msgpack or .pth file, or an Orbax directory.", required=True
 )
 _ENTRY = flags.DEFINE_string("entry", "", "The part of the file that holds the weights, where several do, such as ema.")
 _DATA = flags.DEFINE_string("data", None, "The data set, such as folder:photos or tfds:mnist.", required=True)
