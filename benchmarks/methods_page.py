@@ -30,7 +30,7 @@ source are from the method's file, which also has the equations and the differen
 
 "configs" are the files of `configs/` that use the method without changes, "tables" those of `docs/results`, with seeds,
 intervals and the command. **unproven** means that no table shows its effect on a student yet; its test compares it with
-its paper.
+its paper. Metrics are listed in [tasks.md](tasks.md#metrics).
 """
 OF_LOSSES = """
 The marks of a loss, with its default arguments:

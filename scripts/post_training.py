@@ -20,6 +20,7 @@ _MODEL = flags.DEFINE_string(
 _WEIGHTS = flags.DEFINE_string(
   "weights", None, "The trained weights: a .safetensors, .msgpack or .pth file, or an Orbax directory.", required=True
 )
+_ENTRY = flags.DEFINE_string("entry", "", "The part of the file that holds the weights, where several do, such as ema.")
 _DATA = flags.DEFINE_string("data", None, "The data set, such as folder:photos or tfds:mnist.", required=True)
 _OUT = flags.DEFINE_multi_string("out", None, "A file to write, such as net.tflite; may be given again.", required=True)
 _QUANT = flags.DEFINE_string("quant", "w8a8", "The widths of weights and activations, such as w8a8, w4a8 or w8.")
@@ -27,9 +28,7 @@ _WORKDIR = flags.DEFINE_string("workdir", "", "The directory of the report; by d
 _SIZE = flags.DEFINE_list("size", [], "Height and width to resize pictures to, such as 64,64.")
 _RESIZE = flags.DEFINE_enum("resize", "", ["", "stretch", "crop", "pad"], "The way to that size; by default stretch.")
 _CHANNELS = flags.DEFINE_integer("channels", None, "Of pictures in folders: 1 for grey, 3 for colour.")
-_CLASSES = flags.DEFINE_list(
-  "classes", [], "Of pictures in folders: the classes in the order of the model's outputs; by default the alphabet's."
-)
+_CLASSES = flags.DEFINE_list("classes", [], "Of folders: the classes in the outputs' order; by default the alphabet's.")
 _SCALE = flags.DEFINE_float("scale", 1 / 255, "Inputs are (pixel * scale - mean) / std.")
 _MEAN = flags.DEFINE_list("mean", ["0"], "See --scale; one number, or one per channel.")
 _STD = flags.DEFINE_list("std", ["1"], "See --scale; one number, or one per channel.")
@@ -65,6 +64,7 @@ def main() -> None:
     preprocess={"scale": _SCALE.value, "mean": post_training.numbers(_MEAN), "std": post_training.numbers(_STD)},
     calibration_batches=_BATCHES.value,
     batch_size=_BATCH.value,
+    entry=_ENTRY.value,
   )
   folder = _WORKDIR.value or f"{_OUT.value[0].rpartition('.')[0]}_report"
   result = post_training.run(config, folder, _OUT.value, ends)

@@ -195,7 +195,10 @@ def test_the_loss_of_the_readme_passes_the_battery(gap, monkeypatch):
 def _run(test, name):
   """A check of one loss, with all the values of its other parameters."""
   marks = [mark.args for mark in test.pytestmark if mark.name == "parametrize" and mark.args[0] != "name"]
-  for values in itertools.product(*(values for _, values in marks)):
+  plain = [
+    [value.values[0] if isinstance(value, type(pytest.param())) else value for value in each] for _, each in marks
+  ]
+  for values in itertools.product(*plain):
     test(name, **{key: value for (key, _), value in zip(marks, values, strict=True)})
   return True
 

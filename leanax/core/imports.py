@@ -4,6 +4,7 @@ import contextlib
 import importlib
 import os
 import re
+import sys
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 from leanax.core.errors import UserError, unknown
 
+OURS = tuple(str(Path(__file__).parents[2] / name) + os.sep for name in ("leanax", "kd", "quant", "sparsity"))
 INSTALLED = ("site-packages", "dist-packages", str(Path(os.__file__).parent), "<")
 
 
@@ -38,7 +40,9 @@ def found(spec: str, where: str, module: str = "") -> Any:
     loaded = importlib.import_module(module)
   except ModuleNotFoundError as error:
     if error.name and (module + ".").startswith(error.name + "."):
-      raise UserError(f"{where}: there is no module {error.name!r} on the Python path") from error
+      raise UserError(
+        f"{where}: there is no module {error.name!r} on the Python path{_searched(error.name, spec)}"
+      ) from error
     raise UserError(f"{where}: module {module!r} needs {error.name!r}, which is not installed") from error
   except (ImportError, SyntaxError) as error:
     raise UserError(f"{where}: importing {module!r} failed: {error}") from error
@@ -48,6 +52,16 @@ def found(spec: str, where: str, module: str = "") -> Any:
     choices = [n for n, value in vars(loaded).items() if callable(value) and not n.startswith("_")]
     raise unknown(f"name in module {given!r}", name, choices or ["(nothing callable)"])
   return getattr(loaded, name)
+
+
+def _searched(missing: str, spec: str) -> str:
+  """Returns where a module is expected; "" inside of a package that is there."""
+  if missing.rpartition(".")[0] in sys.modules or not spec.startswith(missing):
+    return ""
+  started = Path.cwd()
+  here = f"in {started}, where the program runs, or " if {"", str(started)} & {*sys.path} else ""
+  module = missing.partition(".")[0]
+  return f"; expected {module}.py, or a folder of that name, {here}in a folder that PYTHONPATH names"
 
 
 @contextlib.contextmanager
@@ -62,8 +76,9 @@ def failing(what: str) -> Iterator[None]:
 
 
 def failure(error: Exception) -> str:
-  """Returns what a user's code raised, in a sentence, with the innermost line of the user's code, or of ours."""
-  return f"{type(error).__name__}: {first_line(error)}{line_of(error)}"
+  """Returns what a user's code raised, in a sentence, with the line of `line_of`; of a UserError the sentence alone."""
+  kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+  return f"{kind}{first_line(error)}{line_of(error)}"
 
 
 def first_line(error: Exception) -> str:
@@ -72,7 +87,12 @@ def first_line(error: Exception) -> str:
 
 
 def line_of(error: Exception) -> str:
-  """Returns the innermost line of the user's code, or of ours, as " (file:line)"; "" where there is none."""
+  """Returns the innermost line of the user's code as " (file:line)"; "" where there is none.
+
+  Without one it is ours, except that of a UserError, which says what the user did.
+  """
   frames = traceback.extract_tb(error.__traceback__)
-  own = [frame for frame in frames if not any(part in frame.filename for part in INSTALLED)]
+  found = [frame for frame in frames if not any(part in frame.filename for part in INSTALLED)]
+  own = [frame for frame in found if not frame.filename.startswith(OURS)]
+  own = own or ([] if isinstance(error, UserError) else found)
   return f" ({own[-1].filename}:{own[-1].lineno})" if own else ""

@@ -13,7 +13,7 @@ from leanax import deploy
 from leanax.deploy import Latency, Runner
 from leanax.pipeline import energy
 from leanax.pipeline.environment import environment
-from leanax.pipeline.tables.tables import ABSENT, AS_FAST, interval, joules, microseconds, size, times
+from leanax.pipeline.tables.tables import ABSENT, AS_FAST, TOO_FEW, interval, joules, microseconds, size, times
 
 NOISE = 0.05  # the share below which a difference of two latencies is not one, however steady it was in one process
 
@@ -45,11 +45,12 @@ def benchmark(
     runs: calls per round.
 
   Returns:
-    {"environment", "models": [{"name", "bytes", "threads", "wall_us", "wall_min_us", "cpu_us", "ratio", "as_fast",
-    "peak_bytes"}]}: the median over the rounds of the round's median wall time, the least wall time, the least process
-    CPU time, the median of the paired ratios to the first row (2 is twice as fast), the rows that it cannot be told
-    from, and the memory that a process takes at most for the runtime, the file and one inference (None where it cannot
-    be measured). "joules" is there where the processor counts them, and "no_joules", which says why not, elsewhere.
+    {"environment", "models": [{"name", "bytes", "threads", "wall_us", "wall_min_us", "cpu_us", "rounds", "ratio",
+    "as_fast", "peak_bytes"}]}: the median over the rounds of the round's median wall time, the least wall time, the
+    least process CPU time, the rounds, the median of the paired ratios to the first row (2 is twice as fast), the rows
+    that it cannot be told from, and the memory that a process takes at most for the runtime, the file and one inference
+    (None where it cannot be measured). "joules" is there where the processor counts them, and "no_joules", which says
+    why not, elsewhere.
   """
   names = {file: Path(file).name for file in files}
   names = {file: name if [*names.values()].count(name) == 1 else file for file, name in names.items()}
@@ -66,6 +67,7 @@ def benchmark(
       "wall_us": found[key]["wall_median"],
       "wall_min_us": found[key]["wall_min"],
       "cpu_us": found[key]["cpu_min"],
+      "rounds": rounds,
       "ratio": float(np.median(base / np.array(found[key]["rounds"]))),
       "as_fast": found[key]["as_fast"],
       "peak_bytes": memory[key],
@@ -181,8 +183,10 @@ def table(result: dict[str, Any]) -> str:
     cells += [microseconds(row[key]) for key in ("wall_us", "wall_min_us", "cpu_us")]
     cells += [size(row["peak_bytes"]) if row.get("peak_bytes") else ABSENT] if "peak memory" in measured else []
     cells += [joules(row["joules"])] if "energy" in measured else []
-    words = ABSENT if row is rows[0] else AS_FAST if first in row["as_fast"] else times(row["ratio"])
-    lines.append([*cells, words, ", ".join(row["as_fast"]) or ABSENT])
+    speed = AS_FAST if first in row["as_fast"] else times(row["ratio"])
+    words = ABSENT if row is rows[0] else TOO_FEW if row["rounds"] < 2 else speed
+    same = row["as_fast"] if row["rounds"] > 1 else []
+    lines.append([*cells, words, ", ".join(same) or ABSENT])
   widths = [max(len(line[place]) for line in lines) for place in range(len(lines[0]))]
   left = (0, len(widths) - 1)
   text = [

@@ -259,9 +259,12 @@ def check_masks(objective: kd.Weighted, split: Split) -> None:
     several = len(split.classes) > 1 and labels.ndim > 1  # 0 and 1 of a single output are no classes
     other = labelled & (labels >= len(split.classes)) if several else np.zeros(1, bool)
     if other.any() and (first := labels[other][0]) != term.ignore_label:
+      count, row = int(np.sum(other)), int(np.argwhere(other)[0, 0])
       raise UserError(
-        f"the term {term.name!r} reads labels of {len(split.classes)} classes, and {np.sum(other)} positions have the "
-        f'label {first}; expected "ignore_label": {first}'
+        f"the term {term.name!r} reads labels from 0 to {len(split.classes) - 1}, and {count:,} "
+        f"position{'s have' if count != 1 else ' has'} the label {first}, which is no class: first in example {row} of "
+        f"{split.name!r}, counted from 0; expected labels of classes, or more classes; where it says that "
+        f'there is no class, "ignore_label": {first}'
       )
 
 

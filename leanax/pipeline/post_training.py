@@ -95,6 +95,7 @@ def config(
   preprocess: Mapping[str, Any] | None = None,
   calibration_batches: int = 8,
   batch_size: int = 64,
+  entry: str = "",
 ) -> Experiment:
   """Returns the experiment that the command runs.
 
@@ -110,6 +111,7 @@ def config(
     preprocess: keys of `experiment.Preprocess` that are not the defaults.
     calibration_batches: training batches that give the ranges of activations.
     batch_size: of them.
+    entry: the part of the file that holds the weights; "" where one alone does.
 
   Raises:
     UserError: a value that its key of a config does not take.
@@ -124,7 +126,7 @@ def config(
     "name": f"{path.rpartition(':')[2]}, {setting}",
     "data": {"name": data, "limit": limit, "kwargs": {k: v for k, v in (data_kwargs or {}).items() if v is not None}},
     "preprocess": dict(preprocess or {}),
-    "models": {"student": {"name": path, "kwargs": dict(kwargs), "weights": weights}},
+    "models": {"student": {"name": path, "kwargs": dict(kwargs), "weights": weights, "entry": entry}},
     "stages": {
       FLOAT: {"kind": "pretrained", **files},
       QUANTIZED: {"kind": "post_training", "start": FLOAT, "batch_size": batch_size, "quant": rounded, **files},

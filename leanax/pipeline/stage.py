@@ -9,10 +9,11 @@ import jax
 
 from leanax.core.errors import UserError, unknown
 from leanax.engine.data import Dataset
+from leanax.engine.store import weight_files
 from leanax.pipeline import build, exporting, fitting, job, judging, start
 from leanax.pipeline import trained as models
 from leanax.pipeline.config import references
-from leanax.pipeline.config.experiment import Experiment, described, model_code, needs
+from leanax.pipeline.config.experiment import Experiment, described, model_code, needs, starts_from_file
 from leanax.pipeline.job import Context, Job, model_file
 from leanax.pipeline.trained import Trained
 
@@ -23,7 +24,7 @@ def check(config: Experiment) -> None:
   """Refuses what the config alone shows, of its keys, its models and all of its stages; no data is read.
 
   Raises:
-    UserError: names the key.
+    UserError: names the key, or a file of weights that is not there.
   """
   references.check(config)
   exporting.check_keys(config)
@@ -32,6 +33,18 @@ def check(config: Experiment) -> None:
     build.check_model_name(name, entry)
   for name in config.run:
     kind_of(config.stages[name].kind).check(name, config)
+    _check_weights(name, config)
+
+
+def _check_weights(name: str, config: Experiment) -> None:
+  """Refuses a stage whose files of weights are not there, or of a kind that is not read; their content is not read."""
+  stage = config.stages[name]
+  for path in (config.models[stage.model].weights, stage.start if starts_from_file(stage) else ""):
+    try:
+      if path:
+        weight_files.reader(path)
+    except UserError as error:
+      raise UserError(f"stage {name!r}: {error}") from error
 
 
 def prepare(config: Experiment, data: Dataset) -> dict[str, Job]:

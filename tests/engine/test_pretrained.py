@@ -168,6 +168,12 @@ def test_files_that_cannot_be_read(tmp_path):
   (tmp_path / "folder").mkdir()
   with pytest.raises(UserError, match="expected a directory with one tree that Orbax wrote, found 0"):
     read(tmp_path / "folder")
+  for step in ("9", "10", "11.orbax-checkpoint-tmp-0"):
+    (tmp_path / "folder" / step / "default").mkdir(parents=True)
+    (tmp_path / "folder" / step / "default" / "_METADATA").touch()
+  (tmp_path / "folder" / "12").mkdir()
+  with pytest.raises(UserError, match=r"Orbax wrote, found 0; its newest step is .*/folder/10$"):
+    read(tmp_path / "folder")
   safetensors.numpy.save_file({}, tmp_path / "empty.safetensors")
   with pytest.raises(UserError, match="holds no arrays"):
     read(tmp_path / "empty.safetensors")

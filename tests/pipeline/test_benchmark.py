@@ -42,6 +42,11 @@ def test_ratios_are_paired_within_a_round(timed):
   assert other.endswith("within noise  8-80-8") and machine.endswith(f"{result['environment']['cores']} cores")
 
 
+def test_of_one_round_no_speed_is_told(timed):
+  line = benchmark.table(benchmark.benchmark(["8", "4"], rounds=1)).splitlines()[2]
+  assert line.endswith("measured in one round, too few to tell  –")
+
+
 def test_numbers_of_threads_take_turns(timed):
   result = benchmark.benchmark(["8-8.1-8", "20-20-20.1"], threads=(1, 2), rounds=3)
   assert [(row["name"], row["threads"]) for row in result["models"]] == [

@@ -79,6 +79,7 @@ def test_the_program_writes_the_files_and_a_report(weights, tmp_path):
     ({"setting": "w8q8"}, "--quant=w8q8: quantization setting 'w8q8'"),
     ({"weights": "nothing.safetensors"}, "there are no weights at nothing.safetensors"),
     ({"kwargs": {"widths": (8,)}}, "'Dense_0/bias' has shape \\(16,\\); the model's has \\(8,\\)"),
+    ({"entry": "ema"}, "has no entry 'ema'; it has 'Dense_0', 'Dense_1'"),
     ({"calibration_batches": 0}, "'stages.quantized.quant.calibration_batches' is 0"),
   ],
 )
@@ -87,6 +88,14 @@ def test_a_mistake_is_one_sentence_and_leaves_no_directory(weights, tmp_path, ch
   with pytest.raises(UserError, match=sentence):
     post_training.run(post_training.config(**given), tmp_path / "run", [], {"input": "", "output": ""})
   assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["nothing.safetensors", "net.h5"])
+def test_a_file_of_weights_is_missed_before_data_are_read(tmp_path, monkeypatch, name):
+  (tmp_path / "net.h5").touch()
+  config = post_training.config("zoo.mlp:MLP", {}, str(tmp_path / name), "folder:nowhere")
+  with pytest.raises(UserError, match="there are no weights at|expected weights as .safetensors"):
+    post_training.run(config, tmp_path / "run", [], {})
 
 
 @pytest.mark.parametrize(

@@ -141,7 +141,9 @@ def test_keys_of_weights_need_weights(tmp_path):
     ("float", "config key 'stages.given.start' names stage 'float'; expected none, as it is the first"),
   ],
 )
-def test_a_start_that_is_not_there(tmp_path, start, says):
+def test_a_start_that_is_not_there(tmp_path, monkeypatch, start, says):
+  """It is said before data are read."""
+  monkeypatch.setattr("leanax.pipeline.build.dataset", None)
   refused(tmp_path / "run", says, stages={"given": {**GIVEN, "start": start}})
 
 

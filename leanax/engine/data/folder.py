@@ -96,8 +96,13 @@ def _of_classes(folder: Path, classes: list[Path]) -> Classes:
       raise UserError(f"{str(entry)!r}: is the name of a class; expected one without blanks around it; rename it")
   found = {entry.name: list(_images(entry, (entry.resolve(),))) for entry in classes}
   empty = [name for name, files in found.items() if not files]
-  if empty or not found:
-    raise UserError(f"{folder / (empty or ['CLASS'])[0]}: expected files that end in {', '.join(SUFFIXES)}")
+  if empty:
+    raise UserError(
+      f"{folder / empty[0]}: the class is empty; expected images, files that end in {', '.join(SUFFIXES)}, or no such "
+      "folder"
+    )
+  if not found:
+    raise UserError(f"{folder / 'CLASS'}: expected files that end in {', '.join(SUFFIXES)}")
   return found
 
 

@@ -172,8 +172,9 @@ def _misshaped(path: Path, values: Mapping[str, tuple[str, np.ndarray]], flat: M
   more = f", and {len(other) - 1} more differ" if len(other) > 1 else ""
   head = other[0].rpartition("/")[0]
   return [
-    f"{path}: {called} has shape {array.shape}; the model's has {tuple(flat[other[0]].shape)}{more}; where it is a new "
-    f"head, keep=('{head}/*',), in a config the model's key 'new', leaves it fresh"
+    f"{path}: {called} has shape {array.shape}; the model's has {tuple(flat[other[0]].shape)}{more}; expected the "
+    f"keywords of the model that was trained; a head that is new, and will be trained, stays fresh by "
+    f"keep=('{head}/*',), in a config by the model's key 'new'"
   ]
 
 

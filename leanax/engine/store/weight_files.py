@@ -1,5 +1,6 @@
 """Arrays of files of weights by name: safetensors, msgpack, PyTorch's, and directories that Orbax wrote."""
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,15 +27,24 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
 def arrays(path: str | Path) -> Arrays:
   """Does the same, with a reason in place of each tensor that is no plain one."""
   path = Path(path)
-  if not path.exists():
-    raise UserError(f"there are no weights at {path}")
-  reader = _read_orbax if path.is_dir() else READERS.get(path.suffix)
-  if reader is None:
-    raise UserError(f"{path}: expected weights as {', '.join(READERS)} or a directory that Orbax wrote")
-  found = reader(path)
+  found = reader(path)(path)
   if not found:
     raise UserError(f"{path} holds no arrays")
   return dict(sorted(found.items()))
+
+
+def reader(path: str | Path) -> Callable[[Path], Arrays]:
+  """Returns what reads a file or directory of weights, by its suffix; nothing is read yet.
+
+  Raises:
+    UserError: there is no such file, or its format is not supported.
+  """
+  path = Path(path)
+  if not path.exists():
+    raise UserError(f"there are no weights at {path}")
+  if not path.is_dir() and path.suffix not in READERS:
+    raise UserError(f"{path}: expected weights as {', '.join(READERS)} or a directory that Orbax wrote")
+  return _read_orbax if path.is_dir() else READERS[path.suffix]
 
 
 def refuse(array: np.ndarray | Unread, name: str, path: str | Path) -> np.ndarray:
@@ -88,7 +98,7 @@ def _read_orbax(path: Path) -> Arrays:
   path = path.absolute()  # Orbax takes no other
   trees = [p for p in (path, *sorted(path.iterdir())) if (p / "_METADATA").exists()]
   if len(trees) != 1:
-    raise UserError(f"{path}: expected a directory with one tree that Orbax wrote, found {len(trees)}")
+    raise UserError(f"{path}: expected a directory with one tree that Orbax wrote, found {len(trees)}{_newest(path)}")
   try:
     with ocp.PyTreeCheckpointer() as checkpointer:
       metadata = checkpointer.metadata(trees[0]).item_metadata
@@ -97,6 +107,13 @@ def _read_orbax(path: Path) -> Arrays:
   except Exception as error:  # a damaged file may raise anything
     raise UserError(f"{path} cannot be read by Orbax; is it damaged?") from error
   return _of_tree(tree)
+
+
+def _newest(path: Path) -> str:
+  """Returns which folder of a CheckpointManager's directory holds its newest step, in words; "" without one."""
+  steps = {int(found[0]): each for each in path.iterdir() if (found := re.findall(r"^(?:\w*_)?(\d+)$", each.name))}
+  steps = {number: each for number, each in steps.items() if any(each.rglob("_METADATA"))}
+  return f"; its newest step is {steps[max(steps)]}" if steps else ""
 
 
 def _of_tree(tree: Any) -> Arrays:

@@ -43,7 +43,7 @@ def agreement(given: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarra
   Returns:
     "agreement", the share of examples of the same class; "answers_agree", the share of the answers where an example has
     several; "difference", of numbers: mean |given - reference| over the standard deviation of the reference, or over 1
-    where that is 0, the mean over the outputs.
+    where that is 0, the mean over the outputs that are numbers.
   """
   classes = {name: np.asarray(x) for name, x in given.items() if not np.issubdtype(np.asarray(x).dtype, np.floating)}
   numbers = [np.asarray(x) for name, x in given.items() if name not in classes]

@@ -40,10 +40,10 @@ def joint(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
   Returns:
     {"title", "command", "examples", "metrics", "config", "environment", "seeds", "rows": [{"name", figure: [per
-    seed]}], "files": [{"name", "stage", "bytes", the metric, "lost", "wall_us", "ratio": each per seed}], "against",
-    "most_lost", "recommended", "ship": {"seed", "file", "snippet"}, "curves": means, "classes": sums, "layers",
-    "layers_latency", "narrow": of the file to ship, "failures": [{"name", "export"}] of stages that lack a file}. Files
-    are those that every seed has; without one "files" is empty.
+    seed]}], "files": [{"name", "stage", "bytes", the metric, "lost", "wall_us", "cpu_us", "ratio": each per seed}],
+    "against", "most_lost", "recommended", "ship": {"seed", "file", "snippet"}, "curves": means, "classes": sums,
+    "layers", "layers_latency", "narrow": of the file to ship, "failures": [{"name", "export"}] of stages that lack a
+    file}. Files are those that every seed has; without one "files" is empty.
   """
   first = results[0]
   kept = {key: first[key] for key in ("title", "command", "examples", "environment", "metrics") if key in first}
@@ -98,6 +98,7 @@ def _files(results: Sequence[Mapping[str, Any]], measure: measures.Measure) -> l
         measure["name"]: [file[measure["name"]] for file in same],
         "lost": [file["lost"]["points"] for file in same],
         "wall_us": [file["latency"]["wall_median"] for file in same if file.get("latency")],
+        "cpu_us": [file["latency"]["cpu_min"] for file in same if file.get("latency")],
         "ratio": [ratio for pair in zip(same, firsts, strict=True) if (ratio := shipping.ratio(*pair))],
       }
     )

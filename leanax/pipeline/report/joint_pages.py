@@ -51,6 +51,7 @@ def sentence(found: Mapping[str, Any]) -> str:
     words = speed(best) if best is not first else ""
     said = f" ({f'{words} as fast as' if words == AS_FAST else f'{words} than'} {first['name']})" if words else ""
     text += f". It takes {microseconds(statistics.median(best['wall_us']))} for one example on one thread{said}"
+    text += shipping.busy(statistics.median(best["wall_us"]), statistics.median(best["cpu_us"]))
   return f"{text}."
 
 

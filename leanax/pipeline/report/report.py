@@ -141,7 +141,7 @@ def _tiles(rows: Sequence[tables.Row], found: Mapping[str, Any], measure: measur
   faster = shipping.ratio(shipping.chosen(found), found["files"][0]) if found else None  # paired, as in the sentence
   for key, less, more in RATIOS:
     pair = _both(rows, key)
-    if pair and all(pair):
+    if pair and all(pair) and (key != "latency_us" or faster or not found):  # of one round there is no speed
       ratio = faster if key == "latency_us" and faster else pair[0] / pair[1]
       if key == "latency_us" and faster == 1:
         tiles.append(("≈1×", "as fast in the runtime, within noise"))

@@ -17,15 +17,21 @@ from leanax.pipeline import energy
 from leanax.pipeline.report.snippet import snippet
 from leanax.pipeline.tables import measures
 from leanax.pipeline.tables.measures import ACCURACY, Measure
-from leanax.pipeline.tables.tables import ABSENT, AS_FAST, joules, microseconds, size, times
+from leanax.pipeline.tables.tables import ABSENT, AS_FAST, TOO_FEW, joules, microseconds, size, times
 
 if TYPE_CHECKING:
   from leanax.engine.metrics import Metric
 
 NOT_SHOWN = "not shown"  # of a loss that is small as measured, with an interval that reaches beyond the limit
 TIMED = (
-  "Times are of one example on one thread, of all files in turns in one benchmark; two files are within noise where "
-  "the 95 % interval of their ratio over the rounds holds 1, or where they are less than 5 % apart."
+  "Times are of one example on one thread, of all files in turns in one benchmark. A speed is the median of the ratios "
+  "within each round, which need not be the ratio of the median times; two files are within noise where the 95 % "
+  "interval of their ratio over the rounds holds 1, or where they are less than 5 % apart."
+)
+BUSY = 2  # times its CPU time that a file takes on one thread where other programs have the processor
+ERRORS = (
+  "± is 1.96 standard errors of the difference on the same examples, by leaving out one at a time; of shares of "
+  "examples with half an example added to each of four cases (both files right, either, none)."
 )
 
 COMPRESSED = "Compressed sizes are those of zlib at level 9."
@@ -152,8 +158,8 @@ def chosen(found: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def ratio(one: Mapping[str, Any], other: Mapping[str, Any]) -> float | None:
-  """Returns how many times as fast as another file one is, 1 within noise; None where one was not measured."""
-  if not one.get("latency") or not other.get("latency"):
+  """Returns how many times as fast as another file one is, 1 within noise; None where one was not measured, or once."""
+  if not one.get("latency") or not other.get("latency") or _is_once(one):
     return None
   if other["name"] in one["latency"]["as_fast"]:
     return 1.0
@@ -161,8 +167,22 @@ def ratio(one: Mapping[str, Any], other: Mapping[str, Any]) -> float | None:
   return statistics.median(theirs / own for theirs, own in rounds)
 
 
+def _is_once(one: Mapping[str, Any]) -> bool:
+  """Returns whether a file was measured in a single round, which shows no noise."""
+  return len(one["latency"]["rounds"]) < 2
+
+
+def busy(wall: float, cpu: float) -> str:
+  """Returns a sentence where a file waited for the processor, from microseconds on one thread; else ""."""
+  if not 0 < BUSY * cpu <= wall:
+    return ""
+  return f". The machine was busy: the CPU time of one example is {microseconds(cpu)}"
+
+
 def speed(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
   """Returns how fast a file is beside another one, such as "1.7x slower"; "" where one was not measured."""
+  if one.get("latency") and other.get("latency") and _is_once(one):
+    return TOO_FEW
   found = ratio(one, other)
   return "" if found is None else AS_FAST if found == 1 else times(found)
 
@@ -197,15 +217,18 @@ def sentence(found: Mapping[str, Any], examples: int = 0) -> str:
       beside = beside[:1]
     said = [_beside(best, one) + (", the fastest" if one is fastest else "") for one in beside if speed(best, one)]
     said += ["the fastest"] if best is fastest and len(measured) > 1 and not best["latency"]["as_fast"] else []
+    if said and _is_once(best):
+      said = [f"{TOO_FEW} its speed from that of others"]
     took = microseconds(best["latency"]["wall_median"])
     text += f". It takes {took} for one example on one thread" + (f" ({'; '.join(said)})" if said else "")
+    text += busy(best["latency"]["wall_median"], best["latency"]["cpu_min"])
   return f"{text}."
 
 
 def notes(found: Mapping[str, Any]) -> str:
   """Returns what a reader has to know of the table of files."""
   powered = [one["energy"]["measured"] for one in found["files"] if one.get("energy")]
-  text = [rule(found), COMPRESSED] + [TIMED] * any(one.get("latency") for one in found["files"])
+  text = [rule(found), ERRORS, COMPRESSED] + [TIMED] * any(one.get("latency") for one in found["files"])
   if powered:
     text.append(ENERGY if powered[0] else _estimated(found["files"]))
   return " ".join(text)
@@ -239,7 +262,7 @@ def table(found: Mapping[str, Any]) -> list[list[str]]:
     columns["energy" if powered[0] else "energy, estimated"] = lambda one: joules(one["energy"]["joules"])
   if timed:
     columns[f"speed against {first['name']}"] = lambda one: speed(one, first) if one is not first else ABSENT
-    columns["within noise of"] = lambda one: ", ".join(one["latency"]["as_fast"]) or ABSENT
+    columns["within noise of"] = lambda one: ", ".join(one["latency"]["as_fast"] if not _is_once(one) else ()) or ABSENT
   return [[*columns], *([_cell(one, write) for write in columns.values()] for one in found["files"])]
 
 

@@ -85,7 +85,7 @@ def lost_words(measure: Measure, found: Mapping[str, float], against: str, where
   title, less = measure["title"], found["points"] < 0
   if is_share(measure):
     of_what = "" if measure["name"] == ACCURACY["name"] else f" of {title}"
-    return f"{'gains' if less else 'loses'} {size} points{of_what} to {against}{where}"
+    return f"{'gains' if less else 'loses'} {size} points{of_what} {'over' if less else 'to'} {against}{where}"
   unit = f" {measure['unit']}".rstrip()
   return f"is {'better' if less else 'worse'} by {size}{unit} in {title} than {against}{where}"
 

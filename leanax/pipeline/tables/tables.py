@@ -10,6 +10,7 @@ from leanax.pipeline.tables import measures
 Row = Mapping[str, Any]
 ABSENT = "–"
 AS_FAST = "within noise"
+TOO_FEW = "measured in one round, too few to tell"
 HEAD = 14  # characters of a line of a head on a terminal
 
 
@@ -101,24 +102,24 @@ def columns(metrics: Sequence[measures.Measure] = (measures.ACCURACY,)) -> tuple
 _OTHERS = (
   Column(
     "agreement",
-    "same answer as the teacher",
+    "same answer as first stage",
     percent,
     "Share of the test split on which the exported file predicts the class that the first stage's file does; without "
     "a file, the model.",
   ),
   Column(
     "answers_agree",
-    "same answers as the teacher",
+    "same answers as first stage",
     percent,
     "Share of the answers for the test split, such as the classes of positions, that are those of the first stage's "
     "file; without a file, of the model.",
   ),
   Column(
     "difference",
-    "mean difference from the teacher's file",
+    "mean difference from first stage",
     percent,
-    "Mean distance of the outputs for the test split from those of the first stage's file, as a share of their "
-    "standard deviation there, the mean over the outputs; without a file, of the model.",
+    "Mean distance of the outputs that are numbers, for the test split, from those of the first stage's file, as a "
+    "share of their standard deviation there, the mean over these outputs; without a file, of the model.",
   ),
   Column(
     "parameters", "parameters", count, "Weights, biases and batch-norm parameters that the model needs to predict."

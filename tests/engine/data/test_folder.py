@@ -8,6 +8,7 @@ from PIL import Image
 
 from leanax.core.errors import UserError
 from leanax.engine import data
+from leanax.engine.data.folder import number_of
 
 RANDOM = np.random.RandomState(0)
 
@@ -96,11 +97,19 @@ def test_damaged_image_is_named(root, tmp_path):
     load(root, tmp_path)
 
 
+def test_the_number_of_a_file_is_that_of_the_page(tmp_path):
+  """docs/data.md computes the same from the bytes."""
+  (tmp_path / "a.png").write_bytes(b"the bytes of a file")
+  assert round(number_of(tmp_path / "a.png", 0), 6) == 0.947669
+
+
 def test_wrong_folders(root, tmp_path):
   with pytest.raises(UserError, match="nowhere: no such directory"):
     load(tmp_path / "nowhere", tmp_path)
   (root / "test" / "bird").mkdir()
-  with pytest.raises(UserError, match=r"test/bird: expected files that end in"):
+  with pytest.raises(
+    UserError, match=r"test/bird: the class is empty; expected images, files that end in .*, or no such folder"
+  ):
     load(root, tmp_path)
   write(root / "test" / "bird" / "0.png")
   with pytest.raises(UserError, match="class 'bird' is in the test split but not in the training split"):

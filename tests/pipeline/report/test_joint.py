@@ -91,6 +91,13 @@ def test_speeds_that_differ_between_seeds_are_within_noise():
   assert joint_pages.sentence(found).endswith("one thread (within noise as fast as teacher.tflite).")
 
 
+def test_a_busy_machine_is_said_of_the_seeds():
+  found = joint.joint([run(seed, 0.3, 0.9, speed=(90.0, 92.0)) for seed in (0, 1)])
+  assert joint_pages.sentence(found).endswith(
+    "teacher.tflite). The machine was busy: the CPU time of one example is 7.5 µs."
+  )
+
+
 def test_both_pages_say_it():
   page, text = joint_pages.render(FOUND), joint_pages.markdown(FOUND)
   for words in (

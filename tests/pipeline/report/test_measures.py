@@ -46,6 +46,7 @@ def test_values_differences_and_heads_have_the_metrics_words():
   loss = {"points": 0.8, "half": 0.5}
   assert measures.lost_words(measures.ACCURACY, loss, "a") == "loses 0.80 ± 0.50 points to a"
   assert measures.lost_words(IOU, loss, "a", " on 3") == "loses 0.80 ± 0.50 points of mean IoU to a on 3"
+  assert measures.lost_words(measures.ACCURACY, {**loss, "points": -0.8}, "a") == "gains 0.80 ± 0.50 points over a"
   assert measures.lost_words(MAE, {"points": -0.8, "half": 0.5}, "a") == "is better by 0.8 ± 0.5 px in MAE than a"
   assert measures.listed([measures.ACCURACY], {"accuracy": 0.5}) == "50.00 %"
   assert measures.listed([IOU, MAE], {"mean_iou": 0.5, "mae": 2.0}) == "mean IoU 50.00 %, MAE 2 px"
@@ -109,7 +110,7 @@ def test_every_page_says_the_same():
   assert "The standard error of one MAE is 0.031 px." in page
   assert "+0.015<small>px</small>" in page and "MAE of the file, lower is better" in page
   assert "ccuracy" not in text and "Accuracy on" not in page
-  assert "mean difference from the teacher's file" in text and "7.00 %" in text
+  assert "mean difference from first stage" in text and "7.00 %" in text
   assert "2.015 px" in tables.format_table(ROWS, [MAE]) and "7.00 %" in tables.format_markdown(ROWS, [MAE])
 
 

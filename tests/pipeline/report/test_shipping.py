@@ -102,6 +102,29 @@ def test_the_sentence_says_bytes_points_and_times():
   assert words.endswith("(within noise as fast as teacher.tflite, the fastest).")
 
 
+def test_one_round_tells_no_speed():
+  """Not that two files are as fast, and not that one is the fastest; the tile of the page is left out, too."""
+  files = [entry("teacher.tflite", 90, 0.0, rounds=(9.0,), as_fast=["a.tflite"])]
+  files += [entry("a.tflite", 9, 0.3, rounds=(8.0,), as_fast=["teacher.tflite"])]
+  found = {**FOUND, "files": files, "recommended": "a.tflite"}
+  words = "measured in one round, too few to tell"
+  assert shipping.sentence(found).endswith(
+    f"8.0 µs for one example on one thread ({words} its speed from that of others)."
+  )
+  assert [row[-2:] for row in shipping.table(found)[1:]] == [["–", "–"], [words, "–"]]
+  assert shipping.ratio(files[1], files[0]) is None
+  rows = [{"name": one["stage"], "latency_us": one["latency"]["wall_median"]} for one in files]
+  assert "in the runtime" not in report._tiles(rows, found, shipping.measure_of(found))
+
+
+def test_a_busy_machine_is_said():
+  """Where the wall time is twice the CPU time or more, of a thread that waits for nothing else."""
+  files = [FILES[0], entry("slow.tflite", 9, 0.3, rounds=(46_000.0, 46_006.0))]
+  slow = {**FOUND, "files": files, "recommended": "slow.tflite"}
+  assert shipping.sentence(slow).endswith("). The machine was busy: the CPU time of one example is 7.5 µs.")
+  assert shipping.busy(15.0, 7.5) and not shipping.busy(14.9, 7.5) and not shipping.busy(9.0, 0.0)
+
+
 def test_speeds_are_words_and_noise_is_said():
   assert tables.times(0.6) == "1.7x slower" and tables.times(12.3) == "12x faster"
   assert shipping.speed(FILES[3], FILES[1]) == "within noise" and shipping.speed(FILES[2], FILES[1]) == "1.5x slower"
@@ -133,7 +156,13 @@ def test_an_estimate_of_energy_says_why_it_is_one():
 def test_every_page_says_the_same():
   result = {"title": "t", "examples": 360, "rows": [{"name": "teacher", "accuracy": 0.98}], "shipping": FOUND}
   page, text = report.render(result), plain.render(result)
-  for words in ("Ship int8.tflite: 15.0 kB", "1.5x faster than teacher.tflite", shipping.rule(FOUND)):
+  for words in (
+    "Ship int8.tflite: 15.0 kB",
+    "1.5x faster than teacher.tflite",
+    shipping.rule(FOUND),
+    shipping.ERRORS,
+    shipping.TIMED,
+  ):
     assert words in page and words in text
   assert "print(1 &lt; 2)" in page and "```python\nprint(1 < 2)\n```" in text
   assert "| int8.tflite | 15.0 kB | 15.0 kB | 97.20 % | 0.80 ± 0.50 (not shown) |" in text

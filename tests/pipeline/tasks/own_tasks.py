@@ -162,6 +162,14 @@ def broken(where="statistics"):
   return metrics.Metric("broken", statistics, lambda s: 1 / int(s["x"]))
 
 
+def misnamed():
+  return metrics.Metric("my own", lambda outputs, labels: {}, lambda sums: 0.0)
+
+
+def misread():
+  return kd.loss(lambda student, teacher: student[:, 0], "misread", reads=("label",))
+
+
 def no_metric():
   return 3
 

@@ -104,7 +104,7 @@ def test_a_mask_from_config_to_file(tmp_path):
   file = result["shipping"]["files"][1]
   assert file["lost"]["points"] == pytest.approx(100 * (first["file_mean_iou"] - last["file_mean_iou"]), abs=1e-9)
   page, text = (tmp_path / "report.html").read_text(), (tmp_path / "report.md").read_text()
-  for words in ("points of mean IoU lost to float.tflite", "mean IoU of the file", "same answers as the teacher"):
+  for words in ("points of mean IoU lost to float.tflite", "mean IoU of the file", "same answers as first stage"):
     assert words in page and words in text
   assert "Mean IoU on the validation split" in page and "| square |" in text and "accuracy" not in text.lower()
   assert {"mean_iou", "dice"} == set(evaluate.evaluate_all(tmp_path).values[0][1])
@@ -138,7 +138,7 @@ def test_other_tasks_from_config_to_file(tmp_path, task):
   assert {"agreement", "answers_agree", "difference"} & last.keys() == agree.get(task, {"agreement"})
   if task in ("places", "both"):
     assert first["difference"] == 0 and 0 < last["difference"] < 0.5
-    assert "mean difference from the teacher&#x27;s file" in (tmp_path / "report.html").read_text()
+    assert "mean difference from first stage" in (tmp_path / "report.html").read_text()
   series = stage.curves("float", context)
   assert f"validation_{names[0]}" in series
   if task == "waves":  # its input's grid is of the series that were seen, from -1.3 to 1.6 or so, and not of pixels
@@ -225,10 +225,12 @@ def test_several_seeds_have_one_report(tmp_path):
     ("mask", {"metrics": ("own_tasks:no_metric",)}, "gives a int; expected an engine.metrics.Metric"),
     ("mask", {"metrics": ("own_tasks:broken",)}, r"'broken' cannot be computed.*IndexError.*own_tasks.py:\d+"),
     ("mask", {"metrics": ({"name": "own_tasks:broken", "where": "value"},)}, r"ZeroDivisionError.*own_tasks.py:\d+"),
+    ("mask", {"metrics": ("own_tasks:misnamed",)}, r"misnamed' fails: a metric is called .*own_tasks.py:\d+\)$"),
+    ("mask", {"stages__float__objective": {"x": {"loss": "own_tasks:misread"}}}, r"misread' f.*tasks.py:\d+\)$"),
     ("mask", {"data__kwargs": {"ignord": True}}, "unknown option of data set 'own_tasks:squares' 'ignord'; did you me"),
     ("mask", {"data__name": "own_tasks:broken_data", "data__kwargs": {}}, r"fails: IndexError.*own_tasks.py:\d+"),
     ("mask", {"data__name": "own_tasks:no_metric", "data__kwargs": {}}, "gives a int; expected a datasets.Dataset, or"),
-    ("mask", {"stages__float__objective": {"hard_labels": {}}}, 'positions have the label 255; expected "ignore_label'),
+    ("mask", {"stages__float__objective": {"hard_labels": {}}}, "0 to 1, and 384 positions have .* in example 0 of"),
     ("mask", {"models__student__kwargs": {"classes": 3}}, r"\(1, 8, 8, 3\) for one example; expected \(1, 8, 8, 2\),"),
     ("mask", {"stages__float__examples": {"only": (1,)}}, "choose examples by their class; expected one label each"),
     ("mask", {"stages__float__objective": {"x": {"loss": "own_tasks:broken_loss", "ignore_label": 255}}}, r"own_tasks"),
