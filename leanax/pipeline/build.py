@@ -175,12 +175,16 @@ def objective(
     else:
       loss = call(where, method(kd, chosen, folder="losses"), keywords)
     weight = numbers.get("weight", 1.0)
-    ranges.check(f"config key '{where}.weight'", weight, ranges.NOT_NEGATIVE, varies=True)
+    ranges.check(f"config key '{where}.weight'", weight, ranges.WEIGHT, varies=True)
     weight = weight if callable(weight) else float(weight)
     more: dict[str, Any] = {"output": output} | {
       key: given[key] for key in ("mask", "ignore_label", "output") if key in given
     }
     terms.append(kd.Term(name, loss, weight, **more))
+  if terms and not any(any(getattr(term.weight, "ends", [term.weight])) for term in terms):
+    raise UserError(
+      f"config group 'stages.{stage}.objective' has no weight but 0, so that nothing is learned; expected one above 0"
+    )
   return kd.weighted(terms, output)
 
 
@@ -224,8 +228,18 @@ def needs_teacher(objective: kd.Weighted) -> bool:
 
 
 def batches(stage: Stage, examples: int) -> int:
-  """Returns how many batches a stage has over a training split of so many examples."""
-  return stage.epochs * datasets.steps_per_epoch(examples, stage.batch_size)
+  """Returns how many batches a stage has over a training split of so many examples.
+
+  Raises:
+    UserError: more than int32 counts.
+  """
+  each = datasets.steps_per_epoch(examples, stage.batch_size)
+  if stage.epochs * each > ranges.WHOLE:
+    raise UserError(
+      f"'epochs' is {stage.epochs}, of {each} batches each, which int32 does not count; expected at most "
+      f"{ranges.WHOLE // each}"
+    )
+  return stage.epochs * each
 
 
 def steps(stage: Stage, examples: int) -> int:

@@ -86,7 +86,7 @@ MISTAKES = {
   "loss no text": (stage("distilled", objective={"a": {"loss": 3}}), "unknown method of kd 3; the nearest of "),
   "weight": (
     stage("alone", objective={"hard_labels": {"weight": "a"}}),
-    "config key 'stages.alone.objective.hard_labels.weight' is 'a'; expected a number, 0 or more",
+    "config key 'stages.alone.objective.hard_labels.weight' is 'a'; expected a number from 0 to 1e6",
   ),
   "weight's schedule": (
     stage("alone", objective={"hard_labels": {"weight": {**WARM_UP, "start": "x"}}}),
@@ -94,7 +94,7 @@ MISTAKES = {
   ),
   "temperature": (
     stage("distilled", objective={"hinton": {"temperature": WARM_UP}}),
-    "hinton: temperature is a schedule from 0.0 to 1.0; expected a number above 0 at both ends",
+    "hinton: temperature is a schedule from 0.0 to 1.0; expected a number from 0.001 to 10000 at both ends",
   ),
   "average": (stage("alone", optimizer={"ema": 2.0}), "'stages.alone.optimizer.ema' is 2.0; expected a number from 0 "),
   "density": (

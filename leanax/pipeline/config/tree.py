@@ -5,6 +5,7 @@ a config file is found whatever it was meant to change. This module imports no j
 """
 
 import dataclasses
+import typing
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -24,6 +25,7 @@ def setting(
   choices: tuple[str, ...] = (),
   what: str = "choice",
   key: str = "",
+  lengths: tuple[int, ...] = (),
 ) -> Any:
   """Describes a key of a group, as a field of its dataclass.
 
@@ -33,8 +35,10 @@ def setting(
     choices: the texts that it may be.
     what: the name of a choice in errors.
     key: its name in a config, where that is no name of Python's.
+    lengths: the numbers of elements that it may have, of a sequence; () for any.
   """
-  return dataclasses.field(default=default, metadata={"range": within, "choices": choices, "what": what, "key": key})
+  told = {"range": within, "choices": choices, "what": what, "key": key, "lengths": lengths}
+  return dataclasses.field(default=default, metadata=told)
 
 
 def free(default: Mapping[str, Any] | None = None) -> Any:
@@ -122,7 +126,8 @@ def leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def check(group: Any, where: str = "") -> None:
-  """Refuses numbers outside of their ranges and texts that are no choice, in a dataclass and the groups inside it.
+  """Refuses numbers outside of their ranges, texts that are no choice, and sequences of other elements than a key has,
+  in a dataclass and the groups inside it.
 
   The entries of `entries` are left to the caller.
 
@@ -135,10 +140,51 @@ def check(group: Any, where: str = "") -> None:
       check(value, place)
     if (choices := field.metadata.get("choices")) and value not in choices:
       raise unknown(f"{field.metadata['what']} in {place!r}", value, choices)
-    if expected := field.metadata.get("range"):
-      several = isinstance(value, tuple | list)
-      for name, number in [(f"{place}[{i}]", x) for i, x in enumerate(value)] if several else [(place, value)]:
-        ranges.check(f"config key {name!r}", number, expected)
+    several = isinstance(value, tuple | list)
+    if several and (lengths := field.metadata.get("lengths")) and len(value) not in lengths:
+      raise UserError(
+        f"config key {place!r} is {value!r}; expected {' or '.join(map(str, lengths))} elements, got {len(value)}"
+      )
+    for name, one in [(f"{place}[{i}]", x) for i, x in enumerate(value)] if several else [(place, value)]:
+      if expected := field.metadata.get("range"):
+        ranges.check(f"config key {name!r}", one, expected)
+      elif several and not _is_like(one, element := element_type(field)):
+        raise UserError(f"config key {name!r} is {one!r}; expected {WORDS[element]}")
+
+
+WORDS = {str: "a text", tuple[str, str]: "a pair of texts"}  # of the elements that have no range
+
+
+def element_type(field: Any) -> Any:
+  """Returns the type of the elements of a key that is a sequence, such as `float`; None where they have none."""
+  inner = typing.get_args(field.type)[:1] if typing.get_origin(field.type) is tuple else ()
+  return None if not inner or inner[0] is Any else inner[0]
+
+
+def _is_like(value: Any, element: Any) -> bool:
+  parts = typing.get_args(element)
+  if parts:
+    return isinstance(value, tuple | list) and len(value) == len(parts) and all(map(isinstance, value, parts))
+  return element is None or isinstance(value, element)
+
+
+def found(group: type, names: Sequence[str]) -> Any:
+  """Returns the field that a key is, of the dataclass of the whole tree; None where it is none, such as a free key.
+
+  Args:
+    group: the dataclass.
+    names: of the key, as ("stages", "student", "epochs").
+  """
+  inner: Any = group
+  names = list(names)
+  while inner is not None and names:
+    field = next((one for one in dataclasses.fields(inner) if _key(one) == names[0]), None)
+    if field is None or len(names) == 1:
+      return field
+    entry = field.metadata.get("entries")  # below its names, which may be any
+    inner = entry or (type(field.default) if dataclasses.is_dataclass(field.default) else None)
+    names = names[2 if entry else 1 :]
+  return None
 
 
 def copied(value: Any) -> Any:
