@@ -18,6 +18,14 @@ def cores() -> int:
   return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def memory() -> int:
+  """Returns the bytes of the first device's memory; of a CPU those of the machine."""
+  import jax
+
+  found = jax.local_devices()[0].memory_stats() or {}
+  return found.get("bytes_limit") or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
 def environment() -> dict[str, Any]:
   """Returns the machine as plain data, for a report or a benchmark's JSON; no host names, no paths."""
   import jax

@@ -17,6 +17,7 @@ from leanax.engine.data import Input, Split
 from leanax.engine.data import batches as batches_of
 from leanax.engine.train import forward, mutual, seeds, together
 from leanax.engine.train.freeze import frozen
+from leanax.engine.train.gradient import Problem
 from leanax.engine.train.parallel import AXIS
 from leanax.engine.train.state import TrainState
 from leanax.engine.train.step import Step
@@ -47,6 +48,7 @@ class Learning(NamedTuple):
     peers: how many students there are.
     head: how the student is put together anew when it is evaluated or kept, where a loss wants that.
     reparam: the weights as functions of what is trained, or None.
+    problem: what the step minimises, of one network that trains alone; None of several that train together.
   """
 
   recipe: Recipe
@@ -58,6 +60,7 @@ class Learning(NamedTuple):
   peers: int
   head: assembling.Plan | None
   reparam: Reparam | None
+  problem: Problem | None = None
 
   def start(self, each: Sequence[Trained], seed: int, teacher: Any) -> TrainState:
     """Returns the state before the first step; of peers all, on a leading axis."""
@@ -151,12 +154,13 @@ def make(
     _check_pruned(name, stage, state)
     return together.start(state, moving.init(teacher)) if moving else state
 
+  problem = None if moving or stage.peers > 1 else Problem(student, minimised, **live)
   if moving:
     step, norm = together.together(step, moving.step, moving.forward), together.with_teacher(norm, moving.forward)
   if stage.peers > 1:
     step, norm = mutual.together(step, stage.peers), mutual.mean(norm, stage.peers)
   recipes = tuple(one.recipe for one in teachers)
-  return Learning(model.recipe, recipes, step, create, minimised, norm, stage.peers, head, reparam)
+  return Learning(model.recipe, recipes, step, create, minimised, norm, stage.peers, head, reparam, problem)
 
 
 def _frozen(name: str, stage: Stage, model: Trained) -> tuple[str, ...]:

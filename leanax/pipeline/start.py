@@ -3,6 +3,7 @@
 The same code runs on numbers and on shapes: `execute` is `now` or `jax.eval_shape`.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from leanax.core.errors import UserError
 from leanax.engine.data import Dataset, Split
 from leanax.engine.store import pretrained
 from leanax.graph.shapes import structs
-from leanax.pipeline import build, cutting
+from leanax.pipeline import build, cutting, environment
 from leanax.pipeline import trained as models
 from leanax.pipeline.config.experiment import Experiment, Model, Stage, starts_from_file
 from leanax.pipeline.recipe import ALL, Recipe
@@ -113,6 +114,7 @@ def check_model(name: str, config: Experiment, data: Dataset) -> Any:
       f"model {name!r}, {entry.name!r} with {recipe.kwargs}, cannot be called with images of {recipe.image}: "
       f"{imports.failure(error)}"
     ) from error
+  _check_memory(f"model {name!r}, {entry.name!r} with {recipe.kwargs},", variables)
   _check_outputs(f"model {name!r}, {entry.name!r},", outputs, data.train, config.data.name)
   if entry.weights:
     loaded(entry, recipe, variables)
@@ -127,6 +129,16 @@ def loaded(entry: Model, recipe: Recipe, variables: Any) -> Any:
   """
   call = models.functions(recipe).fn, models.example_shape(recipe)
   return pretrained.load(entry.weights, variables, entry.key_map, entry=entry.entry, keep=entry.new, call=call)
+
+
+def _check_memory(where: str, variables: Any) -> None:
+  """Refuses a model whose weights and their gradients do not fit the memory of a device."""
+  size, limit = sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(variables)), environment.memory()
+  if 2 * size > limit:
+    raise UserError(
+      f"{where} has {size / 1e9:.1f} GB of weights, and as much again of gradients; expected them to fit the "
+      f"{limit / 1e9:.1f} GB of this machine"
+    )
 
 
 def _check_outputs(where: str, outputs: Any, split: Split, name: str) -> None:

@@ -98,7 +98,8 @@ TEXTS = (
 SAME = (
   "name", "about", "licence", "keep", "checkpoint_every", "evaluations", "latency_runs", "layer_seconds", "most_lost",
   "gradient_norms", "steps_per_call", "metrics", "export", "export_failure", "cache_teacher", "cache_form",
-  "cache_top_k", "seeds", "seeds_over", "shared", "parallel", "patience", "per_device_statistics", "limit", "rules", "ends", "new",
+  "cache_top_k", "seeds", "seeds_over", "shared", "parallel", "patience", "per_device_statistics", "limit", "rules",
+  "ends", "new",
 )  # fmt: skip
 
 
