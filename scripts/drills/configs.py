@@ -299,6 +299,15 @@ def _is_default(case: Case, config: Experiment) -> bool:
   return plain.get(key) == dict(tree.leaves(config)).get(key)
 
 
+def _line(case: Case, outcome: Outcome) -> str:
+  given = f"--config.{case.key}={case.value}" if case.text else f"{case.key}: {_shown(case.value)}"
+  return f"{outcome.kind}: {case.base}: {given[:120]}: {outcome.words}"
+
+
+def _shown(value: Any) -> str:
+  return f"10^{len(str(value)) - 1}" if isinstance(value, int) and value > 10**20 else repr(value)
+
+
 def drill(chosen: Sequence[Case], train: int, seed: int) -> tuple[dict[str, int], list[tuple[Case, Outcome]]]:
   """Tries cases, trains some of the accepted ones, and returns counts by outcome and the failures."""
   counts: collections.Counter[str] = collections.Counter()
@@ -308,6 +317,7 @@ def drill(chosen: Sequence[Case], train: int, seed: int) -> tuple[dict[str, int]
     counts[outcome.kind] += 1
     if outcome.kind in FAILURES:
       failures.append((case, outcome))
+      print(_line(case, outcome), file=sys.stderr, flush=True)
     if config is not None:
       accepted.append((case, config))
     if index % 500 == 499:
@@ -338,8 +348,7 @@ def main() -> None:
   with bounded():
     counts, failures = drill(chosen, TRAINED.value, SEED.value)
   for case, outcome in failures:
-    given = f"--config.{case.key}={case.value}" if case.text else f"{case.key}: {case.value!r}"
-    print(f"{outcome.kind}: {case.base}: {given[:120]}: {outcome.words}")
+    print(_line(case, outcome))
   print(f"cases {len(chosen)}, seconds {time.perf_counter() - start:.0f}")
   for kind in sorted(counts):
     print(f"  {kind}: {counts[kind]}")

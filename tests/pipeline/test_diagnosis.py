@@ -70,7 +70,7 @@ def test_a_later_step_is_made_again_from_the_last_checkpoint_with_the_same_words
   config = experiment(stage=STEEP, checkpoint_every=1, evaluations=160)
   said = stopped(tmp_path, config)
   step = int(said.split(" at step ")[1].split(";")[0])
-  assert 1 < step and said.endswith(f"; {diagnosis.RATE}") and " of the forward pass" in said
+  assert step > 1 and said.endswith(f"; {diagnosis.RATE}") and " of the forward pass" in said
   assert said == stopped(tmp_path, config)  # it goes on from its last checkpoint
   fresh, resumed = made
   assert int(fresh.step) == int(resumed.step) == step - 1
