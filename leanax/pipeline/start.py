@@ -128,7 +128,10 @@ def loaded(entry: Model, recipe: Recipe, variables: Any) -> Any:
     UserError: the file cannot be read, or its weights are another model's.
   """
   call = models.functions(recipe).fn, models.example_shape(recipe)
-  return pretrained.load(entry.weights, variables, entry.key_map, entry=entry.entry, keep=entry.new, call=call)
+  try:
+    return pretrained.load(entry.weights, variables, entry.key_map, entry=entry.entry, keep=entry.new, call=call)
+  except OSError as error:
+    raise UserError(f"weights {entry.weights!r} cannot be read: {error.strerror}") from error
 
 
 def _check_memory(where: str, variables: Any) -> None:

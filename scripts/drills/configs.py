@@ -203,7 +203,7 @@ def tried(case: Case) -> tuple[Outcome, Experiment | None]:
 def _sentence(case: Case, said: str) -> Outcome:
   """Returns "refused" of one sentence that names the key, or the value that it is given."""
   parts = case.key.split(".")
-  named = any(part in said for part in parts[-2:]) or str(case.value)[:20] in said
+  named = any(part in said for part in parts[-2:]) or str(case.value)[:20] in said or repr(case.value)[:20] in said
   if "\n" in said or len(said) > LENGTH + len(str(case.value)) or not named:
     return Outcome("unnamed", said[:300])
   return Outcome("refused", said)

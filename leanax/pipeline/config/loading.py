@@ -20,6 +20,7 @@ from typing import Any
 
 import ml_collections
 
+from leanax.core import ranges
 from leanax.core.errors import UserError, unknown
 from leanax.core.texts import elements
 from leanax.pipeline.config import references, tree
@@ -261,7 +262,7 @@ def _scalar(key: str, text: str, kind: type) -> Any:
       value = kind(text)
     except ValueError:
       raise UserError(f"config key {key!r} expects {_name(kind)}, got {text!r}") from None
-    if not math.isfinite(value):
+    if isinstance(value, float) and not math.isfinite(value):
       raise UserError(f"config key {key!r} expects a finite number, got {text!r}")
     return value
   return text
@@ -296,6 +297,7 @@ def _unwrapped(text: str) -> str:
 
 def _like(key: str, value: Any, like: Any, text: str) -> Any:
   if isinstance(like, float) and type(value) is int:
+    ranges.check(f"config key {key!r}", value, ranges.FINITE)
     value = float(value)
   if type(value) is not type(like) or (isinstance(value, float) and not math.isfinite(value)):
     raise UserError(f"config key {key!r} expects {_name(type(like))} in its place, got {value!r} in {text!r}")
