@@ -291,6 +291,8 @@ def _outputs(
     own = _as_outputs(_on_axis(trained, structs(model.variables), x))
   except UserError as error:
     raise (UserError(f"the objective's taps of the student: {error}") if objective.student else error) from error
+  except Exception as error:  # the user's code may raise anything
+    raise UserError(f"its model {model.recipe.name!r} cannot be run in training: {imports.failure(error)}") from error
   if teacher is None:  # a peer, or the average of its own weights
     return own, own._replace(taps={}) if stage.teacher or stage.peers > 1 else None
   trees = [structs(one.variables) for one in teachers]

@@ -56,6 +56,7 @@ def _repeats(stage: Stage) -> bool:
   return bool(stage.augment.views) or not _changed(stage)
 
 
+OWN = "; one by import path reads its keywords in 'optimizer.kwargs'"
 # Every key that others switch on. A key that is not here has an effect of its own, or a check where it is read.
 STAGE = (
   Effect(("cut.way", "cut.map"), lambda s: s.cut.source, "where 'cut.from' names a stage"),
@@ -87,17 +88,19 @@ STAGE = (
   Effect(
     ("optimizer.schedule_kwargs",), lambda s: imports.is_path(s.optimizer.schedule), "with a schedule by import path"
   ),
-  Effect(("optimizer.momentum",), lambda s: s.optimizer.name in ("sgd", "dot"), "with the optimizer 'sgd' or 'dot'"),
+  Effect(
+    ("optimizer.momentum",), lambda s: s.optimizer.name in ("sgd", "dot"), f"with the optimizer 'sgd' or 'dot'{OWN}"
+  ),
   Effect(
     ("optimizer.nesterov",),
     lambda s: s.optimizer.name in ("sgd", "dot") and s.optimizer.momentum,
-    "with the optimizer 'sgd' or 'dot' and a momentum",
+    f"with the optimizer 'sgd' or 'dot' and a momentum{OWN}",
   ),
   Effect(("optimizer.delta",), lambda s: s.optimizer.name == "dot", "with the optimizer 'dot'"),
   Effect(
     ("optimizer.weight_decay",),
     lambda s: s.optimizer.name in ("sgd", "adamw", "dot"),
-    "with the optimizer 'sgd', 'adamw' or 'dot'",
+    f"with the optimizer 'sgd', 'adamw' or 'dot'{OWN}",
   ),
   Effect(("optimizer.milestones",), lambda s: s.optimizer.schedule == "step", "with the schedule 'step'"),
   Effect(
