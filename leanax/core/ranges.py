@@ -55,7 +55,7 @@ def or_zero(other: Range) -> Range:
 def whole(least: int, most: int = WHOLE) -> Range:
   """Returns the range of whole numbers from `least` on, or to `most`."""
   words = f", {least} or more" if most == WHOLE else f" from {least} to {most}"
-  return Range(f"a whole number{words}", lambda x: least <= x <= most, numbers.Integral)
+  return Range(f"a whole number{words}", lambda x: least <= x and (most == WHOLE or x <= most), numbers.Integral)
 
 
 def _short(number: float) -> str:
@@ -121,7 +121,7 @@ def _is_computable(x: Any, expected: Range) -> bool:
 
 def _limits(x: Any, expected: Range) -> str:
   """Returns the words on the limit of computing that a number is beyond; "" where it is within."""
-  if not _is_number(x, expected) or not abs(x) < float("inf") or _is_computable(x, expected):
+  if not _is_number(x, expected) or not abs(x) < float("inf") or not expected.has(x) or _is_computable(x, expected):
     return ""
   if expected.kind is numbers.Integral:
     return f", and at most {WHOLE}"

@@ -363,8 +363,9 @@ def test_a_label_out_of_range(tmp_path, refused, monkeypatch):
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(tmp_path):
   config = jobs.write(tmp_path / "tiny.py", **TEACHER, evaluations=12, checkpoint_every=1)
-  rate = "--config.stages.teacher.optimizer.learning_rate=1e30"
-  result = jobs.program("compress", f"--config={config}", f"--workdir={tmp_path / 'run'}", rate)
+  key = "--config.stages.teacher.optimizer"
+  steep = f"{key}.name=sgd", f"{key}.learning_rate=1000", "--config.preprocess.scale=1e6"
+  result = jobs.program("compress", f"--config={config}", f"--workdir={tmp_path / 'run'}", *steep)
   assert (result.returncode, result.stdout) == (2, "")
   last = result.stderr.splitlines()[-1]
   found = re.match(r"error: training stopped: (loss|grad_norm) is (nan|inf) at step (\d+); ", last)
@@ -379,7 +380,8 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(tmp_
 
 def test_a_second_start_stops_at_the_same_place(tmp_path, capsys):
   """Going on from the last good checkpoint gives the same sentence: nothing of the bad step was kept."""
-  config = jobs.experiment(**TEACHER, stages__teacher__optimizer={"learning_rate": 1e30}, evaluations=12)
+  steep = {"stages__teacher__optimizer": {"name": "sgd", "learning_rate": 1000.0}, "preprocess": {"scale": 1e6}}
+  config = jobs.experiment(**TEACHER, **steep, evaluations=12)
   messages = []
   for _ in range(2):
     with pytest.raises(UserError) as caught:

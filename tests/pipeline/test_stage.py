@@ -158,11 +158,8 @@ def test_pixels_are_not_rounded_on_ties(tmp_path, teacher, preprocess):
 @pytest.mark.parametrize(
   ("kwargs", "sentence"),
   [
-    (
-      {"widths": (10**9,)},
-      r"with .*1000000000.* has 164.0 GB of weights, .* expected them to fit the .* GB of this machi",
-    ),
-    ({"widths": (0,)}, r"has no number in 'params/Dense_0/kernel', of shape \(36, 0\); expected sizes above 0"),
+    ({"widths": (10**9,)}, r"with .*1000000000.* has 164.0 GB of weights, .* to fit the .* GB of this machine"),
+    ({"widths": (0,)}, r"cannot be called with images of \(6, 6, 1\): ZeroDivisionError"),
     ({"widths": (8,), "dropout": 1e308}, r"dropout is 1e\+308; expected a number from 0 to below 1"),
     ({"widths": (8,), "dropout": (0.5,)}, r"cannot be called with images of \(6, 6, 1\): TypeError"),
   ],
@@ -174,23 +171,15 @@ def test_a_model_that_cannot_train_is_refused_before_the_directory_is_claimed(tm
 
 
 def test_a_model_that_fails_in_training_alone_is_named(tmp_path):
-  with pytest.raises(
-    UserError, match=r"stage 'alone': its model '.*:Forgets' cannot be run in training: KeyError: 'x'"
-  ):
+  with pytest.raises(UserError, match=r"stage 'alone': its model '.*:Forgets' cannot be run in training: KeyErr"):
     jobs.opened(tmp_path, run=("alone",), models__student={"name": "tests.pipeline.nets:Forgets"})
 
 
 @pytest.mark.parametrize(
   ("changes", "sentence"),
   [
-    (
-      {"objective": {"hard_labels": {"weight": 0.0}}},
-      "'stages.alone.objective' has no weight but 0, so that nothing is le",
-    ),
-    (
-      {"epochs": 1_000_000, "batch_size": 1},
-      r"'epochs' is 1000000, of 2148 batches each, which int32 does not count; .* 999",
-    ),
+    ({"objective": {"hard_labels": {"weight": 0.0}}}, "'stages.alone.objective' has no weight but 0, so that"),
+    ({"epochs": 1_000_000, "batch_size": 1}, "'epochs' is 1000000, of 2148 batches each, which int32 does not"),
   ],
 )
 def test_a_stage_that_cannot_learn_or_count_is_refused(tmp_path, changes, sentence):

@@ -5,6 +5,7 @@ a config file is found whatever it was meant to change. This module imports no j
 """
 
 import dataclasses
+import sys
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
@@ -234,7 +235,8 @@ def _mapping(value: Any, where: str) -> Mapping[str, Any]:
 def _like(value: Any, default: Any, where: str) -> Any:
   """Returns the value, if it has the default's type (an int may stand for a float)."""
   if isinstance(default, float) and type(value) in (int, float):
-    ranges.check(f"config key {where!r}", value, ranges.FINITE)
+    if not abs(value) <= sys.float_info.max:  # the key's own range is checked with all others
+      ranges.check(f"config key {where!r}", value, ranges.FINITE)
     return float(value)
   if type(value) is type(default):
     return value
