@@ -27,6 +27,7 @@ from leanax.graph.shapes import structs
 from leanax.pipeline import assembling, build, optimizers, teacher_outputs
 from leanax.pipeline import trained as models
 from leanax.pipeline.config.experiment import ITSELF, Stage, teacher_names
+from leanax.pipeline.environment import check_memory
 from leanax.pipeline.recipe import Recipe
 from leanax.pipeline.trained import Functions, Trained
 
@@ -123,6 +124,7 @@ def make(
     return objective.init(key, *outputs, None if moving else teacher)
 
   aux = jax.eval_shape(lambda teacher: losses(jax.random.key(0), teacher), trees)
+  check_memory("its objective trains and remembers", "numbers", aux)
   _trace(objective, outputs, aux, labels, spec)
   head = assembling.plan(
     objective, models.functions(model.recipe).fn, model.recipe.image, len(model.recipe.classes), model.variables,

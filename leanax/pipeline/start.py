@@ -3,7 +3,6 @@
 The same code runs on numbers and on shapes: `execute` is `now` or `jax.eval_shape`.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -114,7 +113,7 @@ def check_model(name: str, config: Experiment, data: Dataset) -> Any:
       f"model {name!r}, {entry.name!r} with {recipe.kwargs}, cannot be called with images of {recipe.image}: "
       f"{imports.failure(error)}"
     ) from error
-  _check_memory(f"model {name!r}, {entry.name!r} with {recipe.kwargs},", variables)
+  environment.check_memory(f"model {name!r}, {entry.name!r} with {recipe.kwargs}, has", "weights", variables)
   _check_outputs(f"model {name!r}, {entry.name!r},", outputs, data.train, config.data.name)
   if entry.weights:
     loaded(entry, recipe, variables)
@@ -132,16 +131,6 @@ def loaded(entry: Model, recipe: Recipe, variables: Any) -> Any:
     return pretrained.load(entry.weights, variables, entry.key_map, entry=entry.entry, keep=entry.new, call=call)
   except OSError as error:
     raise UserError(f"weights {entry.weights!r} cannot be read: {error.strerror}") from error
-
-
-def _check_memory(where: str, variables: Any) -> None:
-  """Refuses a model whose weights and their gradients do not fit the memory of a device."""
-  size, limit = sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(variables)), environment.memory()
-  if 2 * size > limit:
-    raise UserError(
-      f"{where} has {size / 1e9:.1f} GB of weights, and as much again of gradients; expected them to fit the "
-      f"{limit / 1e9:.1f} GB of this machine"
-    )
 
 
 def _check_outputs(where: str, outputs: Any, split: Split, name: str) -> None:

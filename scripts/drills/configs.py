@@ -35,6 +35,7 @@ from leanax.pipeline.config.experiment import Experiment
 
 CASES = flags.DEFINE_integer("cases", 0, "So many cases, drawn by the seed; 0 for all.", lower_bound=0)
 TRAINED = flags.DEFINE_integer("trained", 40, "So many of the accepted ones are trained.", lower_bound=0)
+LONGEST = flags.DEFINE_integer("seconds", 3600, "No further case is tried after so long.", lower_bound=1)
 SEED = flags.DEFINE_integer("seed", 0, "Of the draws.", lower_bound=0)
 
 SECONDS = 60  # a case that takes longer hangs
@@ -81,6 +82,13 @@ RICH: dict[str, Any] = {
   "run": ("teacher", "student"),
 }  # fmt: skip
 BASES = {"plain": PLAIN, "rich": RICH}
+# Keys of free groups of the second one's student that it does not set.
+FREE = (
+  "sparsity.rules", "sparsity.stacked", "sparsity.threshold", "sparsity.pattern", "sparsity.pack_axis",
+  "sparsity.allocation", "objective.hinton.loss", "objective.hinton.mask", "objective.hinton.ignore_label",
+  "objective.hinton.output", "objective.hinton.weight.name", "objective.hard_labels.class_weights", "objective.crd",
+  "objective.other.loss", "reparam.name", "reparam.decay",
+)  # fmt: skip
 
 VALUES: tuple[Any, ...] = (
   -1, 0, 1, 2, 3, 1000, 2**31 - 1, 2**31, 2**63, 10**400, -(2**31), -1.0, -0.5, 0.0, 1e-30, 1e-7, 0.5, 1.0, 1.5, 1e6,
@@ -145,6 +153,7 @@ def cases() -> list[Case]:
     whole = loading.complete(_config(values))
     keys = dict(tree.leaves(whole))
     keys = [key for key in keys if not key.startswith(("stages.teacher.", "models.teacher."))]
+    keys += [f"stages.student.{key}" for key in FREE] if base == "rich" else []
     groups = {key.rpartition(".")[0] for key in keys if "." in key} | {"models", "stages"}
     found += [Case(base, key, value, False) for key in (*keys, *sorted(groups)) for value in VALUES]
     found += [Case(base, key, text, True) for key in keys for text in TEXTS]
@@ -165,7 +174,8 @@ def changed(case: Case) -> Experiment:
   *groups, last = case.key.split(".")
   top = place = dict(values)
   for group in groups:
-    place[group] = place = dict(place.get(group) or {})
+    inner = place.get(group) or {}
+    place[group] = place = dict(inner) if isinstance(inner, dict) else {"name": inner}
   place[last] = case.value
   try:
     given = _config(top)
@@ -308,11 +318,23 @@ def _shown(value: Any) -> str:
   return f"10^{len(str(value)) - 1}" if isinstance(value, int) and value > 10**20 else repr(value)
 
 
-def drill(chosen: Sequence[Case], train: int, seed: int) -> tuple[dict[str, int], list[tuple[Case, Outcome]]]:
-  """Tries cases, trains some of the accepted ones, and returns counts by outcome and the failures."""
+def drill(
+  chosen: Sequence[Case], train: int, seed: int, seconds: float = 3600
+) -> tuple[dict[str, int], list[tuple[Case, Outcome]]]:
+  """Tries cases, trains some of the accepted ones, and returns counts by outcome and the failures.
+
+  Args:
+    chosen: the cases, in their order.
+    train: how many of the accepted ones are trained.
+    seed: of their draw.
+    seconds: no further case is tried after so long, and none is trained after twice as long.
+  """
+  start = time.perf_counter()
   counts: collections.Counter[str] = collections.Counter()
   failures, accepted = [], []
   for index, case in enumerate(chosen):
+    if time.perf_counter() - start > seconds:
+      break
     outcome, config = tried(case)
     counts[outcome.kind] += 1
     if outcome.kind in FAILURES:
@@ -328,6 +350,8 @@ def drill(chosen: Sequence[Case], train: int, seed: int) -> tuple[dict[str, int]
   with tempfile.TemporaryDirectory(prefix="leanax_drill_") as place:
     trainer = Trainer(Path(place))
     for case, config in drawn:
+      if time.perf_counter() - start > 2 * seconds:
+        break
       outcome = trainer.trained(case, config)
       counts["trained" if outcome.words == "trained" else f"trained: {outcome.kind}"] += 1
       if outcome.words != "trained":
@@ -346,10 +370,11 @@ def main() -> None:
   chosen = sample(CASES.value, SEED.value)
   prepared(loading.resolve(_config(RICH)), Path("unused"))  # what is loaded once is no case's memory
   with bounded():
-    counts, failures = drill(chosen, TRAINED.value, SEED.value)
+    counts, failures = drill(chosen, TRAINED.value, SEED.value, LONGEST.value)
   for case, outcome in failures:
     print(_line(case, outcome))
-  print(f"cases {len(chosen)}, seconds {time.perf_counter() - start:.0f}")
+  tried_cases = sum(count for kind, count in counts.items() if not kind.startswith("trained"))
+  print(f"cases {tried_cases} of {len(cases())}, seconds {time.perf_counter() - start:.0f}")
   for kind in sorted(counts):
     print(f"  {kind}: {counts[kind]}")
   if failures:
