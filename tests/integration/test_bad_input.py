@@ -154,7 +154,7 @@ MISTAKES = {
   "no weights": ({"models__student": PRETRAINED}, "there are no weights at nowhere.safetensors"),
   "data set": ({"data": {"name": "digts"}}, "unknown data set 'digts'; did you mean 'digits'?"),
   "data option": ({"data__kwargs": {"clases": 3}}, "unknown option of data set 'synthetic' 'clases'; did you mean"),
-  "data size": ({"data__kwargs": {"train": 0}}, "synthetic data: train is 0; expected at least 1"),
+  "data size": ({"data__kwargs": {"train": 0}}, "synthetic data: train is 0; expected a whole number, 1 or more"),
   "data dir": ({"data__kwargs": {"data_dir": "x"}}, "config key 'data.kwargs.data_dir'"),
   "validation twice": ({"data__validation": 0.5}, "'data.validation' and 'data.kwargs.validation' are both set"),
   "mode": ({"parallel": "pmp"}, "unknown parallel mode in 'parallel' 'pmp'; did you mean 'pmap'?"),
