@@ -157,7 +157,7 @@ def _change(config: ml_collections.ConfigDict, key: str, text: str) -> None:
   kind = owner.get_type(last) if isinstance(owner, ml_collections.ConfigDict) else type(present)
   if isinstance(owner, Sequence):
     raise UserError(f"config key {key!r} is one element of {'.'.join(groups)!r}; give the whole value instead")
-  field = tree.found(Experiment, (*groups, last))
+  field = tree.field_of(Experiment, (*groups, last))
   element = None if field is None else tree.element_type(field)
   owner[last] = parse(key, text, present, kind, LIKE.get(element))
 

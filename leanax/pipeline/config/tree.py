@@ -169,23 +169,29 @@ def _is_like(value: Any, element: Any) -> bool:
   return element is None or isinstance(value, element)
 
 
-def found(group: type, names: Sequence[str]) -> Any:
+def field_of(group: type, names: Sequence[str]) -> Any:
   """Returns the field that a key is, of the dataclass of the whole tree; None where it is none, such as a free key.
 
   Args:
     group: the dataclass.
     names: of the key, as ("stages", "student", "epochs").
   """
+  return next((field for field, depth in _path(group, names) if depth == len(names)), None)
+
+
+def _path(group: type, names: Sequence[str]) -> Iterator[tuple[Any, int]]:
+  """Yields the fields that lead to a key, each with the number of names that lead to it."""
   inner: Any = group
-  names = list(names)
-  while inner is not None and names:
-    field = next((one for one in dataclasses.fields(inner) if _key(one) == names[0]), None)
-    if field is None or len(names) == 1:
-      return field
+  depth = 0
+  while inner is not None and depth < len(names):
+    field = next((one for one in dataclasses.fields(inner) if _key(one) == names[depth]), None)
+    if field is None:
+      return
+    depth += 1
+    yield field, depth
     entry = field.metadata.get("entries")  # below its names, which may be any
     inner = entry or (type(field.default) if dataclasses.is_dataclass(field.default) else None)
-    names = names[2 if entry else 1 :]
-  return None
+    depth += 1 if entry else 0
 
 
 def copied(value: Any) -> Any:
@@ -202,20 +208,8 @@ def free_group(group: type, names: Sequence[str]) -> int | None:
     group: the dataclass of the whole tree.
     names: of the key, as ("models", "student", "kwargs", "width").
   """
-  inner: Any = group
-  depth = 0
-  while depth < len(names) - 1:
-    found = next((field for field in dataclasses.fields(inner) if _key(field) == names[depth]), None)
-    if found is None:
-      return None
-    if found.metadata.get("free"):
-      return depth + 1
-    entry = found.metadata.get("entries")  # below its names, which may be any
-    inner = entry or (type(found.default) if dataclasses.is_dataclass(found.default) else None)
-    if inner is None:
-      return None
-    depth += 2 if entry else 1
-  return None
+  free = (depth for field, depth in _path(group, names) if field.metadata.get("free"))
+  return next((depth for depth in free if depth < len(names)), None)
 
 
 def _key(field: Any) -> str:
