@@ -182,9 +182,7 @@ def objective(
     }
     terms.append(kd.Term(name, loss, weight, **more))
   if terms and not any(any(getattr(term.weight, "ends", [term.weight])) for term in terms):
-    raise UserError(
-      f"config group 'stages.{stage}.objective' has no weight but 0, so that nothing is learned; expected one above 0"
-    )
+    raise UserError(f"config group 'stages.{stage}.objective' has no weight but 0; expected one above 0")
   return kd.weighted(terms, output)
 
 
@@ -222,24 +220,9 @@ def check_model_name(name: str, entry: experiment.Model) -> None:
   model(entry)
 
 
-def needs_teacher(objective: kd.Weighted) -> bool:
-  """Returns whether an objective has a loss that compares with a teacher."""
-  return any(term.loss.needs_teacher for term in objective.terms)
-
-
 def batches(stage: Stage, examples: int) -> int:
-  """Returns how many batches a stage has over a training split of so many examples.
-
-  Raises:
-    UserError: more than int32 counts.
-  """
-  each = datasets.steps_per_epoch(examples, stage.batch_size)
-  if stage.epochs * each > ranges.WHOLE:
-    raise UserError(
-      f"'epochs' is {stage.epochs}, of {each} batches each, which int32 does not count; expected at most "
-      f"{ranges.WHOLE // each}"
-    )
-  return stage.epochs * each
+  """Returns how many batches a stage has over a training split of so many examples."""
+  return stage.epochs * datasets.steps_per_epoch(examples, stage.batch_size)
 
 
 def steps(stage: Stage, examples: int) -> int:

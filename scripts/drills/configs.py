@@ -1,6 +1,6 @@
 """Hostile values for every key of a config: each is refused in a sentence before anything trains, or trains.
 
-    python -m scripts.drills.configs                    # every key times every value: about a quarter of an hour
+    python -m scripts.drills.configs                    # every key times every value: longer than ten minutes
     python -m scripts.drills.configs --cases=200        # a sample of them
     python -m scripts.drills.configs --trained=50       # and so many of the accepted ones are trained
 
@@ -32,99 +32,17 @@ from leanax.core.errors import UserError
 from leanax.pipeline.config import flags as program
 from leanax.pipeline.config import loading, tree
 from leanax.pipeline.config.experiment import Experiment
+from scripts.drills.hostile import BASES, RICH, SAME, Case, cases, config_of
 
-CASES = flags.DEFINE_integer("cases", 0, "So many cases, drawn by the seed; 0 for all.", lower_bound=0)
-TRAINED = flags.DEFINE_integer("trained", 40, "So many of the accepted ones are trained.", lower_bound=0)
-LONGEST = flags.DEFINE_integer("seconds", 3600, "No further case is tried after so long.", lower_bound=1)
-SEED = flags.DEFINE_integer("seed", 0, "Of the draws.", lower_bound=0)
-
+FLAGS = {  # a flag: its default, its least value, and its words
+  "cases": (0, 0, "So many cases, drawn by the seed; 0 for all."),
+  "trained": (40, 0, "So many of the accepted ones are trained."),
+  "seconds": (3600, 1, "No further case is tried after so long."),
+  "seed": (0, 0, "Of the draws."),
+}
 SECONDS = 60  # a case that takes longer hangs
 MOST_MEMORY = 4 << 30  # bytes beyond those of the program before the first case
 LENGTH = 600  # of a sentence
-
-RATES = {"learning_rate": 0.01}
-PLAIN: dict[str, Any] = {
-  "data": {"name": "digits", "limit": 64},
-  "models": {"student": {"name": "zoo.mlp:MLP", "kwargs": {"widths": (8,)}}},
-  "stages": {"student": {"epochs": 1, "batch_size": 16, "optimizer": RATES}},
-  "run": ("student",),
-  "evaluations": 1,
-}
-# Every switch is on: what is without effect in the first experiment has one here.
-RICH: dict[str, Any] = {
-  **PLAIN,
-  "models": {
-    "teacher": {"name": "zoo.mlp:MLP", "kwargs": {"widths": (16,)}},
-    "student": {"name": "zoo.mlp:MLP", "kwargs": {"widths": (8,), "dropout": 0.1}},
-  },
-  "stages": {
-    "teacher": {"model": "teacher", "epochs": 1, "batch_size": 16, "optimizer": RATES},
-    "student": {
-      "teacher": "teacher",
-      "epochs": 2,
-      "batch_size": 16,
-      "examples": {"labelled": 48, "unlabelled": False},
-      "optimizer": {
-        "name": "sgd", "learning_rate": 0.05, "schedule": "step", "milestones": (0.5,), "ema": 0.5, "clip_norm": 1.0,
-        "warmup_steps": 1, "weight_decay": 1e-3,
-      },
-      "augment": {
-        "crop": 1, "resized_crop": (0.5, 1.0), "erase": 0.5, "mixup": 0.5, "cutmix": 0.5, "brightness": 0.2,
-        "contrast": 0.2, "flip": True, "views": 2,
-      },
-      "objective": {"hard_labels": {"weight": 0.5}, "hinton": {"weight": 0.5, "temperature": 2.0}},
-      "sparsity": {
-        "name": "magnitude", "density": 0.5, "schedule": {"name": "cubic", "start": 0.0, "end": 0.5, "every": 1},
-      },
-      "quant": {"rules": (("*", "w8a8 learned"),), "calibration_batches": 2},
-    },
-  },
-  "run": ("teacher", "student"),
-}  # fmt: skip
-BASES = {"plain": PLAIN, "rich": RICH}
-# Keys of free groups of the second one's student that it does not set.
-FREE = (
-  "sparsity.rules", "sparsity.stacked", "sparsity.threshold", "sparsity.pattern", "sparsity.pack_axis",
-  "sparsity.allocation", "objective.hinton.loss", "objective.hinton.mask", "objective.hinton.ignore_label",
-  "objective.hinton.output", "objective.hinton.weight.name", "objective.hard_labels.class_weights", "objective.crd",
-  "objective.other.loss", "reparam.name", "reparam.decay",
-)  # fmt: skip
-
-VALUES: tuple[Any, ...] = (
-  -1, 0, 1, 2, 3, 1000, 2**31 - 1, 2**31, 2**63, 10**400, -(2**31), -1.0, -0.5, 0.0, 1e-30, 1e-7, 0.5, 1.0, 1.5, 1e6,
-  1e15, 1e30, 1e308, float("nan"), float("inf"), "", "abc", "a/b", "nan", "../x", "x" * 3000, "\0", None, True, False,
-  (), (0,), (1, 2), (-1, 1e308), (10**9,), (0.5,), ("abc",), (("a", "b"),), (("*", "w8a8"),), (None,), {"a": 1}, {},
-  [1],
-)  # fmt: skip
-TEXTS = (
-  "", "abc", "-1", "0", "0.5", "0.5,", "1e9", "1e-30", "1e308", "nan", "inf", "-inf", "none", "True", "2147483648",
-  "9223372036854775808", "9" * 500, "()", "(", "0,", "(1,2)", "1,2,3", "(('a','b'),)", "(1000000000,)", "[1]", "{1: 2}",
-  "((((((", "__import__('os')", "\N{SNOWMAN}", "*",
-)  # fmt: skip
-
-# Keys that change no weight of this run: words, what is measured, written and shown, and ways to compute the same.
-SAME = (
-  "name", "about", "licence", "keep", "checkpoint_every", "evaluations", "latency_runs", "layer_seconds", "most_lost",
-  "gradient_norms", "steps_per_call", "metrics", "export", "export_failure", "cache_teacher", "cache_form",
-  "cache_top_k", "seeds", "seeds_over", "shared", "parallel", "patience", "per_device_statistics", "limit", "rules",
-  "ends", "new",
-)  # fmt: skip
-
-
-class Case(NamedTuple):
-  """A change of one key of an experiment.
-
-  Attributes:
-    base: the experiment's name in `BASES`.
-    key: dotted.
-    value: what it is set to.
-    text: whether it is given on the command line, as a text.
-  """
-
-  base: str
-  key: str
-  value: Any
-  text: bool
 
 
 class Outcome(NamedTuple):
@@ -146,31 +64,11 @@ class Hang(BaseException):
   """A case took too long; no handler of exceptions is meant to catch it."""
 
 
-def cases() -> list[Case]:
-  """Returns every key of both experiments times every value, those of earlier stages left out."""
-  found = []
-  for base, values in BASES.items():
-    whole = loading.complete(_config(values))
-    keys = dict(tree.leaves(whole))
-    keys = [key for key in keys if not key.startswith(("stages.teacher.", "models.teacher."))]
-    keys += [f"stages.student.{key}" for key in FREE] if base == "rich" else []
-    groups = {key.rpartition(".")[0] for key in keys if "." in key} | {"models", "stages"}
-    found += [Case(base, key, value, False) for key in (*keys, *sorted(groups)) for value in VALUES]
-    found += [Case(base, key, text, True) for key in keys for text in TEXTS]
-  return found
-
-
-def _config(values: Any) -> Any:
-  import ml_collections
-
-  return ml_collections.ConfigDict(values)
-
-
 def changed(case: Case) -> Experiment:
   """Returns the checked experiment of a case, as programs make it of a file and a command line."""
   values: Any = BASES[case.base]
   if case.text:
-    return loading.resolve(_config(values), [(case.key, case.value)])
+    return loading.resolve(config_of(values), [(case.key, case.value)])
   *groups, last = case.key.split(".")
   top = place = dict(values)
   for group in groups:
@@ -178,7 +76,7 @@ def changed(case: Case) -> Experiment:
     place[group] = place = dict(inner) if isinstance(inner, dict) else {"name": inner}
   place[last] = case.value
   try:
-    given = _config(top)
+    given = config_of(top)
   except (TypeError, ValueError) as error:  # no ConfigDict holds it: the file itself fails
     raise UserError(f"{case.key}: the file fails: {error}") from error
   return loading.resolve(given)
@@ -253,7 +151,7 @@ class Trainer:
   def __init__(self, folder: Path):
     self.folder, self.weights = folder, {}
     for base, values in BASES.items():
-      self.weights[base] = self._run(loading.resolve(_config(values)), folder / base)[1]
+      self.weights[base] = self._run(loading.resolve(config_of(values)), folder / base)[1]
 
   def _run(self, config: Experiment, folder: Path) -> tuple[list[float], list[np.ndarray]]:
     """Returns the losses of the last stage, and its weights."""
@@ -305,7 +203,7 @@ class Trainer:
 def _is_default(case: Case, config: Experiment) -> bool:
   """Returns whether a case sets what the experiment has without it."""
   key = case.key
-  plain = dict(tree.leaves(loading.resolve(_config(BASES[case.base]))))
+  plain = dict(tree.leaves(loading.resolve(config_of(BASES[case.base]))))
   return plain.get(key) == dict(tree.leaves(config)).get(key)
 
 
@@ -366,15 +264,15 @@ def sample(count: int, seed: int) -> list[Case]:
 
 
 def main() -> None:
-  start = time.perf_counter()
-  chosen = sample(CASES.value, SEED.value)
-  prepared(loading.resolve(_config(RICH)), Path("unused"))  # what is loaded once is no case's memory
+  given, start = flags.FLAGS, time.perf_counter()
+  chosen = sample(given.cases, given.seed)
+  prepared(loading.resolve(config_of(RICH)), Path("unused"))  # what is loaded once is no case's memory
   with bounded():
-    counts, failures = drill(chosen, TRAINED.value, SEED.value, LONGEST.value)
+    counts, failures = drill(chosen, given.trained, given.seed, given.seconds)
   for case, outcome in failures:
     print(_line(case, outcome))
-  tried_cases = sum(count for kind, count in counts.items() if not kind.startswith("trained"))
-  print(f"cases {tried_cases} of {len(cases())}, seconds {time.perf_counter() - start:.0f}")
+  done = sum(count for kind, count in counts.items() if not kind.startswith("trained"))
+  print(f"cases {done} of {len(cases())}, seconds {time.perf_counter() - start:.0f}")
   for kind in sorted(counts):
     print(f"  {kind}: {counts[kind]}")
   if failures:
@@ -382,4 +280,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+  for name, (default, least, words) in FLAGS.items():  # not where a test imports this file beside other programs
+    flags.DEFINE_integer(name, default, words, lower_bound=least)
   program.run(main, config=False)

@@ -8,11 +8,11 @@ import pytest
 from leanax.core.errors import UserError
 from leanax.pipeline.config import references
 from leanax.pipeline.config.experiment import Preprocess
-from scripts.drills import configs
+from scripts.drills import configs, hostile
 
 
 def test_a_sample_of_hostile_values_is_refused_in_sentences_or_prepared():
-  chosen = [case for case in configs.cases() if case.base == "plain"]
+  chosen = [case for case in hostile.cases() if case.base == "plain"]
   counts, failures = configs.drill(random.Random(0).sample(chosen, 250), 0, 0)
   assert [(case, outcome) for case, outcome in failures] == []
   assert counts["refused"] > 200 and counts["accepted"] > 5 and counts.keys() == {"refused", "accepted"}
@@ -21,19 +21,19 @@ def test_a_sample_of_hostile_values_is_refused_in_sentences_or_prepared():
 @pytest.mark.slow
 def test_every_hostile_value():
   with configs.bounded():
-    counts, failures = configs.drill(configs.cases(), 60, 0)
+    counts, failures = configs.drill(hostile.cases(), 60, 0)
   assert failures == [] and counts["trained"] == 60
 
 
 def test_the_drill_has_every_key_and_both_forms():
-  found = configs.cases()
+  found = hostile.cases()
   keys = {case.key for case in found if case.base == "rich" and case.text}
   assert {"seed", "stages.student.optimizer.learning_rate", "preprocess.std", "models.student.kwargs.widths"} <= keys
   assert len(keys) > 100 and {case.base for case in found} == {"plain", "rich"}
 
 
 def outcome(key, value, base="plain", text=False):
-  return configs.tried(configs.Case(base, key, value, text))[0].kind
+  return configs.tried(hostile.Case(base, key, value, text))[0].kind
 
 
 def test_the_drill_finds_what_it_is_for(monkeypatch):
@@ -61,10 +61,10 @@ def test_the_drill_finds_what_it_is_for(monkeypatch):
 @pytest.mark.slow
 def test_the_drill_trains_and_finds_what_has_no_effect_and_what_is_not_finite(tmp_path, monkeypatch):
   trainer = configs.Trainer(tmp_path)
-  good = configs.Case("plain", "stages.student.optimizer.learning_rate", 0.02, False)
+  good = hostile.Case("plain", "stages.student.optimizer.learning_rate", 0.02, False)
   assert trainer.trained(good, configs.changed(good)).words == "trained"
   large = dataclasses.replace(configs.changed(good), preprocess=Preprocess(scale=3e38))
   assert trainer.trained(good, large).kind == "not finite"
   monkeypatch.setattr(references, "STAGE", ())
-  idle = configs.Case("plain", "stages.student.optimizer.momentum", 0.5, False)
+  idle = hostile.Case("plain", "stages.student.optimizer.momentum", 0.5, False)
   assert trainer.trained(idle, configs.changed(idle)).kind == "no effect"

@@ -52,8 +52,8 @@ def test_an_objective_is_the_weighted_sum_of_its_losses():
   np.testing.assert_allclose(
     hard, optax.softmax_cross_entropy_with_integer_labels(student, batch["label"]).mean(), rtol=1e-6
   )
-  assert not build.needs_teacher(build.objective("s", {"hard_labels": {}}))
-  assert build.needs_teacher(build.objective("s", {"hard_labels": {}, "hinton": {}}))
+  assert not any(term.loss.needs_teacher for term in build.objective("s", {"hard_labels": {}}).terms)
+  assert any(term.loss.needs_teacher for term in build.objective("s", {"hard_labels": {}, "hinton": {}}).terms)
 
 
 LINEAR = {"name": "linear", "low": 0.0, "high": 1.0, "start": 0.0, "end": 0.5}

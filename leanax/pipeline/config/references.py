@@ -116,7 +116,7 @@ STAGE = (
 MODEL = (Effect(("entry", "key_map", "new"), lambda m: m.weights, "where there are 'weights'"),)
 DATA = (
   Effect(("dir",), lambda d: d.name.startswith("tfds:"), "of a set 'tfds:NAME'"),
-  Effect(("resize",), lambda d: d.size, "beside 'data.size'"),
+  Effect(("resize",), lambda d: d.size or d.kwargs.get("size"), "beside 'data.size'"),
 )
 
 
