@@ -248,6 +248,6 @@ def weighted(terms: Sequence[Term], output: str = "") -> Weighted:
       raise UserError(f"ignore_label of term {term.name!r} is {term.ignore_label!r}; expected a whole number, or None")
     if not isinstance(term.output, str):
       raise UserError(f"output of term {term.name!r} is {term.output!r}; expected a name, such as 'boxes' or '1'")
-    ranges.check(f"weight of term {term.name!r}", term.weight, ranges.NOT_NEGATIVE, varies=True)
+    ranges.check(f"weight of term {term.name!r}", term.weight, ranges.WEIGHT, varies=True)
   read = {term.output for term in terms if term.output}
   return Weighted(tuple(terms), output or (min(read) if len(read) == 1 else ""))

@@ -27,7 +27,7 @@ def abkd(alpha: float = 0.8, beta: float = 0.2, temperature: Schedule = 4.0) -> 
   """
   ranges.check("abkd: alpha", alpha, ranges.POSITIVE)
   ranges.check("abkd: beta", beta, ranges.POSITIVE)
-  ranges.check("abkd: temperature", temperature, ranges.POSITIVE, varies=True)
+  ranges.check("abkd: temperature", temperature, ranges.TEMPERATURE, varies=True)
   power, share = alpha + beta, alpha / (alpha + beta)
 
   def divergence(student: Logits, teacher: Logits, *, class_mask: ClassMask | None, step: Array | int) -> PerExample:

@@ -24,7 +24,7 @@ def bernoulli_kl(temperature: Schedule = 4.0) -> Loss:
   Args:
     temperature: T > 0, of both sigmoids, or a schedule of it.
   """
-  ranges.check("bernoulli_kl: temperature", temperature, ranges.POSITIVE, varies=True)
+  ranges.check("bernoulli_kl: temperature", temperature, ranges.TEMPERATURE, varies=True)
 
   def divergence(student: Logits, teacher: Logits, *, class_mask: ClassMask | None, step: Array | int) -> PerExample:
     t = at(temperature, step)

@@ -48,7 +48,7 @@ def byot(student: Names, alpha: float = 0.3, lam: float = 0.03, temperature: Sch
   *shallow, deepest = taps
   ranges.check("byot: alpha", alpha, ranges.SHARE)
   ranges.check("byot: lam", lam, ranges.NOT_NEGATIVE)
-  ranges.check("byot: temperature", temperature, ranges.POSITIVE, varies=True)
+  ranges.check("byot: temperature", temperature, ranges.TEMPERATURE, varies=True)
 
   def fn(s: Outputs, t: Any, context: Context) -> LossOut:
     del t

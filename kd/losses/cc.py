@@ -53,7 +53,7 @@ def cc(
   if form not in FORMS:
     raise unknown("form of cc", form, FORMS)
   ranges.check("cc: gamma", gamma, ranges.POSITIVE)
-  ranges.check("cc: order", order, ranges.whole(1))
+  ranges.check("cc: order", order, ranges.whole(1, 100))  # each power is a term of the program
   ranges.check("cc: width", width, ranges.whole(0))
 
   def init(key: Array, s: Any, t: Any) -> dict:

@@ -66,7 +66,7 @@ def crd(
   ranges.check("crd: examples", examples, ranges.whole(2))
   ranges.check("crd: negatives", negatives, ranges.whole(1))
   ranges.check("crd: width", width, ranges.whole(1))
-  ranges.check("crd: temperature", temperature, ranges.POSITIVE)
+  ranges.check("crd: temperature", temperature, ranges.TEMPERATURE)
   ranges.check("crd: momentum", momentum, ranges.BELOW_ONE)
   (student_tap,), (teacher_tap,) = taps, others
   log_z = math.log(examples) + log_mean(width, temperature)

@@ -36,8 +36,8 @@ def ctkd(steps: int = 7820, low: float = 1.0, span: float = 20.0, largest: float
     largest: the final size of the reversed gradient; 0 keeps the initial temperature.
   """
   ranges.check("ctkd: steps", steps, ranges.whole(1))
-  ranges.check("ctkd: low", low, ranges.POSITIVE)
-  ranges.check("ctkd: span", span, ranges.POSITIVE)
+  ranges.check("ctkd: low", low, ranges.TEMPERATURE)
+  ranges.check("ctkd: span", span, ranges.TEMPERATURE)
   ranges.check("ctkd: largest", largest, ranges.NOT_NEGATIVE)
 
   def loss(s: Outputs, t: Outputs, context: Context) -> LossOut:

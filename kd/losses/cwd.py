@@ -30,7 +30,7 @@ def cwd(student: Names, teacher: Names, temperature: Schedule = 4.0) -> Loss:
     teacher: as many of the teacher.
     temperature: T > 0, of both softmaxes, or a schedule of it.
   """
-  ranges.check("cwd: temperature", temperature, ranges.POSITIVE, varies=True)
+  ranges.check("cwd: temperature", temperature, ranges.TEMPERATURE, varies=True)
 
   def log_places(x: Array, tau: Any) -> Array:
     """Returns log-probabilities over places, (batch * channels, places)."""

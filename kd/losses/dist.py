@@ -37,7 +37,7 @@ def dist(beta: float = 1.0, gamma: float = 1.0, tau: Schedule = 1.0, squared: bo
   ranges.check("dist: beta", beta, ranges.NOT_NEGATIVE)
   ranges.check("dist: gamma", gamma, ranges.NOT_NEGATIVE)
   ranges.check_switch("dist: squared", squared)
-  ranges.check("dist: tau", tau, ranges.POSITIVE, varies=True)
+  ranges.check("dist: tau", tau, ranges.TEMPERATURE, varies=True)
 
   def relation(
     student: Logits,

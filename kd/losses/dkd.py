@@ -30,7 +30,7 @@ def dkd(alpha: float = 1.0, beta: float = 8.0, temperature: Schedule = 4.0) -> L
   """
   ranges.check("dkd: alpha", alpha, ranges.NOT_NEGATIVE)
   ranges.check("dkd: beta", beta, ranges.NOT_NEGATIVE)
-  ranges.check("dkd: temperature", temperature, ranges.POSITIVE, varies=True)
+  ranges.check("dkd: temperature", temperature, ranges.TEMPERATURE, varies=True)
 
   def divergence(
     student: Logits, teacher: Logits, *, class_mask: ClassMask | None, label: Labels, step: Array | int

@@ -21,7 +21,7 @@ def hinton(temperature: Schedule = 4.0) -> Loss:
   Args:
     temperature: T > 0, of both softmaxes, or a schedule of it.
   """
-  ranges.check("hinton: temperature", temperature, ranges.POSITIVE, varies=True)
+  ranges.check("hinton: temperature", temperature, ranges.TEMPERATURE, varies=True)
 
   def divergence(student: Logits, teacher: Logits, *, class_mask: ClassMask | None, step: Array | int) -> PerExample:
     t = at(temperature, step)

@@ -27,7 +27,7 @@ def jsd(beta: float = 0.5, temperature: Schedule = 1.0) -> Loss:
     temperature: T > 0, of both softmaxes, or a schedule of it.
   """
   ranges.check("jsd: beta", beta, ranges.INSIDE)
-  ranges.check("jsd: temperature", temperature, ranges.POSITIVE, varies=True)
+  ranges.check("jsd: temperature", temperature, ranges.TEMPERATURE, varies=True)
 
   def divergence(student: Logits, teacher: Logits, *, class_mask: ClassMask | None, step: Array | int) -> PerExample:
     t = at(temperature, step)

@@ -28,7 +28,7 @@ def logit_standardisation(temperature: Schedule = 2.0, eps: float = 1e-7) -> Los
     temperature: T > 0, of both softmaxes of the standardised logits, or a schedule of it.
     eps: above 0, added to the standard deviation.
   """
-  ranges.check("logit_standardisation: temperature", temperature, ranges.POSITIVE, varies=True)
+  ranges.check("logit_standardisation: temperature", temperature, ranges.TEMPERATURE, varies=True)
   ranges.check("logit_standardisation: eps", eps, ranges.POSITIVE)
 
   def standard(logits: Logits, used: ClassMask) -> Logits:

@@ -44,7 +44,7 @@ def mlkd(
   if not isinstance(temperatures, Sequence) or isinstance(temperatures, str) or not temperatures:
     raise UserError(f"mlkd: temperatures is {temperatures!r}; expected a sequence of one or more, such as (2.0, 4.0)")
   for index, temperature in enumerate(temperatures):
-    ranges.check(f"mlkd: temperatures[{index}]", temperature, ranges.POSITIVE, varies=True)
+    ranges.check(f"mlkd: temperatures[{index}]", temperature, ranges.TEMPERATURE, varies=True)
   for key, weight in {"instance": instance, "batch_gram": batch_gram, "class_gram": class_gram}.items():
     ranges.check(f"mlkd: {key}", weight, ranges.NOT_NEGATIVE)
 

@@ -27,7 +27,7 @@ def nkd(gamma: float = 1.5, temperature: Schedule = 1.0) -> Loss:
     temperature: T > 0, of the softmaxes over the other classes, or a schedule of it.
   """
   ranges.check("nkd: gamma", gamma, ranges.NOT_NEGATIVE)
-  ranges.check("nkd: temperature", temperature, ranges.POSITIVE, varies=True)
+  ranges.check("nkd: temperature", temperature, ranges.TEMPERATURE, varies=True)
 
   def entropy(
     student: Logits,

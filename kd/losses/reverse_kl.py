@@ -20,7 +20,7 @@ def reverse_kl(temperature: Schedule = 1.0) -> Loss:
   Args:
     temperature: T > 0, of both softmaxes, or a schedule of it.
   """
-  ranges.check("reverse_kl: temperature", temperature, ranges.POSITIVE, varies=True)
+  ranges.check("reverse_kl: temperature", temperature, ranges.TEMPERATURE, varies=True)
 
   def divergence(student: Logits, teacher: Logits, *, class_mask: ClassMask | None, step: Array | int) -> PerExample:
     t = at(temperature, step)

@@ -29,7 +29,7 @@ def skew_kl(alpha: float = 0.1, reverse: bool = False, temperature: Schedule = 1
   """
   ranges.check("skew_kl: alpha", alpha, ranges.INSIDE)
   ranges.check_switch("skew_kl: reverse", reverse)
-  ranges.check("skew_kl: temperature", temperature, ranges.POSITIVE, varies=True)
+  ranges.check("skew_kl: temperature", temperature, ranges.TEMPERATURE, varies=True)
 
   def divergence(student: Logits, teacher: Logits, *, class_mask: ClassMask | None, step: Array | int) -> PerExample:
     t = at(temperature, step)

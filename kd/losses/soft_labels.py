@@ -26,7 +26,7 @@ def soft_labels(temperature: Schedule = 1.0, source: str = "teacher") -> Loss:
     source: "teacher", or "batch" for `batch["soft_label"]`, (batch, *positions, classes) probabilities, used unchanged;
       a negative one makes its example's loss NaN.
   """
-  ranges.check("soft_labels: temperature", temperature, ranges.POSITIVE, varies=True)
+  ranges.check("soft_labels: temperature", temperature, ranges.TEMPERATURE, varies=True)
   if source not in ("teacher", "batch"):
     raise unknown("source of soft labels", source, ("teacher", "batch"))
 

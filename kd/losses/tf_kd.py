@@ -36,7 +36,7 @@ def tf_kd(correct: float = 0.99, temperature: Schedule = 20.0, soften_student: b
   """
   ranges.check("tf_kd: correct", correct, ranges.INSIDE)
   ranges.check_switch("tf_kd: soften_student", soften_student)
-  ranges.check("tf_kd: temperature", temperature, ranges.POSITIVE, varies=True)
+  ranges.check("tf_kd: temperature", temperature, ranges.TEMPERATURE, varies=True)
 
   def divergence(
     student: Logits, teacher: None, *, class_mask: ClassMask | None, label: Labels, step: Array | int

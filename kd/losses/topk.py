@@ -29,7 +29,7 @@ def topk(k: int = 10, temperature: Schedule = 4.0) -> Loss:
     temperature: T > 0, of both softmaxes, or a schedule of it.
   """
   ranges.check("topk: k", k, ranges.whole(1))
-  ranges.check("topk: temperature", temperature, ranges.POSITIVE, varies=True)
+  ranges.check("topk: temperature", temperature, ranges.TEMPERATURE, varies=True)
 
   def divergence(student: Logits, teacher: Logits, *, class_mask: ClassMask | None, step: Array | int) -> PerExample:
     t = at(temperature, step)

@@ -22,7 +22,7 @@ def total_variation(temperature: Schedule = 1.0) -> Loss:
   Args:
     temperature: T > 0, of both softmaxes, or a schedule of it.
   """
-  ranges.check("total_variation: temperature", temperature, ranges.POSITIVE, varies=True)
+  ranges.check("total_variation: temperature", temperature, ranges.TEMPERATURE, varies=True)
 
   def distance(student: Logits, teacher: Logits, *, class_mask: ClassMask | None, step: Array | int) -> PerExample:
     t = at(temperature, step)

@@ -27,7 +27,7 @@ def wsld(temperature: Schedule = 2.0) -> Loss:
   Args:
     temperature: T > 0, of the soft labels' softmaxes, or a schedule of it.
   """
-  ranges.check("wsld: temperature", temperature, ranges.POSITIVE, varies=True)
+  ranges.check("wsld: temperature", temperature, ranges.TEMPERATURE, varies=True)
 
   def entropy(
     student: Logits,

@@ -32,7 +32,7 @@ def found(spec: str, where: str, module: str = "") -> Any:
   Raises:
     UserError: it is no import path, the module or the name does not exist, or importing the module fails.
   """
-  given, colon, name = spec.partition(":")
+  given, colon, name = spec.partition(":") if isinstance(spec, str) else ("", "", "")
   if not (colon and given and name):
     raise UserError(f"{where} is no import path; expected 'package.module:Name'")
   module = module or given

@@ -1,9 +1,10 @@
 """The numbers that a user gives: a range says which are meant, and one check refuses all others in a sentence.
 
-Text, bools, NaN and infinities are in no range. This file imports the standard library only.
+Text, bools, NaN and infinities are in no range, nor is what training cannot compute with: a whole number that int32
+does not hold, and any other whose square float32 does not hold, which is too large or too near to 0. This file imports
+the standard library only.
 """
 
-import math
 import numbers
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ class Range(NamedTuple):
 
   Attributes:
     words: the words after "expected" in errors.
-    has: whether a finite number is in it.
+    has: whether a number that can be computed with is in it.
     kind: of the number.
   """
 
@@ -24,6 +25,9 @@ class Range(NamedTuple):
   has: Callable[[Any], bool]
   kind: type = numbers.Real
 
+
+WHOLE = 2**31 - 1  # int32 holds the whole numbers up to it
+LEAST, MOST = 1e-18, 1e18  # of these, of numbers between them, and of their negatives float32 holds the squares
 
 FINITE = Range("a finite number", lambda x: True)
 POSITIVE = Range("a number above 0", lambda x: x > 0)
@@ -38,9 +42,30 @@ def at_least(least: float) -> Range:
   return Range(f"a number, {least} or more", lambda x: x >= least)
 
 
-def whole(least: int) -> Range:
-  """Returns the range of whole numbers from `least` on."""
-  return Range(f"a whole number, {least} or more", lambda x: x >= least, numbers.Integral)
+def between(least: float, most: float) -> Range:
+  """Returns the range of numbers from `least` to `most`."""
+  return Range(f"a number from {_short(least)} to {_short(most)}", lambda x: least <= x <= most)
+
+
+def or_zero(other: Range) -> Range:
+  """Returns a range and 0 with it."""
+  return Range(f"0 or {other.words}", lambda x: x == 0 or other.has(x), other.kind)
+
+
+def whole(least: int, most: int = WHOLE) -> Range:
+  """Returns the range of whole numbers from `least` on, or to `most`."""
+  words = f", {least} or more" if most == WHOLE else f" from {least} to {most}"
+  return Range(f"a whole number{words}", lambda x: least <= x and (most == WHOLE or x <= most), numbers.Integral)
+
+
+def _short(number: float) -> str:
+  return f"{number:g}".replace("e+", "e").replace("e0", "e").replace("e-0", "e-")
+
+
+# Of a softmax: below it logits are no longer told apart by float32, and above it all of them are the same.
+TEMPERATURE = between(1e-3, 1e4)
+# Of a term of an objective: a sum with a larger one is that term alone.
+WEIGHT = between(0, 1e6)
 
 
 def check(where: str, value: Any, expected: Range, varies: bool = False) -> None:
@@ -61,8 +86,8 @@ def check(where: str, value: Any, expected: Range, varies: bool = False) -> None
     if not all(_is_in(end, expected) for end in ends or ()):
       raise UserError(f"{where} is {value}; expected {expected.words} at both ends")
   elif not _is_in(value, expected):
-    shown = value if ends is not None else "a function" if callable(value) else repr(_number(value))
-    raise UserError(f"{where} is {shown}; expected {expected.words}")
+    shown = value if ends is not None else "a function" if callable(value) else _shown(_number(value))
+    raise UserError(f"{where} is {shown}; expected {expected.words}{_limits(_number(value), expected)}")
 
 
 def check_switch(where: str, value: Any) -> None:
@@ -80,4 +105,32 @@ def _number(value: Any) -> Any:
 
 def _is_in(value: Any, expected: Range) -> bool:
   x = _number(value)
-  return isinstance(x, expected.kind) and not isinstance(x, bool) and math.isfinite(x) and expected.has(x)
+  return _is_number(x, expected) and _is_computable(x, expected) and bool(expected.has(x))
+
+
+def _is_number(x: Any, expected: Range) -> bool:
+  return isinstance(x, expected.kind) and not isinstance(x, bool)
+
+
+def _is_computable(x: Any, expected: Range) -> bool:
+  """Returns whether training can compute with a number; of NaN no comparison holds."""
+  if expected.kind is numbers.Integral:
+    return abs(x) <= WHOLE
+  return x == 0 or LEAST <= abs(x) <= MOST
+
+
+def _limits(x: Any, expected: Range) -> str:
+  """Returns the words on the limit of computing that a number is beyond; "" where it is within."""
+  if not _is_number(x, expected) or not abs(x) < float("inf") or not expected.has(x) or _is_computable(x, expected):
+    return ""
+  if expected.kind is numbers.Integral:
+    return f", and at most {WHOLE}"
+  return f", and its magnitude {f'at most {_short(MOST)}' if abs(x) > MOST else f'at least {_short(LEAST)}'}"
+
+
+def _shown(x: Any) -> str:
+  """Returns a value as it is written, shortened where it is long: a whole number may have any number of digits."""
+  if isinstance(x, int) and x.bit_length() > 200:
+    return f"a whole number of about 10^{int(x.bit_length() * 0.30103)}"
+  text = repr(x)
+  return text if len(text) <= 200 else f"{text[:200]}..."

@@ -175,12 +175,14 @@ def objective(
     else:
       loss = call(where, method(kd, chosen, folder="losses"), keywords)
     weight = numbers.get("weight", 1.0)
-    ranges.check(f"config key '{where}.weight'", weight, ranges.NOT_NEGATIVE, varies=True)
+    ranges.check(f"config key '{where}.weight'", weight, ranges.WEIGHT, varies=True)
     weight = weight if callable(weight) else float(weight)
     more: dict[str, Any] = {"output": output} | {
       key: given[key] for key in ("mask", "ignore_label", "output") if key in given
     }
     terms.append(kd.Term(name, loss, weight, **more))
+  if terms and not any(any(getattr(term.weight, "ends", [term.weight])) for term in terms):
+    raise UserError(f"config group 'stages.{stage}.objective' has no weight but 0; expected one above 0")
   return kd.weighted(terms, output)
 
 
@@ -216,11 +218,6 @@ def check_model_name(name: str, entry: experiment.Model) -> None:
   if not entry.name:
     raise UserError(f"config key 'models.{name}.name' is missing; expected such as 'zoo.lenet:LeNet5'")
   model(entry)
-
-
-def needs_teacher(objective: kd.Weighted) -> bool:
-  """Returns whether an objective has a loss that compares with a teacher."""
-  return any(term.loss.needs_teacher for term in objective.terms)
 
 
 def batches(stage: Stage, examples: int) -> int:

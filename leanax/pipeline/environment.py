@@ -1,6 +1,7 @@
 """The machine of a measurement: the processor's model and instruction sets, cores, accelerator, and versions."""
 
 import importlib.metadata
+import math
 import os
 import platform
 import re
@@ -9,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from leanax.core.errors import UserError
+
 SETS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "amx_bf16", "asimd", "asimddp", "i8mm", "sve")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "ai-edge-litert", "onnxruntime")
 
@@ -16,6 +19,35 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "ai-edge-litert", "onnxru
 def cores() -> int:
   """Returns the number of processor cores that this process may use."""
   return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def memory() -> int:
+  """Returns the bytes of the first device's memory; of a CPU those of the machine."""
+  import jax
+
+  found = jax.local_devices()[0].memory_stats() or {}
+  return found.get("bytes_limit") or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def check_memory(where: str, what: str, trained: Any) -> None:
+  """Refuses numbers that are trained, as shapes, where these and their gradients do not fit the memory of a device.
+
+  Args:
+    where: the sentence until the number of bytes, such as "model 'student' has".
+    what: they are, such as "weights".
+    trained: a tree of them.
+
+  Raises:
+    UserError: they do not.
+  """
+  import jax
+
+  size, limit = sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(trained)), memory()
+  if 2 * size > limit:
+    raise UserError(
+      f"{where} {size / 1e9:.1f} GB of {what}, and as much again of gradients; expected them to fit the "
+      f"{limit / 1e9:.1f} GB of this machine"
+    )
 
 
 def environment() -> dict[str, Any]:

@@ -16,7 +16,7 @@ from leanax.engine.metrics import Metric, measured
 from leanax.engine.store import checkpoint, metrics
 from leanax.engine.train import progress, seeds
 from leanax.engine.train.state import TrainState
-from leanax.pipeline import build, patience, teacher_outputs
+from leanax.pipeline import build, diagnosis, patience, teacher_outputs
 from leanax.pipeline import trained as models
 from leanax.pipeline.config.experiment import Experiment, Stage
 from leanax.pipeline.job import Context, curves, first_step
@@ -76,6 +76,8 @@ def fit(name: str, contexts: Sequence[Context], ready: Sequence[Ready], over: st
     if checkpoints.latest() is not None:
       state = checkpoints.restore(state).state
     resumed = int(state.step)
+    made = learning, state, get_batch, _examples(first), variables, chosen, config.parallel
+    opened.enter_context(diagnosis.naming(diagnosis.Training(*made), checkpoints))
     bar = opened.enter_context(progress.Progress(steps, start=resumed, label=_label(name, contexts)))
     writers = [
       opened.enter_context(metrics.Writer(each.folder, after=resumed, part=name, first=offset)) for each in contexts

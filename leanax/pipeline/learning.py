@@ -17,6 +17,7 @@ from leanax.engine.data import Input, Split
 from leanax.engine.data import batches as batches_of
 from leanax.engine.train import forward, mutual, seeds, together
 from leanax.engine.train.freeze import frozen
+from leanax.engine.train.gradient import Problem
 from leanax.engine.train.parallel import AXIS
 from leanax.engine.train.state import TrainState
 from leanax.engine.train.step import Step
@@ -26,6 +27,7 @@ from leanax.graph.shapes import structs
 from leanax.pipeline import assembling, build, optimizers, teacher_outputs
 from leanax.pipeline import trained as models
 from leanax.pipeline.config.experiment import ITSELF, Stage, teacher_names
+from leanax.pipeline.environment import check_memory
 from leanax.pipeline.recipe import Recipe
 from leanax.pipeline.trained import Functions, Trained
 
@@ -47,6 +49,7 @@ class Learning(NamedTuple):
     peers: how many students there are.
     head: how the student is put together anew when it is evaluated or kept, where a loss wants that.
     reparam: the weights as functions of what is trained, or None.
+    problem: what the step minimises, of one network that trains alone; None of several that train together.
   """
 
   recipe: Recipe
@@ -58,6 +61,7 @@ class Learning(NamedTuple):
   peers: int
   head: assembling.Plan | None
   reparam: Reparam | None
+  problem: Problem | None = None
 
   def start(self, each: Sequence[Trained], seed: int, teacher: Any) -> TrainState:
     """Returns the state before the first step; of peers all, on a leading axis."""
@@ -120,6 +124,7 @@ def make(
     return objective.init(key, *outputs, None if moving else teacher)
 
   aux = jax.eval_shape(lambda teacher: losses(jax.random.key(0), teacher), trees)
+  check_memory("its objective trains and remembers", "numbers", aux)
   _trace(objective, outputs, aux, labels, spec)
   head = assembling.plan(
     objective, models.functions(model.recipe).fn, model.recipe.image, len(model.recipe.classes), model.variables,
@@ -151,12 +156,13 @@ def make(
     _check_pruned(name, stage, state)
     return together.start(state, moving.init(teacher)) if moving else state
 
+  problem = None if moving or stage.peers > 1 else Problem(student, minimised, **live)
   if moving:
     step, norm = together.together(step, moving.step, moving.forward), together.with_teacher(norm, moving.forward)
   if stage.peers > 1:
     step, norm = mutual.together(step, stage.peers), mutual.mean(norm, stage.peers)
   recipes = tuple(one.recipe for one in teachers)
-  return Learning(model.recipe, recipes, step, create, minimised, norm, stage.peers, head, reparam)
+  return Learning(model.recipe, recipes, step, create, minimised, norm, stage.peers, head, reparam, problem)
 
 
 def _frozen(name: str, stage: Stage, model: Trained) -> tuple[str, ...]:
@@ -290,6 +296,8 @@ def _outputs(
     own = _as_outputs(_on_axis(trained, structs(model.variables), x))
   except UserError as error:
     raise (UserError(f"the objective's taps of the student: {error}") if objective.student else error) from error
+  except Exception as error:  # the user's code may raise anything
+    raise UserError(f"its model {model.recipe.name!r} cannot be run in training: {imports.failure(error)}") from error
   if teacher is None:  # a peer, or the average of its own weights
     return own, own._replace(taps={}) if stage.teacher or stage.peers > 1 else None
   trees = [structs(one.variables) for one in teachers]

@@ -174,15 +174,7 @@ TRIED = {
 def _method(given: experiment.Optimizer) -> str | Callable[..., optax.GradientTransformation]:
   """Returns the optimizer's name, or the user's function of the learning rate."""
   if not imports.is_path(given.name):
-    if given.kwargs:
-      raise UserError(
-        f"'kwargs' are {sorted(given.kwargs)}, and the optimizer is {given.name!r}; expected an import path"
-      )
     return given.name
-  default = experiment.Optimizer()
-  for key in ("momentum", "delta", "nesterov", "weight_decay"):
-    if (value := getattr(given, key)) != getattr(default, key):
-      raise UserError(f"{key!r} is {value}, which optimizer {given.name!r} does not read; expected it in 'kwargs'")
 
   def method(learning_rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
     tx = _called(given.name, "optimizer", given.kwargs, learning_rate)
@@ -206,11 +198,6 @@ def _kinds(tree: Any) -> Any:
 
 
 def _optimizer(given: experiment.Optimizer, updates: int) -> optax.GradientTransformationExtraArgs:
-  if given.schedule_kwargs and not imports.is_path(given.schedule):
-    raise UserError(
-      f"'schedule_kwargs' are {sorted(given.schedule_kwargs)}, and the schedule is {given.schedule!r}; expected an "
-      "import path"
-    )
   rate = optim.schedule(
     _schedule(given, updates),
     given.learning_rate,

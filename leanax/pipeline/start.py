@@ -14,7 +14,7 @@ from leanax.core.errors import UserError
 from leanax.engine.data import Dataset, Split
 from leanax.engine.store import pretrained
 from leanax.graph.shapes import structs
-from leanax.pipeline import build, cutting
+from leanax.pipeline import build, cutting, environment
 from leanax.pipeline import trained as models
 from leanax.pipeline.config.experiment import Experiment, Model, Stage, starts_from_file
 from leanax.pipeline.recipe import ALL, Recipe
@@ -115,6 +115,7 @@ def check_model(name: str, config: Experiment, data: Dataset) -> Any:
       f"{imports.failure(error)}"
     ) from error
   where = f"model {name!r}, {entry.name!r},"
+  environment.check_memory(f"model {name!r}, {entry.name!r} with {recipe.kwargs}, has", "weights", variables)
   _check_outputs(where, outputs, data.train, config.data.name)
   for split in (data.train, data.validation, data.test):
     _check_classes(where, outputs, split, _ignored(config))
@@ -130,7 +131,10 @@ def loaded(entry: Model, recipe: Recipe, variables: Any) -> Any:
     UserError: the file cannot be read, or its weights are another model's.
   """
   call = models.functions(recipe).fn, models.example_shape(recipe)
-  return pretrained.load(entry.weights, variables, entry.key_map, entry=entry.entry, keep=entry.new, call=call)
+  try:
+    return pretrained.load(entry.weights, variables, entry.key_map, entry=entry.entry, keep=entry.new, call=call)
+  except OSError as error:
+    raise UserError(f"weights {entry.weights!r} cannot be read: {error.strerror}") from error
 
 
 def _check_outputs(where: str, outputs: Any, split: Split, name: str) -> None:

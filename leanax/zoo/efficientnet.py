@@ -107,6 +107,8 @@ class EfficientNetLite(nn.Module):
         block = InvertedResidual(channels, stage.kernel, stride, stage.expand, self.axis_name, name=f"block_{number}")
         x, number = block(x, train), number + 1
     x = nn.relu6(norm("head_norm")(_conv(HEAD, 1, name="head")(x))).mean((1, 2))
+    if not 0 <= self.dropout < 1:
+      raise ValueError(f"dropout is {self.dropout}; expected a number from 0 to below 1")
     x = nn.Dropout(self.dropout, deterministic=not train)(x)
     return nn.Dense(self.classes, name="classifier")(x)
 

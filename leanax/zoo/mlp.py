@@ -15,7 +15,7 @@ class MLP(nn.Module):
   Attributes:
     widths: units of the hidden layers.
     classes: number of logits.
-    dropout: fraction of the hidden units that are dropped in training.
+    dropout: fraction of the hidden units that are dropped in training, from 0 to below 1.
   """
 
   widths: Sequence[int] = (300, 100)
@@ -25,6 +25,8 @@ class MLP(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
     """Maps (batch, ...) inputs, flattened, to (batch, classes) logits."""
+    if not 0 <= self.dropout < 1:
+      raise ValueError(f"dropout is {self.dropout}; expected a number from 0 to below 1")
     x = x.reshape(x.shape[0], -1)
     for width in self.widths:
       x = nn.relu(nn.Dense(width)(x))

@@ -77,9 +77,11 @@ def test_a_number_out_of_range(name, key):
 def test_a_temperature_and_its_schedule(name):
   taps, key = VARY[name]
   for value in (*NO_NUMBER, None, 0, -1.0):
-    assert refused(name, taps, key, value) == f"{name}: {key} is {value!r}; expected a number above 0"
+    assert refused(name, taps, key, value) == f"{name}: {key} is {value!r}; expected a number from 0.001 to 10000"
   for made in (schedules.linear(4.0, 0.0, 0, 9), schedules.cosine(-1.0, 4.0, 0, 9), schedules.switch(0.0, 4.0, 5)):
-    assert refused(name, taps, key, made) == f"{name}: {key} is {made}; expected a number above 0 at both ends"
+    assert (
+      refused(name, taps, key, made) == f"{name}: {key} is {made}; expected a number from 0.001 to 10000 at both ends"
+    )
   getattr(kd, name)(*taps, **{key: schedules.linear(4.0, 1.0, 0, 9)})
   getattr(kd, name)(*taps, **{key: lambda step: 4.0})  # its ends are not known
 
@@ -92,7 +94,7 @@ def test_temperatures_are_a_sequence(value):
 
 def test_one_of_several():
   for value in (*NO_NUMBER, 0):
-    with pytest.raises(UserError, match=r"mlkd: temperatures\[1\] is .*; expected a number above 0"):
+    with pytest.raises(UserError, match=r"mlkd: temperatures\[1\] is .*; expected a number from 0.001 to 10000"):
       kd.mlkd(temperatures=(2.0, value))
 
 

@@ -52,5 +52,5 @@ def test_an_output_that_is_excluded():
 
 
 def test_mistakes_are_one_sentence():
-  with pytest.raises(UserError, match="bernoulli_kl: temperature is 0; expected a number above 0"):
+  with pytest.raises(UserError, match="bernoulli_kl: temperature is 0; expected a number from 0.001 to 10000"):
     kd.bernoulli_kl(0)

@@ -116,5 +116,5 @@ def test_mistakes_are_named():
     kd.byot(("a", "b"), alpha=1.5)
   with pytest.raises(UserError, match="byot: lam is -1; expected a number, 0 or more"):
     kd.byot(("a", "b"), lam=-1)
-  with pytest.raises(UserError, match="byot: temperature is 0; expected a number above 0"):
+  with pytest.raises(UserError, match="byot: temperature is 0; expected a number from 0.001 to 10000"):
     kd.byot(("a", "b"), temperature=0)

@@ -46,7 +46,7 @@ def test_a_channels_offset_does_not_matter():
 
 
 def test_mistakes_are_named():
-  with pytest.raises(UserError, match="cwd: temperature is 0; expected a number above 0"):
+  with pytest.raises(UserError, match="cwd: temperature is 0; expected a number from 0.001 to 10000"):
     kd.cwd("tap", "tap", temperature=0)
   with pytest.raises(
     UserError,

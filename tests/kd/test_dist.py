@@ -81,5 +81,5 @@ def test_mistakes_are_named():
   for shape in ((1, 5), (0, 5), (1, 1, 5)):
     with pytest.raises(UserError, match="'dist' compares examples of a batch and got [01]; expected 2 or more"):
       kd.dist()(jnp.zeros(shape), jnp.zeros(shape))
-  with pytest.raises(UserError, match="dist: tau is 0; expected a number above 0"):
+  with pytest.raises(UserError, match="dist: tau is 0; expected a number from 0.001 to 10000"):
     kd.dist(tau=0)

@@ -55,5 +55,5 @@ def test_masked_examples_and_classes_are_ignored():
 def test_mistakes_are_named():
   with pytest.raises(UserError, match=r"mlkd: temperatures is \(\); expected a sequence of one or more"):
     kd.mlkd(temperatures=())
-  with pytest.raises(UserError, match=r"mlkd: temperatures\[1\] is -1; expected a number above 0"):
+  with pytest.raises(UserError, match=r"mlkd: temperatures\[1\] is -1; expected a number from 0.001 to 10000"):
     kd.mlkd(temperatures=(4.0, -1))

@@ -36,5 +36,5 @@ def test_a_class_excluded_by_minus_infinity():
 
 
 def test_a_mistake_is_one_sentence():
-  with pytest.raises(UserError, match="reverse_kl: temperature is 0; expected a number above 0"):
+  with pytest.raises(UserError, match="reverse_kl: temperature is 0; expected a number from 0.001 to 10000"):
     kd.reverse_kl(0)

@@ -51,7 +51,7 @@ def test_a_high_temperature_asks_for_a_uniform_output():
   s = logits(2)
   want = -np.log(CLASSES) - np.log(softmax(s)).mean(-1)
   with jax.enable_x64(True):
-    np.testing.assert_allclose(value(kd.tf_kd(temperature=1e9), s, None), want, rtol=1e-6)
+    np.testing.assert_allclose(value(kd.tf_kd(temperature=1e4), s, None), want, rtol=2e-4)
 
 
 def test_a_right_answer_costs_less_than_a_wrong_one():

@@ -48,5 +48,5 @@ def test_a_class_excluded_by_minus_infinity():
 
 
 def test_a_mistake_is_one_sentence():
-  with pytest.raises(UserError, match="total_variation: temperature is 0; expected a number above 0"):
+  with pytest.raises(UserError, match="total_variation: temperature is 0; expected a number from 0.001 to 10000"):
     kd.total_variation(0)

@@ -64,3 +64,11 @@ class Undefined(nn.Module):
   @nn.compact
   def __call__(self, x):
     return nn.Dense(4, bias_init=nn.initializers.constant(jnp.nan))(x.reshape(x.shape[0], -1))
+
+
+class Forgets(nn.Module):
+  """A layer that fails in training alone."""
+
+  @nn.compact
+  def __call__(self, x, train=False):
+    return nn.Dense(4)({"y": x}["x" if train else "y"].reshape(x.shape[0], -1))

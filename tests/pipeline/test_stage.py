@@ -155,3 +155,37 @@ def test_pixels_are_not_rounded_on_ties(tmp_path, teacher, preprocess):
     assert len(np.unique(codes)) >= 248
   else:
     np.testing.assert_array_equal(np.ravel(codes), np.arange(-128, 128))
+
+
+@pytest.mark.parametrize(
+  ("kwargs", "sentence"),
+  [
+    ({"widths": (10**9,)}, r"with .*1000000000.* has 164.0 GB of weights, .* to fit the .* GB of this machine"),
+    ({"widths": (0,)}, r"cannot be called with images of \(6, 6, 1\): ZeroDivisionError"),
+    ({"widths": (8,), "dropout": 1e308}, r"dropout is 1e\+308; expected a number from 0 to below 1"),
+    ({"widths": (8,), "dropout": (0.5,)}, r"cannot be called with images of \(6, 6, 1\): TypeError"),
+  ],
+)
+def test_a_model_that_cannot_train_is_refused_before_the_directory_is_claimed(tmp_path, kwargs, sentence):
+  with pytest.raises(UserError, match=f"^model 'student', 'zoo.mlp:MLP' .*{sentence}"):
+    jobs.opened(tmp_path / "run", run=("alone",), models__student__kwargs={"classes": 4, **kwargs})
+  assert not (tmp_path / "run").exists()
+
+
+def test_a_model_that_fails_in_training_alone_is_named(tmp_path):
+  with pytest.raises(UserError, match=r"stage 'alone': its model '.*:Forgets' cannot be run in training: KeyErr"):
+    jobs.opened(tmp_path, run=("alone",), models__student={"name": "tests.pipeline.nets:Forgets"})
+
+
+@pytest.mark.parametrize(
+  ("changes", "sentence"),
+  [
+    ({"objective": {"hard_labels": {"weight": 0.0}}}, "'stages.alone.objective' has no weight but 0; expected"),
+    ({"epochs": 1_000_000, "batch_size": 1}, "'epochs' is 1000000, which makes 2148000000 batches; expected"),
+  ],
+)
+def test_a_stage_that_cannot_learn_or_count_is_refused(tmp_path, changes, sentence):
+  many = {"data__kwargs": {**jobs.EXPERIMENT["data"]["kwargs"], "train": 2148}} if "epochs" in changes else {}
+  with pytest.raises(UserError, match=sentence):
+    jobs.opened(tmp_path / "run", run=("alone",), **{f"stages__alone__{key}": x for key, x in changes.items()}, **many)
+  assert not (tmp_path / "run").exists()

@@ -135,7 +135,7 @@ def test_each_layer_of_a_scan_is_pruned_by_itself(tmp_path):
 
 
 def test_peers_that_cannot_learn_from_each_other_are_refused(tmp_path):
-  with pytest.raises(UserError, match="'stages.alone.peers' is 0; expected a whole number, 1 or more"):
+  with pytest.raises(UserError, match="'stages.alone.peers' is 0; expected a whole number from 1 to 100"):
     peers_of(tmp_path, 0)
   with pytest.raises(UserError, match="'stages.alone.peers' is 2; expected an objective with a loss that compares"):
     jobs.opened(tmp_path, run=("alone",), stages__alone__peers=2)

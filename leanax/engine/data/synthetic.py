@@ -7,10 +7,12 @@ same arguments give the same bytes with every version of numpy.
 
 import numpy as np
 
+from leanax.core import ranges
 from leanax.core.errors import UserError
 from leanax.engine.data.splits import Dataset, Split, make_split
 
 CELL = 4  # the side of a pattern's cells, in pixels
+MOST = 1 << 30  # numbers, which take eight bytes each while they are made
 
 
 def load(
@@ -37,8 +39,10 @@ def load(
     seed: of the patterns and the noise.
 
   Raises:
-    UserError: a size that is not positive, or a negative amount.
+    UserError: a size that is not positive, a negative amount, or more pixels than `MOST`.
   """
+  if not isinstance(shape, tuple | list) or len(shape) != 3:
+    raise UserError(f"synthetic data: shape is {shape!r}; expected (height, width, channels)")
   for key, value, least in [
     *((f"shape[{axis}]", size, 1) for axis, size in enumerate(shape)),
     ("classes", classes, 2),
@@ -47,10 +51,12 @@ def load(
     ("test", test, 0),
     ("noise", noise, 0),
     ("shift", shift, 0),
+    ("seed", seed, 0),
   ]:
-    if value < least:
-      raise UserError(f"synthetic data: {key} is {value}; expected at least {least}")
+    ranges.check(f"synthetic data: {key}", value, ranges.whole(least))
   height, width, channels = shape
+  if (pixels := max(classes, train + validation + test) * height * width * channels) > MOST:
+    raise UserError(f"synthetic data: {pixels} numbers in all its images; expected at most {MOST}")
   random = np.random.RandomState(seed)
   coarse = random.randint(0, 256, (classes, -(-height // CELL), -(-width // CELL), channels))
   patterns = coarse.repeat(CELL, axis=1).repeat(CELL, axis=2)[:, :height, :width]

@@ -194,6 +194,21 @@ def joined(parts: Sequence[History]) -> History:
   return {name: np.concatenate([part[name] for part in parts], axis=-1) for name in parts[0]} if parts else {}
 
 
+class NotFinite(UserError):
+  """A loss or a gradient is not finite.
+
+  Attributes:
+    name: of the metric.
+    value: of it.
+    step: the first at which it is so, from 1.
+    run: the number of the run, of several that train together.
+  """
+
+  def __init__(self, text: str, name: str, value: float, step: int, run: int):
+    super().__init__(text)
+    self.name, self.value, self.step, self.run = name, value, step, run
+
+
 def refuse_non_finite(metrics: History, finished: int) -> None:
   """Raises a UserError that names the first step whose loss or gradient is not finite.
 
@@ -207,9 +222,10 @@ def refuse_non_finite(metrics: History, finished: int) -> None:
       row, column = min(bad.tolist(), key=lambda at: at[1])
       run = f" of run {row}" if metrics[name].ndim > 1 else ""
       value = metrics[name].reshape(-1, metrics[name].shape[-1])[row, column]
-      raise UserError(
+      raise NotFinite(
         f"training stopped: {name} is {value} at step {finished + column + 1}{run}; "
-        "checkpoints of earlier steps are kept; expected finite numbers (a lower learning rate or clip_norm may help)"
+        "checkpoints of earlier steps are kept; expected finite numbers (a lower learning rate or clip_norm may help)",
+        *(name, float(value), finished + column + 1, row),
       )
 
 

@@ -20,6 +20,7 @@ from typing import Any
 
 import ml_collections
 
+from leanax.core import ranges
 from leanax.core.errors import UserError, unknown
 from leanax.core.texts import elements
 from leanax.pipeline.config import references, tree
@@ -156,7 +157,9 @@ def _change(config: ml_collections.ConfigDict, key: str, text: str) -> None:
   kind = owner.get_type(last) if isinstance(owner, ml_collections.ConfigDict) else type(present)
   if isinstance(owner, Sequence):
     raise UserError(f"config key {key!r} is one element of {'.'.join(groups)!r}; give the whole value instead")
-  owner[last] = parse(key, text, present, kind)
+  field = tree.field_of(Experiment, (*groups, last))
+  element = None if field is None else tree.element_type(field)
+  owner[last] = parse(key, text, present, kind, LIKE.get(element))
 
 
 def _add(config: ml_collections.ConfigDict, groups: list[str], names: list[str], text: str) -> None:
@@ -201,19 +204,22 @@ def _child(owner: Any, name: str) -> Any:
   return _MISSING
 
 
-def parse(key: str, text: str, present: Any, kind: type) -> Any:
-  """Returns the value that `text` means for a key of type `kind` (known even while its value, `present`, is None)."""
+# An element that stands for the others of a sequence.
+LIKE: dict[Any, Any] = {int: 0, float: 0.0, str: "", bool: False, tuple[str, str]: ("", "")}
+
+
+def parse(key: str, text: str, present: Any, kind: type, like: Any = None) -> Any:
+  """Returns the value that `text` means for a key of type `kind` (known even while its value, `present`, is None).
+
+  `like` stands for the elements of a sequence that has none at present.
+  """
   if present is None and text.lower() == "none":
     return None
   if kind is type(None):
     return _literal(text)
   if issubclass(kind, tuple | list):
-    return kind(_elements(key, text, present or ()))
+    return kind(_elements(key, text, present or (() if like is None else (like,))))
   return _scalar(key, text, kind)
-
-
-# An element that stands for the others of a sequence.
-LIKE: dict[Any, Any] = {int: 0, float: 0.0, str: "", bool: False}
 
 
 def parse_annotated(key: str, text: str, annotation: Any) -> Any:
@@ -256,7 +262,7 @@ def _scalar(key: str, text: str, kind: type) -> Any:
       value = kind(text)
     except ValueError:
       raise UserError(f"config key {key!r} expects {_name(kind)}, got {text!r}") from None
-    if not math.isfinite(value):
+    if isinstance(value, float) and not math.isfinite(value):
       raise UserError(f"config key {key!r} expects a finite number, got {text!r}")
     return value
   return text
@@ -264,7 +270,7 @@ def _scalar(key: str, text: str, kind: type) -> Any:
 
 def _elements(key: str, text: str, present: Sequence[Any]) -> list[Any]:
   """Returns the elements of a tuple override, each as the type of the element it replaces."""
-  value = _literal(text if text.lstrip().startswith(("(", "[")) else f"({text},)")
+  value = _literal(text if text.lstrip().startswith(("(", "[")) else f"({text.rstrip().removesuffix(',')},)")
   if isinstance(value, str):  # words without quotes
     try:
       value = tuple(elements(_unwrapped(text)))
@@ -291,6 +297,7 @@ def _unwrapped(text: str) -> str:
 
 def _like(key: str, value: Any, like: Any, text: str) -> Any:
   if isinstance(like, float) and type(value) is int:
+    ranges.check(f"config key {key!r}", value, ranges.FINITE)
     value = float(value)
   if type(value) is not type(like) or (isinstance(value, float) and not math.isfinite(value)):
     raise UserError(f"config key {key!r} expects {_name(type(like))} in its place, got {value!r} in {text!r}")

@@ -5,6 +5,8 @@ a config file is found whatever it was meant to change. This module imports no j
 """
 
 import dataclasses
+import sys
+import typing
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -24,6 +26,7 @@ def setting(
   choices: tuple[str, ...] = (),
   what: str = "choice",
   key: str = "",
+  lengths: tuple[int, ...] = (),
 ) -> Any:
   """Describes a key of a group, as a field of its dataclass.
 
@@ -33,8 +36,10 @@ def setting(
     choices: the texts that it may be.
     what: the name of a choice in errors.
     key: its name in a config, where that is no name of Python's.
+    lengths: the numbers of elements that it may have, of a sequence; () for any.
   """
-  return dataclasses.field(default=default, metadata={"range": within, "choices": choices, "what": what, "key": key})
+  told = {"range": within, "choices": choices, "what": what, "key": key, "lengths": lengths}
+  return dataclasses.field(default=default, metadata=told)
 
 
 def free(default: Mapping[str, Any] | None = None) -> Any:
@@ -122,7 +127,8 @@ def leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def check(group: Any, where: str = "") -> None:
-  """Refuses numbers outside of their ranges and texts that are no choice, in a dataclass and the groups inside it.
+  """Refuses numbers outside of their ranges, texts that are no choice, and sequences of other elements than a key has,
+  in a dataclass and the groups inside it.
 
   The entries of `entries` are left to the caller.
 
@@ -135,10 +141,57 @@ def check(group: Any, where: str = "") -> None:
       check(value, place)
     if (choices := field.metadata.get("choices")) and value not in choices:
       raise unknown(f"{field.metadata['what']} in {place!r}", value, choices)
-    if expected := field.metadata.get("range"):
-      several = isinstance(value, tuple | list)
-      for name, number in [(f"{place}[{i}]", x) for i, x in enumerate(value)] if several else [(place, value)]:
-        ranges.check(f"config key {name!r}", number, expected)
+    several = isinstance(value, tuple | list)
+    if several and (lengths := field.metadata.get("lengths")) and len(value) not in lengths:
+      raise UserError(
+        f"config key {place!r} is {value!r}; expected {' or '.join(map(str, lengths))} elements, got {len(value)}"
+      )
+    for name, one in [(f"{place}[{i}]", x) for i, x in enumerate(value)] if several else [(place, value)]:
+      if expected := field.metadata.get("range"):
+        ranges.check(f"config key {name!r}", one, expected)
+      elif several and not _is_like(one, element := element_type(field)):
+        raise UserError(f"config key {name!r} is {one!r}; expected {WORDS[element]}")
+
+
+WORDS = {str: "a text", tuple[str, str]: "a pair of texts"}  # of the elements that have no range
+
+
+def element_type(field: Any) -> Any:
+  """Returns the type of the elements of a key that is a sequence, such as `float`; None where they have none."""
+  inner = typing.get_args(field.type)[:1] if typing.get_origin(field.type) is tuple else ()
+  return None if not inner or inner[0] is Any else inner[0]
+
+
+def _is_like(value: Any, element: Any) -> bool:
+  parts = typing.get_args(element)
+  if parts:
+    return isinstance(value, tuple | list) and len(value) == len(parts) and all(map(isinstance, value, parts))
+  return element is None or isinstance(value, element)
+
+
+def field_of(group: type, names: Sequence[str]) -> Any:
+  """Returns the field that a key is, of the dataclass of the whole tree; None where it is none, such as a free key.
+
+  Args:
+    group: the dataclass.
+    names: of the key, as ("stages", "student", "epochs").
+  """
+  return next((field for field, depth in _path(group, names) if depth == len(names)), None)
+
+
+def _path(group: type, names: Sequence[str]) -> Iterator[tuple[Any, int]]:
+  """Yields the fields that lead to a key, each with the number of names that lead to it."""
+  inner: Any = group
+  depth = 0
+  while inner is not None and depth < len(names):
+    field = next((one for one in dataclasses.fields(inner) if _key(one) == names[depth]), None)
+    if field is None:
+      return
+    depth += 1
+    yield field, depth
+    entry = field.metadata.get("entries")  # below its names, which may be any
+    inner = entry or (type(field.default) if dataclasses.is_dataclass(field.default) else None)
+    depth += 1 if entry else 0
 
 
 def copied(value: Any) -> Any:
@@ -155,20 +208,8 @@ def free_group(group: type, names: Sequence[str]) -> int | None:
     group: the dataclass of the whole tree.
     names: of the key, as ("models", "student", "kwargs", "width").
   """
-  inner: Any = group
-  depth = 0
-  while depth < len(names) - 1:
-    found = next((field for field in dataclasses.fields(inner) if _key(field) == names[depth]), None)
-    if found is None:
-      return None
-    if found.metadata.get("free"):
-      return depth + 1
-    entry = found.metadata.get("entries")  # below its names, which may be any
-    inner = entry or (type(found.default) if dataclasses.is_dataclass(found.default) else None)
-    if inner is None:
-      return None
-    depth += 2 if entry else 1
-  return None
+  free = (depth for field, depth in _path(group, names) if field.metadata.get("free"))
+  return next((depth for depth in free if depth < len(names)), None)
 
 
 def _key(field: Any) -> str:
@@ -188,7 +229,8 @@ def _mapping(value: Any, where: str) -> Mapping[str, Any]:
 def _like(value: Any, default: Any, where: str) -> Any:
   """Returns the value, if it has the default's type (an int may stand for a float)."""
   if isinstance(default, float) and type(value) in (int, float):
-    ranges.check(f"config key {where!r}", value, ranges.FINITE)
+    if not abs(value) <= sys.float_info.max:  # the key's own range is checked with all others
+      ranges.check(f"config key {where!r}", value, ranges.FINITE)
     return float(value)
   if type(value) is type(default):
     return value

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import jax
 import jax.numpy as jnp
 
+from leanax.core import ranges
 from leanax.core.errors import UserError
 from leanax.engine import data as datasets
 from leanax.engine.data import Dataset, Split, batches
@@ -71,6 +72,8 @@ def plan(name: str, config: Experiment, data: Dataset, before: Mapping[str, Trai
   split = build.examples(config, stage, data.train)
   spec = build.inputs(config, stage, split)
   batches.check(dataclasses.replace(spec, per_view=()), build.arrays(split))
+  if (count := build.batches(stage, len(split.ids))) > ranges.WHOLE:
+    raise UserError(f"'epochs' is {stage.epochs}, which makes {count} batches; expected at most {ranges.WHOLE}")
   if config.parallel != "jit":
     parallel.share(jax.ShapeDtypeStruct((stage.batch_size,), jnp.int32), len(jax.local_devices()))
   if stage.patience and not len(data.validation.ids):

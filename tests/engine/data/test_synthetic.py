@@ -36,7 +36,21 @@ def test_without_noise_and_shift_an_example_is_its_pattern():
     assert len(np.unique(part.images[part.labels == number], axis=0)) == 1
 
 
-@pytest.mark.parametrize(("option", "value"), [("classes", 1), ("train", 0), ("noise", -1), ("shape", (0, 4, 1))])
-def test_impossible_sizes(option, value):
-  with pytest.raises(UserError, match=option):
+@pytest.mark.parametrize(
+  ("option", "value", "words"),
+  [
+    ("classes", 1, "classes is 1; expected a whole number, 2 or more"),
+    ("train", 0, "train is 0; expected a whole number, 1 or more"),
+    ("train", "x", "train is 'x'; expected a whole number"),
+    ("train", 10**9, r"\d+ numbers in all its images; expected at most 1073741824"),
+    ("noise", -1, "noise is -1; expected a whole number, 0 or more"),
+    ("noise", 0.5, "noise is 0.5; expected a whole number"),
+    ("seed", -1, "seed is -1; expected a whole number"),
+    ("shape", (0, 4, 1), r"shape\[0\] is 0; expected a whole number, 1 or more"),
+    ("shape", (4, 4), r"shape is \(4, 4\); expected \(height, width, channels\)"),
+    ("shape", 3, r"shape is 3; expected \(height, width, channels\)"),
+  ],
+)
+def test_impossible_sizes(option, value, words):
+  with pytest.raises(UserError, match=f"^synthetic data: {words}"):
     load("synthetic", **{option: value})

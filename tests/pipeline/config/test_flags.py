@@ -29,7 +29,7 @@ def main(config):
   if config.seed == 14:
     raise ValueError("a bug of ours")
   stage = config.stages["train"]
-  print("ran", config.name, config.seed, stage.optimizer.learning_rate, stage.cache_teacher, _WORKDIR.value)
+  print("ran", config.name, config.seed, stage.optimizer.learning_rate, stage.optimizer.nesterov, _WORKDIR.value)
 
 if __name__ == "__main__":
   flags.run(main)
@@ -39,7 +39,7 @@ CONFIG = """
 import ml_collections
 
 def get_config(name="full"):
-  stage = {"model": "net", "optimizer": {"learning_rate": 0.1}}
+  stage = {"model": "net", "optimizer": {"name": "sgd", "learning_rate": 0.1}}
   return ml_collections.ConfigDict(
     {"name": name, "models": {"net": {"name": "zoo.lenet:LeNet5"}}, "stages": {"train": stage}, "run": ("train",)})
 """
@@ -70,11 +70,18 @@ GOOD = ("--config=experiment.py", "--workdir=w")
 @pytest.mark.parametrize(
   ("arguments", "output"),
   [
-    (GOOD, "ran full 0 0.1 True w"),
-    ((*GOOD, "--config.seed=3", "--config.stages.train.optimizer.learning_rate", "0.5"), "ran full 3 0.5 True w"),
-    (("--config.seed=-3", *GOOD, "--config.stages.train.cache_teacher=no"), "ran full -3 0.1 False w"),
+    (GOOD, "ran full 0 0.1 False w"),
+    ((*GOOD, "--config.seed=3", "--config.stages.train.optimizer.learning_rate", "0.5"), "ran full 3 0.5 False w"),
+    (("--config.seed=4", *GOOD, "--config.stages.train.optimizer.nesterov=yes"), "ran full 4 0.1 True w"),
     (
-      ("--config", "experiment.py:smoke", "--workdir", "w", "--config.stages.train.cache_teacher", "--config.seed=1"),
+      (
+        "--config",
+        "experiment.py:smoke",
+        "--workdir",
+        "w",
+        "--config.stages.train.optimizer.nesterov",
+        "--config.seed=1",
+      ),
       "ran smoke 1 0.1 True w",
     ),
   ],
@@ -125,7 +132,7 @@ def test_help_exits_0_and_shows_the_keys(run):
   plain, full = run("--help"), run("--config=experiment.py", "--help")
   assert plain.returncode == full.returncode == 0
   assert plain.stdout.startswith("Compresses a model.\n\nFlags:")
-  assert '  momentum: float = 0.9                 of "sgd" and "dot"\n' in plain.stdout
+  assert '  momentum: float = 0.9                 of "sgd" and "dot"; a number from 0 to below 1\n' in plain.stdout
   assert max(map(len, plain.stdout.splitlines())) <= described.WIDTH
   assert "--workdir: Where results go." in plain.stdout
   assert "stages.train.optimizer.learning_rate = 0.1" in full.stdout
