@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 
 import quant
-from benchmarks.fuzz.mutations import damaged
 from leanax import deploy
 from leanax.core.errors import UserError
 from leanax.deploy.packed import header
+from scripts.drills.fuzz.mutations import damaged
 
 LIMIT = 256
 UNPACKED = 2**22  # bytes of arrays that a case may unpack to; the largest of `seeds` has 10 kB
