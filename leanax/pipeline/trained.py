@@ -19,6 +19,7 @@ import numpy as np
 
 import quant
 from leanax import deploy, graph
+from leanax.core import limits
 from leanax.core.errors import UserError
 from leanax.core.trees import map_named, named_leaves
 from leanax.engine.data import Preprocess, normalise
@@ -31,6 +32,7 @@ from leanax.graph.shapes import structs
 from leanax.pipeline import recipe as recipes
 from leanax.pipeline.recipe import Recipe
 
+TRACING = 120  # seconds, the most that the model of a file may take
 PACKED = ".packed"  # the suffix of packed files
 
 
@@ -261,6 +263,8 @@ def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
       raise UserError(f"{str(path)!r} holds arrays but no model; expected a file of scripts.export")
     return dict(zip(("variables", *quant.edit.GRIDS), trees(variables), strict=True)), meta
   read, meta = model_file.load_tree(path)
+  if not all(isinstance(read.get(key, {}), Mapping) for key in ("variables", *quant.edit.GRIDS)):
+    raise UserError(f"{str(path)!r} is damaged: its variables are no groups of arrays")
   named = {key: {unquote(name): one for name, one in read.get(key, {}).items()} for key in quant.edit.GRIDS}
   return {**read, **named}, meta
 
@@ -283,16 +287,27 @@ def load(path: str | Path, code: Collection[str] = ()) -> tuple[Trained, dict[st
   recipe = recipes.read(meta.pop("recipe"), str(path))
   models.permit(recipe.name, code, str(path))
   try:
-    trained = Trained(recipe, joined(_as_written(recipe, read["variables"]), *(read[key] for key in quant.edit.GRIDS)))
-    images = jax.ShapeDtypeStruct((1, *recipe.image), recipe.source)
-    jax.eval_shape(forward(recipe), trained.variables, images)
+    with limits.within(TRACING):  # a number of layers in its description may be any
+      grids = (read[key] for key in quant.edit.GRIDS)
+      trained = Trained(recipe, joined(_as_written(recipe, read["variables"]), *grids))
+      images = jax.ShapeDtypeStruct((1, *recipe.image), recipe.source)
+      jax.eval_shape(forward(recipe), trained.variables, images)
   except UserError as error:
     raise UserError(f"{path}: {error}") from error
+  except TimeoutError as error:
+    raise UserError(
+      f"{path} is damaged: tracing its model, {recipe.name!r} with {_short(recipe.kwargs)}, takes more than {TRACING} s"
+    ) from error
   except Exception as error:  # a description that is none, or a user's code, may raise anything
     raise UserError(
       f"{path} does not fit its model {recipe.name!r}: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
     ) from error
   return trained, meta
+
+
+def _short(value: Any) -> str:
+  text = repr(value)
+  return text if len(text) <= 100 else f"{text[:100]}..."
 
 
 def _as_written(recipe: Recipe, variables: Any) -> Any:

@@ -184,7 +184,7 @@ class Model(NamedTuple):
 Source = str | os.PathLike[str] | bytes
 
 
-def refusal(runtime: str, name: str, error: Exception) -> UserError:
+def refusal(runtime: str, name: str, error: Exception | str) -> UserError:
   """Returns the error for a file that its runtime raises for: one line of its reason, which may quote the file."""
   reason = " ".join(str(error).split())[:200] or "no reason given"
   return UserError(f"{runtime} refuses {name}: {''.join(one if one.isprintable() else '?' for one in reason)}")

@@ -9,6 +9,7 @@ import numpy as np
 
 from leanax.core.errors import UserError
 from leanax.deploy.description import Description
+from leanax.deploy.formats import trial
 from leanax.deploy.formats.base import Runner, Source, check_threads, read, zeros
 from leanax.deploy.formats.stablehlo import program
 from leanax.deploy.formats.stablehlo.writer import METADATA, PROGRAM
@@ -29,6 +30,7 @@ def load(source: Source, threads: int = 1) -> Runner:
   if content[: len(MAGIC)] != MAGIC:
     raise UserError(f"{name} is no .stablehlo file of this package; expected one of deploy.stablehlo")
   variables, _, metadata = unpack(source, kind="StableHLO")
+  trial.check("stablehlo", content, name)
   try:
     weights, exported, meta = _parts(variables, metadata)
     named = len(weights)
