@@ -126,11 +126,12 @@ def saved(folder: str | os.PathLike[str]) -> Experiment:
     raise UserError(f"{str(folder)!r} holds no run: there is no {SAVED} in it")
   try:
     given = json.loads(file.read_text(encoding="utf-8"))
-  except ValueError:
+  except (ValueError, RecursionError):
     raise UserError(f"{str(file)!r} is not JSON; was it changed by hand?") from None
-  if not isinstance(given, dict):
-    raise UserError(f"{str(file)!r} is not the config of a run; was it changed by hand?")
-  return _typed(given)
+  try:
+    return _typed(given)
+  except (TypeError, ValueError, KeyError, AttributeError, OverflowError, RecursionError):  # whatever JSON may hold
+    raise UserError(f"{str(file)!r} is not the config of a run; was it changed by hand?") from None
 
 
 def _typed(given: Mapping[str, Any]) -> Experiment:

@@ -2,7 +2,7 @@
 
 python -m scripts.drills.fuzz --format=onnx [--cases 100000] [--seed 0] [--keep DIR]
 
-The formats are packed, onnx, pth and tflite. The cases run in a child process, which serves them until it ends: where a
+The cases run in a child process, which serves them until it ends: where a
 file ends it, or keeps it busy for a minute, that is a failure with a number, and another child goes on behind it. Case
 N of a seed is the same file each time; --keep writes those that failed.
 """

@@ -12,7 +12,19 @@ import time
 from collections import Counter
 from typing import Any
 
-FORMATS = ("packed", "onnx", "pth", "tflite")
+FORMATS = (
+  "safetensors",
+  "weights",
+  "pth",
+  "orbax",
+  "packed",
+  "tflite",
+  "onnx",
+  "stablehlo",
+  "workdir",
+  "logits",
+  "images",
+)
 SILENCE, START = 60, 600  # seconds of a hang, and of a start that fails
 SLOW = 5  # seconds of a case that is too slow
 MOST = 50  # failures before it gives up
