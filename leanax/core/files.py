@@ -68,7 +68,7 @@ def kept(path: str | os.PathLike[str]) -> dict[str, Any]:
   path = pathlib.Path(path)
   try:
     found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-  except (ValueError, RecursionError):
+  except ValueError:
     found = None
   if not isinstance(found, dict):
     raise UserError(f"{str(path)!r} is damaged: it holds no JSON object; remove it, and the next run makes it again")

@@ -32,7 +32,7 @@ from leanax.graph.shapes import structs
 from leanax.pipeline import recipe as recipes
 from leanax.pipeline.recipe import Recipe
 
-TRACING = 120  # seconds, the most that the model of a file may take
+TRACING: float = 120  # seconds, the most that the model of a file may take
 PACKED = ".packed"  # the suffix of packed files
 
 

@@ -126,17 +126,23 @@ def saved(folder: str | os.PathLike[str]) -> Experiment:
     raise UserError(f"{str(folder)!r} holds no run: there is no {SAVED} in it")
   try:
     given = json.loads(file.read_text(encoding="utf-8"))
-  except (ValueError, RecursionError):
+  except ValueError:
     raise UserError(f"{str(file)!r} is not JSON; was it changed by hand?") from None
-  try:
-    return _typed(given)
-  except (TypeError, ValueError, KeyError, AttributeError, OverflowError, RecursionError):  # whatever JSON may hold
-    raise UserError(f"{str(file)!r} is not the config of a run; was it changed by hand?") from None
+  if not isinstance(given, dict):
+    raise UserError(f"{str(file)!r} is not the config of a run; was it changed by hand?")
+  return _typed(given)
 
 
 def _typed(given: Mapping[str, Any]) -> Experiment:
-  """Returns the experiment of JSON data; keys that have been added since it was written have their defaults."""
-  return loading.typed(loading.complete(ml_collections.ConfigDict(_tuples(given))))
+  """Returns the experiment of JSON data; keys that have been added since it was written have their defaults.
+
+  Raises:
+    UserError: it is the data of none.
+  """
+  try:
+    return loading.typed(loading.complete(ml_collections.ConfigDict(_tuples(given))))
+  except (TypeError, ValueError, KeyError, AttributeError, OverflowError, RecursionError) as error:
+    raise UserError(f"{SAVED} of the directory holds no config of a run; was it changed by hand?") from error
 
 
 def _completed(given: Any) -> Any:

@@ -46,8 +46,8 @@ def mutant(draw: random.Random, files: list[bytes]) -> bytes:
   content = draw.choice(files)
   kind = draw.randrange(6)
   if kind < 3:
-    changed = damaged(draw, content, files)
-    return changed if kind == 0 else repaired(changed)
+    spoilt = damaged(draw, content, files)
+    return spoilt if kind == 0 else repaired(spoilt)
   head, body = header.read(content)
   if kind == 3:  # a true header, and other streams
     parts = bytearray(body)

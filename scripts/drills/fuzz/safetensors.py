@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 import quant
@@ -28,13 +29,13 @@ PREPROCESS = {"scale": 1 / 255, "mean": [0.0], "std": [1.0]}
 def seeds() -> list[bytes]:
   """Returns true files: a float model, one with batch norms folded, one on grids, and arrays of another program."""
   recipe = Recipe("zoo.mlp:MLP", {"widths": (4,), "classes": 3}, (2, 2, 1), ("a", "b", "c"), PREPROCESS)
-  images = np.zeros((1, 2, 2, 1), np.float32)
+  images = jnp.zeros((1, 2, 2, 1))
   plain = Trained(recipe, trained.initial(recipe, jax.random.key(0), images))
   net = quant.post_training(trained.net(plain), [images + 1], "w8a8")
   whole = Trained(recipe._replace(edits=tuple(net.edits)), net.variables)
   kwargs = {"blocks": (1,), "widths": (2,), "classes": 3}
   small = Recipe("zoo.resnet:ResNet", kwargs, (4, 4, 1), ("a", "b", "c"), PREPROCESS)
-  folded = trained.fold(Trained(small, trained.initial(small, jax.random.key(0), np.zeros((1, 4, 4, 1), np.float32))))
+  folded = trained.fold(Trained(small, trained.initial(small, jax.random.key(0), trained.example(small))))
   with tempfile.TemporaryDirectory(dir=mutations.MEMORY) as place:
     path = Path(place, "x.safetensors")
     files = []
