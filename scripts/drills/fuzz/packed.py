@@ -16,7 +16,7 @@ import quant
 from leanax import deploy
 from leanax.core.errors import UserError
 from leanax.deploy.packed import header
-from scripts.drills.fuzz.mutations import damaged
+from scripts.drills.fuzz.mutations import changed, damaged
 
 LIMIT = 256
 UNPACKED = 2**22  # bytes of arrays that a case may unpack to; the largest of `seeds` has 10 kB
