@@ -66,7 +66,7 @@ def check(runtime: str, content: bytes, name: str, **options: Any) -> None:
     request = {"runtime": runtime, "length": len(content), "options": options, "path": sys.path, "seconds": seconds}
     request["addresses"] = ADDRESSES + 8 * len(content)
     try:
-      answer = _asked(child, json.dumps(request).encode() + b"\n" + content, time.monotonic() + seconds)
+      answer = _asked(child, [json.dumps(request).encode() + b"\n", content], time.monotonic() + seconds)
     except BaseException:
       _end(child)
       raise
@@ -101,12 +101,12 @@ def _child() -> "subprocess.Popen[bytes]":
   return child
 
 
-def _asked(child: "subprocess.Popen[bytes]", request: bytes, end: float) -> bytes | None:
-  """Returns a child's answer: none of any bytes where it ended, and None where there is none in time."""
+def _asked(child: "subprocess.Popen[bytes]", parts: list[bytes], end: float) -> bytes | None:
+  """Returns a child's answer to a request in parts: b"" where it ended, and None where there is none in time."""
   assert child.stdin is not None and child.stdout is not None
   into, out = child.stdin.fileno(), child.stdout.fileno()
   os.set_blocking(into, False)
-  left, answer = memoryview(request), b""
+  left, answer = [memoryview(part) for part in parts if part], b""
   while (rest := end - time.monotonic()) > 0:
     readable, writable, _ = select.select([out], [into] if left else [], [], rest)
     if readable:
@@ -118,7 +118,8 @@ def _asked(child: "subprocess.Popen[bytes]", request: bytes, end: float) -> byte
         return answer
     elif writable:
       try:
-        left = left[os.write(into, left[: 2**16]) :]
+        left[0] = left[0][os.write(into, left[0][: 2**16]) :]
+        left = left if left[0] else left[1:]
       except BrokenPipeError:
         return b""
   return None
