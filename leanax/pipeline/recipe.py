@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import kd
 import quant
 from leanax.core.errors import UserError
+from leanax.core.texts import quoted
 from leanax.engine.data.preprocess import from_json
 
 SOURCES = ("uint8", "float32", "int32")
@@ -83,8 +84,7 @@ def read(given: Mapping[str, Any], source: str) -> Recipe:
     if recipe.source not in SOURCES:
       raise TypeError(f"'source' must be one of {', '.join(SOURCES)}")
   except (TypeError, ValueError, AttributeError, KeyError, OverflowError, RecursionError, UserError) as error:
-    reason = " ".join(str(error).split())[:300]
-    raise UserError(f"{source} is damaged: its model is not described as one: {reason}") from error
+    raise UserError(f"{source} is damaged: its model is not described as one: {quoted(error)}") from error
   return recipe
 
 

@@ -21,6 +21,7 @@ import quant
 from leanax import deploy, graph
 from leanax.core import limits
 from leanax.core.errors import UserError
+from leanax.core.texts import quoted
 from leanax.core.trees import map_named, named_leaves
 from leanax.engine.data import Preprocess, normalise
 from leanax.engine.models import model as models
@@ -295,19 +296,13 @@ def load(path: str | Path, code: Collection[str] = ()) -> tuple[Trained, dict[st
   except UserError as error:
     raise UserError(f"{path}: {error}") from error
   except TimeoutError as error:
-    raise UserError(
-      f"{path} is damaged: tracing its model, {recipe.name!r} with {_short(recipe.kwargs)}, takes more than {TRACING} s"
-    ) from error
+    model = f"{recipe.name!r} with {quoted(recipe.kwargs, 100)}"
+    raise UserError(f"{path} is damaged: tracing its model, {model}, takes more than {TRACING} s") from error
   except Exception as error:  # a description that is none, or a user's code, may raise anything
     raise UserError(
-      f"{path} does not fit its model {recipe.name!r}: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
+      f"{path} does not fit its model {recipe.name!r}: {type(error).__name__}: {quoted(error)}"
     ) from error
   return trained, meta
-
-
-def _short(value: Any) -> str:
-  text = repr(value)
-  return text if len(text) <= 100 else f"{text[:100]}..."
 
 
 def _as_written(recipe: Recipe, variables: Any) -> Any:

@@ -16,6 +16,7 @@ import numpy as np
 
 from leanax.core import files
 from leanax.core.errors import UserError
+from leanax.core.texts import quoted
 from leanax.core.trees import map_named, named_leaves
 from leanax.engine.store import leaves
 from leanax.engine.store.leaves import Leaf
@@ -119,7 +120,7 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str,
   except OSError as error:
     raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
   except safetensors.SafetensorError as error:
-    raise UserError(f"{path} is damaged or no safetensors file ({error})") from error
+    raise UserError(f"{path} is damaged or no safetensors file ({quoted(error)})") from error
   arrays = {}
   for name, entry in entries:
     if entry["dtype"] not in DTYPES:
