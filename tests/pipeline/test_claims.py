@@ -7,7 +7,7 @@ import pytest
 
 from leanax.core.errors import UserError
 from leanax.engine.store.model_file import save_tree
-from leanax.pipeline import trained
+from leanax.pipeline import trained, workdir
 
 RECIPE = {
   "name": "zoo.mlp:MLP",
@@ -68,3 +68,14 @@ def test_a_model_of_any_depth_is_left_in_time(tmp_path, monkeypatch):
 def test_what_holds_no_arrays_by_name_is_damage(tmp_path, trees):
   with pytest.raises(UserError, match="its variables are no groups of arrays"):
     trained.load(saved(tmp_path / "x.safetensors", {}, **trees))
+
+
+@pytest.mark.parametrize(
+  "given",
+  ["[]", "3", '{"data": 3}', '{"a.b": 1}', '{"stages": {"x": {"learning_rate": [1, {"a.b": 2}]}}}', '{"seed": {}}'],
+)
+def test_a_saved_config_of_anything_is_a_sentence(tmp_path, given):
+  (tmp_path / "config.json").write_text(given)
+  with pytest.raises(UserError) as caught:
+    workdir.saved(tmp_path)
+  assert "\n" not in str(caught.value)
