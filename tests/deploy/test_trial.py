@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -106,6 +107,24 @@ def test_own_files_start_no_process_and_files_of_others_one(monkeypatch, tmp_pat
   )
   names = re.findall(rb"\|\s+(\w+)", loaded.stderr)
   assert b"numpy" in names and b"jax" not in names and b"leanax" not in names
+
+
+def test_every_format_tries_a_file_before_its_runtime_sees_it(monkeypatch):
+  def tried(runtime, content, name, **options):
+    raise UserError(f"{runtime} tries {name}")
+
+  network = nets.lenet(0).network()
+  files = {made: made.write(network) for made in (deploy.litert(), deploy.onnx())}
+  files[deploy.stablehlo()] = (Path(__file__).parent / "stablehlo" / "jax-0.10.2.stablehlo").read_bytes()
+  monkeypatch.setattr(trial, "check", tried)
+  for runtime in ("ai_edge_litert.interpreter.Interpreter", "onnxruntime.InferenceSession", "jax.export.deserialize"):
+    monkeypatch.setattr(runtime, None)
+  found = []
+  for made, content in files.items():
+    with pytest.raises(UserError) as caught:
+      made.open(content)
+    found.append(str(caught.value))
+  assert found == ["litert tries the LiteRT file", "onnx tries the ONNX file", "stablehlo tries the StableHLO file"]
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits of addresses are Linux's")

@@ -17,6 +17,7 @@ from scripts.drills.fuzz.mutations import damaged
 
 LIMIT = 2048  # MiB: a picture may have 89 million pixels
 SIZES = (0, 1, 2, 7, 255, 256, 65535, 50_000, 9_000, 2**31 - 1, 2**31, 2**32 - 1)
+BOMB = zlib.compress(bytes(2**24))  # of 16 kB
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -83,8 +84,7 @@ def _change(draw: random.Random, chunks: list[tuple[bytes, bytes]]) -> None:
     case 2 if len(chunks) > 1:
       del chunks[place]
     case 3:
-      bomb = zlib.compress(bytes(2**24))
-      chunks.insert(place, (draw.choice((b"zTXt", b"iCCP", b"iTXt", b"acTL", b"tRNS")), b"a\0\0" + bomb))
+      chunks.insert(place, (draw.choice((b"zTXt", b"iCCP", b"iTXt", b"acTL", b"tRNS")), b"a\0\0" + BOMB))
     case _:
       place = next((place for place, (kind, _) in enumerate(chunks) if kind == b"IHDR"), None)
       if place is not None and len(chunks[place][1]) == 13:
