@@ -130,7 +130,7 @@ def as_fast(one: Sequence[float], other: Sequence[float]) -> bool:
 _PEAKS = """
 import json, os, re, sys
 from leanax import deploy
-from leanax.deploy.formats import trial
+from leanax.deploy import trial
 
 def memory(name):
   return 1024 * int(re.search(name + r":\\s*(\\d+) kB", open("/proc/self/status").read()).group(1))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from leanax import deploy
-from leanax.deploy.formats import trial
+from leanax.deploy import trial
 from scripts.drills.fuzz import runners
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from leanax import deploy
 from leanax.core.errors import UserError
-from leanax.deploy.formats import trial
+from leanax.deploy import trial
 from tests.deploy import nets
 
 STUB = """

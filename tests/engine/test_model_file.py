@@ -11,6 +11,7 @@ import safetensors.numpy
 
 from leanax.core.errors import UserError
 from leanax.core.trees import named_leaves
+from leanax.engine.store import leaves
 from leanax.engine.store.model_file import load_tree, save_tree
 
 META = {"model": "zoo.lenet:LeNet5", "edits": [{"fold": "bn"}], "rate": 0.1}
@@ -146,6 +147,8 @@ def test_a_claim_is_not_allocated(tmp_path, monkeypatch):
 def test_a_leaf_inside_a_leaf_is_damage(tmp_path, names):
   path = tmp_path / "model.safetensors"
   text = json.dumps({"format": 1, "meta": {}, "leaves": dict.fromkeys(names, LEAF["a"])})
+  with pytest.raises(ValueError, match="does not fit into one tree"):
+    leaves.nested(dict.fromkeys(names, np.ones(2)))
   described(path, text, dict.fromkeys(names, np.ones(2, np.float32)))
   with pytest.raises(UserError, match=r"model\.safetensors is damaged: its description"):
     load_tree(path)

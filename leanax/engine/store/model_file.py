@@ -94,7 +94,7 @@ def load_tree(path: str | Path, target: Any = None) -> tuple[Any, dict[str, Any]
     if [name for name, leaf in saved.items() if flat[name].shape != leaf.shape]:
       raise ValueError("a leaf's type does not fit its bytes")
     tree = leaves.nested(flat)
-  except (KeyError, TypeError, ValueError, AttributeError, OverflowError, MemoryError, RecursionError) as error:
+  except (KeyError, TypeError, ValueError, AttributeError, MemoryError, RecursionError) as error:
     raise UserError(f"{path} is damaged: its description is not one of arrays") from error  # anyone can make a checksum
   if target is None:
     return tree, meta

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from leanax.engine.data import masks, pictures
 from scripts.drills.fuzz import mutations
@@ -24,6 +23,8 @@ PNG = b"\x89PNG\r\n\x1a\n"
 @functools.cache
 def seeds() -> list[bytes]:
   """Returns true pictures: kind by kind of file, colour mode and depth."""
+  from PIL import Image
+
   at_random = np.random.default_rng(0)
   pixels = at_random.integers(0, 256, (9, 7, 4), np.uint8)
   made = {

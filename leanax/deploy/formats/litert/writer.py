@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from leanax.deploy import ir, size
-from leanax.deploy.formats import trial
+from leanax.deploy import ir, size, trial
 from leanax.deploy.formats.litert import standard
 from leanax.deploy.formats.litert.flat import Flat, schema
 from leanax.deploy.formats.litert.plan import Plan, Written, planned

@@ -6,8 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from leanax.core.errors import UserError
-from leanax.deploy import ir
-from leanax.deploy.formats import trial
+from leanax.deploy import ir, trial
 from leanax.deploy.formats.base import Runner, Source, check_threads, read, refusal, zeros
 from leanax.deploy.formats.onnx.tables import checked
 from quant.grid import Grid

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from leanax.core.errors import UserError
-from leanax.deploy import ir, size
-from leanax.deploy.formats import trial
+from leanax.deploy import ir, size, trial
 from leanax.deploy.formats.onnx.emit.groups import is_int4
 from leanax.deploy.formats.onnx.emit.nodes import Node, Plan
 from leanax.deploy.formats.onnx.plan import OPSET, OPSET_INT4, opset, planned

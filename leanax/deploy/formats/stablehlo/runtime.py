@@ -9,8 +9,8 @@ import numpy as np
 
 from leanax.core.errors import UserError
 from leanax.core.texts import quoted
+from leanax.deploy import trial
 from leanax.deploy.description import Description
-from leanax.deploy.formats import trial
 from leanax.deploy.formats.base import Runner, Source, check_threads, read, refusal, zeros
 from leanax.deploy.formats.stablehlo import program
 from leanax.deploy.formats.stablehlo.writer import METADATA, PROGRAM

@@ -8,7 +8,7 @@ import numpy as np
 
 from leanax.core.errors import UserError
 from leanax.core.trees import path_name
-from leanax.deploy.formats import trial
+from leanax.deploy import trial
 from leanax.deploy.formats.base import Model
 from leanax.deploy.formats.stablehlo import program
 from leanax.deploy.lifting.traced import input_names

@@ -68,7 +68,7 @@ def onnx(content: bytes) -> Callable[[], None]:
 
 def stablehlo(content: bytes) -> Callable[[], None]:
   """Returns what opens a .stablehlo file and runs it."""
-  from leanax.deploy.formats import trial
+  from leanax.deploy import trial
   from leanax.deploy.formats.stablehlo import runtime
 
   def run() -> None:
