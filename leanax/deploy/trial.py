@@ -27,7 +27,7 @@ from typing import Any
 from leanax.core.errors import UserError
 from leanax.deploy.formats.base import refusal
 
-SECONDS = 120.0  # of one file, and as many again for each GiB of it
+SECONDS: float = 120  # of one file, and as many again for each GiB of it
 ADDRESSES = 2**34  # bytes that the child may map, and 8 more for each byte of the file
 CHILD = Path(__file__).with_name("trial_child.py")
 WORDS = {"litert": "the LiteRT runtime", "onnx": "onnxruntime", "stablehlo": "XLA"}

@@ -72,7 +72,9 @@ def test_what_holds_no_arrays_by_name_is_damage(tmp_path, trees):
 
 @pytest.mark.parametrize(
   "given",
-  ["[]", "3", '{"data": 3}', '{"a.b": 1}', '{"stages": {"x": {"learning_rate": [1, {"a.b": 2}]}}}', '{"seed": {}}'],
+  ["[]", "3", '{"data": 3}', '{"a.b": 1}', '{"stages": {"x": {"learning_rate": [1, {"a.b": 2}]}}}', '{"seed": {}}']
+  + ['{"most_lost": 1' + "0" * 400 + "}"],
+  ids=range(7),
 )
 def test_a_saved_config_of_anything_is_a_sentence(tmp_path, given):
   (tmp_path / "config.json").write_text(given)
