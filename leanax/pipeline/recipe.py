@@ -83,7 +83,7 @@ def read(given: Mapping[str, Any], source: str) -> Recipe:
       raise TypeError("'classes' must be names")
     if recipe.source not in SOURCES:
       raise TypeError(f"'source' must be one of {', '.join(SOURCES)}")
-  except (TypeError, ValueError, AttributeError, KeyError, OverflowError, RecursionError, UserError) as error:
+  except (TypeError, ValueError, AttributeError, KeyError, RecursionError, UserError) as error:
     raise UserError(f"{source} is damaged: its model is not described as one: {quoted(error)}") from error
   return recipe
 

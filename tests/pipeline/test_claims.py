@@ -33,6 +33,8 @@ CLAIMS = {
   "no keywords": ({"kwargs": [1, 2]}, "is damaged: its model is not described as one"),
   "an edit of no group": ({"edits": [3]}, "is damaged: its model is not described as one"),
   "an output of no name": ({"output": 3}, "is damaged: its model is not described as one"),
+  "a mean of no number": ({"preprocess": {"mean": []}}, "is damaged: its model is not described as one"),
+  "a scale of no number": ({"preprocess": {"scale": []}}, "is damaged: its model is not described as one"),
   "a scale beyond all": ({"preprocess": {"scale": 10**400}}, "is damaged: its model is not described as one"),
   "grids that are not there": ({"edits": [GROUP]}, "x.safetensors"),
 }
