@@ -57,6 +57,15 @@ def test_what_ends_the_process_is_a_sentence(stub):
   assert refused(b"os.abort()").endswith("(signal 6, SIGABRT)")  # and no verdict is remembered of the first
 
 
+def test_a_child_that_ended_in_between_is_replaced(stub):
+  trial.check("litert", ANSWER, "x.tflite")
+  child = trial._children[os.getpid()]
+  child.kill()
+  child.wait()
+  trial.check("litert", ANSWER + b" ", "x.tflite")
+  assert trial._children[os.getpid()] is not child
+
+
 def test_what_hangs_is_a_sentence(stub, monkeypatch):
   monkeypatch.setattr(trial, "SECONDS", 0.5)
   start = time.monotonic()

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from leanax.core.errors import UserError
+from leanax.engine.store import metrics
 from leanax.engine.store.model_file import save_tree
 from leanax.pipeline import trained, workdir
 
@@ -83,3 +84,10 @@ def test_a_saved_config_of_anything_is_a_sentence(tmp_path, given):
   with pytest.raises(UserError) as caught:
     workdir.saved(tmp_path)
   assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("line", ['{"step": 1, "x": "float64"}', '{"step": 1e999}', '{"step": "1"}', "[1]", '{"x": 1}'])
+def test_a_line_of_metrics_of_anything_is_a_sentence(tmp_path, line):
+  (tmp_path / metrics.NAME).write_text(line + "\n")
+  with pytest.raises(UserError, match="line 1: expected an object like"):
+    metrics.read(tmp_path)
