@@ -62,7 +62,7 @@ TABLE: dict[str, tuple[set[str], set[str]]] = {
   "configs": (set(), {"ml_collections"}),
   "scripts": (
     OURS,
-    {"absl", "ml_collections"},
+    {"absl", "ml_collections", "flax", "orbax", "PIL", "safetensors"},  # the drills write files of others
   ),
   "examples": (
     OURS,

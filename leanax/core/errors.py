@@ -8,8 +8,12 @@ from typing import Any
 class UserError(Exception):
   """A mistake of the user's: its text is one sentence that names the key, path or file and what was expected.
 
-  Programs print the sentence and exit with status 2; no traceback is shown.
+  Programs print the sentence and exit with status 2; no traceback is shown. What it quotes may come from a damaged
+  file, so letters that cannot be printed, such as half a pair of UTF-16, stand as their escapes.
   """
+
+  def __str__(self) -> str:
+    return "".join(one if one.isprintable() or one == "\n" else ascii(one)[1:-1] for one in super().__str__())
 
 
 def nearest(name: str, choices: Iterable[str], most: int = 3, cutoff: float = 0.5) -> list[str]:

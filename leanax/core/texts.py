@@ -1,4 +1,4 @@
-"""Lists in the texts of settings."""
+"""Lists in the texts of settings, and the texts of others in a sentence."""
 
 _PAIRS = {"(": ")", "[": "]"}
 
@@ -24,3 +24,9 @@ def elements(text: str) -> list[str]:
   if open_ones:
     raise ValueError(text)
   return [part.strip() for part in parts if part.strip()]
+
+
+def quoted(text: object, most: int = 300) -> str:
+  """Returns what another program says, such as an error that quotes a damaged file, as part of one printable line."""
+  line = " ".join(str(text).split())[:most] or "no reason given"
+  return "".join(one if one.isprintable() else "?" for one in line)

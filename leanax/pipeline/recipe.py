@@ -1,14 +1,17 @@
 """The description of a model without its arrays: plain data, from which its functions are made."""
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import kd
 import quant
 from leanax.core.errors import UserError
+from leanax.core.texts import quoted
 from leanax.engine.data.preprocess import from_json
 
 SOURCES = ("uint8", "float32", "int32")
+MOST = 2**27  # numbers of one input, as of an exported file
 ALL = "*"  # the output of a model of which all are kept
 
 
@@ -72,12 +75,16 @@ def read(given: Mapping[str, Any], source: str) -> Recipe:
     from_json(dict(recipe.preprocess))
     if not isinstance(recipe.kwargs, Mapping) or not all(type(size) is int and size > 0 for size in recipe.image):
       raise TypeError("'kwargs' must be a group, and 'image' sizes")
+    if math.prod(recipe.image) > MOST:
+      raise TypeError(f"its input of {recipe.image} has more than {MOST:,} numbers")
+    if not isinstance(recipe.output, str) or not all(isinstance(one, Mapping) for one in recipe.edits):
+      raise TypeError("'output' must be a name, and 'edits' groups")
     if not all(isinstance(name, str) for name in recipe.classes):
       raise TypeError("'classes' must be names")
     if recipe.source not in SOURCES:
       raise TypeError(f"'source' must be one of {', '.join(SOURCES)}")
-  except (TypeError, ValueError, AttributeError, KeyError, UserError) as error:
-    raise UserError(f"{source} is damaged: its model is not described as one: {error}") from error
+  except (TypeError, ValueError, AttributeError, KeyError, RecursionError, UserError) as error:
+    raise UserError(f"{source} is damaged: its model is not described as one: {quoted(error)}") from error
   return recipe
 
 

@@ -19,7 +19,9 @@ import numpy as np
 
 import quant
 from leanax import deploy, graph
+from leanax.core import limits
 from leanax.core.errors import UserError
+from leanax.core.texts import quoted
 from leanax.core.trees import map_named, named_leaves
 from leanax.engine.data import Preprocess, normalise
 from leanax.engine.models import model as models
@@ -31,6 +33,7 @@ from leanax.graph.shapes import structs
 from leanax.pipeline import recipe as recipes
 from leanax.pipeline.recipe import Recipe
 
+TRACING: float = 120  # seconds, the most that the model of a file may take
 PACKED = ".packed"  # the suffix of packed files
 
 
@@ -261,6 +264,8 @@ def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
       raise UserError(f"{str(path)!r} holds arrays but no model; expected a file of scripts.export")
     return dict(zip(("variables", *quant.edit.GRIDS), trees(variables), strict=True)), meta
   read, meta = model_file.load_tree(path)
+  if not all(isinstance(read.get(key, {}), Mapping) for key in ("variables", *quant.edit.GRIDS)):
+    raise UserError(f"{str(path)!r} is damaged: its variables are no groups of arrays")
   named = {key: {unquote(name): one for name, one in read.get(key, {}).items()} for key in quant.edit.GRIDS}
   return {**read, **named}, meta
 
@@ -283,14 +288,19 @@ def load(path: str | Path, code: Collection[str] = ()) -> tuple[Trained, dict[st
   recipe = recipes.read(meta.pop("recipe"), str(path))
   models.permit(recipe.name, code, str(path))
   try:
-    trained = Trained(recipe, joined(_as_written(recipe, read["variables"]), *(read[key] for key in quant.edit.GRIDS)))
-    images = jax.ShapeDtypeStruct((1, *recipe.image), recipe.source)
-    jax.eval_shape(forward(recipe), trained.variables, images)
+    with limits.within(TRACING):  # a number of layers in its description may be any
+      grids = (read[key] for key in quant.edit.GRIDS)
+      trained = Trained(recipe, joined(_as_written(recipe, read["variables"]), *grids))
+      images = jax.ShapeDtypeStruct((1, *recipe.image), recipe.source)
+      jax.eval_shape(forward(recipe), trained.variables, images)
   except UserError as error:
     raise UserError(f"{path}: {error}") from error
+  except TimeoutError as error:
+    model = f"{recipe.name!r} with {quoted(recipe.kwargs, 100)}"
+    raise UserError(f"{path} is damaged: tracing its model, {model}, takes more than {TRACING} s") from error
   except Exception as error:  # a description that is none, or a user's code, may raise anything
     raise UserError(
-      f"{path} does not fit its model {recipe.name!r}: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
+      f"{path} does not fit its model {recipe.name!r}: {type(error).__name__}: {quoted(error)}"
     ) from error
   return trained, meta
 

@@ -134,8 +134,15 @@ def saved(folder: str | os.PathLike[str]) -> Experiment:
 
 
 def _typed(given: Mapping[str, Any]) -> Experiment:
-  """Returns the experiment of JSON data; keys that have been added since it was written have their defaults."""
-  return loading.typed(loading.complete(ml_collections.ConfigDict(_tuples(given))))
+  """Returns the experiment of JSON data; keys that have been added since it was written have their defaults.
+
+  Raises:
+    UserError: it is the data of none.
+  """
+  try:
+    return loading.typed(loading.complete(ml_collections.ConfigDict(_tuples(given))))
+  except (TypeError, ValueError, KeyError, AttributeError, OverflowError, RecursionError) as error:
+    raise UserError(f"{SAVED} of the directory holds no config of a run; was it changed by hand?") from error
 
 
 def _completed(given: Any) -> Any:

@@ -23,3 +23,10 @@ def test_nearest_falls_back_to_the_last_segment():
   assert nearest("optimiser.learnin_rate", ["stages.teacher.optimizer.learning_rate", "data.name"])[0].endswith(
     "learning_rate"
   )
+
+
+def test_what_a_sentence_quotes_can_be_printed():
+  """Half a pair of UTF-16, as JSON may hold, would end the program that prints it."""
+  text = str(UserError("'\ud800', \x1b[31m and \x7f of Zürich: 中文"))
+  assert text == r"'\ud800', \x1b[31m and \x7f of Zürich: 中文"
+  text.encode()

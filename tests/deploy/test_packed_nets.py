@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 import quant
-from benchmarks.fuzz import drill
 from leanax import graph
 from leanax.core.errors import UserError
 from leanax.deploy import pack, pack_net, unpack, unpack_net
 from leanax.deploy.packed import header, stored_grids
+from scripts.drills.fuzz import drill
 from tests.deploy.test_packed import bits, same
 from tests.deploy.test_packed_refused import refusal
 from tests.numbers import normal

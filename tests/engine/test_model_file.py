@@ -11,6 +11,7 @@ import safetensors.numpy
 
 from leanax.core.errors import UserError
 from leanax.core.trees import named_leaves
+from leanax.engine.store import leaves
 from leanax.engine.store.model_file import load_tree, save_tree
 
 META = {"model": "zoo.lenet:LeNet5", "edits": [{"fold": "bn"}], "rate": 0.1}
@@ -110,6 +111,13 @@ DESCRIPTIONS = {
   "more than memory holds": {"format": 1, "meta": {}, "leaves": {"a": [[1 << 60], "float32", 1, None]}},
   "more than numpy counts": {"format": 1, "meta": {}, "leaves": {"a": [[1 << 40, 1 << 40], "float32", 1, None]}},
   "unknown keys": {"format": 1, "meta": {}, "leaves": {"a": [[2], "key<x>", 1, "os:system"]}},
+  "an infinite size": '{"format": 1, "meta": {}, "leaves": {"a": [[1e999], "float32", 1, null]}}',
+  "an infinite checksum": '{"format": 1, "meta": {}, "leaves": {"a": [[2], "float32", 1e999, null]}}',
+  "a size of text": {"format": 1, "meta": {}, "leaves": {"a": [["2"], "float32", LEAF["a"][2], None]}},
+  "a size that is true": {"format": 1, "meta": {}, "leaves": {"a": [[True, 2], "float32", LEAF["a"][2], None]}},
+  "a checksum of text": {"format": 1, "meta": {}, "leaves": {"a": [[2], "float32", str(LEAF["a"][2]), None]}},
+  "a key of a number": {"format": 1, "meta": {}, "leaves": {"a": [[2], "float32", LEAF["a"][2], 7]}},
+  "many keys": {"format": 1, "meta": {}, "leaves": {"a": [[1 << 40], "key<fry>", 1, "threefry2x32"]}},
   "a negative size": {"format": 1, "meta": {}, "leaves": {"a": [[-2], "float32", 1, None]}},
 }
 
@@ -123,12 +131,31 @@ def test_an_invalid_description_is_damage(tmp_path, kind):
     load_tree(path)
 
 
-def test_a_leaf_inside_a_leaf_is_damage(tmp_path):
+def test_a_claim_is_not_allocated(tmp_path, monkeypatch):
+  path, made = tmp_path / "model.safetensors", []
+  monkeypatch.setattr(np, "empty", lambda shape, *_: made.append(shape))
+  for leaf in ([[1 << 40], "float32", 1, None], [[1 << 40], "key<fry>", 1, "threefry2x32"]):
+    described(path, json.dumps({"format": 1, "meta": {}, "leaves": {"a": leaf}}), {"a": np.ones(2, np.float32)})
+    with pytest.raises(UserError, match="leaf 'a' does not match its checksum"):
+      load_tree(path)
+  assert made == []
+
+
+@pytest.mark.parametrize(
+  "names", [("a", "a/b"), ("a/b", "a"), ("a", "a/b/c"), ("a/b/c", "a/b"), ("/".join("x" * 200),)]
+)
+def test_a_leaf_inside_a_leaf_is_damage(tmp_path, names):
   path = tmp_path / "model.safetensors"
-  text = json.dumps({"format": 1, "meta": {}, "leaves": LEAF | {"a/b": LEAF["a"]}})
-  described(path, text, {"a": np.ones(2, np.float32), "a/b": np.ones(2, np.float32)})
-  with pytest.raises(UserError, match=r"model\.safetensors is damaged"):
+  text = json.dumps({"format": 1, "meta": {}, "leaves": dict.fromkeys(names, LEAF["a"])})
+  with pytest.raises(ValueError, match="does not fit into one tree"):
+    leaves.nested(dict.fromkeys(names, np.ones(2)))
+  described(path, text, dict.fromkeys(names, np.ones(2, np.float32)))
+  with pytest.raises(UserError, match=r"model\.safetensors is damaged: its description"):
     load_tree(path)
+
+
+def test_a_deep_description_is_damage(tmp_path):
+  path = tmp_path / "model.safetensors"
   nested = "[" * 100_000 + "]" * 100_000
   described(path, nested, {"a": np.ones(2, np.float32)})
   with pytest.raises(UserError, match=r"model\.safetensors is damaged"):

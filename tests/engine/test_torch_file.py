@@ -1,6 +1,6 @@
 """Files of torch.save read without torch: both forms, views, modules, and everything that is refused.
 
-The files are written by the standard library's pickler (`benchmarks.fuzz.pth`); tests/peers reads torch's own.
+The files are written by the standard library's pickler (`scripts.drills.fuzz.pth`); tests/peers reads torch's own.
 """
 
 import io
@@ -12,12 +12,12 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from benchmarks.fuzz import drill, pth
-from benchmarks.fuzz.pth import Made, Name, Stored, archive, module, packed, parameter, stream, tensor
 from leanax.core.errors import UserError
 from leanax.engine.store import torch_file, torch_pickle, weight_files
 from leanax.engine.store.torch_arrays import Unread
 from leanax.engine.store.torch_pickle import Damaged
+from scripts.drills.fuzz import drill, pth
+from scripts.drills.fuzz.pth import Made, Name, Stored, archive, module, packed, parameter, stream, tensor
 
 RNG = np.random.default_rng(0)
 DTYPES = (

@@ -14,11 +14,11 @@ from flax import linen as nn
 from flax import nnx, serialization
 from flax.training.train_state import TrainState
 
-from benchmarks.fuzz.pth import archive, module, tensor
 from leanax.core.errors import UserError
 from leanax.core.trees import named_leaves
 from leanax.engine.models import nnx_model
 from leanax.engine.store.pretrained import load
+from scripts.drills.fuzz.pth import archive, module, tensor
 
 RNG = np.random.default_rng(0)
 
@@ -212,7 +212,7 @@ def test_what_does_not_fit_is_named(tmp_path, arrays, options, says):
 
 
 def test_a_quantized_tensor_is_named(tmp_path):
-  from benchmarks.fuzz.pth import Made, Stored
+  from scripts.drills.fuzz.pth import Made, Stored
 
   codes = Made("torch._utils _rebuild_qtensor", Stored(np.ones(4, np.int8)), 0, (4,), (1,), (), False, {})
   state = {name: tensor(array) for name, array in STATE.items()} | {"up.bias": codes}

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from benchmarks.fuzz.pth import archive, tensor
 from leanax.core.errors import UserError
 from leanax.engine.store import model_file
 from leanax.pipeline import trained
+from scripts.drills.fuzz.pth import archive, tensor
 from tests.integration import jobs
 
 RNG = np.random.default_rng(0)

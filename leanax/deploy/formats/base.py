@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from leanax.core.errors import UserError
+from leanax.core.texts import quoted
 from leanax.deploy import ir
 from leanax.deploy.description import Description
 from leanax.deploy.preprocessing import Preprocessing
@@ -184,10 +185,9 @@ class Model(NamedTuple):
 Source = str | os.PathLike[str] | bytes
 
 
-def refusal(runtime: str, name: str, error: Exception) -> UserError:
+def refusal(runtime: str, name: str, error: Exception | str) -> UserError:
   """Returns the error for a file that its runtime raises for: one line of its reason, which may quote the file."""
-  reason = " ".join(str(error).split())[:200] or "no reason given"
-  return UserError(f"{runtime} refuses {name}: {''.join(one if one.isprintable() else '?' for one in reason)}")
+  return UserError(f"{runtime} refuses {name}: {quoted(error, 200)}")
 
 
 class Open(Protocol):

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 import quant
 from leanax.core.errors import UserError
+from leanax.core.texts import quoted
 from leanax.deploy.formats.base import Source
 from leanax.deploy.packed.container import pack, unpack
 from leanax.graph import Net, live, rewrite
@@ -66,8 +67,7 @@ def unpack_net(source: Source, net: Net, limit: int | None = None) -> tuple[Net,
   except UserError as error:
     raise UserError(f"{name}: {error}") from error
   except Exception as error:  # edits that fit nothing may fail anywhere
-    text = " ".join(str(error).split())[:300]
-    raise UserError(f"{name} does not fit the net: {type(error).__name__}: {text}") from error
+    raise UserError(f"{name} does not fit the net: {type(error).__name__}: {quoted(error)}") from error
   return found, metadata
 
 

@@ -12,9 +12,8 @@ import numpy as np
 
 from leanax.core.errors import UserError, unknown
 from leanax.engine.data.folder import SPLITS
-from leanax.engine.data.pictures import RESIZES, SUFFIXES, check_size, decode_image
+from leanax.engine.data.pictures import RESIZES, SUFFIXES, check_size, decode_image, opened
 from leanax.engine.data.splits import Dataset, Split, hold_out, make_split
-from leanax.engine.data.stock import first_line
 
 HELD_OUT = 0.1  # of the training split, where there is no folder of validation
 LARGEST = 255  # of a mask, where it says that there is no class unless a set has 256
@@ -118,39 +117,34 @@ def _read(folder: Path, mode: str, size: tuple[int, int] | None, resize: str) ->
   arrays: list[tuple[np.ndarray, np.ndarray]] = []
   for name, file in images.items():
     whole = decode_image(file.read_bytes(), mode, None, str(file))
-    mask = _mask(masks[name], None)
+    mask = read_mask(masks[name], None)
     if mask.shape != whole.shape[:2]:
       raise UserError(
         f"{masks[name]}: is of {mask.shape[0]}x{mask.shape[1]} pixels, and its image of {whole.shape[0]}x"
         f"{whole.shape[1]}; expected the same"
       )
     if size is not None and mask.shape != size:
-      whole, mask = decode_image(file.read_bytes(), mode, size, str(file), resize), _mask(masks[name], size, resize)
+      whole, mask = decode_image(file.read_bytes(), mode, size, str(file), resize), read_mask(masks[name], size, resize)
     if arrays and whole.shape != arrays[0][0].shape:
       raise UserError(f"{file}: images of {folder} differ in size; give data.size=(height, width)")
     arrays.append((whole, mask))
   return np.stack([image for image, _ in arrays]), np.stack([mask for _, mask in arrays])
 
 
-def _mask(file: Path, size: tuple[int, int] | None, resize: str = "stretch") -> np.ndarray:
+def read_mask(file: Path, size: tuple[int, int] | None, resize: str = "stretch") -> np.ndarray:
   """Returns a mask, (height, width) uint8: the grey level or the index in the palette of each pixel."""
   from PIL import Image
 
-  try:
-    with Image.open(file) as image:
-      if image.mode not in ("L", "P", "1"):
-        raise UserError(
-          f"{file}: has pixels of mode {image.mode!r}; expected class numbers: a grey picture of 8 bits, or one with a "
-          "palette"
-        )
-      if image.format in ("JPEG", "MPO", "WEBP"):
-        raise UserError(f"{file}: is a {image.format}, whose pixels are not exact; expected such as a PNG")
-      numbers = np.asarray(image, np.uint8)
-      if size is None:
-        return numbers
-      grey = Image.fromarray(numbers)
-      return np.asarray(RESIZES[resize](grey, (size[1], size[0]), Image.Resampling.NEAREST, LARGEST), np.uint8)
-  except UserError:
-    raise
-  except Exception as error:  # a damaged file may raise anything
-    raise UserError(f"{file}: is not a readable image: {first_line(error)}") from error
+  with opened(file.read_bytes(), str(file)) as image:
+    if image.mode not in ("L", "P", "1"):
+      raise UserError(
+        f"{file}: has pixels of mode {image.mode!r}; expected class numbers: a grey picture of 8 bits, or one with a "
+        "palette"
+      )
+    if image.format in ("JPEG", "MPO", "WEBP"):
+      raise UserError(f"{file}: is a {image.format}, whose pixels are not exact; expected such as a PNG")
+    numbers = np.asarray(image, np.uint8)
+    if size is None:
+      return numbers
+    grey = Image.fromarray(numbers)
+    return np.asarray(RESIZES[resize](grey, (size[1], size[0]), Image.Resampling.NEAREST, LARGEST), np.uint8)

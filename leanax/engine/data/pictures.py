@@ -17,10 +17,11 @@ Animations and pages, floats and 32-bit integers, whose range is undefined, and 
 refused.
 """
 
+import contextlib
 import io
 import struct
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -82,6 +83,24 @@ def decode_image(
   Raises:
     UserError: the bytes are not an image, are truncated, or cannot be converted to 8-bit pixels.
   """
+  from PIL import Image
+
+  with opened(data, place) as image:
+    _check(image)
+    image = _flat(_eight_bits(_upright(image)), mode)
+    if size is not None and image.size != (size[1], size[0]):
+      image = RESIZES[resize](image, (size[1], size[0]), Image.Resampling.BILINEAR)
+  pixels = np.asarray(image, np.uint8)
+  return pixels if pixels.ndim == 3 else pixels[..., None]
+
+
+@contextlib.contextmanager
+def opened(data: bytes, place: str) -> Iterator[Any]:
+  """Yields pillow's image of a file's bytes, its pixels not read yet; what pillow raises in the block is a sentence.
+
+  Raises:
+    UserError: the bytes are no image, damaged, or have more pixels than pillow takes for honest.
+  """
   from PIL import Image, UnidentifiedImageError
 
   if not data:
@@ -90,19 +109,15 @@ def decode_image(
     with warnings.catch_warnings():
       warnings.simplefilter("ignore")  # pillow warns about files that every viewer reads
       warnings.simplefilter("error", Image.DecompressionBombWarning)
-      image = Image.open(io.BytesIO(data), formats=FORMATS)
-      _check(image)
-      image = _flat(_eight_bits(_upright(image)), mode)
-      if size is not None and image.size != (size[1], size[0]):
-        image = RESIZES[resize](image, (size[1], size[0]), Image.Resampling.BILINEAR)
+      yield Image.open(io.BytesIO(data), formats=FORMATS)
+  except UserError:
+    raise
   except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
     raise UserError(f"{place}: has more than {Image.MAX_IMAGE_PIXELS:,} pixels; expected a smaller picture") from error
   except UnidentifiedImageError as error:
     raise UserError(f"{place}: is not a readable image: it is damaged or none; expected {KINDS}") from error
   except Exception as error:  # a damaged file may raise anything
     raise UserError(f"{place}: is not a readable image: {first_line(error)}") from error
-  pixels = np.asarray(image, np.uint8)
-  return pixels if pixels.ndim == 3 else pixels[..., None]
 
 
 def _check(image: Any) -> None:

@@ -98,10 +98,10 @@ def from_json(data: dict[str, Any]) -> Preprocess:
   numbers = {key: value for key, value in data.items() if key != "resize"}
   try:
     values = {key: tuple(map(float, np.atleast_1d(value))) for key, value in numbers.items()}
-  except (TypeError, ValueError) as error:
+  except (TypeError, ValueError, OverflowError) as error:
     raise UserError(f"preprocessing {data!r} must hold numbers: mean and std lists, scale one number") from error
   scale = values.pop("scale", (UNIT.scale,))
-  spec = Preprocess(**values, scale=scale[0], resize=resize)
-  if len(scale) != 1 or not scale[0] > 0 or not all(value > 0 for value in spec.std):
+  spec = Preprocess(**values, scale=(*scale, 0.0)[0], resize=resize)
+  if len(scale) != 1 or not (spec.mean and spec.std) or not all(value > 0 for value in (*scale, *spec.std)):
     raise UserError(f"preprocessing {data!r}: scale and every std must be positive, scale one number")
   return spec

@@ -22,6 +22,9 @@ STORABLE = frozenset(
 )
 
 
+_DEEPEST = 100  # levels of a tree
+
+
 class Leaf(NamedTuple):
   """One array of a saved tree.
 
@@ -37,9 +40,12 @@ class Leaf(NamedTuple):
 
   @classmethod
   def from_json(cls, data: Any) -> "Leaf":
-    """Returns the Leaf of its JSON list."""
+    """Returns the Leaf of its JSON list; ValueError or TypeError where it is none."""
     shape, dtype, crc32, key = data
-    return cls(tuple(int(n) for n in shape), str(dtype), int(crc32), key)
+    whole = all(type(n) is int and n >= 0 for n in (*shape, crc32))
+    if not (whole and isinstance(dtype, str) and isinstance(key, str | None)):
+      raise ValueError(f"{data!r} describes no array")
+    return cls(tuple(shape), dtype, crc32, key)
 
 
 def is_key(leaf: Any) -> bool:
@@ -70,12 +76,18 @@ def recovered(array: np.ndarray, leaf: Leaf) -> Any:
   return array if leaf.dtype in STORABLE else array.view(jax.numpy.dtype(leaf.dtype))
 
 
-def empty(leaf: Leaf) -> np.ndarray:
-  """Returns an empty host array for the stored form of a leaf."""
+def stored_form(leaf: Leaf) -> tuple[tuple[int, ...], str]:
+  """Returns the shape and the dtype's name of the stored form of a leaf; nothing is allocated, whatever it claims."""
   if leaf.key is not None:
     data = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0, impl=leaf.key)))
-    return np.empty(leaf.shape + data.shape, data.dtype)
-  return np.empty(leaf.shape, jax.numpy.dtype(leaf.dtype) if leaf.dtype in STORABLE else np.uint8)
+    return leaf.shape + data.shape, str(data.dtype)
+  return leaf.shape, leaf.dtype if leaf.dtype in STORABLE else "uint8"
+
+
+def empty(leaf: Leaf) -> np.ndarray:
+  """Returns an empty host array for the stored form of a leaf."""
+  shape, dtype = stored_form(leaf)
+  return np.empty(shape, jax.numpy.dtype(dtype))
 
 
 def to_host(array: Any) -> np.ndarray:
@@ -135,18 +147,26 @@ def damaged(saved: Mapping[str, Leaf], arrays: Mapping[str, np.ndarray]) -> list
   return [
     name
     for name, leaf in saved.items()
-    if shape_dtype(arrays[name]) != shape_dtype(empty(leaf)) or checksum(arrays[name]) != leaf.crc32
+    if shape_dtype(arrays[name]) != stored_form(leaf) or checksum(arrays[name]) != leaf.crc32
   ]
 
 
 def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns nested dicts from names joined by "/"."""
+  """Returns nested dicts from names joined by "/".
+
+  Raises:
+    ValueError: a name is that of a dict too, or has more than 100 parts.
+  """
   tree: dict[str, Any] = {}
   for name, leaf in flat.items():
-    *parents, last = name.split("/")
-    place = tree
+    *parents, last = name.split("/", _DEEPEST)
+    place: Any = tree
     for part in parents:
       place = place.setdefault(part, {})
+      if not isinstance(place, dict):
+        break
+    if not isinstance(place, dict) or last in place or "/" in last:
+      raise ValueError(f"{name!r} does not fit into one tree with the other names")
     place[last] = leaf
   return tree
 

@@ -153,11 +153,19 @@ def _lines(path: Path) -> list[tuple[dict[str, Any], bytes]]:
       break
     try:
       line = json.loads(raw)
-      int(line["step"])
-    except (ValueError, KeyError, TypeError) as error:
+      if not _is_line(line):
+        raise ValueError(line)
+    except (ValueError, RecursionError) as error:
       raise UserError(f'{path}, line {number}: expected an object like {{"step": 1, "loss": 0.5}}') from error
     found.append((line, raw))
   return found
+
+
+def _is_line(line: Any) -> bool:
+  """Returns whether JSON data are a step and numbers, some as `_jsonable` writes them."""
+  if not isinstance(line, dict) or type(line.get("step")) is not int:
+    return False
+  return all(isinstance(value, int | float) or value in ("nan", "inf", "-inf") for value in line.values())
 
 
 def _number(name: str, value: Any) -> int | float:

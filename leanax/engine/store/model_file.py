@@ -16,6 +16,7 @@ import numpy as np
 
 from leanax.core import files
 from leanax.core.errors import UserError
+from leanax.core.texts import quoted
 from leanax.core.trees import map_named, named_leaves
 from leanax.engine.store import leaves
 from leanax.engine.store.leaves import Leaf
@@ -90,6 +91,8 @@ def load_tree(path: str | Path, target: Any = None) -> tuple[Any, dict[str, Any]
     if bad := leaves.damaged(saved, arrays):
       raise UserError(f"{path} is damaged: leaf {bad[0]!r} does not match its checksum")
     flat = {name: jax.device_put(leaves.recovered(arrays[name], leaf)) for name, leaf in saved.items()}
+    if [name for name, leaf in saved.items() if flat[name].shape != leaf.shape]:
+      raise ValueError("a leaf's type does not fit its bytes")
     tree = leaves.nested(flat)
   except (KeyError, TypeError, ValueError, AttributeError, MemoryError, RecursionError) as error:
     raise UserError(f"{path} is damaged: its description is not one of arrays") from error  # anyone can make a checksum
@@ -114,8 +117,10 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str,
     with safetensors.safe_open(path, framework="numpy") as file:
       metadata = file.metadata() or {}
     entries = safetensors.deserialize(path.read_bytes())
+  except OSError as error:
+    raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
   except safetensors.SafetensorError as error:
-    raise UserError(f"{path} is damaged or no safetensors file ({error})") from error
+    raise UserError(f"{path} is damaged or no safetensors file ({quoted(error)})") from error
   arrays = {}
   for name, entry in entries:
     if entry["dtype"] not in DTYPES:

@@ -85,10 +85,9 @@ def _read_msgpack(path: Path) -> Arrays:
   from flax import serialization
 
   try:
-    tree = serialization.msgpack_restore(path.read_bytes())
+    return _of_tree(serialization.msgpack_restore(path.read_bytes()))
   except Exception as error:  # a damaged file may raise anything
     raise UserError(f"{path} is damaged or no msgpack file of flax") from error
-  return _of_tree(tree)
 
 
 def _read_orbax(path: Path) -> Arrays:
@@ -103,10 +102,9 @@ def _read_orbax(path: Path) -> Arrays:
     with ocp.PyTreeCheckpointer() as checkpointer:
       metadata = checkpointer.metadata(trees[0]).item_metadata
       as_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), metadata.tree)
-      tree = checkpointer.restore(trees[0], restore_args=as_host)
+      return _of_tree(checkpointer.restore(trees[0], restore_args=as_host))
   except Exception as error:  # a damaged file may raise anything
     raise UserError(f"{path} cannot be read by Orbax; is it damaged?") from error
-  return _of_tree(tree)
 
 
 def _newest(path: Path) -> str:
@@ -117,7 +115,11 @@ def _newest(path: Path) -> str:
 
 
 def _of_tree(tree: Any) -> Arrays:
-  return {name: np.asarray(leaf) for name, leaf in named_leaves(tree).items() if hasattr(leaf, "dtype")}
+  """Returns the arrays of a tree by name; ValueError where two leaves have one name, of which one would be lost."""
+  named = named_leaves(tree)
+  if len(named) != len(jax.tree.leaves(tree)):
+    raise ValueError("two arrays have one name")
+  return {name: np.asarray(leaf) for name, leaf in named.items() if hasattr(leaf, "dtype")}
 
 
 TORCH = (".pth", ".pt", ".bin", ".ckpt", ".tar")  # as torch.save is used

@@ -1,5 +1,9 @@
 """Folders of images and masks: class numbers exactly as they are in the files, and every mistake by the file's name."""
 
+import io
+import struct
+import zlib
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -114,3 +118,24 @@ def test_mistakes_are_one_sentence(tmp_path, change, options, message):
 def test_no_folder_is_refused(tmp_path):
   with pytest.raises(UserError, match="nowhere: no such directory; expected .*train/images/NAME.jpg and"):
     data.load(f"masks:{tmp_path}/nowhere")
+
+
+def test_a_mask_is_read_as_an_image_is(tmp_path):
+  """As no other kind of file, for some of which pillow starts a program, and not where it would fill the memory."""
+  written(tmp_path)
+  file = tmp_path / "train" / "masks" / "1.png"
+  postscript = io.BytesIO()
+  Image.fromarray(np.zeros((6, 5), np.uint8)).save(postscript, "EPS")
+  chunks = [b"IHDR" + struct.pack(">IIBBBBB", 10_000, 10_000, 8, 0, 0, 0, 0), b"IDAT" + zlib.compress(bytes(1000))]
+  ends = [(struct.pack(">I", len(one) - 4), struct.pack(">I", zlib.crc32(one))) for one in chunks]
+  bomb = b"\x89PNG\r\n\x1a\n" + b"".join(length + one + crc for one, (length, crc) in zip(chunks, ends, strict=True))
+  cases = {
+    "is not a readable image: it is damaged or none; expected PNG": postscript.getvalue(),
+    "has more than 89,478,485 pixels; expected a smaller picture": bomb,
+    "is not a readable image: it is empty": b"",
+  }
+  for words, content in cases.items():
+    file.write_bytes(content)
+    with pytest.raises(UserError) as caught:
+      data.load(f"masks:{tmp_path}")
+    assert str(caught.value).startswith(f"{file}: {words}")

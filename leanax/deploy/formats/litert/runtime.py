@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from leanax.core.errors import UserError
-from leanax.deploy import ir
+from leanax.deploy import ir, trial
 from leanax.deploy.formats.base import Runner, Source, check_threads, read, refusal, zeros
 from leanax.deploy.formats.litert.tables import checked
 
@@ -18,8 +18,8 @@ def load(source: Source, threads: int = 1, kernels: str = "xnnpack") -> Runner:
   name, content = read(source, "LiteRT")
   check_threads(threads)
   preprocessing, description = checked(content, name)
-  interpreter = _interpreter(content, name, threads, kernels)
-  inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
+  trial.check("litert", content, name, kernels=kernels)
+  interpreter, inputs, outputs = _interpreter(content, name, threads, kernels)
   given, made = _named(inputs, name, "input"), _named(outputs, name, "output")
   size = [1]  # the batch that memory is allocated for
 
@@ -38,7 +38,7 @@ def load(source: Source, threads: int = 1, kernels: str = "xnnpack") -> Runner:
         interpreter.set_tensor(detail["index"], array)
       interpreter.invoke()
       return [interpreter.get_tensor(detail["index"]) for detail in outputs]
-    except (ValueError, RuntimeError) as error:
+    except Exception as error:  # what it says may be no text, or too large a number
       raise refusal("the LiteRT runtime", name, error) from None
 
   def repeat() -> Callable[[], None]:
@@ -48,16 +48,16 @@ def load(source: Source, threads: int = 1, kernels: str = "xnnpack") -> Runner:
   return Runner(name, len(content), given, made, compute, repeat, preprocessing, threads, description=description)
 
 
-def _interpreter(content: bytes, name: str, threads: int, kernels: str) -> Any:
+def _interpreter(content: bytes, name: str, threads: int, kernels: str) -> tuple[Any, list[Any], list[Any]]:
   from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
   resolver = OpResolverType.AUTO if kernels == "xnnpack" else OpResolverType.BUILTIN_REF
   try:
     interpreter = Interpreter(model_content=content, num_threads=threads, experimental_op_resolver_type=resolver)
     interpreter.allocate_tensors()
-  except (ValueError, RuntimeError) as error:
+    return interpreter, interpreter.get_input_details(), interpreter.get_output_details()
+  except Exception as error:  # as above
     raise refusal("the LiteRT runtime", name, error) from None
-  return interpreter
 
 
 def _named(details: list[dict[str, Any]], name: str, kind: str) -> dict[str, ir.Tensor]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from leanax.deploy import ir, size
+from leanax.deploy import ir, size, trial
 from leanax.deploy.formats.litert import standard
 from leanax.deploy.formats.litert.flat import Flat, schema
 from leanax.deploy.formats.litert.plan import Plan, Written, planned
@@ -92,7 +92,8 @@ def write(network: ir.Network, weights: str = "", sparse: float | None = None) -
     UserError: what `check` refuses.
   """
   network = ir.separate_outputs(network)
-  return standard.with_labels(_pack(planned(network, weights, sparse), network), standard.labels_of(network))
+  packed = _pack(planned(network, weights, sparse), network)
+  return trial.note(standard.with_labels(packed, standard.labels_of(network)))
 
 
 def _pack(plan: Plan, network: ir.Network) -> bytes:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from leanax.core.errors import UserError
-from leanax.deploy import ir
+from leanax.deploy import ir, trial
 from leanax.deploy.formats.base import Runner, Source, check_threads, read, refusal, zeros
 from leanax.deploy.formats.onnx.tables import checked
 from quant.grid import Grid
@@ -30,6 +30,7 @@ def load(source: Source, threads: int = 1) -> Runner:
   name, content = read(source, "ONNX")
   check_threads(threads)
   held = checked(content, name)
+  trial.check("onnx", content, name)
   session, inputs, outputs = _session(content, name, threads)
   given = {end.name: _end(end, name, "input", held.inputs.get(end.name)) for end in inputs}
   made = {end.name: _end(end, name, "output", held.outputs.get(end.name)) for end in outputs}

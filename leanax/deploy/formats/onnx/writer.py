@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from leanax.core.errors import UserError
-from leanax.deploy import ir, size
+from leanax.deploy import ir, size, trial
 from leanax.deploy.formats.onnx.emit.groups import is_int4
 from leanax.deploy.formats.onnx.emit.nodes import Node, Plan
 from leanax.deploy.formats.onnx.plan import OPSET, OPSET_INT4, opset, planned
@@ -94,7 +94,7 @@ def write(network: ir.Network, activations: str = "uint8", groups: str = "values
   imports = [onnx.helper.make_opsetid("", version), *(onnx.helper.make_opsetid(one, 1) for one in sorted(domains))]
   model = onnx.helper.make_model(graph, producer_name="leanax", ir_version=IR_VERSIONS[version], opset_imports=imports)
   onnx.helper.set_model_props(model, _metadata(network, plan))
-  return model.SerializeToString(deterministic=True)
+  return trial.note(model.SerializeToString(deterministic=True))
 
 
 def _short_names(plan: Plan) -> dict[str, str]:

@@ -8,8 +8,10 @@ import jax
 import numpy as np
 
 from leanax.core.errors import UserError
+from leanax.core.texts import quoted
+from leanax.deploy import trial
 from leanax.deploy.description import Description
-from leanax.deploy.formats.base import Runner, Source, check_threads, read, zeros
+from leanax.deploy.formats.base import Runner, Source, check_threads, read, refusal, zeros
 from leanax.deploy.formats.stablehlo import program
 from leanax.deploy.formats.stablehlo.writer import METADATA, PROGRAM
 from leanax.deploy.packed import unpack
@@ -29,6 +31,7 @@ def load(source: Source, threads: int = 1) -> Runner:
   if content[: len(MAGIC)] != MAGIC:
     raise UserError(f"{name} is no .stablehlo file of this package; expected one of deploy.stablehlo")
   variables, _, metadata = unpack(source, kind="StableHLO")
+  trial.check("stablehlo", content, name)
   try:
     weights, exported, meta = _parts(variables, metadata)
     named = len(weights)
@@ -45,7 +48,7 @@ def load(source: Source, threads: int = 1) -> Runner:
     try:
       return [np.asarray(out) for out in call(held, *arrays)]
     except Exception as error:  # of the compiler, or of the device
-      raise UserError(f"XLA refuses {name}: {' '.join(str(error).split())[:300]}") from None
+      raise refusal("XLA", name, error) from None
 
   def repeat() -> Callable[[], None]:
     arrays = [zeros(tensor, 1) for tensor in inputs.values()]
@@ -76,7 +79,7 @@ def _parts(variables: Any, metadata: dict[str, Any]) -> tuple[dict[str, np.ndarr
   except UserError:
     raise
   except Exception as error:  # of flatbuffers or MLIR, which have no base in common
-    text = " ".join(str(error).split())[:200]
+    text = quoted(error, 200)
     raise UserError(
       f"its program, of jax {meta.get('jax')}, cannot be read by jax {jax.__version__}: it is damaged, more than six "
       f"months older or some weeks newer ({type(error).__name__}: {text})"

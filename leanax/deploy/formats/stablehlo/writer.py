@@ -8,6 +8,7 @@ import numpy as np
 
 from leanax.core.errors import UserError
 from leanax.core.trees import path_name
+from leanax.deploy import trial
 from leanax.deploy.formats.base import Model
 from leanax.deploy.formats.stablehlo import program
 from leanax.deploy.lifting.traced import input_names
@@ -49,7 +50,7 @@ def write(model: Model, platforms: tuple[str, ...] = program.PLATFORMS) -> bytes
   if model.description is not None:
     meta["description"] = model.description.to_json().decode()
   grids = {name: grid for name, grid in stored_grids(model.net).items() if name in weights}
-  return pack(held, grids, {METADATA: meta})
+  return trial.note(pack(held, grids, {METADATA: meta}))
 
 
 def _exported(model: Model, platforms: tuple[str, ...]) -> tuple[Any, dict[str, list[str]]]:

@@ -3,9 +3,9 @@
 import functools
 import random
 
-from benchmarks.fuzz import runners
-from benchmarks.fuzz.mutations import damaged
 from leanax import deploy
+from scripts.drills.fuzz import runners
+from scripts.drills.fuzz.mutations import damaged
 
 LIMIT = runners.LIMIT
 NUMBERS = (0, 1, 2, 3, 4, 5, 7, 8, 127, 128, 255, 256, 2**15, 2**16, 2**24, 2**27, 2**31 - 1, 2**31, 2**32 - 1)

@@ -12,7 +12,19 @@ import time
 from collections import Counter
 from typing import Any
 
-FORMATS = ("packed", "onnx", "pth", "tflite")
+FORMATS = (
+  "safetensors",
+  "weights",
+  "pth",
+  "orbax",
+  "packed",
+  "tflite",
+  "onnx",
+  "stablehlo",
+  "workdir",
+  "logits",
+  "images",
+)
 SILENCE, START = 60, 600  # seconds of a hang, and of a start that fails
 SLOW = 5  # seconds of a case that is too slow
 MOST = 50  # failures before it gives up
@@ -20,7 +32,7 @@ MOST = 50  # failures before it gives up
 
 def cases(name: str) -> Any:
   """Returns the module of a format's cases."""
-  return importlib.import_module(f"benchmarks.fuzz.{name}")
+  return importlib.import_module(f"scripts.drills.fuzz.{name}")
 
 
 def run(name: str, numbers: range, seed: int) -> list[dict[str, Any]]:
@@ -94,7 +106,7 @@ def drill(name: str, count: int, seed: int, minutes: float) -> dict[str, Any]:
   """Returns the figures of so many cases, or of those that a time allowed."""
   found, at, end = Drill(), 0, time.monotonic() + 60 * minutes
   while at < count and len(found.failures) < MOST and time.monotonic() < end:
-    command = [sys.executable, "-m", "benchmarks.fuzz", f"--format={name}", f"--cases={count}", f"--seed={seed}"]
+    command = [sys.executable, "-m", "scripts.drills.fuzz", f"--format={name}", f"--cases={count}", f"--seed={seed}"]
     child = subprocess.Popen([*command, f"--child={at}"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     at, silent = _listen(child, at, found, end)
     child.kill()

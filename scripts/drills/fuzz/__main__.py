@@ -1,8 +1,8 @@
 """Mutated files against their readers: each is read, or refused in one sentence, fast and in little memory.
 
-python -m benchmarks.fuzz --format=onnx [--cases 100000] [--seed 0] [--keep DIR]
+python -m scripts.drills.fuzz --format=onnx [--cases 100000] [--seed 0] [--keep DIR]
 
-The formats are packed, onnx, pth and tflite. The cases run in a child process, which serves them until it ends: where a
+The cases run in a child process, which serves them until it ends: where a
 file ends it, or keeps it busy for a minute, that is a failure with a number, and another child goes on behind it. Case
 N of a seed is the same file each time; --keep writes those that failed.
 """
@@ -13,7 +13,7 @@ import resource
 import sys
 from pathlib import Path
 
-from benchmarks.fuzz import drill
+from scripts.drills.fuzz import drill
 
 MEMORY = 2**34  # bytes of addresses; what a case really takes is measured
 

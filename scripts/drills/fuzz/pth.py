@@ -19,10 +19,10 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.fuzz.mutations import damaged
 from leanax.engine.store import torch_file
 from leanax.engine.store.torch_arrays import STORAGES, Unread
 from leanax.engine.store.torch_pickle import Damaged
+from scripts.drills.fuzz.mutations import damaged
 
 LIMIT = 256  # MiB
 NAMES = {dtype: name for name, dtype in reversed(STORAGES.items()) if not name.startswith(("Q", "Untyped"))}
@@ -61,10 +61,13 @@ class Stored:
     self.numbers, self.part = numbers, part
 
 
-class _Pickler(pickle._Pickler):  # type: ignore[name-defined]
+PYTHON: Any = pickle._Pickler  # type: ignore[attr-defined]
+
+
+class _Pickler(PYTHON):
   """The standard library's pickler in Python, which lets names that are not there be written."""
 
-  dispatch: ClassVar[Any] = dict(pickle._Pickler.dispatch)  # type: ignore[attr-defined]
+  dispatch: ClassVar[Any] = dict(PYTHON.dispatch)
 
   def __init__(self, file: Any, protocol: int, old: bool) -> None:
     super().__init__(file, protocol)
@@ -201,12 +204,12 @@ def _program(draw: random.Random, content: bytes, files: list[bytes]) -> bytes:
     listed = list(pickletools.genops(content))
   except ValueError:
     return damaged(draw, content, files)
-  places = [place for _, _, place in listed]
+  places = [int(place or 0) for _, _, place in listed]
   numbers = [at for at, (opcode, _, _) in enumerate(listed) if opcode.name.startswith(("BININT", "LONG1"))]
   end = places[-1] + 1
   if numbers and draw.randrange(2):  # a size, a stride, an offset or a count
     at = draw.choice(numbers)
-    now = int(listed[at][1])
+    now = int(str(listed[at][1]))
     number = draw.choice((*INTEGERS, now + 1, now - 1, now * 2, now + 7))
     return content[: places[at]] + pickle.dumps(number, 2)[2:-1] + content[places[at + 1] :]
   ops = [content[a:b] for a, b in zip(places, [*places[1:], end])]

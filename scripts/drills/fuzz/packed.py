@@ -13,18 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 
 import quant
-from benchmarks.fuzz.mutations import damaged
 from leanax import deploy
 from leanax.core.errors import UserError
 from leanax.deploy.packed import header
+from scripts.drills.fuzz.mutations import changed, damaged
 
 LIMIT = 256
 UNPACKED = 2**22  # bytes of arrays that a case may unpack to; the largest of `seeds` has 10 kB
-NASTY = (
-  *(0, 1, -1, 2, 7, 8, 255, 256, 2**15, 2**16, 2**31, 2**32 - 1, 2**47, 2**63, 2**64, 10**400),
-  *(0.5, -0.0, 1e308, True, False, None, "", "w", "bytes", "planes", "masked", "codes", "float64", "bool", "\ud800"),
-  *([], {}, [0], [[]], ["list"], ["tuple", 0], ["dict", [0, 0]], ["grid", "w8"], [[1, 2]], {"w": 0}, [2**30, 2**30]),
-)
 
 
 def seeds() -> list[bytes]:
@@ -51,8 +46,8 @@ def mutant(draw: random.Random, files: list[bytes]) -> bytes:
   content = draw.choice(files)
   kind = draw.randrange(6)
   if kind < 3:
-    changed = damaged(draw, content, files)
-    return changed if kind == 0 else repaired(changed)
+    spoilt = damaged(draw, content, files)
+    return spoilt if kind == 0 else repaired(spoilt)
   head, body = header.read(content)
   if kind == 3:  # a true header, and other streams
     parts = bytearray(body)
@@ -61,7 +56,7 @@ def mutant(draw: random.Random, files: list[bytes]) -> bytes:
         parts[draw.randrange(len(parts))] = draw.randrange(256)
     return header.write(head, [bytes(parts)])
   for _ in range(draw.randint(1, 3)):
-    _node(draw, head)
+    changed(draw, head)
   text = json.dumps(head).encode()
   if kind == 5:
     text = damaged(draw, text, [content])
@@ -78,30 +73,6 @@ def framed(packed: bytes, body: bytes) -> bytes:
 def repaired(content: bytes) -> bytes:
   """Returns a file with the checksum of its bytes."""
   return content[:16] + zlib.crc32(content[20:]).to_bytes(4, "little") + content[20:]
-
-
-def _node(draw: random.Random, tree: Any) -> None:
-  """Changes one value of a tree of JSON, anywhere in it."""
-  places = []
-
-  def walk(node: Any) -> None:
-    for key in list(node) if isinstance(node, dict) else range(len(node)):
-      places.append((node, key))
-      if isinstance(node[key], dict | list):
-        walk(node[key])
-
-  walk(tree)
-  if not places:
-    return
-  node, key = draw.choice(places)
-  match draw.randrange(4):
-    case 0 | 1:
-      node[key] = draw.choice(NASTY)
-    case 2:
-      other, there = draw.choice(places)
-      node[key] = json.loads(json.dumps(other[there]))
-    case 3:
-      del node[key]
 
 
 def case(content: bytes) -> str:

@@ -4,10 +4,10 @@ import functools
 import random
 from typing import Any
 
-from benchmarks.fuzz import runners
-from benchmarks.fuzz.mutations import damaged
 from leanax import deploy
 from leanax.deploy.formats.onnx.writer import package
+from scripts.drills.fuzz import runners
+from scripts.drills.fuzz.mutations import damaged
 
 LIMIT = runners.LIMIT
 INTEGERS = (*range(-2, 9), 15, 16, 255, 256, 2**15, 2**24, 2**27, 2**31 - 1, -(2**31), 2**40, 2**63 - 1, -(2**63))
