@@ -7,11 +7,13 @@ the one before it is restored. Only this file uses Orbax's checkpoint manager.
 """
 
 import contextlib
+import functools
 import json
 import logging
 import math
 import os
 import re
+import sys
 import tempfile
 import warnings
 import zlib
@@ -83,8 +85,8 @@ class Checkpoints:
     self._failed = False
     self._metrics: dict[int, dict[str, float]] = {}
     _check_directory(self.directory, read_only)
+    _quiet()
     with contextlib.ExitStack() as opened:
-      opened.enter_context(_without_logs())
       path = opened.enter_context(_plain(self.directory))
       with self._reported():
         if not read_only:
@@ -204,8 +206,9 @@ class Checkpoints:
     """
     with self._reported():
       self._manager.wait_until_finished()
-    if self._saving is not None:
-      files.sync_folder(self.directory)
+      if self._saving is not None:  # Orbax writes two small files of its own after the call of `sync`
+        files.sync_tree(self.directory / str(self._saving))
+        files.sync_folder(self.directory)
     self._saving = None
 
   def close(self) -> None:
@@ -345,19 +348,28 @@ def _plain(directory: Path) -> Generator[Path]:
     yield link
 
 
-@contextlib.contextmanager
-def _without_logs() -> Generator[None]:
-  """Keeps off the screen what Orbax logs of failed saves, with tracebacks: `_reported` says it in a sentence."""
+@functools.cache
+def _quiet() -> None:
+  """Keeps off the screen what Orbax and TensorStore print of failed saves and damaged steps, with tracebacks.
 
-  def own(record: logging.LogRecord) -> bool:
-    return "orbax" not in Path(record.pathname).parts
+  The error itself is raised, and said in a sentence. What else waits for it is told later, by threads of theirs that
+  may outlive the checkpoints, so this stays as it is until the program ends.
+  """
+  theirs = re.compile(r"OCDBT|local file|tensorstore|orbax|Event loop is closed")
 
-  logger = logging.getLogger("absl")
-  logger.addFilter(own)
-  try:
-    yield
-  finally:
-    logger.removeFilter(own)
+  def shown(record: logging.LogRecord) -> bool:
+    error = record.exc_info[1] if record.exc_info else None
+    return "orbax" not in Path(record.pathname).parts and not (error and theirs.search(str(error)))
+
+  for name in ("absl", "asyncio"):
+    logging.getLogger(name).addFilter(shown)
+  before = sys.unraisablehook
+
+  def unraisable(given: Any) -> None:
+    if not theirs.search(str(given.exc_value)):
+      before(given)
+
+  sys.unraisablehook = unraisable
 
 
 def _listed(directory: Path) -> list[Path]:
@@ -371,10 +383,9 @@ def _reason(error: BaseException) -> str:
   """Returns why a file could not be written: the system's words where an error or its text has some."""
   if isinstance(error, OSError) and error.strerror:
     return error.strerror
-  if found := re.search(r"OS error (\d+)", str(error)):
+  if found := re.search(r"os_error_code='?(\d+)", str(error)):  # of TensorStore
     return os.strerror(int(found[1]))
-  lines = str(error).splitlines()
-  return lines[0] if lines else type(error).__name__
+  return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 def _check_directory(directory: Path, read_only: bool) -> None:
