@@ -66,19 +66,19 @@ class Run:
     if not self.process:
       _child(folder, self.errors, at, count)
 
-  def poll(self) -> int | None:
-    """Returns its exit status, or None while it runs."""
-    found, status = os.waitpid(self.process, os.WNOHANG)
-    return os.waitstatus_to_exitcode(status) if found else None
+  def is_over(self) -> bool:
+    """Returns whether it has ended; `wait` tells how."""
+    return os.waitid(os.P_PID, self.process, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
   def wait(self, seconds: float = 300.0) -> Ended:
     """Waits for its end; kills it after so many seconds, which gives the status -9."""
     end = time.monotonic() + seconds
-    while (status := self.poll()) is None:
+    while not self.is_over():
       if time.monotonic() > end:
         self.kill(signal.SIGKILL)
         end = float("inf")
       time.sleep(0.002)
+    status = os.waitstatus_to_exitcode(os.waitpid(self.process, 0)[1])
     return Ended(status, self.errors.read_text(errors="replace"), time.monotonic() - self.started)
 
   def kill(self, number: int) -> None:
@@ -89,7 +89,7 @@ class Run:
     """Waits until something is so; returns whether it is while the run goes on."""
     end = time.monotonic() + seconds
     while not reached() and time.monotonic() < end:
-      if os.waitid(os.P_PID, self.process, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+      if self.is_over():
         return False
       time.sleep(0.002)
     return reached()
