@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 import warnings
 from collections.abc import Callable
 from typing import NamedTuple
@@ -141,7 +142,7 @@ def _child(folder: pathlib.Path, errors: pathlib.Path, at: tuple[str, int] | Non
     except SystemExit as ended:
       status = ended.code if isinstance(ended.code, int) else int(bool(ended.code))
     except BaseException:  # as the interpreter does
-      sys.excepthook(*sys.exc_info())
+      traceback.print_exc()
       status = 1
     for thread in threading.enumerate():  # as the interpreter does
       if thread is not threading.current_thread() and not thread.daemon:
