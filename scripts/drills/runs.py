@@ -13,7 +13,7 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 CONFIG = pathlib.Path(__file__).with_name("tiny.py")
@@ -55,9 +55,16 @@ class Run:
     folder: the workdir.
     at: (kind, n): it kills itself before its n-th change of a file of this kind, counted from 1.
     count: a file to which it writes the number of such changes by kind, when it ends.
+    more: further words of the command.
   """
 
-  def __init__(self, folder: pathlib.Path, at: tuple[str, int] | None = None, count: pathlib.Path | None = None):
+  def __init__(
+    self,
+    folder: pathlib.Path,
+    at: tuple[str, int] | None = None,
+    count: pathlib.Path | None = None,
+    more: Sequence[str] = (),
+  ):
     self.started = time.monotonic()
     self.errors = folder.parent / f"{folder.name}.stderr"
     sys.stdout.flush()
@@ -65,7 +72,7 @@ class Run:
       warnings.simplefilter("ignore")  # no device is in use here, and no thread of jax runs
       self.process = os.fork()
     if not self.process:
-      _child(folder, self.errors, at, count)
+      _child(folder, self.errors, at, count, more)
 
   def is_over(self) -> bool:
     """Returns whether it has ended; `wait` tells how."""
@@ -124,7 +131,13 @@ def kind_of(path: str) -> str:
   return next(kind for kind, pattern in KINDS.items() if re.search(pattern, path))
 
 
-def _child(folder: pathlib.Path, errors: pathlib.Path, at: tuple[str, int] | None, count: pathlib.Path | None) -> None:
+def _child(
+  folder: pathlib.Path,
+  errors: pathlib.Path,
+  at: tuple[str, int] | None,
+  count: pathlib.Path | None,
+  more: Sequence[str],
+) -> None:
   """Runs the program in a forked process, which it ends."""
   status = 70
   try:
@@ -135,7 +148,7 @@ def _child(folder: pathlib.Path, errors: pathlib.Path, at: tuple[str, int] | Non
     sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", buffering=1, closefd=False)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     seen = _watch(folder, at)
-    sys.argv = ["scripts/compress.py", f"--config={CONFIG}", f"--workdir={folder}"]
+    sys.argv = ["scripts/compress.py", f"--config={CONFIG}", f"--workdir={folder}", *more]
     try:
       runpy.run_module("scripts.compress", run_name="__main__")
       status = 0
