@@ -14,6 +14,7 @@ from leanax.engine.train.state import TrainState
 from leanax.pipeline import stops
 
 SECONDS = 180.0  # the longest time from one checkpoint to the next step's
+ASKED = 0.1  # the time between two questions whether a save has failed, which a step need not wait for
 SINCE = "since"  # the key of a checkpoint's `extra` that holds the metrics since the last line
 
 
@@ -43,7 +44,7 @@ class Saving:
     clock: Callable[[], float] = time.monotonic,
   ):
     self._checkpoints, self._line, self._steps, self._flush, self._clock = checkpoints, line, steps, flush, clock
-    self._saved = clock()
+    self._saved = self._checked = clock()
     self._before = self._since = decoded(extra.get(SINCE, {}))
 
   def hook(self, every: int) -> Hook:
@@ -97,8 +98,11 @@ class Saving:
       raise stops.Stopped(number, f"stopped at step {step} of stage {name!r}; {stops.GOES_ON}")
 
   def _due(self) -> bool:
-    self._checkpoints.check()
-    return bool(stops.asked()) or self._clock() - self._saved >= SECONDS
+    now = self._clock()
+    if now - self._checked >= ASKED:
+      self._checkpoints.check()
+      self._checked = now
+    return bool(stops.asked()) or now - self._saved >= SECONDS
 
   def _call(self, step: int, state: TrainState, history: History) -> bool:
     if step < self._steps:

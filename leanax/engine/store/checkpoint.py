@@ -85,7 +85,7 @@ class Checkpoints:
     self._failed = False
     self._metrics: dict[int, dict[str, float]] = {}
     _check_directory(self.directory, read_only)
-    _quiet()
+    _silence()
     with contextlib.ExitStack() as opened:
       path = opened.enter_context(_plain(self.directory))
       with self._reported():
@@ -349,7 +349,7 @@ def _plain(directory: Path) -> Generator[Path]:
 
 
 @functools.cache
-def _quiet() -> None:
+def _silence() -> None:
   """Keeps off the screen what Orbax and TensorStore print of failed saves and damaged steps, with tracebacks.
 
   The error itself is raised, and said in a sentence. What else waits for it is told later, by threads of theirs that
