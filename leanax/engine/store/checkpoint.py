@@ -3,18 +3,12 @@
 Orbax writes the arrays; it renames a step into place only when it is complete on disk, so a killed run leaves complete
 steps. Orbax does not detect changed bytes, wrong shapes or wrong dtypes, so each step also holds a description (JSON):
 format version, config, and per leaf the shape, the dtype and a checksum. A damaged step is skipped with a warning, and
-the one before it is restored. Only this file uses Orbax's checkpoint manager.
+the one before it is restored. Only this file and `manager` use Orbax's checkpoint manager.
 """
 
 import contextlib
-import functools
 import json
-import logging
 import math
-import os
-import re
-import sys
-import tempfile
 import warnings
 import zlib
 from collections.abc import Generator, Mapping, Sequence
@@ -29,12 +23,11 @@ import quant
 from leanax.core import files
 from leanax.core.errors import UserError
 from leanax.core.trees import map_named, named_leaves
-from leanax.engine.store import leaves
+from leanax.engine.store import leaves, manager
 from leanax.engine.store.leaves import Leaf
 
 FORMAT = 1
 WRITER = "leanax"
-TEMPORARY = ".orbax-checkpoint-tmp"  # in the name of a step's directory until it is complete
 
 
 class Restored(NamedTuple):
@@ -85,13 +78,13 @@ class Checkpoints:
     self._failed = False
     self._metrics: dict[int, dict[str, float]] = {}
     _check_directory(self.directory, read_only)
-    _silence()
+    manager.silence()
     with contextlib.ExitStack() as opened:
-      path = opened.enter_context(_plain(self.directory))
+      path = opened.enter_context(manager.plain(self.directory))
       with self._reported():
         if not read_only:
           self.directory.mkdir(parents=True, exist_ok=True)
-        self._manager = _manager(path, _Preserve(self, keep), read_only)
+        self._manager = manager.manager(path, manager.Preserve(keep, self._best_of), read_only)
       self._check_steps()
       self._opened = opened.pop_all()
 
@@ -111,7 +104,7 @@ class Checkpoints:
 
   def best(self) -> int | None:
     """Returns the step with the best metric (the newest among equals), or None if no step has the metric."""
-    return max(_scored(self, self.steps()), default=(0.0, None))[1]
+    return self._best_of(self.steps())
 
   def save(
     self, step: int, state: Any, *, metrics: Mapping[str, float] | None = None, extra: Mapping[str, Any] | None = None
@@ -228,10 +221,16 @@ class Checkpoints:
       yield
     except Exception as error:
       self._failed = True
-      steps = [int(path.name) for path in _listed(self.directory) if path.name.isdigit()]
+      steps = [int(path.name) for path in manager.listed(self.directory) if path.name.isdigit()]
       good = f"the last good one is of step {max(steps)}" if steps else "there is no earlier one"
       what = "checkpoints" if self._saving is None else f"the checkpoint of step {self._saving}"
-      raise UserError(f"{what} cannot be written into {str(self.directory)!r}: {_reason(error)}; {good}") from error
+      raise UserError(
+        f"{what} cannot be written into {str(self.directory)!r}: {manager.reason(error)}; {good}"
+      ) from error
+
+  def _best_of(self, steps: Sequence[int]) -> int | None:
+    scored = [(score, step) for step in steps if (score := self._score(step)) is not None]
+    return max(scored, default=(0.0, None))[1]
 
   def _score(self, step: int) -> float | None:
     """Returns the metric `best`, larger is better; None where it is missing or NaN."""
@@ -297,95 +296,6 @@ class Checkpoints:
       raise DamagedError(f"leaf {bad[0]!r} does not match its checksum")
     state = map_named(lambda name, leaf: _placed(saved[name], arrays[name], leaf), target)
     return Restored(step, state, description["extra"])
-
-
-class _Preserve:
-  """Orbax's preservation policy: the newest `keep` steps and the best one. (Orbax's own loses metrics on a restart.)"""
-
-  def __init__(self, owner: Checkpoints, keep: int):
-    self._owner, self._keep = owner, keep
-
-  def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
-    del context
-    steps = sorted(info.step for info in checkpoints)
-    kept = {*steps[-self._keep :], max(_scored(self._owner, steps), default=(0.0, None))[1]}
-    return [info.step in kept for info in checkpoints]
-
-
-def _scored(checkpoints: Checkpoints, steps: Sequence[int]) -> list[tuple[float, int]]:
-  return [(score, step) for step in steps if (score := checkpoints._score(step)) is not None]
-
-
-def _manager(directory: Path, policy: Any, read_only: bool) -> Any:
-  import orbax.checkpoint as ocp
-
-  def sync() -> None:  # Orbax calls it when a step is complete and before its directory has its name
-    for path in _listed(directory):
-      if TEMPORARY in path.name:
-        files.sync_tree(path)
-
-  return ocp.CheckpointManager(
-    directory,
-    options=ocp.CheckpointManagerOptions(
-      create=False,
-      cleanup_tmp_directories=not read_only,
-      preservation_policy=policy,
-      # Made in the background, a directory that cannot be made is waited for without an end.
-      async_options=ocp.options.AsyncOptions(post_finalization_callback=sync, create_directories_asynchronously=False),
-    ),
-  )
-
-
-@contextlib.contextmanager
-def _plain(directory: Path) -> Generator[Path]:
-  """Gives a path of the directory that Orbax and TensorStore read as it is: they take some characters for patterns."""
-  if not re.search(r"[\\\[\]*?:]", str(directory)):
-    yield directory
-    return
-  with tempfile.TemporaryDirectory(prefix="leanax") as folder:
-    link = Path(folder) / "checkpoints"
-    link.symlink_to(directory)
-    yield link
-
-
-@functools.cache
-def _silence() -> None:
-  """Keeps off the screen what Orbax and TensorStore print of failed saves and damaged steps, with tracebacks.
-
-  The error itself is raised, and said in a sentence. What else waits for it is told later, by threads of theirs that
-  may outlive the checkpoints, so this stays as it is until the program ends.
-  """
-  theirs = re.compile(r"OCDBT|local file|tensorstore|orbax|Event loop is closed")
-
-  def shown(record: logging.LogRecord) -> bool:
-    error = record.exc_info[1] if record.exc_info else None
-    return "orbax" not in Path(record.pathname).parts and not (error and theirs.search(str(error)))
-
-  for name in ("absl", "asyncio"):
-    logging.getLogger(name).addFilter(shown)
-  before = sys.unraisablehook
-
-  def unraisable(given: Any) -> None:
-    if not theirs.search(str(given.exc_value)):
-      before(given)
-
-  sys.unraisablehook = unraisable
-
-
-def _listed(directory: Path) -> list[Path]:
-  try:
-    return list(directory.iterdir())
-  except OSError:
-    return []
-
-
-def _reason(error: BaseException) -> str:
-  """Returns why a file could not be written: the system's words where an error or its text has some."""
-  if isinstance(error, OSError) and error.strerror:
-    return error.strerror
-  if found := re.search(r"os_error_code='?(\d+)", str(error)):  # of TensorStore
-    return os.strerror(int(found[1]))
-  return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 def _check_directory(directory: Path, read_only: bool) -> None:
