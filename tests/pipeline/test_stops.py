@@ -1,13 +1,17 @@
 """A run that is asked to stop, and goes on to the bits of the unbroken run; checkpoints in time; one program a run."""
 
 import json
+import os
 import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
 
 from leanax.core.errors import UserError
-from leanax.engine.store import checkpoint
+from leanax.engine.store import checkpoint, metrics
 from leanax.pipeline import job, lock, saving, stage, stops
 from leanax.pipeline.config import flags
 from leanax.pipeline.seeds import train_seeds
@@ -216,3 +220,87 @@ def test_a_directory_that_cannot_be_written_is_refused(tmp_path, monkeypatch, na
   monkeypatch.chdir(tmp_path)
   with pytest.raises(UserError, match=words), lock.held(name):
     raise AssertionError
+
+
+def test_a_lock_that_its_owner_removes_meanwhile(tmp_path, monkeypatch):
+  import fcntl
+
+  flock, calls = fcntl.flock, []
+
+  def after_the_owner(file, how):
+    flock(file, how)
+    calls.append(how)
+    if len(calls) == 1:
+      (tmp_path / lock.NAME).unlink()
+
+  monkeypatch.setattr(fcntl, "flock", after_the_owner)
+  with lock.held(tmp_path):
+    assert len(calls) == 2 and (tmp_path / lock.NAME).is_file()
+
+
+def test_lines_are_on_disk_before_their_checkpoint(tmp_path, monkeypatch):
+  done, save, flush = [], checkpoint.Checkpoints.save, metrics.Writer.flush
+  monkeypatch.setattr(
+    checkpoint.Checkpoints, "save", lambda self, step, *a, **k: (done.append(step), save(self, step, *a, **k))
+  )
+  monkeypatch.setattr(metrics.Writer, "flush", lambda self: (done.append("flush"), flush(self)))
+  jobs.train(jobs.opened(tmp_path, **ONE))
+  assert done[:2] == ["flush", 6]
+
+
+PROGRAM = """
+import ctypes, signal, sys, time
+from leanax.pipeline import stops
+from leanax.pipeline.config import flags
+
+def sleep():
+  print("ready", flush=True)
+  time.sleep(60)
+
+def hold():
+  with stops.held():
+    while True:
+      sleep()
+
+def block():  # in a library that hears of no signal
+  stops.SECONDS = 0.5
+  mutex, library = ctypes.create_string_buffer(128), ctypes.CDLL(None)
+  library.pthread_mutex_lock(mutex)
+  print("ready", flush=True)
+  library.pthread_mutex_lock(mutex)
+
+if __name__ == "__main__":
+  signal.signal(signal.SIGINT, signal.default_int_handler)  # where the tests were started in the background
+  what = globals()[sys.argv.pop()]
+  flags.run(what, config=False)
+"""
+
+
+@pytest.mark.parametrize(
+  ("what", "numbers"),
+  [
+    ("sleep", [signal.SIGTERM]),
+    ("sleep", [signal.SIGINT]),
+    ("hold", [signal.SIGHUP, signal.SIGINT]),
+    ("block", [signal.SIGTERM]),
+  ],
+)
+def test_a_program_ends_in_time(tmp_path, what, numbers):
+  (tmp_path / "program.py").write_text(PROGRAM)
+  with subprocess.Popen(
+    [sys.executable, "program.py", what],
+    cwd=tmp_path,
+    env={**os.environ, "PYTHONPATH": str(jobs.ROOT)},
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  ) as process:
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    sent = time.monotonic()
+    for number in numbers:
+      process.send_signal(number)
+      time.sleep(0.05)
+    errors = process.communicate(timeout=30)[1]
+  assert time.monotonic() - sent < 8
+  assert process.returncode == 128 + numbers[0]
+  assert errors.strip() == f"stopped by {numbers[0].name}; the same command goes on with what was finished"
