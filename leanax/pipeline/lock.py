@@ -18,7 +18,7 @@ from typing import Any
 from leanax.core import files
 from leanax.core.errors import UserError
 
-NAME = ".lock"  # in the directory, while a program writes there
+NAME = ".leanax.lock"  # in the directory, while a program writes there
 LONGEST = 3500  # characters of a directory's path; the files in it have some more, and systems take 4096
 WITHOUT = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL)  # no locks on this file system
 

@@ -11,9 +11,10 @@ import contextlib
 import os
 import select
 import signal
+import sys
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from types import FrameType
 from typing import Any
 
@@ -43,6 +44,7 @@ class _State:
   def __init__(self) -> None:
     self.number = 0  # of the first signal
     self.held = False  # the main thread asks for it, and is not interrupted
+    self.lost = False  # it was raised where Python drops errors, as in a callback of the garbage collector
     self.end = 0.0  # when the program is ended, in seconds of the monotonic clock
 
 
@@ -60,6 +62,7 @@ def install() -> None:
   for number in SIGNALS:
     if signal.getsignal(number) != signal.SIG_IGN:
       signal.signal(number, _note)
+  sys.unraisablehook = _unraisable(sys.unraisablehook)
 
 
 def asked() -> int:
@@ -99,11 +102,23 @@ def _note(number: int, _: FrameType | None) -> Any:
     raise Stopped(number)
 
 
+def _unraisable(before: Callable[[Any], Any]) -> Callable[[Any], Any]:
+  """Returns a hook for errors that Python drops: a signal among them is the watching thread's."""
+
+  def hook(given: Any) -> None:
+    if isinstance(given.exc_value, Stopped):
+      _STATE.lost = True
+    else:
+      before(given)
+
+  return hook
+
+
 def _watch(read: int) -> None:
   """Ends the program at a second signal, or where it takes too long to end after the first one."""
   first = _next(read)
   _STATE.end = max(_STATE.end, time.monotonic() + SECONDS)
-  while time.monotonic() < _STATE.end and not select.select([read], [], [], 0.1)[0]:
+  while time.monotonic() < _STATE.end and not _STATE.lost and not select.select([read], [], [], 0.1)[0]:
     pass
   with contextlib.suppress(OSError):
     os.write(STDERR, f"\n{Stopped(first).sentence}\n".encode())  # sys.stderr may be in use by the main thread

@@ -257,6 +257,13 @@ def sleep():
   print("ready", flush=True)
   time.sleep(60)
 
+def drop():  # as where the garbage collector calls back
+  class Dropped:
+    def __del__(self):
+      sleep()
+  Dropped()
+  time.sleep(60)
+
 def hold():
   with stops.held():
     while True:
@@ -281,6 +288,7 @@ if __name__ == "__main__":
   [
     ("sleep", [signal.SIGTERM]),
     ("sleep", [signal.SIGINT]),
+    ("drop", [signal.SIGTERM]),
     ("hold", [signal.SIGHUP, signal.SIGINT]),
     ("block", [signal.SIGTERM]),
   ],
