@@ -321,7 +321,7 @@ def full(*_):
   raise OSError(28, os.strerror(28))
 
 
-def test_a_save_that_fails_in_the_background_is_one_sentence(tmp_path, monkeypatch, capfd):
+def test_a_save_that_fails_in_the_background_is_one_sentence(tmp_path, monkeypatch, capfd, caplog):
   checkpoints = Checkpoints(tmp_path / "c")
   checkpoints.save(1, small(1))
   checkpoints.wait()
@@ -337,7 +337,7 @@ def test_a_save_that_fails_in_the_background_is_one_sentence(tmp_path, monkeypat
   )
   checkpoints.close()
   monkeypatch.undo()
-  assert capfd.readouterr().err == ""
+  assert (capfd.readouterr().err, caplog.records) == ("", [])
   with Checkpoints(tmp_path / "c") as again:
     assert again.restore(small(0)).step == 1
     again.save(3, small(3))

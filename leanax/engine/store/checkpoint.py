@@ -75,7 +75,6 @@ class Checkpoints:
     self._read_only = read_only
     self._at: int | None = None
     self._saving: int | None = None  # the step whose save was begun last
-    self._failed = False
     self._metrics: dict[int, dict[str, float]] = {}
     _check_directory(self.directory, read_only)
     manager.silence()
@@ -205,11 +204,10 @@ class Checkpoints:
     self._saving = None
 
   def close(self) -> None:
-    """Finishes the background save and ends its threads; raises as `wait` does, once for a save."""
+    """Finishes the background save and ends its threads; raises as `wait` does."""
     with self._opened:
       try:
-        if not self._failed:
-          self.wait()
+        self.wait()
       finally:
         with contextlib.suppress(Exception):  # the failed save's again
           self._manager.close()
@@ -220,7 +218,6 @@ class Checkpoints:
     try:
       yield
     except Exception as error:
-      self._failed = True
       steps = [int(path.name) for path in manager.listed(self.directory) if path.name.isdigit()]
       good = f"the last good one is of step {max(steps)}" if steps else "there is no earlier one"
       what = "checkpoints" if self._saving is None else f"the checkpoint of step {self._saving}"

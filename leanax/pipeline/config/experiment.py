@@ -214,7 +214,7 @@ class Experiment:
   # The way in which a step is spread over all local devices.
   parallel: str = setting("jit", choices=("jit", "pmap", "mesh", "shard_map"), what="parallel mode")
   steps_per_call: int = setting(0, SIZE)  # steps of a loop inside one compiled call; 0: chosen by device and model
-  checkpoint_every: int = setting(1000, COUNT)  # steps
+  checkpoint_every: int = setting(1000, COUNT)  # steps; at most half of a stage, and three minutes
   keep: int = setting(2, COUNT)  # checkpoints per stage
   gradient_norms: bool = True  # log the norm of each term's gradient, where a stage minimises several
   evaluations: int = setting(20, COUNT)  # of the validation split, per stage
