@@ -44,6 +44,7 @@ class _State:
   def __init__(self) -> None:
     self.number = 0  # of the first signal
     self.held = False  # the main thread asks for it, and is not interrupted
+    self.told = False  # the sentence is on the screen
     self.lost = False  # it was raised where Python drops errors, as in a callback of the garbage collector
     self.end = 0.0  # when the program is ended, in seconds of the monotonic clock
 
@@ -91,8 +92,8 @@ def finishing() -> Generator[None]:
 
 
 def finish() -> None:
-  """Lets signals interrupt nothing from now on, for the program ends by itself."""
-  _STATE.held = True
+  """Lets signals interrupt nothing from now on, for the program says why it ends, and ends by itself."""
+  _STATE.held = _STATE.told = True
 
 
 def _note(number: int, _: FrameType | None) -> Any:
@@ -120,8 +121,9 @@ def _watch(read: int) -> None:
   _STATE.end = max(_STATE.end, time.monotonic() + SECONDS)
   while time.monotonic() < _STATE.end and not _STATE.lost and not select.select([read], [], [], 0.1)[0]:
     pass
-  with contextlib.suppress(OSError):
-    os.write(STDERR, f"\n{Stopped(first).sentence}\n".encode())  # sys.stderr may be in use by the main thread
+  if not _STATE.told:
+    with contextlib.suppress(OSError):
+      os.write(STDERR, f"\n{Stopped(first).sentence}\n".encode())  # sys.stderr may be in use by the main thread
   os._exit(128 + first)
 
 

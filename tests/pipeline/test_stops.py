@@ -264,6 +264,12 @@ def drop():  # as where the garbage collector calls back
   Dropped()
   time.sleep(60)
 
+def linger():  # a library's thread that does not end
+  import threading
+  stops.SECONDS = 0.5
+  threading.Thread(target=time.sleep, args=(60,)).start()
+  sleep()
+
 def hold():
   with stops.held():
     while True:
@@ -289,6 +295,7 @@ if __name__ == "__main__":
     ("sleep", [signal.SIGTERM]),
     ("sleep", [signal.SIGINT]),
     ("drop", [signal.SIGTERM]),
+    ("linger", [signal.SIGTERM]),
     ("hold", [signal.SIGHUP, signal.SIGINT]),
     ("block", [signal.SIGTERM]),
   ],
