@@ -157,9 +157,7 @@ def _child(
     except BaseException:  # as the interpreter does
       traceback.print_exc()
       status = 1
-    for thread in threading.enumerate():  # as the interpreter does
-      if thread is not threading.current_thread() and not thread.daemon:
-        thread.join()
+    threading._shutdown()  # as the interpreter does: it lets threads of pools end, and waits for all
     if count is not None:
       count.write_text("\n".join(f"{kind} {number}" for kind, number in seen.items()))
   finally:

@@ -250,6 +250,7 @@ def test_lines_are_on_disk_before_their_checkpoint(tmp_path, monkeypatch):
 
 PROGRAM = """
 import ctypes, signal, sys, time
+from leanax.core.errors import UserError
 from leanax.pipeline import stops
 from leanax.pipeline.config import flags
 
@@ -269,6 +270,13 @@ def linger():  # a library's thread that does not end
   stops.SECONDS = 0.5
   threading.Thread(target=time.sleep, args=(60,)).start()
   sleep()
+
+def fail():
+  import threading
+  flags.LONGEST = 0.5
+  threading.Thread(target=time.sleep, args=(60,)).start()
+  print("ready", flush=True)
+  raise UserError("no")
 
 def hold():
   with stops.held():
@@ -319,3 +327,17 @@ def test_a_program_ends_in_time(tmp_path, what, numbers):
   assert time.monotonic() - sent < 8
   assert process.returncode == 128 + numbers[0]
   assert errors.strip() == f"stopped by {numbers[0].name}; the same command goes on with what was finished"
+
+
+def test_a_failed_program_ends_in_time_too(tmp_path):
+  (tmp_path / "program.py").write_text(PROGRAM)
+  done = subprocess.run(
+    [sys.executable, "program.py", "fail"],
+    cwd=tmp_path,
+    env={**os.environ, "PYTHONPATH": str(jobs.ROOT)},
+    capture_output=True,
+    text=True,
+    timeout=30,
+    check=False,
+  )
+  assert (done.returncode, done.stderr) == (2, "error: no\n")

@@ -17,6 +17,7 @@ import errno
 import os
 import re
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, NamedTuple, NoReturn
@@ -27,6 +28,7 @@ from leanax.core.errors import UserError, unknown
 from leanax.pipeline import stops
 from leanax.pipeline.config import described, loading, tree
 
+LONGEST = 5.0  # seconds from the sentence to the end
 FAULT = 2  # the exit status of a user's mistake
 # Errors of the machine, and no bugs: a disk that is full, over its quota, broken or read only, too many open files.
 MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE)
@@ -103,8 +105,11 @@ def _sentences() -> Generator[None]:
 
 
 def _end(sentence: str, status: int) -> NoReturn:
-  """Ends the program: nothing interrupts it any more."""
+  """Ends the program: nothing interrupts it any more, and no thread of a library keeps it."""
   stops.finish()
+  timer = threading.Timer(LONGEST, os._exit, [status])
+  timer.daemon = True
+  timer.start()
   with contextlib.suppress(OSError):  # stdout may be a file on the disk that is full
     sys.stdout.flush()
   with contextlib.suppress(OSError):
