@@ -97,8 +97,10 @@ def _sentences() -> Generator[None]:
     _end(f"error: {error}", FAULT)
   except stops.Stopped as stopped:
     _end(stopped.sentence, 128 + stopped.number)
-  except OSError as error:
-    if error.errno not in MACHINE:
+  except Exception as error:
+    if number := stops.asked():  # a library's C++ code may make another error of it
+      _end(stops.Stopped(number).sentence, 128 + number)
+    if not isinstance(error, OSError) or error.errno not in MACHINE:
       raise
     where = f"{str(error.filename)!r} cannot be written or read" if error.filename else "a file cannot be written"
     _end(f"error: {where}: {error.strerror}; {stops.GOES_ON} once that is mended", FAULT)
