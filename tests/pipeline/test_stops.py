@@ -153,7 +153,6 @@ def test_a_signal_interrupts_what_nothing_holds(monkeypatch):
 )
 def test_the_end_of_a_program(monkeypatch, capsys, raised, status, words):
   monkeypatch.setattr(stops, "_STATE", stops._State())
-  monkeypatch.setattr(flags, "LONGEST", 1000.0)  # else the tests are ended
   with pytest.raises(SystemExit) as ended, flags._sentences():
     raise raised
   assert (ended.value.code, capsys.readouterr().err) == (status, words)
@@ -162,7 +161,6 @@ def test_the_end_of_a_program(monkeypatch, capsys, raised, status, words):
 
 def test_an_error_that_a_library_makes_of_a_signal(monkeypatch, capsys):
   monkeypatch.setattr(stops, "_STATE", stops._State())
-  monkeypatch.setattr(flags, "LONGEST", 1000.0)
   with pytest.raises(SystemExit) as ended, flags._sentences():
     try:
       stops._note(signal.SIGTERM, None)

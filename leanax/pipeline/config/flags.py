@@ -71,8 +71,15 @@ def run(main: Callable[..., Any], *, config: bool = True) -> None:
       return main(*holder.values())
 
   stops.install()
-  with _sentences():
-    app.run(called, flags_parser=parse)
+  try:
+    with _sentences():
+      app.run(called, flags_parser=parse)
+  except SystemExit as ended:
+    if isinstance(ended.code, int) and ended.code:  # then no thread of a library keeps the program
+      timer = threading.Timer(LONGEST, os._exit, [ended.code])
+      timer.daemon = True
+      timer.start()
+    raise
 
 
 def _show(text: str) -> None:
@@ -107,11 +114,8 @@ def _sentences() -> Generator[None]:
 
 
 def _end(sentence: str, status: int) -> NoReturn:
-  """Ends the program: nothing interrupts it any more, and no thread of a library keeps it."""
+  """Ends the program: nothing interrupts it any more."""
   stops.finish()
-  timer = threading.Timer(LONGEST, os._exit, [status])
-  timer.daemon = True
-  timer.start()
   with contextlib.suppress(OSError):  # stdout may be a file on the disk that is full
     sys.stdout.flush()
   with contextlib.suppress(OSError):
