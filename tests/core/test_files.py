@@ -1,6 +1,7 @@
 """A file is written wholly or not at all; the first difference of two configs is named."""
 
 import os
+import pathlib
 import stat
 
 import pytest
@@ -77,3 +78,20 @@ def test_a_place_is_refused_where_a_write_would_be(tmp_path):
     with pytest.raises(UserError) as failed:
       files.write(tmp_path / place, "new")
     assert str(refused.value) == str(failed.value) and "cannot be written: " in str(failed.value)
+
+
+def test_a_file_and_its_name_are_on_disk(tmp_path, monkeypatch):
+  synced, fsync = [], os.fsync
+  monkeypatch.setattr(os, "fsync", lambda file: (synced.append(os.readlink(f"/proc/self/fd/{file}")), fsync(file)))
+  files.write(tmp_path / "a", "text")
+  assert [pathlib.Path(path).suffix for path in synced] == [".part", ""] and synced[1] == str(tmp_path)
+
+
+def test_halves_of_killed_programs_are_removed_and_nothing_else(tmp_path):
+  mine = [tmp_path / ".0123456789abcdef.part", tmp_path / "a/b/.0123456789abcdef.part"]
+  others = [tmp_path / "x.part", tmp_path / ".0123.part", tmp_path / "a/b/c/.0123456789abcdef.part"]
+  (tmp_path / "a/b/c").mkdir(parents=True)
+  for path in (*mine, *others):
+    path.touch()
+  files.remove_parts(tmp_path)
+  assert [path.exists() for path in (*mine, *others)] == [False] * 2 + [True] * 3

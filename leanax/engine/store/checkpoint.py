@@ -3,14 +3,15 @@
 Orbax writes the arrays; it renames a step into place only when it is complete on disk, so a killed run leaves complete
 steps. Orbax does not detect changed bytes, wrong shapes or wrong dtypes, so each step also holds a description (JSON):
 format version, config, and per leaf the shape, the dtype and a checksum. A damaged step is skipped with a warning, and
-the one before it is restored. Only this file uses Orbax's checkpoint manager.
+the one before it is restored. Only this file and `manager` use Orbax's checkpoint manager.
 """
 
+import contextlib
 import json
 import math
 import warnings
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -22,7 +23,7 @@ import quant
 from leanax.core import files
 from leanax.core.errors import UserError
 from leanax.core.trees import map_named, named_leaves
-from leanax.engine.store import leaves
+from leanax.engine.store import leaves, manager
 from leanax.engine.store.leaves import Leaf
 
 FORMAT = 1
@@ -73,10 +74,18 @@ class Checkpoints:
     self._config = None if config is None else json.loads(json.dumps(config))
     self._read_only = read_only
     self._at: int | None = None
-    _check_directory(self.directory, read_only)
-    self._manager = _manager(self.directory, _Preserve(self, keep), read_only)
+    self._saving: int | None = None  # the step whose save was begun last
     self._metrics: dict[int, dict[str, float]] = {}
-    self._check_steps()
+    _check_directory(self.directory, read_only)
+    manager.silence()
+    with contextlib.ExitStack() as opened:
+      path = opened.enter_context(manager.plain(self.directory))
+      with self._reported():
+        if not read_only:
+          self.directory.mkdir(parents=True, exist_ok=True)
+        self._manager = manager.manager(path, manager.Preserve(keep, self._best_of), read_only)
+      self._check_steps()
+      self._opened = opened.pop_all()
 
   def __enter__(self) -> "Checkpoints":
     return self
@@ -94,7 +103,7 @@ class Checkpoints:
 
   def best(self) -> int | None:
     """Returns the step with the best metric (the newest among equals), or None if no step has the metric."""
-    return max(_scored(self, self.steps()), default=(0.0, None))[1]
+    return self._best_of(self.steps())
 
   def save(
     self, step: int, state: Any, *, metrics: Mapping[str, float] | None = None, extra: Mapping[str, Any] | None = None
@@ -118,7 +127,8 @@ class Checkpoints:
     if self._at is not None and step <= self._at:
       raise ValueError(f"step {step} does not come after step {self._at}")
     for old in abandoned:
-      self._manager.delete(old)
+      with self._reported():
+        self._manager.delete(old)
     description = {
       "writer": WRITER,
       "format": FORMAT,
@@ -137,7 +147,9 @@ class Checkpoints:
 
     # Orbax refuses empty arrays; their description suffices
     tree = leaves.nested({name: array for name, array in arrays.items() if array.size})
-    self._manager.save(step, args=args.Composite(state=args.StandardSave(tree), about=args.JsonSave(description)))
+    self._saving = int(step)
+    with self._reported():
+      self._manager.save(step, args=args.Composite(state=args.StandardSave(tree), about=args.JsonSave(description)))
     self._at = int(step)
 
   def restore(self, target: Any, step: int | None = None) -> Restored:
@@ -173,13 +185,49 @@ class Checkpoints:
         return restored
     raise UserError(f"there is no sound checkpoint in {self.directory} ({why})")
 
+  def check(self) -> None:
+    """Raises what `wait` raises if a background save has ended by now; returns at once if it has not."""
+    if self._saving is not None and not self._manager.is_saving_in_progress():
+      self.wait()
+
   def wait(self) -> None:
-    """Blocks until the background save is on disk; raises its error if it failed."""
-    self._manager.wait_until_finished()
+    """Blocks until the background save is on disk.
+
+    Raises:
+      UserError: it failed, or one before it: the directory, the reason and the last good step are named.
+    """
+    with self._reported():
+      self._manager.wait_until_finished()
+      if self._saving is not None:  # Orbax writes two small files of its own after the call of `sync`
+        files.sync_tree(self.directory / str(self._saving))
+        files.sync_folder(self.directory)
+    self._saving = None
 
   def close(self) -> None:
-    """Finishes the background save and ends its threads."""
-    self._manager.close()
+    """Finishes the background save and ends its threads; raises as `wait` does."""
+    with self._opened:
+      try:
+        self.wait()
+      finally:
+        with contextlib.suppress(Exception):  # the failed save's again
+          self._manager.close()
+
+  @contextlib.contextmanager
+  def _reported(self) -> Generator[None]:
+    """Turns what a save raises into a UserError; it may be anything of Orbax, TensorStore and the system."""
+    try:
+      yield
+    except Exception as error:
+      steps = [int(path.name) for path in manager.listed(self.directory) if path.name.isdigit()]
+      good = f"the last good one is of step {max(steps)}" if steps else "there is no earlier one"
+      what = "checkpoints" if self._saving is None else f"the checkpoint of step {self._saving}"
+      raise UserError(
+        f"{what} cannot be written into {str(self.directory)!r}: {manager.reason(error)}; {good}"
+      ) from error
+
+  def _best_of(self, steps: Sequence[int]) -> int | None:
+    scored = [(score, step) for step in steps if (score := self._score(step)) is not None]
+    return max(scored, default=(0.0, None))[1]
 
   def _score(self, step: int) -> float | None:
     """Returns the metric `best`, larger is better; None where it is missing or NaN."""
@@ -245,34 +293,6 @@ class Checkpoints:
       raise DamagedError(f"leaf {bad[0]!r} does not match its checksum")
     state = map_named(lambda name, leaf: _placed(saved[name], arrays[name], leaf), target)
     return Restored(step, state, description["extra"])
-
-
-class _Preserve:
-  """Orbax's preservation policy: the newest `keep` steps and the best one. (Orbax's own loses metrics on a restart.)"""
-
-  def __init__(self, owner: Checkpoints, keep: int):
-    self._owner, self._keep = owner, keep
-
-  def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
-    del context
-    steps = sorted(info.step for info in checkpoints)
-    kept = {*steps[-self._keep :], max(_scored(self._owner, steps), default=(0.0, None))[1]}
-    return [info.step in kept for info in checkpoints]
-
-
-def _scored(checkpoints: Checkpoints, steps: Sequence[int]) -> list[tuple[float, int]]:
-  return [(score, step) for step in steps if (score := checkpoints._score(step)) is not None]
-
-
-def _manager(directory: Path, policy: Any, read_only: bool) -> Any:
-  import orbax.checkpoint as ocp
-
-  return ocp.CheckpointManager(
-    directory,
-    options=ocp.CheckpointManagerOptions(
-      create=not read_only, cleanup_tmp_directories=not read_only, preservation_policy=policy
-    ),
-  )
 
 
 def _check_directory(directory: Path, read_only: bool) -> None:

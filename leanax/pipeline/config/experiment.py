@@ -248,7 +248,7 @@ class Experiment:
   parallel: str = setting("jit", choices=("jit", "pmap", "mesh", "shard_map"), what="parallel mode")
   # Steps of a loop inside one compiled call; 0: chosen by device and model.
   steps_per_call: int = setting(0, STEPS_PER_CALL)
-  checkpoint_every: int = setting(1000, COUNT)  # steps
+  checkpoint_every: int = setting(1000, COUNT)  # steps; at most half of a stage, and three minutes
   keep: int = setting(2, COUNT)  # checkpoints per stage
   gradient_norms: bool = True  # log the norm of each term's gradient, where a stage minimises several
   evaluations: int = setting(20, COUNT)  # of the validation split, per stage
