@@ -18,8 +18,8 @@ from leanax.engine.train import progress, seeds
 from leanax.engine.train.state import TrainState
 from leanax.pipeline import build, patience, teacher_outputs
 from leanax.pipeline import trained as models
-from leanax.pipeline.config.experiment import Experiment, Stage
-from leanax.pipeline.job import Context, curves, first_step
+from leanax.pipeline.config.experiment import Stage
+from leanax.pipeline.job import Context, curves, first_step, lines, log_every
 from leanax.pipeline.learning import Learning
 
 
@@ -73,13 +73,23 @@ def fit(name: str, contexts: Sequence[Context], ready: Sequence[Ready], over: st
   # From the last checkpoint on.
   with contextlib.ExitStack() as opened:
     checkpoints = opened.enter_context(_checkpoints(name, context, over))
+    written: list[metrics.Lines] = [[] for _ in contexts]
     if checkpoints.latest() is not None:
-      state = checkpoints.restore(state).state
+      _, state, saved = checkpoints.restore(state)
+      texts = saved.get("lines")  # older checkpoints do not have them
+      written = [metrics.from_text(text, "a checkpoint") for text in texts or ()] or [
+        lines(name, each) for each in contexts
+      ]
     resumed = int(state.step)
     bar = opened.enter_context(progress.Progress(steps, start=resumed, label=_label(name, contexts)))
     writers = [
-      opened.enter_context(metrics.Writer(each.folder, after=resumed, part=name, first=offset)) for each in contexts
+      opened.enter_context(metrics.Writer(each.folder, after=resumed, part=name, first=offset, lines=kept))
+      for each, kept in zip(contexts, written, strict=True)
     ]
+
+    def extra() -> dict[str, Any]:
+      return {"lines": [metrics.as_text(writer.lines) for writer in writers]}
+
     norms = engine.term_norms(learning.norm, learning.objective, get_batch, mode="jit" if over else config.parallel)
     seen = curves(name, context).get(patience.key(metric), []) if most and resumed else []
 
@@ -97,12 +107,12 @@ def fit(name: str, contexts: Sequence[Context], ready: Sequence[Ready], over: st
           bar.update(step, _shown(values))
           seen.append((step, values.get(patience.key(metric), patience.WORST[metric.better])))
       if most and step < steps and patience.best(seen, metric) == len(seen) - 1:
-        checkpoints.save(step, state, metrics={patience.key(metric): seen[-1][1]})
+        checkpoints.save(step, state, metrics={patience.key(metric): seen[-1][1]}, extra=extra())
       return patience.is_over(seen, most, metric)
 
     def save(step: int, state: TrainState, _: Any) -> None:
       if step < steps and checkpoints.latest() != step:
-        checkpoints.save(step, state)
+        checkpoints.save(step, state, extra=extra())
 
     # A checkpoint falls on a log line, so that the lines after a resume average the same steps as the unbroken run's.
     every = log_every(config, steps)
@@ -129,17 +139,19 @@ def _best(state: TrainState, seen: patience.Curve, metric: Metric, checkpoints: 
   return state if int(state.step) == step else checkpoints.restore(state, step).state
 
 
-def log_every(config: Experiment, steps: int) -> int:
-  """Returns after how many steps a stage is evaluated, and a line of metrics.jsonl is written."""
-  return max(steps // config.evaluations, 1)
+def place_curves(name: str, context: Context, kept: metrics.Lines | None) -> None:
+  """Makes a finished stage's lines of metrics.jsonl, and its event file, what they were when its model was saved.
 
+  They go to where the stage stands in the run now, after a change of others.
 
-def place_curves(context: Context) -> None:
-  """Moves the curves of a run's stages to where these stand in the run now, after a change of others."""
-  for name in context.config.run:
-    if steps := context.jobs[name].steps:
-      first = first_step(name, context) + log_every(context.config, steps)
-      metrics.move(context.folder / metrics.NAME, name, first)
+  Args:
+    name: the stage's.
+    context: the run.
+    kept: the lines that were saved with the model; None of one from before they were.
+  """
+  if steps := context.jobs[name].steps:
+    place = (first_step(name, context), log_every(context.config, steps), context.config.stages)
+    metrics.restore(context.folder, kept, name, *place)
 
 
 def refuse_old_curves(name: str, context: Context, over: str) -> None:

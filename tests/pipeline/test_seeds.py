@@ -59,8 +59,8 @@ def test_a_stopped_run_of_several_seeds_resumes(tmp_path, monkeypatch):
   whole = compress_seeds(config, tmp_path / "whole")
   save = fitting.checkpoint.Checkpoints.save
 
-  def stopping(self, step, *args):
-    save(self, step, *args)
+  def stopping(self, step, *args, **more):
+    save(self, step, *args, **more)
     if step == 8:
       self.__exit__(None, None, None)
       raise KeyboardInterrupt

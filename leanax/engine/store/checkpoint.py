@@ -6,11 +6,13 @@ format version, config, and per leaf the shape, the dtype and a checksum. A dama
 the one before it is restored. Only this file uses Orbax's checkpoint manager.
 """
 
+import contextlib
 import json
 import math
+import sys
 import warnings
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -74,7 +76,8 @@ class Checkpoints:
     self._read_only = read_only
     self._at: int | None = None
     _check_directory(self.directory, read_only)
-    self._manager = _manager(self.directory, _Preserve(self, keep), read_only)
+    with _quiet():
+      self._manager = _manager(self.directory, _Preserve(self, keep), read_only)
     self._metrics: dict[int, dict[str, float]] = {}
     self._check_steps()
 
@@ -171,7 +174,7 @@ class Checkpoints:
       else:
         self._at = candidate
         return restored
-    raise UserError(f"there is no sound checkpoint in {self.directory} ({why})")
+    raise UserError(f"there is no sound checkpoint in {self.directory} ({why}); remove it to begin again")
 
   def wait(self) -> None:
     """Blocks until the background save is on disk; raises its error if it failed."""
@@ -191,11 +194,14 @@ class Checkpoints:
     from orbax.checkpoint import args
 
     try:
-      description = self._manager.restore(step, args=args.Composite(about=args.JsonRestore()))["about"]
+      with _quiet():
+        description = self._manager.restore(step, args=args.Composite(about=args.JsonRestore()))["about"]
     except Exception as error:  # a damaged file may raise anything
       raise DamagedError("its description cannot be read") from error
     if not isinstance(description, dict) or description.get("crc32") != _json_checksum(description):
       raise DamagedError("its description does not match its checksum")
+    if description.get("step") != step:
+      raise DamagedError(f"it is step {description.get('step')} under another number")
     return description
 
   def _check_steps(self) -> None:
@@ -236,9 +242,9 @@ class Checkpoints:
     arrays = {name: leaves.empty(leaf) for name, leaf in saved.items()}
     tree = leaves.nested({name: array for name, array in arrays.items() if array.size})
     try:
-      arrays |= named_leaves(
-        self._manager.restore(step, args=args.Composite(state=args.StandardRestore(tree)))["state"]
-      )
+      with _quiet():
+        restored = self._manager.restore(step, args=args.Composite(state=args.StandardRestore(tree)))["state"]
+      arrays |= named_leaves(restored)
     except Exception as error:  # a damaged file may raise anything
       raise DamagedError("its arrays cannot be read") from error
     if bad := leaves.damaged(saved, arrays):
@@ -287,6 +293,30 @@ def _check_directory(directory: Path, read_only: bool) -> None:
   foreign = [name for name in names if not (name.partition(".")[0].isdigit() or name.startswith(("_", ".")))]
   if foreign:
     raise UserError(f"{directory} is no directory of checkpoints: it holds {foreign[0]!r}")
+
+
+@contextlib.contextmanager
+def _quiet() -> Generator[None]:
+  """Keeps Orbax from writing to stderr about a damaged step, of which one sentence is said.
+
+  Where it gives up at one file it still reads others, and these find its event loop closed, at any time from then on.
+  """
+  from absl import logging
+
+  verbosity, hook = logging.get_verbosity(), sys.unraisablehook
+
+  def report(unraisable: Any) -> None:
+    if str(unraisable.exc_value) != "Event loop is closed":
+      hook(unraisable)
+
+  report.__name__ = _quiet.__name__
+  logging.set_verbosity(logging.FATAL)
+  sys.unraisablehook = hook if getattr(hook, "__name__", "") == report.__name__ else report
+  try:
+    yield
+    sys.unraisablehook = hook
+  finally:
+    logging.set_verbosity(verbosity)
 
 
 def _json_checksum(description: Mapping[str, Any]) -> int:
