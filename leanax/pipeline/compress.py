@@ -32,6 +32,7 @@ from leanax.pipeline.stage import curves, opened, run_stage
 from leanax.pipeline.trained import Trained
 
 OF_LAYERS = ("layers", "layers_latency", "narrow")  # of a file
+LATENCIES = "latency"  # the name of the figures of latency.json
 # Of a row: kept beside its files, and not in the rows of result.json.
 INNER = ("decisions", "statistics", "per_class", "exports", "command", "model_crc32")
 
@@ -191,12 +192,12 @@ def _row(name: str, context: Context, trained: Trained, reference: _Reference) -
     for suffix, text in zip(wanted, stage.export, strict=True)
   }
   model, started = files.checksum(model_file(context.folder, name)), portable(command())
-  if row := _kept(kept):
+  if row := _kept(kept, name):
     held = row.get("exports", {suffix: {} for suffix in wanted})
     same = all(_options(one) == options.get(suffix, {}) for suffix, one in held.items())
     changed = [kept.with_suffix(key) for key, one in held.items() if not _is_whole(kept.with_suffix(key), one)]
     if list(held) == list(wanted) and same:
-      if not changed and (row.get("name"), row.get("model_crc32")) == (name, model) and "statistics" in row:
+      if not changed and row.get("model_crc32") == model and "statistics" in row:
         return row
       started = row.get("command", started)  # the same files again, byte by byte
       for path in changed:
@@ -235,13 +236,16 @@ def _options(figures: Mapping[str, Any]) -> dict[str, Any]:
   return {key: figures[key] for key in ("format", *workdir.WORDS) if key in figures}
 
 
-def _kept(path: Path) -> dict[str, Any]:
-  """Returns figures that an earlier run has kept; {} where there are none, or, with a warning, damaged ones."""
+def _kept(path: Path, name: str) -> dict[str, Any]:
+  """Returns the figures of this name that an earlier run has kept; {} where there are none, or damaged ones."""
   try:
-    return files.kept(path, "it is made again")
+    found = files.kept(path, "it is made again")
+    if found and found.get("name") != name:
+      raise UserError(f"{str(path)!r} is damaged: it holds other figures; it is made again")
   except UserError as error:
     print(f"warning: {error}", file=sys.stderr)
     return {}
+  return found
 
 
 def _is_whole(path: Path, figures: Mapping[str, Any]) -> bool:
@@ -260,14 +264,14 @@ def _add_latencies(context: Context, rows: Sequence[dict[str, Any]]) -> None:
   if not timed:
     kept.unlink(missing_ok=True)
     return
-  found = _kept(kept)
+  found: dict[str, Any] = _kept(kept, LATENCIES)
   if found.get("files") != timed:
     try:
       figures = latencies({name: str(folder / name) for name in timed}, context.config.latency_runs)
     except UserError as error:
       print(f"warning: no latency was measured: {error}", file=sys.stderr)
       return
-    found = {"files": timed, "latency": figures}
+    found = {"name": LATENCIES, "files": timed, "latency": figures}
     files.keep(kept, found)
   for name, latency in found["latency"].items():
     row = written[name]

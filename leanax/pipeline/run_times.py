@@ -9,13 +9,14 @@ from leanax.core import files
 from leanax.core.errors import UserError
 
 FILE = "run.json"
+LOST = "the report does not say when stages were finished"
 
 
 def start(folder: Path) -> None:
   """Makes the file where there is none, with a warning where stages were finished already, whose times are lost."""
   if not (folder / FILE).exists():
     if any((folder / "files").glob("*.json")):
-      print(f"warning: there is no {folder / FILE}; the report does not say when stages were finished", file=sys.stderr)
+      print(f"warning: there is no {folder / FILE}; {LOST}", file=sys.stderr)
     files.keep(folder / FILE, {})
 
 
@@ -29,11 +30,15 @@ def note(folder: Path, name: str, seconds: float) -> None:
 def read(folder: Path) -> dict[str, Any]:
   """Returns {part: {"finished", "seconds"}}, in the order of their ends; {} with a warning where they are damaged."""
   try:
-    return files.kept(folder / FILE, "the report does not say when stages were finished")
-  except UserError as error:
-    print(f"warning: {error}", file=sys.stderr)
-    files.keep(folder / FILE, {})
-    return {}
+    noted = files.kept(folder / FILE, LOST)
+    if all(isinstance(one, dict) and {"finished", "seconds"} <= one.keys() for one in noted.values()):
+      return noted
+    error = UserError(f"{str(folder / FILE)!r} is damaged: it holds no times; {LOST}")
+  except UserError as damaged:
+    error = damaged
+  print(f"warning: {error}", file=sys.stderr)
+  files.keep(folder / FILE, {})
+  return {}
 
 
 def forget(folder: Path, name: str) -> None:

@@ -61,7 +61,7 @@ def claim(workdir: str | os.PathLike[str], config: Values) -> dict[str, Any]:
   the others and what needs them are removed, which is said on stderr (`reuse.keep`). Where stages differ in how they
   are exported alone, or the config in `LATER`, what is trained stays, and its files are made as it says now.
 
-  A config.json that is lost or damaged is made again where the seal proves that it held this config.
+  A config.json that is lost or changed is made again where the seal proves that it held this config.
 
   Returns:
     The resolved config.
@@ -73,18 +73,17 @@ def claim(workdir: str | os.PathLike[str], config: Values) -> dict[str, Any]:
   folder = pathlib.Path(workdir)
   given = resolved(config)
   file, text = folder / SAVED, files.kept_text(given)
-  try:
-    saved = files.kept(file, "put it back, or use another --workdir")
-    if not saved and (found := _held(folder)):
-      raise UserError(
-        f"workdir {str(folder)!r} holds {found} and no {SAVED}, which says what that is of; put it back, or use "
-        "another --workdir"
-      )
-  except UserError as error:
-    if not _is_sealed(folder, text):
-      raise
-    saved = given
-    print(f"warning: {error}: it is made again, for {SEAL} proves that it held this config", file=sys.stderr)
+  if _is_sealed(folder, text):
+    if not file.is_file() or file.read_bytes() != text.encode():
+      print(f"warning: {str(file)!r} was lost or changed; it is made again, as {SEAL} proves it was", file=sys.stderr)
+      files.write(file, text)
+    return given
+  saved = files.kept(file, "put it back, or use another --workdir")
+  if not saved and (found := _held(folder)):
+    raise UserError(
+      f"workdir {str(folder)!r} holds {found} and no {SAVED}, which says what that is of; put it back, or use another "
+      "--workdir"
+    )
   if not saved:
     try:
       folder.mkdir(parents=True, exist_ok=True)
@@ -92,8 +91,7 @@ def claim(workdir: str | os.PathLike[str], config: Values) -> dict[str, Any]:
       raise UserError(f"workdir {str(folder)!r} cannot be written: {error.strerror}") from error
   elif (saved := _completed(saved)) != given:
     _take_over(folder, saved, given)
-  if not file.is_file() or file.read_text(encoding="utf-8", errors="replace") != text:
-    files.write(file, text)
+  files.write(file, text)
   _seal(folder)
   return given
 
@@ -189,6 +187,7 @@ def _seal(folder: pathlib.Path) -> None:
   try:
     digest = _digest((folder / SAVED).read_bytes(), make=True)
   except (OSError, RuntimeError):  # the latter where there is no home
+    (folder / SEAL).unlink(missing_ok=True)  # of another config, perhaps
     return
   files.write(folder / SEAL, digest + "\n")
 
