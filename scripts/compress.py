@@ -10,6 +10,7 @@ import sys
 
 from absl import flags
 
+from leanax.pipeline import lock
 from leanax.pipeline.config import flags as program
 from leanax.pipeline.config.experiment import Experiment
 
@@ -17,6 +18,11 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "The directory of the results, s
 
 
 def main(config: Experiment) -> None:
+  with lock.held(_WORKDIR.value):
+    compress_all(config)
+
+
+def compress_all(config: Experiment) -> None:
   from leanax.pipeline.compress import compress
   from leanax.pipeline.report import joint, joint_pages
   from leanax.pipeline.report.shipping import sentence

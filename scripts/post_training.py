@@ -12,6 +12,7 @@ import os
 
 from absl import flags
 
+from leanax.pipeline import lock
 from leanax.pipeline.config import flags as program
 
 _MODEL = flags.DEFINE_string(
@@ -66,13 +67,12 @@ def main() -> None:
     calibration_batches=_BATCHES.value,
     batch_size=_BATCH.value,
   )
-  folder = _WORKDIR.value or f"{_OUT.value[0].rpartition('.')[0]}_report"
-  result = post_training.run(config, folder, _OUT.value, ends)
+  with lock.held(_WORKDIR.value or f"{_OUT.value[0].rpartition('.')[0]}_report") as folder:
+    result = post_training.run(config, folder, _OUT.value, ends)
   print(format_table(result["rows"]))
   if words := sentence(result["shipping"], result["examples"]):
     print(f"\n{words}")
-  for out in _OUT.value:
-    print(f"\n{out}: {_QUANT.value}, {os.path.getsize(out):,} bytes")
+  print(*(f"\n{out}: {_QUANT.value}, {os.path.getsize(out):,} bytes" for out in _OUT.value), sep="\n")
   print(f"report: {folder}/report.html")
 
 

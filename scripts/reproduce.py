@@ -5,6 +5,7 @@ python -m scripts.reproduce --table=digits --workdir=runs/table_digits
 
 from absl import flags
 
+from leanax.pipeline import lock
 from leanax.pipeline.config import flags as program
 
 _TABLE = flags.DEFINE_string("table", None, "The table, such as digits.", required=True)
@@ -14,9 +15,10 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "The directory of the runs; stop
 
 
 def main() -> None:
-  from leanax.pipeline.tables.reproduce import reproduce
+  with lock.held(_WORKDIR.value):
+    from leanax.pipeline.tables.reproduce import reproduce
 
-  print(reproduce(_TABLE.value, _PRESET.value, _SEEDS.value, _WORKDIR.value))
+    print(reproduce(_TABLE.value, _PRESET.value, _SEEDS.value, _WORKDIR.value))
 
 
 if __name__ == "__main__":

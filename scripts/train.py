@@ -7,6 +7,8 @@ The same command resumes a stopped run; `python -m scripts.compress` with the sa
 
 from absl import flags
 
+from leanax.core.errors import unknown
+from leanax.pipeline import lock
 from leanax.pipeline.config import flags as program
 from leanax.pipeline.config.experiment import Experiment
 
@@ -15,6 +17,13 @@ _STAGE = flags.DEFINE_string("stage", None, "The stage to train, one of the conf
 
 
 def main(config: Experiment) -> None:
+  if _STAGE.value not in config.run:
+    raise unknown("stage", _STAGE.value, config.run)
+  with lock.held(_WORKDIR.value):
+    train(config)
+
+
+def train(config: Experiment) -> None:
   from leanax.pipeline.compress import open_run
   from leanax.pipeline.stage import curves, run_with_needs
 

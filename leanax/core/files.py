@@ -8,6 +8,7 @@ import errno
 import json
 import os
 import pathlib
+import re
 import secrets
 import zlib
 from collections.abc import Mapping
@@ -43,6 +44,47 @@ def write(path: str | os.PathLike[str], content: str | bytes | memoryview) -> No
   finally:
     with contextlib.suppress(OSError):  # it has its place already, or there is no such directory
       part.unlink()
+  sync_folder(path.parent)
+
+
+def sync_folder(folder: str | os.PathLike[str]) -> None:
+  """Brings the names in a directory to the disk, where the system can; those of files and directories below are not."""
+  with contextlib.suppress(OSError):  # systems without open directories, and file systems that cannot
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+      os.fsync(opened)
+    finally:
+      os.close(opened)
+
+
+def sync_tree(folder: str | os.PathLike[str]) -> None:
+  """Brings all files and names below a directory to the disk.
+
+  Raises:
+    OSError: a file cannot be written to the disk.
+  """
+  for place, _, names in os.walk(folder):
+    for name in names:
+      opened = os.open(os.path.join(place, name), os.O_RDONLY)
+      try:
+        os.fsync(opened)
+      finally:
+        os.close(opened)
+    sync_folder(place)
+
+
+def remove_parts(folder: str | os.PathLike[str], below: int = 2) -> None:
+  """Removes what programs that were killed in `write` have left; call it where no program writes.
+
+  Args:
+    folder: a directory of ours.
+    below: the levels of directories in it that are looked through.
+  """
+  for level in range(below + 1):
+    for part in pathlib.Path(folder).glob("*/" * level + ".*.part"):
+      if re.fullmatch(r"\.[0-9a-f]{16}\.part", part.name):
+        with contextlib.suppress(OSError):
+          part.unlink()
 
 
 def check_place(path: str | os.PathLike[str]) -> None:

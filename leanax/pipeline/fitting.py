@@ -16,7 +16,7 @@ from leanax.engine.metrics import Metric, measured
 from leanax.engine.store import checkpoint, metrics
 from leanax.engine.train import progress, seeds
 from leanax.engine.train.state import TrainState
-from leanax.pipeline import build, patience, teacher_outputs
+from leanax.pipeline import build, patience, saving, stops, teacher_outputs
 from leanax.pipeline import trained as models
 from leanax.pipeline.config.experiment import Stage
 from leanax.pipeline.job import Context, curves, first_step, lines, log_every
@@ -73,64 +73,62 @@ def fit(name: str, contexts: Sequence[Context], ready: Sequence[Ready], over: st
   # From the last checkpoint on.
   with contextlib.ExitStack() as opened:
     checkpoints = opened.enter_context(_checkpoints(name, context, over))
-    written: list[metrics.Lines] = [[] for _ in contexts]
-    if checkpoints.latest() is not None:
-      _, state, saved = checkpoints.restore(state)
-      texts = saved.get("lines")  # older checkpoints do not have them
-      written = [metrics.from_text(text, "a checkpoint") for text in texts or ()] or [
-        lines(name, each) for each in contexts
-      ]
+    state, saved = _restored(checkpoints, state)
     resumed = int(state.step)
     bar = opened.enter_context(progress.Progress(steps, start=resumed, label=_label(name, contexts)))
+    written = saving.lines(saved) or [lines(name, each) if resumed else [] for each in contexts]
     writers = [
       opened.enter_context(metrics.Writer(each.folder, after=resumed, part=name, first=offset, lines=kept))
       for each, kept in zip(contexts, written, strict=True)
     ]
-
-    def extra() -> dict[str, Any]:
-      return {"lines": [metrics.as_text(writer.lines) for writer in writers]}
-
+    every = log_every(config, steps)
+    saver = saving.Saving(checkpoints, saved, line=every, steps=steps, lines=lambda: [one.lines for one in writers])
     norms = engine.term_norms(learning.norm, learning.objective, get_batch, mode="jit" if over else config.parallel)
     seen = curves(name, context).get(patience.key(metric), []) if most and resumed else []
 
     # What is written: means since the last line, accuracies of what would be kept now, norms of the terms' gradients.
-    def log(step: int, state: TrainState, history: Mapping[str, np.ndarray]) -> bool:
+    def log(step: int, state: TrainState, history: dict[str, np.ndarray]) -> bool:
       if step <= resumed + every:
         bar.doing("compiling the evaluation")
-      for index, (writer, whole, one) in enumerate(zip(writers, per_run(state), ready, strict=True)):
-        values = _means({key: series[index] if over else series for key, series in history.items()})
-        values |= _validated(one, whole, values, validation, metric)
+      whole = saver.whole(history)
+      for index, (writer, own, one) in enumerate(zip(writers, per_run(state), ready, strict=True)):
+        values = _means({key: series[index] if over else series for key, series in whole.items()})
+        values |= _validated(one, own, values, validation, metric)
         if len(terms) > 1 and config.gradient_norms:
-          values |= norms(step - 1, whole, _examples(one), one.outputs.variables, seed=chosen[index])
+          values |= norms(step - 1, own, _examples(one), one.outputs.variables, seed=chosen[index])
         writer.write(step, {key: value for key, value in values.items() if key != "accuracy"})
         if index == 0:
           bar.update(step, _shown(values))
           seen.append((step, values.get(patience.key(metric), patience.WORST[metric.better])))
       if most and step < steps and patience.best(seen, metric) == len(seen) - 1:
-        checkpoints.save(step, state, metrics={patience.key(metric): seen[-1][1]}, extra=extra())
+        saver.save(step, state, {}, {patience.key(metric): seen[-1][1]})
       return patience.is_over(seen, most, metric)
 
-    def save(step: int, state: TrainState, _: Any) -> None:
-      if step < steps and checkpoints.latest() != step:
-        checkpoints.save(step, state, extra=extra())
-
-    # A checkpoint falls on a log line, so that the lines after a resume average the same steps as the unbroken run's.
-    every = log_every(config, steps)
-    hooks = [engine.Hook(every, log), engine.Hook(every * max(round(config.checkpoint_every / every), 1), save)]
+    hooks = [engine.Hook(every, log), saver.hook(config.checkpoint_every)]
     shared: Any = {"hooks": hooks, "tick": bar.update, "steps_per_call": config.steps_per_call or None}
     shared["steps"] = resumed if patience.is_over(seen, most, metric) else steps
     shared |= {"teacher_name": teacher_outputs.called(name, stage), "teacher_variables": variables}
     # The steps themselves; none where it was stopped after it had ended early.
-    if over:
-      data, own = _apart([_examples(one) for one in ready])
-      state, _ = seeds.fit(learning.step, state, get_batch, data, own=own, seeds=chosen, over=over, **shared)
-    else:
-      shared |= {"seed": chosen[0], "mode": config.parallel}
-      state, _ = engine.fit(learning.step, state, get_batch, _examples(first), **shared)
+    with stops.held():
+      if over:
+        data, own = _apart([_examples(one) for one in ready])
+        state, _ = seeds.fit(learning.step, state, get_batch, data, own=own, seeds=chosen, over=over, **shared)
+      else:
+        shared |= {"seed": chosen[0], "mode": config.parallel}
+        state, _ = engine.fit(learning.step, state, get_batch, _examples(first), **shared)
+      saver.stop(state, name)
     if most and seen:
       state = _best(state, seen, metric, checkpoints)
       print(f"stage {name!r}: {patience.sentence(patience.ended(seen, steps, metric))}", file=sys.stderr)
   return per_run(state)
+
+
+def _restored(checkpoints: checkpoint.Checkpoints, state: TrainState) -> tuple[TrainState, dict[str, Any]]:
+  """Returns the state of the last checkpoint and what was saved beside it; the given one and {} where there is none."""
+  if checkpoints.latest() is None:
+    return state, {}
+  found = checkpoints.restore(state)
+  return found.state, found.extra
 
 
 def _best(state: TrainState, seen: patience.Curve, metric: Metric, checkpoints: checkpoint.Checkpoints) -> TrainState:

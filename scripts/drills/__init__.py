@@ -1,1 +1,1 @@
-"""Programs that break runs on purpose and count what comes of it, run as `python -m scripts.drills.NAME`."""
+"""Drills: runs that are killed, stopped, starved of disk or changed, and what became of them; `docs/reliability.md`."""

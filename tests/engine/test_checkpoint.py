@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import sys
+import time
 import warnings
 from typing import NamedTuple
 
@@ -345,3 +346,57 @@ def test_options_are_checked(tmp_path):
     Checkpoints(tmp_path / "c", keep=0)
   with Checkpoints(tmp_path / "c") as checkpoints, pytest.raises(ValueError, match="two leaves"):
     checkpoints.save(1, {"a.b": np.ones(2), "a": {"b": np.ones(2)}})
+
+
+def full(*_):
+  raise OSError(28, os.strerror(28))
+
+
+def test_a_save_that_fails_in_the_background_is_one_sentence(tmp_path, monkeypatch, capfd):
+  checkpoints = Checkpoints(tmp_path / "c")
+  checkpoints.save(1, small(1))
+  checkpoints.wait()
+  monkeypatch.setattr(os, "fsync", full)
+  checkpoints.save(2, small(2))
+  with pytest.raises(UserError) as failed:
+    for _ in range(3000):
+      checkpoints.check()
+      time.sleep(0.01)
+  assert str(failed.value) == (
+    f"the checkpoint of step 2 cannot be written into {str(tmp_path / 'c')!r}: No space left on device; "
+    "the last good one is of step 1"
+  )
+  checkpoints.close()
+  monkeypatch.undo()
+  assert capfd.readouterr().err == ""
+  with Checkpoints(tmp_path / "c") as again:
+    assert again.restore(small(0)).step == 1
+    again.save(3, small(3))
+  assert sorted(path.name for path in (tmp_path / "c").iterdir()) == ["1", "3"]
+
+
+def test_a_directory_that_cannot_be_made_fails_at_once(tmp_path, capfd):
+  with Checkpoints(tmp_path / "c") as checkpoints:
+    (tmp_path / "c").rmdir()
+    (tmp_path / "c").touch()
+    with pytest.raises(UserError, match=r"step 1 cannot be written into .*: Not a directory; there is no earlier one"):
+      checkpoints.save(1, small(1))
+  assert capfd.readouterr().err == ""
+
+
+def test_a_step_is_on_disk_before_it_has_its_name(tmp_path, monkeypatch):
+  synced, fsync = [], os.fsync
+  monkeypatch.setattr(os, "fsync", lambda file: (synced.append(os.readlink(f"/proc/self/fd/{file}")), fsync(file)))
+  save_steps(tmp_path / "c", [1])
+  written = {str(path.relative_to(tmp_path / "c/1")) for path in (tmp_path / "c/1").rglob("*")}
+  before = {path.partition("1.orbax-checkpoint-tmp/")[2] for path in synced}
+  after = {path.partition("/c/1/")[2] for path in synced}
+  assert written - before == {"commit_success.txt"} and written - after == set() and synced[-1] == str(tmp_path / "c")
+
+
+@pytest.mark.parametrize("name", ["a[1]", "a\\b", "a*?", "gs:", " ü\n"])
+def test_any_name_of_a_directory(tmp_path, name):
+  save_steps(tmp_path / name / "c", [1, 2])
+  with Checkpoints(tmp_path / name / "c", read_only=True) as checkpoints:
+    assert checkpoints.restore(small(0)).step == 2
+  assert [path.name for path in tmp_path.iterdir()] == [name]

@@ -7,9 +7,14 @@ the one before it is restored. Only this file uses Orbax's checkpoint manager.
 """
 
 import contextlib
+import functools
 import json
+import logging
 import math
+import os
+import re
 import sys
+import tempfile
 import warnings
 import zlib
 from collections.abc import Generator, Mapping, Sequence
@@ -29,6 +34,7 @@ from leanax.engine.store.leaves import Leaf
 
 FORMAT = 1
 WRITER = "leanax"
+TEMPORARY = ".orbax-checkpoint-tmp"  # in the name of a step's directory until it is complete
 
 
 class Restored(NamedTuple):
@@ -75,11 +81,19 @@ class Checkpoints:
     self._config = None if config is None else json.loads(json.dumps(config))
     self._read_only = read_only
     self._at: int | None = None
-    _check_directory(self.directory, read_only)
-    with _quiet():
-      self._manager = _manager(self.directory, _Preserve(self, keep), read_only)
+    self._saving: int | None = None  # the step whose save was begun last
+    self._failed = False
     self._metrics: dict[int, dict[str, float]] = {}
-    self._check_steps()
+    _check_directory(self.directory, read_only)
+    _quiet()
+    with contextlib.ExitStack() as opened:
+      path = opened.enter_context(_plain(self.directory))
+      with self._reported():
+        if not read_only:
+          self.directory.mkdir(parents=True, exist_ok=True)
+        self._manager = _manager(path, _Preserve(self, keep), read_only)
+      self._check_steps()
+      self._opened = opened.pop_all()
 
   def __enter__(self) -> "Checkpoints":
     return self
@@ -121,7 +135,8 @@ class Checkpoints:
     if self._at is not None and step <= self._at:
       raise ValueError(f"step {step} does not come after step {self._at}")
     for old in abandoned:
-      self._manager.delete(old)
+      with self._reported():
+        self._manager.delete(old)
     description = {
       "writer": WRITER,
       "format": FORMAT,
@@ -140,7 +155,9 @@ class Checkpoints:
 
     # Orbax refuses empty arrays; their description suffices
     tree = leaves.nested({name: array for name, array in arrays.items() if array.size})
-    self._manager.save(step, args=args.Composite(state=args.StandardSave(tree), about=args.JsonSave(description)))
+    self._saving = int(step)
+    with self._reported():
+      self._manager.save(step, args=args.Composite(state=args.StandardSave(tree), about=args.JsonSave(description)))
     self._at = int(step)
 
   def restore(self, target: Any, step: int | None = None) -> Restored:
@@ -176,13 +193,45 @@ class Checkpoints:
         return restored
     raise UserError(f"there is no sound checkpoint in {self.directory} ({why}); remove it to begin again")
 
+  def check(self) -> None:
+    """Raises what `wait` raises if a background save has ended by now; returns at once if it has not."""
+    if self._saving is not None and not self._manager.is_saving_in_progress():
+      self.wait()
+
   def wait(self) -> None:
-    """Blocks until the background save is on disk; raises its error if it failed."""
-    self._manager.wait_until_finished()
+    """Blocks until the background save is on disk.
+
+    Raises:
+      UserError: it failed, or one before it: the directory, the reason and the last good step are named.
+    """
+    with self._reported():
+      self._manager.wait_until_finished()
+      if self._saving is not None:  # Orbax writes two small files of its own after the call of `sync`
+        files.sync_tree(self.directory / str(self._saving))
+        files.sync_folder(self.directory)
+    self._saving = None
 
   def close(self) -> None:
-    """Finishes the background save and ends its threads."""
-    self._manager.close()
+    """Finishes the background save and ends its threads; raises as `wait` does, once for a save."""
+    with self._opened:
+      try:
+        if not self._failed:
+          self.wait()
+      finally:
+        with contextlib.suppress(Exception):  # the failed save's again
+          self._manager.close()
+
+  @contextlib.contextmanager
+  def _reported(self) -> Generator[None]:
+    """Turns what a save raises into a UserError; it may be anything of Orbax, TensorStore and the system."""
+    try:
+      yield
+    except Exception as error:
+      self._failed = True
+      steps = [int(path.name) for path in _listed(self.directory) if path.name.isdigit()]
+      good = f"the last good one is of step {max(steps)}" if steps else "there is no earlier one"
+      what = "checkpoints" if self._saving is None else f"the checkpoint of step {self._saving}"
+      raise UserError(f"{what} cannot be written into {str(self.directory)!r}: {_reason(error)}; {good}") from error
 
   def _score(self, step: int) -> float | None:
     """Returns the metric `best`, larger is better; None where it is missing or NaN."""
@@ -194,8 +243,7 @@ class Checkpoints:
     from orbax.checkpoint import args
 
     try:
-      with _quiet():
-        description = self._manager.restore(step, args=args.Composite(about=args.JsonRestore()))["about"]
+      description = self._manager.restore(step, args=args.Composite(about=args.JsonRestore()))["about"]
     except Exception as error:  # a damaged file may raise anything
       raise DamagedError("its description cannot be read") from error
     if not isinstance(description, dict) or description.get("crc32") != _json_checksum(description):
@@ -242,8 +290,7 @@ class Checkpoints:
     arrays = {name: leaves.empty(leaf) for name, leaf in saved.items()}
     tree = leaves.nested({name: array for name, array in arrays.items() if array.size})
     try:
-      with _quiet():
-        restored = self._manager.restore(step, args=args.Composite(state=args.StandardRestore(tree)))["state"]
+      restored = self._manager.restore(step, args=args.Composite(state=args.StandardRestore(tree)))["state"]
       arrays |= named_leaves(restored)
     except Exception as error:  # a damaged file may raise anything
       raise DamagedError("its arrays cannot be read") from error
@@ -273,12 +320,73 @@ def _scored(checkpoints: Checkpoints, steps: Sequence[int]) -> list[tuple[float,
 def _manager(directory: Path, policy: Any, read_only: bool) -> Any:
   import orbax.checkpoint as ocp
 
+  def sync() -> None:  # Orbax calls it when a step is complete and before its directory has its name
+    for path in _listed(directory):
+      if TEMPORARY in path.name:
+        files.sync_tree(path)
+
   return ocp.CheckpointManager(
     directory,
     options=ocp.CheckpointManagerOptions(
-      create=not read_only, cleanup_tmp_directories=not read_only, preservation_policy=policy
+      create=False,
+      cleanup_tmp_directories=not read_only,
+      preservation_policy=policy,
+      # Made in the background, a directory that cannot be made is waited for without an end.
+      async_options=ocp.options.AsyncOptions(post_finalization_callback=sync, create_directories_asynchronously=False),
     ),
   )
+
+
+@contextlib.contextmanager
+def _plain(directory: Path) -> Generator[Path]:
+  """Gives a path of the directory that Orbax and TensorStore read as it is: they take some characters for patterns."""
+  if not re.search(r"[\\\[\]*?:]", str(directory)):
+    yield directory
+    return
+  with tempfile.TemporaryDirectory(prefix="leanax") as folder:
+    link = Path(folder) / "checkpoints"
+    link.symlink_to(directory)
+    yield link
+
+
+@functools.cache
+def _quiet() -> None:
+  """Keeps off the screen what Orbax and TensorStore print of failed saves and damaged steps, with tracebacks.
+
+  The error itself is raised, and said in a sentence. What else waits for it is told later, by threads of theirs that
+  may outlive the checkpoints, so this stays as it is until the program ends.
+  """
+  theirs = re.compile(r"OCDBT|local file|tensorstore|orbax|Event loop is closed")
+
+  def shown(record: logging.LogRecord) -> bool:
+    error = record.exc_info[1] if record.exc_info else None
+    return "orbax" not in Path(record.pathname).parts and not (error and theirs.search(str(error)))
+
+  for name in ("absl", "asyncio"):
+    logging.getLogger(name).addFilter(shown)
+  before = sys.unraisablehook
+
+  def unraisable(given: Any) -> None:
+    if not theirs.search(str(given.exc_value)):
+      before(given)
+
+  sys.unraisablehook = unraisable
+
+
+def _listed(directory: Path) -> list[Path]:
+  try:
+    return list(directory.iterdir())
+  except OSError:
+    return []
+
+
+def _reason(error: BaseException) -> str:
+  """Returns why a file could not be written: the system's words where an error or its text has some."""
+  if isinstance(error, OSError) and error.strerror:
+    return error.strerror
+  if found := re.search(r"os_error_code='?(\d+)", str(error)):  # of TensorStore
+    return os.strerror(int(found[1]))
+  return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 def _check_directory(directory: Path, read_only: bool) -> None:
@@ -293,30 +401,6 @@ def _check_directory(directory: Path, read_only: bool) -> None:
   foreign = [name for name in names if not (name.partition(".")[0].isdigit() or name.startswith(("_", ".")))]
   if foreign:
     raise UserError(f"{directory} is no directory of checkpoints: it holds {foreign[0]!r}")
-
-
-@contextlib.contextmanager
-def _quiet() -> Generator[None]:
-  """Keeps Orbax from writing to stderr about a damaged step, of which one sentence is said.
-
-  Where it gives up at one file it still reads others, and these find its event loop closed, at any time from then on.
-  """
-  from absl import logging
-
-  verbosity, hook = logging.get_verbosity(), sys.unraisablehook
-
-  def report(unraisable: Any) -> None:
-    if str(unraisable.exc_value) != "Event loop is closed":
-      hook(unraisable)
-
-  report.__name__ = _quiet.__name__
-  logging.set_verbosity(logging.FATAL)
-  sys.unraisablehook = hook if getattr(hook, "__name__", "") == report.__name__ else report
-  try:
-    yield
-    sys.unraisablehook = hook
-  finally:
-    logging.set_verbosity(verbosity)
 
 
 def _json_checksum(description: Mapping[str, Any]) -> int:

@@ -31,6 +31,10 @@ IN_FLIGHT = 8
 STEPS_PER_CALL = 32
 
 
+def _never() -> bool:
+  return False
+
+
 class Hook(NamedTuple):
   """Something to do every so many steps, and after the last one.
 
@@ -39,10 +43,13 @@ class Hook(NamedTuple):
     call: `call(step, state, metrics)`: the number of finished steps, the state after them, and each metric of the
       steps since the last call, (steps,). All of them were finite. Where it returns True, training ends here, once all
       hooks of this step were called.
+    due: asked after each step, or call of several; where it returns True, the hook is called after that one too, once
+      it is finished. For what does not depend on the number of steps: a signal, or the clock.
   """
 
   every: int
   call: Callable[[int, TrainState, History], bool | None]
+  due: Callable[[], bool] = _never
 
 
 def fit(
@@ -177,7 +184,7 @@ def drive(
     done = stop
     if tick is not None:
       tick(done)
-    due = [i for i, hook in enumerate(hooks) if done % hook.every == 0 or done == steps]
+    due = [i for i, hook in enumerate(hooks) if hook.due() or done % hook.every == 0 or done == steps]
     land(0 if due else in_flight - 1)
     ends = False
     for index in due:

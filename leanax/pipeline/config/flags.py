@@ -13,19 +13,23 @@ nan), so the overrides are taken out of the command line here, and `loading` rea
 """
 
 import contextlib
+import errno
 import os
 import re
 import sys
 import warnings
 from collections.abc import Callable, Generator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from absl import app, flags, logging
 
 from leanax.core.errors import UserError, unknown
+from leanax.pipeline import stops
 from leanax.pipeline.config import described, loading, tree
 
 FAULT = 2  # the exit status of a user's mistake
+# Errors of the machine, and no bugs: a disk that is full, over its quota, broken or read only, too many open files.
+MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE)
 HELP = ("--help", "-help", "-h", "--helpfull", "--helpshort")
 
 
@@ -39,7 +43,8 @@ class Line(NamedTuple):
 def run(main: Callable[..., Any], *, config: bool = True) -> None:
   """Parses the command line and calls `main(config)`, or `main()` with `config=False`; does not return.
 
-  `UserError` from anywhere becomes its sentence on stderr and exit status 2; `--help` exits with 0.
+  `UserError` from anywhere becomes its sentence on stderr and exit status 2, and so does a full disk; `--help` exits
+  with 0. SIGTERM, SIGHUP and Ctrl-C end the program with a sentence and 128 + their number (`pipeline.stops`).
   """
   if config:
     flags.DEFINE_string("config", None, "Path of the experiment's config, as in configs/digits.py.", required=True)
@@ -63,7 +68,9 @@ def run(main: Callable[..., Any], *, config: bool = True) -> None:
     with _sentences():
       return main(*holder.values())
 
-  app.run(called, flags_parser=parse)
+  stops.install()
+  with _sentences():
+    app.run(called, flags_parser=parse)
 
 
 def _show(text: str) -> None:
@@ -81,13 +88,28 @@ def _warning(message: Warning | str, *_: Any, **__: Any) -> str:
 
 @contextlib.contextmanager
 def _sentences() -> Generator[None]:
-  """Ends the program with a sentence and no traceback where a UserError passes."""
+  """Ends the program with a sentence and no traceback where a UserError passes, a full disk or a signal."""
   try:
     yield
   except UserError as error:
+    _end(f"error: {error}", FAULT)
+  except stops.Stopped as stopped:
+    _end(stopped.sentence, 128 + stopped.number)
+  except OSError as error:
+    if error.errno not in MACHINE:
+      raise
+    where = f"{str(error.filename)!r} cannot be written or read" if error.filename else "a file cannot be written"
+    _end(f"error: {where}: {error.strerror}; {stops.GOES_ON} once that is mended", FAULT)
+
+
+def _end(sentence: str, status: int) -> NoReturn:
+  """Ends the program: nothing interrupts it any more."""
+  stops.finish()
+  with contextlib.suppress(OSError):  # stdout may be a file on the disk that is full
     sys.stdout.flush()
-    print(f"error: {error}", file=sys.stderr)
-    sys.exit(FAULT)
+  with contextlib.suppress(OSError):
+    print(sentence, file=sys.stderr)
+  sys.exit(status)
 
 
 def split(argv: Sequence[str]) -> Line:
