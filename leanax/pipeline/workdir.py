@@ -176,8 +176,7 @@ def is_own(workdir: str | os.PathLike[str]) -> bool:
 def _is_sealed(folder: pathlib.Path, content: str | bytes) -> bool:
   """Returns whether this user's config made the directory, and config.json had this content."""
   try:
-    given = (folder / SEAL).read_text(encoding="utf-8", errors="replace").strip()
-    return hmac.compare_digest(given.encode(), _digest(content, make=False).encode())
+    return hmac.compare_digest((folder / SEAL).read_bytes(), f"{_digest(content, make=False)}\n".encode())
   except (OSError, RuntimeError):
     return False
 

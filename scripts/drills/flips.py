@@ -74,6 +74,7 @@ EXPERIMENT = {
 
 _FLIPS = flags.DEFINE_integer("flips", 2000, "Cases with one flipped bit.", lower_bound=0)
 _OTHERS = flags.DEFINE_integer("others", 400, "Cases with another change.", lower_bound=0)
+_SECONDS = flags.DEFINE_float("seconds", 3600.0, "No case begins after so many seconds.", lower_bound=0.0)
 _SEED = flags.DEFINE_integer("seed", 0, "Of the cases.")
 
 
@@ -298,8 +299,11 @@ def _captured() -> Generator[list[str]]:
       held[0] = file.read() + "".join(f"warning: {one.message}\n" for one in warned)
 
 
-def drill(run: Run, flips: int, others: int, seed: int) -> collections.Counter:
-  """Goes through the cases and returns their numbers by (change, kind, outcome); bad ones are printed."""
+def drill(run: Run, flips: int, others: int, seed: int, seconds: float = 3600.0) -> collections.Counter:
+  """Goes through the cases and returns their numbers by (change, kind, outcome); bad ones are printed.
+
+  The two sorts of cases are mixed, so that both are there where the time is over before the last one.
+  """
   import numpy as np
 
   rng = np.random.default_rng(seed)
@@ -308,11 +312,14 @@ def drill(run: Run, flips: int, others: int, seed: int) -> collections.Counter:
   jobs = [name for name in names if kind_of(name) not in ("checkpoints", "stored logits")]
   kinds = [*of, *["checkpoints"] * 2]  # these are of many files
   counts: collections.Counter = collections.Counter()
-  for index in range(flips + others):
+  end = time.monotonic() + seconds
+  for is_flip in rng.permutation(np.arange(flips + others) < flips):
+    if time.monotonic() > end:
+      break
     alike = of[kinds[rng.integers(len(kinds))]]
     file = str(rng.choice(alike))
     other = str(rng.choice([name for name in (alike if len(alike) > 1 else jobs) if name != file]))
-    change = flip if index < flips else OTHERS[rng.integers(len(OTHERS))]
+    change = flip if is_flip else OTHERS[rng.integers(len(OTHERS))]
     outcome, words = case(run, file, change, other, rng)
     counts[change.__name__, kind_of(file), outcome] += 1
     if outcome in BAD:
@@ -337,7 +344,7 @@ def table(counts: collections.Counter) -> str:
 def main() -> None:
   start = time.monotonic()
   with tempfile.TemporaryDirectory() as folder:
-    counts = drill(Run(Path(folder) / "run"), _FLIPS.value, _OTHERS.value, _SEED.value)
+    counts = drill(Run(Path(folder) / "run"), _FLIPS.value, _OTHERS.value, _SEED.value, _SECONDS.value)
   print(table(counts))
   bad = sum(count for (_, _, outcome), count in counts.items() if outcome in BAD)
   print(f"\n{counts.total()} cases in {time.monotonic() - start:.0f} s, {bad} undetected or unclear")
