@@ -22,6 +22,28 @@ def test_changed_files_are_found(run):
   assert bad(flips.drill(run, 20, 16, seed=3)) == {}
 
 
+def test_what_becomes_of_each_change(run):
+  """The cases that matter most, whatever the random ones are."""
+  step = next(name for name in run.files if name.startswith("checkpoints/int8/8/about/"))
+  cases = {
+    (flips.delete, "config.json", ""): flips.AGAIN,
+    (flips.delete, "config.seal", ""): flips.AGAIN,
+    (flips.delete, "metrics.jsonl", ""): flips.AGAIN,
+    (flips.delete, "files/int8.tflite", ""): flips.AGAIN,
+    (flips.delete, "files/int8.json", ""): flips.AGAIN,
+    (flips.delete, "run.json", ""): flips.NAMED,
+    (flips.replace, "files/int8.json", "files/teacher.json"): flips.AGAIN,
+    (flips.replace, "files/latency.json", "files/teacher.json"): flips.NAMED,
+    (flips.replace, "config.json", "files/teacher.json"): flips.AGAIN,
+    (flips.swap, "files/int8.tflite", "files/teacher.tflite"): flips.AGAIN,
+    (flips.swap, "models/int8.safetensors", "models/teacher.safetensors"): flips.REFUSED,
+    (flips.rename, step, ""): flips.NAMED,
+  }
+  for (change, file, other), outcome in cases.items():
+    found, words = flips.case(run, file, change, other or file, np.random.default_rng(0))
+    assert found == outcome, (change.__name__, file, words)
+
+
 @pytest.mark.slow
 def test_many_changed_files_are_found(run):
   assert bad(flips.drill(run, 1000, 400, seed=int(np.random.default_rng().integers(1 << 30)))) == {}
