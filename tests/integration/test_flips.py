@@ -5,7 +5,9 @@ import json
 import numpy as np
 import pytest
 
+from leanax import deploy
 from leanax.core import files
+from leanax.pipeline import build, trained
 from scripts.drills import flips
 
 
@@ -42,6 +44,23 @@ def test_what_becomes_of_each_change(run):
   for (change, file, other), outcome in cases.items():
     found, words = flips.case(run, file, change, other or file, np.random.default_rng(0))
     assert found == outcome, (change.__name__, file, words)
+
+
+def test_figures_are_those_of_the_model_that_is_there(run):
+  """Of another model with sound checksums in its place; the file is exported anew as well."""
+  path = run.folder / "models" / "int8.safetensors"
+  before = files.kept(run.folder / "files" / "int8.json")
+  model, more = trained.load(path)
+  bias = model.variables["params"]["Dense_1"]["bias"]
+  model.variables["params"]["Dense_1"]["bias"] = bias.at[2].set(1000.0)
+  trained.save(path, model, **more)
+  result = run.compress()
+  after = files.kept(run.folder / "files" / "int8.json")
+  assert set(after["decisions"]) == {2} and len(set(before["decisions"])) > 1
+  assert result["rows"][1]["accuracy"] == after["accuracy"] != before["accuracy"]
+  file = deploy.open_file(run.folder / "files" / "int8.tflite")
+  assert {*file.run(build.dataset(run.config).test.images).argmax(-1)} == {2}
+  run.put_back()
 
 
 @pytest.mark.slow

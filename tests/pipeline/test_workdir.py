@@ -81,6 +81,18 @@ def test_a_config_that_is_lost_or_changed_is_proven_or_refused(tmp_path, capsys)
     assert seal.read_text() == sealed and capsys.readouterr().err == ""
 
 
+def test_a_seal_that_cannot_be_made_is_none_of_an_earlier_config(tmp_path, monkeypatch):
+  """Else it would prove a config that the directory does not have any more."""
+  from leanax.engine.data import prepared
+
+  workdir.claim(tmp_path, jobs.experiment())
+  other = jobs.experiment(stages__int8__epochs=4)
+  with monkeypatch.context() as patch:
+    patch.setattr(prepared, "cache_root", lambda _: tmp_path / "config.json")
+    workdir.claim(tmp_path, other)
+  assert not (tmp_path / "config.seal").exists() and workdir.saved(tmp_path) == other
+
+
 def test_a_config_from_before_checksums_is_taken(tmp_path):
   workdir.claim(tmp_path, example())
   whole = (tmp_path / "config.json").read_text()
