@@ -112,7 +112,7 @@ def written(folder, *names):
       (folder / file).write_text("")
   for file in ("result.json", "report.html", "report.md", "files/latency.json"):
     (folder / file).write_text("{}")
-  (folder / "run.json").write_text(json.dumps({name: {"seconds": 1.0} for name in names}))
+  files.keep(folder / "run.json", {name: {"finished": "2026-11-28T16:20:00+00:00", "seconds": 1.0} for name in names})
   (folder / "metrics.jsonl").write_text("".join(f'{{"step": 2, "{name}/loss": 1.0}}\n' for name in names))
   return folder
 
