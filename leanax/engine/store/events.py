@@ -58,7 +58,6 @@ def holds(folder: Path, lines: Sequence[Mapping[str, Any]]) -> bool:
 
 def _read(data: bytes) -> list[tuple[int, dict[str, bytes]]] | None:
   """Returns (step, {tag: float32}) of each event with numbers; None of a damaged file."""
-  from google.protobuf.message import DecodeError
   from tensorboardX.record_writer import masked_crc32c
 
   found = []
@@ -73,7 +72,7 @@ def _read(data: bytes) -> list[tuple[int, dict[str, bytes]]] | None:
       return None
     try:
       event = _messages().Event.FromString(record)
-    except DecodeError:
+    except Exception:  # of the parser's own kinds
       return None
     if event.HasField("summary"):
       found.append((event.step, {one.tag: struct.pack("<f", one.simple_value) for one in event.summary.value}))
