@@ -35,6 +35,7 @@ from unittest import mock
 from absl import flags
 
 from leanax.pipeline.config import flags as program
+from scripts.drills.two_stages import EXPERIMENT
 
 REFUSED, AGAIN, NAMED, NOT_READ, SAME = "refused", "made again", "named", "not read", "the same"
 BAD = (UNDETECTED, UNCLEAR) = ("UNDETECTED", "UNCLEAR")
@@ -48,30 +49,6 @@ CLOCKS = (
   "report.html",
   "report.md",
 )  # they hold what a clock measures
-STAGE = {"epochs": 3, "batch_size": 32, "model": "net", "optimizer": {"learning_rate": 0.05}}
-EXPERIMENT = {
-  "name": "flips",
-  "data": {
-    "name": "synthetic",
-    "kwargs": {"shape": (6, 6, 1), "classes": 4, "train": 128, "validation": 32, "test": 64, "noise": 40, "shift": 0},
-  },
-  "models": {"net": {"name": "zoo.mlp:MLP", "kwargs": {"widths": (8,), "classes": 4}}},
-  "stages": {
-    "teacher": STAGE,
-    "int8": {
-      **STAGE,
-      "start": "teacher",
-      "teacher": "teacher",
-      "objective": {"hinton": {"weight": 1.0, "temperature": 4.0}},
-      "quant": {"rules": (("*", "w8a8"),), "calibration_batches": 2},
-    },
-  },
-  "run": ("teacher", "int8"),
-  "evaluations": 6,
-  "checkpoint_every": 4,
-  "latency_runs": 1,
-  "layer_seconds": 0.0,
-}
 
 _FLIPS = flags.DEFINE_integer("flips", 2000, "Cases with one flipped bit.", lower_bound=0)
 _OTHERS = flags.DEFINE_integer("others", 400, "Cases with another change.", lower_bound=0)
