@@ -10,10 +10,13 @@ import os
 import pathlib
 import re
 import secrets
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
 from leanax.core.errors import UserError
+
+CHECKSUM = "crc32"  # the key of a JSON object's checksum
 
 
 def write(path: str | os.PathLike[str], content: str | bytes | memoryview) -> None:
@@ -101,20 +104,55 @@ def check_place(path: str | os.PathLike[str]) -> None:
     raise UserError(f"{str(path)!r} cannot be written: {error.strerror}") from error
 
 
-def kept(path: str | os.PathLike[str]) -> dict[str, Any]:
-  """Returns the JSON object of a file that was written for later runs; {} where there is none.
+def keep(path: str | os.PathLike[str], values: Mapping[str, Any]) -> None:
+  """Writes a JSON object for later runs, with a checksum of itself, so that `kept` finds whatever changes in it."""
+  write(path, kept_text(values))
+
+
+def kept_text(values: Mapping[str, Any]) -> str:
+  """Returns what `keep` writes."""
+  return json.dumps({**values, CHECKSUM: _checksum(values)}, indent=1) + "\n"
+
+
+def checksum(path: str | os.PathLike[str]) -> int | None:
+  """Returns the CRC-32 of a file's bytes; None where there is no such file."""
+  found = 0
+  try:
+    with open(path, "rb") as file:
+      while block := file.read(1 << 20):
+        found = zlib.crc32(block, found)
+  except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+    return None
+  return found
+
+
+def kept(path: str | os.PathLike[str], cure: str = "remove it, and the next run makes it again") -> dict[str, Any]:
+  """Returns the JSON object that `keep` wrote; {} where there is none. One from before there were checksums is taken.
+
+  Args:
+    path: the file.
+    cure: how the sentence of a damaged file ends.
 
   Raises:
-    UserError: it holds something else.
+    UserError: it holds something else, or what it holds was changed.
   """
   path = pathlib.Path(path)
   try:
     found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-  except ValueError:
+  except OSError as error:
+    raise UserError(f"{str(path)!r} cannot be read: {error.strerror}") from error
+  except (ValueError, RecursionError):
     found = None
   if not isinstance(found, dict):
-    raise UserError(f"{str(path)!r} is damaged: it holds no JSON object; remove it, and the next run makes it again")
+    raise UserError(f"{str(path)!r} is damaged: it holds no JSON object; {cure}")
+  checksum = found.pop(CHECKSUM, None)
+  if checksum is not None and checksum != _checksum(found):
+    raise UserError(f"{str(path)!r} is damaged: it does not match its checksum; {cure}")
   return found
+
+
+def _checksum(values: Mapping[str, Any]) -> int:
+  return zlib.crc32(json.dumps(values, sort_keys=True).encode())
 
 
 def difference(there: Any, here: Any, path: str = "") -> str:

@@ -15,7 +15,7 @@ from leanax.core import files
 from leanax.core.errors import UserError
 from leanax.engine.data import Split
 from leanax.engine.metrics import standard_error
-from leanax.pipeline import build, exporting, fitting, patience, run_times, workdir
+from leanax.pipeline import build, exporting, patience, run_times, workdir
 from leanax.pipeline import trained as models
 from leanax.pipeline.benchmark import latencies
 from leanax.pipeline.config.experiment import Experiment, model_code
@@ -32,8 +32,9 @@ from leanax.pipeline.stage import curves, opened, run_stage
 from leanax.pipeline.trained import Trained
 
 OF_LAYERS = ("layers", "layers_latency", "narrow")  # of a file
+LATENCIES = "latency"  # the name of the figures of latency.json
 # Of a row: kept beside its files, and not in the rows of result.json.
-INNER = ("decisions", "statistics", "per_class", "exports", "command")
+INNER = ("decisions", "statistics", "per_class", "exports", "command", "model_crc32")
 
 
 def compress(config: Experiment, folder: str | Path) -> dict[str, Any]:
@@ -50,6 +51,7 @@ def compress(config: Experiment, folder: str | Path) -> dict[str, Any]:
     The content of result.json; see `pipeline.report.report`.
   """
   context = open_run(config, folder, export=True)
+  run_times.start(context.folder)
   done: dict[str, Trained] = {}
   rows: list[dict[str, Any]] = []
   result: dict[str, Any] = {}
@@ -110,7 +112,7 @@ def _write(context: Context, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
   last = {key: np.asarray(x) for key, x in [*_of_files(rows, "statistics").values()][-1].items()}
   result = {
     "title": context.config.name or "A compressed network",
-    "command": command(),
+    "command": portable(command()),
     "examples": len(test.ids),
     "metrics": [metric.described() for metric in metrics],
     "standard_error": standard_error(metrics[0], last),
@@ -141,7 +143,6 @@ def open_run(config: Experiment, folder: str | Path, export: bool = False) -> Co
   """
   context = opened(config, Path(folder), export)
   workdir.claim(folder, config)  # last, so that a config with a mistake does not claim the directory
-  fitting.place_curves(context)
   use_compilation_cache()
   return context
 
@@ -190,17 +191,22 @@ def _row(name: str, context: Context, trained: Trained, reference: _Reference) -
     suffix: {**({"format": text} if "(" in text else {}), **words}
     for suffix, text in zip(wanted, stage.export, strict=True)
   }
-  if row := files.kept(kept):
+  model, started = files.checksum(model_file(context.folder, name)), portable(command())
+  if row := _kept(kept, name):
     held = row.get("exports", {suffix: {} for suffix in wanted})
     same = all(_options(one) == options.get(suffix, {}) for suffix, one in held.items())
-    whole = all(_bytes(kept.with_suffix(suffix)) == one.get("file_bytes") for suffix, one in held.items())
-    if list(held) == list(wanted) and same and whole and "statistics" in row:
-      return row
+    changed = [kept.with_suffix(key) for key, one in held.items() if not _is_whole(kept.with_suffix(key), one)]
+    if list(held) == list(wanted) and same:
+      if not changed and row.get("model_crc32") == model and "statistics" in row:
+        return row
+      started = row.get("command", started)  # the same files again, byte by byte
+      for path in changed:
+        print(f"warning: {path} is missing or was changed; it is made again", file=sys.stderr)
     for suffix in {*held} - {*wanted}:
       kept.with_suffix(suffix).unlink(missing_ok=True)
   metrics = build.metrics(context.config)
   row, outputs = measure_model(trained, context.data.test, metrics)
-  started, shown = portable(command()), outputs
+  shown = outputs
   about = exporting.description(trained.recipe, context.config, name, started)
   exports: dict[str, Any] = {}
   failures: list[str] = []
@@ -210,18 +216,18 @@ def _row(name: str, context: Context, trained: Trained, reference: _Reference) -
       found, file, given = measure_file(trained, context.data.test, path, outputs, one, about, seconds, metrics)
       if not exports:  # the row is of its first file
         row, shown = row | {key: value for key, value in found.items() if key not in OF_LAYERS}, given
-      exports[suffix] = {**found, "input": file.input.dtype, **options[suffix]}
+      exports[suffix] = {**found, "file_crc32": files.checksum(path), "input": file.input.dtype, **options[suffix]}
     except UserError as error:
       failures.append(f"{suffix.removeprefix('.')}: {error}")
     except Exception as error:  # whatever a format or its runtime raises: the trained stage and its row stand
       traceback.print_exc()
       failures.append(f"{suffix.removeprefix('.')}: {type(error).__name__}: {' '.join(str(error).split())}")
   row |= reference.agreement(shown, name)
-  row = {"name": name, **row, "exports": exports, "command": started}
+  row = {"name": name, **row, "exports": exports, "command": started, "model_crc32": model}
   if failures:
     return {**row, "export": "; ".join(failures)}
   kept.parent.mkdir(parents=True, exist_ok=True)
-  files.write(kept, json.dumps(row, indent=1) + "\n")
+  files.keep(kept, row)
   return row
 
 
@@ -230,8 +236,21 @@ def _options(figures: Mapping[str, Any]) -> dict[str, Any]:
   return {key: figures[key] for key in ("format", *workdir.WORDS) if key in figures}
 
 
-def _bytes(path: Path) -> int | None:
-  return path.stat().st_size if path.is_file() else None
+def _kept(path: Path, name: str) -> dict[str, Any]:
+  """Returns the figures of this name that an earlier run has kept; {} where there are none, or damaged ones."""
+  try:
+    found = files.kept(path, "it is made again")
+    if found and found.get("name") != name:
+      raise UserError(f"{str(path)!r} is damaged: it holds other figures; it is made again")
+  except UserError as error:
+    print(f"warning: {error}", file=sys.stderr)
+    return {}
+  return found
+
+
+def _is_whole(path: Path, figures: Mapping[str, Any]) -> bool:
+  """Returns whether a file is there as it was written."""
+  return "file_crc32" in figures and files.checksum(path) == figures["file_crc32"]
 
 
 def _add_latencies(context: Context, rows: Sequence[dict[str, Any]]) -> None:
@@ -241,19 +260,19 @@ def _add_latencies(context: Context, rows: Sequence[dict[str, Any]]) -> None:
   """
   folder, kept = context.folder / "files", context.folder / "files" / "latency.json"
   written = {f"{row['name']}{suffix}": row for row in rows for suffix in row.get("exports", {})}
-  sizes = {name: (folder / name).stat().st_size for name in written if (folder / name).is_file()}
-  if not sizes:
+  timed = {name: row["exports"][Path(name).suffix]["file_crc32"] for name, row in written.items()}
+  if not timed:
     kept.unlink(missing_ok=True)
     return
-  found: dict[str, Any] = files.kept(kept)
-  if found.get("bytes") != sizes:
+  found: dict[str, Any] = _kept(kept, LATENCIES)
+  if found.get("files") != timed:
     try:
-      figures = latencies({name: str(folder / name) for name in sizes}, context.config.latency_runs)
+      figures = latencies({name: str(folder / name) for name in timed}, context.config.latency_runs)
     except UserError as error:
       print(f"warning: no latency was measured: {error}", file=sys.stderr)
       return
-    found = {"bytes": sizes, "latency": figures}
-    files.write(kept, json.dumps(found, indent=1) + "\n")
+    found = {"name": LATENCIES, "files": timed, "latency": figures}
+    files.keep(kept, found)
   for name, latency in found["latency"].items():
     row = written[name]
     row["exports"][Path(name).suffix]["latency"] = latency

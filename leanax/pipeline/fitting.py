@@ -18,8 +18,8 @@ from leanax.engine.train import progress, seeds
 from leanax.engine.train.state import TrainState
 from leanax.pipeline import build, diagnosis, patience, saving, stops, teacher_outputs
 from leanax.pipeline import trained as models
-from leanax.pipeline.config.experiment import Experiment, Stage
-from leanax.pipeline.job import Context, curves, first_step
+from leanax.pipeline.config.experiment import Stage
+from leanax.pipeline.job import Context, curves, first_step, lines, log_every
 from leanax.pipeline.learning import Learning
 
 
@@ -73,16 +73,18 @@ def fit(name: str, contexts: Sequence[Context], ready: Sequence[Ready], over: st
   # From the last checkpoint on.
   with contextlib.ExitStack() as opened:
     checkpoints = opened.enter_context(_checkpoints(name, context, over))
-    state, kept = _restored(checkpoints, state)
+    state, saved = _restored(checkpoints, state)
     resumed = int(state.step)
     made = learning, state, get_batch, _examples(first), variables, chosen, config.parallel
     opened.enter_context(diagnosis.naming(diagnosis.Training(*made), checkpoints))
     bar = opened.enter_context(progress.Progress(steps, start=resumed, label=_label(name, contexts)))
+    written = saving.lines(saved) or [lines(name, each) if resumed else [] for each in contexts]
     writers = [
-      opened.enter_context(metrics.Writer(each.folder, after=resumed, part=name, first=offset)) for each in contexts
+      opened.enter_context(metrics.Writer(each.folder, after=resumed, part=name, first=offset, lines=kept))
+      for each, kept in zip(contexts, written, strict=True)
     ]
     every = log_every(config, steps)
-    saver = saving.Saving(checkpoints, kept, line=every, steps=steps, flush=lambda: _flush(writers))
+    saver = saving.Saving(checkpoints, saved, line=every, steps=steps, lines=lambda: [one.lines for one in writers])
     norms = engine.term_norms(learning.norm, learning.objective, get_batch, mode="jit" if over else config.parallel)
     seen = curves(name, context).get(patience.key(metric), []) if most and resumed else []
 
@@ -131,28 +133,25 @@ def _restored(checkpoints: checkpoint.Checkpoints, state: TrainState) -> tuple[T
   return found.state, found.extra
 
 
-def _flush(writers: Sequence[metrics.Writer]) -> None:
-  for writer in writers:
-    writer.flush()
-
-
 def _best(state: TrainState, seen: patience.Curve, metric: Metric, checkpoints: checkpoint.Checkpoints) -> TrainState:
   """Returns the state of the best evaluation: the last one, or that of its checkpoint."""
   step, _ = seen[patience.best(seen, metric)]
   return state if int(state.step) == step else checkpoints.restore(state, step).state
 
 
-def log_every(config: Experiment, steps: int) -> int:
-  """Returns after how many steps a stage is evaluated, and a line of metrics.jsonl is written."""
-  return max(steps // config.evaluations, 1)
+def place_curves(name: str, context: Context, kept: metrics.Lines | None) -> None:
+  """Makes a finished stage's lines of metrics.jsonl, and its event file, what they were when its model was saved.
 
+  They go to where the stage stands in the run now, after a change of others.
 
-def place_curves(context: Context) -> None:
-  """Moves the curves of a run's stages to where these stand in the run now, after a change of others."""
-  for name in context.config.run:
-    if steps := context.jobs[name].steps:
-      first = first_step(name, context) + log_every(context.config, steps)
-      metrics.move(context.folder / metrics.NAME, name, first)
+  Args:
+    name: the stage's.
+    context: the run.
+    kept: the lines that were saved with the model; None of one from before they were.
+  """
+  if steps := context.jobs[name].steps:
+    place = (first_step(name, context), log_every(context.config, steps), context.config.stages)
+    metrics.restore(context.folder, kept, name, *place)
 
 
 def refuse_old_curves(name: str, context: Context, over: str) -> None:

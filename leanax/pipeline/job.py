@@ -54,14 +54,22 @@ def first_step(name: str, context: Context) -> int:
   return sum(context.jobs[earlier].steps for earlier in run[: run.index(name)])
 
 
+def log_every(config: Experiment, steps: int) -> int:
+  """Returns after how many steps a stage is evaluated, and a line of metrics.jsonl is written."""
+  return max(steps // config.evaluations, 1)
+
+
+def lines(name: str, context: Context) -> metrics.Lines:
+  """Returns a stage's lines of metrics.jsonl, with its own steps and names; none of one without steps."""
+  steps, path = context.jobs[name].steps, context.folder / metrics.NAME
+  return metrics.own(path, name, start=log_every(context.config, steps)) if steps else []
+
+
 def curves(name: str, context: Context) -> dict[str, list[tuple[int, float]]]:
   """Returns a stage's series from metrics.jsonl, by name: (step of the stage, value); none of one without steps."""
-  if not context.jobs[name].steps:
-    return {}
-  offset = first_step(name, context)
   found: dict[str, list[tuple[int, float]]] = {}
-  for line in metrics.read(context.folder):
+  for line in lines(name, context):
     for key, value in line.items():
-      if key.startswith(f"{name}/"):
-        found.setdefault(key.removeprefix(f"{name}/"), []).append((line["step"] - offset, value))
+      if key != "step":
+        found.setdefault(key, []).append((line["step"], float(value) if isinstance(value, str) else value))
   return found

@@ -112,5 +112,5 @@ def _remove(folder: Path, name: str) -> None:
       shutil.rmtree(path)
     else:
       path.unlink(missing_ok=True)
-  metrics.cut(folder / metrics.NAME, -1, name)
+  metrics.place(folder / metrics.NAME, [], name)
   run_times.forget(folder, name)

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from leanax.engine.store import metrics as store
 from leanax.engine.store.checkpoint import Checkpoints
 from leanax.engine.train.loop import History, Hook, joined
 from leanax.engine.train.state import TrainState
@@ -15,6 +16,7 @@ from leanax.pipeline import stops
 
 SECONDS = 180.0  # the longest time from one checkpoint to the next step's
 ASKED = 0.1  # the time between two questions whether a save has failed, which a step need not wait for
+LINES = "lines"  # the key of a checkpoint's `extra` that holds the lines of metrics.jsonl
 SINCE = "since"  # the key of a checkpoint's `extra` that holds the metrics since the last line
 
 
@@ -29,7 +31,7 @@ class Saving:
     extra: what was saved with the checkpoint that the run goes on from; {} for a fresh one.
     line: the number of steps between lines.
     steps: of the stage.
-    flush: brings the lines that are written to the disk; a checkpoint comes after its lines.
+    lines: gives the stage's lines so far, of each run; a checkpoint keeps them (`store.metrics`).
     clock: seconds, for tests.
   """
 
@@ -40,10 +42,10 @@ class Saving:
     *,
     line: int,
     steps: int,
-    flush: Callable[[], None],
+    lines: Callable[[], list[store.Lines]],
     clock: Callable[[], float] = time.monotonic,
   ):
-    self._checkpoints, self._line, self._steps, self._flush, self._clock = checkpoints, line, steps, flush, clock
+    self._checkpoints, self._line, self._steps, self._lines, self._clock = checkpoints, line, steps, lines, clock
     self._saved = self._checked = clock()
     self._before = self._since = decoded(extra.get(SINCE, {}))
 
@@ -75,8 +77,8 @@ class Saving:
     self._since = _last(_after(self._since, history), 0 if step == self._steps else step % self._line)
     self._saved = self._clock()
     if self._checkpoints.latest() != step:
-      self._flush()
-      extra = {SINCE: encoded(self._since)} if self._since else {}
+      extra: dict[str, Any] = {LINES: [store.as_text(lines) for lines in self._lines()]}
+      extra |= {SINCE: encoded(self._since)} if self._since else {}
       self._checkpoints.save(step, state, metrics=metrics, extra=extra)
 
   def stop(self, state: TrainState, name: str) -> None:
@@ -108,6 +110,11 @@ class Saving:
     if step < self._steps:
       self.save(step, state, history)
     return bool(stops.asked())
+
+
+def lines(extra: Mapping[str, Any]) -> list[store.Lines]:
+  """Returns the lines that a checkpoint keeps, of each run; [] of one from before they were kept, or of none."""
+  return [store.from_text(text, "a checkpoint") for text in extra.get(LINES, ())]
 
 
 def _after(before: History, history: History) -> History:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from leanax.core import files
-from leanax.pipeline import fitting, run_times, workdir
+from leanax.pipeline import run_times, workdir
 from leanax.pipeline.compress import compress, open_run
 from leanax.pipeline.config.experiment import Experiment
 from leanax.pipeline.job import Context, model_file
@@ -59,7 +59,6 @@ def train_seeds(
   runs = [context._replace(config=one, folder=context.folder / f"seed{one.seed}") for one in single(config)]
   for run in runs:  # the stages are prepared once: nothing that depends on the seed is
     workdir.claim(run.folder, run.config)
-    fitting.place_curves(run)
   done: list[dict[str, Trained]] = [{} for _ in runs]
   for name in config.run:
     if name in config.shared:

@@ -9,7 +9,7 @@ import jax
 
 from leanax.core.errors import UserError, unknown
 from leanax.engine.data import Dataset
-from leanax.engine.store import weight_files
+from leanax.engine.store import metrics, weight_files
 from leanax.pipeline import build, exporting, fitting, job, judging, start
 from leanax.pipeline import trained as models
 from leanax.pipeline.config import references
@@ -114,12 +114,24 @@ def run_stages(
   paths = [model_file(context.folder, name) for context in contexts]
   if all(path.is_file() for path in paths):
     fitting.refuse_old_curves(name, contexts[0], over)
-    return [models.load(path, model_code(contexts[0].config))[0] for path in paths]
+    return [_finished(name, context, path) for context, path in zip(contexts, paths, strict=True)]
   # New, or stopped: the prepared job runs, from its last checkpoint on. The model file marks the stage as finished.
   found = contexts[0].jobs[name].run(contexts, done, over)
-  for path, trained in zip(paths, found, strict=True):
-    models.save(path, jax.device_get(trained), stage=name)
+  for context, path, trained in zip(contexts, paths, found, strict=True):
+    lines = job.lines(name, context)
+    models.save(path, jax.device_get(trained), stage=name, lines=metrics.as_text(lines))
+    fitting.place_curves(name, context, lines)
   return found
+
+
+def _finished(name: str, context: Context, path: Path) -> Trained:
+  """Returns the model of a finished stage, and makes its curves what they were."""
+  trained, kept = models.load(path, model_code(context.config))
+  if kept.get("stage", name) != name:
+    raise UserError(f"{path} holds the model of stage {kept['stage']!r}; expected that of {name!r}; was it renamed?")
+  text = kept.get("lines")  # older files do not have them
+  fitting.place_curves(name, context, None if text is None else metrics.from_text(text, path))
+  return trained
 
 
 def run_with_needs(name: str, context: Context, done: dict[str, Trained]) -> Trained:

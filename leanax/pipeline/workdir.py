@@ -8,6 +8,7 @@ import math
 import os
 import pathlib
 import secrets
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -60,33 +61,46 @@ def claim(workdir: str | os.PathLike[str], config: Values) -> dict[str, Any]:
   the others and what needs them are removed, which is said on stderr (`reuse.keep`). Where stages differ in how they
   are exported alone, or the config in `LATER`, what is trained stays, and its files are made as it says now.
 
+  A config.json that is lost or changed is made again where the seal proves that it held this config.
+
   Returns:
     The resolved config.
 
   Raises:
-    UserError: the directory holds a run of another experiment (the first key that differs is named), or cannot be made.
+    UserError: the directory holds a run of another experiment (the first key that differs is named), or of one that is
+      not known, or it cannot be made.
   """
   folder = pathlib.Path(workdir)
   given = resolved(config)
-  file = folder / SAVED
-  if not file.exists():
+  file, text = folder / SAVED, files.kept_text(given)
+  if _is_sealed(folder, text):
+    if not file.is_file() or file.read_bytes() != text.encode():
+      print(f"warning: {str(file)!r} was lost or changed; it is made again, as {SEAL} proves it was", file=sys.stderr)
+      files.write(file, text)
+    return given
+  saved = files.kept(file, "put it back, or use another --workdir")
+  if not saved and (found := _held(folder)):
+    raise UserError(
+      f"workdir {str(folder)!r} holds {found} and no {SAVED}, which says what that is of; put it back, or use another "
+      "--workdir"
+    )
+  if not saved:
     try:
       folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
       raise UserError(f"workdir {str(folder)!r} cannot be written: {error.strerror}") from error
-    files.write(file, json.dumps(given, indent=2) + "\n")
-    _seal(folder)
-    return given
-  try:
-    saved = json.loads(file.read_text(encoding="utf-8"))
-  except ValueError:
-    raise UserError(f"{str(file)!r} is not JSON; was it changed by hand? Use another --workdir") from None
-  saved = _completed(saved)
-  if saved != given:
+  elif (saved := _completed(saved)) != given:
     _take_over(folder, saved, given)
-    files.write(file, json.dumps(given, indent=2) + "\n")
+  files.write(file, text)
   _seal(folder)
   return given
+
+
+def _held(folder: pathlib.Path) -> str:
+  """Returns the name of something that stages or seeds have left in a directory; "" where there is nothing."""
+  names = ("models", "checkpoints", "files", "previous", "metrics.jsonl", "run.json")
+  seeds = (path.name for path in sorted(folder.glob("seed*")) if (path / SAVED).exists())
+  return next((name for name in (*names, *seeds) if (folder / name).exists()), "")
 
 
 def _take_over(folder: pathlib.Path, saved: Any, given: dict[str, Any]) -> None:
@@ -124,13 +138,7 @@ def saved(folder: str | os.PathLike[str]) -> Experiment:
   file = pathlib.Path(folder) / SAVED
   if not file.is_file():
     raise UserError(f"{str(folder)!r} holds no run: there is no {SAVED} in it")
-  try:
-    given = json.loads(file.read_text(encoding="utf-8"))
-  except ValueError:
-    raise UserError(f"{str(file)!r} is not JSON; was it changed by hand?") from None
-  if not isinstance(given, dict):
-    raise UserError(f"{str(file)!r} is not the config of a run; was it changed by hand?")
-  return _typed(given)
+  return _typed(files.kept(file, "was it changed by hand?"))
 
 
 def _typed(given: Mapping[str, Any]) -> Experiment:
@@ -167,8 +175,15 @@ def is_own(workdir: str | os.PathLike[str]) -> bool:
   """
   folder = pathlib.Path(workdir)
   try:
-    given = (folder / SEAL).read_text(encoding="utf-8", errors="replace").strip()
-    return hmac.compare_digest(given.encode(), _digest(folder, make=False).encode())
+    return _is_sealed(folder, (folder / SAVED).read_bytes())
+  except OSError:
+    return False
+
+
+def _is_sealed(folder: pathlib.Path, content: str | bytes) -> bool:
+  """Returns whether this user's config made the directory, and config.json had this content."""
+  try:
+    return hmac.compare_digest((folder / SEAL).read_bytes(), f"{_digest(content, make=False)}\n".encode())
   except (OSError, RuntimeError):
     return False
 
@@ -176,14 +191,15 @@ def is_own(workdir: str | os.PathLike[str]) -> bool:
 def _seal(folder: pathlib.Path) -> None:
   """Marks the directory as the user's own; where no key can be stored, a flag has to name its code later."""
   try:
-    digest = _digest(folder, make=True)
+    digest = _digest((folder / SAVED).read_bytes(), make=True)
   except (OSError, RuntimeError):  # the latter where there is no home
+    (folder / SEAL).unlink(missing_ok=True)  # of another config, perhaps
     return
   files.write(folder / SEAL, digest + "\n")
 
 
-def _digest(folder: pathlib.Path, make: bool) -> str:
-  """Returns the digest of a directory's config.json.
+def _digest(content: str | bytes, make: bool) -> str:
+  """Returns the digest of what a config.json holds.
 
   Raises:
     OSError: there is no key, or it cannot be read or made.
@@ -201,4 +217,5 @@ def _digest(folder: pathlib.Path, make: bool) -> str:
         os.link(part, key)  # atomic; of several programs that make a key, the first one's stays
     finally:
       part.unlink()
-  return hmac.new(key.read_bytes(), (folder / SAVED).read_bytes(), hashlib.sha256).hexdigest()
+  content = content.encode() if isinstance(content, str) else content
+  return hmac.new(key.read_bytes(), content, hashlib.sha256).hexdigest()

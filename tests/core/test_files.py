@@ -3,6 +3,7 @@
 import os
 import pathlib
 import stat
+import zlib
 
 import pytest
 
@@ -95,3 +96,38 @@ def test_halves_of_killed_programs_are_removed_and_nothing_else(tmp_path):
     path.touch()
   files.remove_parts(tmp_path)
   assert [path.exists() for path in (*mine, *others)] == [False] * 2 + [True] * 3
+
+
+def test_a_kept_object_finds_whatever_changes_in_it(tmp_path):
+  path, values = tmp_path / "kept.json", {"b": [1, 2.5, None, "é"], "a": {"x": float("nan"), "y": 1e-300}, "": True}
+  assert files.kept(path) == {}
+  files.keep(path, values)
+  whole = path.read_bytes()
+  assert str(files.kept(path)) == str(values) and whole.decode() == files.kept_text(values)
+  same = 0
+  for place in range(len(whole)):
+    for bit in range(8):
+      damaged = bytearray(whole)
+      damaged[place] ^= 1 << bit
+      path.write_bytes(damaged)
+      try:
+        found = files.kept(path)
+      except UserError as error:
+        assert str(error).startswith(f"{str(path)!r} is damaged: it ") and "\n" not in str(error)
+      else:  # a space that is another one, a number that is written otherwise, or the name of the checksum
+        same += 1
+        assert str({key: found[key] for key in values}) == str(values) and len(found) <= len(values) + 1
+  assert same < 0.1 * 8 * len(whole)
+  for text, words in (("[]", "no JSON object; x"), ("[" * 10**5, "no JSON object; x"), ("\ud800", "no JSON object; x")):
+    path.write_bytes(text.encode("utf-8", "surrogatepass"))
+    with pytest.raises(UserError, match=words):
+      files.kept(path, "x")
+  path.write_text('{"old": 1}')  # from before there were checksums
+  assert files.kept(path) == {"old": 1}
+
+
+def test_the_checksum_of_a_file_is_that_of_its_bytes(tmp_path):
+  path, content = tmp_path / "x", bytes(range(256)) * 5000
+  path.write_bytes(content)
+  assert files.checksum(path) == zlib.crc32(content)
+  assert files.checksum(tmp_path) is files.checksum(path / "below") is files.checksum(tmp_path / "none") is None

@@ -1,8 +1,10 @@
 """Checkpoints: exact round trips, and every kind of damage and mix-up that users meet, on real files."""
 
+import gc
 import json
 import os
 import shutil
+import sys
 import time
 import warnings
 from typing import NamedTuple
@@ -19,9 +21,6 @@ from jax.sharding import PartitionSpec as P
 from leanax.core.errors import UserError
 from leanax.core.trees import named_leaves
 from leanax.engine.store.checkpoint import Checkpoints
-
-# Where one file of a step is damaged, Orbax gives up while it still reads others, and those find its event loop closed.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
 class Pair(NamedTuple):
@@ -213,6 +212,38 @@ def test_damage_falls_back_and_is_replaced(tmp_path, damage):
     checkpoints.save(3, small(3))
     assert checkpoints.restore(small(0)).step == 3
     assert checkpoints.steps() == [1, 2, 3]
+
+
+def test_a_step_under_another_number_is_damaged(tmp_path):
+  save_steps(tmp_path / "c")
+  (tmp_path / "c" / "3").rename(tmp_path / "c" / "5")
+  with Checkpoints(tmp_path / "c") as checkpoints:
+    with pytest.warns(
+      UserWarning, match=r"c/5 is damaged \(it is step 3 under another number\); taking the one before"
+    ):
+      assert checkpoints.restore(small(0)).step == 2
+    with pytest.raises(UserError, match=r"no sound checkpoint in .* \(step 5: .*\); remove it to begin again"):
+      checkpoints.restore(small(0), step=5)
+
+
+def test_a_damaged_step_is_one_sentence(tmp_path, capfd):
+  """Orbax writes nothing of its own; where it gives up at one leaf, others find its event loop closed."""
+  state = {f"w{i}": jnp.arange(2000.0) for i in range(12)}
+  with Checkpoints(tmp_path / "c") as checkpoints:
+    for step in (1, 2):
+      checkpoints.save(step, state)
+  data, meta = data_files(tmp_path / "c" / "2" / "state")[0], tmp_path / "c" / "2" / "_CHECKPOINT_METADATA"
+  whole, hook = data.read_bytes(), sys.unraisablehook
+  capfd.readouterr()
+  for content in (whole[: len(whole) // 2], b""):
+    data.write_bytes(content)
+    meta.write_text("{")
+    with Checkpoints(tmp_path / "c") as checkpoints, pytest.warns(UserWarning, match="c/2 is damaged") as caught:
+      assert checkpoints.restore(state).step == 1
+    assert len(caught) == 1
+  gc.collect()
+  assert capfd.readouterr() == ("", "")
+  sys.unraisablehook = hook
 
 
 def test_no_sound_checkpoint(tmp_path):

@@ -1,6 +1,7 @@
 """Numbers of a run: what is in the files, and that a resumed run leaves the same file as an uninterrupted one."""
 
 import json
+import socket
 import struct
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from leanax.core.errors import UserError
-from leanax.engine.store.metrics import Writer, read
+from leanax.engine.store.metrics import Writer, as_text, from_text, own, read, restore
 
 
 def test_one_object_per_line(tmp_path):
@@ -122,3 +123,108 @@ print("tensorboardX" in sys.modules, "tensorflow" in sys.modules)
 """
   out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
   assert out.stdout.split() == ["True", "False"]
+
+
+LINES = [{"step": 2, "loss": 0.5, "a": "nan"}, {"step": 4, "loss": 0.25, "a": 1}]
+
+
+def copies(folder, lines=LINES, first=0, parts=("one", "two")):
+  return restore(folder, lines, "one", first, 2, parts)
+
+
+def whole_file(folder):
+  with Writer(folder, part="one", tensorboard=False) as writer:
+    for line in LINES:
+      writer.write(line["step"], {name: float(value) for name, value in line.items() if name != "step"})
+  with Writer(folder, part="two", first=4, tensorboard=False) as writer:
+    writer.write(1, {"loss": 3.0})
+  return (folder / "metrics.jsonl").read_bytes()
+
+
+def test_lines_come_back_from_what_was_saved(tmp_path, capsys):
+  whole = whole_file(tmp_path)
+  saved = from_text(as_text(own(tmp_path / "metrics.jsonl", "one")), "x")
+  assert [list(line.items()) for line in saved] == [
+    [("step", 2), ("loss", 0.5), ("a", "nan")],
+    [("step", 4), ("loss", 0.25), ("a", 1.0)],
+  ]
+  assert copies(tmp_path, saved) == saved and capsys.readouterr().err == ""
+  path, said = tmp_path / "metrics.jsonl", "metrics.jsonl lacks lines of 'one', or has others; they are made again"
+  first, second, third = whole.splitlines(keepends=True)
+  for damaged in (
+    whole.replace(b"0.25", b"0.26"),
+    whole.replace(b"0.25", b"0.2\n"),
+    whole.replace(b'"nan"', b'"man"'),
+    whole.replace(b"one/loss", b"onf/loss", 1),
+    first + third,
+    second + third,
+    first + first + second + third,
+    first.replace(b"}\n", b"}") + second + third,
+    third,
+    first[:-1] + b"\r" + second + third,
+    b"\xff" * 9 + whole[9:],
+  ):
+    path.write_bytes(damaged)
+    copies(tmp_path, saved)
+    assert path.read_bytes() == whole and said in capsys.readouterr().err, damaged
+  # The order of parts, where one was trained later, and steps where it has moved, are no damage.
+  for text, offset, desired in [
+    (third + first + second, 0, whole),
+    (whole, 7, third + first.replace(b"2,", b"9,") + second.replace(b"4,", b"11,")),
+  ]:
+    path.write_bytes(text)
+    copies(tmp_path, saved, offset)
+    assert path.read_bytes() == desired and capsys.readouterr().err == ""
+  # A part of no name that the run has, of a line whose name was changed alone.
+  path.write_bytes(whole + b'{"step": 9, "onf/loss": 1.0}\n')
+  copies(tmp_path, saved)
+  assert path.read_bytes() == whole
+
+
+def test_lines_that_were_not_saved_stay_as_they_are(tmp_path):
+  whole = whole_file(tmp_path)
+  assert copies(tmp_path, None) == own(tmp_path / "metrics.jsonl", "one")
+  (tmp_path / "metrics.jsonl").write_bytes(whole.replace(b'"one/loss"', b"one/loss"))
+  with pytest.raises(UserError, match="metrics.jsonl, line 1: expected an object like"):
+    copies(tmp_path, None)
+  for text in (3, "x\n", '{"step": "a"}\n', '{"step": 1, "a": [1]}\n'):
+    with pytest.raises(UserError, match="x(, line 1: expected an object| holds no lines of metrics)"):
+      from_text(text, "x")
+
+
+def test_a_writer_goes_on_from_saved_lines(tmp_path, capsys):
+  """Whatever the file holds by then, and also where the part stands elsewhere in the run now."""
+  path, whole = tmp_path / "metrics.jsonl", whole_file(tmp_path)
+  for damaged, changed in [(b"", True), (whole.replace(b"0.5", b"0.6"), True), (whole, False)]:
+    path.write_bytes(damaged)
+    with Writer(tmp_path, after=2, part="one", lines=LINES, tensorboard=False) as writer:
+      assert writer.lines == LINES[:1]
+      writer.write(4, {"loss": 0.25, "a": 1.0})
+      assert writer.lines == LINES
+    assert own(path, "one") == LINES
+    assert ("made again" in capsys.readouterr().err) == changed
+
+
+def test_event_files_are_made_again(tmp_path):
+  copies(tmp_path)
+  (file,) = (tmp_path / "tensorboard" / "one").iterdir()
+  whole = file.read_bytes()
+  numbers = scalars(file.parent)
+  assert numbers[1:] == [(2, "a", pytest.approx(float("nan"), nan_ok=True)), (4, "loss", 0.25), (4, "a", 1.0)]
+  assert socket.gethostname() not in file.name and socket.gethostname().encode() not in whole
+  copies(tmp_path)
+  assert file.read_bytes() == whole
+  rng = np.random.default_rng(0)
+  places = [*range(12), *rng.integers(len(whole), size=12)]
+  for place in places:
+    damaged = bytearray(whole)
+    damaged[place] ^= 1 << rng.integers(8)
+    file.write_bytes(damaged)
+    copies(tmp_path)
+    (file,) = file.parent.iterdir()
+    assert scalars(file.parent)[2:] == numbers[2:], place
+  for damaged in (whole[:-9], whole[: len(whole) // 2], b"", whole + whole):
+    file.write_bytes(damaged)
+    copies(tmp_path)
+    (file,) = file.parent.iterdir()
+    assert scalars(file.parent)[2:] == numbers[2:]

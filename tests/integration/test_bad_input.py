@@ -253,7 +253,7 @@ def test_a_workdir_of_another_config(finished, tmp_path, refused):
   )
   assert message.endswith("use another --workdir")
   (tmp_path / "config.json").write_text("{")
-  refused(lambda: jobs.experiment(**TEACHER), tmp_path, "config.json' is not JSON; was it changed by hand?")
+  refused(lambda: jobs.experiment(**TEACHER), tmp_path, "config.json' is damaged: it holds no JSON object; put it back")
 
 
 def test_a_workdir_that_is_a_file(tmp_path, refused):

@@ -255,7 +255,7 @@ def test_a_float_stage_may_follow_an_int8_one(job, tmp_path):
   changes = {"stages": stages, "run": (*jobs.STAGES, "float")}
   for name in ("models", "files"):
     shutil.copytree(folder / name, tmp_path / name)
-  shutil.copy(folder / "metrics.jsonl", tmp_path)
+  shutil.copy(folder / "config.json", tmp_path)
   result = compress(jobs.experiment(**changes), tmp_path)
   last = result["rows"][-1]
   assert last["name"] == "float" and "codes_differ" not in last

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 
@@ -40,6 +41,19 @@ def test_compress_prints_its_table_and_where_the_report_is(run):
   assert [line.split()[0] for line in printed[3:5]] == list(RUN)
   assert any(line.startswith("Ship ") for line in printed)
   assert printed[-1] == f"report: {folder}/report.html"
+
+
+def test_what_a_run_writes_names_no_folder_and_no_host(run):
+  """Orbax' own notes in checkpoints name their folder."""
+  _, folder = run
+  result = json.loads((folder / "result.json").read_text())
+  assert result["command"] == "python -m scripts.compress --config=tiny.py"
+  written = [path for name in ("files", "models", "tensorboard") for path in (folder / name).rglob("*.*")]
+  written += [folder / name for name in ("config.json", "metrics.jsonl", "report.html", "report.md", "run.json")]
+  for path in written:
+    content, host = path.read_bytes(), socket.gethostname()
+    assert str(folder.parent).encode() not in content and host not in path.name, path
+    assert len(host) < 4 or host.encode() not in content, path
 
 
 def test_a_trained_stage_without_a_file_is_a_row_a_warning_and_a_status(tmp_path):

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from leanax.core import files
 from leanax.core.errors import UserError
 from leanax.pipeline import reuse, workdir
 from leanax.pipeline.compress import compress
@@ -111,7 +112,7 @@ def written(folder, *names):
       (folder / file).write_text("")
   for file in ("result.json", "report.html", "report.md", "files/latency.json"):
     (folder / file).write_text("{}")
-  (folder / "run.json").write_text(json.dumps({name: {"seconds": 1.0} for name in names}))
+  files.keep(folder / "run.json", {name: {"finished": "2026-11-28T16:20:00+00:00", "seconds": 1.0} for name in names})
   (folder / "metrics.jsonl").write_text("".join(f'{{"step": 2, "{name}/loss": 1.0}}\n' for name in names))
   return folder
 
@@ -134,7 +135,7 @@ def test_whatever_is_of_a_changed_stage_goes(tmp_path, capsys):
     {"step": 2, "teacher/loss": 1.0},
     {"step": 2, "pruned/loss": 1.0},
   ]
-  assert list(json.loads((folder / "run.json").read_text())) == ["teacher", "pruned"]
+  assert list(files.kept(folder / "run.json")) == ["teacher", "pruned"]
   assert workdir.saved(folder) == jobs.experiment(stages__int8__epochs=4)
   capsys.readouterr()
   # Rows compare with the first stage: with another one they are measured again.

@@ -201,7 +201,7 @@ def test_a_changed_or_foreign_config_of_a_run_names_nothing(elsewhere, tmp_path)
   assert not workdir.is_own(folder)
   for text in ("[]", "3", "null"):
     (folder / "config.json").write_text(text)
-    with pytest.raises(UserError, match="is not the config of a run"):
+    with pytest.raises(UserError, match="config.json' is damaged: it holds no JSON object"):
       workdir.saved(folder)
 
 

@@ -183,7 +183,7 @@ class Checkpoints:
       else:
         self._at = candidate
         return restored
-    raise UserError(f"there is no sound checkpoint in {self.directory} ({why})")
+    raise UserError(f"there is no sound checkpoint in {self.directory} ({why}); remove it to begin again")
 
   def check(self) -> None:
     """Raises what `wait` raises if a background save has ended by now; returns at once if it has not."""
@@ -244,6 +244,8 @@ class Checkpoints:
       raise DamagedError("its description cannot be read") from error
     if not isinstance(description, dict) or description.get("crc32") != _json_checksum(description):
       raise DamagedError("its description does not match its checksum")
+    if description.get("step") != step:
+      raise DamagedError(f"it is step {description.get('step')} under another number")
     return description
 
   def _check_steps(self) -> None:
@@ -284,9 +286,8 @@ class Checkpoints:
     arrays = {name: leaves.empty(leaf) for name, leaf in saved.items()}
     tree = leaves.nested({name: array for name, array in arrays.items() if array.size})
     try:
-      arrays |= named_leaves(
-        self._manager.restore(step, args=args.Composite(state=args.StandardRestore(tree)))["state"]
-      )
+      restored = self._manager.restore(step, args=args.Composite(state=args.StandardRestore(tree)))["state"]
+      arrays |= named_leaves(restored)
     except Exception as error:  # a damaged file may raise anything
       raise DamagedError("its arrays cannot be read") from error
     if bad := leaves.damaged(saved, arrays):
