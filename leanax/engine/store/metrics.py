@@ -252,16 +252,16 @@ def _parsed(content: bytes, where: str, strict: bool = True) -> list[tuple[dict[
       line = json.loads(raw)
     except (ValueError, RecursionError):
       line = None
-    if _is_line(line):
+    if isinstance(line, dict) and _is_line(line):
       found.append((line, raw + b"\n"))
     elif strict:
       raise UserError(f'{where}, line {number}: expected an object like {{"step": 1, "loss": 0.5}}')
   return found
 
 
-def _is_line(line: Any) -> bool:
-  """Returns whether JSON data are a step and numbers, some as `_jsonable` writes them."""
-  if not isinstance(line, dict) or type(line.get("step")) is not int:
+def _is_line(line: Mapping[str, Any]) -> bool:
+  """Returns whether an object is a step and numbers, some as `_jsonable` writes them."""
+  if type(line.get("step")) is not int:
     return False
   return all(isinstance(value, int | float) or value in TEXTS for value in line.values())
 
