@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from leanax.core.errors import UserError
-from leanax.engine.store import checkpoint, metrics
+from leanax.engine.store import checkpoint
 from leanax.pipeline import job, lock, saving, stage, stops
 from leanax.pipeline.config import flags
 from leanax.pipeline.seeds import train_seeds
@@ -246,16 +246,6 @@ def test_a_lock_that_its_owner_removes_meanwhile(tmp_path, monkeypatch):
   monkeypatch.setattr(fcntl, "flock", after_the_owner)
   with lock.held(tmp_path):
     assert len(calls) == 2 and (tmp_path / lock.NAME).is_file()
-
-
-def test_lines_are_on_disk_before_their_checkpoint(tmp_path, monkeypatch):
-  done, save, flush = [], checkpoint.Checkpoints.save, metrics.Writer.flush
-  monkeypatch.setattr(
-    checkpoint.Checkpoints, "save", lambda self, step, *a, **k: (done.append(step), save(self, step, *a, **k))
-  )
-  monkeypatch.setattr(metrics.Writer, "flush", lambda self: (done.append("flush"), flush(self)))
-  jobs.train(jobs.opened(tmp_path, **ONE))
-  assert done[:2] == ["flush", 6]
 
 
 PROGRAM = """
