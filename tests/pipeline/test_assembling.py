@@ -140,7 +140,8 @@ def test_a_stage_that_follows_trains_the_head_and_quantizes_it(run):
   test = build.dataset(config).test
   logits = trained.predict(left(run, "int8"), test.images)
   assert np.mean(file.run(test.images).argmax(-1) == logits.argmax(-1)) > 0.98
-  sites = [line.split()[0] for line in explain.explain(config).split("stage int8")[1].splitlines()[2:]]
+  table = explain.explain(config).partition("stage int8:")[2].partition("\n\n")[0]
+  sites = [line.split()[0] for line in table.splitlines()[2:]]
   assert sites[:2] == ["Conv_0/kernel", "Conv_1/kernel"] and not any("Dense" in site for site in sites)
   assert [site for site in sites if site.endswith("kernel")][2:] == [
     f"simkd/{name}/kernel" for name in ("narrow", "window", "widen", "classifier")
@@ -210,7 +211,8 @@ def test_batch_norms_of_the_trunk_train_on_and_are_folded_later(tmp_path):
   assert kinds == ["replace_head", *["fold_batch_norm"] * 3, "quantize"]
   loaded = trained.load(tmp_path / "models" / "tuned.safetensors")[0]
   assert loaded.recipe == done["tuned"].recipe
-  row = measure.measure(done["int8"], context.data.test, tmp_path / "int8.tflite", runs=2)
+  outputs = measure.measure_model(done["int8"], context.data.test)[1]
+  row = measure.measure_file(done["int8"], context.data.test, tmp_path / "int8.tflite", outputs)[0]
   assert row["parity"]["reference/runtime"]["max_steps"] <= 1
 
 
