@@ -23,13 +23,13 @@ def longer():
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
-  """The uninterrupted run, and the seconds that it took once everything was compiled."""
+  """The uninterrupted run of the program, whose files say its command, and its seconds once everything was compiled."""
   folder = tmp_path_factory.mktemp("unbroken")
   compress(jobs.experiment(**longer()), folder)
   config = jobs.write(folder / "tiny.py", **longer())
   started = time.monotonic()
   assert run(config, folder.with_name("timed"), None) == 0
-  return folder, config, time.monotonic() - started
+  return folder.with_name("timed"), config, time.monotonic() - started
 
 
 def run(config, folder, seconds):
