@@ -104,7 +104,7 @@ def test_mistakes_are_named():
     kd.cc("tap", "tap", "kernal")
   with pytest.raises(UserError, match="cc: gamma is 0; expected a number above 0"):
     kd.cc("tap", "tap", gamma=0)
-  with pytest.raises(UserError, match="cc: order is 0; expected a whole number, 1 or more"):
+  with pytest.raises(UserError, match="cc: order is 0; expected a whole number from 1 to 100"):
     kd.cc("tap", "tap", order=0)
   with pytest.raises(UserError, match="cc: embeddings are 7 and 5 wide; expected one width, or give 'width'"):
     value(kd.cc("tap", "tap", "consecutive"), maps(0, (7,)), maps(1, (5,)))

@@ -42,7 +42,7 @@ def test_a_directory_without_a_run_is_refused(tmp_path):
   with pytest.raises(UserError, match=r"holds no run: there is no config.json in it"):
     workdir.saved(tmp_path)
   (tmp_path / "config.json").write_text("[")
-  with pytest.raises(UserError, match="is not JSON; was it changed by hand"):
+  with pytest.raises(UserError, match="holds no JSON object; was it changed by hand"):
     workdir.saved(tmp_path)
 
 

@@ -85,7 +85,7 @@ def test_several_seeds_have_a_teacher_each(tmp_path):
     ),
     ({"stages__distilled__teacher": "teacher, alone"}, "is 'teacher, alone'; expected an entry of 'stages'"),
     ({"stages__distilled__teacher": "a.safetensors"}, "is 'a.safetensors'; expected an entry of 'stages'"),
-    ({"stages__distilled__teacher": ""}, "'stages.distilled.teacher' is empty"),
+    ({"stages__distilled__teacher": ""}, "'stages.distilled.teacher_mode' is 'together'; it has an effect only where"),
     ({"stages__distilled__teacher_classes": (0, 1, 2, 3)}, "'stages.distilled.teacher_classes' is"),
     ({"stages__teacher__model": "studnt"}, "did you mean 'student'"),
     ({"stages__teacher__optimizer": {"ema": 0.9}}, "'stages.teacher.optimizer.ema' is 0.9; expected 0.0 of a teacher"),

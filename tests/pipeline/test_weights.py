@@ -129,7 +129,7 @@ def test_a_quantized_stage_is_no_start(run, tmp_path):
 
 
 def test_keys_of_weights_need_weights(tmp_path):
-  says = r"config key 'models.student.new' is \('Dense_1/\*',\), but there are no 'weights'"
+  says = r"config key 'models.student.new' is \('Dense_1/\*',\); it has an effect only where there are 'weights'"
   refused(tmp_path / "run", says, new=("Dense_1/*",))
 
 

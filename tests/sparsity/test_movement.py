@@ -83,7 +83,7 @@ def test_in_a_config_and_in_n_of_m():
 
   group = {"name": "prune", "score": {"name": "movement"}, "pattern": {"name": "n_m", "n": 1, "m": 2}}
   config = jobs.experiment(
-    stages__pruned__sparsity=group, stages__pruned__optimizer={"name": "sgd", "learning_rate": 0.0}
+    stages__pruned__sparsity=group, stages__pruned__optimizer={"name": "sgd", "learning_rate": 1e-10}
   )
   tx = optimizers.transformation("pruned", config.stages["pruned"], 6)
   tree = {"kernel": jnp.ones((4, 3))}

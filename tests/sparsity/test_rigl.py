@@ -74,7 +74,7 @@ def test_in_a_config():
 
   group = {"name": "rigl", "density": 0.5, "schedule": {"name": "periodic", "every": 1, "end": 0.5}, "fraction": 1.0}
   config = jobs.experiment(
-    stages__pruned__sparsity=group, stages__pruned__optimizer={"name": "sgd", "learning_rate": 0.0}
+    stages__pruned__sparsity=group, stages__pruned__optimizer={"name": "sgd", "learning_rate": 1e-10}
   )
   tx = optimizers.transformation("pruned", config.stages["pruned"], 6)
   tree = {"kernel": jnp.asarray(np.random.default_rng(1).normal(size=(10, 10)), jnp.float32)}

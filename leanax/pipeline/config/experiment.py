@@ -197,7 +197,8 @@ class Model:
   kwargs: Mapping[str, Any] = free()
   weights: str = ""  # pretrained weights: a .pth, .safetensors or .msgpack file, or an orbax directory
   entry: str = ""  # the part of that file that holds them, such as "ema/params"; "" where one alone does
-  key_map: tuple[tuple[str, str], ...] = ()  # (pattern, replacement) from names of the file that are not ours
+  # (pattern, replacement) from names of the file that are not ours; docs/data.md has the other forms.
+  key_map: tuple[tuple[Any, ...], ...] = ()
   new: tuple[str, ...] = ()  # globs of leaves that stay fresh and are not read from it, such as a head: ("Dense_1/*",)
   output: str = ""  # of a model with several outputs the one that has the logits, such as "scores"
 

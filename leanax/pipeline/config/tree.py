@@ -153,7 +153,8 @@ def check(group: Any, where: str = "") -> None:
         raise UserError(f"config key {name!r} is {one!r}; expected {WORDS[element]}")
 
 
-WORDS = {str: "a text", tuple[str, str]: "a pair of texts"}  # of the elements that have no range
+# Of the elements that have no range.
+WORDS = {str: "a text", tuple[str, str]: "a pair of texts", tuple[Any, ...]: "such as (pattern, replacement)"}
 
 
 def element_type(field: Any) -> Any:
@@ -164,6 +165,8 @@ def element_type(field: Any) -> Any:
 
 def _is_like(value: Any, element: Any) -> bool:
   parts = typing.get_args(element)
+  if parts and parts[-1] is ...:
+    return isinstance(value, tuple | list)
   if parts:
     return isinstance(value, tuple | list) and len(value) == len(parts) and all(map(isinstance, value, parts))
   return element is None or isinstance(value, element)
