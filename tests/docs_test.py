@@ -184,6 +184,7 @@ def test_the_loss_of_the_readme_is_one_that_a_config_finds(gap):
     build.objective("distilled", {"probability_gap": {"powre": 2.0}})
 
 
+@pytest.mark.slow
 def test_the_loss_of_the_readme_passes_the_battery(gap, monkeypatch):
   """Every check of every loss on logits, with each of its parameters."""
   assert set(methods(kd, "losses")) > {"probability_gap", *test_kd.LOSSES}

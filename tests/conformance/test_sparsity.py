@@ -107,7 +107,7 @@ INNERS = {
   ),
 }
 
-QUICK = ("momentum", "adamw_masked_decay", "adafactor", "clipped", "partition")
+QUICK = ("momentum", "adamw_masked_decay", "partition")
 INNER = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in INNERS]
 
 

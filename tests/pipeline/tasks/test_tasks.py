@@ -75,6 +75,7 @@ def experiment(task, **changes):
   return loading.resolve(ml_collections.ConfigDict(whole))
 
 
+@pytest.mark.slow  # docs/tasks.md runs such a job
 def test_a_mask_from_config_to_file(tmp_path):
   """The metrics of the int8 file are those of its own answers, counted here; nothing grows with the pixels."""
   distilled = {"hard_labels": {"ignore_label": 255}, "hinton": {"temperature": 2.0}}
