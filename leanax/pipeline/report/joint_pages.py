@@ -101,7 +101,7 @@ def stage_table(found: Mapping[str, Any]) -> list[list[str]]:
 
 
 def _columns(found: Mapping[str, Any]) -> list[Column]:
-  return [column for column in columns(measures.of(found)) if column.key in rows_of(found)]
+  return [column for column in columns(measures.of(found), found["rows"][0]["name"]) if column.key in rows_of(found)]
 
 
 def _as_one(found: Mapping[str, Any]) -> dict[str, Any]:

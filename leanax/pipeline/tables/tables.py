@@ -85,8 +85,15 @@ def joules(value: float) -> str:
   return f"{value / 1e-9:.3g} nJ"
 
 
-def columns(metrics: Sequence[measures.Measure] = (measures.ACCURACY,)) -> tuple[Column, ...]:
-  """Returns the columns of a table of stages, those of the metrics first; metrics are plain data (`measures`)."""
+def columns(
+  metrics: Sequence[measures.Measure] = (measures.ACCURACY,), first: str = "first stage"
+) -> tuple[Column, ...]:
+  """Returns the columns of a table of stages, those of the metrics first.
+
+  Args:
+    metrics: plain data (`measures`).
+    first: the name of the stage that the others are compared with.
+  """
   found = [Column("name", "stage", str, "A stage of the compression; each starts where an earlier one ended.")]
   for measure in metrics:
     write, name, head = functools.partial(measures.write, measure), measure["name"], measures.head(measure)
@@ -96,27 +103,27 @@ def columns(metrics: Sequence[measures.Measure] = (measures.ACCURACY,)) -> tuple
     found.append(
       Column(f"file_{name}", f"{measure['title']} of the file{head.removeprefix(measure['title'])}", write, of_file)
     )
-  return (*found, *_OTHERS)
+  return (*found, *(column._replace(head=column.head.replace("FIRST", first)) for column in _OTHERS))
 
 
 _OTHERS = (
   Column(
     "agreement",
-    "same answer as first stage",
+    "same answer as FIRST",
     percent,
     "Share of the test split on which the exported file predicts the class that the first stage's file does; without "
     "a file, the model.",
   ),
   Column(
     "answers_agree",
-    "same answers as first stage",
+    "same answers as FIRST",
     percent,
     "Share of the answers for the test split, such as the classes of positions, that are those of the first stage's "
     "file; without a file, of the model.",
   ),
   Column(
     "difference",
-    "mean difference from first stage",
+    "mean difference from FIRST",
     percent,
     "Mean distance of the outputs that are numbers, for the test split, from those of the first stage's file, as a "
     "share of their standard deviation there, the mean over these outputs; without a file, of the model.",
@@ -135,15 +142,14 @@ _OTHERS = (
     "Output codes of the test split in which the training's simulation and the integer reference differ.",
   ),
 )
-COLUMNS = columns()
-
 
 Metrics = Sequence[measures.Measure]
 
 
 def used(rows: Sequence[Row], metrics: Metrics = (measures.ACCURACY,)) -> list[Column]:
-  """Returns the columns for which some row has a value."""
-  return [column for column in columns(metrics) if any(row.get(column.key) is not None for row in rows)]
+  """Returns the columns for which some row has a value; rows are compared with the first one."""
+  first = str(rows[0]["name"]) if rows else ""
+  return [column for column in columns(metrics, first) if any(row.get(column.key) is not None for row in rows)]
 
 
 def cell(row: Row, column: Column) -> str:

@@ -124,7 +124,7 @@ def test_long_heads_have_several_lines():
   rows = [{"name": "teacher", "agreement": 1.0, "codes_differ": 12}]
   assert tables.format_table(rows).splitlines() == [
     "         same answer as  differing",
-    "stage       first stage      codes",
+    "stage           teacher      codes",
     "──────────────────────────────────",
     "teacher        100.00 %         12",
   ]

@@ -105,7 +105,7 @@ def test_a_mask_from_config_to_file(tmp_path):
   file = result["shipping"]["files"][1]
   assert file["lost"]["points"] == pytest.approx(100 * (first["file_mean_iou"] - last["file_mean_iou"]), abs=1e-9)
   page, text = (tmp_path / "report.html").read_text(), (tmp_path / "report.md").read_text()
-  for words in ("points of mean IoU lost to float.tflite", "mean IoU of the file", "same answers as first stage"):
+  for words in ("points of mean IoU lost to float.tflite", "mean IoU of the file", "same answers as float"):
     assert words in page and words in text
   assert "Mean IoU on the validation split" in page and "| square |" in text and "accuracy" not in text.lower()
   assert {"mean_iou", "dice"} == set(evaluate.evaluate_all(tmp_path).values[0][1])
@@ -139,7 +139,7 @@ def test_other_tasks_from_config_to_file(tmp_path, task):
   assert {"agreement", "answers_agree", "difference"} & last.keys() == agree.get(task, {"agreement"})
   if task in ("places", "both"):
     assert first["difference"] == 0 and 0 < last["difference"] < 0.5
-    assert "mean difference from first stage" in (tmp_path / "report.html").read_text()
+    assert "mean difference from float" in (tmp_path / "report.html").read_text()
   series = stage.curves("float", context)
   assert f"validation_{names[0]}" in series
   if task == "waves":  # its input's grid is of the series that were seen, from -1.3 to 1.6 or so, and not of pixels
