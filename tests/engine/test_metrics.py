@@ -56,8 +56,11 @@ def test_a_resumed_run_leaves_the_same_file(tmp_path):
   assert (tmp_path / "whole" / "metrics.jsonl").read_bytes() == whole
 
 
-def test_a_foreign_file_is_refused(tmp_path):
-  (tmp_path / "metrics.jsonl").write_text('{"step": 1}\nhello\n{"step": 2}\n')
+@pytest.mark.parametrize(
+  "line", ["hello", '{"step": true}', '{"step": 1.0}', '{"loss": 1}', "[]", '{"step": 1, "a": "b"}']
+)
+def test_a_foreign_file_is_refused(tmp_path, line):
+  (tmp_path / "metrics.jsonl").write_text(f'{{"step": 1}}\n{line}\n{{"step": 2}}\n')
   with pytest.raises(UserError, match="metrics.jsonl, line 2: expected an object like"):
     Writer(tmp_path, after=3)
   with pytest.raises(UserError, match="there is no file"):

@@ -64,16 +64,26 @@ STEEP = {"optimizer": {"name": "sgd", "learning_rate": 1000.0, "schedule": "cons
 
 def test_a_later_step_is_made_again_from_the_last_checkpoint_with_the_same_words(tmp_path, monkeypatch):
   """Weights that grow until float32 does not hold them: the step before is computed in numpy."""
-  made = []
-  before = diagnosis._before
+  made, starts = [], []
+  before, fit = diagnosis._before, diagnosis.engine.fit
+
+  def noted(step, state, *rest, **more):
+    starts.extend([] if "hooks" in more else [int(state.step)])
+    return fit(step, state, *rest, **more)
+
+  monkeypatch.setattr(diagnosis.engine, "fit", noted)
   monkeypatch.setattr(diagnosis, "_before", lambda *given: made.append(before(*given)) or made[-1])
   config = experiment(stage=STEEP, checkpoint_every=1, evaluations=160)
   said = stopped(tmp_path, config)
   step = int(said.split(" at step ")[1].split(";")[0])
   assert step > 1 and said.endswith(f"; {diagnosis.RATE}") and " of the forward pass" in said
   assert said == stopped(tmp_path, config)  # it goes on from its last checkpoint
-  fresh, resumed = made
-  assert int(fresh.step) == int(resumed.step) == step - 1
+  assert said == stopped(tmp_path / "whole", experiment(stage=STEEP, checkpoint_every=10**6, evaluations=160))
+  fresh, resumed, whole = made
+  assert int(fresh.step) == int(resumed.step) == int(whole.step) == step - 1
+  assert starts == [step - 1, step - 1, 0]
+  for name, leaf in whole.params["last"].items():
+    assert np.array_equal(leaf, fresh.params["last"][name])
   for name, leaf in fresh.params["first"].items():
     assert np.isfinite(leaf).all() and np.array_equal(leaf, resumed.params["first"][name])
   # The three layers, on the largest input there is: what comes out is beyond float32 at the latest.

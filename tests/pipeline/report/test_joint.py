@@ -113,6 +113,13 @@ def test_both_pages_say_it():
   assert "| int8 | 98.37 % ± 1.03 | 1 |" in text
 
 
+def test_a_column_names_the_stage_that_rows_are_compared_with():
+  rows = [{"name": name, "accuracy": 0.9, "agreement": 1.0} for name in ("large", "small")]
+  found = joint.joint([{**run(seed, 0.3, 0.9), "rows": rows} for seed in (0, 1)])
+  for text in (joint_pages.render(found), joint_pages.markdown(found)):
+    assert "same answer as large" in text
+
+
 def test_without_files_there_is_none_to_ship():
   found = joint.joint([{**run(seed, 0.3, 0.9), "shipping": {}} for seed in (0, 1)])
   assert found["files"] == [] and joint_pages.sentence(found) == ""
