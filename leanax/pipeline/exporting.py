@@ -103,11 +103,14 @@ def preprocessing_of(recipe: Recipe) -> deploy.Preprocessing | None:
 
 
 def _unit_grids(folded: Trained) -> Any:
-  """Returns the grids of a model whose variables are shapes, each of scale 1 and zero point 0; None in float."""
+  """Returns the grids of a model whose variables are shapes, of zero point 0; None in float.
+
+  A scale is 1, and several are `distinct`: equal ones would hide what has a scale for each group of inputs.
+  """
 
   def unit(grid: Any) -> Any:
     numbers: dict[str, Any] = {
-      "scale": np.ones(grid.scale.shape, np.float32),
+      "scale": models.distinct(grid.scale),
       "zero_point": np.zeros(grid.zero_point.shape, np.int32),
     }
     return dataclasses.replace(grid, **numbers)

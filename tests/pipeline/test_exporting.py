@@ -64,6 +64,18 @@ def test_grids_that_no_file_has_are_known_before(tmp_path):
     open_run(jobs.experiment(**{**ONE, "run": ("alone", "int8")}, stages__int8=four), tmp_path / "run", export=True)
 
 
+def test_groups_that_a_format_does_not_hold_are_known_before(tmp_path):
+  """Scales that are not known yet are taken for different ones."""
+  groups = {**INT8, "quant": {"rules": (("Dense_1/*", "w4g2"), ("*", "w8a8"))}}
+  net = {"name": "zoo.mlp:MLP", "kwargs": {"widths": (8, 8), "classes": 4}}
+  changes = {**ONE, "run": ("alone", "int8"), "models__student": net, "stages__int8": groups}
+  with pytest.raises(
+    UserError, match="'int8' cannot be exported as tflite: the kernel of layer 'Dense_1/kernel' has a"
+  ):
+    open_run(jobs.experiment(**changes), tmp_path / "run", export=True)
+  open_run(jobs.experiment(**changes, stages__int8__export=("onnx",)), tmp_path / "run", export=True)
+
+
 @pytest.mark.parametrize(
   ("given", "sentence"),
   [
