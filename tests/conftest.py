@@ -3,11 +3,13 @@
 They are set as environment variables, before jax is imported, so that the programs which tests start get them too.
 """
 
+import collections
 import gc
 import importlib.metadata
 import itertools
 import os
 import pathlib
+import zlib
 
 import pytest
 
@@ -68,6 +70,24 @@ def pytest_configure(config: pytest.Config) -> None:
     import tests.typecheck  # noqa: F401  (imported now, for the hook names it by text)
 
     jaxtyping.install_import_hook(PACKAGES, "tests.typecheck.check")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+  """Marks as slow all but one in k cases of a function that says `sampled(k)`; another one for each function.
+
+  Where a property holds for many methods, dtypes and shapes, a run in short tries it on some of each.
+  """
+  cases = collections.defaultdict(list)
+  for item in items:
+    if item.get_closest_marker("sampled") and not item.get_closest_marker("slow"):
+      cases[item.nodeid.partition("[")[0]].append(item)
+  for name, several in cases.items():
+    step = several[0].get_closest_marker("sampled").args[0]
+    first = zlib.crc32(name.encode()) % min(step, len(several))
+    for index, item in enumerate(several):
+      if index % step != first:
+        item.add_marker(pytest.mark.slow)
 
 
 def pytest_collection_finish() -> None:

@@ -69,7 +69,14 @@ PAGES = [
 ]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+SLOW = {"tasks.md"}  # several jobs from config to file; pipeline/tasks tests what each of them shows
+
+
+@pytest.mark.parametrize(
+  "page",
+  [pytest.param(page, marks=pytest.mark.slow if page.name in SLOW else ()) for page in PAGES],
+  ids=lambda path: path.name,
+)
 def test_examples_run(page, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)  # for the files that they write
   run(page)

@@ -386,6 +386,7 @@ def test_every_file_of_edits_is_in_the_battery():
   assert files == set(edits.KINDS) == set(CASES), "every edit belongs into KINDS and into CASES"
 
 
+@pytest.mark.sampled(3)
 @each
 def test_it_is_the_model_edited_by_hand(kind, name):
   """Variables, and in both modes output, state and gradient; under jit, at another batch size."""
@@ -402,6 +403,7 @@ def test_it_is_the_model_edited_by_hand(kind, name):
   close(found, jax.jit(both_modes(by_hand))(None, x, KEY))
 
 
+@pytest.mark.sampled(3)
 @each
 def test_training_mode_keeps_dropout_and_statistics(kind, name):
   net, network = edited(kind, name), NETS[name]()
@@ -428,6 +430,7 @@ def test_after_gives_the_shapes_of_the_variables(kind, name):
   assert [(a.shape, a.dtype) for a in jax.tree.leaves(found)] == [(a.shape, a.dtype) for a in jax.tree.leaves(expected)]
 
 
+@pytest.mark.sampled(3)
 @each
 def test_json_gives_the_same_function(kind, name):
   net, network = edited(kind, name), NETS[name]()
@@ -446,6 +449,7 @@ def test_json_gives_the_same_function(kind, name):
     same(found, expected)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", ["linen", pytest.param("scan", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("first", "second"), list(itertools.product(CASES, CASES)))
 def test_edits_follow_each_other(first, second, name):

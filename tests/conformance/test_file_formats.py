@@ -208,6 +208,7 @@ def survive(name, seeds):
   print(found.count("ran"), found.count("refused"))
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", BATTERY)
 def test_corrupted_files_never_crash(name):
   code = f"from tests.conformance.test_file_formats import survive; survive({name!r}, 150)"

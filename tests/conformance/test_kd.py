@@ -127,6 +127,7 @@ def test_the_walk_finds_them():
   assert {"hinton", "hard_labels", "soft_labels", "logit_l2"} <= set(LOSSES) and "hinton" in SCHEDULED
 
 
+@pytest.mark.sampled(3)
 @every_loss
 def test_full_signature(name):
   parameters = inspect.signature(LOSSES[name]()).parameters
@@ -186,6 +187,7 @@ def test_shift_invariant(name):
   np.testing.assert_allclose(moved, fixed, rtol=2e-5, atol=2e-6)
 
 
+@pytest.mark.sampled(3)
 @every_loss
 @pytest.mark.parametrize("dtype", [pytest.param(jnp.bfloat16, marks=pytest.mark.slow), jnp.float16, jnp.float32])
 def test_finite_at_a_gap_of_ten_thousand(name, dtype):
@@ -201,6 +203,7 @@ def test_finite_at_a_gap_of_ten_thousand(name, dtype):
     assert gradient.dtype == dtype
 
 
+@pytest.mark.sampled(3)
 @every_loss
 @pytest.mark.parametrize("junk", [*(pytest.param(x, marks=pytest.mark.slow) for x in (7.0, -np.inf)), np.inf, np.nan])
 def test_masked_classes_do_not_exist(name, junk):
@@ -217,6 +220,7 @@ def test_masked_classes_do_not_exist(name, junk):
   assert_finite(gradient)
 
 
+@pytest.mark.sampled(3)
 @every_loss
 def test_an_example_without_classes(name):
   """All classes of one example masked: its number is 0 unless others have a part in it; no gradient."""
@@ -230,6 +234,7 @@ def test_an_example_without_classes(name):
     np.testing.assert_allclose(per_example[others], value(name, logits(0), logits(1))[others], rtol=1e-5)
 
 
+@pytest.mark.sampled(3)
 @every_loss
 def test_float32_is_float64(name):
   """The same numbers in both: values, gradients of the student and of aux, to 1e-5 of their size."""
@@ -266,6 +271,7 @@ def test_the_teacher_gets_exactly_no_gradient(name):
   assert jnp.all(gradient == 0)
 
 
+@pytest.mark.sampled(3)
 @every_loss
 @pytest.mark.parametrize("left", [pytest.param(BATCH, marks=pytest.mark.slow), 5])
 def test_split_over_devices(name, left):
@@ -286,6 +292,7 @@ def test_split_over_devices(name, left):
     assert_near(got, want, 1e-10)
 
 
+@pytest.mark.sampled(3)
 @every_loss
 def test_padding_does_not_matter(name):
   """Examples that `batch["valid"]` leaves out may hold anything finite; the others are as without them."""
@@ -302,6 +309,7 @@ def test_padding_does_not_matter(name):
     assert_zero(wide[BATCH:])
 
 
+@pytest.mark.sampled(3)
 @every_loss
 @pytest.mark.parametrize("left", [0, 1])
 def test_finite_where_hardly_any_example_counts(name, left):
@@ -338,6 +346,7 @@ def test_nan_is_never_ignored(name, junk):
     assert_finite((np.delete(per_example, 2), np.delete(gradient, 2, 0)))
 
 
+@pytest.mark.sampled(3)
 @every_loss
 @pytest.mark.parametrize("junk", [np.nan, np.inf])
 def test_a_broken_teacher_is_not_a_perfect_student(name, junk):
@@ -346,6 +355,7 @@ def test_a_broken_teacher_is_not_a_perfect_student(name, junk):
   assert not np.isnan(junk) or not np.isfinite(gradient[2]).all()
 
 
+@pytest.mark.sampled(3)
 @every_loss
 def test_masked_examples_may_hold_anything(name):
   """NaN and a label that is none, in what `valid` leaves out: everything else is as it was, and it is exactly 0."""
@@ -358,6 +368,7 @@ def test_masked_examples_may_hold_anything(name):
   assert_zero((value(name, student, teacher, data)[2], got[1][0][2]))
 
 
+@pytest.mark.sampled(3)
 @every_loss
 def test_a_class_that_both_exclude(name):
   """A logit of -inf in all networks: as if the class were cut out, and no gradient is NaN."""
@@ -371,6 +382,7 @@ def test_a_class_that_both_exclude(name):
   assert_near((after, of_aux), (small[0][1], small[1][1]), 1e-5)
 
 
+@pytest.mark.sampled(3)
 @every_loss
 @pytest.mark.parametrize("lead", [(2, 4), (2, 2, 2), (8, 1)])
 def test_every_position_is_an_example(name, lead):
@@ -435,6 +447,7 @@ def test_mistakes_of_form_are_one_sentence(name, wrong):
     loss(student, logits(1), given(loss, data, CLASSES), **start(loss), class_mask=class_mask)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", SCHEDULED)
 def test_a_temperature_may_follow_a_schedule(name):
   follows, fixed = LOSSES[name](temperature=linear(1.0, 5.0, 0, 10)), LOSSES[name](temperature=3.0)

@@ -62,6 +62,7 @@ def check_not_finite(loss, run, name, network):
         assert not jnp.any(jnp.isfinite(got)), (tap, number, got)
 
 
+@pytest.mark.sampled(3)
 @every_loss
 @pytest.mark.parametrize("network", ["student", "teacher"])
 def test_not_finite_stays_not_finite(name, network):
@@ -73,6 +74,7 @@ def test_not_finite_stays_not_finite(name, network):
   check_not_finite(loss, lambda s, t: jitted(name)(s, t, batch(), begin)[0][0], name, network)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(("name", "more"), FORMS)
 @pytest.mark.parametrize("network", ["student", "teacher"])
 def test_not_finite_stays_not_finite_in_other_forms(name, more, network):
@@ -132,6 +134,7 @@ def tried(name, student, teacher, dtype=jnp.float32, logits=None, data=None, **m
   return jax.eval_shape(run, s, t).shape
 
 
+@pytest.mark.sampled(3)
 @every_loss
 @pytest.mark.parametrize("each", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_any_shape_is_served_or_refused_in_a_sentence(name, each):
@@ -272,6 +275,7 @@ CONTAINERS = [
 ]
 
 
+@pytest.mark.sampled(3)
 @every_loss
 @pytest.mark.parametrize("given", CONTAINERS, ids=lambda x: type(x).__name__)
 def test_outputs_that_it_does_not_read_may_be_anything(name, given):

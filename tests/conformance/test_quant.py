@@ -111,6 +111,7 @@ def test_every_folder_of_quant_is_a_kind_with_a_battery():
   assert folders == set(KINDS_OF)
 
 
+@pytest.mark.sampled(3)
 @every_rounding
 @pytest.mark.parametrize("bits", WIDTHS)
 @pytest.mark.parametrize("kind", KINDS)
@@ -172,6 +173,7 @@ def test_dequantized_codes(name):
   np.testing.assert_array_equal(jax.jit(lambda x: rounded(name, x, step(name), lower, upper))(x), expected)
 
 
+@pytest.mark.sampled(3)
 @every_rounding
 def test_channels_are_independent(name):
   lower, upper = ends(4, "narrow")
@@ -308,6 +310,7 @@ def test_observer_stays_within_what_was_seen(name):
   assert min(means) <= seen.magnitude <= max(means)
 
 
+@pytest.mark.sampled(3)
 @every_observer
 def test_observer_has_a_state_of_constant_size(name):
   """Every field keeps its shape and type; nothing seen has no grid, which NaN tells."""
@@ -344,6 +347,7 @@ def test_observer_of_outliers(name):
   assert seen.low >= jnp.min(x)
 
 
+@pytest.mark.sampled(3)
 @every_observer
 def test_observer_over_devices(name):
   """Many devices with a share of each batch see what one device with the whole batch sees, and they all agree."""
@@ -388,6 +392,7 @@ def there_and_back(x, grid):
   return q, quant.dequantize(q, grid)
 
 
+@pytest.mark.sampled(3)
 @every_width
 def test_format_has_levels(name, bits):
   """At most 2^b, zero among them and exact, ascending with their codes, and each the value of its own code."""
@@ -402,6 +407,7 @@ def test_format_has_levels(name, bits):
   np.testing.assert_allclose(x[-1], 1.7, rtol=1e-6)  # the largest magnitude is the highest level
 
 
+@pytest.mark.sampled(3)
 @every_width
 def test_format_rounds_to_the_nearest_level(name, bits):
   """Against all levels in float64; monotone, idempotent, symmetric, and the same values from codes and inside jit."""

@@ -206,6 +206,7 @@ def test_every_file_of_methods_is_collected():
   assert sorted((inside - {"base"} | beside) - set().union(*KINDS)) == []
 
 
+@pytest.mark.sampled(3)
 @every_bare_method
 @pytest.mark.parametrize("inner", INNER)
 def test_pruned_entries_are_exactly_zero(name, inner):
@@ -230,6 +231,7 @@ def test_nothing_pruned_is_the_inner_optimizer_bitwise(name, inner):
   equal(got, expected)
 
 
+@pytest.mark.sampled(3)
 @every_method
 def test_kept_entries_do_not_depend_on_the_pruned(name):
   """SGD moves each entry alone: where the masks always keep, the result is that of plain SGD, bit for bit."""
@@ -244,6 +246,7 @@ def test_kept_entries_do_not_depend_on_the_pruned(name):
   np.testing.assert_array_equal(tree["second"]["kernel"][always], plain["second"]["kernel"][always])
 
 
+@pytest.mark.sampled(3)
 @every_bare_method
 def test_under_multisteps(name):
   """With two micro-batches per update: a mask that is made in a call whose result is thrown away is made again."""
@@ -277,6 +280,7 @@ def test_averages_are_masked(name):
   np.testing.assert_array_equal(average["first"]["bias"], tree["first"]["bias"] + 1.0)
 
 
+@pytest.mark.sampled(3)
 @every_bare_method
 def test_the_check_accepts_it_and_refuses_later_transformations(name):
   sparsity.check(by_adam(name), params())
@@ -286,6 +290,7 @@ def test_the_check_accepts_it_and_refuses_later_transformations(name):
     sparsity.check(optax.chain(by_adam(name), added), params())
 
 
+@pytest.mark.sampled(3)
 @every_method
 def test_one_compilation(name):
   tx, tree = by_adam(name), params()
@@ -303,6 +308,7 @@ def test_one_compilation(name):
   assert len(traces) == 1
 
 
+@pytest.mark.sampled(3)
 @every_method
 def test_same_masks_on_all_devices(name):
   """With gradients averaged over four devices, replication is proved by the trace, and the result is one device's."""
@@ -323,6 +329,7 @@ def test_same_masks_on_all_devices(name):
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), updates, expected)
 
 
+@pytest.mark.sampled(3)
 @every_method
 def test_through_a_checkpoint(name):
   """The state is arrays only: written out leaf by leaf and read back, training goes on bit for bit."""
@@ -335,6 +342,7 @@ def test_through_a_checkpoint(name):
   equal(train(tx, tree2, start=2, state=state2), train(tx, tree, start=2, state=state))
 
 
+@pytest.mark.sampled(3)
 @every_method
 def test_exact_counts_under_ties(name):
   """All magnitudes equal: each leaf still keeps the number asked for (methods with a density only)."""
@@ -364,6 +372,7 @@ def test_a_score_is_finite_and_of_its_leaf_alone(name):
       np.testing.assert_array_equal(got, again)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", SCORES)
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_each_criterion_in_each_pattern(name, pattern):
@@ -388,6 +397,7 @@ def test_each_criterion_in_each_pattern(name, pattern):
   np.testing.assert_array_equal(masked["kernel"], want)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", PATTERNS)
 @pytest.mark.parametrize("shape", [(8, 3), (4, 4), (3, 2, 8, 5), (2, 3, 3, 4, 2)])
 def test_a_pattern_keeps_exact_counts_and_the_largest(name, shape):

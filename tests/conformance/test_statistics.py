@@ -100,6 +100,7 @@ def test_the_whole_is_the_oracle(statistic, oracle):
   same(statistic, statistic.value(gathered(statistic, [x])), oracle(x.astype(np.float64)))
 
 
+@pytest.mark.sampled(3)
 @every
 @pytest.mark.parametrize("ends", [[10], [1, 2, 12, 23], [0, 10, 10, 24]], ids=["two", "uneven", "empty"])
 def test_split_is_whole_in_any_order(statistic, oracle, ends):
@@ -151,6 +152,7 @@ def test_the_state_does_not_grow(statistic, oracle):
   assert shapes[0] == shapes[1] == shapes[2]
 
 
+@pytest.mark.sampled(3)
 @every
 @pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
 def test_not_finite_is_seen(statistic, oracle, number):
@@ -195,6 +197,7 @@ def test_thousands_of_batches_lose_no_digits(statistic, oracle):
   same(statistic, statistic.value(state), expected)
 
 
+@pytest.mark.sampled(3)
 @every
 def test_layers_of_a_scan_have_states_of_their_own(statistic, oracle):
   x = np.stack([data(statistic, seed) for seed in (0, 1, 2)])

@@ -46,6 +46,7 @@ def rounded(w, group, bits):
   return (np.clip(np.rint(parts / scale), -top, top) * scale).reshape(w.shape)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("setting, group, bits", [("w4g16", 16, 4), ("w8g32", 32, 8), ("w3g16 per_tensor", 16, 3)])
 def test_a_file_computes_with_the_values_of_its_codes(form, setting, group, bits):
@@ -60,6 +61,7 @@ def test_a_file_computes_with_the_values_of_its_codes(form, setting, group, bits
     np.testing.assert_allclose(held, rounded(V["u"], group, bits), rtol=1e-5)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("setting", ["w4g16", "w4g16a8", "w8g32a8", "w2g8a8"])
 def test_a_file_is_the_simulation(form, setting):
@@ -87,6 +89,7 @@ def _conv(x, kernel, strides=(1, 1), layout="NHWC", groups=1):
   return jax.lax.conv_general_dilated(x, kernel, strides, "SAME", dimension_numbers=numbers, feature_group_count=groups)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("form", FORMS[:2])
 @pytest.mark.parametrize("name", CONVS)
 def test_convolutions_have_groups_of_input_channels(form, name):

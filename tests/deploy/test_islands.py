@@ -61,6 +61,7 @@ def policy(setting):
   return setting if isinstance(setting, str) else dict(zip(setting[::2], setting[1::2], strict=True))
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_codes_are_those_of_the_simulation(setting):
   variables, x, grids, simulated = camera(setting)

@@ -46,6 +46,7 @@ CASES = {
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("fn", CASES, ids=lambda fn: fn.__name__)
 def test_a_file_has_the_codes_of_the_slice_that_each_layer_reads(fn):
   variables, shape = CASES[fn]

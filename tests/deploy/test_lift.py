@@ -81,6 +81,7 @@ def sole():
   return linen(Mixed(alone=False), (13, 12, 2))
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("make", [nnx_mlp, resnet, mixed])
 def test_float_files_compute_the_model(make):
   fn, variables, x = make()
@@ -96,6 +97,7 @@ def test_float_files_compute_the_model(make):
 SHARES = {lenet300: 0.0, lenet5: 0.01, resnet: 0.01, sole: 0.01, mixed: 0.01}
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("make", SHARES)
 def test_int8_files_compute_the_simulation(make):
   fn, variables, x = make()
@@ -161,6 +163,7 @@ RECTIFIED = {
 }
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("setting", [pytest.param("w8a8", marks=pytest.mark.slow), "w8a8 learned"])
 @pytest.mark.parametrize("kind", RECTIFIED)
 def test_a_relu_with_other_readers_is_simulated_as_the_runtime_computes_it(kind, setting):

@@ -185,6 +185,7 @@ def two(v, x):
   return jnp.maximum(x @ v["a"] + v["bias"], 0) @ v["b"]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("setting", ["w8", "w4", [("a", "w3"), ("b", "w8a8")], [("a", "w8a8"), ("b", "w4 full")]])
 def test_weights_on_grids_are_held_as_these_codes(setting):
   rng = np.random.default_rng(1)

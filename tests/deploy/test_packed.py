@@ -123,6 +123,7 @@ GRIDS = {
 }
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", GRIDS)
 def test_a_leaf_on_a_grid_comes_back_as_the_values_of_its_codes(name, dtype):

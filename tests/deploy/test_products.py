@@ -144,6 +144,7 @@ NETS = {
 }
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", NETS)
 def test_nets_reach_the_runtime(name):
   make, layers = NETS[name]
@@ -193,6 +194,7 @@ INTEGERS = {on_integers: (9, 6), channels_first_on_integers: (3, 5, 4), rounded_
 ISLANDS = (rounded_before, attention)  # with layers that stay float
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("fn", INTEGERS)
 def test_codes_are_those_of_the_simulation(fn):
   variables, x = {**V, "up": normal(14, (3, 4, 3, 4)) / 4}, normal(0, (8, *INTEGERS[fn]))

@@ -77,6 +77,7 @@ CASES = {
 }
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", CASES)
 def test_recurrent_cells_run_in_both_runtimes(name):
   fn, v = CASES[name]()
@@ -101,6 +102,7 @@ def test_an_lstm_is_that_of_its_equations():
   np.testing.assert_allclose(runner.run(X), np.stack(made, 1), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
   "name, turns", [pytest.param("linen LSTMCell", 2, marks=pytest.mark.slow), ("linen GRUCell", 3), ("lax.scan", 1)]
 )
@@ -128,6 +130,7 @@ def test_lengths_that_depend_on_the_input_are_refused_in_the_words_of_flax():
     np.testing.assert_allclose(runner.run(X), known(v, X), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", CASES)
 def test_cells_are_lifted_before_they_are_trained(name):
   """Of shapes alone, as exports are checked before the first stage: a carry of zeros is one number per channel."""

@@ -37,6 +37,7 @@ def nets():
   }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("kind", ["float", "rounded"])
 @pytest.mark.parametrize("suffix", [".tflite", ".onnx", ".stablehlo"])
 def test_the_file_gives_what_the_net_gives(nets, tmp_path, kind, suffix):

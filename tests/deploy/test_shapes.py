@@ -194,6 +194,7 @@ OTHERS = {
 CASES = {**{name: (fn, IMAGE, np.float32, layers) for name, (fn, layers) in IMAGES.items()}, **OTHERS}
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("name", CASES)
 def test_operators_reach_a_file(name):
   fn, shape, dtype, layers = CASES[name]

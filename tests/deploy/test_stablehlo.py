@@ -74,6 +74,7 @@ def same(net, runner, x):
   np.testing.assert_array_equal(runner.run(x), np.asarray(jax.jit(net.infer)(net.variables, jnp.asarray(x))))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", ["recurrent", "recurrent w8a8 learned", "conv", "conv w4"])
 def test_a_file_computes_the_bits_of_the_model(nets_of, name):
   net, made = nets_of[name], deploy.stablehlo()

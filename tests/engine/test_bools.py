@@ -19,6 +19,7 @@ def linear(variables, x, *, train, key):
   return x @ variables["params"]["kernel"], {}
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("ignored", [None, 0, 255])
 @pytest.mark.parametrize("mask", ["all", "labelled"])
 @pytest.mark.parametrize("outputs", [1, 2])

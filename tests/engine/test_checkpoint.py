@@ -197,6 +197,7 @@ DAMAGE = {
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_damage_falls_back_and_is_replaced(tmp_path, damage):
   save_steps(tmp_path / "c")

@@ -45,6 +45,7 @@ def run(step, s, first, last):
   return s, metrics
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_all_three_are_at_work(accumulate):
   step, start, quantized = composed(accumulate)
@@ -67,6 +68,7 @@ def test_the_composed_step_is_proven_to_replicate():
   parallel.prove_replication(step, jax.devices(), start, nets.batch(8), nets.variables(1))
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("mode", ["pmap", "shard_map"])
 def test_the_composed_step_on_four_devices(mode):
   step, start, _ = composed()

@@ -77,6 +77,7 @@ def clipped(accumulate, padded):
   return trained(accumulate, tx, **({"valid": VALID} if padded else {}))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("padded", [False, True], ids=["labels", "padding"])
 @pytest.mark.parametrize("accumulate", [2, 4])
 def test_micro_batches_are_the_batch(padded, accumulate):
@@ -100,6 +101,7 @@ def whole():
   return trained(1, optax.sgd(0.1))
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("mode", ["pmap", "shard_map", "mesh"])
 def test_micro_batches_over_devices_are_the_batch(mode):
   equal(whole(), trained(2, optax.sgd(0.1), mode=mode, devices=jax.local_devices()[:2]))
@@ -120,6 +122,7 @@ def test_classes_that_do_not_count_are_masked_alike():
   equal(whole, parts)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("mode", ["jit", "pmap", "shard_map", "mesh"])
 def test_a_batch_of_arrays_is_split_in_pieces(mode):
   """The same update as from a function that makes each micro-batch; class masks of all examples are not split."""

@@ -92,6 +92,7 @@ def silenced(student, teacher):
   return map_named(silent, teacher)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("spec", MODELS)
 def test_a_teacher_whose_trailing_channels_are_silent_is_its_student(spec):
   (fn, whole), student = build(spec, **MODELS[spec][0]), build(spec, 1, **MODELS[spec][1])

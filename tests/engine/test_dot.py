@@ -84,6 +84,7 @@ def test_accumulation_equals_the_large_batch():
   assert nets.largest_gap(s.params, t.params) < 1e-5
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("mode", ["pmap", "shard_map", "mesh"])
 def test_devices_give_the_same_numbers(mode):
   tx = optim.optimizer("dot", 0.1, **KEEP)

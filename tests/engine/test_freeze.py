@@ -46,6 +46,7 @@ def bits(leaf):
   return np.asarray(leaf).tobytes()
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", SETTINGS)
 def test_frozen_leaves_keep_their_bits_and_the_others_move_as_without_them(name):
   before = start()

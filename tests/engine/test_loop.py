@@ -67,6 +67,7 @@ def test_steps_a_call_change_nothing_but_rounding():
   assert nets.largest_gap(one[0], several[0]) < 1e-6
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("steps_per_call", [1, 3])
 @pytest.mark.parametrize("mode", parallel.MODES)
 def test_modes_give_the_same_run(mode, steps_per_call):
@@ -153,6 +154,7 @@ def test_steps_in_flight_are_bounded(monkeypatch):
   assert max(unfinished) == 8 and len(unfinished) == 40
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("steps_per_call", [1, 3])
 @pytest.mark.parametrize("over", seeds.WAYS)
 def test_seeds_at_once_are_the_runs_one_by_one(over, steps_per_call):

@@ -128,6 +128,7 @@ def two_peers(mode):
   return train(optim.optimizer("sgd", 0.1), 2, mode=mode)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("mode", ["pmap", "shard_map", "mesh"])
 def test_devices_give_the_same_numbers(mode):
   one, many = two_peers("jit"), two_peers(mode)

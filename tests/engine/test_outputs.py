@@ -269,6 +269,7 @@ AT_FOUR = {
 }
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", list(AT_FOUR))
 def test_losses_read_an_ensemble_at_their_temperature(name):
   """As they read one teacher whose softmax at the temperature is the mean of the members'."""

@@ -23,6 +23,7 @@ def distilling(**kwargs):
   return step, init(nets.variables())
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("mode", MODES)
 def test_modes_give_the_same_numbers(mode):
   step, start = distilling()
@@ -41,6 +42,7 @@ def test_modes_give_the_same_numbers(mode):
     assert all((np.asarray(shard.data) == np.asarray(leaf)).all() for shard in leaf.addressable_shards)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("mode", ["pmap", "mesh", "shard_map"])
 def test_a_batch_that_does_not_divide_is_refused(mode):
   step, s = distilling()

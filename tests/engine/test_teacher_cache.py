@@ -76,6 +76,7 @@ def files_of(path):
   return {file.name: file.read_bytes() for file in sorted(path.iterdir())}
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
   "spec", [STILL, SPEC, MIXED, pytest.param(CUT, marks=pytest.mark.slow)], ids=["still", "moved", "mixed", "cut"]
 )
@@ -112,6 +113,7 @@ def test_batches_get_the_teachers_own_bits(tmp_path, spec):
   assert bool(cache.mix) == spec.augment.mixes
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("form, top_k", [("float16", None), ("int8", None), ("float16", 2)])
 def test_compact_forms_in_batches(tmp_path, form, top_k):
   cache = build(tmp_path, SPEC, form, top_k)
@@ -192,6 +194,7 @@ def test_a_full_disk_is_named(tmp_path, monkeypatch):
     build(tmp_path)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
   "changes, words",
   [

@@ -104,6 +104,7 @@ def test_the_weight_of_a_sum_over_the_batch():
   np.testing.assert_allclose(objective(z, t, {})[0], 0.1 * np.sum((z - t) ** 2), rtol=1e-5)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("mode", ["pmap", "mesh", "shard_map"])
 def test_devices_give_the_numbers_of_one(mode):
   def over(v, q, s, x, *, train, key, axis_name):

@@ -255,6 +255,7 @@ FOLLOWED = {
 }
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", FOLLOWED)
 def test_channels_are_followed_through(name):
   """Removed equals zeroed, in the kernel that makes them and, where they are written anew, in the one that does."""

@@ -192,6 +192,7 @@ def table() -> list[Any]:
   return rows
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name, train, mode", table())
 def test_everything_rebuilt_is_bitwise_the_same(name, train, mode):
   fns, variables, x = case(name)

@@ -193,6 +193,7 @@ NETS = {
 }
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", NETS)
 def test_zeroed_is_cut_and_reordered_is_the_same(name):
   fn, shapes, x, expected = NETS[name]

@@ -22,6 +22,7 @@ def tapped(case, names, x):
   }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("framework", models.CASES)
 def test_every_tensor_of_every_framework(framework):
   case = models.CASES[framework]()

@@ -59,6 +59,7 @@ CONVOLUTIONS = {
 LAYOUTS = {1: ("NHC", "HIO", "NHC"), 2: ("NHWC", "HWIO", "NHWC"), 3: ("NHWDC", "HWDIO", "NHWDC")}
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", CONVOLUTIONS)
 def test_patches_of_a_convolution(name):
   sizes, strides, pads, dilations, gaps, groups = CONVOLUTIONS[name]

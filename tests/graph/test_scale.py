@@ -73,6 +73,7 @@ HOMOGENEOUS = {
 }
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("between", HOMOGENEOUS)
 def test_what_is_homogeneous_is_passed(between):
   def fn(v, x):

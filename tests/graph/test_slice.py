@@ -23,6 +23,7 @@ def tensors_of(case):
   return [name for name in names]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("framework", models.CASES)
 def test_any_part_is_the_taps_of_the_whole(framework):
   """From each tensor to each: it equals the taps, or the model has a way round the tensor, which is named."""

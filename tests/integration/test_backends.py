@@ -53,6 +53,7 @@ def made(module, shape):
   return module.apply, jax.tree.unflatten(tree, moved), x
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
   "make", [lenet300, pytest.param(lenet5, marks=pytest.mark.slow), pytest.param(resnet, marks=pytest.mark.slow), wide]
 )

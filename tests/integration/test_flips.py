@@ -20,6 +20,7 @@ def bad(counts):
   return {key: count for key, count in counts.items() if key[2] in flips.BAD}
 
 
+@pytest.mark.slow
 def test_changed_files_are_found(run):
   assert bad(flips.drill(run, 20, 16, seed=3)) == {}
 

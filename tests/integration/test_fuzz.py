@@ -14,6 +14,7 @@ CASES = {
 }
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", CASES)
 def test_mutated_files_are_read_or_refused(name):
   found = drill.run(name, range(CASES[name]), seed=3)

@@ -60,6 +60,7 @@ def check(workdir, uninterrupted):
     assert np.asarray(actual[name]).tobytes() == np.asarray(leaf).tobytes(), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kills", [1, pytest.param(10, marks=pytest.mark.slow)])
 def test_killed_at_random_moments(tmp_path, uninterrupted, kills):
   seed = int.from_bytes(os.urandom(4))

@@ -202,6 +202,7 @@ def copy_of_first(folder, to, count):
   shutil.copy(folder / "config.json", to)
 
 
+@pytest.mark.slow
 def test_a_second_run_in_another_directory_gives_the_same_bytes(job, tmp_path):
   folder, _ = job
   compress(jobs.experiment(), tmp_path)
@@ -213,6 +214,7 @@ def test_a_second_run_in_another_directory_gives_the_same_bytes(job, tmp_path):
     assert (tmp_path / file).read_bytes() == (folder / file).read_bytes()
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
   ("name", "at"), [("teacher", 3), pytest.param("pruned", 7, marks=pytest.mark.slow), ("int8", 11)]
 )
@@ -235,6 +237,7 @@ def test_a_stopped_run_ends_as_the_uninterrupted_one(job, tmp_path, monkeypatch,
   assert [{k: row[k] for k in same} for row in again["rows"]] == [{k: row[k] for k in same} for row in result["rows"]]
 
 
+@pytest.mark.slow
 def test_stages_trained_out_of_order_lose_no_curve(job, tmp_path):
   """`scripts.train --stage=distilled` leaves out "alone", which comes before it; compress then trains that one."""
   folder, result = job
@@ -269,6 +272,7 @@ def test_other_seeds_give_other_models(job, tmp_path):
   assert teacher != models(folder)["teacher"]
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("mode", ["pmap", "mesh", "shard_map"])
 def test_the_parallel_modes_train_the_same_teacher(job, tmp_path, mode):
   folder, _ = job

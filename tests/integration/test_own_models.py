@@ -152,6 +152,7 @@ def test_the_main_job_with_models_of_any_kind(tmp_path, users, teacher, student)
   check_fresh(folder, config, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_batch_norm_student_is_folded_before_its_grids(tmp_path):
   net = {"name": "zoo.resnet:ResNet", "kwargs": {"blocks": (1,), "widths": (4,), "classes": 4}}
   alone = {"teacher": "", "objective": {"hard_labels": {"weight": 1.0}}}

@@ -13,6 +13,7 @@ def attention64(x, power):
   return q / np.linalg.norm(q, axis=-1, keepdims=True)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("power", [1, 2, 3])
 @pytest.mark.parametrize("paper", [False, True])
 def test_value_and_gradient_are_the_papers(power, paper):

@@ -25,6 +25,7 @@ def value(loss, s, t, data=None, class_mask=None):
   return run(np.float32(s), np.float32(t), data or {}, class_mask)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
   "settings", [{}, {"tau": 4.0}, {"beta": 0.5, "gamma": 2.0, "tau": 3.0, "squared": False}, {"beta": 0.0}]
 )

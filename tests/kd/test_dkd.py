@@ -23,6 +23,7 @@ def oracle(alpha, beta, temperature):
   return numbers
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("alpha", "beta", "temperature"), [(1.0, 8.0, 4.0), (0.5, 2.0, 1.0), (1.0, 0.0, 2.0)])
 def test_value_and_gradient_are_the_papers(alpha, beta, temperature):
   check(kd.dkd(alpha, beta, temperature), oracle(alpha, beta, temperature))

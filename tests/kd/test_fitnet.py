@@ -9,6 +9,7 @@ from tests.kd.nets import check, maps, value
 from tests.kd.oracles import begin, layer64, pool64
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("normalise", [False, True])
 @pytest.mark.parametrize(("student_shape", "teacher_shape"), [((4, 4, 3), (4, 4, 5)), ((7,), (3,)), ((5, 3), (5, 4))])
 def test_value_and_gradient_are_the_papers(normalise, student_shape, teacher_shape):

@@ -24,6 +24,7 @@ def described(factor, form):
   return flat / np.sqrt((flat**2).sum(-1, keepdims=True))
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("form", ["factors", "attention"])
 def test_value_and_gradient_are_the_papers(form):
   loss, s, t = kd.ft("tap", "tap", form, reconstruction=0.3), maps(0, (3, 3, 3)), maps(1, (3, 3, 4))
@@ -49,6 +50,7 @@ def test_by_hand():
   np.testing.assert_allclose(value(kd.ft("tap", "tap"), s, t, aux=aux), [(0.4 + 0.8) / 2], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_larger_factor_is_averaged_down():
   loss, s, t = kd.ft("tap", "tap"), maps(0, (2, 2, 3)), maps(1, (4, 4, 4))
   given = begin(loss, s, t)

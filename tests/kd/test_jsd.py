@@ -21,6 +21,7 @@ def oracle(beta, temperature=1.0):
   return numbers
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("beta", "temperature"), [(0.5, 1.0), (0.1, 1.0), (0.9, 2.0)])
 def test_value_and_gradient_are_the_papers(beta, temperature):
   check(kd.jsd(beta, temperature), oracle(beta, temperature))

@@ -40,6 +40,7 @@ def oracle64(s, t, count):
   return out
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize("channels", [3, 7])  # fewer than the places, and more
 def test_value_is_the_papers(count, channels):
@@ -52,6 +53,7 @@ def test_value_is_the_papers(count, channels):
   np.testing.assert_allclose(value(kd.kdsvd(TWO, TWO, count), outputs(s), outputs(t)), want, rtol=1e-3)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("shape", [(4, 4, 3), (2, 2, 6)])
 def test_gradient_is_the_finite_difference(shape):
   """One tap given three times; the gaps between singular values are those of random matrices."""

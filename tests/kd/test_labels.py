@@ -53,6 +53,7 @@ def test_a_known_label_of_no_class_is_refused(name, wrong):
   np.testing.assert_array_equal(got, np.where(VALID, of(name, labels()), 0))
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("wrong", [-1, -100, CLASSES, 255])
 @pytest.mark.parametrize("name", LABELLED)
 def test_an_unknown_label_of_no_class_is_nan_where_it_counts(name, wrong):
@@ -74,6 +75,7 @@ def test_an_unknown_label_of_no_class_is_nan_where_it_counts(name, wrong):
     np.testing.assert_array_equal(numbers[VALID], like[VALID])
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int16])
 @pytest.mark.parametrize("name", LABELLED)
 def test_labels_of_few_bits_name_classes_of_many(name, dtype):

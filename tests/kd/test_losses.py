@@ -214,6 +214,7 @@ ALONE = {  # what each is where the teacher excludes a class alone, and where th
 }
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", ALONE)
 def test_a_class_that_one_network_excludes_alone(name):
   """The loss is what its equation says, and where that is finite so is every gradient."""

@@ -23,6 +23,7 @@ def oracle(s, t, temperatures=(2.0, 3.0, 4.0, 5.0, 6.0), instance=1.0, batch_gra
   return total
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
   "settings",
   [{}, {"temperatures": (1.0,)}, {"instance": 0.0, "batch_gram": 0.0}, {"temperatures": (2.0, 8.0), "class_gram": 0.5}],

@@ -23,6 +23,7 @@ def oracle(gamma, temperature):
   return numbers
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("gamma", "temperature"), [(1.5, 1.0), (0.5, 3.0), (0.0, 1.0)])
 def test_value_and_gradient_are_the_papers(gamma, temperature):
   check(kd.nkd(gamma, temperature), oracle(gamma, temperature))

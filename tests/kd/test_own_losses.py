@@ -49,6 +49,7 @@ def test_a_number_that_is_not_an_array(given):
     kd.loss(lambda s, t: given, "own")(STUDENT, TEACHER)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
   ("name", "keywords"),
   [("fitnet", {}), ("ab", {}), ("vid", {}), ("mgd", {}), ("ofd", {}), ("simkd", {}), ("srrl", {})],

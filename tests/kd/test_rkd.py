@@ -36,6 +36,7 @@ def oracle(s, t, distance=25.0, angle=50.0):
   return out
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("settings", [{}, {"distance": 1.0, "angle": 0.0}, {"distance": 0.0, "angle": 2.0}])
 def test_value_and_gradient_are_the_papers(settings):
   check(kd.rkd("tap", "tap", **settings), lambda s, t: oracle(s, t, **settings), maps(0, (2, 2, 3)), maps(1, (7,)))

@@ -21,6 +21,7 @@ def oracle(alpha, reverse, temperature):
   return numbers
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize(("alpha", "temperature"), [(0.1, 1.0), (0.7, 2.0)])
 def test_value_and_gradient_are_the_papers(alpha, reverse, temperature):

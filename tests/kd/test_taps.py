@@ -47,6 +47,7 @@ def outputs(width, form, taps=(TAP,)):
   return variables, lambda variables: kd.Outputs(*read(variables, X))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("form", ["dict", "tuple", "named", "none"])
 def test_a_pair_of_activations(form):
   """The number, and a gradient that reaches the body and no head."""
@@ -66,6 +67,7 @@ def test_a_pair_of_activations(form):
   assert jnp.any(gradient["Dense_0"]["kernel"] != 0) and not jnp.any(gradient["Dense_1"]["kernel"])
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("form", ["dict", "tuple", "named", "none"])
 def test_an_objective_runs_with_them(form):
   (student_variables, student), (teacher_variables, teacher) = outputs(8, form), outputs(16, form)

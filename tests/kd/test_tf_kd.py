@@ -28,6 +28,7 @@ def oracle(correct, temperature, soften_student):
   return numbers
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("soften_student", [False, True])
 @pytest.mark.parametrize(("correct", "temperature"), [(0.99, 20.0), (0.9, 2.0)])
 def test_value_and_gradient_are_the_formulas(correct, temperature, soften_student):

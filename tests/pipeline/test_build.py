@@ -177,6 +177,7 @@ def kept_at_the_end(updates, accumulate=1, **group):
   return int(jnp.count_nonzero(params["kernel"]))
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("updates", [1, 2, 6])
 @pytest.mark.parametrize(
   "schedule",
@@ -233,6 +234,7 @@ def test_layers_in_one_leaf_are_pruned_each_by_itself():
     kept(refuses)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
   ("group", "number"),
   [

@@ -52,6 +52,7 @@ def blocks_of(folder, cut):
   return run_of(folder, {"way": "layers", **cut}, **changes)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
   "cut, block", [({"keep": "first"}, 0), ({"keep": "alternate"}, 0), ({"map": (("Block_0/*", "Block_2/*"),)}, 2)]
 )

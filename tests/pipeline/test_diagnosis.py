@@ -49,6 +49,7 @@ PLANTED = {
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("kind", PLANTED)
 def test_the_first_step_names_where_it_was_planted(kind, tmp_path):
   changes, words = PLANTED[kind]
@@ -101,6 +102,7 @@ def test_of_several_seeds_the_run_is_named(tmp_path):
     train_seeds(config, tmp_path)
 
 
+@pytest.mark.slow
 def test_peers_are_not_taken_apart(tmp_path):
   both = {"hard_labels": {}, "hinton": {"temperature": 1.0}, "mine": NONE["mine"]}
   said = stopped(tmp_path, experiment(stage={"peers": 2, "objective": both}))

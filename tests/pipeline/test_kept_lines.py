@@ -29,6 +29,7 @@ def stopped(folder):
   return folder / "metrics.jsonl"
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("damage", ["none", "gone", "a digit", "cut"])
 def test_of_a_stopped_stage(whole, tmp_path, capsys, damage):
   path = stopped(tmp_path)

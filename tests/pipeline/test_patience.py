@@ -64,6 +64,7 @@ def leaves(tree):
   return {name: np.asarray(leaf).tobytes() for name, leaf in named_leaves(tree).items()}
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("most", CASES)
 def test_the_best_state_is_kept_and_the_schedule_is_that_of_all_steps(tmp_path, said, most, capfd):
   last, kept = CASES[most]
@@ -80,6 +81,7 @@ def test_the_best_state_is_kept_and_the_schedule_is_that_of_all_steps(tmp_path, 
     assert {step: leaves(said[step]) for step in stopped} == stopped
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("at", [3, 5, 6])
 def test_a_stopped_stage_resumes_as_the_unbroken_one(tmp_path, said, at):
   """Also where it had ended, and was stopped before its model was written."""

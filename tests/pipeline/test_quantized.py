@@ -97,6 +97,7 @@ GIVEN = {
 }
 
 
+@pytest.mark.slow
 def test_a_stopped_stage_resumes_as_if_uninterrupted(tmp_path):
   whole = stage.run_stage("alone", jobs.opened(tmp_path / "whole", **GIVEN), {})
   with jobs.interrupted(9):
@@ -107,6 +108,7 @@ def test_a_stopped_stage_resumes_as_if_uninterrupted(tmp_path):
   assert texts[0] == texts[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["pmap", pytest.param("shard_map", marks=pytest.mark.slow)])
 def test_devices_round_at_random(tmp_path, way):
   """The noise of each device is its own, its gradient a part of the mean, and all hold the same parameters."""

@@ -94,6 +94,7 @@ def zeros(done):
   return np.asarray(done["alone"].variables["params"]["Dense_0"]["kernel"]) == 0
 
 
+@pytest.mark.slow
 def test_random_masks_are_of_the_runs_seed_in_turn_and_together(tmp_path):
   each = {
     over: [zeros(done) for _, done in train_seeds(jobs.experiment(**SPARSE, seeds_over=over), tmp_path / over)]

@@ -79,6 +79,7 @@ def numbers(result):
   return [{key: value for key, value in row.items() if key not in clocks} for row in result["rows"]]
 
 
+@pytest.mark.slow
 def test_a_changed_stage_is_made_again_and_the_others_stand(tmp_path, capfd):
   """What a directory holds after a change is what a fresh one holds: no row, curve or file of two configs."""
   used, fresh = tmp_path / "used", tmp_path / "fresh"

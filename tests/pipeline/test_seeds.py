@@ -54,6 +54,7 @@ def test_seeds_together_are_the_runs_one_by_one(tmp_path, alone, over):
   assert [row["name"] for row in results[1]["rows"]] == [row["name"] for row in result["rows"]]
 
 
+@pytest.mark.slow
 def test_a_stopped_run_of_several_seeds_resumes(tmp_path, monkeypatch):
   config = jobs.experiment(run=("teacher", "distilled"), seeds=2, seeds_over="map")
   whole = compress_seeds(config, tmp_path / "whole")

@@ -49,6 +49,7 @@ def contents(folder):
   return {path.name: path.read_bytes() for path in paths}
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(("mode", "step"), [("jit", 2), ("jit", 7), ("jit", 8), ("jit", 12), ("shard_map", 7)])
 def test_a_stopped_run_goes_on_with_equal_bits(tmp_path, signalled, mode, step):
   after, again = signalled
@@ -297,6 +298,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
   ("what", "numbers"),
   [

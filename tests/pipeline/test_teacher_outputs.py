@@ -49,6 +49,7 @@ def two_teachers(folder):
   return stages
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("ensemble", ["probabilities", "logits"])
 def test_an_ensemble_is_the_mean_of_its_members(tmp_path, ensemble):
   context = jobs.opened(
@@ -324,6 +325,7 @@ def run_on_whole_logits(tmp_path_factory):
   return context
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("form, top_k", [("float16", 0), ("int8", 0), ("float32", 2)])
 def test_compact_logits_teach_nearly_as_well(tmp_path, run_on_whole_logits, form, top_k):
   compact = {"stages__distilled__cache_form": form, "stages__distilled__cache_top_k": top_k}

@@ -37,6 +37,7 @@ def test_the_teacher_trains_as_in_its_own_stage(tmp_path):
   )
 
 
+@pytest.mark.slow
 def test_a_stopped_stage_resumes_as_if_uninterrupted(tmp_path, monkeypatch):
   whole = jobs.train(jobs.opened(tmp_path / "whole", **TOGETHER))["distilled"]
   stopped = jobs.opened(tmp_path / "stopped", **TOGETHER)
@@ -64,6 +65,7 @@ def test_a_teacher_has_frozen_leaves_of_its_own(tmp_path):
     assert (not np.asarray(leaves["bias"]).any()) == (layer == "Dense_0")
 
 
+@pytest.mark.slow
 def test_several_seeds_have_a_teacher_each(tmp_path):
   each = [
     done["distilled"].variables

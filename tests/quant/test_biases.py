@@ -61,6 +61,7 @@ def scaled(variables, factor):
   return jax.tree_util.tree_map_with_path(lambda path, leaf: leaf * factor if kernels(path, leaf) else leaf, variables)
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("spec", ["w8a8", "w4a4 learned start=range", "w8a8 per_tensor"])
 @pytest.mark.parametrize("name", CASES)
 def test_a_bias_of_a_tiny_kernel_is_kept(name, spec):

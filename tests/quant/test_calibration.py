@@ -71,6 +71,7 @@ def scanned(v, x):
 NESTED = {**PAIR, "c": data((5, 3)), "d": data((5, 3), 4), "e": data((5, 3), 5)}
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("spec", ["w8a8", "w8a8 learned"])
 @pytest.mark.parametrize(
   "fn, variables, batches",
@@ -141,6 +142,7 @@ def mlp(v, x):
 quantized_mlp = functools.cache(lambda spec: quantize(mlp, spec))  # its programs serve every bad number
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("bad", [np.nan, pytest.param(np.inf, marks=pytest.mark.slow), -np.inf])
 @pytest.mark.parametrize("observer", sorted(methods(observers)))
 def test_nan_in_calibration_is_refused_with_its_tensor_and_batch(observer, bad):
@@ -192,6 +194,7 @@ def pools(v, x):
   return large, small, x
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("spec", ["w8a8", "w8a8 learned"])
 @pytest.mark.parametrize("read", [(0, 2), (0, 1), (2, 0), (0, 1, 2)])
 def test_a_tensor_is_observed_before_its_pools(read, spec):

@@ -119,6 +119,7 @@ def run(case, x, zero, w, largest, carrier, **more):
   return compiled(op, given, carrier, **more)
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("carrier", CARRIERS)
 @pytest.mark.parametrize("name", CASES)
 def test_a_product_of_codes_is_that_of_integers(name, carrier):
@@ -128,6 +129,7 @@ def test_a_product_of_codes_is_that_of_integers(name, carrier):
   np.testing.assert_array_equal(got, integers(case.fn, w, x).astype(np.float32))
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("carrier", CARRIERS)
 @pytest.mark.parametrize("bits", [8, 16])
 @pytest.mark.parametrize("terms", [20, 600, 4608])
@@ -165,6 +167,7 @@ LONG = {
 }
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("worst", [False, True])
 @pytest.mark.parametrize("carrier", CARRIERS)
 @pytest.mark.parametrize("name", LONG)
@@ -177,6 +180,7 @@ def test_long_sums_are_exact_where_operands_are_rounded(name, carrier, worst):
   np.testing.assert_array_equal(got, expected)
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("worst", [False, True])
 @pytest.mark.parametrize("carrier", CARRIERS)
 @pytest.mark.parametrize(("bits_x", "bits_w"), [(16, 8), (8, 16), (16, 16), (16, 4)])
@@ -225,6 +229,7 @@ def scaled_by_hand(op, given, cotangent):
     return jax.device_get(with_gradients(bind)(*values, cotangent))
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("carrier", ["float32", "int8"])
 @pytest.mark.parametrize("name", ["dense", "transposed", "kernel first", "batched", "same", "grouped", "NCHW"])
 @pytest.mark.parametrize("per_channel", [False, True])
@@ -400,6 +405,7 @@ class Early(nn.Module):
     return nn.Dense(5)(nn.relu(x).mean((1, 2)))
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
   ("setting", "carrier"), [("w8a8", "int8"), ("w8a8 learned", "float32"), ("w4a4 learned", "bfloat16")]
 )

@@ -40,6 +40,7 @@ def make(setting="w8a8 learned", **more):
   return quant.post_training(graph.net(fn, V, X), BATCHES, setting, **more)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("setting", ["w8a8", "w4a8 learned per_tensor", "w4a4 percentile(q=99.0)"])
 def test_a_quantized_net_is_what_quantize_computes(setting):
   net, model = make(setting), quant.quantize(fn, setting)
@@ -87,6 +88,7 @@ def scales(net):
   return net.variables["qparams"], {name: one["used"]["scale"] for name, one in net.variables["quant_state"].items()}
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("kept", [[1, 2, 5], [4]])
 @pytest.mark.parametrize("setting", ["w8a8", "w4a8 learned", "w4a4 tqt per_tensor"])
 def test_channels_of_a_quantized_net_are_cut_with_their_scales(setting, kept):

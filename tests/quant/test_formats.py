@@ -43,6 +43,7 @@ def test_fp8_by_hand():
   np.testing.assert_array_equal(quant.fake_quant(x, grid), [0, 2.0**-9, 0, 1, 1, 1.25, 16, -18, 448, 448, -448])
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32, jnp.float64])
 def test_fp8_is_that_of_ml_dtypes(dtype):
   """All middles of two levels among them, which go to the even one, and every level."""

@@ -44,6 +44,7 @@ def test_hand_computed_codes():
   np.testing.assert_array_equal(fake_quant(x, grid), [-1, -1, 0, 0, 0, 1, 2, 2, 2])
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("bits", WIDTHS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_battery(kind, bits):

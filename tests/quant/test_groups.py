@@ -125,6 +125,7 @@ def convolved(x, w, strides, groups):
   return y
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("words", ["", " per_tensor"])
 @pytest.mark.parametrize(
   "layout, shape, strides, groups, group",

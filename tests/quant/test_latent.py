@@ -38,6 +38,7 @@ def run(tx, params, steps, seed=1, **extra):
     yield params, state
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
 def test_the_parameters_are_the_quantized_latents_bit_for_bit(bits):
   tx = latent_weights(optax.adam(0.02), f"w{bits}")

@@ -110,6 +110,7 @@ SHARED = {
 }
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", SHARED)
 def test_uses_of_slices_share_one_grid_written_in_the_axes_of_the_leaf(name):
   fn, w, shape, kept = SHARED[name]
@@ -188,6 +189,7 @@ def narrow(w, kept):
   return np.round(w / s) * s
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("spec", ["w8a8", "w8a8 per_tensor", "w8a8 learned start=range"])
 @pytest.mark.parametrize("name", ["slices", "tied"])
 def test_signal_to_noise_is_that_of_two_leaves(name, spec):
@@ -262,6 +264,7 @@ LAYERS = {
 }
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", LAYERS)
 def test_one_scale_for_each_combination_of_output_and_batch_axes(name):
   fn, shape, leaves = LAYERS[name]

@@ -40,6 +40,7 @@ def routed(v, x):
 SQUARE = {"w": data((4, 4)), "u": data((4, 3)), "n": jnp.arange(16).reshape(4, 4), "experts": data((3, 4, 4))}
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
   "fn, variables, x, site, why",
   [

@@ -114,6 +114,7 @@ def test_learned_scales_of_results_get_the_gradients_of_the_net_written_by_hand(
   assert all(np.any(found[1][0][name] != 0) for name in MADE)
 
 
+@pytest.mark.slow
 def test_what_is_seen_over_devices_and_batches_of_any_size_is_the_same():
   variables, model, qparams, state = made("w8a8 ema(rate=0.3)")
   mesh, d, whole = jax.make_mesh((4,), ("d",), axis_types=(AxisType.Auto,)), PartitionSpec("d"), PartitionSpec()

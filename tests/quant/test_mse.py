@@ -30,6 +30,7 @@ def error(x, low, high, bits):
   return np.sum((x - scale * (np.clip(np.round(x / scale) + zero_point, qmin, qmax) - zero_point)) ** 2)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("bits", [2, 4, 8])
 @pytest.mark.parametrize("draw", ["normal", "laplace", "exponential", "standard_cauchy"])
 def test_no_pair_of_shares_is_much_better_and_min_max_is_worse(draw, bits):

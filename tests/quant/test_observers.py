@@ -62,6 +62,7 @@ def test_ranges_above_zero_are_not_pulled_to_zero():
   assert (float(found.low), float(found.high)) == (3.0, 3.0)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", sorted(methods(observers)))
 def test_one_device_equals_four_and_no_gradient_passes(name):
   observer = methods(observers)[name]()

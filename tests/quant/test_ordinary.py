@@ -50,6 +50,7 @@ CASES = {
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", CASES)
 def test_it_is_quantized_with_one_scale_for_each_channel(name):
   fn, variables, x = CASES[name]

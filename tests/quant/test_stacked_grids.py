@@ -46,6 +46,7 @@ def start(fn, variables, x, spec):
   return model, *model.init(variables, x)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("spec", ["w4", "w4 per_tensor", "w4 learned", "w4 learned per_tensor start=range"])
 def test_scanned_and_unrolled_layers_have_the_same_grids_outputs_and_gradients(spec):
   variables, found = {"w": STACK, "s": SHARED}, []

@@ -9,6 +9,7 @@ import sparsity
 from leanax.core.errors import UserError
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("shape", [(1,), (8,), (9,), (3, 17), (5, 3, 2, 11)])
 def test_round_trip(shape):
   mask = np.random.default_rng(0).random(shape) < 0.5

@@ -47,6 +47,7 @@ def masks_apart(case):
   return masks_of(trees(0)[1], **KEYWORDS[case])  # the same for every axis
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("axis", [0, 1, 2])
 @pytest.mark.parametrize("case", range(len(KEYWORDS)))
 def test_as_leaves_of_their_own(axis, case):

@@ -39,6 +39,7 @@ def test_worked_case():
   np.testing.assert_array_equal(topk_mask(x, 3), [[True, True, False], [True, False, False]])
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("ties", [False, True])
 @pytest.mark.parametrize("n", [7, 2 * threshold.CHUNK + 5])
@@ -75,6 +76,7 @@ def oracle_signed(xs, keep):
   return [part.reshape(x.shape) for part, x in zip(np.split(kept, np.cumsum([x.size for x in xs])[:-1]), xs)]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("n", [7, 2 * threshold.CHUNK + 5])
 def test_signed_equals_a_stable_sort(dtype, n):

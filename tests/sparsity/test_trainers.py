@@ -39,6 +39,7 @@ def x():
   return array(np.random.default_rng(0).normal(size=(5, 4)), jnp.float32)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("jit", [False, True])
 def test_nnx_optimizer(jit):
   model = Net(nnx.Rngs(0))
@@ -137,6 +138,7 @@ def outer():
   }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", outer())
 def test_optax_outside(name):
   """Pruned from the second update on, counted without `step=`."""

@@ -77,6 +77,7 @@ def spied(inner):
   return optax.GradientTransformationExtraArgs(lambda p: Spied(inner.init(p), inner.init(p)), update)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", [n if n in OFTEN else pytest.param(n, marks=pytest.mark.slow) for n in INNER])
 def test_any_optimizer(name):
   """From step 3 on pruned entries are zero after each update, and so are their slots as the optimizer sees them."""
@@ -104,6 +105,7 @@ def assert_same(got, want):
   jax.tree.map(same, got, want)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", [n if n in OFTEN else pytest.param(n, marks=pytest.mark.slow) for n in INNER])
 def test_with_nothing_pruned_it_is_the_optimizer_bit_for_bit(name):
   """Masks that are all True; operation by operation, for a compiler contracts a * b + c where it likes."""
@@ -285,6 +287,7 @@ def test_seeds_by_vmap():
     np.testing.assert_allclose(stacked["Dense_0"]["kernel"][i], want["Dense_0"]["kernel"], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
   "method",
   [

@@ -31,6 +31,7 @@ def test_parameter_counts(model, shape, count):
   assert parameters(variables) == count
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(("size", "millions"), [*zip(SIZES, (4.7, 5.4, 6.1, 8.2, 13.0), strict=True)])
 def test_efficientnet_lite_has_the_published_parameters(size, millions):
   """In millions, of the table in tensorflow/tpu's README of the Lite variant."""

@@ -30,6 +30,7 @@ def batch(labels=MASKS, ignore_label=255, images=IMAGES, **augment):
   return jax.jit(lambda arrays, step: data.train_batch_at(arrays, step, spec))(arrays, 1)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("augment", [{"crop": 2}, {"shift": (1, 2)}, {"flip": True}, {"crop": 1, "flip": True}])
 def test_a_mask_moves_with_its_image(augment):
   found = batch(**augment)

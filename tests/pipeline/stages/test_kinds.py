@@ -71,6 +71,7 @@ def test_every_kind_has_a_case():
   assert sorted(CASES) == sorted(MISTAKES) == KINDS
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_job_leaves_the_prepared_model_and_is_read_again(tmp_path, kind):
   context = jobs.opened(tmp_path, **changes(kind))

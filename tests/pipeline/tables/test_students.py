@@ -37,6 +37,7 @@ def test_a_student_is_compared_with_all_teachers_in_its_classes(tmp_path, monkey
   assert row["agreement"] == pytest.approx(np.mean(shown.argmax(-1) == predicted["student"].argmax(-1)))
 
 
+@pytest.mark.slow
 def test_a_table_of_students(tmp_path, monkeypatch):
   stages = {
     **jobs.EXPERIMENT["stages"],

@@ -159,6 +159,7 @@ def judged(config):
 CHANGES = {"stages__float__optimizer": {"learning_rate": 0.03, "accumulate": 2}, "run": ("float",), "evaluations": 6}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["mask", "both"])
 def test_a_run_resumes_as_if_uninterrupted(tmp_path, task):
   def trained(folder):
