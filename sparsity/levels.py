@@ -17,24 +17,26 @@ from sparsity.schedules import Schedule
 from sparsity.select import Chosen
 
 Allocation = str | Callable[[allocations.Shapes, float], Mapping[str, float]]
-ALLOCATIONS = {"uniform": allocations.uniform, "erk": allocations.erk}
-GLOBAL = "global"
+ALLOCATIONS = {"uniform": allocations.uniform, "er": allocations.er, "erk": allocations.erk}
+# Those that rank all layers as one, with how scores are normalised within a layer first.
+AS_ONE = {"global": None, "global_normalised": allocations.global_normalised, "lamp": allocations.lamp}
 
 
 class Group(NamedTuple):
   """Leaves (indices among the tree's) that are ranked as one, or the layers of one leaf, each by itself.
 
   `levels` is what each mask update keeps of them: int32 counts of a pool, or float32 thresholds, (updates, 1) as one,
-  or of one leaf (updates, layers).
+  or of one leaf (updates, layers). `normalise` is that of `Ranking`.
   """
 
   leaves: tuple[int, ...]
   levels: np.ndarray
   as_one: bool = False
+  normalise: Callable[[jax.Array], jax.Array] | None = None
 
   def at(self, update: jax.Array) -> Ranking:
     """Returns what mask update number `update` keeps."""
-    return Ranking(self.leaves, jnp.asarray(self.levels)[update], self.as_one)
+    return Ranking(self.leaves, jnp.asarray(self.levels)[update], self.as_one, self.normalise)
 
 
 class Target(NamedTuple):
@@ -55,10 +57,16 @@ class Target(NamedTuple):
       rise = 1 - np.asarray(schedule.remaining)[:, None]
       return [Group((i,), np.asarray(rise * self._own(one, self.threshold), np.float32)) for i, one in chosen.items()]
     return [
-      Group(leaves, self._counts(chosen, leaves, densities, as_one, schedule), as_one)
+      Group(
+        leaves, self._counts(chosen, leaves, densities, as_one, schedule), as_one, self._normalise if as_one else None
+      )
       for leaves, densities, as_one in self._densities(chosen)
       if min(densities) < 1 or schedule.initial < 1
     ]
+
+  @property
+  def _normalise(self) -> Callable[[jax.Array], jax.Array] | None:
+    return AS_ONE.get(self.allocation) if isinstance(self.allocation, str) else None
 
   def _own(self, one: Chosen, threshold: float) -> float:
     """Returns the number of a leaf's own rule, or what holds for all."""
@@ -83,7 +91,7 @@ class Target(NamedTuple):
     ]
     if not together:
       return found
-    if self.allocation == GLOBAL:
+    if isinstance(self.allocation, str) and self.allocation in AS_ONE:
       return [*found, (tuple(together), [self.density], True)]
     share = ALLOCATIONS[self.allocation] if isinstance(self.allocation, str) else self.allocation
     shares = share({name: one.layer_shape for one in together.values() for name in one.layer_names}, self.density)
@@ -123,12 +131,14 @@ def target(density: float | None, threshold: float | None, allocation: Allocatio
     return Target(None, None, allocation, pattern)
   if (density is None) == (threshold is None):
     raise UserError("a sparse method needs either density= or threshold=, and not both")
+  if callable(allocation):  # a function of scores, and not of shapes, stands for its name
+    allocation = {fn: name for name, fn in AS_ONE.items() if fn is not None}.get(allocation, allocation)
   if density is not None:
     check_density("density", density)
   if threshold is not None:
     ranges.check("threshold", threshold, ranges.NOT_NEGATIVE)
   if threshold is not None and allocation != "uniform":
     raise UserError("allocation= shares out a density; a threshold has none to share out")
-  if not callable(allocation) and allocation not in (*ALLOCATIONS, GLOBAL):
-    raise unknown("allocation", allocation, {*ALLOCATIONS, GLOBAL})
+  if not callable(allocation) and allocation not in (*ALLOCATIONS, *AS_ONE):
+    raise unknown("allocation", allocation, {*ALLOCATIONS, *AS_ONE})
   return Target(density, threshold, allocation, pattern)

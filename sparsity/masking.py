@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from leanax.core import keys, ranges
 from sparsity.criteria import Score, check_score
+from sparsity.criteria.base import wide
 from sparsity.levels import Group
 from sparsity.packed import pack
 from sparsity.patterns import Pattern, check_pattern
@@ -52,13 +53,15 @@ class Maker(NamedTuple):
     own = self.seed if self.seed is not None else 0 if seed is None else seed
     key = keys.step_key(own, number, f"sparsity {self.stream}")
     found = {}
-    for i in (i for ranking in rankings for i in ranking.leaves):
+    for i, normalise in ((i, ranking.normalise) for ranking in rankings for i in ranking.leaves):
       name, w = chosen[i].name, leaves[i]
       own = jax.random.fold_in(key, i)
       scores = self.score.of(name, w, grads[i], memories[i], step=step, key=own)
       # One entry of a unit must not cancel another.
-      scores = jnp.abs(scores) if self.pattern.gathers and self.score.absolute else scores
+      scores = jnp.abs(scores) if (self.pattern.gathers or normalise) and self.score.absolute else scores
       found[i] = self.pattern.split(name, chosen[i].apart(scores))
+      if normalise is not None:
+        found[i] = normalise(wide(found[i]).reshape(chosen[i].layers, -1)).reshape(found[i].shape)
     return found
 
   def largest(self, rows: Mapping[int, jax.Array], rankings: Sequence[Ranking]) -> dict[int, jax.Array]:

@@ -47,8 +47,9 @@ def prune(
     inner: any optax optimizer.
     score: a criterion, such as `sparsity.criteria.magnitude()`.
     pattern: which entries are ranked together, such as `sparsity.patterns.n_m(2, 4)`; None: all of a layer.
-    allocation: how `density` is shared out: "uniform", "erk", "global" (one ranking over all chosen leaves), or a
-      function (shapes by name, density) -> densities by name.
+    allocation: how `density` is shared out: "uniform", "er", "erk", or a function (shapes by name, density) ->
+      densities by name; "global", one ranking over all chosen leaves, which may leave a layer without weights, or
+      "global_normalised" and "lamp", the same of scores normalised within each layer.
     schedule: `sparsity.one_shot(at)` or `sparsity.cubic(start, end, every)`; None prunes in the first update. With a
       threshold the schedule takes the threshold from 0 to its end value.
     density: the part of the chosen weights that is kept in the end, in (0, 1]; a leaf of n entries keeps

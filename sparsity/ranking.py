@@ -1,7 +1,7 @@
 """The masks of many pools of units at once: of each by itself, or of all as one."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -20,11 +20,13 @@ class Ranking(NamedTuple):
     level: (1,) for all of them as one, or (layers,) for each layer of the leaf: int32 counts of a pool, or float32
       thresholds.
     as_one: whether all units of all pools are ranked against each other.
+    normalise: of (layers, entries) scores within each layer, before they are ranked; None: none.
   """
 
   leaves: tuple[int, ...]
   level: jax.Array
   as_one: bool
+  normalise: Callable[[jax.Array], jax.Array] | None = None
 
 
 def rank(rows: jax.Array, keep: jax.Array, *, signed: bool) -> jax.Array:
@@ -53,7 +55,7 @@ def largest(rows: Mapping[int, jax.Array], rankings: Sequence[Ranking], *, signe
   """
   new: dict[int, jax.Array] = {}
   small: list[tuple[int, jax.Array]] = []
-  for (first, *others), keep, as_one in rankings:
+  for (first, *others), keep, as_one, _ in rankings:
     pools, units = rows[first].shape
     if as_one:
       members = [first, *others]

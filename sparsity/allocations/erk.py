@@ -3,7 +3,7 @@
 import math
 
 from leanax.core import ranges
-from sparsity.allocations.base import Densities, Shapes, check_density
+from sparsity.allocations.base import Densities, Shapes, shared
 
 
 def erk(shapes: Shapes, density: float, power: float = 1.0) -> Densities:
@@ -22,16 +22,6 @@ def erk(shapes: Shapes, density: float, power: float = 1.0) -> Densities:
   Returns:
     Densities in (0, 1] by name.
   """
-  check_density("sparsity.erk: density", density)
   ranges.check("sparsity.erk: power", power, ranges.NOT_NEGATIVE)
-  sizes = {name: math.prod(shape) for name, shape in shapes.items()}
-  raw = {name: (sum(shape) / sizes[name]) ** power for name, shape in shapes.items()}
-  budget = sum(n - math.floor((1 - density) * n) for n in sizes.values())
-  dense: set[str] = set()
-  while rest := set(shapes) - dense:
-    scale = (budget - sum(sizes[name] for name in dense)) / sum(raw[name] * sizes[name] for name in rest)
-    most = max(raw[name] for name in rest)
-    if most * scale <= 1:
-      return Densities({name: 1.0 if name in dense else scale * raw[name] for name in shapes})
-    dense |= {name for name in rest if raw[name] == most}
-  return Densities(dict.fromkeys(shapes, 1.0))
+  raw = {name: (sum(shape) / math.prod(shape)) ** power for name, shape in shapes.items()}
+  return shared("erk", shapes, density, raw)

@@ -58,6 +58,11 @@ class Score:
     return scores
 
 
+def wide(x: jax.Array) -> jax.Array:
+  """Returns `x` in the type that products and sums of scores are computed in: float64 stays, all else is float32."""
+  return x.astype("float64" if x.dtype == jnp.float64 else "float32")
+
+
 def check_score(what: str, score: Any) -> Score:
   """Returns `score`.
 

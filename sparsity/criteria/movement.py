@@ -14,16 +14,16 @@ Adam; this is plain descent. Its soft form, a threshold of scores with a penalty
 import jax
 import jax.numpy as jnp
 
-from sparsity.criteria.base import Score
+from sparsity.criteria.base import Score, wide
 
 
 def movement() -> Score:
   """Keeps the entries that have moved farthest away from zero, by the sum of -w g."""
 
   def init(w: jax.Array) -> jax.Array:
-    return jnp.zeros(w.shape, jnp.float64 if w.dtype == jnp.float64 else jnp.float32)
+    return jnp.zeros_like(wide(w))
 
   def update(memory: jax.Array, w: jax.Array, g: jax.Array) -> jax.Array:
-    return memory - w.astype(memory.dtype) * g.astype(memory.dtype)
+    return memory - wide(w) * wide(g)
 
   return Score(lambda w, g, memory, *, step, key: memory, init, update)

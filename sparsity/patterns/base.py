@@ -1,6 +1,7 @@
 """The kind of a pattern: which entries of a layer are kept or pruned together, and among which they are ranked."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -54,6 +55,36 @@ class Pattern:
         )
     rows = self.split(name, scores[None])
     return self.join(name, rank(rows, jnp.asarray(keep, jnp.int32)[None], signed=True), scores.shape)[0]
+
+
+def slices(method: str, noun: str, axis: int) -> Pattern:
+  """Returns the pattern whose units are all entries at one index of an axis; a unit's score is the sum of theirs.
+
+  Args:
+    method: its name, for errors.
+    noun: for what lies along the axis, for errors.
+    axis: of a layer, among the axes that the leaf has beside those of `stacked=`.
+  """
+  ranges.check(f"{method}: axis", axis, ranges.whole(-32))
+
+  def units(name: str, shape: tuple[int, ...]) -> int:
+    if not -len(shape) <= axis < len(shape) or not math.prod(shape):
+      raise UserError(f"{method}: {name!r} of shape {shape} has no {noun} along axis {axis}; leave it out by rules=")
+    return shape[axis]
+
+  def split(name: str, scores: jax.Array) -> jax.Array:
+    units(name, scores.shape[1:])
+    rows = jnp.moveaxis(scores, axis if axis < 0 else axis + 1, 1)
+    return jnp.sum(rows.reshape(*rows.shape[:2], -1), axis=2)
+
+  def join(name: str, mask: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    units(name, shape)
+    place = axis % len(shape)
+    return jnp.broadcast_to(
+      mask.reshape(-1, *(n if i == place else 1 for i, n in enumerate(shape))), (len(mask), *shape)
+    )
+
+  return Pattern(units, split, join, gathers=True)
 
 
 def check_pattern(pattern: Any) -> Pattern:

@@ -10,7 +10,9 @@ import itertools
 import math
 from typing import NamedTuple
 
+from leanax.core import ranges
 from leanax.core.errors import UserError
+from sparsity.allocations.base import check_density
 
 
 class Schedule(NamedTuple):
@@ -37,6 +39,39 @@ class Schedule(NamedTuple):
     """Returns the density in force at `step`: 1 before the first mask update, `final` from the last one on."""
     done = bisect.bisect_right(self.steps, step)
     return self.densities(final)[done - 1] if done else 1.0
+
+
+def gradual(name: str, start: int, end: int, every: int, initial: float, power: int) -> Schedule:
+  """Returns mask updates at start, start + every, ... and `end`, between which ((end - t) / (end - start))^power falls.
+
+  Args:
+    name: of the schedule, for errors.
+    start: the optimizer update of the first mask update.
+    end: that of the last one, which is made whether or not it is on the grid of `every`.
+    every: optimizer updates between mask updates.
+    initial: the density at `start`.
+    power: 1 or more.
+
+  Raises:
+    UserError: start < 0, end < start, every < 1, or initial outside (0, 1].
+  """
+  start, end, every = check_times(name, start, end, every)
+  initial = check_density(f"{name}: initial", initial)
+  steps = (*range(start, end, every), end)
+  return Schedule(steps, (*(((end - t) / max(end - start, 1)) ** power for t in steps[:-1]), 0.0), initial)
+
+
+def check_times(name: str, start: int, end: int, every: int) -> tuple[int, int, int]:
+  """Returns the three as ints.
+
+  Raises:
+    UserError: start < 0, end < start, every < 1, or no whole numbers.
+  """
+  for key, value, least in (("start", start, 0), ("end", end, 0), ("every", every, 1)):
+    ranges.check(f"{name}: {key}", value, ranges.whole(least))
+  if start > end:
+    raise UserError(f"{name}: start is {start} and end {end}; expected it to end no earlier than it starts")
+  return int(start), int(end), int(every)
 
 
 def check_schedule(schedule: Schedule) -> Schedule:

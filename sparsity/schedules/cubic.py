@@ -1,9 +1,6 @@
 """Gradual pruning along a cubic (Zhu & Gupta, "To prune, or not to prune", arXiv:1710.01878)."""
 
-from leanax.core import ranges
-from leanax.core.errors import UserError
-from sparsity.allocations.base import check_density
-from sparsity.schedules.base import Schedule
+from sparsity.schedules.base import Schedule, gradual
 
 
 def cubic(start: int, end: int, every: int = 1, initial: float = 1.0) -> Schedule:
@@ -23,12 +20,4 @@ def cubic(start: int, end: int, every: int = 1, initial: float = 1.0) -> Schedul
   Raises:
     UserError: start < 0, end < start, every < 1, or initial outside (0, 1].
   """
-  for name, value, least in (("start", start, 0), ("end", end, 0), ("every", every, 1)):
-    ranges.check(f"cubic: {name}", value, ranges.whole(least))
-  initial = check_density("cubic: initial", initial)
-  start, end, every = int(start), int(end), int(every)
-  if start > end:
-    raise UserError(f"cubic: start is {start} and end {end}; expected it to end no earlier than it starts")
-  steps = (*range(start, end, every), end)
-  length = max(end - start, 1)
-  return Schedule(steps, (*(((end - t) / length) ** 3 for t in steps[:-1]), 0.0), initial)
+  return gradual("cubic", start, end, every, initial, power=3)

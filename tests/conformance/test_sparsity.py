@@ -39,9 +39,10 @@ def of_kind(kind):
 OPTIMIZERS = of_kind(optax.GradientTransformationExtraArgs)
 SCORES, PATTERNS = of_kind(sparsity.Score), of_kind(sparsity.Pattern)
 ALLOCATIONS, SCHEDULES = of_kind(sparsity.Densities), of_kind(sparsity.Schedule)
+NORMALISED = of_kind(sparsity.allocations.Normalised)
 AT_ONCE = {"mask": sparsity.mask}  # params -> params
 REPARAMS = of_kind(Reparam)
-KINDS = (OPTIMIZERS, AT_ONCE, SCORES, PATTERNS, ALLOCATIONS, SCHEDULES, REPARAMS)
+KINDS = (OPTIMIZERS, AT_ONCE, SCORES, PATTERNS, ALLOCATIONS, NORMALISED, SCHEDULES, REPARAMS)
 
 # Arguments without a default, of methods that move a mask; each of their updates does.
 FILL = {
@@ -189,6 +190,7 @@ def test_the_walk_finds_them():
     "random",
     "taylor",
   } <= set(SCORES)
+  assert {"lamp", "global_normalised"} <= set(NORMALISED)
   assert {"unstructured", "n_m"} <= set(PATTERNS) and {"uniform", "erk"} <= set(ALLOCATIONS)
   assert {"cubic", "one_shot", "periodic"} <= set(SCHEDULES)
   assert {"soft_threshold"} <= set(REPARAMS)
@@ -434,6 +436,26 @@ def test_an_allocation_gives_each_layer_a_density_and_together_the_whole(name):
     assert abs(kept - density * sum(map(math.prod, shapes.values()))) <= len(shapes)
 
 
+@pytest.mark.parametrize("name", NORMALISED)
+def test_normalised_scores_keep_the_order_of_a_layer_and_not_its_scale(name):
+  """Ties and signs too; layers know nothing of each other, and zeros stay what they are."""
+  rng = np.random.default_rng(0)
+  rows = np.round(rng.normal(size=(3, 50)) * 4).astype(np.float32)
+  rows[1] = np.abs(rows[1])
+  normalise = jax.jit(NORMALISED[name])
+  found = np.asarray(normalise(rows))
+  for scale in (1e-30, 1e15):
+    scaled = np.asarray(normalise(np.float32(scale) * rows))
+    assert np.all(np.isfinite(scaled))
+    np.testing.assert_allclose(scaled, found, rtol=1e-5)
+  for row, new in zip(rows, found, strict=True):
+    order = np.argsort(-row, kind="stable")  # among equals the earlier first, as masks have it
+    assert np.all(np.diff(new[order]) <= 0)
+    np.testing.assert_array_equal(np.argsort(-new, kind="stable"), order)
+  np.testing.assert_array_equal(normalise(rows[1:2])[0], found[1])
+  np.testing.assert_array_equal(normalise(np.zeros((2, 5), np.float32)), np.zeros((2, 5)))
+
+
 TIMES = {"at": 3, "start": 2, "end": 11, "every": 4}
 
 
@@ -443,7 +465,8 @@ def test_a_schedule_falls_to_the_final_density(name):
   schedule = make(**{key: value for key, value in TIMES.items() if key in inspect.signature(make).parameters})
   assert sparsity.schedules.check_schedule(schedule) is schedule
   found = [schedule.density(step, 0.2) for step in range(14)]
-  assert found[0] == 1.0 and found[-1] == 0.2 and all(a >= b for a, b in itertools.pairwise(found))
+  assert found[0] == 1.0 and found[-1] == 0.2
+  assert all(a >= b or b == 1.0 for a, b in itertools.pairwise(found))  # it rises to the start of a cycle alone
 
 
 def loss_of(reparam, trained, step, train=True):

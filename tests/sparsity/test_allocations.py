@@ -50,6 +50,15 @@ def test_erk_worked_case():
   assert densities == {"a": 1.0, "b": 1.0, "c": pytest.approx(0.45)}
 
 
+def test_er_worked_case():
+  """The kernel's positions do not count: (2 + 2) / 4 and (4 + 4) / 16, so 2 to 1; the budget is 26."""
+  densities = sparsity.allocations.er({"a": (3, 3, 2, 2), "b": (4, 4)}, 0.5)
+  assert densities == {"a": pytest.approx(26 / 44), "b": pytest.approx(13 / 44)}
+  assert sparsity.erk({"a": (3, 3, 2, 2), "b": (4, 4)}, 0.5) != densities
+  shapes = {"a": (50, 70), "b": (20, 30)}
+  assert sparsity.allocations.er(shapes, 0.3) == pytest.approx(sparsity.erk(shapes, 0.3))  # dense layers alone
+
+
 def test_layers_tied_at_the_maximum_go_together():
   shapes = {"a": (2, 2), "b": (2, 2), "c": (20, 30)}
   densities = sparsity.erk(shapes, 0.1)

@@ -48,6 +48,32 @@ def test_taylor_against_numpy(decay):
   assert (state.memory == ()) == (decay == 0)
 
 
+def test_fisher_by_hand():
+  """w^2 / 2 times g^2: 2, 8, 0 and 12.5 once the first gradient is all that is remembered."""
+  w, g = {"kernel": jnp.array([[1.0, 2.0], [3.0, 5.0]])}, {"kernel": jnp.array([[2.0, -2.0], [0.0, 1.0]])}
+  score = sparsity.criteria.fisher(0.0)
+  memory = score.update(score.init(w["kernel"]), w["kernel"], g["kernel"])
+  got = score.score(w["kernel"], None, memory, step=jnp.int32(0), key=jax.random.key(0))
+  np.testing.assert_array_equal(got, [[2, 8], [0, 12.5]])
+  got = sparsity.mask(w, score, density=0.5, gradients=g)
+  np.testing.assert_array_equal(got["kernel"], [[0, 2], [0, 5]])
+
+
+def test_fisher_against_numpy():
+  """The weight is that of the mask's step and g^2 is averaged, unlike in Taylor's average of (g w)^2."""
+  decay, at = 0.75, 5
+  tx = sparsity.prune(optax.sgd(0.5), sparsity.criteria.fisher(decay), density=0.4, schedule=sparsity.one_shot(at))
+  before, average = nets.params(), 0.0
+  for step, tree, after in nets.train(tx, before, at + 1):
+    w, g = (np.asarray(t["Dense_0"]["kernel"], np.float64) for t in (before, nets.gradients(before, step)))
+    average = decay * average + (1 - decay) * g**2
+    before, state = tree, after
+  want = oracle_largest(w**2 * average / 2, round(w.size * 0.4))
+  np.testing.assert_array_equal(nets.masks(state)["Dense_0"]["kernel"], want)
+  with pytest.raises(UserError, match="fisher: decay is 1; expected a number from 0 to below 1"):
+    sparsity.criteria.fisher(1)
+
+
 def test_taylor_remembers_for_pruned_leaves_only():
   tx = sparsity.prune(optax.sgd(0.1), sparsity.criteria.taylor(0.5), density=0.5)
   memory = tx.init(nets.params()).memory

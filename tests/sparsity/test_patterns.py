@@ -217,3 +217,25 @@ def test_mistakes():
     UserError, match=r"'scores' has 4 entries to rank in each pool; expected a count in 0\.\.4, not 5"
   ):
     patterns.n_m().mask(jnp.ones((4, 4)), 5)
+
+
+@pytest.mark.parametrize(("name", "axis"), [("channel", -1), ("row", -2)])
+@pytest.mark.parametrize("shape", [(6, 5), (3, 3, 4, 6)])
+def test_channels_and_rows_against_numpy(name, axis, shape):
+  """The largest L1 norms along the axis are kept whole; of equal ones the first."""
+  w = scores(shape)
+  w[..., 2] = w[..., 1] if axis == -1 else w[..., 2]
+  norms = np.abs(np.asarray(w, np.float64)).sum(tuple(i for i in range(w.ndim) if i != w.ndim + axis))
+  keep = np.zeros(norms.size, bool)
+  keep[np.argsort(-norms, kind="stable")[: round(norms.size / 2)]] = True
+  want = w * (keep if axis == -1 else keep[:, None])
+  for given in ({}, {"axis": axis}, {"axis": w.ndim + axis}):
+    got = sparsity.mask({"kernel": jnp.asarray(w)}, None, getattr(patterns, name)(**given), density=0.5)
+    np.testing.assert_array_equal(got["kernel"], want)
+
+
+def test_a_row_or_channel_that_is_not_there():
+  with pytest.raises(UserError, match=r"row: 'bias' of shape \(4,\) has no rows along axis -2; leave it out by rules="):
+    sparsity.mask({"bias": jnp.ones(4)}, None, patterns.row(), density=0.5, rules=[("bias", True)])
+  with pytest.raises(UserError, match="channel: axis is 0.5; expected a whole number"):
+    patterns.channel(0.5)
