@@ -132,7 +132,7 @@ def target(density: float | None, threshold: float | None, allocation: Allocatio
   if (density is None) == (threshold is None):
     raise UserError("a sparse method needs either density= or threshold=, and not both")
   if callable(allocation):  # a function of scores, and not of shapes, stands for its name
-    allocation = {fn: name for name, fn in AS_ONE.items() if fn is not None}.get(allocation, allocation)
+    allocation = next((name for name, fn in AS_ONE.items() if fn is allocation), allocation)
   if density is not None:
     check_density("density", density)
   if threshold is not None:

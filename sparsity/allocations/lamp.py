@@ -26,5 +26,4 @@ def lamp(scores: jax.Array) -> Normalised:
   squares = jnp.square(jnp.maximum(falling, 0))
   total = jnp.cumsum(squares, axis=1)
   shares = jnp.where(falling > 0, squares / jnp.where(total > 0, total, 1), falling)
-  shares = jax.lax.cummin(shares, axis=1)  # rounding of a sum must not change the order
   return Normalised(jnp.take_along_axis(shares, jnp.argsort(order, axis=1), axis=1))
