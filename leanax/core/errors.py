@@ -1,8 +1,10 @@
-"""A user's mistake is one sentence. This file imports the standard library only, so anything may import it."""
+"""A user's mistake is one sentence. This file loads the standard library only, so anything may import it."""
 
 import difflib
 from collections.abc import Iterable
 from typing import Any
+
+from leanax.core.texts import shown
 
 
 class UserError(Exception):
@@ -39,10 +41,11 @@ def unknown(kind: str, name: Any, choices: Iterable[str], listed: str = "") -> U
     listed: where all are described; named in place of a list that would be long.
   """
   choices = sorted(choices)
-  near = nearest(str(name), choices)
+  given = name if isinstance(name, str) else shown(name)
+  near = nearest(given, choices)
   if near:
-    return UserError(f"unknown {kind} {name!r}; did you mean {' or '.join(repr(n) for n in near)}?")
+    return UserError(f"unknown {kind} {shown(name)}; did you mean {' or '.join(repr(n) for n in near)}?")
   if listed and len(choices) > MANY:
-    some = ", ".join(map(repr, nearest(str(name), choices, cutoff=0.0)))
-    return UserError(f"unknown {kind} {name!r}; the nearest of {len(choices)} are {some}: see {listed}")
-  return UserError(f"unknown {kind} {name!r}; expected one of {', '.join(choices)}")
+    some = ", ".join(map(repr, nearest(given, choices, cutoff=0.0)))
+    return UserError(f"unknown {kind} {shown(name)}; the nearest of {len(choices)} are {some}: see {listed}")
+  return UserError(f"unknown {kind} {shown(name)}; expected one of {', '.join(choices)}")
