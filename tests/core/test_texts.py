@@ -22,6 +22,7 @@ def test_what_another_program_says_is_one_printable_line():
     (-(10**5000), "a whole number of about 10^5000"),
     ((1, 10**5000), "a tuple with a number of thousands of digits"),
   ],
+  ids=["number", "text", "long text", "digits", "digits inside"],
 )
 def test_a_value_in_a_sentence_is_short(value, words):
   assert shown(value) == words
