@@ -1,10 +1,8 @@
-"""A user's mistake is one sentence. This file loads the standard library only, so anything may import it."""
+"""A user's mistake is one sentence. This file imports the standard library only, so anything may import it."""
 
 import difflib
 from collections.abc import Iterable
 from typing import Any
-
-from leanax.core.texts import shown
 
 
 class UserError(Exception):
@@ -16,6 +14,17 @@ class UserError(Exception):
 
   def __str__(self) -> str:
     return "".join(one if one.isprintable() or one == "\n" else ascii(one)[1:-1] for one in super().__str__())
+
+
+def shown(value: object, most: int = 200) -> str:
+  """Returns a value as it is written, in a sentence: shortened where it is long, as texts and numbers may be."""
+  if isinstance(value, int) and value.bit_length() > 200:
+    return f"a whole number of about 10^{int(value.bit_length() * 0.30103)}"
+  try:
+    text = repr(value)
+  except ValueError:  # Python writes no number of more than a few thousand digits
+    return f"a {type(value).__name__} with a number of thousands of digits"
+  return text if len(text) <= most else f"{text[:most]}..."
 
 
 def nearest(name: str, choices: Iterable[str], most: int = 3, cutoff: float = 0.5) -> list[str]:

@@ -9,8 +9,7 @@ import numbers
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from leanax.core.errors import UserError
-from leanax.core.texts import shown
+from leanax.core.errors import UserError, shown
 
 
 class Range(NamedTuple):

@@ -26,17 +26,6 @@ def elements(text: str) -> list[str]:
   return [part.strip() for part in parts if part.strip()]
 
 
-def shown(value: object, most: int = 200) -> str:
-  """Returns a value as it is written, in a sentence: shortened where it is long, as texts and numbers may be."""
-  if isinstance(value, int) and value.bit_length() > 200:
-    return f"a whole number of about 10^{int(value.bit_length() * 0.30103)}"
-  try:
-    text = repr(value)
-  except ValueError:  # Python writes no number of more than a few thousand digits
-    return f"a {type(value).__name__} with a number of thousands of digits"
-  return text if len(text) <= most else f"{text[:most]}..."
-
-
 def quoted(text: object, most: int = 300) -> str:
   """Returns what another program says, such as an error that quotes a damaged file, as part of one printable line."""
   line = " ".join(str(text).split())[:most] or "no reason given"

@@ -14,8 +14,7 @@ from typing import Any
 import ml_collections
 
 from leanax.core import files
-from leanax.core.errors import UserError
-from leanax.core.texts import shown
+from leanax.core.errors import UserError, shown
 from leanax.pipeline.config import loading, tree
 from leanax.pipeline.config.experiment import Experiment
 

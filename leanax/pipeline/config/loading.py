@@ -21,8 +21,8 @@ from typing import Any
 import ml_collections
 
 from leanax.core import ranges
-from leanax.core.errors import UserError, unknown
-from leanax.core.texts import elements, shown
+from leanax.core.errors import UserError, shown, unknown
+from leanax.core.texts import elements
 from leanax.pipeline.config import references, tree
 from leanax.pipeline.config.experiment import Experiment
 

@@ -8,8 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from leanax.core import imports
-from leanax.core.errors import UserError, unknown
-from leanax.core.texts import shown
+from leanax.core.errors import UserError, shown, unknown
 from leanax.pipeline.config import tree
 from leanax.pipeline.config.experiment import (
   ITSELF,

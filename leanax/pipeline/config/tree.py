@@ -13,8 +13,7 @@ from typing import Any, TypeVar
 import ml_collections
 
 from leanax.core import ranges
-from leanax.core.errors import UserError, unknown
-from leanax.core.texts import shown
+from leanax.core.errors import UserError, shown, unknown
 
 Group = TypeVar("Group")
 _GROUPS = Mapping | ml_collections.ConfigDict
