@@ -16,6 +16,17 @@ class UserError(Exception):
     return "".join(one if one.isprintable() or one == "\n" else ascii(one)[1:-1] for one in super().__str__())
 
 
+def shown(value: object, most: int = 200) -> str:
+  """Returns a value as it is written, in a sentence: shortened where it is long, as texts and numbers may be."""
+  if isinstance(value, int) and value.bit_length() > 200:
+    return f"a whole number of about 10^{int(value.bit_length() * 0.30103)}"
+  try:
+    text = repr(value)
+  except ValueError:  # Python writes no number of more than a few thousand digits
+    return f"a {type(value).__name__} with a number of thousands of digits"
+  return text if len(text) <= most else f"{text[:most]}..."
+
+
 def nearest(name: str, choices: Iterable[str], most: int = 3, cutoff: float = 0.5) -> list[str]:
   """Returns the choices that look most like `name`, best first; possibly none, but with `cutoff` 0."""
   choices = list(choices)
@@ -39,10 +50,11 @@ def unknown(kind: str, name: Any, choices: Iterable[str], listed: str = "") -> U
     listed: where all are described; named in place of a list that would be long.
   """
   choices = sorted(choices)
-  near = nearest(str(name), choices)
+  given = name if isinstance(name, str) else shown(name)
+  near = nearest(given, choices)
   if near:
-    return UserError(f"unknown {kind} {name!r}; did you mean {' or '.join(repr(n) for n in near)}?")
+    return UserError(f"unknown {kind} {shown(name)}; did you mean {' or '.join(repr(n) for n in near)}?")
   if listed and len(choices) > MANY:
-    some = ", ".join(map(repr, nearest(str(name), choices, cutoff=0.0)))
-    return UserError(f"unknown {kind} {name!r}; the nearest of {len(choices)} are {some}: see {listed}")
-  return UserError(f"unknown {kind} {name!r}; expected one of {', '.join(choices)}")
+    some = ", ".join(map(repr, nearest(given, choices, cutoff=0.0)))
+    return UserError(f"unknown {kind} {shown(name)}; the nearest of {len(choices)} are {some}: see {listed}")
+  return UserError(f"unknown {kind} {shown(name)}; expected one of {', '.join(choices)}")

@@ -5,6 +5,7 @@ This file imports the standard library only.
 
 import contextlib
 import errno
+import functools
 import json
 import os
 import pathlib
@@ -12,39 +13,64 @@ import re
 import secrets
 import zlib
 from collections.abc import Mapping
-from typing import Any
+from typing import IO, Any
 
 from leanax.core.errors import UserError
 
 CHECKSUM = "crc32"  # the key of a JSON object's checksum
 
 
-def write(path: str | os.PathLike[str], content: str | bytes | memoryview) -> None:
+def write(path: str | os.PathLike[str], content: str | bytes | memoryview, *, secret: bool = False) -> None:
   """Writes a file, wholly or not at all: a reader sees the old file or the whole new one, after a power cut too.
 
-  Several programs may write one file at once; the last one's stays.
+  Several programs may write one file at once; the last one's stays. What programs that were killed in here have left in
+  the directory is removed before this process's first file in it.
 
   Args:
     path: the file; one that exists is replaced.
     content: its bytes, or a text, written as UTF-8.
+    secret: whether no other user may read it; one that exists, or that another program makes meanwhile, stays.
 
   Raises:
     UserError: it cannot be written; nothing is left beside it.
   """
   path = pathlib.Path(path)
   part = path.with_name(f".{secrets.token_hex(8)}.part")  # not of the file's own name, which may be as long as allowed
+  _tidied(os.path.abspath(path.parent))
   try:
-    with part.open("xb") as file:
+    with _opened(part, 0o600 if secret else 0o666) as file:  # and locked until it has its name
       file.write(content.encode() if isinstance(content, str) else content)
       file.flush()
       os.fsync(file.fileno())
-    part.replace(path)
+      if secret:
+        with contextlib.suppress(FileExistsError):
+          os.link(part, path)  # atomic
+      else:
+        part.replace(path)
   except OSError as error:
     raise UserError(f"{str(path)!r} cannot be written: {error.strerror}") from error
   finally:
     with contextlib.suppress(OSError):  # it has its place already, or there is no such directory
       part.unlink()
   sync_folder(path.parent)
+
+
+def _opened(part: pathlib.Path, mode: int) -> IO[bytes]:
+  """Opens a new file with a lock, by which other programs know that its writer lives; a system may have no locks."""
+  import fcntl
+
+  while True:
+    file = os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb")
+    with contextlib.suppress(OSError):
+      fcntl.flock(file, fcntl.LOCK_EX)
+    if part.exists():
+      return file
+    file.close()  # another program has removed it before it was locked
+
+
+@functools.cache
+def _tidied(folder: str) -> None:
+  remove_parts(folder, below=0)
 
 
 def sync_folder(folder: str | os.PathLike[str]) -> None:
@@ -74,16 +100,19 @@ def sync_tree(folder: str | os.PathLike[str]) -> None:
 
 
 def remove_parts(folder: str | os.PathLike[str], below: int = 2) -> None:
-  """Removes what programs that were killed in `write` have left; call it where no program writes.
+  """Removes what programs that were killed in `write` have left; files that a living program writes stay.
 
   Args:
     folder: a directory of ours.
     below: the levels of directories in it that are looked through.
   """
+  import fcntl
+
   for level in range(below + 1):
     for part in pathlib.Path(folder).glob("*/" * level + ".*.part"):
       if re.fullmatch(r"\.[0-9a-f]{16}\.part", part.name):
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError), part.open("r+b") as file:
+          fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # which its writer holds
           part.unlink()
 
 
@@ -99,7 +128,7 @@ def check_place(path: str | os.PathLike[str]) -> None:
     if path.is_dir():
       raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     part.touch(exist_ok=False)
-    part.unlink()
+    part.unlink(missing_ok=True)
   except OSError as error:
     raise UserError(f"{str(path)!r} cannot be written: {error.strerror}") from error
 

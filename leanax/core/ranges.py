@@ -9,7 +9,7 @@ import numbers
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from leanax.core.errors import UserError
+from leanax.core.errors import UserError, shown
 
 
 class Range(NamedTuple):
@@ -86,14 +86,14 @@ def check(where: str, value: Any, expected: Range, varies: bool = False) -> None
     if not all(_is_in(end, expected) for end in ends or ()):
       raise UserError(f"{where} is {value}; expected {expected.words} at both ends")
   elif not _is_in(value, expected):
-    shown = value if ends is not None else "a function" if callable(value) else _shown(_number(value))
-    raise UserError(f"{where} is {shown}; expected {expected.words}{_limits(_number(value), expected)}")
+    words = value if ends is not None else "a function" if callable(value) else shown(_number(value))
+    raise UserError(f"{where} is {words}; expected {expected.words}{_limits(_number(value), expected)}")
 
 
 def check_switch(where: str, value: Any) -> None:
   """Raises a UserError where a value is no True or False: a text, such as "False", would count as True."""
   if not isinstance(_number(value), bool):
-    raise UserError(f"{where} is {value!r}; expected True or False")
+    raise UserError(f"{where} is {shown(value)}; expected True or False")
 
 
 def _number(value: Any) -> Any:
@@ -126,11 +126,3 @@ def _limits(x: Any, expected: Range) -> str:
   if expected.kind is numbers.Integral:
     return f", and at most {WHOLE}"
   return f", and its magnitude {f'at most {_short(MOST)}' if abs(x) > MOST else f'at least {_short(LEAST)}'}"
-
-
-def _shown(x: Any) -> str:
-  """Returns a value as it is written, shortened where it is long: a whole number may have any number of digits."""
-  if isinstance(x, int) and x.bit_length() > 200:
-    return f"a whole number of about 10^{int(x.bit_length() * 0.30103)}"
-  text = repr(x)
-  return text if len(text) <= 200 else f"{text[:200]}..."

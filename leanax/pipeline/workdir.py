@@ -1,6 +1,5 @@
 """The directory of a run belongs to one experiment: config.json holds its values, and all stages in it are of these."""
 
-import contextlib
 import hashlib
 import hmac
 import json
@@ -15,7 +14,7 @@ from typing import Any
 import ml_collections
 
 from leanax.core import files
-from leanax.core.errors import UserError
+from leanax.core.errors import UserError, shown
 from leanax.pipeline.config import loading, tree
 from leanax.pipeline.config.experiment import Experiment
 
@@ -45,7 +44,8 @@ def _plain(value: Any, key: str) -> Any:
   if value is None or isinstance(value, bool | int | str) or (isinstance(value, float) and math.isfinite(value)):
     return value
   raise UserError(
-    f"config key {key!r} must be a plain value (number, text, true, false, none, or a tuple of such), got {value!r}"
+    f"config key {key!r} must be a plain value (number, text, true, false, none, or a tuple of such), got "
+    f"{shown(value)}"
   )
 
 
@@ -192,7 +192,7 @@ def _seal(folder: pathlib.Path) -> None:
   """Marks the directory as the user's own; where no key can be stored, a flag has to name its code later."""
   try:
     digest = _digest((folder / SAVED).read_bytes(), make=True)
-  except (OSError, RuntimeError):  # the latter where there is no home
+  except (OSError, RuntimeError, UserError):  # the second where there is no home
     (folder / SEAL).unlink(missing_ok=True)  # of another config, perhaps
     return
   files.write(folder / SEAL, digest + "\n")
@@ -202,20 +202,14 @@ def _digest(content: str | bytes, make: bool) -> str:
   """Returns the digest of what a config.json holds.
 
   Raises:
-    OSError: there is no key, or it cannot be read or made.
+    OSError: there is no key, or it cannot be read.
+    UserError: it cannot be made.
   """
   from leanax.engine.data.prepared import cache_root  # loads jax, which would delay an error on the command line
 
   key = cache_root(None) / KEY
   if make and not key.exists():
     key.parent.mkdir(parents=True, exist_ok=True)
-    part = key.with_name(f"{KEY}.{os.getpid()}.part")
-    part.touch(mode=0o600)
-    try:
-      part.write_text(secrets.token_hex(32), encoding="ascii")
-      with contextlib.suppress(FileExistsError):
-        os.link(part, key)  # atomic; of several programs that make a key, the first one's stays
-    finally:
-      part.unlink()
+    files.write(key, secrets.token_hex(32), secret=True)  # of several programs that make a key, the first one's stays
   content = content.encode() if isinstance(content, str) else content
   return hmac.new(key.read_bytes(), content, hashlib.sha256).hexdigest()

@@ -1,4 +1,6 @@
-from leanax.core.errors import UserError, nearest, unknown
+import pytest
+
+from leanax.core.errors import UserError, nearest, shown, unknown
 
 
 def test_unknown_name_offers_the_nearest():
@@ -30,3 +32,23 @@ def test_what_a_sentence_quotes_can_be_printed():
   text = str(UserError("'\ud800', \x1b[31m and \x7f of Zürich: 中文"))
   assert text == r"'\ud800', \x1b[31m and \x7f of Zürich: 中文"
   text.encode()
+
+
+@pytest.mark.parametrize(
+  ("value", "words"),
+  [
+    (3, "3"),
+    ("a", "'a'"),
+    ("x" * 500, f"'{199 * 'x'}..."),
+    (-(10**5000), "a whole number of about 10^5000"),
+    ((1, 10**5000), "a tuple with a number of thousands of digits"),
+  ],
+  ids=["number", "text", "long text", "digits", "digits inside"],
+)
+def test_a_value_in_a_sentence_is_short(value, words):
+  assert shown(value) == words
+
+
+def test_an_unknown_name_of_any_length_is_a_short_sentence():
+  for name in ("x" * 5000, 10**5000, ("a",) * 1000):
+    assert len(str(unknown("loss", name, ["a", "b"]))) < 300

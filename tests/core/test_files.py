@@ -131,3 +131,53 @@ def test_the_checksum_of_a_file_is_that_of_its_bytes(tmp_path):
   path.write_bytes(content)
   assert files.checksum(path) == zlib.crc32(content)
   assert files.checksum(tmp_path) is files.checksum(path / "below") is files.checksum(tmp_path / "none") is None
+
+
+PART = ".0123456789abcdef.part"
+
+
+def test_the_first_file_of_a_program_in_a_directory_removes_the_halves_of_killed_ones(tmp_path):
+  """A directory of files that no run holds, such as that of --out or a cache."""
+  mine, other, below = tmp_path / PART, tmp_path / ".mine.part", tmp_path / "a" / PART
+  below.parent.mkdir()
+  for path in (mine, other, below):
+    path.touch()
+  files.write(tmp_path / "file", "text")
+  assert [path.exists() for path in (mine, other, below)] == [False, True, True]
+
+
+def test_what_a_living_program_writes_is_left_alone(tmp_path, monkeypatch):
+  fsync, seen = os.fsync, []
+
+  def meanwhile(file):  # of this process or another one: a lock is of an opened file
+    files.remove_parts(tmp_path)
+    seen.append([path.suffix for path in tmp_path.iterdir()])
+    fsync(file)
+
+  monkeypatch.setattr(os, "fsync", meanwhile)
+  files.write(tmp_path / "file", "text")
+  assert seen[0] == [".part"] and (tmp_path / "file").read_text() == "text"
+
+
+def test_a_half_that_is_removed_before_it_is_locked_is_made_again(tmp_path, monkeypatch):
+  import fcntl
+
+  flock, calls = fcntl.flock, []
+
+  def late(file, how):
+    calls.append(how)
+    if len(calls) == 1:
+      next(tmp_path.glob(".*.part")).unlink()
+    flock(file, how)
+
+  monkeypatch.setattr(fcntl, "flock", late)
+  files.write(tmp_path / "file", "text")
+  assert len(calls) == 2 and (tmp_path / "file").read_text() == "text"
+
+
+def test_a_secret_is_its_users_and_the_first_one_stays(tmp_path):
+  path = tmp_path / "key"
+  for text in ("first", "second"):
+    files.write(path, text, secret=True)
+  assert path.read_text() == "first" and stat.S_IMODE(path.stat().st_mode) == 0o600
+  assert list(tmp_path.iterdir()) == [path]

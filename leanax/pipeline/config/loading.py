@@ -21,7 +21,7 @@ from typing import Any
 import ml_collections
 
 from leanax.core import ranges
-from leanax.core.errors import UserError, unknown
+from leanax.core.errors import UserError, shown, unknown
 from leanax.core.texts import elements
 from leanax.pipeline.config import references, tree
 from leanax.pipeline.config.experiment import Experiment
@@ -190,7 +190,7 @@ def _add(config: ml_collections.ConfigDict, groups: list[str], names: list[str],
       owner[name] = {}
     owner = owner[name]
     if not isinstance(owner, ml_collections.ConfigDict):
-      raise UserError(f"config key {where!r} is {owner!r} and no group; expected a value for the key itself")
+      raise UserError(f"config key {where!r} is {shown(owner)} and no group; expected a value for the key itself")
 
 
 _MISSING = object()
@@ -248,22 +248,22 @@ def parse_annotated(key: str, text: str, annotation: Any) -> Any:
   inner = typing.get_args(kinds[0])
   value = tuple(_elements(key, text, [LIKE[inner[0]]] if inner and inner[0] in LIKE else ()))
   if kind is tuple and inner and inner[-1] is not Ellipsis and len(value) != len(inner):
-    raise UserError(f"config key {key!r} expects {len(inner)} values, got {len(value)} in {text!r}")
+    raise UserError(f"config key {key!r} expects {len(inner)} values, got {len(value)} in {shown(text)}")
   return value
 
 
 def _scalar(key: str, text: str, kind: type) -> Any:
   if kind is bool:
     if text.lower() not in BOOLEANS:
-      raise UserError(f"config key {key!r} expects true or false, got {text!r}")
+      raise UserError(f"config key {key!r} expects true or false, got {shown(text)}")
     return BOOLEANS[text.lower()]
   if kind in (int, float):
     try:
       value = kind(text)
     except ValueError:
-      raise UserError(f"config key {key!r} expects {_name(kind)}, got {text!r}") from None
+      raise UserError(f"config key {key!r} expects {_name(kind)}, got {shown(text)}") from None
     if isinstance(value, float) and not math.isfinite(value):
-      raise UserError(f"config key {key!r} expects a finite number, got {text!r}")
+      raise UserError(f"config key {key!r} expects a finite number, got {shown(text)}")
     return value
   return text
 
@@ -275,13 +275,13 @@ def _elements(key: str, text: str, present: Sequence[Any]) -> list[Any]:
     try:
       value = tuple(elements(_unwrapped(text)))
     except ValueError:
-      raise UserError(f"config key {key!r} got {text!r}, which has parentheses without a counterpart") from None
+      raise UserError(f"config key {key!r} got {shown(text)}, which has parentheses without a counterpart") from None
   if not isinstance(value, tuple | list):
     value = (value,)
   kinds = {type(element) for element in present}
   if len(kinds) > 1 and len(value) != len(present):
     raise UserError(
-      f"config key {key!r} expects {len(present)} values like {tuple(present)}, got {len(value)} in {text!r}"
+      f"config key {key!r} expects {len(present)} values like {tuple(present)}, got {len(value)} in {shown(text)}"
     )
   likes = list(present) if len(kinds) > 1 else list(present[:1]) * len(value)
   if not likes:
@@ -300,11 +300,11 @@ def _like(key: str, value: Any, like: Any, text: str) -> Any:
     ranges.check(f"config key {key!r}", value, ranges.FINITE)
     value = float(value)
   if type(value) is not type(like) or (isinstance(value, float) and not math.isfinite(value)):
-    raise UserError(f"config key {key!r} expects {_name(type(like))} in its place, got {value!r} in {text!r}")
+    raise UserError(f"config key {key!r} expects {_name(type(like))} in its place, got {shown(value)} in {shown(text)}")
   if not isinstance(like, tuple | list):
     return value
   if len(value) != len(like):
-    raise UserError(f"config key {key!r} expects {len(like)} values like {like!r}, got {value!r} in {text!r}")
+    raise UserError(f"config key {key!r} expects {len(like)} values like {like!r}, got {shown(value)} in {shown(text)}")
   return type(like)(_like(key, v, present, text) for v, present in zip(value, like, strict=True))
 
 

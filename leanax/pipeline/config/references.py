@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from leanax.core import imports
-from leanax.core.errors import UserError, unknown
+from leanax.core.errors import UserError, shown, unknown
 from leanax.pipeline.config import tree
 from leanax.pipeline.config.experiment import (
   ITSELF,
@@ -136,7 +136,7 @@ def check_effects(group: Any, where: str, effects: tuple[Effect, ...]) -> None:
     for key in effect.keys:
       value = _at(group, key)
       if value != _at(plain, key) and not effect.has(group):
-        raise UserError(f"config key '{where}.{key}' is {value!r}; it has an effect only {effect.words}")
+        raise UserError(f"config key '{where}.{key}' is {shown(value)}; it has an effect only {effect.words}")
 
 
 def _at(group: Any, key: str) -> Any:

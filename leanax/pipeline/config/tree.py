@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import ml_collections
 
 from leanax.core import ranges
-from leanax.core.errors import UserError, unknown
+from leanax.core.errors import UserError, shown, unknown
 
 Group = TypeVar("Group")
 _GROUPS = Mapping | ml_collections.ConfigDict
@@ -144,13 +144,13 @@ def check(group: Any, where: str = "") -> None:
     several = isinstance(value, tuple | list)
     if several and (lengths := field.metadata.get("lengths")) and len(value) not in lengths:
       raise UserError(
-        f"config key {place!r} is {value!r}; expected {' or '.join(map(str, lengths))} elements, got {len(value)}"
+        f"config key {place!r} is {shown(value)}; expected {' or '.join(map(str, lengths))} elements, got {len(value)}"
       )
     for name, one in [(f"{place}[{i}]", x) for i, x in enumerate(value)] if several else [(place, value)]:
       if expected := field.metadata.get("range"):
         ranges.check(f"config key {name!r}", one, expected)
       elif several and not _is_like(one, element := element_type(field)):
-        raise UserError(f"config key {name!r} is {one!r}; expected {WORDS[element]}")
+        raise UserError(f"config key {name!r} is {shown(one)}; expected {WORDS[element]}")
 
 
 # Of the elements that have no range.
@@ -225,7 +225,7 @@ def _join(where: str, key: str) -> str:
 
 def _mapping(value: Any, where: str) -> Mapping[str, Any]:
   if not isinstance(value, Mapping):
-    raise UserError(f"config key {where!r} must be a group, got {value!r}")
+    raise UserError(f"config key {where!r} must be a group, got {shown(value)}")
   return value
 
 
@@ -237,4 +237,4 @@ def _like(value: Any, default: Any, where: str) -> Any:
     return float(value)
   if type(value) is type(default):
     return value
-  raise UserError(f"config key {where!r} expects {type(default).__name__}, got {value!r}")
+  raise UserError(f"config key {where!r} expects {type(default).__name__}, got {shown(value)}")

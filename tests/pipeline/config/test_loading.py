@@ -243,3 +243,22 @@ def test_a_keyword_without_a_plain_type_is_a_literal():
     ("('a', 1),", Sequence[tuple[str, int]], (("a", 1),)),
   ]:
     assert loading.parse_annotated("k", text, annotation) == value
+
+
+@pytest.mark.parametrize(
+  "changes",
+  [{"seed": "x" * 5000}, {"seed": (10**5000,)}, {"stages__teacher": 10**5000}, {"evaluations": 10**5000}],
+  ids=["text", "digits in a tuple", "group", "digits"],
+)
+def test_a_sentence_shows_the_beginning_of_a_long_value(changes):
+  with pytest.raises(UserError, match="config key '(seed|stages.teacher|evaluations)'") as refused:
+    jobs.experiment(**changes)
+  assert len(str(refused.value)) < 400
+
+
+def test_a_sentence_shows_the_beginning_of_a_long_word_of_a_command_line():
+  config = loading.complete(loading.load("configs/digits.py"))
+  for key in ("seed", "stages.teacher.optimizer.milestones"):
+    with pytest.raises(UserError, match=f"config key '{key}'") as refused:
+      loading.override(ml_collections.ConfigDict(config), [(key, "9" * 5000)])
+    assert len(str(refused.value)) < 600  # it is quoted twice
