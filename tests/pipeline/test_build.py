@@ -197,6 +197,25 @@ def test_the_last_update_reaches_the_final_density(updates, schedule):
     assert kept_at_the_end(updates, 3, threshold=848.0, schedule=schedule) == 363
 
 
+@pytest.mark.parametrize(
+  "group",
+  [
+    {"schedule": {"name": "linear", "start": 0.1, "end": 1.0, "every": 3}},
+    {"schedule": {"name": "cyclic", "start": 0.0, "end": 1.0, "cycles": 2}},
+    {"schedule": {"name": "alternating", "start": 0.1, "end": 1.0, "every": 2}},
+    {"pattern": {"name": "row"}, "density": 36 / 121},
+    {"pattern": {"name": "channel"}, "density": 0.3},
+    {"allocation": "lamp"},
+    {"allocation": "global_normalised"},
+    {"allocation": "er"},
+    {"name": "prune", "score": {"name": "fisher", "decay": 0.5}},
+  ],
+)
+def test_methods_by_their_names_in_a_config(group):
+  expected = 360 if group.get("pattern") == {"name": "row"} else 363  # 36 rows of ten
+  assert kept_at_the_end(8, **{"density": 0.3, **group}) == expected
+
+
 @pytest.mark.parametrize("epochs", [0, 3])
 def test_a_stage_without_an_update_is_refused(epochs):
   stage = jobs.experiment(stages__pruned__optimizer={"accumulate": 5}, stages__pruned__epochs=epochs).stages["pruned"]
