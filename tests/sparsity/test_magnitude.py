@@ -149,7 +149,10 @@ def test_bfloat16_parameters():
     ({"threshold": -1.0}, "threshold is -1.0; expected a number, 0 or more"),
     ({"threshold": "1"}, "threshold is '1'; expected a number"),
     ({"density": 0.5, "pack_axis": 0.5}, "pack_axis is 0.5; expected a whole number"),
-    ({"density": 0.5, "allocation": 1}, "unknown allocation 1; expected one of er, erk, global, global_normalised, lamp, uniform"),
+    (
+      {"density": 0.5, "allocation": 1},
+      "unknown allocation 1; expected one of er, erk, global, global_normalised, lamp, uniform",
+    ),
     ({"density": 0.5, "schedule": 100}, "schedule is 100; expected such as sparsity.cubic"),
     ({"density": 0.5, "schedule": sparsity.Schedule((0, 5), (1.0, 0.5))}, "the last of them 0"),
     ({"density": 0.5, "schedule": sparsity.Schedule((5, 5), (1.0, 0.0))}, "has to have rising steps"),

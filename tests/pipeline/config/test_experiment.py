@@ -385,6 +385,10 @@ def test_what_cannot_have_an_effect_is_refused_and_what_switches_it_on_allows_it
       {"models": {"a": {"name": "b:C", "entry": "x"}}},
       "'models.a.entry' is 'x'; it has an effect only where there are",
     ),
+    (
+      {"data": {"name": "digits", "dir": 5000 * "x"}},
+      f"'data.dir' is '{199 * 'x'}...; it has an effect only of a set 'tfds:NAME'",
+    ),
     ({"seeds_over": "abc"}, "unknown way in 'seeds_over' 'abc'; expected one of loop, map, vmap"),
   ],
 )
