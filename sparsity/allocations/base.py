@@ -35,14 +35,14 @@ def counts(entries: int, densities: Sequence[float]) -> np.ndarray:
   return np.maximum(np.rint(entries * np.asarray(densities, np.float64)), 1).astype(np.int32)
 
 
-def shared(name: str, shapes: Shapes, density: float, raw: Mapping[str, float]) -> Densities:
+def shared(method: str, shapes: Shapes, density: float, raw: Mapping[str, float]) -> Densities:
   """Returns densities in proportion to `raw`, which together keep what the uniform allocation keeps.
 
   That is n_l - floor((1 - density) n_l) of each layer. While the largest density is above 1, the layers that share
   that maximum become dense and the others make up for it.
 
   Args:
-    name: of the allocation, for errors.
+    method: the name of the allocation, for errors.
     shapes: the leaves' shapes by name.
     density: of all leaves together.
     raw: positive numbers by name.
@@ -50,7 +50,7 @@ def shared(name: str, shapes: Shapes, density: float, raw: Mapping[str, float]) 
   Raises:
     UserError: a density outside (0, 1].
   """
-  check_density(f"sparsity.{name}: density", density)
+  check_density(f"sparsity.{method}: density", density)
   sizes = {name: math.prod(shape) for name, shape in shapes.items()}
   budget = sum(n - math.floor((1 - density) * n) for n in sizes.values())
   dense: set[str] = set()
